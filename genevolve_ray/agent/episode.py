@@ -1,0 +1,263 @@
+"""One episode: policy and tools in turns until an answer, with every limit of the profile enforced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+
+from genevolve_ray.agent import wire
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.parser import Answer, ToolCall, TurnError, parse_program, parse_turn
+from genevolve_ray.agent.profile import ProtocolProfile, observation_text, prompt_messages
+from genevolve_ray.engines.protocol import Engine, FinishReason, Generation, PromptTooLong, SamplingParams
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.observation import ImageSearchObservation
+from genevolve_ray.records.program import ProgramError, ProgramFault
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.records.trajectory import (
+    Outcome,
+    Provenance,
+    SampleKey,
+    Termination,
+    Trajectory,
+    Turn,
+    TurnKind,
+)
+from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+
+
+async def run_episode(
+    request: Request,
+    *,
+    key: SampleKey,
+    engine: Engine,
+    tools: Mapping[str, Tool],
+    profile: ProtocolProfile,
+    chat: ChatFormat,
+    sampling: SamplingParams,
+    seed: int,
+    experience: Experience | None = None,
+    split: str = "train",
+    date: str = "",
+) -> Trajectory:
+    """Let the policy answer one request and return the trajectory, whatever became of it.
+
+    A valid program ends as PENDING (not judged yet). No program, or an invalid one, is a POLICY_FAILURE with its
+    reason: an answer is final, valid or not. A tool whose source gave up, or a request whose prompt does not fit, is an
+    INFRA_FAILURE: it says nothing about the policy.
+
+    Args:
+        request: what to draw; only its prompt is shown to the policy.
+        key: which attempt this is.
+        engine: samples the policy's turns.
+        tools: the tools by name.
+        profile: limits and wording.
+        chat: the tokenizer's chat template.
+        sampling: temperature and top-p; its token limit, seed and stop tokens are set per turn.
+        seed: the trajectory's seed; turn t samples with `derive_seed(seed, "turn", t)`.
+        experience: guidance for the system prompt (evaluation and data only: in training the student never sees any).
+        split: which requests these are, for provenance.
+        date: required by profiles that append the date.
+    """
+    episode = _Episode(request, key, engine, tools, profile, chat, sampling, seed, split)
+    return await episode.run(prompt_messages(request.prompt, profile, tools, experience, date))
+
+
+class _Episode:
+    """The state of one episode."""
+
+    def __init__(
+        self,
+        request: Request,
+        key: SampleKey,
+        engine: Engine,
+        tools: Mapping[str, Tool],
+        profile: ProtocolProfile,
+        chat: ChatFormat,
+        sampling: SamplingParams,
+        seed: int,
+        split: str,
+    ) -> None:
+        self.engine, self.tools, self.profile, self.chat = engine, tools, profile, chat
+        self.sampling, self.seed = sampling, seed
+        self.context = EpisodeContext(request=request, seed=seed)
+        self.ledger = TokenLedger()
+        self.images = wire.ImageIds()
+        self.prompt_tokens = self.turn = self.calls = self.image_searches = 0
+        self.trajectory = Trajectory(
+            key=key,
+            prompt=request.prompt,
+            ledger=self.ledger,
+            provenance=Provenance(profile=profile.name, engine=engine.name, seed=seed, split=split),
+            images=self.images.images,
+            timings={"policy": 0.0, "tools": 0.0},
+        )
+
+    async def run(self, messages: list[dict[str, str]]) -> Trajectory:
+        """Play turns until something ends the episode."""
+        limit = self.profile.max_prompt_tokens
+        prompt = self.chat.prompt_ids(messages)
+        self.prompt_tokens = len(prompt)
+        if self.prompt_tokens > limit:
+            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, f"prompt has {len(prompt)} tokens, limit {limit}")
+            return self.trajectory
+        self.ledger.append_context(prompt, SpanKind.PROMPT)
+        for turn in range(self.profile.max_turns):
+            self.turn = turn
+            body = await self._play_turn()
+            if body is None or not self._observe(body):
+                return self.trajectory
+        return self.trajectory
+
+    @property
+    def _remaining(self) -> int:
+        return self.profile.max_response_tokens - (len(self.ledger) - self.prompt_tokens)
+
+    @property
+    def _last_turn(self) -> bool:
+        return self.turn + 1 >= self.profile.max_turns
+
+    async def _play_turn(self) -> str | None:
+        """Sample and carry out one turn. Returns the observation's body, None when the episode is over."""
+        started = perf_counter()
+        try:
+            generation = await self._sample()
+        except PromptTooLong as error:
+            self._context_full(str(error))
+            return None
+        seconds = perf_counter() - started
+        self.trajectory.timings["policy"] += seconds
+        self._record(generation)
+        text = self.chat.turn_text(generation.tokens)
+        if generation.finish is FinishReason.LENGTH:
+            body = self.profile.messages.too_long.format(limit=len(generation.tokens))
+            return self._note(TurnKind.TOO_LONG, text, seconds, body, error="turn cut off by the token limit")
+        parsed = parse_turn(text)
+        if isinstance(parsed, ToolCall):
+            return await self._call(parsed, text, seconds)
+        if isinstance(parsed, Answer) or parsed.final:
+            self._answer(parsed, text, seconds)
+            return None
+        body = self.profile.messages.format_error.format(detail=self._line(str(parsed)))
+        return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, error=str(parsed))
+
+    async def _sample(self) -> Generation:
+        stops = dict.fromkeys((*self.sampling.stop_token_ids, self.chat.end_of_turn_id))
+        sampling = self.sampling.model_copy(
+            update={
+                "max_tokens": min(self.profile.max_turn_tokens, self._remaining),
+                "seed": derive_seed(self.seed, "turn", self.turn),
+                "stop_token_ids": tuple(stops),
+            }
+        )
+        return await self.engine.generate(self.ledger.tokens, sampling, f"{self.trajectory.key}/{self.turn}")
+
+    def _record(self, generation: Generation) -> None:
+        start = 0
+        for kind, tokens in self.chat.split_turn(generation.tokens):
+            part = slice(start, start + len(tokens))
+            self.ledger.append_policy(tokens, generation.logprobs[part], generation.versions[part], kind)
+            start += len(tokens)
+
+    async def _call(self, call: ToolCall, text: str, seconds: float) -> str | None:
+        """Carry out a tool call, or say why not."""
+        messages, limit = self.profile.messages, self.profile.max_tool_calls
+        name = self._line(call.name)
+        tool = self.tools.get(call.name)
+        if tool is None:
+            body = messages.unknown_tool.format(name=name, names=", ".join(self.tools))
+            return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error=f"unknown tool {name}")
+        if self.calls >= limit or self._last_turn:
+            body = messages.tool_limit.format(limit=limit)
+            return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error="tools are closed")
+        started = perf_counter()
+        try:
+            observation = await tool.call(call.arguments, self.context)
+        except ToolArgumentError as error:
+            body = messages.bad_arguments.format(name=name, detail=self._line(str(error)))
+            return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error=str(error))
+        except InfraFailure as error:
+            self._note(TurnKind.TOOL_CALL, text, seconds, "", call, error=str(error))
+            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, f"{call.name}: {error}")
+            return None
+        tool_seconds = perf_counter() - started
+        self.trajectory.timings["tools"] += tool_seconds
+        self.calls += 1
+        hits = []
+        if isinstance(observation, ImageSearchObservation):
+            self.image_searches += 1
+            hits = self.images.assign(observation.hits)
+        body = observation_text(observation, self.profile, hits)
+        return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, tool_seconds=tool_seconds)
+
+    def _answer(self, answer: Answer | TurnError, text: str, seconds: float) -> None:
+        """End the episode with a program, or with the rule that the answer breaks."""
+        reason = ""
+        try:
+            if isinstance(answer, TurnError):
+                raise ProgramError(ProgramFault.NOT_JSON, str(answer))
+            if self.image_searches < self.profile.min_image_searches:
+                raise ProgramError(ProgramFault.NO_IMAGE_SEARCH)
+            known = self.images.images.keys()
+            self.trajectory.program = parse_program(answer.raw, known, self.profile.max_references)
+        except ProgramError as error:
+            reason = str(error)
+        self._note(TurnKind.ANSWER, text, seconds, "", error=reason)
+        self._end(Outcome.POLICY_FAILURE if reason else Outcome.PENDING, Termination.ANSWER, reason)
+
+    def _observe(self, body: str) -> bool:
+        """Append the observation of this turn. Returns False when that ends the episode."""
+        profile, last = self.profile, self.trajectory.turns[-1]
+        if self._last_turn:
+            reason = f"no answer within {profile.max_turns} turns, the last one: {last.error or last.kind.value}"
+            self._end(Outcome.POLICY_FAILURE, Termination.MAX_ROUNDS, reason)
+            return False
+        if self.turn + 2 >= profile.max_turns or self.calls >= profile.max_tool_calls:
+            body = f"{body}\n{profile.messages.final_step}"
+        text = wire.wrap(body)
+        tokens = self.chat.observation_ids(text, ended=self.chat.ended(self.ledger.tokens))
+        if len(tokens) >= self._remaining:
+            used = profile.max_response_tokens - self._remaining
+            reason = f"{used} of {profile.max_response_tokens} response tokens used without an answer"
+            self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER, reason)
+            return False
+        self.ledger.append_context(tokens, SpanKind.OBSERVATION)
+        self.trajectory.turns[-1] = last.model_copy(update={"observation": text})
+        return True
+
+    def _context_full(self, message: str) -> None:
+        """The engine has no room: the request's fault before the first turn, the policy's spending after it."""
+        if self.turn == 0:
+            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, message)
+        else:
+            self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER, message)
+
+    def _note(
+        self,
+        kind: TurnKind,
+        text: str,
+        seconds: float,
+        body: str,
+        call: ToolCall | None = None,
+        error: str = "",
+        tool_seconds: float = 0.0,
+    ) -> str:
+        turn = Turn(
+            kind=kind,
+            text=text,
+            tool=call.name if call else "",
+            arguments=call.arguments if call else {},
+            error=error,
+            seconds_policy=seconds,
+            seconds_tool=tool_seconds,
+        )
+        self.trajectory.turns.append(turn)
+        return body
+
+    def _end(self, outcome: Outcome, termination: Termination, reason: str) -> None:
+        self.trajectory.outcome, self.trajectory.termination, self.trajectory.reason = outcome, termination, reason
+
+    def _line(self, text: str) -> str:
+        return wire.one_line(text, self.profile.max_field_chars)

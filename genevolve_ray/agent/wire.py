@@ -1,0 +1,99 @@
+"""How observations read: the published wire protocol, with foreign text made harmless."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from genevolve_ray.records.observation import ImageHit, QueryResult
+
+_TAG = re.compile(
+    r"<(?=/?(?:think|tool_call|tool_response|tools?|answer|image|img|video|audio|s|bos|eos|pad|unk|mask|sep|cls"
+    r"|start_of_turn|end_of_turn|begin_of_text|end_of_text)\s*/?>|[|｜])",
+    re.IGNORECASE,
+)
+
+
+def neutralise(text: str) -> str:
+    """Return foreign text in which no protocol tag or control token can be read: its "<" becomes "‹".
+
+    Half surrogate pairs, which no tokenizer can encode, become "?".
+    """
+    return _TAG.sub("‹", text).encode(errors="replace").decode()
+
+
+def one_line(text: str, max_chars: int) -> str:
+    """Return foreign text as one harmless line of at most `max_chars` characters: it cannot imitate a block."""
+    line = " ".join(neutralise(text).split())
+    return line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"
+
+
+def wrap(body: str) -> str:
+    """Return the user message that carries an observation."""
+    return f"<tool_response>\n{body}\n</tool_response>"
+
+
+def _entry(head: str, fields: Iterable[tuple[str, str]], max_chars: int) -> str:
+    lines = [f"{name}: {one_line(value, max_chars)}".rstrip() for name, value in fields]
+    return "\n".join([head + lines[0], *("  " + line for line in lines[1:])])
+
+
+def text_block(results: Sequence[QueryResult], fields: Sequence[str], max_chars: int) -> str:
+    """Return the digest of a `search` call: one block per query, a failed query shown as an error."""
+    blocks = []
+    for result in results:
+        query = one_line(result.query, max_chars)
+        if result.error:
+            blocks.append(f"--- search error for [{query}]: {one_line(result.error, max_chars)} ---")
+            continue
+        lines = [
+            _entry(f"{number}. ", [(name, getattr(hit, name)) for name in fields], max_chars)
+            for number, hit in enumerate(result.hits, 1)
+        ]
+        blocks.append("\n".join([f"--- search result for [{query}] ---", *lines, "--- end of search result ---"]))
+    return "\n".join(blocks)
+
+
+def image_block(query: str, hits: Sequence[tuple[str, ImageHit]], fields: Sequence[str], max_chars: int) -> str:
+    """Return the digest of an `image_search` call from (image id, hit) pairs."""
+    lines = []
+    for img_id, hit in hits:
+        values = {
+            "title": hit.title,
+            "url": hit.url,
+            # The path of the published layout; the pixels themselves travel by content address.
+            "local_path": f"images/{img_id}.{hit.image.media_type.split('/')[-1]}",
+            "page_url": hit.page_url,
+        }
+        lines.append(_entry(f"{img_id}: ", [(name, values[name]) for name in fields], max_chars))
+    head = f"--- image search result for [{one_line(query, max_chars)}] ---"
+    return "\n".join([head, *lines, "--- end of image search result ---"])
+
+
+def image_error(query: str, error: str, max_chars: int) -> str:
+    """Return how a refused image query reads: as an error, never as an empty result."""
+    return f"--- image search error for [{one_line(query, max_chars)}]: {one_line(error, max_chars)} ---"
+
+
+class ImageIds:
+    """Ids IMG_001, IMG_002, ... of one trajectory; the same image (same content or same url) keeps its id."""
+
+    def __init__(self) -> None:
+        """Start without images."""
+        self.images: dict[str, ImageHit] = {}
+        self._by_content: dict[str, str] = {}
+        self._by_url: dict[str, str] = {}
+
+    def assign(self, hits: Sequence[ImageHit]) -> list[tuple[str, ImageHit]]:
+        """Return (id, hit) for each distinct image of a result, in order of first appearance."""
+        assigned: dict[str, ImageHit] = {}
+        for hit in hits:
+            img_id = self._by_content.get(hit.image.sha256) or self._by_url.get(hit.url)
+            if img_id is None:
+                img_id = f"IMG_{len(self.images) + 1:03d}"
+                self.images[img_id] = hit
+            self._by_content.setdefault(hit.image.sha256, img_id)
+            if hit.url:
+                self._by_url.setdefault(hit.url, img_id)
+            assigned.setdefault(img_id, hit)
+        return list(assigned.items())

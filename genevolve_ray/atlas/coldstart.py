@@ -1,0 +1,183 @@
+"""The cold start: a small Qwen3 learns the protocol from the imperfect teacher, with and without experience to read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from genevolve_ray import __version__
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.requests import make_request
+from genevolve_ray.atlas.scene import Truth
+from genevolve_ray.atlas.sources import world_tools
+from genevolve_ray.atlas.teacher import Decisions, Teacher, TeacherConfig, TeacherEngine, as_experience, decide
+from genevolve_ray.atlas.tokenizer import build_tokenizer
+from genevolve_ray.atlas.world import World, build_world
+from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
+from genevolve_ray.tools.protocol import Tool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from genevolve_ray.learning.sft import SftStep
+
+STATED = TeacherConfig(skill_recall=0.7, needless_skill=0.12, search=0.85, official=0.6, current=0.65, slip=0.0)
+"""Decisions that experience states and the teacher obeys: varied, so that reading them is the only way to know them."""
+
+
+class CurriculumConfig(Config):
+    """What the cold start is trained on.
+
+    The first `stated_fraction` of the steps show only trajectories whose decisions stand in the context and are obeyed
+    (decisions that nothing explains are noise that delays learning to copy); the rest mixes them with the imperfect
+    teacher's trajectories without experience.
+    """
+
+    seed: int = Field(default=17, ge=0)
+    steps: int = Field(default=2400, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    worlds: int = Field(default=32, ge=1)
+    stated_fraction: float = Field(default=0.75, ge=0, le=1)
+    stated_share_later: float = Field(default=0.3, ge=0, le=1)
+    teacher: TeacherConfig = TeacherConfig()
+
+
+class Curriculum:
+    """A reproducible stream of teacher trajectories: index i is always the same one."""
+
+    def __init__(self, config: CurriculumConfig, chat: ChatFormat) -> None:
+        """Prepare worlds lazily; `chat` is the atlas tokenizer's format."""
+        self._config, self._chat = config, chat
+        self._place = lru_cache(maxsize=config.worlds)(self._build)
+
+    def _build(self, number: int) -> tuple[World, dict[str, Tool]]:
+        world = build_world(derive_seed(self._config.seed, "cold-start", number), Partition.TRAIN, None)
+        return world, world_tools(world)
+
+    def batches(self) -> Iterator[list[Trajectory]]:
+        """Yield one batch of trajectories a step.
+
+        A few batches are drawn together and sorted by length, so that little of a batch is padding; their order is
+        shuffled again.
+        """
+        size, window = self._config.batch_size, 4
+        for first in range(0, self._config.steps, window):
+            steps = range(first, min(first + window, self._config.steps))
+            pool = asyncio.run(self._draw(steps))
+            pool.sort(key=lambda t: len(t.ledger))
+            order = np.random.default_rng(derive_seed(self._config.seed, "order", first)).permutation(len(steps))
+            yield from (pool[i * size : (i + 1) * size] for i in order)
+
+    async def _draw(self, steps: range) -> list[Trajectory]:
+        size = self._config.batch_size
+        return [await self.trajectory(step, step * size + i) for step in steps for i in range(size)]
+
+    async def trajectory(self, step: int, index: int) -> Trajectory:
+        """Play the teacher's index-th trajectory as it belongs to a step of the curriculum."""
+        config = self._config
+        rng = np.random.default_rng(derive_seed(config.seed, "lesson", index))
+        world, tools = self._place(int(rng.integers(config.worlds)))
+        request = make_request(world, int(rng.integers(1 << 30)))
+        truth = Truth.model_validate(request.meta["truth"])
+        stated = step < config.stated_fraction * config.steps or rng.random() < config.stated_share_later
+        decisions = decide(truth, rng, STATED if stated else config.teacher)
+        return await play(request, truth, decisions, tools, self._chat, guided=stated)
+
+
+class ColdStartConfig(Config):
+    """The whole recipe of the cold start: model, curriculum, optimisation. Its defaults made the shipped checkpoint."""
+
+    hidden_size: int = Field(default=128, ge=32)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    head_dim: int = Field(default=32, ge=32)
+    """vLLM on CPU needs at least 32."""
+    intermediate_size: int = Field(default=384, ge=32)
+    curriculum: CurriculumConfig = CurriculumConfig()
+    lr: float = Field(default=3e-3, gt=0)
+
+
+def new_policy(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return a freshly initialised Qwen3, the same for the same seed."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(config.curriculum.seed)
+    shape = Qwen3Config(
+        vocab_size=-(-len(tokenizer) // 16) * 16,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.head_dim,
+        intermediate_size=config.intermediate_size,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return Qwen3ForCausalLM(shape)
+
+
+def train_cold_start(
+    config: ColdStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None
+) -> None:
+    """Train the cold start from nothing and write it to `folder` in HF layout, with its provenance beside it."""
+    from genevolve_ray.learning.policy import save_policy
+    from genevolve_ray.learning.sft import SftConfig, SftExample, train_sft
+
+    tokenizer = build_tokenizer()
+    model = new_policy(config, tokenizer)
+    curriculum = Curriculum(config.curriculum, ChatFormat(tokenizer))
+    batches = ([SftExample(t.ledger.tokens, t.ledger.policy_mask) for t in batch] for batch in curriculum.batches())
+    report = None if on_step is None else lambda step: on_step(model, step)
+    sft = SftConfig(steps=config.curriculum.steps, lr=config.lr, final_lr_fraction=0.02)
+    history = train_sft(model, batches, sft, report)
+    save_policy(model, tokenizer, folder)
+    provenance = {
+        "recipe": config.model_dump(mode="json"),
+        "package": __version__,
+        "final_loss": sum(h.loss for h in history[-50:]) / len(history[-50:]),
+        "seconds": round(sum(h.seconds for h in history), 1),
+        "tokens": sum(h.tokens for h in history),
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+
+
+async def play(
+    request: Request, truth: Truth, decisions: Decisions, tools: dict[str, Tool], chat: ChatFormat, *, guided: bool
+) -> Trajectory:
+    """Let the teacher play one request through the real episode loop; `guided` puts its decisions into the context.
+
+    Raises:
+        RuntimeError: when the teacher breaks the protocol, which would teach the policy to break it.
+    """
+    trajectory = await run_episode(
+        request,
+        key=SampleKey(step=0, request_id=request.id, sample=0),
+        engine=TeacherEngine(Teacher(truth, decisions), chat),
+        tools=tools,
+        profile=PROFILES["atlas"],
+        chat=chat,
+        sampling=SamplingParams(),
+        seed=0,
+        experience=as_experience(decisions) if guided else None,
+    )
+    if trajectory.outcome is not Outcome.PENDING:
+        raise RuntimeError(f"the teacher failed on {request.prompt!r}: {trajectory.reason}")
+    return trajectory

@@ -1,0 +1,217 @@
+"""A judge that looks: the image dimensions come from pixels, the sufficiency from the program's text and references."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+from genevolve_ray.atlas.drawing import SIZE, STRIP_TOP
+from genevolve_ray.atlas.pixels import Mask, Pixels, Thing, find_things, has_strip, letters, load, luminance, thing_mask
+from genevolve_ray.atlas.reading import CAPACITY, read_prompt
+from genevolve_ray.atlas.scene import Truth
+from genevolve_ray.atlas.sufficiency import check, missing_structure
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Verdict
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+class AtlasJudgeConfig(Config):
+    """Where the bins 0, 0.5 and 1 begin, and what counts as the same thing to the eye."""
+
+    formula: ScoreFormula = ScoreFormula.PAPER
+    capacity: int = Field(default=CAPACITY, ge=1)
+    """Words of a prompt that the generator takes in."""
+    right: float = Field(default=0.97, gt=0, le=1)
+    """From here a share of matched things (or letters) is bin 1."""
+    partly: float = Field(default=0.55, gt=0, le=1)
+    """From here it is bin 0.5."""
+    outline: float = Field(default=0.95, gt=0, le=1)
+    """Least overlap (intersection over union) of two outlines of the same thing."""
+    hue: float = Field(default=11, gt=0)
+    """Greatest difference in hue of two things of the same colour, degrees."""
+    detail: float = Field(default=2.5, gt=0)
+    """Greatest mean difference in brightness (0 to 255) inside two things of the same pattern and material."""
+    resized: float = Field(default=4, ge=1)
+    """How much looser outline and detail are compared where two things have different sizes."""
+    ground: float = Field(default=5, gt=0)
+    """Greatest mean difference of two grounds in the same mood, 0 to 255."""
+    texture: float = Field(default=3, gt=0)
+    """Greatest mean difference of two fine textures of the same medium, 0 to 255."""
+
+
+def _hue(thing: Thing) -> float:
+    """Return the mean hue in radians, each pixel weighted by its chroma."""
+    rgb = thing.crop[thing.solid > 0.5]
+    a, b = rgb[:, 0] - 0.5 * (rgb[:, 1] + rgb[:, 2]), (rgb[:, 1] - rgb[:, 2]) * (np.sqrt(3) / 2)
+    return float(np.arctan2(b.sum(), a.sum()))
+
+
+def differences(one: Thing, other: Thing) -> tuple[float, float, float]:
+    """Return how two things differ: overlap of outlines in [0, 1], hue in degrees, and detail (mean brightness) in 0 to 255."""
+    both, either = np.minimum(one.solid, other.solid), np.maximum(one.solid, other.solid)
+    overlap = float(both.sum() / max(1.0, float(either.sum())))
+    turn = abs(_hue(one) - _hue(other))
+    hue = float(np.degrees(min(turn, 2 * np.pi - turn)))
+    return overlap, hue, _detail_gap(one, other, both)
+
+
+def _detail_gap(one: Thing, other: Thing, both: NDArray[np.float32]) -> float:
+    weight = both * (both > 0.5)
+    gap = _smooth(luminance(one.crop), weight) - _smooth(luminance(other.crop), weight)
+    return float((np.abs(gap) * weight).sum() / max(1.0, float(weight.sum())))
+
+
+def _smooth(values: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values averaged over 3 x 3 pixels of the thing, so that a resized outline does not count as detail."""
+    total = ndimage.uniform_filter(values * weight, 3, mode="constant")
+    return np.asarray(total / np.maximum(ndimage.uniform_filter(weight, 3, mode="constant"), 1e-3), np.float32)
+
+
+def similarity(one: Thing, other: Thing, config: AtlasJudgeConfig) -> float:
+    """Return 1 for the same thing, 0.5 when one of outline, colour and detail differs, else 0."""
+    overlap, hue, detail = differences(one, other)
+    loose = config.resized if abs(one.size - other.size) > 0.1 * max(one.size, other.size) else 1.0
+    wrong_outline, wrong_detail = 1 - overlap > loose * (1 - config.outline), detail > loose * config.detail
+    return max(0.0, 1 - 0.5 * (wrong_outline + wrong_detail + (hue > config.hue)))
+
+
+def _bin(value: float, config: AtlasJudgeConfig) -> float:
+    return 1.0 if value >= config.right else 0.5 if value >= config.partly else 0.0
+
+
+def _match(seen: Sequence[Thing], truth: Sequence[Thing], config: AtlasJudgeConfig) -> list[tuple[int, int, float]]:
+    """Return the best pairing as (seen, truth, similarity); among equals the nearer wins."""
+    if not seen or not truth:
+        return []
+    alike = np.array([[similarity(s, t, config) for t in truth] for s in seen])
+    near = np.array([[np.hypot(s.x - t.x, s.y - t.y) for t in truth] for s in seen]) / SIZE
+    rows, columns = linear_sum_assignment(-(alike - 0.01 * near))
+    return [(int(r), int(c), float(alike[r, c])) for r, c in zip(rows, columns, strict=True)]
+
+
+def _correctness(
+    matched: Sequence[tuple[int, int, float]], seen: Sequence[Thing], truth: Sequence[Thing], config: AtlasJudgeConfig
+) -> float:
+    """Return the mean similarity of the truth's kinds of things, less what is there too many.
+
+    Equal things are one kind, so that a subject weighs as much as the five companions beside it.
+    """
+    if not truth or not seen:
+        return float(not truth and not seen)
+    scores = np.zeros(len(truth))
+    for _, column, score in matched:
+        scores[column] = score
+    kinds: list[list[int]] = []
+    for i, thing in enumerate(truth):
+        home = next((kind for kind in kinds if similarity(truth[kind[0]], thing, config) == 1), None)
+        home.append(i) if home is not None else kinds.append([i])
+    mean = sum(scores[kind].mean() for kind in kinds) / len(kinds)
+    return float(mean * min(1.0, len(truth) / len(seen)))
+
+
+def _faithfulness(
+    matched: Sequence[tuple[int, int, float]], seen: Sequence[Thing], truth: Sequence[Thing], sides: bool
+) -> float:
+    """Return 1 when the right number of things is there, in the right halves where these are asked for."""
+    if not seen and truth:
+        return 0.0
+    off = abs(len(seen) - len(truth))
+    placed = not sides or all((seen[s].x < SIZE / 2) == (truth[t].x < SIZE / 2) for s, t, _ in matched)
+    if off == 0 and placed:
+        return 1.0
+    return 0.5 if off == 0 or (off == 1 and placed) else 0.0
+
+
+def _text_accuracy(image: Pixels, truth: Pixels, config: AtlasJudgeConfig) -> float | None:
+    wanted = letters(truth)
+    if not wanted:
+        return None
+    written = letters(image)
+    same = sum(a.shape == b.shape and bool((a == b).mean() > 0.95) for a, b in zip(written, wanted, strict=False))
+    return _bin(same / max(len(written), len(wanted)), config)
+
+
+def _bare_ground(image: Pixels, truth: Pixels) -> Mask:
+    """Return which pixels show the ground in both pictures, with a margin around things for their shadows."""
+    mask = ndimage.binary_dilation(thing_mask(image) | thing_mask(truth), iterations=6)
+    if has_strip(image) or has_strip(truth):
+        mask[STRIP_TOP - 1 :] = True
+    return np.asarray(~mask)
+
+
+def _aesthetics(image: Pixels, truth: Pixels, config: AtlasJudgeConfig) -> float:
+    """Return half a point for the light on the ground (mood) and half for its texture (medium, no noise)."""
+    bare = _bare_ground(image, truth)
+    if not bare.any():
+        return 0.0
+    weight = bare.astype(np.float32)
+    share = np.maximum(ndimage.uniform_filter(weight, 9), 1e-3)
+
+    def soft(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(ndimage.uniform_filter(values * weight, 9) / share, np.float32)
+
+    colour = np.stack([soft(image[..., i].astype(np.float32)) - soft(truth[..., i].astype(np.float32)) for i in range(3)])
+    ground = float(np.abs(colour)[:, bare].mean())
+    seen, wanted = luminance(image), luminance(truth)
+    texture = float(np.abs((seen - soft(seen)) - (wanted - soft(wanted)))[bare].mean())
+    return 0.5 * (ground <= config.ground) + 0.5 * (texture <= config.texture)
+
+
+def score_images(image: Pixels, truth: Pixels, *, sides: bool, config: AtlasJudgeConfig) -> ImageScores:
+    """Return the four dimensions from two pictures (uint8[SIZE, SIZE, 3]); `sides`: the request asks for places."""
+    seen, wanted = find_things(image)[:24], find_things(truth)[:24]
+    matched = _match(seen, wanted, config)
+    return ImageScores(
+        faithfulness=_faithfulness(matched, seen, wanted, sides),
+        visual_correctness=_bin(_correctness(matched, seen, wanted, config), config),
+        text_accuracy=_text_accuracy(image, truth, config),
+        aesthetics=_aesthetics(image, truth, config),
+    )
+
+
+class AtlasJudge:
+    """Compares a rendered picture with the truth, and a program with what its request needs."""
+
+    def __init__(self, config: AtlasJudgeConfig | None = None) -> None:
+        """Keep the config; `identity` names it in every artefact."""
+        self.config = config or AtlasJudgeConfig()
+        digest = hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:8]
+        self.identity = f"atlas-judge/1:{digest}"
+
+    async def judge(
+        self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
+        """Return the verdict on a rendered program.
+
+        Raises:
+            InfraFailure: one of the two pictures cannot be decoded.
+            pydantic.ValidationError: the request hides no `Truth`.
+        """
+        try:
+            seen, wanted = load(image), load(truth)
+        except ValueError as error:
+            raise InfraFailure(f"{self.identity} cannot see the picture of {request.id}: {error}") from error
+        hidden = Truth.model_validate(request.meta.get("truth"))
+        sides = re.search(r"\b(left|right)\b", request.prompt, re.IGNORECASE) is not None
+        scores = score_images(seen, wanted, sides=sides, config=self.config)
+        reading = read_prompt(program.gen_prompt)
+        checks = check(hidden, reading, [hit.image.sha256 for hit in references], self.config.capacity)
+        lacks = missing_structure(hidden.scene, reading)
+        text = "no text asked" if scores.text_accuracy is None else f"text {scores.text_accuracy:g}"
+        failed = [name.replace("_", " ") for name, value in checks if not value]
+        rationale = (
+            f"things {scores.faithfulness:g}, looks {scores.visual_correctness:g}, {text}, ground {scores.aesthetics:g}; "
+            + (f"program falls short in {', '.join(failed)}" if failed else "program states all that is needed")
+            + (f" (no structure for {', '.join(lacks)})" if lacks else "")
+        )
+        return Verdict(image=scores, text=checks, rationale=rationale, judge=self.identity, formula=self.config.formula)

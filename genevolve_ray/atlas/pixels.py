@@ -1,0 +1,154 @@
+"""What can be seen in a picture of the atlas: its things, its letters, its ground. Nothing here knows any scene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from genevolve_ray.atlas.drawing import SIZE, STRIP_TOP, decode, draw_look
+from genevolve_ray.atlas.scene import COLOURS, PATTERNS, SHAPES, Look
+
+CROP = 32
+"""Things are compared as crops of CROP x CROP pixels."""
+_CHROMA = 56
+_DARK = 140
+_SMALLEST = 20
+_EIGHT = np.ones((3, 3), dtype=bool)
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """One connected component: where it is, and its crop without the ground (`solid` float[CROP, CROP] in [0, 1])."""
+
+    x: float
+    """Centre column in pixels."""
+    y: float
+    """Centre row in pixels."""
+    area: int
+    aspect: float
+    """Width over height."""
+    crop: NDArray[np.float32]
+    """float32[CROP, CROP, 3] in [0, 255], white where the thing is pale or ends."""
+    solid: NDArray[np.float32]
+    """float32[CROP, CROP] in [0, 1]: what its outline encloses."""
+    size: int
+    """Longer side of its box in pixels."""
+
+
+def load(data: bytes) -> Pixels:
+    """Return an encoded picture as uint8[SIZE, SIZE, 3]. Raises ValueError when it cannot be read."""
+    image = decode(data)
+    if image.size != (SIZE, SIZE):
+        image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def luminance(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return the brightness of RGB pixels (last axis) in [0, 255]."""
+    return pixels.astype(np.float32) @ np.float32([0.3, 0.59, 0.11])
+
+
+def _chroma(pixels: Pixels) -> NDArray[np.int16]:
+    wide = pixels.astype(np.int16)
+    return np.asarray(wide.max(axis=-1) - wide.min(axis=-1))
+
+
+def black(pixels: Pixels) -> Mask:
+    """Return where the picture is black: the ink of letters."""
+    return np.asarray((luminance(pixels) < 60) & (_chroma(pixels) < 30))
+
+
+def has_strip(pixels: Pixels) -> bool:
+    """Return whether letters stand at the bottom."""
+    return bool(black(pixels[STRIP_TOP:]).sum() >= 8)
+
+
+def thing_mask(pixels: Pixels) -> Mask:
+    """Return which pixels belong to things: saturated or dark, but not ink at the bottom."""
+    mask = (_chroma(pixels) > _CHROMA) | (luminance(pixels) < _DARK)
+    if has_strip(pixels):
+        mask[STRIP_TOP:] = False
+    return np.asarray(mask)
+
+
+def find_things(pixels: Pixels) -> list[Thing]:
+    """Return the things of a picture, from the largest to the smallest; specks are skipped."""
+    mask = thing_mask(pixels)
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(ndimage.binary_dilation(mask, _EIGHT)), _EIGHT)
+    labels[~mask] = 0
+    things = []
+    for index, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        own = labels[box] == index
+        area = int(own.sum())
+        if area >= _SMALLEST:
+            things.append(_thing(pixels[box], own, area, box))
+    return sorted(things, key=lambda t: -t.area)
+
+
+def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Thing:
+    height, width = own.shape
+    solid = ndimage.binary_fill_holes(ndimage.binary_dilation(np.pad(own, 2), _EIGHT))
+    solid = ndimage.binary_erosion(solid, _EIGHT)[2:-2, 2:-2] | own
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.full((side, side, 4), (255, 255, 255, 0), np.uint8)
+    square[top : top + height, left : left + width, :3] = np.where(own[..., None], pixels, 255)
+    square[top : top + height, left : left + width, 3] = solid * np.uint8(255)
+    channels = [Image.fromarray(np.ascontiguousarray(square[..., i])) for i in range(4)]
+    small = np.dstack([np.asarray(c.resize((CROP, CROP), Image.Resampling.BOX)) for c in channels]).astype(np.float32)
+    return Thing(
+        x=(box[1].start + box[1].stop) / 2,
+        y=(box[0].start + box[0].stop) / 2,
+        area=area,
+        aspect=width / height,
+        crop=small[..., :3],
+        solid=small[..., 3] / 255,
+        size=side,
+    )
+
+
+@lru_cache(maxsize=1)
+def _templates() -> tuple[tuple[Look, ...], NDArray[np.float32]]:
+    looks = tuple(Look(shape=s, colour=c, pattern=p) for s in SHAPES for c in COLOURS for p in PATTERNS)
+    crops = [find_things(np.asarray(draw_look(look, size=48)))[0].crop.ravel() for look in looks]
+    return looks, np.stack(crops)
+
+
+def recognise(data: bytes) -> Look | None:
+    """Return the look nearest to the largest thing of an encoded picture; None when nothing can be seen."""
+    try:
+        things = find_things(load(data))
+    except ValueError:
+        return None
+    if not things:
+        return None
+    looks, crops = _templates()
+    crop = things[0].crop.ravel()
+    squared = (crops**2).sum(axis=1) - 2 * crops @ crop
+    return looks[int(squared.argmin())]
+
+
+def letters(pixels: Pixels) -> list[Mask]:
+    """Return the letters at the bottom from left to right, each as a tight bool mask."""
+    ink = black(pixels)
+    ink[:STRIP_TOP] = False
+    filled = np.flatnonzero(ink.any(axis=0))
+    if not len(filled):
+        return []
+    runs = np.split(filled, np.flatnonzero(np.diff(filled) > 1) + 1)
+    found = []
+    for run in runs:
+        columns = ink[:, run[0] : run[-1] + 1]
+        rows = np.flatnonzero(columns.any(axis=1))
+        found.append(columns[rows[0] : rows[-1] + 1])
+    return found

@@ -1,0 +1,101 @@
+"""The atlas behind the tools: its corpus, its picture library, and the requests it poses."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from pydantic import Field
+
+from genevolve_ray.agent.skillset import load_skills
+from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.requests import make_request
+from genevolve_ray.atlas.world import World, build_world
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.observation import Observation
+from genevolve_ray.records.request import Request
+from genevolve_ray.tools.image_search import ImageSearchTool
+from genevolve_ray.tools.knowledge import KnowledgeTool
+from genevolve_ray.tools.local import LocalImageSource, LocalTextSource
+from genevolve_ray.tools.protocol import EpisodeContext, Tool
+from genevolve_ray.tools.search import SearchTool
+
+TOP_K = 3
+"""Hits an atlas query returns unless asked otherwise: enough for a choice, short enough for a small context."""
+
+
+class WorldConfig(Config):
+    """Which worlds a run lives in. Training, validation and test never share a proper name."""
+
+    seed: int = Field(default=1, ge=0)
+    entities: int = Field(default=48, ge=2, le=96)
+
+
+class AtlasRequests:
+    """Requests of one seed: a training, a validation and a test world."""
+
+    Config = WorldConfig
+
+    def __init__(self, config: WorldConfig, images: ImageStore) -> None:
+        """Build worlds on first use; truth pictures go to `images`."""
+        self._config, self._images = config, images
+        self._world = lru_cache(maxsize=3)(self._build)
+
+    def _build(self, partition: Partition) -> World:
+        return build_world(self._config.seed, partition, self._images, self._config.entities)
+
+    def train(self, index: int) -> Request:
+        """Return the index-th training request."""
+        return make_request(self._world(Partition.TRAIN), index, self._images)
+
+    def validation(self, count: int) -> list[Request]:
+        """Return the first `count` requests of the validation world."""
+        return [make_request(self._world(Partition.VALIDATION), i, self._images) for i in range(count)]
+
+    def heldout(self, count: int) -> list[Request]:
+        """Return the first `count` requests of the test world."""
+        return [make_request(self._world(Partition.TEST), i, self._images) for i in range(count)]
+
+
+class AtlasTools:
+    """The three tools over whichever world a request belongs to (its id says: partition-seed-index)."""
+
+    Config = WorldConfig
+
+    def __init__(self, config: WorldConfig, images: ImageStore) -> None:
+        """Build worlds on first use; library pictures go to `images`."""
+        self._config, self._images = config, images
+        self._toolbox = lru_cache(maxsize=8)(self._build)
+        self.tools: dict[str, Tool] = {name: _Routed(tool, self) for name, tool in self._toolbox("train", config.seed).items()}
+
+    def _build(self, partition: str, seed: int) -> dict[str, Tool]:
+        world = build_world(seed, Partition(partition), self._images, self._config.entities)
+        return world_tools(world)
+
+    def of(self, request: Request) -> dict[str, Tool]:
+        """Return the tools of the world that a request belongs to. Raises ValueError for an id of another kind."""
+        partition, seed, _ = request.id.split("-")
+        return self._toolbox(partition, int(seed))
+
+
+def world_tools(world: World) -> dict[str, Tool]:
+    """Return the three tools over one world."""
+    tools: list[Tool] = [
+        SearchTool(LocalTextSource(world.documents), default_top_k=TOP_K),
+        ImageSearchTool(LocalImageSource(world.pictures), default_top_k=TOP_K),
+        KnowledgeTool(load_skills()),
+    ]
+    return {tool.name: tool for tool in tools}
+
+
+class _Routed:
+    """A tool that finds the right world by the request it is called for."""
+
+    def __init__(self, tool: Tool, owner: AtlasTools) -> None:
+        self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
+        self._owner = owner
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        """Call the tool of the request's own world."""
+        return await self._owner.of(episode.request)[self.name].call(arguments, episode)

@@ -1,0 +1,201 @@
+"""The scripted teacher of the cold start: it plays the whole protocol, and errs at set rates."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator as Script
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.atlas.scene import COUNT_WORDS, SKILLS, SOURCES, Part, Truth
+from genevolve_ray.engines.protocol import FinishReason, Generation, SamplingParams
+from genevolve_ray.records.base import Config, Record
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.program import ORDINALS
+
+_OBSERVATION = "<tool_response>"
+
+
+MAX_SKILLS = 5
+"""Skills read at most: with a search and two image searches they fill the eight calls of the atlas profile."""
+
+
+class TeacherConfig(Config):
+    """How imperfect the teacher is: probabilities of its decisions when nothing in the context states them."""
+
+    skill_recall: float = Field(default=0.5, ge=0, le=1)
+    """Reads a skill that the request needs."""
+    needless_skill: float = Field(default=0.05, ge=0, le=1)
+    """Reads a skill that the request does not need."""
+    search: float = Field(default=0.9, ge=0, le=1)
+    """Searches when a fact must be found."""
+    official: float = Field(default=0.55, ge=0, le=1)
+    """Takes the official picture; the rest is shared by the fan's and the outdated one."""
+    current: float = Field(default=0.6, ge=0, le=1)
+    """Believes what holds now rather than what held once."""
+    slip: float = Field(default=0.04, ge=0, le=1)
+    """Forgets to apply a skill that it has read."""
+
+
+class Decisions(Record):
+    """Everything the teacher decides about one request. `applied` are the skills whose structure it writes."""
+
+    skills: tuple[str, ...]
+    search: bool
+    source: str
+    current: bool
+    applied: tuple[str, ...]
+
+
+def decide(truth: Truth, rng: np.random.Generator, config: TeacherConfig) -> Decisions:
+    """Draw the decisions of the imperfect teacher."""
+    needed = truth.scene.demands()
+    read = tuple(s for s in SKILLS if rng.random() < (config.skill_recall if s in needed else config.needless_skill))
+    read = read[:MAX_SKILLS]
+    source = "official" if rng.random() < config.official else str(rng.choice(SOURCES[1:]))
+    return Decisions(
+        skills=read,
+        search=(truth.fact_count or truth.fact_text) and bool(rng.random() < config.search),
+        source=source,
+        current=bool(rng.random() < config.current),
+        applied=tuple(s for s in read if s in needed and rng.random() >= config.slip),
+    )
+
+
+def ideal(truth: Truth) -> Decisions:
+    """Return the decisions that earn the full reward."""
+    needed = truth.scene.demands()
+    facts = truth.fact_count or truth.fact_text
+    return Decisions(skills=needed, search=facts, source="official", current=True, applied=needed)
+
+
+def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
+    """Return decisions that are wrong throughout: needless skills, a wrong picture, yesterday's facts."""
+    needed = truth.scene.demands()
+    wrong = tuple(s for s in SKILLS if s not in needed)
+    picked = set(rng.choice(wrong, size=min(2, len(wrong)), replace=False))
+    facts = truth.fact_count or truth.fact_text
+    return Decisions(
+        skills=tuple(s for s in SKILLS if s in picked), search=facts, source=str(rng.choice(SOURCES[1:])), current=False, applied=()
+    )
+
+
+def as_experience(decisions: Decisions) -> Experience:
+    """State decisions as an experience bundle: behaviour only, no names, ids, counts or texts of the request."""
+    return Experience(
+        search_strategy=("search facts" if decisions.search else "skip facts",),
+        knowledge_activation=tuple(f"read {s}" for s in decisions.skills) or ("read nothing",),
+        reference_selection=(f"take {decisions.source}",),
+        prompt_construction=("write now" if decisions.current else "write once",),
+    )
+
+
+class Teacher:
+    """The teacher in one episode: it reads each observation as text and writes the next turn as text."""
+
+    def __init__(self, truth: Truth, decisions: Decisions) -> None:
+        """Prepare for one episode."""
+        self._truth, self._scene, self._plan = truth, truth.scene, decisions
+        self._facts: dict[str, str] = {}
+        self._picked: dict[str, str] = {}
+        self._script = self._play()
+        next(self._script)
+
+    def turn(self, observation: str) -> str:
+        """Return the next turn, given the observation since the last one ("" at the start)."""
+        return self._script.send(observation)
+
+    def _play(self) -> Script[str, str, None]:
+        """Play the episode as a coroutine: it yields turns and is sent observations."""
+        plan, subject = self._plan, self._scene.parts[0].name
+        yield ""
+        think = f"Plan: {', '.join([*(['facts'] if plan.search else []), *plan.skills, 'draw'])}."
+        if plan.search:
+            topics = [t for t, asked in (("moon", self._truth.fact_count), ("motto", self._truth.fact_text)) if asked]
+            seen = yield _call(think, "search", queries=[f"{t} of {subject}" for t in topics])
+            think = self._note_facts(seen, topics, subject)
+        for part in self._scene.parts:
+            if part.found:
+                seen = yield _call(think, "image_search", query=f"look of {part.name}")
+                think = self._note_picture(seen, part.name)
+        for skill in plan.skills:
+            yield _call(think, "query_knowledge", skill_name=skill)
+            think = "Go on."
+        yield f"<think>{think}</think>\n<answer>{json.dumps(self._program())}</answer>"
+
+    def _note_facts(self, seen: str, topics: list[str], name: str) -> str:
+        when, notes = "now" if self._plan.current else "once", []
+        for topic in topics:
+            if found := re.search(rf"{topic} of {name} {when} '?(\w+)'?\.", seen):
+                self._facts[topic] = found.group(1)
+                notes.append(found.group(0).rstrip("."))
+        return ", ".join(notes) + "." if notes else "Go on."
+
+    def _note_picture(self, seen: str, name: str) -> str:
+        titled = re.search(rf"(IMG_\d+): title: {name} {self._plan.source} picture", seen)
+        img_id = titled.group(1) if titled else re.findall(r"IMG_\d+", seen)[0]
+        self._picked[name] = img_id
+        return f"Take {self._plan.source}={img_id}."
+
+    def _program(self) -> dict[str, object]:
+        scene, applied = self._scene, self._plan.applied
+        ids = sorted(set(self._picked.values()))
+        parts = [self._part(part, ids) for part in scene.parts]
+        clauses = parts if "attribute_binding" in applied else [" and ".join(parts)]
+        text = self._facts.get("motto") if self._truth.fact_text else scene.text
+        if text:
+            clauses.append(f"the text '{text}' at the bottom" if "text_rendering" in applied else f"saying {text}")
+        if scene.mood:
+            clauses.append(scene.mood + (" light from above" if "aesthetic_drawing" in applied else ""))
+        if scene.medium:
+            clauses.append(scene.medium + (" over every part" if "creative_drawing" in applied else ""))
+        note = {img_id: name for name, img_id in self._picked.items()}
+        references = [{"img_id": i, "note": f"look of {note[i]}"} for i in ids]
+        return {"gen_prompt": "draw " + "; ".join(clauses), "reference_images": references}
+
+    def _part(self, part: Part, ids: list[str]) -> str:
+        applied = self._plan.applied
+        asked = self._truth.fact_count and part.name == "moon"
+        count = self._facts.get("moon", "") if asked else COUNT_WORDS[part.count] if part.count > 1 else ""
+        words = [count, part.colour or "", part.name]
+        if part.found:
+            words.append(f"from the {ORDINALS[ids.index(self._picked[part.name])]} reference image")
+        if part.material:
+            words.append(f"of {part.material}" + _if(" with a bright edge", "physical_material_consistency" in applied))
+        if part.legs:
+            legs = f"on {COUNT_WORDS[part.legs]} legs"
+            words.append(legs + _if(" joined under the body", "anatomy_body_coherence" in applied))
+        words.append(_if("in a row", bool(count) and "quantity_counting" in applied))
+        if part.side:
+            words.append(f"at the {part.side} side" if "spatial_layout" in applied else part.side)
+        return " ".join(w for w in words if w)
+
+
+class TeacherEngine:
+    """The teacher behind the engine protocol, for one episode: contexts come and turns leave as tokens."""
+
+    name = "atlas-teacher"
+    version = 0
+
+    def __init__(self, teacher: Teacher, chat: ChatFormat) -> None:
+        """Wrap the teacher of one episode."""
+        self._teacher, self._chat = teacher, chat
+
+    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+        """Write the next turn; log-probs are 0 (the teacher is certain)."""
+        text = self._teacher.turn(self._chat.decode(token_ids).rsplit(_OBSERVATION, 1)[-1])
+        tokens = (*self._chat.tokenizer.encode(text, add_special_tokens=False), self._chat.end_of_turn_id)
+        zeros = (0,) * len(tokens)
+        return Generation(tokens=tokens, logprobs=zeros, versions=zeros, finish=FinishReason.STOP)
+
+
+def _if(text: str, condition: bool) -> str:
+    return text if condition else ""
+
+
+def _call(think: str, tool: str, **arguments: object) -> str:
+    return f"<think>{think}</think>\n<tool_call>{json.dumps({'name': tool, 'arguments': arguments})}</tool_call>"

@@ -1,0 +1,128 @@
+"""The atlas tokenizer: whole words of the atlas and of its protocol, bytes for anything else."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from genevolve_ray.agent.profile import PROFILES, system_prompt
+from genevolve_ray.agent.skillset import load_skills, skill_view
+from genevolve_ray.atlas.names import PREFIXES, SUFFIXES
+from genevolve_ray.atlas.scene import (
+    COLOURS,
+    COMPANIONS,
+    COUNT_WORDS,
+    KINDS,
+    MATERIALS,
+    MEDIA,
+    MOODS,
+    PATTERNS,
+    SHAPES,
+    SIDES,
+    SKILLS,
+    SOURCES,
+    TEXTS,
+)
+from genevolve_ray.records.program import ORDINALS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+CONTROL = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
+TAGS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<answer>",
+    "</answer>",
+    "<tool_response>",
+    "</tool_response>",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML that keeps earlier thinking: the learner then trains on exactly what the engine consumed."""
+
+FRAGMENTS = (
+    "system\n",
+    "user\n",
+    "assistant\n",
+    '{"name": "',
+    '", "arguments": {"queries": ["',
+    '", "arguments": {"query": "',
+    '", "arguments": {"skill_name": "',
+    '", "',
+    '"]}}',
+    '"}}',
+    '{"gen_prompt": "',
+    '", "reference_images": [{"img_id": "',
+    '", "note": "',
+    '"}, {"img_id": "',
+    '"}]}',
+    "--- search result for [",
+    "--- image search result for [",
+    "--- search error for [",
+    "--- image search error for [",
+    "] ---\n",
+    "--- end of search result ---",
+    "--- end of image search result ---",
+    ". snippet: ",
+    ". snippet:",
+    ": title: ",
+    ": title:",
+    " reference image",
+    " picture",
+)
+"""Runs of the wire protocol that carry no decision, one token each."""
+
+WORDS = (
+    "Show with its and the text motto mood in on of legs moon picture look kin now once draw from saying at bottom side "
+    "light above over every part joined under body a bright edge row image reference clause thing each number or place "
+    "Plan facts Go Take search image_search query_knowledge skip read take write nothing Guide Tools avoid keep more less"
+).split()
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer: a unigram model in which every piece costs the same, so the fewest pieces win.
+
+    A word exists with and without its leading space, a proper name is a prefix and a suffix (so held-out names are made of
+    known pieces), and any other text falls back to its UTF-8 bytes: encoding then decoding returns the text.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = _pieces()
+    # Bytes come last and cost more than any run of whole pieces, so they are used only where nothing else fits.
+    vocabulary = [(token, 0.0) for token in (*CONTROL, *TAGS)]
+    vocabulary += [(piece, -1.0) for piece in pieces]
+    vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
+    model = models.Unigram(vocabulary, unk_id=len(vocabulary) - 1, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAGS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|im_end|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )
+
+
+def _pieces() -> list[str]:
+    """Return the plain pieces in a fixed order."""
+    profile = PROFILES["atlas"]
+    texts = [system_prompt(profile, {}), *profile.messages.model_dump().values()]
+    texts += [skill_view(markdown, "short") for markdown in load_skills().values()]
+    own = {word for text in texts for word in re.findall(r"\w+", text)}
+    words = own.union(WORDS, SHAPES, COLOURS, PATTERNS, COUNT_WORDS, TEXTS, MOODS, MEDIA, MATERIALS, SIDES, KINDS)
+    words |= {*COMPANIONS, *SKILLS, *SOURCES, *ORDINALS}
+    names = [*PREFIXES, *(" " + p for p in PREFIXES), *SUFFIXES]
+    images = [f"IMG_{n:03d}" for n in range(1, 31)]
+    marks = [*".,;:'\"=-!?()[]{}/_\n ", *"0123456789", " '", ' "', " ---", "- "]
+    spaced = [variant for word in sorted(words) for variant in (word, " " + word)]
+    return list(dict.fromkeys([*FRAGMENTS, *marks, *images, *names, *spaced]))

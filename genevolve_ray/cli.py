@@ -1,0 +1,120 @@
+"""`genevolve`: each command a few lines over the packages below. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="genevolve",
+    help="Evolve image-generation agents: rollouts, judgement and GRPO as actors on Ray, or in one process.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Preset = Annotated[str, typer.Argument(help="A preset (atlas) or a YAML file of your own.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Folder of the run; one that exists is resumed.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set loop.group_size=8. Repeatable.")]
+InProcess = Annotated[bool, typer.Option("--in-process", help="The same loop without Ray, in this process.")]
+
+
+@app.command()
+def evolve(
+    preset: Preset,
+    run: Run = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimisation steps (loop.steps).")] = None,
+    settings: Sets = None,
+    in_process: InProcess = False,
+) -> None:
+    """Evolve a policy: K rollouts of each request, judged pictures, one GRPO step, new weights to the engines.
+
+    Ends with a comparison on held-out requests and a report. Stopped or killed, the same command goes on at the first step
+    that was not committed.
+
+    Example: `genevolve evolve atlas --steps 4 --set loop.requests_per_step=4`
+    """
+    from genevolve_ray.config import load_config
+    from genevolve_ray.session import evolve_run
+
+    overrides = [*(settings or []), *([f"loop.steps={steps}"] if steps is not None else [])]
+    config = load_config(preset, overrides)
+    evolve_run(config, run or Path("runs") / config.name, in_process=in_process)
+
+
+@app.command()
+def demo(
+    run: Run = None,
+    cold_start: Annotated[bool, typer.Option("--cold-start", help="Train the cold start first.")] = False,
+    steps: Annotated[int, typer.Option("--steps", help="GRPO steps.")] = 40,
+    settings: Sets = None,
+    in_process: InProcess = False,
+) -> None:
+    """Watch an agent evolve: the atlas from its cold start, before and after, and a report to look at (`make demo`)."""
+    from genevolve_ray.config import load_config
+    from genevolve_ray.session import demo_run
+
+    config = load_config("atlas", [f"loop.steps={steps}", *(settings or [])])
+    demo_run(config, run or Path("runs/demo"), cold_start=cold_start, in_process=in_process)
+
+
+@app.command()
+def sft(
+    preset: Preset,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps (default: the recipe's).")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the curriculum (default: the recipe's).")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Torch threads (default: all cores).")] = None,
+) -> None:
+    """Train a cold start from nothing: supervised fine-tuning on trajectories of the preset's teacher."""
+    from genevolve_ray.session import sft_run
+
+    sft_run(preset, out, steps=steps, seed=seed, threads=threads)
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Argument(help="The suite: atlas.")],
+    policy: Annotated[Path, typer.Option("--policy", help="A run folder (its best checkpoint) or a model folder.")],
+    out: Annotated[Path, typer.Option("--json", help="Where the result is written.")],
+    world_seed: Annotated[int, typer.Option("--world-seed", help="Seed of the test world.")] = 1,
+    requests: Annotated[int, typer.Option("--requests", help="How many held-out requests.")] = 200,
+    engine: Annotated[str, typer.Option("--engine", help="vllm or transformers.")] = "vllm",
+    experience: Annotated[str, typer.Option("--experience", help="none, ideal or misleading guidance.")] = "none",
+) -> None:
+    """Score a policy on held-out requests, sampled and greedy. Names come from the test partition whatever the seed."""
+    from genevolve_ray.session import bench_run
+
+    bench_run(
+        suite, policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience
+    )
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write the run's report again: one self-contained HTML page."""
+    from genevolve_ray.session import report_run
+
+    typer.echo(f"report: {report_run(run)}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, what is missing, and how to get it."""
+    from genevolve_ray.doctor import print_diagnosis
+
+    raise typer.Exit(print_diagnosis())
+
+
+def main() -> None:
+    """Run a command; what a user can mend ends in one clear line and exit code 2."""
+    from genevolve_ray.faults import UserFault, explain
+
+    try:
+        app(standalone_mode=True)
+    except UserFault as fault:
+        typer.secho(f"error: {explain(fault)}", fg="red", err=True)
+        sys.exit(2)

@@ -1,0 +1,100 @@
+"""Composes the config classes; `configs/*.yaml` are presets. Reads no environment and starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from genevolve_ray.cluster.settings import ClusterConfig
+from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.records.base import Config
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names each key and the value at fault."""
+
+
+class LoggingConfig(Config):
+    """Metric writers besides the run's own JSONL."""
+
+    tensorboard: bool = False
+    wandb_project: str | None = None
+
+
+class RunConfig(EvolutionConfig):
+    """A whole run: what it computes, where it runs, what it logs."""
+
+    cluster: ClusterConfig = ClusterConfig()
+    logging: LoggingConfig = Field(default=LoggingConfig())
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that ship with the package."""
+    folder = resources.files("genevolve_ray") / "configs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Load a preset by name or a YAML file by path, apply `key.path=value` overrides, and validate the whole.
+
+    Raises:
+        ConfigError: for an unknown preset, unreadable YAML, an override without "=", an unknown key or a bad value.
+    """
+    values = _read(preset)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r}: write key=value, for instance loop.group_size=6")
+        try:
+            _assign(values, key.strip().split("."), yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
+    return validate_config(values)
+
+
+def validate_config(values: dict[str, Any]) -> RunConfig:
+    """Validate plain values. Raises ConfigError naming each key and value at fault."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(entry) for entry in error.errors())) from error
+
+
+def _explain(entry: Any) -> str:
+    key = ".".join(str(part) for part in entry["loc"]) or "configuration"
+    if entry["type"] == "extra_forbidden":
+        return f"{key}: unknown key (value {entry['input']!r})"
+    if entry["type"] == "missing":
+        return f"{key}: missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    return message if entry["type"] == "value_error" else f"{key}: {message}, got {entry['input']!r}"
+
+
+def _read(preset: str) -> dict[str, Any]:
+    source = Path(preset) if preset.endswith((".yaml", ".yml")) else None
+    try:
+        if source is not None:
+            text = source.read_text(encoding="utf-8")
+        elif preset in presets():
+            text = (resources.files("genevolve_ray") / "configs" / f"{preset}.yaml").read_text(encoding="utf-8")
+        else:
+            raise ConfigError(f"unknown preset {preset!r}: there are {', '.join(presets())}, or give a .yaml file")
+        values = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{preset}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{preset}: a configuration is a mapping of keys, got {type(values).__name__}")
+    return values
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(path)}: {part} is a value, not a group of keys")
+    values[path[-1]] = value

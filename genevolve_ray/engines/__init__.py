@@ -1,0 +1,1 @@
+"""What samples tokens: vLLM (default) and transformers (reference), behind one protocol."""

@@ -1,0 +1,57 @@
+"""Settings of the engines. Importing this module is cheap: no torch, no vLLM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from genevolve_ray.records.base import Config
+
+MIB = 1 << 20
+
+
+class TransformersConfig(Config):
+    """Settings of the reference engine."""
+
+    deterministic: bool = False
+    """Waves form only when the event loop is quiet, in the order of request ids, on one thread: bit-equal runs."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads of the engine's thread; None leaves torch as it is."""
+
+
+class VllmConfig(Config):
+    """Settings of the vLLM engine."""
+
+    kv_cache_mib: int | None = Field(default=256, ge=1)
+    """Memory of the key-value cache. None: vLLM takes its share of the GPU (`gpu_memory_utilization`)."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    enforce_eager: bool = True
+    """False captures CUDA graphs and compiles; on CPU the engine is always eager."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)
+    """OpenMP threads of the engine process; thread pools that overlap with the learner's cost up to ten times."""
+    seed: int = 0
+    """Seeds requests that carry no seed of their own."""
+
+
+class EngineConfig(Config):
+    """Which engine samples, and how."""
+
+    kind: Literal["vllm", "transformers"] = "vllm"
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_model_len: int | None = Field(default=None, ge=2)
+    """Tokens a sequence may have in all; by default the model's own limit."""
+    max_concurrent: int = Field(default=64, ge=1)
+    """Most sequences that are decoded together; more requests wait their turn."""
+    vllm: VllmConfig = VllmConfig()
+    transformers: TransformersConfig = TransformersConfig()
+
+    @model_validator(mode="after")
+    def _deterministic_needs_transformers(self) -> EngineConfig:
+        if self.transformers.deterministic and self.kind != "transformers":
+            raise ValueError(
+                f"transformers.deterministic is set and kind is {self.kind!r}: only the transformers engine is bit-exact"
+            )
+        return self

@@ -1,0 +1,42 @@
+"""From settings to a running engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.engines.protocol import Engine
+
+
+async def create_engine(config: EngineConfig, model_dir: str | Path, banned: Sequence[int] = ()) -> Engine:
+    """Start the engine that `config` names on the model in `model_dir`.
+
+    Raises:
+        FileNotFoundError: If the model folder or one of its parts is missing.
+        ValueError: If the engine cannot run the model.
+    """
+    if config.kind == "vllm":
+        from genevolve_ray.engines.vllm import VllmEngine
+
+        return await VllmEngine.create(
+            model_dir,
+            dtype=config.dtype,
+            banned=banned,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_concurrent,
+            device=config.device,
+            config=config.vllm,
+        )
+    from genevolve_ray.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        model_dir,
+        dtype=config.dtype,
+        banned=banned,
+        max_model_len=config.max_model_len,
+        device=config.device,
+        deterministic=config.transformers.deterministic,
+        max_batch=config.max_concurrent,
+        threads=config.transformers.threads,
+    )

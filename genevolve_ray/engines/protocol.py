@@ -1,0 +1,86 @@
+"""The engine protocol: tokens in, tokens and log-probs out, and weights that can be replaced while it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from pydantic import Field
+
+from genevolve_ray.records.base import Config, Record
+
+
+class FinishReason(StrEnum):
+    """Why sampling stopped."""
+
+    STOP = "stop"
+    """A stop token was sampled; it is the last token returned."""
+    LENGTH = "length"
+    """The token limit was reached."""
+
+
+class SamplingParams(Config):
+    """How to sample one turn. The log-probs returned are those at this temperature, after the ban mask (and top-p)."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """0 means greedy (log-probs are then those at temperature 1)."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=256, ge=1)
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+
+
+class Generation(Record):
+    """One sampled continuation: parallel lists, and the policy version behind each token."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    finish: FinishReason
+
+
+class Probe(Record):
+    """A fixed sequence and the learner's log-probs on it, by which a weight update is verified by effect.
+
+    `logprobs[i]` is log p(token_ids[i + 1] | token_ids[: i + 1]) at temperature 1 without the ban mask, so it has
+    len(token_ids) - 1 entries. `tolerance` bounds the mean absolute difference (1e-4 for fp32, about 0.03 for bf16).
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    tolerance: float = 1e-4
+
+
+class WeightUpdateError(RuntimeError):
+    """After an update the engine does not agree with the learner on the probe: it must not sample."""
+
+
+class PromptTooLong(ValueError):
+    """The prompt leaves no room in the model's context; carries the numbers in its message."""
+
+
+class Engine(Protocol):
+    """What samples tokens. Many `generate` calls may be in flight at once."""
+
+    name: str
+    version: int
+
+    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+        """Sample one continuation of `token_ids`. Raises PromptTooLong."""
+        ...
+
+    async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
+        """Load the weights in `folder` (safetensors in HF layout), drop every cache, and verify them by the probe.
+
+        Returns the mean absolute probe difference (0.0 without a probe). Raises WeightUpdateError beyond its tolerance.
+        """
+        ...
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban mask; len(token_ids) - 1 values."""
+        ...
+
+    async def close(self) -> None:
+        """Release processes and memory. Safe to call twice."""
+        ...

@@ -1,0 +1,215 @@
+"""The reference engine: a Hugging Face model that samples concurrent requests in waves. It can be bit-exact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from genevolve_ray.engines.ban import ban_mask
+from genevolve_ray.engines.checks import probe_difference, read_model_config, room_for
+from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.wave import Job, run_wave, score_tokens
+from genevolve_ray.records.seeds import derive_seed
+
+T = TypeVar("T")
+
+_SETTLE_PASSES = 3
+_SETTLE_PASSES_DETERMINISTIC = 64
+
+
+@dataclass
+class _Waiting:
+    """A request that no wave has taken yet; `wave` resolves to (future of the wave's results, row in it)."""
+
+    request_id: str
+    job: Job
+    wave: asyncio.Future[tuple[asyncio.Future[list[Generation]], int]] = field(repr=False)
+
+
+class TransformersEngine:
+    """Samples in waves: what is waiting is prefilled together and decoded until all rows have ended.
+
+    All model work happens in one background thread, so updates and scores fall between waves: a generation never spans
+    two versions.
+
+    With `deterministic` a wave starts only when the event loop has gone quiet (no new request in many passes) and takes
+    its requests in the order of their ids, with one thread. Episodes that run in lock-step under one `asyncio.gather`
+    then form the same waves in every run and the results are bit-equal. Work that leaves the event loop (threads,
+    sockets) must be wrapped in `hold()`, or a wave may start without the requests that would follow it.
+
+    Args:
+        model_dir: Model folder in Hugging Face layout.
+        dtype: Name of the torch dtype of weights and compute.
+        banned: Token ids that are never sampled.
+        max_model_len: Tokens a sequence may have in all; by default the model's own limit.
+        device: A torch device.
+        deterministic: See above.
+        max_batch: Most rows in a wave.
+        threads: Threads of torch, for the whole process; None leaves it as it is, deterministic means 1.
+        seed: Seeds requests that carry none (together with their id).
+
+    Raises:
+        FileNotFoundError: If the model folder or one of its parts is missing.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        dtype: str = "float32",
+        banned: Sequence[int] = (),
+        max_model_len: int | None = None,
+        device: str = "cpu",
+        deterministic: bool = False,
+        max_batch: int = 64,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        read_model_config(model_dir)
+        self.version = 0
+        self._deterministic = deterministic
+        self._max_batch = max_batch
+        self._seed = seed
+        self._device = device
+        self._threads = 1 if deterministic else threads
+        self._executor = ThreadPoolExecutor(1, "transformers-engine", self._start_thread)
+        self._model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+        ).to(device)
+        self._model.eval().requires_grad_(False)
+        config = self._model.config.get_text_config()
+        self.max_model_len: int = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+        self._banned_V = torch.from_numpy(ban_mask(banned, config.vocab_size)).to(device)
+        self._waiting: list[_Waiting] = []
+        self._pump: asyncio.Task[None] | None = None
+        self._holds = 0
+        self._released = asyncio.Event()
+        self._fault: str | None = None
+        self._closed = False
+
+    def _start_thread(self) -> None:
+        # OpenMP keeps the number of threads per thread: it must be set in the one that computes.
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+
+    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+        """Sample one continuation; see `Engine.generate`."""
+        self._check_open()
+        limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
+        seed = sampling.seed if sampling.seed is not None else derive_seed(self._seed, "engine", request_id)
+        job = Job(prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request_id, job, loop.create_future())
+        self._waiting.append(waiting)
+        if self._pump is None or self._pump.done():
+            self._pump = loop.create_task(self._run_waves())
+        results, row = await waiting.wave
+        return (await asyncio.shield(results))[row]
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep a deterministic engine from starting a wave while work outside the event loop is under way."""
+        self._holds += 1
+        self._released.clear()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if self._holds == 0:
+                self._released.set()
+
+    async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
+        """Load weights between two waves and verify them; see `Engine.update`."""
+        self._check_open(fault=False)
+        return await self._in_thread(lambda: self._load(Path(folder), version, probe))
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the log-probs of a sequence; see `Engine.score`."""
+        self._check_open(fault=False)
+        room_for(len(token_ids) - 1, 1, self.max_model_len)
+        return await self._in_thread(lambda: score_tokens(self._model, token_ids, self._device))
+
+    async def close(self) -> None:
+        """End the background thread after its current wave."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pump is not None:
+            self._pump.cancel()
+        for waiting in (w for w in self._waiting if not w.wave.done()):
+            waiting.wave.set_exception(RuntimeError("the engine was closed before the request ran"))
+        self._waiting.clear()
+        await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
+        del self._model
+
+    def _check_open(self, fault: bool = True) -> None:
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+        if fault and self._fault is not None:
+            raise WeightUpdateError(self._fault)
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _run_waves(self) -> None:
+        """Run waves until nothing is waiting. A wave's error reaches its own requests, and the next wave goes on."""
+        while self._waiting:
+            await self._settle()
+            self._waiting = [w for w in self._waiting if not w.wave.cancelled()]
+            if self._deterministic:
+                self._waiting.sort(key=lambda w: w.request_id)
+            wave, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
+            if not wave:
+                continue
+            jobs = [waiting.job for waiting in wave]
+            results = self._in_thread(lambda jobs=jobs: self._sample(jobs))  # type: ignore[misc]
+            for row, waiting in enumerate(wave):
+                waiting.wave.set_result((results, row))
+            await asyncio.wait([results])
+
+    async def _settle(self) -> None:
+        """Return once no request has arrived for some passes of the event loop and nobody holds the engine."""
+        passes = _SETTLE_PASSES_DETERMINISTIC if self._deterministic else _SETTLE_PASSES
+        quiet, seen = 0, len(self._waiting)
+        while quiet < passes:
+            if self._deterministic and self._holds:
+                await self._released.wait()
+                quiet = 0
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._waiting) == seen else 0
+            seen = len(self._waiting)
+
+    def _sample(self, jobs: Sequence[Job]) -> list[Generation]:
+        self._check_open()
+        return run_wave(self._model, self._banned_V, jobs, self.version)
+
+    def _load(self, folder: Path, version: int, probe: Probe | None) -> float:
+        self._fault = f"the update to version {version} from {folder} did not complete"
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"no *.safetensors to load in {folder}")
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        missing, unexpected = self._model.load_state_dict(weights, strict=False)
+        tied = set(self._model.all_tied_weights_keys)
+        if unexpected or set(missing) - tied:
+            raise WeightUpdateError(
+                f"the weights in {folder} do not fit the model: missing {sorted(set(missing) - tied)[:5]}, "
+                f"unexpected {sorted(unexpected)[:5]}"
+            )
+        self.version = version
+        difference = 0.0
+        if probe is not None:
+            difference = probe_difference(probe, score_tokens(self._model, probe.token_ids, self._device), version)
+        self._fault = None
+        return difference

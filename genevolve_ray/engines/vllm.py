@@ -1,0 +1,245 @@
+"""The default engine: vLLM's AsyncLLM, with live weight updates that are verified before anything is handed out."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.engines.checks import check_model, probe_difference, read_model_config, room_for
+from genevolve_ray.engines.config import MIB, VllmConfig
+from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+_SHUTDOWN_SECONDS = 10.0
+_BATCHED_TOKENS = 4096
+
+
+def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]:
+    """Return the environment variables that vLLM's processes need.
+
+    `VllmEngine.create` sets them itself; a launcher (Ray's `runtime_env`) may set them earlier.
+    """
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    if device == "cpu":
+        # The engine is eager there, and pinning threads to cores would stack several engines on the same ones.
+        environment |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        # AsyncLLM starts its engine process whatever this says; on CPU it only decides whether the model gets yet another
+        # process below that one (an import of seconds and half a gigabyte), which a single worker does not need.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return environment
+
+
+class VllmEngine:
+    """vLLM behind the engine protocol. Build it with `await VllmEngine.create(...)`.
+
+    The model runs in a process of its own, which dies with this one. During an update requests in flight are frozen
+    between two decode steps and go on with the new weights, their key-value cache recomputed: such a generation carries
+    both versions. Nothing is handed out while an update is unverified, and nothing at all after one that failed, until
+    another succeeds.
+    """
+
+    name = "vllm"
+
+    def __init__(self, llm: AsyncLLM, max_model_len: int) -> None:
+        self.version = 0
+        self.max_model_len = max_model_len
+        self.load_seconds = 0.0
+        """Seconds the workers took to load the latest weights, verification excluded."""
+        self._llm: AsyncLLM | None = llm
+        self._numbers = itertools.count()
+        self._verified = asyncio.Event()
+        self._verified.set()
+        self._updating = asyncio.Lock()
+        self._fault: str | None = None
+
+    @classmethod
+    async def create(
+        cls,
+        model_dir: str | Path,
+        *,
+        dtype: str = "float32",
+        banned: Sequence[int] = (),
+        max_model_len: int | None = None,
+        max_num_seqs: int = 64,
+        device: str = "cpu",
+        config: VllmConfig | None = None,
+    ) -> VllmEngine:
+        """Start the engine process and wait until it can sample (blocks the event loop meanwhile).
+
+        Args:
+            model_dir: Model folder in Hugging Face layout; a tokenizer is not needed.
+            dtype: Name of the torch dtype of weights and compute.
+            banned: Token ids that are never sampled.
+            max_model_len: Tokens a sequence may have in all; by default the model's own limit.
+            max_num_seqs: Most sequences that are decoded together.
+            device: "cpu", or anything else for the accelerator that vLLM finds.
+            config: Further settings.
+
+        Raises:
+            FileNotFoundError: If the model folder or one of its parts is missing.
+            ValueError: If the model cannot be sampled on this device (head_dim below 32 on CPU).
+        """
+        check_model(model_dir, device=device)
+        config = config or VllmConfig()
+        text = read_model_config(model_dir)
+        limit = (text.get("text_config") or text).get("max_position_embeddings")
+        max_model_len = min(n for n in (max_model_len, limit) if n is not None)
+        os.environ.update(vllm_environment(device=device, threads=config.threads))
+
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from genevolve_ray.engines.vllm_worker import BANNED_KEY, BanMask
+
+        arguments: dict[str, Any] = {
+            "model": str(model_dir),
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "enforce_eager": config.enforce_eager or device == "cpu",
+            "seed": config.seed,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "logprobs_mode": "processed_logprobs",
+            "enable_prefix_caching": True,
+            # A prompt in one piece: the CPU sampler cannot rewind the generator of a seeded request between two pieces.
+            "enable_chunked_prefill": device != "cpu",
+            "max_num_batched_tokens": max(max_model_len, _BATCHED_TOKENS),
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            "additional_config": {BANNED_KEY: list(banned)},
+            # The class, not its name: so the engine process imports its module as soon as it unpickles its arguments.
+            "logits_processors": [BanMask],
+            "worker_extension_cls": "genevolve_ray.engines.vllm_worker.WeightLoader",
+        }
+        if config.kv_cache_mib is not None:
+            arguments["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
+        if device == "cpu" and config.tensor_parallel_size == 1:
+            arguments["distributed_executor_backend"] = "uni"
+        if device != "cpu":
+            arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        engine = cls(llm, max_model_len)
+        await llm.update_weight_version("0")
+        return engine
+
+    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+        """Sample one continuation; see `Engine.generate`."""
+        limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
+        await self._wait_verified()
+        output = await self._run(
+            token_ids,
+            request_id,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=limit,
+            seed=sampling.seed,
+            stop_token_ids=list(sampling.stop_token_ids),
+            logprobs=0,
+        )
+        # The last tokens may come from weights whose verification is still under way.
+        await self._wait_verified()
+        completion = output.outputs[0]
+        versions = [self.version] * len(completion.token_ids)
+        for span in completion.weight_versions or ():
+            versions[span.start : span.end] = [int(span.version)] * (span.end - span.start)
+        return Generation(
+            tokens=tuple(completion.token_ids),
+            logprobs=tuple(completion.logprobs.logprobs),  # type: ignore[union-attr]
+            versions=tuple(versions),
+            finish=FinishReason(str(completion.finish_reason)),
+        )
+
+    async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
+        """Freeze requests, load weights, clear caches, go on and verify; see `Engine.update`."""
+        if not any(Path(folder).glob("*.safetensors")):
+            raise FileNotFoundError(f"no *.safetensors to load in {folder}")
+        async with self._updating:
+            self._verified.clear()
+            self._fault = f"the update to version {version} from {folder} did not complete"
+            try:
+                difference = await self._load(folder, version, probe)
+                self._fault = None
+            except WeightUpdateError as error:
+                self._fault = str(error)
+                raise
+            finally:
+                self._verified.set()
+        return difference
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the log-probs of a sequence; see `Engine.score`."""
+        room_for(len(token_ids), 1, self.max_model_len)
+        async with self._updating:
+            return await self._score(token_ids)
+
+    async def close(self) -> None:
+        """Stop the engine process."""
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        if llm.output_handler is not None:
+            # It would take the end of the engine process for a crash and log it as one.
+            llm.output_handler.cancel()
+        await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
+
+    def _open(self) -> AsyncLLM:
+        if self._llm is None:
+            raise RuntimeError("the engine is closed")
+        return self._llm
+
+    async def _wait_verified(self) -> None:
+        await self._verified.wait()
+        if self._fault is not None:
+            raise WeightUpdateError(self._fault)
+
+    async def _load(self, folder: str, version: int, probe: Probe | None) -> float:
+        llm = self._open()
+        await llm.pause_generation(mode="keep", clear_cache=True)
+        try:
+            self.load_seconds = max(await llm.collective_rpc("load_folder", args=(folder,)))
+            await llm.update_weight_version(str(version))
+            self.version = version
+        finally:
+            await llm.resume_generation()
+        return probe_difference(probe, await self._score(probe.token_ids), version) if probe else 0.0
+
+    async def _score(self, token_ids: Sequence[int]) -> list[float]:
+        # vLLM never reads cached prefixes for prompt log-probs, and prompt tokens skip temperature and logits processors.
+        output = await self._run(token_ids, "score", temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        return list(output.prompt_logprobs.logprobs)  # type: ignore[union-attr]
+
+    async def _run(self, token_ids: Sequence[int], request_id: str, **sampling: Any) -> RequestOutput:
+        from vllm import SamplingParams as VllmSampling
+        from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        params = VllmSampling(
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=False,
+            ignore_eos=True,
+            flat_logprobs=True,
+            **sampling,
+        )
+        prompt = TokensPrompt(prompt_token_ids=list(token_ids))
+        unique = f"{request_id}#{next(self._numbers)}"
+        output = None
+        async for output in self._open().generate(prompt, params, unique):
+            pass
+        if output is None:
+            raise RuntimeError(f"vLLM ended request {request_id} without an output")
+        return output

@@ -1,0 +1,97 @@
+"""What runs inside vLLM's own processes: the ban mask, the loading of weights, and death with the parent.
+
+vLLM imports this module by the names that `engines/vllm.py` passes; nothing else should.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from vllm.v1.sample.logits_processor import LogitsProcessor
+
+from genevolve_ray.engines.ban import ban_mask
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.sample.logits_processor import BatchUpdate
+
+BANNED_KEY = "genevolve_banned"
+"""Key of vLLM's `additional_config` that carries the banned ids into the engine process."""
+_OWN_PROCESSES = ("EngineCore", "VllmWorker")
+
+
+def die_with_parent() -> None:
+    """Kill this process when the one that started it is gone, however it went.
+
+    vLLM's engine process outlives a parent that was killed with SIGKILL. A thread waits on the pipe that multiprocessing
+    keeps to the parent; unlike PR_SET_PDEATHSIG it does not mind which of the parent's threads started this process.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not multiprocessing.current_process().name.startswith(_OWN_PROCESSES):
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+# At import, which happens when the child unpickles its arguments: start-up takes seconds, and the parent may die in them.
+die_with_parent()
+
+
+class BanMask(LogitsProcessor):  # type: ignore[misc]
+    """Sets the logits of the banned tokens to minus infinity for every request, before temperature and softmax."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        banned = vllm_config.additional_config.get(BANNED_KEY, ())
+        vocab_size = vllm_config.model_config.get_vocab_size()
+        self._banned_V = torch.from_numpy(ban_mask(banned, vocab_size)).to(device)
+        self._any = bool(banned)
+
+    def is_argmax_invariant(self) -> bool:
+        """Greedy sampling must see the mask as well."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """The mask is the same for every request: there is no state."""
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mask float32 logits [requests, vocabulary] in place."""
+        return logits.masked_fill_(self._banned_V, float("-inf")) if self._any else logits
+
+
+class WeightLoader:
+    """Worker extension: methods that vLLM's workers gain, called through `collective_rpc`."""
+
+    model_runner: Any
+
+    def load_folder(self, folder: str) -> float:
+        """Load every *.safetensors of `folder` into the running model; return the seconds it took."""
+        start = time.perf_counter()
+        self.model_runner.reload_weights(weights_iterator=_tensors(Path(folder)))
+        model = self.model_runner.get_model()
+        head = getattr(model, "lm_head", None)
+        method = getattr(head, "quant_method", None)
+        # A tied head shares the embedding's weight but keeps its own packed copy for the CPU kernel, which the reload
+        # does not touch: without this its logits are those of the old weights.
+        if method is not None:
+            method.process_weights_after_loading(head)
+        return time.perf_counter() - start
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is not iterable
+                yield name, tensors.get_tensor(name)

@@ -1,0 +1,1 @@
+"""The evolution loop, its state and the run store, written against protocols; no ray."""

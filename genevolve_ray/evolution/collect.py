@@ -1,0 +1,99 @@
+"""From requests to judged groups: K rollouts each, failed samples drawn again, groups persisted as they finish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TypeVar
+
+from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
+
+OnTrajectory = Callable[[Trajectory], None]
+T = TypeVar("T")
+
+
+async def collect_group(
+    request: Request,
+    step: int,
+    rollouts: RolloutPort,
+    *,
+    run_seed: int,
+    group_size: int,
+    max_attempts: int,
+    sampling: SamplingParams,
+    on_trajectory: OnTrajectory | None = None,
+) -> Group:
+    """Draw K rollouts of one request.
+
+    A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts` times;
+    what then still failed stays in the group as such: it has no reward and is never trained on. The whole group shares
+    one render seed.
+    """
+    render_seed = derive_seed(run_seed, "render", step, request.id)
+
+    async def sample(index: int) -> list[Trajectory]:
+        attempts: list[Trajectory] = []
+        for attempt in range(max_attempts):
+            key = SampleKey(step=step, request_id=request.id, sample=index, attempt=attempt)
+            seed = derive_seed(run_seed, "sample", step, request.id, index, attempt)
+            task = RolloutTask(request=request, key=key, seed=seed, render_seed=render_seed, sampling=sampling)
+            attempts.append(await rollouts.rollout(task))
+            if on_trajectory:
+                on_trajectory(attempts[-1])
+            if attempts[-1].outcome is not Outcome.INFRA_FAILURE:
+                break
+        return attempts
+
+    samples = await gather_or_cancel(sample(index) for index in range(group_size))
+    return Group(request.id, step, [trajectory for attempts in samples for trajectory in attempts])
+
+
+async def gather_or_cancel(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
+    """Run coroutines side by side; when one fails the others are cancelled, so that nothing is left running."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in work]
+    return [task.result() for task in tasks]
+
+
+async def evaluate(
+    requests: Sequence[Request],
+    rollouts: RolloutPort,
+    *,
+    run_seed: int,
+    sampling: SamplingParams,
+    split: str,
+    max_attempts: int = 3,
+    in_flight: int = 64,
+    on_trajectory: OnTrajectory | None = None,
+    adjust: Callable[[RolloutTask], RolloutTask] = lambda task: task,
+) -> list[Trajectory]:
+    """Draw one rollout of each request, with at most `in_flight` at once, and return them in request order.
+
+    Seeds depend on the request alone, so that two policies meet the same dice: their difference is a paired one.
+    """
+    gate = asyncio.Semaphore(in_flight)
+
+    async def one(request: Request) -> Trajectory:
+        async with gate:
+            for attempt in range(max_attempts):
+                key = SampleKey(step=0, request_id=request.id, sample=0, attempt=attempt)
+                task = RolloutTask(
+                    request=request,
+                    key=key,
+                    seed=derive_seed(run_seed, split, request.id, attempt),
+                    render_seed=derive_seed(run_seed, "render", split, request.id),
+                    sampling=sampling,
+                    split=split,
+                )
+                trajectory = await rollouts.rollout(adjust(task))
+                if trajectory.outcome is not Outcome.INFRA_FAILURE:
+                    break
+            if on_trajectory:
+                on_trajectory(trajectory)
+            return trajectory
+
+    return await gather_or_cancel(one(request) for request in requests)

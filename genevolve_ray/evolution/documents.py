@@ -1,0 +1,142 @@
+"""What a run keeps beside its steps: validations, held-out trajectories, requests, the summary and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genevolve_ray.evolution.files import Folder, StoreError
+from genevolve_ray.evolution.manifest import step_name
+from genevolve_ray.records.arrow import (
+    requests_to_table,
+    table_to_requests,
+    table_to_trajectories,
+    trajectories_to_table,
+)
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Trajectory
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
+_NUMBERED = re.compile(r"\d{6,}\.json")
+
+
+class RunDocuments:
+    """The documents of a run folder; each is one file that appears completely or not at all."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Stand on a run's folder."""
+        self._folder = folder
+
+    def _writable(self) -> None:
+        """Check that this store may write. Raises StoreError when it may not."""
+
+    @property
+    def last_step(self) -> int:
+        """The last committed step; 0 before the first."""
+        return 0
+
+    def put_validation(self, step: int, result: Mapping[str, Any]) -> None:
+        """Keep the result of a validation after a step (0: before the first); it counts once the step is committed.
+
+        Raises:
+            StoreError: when it cannot be written. TypeError when it is not JSON.
+        """
+        self._writable()
+        data = json.dumps({"step": step, **result}, indent=2).encode()
+        self._folder.put(f"validation/{step_name(step)}.json", data, "validation")
+
+    def validations(self) -> list[dict[str, Any]]:
+        """Return the validations of committed steps in order, each with its `step`."""
+        steps = [step for step in self._validation_steps() if step <= self.last_step]
+        return [self._get_json(f"validation/{step_name(step)}.json", "validation") for step in steps]
+
+    def _validation_steps(self) -> list[int]:
+        return [int(n.removesuffix(".json")) for n in self._folder.list("validation") if _NUMBERED.fullmatch(n)]
+
+    def put_trajectories(self, name: str, trajectories: Sequence[Trajectory]) -> None:
+        """Keep trajectories that belong to no step, such as a held-out evaluation, replacing earlier ones of the name."""
+        self._put_table("trajectories", name, trajectories_to_table(trajectories))
+
+    def get_trajectories(self, name: str) -> list[Trajectory]:
+        """Return the trajectories kept under a name. Raises StoreError when there are none or the file is corrupt."""
+        path, table = self._get_table("trajectories", name)
+        try:
+            return table_to_trajectories(table)
+        except ValueError as error:
+            raise StoreError(f"{path} holds no trajectories: {error}") from error
+
+    def trajectory_names(self) -> list[str]:
+        """Return the names under which trajectories are kept."""
+        return [n.removesuffix(".parquet") for n in self._folder.list("trajectories", recursive=True) if "." in n]
+
+    def put_requests(self, name: str, requests: Sequence[Request]) -> None:
+        """Keep requests, such as those of a held-out evaluation, replacing earlier ones of the name."""
+        self._put_table("requests", name, requests_to_table(requests))
+
+    def get_requests(self, name: str) -> list[Request]:
+        """Return the requests kept under a name. Raises StoreError when there are none or the file is corrupt."""
+        path, table = self._get_table("requests", name)
+        try:
+            return table_to_requests(table)
+        except ValueError as error:
+            raise StoreError(f"{path} holds no requests: {error}") from error
+
+    def put_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`. Raises TypeError when it is not JSON."""
+        self._writable()
+        self._folder.put("summary.json", json.dumps(summary, indent=2).encode() + b"\n", "summary")
+
+    def summary(self) -> dict[str, Any]:
+        """Return the summary, empty before there is one."""
+        return self._get_json("summary.json", "summary") if self._folder.size("summary.json") is not None else {}
+
+    def put_report(self, html: str) -> str:
+        """Write `report.html` and return its path inside the filesystem."""
+        self._writable()
+        self._folder.put("report.html", html.encode(), "report")
+        return self._folder.path("report.html")
+
+    def _put_table(self, kind: str, name: str, table: pa.Table) -> None:
+        self._writable()
+        self._folder.put(_table_path(kind, name), to_parquet(table), f"{kind} {name!r}")
+
+    def _get_table(self, kind: str, name: str) -> tuple[str, pa.Table]:
+        path = _table_path(kind, name)
+        data = self._folder.get(path, f"{kind} {name!r}")
+        return self._folder.path(path), from_parquet(data, self._folder.path(path))
+
+    def _get_json(self, name: str, what: str) -> dict[str, Any]:
+        try:
+            loaded = json.loads(self._folder.get(name, what))
+        except ValueError as error:
+            raise StoreError(f"{self._folder.path(name)} is corrupt: {error}") from error
+        if not isinstance(loaded, dict):
+            raise StoreError(f"{self._folder.path(name)} is corrupt: it holds no object")
+        return loaded
+
+
+def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+    """Return a table as the bytes of a Parquet file, with further schema metadata."""
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})}), buffer)
+    return buffer.getvalue()
+
+
+def from_parquet(data: bytes, path: str) -> pa.Table:
+    """Return the table of a Parquet file. Raises StoreError naming the file when it is truncated or corrupt."""
+    try:
+        return pq.read_table(io.BytesIO(data), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is corrupt: {error}") from error
+
+
+def _table_path(kind: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for {kind}: letters, digits, '.', '_', '-', and '/' between parts")
+    return f"{kind}/{name}.parquet"

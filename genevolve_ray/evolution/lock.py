@@ -1,0 +1,212 @@
+"""One writer per run.
+
+On local disks the lock is `flock` on the run's `.lock` file: the kernel drops it when the process dies, however it dies, so a
+lock file without a living holder is free. (Network file systems that are mounted locally must support `flock`.)
+
+Elsewhere it is a lease: `.lease.json` names the owner and an expiry, and the owner's heartbeat renews it. A writer that dies
+holds the run until its lease expires, and every commit first checks that the lease is still its own. pyarrow has no
+conditional put, so two writers that start within one round trip may both write the lease; the one whose write is overtaken
+sees that when it reads the lease back, at the latest before its first commit. The clocks of the writers must agree to within
+the lease's length.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+import psutil
+from pydantic import ValidationError
+
+from genevolve_ray.evolution.files import Folder, StoreError
+from genevolve_ray.records.base import Record
+
+LOCK_FILE = ".lock"
+LEASE_FILE = ".lease.json"
+LEASE_SECONDS = 120.0
+
+
+class RunLockedError(StoreError):
+    """Another writer holds the run; the message names it."""
+
+
+class Holder(Record):
+    """Who holds a run; `process_started` is in seconds since the epoch and tells apart processes of one pid."""
+
+    host: str
+    pid: int
+    process_started: float
+    since: str
+
+    @classmethod
+    def current(cls) -> Holder:
+        """Return this process."""
+        process = psutil.Process()
+        return cls(
+            host=socket.gethostname(),
+            pid=process.pid,
+            process_started=process.create_time(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+
+class Lease(Record):
+    """The content of a lease file; `expires` is in seconds since the epoch."""
+
+    holder: Holder
+    token: str
+    expires: float
+
+
+class RunLock(Protocol):
+    """The right to write a run."""
+
+    def check(self) -> None:
+        """Check that the run is still ours. Raises RunLockedError when it is not."""
+        ...
+
+    def release(self) -> None:
+        """Give the run back; a second call does nothing."""
+        ...
+
+
+_OPEN_LOCKS: set[int] = set()
+
+
+def _drop_in_child() -> None:
+    """Close inherited locks: a forked child that outlives this process must not keep the run locked."""
+    for handle in _OPEN_LOCKS:
+        os.close(handle)
+    _OPEN_LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
+
+
+class FileLock:
+    """`flock` on a file of a local folder, which dies with the process."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Take the lock. Raises RunLockedError naming the holder, StoreError when the file cannot be opened."""
+        path = folder.local(LOCK_FILE)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The file is never deleted: a writer that waits on a deleted file and one that makes a new file would both own
+            # the run.
+            self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"cannot open {path} (run lock): {error}") from error
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _describe(os.read(self._handle, 4096))
+            os.close(self._handle)
+            raise RunLockedError(f"run {folder.root} is being written by {holder}; stop it first") from error
+        _OPEN_LOCKS.add(self._handle)
+        self._path = str(path)
+        self._write(Holder.current().model_dump_json().encode())
+
+    def _write(self, data: bytes) -> None:
+        if self._handle is not None:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, data, 0)
+
+    def check(self) -> None:
+        """Check that the lock was not released. Raises RunLockedError."""
+        if self._handle is None:
+            raise RunLockedError(f"{self._path} was released")
+
+    def release(self) -> None:
+        """Unlock; the empty file stays."""
+        if self._handle is not None:
+            self._write(b"")
+            _OPEN_LOCKS.discard(self._handle)
+            os.close(self._handle)
+            self._handle = None
+
+
+class LeaseLock:
+    """A lease object on a remote filesystem, renewed by a heartbeat."""
+
+    def __init__(
+        self, folder: Folder, *, seconds: float = LEASE_SECONDS, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Take the lease. Raises RunLockedError naming the holder and when its lease expires."""
+        self._folder, self._seconds, self._clock = folder, seconds, clock
+        self._holder, self._token = Holder.current(), uuid.uuid4().hex
+        self._stop, self._guard = threading.Event(), threading.Lock()
+        if (lease := self._read()) is not None and lease.expires > clock():
+            raise RunLockedError(
+                f"run {folder.uri} is being written by {lease.holder}; its lease ends in {lease.expires - clock():.0f} s"
+            )
+        self.renew()
+        self.check()
+        self._heartbeat = threading.Thread(target=self._beat, name="run-lease", daemon=True)
+        self._heartbeat.start()
+
+    def _read(self) -> Lease | None:
+        if self._folder.size(LEASE_FILE) is None:
+            return None
+        try:
+            return Lease.model_validate_json(self._folder.get(LEASE_FILE, "run lease"))
+        except ValidationError:
+            return None  # what no writer wrote completely, no writer holds
+
+    def renew(self) -> None:
+        """Extend the lease from now on. Raises StoreError when it cannot be written."""
+        lease = Lease(holder=self._holder, token=self._token, expires=self._clock() + self._seconds)
+        self._folder.put(LEASE_FILE, lease.model_dump_json().encode(), "run lease")
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._seconds / 4):
+            with self._guard:
+                try:
+                    self.check()
+                    self.renew()
+                except RunLockedError:
+                    return  # the next commit says so in the loop's own thread
+                except StoreError:
+                    continue  # an outage shorter than the lease does no harm, a longer one fails the next commit
+
+    def check(self) -> None:
+        """Check that the lease is ours and has not run out. Raises RunLockedError."""
+        lease = self._read()
+        if self._stop.is_set() or lease is None or lease.token != self._token:
+            holder = lease.holder if lease else "nobody"
+            raise RunLockedError(f"run {self._folder.uri} is no longer ours: its lease is held by {holder}")
+        if lease.expires <= self._clock():
+            raise RunLockedError(f"run {self._folder.uri} is no longer ours: its lease ran out")
+
+    def release(self) -> None:
+        """Delete the lease if it is still ours."""
+        if self._stop.is_set():
+            return
+        with self._guard:
+            lease = self._read()
+            self._stop.set()
+            if lease is not None and lease.token == self._token:
+                self._folder.delete(LEASE_FILE)
+
+
+def take_lock(folder: Folder) -> RunLock:
+    """Take a run for writing. Raises RunLockedError when somebody else has it."""
+    return FileLock(folder) if folder.is_local else LeaseLock(folder)
+
+
+def _describe(data: bytes) -> str:
+    """Return who a lock file names; a holder writes its name just after taking the lock, so it may be empty."""
+    try:
+        return str(Holder.model_validate(json.loads(data)))
+    except ValueError:
+        return "another process"

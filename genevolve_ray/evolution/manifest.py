@@ -1,0 +1,159 @@
+"""The documents of a run store: what is not named by one of them did not happen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from genevolve_ray.evolution.files import StoreError
+from genevolve_ray.records.base import Config, Record
+from genevolve_ray.records.trajectory import Trajectory
+
+SCHEMA_VERSION = 1
+MetricValue = bool | int | float | str | None
+
+
+class Document(Record):
+    """A JSON file of the store."""
+
+    schema_version: int = SCHEMA_VERSION
+
+    def encode(self) -> bytes:
+        """Return the file's content."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, data: bytes, path: str) -> Self:
+        """Read a file's content. Raises StoreError naming the file when it is truncated, corrupt or of another version."""
+        try:
+            document = cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "document"
+            raise StoreError(f"{path} is corrupt: {where}: {first['msg']}") from error
+        if document.schema_version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} has schema version {document.schema_version}, this version reads {SCHEMA_VERSION}"
+            )
+        return document
+
+
+class RunInfo(Document):
+    """`run.json`: the birth certificate of a run."""
+
+    created: str
+    package_version: str
+    run_seed: int
+
+
+class StoredFile(Record):
+    """A file below its manifest's folder."""
+
+    path: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class GroupFile(StoredFile):
+    """One judged group on disk, by path relative to the run.
+
+    `oldest_version` and `newest_version` bound the policy versions of its tokens; both are -1 when the policy wrote none.
+    """
+
+    request_id: str
+    step: int
+    trajectories: int
+    oldest_version: int
+    newest_version: int
+
+
+class StepManifest(Document):
+    """`steps/NNNNNN/manifest.json`: the commit of one step, written in a single put.
+
+    Attributes:
+        step: counts from 1; the policy version after step n is n.
+        policy_before: version that the step started from.
+        policy_after: version that it produced.
+        groups: the groups that were trained on, in the order in which the learner saw them.
+        metrics: what `metrics.jsonl` says of the step; non-finite numbers become None.
+        state_hash: the learner's state after the step.
+        checkpoint: name of the checkpoint that was written with the step, if any.
+        loop: the loop's own state, free-form (counters, cursors).
+    """
+
+    step: int = Field(ge=1)
+    policy_before: int
+    policy_after: int
+    groups: tuple[GroupFile, ...]
+    metrics: dict[str, MetricValue] = Field(default_factory=dict)
+    state_hash: str = Field(min_length=1)
+    checkpoint: str | None = None
+    loop: dict[str, Any] = Field(default_factory=dict)
+    created: str = ""
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _finite(cls, metrics: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+
+    @model_validator(mode="after")
+    def _versions(self) -> StepManifest:
+        if (self.policy_before, self.policy_after) != (self.step - 1, self.step):
+            raise ValueError(
+                f"step {self.step} must take policy version {self.step - 1} to {self.step}, "
+                f"got {self.policy_before} to {self.policy_after}"
+            )
+        return self
+
+
+class Checkpoint(Document):
+    """`checkpoints/NNNNNN.json`: a folder that is complete. Step 0 is the state before the first step."""
+
+    step: int = Field(ge=0)
+    state_hash: str = Field(min_length=1)
+    files: tuple[StoredFile, ...]
+    created: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return step_name(self.step)
+
+
+class CheckpointConfig(Config):
+    """Which checkpoints stay: the newest `keep_last`, and the `keep_best` with the highest validation `best_metric`."""
+
+    keep_last: int = Field(default=2, ge=1)
+    keep_best: int = Field(default=1, ge=0)
+    best_metric: str = "reward_mean"
+
+
+class ResumePlan(Record):
+    """How to get back to the last committed state.
+
+    Attributes:
+        checkpoint_step: checkpoint to load; None means the policy that the run started from.
+        steps_to_reapply: committed steps to apply again from their stored groups, in order.
+        next_step: the first step to sample.
+        state_hash: what the learner's state must hash to after that; None before the first step.
+    """
+
+    checkpoint_step: int | None
+    steps_to_reapply: tuple[int, ...]
+    next_step: int
+    state_hash: str | None
+
+
+def step_name(step: int) -> str:
+    """Return a step's folder name: six digits, so that names sort as numbers do."""
+    return f"{step:06d}"
+
+
+def version_bounds(trajectories: list[Trajectory]) -> tuple[int, int]:
+    """Return the smallest and largest policy version among the sampled tokens, (-1, -1) when there are none."""
+    ledgers = [t.ledger for t in trajectories]
+    versions = [v for ledger in ledgers for v, m in zip(ledger.versions, ledger.policy_mask, strict=True) if m]
+    return (min(versions), max(versions)) if versions else (-1, -1)

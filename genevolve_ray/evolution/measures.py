@@ -1,0 +1,95 @@
+"""Numbers about groups and evaluations: what a step logs, and paired comparisons with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+import numpy as np
+
+from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.records.verdict import WEIGHTS
+
+
+class Clock:
+    """Seconds of the phases of a step."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._started = self._last = perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a phase: the time since the last one is its."""
+        now = perf_counter()
+        self._laps[name], self._last = now - self._last, now
+
+    def seconds(self) -> dict[str, float]:
+        """Return the phases and `seconds_step`, the time since the start."""
+        return self._laps | {"seconds_step": perf_counter() - self._started}
+
+
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the metrics of a step's rollouts; means are over trajectories that have a score."""
+    every = [t for g in groups for t in g.trajectories]
+    scores = [g.scores() for g in groups]
+    metrics = evaluation_metrics(every)
+    metrics |= {
+        "reward_std": float(np.mean([np.std(s) for s in scores if s])) if any(scores) else 0.0,
+        "zero_variance_groups": float(sum(len(s) > 1 and max(s) == min(s) for s in scores)),
+        "short_groups": float(sum(len(s) < 2 for s in scores)),
+        "tokens_total": float(sum(len(t.ledger) for t in every)),
+        "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
+    }
+    return metrics
+
+
+def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return mean reward, its parts and the shape of the trajectories. Missing scores are counted, never averaged in."""
+    valid = [t for t in trajectories if t.outcome is Outcome.SCORED]
+    failed = [t for t in trajectories if t.outcome is Outcome.POLICY_FAILURE]
+    ended = valid + failed
+    rewards = [t.reward for t in valid if t.reward is not None]
+    return {
+        "reward_mean": _mean([t.score for t in ended]),
+        # A failed program has no parts of its own: it counts as 0 in each, so that the parts add up to the mean.
+        "reward_image": sum(r.image for r in rewards) / max(1, len(ended)),
+        "reward_text": sum(r.text for r in rewards) / max(1, len(ended)),
+        "reward_cost": sum(r.cost for r in rewards) / max(1, len(ended)),
+        "valid_fraction": len(valid) / max(1, len(ended)),
+        "policy_failures": float(len(failed)),
+        "infra_failures": float(len(trajectories) - len(ended)),
+        "tool_calls_mean": _mean([float(t.tool_calls) for t in ended]),
+        "turns_mean": _mean([float(len(t.turns)) for t in ended]),
+        "response_tokens_mean": _mean([float(t.ledger.policy_tokens) for t in ended]),
+    }
+
+
+def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return the mean of each KScore dimension and each sufficiency check over judged trajectories."""
+    verdicts = [t.verdict for t in trajectories if t.verdict is not None]
+    parts = {name: _mean([v for x in verdicts if (v := getattr(x.image, name)) is not None]) for name in WEIGHTS}
+    checks = ("facts", "reference_binding", "skill_knowledge", "executable_constraints")
+    return parts | {name: _mean([float(getattr(x.text, name)) for x in verdicts]) for name in checks}
+
+
+def paired_interval(
+    before: Sequence[float], after: Sequence[float], *, seed: int, samples: int = 2000, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return (mean, low, high) of after - before by a percentile bootstrap over requests.
+
+    Raises:
+        ValueError: when the two have different lengths or are empty.
+    """
+    if len(before) != len(after) or not before:
+        raise ValueError(f"paired rewards needed: {len(before)} before, {len(after)} after")
+    gains = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = gains[rng.integers(len(gains), size=(samples, len(gains)))].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(gains.mean()), float(low), float(high)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0

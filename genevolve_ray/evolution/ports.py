@@ -1,0 +1,103 @@
+"""The protocols the loop is written against; `inprocess` and `cluster` implement them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from genevolve_ray.engines.protocol import Probe, SamplingParams
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Group, SampleKey, Trajectory
+from genevolve_ray.records.verdict import Verdict
+
+
+class RolloutTask(Record):
+    """One sample to draw: which request, with which seeds, and how to sample.
+
+    `experience` is for evaluations that ask what guidance is worth; a training rollout never carries any.
+    """
+
+    request: Request
+    key: SampleKey
+    seed: int
+    render_seed: int
+    sampling: SamplingParams
+    split: str = "train"
+    experience: Experience | None = None
+
+
+class RolloutPort(Protocol):
+    """One or many rollout workers behind one door."""
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play, render and judge one sample; the outcome is typed, never an exception of the outside world."""
+        ...
+
+    async def update(self, folder: str, version: int, probe: Probe) -> float:
+        """Load published weights into every engine and verify them by effect; returns the worst probe difference."""
+        ...
+
+
+class RenderPort(Protocol):
+    """A renderer that reads and writes pixels by reference."""
+
+    identity: str
+
+    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
+        """Render a program. Raises InfraFailure after bounded retries."""
+        ...
+
+
+class JudgePort(Protocol):
+    """A judge that reads pixels by reference."""
+
+    identity: str
+
+    async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Verdict:
+        """Judge a rendered program. Raises InfraFailure after bounded retries."""
+        ...
+
+
+class LearnerPort(Protocol):
+    """The learner group as the loop sees it."""
+
+    async def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+        """Take one optimisation step on judged groups and return its metrics."""
+        ...
+
+    async def publish(self, folder: str) -> Probe:
+        """Write the weights to `folder` and return a probe: fixed tokens and the learner's log-probs on them."""
+        ...
+
+    async def save(self, folder: str) -> None:
+        """Write a checkpoint: model in HF layout, optimizer, RNG."""
+        ...
+
+    async def load(self, folder: str) -> None:
+        """Restore a checkpoint that `save` wrote."""
+        ...
+
+    async def state_hash(self) -> str:
+        """Return a hash over weights, optimizer and RNG."""
+        ...
+
+
+class RequestSource(Protocol):
+    """Where requests come from; `index` counts from 0 and the same index is always the same request."""
+
+    def train(self, index: int) -> Request:
+        """Return the index-th training request."""
+        ...
+
+    def validation(self, count: int) -> list[Request]:
+        """Return the first `count` validation requests."""
+        ...
+
+    def heldout(self, count: int) -> list[Request]:
+        """Return the first `count` held-out (test) requests."""
+        ...

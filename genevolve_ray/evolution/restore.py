@@ -1,0 +1,29 @@
+"""Getting back to the last committed state of a run."""
+
+from __future__ import annotations
+
+from genevolve_ray.evolution.ports import LearnerPort
+from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.watch import Watcher
+
+
+class ResumeError(RuntimeError):
+    """Stored batches do not lead back to the committed state."""
+
+
+async def restore(store: RunStore, learner: LearnerPort, watcher: Watcher) -> int:
+    """Load the last checkpoint, apply the stored batches of later steps again, and return the policy version.
+
+    Raises:
+        ResumeError: when the state that comes out is not, hash for hash, the one that was committed.
+    """
+    plan = store.resume_plan()
+    if plan.checkpoint_step is not None:
+        with store.load_checkpoint(plan.checkpoint_step) as folder:
+            await learner.load(str(folder))
+    for step in plan.steps_to_reapply:
+        watcher.note(f"applying the stored batch of step {step} again")
+        await learner.step(store.groups(step), step)
+    if plan.state_hash is not None and (restored := await learner.state_hash()) != plan.state_hash:
+        raise ResumeError(f"step {plan.next_step - 1} was committed with state {plan.state_hash}, got {restored}")
+    return plan.next_step - 1

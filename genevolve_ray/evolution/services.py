@@ -1,0 +1,51 @@
+"""Renderer and judge as services over the image store: pixels go by reference, never through the driver."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from genevolve_ray.judges.protocol import Judge
+from genevolve_ray.records.images import ImageRef, ImageStore
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.verdict import Verdict
+from genevolve_ray.renderers.protocol import Renderer
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+class RenderService:
+    """A renderer that takes and returns image references."""
+
+    def __init__(self, renderer: Renderer, images: ImageStore) -> None:
+        """Serve `renderer` over `images`."""
+        self.identity = renderer.identity
+        self._renderer, self._images = renderer, images
+
+    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
+        """Render a program and store the picture. Raises InfraFailure when the generator gave up."""
+        data = await self._renderer.render(prompt, [self._images.get(r) for r in references], seed)
+        with Image.open(io.BytesIO(data)) as picture:
+            width, height = picture.size
+        return self._images.put(data, width=width, height=height)
+
+
+class JudgeService:
+    """A judge that takes image references."""
+
+    def __init__(self, judge: Judge, images: ImageStore) -> None:
+        """Serve `judge` over `images`."""
+        self.identity = judge.identity
+        self._judge, self._images = judge, images
+
+    async def judge(
+        self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
+        """Judge a picture beside its truth. Raises InfraFailure when it cannot be judged."""
+        if request.truth_image is None:
+            raise InfraFailure(f"request {request.id} has no truth image to judge against")
+        truth = self._images.get(request.truth_image)
+        return await self._judge.judge(request, self._images.get(image), truth, program, references)

@@ -1,0 +1,91 @@
+"""Settings of the loop itself; `genevolve_ray.config` composes them with everything else."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.evolution.manifest import CheckpointConfig
+from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.verdict import RewardConfig
+
+
+class LoopConfig(Config):
+    """How a run proceeds (PAPER section 3 for the paper's figures)."""
+
+    steps: int = Field(default=40, ge=1)
+    requests_per_step: int = Field(default=8, ge=1)
+    group_size: int = Field(default=6, ge=2)
+    """K rollouts of each request; at least two, or nothing can be compared."""
+    max_staleness: int = Field(default=0, ge=0, le=0)
+    """Policy versions that a consumed token may lag behind; this version of the loop is synchronous: 0."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How often a sample is drawn again after an infrastructure failure."""
+    validate_every: int = Field(default=10, ge=0)
+    """Steps between validations; 0 switches them off."""
+    validation_requests: int = Field(default=32, ge=1)
+    checkpoint_every: int = Field(default=10, ge=1)
+    parity_limit: float = Field(default=1e-4, gt=0)
+    """Largest mean |engine - learner| log-prob before the run stops: 1e-4 for fp32, about 0.03 for bf16."""
+
+
+class HeldoutConfig(Config):
+    """The comparison before and after a run."""
+
+    requests: int = Field(default=200, ge=1)
+    bootstrap: int = Field(default=2000, ge=100)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+
+
+class SamplingConfig(Config):
+    """How training rollouts are sampled."""
+
+    temperature: float = Field(default=0.7, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+
+
+class PolicyConfig(Config):
+    """The policy to evolve."""
+
+    model: str
+    """A model folder in HF layout, or `package:FOLDER` for one that ships inside the installed package."""
+    dtype: str = Field(default="float32", pattern="^(float32|bfloat16)$")
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+
+
+class EvolutionConfig(Config):
+    """Everything that decides what a run computes."""
+
+    name: str = Field(default="run", pattern=r"^[\w.-]+$")
+    seed: int = Field(default=1, ge=0)
+    deterministic: bool = False
+    """Bit-equal runs: one process, reference engine, one thread, turns in lock-step, every request seeded."""
+    profile: str = "release"
+    policy: PolicyConfig
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    loop: LoopConfig = LoopConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+    heldout: HeldoutConfig = HeldoutConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    requests: PluginSpec
+    tools: PluginSpec
+    renderer: PluginSpec
+    judge: PluginSpec
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvolutionConfig:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile {self.profile!r} is unknown; there are {', '.join(sorted(PROFILES))}")
+        if self.learner.temperature != self.sampling.temperature:
+            raise ValueError(
+                "learner and engine must use one temperature: "
+                f"learner.temperature={self.learner.temperature}, sampling.temperature={self.sampling.temperature}"
+            )
+        if self.deterministic and self.engine.kind != "transformers":
+            raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
+        return self

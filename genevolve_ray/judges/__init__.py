@@ -1,0 +1,1 @@
+"""Judges: request, picture and program in, a verdict out."""

@@ -1,0 +1,148 @@
+"""Sequences as the learner sees them, and token-budget micro-batches of them.
+
+Right padding without an attention mask: a causal model's real tokens never see what comes after them, so SDPA keeps its
+causal fast path, and sorting by length keeps the padding small.
+
+Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro-batch (all its sequences, in order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+PAD = 0
+"""Any valid id serves: nothing is ever read from a padded position."""
+
+
+class MaskedTokens(Protocol):
+    """Token ids and which of them the loss is about."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Token ids [T]."""
+        ...
+
+    @property
+    def policy_mask(self) -> Sequence[bool]:
+        """True [T] where the token belongs to the policy."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainSequence:
+    """One trajectory for the learner; columns are parallel to `tokens` (length T), as in the token ledger.
+
+    Attributes:
+        tokens: token ids.
+        policy_mask: True where the policy sampled the token.
+        logprobs: behaviour log-probs at the sampling temperature, 0.0 on context tokens.
+        advantage: one number for every policy token of the sequence.
+        weight: factor on this sequence's loss; it does not enter the normaliser.
+    """
+
+    tokens: Sequence[int]
+    policy_mask: Sequence[bool]
+    logprobs: Sequence[float]
+    advantage: float
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the columns. Raises ValueError naming the lengths."""
+        if not len(self.tokens) == len(self.policy_mask) == len(self.logprobs):
+            raise ValueError(
+                f"sequence columns differ: {len(self.tokens)} tokens, {len(self.policy_mask)} mask entries, "
+                f"{len(self.logprobs)} log-probs"
+            )
+
+    @property
+    def policy_tokens(self) -> int:
+        """Number of tokens that the loss is about."""
+        return sum(self.policy_mask)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Right-padded sequences and where their policy tokens are predicted.
+
+    Attributes:
+        indices: the sequences' places in the list that was split.
+        ids_B_T: token ids, padded on the right.
+        rows_P: position in the flattened [B * T] states that predicts each policy token (the token before it).
+        targets_P: the policy tokens.
+        sequence_P: which sequence of the micro-batch (0 to B - 1) each policy token belongs to.
+        tokens: number of real (unpadded) tokens.
+    """
+
+    indices: tuple[int, ...]
+    ids_B_T: Tensor
+    rows_P: Tensor
+    targets_P: Tensor
+    sequence_P: Tensor
+    tokens: int
+
+
+def collate(
+    sequences: Sequence[MaskedTokens], indices: Sequence[int], device: str | torch.device = "cpu"
+) -> MicroBatch:
+    """Pad the named sequences on the right and index their policy tokens.
+
+    Raises:
+        ValueError: for an empty sequence, or a policy token at position 0, which nothing predicts.
+    """
+    chosen = [sequences[i] for i in indices]
+    lengths = [len(s.tokens) for s in chosen]
+    ids = torch.full((len(chosen), max(lengths)), PAD, dtype=torch.long)
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    for row, (index, sequence) in enumerate(zip(indices, chosen, strict=True)):
+        if not sequence.tokens or len(sequence.policy_mask) != len(sequence.tokens) or sequence.policy_mask[0]:
+            raise ValueError(
+                f"sequence {index}: {len(sequence.tokens)} tokens, {len(sequence.policy_mask)} mask entries; it needs "
+                "equally many, at least one, and a context token first"
+            )
+        ids[row, : lengths[row]] = torch.as_tensor(sequence.tokens, dtype=torch.long)
+        mask[row, : lengths[row]] = torch.as_tensor(sequence.policy_mask, dtype=torch.bool)
+    places = mask.flatten().nonzero().squeeze(1)
+    return MicroBatch(
+        indices=tuple(indices),
+        ids_B_T=ids.to(device),
+        rows_P=(places - 1).to(device),
+        targets_P=ids.flatten()[places].to(device),
+        sequence_P=places.div(ids.shape[1], rounding_mode="floor").to(device),
+        tokens=sum(lengths),
+    )
+
+
+def split_by_budget(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Return groups of indices, longest first, with (longest length) * (size) within the budget.
+
+    A sequence longer than the budget is a group of its own. The split depends on lengths and order alone.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= token_budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def micro_batches(
+    sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
+) -> list[MicroBatch]:
+    """Split sequences into micro-batches of at most `token_budget` padded tokens.
+
+    Sequences without policy tokens are left out: they add nothing to any loss.
+
+    Raises:
+        ValueError: for a budget below 1 or a malformed sequence.
+    """
+    if token_budget < 1:
+        raise ValueError(f"token budget must be at least 1, got {token_budget}")
+    kept = [i for i, s in enumerate(sequences) if any(s.policy_mask)]
+    groups = split_by_budget([len(sequences[i].tokens) for i in kept], token_budget)
+    return [collate(sequences, [kept[j] for j in group], device) for group in groups]

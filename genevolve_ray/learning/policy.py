@@ -1,0 +1,139 @@
+"""The policy as a transformers model: load it, save it, hand its weights over, hash its state.
+
+Shape legend: B sequences, T tokens, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+)
+_UNSUPPORTED_LOGITS = {"final_logit_softcapping": (None, 0), "logits_scaling": (None, 1), "logit_scale": (None, 1)}
+
+
+def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """Load a causal language model from a local folder in HF layout, in evaluation mode (no dropout).
+
+    Raises:
+        FileNotFoundError: when the folder or its config.json is missing.
+        ValueError: for an unknown dtype, a device that is not there, or a head whose logits are not hidden @ weight.T.
+    """
+    folder = Path(model_dir)
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(f"policy model folder {str(folder)!r} {what}")
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown policy dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"policy device {device!r} was asked for, but torch {torch.__version__} sees no GPU")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+    head_weight(model)
+    nn.Module.to(model, torch.device(device))
+    nn.Module.eval(model)
+    return model
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path, folder: str | Path) -> Path:
+    """Write `folder` in HF layout: config, safetensors and the tokenizer's files (saved, or copied from a folder).
+
+    Raises:
+        FileNotFoundError: when a tokenizer folder holds no tokenizer file.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(target)
+    if isinstance(tokenizer, str | Path):
+        copy_tokenizer(tokenizer, target)
+    else:
+        tokenizer.save_pretrained(target)
+    return target
+
+
+def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
+    """Copy the tokenizer's files unchanged. Raises FileNotFoundError when there are none."""
+    names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
+    if not names:
+        raise FileNotFoundError(f"no tokenizer files in {str(source)!r}")
+    for name in names:
+        if (Path(source) / name).resolve() != (Path(folder) / name).resolve():
+            shutil.copyfile(Path(source) / name, Path(folder) / name)
+
+
+def weights_to_folder(model: PreTrainedModel, folder: str | Path) -> str:
+    """Write the weights alone to `folder`/model.safetensors, each tied tensor once, and return their state hash."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = unique_weights(model)
+    save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
+    return state_hash(tensors)
+
+
+def unique_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the state on the CPU without second names of tied tensors (the first name in module order stays)."""
+    seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and identity in seen:
+            continue
+        seen.add(identity)
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def state_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 over sorted names, dtypes, shapes and bytes: equal hashes mean bit-equal state."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def hidden_states(model: PreTrainedModel, ids_B_T: Tensor) -> Tensor:
+    """Return the last hidden states [B, T, H] of right-padded sequences.
+
+    No attention mask is passed: padding comes after a causal model's tokens, so it cannot change their states, and SDPA
+    keeps its causal fast path. States at padded positions mean nothing.
+    """
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    states: Tensor = decoder(input_ids=ids_B_T, use_cache=False).last_hidden_state
+    return states
+
+
+def head_weight(model: PreTrainedModel) -> Tensor:
+    """Return the output projection [V, H], for logits = hidden @ weight.T.
+
+    Raises:
+        ValueError: when this model's logits are more than that product (a bias, soft-capping or scaling).
+    """
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head is None or getattr(head, "bias", None) is not None:
+        raise ValueError(f"{type(model).__name__} has no bias-free output projection")
+    for key, neutral in _UNSUPPORTED_LOGITS.items():
+        if getattr(model.config, key, None) not in neutral:
+            raise ValueError(f"{type(model).__name__} changes its logits: {key}={getattr(model.config, key)}")
+    weight: Tensor = head.weight
+    return weight

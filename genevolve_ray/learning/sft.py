@@ -1,0 +1,190 @@
+"""Supervised fine-tuning on trajectories: cross-entropy of the policy's tokens, mean over the batch's policy tokens."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from genevolve_ray.learning.batch import MicroBatch, micro_batches
+from genevolve_ray.learning.logprobs import token_logprobs
+from genevolve_ray.learning.policy import head_weight, hidden_states
+from genevolve_ray.records.base import Config
+
+
+class OptimizerName(StrEnum):
+    """What updates the weights."""
+
+    ADAMW = "adamw"
+    """AdamW on every parameter."""
+    MUON = "muon"
+    """Muon on the blocks' matrices (at AdamW's update size, so one learning rate serves both), AdamW on the rest."""
+
+
+class SftConfig(Config):
+    """Settings of a fine-tuning run: linear warm-up, then a cosine down to `final_lr_fraction` of the rate."""
+
+    steps: int = Field(default=1000, ge=1)
+    lr: float = Field(default=3e-3, ge=0)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.01, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    token_budget: int = Field(default=8192, ge=1)
+    optimizer: OptimizerName = OptimizerName.ADAMW
+
+    @model_validator(mode="after")
+    def _betas(self) -> SftConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        return self
+
+
+@dataclass(frozen=True)
+class SftExample:
+    """One conversation: token ids, and True where the assistant wrote the token (both of length T)."""
+
+    tokens: Sequence[int]
+    mask: Sequence[bool]
+
+    @property
+    def policy_mask(self) -> Sequence[bool]:
+        """The mask, under the name that micro-batches use."""
+        return self.mask
+
+
+@dataclass(frozen=True)
+class SftStep:
+    """What one step did: its number from 0, mean loss (nats per assistant token) before the update, and its cost."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    target_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """All tokens of the batch over the step's seconds."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class SftEvaluation:
+    """Held-out loss in nats per assistant token, over how many tokens, and its exponential."""
+
+    loss: float
+    target_tokens: int
+    perplexity: float
+
+
+def learning_rate(step: int, config: SftConfig) -> float:
+    """Return the rate of a step (from 0): linear warm-up over the first fraction, cosine to the end."""
+    warmup = max(1, round(config.warmup_fraction * config.steps))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = min(1.0, (step + 1 - warmup) / max(1, config.steps - warmup))
+    low = config.final_lr_fraction
+    return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def build_optimizers(model: nn.Module, config: SftConfig) -> list[torch.optim.Optimizer]:
+    """Return the optimizers; vectors (norms) and embeddings are not decayed."""
+    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    matrices = [p for _, p in trainable if p.ndim == 2 and id(p) not in embeddings]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in trainable if id(p) not in chosen]
+    if config.optimizer is OptimizerName.MUON:
+        muon = torch.optim.Muon(
+            matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        return [muon, torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=0.0, fused=True)]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)]
+
+
+def batch_logprobs(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """Return log-probs [P] of a micro-batch's assistant tokens at temperature 1."""
+    states = hidden_states(model, batch.ids_B_T).flatten(0, 1).index_select(0, batch.rows_P)
+    return token_logprobs(states, head_weight(model), batch.targets_P)[0]
+
+
+def sft_step(
+    model: PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer], batch: Sequence[SftExample], config: SftConfig
+) -> tuple[float, float, int]:
+    """Do one update and return (loss, gradient norm before clipping, number of assistant tokens).
+
+    Raises:
+        ValueError: when no example of the batch has an assistant token.
+        FloatingPointError: when loss or gradient is not finite; nothing is updated then.
+    """
+    parts = micro_batches(batch, config.token_budget, model.device)
+    count = sum(len(part.targets_P) for part in parts)
+    if not count:
+        raise ValueError(f"none of the {len(batch)} examples has an assistant token")
+    total = 0.0
+    for part in parts:
+        loss = -batch_logprobs(model, part).sum() / count
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        model.zero_grad(set_to_none=True)
+        raise FloatingPointError(f"fine-tuning step has loss {total} and gradient norm {norm}")
+    for optimizer in optimizers:
+        optimizer.step()
+    model.zero_grad(set_to_none=True)
+    return total, norm, count
+
+
+def train_sft(
+    model: PreTrainedModel,
+    batches: Iterable[Sequence[SftExample]],
+    config: SftConfig,
+    on_step: Callable[[SftStep], None] | None = None,
+) -> list[SftStep]:
+    """Fine-tune `model` in place on `config.steps` batches (fewer if they run out) and return what each step did.
+
+    Args:
+        model: any causal model of `load_policy`'s kind; its parameters that require gradient are trained.
+        batches: one list of examples a step; drawn lazily.
+        config: the settings.
+        on_step: called after every step, for progress and checkpoints.
+    """
+    optimizers = build_optimizers(model, config)
+    history: list[SftStep] = []
+    for step, batch in zip(range(config.steps), batches, strict=False):
+        started = time.perf_counter()
+        rate = learning_rate(step, config)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        loss, norm, count = sft_step(model, optimizers, batch, config)
+        tokens, seconds = sum(len(e.tokens) for e in batch), time.perf_counter() - started
+        history.append(SftStep(step, loss, norm, rate, tokens, count, seconds))
+        if on_step is not None:
+            on_step(history[-1])
+    return history
+
+
+@torch.no_grad()
+def evaluate_sft(model: PreTrainedModel, examples: Sequence[SftExample], token_budget: int = 16384) -> SftEvaluation:
+    """Return the held-out loss. Raises ValueError when there is no assistant token."""
+    total, count = 0.0, 0
+    for part in micro_batches(examples, token_budget, model.device):
+        total -= float(batch_logprobs(model, part).double().sum())
+        count += len(part.targets_P)
+    if not count:
+        raise ValueError(f"none of the {len(examples)} examples has an assistant token")
+    return SftEvaluation(loss=total / count, target_tokens=count, perplexity=math.exp(total / count))

@@ -1,0 +1,1 @@
+"""What flows through the system: plain, validated records that import neither torch nor ray."""

@@ -1,0 +1,290 @@
+"""Arrow schemas of the records, and the exact way there and back.
+
+Every column is typed; JSON text stands only for free-form dicts (`Turn.arguments`, `Request.meta`). Integers of the
+ledger are int32. Log-probs are float64, not float32: engines report Python floats, the GRPO ratio is computed from
+exactly these values, and a step that is applied again from its stored batch must give bit-equal weights.
+
+What does not survive: tuples inside free-form dicts come back as lists, and lone surrogates, which UTF-8 cannot hold (a
+policy can write one as a JSON escape), come back as the text of their escape.
+
+Shape legend: N rows, T tokens of one trajectory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.ledger import MediaSpan, Span, TokenLedger
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn
+from genevolve_ray.records.verdict import Reward, Verdict
+
+TRAJECTORIES_VERSION = "trajectories/1"
+REQUESTS_VERSION = "requests/1"
+EXPERIENCES_VERSION = "experiences/1"
+_VERSION_KEY = b"genevolve_ray.schema"
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+def _struct(**fields: pa.DataType) -> pa.StructType:
+    return pa.struct([_required(name, kind) for name, kind in fields.items()])
+
+
+def _schema(version: str, fields: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema(fields, metadata={_VERSION_KEY: version.encode()})
+
+
+IMAGE_REF = _struct(sha256=pa.string(), width=pa.int32(), height=pa.int32(), media_type=pa.string())
+IMAGE_HIT = _struct(title=pa.string(), url=pa.string(), page_url=pa.string(), image=IMAGE_REF)
+KEY = _struct(step=pa.int64(), request_id=pa.string(), sample=pa.int64(), attempt=pa.int64())
+SPAN = _struct(kind=pa.string(), start=pa.int32(), end=pa.int32())
+MEDIA = _struct(start=pa.int32(), end=pa.int32(), sha256=pa.string(), grid=pa.list_(pa.int32(), 3))
+TURN = _struct(
+    kind=pa.string(),
+    text=pa.string(),
+    tool=pa.string(),
+    arguments=pa.string(),
+    observation=pa.string(),
+    error=pa.string(),
+    seconds_policy=pa.float64(),
+    seconds_tool=pa.float64(),
+)
+PROGRAM = _struct(gen_prompt=pa.string(), reference_images=pa.list_(_struct(img_id=pa.string(), note=pa.string())))
+IMAGE_SCORES = pa.struct(
+    [
+        _required("faithfulness", pa.float64()),
+        _required("visual_correctness", pa.float64()),
+        pa.field("text_accuracy", pa.float64()),
+        _required("aesthetics", pa.float64()),
+    ]
+)
+SUFFICIENCY = _struct(
+    facts=pa.bool_(), reference_binding=pa.bool_(), skill_knowledge=pa.bool_(), executable_constraints=pa.bool_()
+)
+VERDICT = _struct(image=IMAGE_SCORES, text=SUFFICIENCY, rationale=pa.string(), judge=pa.string(), formula=pa.string())
+REWARD = _struct(total=pa.float64(), image=pa.float64(), text=pa.float64(), cost=pa.float64())
+PROVENANCE = _struct(
+    profile=pa.string(),
+    engine=pa.string(),
+    renderer=pa.string(),
+    judge=pa.string(),
+    seed=pa.int64(),
+    render_seed=pa.int64(),
+    split=pa.string(),
+)
+LEDGER_COLUMNS = {
+    "tokens": pa.list_(pa.int32()),
+    "policy_mask": pa.list_(pa.bool_()),
+    "logprobs": pa.list_(pa.float64()),
+    "versions": pa.list_(pa.int32()),
+}
+
+TRAJECTORY_SCHEMA = _schema(
+    TRAJECTORIES_VERSION,
+    [
+        _required("key", KEY),
+        _required("prompt", pa.string()),
+        *(_required(name, kind) for name, kind in LEDGER_COLUMNS.items()),
+        _required("spans", pa.list_(SPAN)),
+        _required("media", pa.list_(MEDIA)),
+        _required("provenance", PROVENANCE),
+        _required("turns", pa.list_(TURN)),
+        _required("images", pa.list_(_struct(img_id=pa.string(), hit=IMAGE_HIT))),
+        _required("outcome", pa.string()),
+        _required("termination", pa.string()),
+        _required("reason", pa.string()),
+        pa.field("program", PROGRAM),
+        pa.field("rendered", IMAGE_REF),
+        pa.field("verdict", VERDICT),
+        pa.field("reward", REWARD),
+        _required("timings", pa.map_(pa.string(), pa.float64())),
+    ],
+)
+"""One row per trajectory: the ledger as four list columns of length T with its spans, the episode, and its verdict."""
+
+REQUEST_SCHEMA = _schema(
+    REQUESTS_VERSION,
+    [
+        *(_required(name, pa.string()) for name in ("id", "prompt", "eval_type", "category", "difficulty")),
+        pa.field("truth_image", IMAGE_REF),
+        _required("meta", pa.string()),
+    ],
+)
+"""One row per request; `meta` is JSON text."""
+
+EXPERIENCE_SCHEMA = _schema(
+    EXPERIENCES_VERSION,
+    [
+        _required("trigger", pa.string()),
+        _required("summary", pa.string()),
+        *(_required(slot, pa.list_(pa.string())) for slot in SLOTS),
+        _required("step", pa.int64()),
+        *(_required(name, pa.string()) for name in ("request_id", "best", "worst")),
+        _required("gap", pa.float64()),
+    ],
+)
+"""One row per experience bundle."""
+
+
+def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
+    """Return N trajectories as a table of `TRAJECTORY_SCHEMA`, in order.
+
+    Raises:
+        ValueError: when a ledger's invariants do not hold (it names the trajectory).
+        OverflowError, pyarrow.ArrowInvalid: when a number does not fit its column.
+    """
+    return _table([_trajectory_row(t) for t in trajectories], TRAJECTORY_SCHEMA)
+
+
+def table_to_trajectories(table: pa.Table) -> list[Trajectory]:
+    """Return the trajectories of a table that `trajectories_to_table` made.
+
+    Raises:
+        ValueError: when the table has another schema, or a row breaks a record's rules.
+    """
+    check_schema(table, TRAJECTORY_SCHEMA)
+    ledgers = {name: _lists(table.column(name)) for name in LEDGER_COLUMNS}
+    rows = table.drop_columns(list(LEDGER_COLUMNS)).to_pylist()
+    return [_trajectory(row, {name: lists[i] for name, lists in ledgers.items()}) for i, row in enumerate(rows)]
+
+
+def requests_to_table(requests: Sequence[Request]) -> pa.Table:
+    """Return N requests as a table of `REQUEST_SCHEMA`, in order. Raises TypeError for a `meta` that is not JSON."""
+    rows = [{**dict(r), "truth_image": _dump(r.truth_image), "meta": _json(r.meta)} for r in requests]
+    return _table(rows, REQUEST_SCHEMA)
+
+
+def table_to_requests(table: pa.Table) -> list[Request]:
+    """Return the requests of a table that `requests_to_table` made. Raises ValueError for another schema."""
+    check_schema(table, REQUEST_SCHEMA)
+    return [Request.model_validate({**row, "meta": json.loads(row["meta"])}) for row in table.to_pylist()]
+
+
+def experiences_to_table(experiences: Sequence[Experience]) -> pa.Table:
+    """Return N bundles as a table of `EXPERIENCE_SCHEMA`, in order."""
+    return _table([dict(e) for e in experiences], EXPERIENCE_SCHEMA)
+
+
+def table_to_experiences(table: pa.Table) -> list[Experience]:
+    """Return the bundles of a table that `experiences_to_table` made. Raises ValueError for another schema."""
+    check_schema(table, EXPERIENCE_SCHEMA)
+    return [Experience.model_validate(row) for row in table.to_pylist()]
+
+
+def check_schema(table: pa.Table, schema: pa.Schema) -> None:
+    """Check that a table has a schema of this module, in the version that this module writes.
+
+    Raises:
+        ValueError: naming the version, or the columns that are missing, unknown or of another type.
+    """
+    metadata = table.schema.metadata or {}
+    expected, found = schema.metadata[_VERSION_KEY].decode(), metadata.get(_VERSION_KEY, b"none").decode()
+    if found != expected:
+        raise ValueError(f"table has schema {found!r}, this version reads {expected!r}")
+    if not table.schema.equals(schema):
+        wrong = sorted(
+            {f.name for f in schema if f not in table.schema} | {f.name for f in table.schema if f not in schema}
+        )
+        raise ValueError(f"table differs from schema {expected!r} in columns {wrong}")
+
+
+def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
+    ledger = trajectory.ledger
+    try:
+        ledger.check()
+    except ValueError as error:
+        raise ValueError(f"trajectory {trajectory.key}: {error}") from error
+    return {
+        "key": _dump(trajectory.key),
+        "prompt": trajectory.prompt,
+        **{name: getattr(ledger, name) for name in LEDGER_COLUMNS},
+        "spans": [_dump(s) for s in ledger.spans],
+        "media": [_dump(m) for m in ledger.media],
+        "provenance": _dump(trajectory.provenance),
+        "turns": [{**dict(t), "arguments": _json(t.arguments)} for t in trajectory.turns],
+        "images": [{"img_id": name, "hit": _dump(hit)} for name, hit in trajectory.images.items()],
+        "outcome": trajectory.outcome.value,
+        "termination": trajectory.termination.value,
+        "reason": trajectory.reason,
+        "program": _dump(trajectory.program),
+        "rendered": _dump(trajectory.rendered),
+        "verdict": _dump(trajectory.verdict),
+        "reward": _dump(trajectory.reward),
+        "timings": list(trajectory.timings.items()),
+    }
+
+
+def _trajectory(row: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> Trajectory:
+    ledger = TokenLedger(
+        **columns,
+        spans=[Span.model_validate(s) for s in row["spans"]],
+        media=[MediaSpan.model_validate(m) for m in row["media"]],
+    )
+    key = SampleKey.model_validate(row["key"])
+    try:
+        ledger.check()
+    except ValueError as error:
+        raise ValueError(f"stored trajectory {key}: {error}") from error
+    return Trajectory(
+        key=key,
+        prompt=row["prompt"],
+        ledger=ledger,
+        provenance=Provenance.model_validate(row["provenance"]),
+        turns=[Turn.model_validate({**turn, "arguments": json.loads(turn["arguments"])}) for turn in row["turns"]],
+        images={entry["img_id"]: ImageHit.model_validate(entry["hit"]) for entry in row["images"]},
+        outcome=Outcome(row["outcome"]),
+        termination=Termination(row["termination"]),
+        reason=row["reason"],
+        program=None if row["program"] is None else Program.model_validate(row["program"]),
+        rendered=None if row["rendered"] is None else ImageRef.model_validate(row["rendered"]),
+        verdict=None if row["verdict"] is None else Verdict.model_validate(row["verdict"]),
+        reward=None if row["reward"] is None else Reward.model_validate(row["reward"]),
+        timings=dict(row["timings"]),
+    )
+
+
+def _dump(record: Any) -> dict[str, Any] | None:
+    """Return a pydantic record as a dict; None stays None."""
+    return None if record is None else record.model_dump()
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value)  # ASCII, so that lone surrogates survive here; the order of the keys is kept
+
+
+def _lists(column: pa.ChunkedArray) -> list[list[Any]]:
+    """Return a list column as Python lists; whole chunks at once, as scalars one by one are slow for long ledgers."""
+    out: list[list[Any]] = []
+    for chunk in column.chunks:
+        values, ends = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_numpy()
+        out.extend(values[a:b].tolist() for a, b in zip(ends[:-1], ends[1:], strict=True))
+    return out
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError:
+        return pa.Table.from_pylist([_encodable(row) for row in rows], schema=schema)
+
+
+def _encodable(value: Any) -> Any:
+    """Return a value whose texts UTF-8 can hold: a lone surrogate becomes the text of its escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _encodable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(entry) for entry in value]
+    return value

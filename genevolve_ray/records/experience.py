@@ -1,0 +1,32 @@
+"""Visual experience: what a best-worst pair taught, as guidance without the answers."""
+
+from __future__ import annotations
+
+from genevolve_ray.records.base import Record
+
+SLOTS = ("search_strategy", "knowledge_activation", "reference_selection", "prompt_construction", "failure_avoidance")
+"""The five guidance slots (PAPER section 4)."""
+
+
+class Experience(Record):
+    """One bundle: five slots of short imperative bullets, and where it came from.
+
+    `trigger` and `summary` are the retrieval key; only the slots are ever shown to a teacher.
+    """
+
+    trigger: str = ""
+    summary: str = ""
+    search_strategy: tuple[str, ...] = ()
+    knowledge_activation: tuple[str, ...] = ()
+    reference_selection: tuple[str, ...] = ()
+    prompt_construction: tuple[str, ...] = ()
+    failure_avoidance: tuple[str, ...] = ()
+    step: int = -1
+    request_id: str = ""
+    best: str = ""
+    worst: str = ""
+    gap: float = 0.0
+
+    def slots(self) -> dict[str, tuple[str, ...]]:
+        """Return the non-empty guidance slots in order."""
+        return {name: bullets for name in SLOTS if (bullets := getattr(self, name))}

@@ -1,0 +1,102 @@
+"""Pixels travel by reference: content-addressed files and the small record that names one."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import pyarrow.fs as pafs
+
+from genevolve_ray.records.base import Record
+
+
+class ImageRef(Record):
+    """The name of an image by its content: `sha256` of the encoded bytes, and its size in pixels."""
+
+    sha256: str
+    width: int
+    height: int
+    media_type: str = "image/png"
+
+    @property
+    def file_name(self) -> str:
+        """File name inside an image store."""
+        return f"{self.sha256}.{self.media_type.split('/')[-1]}"
+
+
+class ImageStore(Protocol):
+    """Where encoded images are kept."""
+
+    def put(self, data: bytes, *, width: int, height: int, media_type: str = "image/png") -> ImageRef:
+        """Store encoded bytes and return their reference; storing the same bytes twice is one file."""
+        ...
+
+    def get(self, ref: ImageRef) -> bytes:
+        """Return the bytes behind a reference. Raises FileNotFoundError when they are not there."""
+        ...
+
+
+def reference(data: bytes, *, width: int, height: int, media_type: str = "image/png") -> ImageRef:
+    """Return the content address of encoded bytes without storing them."""
+    return ImageRef(sha256=hashlib.sha256(data).hexdigest(), width=width, height=height, media_type=media_type)
+
+
+class MemoryImages:
+    """An image store in memory, for tests and short-lived evaluations."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._data: dict[str, bytes] = {}
+
+    def put(self, data: bytes, *, width: int, height: int, media_type: str = "image/png") -> ImageRef:
+        """Keep the bytes under their content hash."""
+        ref = reference(data, width=width, height=height, media_type=media_type)
+        self._data[ref.sha256] = data
+        return ref
+
+    def get(self, ref: ImageRef) -> bytes:
+        """Return the bytes. Raises FileNotFoundError for an unknown reference."""
+        if ref.sha256 not in self._data:
+            raise FileNotFoundError(f"no image {ref.sha256} in this store")
+        return self._data[ref.sha256]
+
+
+class FilesystemImages:
+    """An image store under a folder of any pyarrow filesystem (local disk, S3, GCS, ...)."""
+
+    def __init__(self, uri: str, filesystem: pafs.FileSystem | None = None) -> None:
+        """Open (and create) the folder named by a path or pyarrow URI; with `filesystem`, by a path inside it."""
+        self.uri = uri
+        self._fs: pafs.FileSystem = filesystem or pafs.LocalFileSystem()
+        self._root = uri
+        if filesystem is None and "://" in uri:
+            self._fs, self._root = pafs.FileSystem.from_uri(uri)
+        self._fs.create_dir(self._root, recursive=True)
+
+    def _path(self, ref: ImageRef) -> str:
+        return f"{self._root}/{ref.sha256[:2]}/{ref.file_name}"
+
+    def put(self, data: bytes, *, width: int, height: int, media_type: str = "image/png") -> ImageRef:
+        """Write the bytes once under their content hash (a complete file appears by rename on local disks)."""
+        ref = reference(data, width=width, height=height, media_type=media_type)
+        path = self._path(ref)
+        if self._fs.get_file_info(path).type == pafs.FileType.File:
+            return ref
+        self._fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        if isinstance(self._fs, pafs.LocalFileSystem):
+            import os
+            import tempfile
+
+            handle, temporary = tempfile.mkstemp(dir=path.rsplit("/", 1)[0])
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        else:
+            with self._fs.open_output_stream(path) as stream:
+                stream.write(data)
+        return ref
+
+    def get(self, ref: ImageRef) -> bytes:
+        """Return the bytes. Raises FileNotFoundError for an unknown reference."""
+        with self._fs.open_input_stream(self._path(ref)) as stream:
+            return bytes(stream.read())

@@ -1,0 +1,55 @@
+"""What tools return: structured results; the protocol profile decides how they read."""
+
+from __future__ import annotations
+
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.images import ImageRef
+
+
+class TextHit(Record):
+    """One text search result."""
+
+    title: str
+    url: str
+    snippet: str
+
+
+class QueryResult(Record):
+    """The hits of one query, or the reason it failed (an outage is told as an outage, never as "no hits")."""
+
+    query: str
+    hits: tuple[TextHit, ...] = ()
+    error: str = ""
+
+
+class SearchObservation(Record):
+    """Result of `search`: one entry per query."""
+
+    results: tuple[QueryResult, ...]
+
+
+class ImageHit(Record):
+    """One image search result; pixels are kept aside under `image`."""
+
+    title: str
+    url: str
+    page_url: str = ""
+    image: ImageRef
+
+
+class ImageSearchObservation(Record):
+    """Result of `image_search`."""
+
+    query: str
+    hits: tuple[ImageHit, ...] = ()
+    error: str = ""
+
+
+class SkillObservation(Record):
+    """Result of `query_knowledge`: the Markdown of one skill."""
+
+    skill_name: str
+    markdown: str
+
+
+Observation = SearchObservation | ImageSearchObservation | SkillObservation

@@ -1,0 +1,120 @@
+"""What a judge says, the named KScore formulas, and the reward."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field, model_validator
+
+from genevolve_ray.records.base import Config, Record
+
+WEIGHTS = {"faithfulness": 0.1, "visual_correctness": 0.4, "text_accuracy": 0.4, "aesthetics": 0.1}
+"""KScore weights (PAPER section 2)."""
+NO_TEXT_VALUE = 0.5
+
+
+class ScoreFormula(StrEnum):
+    """How a row without required text enters the overall score (FORMATS, KScore)."""
+
+    RELEASE_SUMMARY = "release-summary"
+    """Mean of per-row overall; a no-text row counts text as 0.5."""
+    RELEASE_EVAL = "release-eval"
+    """Dimension means first; the text mean is over rows with text only, 0.5 if there are none."""
+    PAPER = "paper"
+    """A no-text row is renormalised over the other three dimensions."""
+
+
+class ImageScores(Record):
+    """The four KScore dimensions, each in [0, 1] (the published judge uses 0, 0.5, 1); text None when no text is asked."""
+
+    faithfulness: float = Field(ge=0, le=1)
+    visual_correctness: float = Field(ge=0, le=1)
+    text_accuracy: float | None = Field(default=None, ge=0, le=1)
+    aesthetics: float = Field(ge=0, le=1)
+
+
+class Sufficiency(Record):
+    """Whether the program alone states what the picture needs: four checks, so five bins of 0.25 (PAPER section 2)."""
+
+    facts: bool
+    reference_binding: bool
+    skill_knowledge: bool
+    executable_constraints: bool
+
+    @property
+    def score(self) -> float:
+        """R_text in {0, 0.25, 0.5, 0.75, 1}."""
+        return (self.facts + self.reference_binding + self.skill_knowledge + self.executable_constraints) / 4
+
+
+class Verdict(Record):
+    """A judge's view of one rendered program, and who made it."""
+
+    image: ImageScores
+    text: Sufficiency
+    rationale: str = ""
+    judge: str
+    formula: ScoreFormula
+
+
+def kscore(scores: ImageScores, formula: ScoreFormula) -> float:
+    """Return one row's KScore in [0, 1].
+
+    For `release-eval` a single row equals `release-summary`; the formulas differ in how rows are averaged (`mean_kscore`).
+    """
+    values = {name: getattr(scores, name) for name in WEIGHTS}
+    if values["text_accuracy"] is None:
+        if formula is ScoreFormula.PAPER:
+            rest = {n: w for n, w in WEIGHTS.items() if n != "text_accuracy"}
+            return float(sum(w * values[n] for n, w in rest.items()) / sum(rest.values()))
+        values["text_accuracy"] = NO_TEXT_VALUE
+    return float(sum(w * values[n] for n, w in WEIGHTS.items()))
+
+
+def mean_kscore(rows: list[ImageScores], formula: ScoreFormula) -> float:
+    """Return the KScore of a set of rows under a named formula. Raises ValueError on an empty set."""
+    if not rows:
+        raise ValueError("mean_kscore needs at least one scored row")
+    if formula is not ScoreFormula.RELEASE_EVAL:
+        return sum(kscore(r, formula) for r in rows) / len(rows)
+    total = 0.0
+    for name, weight in WEIGHTS.items():
+        values = [v for r in rows if (v := getattr(r, name)) is not None]
+        total += weight * (sum(values) / len(values) if values else NO_TEXT_VALUE)
+    return total
+
+
+class RewardConfig(Config):
+    """R = image_weight * R_image + text_weight * R_text - call_cost * tool calls, floored at 0.
+
+    The paper's reward is the default (0.5, 0.5, no cost).
+    """
+
+    image_weight: float = Field(default=0.5, ge=0)
+    text_weight: float = Field(default=0.5, ge=0)
+    call_cost: float = Field(default=0.0, ge=0)
+    formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
+
+    @model_validator(mode="after")
+    def _weights(self) -> RewardConfig:
+        if self.image_weight + self.text_weight <= 0:
+            raise ValueError(
+                f"reward needs a positive weight: image_weight={self.image_weight}, text_weight={self.text_weight}"
+            )
+        return self
+
+
+class Reward(Record):
+    """A scored trajectory's reward and its parts, all logged."""
+
+    total: float
+    image: float
+    text: float
+    cost: float = 0.0
+
+
+def combine_reward(verdict: Verdict, tool_calls: int, config: RewardConfig) -> Reward:
+    """Combine a verdict into R (PAPER section 2)."""
+    image, text, cost = kscore(verdict.image, config.formula), verdict.text.score, config.call_cost * tool_calls
+    total = max(0.0, config.image_weight * image + config.text_weight * text - cost)
+    return Reward(total=total, image=image, text=text, cost=cost)

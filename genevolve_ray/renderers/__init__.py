@@ -1,0 +1,1 @@
+"""Generators: a program and its reference pictures in, a picture out."""

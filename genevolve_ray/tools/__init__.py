@@ -1,0 +1,1 @@
+"""The agent's three tools: search, image_search, query_knowledge."""

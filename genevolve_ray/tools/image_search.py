@@ -1,0 +1,56 @@
+"""`image_search`: pictures for one query. The episode gives them their ids; pixels travel by reference."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
+from genevolve_ray.tools.arguments import read_arguments
+from genevolve_ray.tools.protocol import EpisodeContext
+from genevolve_ray.tools.search import MAX_TOP_K, Query, QueryRefused
+
+
+class ImageSource(Protocol):
+    """Where pictures come from."""
+
+    async def search(self, query: str, top_k: int) -> list[ImageHit]:
+        """Return at most `top_k` hits, best first. Raises QueryRefused, or InfraFailure when the source is down."""
+        ...
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    query: Query
+    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K)
+
+
+class ImageSearchTool:
+    """Image search over any source."""
+
+    name = "image_search"
+    description = (
+        "Search for pictures. Each result gets an id (IMG_001, ...) by which an answer can use it as a reference."
+    )
+    parameters: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": "What the picture should show."},
+            "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 5},
+        },
+        "required": ["query"],
+    }
+
+    def __init__(self, source: ImageSource, default_top_k: int = 5) -> None:
+        """Search `source`; `default_top_k` results where the policy names no number."""
+        self.source, self.default_top_k = source, default_top_k
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> ImageSearchObservation:
+        """Run the query. An outage is an InfraFailure, never an empty result."""
+        wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
+        try:
+            hits = await self.source.search(wanted.query, wanted.top_k)
+        except QueryRefused as error:
+            return ImageSearchObservation(query=wanted.query, error=str(error) or "refused")
+        return ImageSearchObservation(query=wanted.query, hits=tuple(hits))

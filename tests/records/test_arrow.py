@@ -1,0 +1,143 @@
+"""Records survive Arrow and Parquet exactly."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from record_strategies import experiences, requests, trajectories
+
+from genevolve_ray.records.arrow import (
+    EXPERIENCE_SCHEMA,
+    REQUEST_SCHEMA,
+    TRAJECTORY_SCHEMA,
+    experiences_to_table,
+    requests_to_table,
+    table_to_experiences,
+    table_to_requests,
+    table_to_trajectories,
+    trajectories_to_table,
+)
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory, Turn, TurnKind
+
+EXAMPLES = settings(
+    max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def through_parquet(table: pa.Table) -> pa.Table:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=2)
+    buffer.seek(0)
+    return pq.read_table(buffer)
+
+
+def plain(**changes: object) -> Trajectory:
+    ledger = TokenLedger()
+    ledger.append_context([1, 2], SpanKind.PROMPT)
+    ledger.append_policy([3, 4], [-0.1, -1 / 3], [7, 8], SpanKind.THINK)
+    made = Trajectory(SampleKey(step=1, request_id="r", sample=0), "draw", ledger, Provenance(profile="p", engine="e"))
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+@EXAMPLES
+@given(st.lists(trajectories, max_size=3))
+def test_trajectories_survive_parquet(made: list[Trajectory]) -> None:
+    back = table_to_trajectories(through_parquet(trajectories_to_table(made)))
+    assert back == made
+    assert [list(t.images) for t in back] == [list(t.images) for t in made]
+
+
+@EXAMPLES
+@given(st.lists(requests, max_size=3))
+def test_requests_survive_parquet(made: list[Request]) -> None:
+    assert table_to_requests(through_parquet(requests_to_table(made))) == made
+
+
+@EXAMPLES
+@given(st.lists(experiences, max_size=3))
+def test_experiences_survive_parquet(made: list[Experience]) -> None:
+    assert table_to_experiences(through_parquet(experiences_to_table(made))) == made
+
+
+@EXAMPLES
+@given(st.floats(max_value=0, allow_nan=False))
+def test_logprobs_survive_bit_by_bit(logprob: float) -> None:
+    made = plain()
+    made.ledger.logprobs[2] = logprob
+    (back,) = table_to_trajectories(trajectories_to_table([made]))
+    assert struct.pack("d", back.ledger.logprobs[2]) == struct.pack("d", logprob)
+
+
+def test_columns_come_back_as_plain_python_values() -> None:
+    (back,) = table_to_trajectories(trajectories_to_table([plain()]))
+    ledger = back.ledger
+    kinds = [type(column[0]) for column in (ledger.tokens, ledger.policy_mask, ledger.logprobs, ledger.versions)]
+    assert kinds == [int, bool, float, int]
+
+
+def test_a_slice_of_a_table_holds_its_own_ledgers() -> None:
+    made = [plain(prompt=str(i)) for i in range(4)]
+    made[2].ledger.append_context([9], SpanKind.OBSERVATION)
+    assert table_to_trajectories(trajectories_to_table(made).slice(2, 2)) == made[2:]
+
+
+def test_lone_surrogates_become_their_escapes_except_in_arguments() -> None:
+    arguments = json.loads('{"queries": ["\\ud800"]}')
+    made = plain(reason="bad \ud800", turns=[Turn(kind=TurnKind.TOOL_CALL, text="\udfff", arguments=arguments)])
+    (back,) = table_to_trajectories(trajectories_to_table([made]))
+    assert (back.reason, back.turns[0].text) == ("bad \\ud800", "\\udfff")
+    assert back.turns[0].arguments == arguments
+
+
+def test_nan_timings_survive() -> None:
+    (back,) = table_to_trajectories(trajectories_to_table([plain(timings={"render": math.nan})]))
+    assert math.isnan(back.timings["render"])
+
+
+def test_a_broken_ledger_is_refused_with_its_key() -> None:
+    made = plain()
+    made.ledger.versions.pop()
+    with pytest.raises(ValueError, match=r"1/r/0/0.*versions has 3 entries for 4"):
+        trajectories_to_table([made])
+
+
+def test_a_stored_ledger_is_checked() -> None:
+    table = trajectories_to_table([plain()])
+    at = table.schema.get_field_index("tokens")
+    table = table.set_column(at, table.schema.field(at), pa.array([[1]], type=pa.list_(pa.int32())))
+    with pytest.raises(ValueError, match="stored trajectory 1/r/0/0"):
+        table_to_trajectories(table)
+
+
+def test_another_schema_version_is_refused_by_name() -> None:
+    table = trajectories_to_table([]).replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/9"})
+    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/1'"):
+        table_to_trajectories(table)
+    with pytest.raises(ValueError, match="requests/1"):
+        table_to_trajectories(requests_to_table([]))
+
+
+def test_a_changed_column_is_named() -> None:
+    table = requests_to_table([]).drop_columns(["meta"])
+    with pytest.raises(ValueError, match=r"columns \['meta'\]"):
+        table_to_requests(table)
+
+
+def test_only_free_form_dicts_are_json() -> None:
+    texts = {f.name for f in TRAJECTORY_SCHEMA if f.type == pa.string()}
+    assert texts == {"prompt", "outcome", "termination", "reason"}
+    assert REQUEST_SCHEMA.field("truth_image").type.field("width").type == pa.int32()
+    assert EXPERIENCE_SCHEMA.field("failure_avoidance").type == pa.list_(pa.string())

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from genevolve_ray.viewer.data import ReportData
+from genevolve_ray.viewer.figures import Figure, figures, heldout_figure, number, smoothed
+
+
+def drawn(data: ReportData) -> dict[str, Figure]:
+    return {f.name: f for f in figures(data.metrics, data.validations, data.parity_limit)}
+
+
+def test_every_metric_has_its_figure(report_data: ReportData) -> None:
+    names = "reward valid failures entropy kl clip gradient tools seconds speed parity tokens"
+    assert list(drawn(report_data)) == names.split()
+
+
+def test_figures_are_valid_plotly(report_data: ReportData) -> None:
+    scores = heldout_figure([("a", 0.1, 0.4), ("b", 0.5, 0.3)])
+    assert scores is not None
+    for figure in [*drawn(report_data).values(), scores]:
+        go.Figure(figure.spec)
+        assert all("colour" in trace["meta"] for trace in figure.spec["data"])
+
+
+def test_parity_is_drawn_on_a_log_axis_with_its_limit(report_data: ReportData) -> None:
+    spec = drawn(report_data)["parity"].spec
+    assert spec["layout"]["yaxis"]["type"] == "log"
+    limit = next(t for t in spec["data"] if t["name"] == "limit")
+    assert limit["y"] == [report_data.parity_limit] * 2
+
+
+def test_phases_and_rest_stack_to_the_step_time(report_data: ReportData) -> None:
+    traces = drawn(report_data)["seconds"].spec["data"]
+    total = [sum(values) for values in zip(*(t["y"] for t in traces), strict=True)]
+    assert total == pytest.approx([row["seconds_step"] for row in report_data.metrics])
+
+
+def test_hover_text_of_request_ids_is_plain() -> None:
+    figure = heldout_figure([("<a href='x'>&", 0.1, 0.2)])
+    assert figure is not None
+    assert figure.spec["data"][1]["text"] == ["&lt;a href='x'>&amp;"]
+
+
+@pytest.mark.parametrize(("value", "read"), [(1, 1.0), (float("inf"), None), ("3", None), (True, None), (None, None)])
+def test_only_finite_numbers_are_drawn(value: Any, read: float | None) -> None:
+    assert number(value) == read
+
+
+def test_smoothing_skips_gaps() -> None:
+    assert smoothed([1.0, None, 3.0], width=3) == [1.0, 2.0, 3.0]
+    assert smoothed([None, None], width=1) == [None, None]
+
+
+def test_the_parity_limit_comes_from_the_configuration_or_its_dtype() -> None:
+    assert ReportData("a", config={"loop": {"parity_limit": 2e-3}, "policy": {"dtype": "float32"}}).parity_limit == 2e-3
+    assert ReportData("a", config={"policy": {"dtype": "bfloat16"}}).parity_limit == 0.03
+    assert ReportData("a").parity_limit is None

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from genevolve_ray.records.trajectory import Outcome
+from genevolve_ray.viewer.data import ReportData
+from genevolve_ray.viewer.report import render_report, write_report
+
+HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"
+SECTIONS = ["headlines", "curves", "heldout", "gallery", "attempts", "configuration", "provenance"]
+
+
+@dataclass
+class Page(HTMLParser):
+    """The parts of a page that the tests ask about."""
+
+    sections: list[str] = field(default_factory=list)
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    scripts: list[tuple[str, str]] = field(default_factory=list)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._script: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append((tag, named))
+        if tag == "section":
+            self.sections.append(str(named["id"]))
+        if tag == "script":
+            self._script = named.get("type") or "text/javascript"
+            self.scripts.append((self._script, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "script":
+            self._script = None
+
+    def handle_data(self, data: str) -> None:
+        if self._script is None:
+            self.text += data
+        else:
+            kind, body = self.scripts.pop()
+            self.scripts.append((kind, body + data))
+
+    def count(self, tag: str, **attributes: str) -> int:
+        return sum(t == tag and all(a.get(k.strip("_")) == v for k, v in attributes.items()) for t, a in self.tags)
+
+
+@pytest.fixture(autouse=True)
+def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes in the place of plotly's megabytes; one test reads the real thing."""
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "window.Plotly = {};")
+
+
+def read(data: ReportData) -> Page:
+    page = Page()
+    page.feed(render_report(data))
+    return page
+
+
+def test_a_finished_run_has_every_section(report_data: ReportData) -> None:
+    page = read(report_data)
+    assert page.sections == SECTIONS
+    assert page.count("article", _class="card") == len(report_data.requests)
+    links = {a["href"] for t, a in page.tags if t == "a"}
+    assert links == {f"#{s}" for s in SECTIONS[1:]}
+
+
+def test_headlines_show_the_comparison_with_its_interval(report_data: ReportData) -> None:
+    report_data.summary |= {
+        "heldout_reward_sft": 0.5,
+        "heldout_reward_final": 0.625,
+        "heldout_gain_interval": [0.1, 0.15],
+    }
+    text = " ".join(read(report_data).text.split())
+    assert "Held-out reward0.500 → 0.625mean over 12 requests" in text
+    assert "Paired gain+0.12595% interval +0.100 to +0.150" in text
+    assert "Parity, worst step1.6e-6limit 1e-4" in text
+    assert "Time9 min 57 ssetup 2 min 11 s, evolve 6 min 52 s" in text
+
+
+def test_whole_trajectories_can_be_opened(report_data: ReportData) -> None:
+    page = read(report_data)
+    trajectory = report_data.after[0]
+    assert page.count("details") == len(report_data.requests) + len(report_data.training)
+    assert trajectory.verdict is not None
+    for text in (trajectory.turns[0].observation, trajectory.verdict.rationale, trajectory.images["IMG_001"].title):
+        assert text in page.text
+    assert json.dumps({"name": trajectory.turns[0].tool, "arguments": trajectory.turns[0].arguments}) in page.text
+    kinds = {a["class"] for t, a in page.tags if t == "div" and (a.get("class") or "").startswith("block")}
+    assert {"block think", "block tool_call", "block answer", "block observation"} <= kinds
+
+
+def test_hostile_text_stays_text(report_data: ReportData) -> None:
+    spoiled = report_data.after[0]
+    spoiled.turns[0] = spoiled.turns[0].model_copy(
+        update={"text": f"<think>{HOSTILE}</think>{HOSTILE}", "observation": HOSTILE, "tool": HOSTILE}
+    )
+    spoiled.images["IMG_001"] = spoiled.images["IMG_001"].model_copy(update={"title": HOSTILE})
+    assert spoiled.verdict is not None
+    spoiled.verdict = spoiled.verdict.model_copy(update={"rationale": HOSTILE})
+    request = report_data.requests[0].model_copy(update={"prompt": HOSTILE, "id": HOSTILE, "category": HOSTILE})
+    for side in (report_data.before, report_data.after):
+        side[0].key = side[0].key.model_copy(update={"request_id": HOSTILE})
+    report_data.requests[0] = request
+    report_data.config["note"] = HOSTILE
+    report_data.run["command"] = HOSTILE
+    page = read(dataclasses.replace(report_data, name=HOSTILE))
+    assert [kind for kind, _ in page.scripts if kind != "application/json"] == ["text/javascript"] * 2
+    assert all((a.get("src") or "data:").startswith("data:") for _, a in page.tags)
+    assert not [name for _, a in page.tags for name in a if name.startswith("on")]
+    # It is shown where it stood, as plain characters: name twice (title, heading), think, stray text, tool, ...
+    assert page.text.count(HOSTILE) >= 8
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_scripts(report_data: ReportData) -> None:
+    page = read(report_data)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert (attributes.get("src") or "data:").startswith("data:")
+        assert (attributes.get("href") or "#").startswith("#")
+    policy = next(
+        a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    for kind, body in page.scripts:
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert (f"'sha256-{digest}'" in policy) == (kind == "text/javascript")
+    style = re.search(r"<style>(.*?)</style>", render_report(report_data), re.DOTALL)
+    assert style is not None and "url(" not in style.group(1) and "@import" not in style.group(1)
+
+
+def test_the_real_plotly_is_inlined(report_data: ReportData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    out = write_report(dataclasses.replace(report_data, requests=[]), tmp_path / "deep" / "report.html")
+    text = out.read_text()
+    assert "plotly.js v" in text
+    assert len(text) < 6_000_000
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_run_with_nothing_but_a_name_still_gets_a_page() -> None:
+    page = read(ReportData(name="bare"))
+    assert page.sections == []
+    assert "bare" in page.text
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone"),
+    [
+        ({"metrics": []}, {"curves"}),
+        ({"summary": {}}, set()),
+        ({"before": []}, {"gallery"}),
+        ({"requests": [], "summary": {}}, {"gallery", "heldout"}),
+        ({"training": []}, {"attempts"}),
+        ({"config": {}}, {"configuration"}),
+    ],
+)
+def test_what_is_missing_is_left_out(report_data: ReportData, missing: dict[str, object], gone: set[str]) -> None:
+    page = read(dataclasses.replace(report_data, **missing))  # type: ignore[arg-type]
+    assert page.sections == [s for s in SECTIONS if s not in gone]
+    assert not [a["href"] for t, a in page.tags if t == "a" and str(a["href"])[1:] in gone]
+
+
+def test_a_run_without_heldout_evaluation_reports_its_training(report_data: ReportData) -> None:
+    page = read(dataclasses.replace(report_data, requests=[], before=[], after=[], summary={}))
+    text = " ".join(page.text.split())
+    assert page.sections == ["headlines", "curves", "attempts", "configuration", "provenance"]
+    assert "Training reward" in text and "Held-out reward" not in text
+
+
+def test_missing_keys_and_broken_numbers_hide_their_figures(report_data: ReportData) -> None:
+    rows = [{"step": i, "reward_mean": float("nan") if i == 1 else 0.5, "entropy": None} for i in range(4)]
+    page = read(dataclasses.replace(report_data, metrics=rows, summary={"parity_max": "n/a", "seconds": 3}))
+    plots = {a["id"] for t, a in page.tags if t == "figure" and (a.get("class") or "").startswith("plot")}
+    assert plots == {"plot-reward", "plot-heldout"}
+    assert "NaN" not in "".join(body for kind, body in page.scripts if kind == "application/json")
+
+
+def test_a_lost_picture_leaves_a_blank(report_data: ReportData) -> None:
+    def lost(ref: object) -> bytes:
+        raise FileNotFoundError("gone")
+
+    page = read(dataclasses.replace(report_data, load_image=lost))
+    assert page.count("img") == 0
+    assert page.count("div", _class="blank") == 3 * len(report_data.requests) + len(report_data.training)
+
+
+def test_an_attempt_without_a_reward_is_counted_and_not_compared(report_data: ReportData) -> None:
+    report_data.after[0].outcome = Outcome.INFRA_FAILURE
+    report_data.after[0].reward = None
+    page = read(report_data)
+    assert page.count("article", _class="card") == len(report_data.requests) - 1
+    assert f"1 of {len(report_data.after)}" in page.text
+
+
+def test_half_surrogates_do_not_stop_the_file(report_data: ReportData, tmp_path: Path) -> None:
+    report_data.after[0].turns[0] = (
+        report_data.after[0].turns[0].model_copy(update={"observation": "broken \ud800 text"})
+    )
+    assert "broken ? text" in write_report(report_data, tmp_path / "report.html").read_text()
+
+
+def test_the_same_run_gives_the_same_page(report_data: ReportData) -> None:
+    assert render_report(report_data) == render_report(report_data)
