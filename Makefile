@@ -31,6 +31,7 @@ help: ## list the targets
 setup: $(STAMP) ## create .venv and install everything (BACKEND=cpu or cuda); a second run does nothing
 
 $(STAMP):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or set PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV_PIN)
 	$(if $(FIND_LINKS),$(UV_INSTALL) $(FIND_LINKS) ||) $(UV_INSTALL) $(TORCH_BACKEND)
@@ -40,6 +41,10 @@ $(STAMP):
 
 demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start trains the start first)
 	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo $(ARGS)
+
+# Tests need no network, and one thread each: the pools of engine and learner would fight over the cores.
+test test-slow: export HF_HUB_OFFLINE := 1
+test test-slow: export OMP_NUM_THREADS := 1
 
 test: setup ## every test but the slow ones (under 12 minutes on two cores; ARGS go to pytest)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

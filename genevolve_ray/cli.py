@@ -104,17 +104,23 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 @app.command()
 def doctor() -> None:
     """Say what this machine can run, what is missing, and how to get it."""
-    from genevolve_ray.doctor import print_diagnosis
+    from genevolve_ray.doctor import diagnose, exit_status, print_diagnosis
 
-    raise typer.Exit(print_diagnosis())
+    checks = diagnose()
+    print_diagnosis(checks)
+    raise typer.Exit(exit_status(checks))
 
 
 def main() -> None:
     """Run a command; what a user can mend ends in one clear line and exit code 2."""
-    from genevolve_ray.faults import UserFault, explain
-
     try:
-        app(standalone_mode=True)
-    except UserFault as fault:
-        typer.secho(f"error: {explain(fault)}", fg="red", err=True)
+        app()
+    except Exception as error:
+        # The edge of the process: what is not the user's to mend goes on as a traceback.
+        from genevolve_ray.faults import as_user_fault
+
+        fault = as_user_fault(error)
+        if fault is None:
+            raise
+        typer.secho(f"error: {fault}", fg="red", err=True)
         sys.exit(2)

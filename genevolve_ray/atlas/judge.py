@@ -182,6 +182,8 @@ def score_images(image: Pixels, truth: Pixels, *, sides: bool, config: AtlasJudg
 class AtlasJudge:
     """Compares a rendered picture with the truth, and a program with what its request needs."""
 
+    Config = AtlasJudgeConfig
+
     def __init__(self, config: AtlasJudgeConfig | None = None) -> None:
         """Keep the config; `identity` names it in every artefact."""
         self.config = config or AtlasJudgeConfig()

@@ -97,8 +97,7 @@ def find_things(pixels: Pixels) -> list[Thing]:
 
 def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Thing:
     height, width = own.shape
-    solid = ndimage.binary_fill_holes(ndimage.binary_dilation(np.pad(own, 2), _EIGHT))
-    solid = ndimage.binary_erosion(solid, _EIGHT)[2:-2, 2:-2] | own
+    solid = ndimage.binary_fill_holes(own)
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     square = np.full((side, side, 4), (255, 255, 255, 0), np.uint8)

@@ -40,6 +40,8 @@ class AtlasRendererConfig(Config):
 class AtlasRenderer:
     """Draws what `read_prompt` understands, with the weaknesses of its config."""
 
+    Config = AtlasRendererConfig
+
     def __init__(self, config: AtlasRendererConfig | None = None) -> None:
         """Keep the config; `identity` names it in every artefact."""
         self.config = config or AtlasRendererConfig()

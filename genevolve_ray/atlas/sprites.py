@@ -142,8 +142,6 @@ def _legs(body: Mask, legs: int, total: int) -> Mask:
         columns = body[:, left : left + width]
         start = int(np.flatnonzero(columns.any(axis=1)).max(initial=side // 2)) - width
         mask[max(0, start) : total, left : left + width] = True
-        foot = round(width * (0.45 if legs < 4 else 0.2))
-        mask[total - round(width * 0.6) : total, max(0, left - foot) : left + width + foot] = True
     return mask
 
 

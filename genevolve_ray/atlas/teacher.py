@@ -136,7 +136,7 @@ class Teacher:
         return ", ".join(notes) + "." if notes else "Go on."
 
     def _note_picture(self, seen: str, name: str) -> str:
-        titled = re.search(rf"(IMG_\d+): title: {name} {self._plan.source} picture", seen)
+        titled = re.search(rf"(IMG_\d+): title: {self._plan.source} picture of {name}\n", seen)
         img_id = titled.group(1) if titled else re.findall(r"IMG_\d+", seen)[0]
         self._picked[name] = img_id
         return f"Take {self._plan.source}={img_id}."
@@ -148,7 +148,7 @@ class Teacher:
         clauses = parts if "attribute_binding" in applied else [" and ".join(parts)]
         text = self._facts.get("motto") if self._truth.fact_text else scene.text
         if text:
-            clauses.append(f"the text '{text}' at the bottom" if "text_rendering" in applied else f"saying {text}")
+            clauses.append(f"the text '{text}' at the bottom" if "text_rendering" in applied else f"saying '{text}'")
         if scene.mood:
             clauses.append(scene.mood + (" light from above" if "aesthetic_drawing" in applied else ""))
         if scene.medium:

@@ -78,7 +78,7 @@ FRAGMENTS = (
 """Runs of the wire protocol that carry no decision, one token each."""
 
 WORDS = (
-    "Show with its and the text motto mood in on of legs moon picture look kin now once draw from saying at bottom side "
+    "Show with its and the text motto mood in on of legs moon picture look kin now once draw from saying has kin at bottom side "
     "light above over every part joined under body a bright edge row image reference clause thing each number or place "
     "Plan facts Go Take search image_search query_knowledge skip read take write nothing Guide Tools avoid keep more less"
 ).split()
@@ -122,7 +122,8 @@ def _pieces() -> list[str]:
     words = own.union(WORDS, SHAPES, COLOURS, PATTERNS, COUNT_WORDS, TEXTS, MOODS, MEDIA, MATERIALS, SIDES, KINDS)
     words |= {*COMPANIONS, *SKILLS, *SOURCES, *ORDINALS}
     names = [*PREFIXES, *(" " + p for p in PREFIXES), *SUFFIXES]
+    quoted = [f" '{text}'" for text in TEXTS]
     images = [f"IMG_{n:03d}" for n in range(1, 31)]
     marks = [*".,;:'\"=-!?()[]{}/_\n ", *"0123456789", " '", ' "', " ---", "- "]
     spaced = [variant for word in sorted(words) for variant in (word, " " + word)]
-    return list(dict.fromkeys([*FRAGMENTS, *marks, *images, *names, *spaced]))
+    return list(dict.fromkeys([*FRAGMENTS, *marks, *images, *quoted, *names, *spaced]))

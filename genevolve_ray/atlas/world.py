@@ -115,7 +115,7 @@ def _fill_library(world: World, images: ImageStore | None, rng: np.random.Genera
             image = _put_picture(look, images)
             world.picture_of[entity.name][source] = image
             hit = ImageHit(
-                title=f"{entity.name} {source} picture",
+                title=f"{source} picture of {entity.name}",
                 url=f"atlas://picture/{entity.name}/{source}",
                 page_url=f"atlas://page/{entity.name}",
                 image=image,
@@ -143,8 +143,8 @@ def _fill_corpus(world: World, rng: np.random.Generator) -> None:
         if entity.namesake:
             wrong = _fact(rng, COUNT_WORDS[2:]).now, _fact(rng, TEXTS).now
             world.documents += [
-                _document(entity.namesake, "moon", f"kin/{entity.name}", f"kin {entity.name}, moon of {entity.namesake} now {wrong[0]}."),
-                _document(entity.namesake, "motto", f"kin/{entity.name}", f"kin {entity.name}, motto of {entity.namesake} now '{wrong[1]}'."),
+                _document(entity.namesake, "moon", f"kin/{entity.name}", f"kin {entity.name}, moon of {entity.namesake} has {wrong[0]}."),
+                _document(entity.namesake, "motto", f"kin/{entity.name}", f"kin {entity.name}, motto of {entity.namesake} has '{wrong[1]}'."),
             ]
     world.documents = [world.documents[i] for i in rng.permutation(len(world.documents))]
 

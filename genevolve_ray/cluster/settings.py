@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from genevolve_ray.records.base import Config
@@ -11,7 +13,7 @@ class ServiceConfig(Config):
     """One Ray Serve application: how many replicas, and what each takes."""
 
     replicas: int = Field(default=1, ge=1)
-    cpus: float = Field(default=0.1, ge=0)
+    cpus: float = Field(default=0.1, gt=0)
     gpus: float = Field(default=0.0, ge=0)
     max_ongoing: int = Field(default=64, ge=1)
     """Calls a replica works on at once."""
@@ -19,21 +21,38 @@ class ServiceConfig(Config):
     """Calls that may wait at a caller; beyond, the caller is told that the service is overloaded and tries again."""
     attempts: int = Field(default=4, ge=1)
     """How often a call is tried when a replica dies or is overloaded, before it is an infrastructure failure."""
+    timeout: float = Field(default=300.0, gt=0)
+    """Seconds that one try may take."""
+    health_period: float = Field(default=2.0, gt=0)
+    """Seconds between health checks, within which a dead replica is noticed and replaced."""
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """Ray runtime environment of the replicas, for a plug-in with dependencies of its own."""
 
 
 class ClusterConfig(Config):
-    """Placement of a run. The default is collocated on one small machine: learner and engine take turns."""
+    """Placement of a run.
+
+    The default is collocated: learner and engines share the machine and take turns, because a synchronous step never
+    needs both at once. With GPUs, whole ones for each (`rollout_gpus`, `learner_gpus`) keep them apart, fractions that
+    add up to one let them share.
+    """
 
     address: str | None = None
     """Ray address; None starts a private cluster on this machine (or joins RAY_ADDRESS)."""
     rollout_workers: int = Field(default=1, ge=1)
-    rollout_cpus: float = Field(default=0.5, ge=0)
+    rollout_cpus: float = Field(default=0.4, gt=0)
     rollout_gpus: float = Field(default=0.0, ge=0)
-    learner_cpus: float = Field(default=0.5, ge=0)
+    rollout_attempts: int = Field(default=3, ge=1)
+    """How often a rollout is tried when the worker that plays it dies."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often a dead rollout worker is replaced, before the run stops."""
+    learner_cpus: float = Field(default=0.3, gt=0)
     learner_gpus: float = Field(default=0.0, ge=0)
     start_timeout: float = Field(default=180.0, gt=0)
     """Seconds that actors and services may take to start."""
     object_store_mib: int = Field(default=256, ge=80)
+    log_to_driver: bool = False
+    """Print what workers print; otherwise it stays in Ray's log files."""
     tools: ServiceConfig = ServiceConfig()
     renderer: ServiceConfig = ServiceConfig()
     judge: ServiceConfig = ServiceConfig()

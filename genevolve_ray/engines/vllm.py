@@ -132,9 +132,8 @@ class VllmEngine:
             arguments["distributed_executor_backend"] = "uni"
         if device != "cpu":
             arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        engine = cls(llm, max_model_len)
-        await llm.update_weight_version("0")
+        engine = cls(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), max_model_len)
+        await engine._open().update_weight_version("0")
         return engine
 
     async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:

@@ -35,11 +35,13 @@ def die_with_parent() -> None:
     vLLM's engine process outlives a parent that was killed with SIGKILL. A thread waits on the pipe that multiprocessing
     keeps to the parent; unlike PR_SET_PDEATHSIG it does not mind which of the parent's threads started this process.
     """
-    parent = multiprocessing.parent_process()
-    if parent is None or not multiprocessing.current_process().name.startswith(_OWN_PROCESSES):
+    if not multiprocessing.current_process().name.startswith(_OWN_PROCESSES):
         return
 
     def watch() -> None:
+        # While the process is still unpickling its arguments, multiprocessing has not yet said who the parent is.
+        while (parent := multiprocessing.parent_process()) is None:
+            time.sleep(0.1)
         parent.join()
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -10,9 +10,12 @@ import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from genevolve_ray.evolution.documents import RunDocuments
 from genevolve_ray.evolution.files import TEMPORARY, Folder, StoreError
-from genevolve_ray.evolution.manifest import Checkpoint, StoredFile, step_name
+from genevolve_ray.evolution.lock import RunLock
+from genevolve_ray.evolution.manifest import Checkpoint, CheckpointConfig, StoredFile, now, step_name
 
 FOLDER = "checkpoints"
 
@@ -30,7 +33,7 @@ def folder_path(step: int) -> str:
 def read_checkpoints(folder: Folder) -> dict[int, Checkpoint]:
     """Return every published checkpoint by step. Raises StoreError naming a manifest that is corrupt."""
     found: dict[int, Checkpoint] = {}
-    for name in folder.list(FOLDER):
+    for name in folder.entries(FOLDER):
         if name.endswith(".json"):
             path = f"{FOLDER}/{name}"
             checkpoint = Checkpoint.decode(folder.get(path, "checkpoint manifest"), folder.path(path))
@@ -39,7 +42,9 @@ def read_checkpoints(folder: Folder) -> dict[int, Checkpoint]:
 
 
 @contextlib.contextmanager
-def write_checkpoint(folder: Folder, step: int, state_hash: str, created: str) -> Iterator[Path]:
+def write_checkpoint(
+    folder: Folder, step: int, state_hash: str, validation: dict[str, Any], created: str
+) -> Iterator[Path]:
     """Lend an empty local folder, and publish what is in it when the block ends without an exception.
 
     On local disks the lent folder lies beside its destination and is renamed; elsewhere it is uploaded. The manifest is
@@ -56,7 +61,7 @@ def write_checkpoint(folder: Folder, step: int, state_hash: str, created: str) -
         else:
             for file in files:
                 folder.upload(Path(scratch, file.path), f"{folder_path(step)}/{file.path}", "checkpoint file")
-    checkpoint = Checkpoint(step=step, state_hash=state_hash, files=files, created=created)
+    checkpoint = Checkpoint(step=step, state_hash=state_hash, files=files, validation=validation, created=created)
     folder.put(manifest_path(step), checkpoint.encode(), "checkpoint manifest")
 
 
@@ -138,7 +143,7 @@ def remove_orphans(folder: Folder, counts: Callable[[Checkpoint], bool]) -> None
         if not counts(checkpoint):
             remove_checkpoint(folder, checkpoint.step)
     names = {c.name for c in published.values()}
-    for name, size in folder.list(FOLDER).items():
+    for name, size in folder.entries(FOLDER).items():
         if size is None and name not in names:
             folder.delete(f"{FOLDER}/{name}")
     for name in folder.leftovers(FOLDER):
@@ -153,3 +158,76 @@ def best_steps(scores: Mapping[int, float], count: int) -> list[int]:
 def prunable(steps: Collection[int], scores: Mapping[int, float], keep_last: int, keep_best: int) -> list[int]:
     """Return the steps whose checkpoints may go: neither among the newest nor among the best."""
     return sorted(set(steps) - set(sorted(steps)[-keep_last:]) - set(best_steps(scores, keep_best)))
+
+
+class RunCheckpoints(RunDocuments):
+    """The checkpoints of a run, as its store offers them."""
+
+    def __init__(self, folder: Folder, lock: RunLock | None, keep: CheckpointConfig) -> None:
+        """Stand on a run's folder; `keep` says which checkpoints stay."""
+        super().__init__(folder, lock)
+        self._keep = keep
+
+    @contextlib.contextmanager
+    def checkpoint(self, step: int, state_hash: str, validation: Mapping[str, Any] | None = None) -> Iterator[Path]:
+        """Lend an empty local folder for the checkpoint after a step, and publish it when the block ends well.
+
+        Write it before the step is committed or after; it counts once the step is committed with this `state_hash`.
+        `validation` decides which checkpoint is the best. Step 0 is the state before the first step.
+
+        Raises:
+            StoreError: when the step has a checkpoint already or lies beyond the one under way, and when the folder
+                stays empty or cannot be published (full disk).
+        """
+        self._writable()
+        if not 0 <= step <= self.last_step + 1:
+            raise StoreError(f"no checkpoint of step {step} can be made after step {self.last_step}")
+        if step in self._counting():
+            raise StoreError(f"{self._folder.path(folder_path(step))} exists: step {step} has its checkpoint")
+        with write_checkpoint(self._folder, step, state_hash, dict(validation or {}), now()) as folder:
+            yield folder
+        self._prune()
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoints that count, by step."""
+        return sorted(self._counting().values(), key=lambda checkpoint: checkpoint.step)
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint that resume starts from, None when there is none."""
+        return next(reversed(self.checkpoints()), None)
+
+    def best_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint with the best validation (the earliest of equals), None when none was validated."""
+        best = best_steps(self._scores(counting := self._counting()), 1)
+        return counting[best[0]] if best else None
+
+    def open_checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
+        """Lend a local folder with a checkpoint, checked against its manifest; treat it as read-only.
+
+        On local disks it is the folder itself, elsewhere a copy that goes when the block ends.
+
+        Raises:
+            StoreError: when there is no such checkpoint, or naming the file that is missing or corrupt (on entry).
+        """
+        checkpoint = self._counting().get(step)
+        if checkpoint is None:
+            raise StoreError(
+                f"{self._folder.root} has no checkpoint of step {step}, only of {sorted(self._counting())}"
+            )
+        return read_checkpoint(self._folder, checkpoint)
+
+    def _counts(self, checkpoint: Checkpoint) -> bool:
+        manifest = self._manifests.get(checkpoint.step)
+        return checkpoint.step == 0 or (manifest is not None and manifest.state_hash == checkpoint.state_hash)
+
+    def _counting(self) -> dict[int, Checkpoint]:
+        return {step: c for step, c in read_checkpoints(self._folder).items() if self._counts(c)}
+
+    def _scores(self, counting: Mapping[int, Checkpoint]) -> dict[int, float]:
+        found = {step: c.validation.get(self._keep.best_metric) for step, c in counting.items()}
+        return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
+
+    def _prune(self) -> None:
+        counting = self._counting()
+        for step in prunable(counting, self._scores(counting), self._keep.keep_last, self._keep.keep_best):
+            remove_checkpoint(self._folder, step)

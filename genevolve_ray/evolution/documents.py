@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genevolve_ray.evolution.files import Folder, StoreError
-from genevolve_ray.evolution.manifest import step_name
+from genevolve_ray.evolution.lock import RunLock
+from genevolve_ray.evolution.manifest import StepManifest, step_name
 from genevolve_ray.records.arrow import (
     requests_to_table,
     table_to_requests,
@@ -29,17 +30,27 @@ _NUMBERED = re.compile(r"\d{6,}\.json")
 class RunDocuments:
     """The documents of a run folder; each is one file that appears completely or not at all."""
 
-    def __init__(self, folder: Folder) -> None:
-        """Stand on a run's folder."""
-        self._folder = folder
+    def __init__(self, folder: Folder, lock: RunLock | None) -> None:
+        """Stand on a run's folder; without a lock it is open for reading only."""
+        self._folder, self._lock = folder, lock
+        self._manifests: dict[int, StepManifest] = {}
 
     def _writable(self) -> None:
         """Check that this store may write. Raises StoreError when it may not."""
+        if self._lock is None:
+            raise StoreError(f"run {self._folder.root} is open for reading only")
+        self._lock.check()
 
     @property
     def last_step(self) -> int:
-        """The last committed step; 0 before the first."""
-        return 0
+        """The last committed step, which is also the policy version; 0 before the first."""
+        return len(self._manifests)
+
+    def manifest(self, step: int) -> StepManifest:
+        """Return the manifest of a committed step. Raises StoreError when the step is not committed."""
+        if step not in self._manifests:
+            raise StoreError(f"step {step} is not committed in {self._folder.root}")
+        return self._manifests[step]
 
     def put_validation(self, step: int, result: Mapping[str, Any]) -> None:
         """Keep the result of a validation after a step (0: before the first); it counts once the step is committed.
@@ -57,10 +68,10 @@ class RunDocuments:
         return [self._get_json(f"validation/{step_name(step)}.json", "validation") for step in steps]
 
     def _validation_steps(self) -> list[int]:
-        return [int(n.removesuffix(".json")) for n in self._folder.list("validation") if _NUMBERED.fullmatch(n)]
+        return [int(n.removesuffix(".json")) for n in self._folder.entries("validation") if _NUMBERED.fullmatch(n)]
 
     def put_trajectories(self, name: str, trajectories: Sequence[Trajectory]) -> None:
-        """Keep trajectories that belong to no step, such as a held-out evaluation, replacing earlier ones of the name."""
+        """Keep trajectories that belong to no step (a held-out evaluation), replacing earlier ones of the name."""
         self._put_table("trajectories", name, trajectories_to_table(trajectories))
 
     def get_trajectories(self, name: str) -> list[Trajectory]:
@@ -73,7 +84,7 @@ class RunDocuments:
 
     def trajectory_names(self) -> list[str]:
         """Return the names under which trajectories are kept."""
-        return [n.removesuffix(".parquet") for n in self._folder.list("trajectories", recursive=True) if "." in n]
+        return [n.removesuffix(".parquet") for n in self._folder.entries("trajectories", recursive=True) if "." in n]
 
     def put_requests(self, name: str, requests: Sequence[Request]) -> None:
         """Keep requests, such as those of a held-out evaluation, replacing earlier ones of the name."""

@@ -148,8 +148,8 @@ class Folder:
         info = self.fs.get_file_info(self.path(name))
         return info.size if info.type == pafs.FileType.File else None
 
-    def list(self, name: str = "", *, recursive: bool = False) -> dict[str, int | None]:
-        """Return the finished files (with their sizes) and folders (with None) below a folder, by path relative to it."""
+    def entries(self, name: str = "", *, recursive: bool = False) -> dict[str, int | None]:
+        """Return the finished files (with sizes) and folders (with None) below a folder, by path relative to it."""
         selector = pafs.FileSelector(self.path(name), allow_not_found=True, recursive=recursive)
         with self._explain("list", name, "folder"):
             found = self.fs.get_file_info(selector)

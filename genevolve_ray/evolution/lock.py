@@ -1,13 +1,13 @@
 """One writer per run.
 
-On local disks the lock is `flock` on the run's `.lock` file: the kernel drops it when the process dies, however it dies, so a
-lock file without a living holder is free. (Network file systems that are mounted locally must support `flock`.)
+On local disks the lock is `flock` on the run's `.lock` file: the kernel drops it when the process dies, however it
+dies, so a lock file without a living holder is free. (Network file systems mounted locally must support `flock`.)
 
-Elsewhere it is a lease: `.lease.json` names the owner and an expiry, and the owner's heartbeat renews it. A writer that dies
-holds the run until its lease expires, and every commit first checks that the lease is still its own. pyarrow has no
-conditional put, so two writers that start within one round trip may both write the lease; the one whose write is overtaken
-sees that when it reads the lease back, at the latest before its first commit. The clocks of the writers must agree to within
-the lease's length.
+Elsewhere it is a lease: `.lease.json` names the owner and an expiry, and the owner's heartbeat renews it. A writer that
+dies holds the run until its lease expires, and every write first checks that the lease is still its own. pyarrow has no
+conditional put, so two writers that start within one round trip may both write the lease; the one whose write is
+overtaken sees that when it reads the lease back, at the latest before its first commit. The clocks of the writers must
+agree to within the lease's length.
 """
 
 from __future__ import annotations
@@ -102,8 +102,7 @@ class FileLock:
         path = folder.local(LOCK_FILE)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # The file is never deleted: a writer that waits on a deleted file and one that makes a new file would both own
-            # the run.
+            # The file is never deleted: a holder of the deleted file and one of its successor would both own the run.
             self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StoreError(f"cannot open {path} (run lock): {error}") from error
@@ -146,9 +145,9 @@ class LeaseLock:
         self._folder, self._seconds, self._clock = folder, seconds, clock
         self._holder, self._token = Holder.current(), uuid.uuid4().hex
         self._stop, self._guard = threading.Event(), threading.Lock()
-        if (lease := self._read()) is not None and lease.expires > clock():
+        if (lease := self._read()) is not None and (left := lease.expires - clock()) > 0:
             raise RunLockedError(
-                f"run {folder.uri} is being written by {lease.holder}; its lease ends in {lease.expires - clock():.0f} s"
+                f"run {folder.uri} is being written by {lease.holder}; its lease ends in {left:.0f} s unless renewed"
             )
         self.renew()
         self.check()

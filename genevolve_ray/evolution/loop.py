@@ -91,7 +91,7 @@ class Evolution:
                 sampling=self.sampling(),
                 on_trajectory=self.watcher.trajectory,
             )
-            judged[request.id] = self.store.put_group(step, group), group
+            judged[request.id] = self.store.put_group(step, group, step - 1), group
 
         await gather_or_cancel(draw(request) for request in missing)
         found = [judged[request.id] for request in requests]

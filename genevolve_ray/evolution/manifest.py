@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.records.base import Config, Record
-from genevolve_ray.records.trajectory import Trajectory
 
 SCHEMA_VERSION = 1
 MetricValue = bool | int | float | str | None
@@ -27,7 +27,11 @@ class Document(Record):
 
     @classmethod
     def decode(cls, data: bytes, path: str) -> Self:
-        """Read a file's content. Raises StoreError naming the file when it is truncated, corrupt or of another version."""
+        """Read a file's content.
+
+        Raises:
+            StoreError: naming the file when it is truncated, corrupt or of another version.
+        """
         try:
             document = cls.model_validate_json(data)
         except ValidationError as error:
@@ -58,16 +62,11 @@ class StoredFile(Record):
 
 
 class GroupFile(StoredFile):
-    """One judged group on disk, by path relative to the run.
-
-    `oldest_version` and `newest_version` bound the policy versions of its tokens; both are -1 when the policy wrote none.
-    """
+    """One judged group on disk, by path relative to the run, and the policy version that sampled it."""
 
     request_id: str
-    step: int
     trajectories: int
-    oldest_version: int
-    newest_version: int
+    policy_version: int
 
 
 class StepManifest(Document):
@@ -110,11 +109,15 @@ class StepManifest(Document):
 
 
 class Checkpoint(Document):
-    """`checkpoints/NNNNNN.json`: a folder that is complete. Step 0 is the state before the first step."""
+    """`checkpoints/NNNNNN.json`: a folder that is complete. Step 0 is the state before the first step.
+
+    `state_hash` is the learner's state in it, `validation` what that state scored, empty where it was not validated.
+    """
 
     step: int = Field(ge=0)
     state_hash: str = Field(min_length=1)
     files: tuple[StoredFile, ...]
+    validation: dict[str, Any] = Field(default_factory=dict)
     created: str = ""
 
     @property
@@ -152,8 +155,6 @@ def step_name(step: int) -> str:
     return f"{step:06d}"
 
 
-def version_bounds(trajectories: list[Trajectory]) -> tuple[int, int]:
-    """Return the smallest and largest policy version among the sampled tokens, (-1, -1) when there are none."""
-    ledgers = [t.ledger for t in trajectories]
-    versions = [v for ledger in ledgers for v, m in zip(ledger.versions, ledger.policy_mask, strict=True) if m]
-    return (min(versions), max(versions)) if versions else (-1, -1)
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

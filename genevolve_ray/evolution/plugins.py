@@ -14,7 +14,8 @@ from genevolve_ray.records.images import ImageStore
 class PluginSpec(Config):
     """Which class serves a role, and its settings.
 
-    `type` is `package.module:Class`. The class has a pydantic `Config` and is built as `Class(config, images)`.
+    `type` is `package.module:Class`. The class has a pydantic `Config`. Renderers and judges are built as `Class(config)`;
+    request sources and toolboxes, which bring pictures into the run, as `Class(config, images)`.
     """
 
     type: str = Field(pattern=r"^[\w.]+:\w+$")
@@ -28,7 +29,7 @@ class PluginSpec(Config):
         except (ImportError, AttributeError) as error:
             raise ValueError(f"plug-in {self.type!r} cannot be loaded: {error}") from error
 
-    def build(self, images: ImageStore) -> Any:
+    def build(self, *context: ImageStore) -> Any:
         """Build the plug-in. Raises ValueError for an unknown path, ValidationError for bad settings."""
         kind = self.resolve()
-        return kind(kind.Config.model_validate(self.config), images)
+        return kind(kind.Config.model_validate(self.config), *context)

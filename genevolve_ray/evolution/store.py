@@ -9,18 +9,15 @@ Layout below `runs/<name>/`, under any pyarrow filesystem URI:
     validation/000010.json  trajectories/<name>.parquet  requests/<name>.parquet  images/  experience/
 
 What is not in a manifest did not happen. `metrics.jsonl` is derived from the manifests and rebuilt when it disagrees. A
-checkpoint or a validation counts once its step is committed; a checkpoint also only if its state hash is that of its step.
+checkpoint or a validation counts once its step is committed; a checkpoint only if its state hash is that of its step.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,39 +25,36 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel
 
 from genevolve_ray import __version__
-from genevolve_ray.evolution import checkpoints as ckpt
-from genevolve_ray.evolution.documents import RunDocuments, from_parquet, to_parquet
+from genevolve_ray.evolution.checkpoints import RunCheckpoints, read_checkpoints, remove_orphans
 from genevolve_ray.evolution.files import Folder, StoreError, sha256
+from genevolve_ray.evolution.groups import decode_group, encode_group, groups_folder
 from genevolve_ray.evolution.lock import RunLock, take_lock
 from genevolve_ray.evolution.manifest import (
-    Checkpoint,
     CheckpointConfig,
     GroupFile,
+    MetricValue,
     ResumePlan,
     RunInfo,
     StepManifest,
+    now,
     step_name,
-    version_bounds,
 )
 from genevolve_ray.evolution.resolved import check_unchanged, dump_config, load_config
-from genevolve_ray.records.arrow import table_to_trajectories, trajectories_to_table
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
 CHANGEABLE = ("loop.steps", "steps", "logging")
 """Configuration keys (with all below them) that may differ when a run is resumed."""
-_GROUP_KEY = b"genevolve_ray.group"
 
 
-class RunStore(RunDocuments):
+class RunStore(RunCheckpoints):
     """One run on disk. `open` makes the one writer of a run, `read` any number of readers."""
 
     def __init__(self, folder: Folder, lock: RunLock | None, keep: CheckpointConfig) -> None:
         """Use `RunStore.open` or `RunStore.read`."""
-        super().__init__(folder)
-        self._lock, self._keep = lock, keep
-        self._manifests: dict[int, StepManifest] = {}
+        super().__init__(folder, lock, keep)
         self._used: set[str] = set()
+        self._persisted: dict[int, tuple[Group, GroupFile]] = {}  # by id(); the group itself keeps its id taken
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -89,8 +83,8 @@ class RunStore(RunDocuments):
 
         Raises:
             RunLockedError: when another writer holds the run.
-            StoreError: when the run does not exist and `create` is false, when the configuration differs in other keys, and
-                when a manifest is corrupt or missing.
+            StoreError: when the run does not exist and `create` is false, when the configuration differs in other keys,
+                and when a manifest is corrupt or missing.
         """
         folder = Folder(uri, filesystem)
         if not create and folder.size("run.json") is None:
@@ -119,7 +113,7 @@ class RunStore(RunDocuments):
 
     def _begin(self, config: BaseModel | Mapping[str, Any], run_seed: int) -> None:
         self._folder.put("config.yaml", dump_config(config), "resolved configuration")
-        info = RunInfo(created=_now(), package_version=__version__, run_seed=run_seed)
+        info = RunInfo(created=now(), package_version=__version__, run_seed=run_seed)
         self._folder.put("run.json", info.encode(), "run description")
 
     def _continue(self, config: BaseModel | Mapping[str, Any], run_seed: int, changeable: Collection[str]) -> None:
@@ -129,7 +123,7 @@ class RunStore(RunDocuments):
         if load_config(dump_config(config), "configuration") != self.config:
             self._folder.put("config.yaml", dump_config(config), "resolved configuration")
         self.refresh()
-        ckpt.remove_orphans(self._folder, self._counts)
+        remove_orphans(self._folder, self._counts)
         for step in self._validation_steps():
             if step > self.last_step:
                 self._folder.delete(f"validation/{step_name(step)}.json")
@@ -141,7 +135,7 @@ class RunStore(RunDocuments):
 
     def refresh(self) -> None:
         """Take in steps that were committed since. Raises StoreError for a manifest that is corrupt or missing."""
-        files = self._folder.list("steps", recursive=True)
+        files = self._folder.entries("steps", recursive=True)
         committed = sorted(int(n.split("/")[0]) for n in files if re.fullmatch(r"\d{6,}/manifest\.json", n))
         if gaps := sorted(set(range(1, len(committed) + 1)) - set(committed)):
             raise StoreError(f"{self._folder.path(_manifest_path(gaps[0]))} is missing, but later steps are committed")
@@ -203,11 +197,6 @@ class RunStore(RunDocuments):
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    @property
-    def last_step(self) -> int:
-        """The last committed step, which is also the policy version; 0 before the first."""
-        return len(self._manifests)
-
     def committed_steps(self) -> list[int]:
         """Return the committed steps in order; they count from 1 without gaps."""
         return sorted(self._manifests)
@@ -220,10 +209,10 @@ class RunStore(RunDocuments):
         """Return one row per committed step, each with its `step`."""
         return [json.loads(_metrics_line(manifest)) for manifest in self.manifests()]
 
-    def put_group(self, step: int, group: Group) -> GroupFile:
-        """Persist a judged group of the step that is under way; once this has returned, the group may be acknowledged.
+    def put_group(self, step: int, group: Group, policy_version: int) -> GroupFile:
+        """Persist a judged group of a step that is under way; once this has returned, the group may be acknowledged.
 
-        The same group put twice is one file. Thread-safe.
+        The same group put twice is one file. `policy_version` is the version that sampled it.
 
         Raises:
             StoreError: when it cannot be written, or the step is committed already.
@@ -231,60 +220,101 @@ class RunStore(RunDocuments):
         self._writable()
         if step <= self.last_step:
             raise StoreError(f"step {step} is committed: no group of {group.request_id} can be added to it")
-        description = {"request_id": group.request_id, "step": group.step}
-        data = to_parquet(trajectories_to_table(group.trajectories), {_GROUP_KEY: json.dumps(description).encode()})
-        digest = sha256(data)
-        safe = re.sub(r"[^A-Za-z0-9._-]", "_", group.request_id)[:80]
-        name = f"steps/{step_name(step)}/groups/{safe}-{digest[:16]}.parquet"
-        self._folder.put(name, data, f"group of request {group.request_id}")
-        return _group_file(name, data, group)
+        file, data = encode_group(step, group, policy_version)
+        self._folder.put(file.path, data, f"group of request {group.request_id}")
+        self._persisted[id(group)] = (group, file)
+        return file
 
-    def pending_groups(self, step: int, policy_version: int | None = None) -> list[tuple[GroupFile, Group]]:
+    def pending_groups(self, step: int, policy_version: int | None = None) -> list[Group]:
         """Return groups that were persisted for a step but are in no manifest, ordered by file name.
+
+        Those that the current policy version sampled may be committed instead of sampling their requests again.
 
         Args:
             step: the step that was under way.
-            policy_version: with it, only groups of which every token was sampled by this version: these may be used
-                instead of sampling the request again.
+            policy_version: with it, only groups that this version sampled.
 
         Raises:
             StoreError: naming a file that is corrupt.
         """
-        folder, found = f"steps/{step_name(step)}/groups", []
-        for name in self._folder.list(folder):
-            path = f"{folder}/{name}"
-            if path in self._used or not name.endswith(".parquet"):
+        found = []
+        for base in self._folder.entries(groups_folder(step)):
+            name = f"{groups_folder(step)}/{base}"
+            if name in self._used or not name.endswith(".parquet"):
                 continue
-            data = self._folder.get(path, "judged group")
-            file = _group_file(path, data, group := self._read_group(path, data))
-            if policy_version is None or (file.oldest_version, file.newest_version) == (policy_version, policy_version):
-                found.append((file, group))
+            file, group = decode_group(name, self._folder.get(name, "judged group"), self._folder.path(name))
+            if policy_version is None or file.policy_version == policy_version:
+                self._persisted[id(group)] = (group, file)
+                found.append(group)
         return found
 
-    def commit_step(self, manifest: StepManifest) -> None:
-        """Commit a step: after this returns the step has happened, before it has not.
+    def commit_step(
+        self,
+        step: int,
+        groups: Sequence[Group],
+        metrics: Mapping[str, MetricValue],
+        state_hash: str,
+        validation: Mapping[str, Any] | None = None,
+        *,
+        loop: Mapping[str, Any] | None = None,
+    ) -> StepManifest:
+        """Commit a step: once its manifest is written the step has happened, before that it has not.
+
+        Args:
+            step: must follow the last committed step.
+            groups: what the learner was trained on, in its order; each came from `put_group` or `pending_groups`.
+            metrics: the step's row of `metrics.jsonl`; non-finite numbers become null.
+            state_hash: the learner's state after the step.
+            validation: result of the validation after the step, where there was one.
+            loop: the loop's own state, free-form.
 
         Raises:
-            StoreError: when the step does not follow the last one, a group is missing or was used before, or the manifest
-                cannot be written. Where only `metrics.jsonl` fails, the step is committed all the same.
+            StoreError: when the step does not follow the last one, when a group was never persisted, is gone or was
+                used before, and when a file cannot be written. Where only `metrics.jsonl` fails, the step is committed.
         """
         self._writable()
-        if manifest.step != self.last_step + 1:
-            raise StoreError(f"step {manifest.step} cannot be committed after step {self.last_step}")
-        paths = [group.path for group in manifest.groups]
-        if twice := sorted(self._used.intersection(paths) | {p for p in paths if paths.count(p) > 1}):
-            raise StoreError(f"step {manifest.step} would use judged groups twice: {', '.join(twice)}")
-        for group in manifest.groups:
-            if (size := self._folder.size(group.path)) != group.size:
-                raise StoreError(f"{self._folder.path(group.path)} should have {group.size} bytes, it has {size}")
-        manifest = manifest.model_copy(update={"created": manifest.created or _now()})
-        name = _manifest_path(manifest.step)
+        if step != self.last_step + 1:
+            raise StoreError(f"step {step} cannot be committed after step {self.last_step}")
+        published = read_checkpoints(self._folder).get(step)
+        manifest = StepManifest(
+            step=step,
+            policy_before=step - 1,
+            policy_after=step,
+            groups=self._files_of(step, groups),
+            metrics=dict(metrics),
+            state_hash=state_hash,
+            checkpoint=published.name if published and published.state_hash == state_hash else None,
+            loop=dict(loop or {}),
+            created=now(),
+        )
+        if validation is not None:
+            self.put_validation(step, validation)
+        name = _manifest_path(step)
         if self._folder.size(name) is not None:
-            raise StoreError(f"{self._folder.path(name)} exists: another writer has committed step {manifest.step}")
+            raise StoreError(f"{self._folder.path(name)} exists: another writer has committed step {step}")
         self._folder.put(name, manifest.encode(), "step manifest")
         self._remember(manifest)
+        for group in groups:
+            del self._persisted[id(group)]
         self._append_metrics(manifest)
         self._prune()
+        return manifest
+
+    def _files_of(self, step: int, groups: Sequence[Group]) -> tuple[GroupFile, ...]:
+        """Return the files of groups that may be committed. Raises StoreError for one that may not."""
+        files: list[GroupFile] = []
+        for group in groups:
+            if id(group) not in self._persisted:
+                raise StoreError(
+                    f"step {step}: the group of request {group.request_id} was never persisted, or is used"
+                )
+            file = self._persisted[id(group)][1]
+            if file.path in self._used or file in files:
+                raise StoreError(f"step {step} would use {file.path} twice")
+            if (size := self._folder.size(file.path)) != file.size:
+                raise StoreError(f"{self._folder.path(file.path)} should have {file.size} bytes, it has {size}")
+            files.append(file)
+        return tuple(files)
 
     def _append_metrics(self, manifest: StepManifest) -> None:
         if self._folder.is_local:
@@ -299,26 +329,15 @@ class RunStore(RunDocuments):
         Raises:
             StoreError: when the step is not committed, or naming a file that is missing or corrupt.
         """
-        if step not in self._manifests:
-            raise StoreError(f"step {step} is not committed in {self._folder.root}")
-        return [self._read_group(f.path, self._verified(f)) for f in self._manifests[step].groups]
-
-    def _verified(self, file: GroupFile) -> bytes:
-        data = self._folder.get(file.path, "judged group")
-        if sha256(data) != file.sha256:
-            raise StoreError(
-                f"{self._folder.path(file.path)} is corrupt: its {len(data)} bytes are not the {file.size} bytes "
-                "that the manifest names"
-            )
-        return data
-
-    def _read_group(self, path: str, data: bytes) -> Group:
-        table = from_parquet(data, self._folder.path(path))
-        try:
-            description = json.loads(table.schema.metadata[_GROUP_KEY])
-            return Group(description["request_id"], description["step"], table_to_trajectories(table))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{self._folder.path(path)} is no judged group: {error}") from error
+        found = []
+        for file in self.manifest(step).groups:
+            data, path = self._folder.get(file.path, "judged group"), self._folder.path(file.path)
+            if sha256(data) != file.sha256:
+                raise StoreError(
+                    f"{path} is corrupt: {len(data)} bytes are not the {file.size} that the manifest names"
+                )
+            found.append(decode_group(file.path, data, path)[1])
+        return found
 
     def resume_plan(self) -> ResumePlan:
         """Return how to get back to the last committed state."""
@@ -332,76 +351,6 @@ class RunStore(RunDocuments):
             state_hash=last.state_hash if last else (latest.state_hash if latest else None),
         )
 
-    # --- checkpoints -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def checkpoint_dir(self, step: int, state_hash: str) -> Iterator[Path]:
-        """Lend an empty local folder for the checkpoint after a step, and publish it when the block ends well.
-
-        Write it before the step is committed (then name it in the manifest) or after. It counts once the step is committed
-        with this `state_hash`. Step 0 is the state before the first step.
-
-        Raises:
-            StoreError: when the step has a checkpoint already, is another one than the step under way or committed ones,
-                or when the folder stays empty or cannot be published (full disk).
-        """
-        self._writable()
-        if not 0 <= step <= self.last_step + 1:
-            raise StoreError(f"no checkpoint of step {step} can be made after step {self.last_step}")
-        if step in self._counting():
-            raise StoreError(f"{self._folder.path(ckpt.folder_path(step))} exists: step {step} has its checkpoint")
-        with ckpt.write_checkpoint(self._folder, step, state_hash, _now()) as folder:
-            yield folder
-        self._prune()
-
-    def checkpoints(self) -> list[Checkpoint]:
-        """Return the checkpoints that count, by step."""
-        return sorted(self._counting().values(), key=lambda checkpoint: checkpoint.step)
-
-    def latest_checkpoint(self) -> Checkpoint | None:
-        """Return the checkpoint that resume starts from, None when there is none."""
-        return next(reversed(self.checkpoints()), None)
-
-    def best_checkpoint(self) -> Checkpoint | None:
-        """Return the checkpoint with the best validation (the earliest of equals), None when none was validated."""
-        best = ckpt.best_steps(self._scores(counting := self._counting()), 1)
-        return counting[best[0]] if best else None
-
-    def load_checkpoint(self, step: int) -> AbstractContextManager[Path]:
-        """Lend a local folder with a checkpoint, checked against its manifest; treat it as read-only.
-
-        On local disks it is the folder itself, elsewhere a copy that goes when the block ends.
-
-        Raises:
-            StoreError: when there is no such checkpoint, or naming the file that is missing or corrupt (on entry).
-        """
-        checkpoint = self._counting().get(step)
-        if checkpoint is None:
-            raise StoreError(f"{self._folder.root} has no checkpoint of step {step}: it has {sorted(self._counting())}")
-        return ckpt.read_checkpoint(self._folder, checkpoint)
-
-    def _counts(self, checkpoint: Checkpoint) -> bool:
-        manifest = self._manifests.get(checkpoint.step)
-        return checkpoint.step == 0 or (manifest is not None and manifest.state_hash == checkpoint.state_hash)
-
-    def _counting(self) -> dict[int, Checkpoint]:
-        return {step: c for step, c in ckpt.read_checkpoints(self._folder).items() if self._counts(c)}
-
-    def _scores(self, counting: Mapping[int, Checkpoint]) -> dict[int, float]:
-        metric = self._keep.best_metric
-        rows = {row["step"]: row.get(metric) for row in self.validations()}
-        return {step: float(v) for step, v in rows.items() if step in counting and isinstance(v, int | float)}
-
-    def _prune(self) -> None:
-        counting = self._counting()
-        for step in ckpt.prunable(counting, self._scores(counting), self._keep.keep_last, self._keep.keep_best):
-            ckpt.remove_checkpoint(self._folder, step)
-
-    def _writable(self) -> None:
-        if self._lock is None:
-            raise StoreError(f"run {self._folder.root} is open for reading only")
-        self._lock.check()
-
 
 def _manifest_path(step: int) -> str:
     return f"steps/{step_name(step)}/manifest.json"
@@ -409,21 +358,3 @@ def _manifest_path(step: int) -> str:
 
 def _metrics_line(manifest: StepManifest) -> bytes:
     return json.dumps({"step": manifest.step, **manifest.metrics}).encode() + b"\n"
-
-
-def _group_file(name: str, data: bytes, group: Group) -> GroupFile:
-    oldest, newest = version_bounds(group.trajectories)
-    return GroupFile(
-        path=name,
-        sha256=sha256(data),
-        size=len(data),
-        request_id=group.request_id,
-        step=group.step,
-        trajectories=len(group.trajectories),
-        oldest_version=oldest,
-        newest_version=newest,
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -70,12 +70,16 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str
     return target
 
 
+def has_tokenizer(folder: str | Path) -> bool:
+    """Return whether a folder holds any tokenizer file."""
+    return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
+
+
 def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
     """Copy the tokenizer's files unchanged. Raises FileNotFoundError when there are none."""
-    names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
-    if not names:
+    if not has_tokenizer(source):
         raise FileNotFoundError(f"no tokenizer files in {str(source)!r}")
-    for name in names:
+    for name in (name for name in TOKENIZER_FILES if (Path(source) / name).is_file()):
         if (Path(source) / name).resolve() != (Path(folder) / name).resolve():
             shutil.copyfile(Path(source) / name, Path(folder) / name)
 

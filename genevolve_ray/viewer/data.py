@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Outcome, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
+if TYPE_CHECKING:
+    from genevolve_ray.evolution.store import RunStore
+
+BEFORE, AFTER, HELDOUT = "heldout-sft", "heldout-final", "heldout"
+"""Names in the run store: trajectories of the policy that the run started from and ended with, and their requests."""
 PARITY_LIMITS = {"float32": 1e-4, "fp32": 1e-4, "bfloat16": 0.03, "bf16": 0.03}
 """Limits of mean |engine - learner| log-prob per dtype, where the configuration names none."""
 
@@ -26,14 +32,14 @@ class ReportData:
     Attributes:
         name: the run's name.
         config: the resolved configuration.
-        run: where the run came from: `created`, `finished`, `preset`, `versions`, `command`, ... shown as it is.
+        run: where the run came from (`created`, `finished`, `preset`, `versions`, `command`, ...), shown as it is.
         metrics: one row per committed step.
         validations: one row per validation during the run.
         summary: the run's summary (held-out comparison, parity, seconds, memory).
         requests: held-out requests.
         before: held-out trajectories of the policy that the run started from.
         after: held-out trajectories of the policy that the run ended with.
-        training: trajectories of the last committed step.
+        training: trajectories of the last committed step, best and worst of each group.
         load_image: returns the encoded bytes of an image; may raise OSError where it is gone.
     """
 
@@ -110,5 +116,36 @@ def _matched(requests: list[Request], before: dict[str, Trajectory], after: dict
             yield Pair(request, before[request.id], after[request.id])
 
 
-def load_report_data(source: object) -> ReportData:
-    raise TypeError(source)
+def load_report_data(source: RunStore | Path | str) -> ReportData:
+    """Return what a run store, or the run's folder or URI, holds for a report; what it lacks stays empty.
+
+    Raises:
+        StoreError: when there is no run, or naming a file that is corrupt.
+    """
+    from genevolve_ray.evolution.store import RunStore
+
+    store = source if isinstance(source, RunStore) else RunStore.read(str(source))
+    kept = set(store.trajectory_names())
+    sides = {name: store.get_trajectories(name) if name in kept else [] for name in (BEFORE, AFTER)}
+    return ReportData(
+        name=store.root.rstrip("/").rsplit("/", 1)[-1],
+        config=store.config,
+        run=store.info.model_dump(exclude={"schema_version"}),
+        metrics=store.metrics(),
+        validations=store.validations(),
+        summary=store.summary(),
+        requests=store.get_requests(HELDOUT) if any(sides.values()) else [],
+        before=sides[BEFORE],
+        after=sides[AFTER],
+        training=_extremes(store.groups(store.last_step)) if store.last_step else [],
+        load_image=store.images.get,
+    )
+
+
+def _extremes(groups: list[Group]) -> list[Trajectory]:
+    """Return the best and the worst scored trajectory of each group, in the order of the groups."""
+    chosen: list[Trajectory] = []
+    for group in groups:
+        ordered = sorted((t for t in group.trajectories if scored(t)), key=lambda t: -t.score)
+        chosen.extend(ordered[:1] + ordered[1:][-1:])
+    return chosen

@@ -73,7 +73,7 @@ class Pictures:
         image.thumbnail((side, side))
         buffer = io.BytesIO()
         # Re-encoded, so that no byte of a foreign file reaches the page.
-        image.save(buffer, format="PNG", optimize=True)
+        image.save(buffer, format="PNG")
         uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         return Picture(
             f"{ref.sha256[:16]}-{side}", uri, image.width * (2 if small and side >= SMALL_SIDE else 1), small

@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +55,7 @@ def render_report(data: ReportData) -> str:
     """Return the page. All text of trajectories is untrusted: it is escaped, and the page runs only its own scripts."""
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(
-        loader=PackageLoader("genevolve_ray.viewer"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(signed=signed, fixed=fixed, yaml_lines=yaml_lines)
+    environment = _environment()
     source = environment.loader.get_source  # type: ignore[union-attr]
     scripts = {"plotly": get_plotlyjs(), "page": source(environment, "report.js")[0]}
     page = environment.get_template("report.html.j2").render(
@@ -72,6 +66,19 @@ def render_report(data: ReportData) -> str:
     )
     # Text that came from a broken decode may hold half surrogate pairs, which no file can.
     return page.encode(errors="replace").decode()
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("genevolve_ray.viewer"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(signed=signed, fixed=fixed, yaml_lines=yaml_lines)
+    return environment
 
 
 def _context(data: ReportData) -> dict[str, Any]:

@@ -57,7 +57,7 @@ profiles = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(turns, profiles, st.text(max_size=20))
 def test_any_policy_gives_a_typed_outcome_and_a_sound_ledger(
     script: list[str | list[int]], profile: ProtocolProfile, foreign: str

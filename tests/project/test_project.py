@@ -22,7 +22,6 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="no command line yet")
 @pytest.mark.parametrize("statement", ["import genevolve_ray.cli", "import genevolve_ray.doctor"])
 def test_the_command_line_imports_nothing_heavy(statement: str) -> None:
     code = f"import sys; {statement}; print([n for n in ('ray', 'torch', 'vllm', 'transformers') if n in sys.modules])"
@@ -77,6 +76,11 @@ def test_every_data_file_of_the_package_is_shipped() -> None:
     shipped = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
     data = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert sorted(name_of(path) for path in data - shipped) == []
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    folders = {path.parent for path in SOURCES}
+    assert sorted(name_of(folder) for folder in folders if not (folder / "__init__.py").exists()) == []
 
 
 def test_ci_runs_the_linters_and_the_test_command_of_the_readme() -> None:

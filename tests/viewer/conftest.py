@@ -133,7 +133,7 @@ def judge(trajectory: Trajectory, store: MemoryImages, rng: random.Random, reque
 def make_metrics(steps: int, rng: random.Random) -> list[dict[str, Any]]:
     """Metrics of a run that learns."""
     rows = []
-    for step in range(steps):
+    for step in range(1, steps + 1):
         rise = 1 - math.exp(-step / 15)
         image, text = 0.5 + 0.2 * rise + rng.gauss(0, 0.03), 0.6 + 0.25 * rise + rng.gauss(0, 0.03)
         rollout, learn, sync, commit = 5 + rng.random(), 2.2 + 0.2 * rng.random(), 0.3, 0.12
@@ -208,4 +208,4 @@ def make_report_data(requests: int = 60, steps: int = 40, seed: int = 3) -> Repo
 @pytest.fixture
 def report_data() -> ReportData:
     """A small finished run."""
-    return make_report_data(requests=12, steps=8)
+    return make_report_data(requests=9, steps=8)

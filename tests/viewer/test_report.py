@@ -83,7 +83,7 @@ def test_headlines_show_the_comparison_with_its_interval(report_data: ReportData
         "heldout_gain_interval": [0.1, 0.15],
     }
     text = " ".join(read(report_data).text.split())
-    assert "Held-out reward0.500 → 0.625mean over 12 requests" in text
+    assert "Held-out reward0.500 → 0.625mean over 9 requests" in text
     assert "Paired gain+0.12595% interval +0.100 to +0.150" in text
     assert "Parity, worst step1.6e-6limit 1e-4" in text
     assert "Time9 min 57 ssetup 2 min 11 s, evolve 6 min 52 s" in text

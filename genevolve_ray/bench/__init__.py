@@ -1,0 +1,1 @@
+"""Suites and scoring: policies measured on held-out requests."""

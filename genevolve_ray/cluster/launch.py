@@ -1,0 +1,236 @@
+"""A run's parts on Ray: checked, started side by side, and gone at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.cluster.errors import StartError, arrive
+from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
+from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
+from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
+from genevolve_ray.cluster.services import Service, application, services_of
+from genevolve_ray.cluster.session import cluster_address, ray_session
+from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Wiring, worker_environment
+from genevolve_ray.evolution.watch import Silence, Watcher
+
+if TYPE_CHECKING:
+    from genevolve_ray.config import RunConfig
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class ClusterPorts:
+    """What the loop needs, on Ray; `seconds` says how long each part took to start."""
+
+    rollouts: RayRollouts
+    learner: RayLearner
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def on_ray(
+    config: RunConfig, *, run_name: str, images_uri: str, model_dir: str | Path, watcher: Watcher | None = None
+) -> AsyncIterator[ClusterPorts]:
+    """Start services, rollout workers and learner on Ray, and end them all at the end, whatever the end.
+
+    Enter it in the main thread. Replicas and workers open the image store and the model folder themselves, so both must
+    be reachable from every node.
+
+    Raises:
+        PlacementError: when the cluster lacks what the run asks for; nothing is started then.
+        StartError: when a part does not come up in time; the message names it.
+    """
+    watcher = watcher or Silence()
+    check_devices(config)
+    began = perf_counter()
+    with ray_session(config.cluster, namespace=run_name):
+        launch = _Launch(config, run_name, images_uri, str(model_dir), watcher)
+        launch.seconds["ray"] = perf_counter() - began
+        launch.check()
+        try:
+            ports = await launch.start()
+            launch.seconds["total"] = perf_counter() - began
+            watcher.note("started " + ", ".join(f"{part} {s:.1f} s" for part, s in launch.seconds.items()))
+            yield ports
+        finally:
+            await launch.stop()
+
+
+class _Launch:
+    """The parts of one run, between start and stop."""
+
+    def __init__(self, config: RunConfig, run_name: str, images_uri: str, model_dir: str, watcher: Watcher) -> None:
+        self.config, self.images_uri, self.model_dir, self.watcher = config, images_uri, model_dir, watcher
+        self.services = services_of(config, run_name)
+        self.seconds: dict[str, float] = {}
+        self.private = cluster_address(config.cluster) is None
+        self.group: Any = None
+        self.rollouts: RayRollouts | None = None
+        self.handles: dict[str, Any] = {}
+        self.services_up = asyncio.Event()
+
+    def check(self) -> None:
+        """Check that the cluster has what the run asks for."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_fits([*gang_demands(self.config), *service_demands(self.config)], nodes, ray.available_resources())
+
+    async def start(self) -> ClusterPorts:
+        """Start every part side by side: the engine takes longest, and everything else fits into that time."""
+        import ray
+
+        cluster = self.config.cluster
+        self.group = reserve(gang_demands(self.config))
+        options = {"num_cpus": cluster.learner_cpus, "num_gpus": cluster.learner_gpus}
+        worker = self._actor(LearnerWorker, 0, learner_environment(self.config), options)
+        learner = RayLearner(worker.remote(self.config, self.model_dir))
+        pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill)
+        self.rollouts = RayRollouts(
+            pool, cluster.rollout_workers, max_restarts=cluster.max_restarts, attempts=cluster.rollout_attempts
+        )
+        parts = {
+            "learner": learner.start(),
+            "rollout workers": self.rollouts.start(),
+            "services": self._start_services(),
+        }
+        await self._all_up(parts)
+        return ClusterPorts(self.rollouts, learner, self.seconds)
+
+    async def stop(self) -> None:
+        """Close the engines and take the services away; a private cluster then ends with the session."""
+        if self.rollouts is not None:
+            await self.rollouts.stop()
+        if self.private:
+            return
+        from ray import serve
+        from ray.util import remove_placement_group
+
+        there = set(serve.status().applications)
+        for service in self.services:
+            if service.name in there:
+                await asyncio.to_thread(serve.delete, service.name)
+        if self.group is not None:
+            remove_placement_group(self.group)
+
+    async def _all_up(self, parts: dict[str, Any]) -> None:
+        """Wait until all parts are up. Raises the first part's error, or StartError naming those that are late."""
+        tasks = {asyncio.create_task(self._timed(part, work), name=part) for part, work in parts.items()}
+        limit = self.config.cluster.start_timeout
+        try:
+            done, late = await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+        if late:
+            names = ", ".join(sorted(task.get_name() for task in late))
+            raise StartError(
+                f"{names} did not come up within {limit:g} s (cluster.start_timeout){await self._why(late)}"
+            )
+
+    async def _timed(self, part: str, work: Awaitable[None]) -> None:
+        from ray.exceptions import RayActorError
+
+        started = perf_counter()
+        try:
+            await work
+        except RayActorError as error:
+            raise StartError(f"the process of {part} died while it started: {error}") from error
+        self.seconds[part] = perf_counter() - started
+
+    async def _why(self, late: set[asyncio.Task[None]]) -> str:
+        if not any(task.get_name() == "services" for task in late):
+            return ""
+        states = await self._states()
+        return "; " + "; ".join(f"{role}: {status} {message}" for role, (status, message) in states.items())
+
+    # --- actors ---
+
+    def _actor(self, kind: type, bundle: int, environment: dict[str, str], options: dict[str, Any]) -> Any:
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+        return ray.remote(kind).options(
+            scheduling_strategy=strategy, runtime_env={"env_vars": environment}, max_restarts=0, **options
+        )
+
+    def _create_worker(self, index: int) -> Any:
+        cluster = self.config.cluster
+        options = {
+            "num_cpus": cluster.rollout_cpus,
+            "num_gpus": cluster.rollout_gpus,
+            "max_concurrency": MAX_CONCURRENT,
+        }
+        actor = self._actor(RolloutWorker, 1 + index, worker_environment(self.config.engine), options)
+        return actor.remote(self.config, self.model_dir)
+
+    async def _prepare(self, worker: Any) -> None:
+        """Wait until a worker's engine runs and it has met the services."""
+        limit = self.config.cluster.start_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await arrive(worker.start.remote())
+                await self.services_up.wait()
+                wirings = {s.role: Wiring(s, self.handles[s.role]) for s in self.services}
+                await arrive(worker.connect.remote(**wirings))
+        except TimeoutError as error:
+            raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error
+
+    # --- services ---
+
+    async def _start_services(self) -> None:
+        """Deploy the applications and wait until they run. Raises StartError with Serve's message when one cannot."""
+        handles = await asyncio.to_thread(_deploy, self.services, self.images_uri)
+        self.handles = {service.role: handle for service, handle in zip(self.services, handles, strict=True)}
+        waiting = {service.role for service in self.services}
+        started = perf_counter()
+        while waiting:
+            for role, (status, message) in (await self._states()).items():
+                if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    raise StartError(f"the {role} service cannot start: {message}")
+                if status == "RUNNING" and role in waiting:
+                    waiting.remove(role)
+                    self.seconds[role] = perf_counter() - started
+            if waiting:
+                await asyncio.sleep(_POLL_SECONDS)
+        self.services_up.set()
+
+    async def _states(self) -> dict[str, tuple[str, str]]:
+        """Return the status and message of each service's application."""
+        from ray import serve
+
+        there = (await asyncio.to_thread(serve.status)).applications
+        states = {}
+        for service in self.services:
+            if (overview := there.get(service.name)) is not None:
+                messages = [overview.message, *(d.message for d in overview.deployments.values())]
+                states[service.role] = (overview.status.value, " ".join(m for m in messages if m))
+        return states
+
+
+def _deploy(services: Sequence[Service], images_uri: str) -> list[Any]:
+    """Hand the applications to Serve, without HTTP, and return their handles."""
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    serve.start(proxy_location="Disabled")
+    targets = [
+        serve.RunTarget(
+            application(service, images_uri),
+            name=service.name,
+            route_prefix=None,
+            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        )
+        for service in services
+    ]
+    return list(serve.run_many(targets, wait_for_applications_running=False))

@@ -1,0 +1,114 @@
+"""What a run asks of a cluster, and whether the cluster has it: checked before anything heavy starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.cluster.errors import PlacementError
+
+if TYPE_CHECKING:
+    from genevolve_ray.config import RunConfig
+
+_PLACEMENT_SECONDS = 10.0
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one process asks for; it must lie on one node."""
+
+    part: str
+    resources: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """Return the demand for messages."""
+        return f"{self.part} ({_listed(self.resources)})"
+
+
+def gang_demands(config: RunConfig) -> list[Demand]:
+    """Return the demands of learner and rollout workers: bundle 0 is the learner, bundle 1 + i is worker i."""
+    cluster = config.cluster
+    learner = Demand("learner", _resources(cluster.learner_cpus, cluster.learner_gpus))
+    worker = _resources(cluster.rollout_cpus, cluster.rollout_gpus)
+    return [learner, *(Demand(f"rollout worker {i}", worker) for i in range(cluster.rollout_workers))]
+
+
+def service_demands(config: RunConfig) -> list[Demand]:
+    """Return the demands of all replicas."""
+    roles = {"tools": config.cluster.tools, "renderer": config.cluster.renderer, "judge": config.cluster.judge}
+    return [
+        Demand(f"{role} replica {i}", _resources(service.cpus, service.gpus))
+        for role, service in roles.items()
+        for i in range(service.replicas)
+    ]
+
+
+def check_devices(config: RunConfig) -> None:
+    """Check that whoever computes on a GPU reserves one. Raises PlacementError naming the keys and values at fault."""
+    cluster = config.cluster
+    pairs = (
+        ("engine.device", config.engine.device, "cluster.rollout_gpus", cluster.rollout_gpus),
+        ("learner.device", config.learner.device, "cluster.learner_gpus", cluster.learner_gpus),
+    )
+    for key, device, reservation, gpus in pairs:
+        if device != "cpu" and not gpus:
+            raise PlacementError(f"{key}={device} computes on a GPU, but {reservation}={gpus:g} reserves none")
+
+
+def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> None:
+    """Check that each demand fits on some node, and all of them into what is free.
+
+    Args:
+        demands: what is asked.
+        nodes: resources of each living node.
+        free: resources of the whole cluster that nobody holds.
+
+    Raises:
+        PlacementError: saying what was asked and what exists.
+    """
+    for demand in demands:
+        if not any(_within(demand.resources, node) for node in nodes):
+            raise PlacementError(f"no node can hold the {demand}: there are {_nodes(nodes)}")
+    total: dict[str, float] = {}
+    for demand in demands:
+        for name, amount in demand.resources.items():
+            total[name] = total.get(name, 0.0) + amount
+    if not _within(total, free):
+        relevant = {name: free.get(name, 0.0) for name in total}
+        raise PlacementError(
+            f"the run asks for {_listed(total)} in all and {_listed(relevant)} is free on {_nodes(nodes)}; "
+            f"it would place {', '.join(map(str, demands))}"
+        )
+
+
+def reserve(demands: Sequence[Demand]) -> Any:
+    """Return a placement group with one bundle a demand. Raises PlacementError when it is not there within seconds."""
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([dict(demand.resources) for demand in demands], strategy="PACK")
+    if not group.wait(_PLACEMENT_SECONDS):
+        remove_placement_group(group)
+        raise PlacementError(
+            f"{', '.join(map(str, demands))} could not be placed together within {_PLACEMENT_SECONDS:g} s: "
+            "other work holds parts of the nodes that are big enough"
+        )
+    return group
+
+
+def _resources(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+
+
+def _within(asked: Mapping[str, float], there: Mapping[str, float]) -> bool:
+    return all(amount <= there.get(name, 0.0) + _EPSILON for name, amount in asked.items())
+
+
+def _listed(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _nodes(nodes: Sequence[Mapping[str, float]]) -> str:
+    sizes = [_listed({name: node.get(name, 0.0) for name in ("CPU", "GPU")}) for node in nodes]
+    return f"{len(nodes)} node{'s' if len(nodes) != 1 else ''} with {' | '.join(sizes)}"

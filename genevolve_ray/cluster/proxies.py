@@ -1,0 +1,144 @@
+"""The ports of a rollout over Serve handles: bounded retries, and a typed failure after them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.observation import ImageHit, Observation
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.verdict import Verdict
+from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure
+
+if TYPE_CHECKING:
+    from genevolve_ray.cluster.services import ToolCard
+    from genevolve_ray.cluster.settings import ServiceConfig
+
+T = TypeVar("T")
+
+RETRYABLE = (
+    RayActorError,
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+    TimeoutError,
+)
+"""A dead or unreachable replica, an overloaded service, a call that takes too long."""
+_LONGEST_WAIT = 5.0
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Calls one service, and again where that may help.
+
+    Attributes:
+        service: name for messages.
+        handle: Serve deployment handle, or anything whose methods have `.remote(...)` that returns an awaitable.
+        attempts: tries in all.
+        timeout: seconds of one try.
+        backoff: seconds before the second try; they double from there.
+    """
+
+    service: str
+    handle: Any
+    attempts: int
+    timeout: float
+    backoff: float = 0.2
+
+    @classmethod
+    def of(cls, service: str, handle: Any, config: ServiceConfig) -> Caller:
+        """Return a caller with a service's own limits."""
+        return cls(service, handle, config.attempts, config.timeout)
+
+    async def __call__(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the service.
+
+        Raises:
+            InfraFailure: after the last try, or when the plug-in itself gave up. Other errors arrive as themselves.
+        """
+        remote: Callable[..., Awaitable[Any]] = getattr(self.handle, method).remote
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(RETRYABLE),
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_exponential_jitter(initial=self.backoff, max=_LONGEST_WAIT, jitter=self.backoff),
+            reraise=True,
+        )
+        try:
+            return await retrying(self._once, remote, arguments)
+        except RETRYABLE as error:
+            text = (
+                f"{self.service}: {method} failed {self.attempts} times, at last with {type(error).__name__}: {error}"
+            )
+            raise InfraFailure(text) from error
+
+    async def _once(self, remote: Callable[..., Awaitable[Any]], arguments: Sequence[Any]) -> Any:
+        async with asyncio.timeout(self.timeout):
+            return await arrive(remote(*arguments))
+
+
+class ServeTool:
+    """A tool of the tools service."""
+
+    def __init__(self, card: ToolCard, caller: Caller) -> None:
+        """Stand for the tool that `card` describes."""
+        self.name, self.description, self.parameters = card.name, card.description, card.parameters
+        self._caller = caller
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        """Call the tool. Raises ToolArgumentError, or InfraFailure after bounded retries."""
+        observation: Observation = await self._caller("call", self.name, arguments, episode)
+        return observation
+
+
+class ServeRenderer:
+    """The renderer service."""
+
+    def __init__(self, identity: str, caller: Caller) -> None:
+        """Stand for the renderer of that identity."""
+        self.identity, self._caller = identity, caller
+
+    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
+        """Render a program. Raises InfraFailure after bounded retries."""
+        picture: ImageRef = await self._caller("render", prompt, tuple(references), seed)
+        return picture
+
+
+class ServeJudge:
+    """The judge service."""
+
+    def __init__(self, identity: str, caller: Caller) -> None:
+        """Stand for the judge of that identity."""
+        self.identity, self._caller = identity, caller
+
+    async def judge(
+        self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
+        """Judge a rendered program. Raises InfraFailure after bounded retries."""
+        verdict: Verdict = await self._caller("judge", request, image, program, tuple(references))
+        return verdict
+
+
+async def connect(
+    tools: Caller, renderer: Caller, judge: Caller
+) -> tuple[dict[str, ServeTool], ServeRenderer, ServeJudge]:
+    """Ask the services who they are, once, and return their stand-ins."""
+    cards, renderer_identity, judge_identity = await asyncio.gather(
+        tools("describe"), renderer("describe"), judge("describe")
+    )
+    stand_ins = {card.name: ServeTool(card, tools) for card in cards}
+    return stand_ins, ServeRenderer(renderer_identity, renderer), ServeJudge(judge_identity, judge)

@@ -1,0 +1,175 @@
+"""The driver's side of the rollout workers: who plays what, and what happens when a worker dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ray.exceptions import RayActorError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
+from genevolve_ray.cluster.errors import WorkersLost, arrive
+from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.records.trajectory import Trajectory
+
+T = TypeVar("T")
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class WorkerPool:
+    """How workers come and go; the cluster gives real actors, a test gives stand-ins.
+
+    Attributes:
+        create: returns a new worker for a place, at once.
+        prepare: waits until a new worker can play (engine started, services met).
+        kill: ends a worker at once.
+    """
+
+    create: Callable[[int], Any]
+    prepare: Callable[[Any], Awaitable[None]]
+    kill: Callable[[Any], None]
+
+
+@dataclass
+class _Place:
+    """A place for a worker; the worker in it may be replaced."""
+
+    index: int
+    worker: Any
+    load: int = 0
+    deaths: int = 0
+    lost: WorkersLost | None = None
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class RayRollouts:
+    """The rollout port over N workers.
+
+    A rollout goes to the least loaded worker. A dead worker is replaced, and the new one gets the current weights,
+    verified, before it plays; rollouts lost with the dead one are played again (with the same seeds) on another.
+    """
+
+    def __init__(self, pool: WorkerPool, workers: int, *, max_restarts: int, attempts: int) -> None:
+        """Create `workers` workers; `start` waits for them.
+
+        Args:
+            pool: how workers are made and ended.
+            workers: how many places there are.
+            max_restarts: how often each place may be given a new worker.
+            attempts: how often one rollout is tried.
+        """
+        self._pool, self._max_restarts, self._attempts = pool, max_restarts, attempts
+        self._places = [_Place(index, pool.create(index)) for index in range(workers)]
+        self._weights: tuple[str, int, Probe] | None = None
+
+    @property
+    def workers(self) -> list[Any]:
+        """The workers that stand in the places now."""
+        return [place.worker for place in self._places]
+
+    async def start(self) -> None:
+        """Wait until every worker can play. A worker that dies meanwhile is an error, not a reason for another try."""
+        await asyncio.gather(*(self._pool.prepare(place.worker) for place in self._places))
+        for place in self._places:
+            place.ready.set()
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play one sample on the least loaded worker. Raises WorkersLost when workers keep dying."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(RayActorError), stop=stop_after_attempt(self._attempts), reraise=True
+        )
+        try:
+            return await retrying(self._play, task)
+        except RayActorError as error:
+            raise WorkersLost(
+                f"the rollout {task.key} was lost with its worker {self._attempts} times (cluster.rollout_attempts)"
+            ) from error
+
+    async def update(self, folder: str, version: int, probe: Probe) -> float:
+        """Give every worker new weights, each verified by the probe; returns the worst difference."""
+        self._weights = (folder, version, probe)
+        return max(await asyncio.gather(*(self._update(place) for place in self._places)))
+
+    async def stats(self) -> list[Any]:
+        """Return the statistics of every worker."""
+        return list(await asyncio.gather(*(arrive(place.worker.stats.remote()) for place in self._places)))
+
+    async def stop(self) -> None:
+        """Close every engine, then end every worker."""
+
+        async def stop(place: _Place) -> None:
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await arrive(place.worker.stop.remote())
+            except (RayActorError, TimeoutError):
+                pass  # it is dead already, or dies now
+            self._pool.kill(place.worker)
+
+        await asyncio.gather(*(stop(place) for place in self._places))
+
+    async def _play(self, task: RolloutTask) -> Trajectory:
+        place = min(self._places, key=lambda p: (p.lost is not None, not p.ready.is_set(), p.load))
+        place.load += 1
+        try:
+            await place.ready.wait()
+            if place.lost is not None:
+                raise place.lost
+            return await self._on(place, lambda worker: worker.rollout.remote(task))
+        finally:
+            place.load -= 1
+
+    async def _update(self, place: _Place) -> float:
+        assert self._weights is not None
+        weights = self._weights
+        try:
+            return await self._on(place, lambda worker: worker.update.remote(*weights))
+        except RayActorError:
+            # The new worker was given the same weights, and verified, before it took the place.
+            return await self._on(place, lambda worker: worker.update.remote(*weights))
+
+    async def _on(self, place: _Place, call: Callable[[Any], Awaitable[T]]) -> T:
+        """Call the worker of a place; if it is dead, put another there and raise its RayActorError."""
+        worker = place.worker
+        try:
+            return await arrive(call(worker))
+        except RayActorError:
+            await self._replace(place, worker)
+            raise
+
+    async def _replace(self, place: _Place, dead: Any) -> None:
+        """Put a new worker in the place of a dead one. Raises WorkersLost beyond `max_restarts`."""
+        async with place.lock:
+            if place.worker is not dead:
+                return
+            place.ready.clear()
+            try:
+                place.worker = await self._new_worker(place)
+            except WorkersLost as error:
+                place.lost = error
+                raise
+            finally:
+                place.ready.set()
+
+    async def _new_worker(self, place: _Place) -> Any:
+        """Return a worker that can play with the current weights; one that dies on the way is replaced as well."""
+        worker = place.worker
+        while True:
+            self._pool.kill(worker)
+            place.deaths += 1
+            if place.deaths > self._max_restarts:
+                raise WorkersLost(
+                    f"rollout worker {place.index} died {place.deaths} times (cluster.max_restarts={self._max_restarts})"
+                )
+            worker = self._pool.create(place.index)
+            try:
+                await self._pool.prepare(worker)
+                if self._weights is not None:
+                    await arrive(worker.update.remote(*self._weights))
+            except RayActorError:
+                continue
+            return worker

@@ -1,0 +1,142 @@
+"""Tools, renderer and judge as Ray Serve applications: each replica builds its plug-in; nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.images import FilesystemImages, ImageRef
+from genevolve_ray.records.observation import ImageHit, Observation
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.verdict import Verdict
+from genevolve_ray.tools.protocol import EpisodeContext, Tool
+
+if TYPE_CHECKING:
+    from genevolve_ray.cluster.settings import ServiceConfig
+    from genevolve_ray.config import RunConfig
+
+_CONSTRUCTOR_TRIES = 2
+_GRACE_SECONDS = 2.0
+
+
+class ToolCard(Record):
+    """What a caller must know of a tool."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class _Replica:
+    """What all services share."""
+
+    def check_health(self) -> None:
+        """Answer Serve's health check; a plug-in with a `check_health` of its own is asked."""
+        check = getattr(self.plugin, "check_health", None)
+        if check is not None:
+            check()
+
+    plugin: Any
+
+
+class ToolReplica(_Replica):
+    """Serves every tool of the tools plug-in."""
+
+    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+        """Build the plug-in over the run's image store."""
+        self.plugin = spec.build(FilesystemImages(images_uri))
+        self._tools: dict[str, Tool] = self.plugin.tools
+
+    async def describe(self) -> list[ToolCard]:
+        """Return what the system prompt says of the tools."""
+        tools = self._tools.values()
+        return [ToolCard(name=t.name, description=t.description, parameters=t.parameters) for t in tools]
+
+    async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        """Call one tool. Raises what the tool raises."""
+        return await self._tools[name].call(arguments, episode)
+
+
+class RenderReplica(_Replica):
+    """Serves the renderer plug-in."""
+
+    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+        """Build the plug-in over the run's image store."""
+        images = FilesystemImages(images_uri)
+        self.plugin = spec.build()
+        self._service = RenderService(self.plugin, images)
+
+    async def describe(self) -> str:
+        """Return the renderer's identity."""
+        return self._service.identity
+
+    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
+        """Render a program. Raises InfraFailure."""
+        return await self._service.render(prompt, references, seed)
+
+
+class JudgeReplica(_Replica):
+    """Serves the judge plug-in."""
+
+    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+        """Build the plug-in over the run's image store."""
+        images = FilesystemImages(images_uri)
+        self.plugin = spec.build()
+        self._service = JudgeService(self.plugin, images)
+
+    async def describe(self) -> str:
+        """Return the judge's identity."""
+        return self._service.identity
+
+    async def judge(
+        self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
+        """Judge a rendered program. Raises InfraFailure."""
+        return await self._service.judge(request, image, program, references)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One application of a run: `role` is tools, renderer or judge."""
+
+    role: str
+    name: str
+    replica: type
+    spec: PluginSpec
+    config: ServiceConfig
+
+
+def services_of(config: RunConfig, run_name: str) -> list[Service]:
+    """Return the services of a run, their applications named by run and role."""
+    prefix, cluster = re.sub(r"[^\w.-]+", "-", run_name), config.cluster
+    return [
+        Service("tools", f"{prefix}-tools", ToolReplica, config.tools, cluster.tools),
+        Service("renderer", f"{prefix}-renderer", RenderReplica, config.renderer, cluster.renderer),
+        Service("judge", f"{prefix}-judge", JudgeReplica, config.judge, cluster.judge),
+    ]
+
+
+def application(service: Service, images_uri: str) -> Any:
+    """Return the Serve application of a service."""
+    from ray import serve
+
+    config = service.config
+    deployment = serve.deployment(
+        service.replica,
+        name=service.role,
+        num_replicas=config.replicas,
+        max_ongoing_requests=config.max_ongoing,
+        max_queued_requests=config.max_queued,
+        max_constructor_retry_count=_CONSTRUCTOR_TRIES,
+        health_check_period_s=config.health_period,
+        graceful_shutdown_timeout_s=_GRACE_SECONDS,
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": config.runtime_env},
+    )
+    return deployment.bind(service.spec, images_uri)

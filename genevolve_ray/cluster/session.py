@@ -1,0 +1,72 @@
+"""A Ray session of a driver: begun, checked and ended without leaving a process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from genevolve_ray.cluster.settings import ClusterConfig
+
+_MIB = 1 << 20
+_END_SECONDS = 10.0
+
+
+def cluster_address(config: ClusterConfig) -> str | None:
+    """Return the address of the cluster to join, None for a private one."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextmanager
+def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
+    """Join a cluster, or start a private one on this machine whose every process is gone at the end.
+
+    Must be entered in the main thread: Linux ends Ray's processes together with the thread that started them, which is
+    also what ends a private cluster whose driver was killed.
+    """
+    # Both are read when ray is imported or started.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    assert threading.current_thread() is threading.main_thread(), "ray_session must be entered in the main thread"
+    address = cluster_address(config)
+    private = address is None
+    before = set(psutil.Process().children(recursive=True))
+    options = {"include_dashboard": False, "object_store_memory": config.object_store_mib * _MIB} if private else {}
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        address or "local",
+        namespace=namespace,
+        log_to_driver=config.log_to_driver,
+        logging_level="warning",
+        configure_logging=True,
+        **options,
+    )
+    if handler is not signal.SIG_DFL:
+        # Ray takes SIGTERM over and exits on it; a driver that cleans up in its own way keeps its way.
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        started = set(psutil.Process().children(recursive=True)) - before
+        ray.shutdown()
+        if private:
+            _end(started)
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """Wait until processes are gone; kill those that do not go."""
+    _, alive = psutil.wait_procs(processes, timeout=_END_SECONDS)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=_END_SECONDS)

@@ -1,0 +1,146 @@
+"""The rollout worker: an async actor around one engine, with many episodes in flight."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.cluster.proxies import Caller, connect
+from genevolve_ray.engines.ban import banned_token_ids
+from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.engines.factory import create_engine
+from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.engines.vllm import vllm_environment
+from genevolve_ray.evolution.inprocess import load_chat
+from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.rollout import Rollouts
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from genevolve_ray.cluster.services import Service
+    from genevolve_ray.config import RunConfig
+
+MAX_CONCURRENT = 4096
+"""Calls that a worker takes on at once; what the engine cannot decode together waits in the engine."""
+
+
+class WorkerStats(Record):
+    """What a rollout worker has done since it started."""
+
+    pid: int
+    version: int
+    running: int
+    finished: int
+    seconds_start: float
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A service as a worker reaches it: the handle of its application, and its limits."""
+
+    service: Service
+    handle: Any
+
+    def caller(self) -> Caller:
+        """Return a caller of the service."""
+        return Caller.of(self.service.role, self.handle, self.service.config)
+
+
+class RolloutWorker:
+    """Samples with one engine and reaches tools, renderer and judge through their services.
+
+    `start`, then `connect`, then `rollout` as often as wanted. A worker whose engine process has died ends itself, so
+    that callers see one kind of death only.
+    """
+
+    def __init__(self, config: RunConfig, model_dir: str) -> None:
+        """Keep the settings; `start` does the work."""
+        self._config, self._model_dir = config, model_dir
+        self._engine: Engine | None = None
+        self._chat: ChatFormat | None = None
+        self._rollouts: Rollouts | None = None
+        self._running = self._finished = 0
+        self._seconds_start = 0.0
+        self._engine_death: tuple[type[Exception], ...] = ()
+
+    async def start(self) -> WorkerStats:
+        """Start the engine. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
+        started = perf_counter()
+        self._chat = load_chat(Path(self._model_dir))
+        banned = banned_token_ids(self._chat.tokenizer)
+        self._engine = await create_engine(self._config.engine, self._model_dir, banned)
+        if self._config.engine.kind == "vllm":
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            self._engine_death = (EngineDeadError,)
+        self._seconds_start = perf_counter() - started
+        return await self.stats()
+
+    async def connect(self, tools: Wiring, renderer: Wiring, judge: Wiring) -> None:
+        """Meet the services."""
+        assert self._engine is not None and self._chat is not None, "start comes before connect"
+        stand_ins = await connect(tools.caller(), renderer.caller(), judge.caller())
+        self._rollouts = Rollouts(
+            engine=self._engine,
+            chat=self._chat,
+            tools=stand_ins[0],
+            renderer=stand_ins[1],
+            judge=stand_ins[2],
+            profile=PROFILES[self._config.profile],
+            reward=self._config.reward,
+        )
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play, render and judge one sample."""
+        assert self._rollouts is not None, "connect comes before rollout"
+        self._running += 1
+        try:
+            trajectory = await self._rollouts.rollout(task)
+        except self._engine_death:
+            self._exit()
+            raise
+        finally:
+            self._running -= 1
+        self._finished += 1
+        return trajectory
+
+    async def update(self, folder: str, version: int, probe: Probe) -> float:
+        """Load published weights into the engine and verify them; returns the probe difference."""
+        assert self._engine is not None, "start comes before update"
+        try:
+            return await self._engine.update(folder, version, probe)
+        except self._engine_death:
+            self._exit()
+            raise
+
+    async def stats(self) -> WorkerStats:
+        """Return what this worker has done."""
+        return WorkerStats(
+            pid=os.getpid(),
+            version=self._engine.version if self._engine else -1,
+            running=self._running,
+            finished=self._finished,
+            seconds_start=self._seconds_start,
+        )
+
+    async def stop(self) -> None:
+        """Close the engine."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    def _exit(self) -> None:
+        """End this process without a goodbye: to callers the worker is dead, like its engine."""
+        os._exit(1)
+
+
+def worker_environment(engine: EngineConfig) -> dict[str, str]:
+    """Return the environment variables a worker's process needs before it imports anything."""
+    if engine.kind == "vllm":
+        return vllm_environment(device=engine.device, threads=engine.vllm.threads)
+    return {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(engine.transformers.threads or 1)}

@@ -1,0 +1,85 @@
+"""The ports in one process: the same loop under a debugger, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.engines.ban import banned_token_ids
+from genevolve_ray.engines.factory import create_engine
+from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.evolution.learner import LocalLearner, build_learner
+from genevolve_ray.evolution.ports import LearnerPort, RolloutPort, RolloutTask
+from genevolve_ray.evolution.rollout import Rollouts
+from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.trajectory import Trajectory
+
+
+@dataclass
+class Ports:
+    """What the loop needs from wherever it runs."""
+
+    rollouts: RolloutPort
+    learner: LearnerPort
+
+
+class LocalRollouts:
+    """The rollout port over one engine in this process."""
+
+    def __init__(self, rollouts: Rollouts, engine: Engine) -> None:
+        """Bring rollouts and their engine together."""
+        self._rollouts, self._engine = rollouts, engine
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play, render and judge one sample."""
+        return await self._rollouts.rollout(task)
+
+    async def update(self, folder: str, version: int, probe: Probe) -> float:
+        """Load published weights and verify them."""
+        return await self._engine.update(folder, version, probe)
+
+
+def load_chat(model_dir: Path) -> ChatFormat:
+    """Load the chat format of a model folder."""
+    from transformers import AutoTokenizer
+
+    return ChatFormat(AutoTokenizer.from_pretrained(model_dir))
+
+
+async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> tuple[LocalRollouts, Engine]:
+    """Start an engine and everything around it in this process."""
+    chat = load_chat(model_dir)
+    engine = await create_engine(config.engine, model_dir, banned=banned_token_ids(chat.tokenizer))
+    rollouts = Rollouts(
+        engine=engine,
+        chat=chat,
+        tools=config.tools.build(images).tools,
+        renderer=RenderService(config.renderer.build(), images),
+        judge=JudgeService(config.judge.build(), images),
+        profile=PROFILES[config.profile],
+        reward=config.reward,
+    )
+    return LocalRollouts(rollouts, engine), engine
+
+
+def start_learner(config: EvolutionConfig, model_dir: Path) -> LocalLearner:
+    """Load the learner in this process, with the ban mask that the engines use."""
+    tokenizer = load_chat(model_dir).tokenizer
+    return build_learner(config, model_dir, banned_token_ids(tokenizer), len(tokenizer))
+
+
+@asynccontextmanager
+async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> AsyncIterator[Ports]:
+    """Build every part here and close the engine at the end."""
+    learner = start_learner(config, model_dir)
+    rollouts, engine = await start_rollouts(config, model_dir, images)
+    try:
+        yield Ports(rollouts, learner)
+    finally:
+        await engine.close()

@@ -1,0 +1,45 @@
+"""The three tools over a corpus of your own: plug-in `genevolve_ray.evolution.toolbox:LocalTools`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from genevolve_ray.agent.skillset import load_skills
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.images import ImageStore, MemoryImages
+from genevolve_ray.tools.image_search import ImageSearchTool
+from genevolve_ray.tools.knowledge import KnowledgeTool
+from genevolve_ray.tools.local import LocalImageSource, LocalTextSource, load_documents, load_image_library
+from genevolve_ray.tools.protocol import Tool
+from genevolve_ray.tools.search import SearchTool
+
+
+class LocalToolsConfig(Config):
+    """Text corpus and image library as JSON lines (see `tools.local`), and perhaps a folder of skills."""
+
+    texts: Path
+    pictures: Path
+    skills: Path | None = None
+    top_k: int = Field(default=5, ge=1, le=10)
+
+
+class LocalTools:
+    """Search, image search and skills over local files."""
+
+    Config = LocalToolsConfig
+
+    def __init__(self, config: LocalToolsConfig, images: ImageStore) -> None:
+        """Read the corpus; pictures go to `images`. Raises CorpusError naming file and line."""
+        tools: list[Tool] = [
+            SearchTool(LocalTextSource(load_documents(config.texts)), default_top_k=config.top_k),
+            ImageSearchTool(LocalImageSource(load_image_library(config.pictures, images)), default_top_k=config.top_k),
+            KnowledgeTool(load_skills(config.skills)),
+        ]
+        self.tools = {tool.name: tool for tool in tools}
+
+    @classmethod
+    def check(cls, config: LocalToolsConfig) -> None:
+        """Read everything once, before a run starts. Raises CorpusError naming file and line."""
+        cls(config, MemoryImages())

@@ -1,0 +1,24 @@
+"""What a user can mend, told in one line."""
+
+from __future__ import annotations
+
+from genevolve_ray.config import ConfigError
+from genevolve_ray.evolution.files import StoreError
+
+
+class UserFault(Exception):
+    """Bad input or a machine that lacks something: ends a command with one clear message and exit code 2."""
+
+
+def as_user_fault(error: BaseException) -> UserFault | None:
+    """Return what a user can mend behind an error, None when the error is ours.
+
+    The cause may sit inside exception groups (tasks side by side) or below the error that a remote worker raised.
+    """
+    if isinstance(error, UserFault):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((fault for e in error.exceptions if (fault := as_user_fault(e))), None)
+    if isinstance(error, (ConfigError, StoreError, FileNotFoundError, PermissionError)):
+        return UserFault(str(error))
+    return None

@@ -1,0 +1,114 @@
+"""GRPO's clipped surrogate over the policy tokens of a micro-batch, summed so that any split of a batch adds up.
+
+Shape legend: P policy tokens of a micro-batch (all its sequences, in order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from genevolve_ray.records.base import Config
+
+
+class ImportanceCorrection(StrEnum):
+    """Which policy the clipped ratio is taken against (pi current, mu behaviour, prox at the start of the step)."""
+
+    BYPASS = "bypass"
+    """pi / mu: the engine's log-probs are taken as they are; no extra forward pass."""
+    RECOMPUTE = "recompute"
+    """pi / prox, with the learner's own log-probs before its first update; mu is ignored."""
+    DECOUPLED = "decoupled"
+    """pi / prox, each token weighted by min(prox / mu, cap) without gradient (truncated importance sampling)."""
+
+
+class GrpoConfig(Config):
+    """Settings of the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
+
+    `behaviour_cap` truncates prox / mu in the decoupled form. Aggregation is `seq-mean-token-sum`: summed over the tokens
+    of a sequence, averaged over the non-empty sequences of the global batch.
+    """
+
+    clip_low: float = Field(default=0.20, ge=0, lt=1)
+    clip_high: float = Field(default=0.28, ge=0)
+    correction: ImportanceCorrection = ImportanceCorrection.BYPASS
+    behaviour_cap: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _order(self) -> GrpoConfig:
+        if self.clip_low == 0 and self.clip_high == 0:
+            raise ValueError("clip_low = clip_high = 0 leaves no ratio that can move")
+        return self
+
+    @property
+    def needs_proximal(self) -> bool:
+        """Whether the learner's log-probs before the step are needed."""
+        return self.correction is not ImportanceCorrection.BYPASS
+
+
+@dataclass(frozen=True)
+class TokenStreams:
+    """What the losses share: one value per policy token [P] of a micro-batch, and the global normaliser.
+
+    Attributes:
+        logprobs_P: log pi at the sampling temperature; carries the gradient.
+        behaviour_P: log mu, from the engine.
+        advantages_P: the sequence's advantage, repeated on its tokens.
+        weights_P: the sequence's loss weight, repeated on its tokens.
+        sequences: non-empty sequences of the GLOBAL batch: every loss divides by it, so that the result depends neither on
+            the micro-batch split nor on the number of ranks.
+        proximal_P: log prox, where the correction needs it.
+        reference_P: log-probs of the reference policy, where its coefficient is above 0.
+    """
+
+    logprobs_P: Tensor
+    behaviour_P: Tensor
+    advantages_P: Tensor
+    weights_P: Tensor
+    sequences: int
+    proximal_P: Tensor | None = None
+    reference_P: Tensor | None = None
+
+
+Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]
+"""One loss over the shared streams: its scalar (already normalised) and metrics as plain sums over tokens [P] -> scalar."""
+
+
+def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return this micro-batch's share of the GRPO loss, and metric sums over its tokens.
+
+    Loss (PAPER section 3, aggregation seq-mean-token-sum):
+        -1/N sum_sequences sum_tokens w * min(r A, clip(r, 1 - low, 1 + high) A), N = streams.sequences
+
+    The metrics are SUMS over the micro-batch's tokens (divide by the batch's token count), `ratio_max` a maximum.
+
+    Raises:
+        ValueError: when the correction needs proximal log-probs and there are none.
+    """
+    anchor_P = streams.behaviour_P
+    if config.needs_proximal:
+        if streams.proximal_P is None:
+            raise ValueError(f"correction {config.correction.value!r} needs proximal log-probs")
+        anchor_P = streams.proximal_P
+    log_ratio_P = streams.logprobs_P - anchor_P
+    ratio_P = log_ratio_P.exp()
+    advantages_P = streams.advantages_P
+    clipped_P = ratio_P.clamp(1 - config.clip_low, 1 + config.clip_high)
+    surrogate_P = torch.minimum(ratio_P * advantages_P, clipped_P * advantages_P) * streams.weights_P
+    metrics: dict[str, Tensor] = {}
+    if config.correction is ImportanceCorrection.DECOUPLED:
+        behaviour_weight_P = (anchor_P - streams.behaviour_P).exp()
+        surrogate_P = surrogate_P * behaviour_weight_P.clamp(max=config.behaviour_cap)
+        metrics["behaviour_capped"] = (behaviour_weight_P > config.behaviour_cap).sum()
+    with torch.no_grad():
+        metrics["clip_low"] = ((ratio_P < 1 - config.clip_low) & (advantages_P < 0)).sum()
+        metrics["clip_high"] = ((ratio_P > 1 + config.clip_high) & (advantages_P > 0)).sum()
+        metrics["ratio_mean"] = ratio_P.sum()
+        metrics["approx_kl"] = (ratio_P - 1 - log_ratio_P).sum()
+        metrics["ratio_max"] = ratio_P.max() if len(ratio_P) else ratio_P.new_zeros(())
+    return -surrogate_P.sum() / streams.sequences, metrics

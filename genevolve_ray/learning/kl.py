@@ -1,0 +1,59 @@
+"""KL to the reference policy, estimated on the sampled tokens so that its GRADIENT is the reverse KL's.
+
+With l = log pi - log ref on tokens y ~ mu, there are two separate questions: which estimator has the right value, and
+which has the right gradient. k3(l) = exp(-l) - 1 + l has the right value (unbiased for KL(pi || ref) when mu = pi,
+and never negative), but differentiating it through l alone on sampled tokens gives E[(1 - exp(-l)) grad log pi] =
+-E_ref[grad log pi], the gradient of the FORWARD KL(ref || pi): the sampling distribution depends on pi as well, and
+that part is lost. So the value reported is k3, and the loss is the score-function form
+
+    sg(rho * l) * log pi,    rho = min(pi / mu, rho_cap)
+
+whose expected gradient under mu is that of the token-level KL(pi || ref) on the states that mu visited: E_pi[(l + 1) grad
+log pi], where the 1 integrates to zero. The cap on rho bounds the variance of stale tokens and biases those it touches,
+which are counted.
+
+Shape legend: P policy tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from genevolve_ray.learning.grpo import TokenStreams
+from genevolve_ray.records.base import Config
+
+
+class KlConfig(Config):
+    """Weight of the reference term. 0 (the default) means no reference model and no reference pass at all.
+
+    The paper reports 1e-3, but the launcher it descends from has its KL loss switched off (PAPER section 3).
+    """
+
+    coefficient: float = Field(default=0.0, ge=0)
+    rho_cap: float = Field(default=2.0, gt=0)
+
+
+def reference_kl(streams: TokenStreams, config: KlConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return coefficient * KL(pi || ref) for this micro-batch, aggregated like GRPO (token sum, global sequence mean).
+
+    The scalar's gradient is what the module's docstring derives; its value is the k3 estimate. The metrics are sums over
+    the micro-batch's tokens.
+
+    Raises:
+        ValueError: when there are no reference log-probs.
+    """
+    if streams.reference_P is None:
+        raise ValueError("the reference term needs reference log-probs")
+    with torch.no_grad():
+        gap_P = streams.logprobs_P - streams.reference_P
+        raw_rho_P = (streams.logprobs_P - streams.behaviour_P).exp()
+        rho_P = raw_rho_P.clamp(max=config.rho_cap)
+        k3_P = gap_P.neg().expm1() + gap_P
+        metrics = {"kl": k3_P.sum(), "kl_rho_capped": (raw_rho_P > config.rho_cap).sum()}
+    scale = config.coefficient / streams.sequences
+    value = (rho_P * k3_P * streams.weights_P).sum()
+    carrier_P = rho_P * gap_P * streams.weights_P * streams.logprobs_P
+    # Adds exactly zero to the value, and the score-function gradient to the backward pass.
+    return scale * (value + (carrier_P - carrier_P.detach()).sum()), metrics

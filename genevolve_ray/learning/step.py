@@ -1,0 +1,312 @@
+"""The learner: scores sequences, takes one GRPO step on them, saves and restores its whole state.
+
+Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro-batch, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from genevolve_ray.learning.advantage import AdvantageConfig
+from genevolve_ray.learning.batch import MaskedTokens, MicroBatch, TrainSequence, micro_batches
+from genevolve_ray.learning.grpo import GrpoConfig, Term, TokenStreams, grpo_loss
+from genevolve_ray.learning.kl import KlConfig, reference_kl
+from genevolve_ray.learning.logprobs import token_logprobs
+from genevolve_ray.learning.policy import (
+    copy_tokenizer,
+    has_tokenizer,
+    head_weight,
+    hidden_states,
+    load_policy,
+    state_hash,
+    weights_to_folder,
+)
+from genevolve_ray.records.base import Config
+
+OPTIMIZER_FILE = "optimizer.pt"
+MAXIMA = frozenset({"ratio_max", "parity_max"})
+"""Metrics combined by maximum over micro-batches; all others are sums over tokens."""
+
+
+class LearnerConfig(Config):
+    """Settings of the learner. Master weights and optimizer are float32; `dtype` is what the passes compute in.
+
+    `temperature` must be the sampling temperature of the rollouts. `threads` 0 leaves torch's setting alone.
+    """
+
+    lr: float = Field(default=4e-5, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    token_budget: int = Field(default=4096, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    device: str = "cpu"
+    threads: int = Field(default=0, ge=0)
+    advantage: AdvantageConfig = AdvantageConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    kl: KlConfig = KlConfig()
+
+    @model_validator(mode="after")
+    def _betas(self) -> LearnerConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        return self
+
+
+class NonFiniteStep(FloatingPointError):
+    """Loss or gradient is not finite; the step was not applied."""
+
+
+class Learner:
+    """One policy under training, its optimizer, and the reference where its coefficient asks for one."""
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        config: LearnerConfig,
+        banned: Sequence[int] = (),
+        reference_dir: str | Path | None = None,
+    ) -> None:
+        """Load the policy.
+
+        Args:
+            model_dir: folder in HF layout; its tokenizer files, if any, go into every checkpoint.
+            config: the settings.
+            banned: token ids that the sampler never emits; probability 0 here too.
+            reference_dir: the policy at the start of evolution, by default `model_dir`; read only where its
+                coefficient is above 0.
+
+        Raises:
+            FileNotFoundError: for a missing folder.
+            ValueError: for a banned id outside the vocabulary.
+        """
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        master = "float64" if config.dtype == "float64" else "float32"
+        self.model = load_policy(model_dir, master, config.device)
+        self._tokenizer_dir = Path(model_dir) if has_tokenizer(model_dir) else None
+        self._reference: PreTrainedModel | None = None
+        if config.kl.coefficient > 0:
+            self._reference = load_policy(reference_dir or model_dir, config.dtype, config.device)
+            self._reference.requires_grad_(False)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+        self._ban_mask_V = self._ban(banned)
+
+    def _ban(self, banned: Sequence[int]) -> Tensor | None:
+        vocabulary = head_weight(self.model).shape[0]
+        if outside := [i for i in banned if not 0 <= i < vocabulary]:
+            raise ValueError(f"banned ids {outside[:10]} are outside the vocabulary of {vocabulary}")
+        if not banned:
+            return None
+        mask_V = torch.zeros(vocabulary, dtype=torch.bool)
+        mask_V[list(banned)] = True
+        return mask_V.to(self.model.device)
+
+    # --- scoring -----------------------------------------------------------------------------------------------------
+
+    def _logprobs(
+        self, model: PreTrainedModel, batch: MicroBatch, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
+        states_P_H, weight_V_H = self._states(model, batch.ids_B_T, batch.rows_P)
+        return token_logprobs(
+            states_P_H,
+            weight_V_H,
+            batch.targets_P,
+            temperature=self.config.temperature,
+            ban_mask_V=self._ban_mask_V,
+            entropy=entropy,
+        )
+
+    def _states(self, model: PreTrainedModel, ids_B_T: Tensor, rows_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states [P, H] that predict and the head [V, H], both in the compute dtype."""
+        half = self.config.dtype == "bfloat16"
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=half):
+            states_P_H = hidden_states(model, ids_B_T).flatten(0, 1).index_select(0, rows_P)
+        weight_V_H = head_weight(model)
+        return (states_P_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_P_H, weight_V_H)
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[MaskedTokens]) -> list[list[float]]:
+        """Return, per sequence, the log-probs of its policy tokens at the sampling temperature under the ban mask."""
+        scores: list[list[float]] = [[] for _ in sequences]
+        for batch in micro_batches(sequences, self.config.token_budget, self.model.device):
+            logprobs_P, _ = self._logprobs(self.model, batch)
+            for logprob, row in zip(logprobs_P.tolist(), batch.sequence_P.tolist(), strict=True):
+                scores[batch.indices[row]].append(logprob)
+        return scores
+
+    @torch.no_grad()
+    def raw_logprobs(self, token_ids: Sequence[int]) -> list[float]:
+        """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban: the probe of a weight update."""
+        ids_B_T = torch.tensor([list(token_ids)], device=self.model.device)
+        rows_P = torch.arange(len(token_ids) - 1, device=self.model.device)
+        states_P_H, weight_V_H = self._states(self.model, ids_B_T, rows_P)
+        logprobs: list[float] = token_logprobs(states_P_H, weight_V_H, ids_B_T[0, 1:])[0].tolist()
+        return logprobs
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def _terms(self) -> list[Term]:
+        """Return the terms of L = L_GRPO + beta * KL_ref, each over the same token streams."""
+        terms: list[Term] = [partial(grpo_loss, config=self.config.grpo)]
+        if self._reference is not None:
+            terms.append(partial(reference_kl, config=self.config.kl))
+        return terms
+
+    def _streams(
+        self, batch: MicroBatch, chosen: Sequence[TrainSequence], sequences: int, logprobs_P: Tensor
+    ) -> TokenStreams:
+        """Return what the losses share: one value per policy token of the micro-batch."""
+        column = partial(torch.tensor, dtype=logprobs_P.dtype, device=logprobs_P.device)
+        behaviour = [x for s in chosen for x, wanted in zip(s.logprobs, s.policy_mask, strict=True) if wanted]
+        reference_P = None
+        if self._reference is not None:
+            with torch.no_grad():
+                reference_P = self._logprobs(self._reference, batch)[0]
+        return TokenStreams(
+            logprobs_P=logprobs_P,
+            behaviour_P=column(behaviour),
+            advantages_P=column([s.advantage for s in chosen])[batch.sequence_P],
+            weights_P=column([s.weight for s in chosen])[batch.sequence_P],
+            sequences=sequences,
+            # A step is one update, so the policy at its start is the policy of this very pass.
+            proximal_P=logprobs_P.detach() if self.config.grpo.needs_proximal else None,
+            reference_P=reference_P,
+        )
+
+    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence]) -> dict[str, float]:
+        """Add every micro-batch's gradient and return the summed loss and token metrics."""
+        terms, count = self._terms(), sum(len(b.indices) for b in batches)
+        totals: dict[str, float] = defaultdict(float)
+        for batch in batches:
+            logprobs_P, entropy_P = self._logprobs(self.model, batch, entropy=True)
+            streams = self._streams(batch, [sequences[i] for i in batch.indices], count, logprobs_P)
+            gap_P = (streams.behaviour_P - logprobs_P.detach()).abs()
+            assert entropy_P is not None
+            loss = logprobs_P.new_zeros(())
+            metrics = {"entropy": entropy_P.sum(), "parity": gap_P.sum(), "parity_max": gap_P.max()}
+            for term in terms:
+                value, parts = term(streams)
+                loss = loss + value
+                metrics.update(parts)
+            loss.backward()  # type: ignore[no-untyped-call]
+            totals["loss"] += loss.item()
+            for name, metric in metrics.items():
+                totals[name] = max(totals[name], metric.item()) if name in MAXIMA else totals[name] + metric.item()
+        return totals
+
+    def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
+        """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
+
+        `parity` is mean |behaviour - learner| log-prob before the update. The result does not depend on the order of the
+        sequences or on `token_budget` beyond floating-point rounding.
+
+        Args:
+            sequences: the global batch; those without policy tokens are counted, not averaged over.
+            step: number of the step from 0, for the warm-up.
+
+        Raises:
+            ValueError: when no sequence has a policy token.
+            NonFiniteStep: when loss or gradient is not finite; nothing was updated.
+        """
+        started = time.perf_counter()
+        batches = micro_batches(sequences, self.config.token_budget, self.model.device)
+        count, policy_tokens = sum(len(b.indices) for b in batches), sum(len(b.targets_P) for b in batches)
+        if not count:
+            raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
+        self._optimizer.zero_grad(set_to_none=True)
+        totals = self._accumulate(batches, sequences)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip))
+        loss = totals.pop("loss")
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteStep(f"step {step} has loss {loss} and gradient norm {norm}; the weights are unchanged")
+        rate = self.config.lr * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        metrics = {name: x if name in MAXIMA else x / policy_tokens for name, x in totals.items()}
+        metrics |= {"loss": loss, "grad_norm": norm, "lr": rate}
+        return metrics | self._counts(batches, sequences, time.perf_counter() - started)
+
+    def _counts(
+        self, batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence], seconds: float
+    ) -> dict[str, float]:
+        """Return sizes and speed: `model_flops` is the usual 6 * parameters * tokens, attention left out."""
+        tokens = sum(b.tokens for b in batches)
+        flops = 6.0 * tokens * sum(p.numel() for p in self._parameters)
+        return {
+            "sequences": float(len(sequences)),
+            "empty_sequences": float(len(sequences) - sum(len(b.indices) for b in batches)),
+            "zero_advantage_sequences": float(sum(s.advantage == 0 for s in sequences)),
+            "micro_batches": float(len(batches)),
+            "tokens": float(tokens),
+            "policy_tokens": float(sum(len(b.targets_P) for b in batches)),
+            "padding": 1 - tokens / sum(b.ids_B_T.numel() for b in batches),
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "model_flops_per_second": flops / seconds,
+        }
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, optimizer and torch's random state, as plain containers and tensors (not copies)."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned. Raises RuntimeError or KeyError when it does not fit this model."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+
+    def state_hash(self) -> str:
+        """Return a hash of weights and optimizer state: equal hashes promise bit-equal next steps on equal batches."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, slots in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+        return state_hash(tensors)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint: HF layout (with the tokenizer, if there is one) and optimizer.pt."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(target)
+        if self._tokenizer_dir is not None:
+            copy_tokenizer(self._tokenizer_dir, target)
+        state = self.state_dict()
+        torch.save({"optimizer": state["optimizer"], "rng": state["rng"]}, target / OPTIMIZER_FILE)
+
+    def load(self, folder: str | Path) -> None:
+        """Restore a checkpoint; the reference stays what it was. Raises FileNotFoundError when a part is missing."""
+        master = "float64" if self.config.dtype == "float64" else "float32"
+        weights = load_policy(folder, master).state_dict()
+        rest = torch.load(Path(folder) / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        self.load_state_dict({"model": weights, **rest})
+
+    def write_weights(self, folder: str | Path) -> str:
+        """Write the weights for the engines (model.safetensors) and return their checksum."""
+        return weights_to_folder(self.model, folder)

@@ -1,0 +1,229 @@
+"""What the commands do: open the run, bring up the parts, evolve, compare, report."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.evolution.inprocess import Ports, in_process
+from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.evolution.measures import evaluation_metrics, paired_interval, verdict_parts
+from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.faults import UserFault
+from genevolve_ray.gauge import MemoryGauge
+from genevolve_ray.preflight import model_folder, preflight
+from genevolve_ray.records.trajectory import Outcome, Trajectory
+from genevolve_ray.viewer.progress import Progress, open_progress
+from genevolve_ray.viewer.report import write_report
+
+
+def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
+    """Evolve a policy in a run folder, to the end, and return the summary. Ctrl-C and SIGTERM end it in good order."""
+    preflight(config)
+    return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
+
+
+async def _until_signal(work: Any) -> dict[str, Any]:
+    """Run `work`; SIGTERM cancels it, so that every part is closed before the process ends."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    result: dict[str, Any] = await task
+    return result
+
+
+async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, Any]:
+    started = perf_counter()
+    model = model_folder(config.policy.model)
+    with (
+        MemoryGauge() as gauge,
+        RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
+        host_transport() as transport,
+        open_progress() as screen,
+    ):
+        requests = config.requests.build(store.images)
+        screen.start(config.loop.steps, _headline(config), store.last_step)
+        async with _ports(config, model, store, screen, local=local) as ports:
+            evolution = Evolution(
+                config, requests, ports.rollouts, ports.learner, transport, store, screen
+            )
+            version = await evolution.start()
+            await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
+            evolving = perf_counter()
+            await evolution.run(version)
+            evolved = perf_counter() - evolving
+            await _heldout(evolution, config.loop.steps, "heldout-final", wanted=True)
+        summary = summarise(store, config)
+        setup = float(os.environ.get("GENEVOLVE_SETUP_SECONDS", 0.0))
+        total = perf_counter() - started + setup
+        summary["seconds"] = {"setup": setup, "evolve": round(evolved, 1), "total": round(total, 1)}
+        summary["peak_memory_bytes"] = gauge.peak
+        summary["report"] = str(folder / "report.html")
+        store.put_summary(summary)
+        write_report(store, folder / "report.html")
+    return summary
+
+
+@asynccontextmanager
+async def _ports(config: RunConfig, model: Path, store: RunStore, screen: Progress, *, local: bool) -> AsyncIterator[Ports]:
+    """Bring up rollouts and learner, in this process or on Ray."""
+    screen.note("starting engine and learner" if local else "starting Ray, services, engine and learner")
+    if local:
+        async with in_process(config, model, store.images) as ports:
+            yield ports
+        return
+    from genevolve_ray.cluster.launch import on_ray
+
+    async with on_ray(config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen) as ports:
+        yield ports
+
+
+async def _heldout(evolution: Evolution, version: int, name: str, *, wanted: bool) -> None:
+    """Evaluate the current policy on the held-out requests, unless this version was evaluated before."""
+    config, store = evolution.config, evolution.store
+    if not config.heldout.requests or not wanted:
+        return
+    marker = f"{name}-{version:06d}"
+    if marker in store.trajectory_names():
+        return
+    requests = evolution.requests.heldout(config.heldout.requests)
+    trajectories = await evolution.evaluate(requests, "heldout")
+    store.put_requests("heldout", requests)
+    store.put_trajectories(name, trajectories)
+    store.put_trajectories(marker, trajectories)
+
+
+def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
+    """Return the run's headline numbers: the held-out comparison with its paired interval, parity, shape of the run."""
+    names, metrics = store.trajectory_names(), store.metrics()
+    summary: dict[str, Any] = {
+        "run": config.name,
+        "steps": store.last_step,
+        "seed": config.seed,
+        "score_formula": config.reward.formula.value,
+        "parity_max": max((row["parity"] for row in metrics), default=None),
+        "probe_difference_max": max((row["probe_difference"] for row in metrics), default=None),
+        "seconds_per_step_max": max((row["seconds_step"] for row in metrics), default=None),
+    }
+    found = {short: store.get_trajectories(f"heldout-{short}") for short in ("sft", "final") if f"heldout-{short}" in names}
+    for short, trajectories in found.items():
+        measured = evaluation_metrics(trajectories)
+        summary |= {
+            f"heldout_reward_{short}": measured["reward_mean"],
+            f"valid_fraction_{short}": measured["valid_fraction"],
+            f"tool_calls_{short}": measured["tool_calls_mean"],
+            f"infra_failures_{short}": measured["infra_failures"],
+            f"heldout_parts_{short}": verdict_parts(trajectories),
+        }
+    if len(found) == 2:
+        before, after = paired_scores(found["sft"], found["final"])
+        heldout = config.heldout
+        gain, low, high = paired_interval(
+            before, after, seed=config.seed, samples=heldout.bootstrap, confidence=heldout.confidence
+        )
+        summary |= {"heldout_gain": gain, "heldout_gain_interval": [low, high], "heldout_pairs": len(before)}
+    return summary
+
+
+def paired_scores(before: list[Trajectory], after: list[Trajectory]) -> tuple[list[float], list[float]]:
+    """Return the scores of requests that have one on both sides, in one order; what is missing is left out, not 0."""
+    scored = (Outcome.SCORED, Outcome.POLICY_FAILURE)
+    first = {t.key.request_id: t.score for t in before if t.outcome in scored}
+    second = {t.key.request_id: t.score for t in after if t.outcome in scored}
+    both = [request_id for request_id in first if request_id in second]
+    return [first[r] for r in both], [second[r] for r in both]
+
+
+def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: bool) -> dict[str, Any]:
+    """Evolve the atlas from its cold start, kept at `folder`/sft, and say what came of it."""
+    start = folder / "sft"
+    if not (start / "config.json").is_file():
+        if cold_start:
+            sft_run("atlas", start, steps=None, seed=None, threads=None)
+        else:
+            shutil.copytree(model_folder(config.policy.model), start, dirs_exist_ok=True)
+    config = config.model_copy(
+        update={"name": folder.name, "policy": config.policy.model_copy(update={"model": str(start)})}
+    )
+    summary = evolve_run(config, folder, in_process=in_process)
+    print(_verdict(summary))
+    return summary
+
+
+def _verdict(summary: dict[str, Any]) -> str:
+    if "heldout_gain" not in summary:
+        return f"report: {summary['report']}"
+    low, high = summary["heldout_gain_interval"]
+    return (
+        f"held-out reward {summary['heldout_reward_sft']:.3f} -> {summary['heldout_reward_final']:.3f} "
+        f"(gain {summary['heldout_gain']:+.3f}, interval {low:+.3f} to {high:+.3f}) in {summary['steps']} steps, "
+        f"{summary['seconds']['total']:.0f} s\nreport: {summary['report']}"
+    )
+
+
+def _headline(config: RunConfig) -> dict[str, object]:
+    loop = config.loop
+    return {
+        "run": config.name,
+        "policy": config.policy.model,
+        "engine": config.engine.kind,
+        "rollouts": f"{loop.requests_per_step} x {loop.group_size}",
+        "seed": config.seed,
+    }
+
+
+def report_run(folder: Path) -> Path:
+    """Write a run's report again."""
+    return write_report(RunStore.read(str(folder)), folder / "report.html")
+
+
+def sft_run(preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
+    """Train the cold start of a preset from nothing."""
+    if preset != "atlas":
+        raise UserFault(f"genevolve sft: no teacher for {preset!r}; there is one for atlas")
+    from genevolve_ray.atlas.command import train
+
+    train(out, steps=steps, seed=seed, threads=threads)
+
+
+def bench_run(
+    suite: str, policy: Path, out: Path, *, world_seed: int, requests: int, engine: str, experience: str
+) -> None:
+    """Score a policy on a suite of held-out requests and write the result."""
+    if suite != "atlas":
+        raise UserFault(f"genevolve bench: unknown suite {suite!r}; there is atlas")
+    from genevolve_ray.bench.atlas import bench_atlas, write_json
+
+    with policy_folder(policy) as model:
+        config = load_config(suite, [f"engine.kind={engine}", f"policy.model={model}"])
+        preflight(config)
+        result = asyncio.run(
+            bench_atlas(config, model, world_seed=world_seed, requests=requests, experience=experience)
+        )
+    write_json({"policy": str(policy), **result}, out)
+    print(
+        f"{policy}: reward {result['reward_mean']:.3f} sampled, {result['reward_greedy']:.3f} greedy, "
+        f"valid {result['valid_fraction']:.1%} on {requests} requests of test world {world_seed} -> {out}"
+    )
+
+
+@contextmanager
+def policy_folder(policy: Path) -> Iterator[Path]:
+    """Lend the model folder that a policy names: itself, or a run's best checkpoint (the latest where none is best)."""
+    if not (policy / "run.json").is_file():
+        yield policy
+        return
+    store = RunStore.read(str(policy))
+    checkpoint = store.best_checkpoint() or store.latest_checkpoint()
+    if checkpoint is None:
+        raise UserFault(f"run {policy} has no checkpoint yet")
+    with store.load_checkpoint(checkpoint.step) as folder:
+        yield folder
