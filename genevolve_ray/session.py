@@ -225,5 +225,5 @@ def policy_folder(policy: Path) -> Iterator[Path]:
     checkpoint = store.best_checkpoint() or store.latest_checkpoint()
     if checkpoint is None:
         raise UserFault(f"run {policy} has no checkpoint yet")
-    with store.load_checkpoint(checkpoint.step) as folder:
+    with store.open_checkpoint(checkpoint.step) as folder:
         yield folder

@@ -119,6 +119,11 @@ def _correctness(
     return float(mean * min(1.0, len(truth) / len(seen)))
 
 
+def _same_half(x: float, other: float) -> bool:
+    """Return whether two columns lie in the same half; the middle belongs to both."""
+    return (x - SIZE / 2) * (other - SIZE / 2) >= 0 or min(abs(x - SIZE / 2), abs(other - SIZE / 2)) <= 6
+
+
 def _faithfulness(
     matched: Sequence[tuple[int, int, float]], seen: Sequence[Thing], truth: Sequence[Thing], sides: bool
 ) -> float:
@@ -126,7 +131,7 @@ def _faithfulness(
     if not seen and truth:
         return 0.0
     off = abs(len(seen) - len(truth))
-    placed = not sides or all((seen[s].x < SIZE / 2) == (truth[t].x < SIZE / 2) for s, t, _ in matched)
+    placed = not sides or all(_same_half(seen[s].x, truth[t].x) for s, t, _ in matched)
     if off == 0 and placed:
         return 1.0
     return 0.5 if off == 0 or (off == 1 and placed) else 0.0

@@ -98,9 +98,7 @@ class RandomEngine(_FakeEngine):
 
     name = "random"
 
-    def __init__(
-        self, vocab_size: int, banned: Sequence[int] = (), seed: int = 0, max_model_len: int = 65536
-    ) -> None:
+    def __init__(self, vocab_size: int, banned: Sequence[int] = (), seed: int = 0, max_model_len: int = 65536) -> None:
         self._allowed = sorted(set(range(vocab_size)) - set(banned))
         super().__init__(logprob=-math.log(len(self._allowed)), max_model_len=max_model_len)
         self._seed = seed

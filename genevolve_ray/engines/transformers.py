@@ -137,7 +137,7 @@ class TransformersEngine:
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probs of a sequence; see `Engine.score`."""
         self._check_open(fault=False)
-        room_for(len(token_ids) - 1, 1, self.max_model_len)
+        room_for(len(token_ids), 1, self.max_model_len)
         return await self._in_thread(lambda: score_tokens(self._model, token_ids, self._device))
 
     async def close(self) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import collect_group, evaluate, gather_or_cancel
-from genevolve_ray.evolution.manifest import GroupFile, StepManifest, step_name
 from genevolve_ray.evolution.measures import Clock, evaluation_metrics, group_metrics
 from genevolve_ray.evolution.ports import LearnerPort, RequestSource, RolloutPort
 from genevolve_ray.evolution.restore import restore
@@ -17,9 +16,6 @@ from genevolve_ray.evolution.transport import WeightTransport
 from genevolve_ray.evolution.watch import Watcher
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
-
-JudgedGroup = tuple[GroupFile, Group]
-"""A group and the file that it is persisted in."""
 
 
 class ParityError(RuntimeError):
@@ -49,8 +45,7 @@ class Evolution:
         for step in range(version + 1, self.config.loop.steps + 1):
             clock = Clock()
             requests = self.lease(step)
-            judged = await self.collect(requests, step)
-            groups = [group for _, group in judged]
+            groups = await self.collect(requests, step)
             clock.lap("seconds_rollout")
             # Experience enters here: best-worst pairs of `groups` become bundles, bundles are retrieved for `requests`,
             # and the learner scores the same tokens once more as a teacher that reads them.
@@ -64,19 +59,19 @@ class Evolution:
             clock.lap("seconds_learn")
             metrics["probe_difference"] = await self.publish(step)
             clock.lap("seconds_sync")
-            await self.commit(step, [file for file, _ in judged], metrics, clock)
+            await self.commit(step, groups, metrics, clock)
 
     def lease(self, step: int) -> list[Request]:
         """Return the requests of a step; the same step always leases the same ones."""
         size = self.config.loop.requests_per_step
         return [self.requests.train((step - 1) * size + i) for i in range(size)]
 
-    async def collect(self, requests: Sequence[Request], step: int) -> list[JudgedGroup]:
+    async def collect(self, requests: Sequence[Request], step: int) -> list[Group]:
         """Return judged, persisted groups in request order; those that an interrupted attempt left are used again."""
         loop = self.config.loop
         # In deterministic mode nothing is used again: what runs beside a sample may change its last bits.
         left = [] if self.config.deterministic else self.store.pending_groups(step, step - 1)
-        judged = {group.request_id: (file, group) for file, group in left}
+        judged = {group.request_id: group for group in left}
         missing = [r for r in requests if r.id not in judged]
         self.watcher.phase("rollouts", 0, len(missing) * loop.group_size)
 
@@ -91,14 +86,14 @@ class Evolution:
                 sampling=self.sampling(),
                 on_trajectory=self.watcher.trajectory,
             )
-            judged[request.id] = self.store.put_group(step, group, step - 1), group
+            self.store.put_group(step, group, step - 1)
+            judged[request.id] = group
 
         await gather_or_cancel(draw(request) for request in missing)
-        found = [judged[request.id] for request in requests]
-        leased = len(requests) * loop.group_size
-        drawn = sum(len({t.key.sample for t in group.trajectories}) for _, group in found)
+        groups = [judged[request.id] for request in requests]
+        leased, drawn = len(requests) * loop.group_size, sum(group.samples for group in groups)
         assert leased == drawn, f"step {step}: leased {leased} samples, accounted for {drawn}"
-        return found
+        return groups
 
     async def publish(self, version: int) -> float:
         """Give the engines the learner's weights; they sample only after the probe agrees. Returns the difference."""
@@ -110,33 +105,22 @@ class Evolution:
         self.transport.release(version - 1)
         return difference
 
-    async def commit(self, step: int, files: Sequence[GroupFile], metrics: dict[str, float], clock: Clock) -> None:
+    async def commit(self, step: int, groups: Sequence[Group], metrics: dict[str, float], clock: Clock) -> None:
         """Validate and checkpoint where due, then make the step real by its one manifest."""
         loop, last = self.config.loop, step == self.config.loop.steps
         validation = None
         if loop.validate_every and (step % loop.validate_every == 0 or last):
             requests = self.requests.validation(loop.validation_requests)
             validation = evaluation_metrics(await self.evaluate(requests, "validation"))
-            self.store.put_validation(step, validation)
             clock.lap("seconds_validation")
         state_hash = await self.learner.state_hash()
-        checkpoint = step % loop.checkpoint_every == 0 or last
-        if checkpoint:
-            with self.store.checkpoint_dir(step, state_hash) as folder:
+        if step % loop.checkpoint_every == 0 or last:
+            with self.store.checkpoint(step, state_hash, validation) as folder:
                 await self.learner.save(str(folder))
         clock.lap("seconds_commit")
         metrics |= clock.seconds()
         metrics["tokens_per_second"] = metrics["policy_tokens"] / metrics["seconds_rollout"]
-        manifest = StepManifest(
-            step=step,
-            policy_before=step - 1,
-            policy_after=step,
-            groups=tuple(files),
-            metrics=metrics,
-            state_hash=state_hash,
-            checkpoint=step_name(step) if checkpoint else None,
-        )
-        self.store.commit_step(manifest)
+        self.store.commit_step(step, groups, metrics, state_hash, validation)
         self.watcher.step(step, metrics, validation)
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:

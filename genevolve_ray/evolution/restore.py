@@ -19,7 +19,7 @@ async def restore(store: RunStore, learner: LearnerPort, watcher: Watcher) -> in
     """
     plan = store.resume_plan()
     if plan.checkpoint_step is not None:
-        with store.load_checkpoint(plan.checkpoint_step) as folder:
+        with store.open_checkpoint(plan.checkpoint_step) as folder:
             await learner.load(str(folder))
     for step in plan.steps_to_reapply:
         watcher.note(f"applying the stored batch of step {step} again")

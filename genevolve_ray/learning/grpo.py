@@ -30,8 +30,8 @@ class ImportanceCorrection(StrEnum):
 class GrpoConfig(Config):
     """Settings of the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
 
-    `behaviour_cap` truncates prox / mu in the decoupled form. Aggregation is `seq-mean-token-sum`: summed over the tokens
-    of a sequence, averaged over the non-empty sequences of the global batch.
+    `behaviour_cap` truncates prox / mu in the decoupled form. Aggregation is `seq-mean-token-sum`: summed over the
+    tokens of a sequence, averaged over the non-empty sequences of the global batch.
     """
 
     clip_low: float = Field(default=0.20, ge=0, lt=1)
@@ -60,8 +60,8 @@ class TokenStreams:
         behaviour_P: log mu, from the engine.
         advantages_P: the sequence's advantage, repeated on its tokens.
         weights_P: the sequence's loss weight, repeated on its tokens.
-        sequences: non-empty sequences of the GLOBAL batch: every loss divides by it, so that the result depends neither on
-            the micro-batch split nor on the number of ranks.
+        sequences: non-empty sequences of the GLOBAL batch: every loss divides by it, so that the result depends neither
+            on the micro-batch split nor on the number of ranks.
         proximal_P: log prox, where the correction needs it.
         reference_P: log-probs of the reference policy, where its coefficient is above 0.
     """
@@ -76,7 +76,7 @@ class TokenStreams:
 
 
 Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]
-"""One loss over the shared streams: its scalar (already normalised) and metrics as plain sums over tokens [P] -> scalar."""
+"""One loss over the shared streams: its scalar, already normalised, and metrics as sums over the tokens."""
 
 
 def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,9 +8,9 @@ that part is lost. So the value reported is k3, and the loss is the score-functi
 
     sg(rho * l) * log pi,    rho = min(pi / mu, rho_cap)
 
-whose expected gradient under mu is that of the token-level KL(pi || ref) on the states that mu visited: E_pi[(l + 1) grad
-log pi], where the 1 integrates to zero. The cap on rho bounds the variance of stale tokens and biases those it touches,
-which are counted.
+whose expected gradient under mu is that of the token-level KL(pi || ref) on the states that mu visited:
+E_pi[(l + 1) grad log pi], where the 1 integrates to zero. The cap on rho bounds the variance of stale tokens and biases
+those it touches, which are counted.
 
 Shape legend: P policy tokens of a micro-batch.
 """
@@ -38,8 +38,8 @@ class KlConfig(Config):
 def reference_kl(streams: TokenStreams, config: KlConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Return coefficient * KL(pi || ref) for this micro-batch, aggregated like GRPO (token sum, global sequence mean).
 
-    The scalar's gradient is what the module's docstring derives; its value is the k3 estimate. The metrics are sums over
-    the micro-batch's tokens.
+    The scalar's gradient is what the module's docstring derives; its value is the k3 estimate. The metrics are sums
+    over the micro-batch's tokens.
 
     Raises:
         ValueError: when there are no reference log-probs.

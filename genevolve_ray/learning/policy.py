@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -122,8 +123,8 @@ def hidden_states(model: PreTrainedModel, ids_B_T: Tensor) -> Tensor:
     No attention mask is passed: padding comes after a causal model's tokens, so it cannot change their states, and SDPA
     keeps its causal fast path. States at padded positions mean nothing.
     """
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-    states: Tensor = decoder(input_ids=ids_B_T, use_cache=False).last_hidden_state
+    untyped: Any = model
+    states: Tensor = untyped.get_decoder()(input_ids=ids_B_T, use_cache=False).last_hidden_state
     return states
 
 
@@ -133,7 +134,8 @@ def head_weight(model: PreTrainedModel) -> Tensor:
     Raises:
         ValueError: when this model's logits are more than that product (a bias, soft-capping or scaling).
     """
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    untyped: Any = model
+    head = untyped.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
         raise ValueError(f"{type(model).__name__} has no bias-free output projection")
     for key, neutral in _UNSUPPORTED_LOGITS.items():

@@ -216,8 +216,8 @@ class Learner:
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
 
-        `parity` is mean |behaviour - learner| log-prob before the update. The result does not depend on the order of the
-        sequences or on `token_budget` beyond floating-point rounding.
+        `parity` is mean |behaviour - learner| log-prob before the update. The result does not depend on the order of
+        the sequences or on `token_budget` beyond floating-point rounding.
 
         Args:
             sequences: the global batch; those without policy tokens are counted, not averaged over.

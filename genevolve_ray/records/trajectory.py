@@ -135,3 +135,8 @@ class Group:
     def scores(self) -> list[float]:
         """Scores of the trajectories that have one, in sample order."""
         return [t.score for t in self.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples drawn, however many attempts each took."""
+        return len({t.key.sample for t in self.trajectories})

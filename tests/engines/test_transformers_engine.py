@@ -38,7 +38,9 @@ async def engine(tiny_models: TinyModels) -> AsyncIterator[TransformersEngine]:
         contract.check_update,
     ],
 )
-async def test_contract(engine: TransformersEngine, engine_case: contract.EngineCase, check: Callable[..., Any]) -> None:
+async def test_contract(
+    engine: TransformersEngine, engine_case: contract.EngineCase, check: Callable[..., Any]
+) -> None:
     await check(engine, engine_case)
 
 

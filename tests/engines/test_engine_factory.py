@@ -1,0 +1,50 @@
+"""Engines by name, and settings that cannot work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from tiny_qwen3 import BANNED, TinyModels
+
+from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.engines.factory import create_engine
+from genevolve_ray.engines.vllm import vllm_environment
+
+
+async def test_the_reference_engine_by_name(tiny_models: TinyModels) -> None:
+    config = EngineConfig(kind="transformers", max_model_len=32)
+    engine = await create_engine(config, tiny_models.first, BANNED)
+    assert (engine.name, engine.version) == ("transformers", 0)
+    await engine.close()
+
+
+@pytest.mark.parametrize("kind", ["vllm", "transformers"])
+async def test_a_missing_model_folder_is_named(kind: str) -> None:
+    with pytest.raises(FileNotFoundError, match="/no/such/model"):
+        await create_engine(EngineConfig(kind=kind), "/no/such/model")
+
+
+async def test_small_heads_are_refused_before_vllm_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"head_dim": 16}))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="head_dim is 16"):
+        await create_engine(EngineConfig(kind="vllm"), tmp_path)
+
+
+def test_a_deterministic_vllm_is_refused() -> None:
+    with pytest.raises(ValidationError, match="kind is 'vllm'"):
+        EngineConfig.model_validate({"kind": "vllm", "transformers": {"deterministic": True}})
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValidationError, match="max_tokens_total"):
+        EngineConfig.model_validate({"max_tokens_total": 3})
+
+
+def test_the_cpu_environment_binds_no_cores() -> None:
+    assert vllm_environment(threads=2)["OMP_NUM_THREADS"] == "2"
+    assert vllm_environment()["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert "TORCHDYNAMO_DISABLE" not in vllm_environment(device="cuda")

@@ -1,0 +1,144 @@
+"""The vLLM engine: contract, parity with a plain forward and the reference engine, updates in flight, no orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+from tiny_qwen3 import BANNED, CONTEXT, TinyModels, forward_logprobs
+
+import genevolve_ray
+from genevolve_ray.engines import contract
+from genevolve_ray.engines.protocol import Generation, SamplingParams
+from genevolve_ray.engines.transformers import TransformersEngine
+from genevolve_ray.engines.vllm import VllmEngine
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+PROMPTS = [tuple(range(10, 10 + n)) for n in (3, 17, 9, 30)]
+TEMPERATURES = (1.0, 0.7, 1.3, 1.0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tiny_models: TinyModels) -> AsyncIterator[VllmEngine]:
+    engine = await VllmEngine.create(tiny_models.first, banned=BANNED, max_model_len=CONTEXT, max_num_seqs=16)
+    yield engine
+    await engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await engine.generate((1, 2), SamplingParams(), "late")
+
+
+async def sample_all(engine: VllmEngine) -> list[Generation]:
+    settings = [SamplingParams(temperature=t, max_tokens=40, seed=i) for i, t in enumerate(TEMPERATURES)]
+    return await asyncio.gather(
+        *(engine.generate(p, s, f"parity-{i}") for i, (p, s) in enumerate(zip(PROMPTS, settings, strict=True)))
+    )
+
+
+def mean_difference(folder: str, results: list[Generation]) -> float:
+    differences = [
+        abs(mine - theirs)
+        for prompt, temperature, result in zip(PROMPTS, TEMPERATURES, results, strict=True)
+        for mine, theirs in zip(
+            result.logprobs, forward_logprobs(folder, prompt, result.tokens, temperature), strict=True
+        )
+    ]
+    return sum(differences) / len(differences)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.check_generate,
+        contract.check_stop,
+        contract.check_greedy,
+        contract.check_concurrent,
+        contract.check_context,
+    ],
+)
+async def test_contract(engine: VllmEngine, engine_case: contract.EngineCase, check: Any) -> None:
+    await check(engine, engine_case)
+
+
+async def test_parity_before_and_after_an_update(
+    engine: VllmEngine, engine_case: contract.EngineCase, tiny_models: TinyModels
+) -> None:
+    assert mean_difference(tiny_models.first, await sample_all(engine)) < 1e-4
+    await contract.check_update(engine, engine_case)
+    # The same prompts again: a prefix cache that survived the update would show here.
+    results = await sample_all(engine)
+    assert mean_difference(tiny_models.second, results) < 1e-4
+    assert mean_difference(tiny_models.first, results) > 0.1
+
+
+async def test_scores_are_those_of_the_reference_engine(engine: VllmEngine, tiny_models: TinyModels) -> None:
+    await engine.update(tiny_models.first, engine.version + 1)
+    reference = TransformersEngine(tiny_models.first, max_model_len=CONTEXT)
+    ids = tuple(range(5, 80))
+    assert await engine.score(ids) == pytest.approx(await reference.score(ids), abs=1e-4)
+    await reference.close()
+
+
+async def test_a_request_that_spans_an_update_records_the_version_of_each_token(
+    engine: VllmEngine, tiny_models: TinyModels
+) -> None:
+    await engine.update(tiny_models.first, engine.version + 1)
+    old, new = engine.version, engine.version + 1
+    long = [
+        asyncio.create_task(engine.generate(p, SamplingParams(max_tokens=60, seed=i), f"long-{i}"))
+        for i, p in enumerate(PROMPTS)
+    ]
+    await engine.generate((50, 60), SamplingParams(max_tokens=5, seed=9), "short")
+    await engine.update(tiny_models.second, new)
+    results = await asyncio.gather(*long)
+    assert {version for result in results for version in result.versions} == {old, new}
+    for prompt, result in zip(PROMPTS, results, strict=True):
+        assert list(result.versions) == sorted(result.versions)
+        expected = {
+            version: forward_logprobs(folder, prompt, result.tokens, 1.0)
+            for version, folder in ((old, tiny_models.first), (new, tiny_models.second))
+        }
+        for place, (version, logprob) in enumerate(zip(result.versions, result.logprobs, strict=True)):
+            assert logprob == pytest.approx(expected[version][place], abs=1e-4)
+
+
+START_AND_WAIT = """
+import asyncio, sys
+from genevolve_ray.engines.vllm import VllmEngine
+
+async def main():
+    engine = await VllmEngine.create(sys.argv[1], max_model_len=64)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def test_no_process_survives_a_parent_that_is_killed(tiny_models: TinyModels, tmp_path: Path) -> None:
+    script = tmp_path / "start_and_wait.py"
+    script.write_text(START_AND_WAIT)
+    root = str(Path(genevolve_ray.__file__).parents[1])
+    parent = psutil.Popen(
+        [sys.executable, str(script), tiny_models.first],
+        env=os.environ | {"PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout.readline() == "ready\n"
+    children = parent.children(recursive=True)
+    assert any("EngineCore" in child.name() for child in children)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    # Where nobody reaps orphans, the dead stay in the table as zombies.
+    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []

@@ -1,0 +1,171 @@
+"""The surrogate and the reference term against sums written out, an independent implementation, and exact expectations.
+
+Shape legend: P policy tokens, V vocabulary, S states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from genevolve_ray.learning.grpo import GrpoConfig, ImportanceCorrection, TokenStreams, grpo_loss
+from genevolve_ray.learning.kl import KlConfig, reference_kl
+
+LENGTHS = (4, 1, 7)
+ADVANTAGES = (1.5, -0.7, -1.0)
+
+
+def streams(seed: int = 0) -> TokenStreams:
+    generator = torch.Generator().manual_seed(seed)
+    count = sum(LENGTHS)
+    behaviour = -torch.rand(count, generator=generator, dtype=torch.float64) * 3
+    moved = behaviour + 0.4 * torch.randn(count, generator=generator, dtype=torch.float64)
+    proximal = behaviour + 0.6 * torch.randn(count, generator=generator, dtype=torch.float64)
+    advantages = torch.cat([torch.full((n,), a, dtype=torch.float64) for n, a in zip(LENGTHS, ADVANTAGES, strict=True)])
+    return TokenStreams(
+        moved.requires_grad_(), behaviour, advantages, torch.ones_like(advantages), len(LENGTHS), proximal
+    )
+
+
+def written_out(s: TokenStreams, config: GrpoConfig) -> float:
+    total, place = 0.0, 0
+    for length in LENGTHS:
+        for t in range(place, place + length):
+            pi, mu, advantage = s.logprobs_P[t].item(), s.behaviour_P[t].item(), s.advantages_P[t].item()
+            assert s.proximal_P is not None
+            prox = s.proximal_P[t].item()
+            anchor = mu if config.correction is ImportanceCorrection.BYPASS else prox
+            ratio = 2.718281828459045 ** (pi - anchor)
+            clipped = min(max(ratio, 1 - config.clip_low), 1 + config.clip_high)
+            token = min(ratio * advantage, clipped * advantage)
+            if config.correction is ImportanceCorrection.DECOUPLED:
+                token *= min(2.718281828459045 ** (prox - mu), config.behaviour_cap)
+            total += token
+        place += length
+    return -total / len(LENGTHS)
+
+
+@pytest.mark.parametrize("correction", list(ImportanceCorrection))
+def test_loss_is_the_formula(correction: ImportanceCorrection) -> None:
+    config = GrpoConfig(correction=correction, behaviour_cap=1.3)
+    loss, _ = grpo_loss(streams(), config)
+    assert loss.item() == pytest.approx(written_out(streams(), config), rel=1e-12)
+
+
+def test_loss_and_gradient_equal_trl() -> None:
+    """TRL's `dr_grpo` sums tokens over (sequences * maximum length): times that length it is our aggregation."""
+    trl = pytest.importorskip("trl")
+    from types import SimpleNamespace
+
+    mine, longest = streams(), max(LENGTHS)
+    loss, _ = grpo_loss(mine, GrpoConfig())
+    (gradient,) = torch.autograd.grad(loss, mine.logprobs_P)
+
+    def padded(values: Tensor) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(list(values.split(LENGTHS)), batch_first=True)
+
+    theirs = streams().logprobs_P
+    mask = padded(torch.ones_like(mine.advantages_P)).long()
+    nothing: list[float] = []
+    fake = SimpleNamespace(
+        beta=0.0,
+        top_entropy_quantile=1.0,
+        importance_sampling_level="token",
+        loss_type="dr_grpo",
+        epsilon_low=0.20,
+        epsilon_high=0.28,
+        off_policy_mask_threshold=None,
+        max_completion_length=longest,
+        current_gradient_accumulation_steps=1,
+        use_vllm=False,
+        use_bias_correction_kl=False,
+        vllm_importance_sampling_correction=False,
+        tools=None,
+        environment_factory=None,
+        accelerator=SimpleNamespace(gather=lambda x: x.reshape(-1), num_processes=1),
+        model=SimpleNamespace(training=True),
+        args=SimpleNamespace(delta=None),
+        _metrics={"train": __import__("collections").defaultdict(list, x=nothing)},
+        _get_per_token_logps_and_entropies=lambda *_a, **_k: (padded(theirs), torch.zeros_like(mask).double()),
+    )
+    inputs = {
+        "prompt_ids": torch.zeros(len(LENGTHS), 1, dtype=torch.long),
+        "prompt_mask": torch.ones(len(LENGTHS), 1, dtype=torch.long),
+        "completion_ids": torch.zeros_like(mask),
+        "completion_mask": mask,
+        "advantages": torch.tensor(ADVANTAGES, dtype=torch.float64),
+        "old_per_token_logps": padded(mine.behaviour_P),
+        "num_items_in_batch": mask.sum(),
+    }
+    their_loss = trl.GRPOTrainer._compute_loss(fake, None, inputs) * longest
+    (their_gradient,) = torch.autograd.grad(their_loss, theirs)
+    torch.testing.assert_close(their_loss, loss, rtol=1e-9, atol=0)
+    torch.testing.assert_close(their_gradient, gradient, rtol=1e-9, atol=1e-15)
+
+
+def test_parts_of_a_batch_add_up() -> None:
+    whole = streams()
+    loss, metrics = grpo_loss(whole, GrpoConfig())
+    halves = [
+        grpo_loss(
+            TokenStreams(
+                whole.logprobs_P[part],
+                whole.behaviour_P[part],
+                whole.advantages_P[part],
+                whole.weights_P[part],
+                whole.sequences,
+            ),
+            GrpoConfig(),
+        )
+        for part in (slice(0, 5), slice(5, None))
+    ]
+    assert sum(x.item() for x, _ in halves) == pytest.approx(loss.item(), rel=1e-12)
+    for name in ("clip_low", "clip_high", "approx_kl", "ratio_mean"):
+        assert sum(m[name].item() for _, m in halves) == pytest.approx(metrics[name].item(), rel=1e-12)
+
+
+def test_clipped_tokens_carry_no_gradient_and_are_counted() -> None:
+    behaviour = torch.zeros(4, dtype=torch.float64)
+    ratios = torch.tensor([1.5, 1.5, 0.5, 0.5], dtype=torch.float64)
+    logprobs = ratios.log().requires_grad_()
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
+    loss, metrics = grpo_loss(TokenStreams(logprobs, behaviour, advantages, torch.ones(4), 1), GrpoConfig())
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    assert gradient.tolist() == pytest.approx([0.0, 1.5, -0.5, 0.0])
+    assert (metrics["clip_high"].item(), metrics["clip_low"].item()) == (1, 1)
+
+
+def test_missing_proximal_logprobs_are_an_error() -> None:
+    with pytest.raises(ValueError, match="'recompute' needs proximal"):
+        grpo_loss(replace(streams(), proximal_P=None), GrpoConfig(correction=ImportanceCorrection.RECOMPUTE))
+
+
+def exact_kl_gradients(stale: float) -> tuple[Tensor, Tensor]:
+    """Return (expected gradient of the loss under mu, gradient of the exact KL(pi || ref)) for one state of V tokens."""
+    generator = torch.Generator().manual_seed(3)
+    logits, reference, noise = torch.randn(3, 7, dtype=torch.float64, generator=generator)
+    logits.requires_grad_()
+    log_ref, log_mu = reference.log_softmax(0), (logits.detach() + stale * noise).log_softmax(0)
+    log_pi = logits.log_softmax(0)
+    # Every token once, weighted by mu: the sum over tokens is the expectation under mu.
+    tokens = TokenStreams(log_pi, log_mu, torch.zeros(7), log_mu.exp(), 1, reference_P=log_ref)
+    loss, _ = reference_kl(tokens, KlConfig(coefficient=1.0, rho_cap=1e9))
+    (estimated,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (exact,) = torch.autograd.grad((log_pi.exp() * (log_pi - log_ref)).sum(), logits)
+    return estimated, exact
+
+
+@pytest.mark.parametrize("stale", [0.0, 0.8])
+def test_expected_gradient_is_that_of_the_reverse_kl(stale: float) -> None:
+    estimated, exact = exact_kl_gradients(stale)
+    torch.testing.assert_close(estimated, exact, rtol=1e-9, atol=1e-12)
+
+
+def test_the_reference_itself_costs_nothing() -> None:
+    same = streams()
+    loss, metrics = reference_kl(replace(same, reference_P=same.logprobs_P.detach()), KlConfig(coefficient=0.5))
+    (gradient,) = torch.autograd.grad(loss, same.logprobs_P)
+    assert loss.item() == 0 and metrics["kl"].item() == 0 and not gradient.any()
