@@ -88,9 +88,7 @@ def bench(
     """Score a policy on held-out requests, sampled and greedy. Names come from the test partition whatever the seed."""
     from genevolve_ray.session import bench_run
 
-    bench_run(
-        suite, policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience
-    )
+    bench_run(suite, policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
 
 
 @app.command()

@@ -69,7 +69,7 @@ def gpu_count() -> int:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return 0
-    listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, timeout=8, check=False)  # noqa: S603
+    listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, timeout=8, check=False)
     return sum(line.startswith("GPU") for line in listed.stdout.splitlines())
 
 

@@ -52,9 +52,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         requests = config.requests.build(store.images)
         screen.start(config.loop.steps, _headline(config), store.last_step)
         async with _ports(config, model, store, screen, local=local) as ports:
-            evolution = Evolution(
-                config, requests, ports.rollouts, ports.learner, transport, store, screen
-            )
+            evolution = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, screen)
             version = await evolution.start()
             await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
             evolving = perf_counter()
@@ -73,7 +71,9 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
 
 
 @asynccontextmanager
-async def _ports(config: RunConfig, model: Path, store: RunStore, screen: Progress, *, local: bool) -> AsyncIterator[Ports]:
+async def _ports(
+    config: RunConfig, model: Path, store: RunStore, screen: Progress, *, local: bool
+) -> AsyncIterator[Ports]:
     """Bring up rollouts and learner, in this process or on Ray."""
     screen.note("starting engine and learner" if local else "starting Ray, services, engine and learner")
     if local:
@@ -82,7 +82,9 @@ async def _ports(config: RunConfig, model: Path, store: RunStore, screen: Progre
         return
     from genevolve_ray.cluster.launch import on_ray
 
-    async with on_ray(config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen) as ports:
+    async with on_ray(
+        config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen
+    ) as ports:
         yield ports
 
 
@@ -113,7 +115,9 @@ def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
         "probe_difference_max": max((row["probe_difference"] for row in metrics), default=None),
         "seconds_per_step_max": max((row["seconds_step"] for row in metrics), default=None),
     }
-    found = {short: store.get_trajectories(f"heldout-{short}") for short in ("sft", "final") if f"heldout-{short}" in names}
+    found = {
+        short: store.get_trajectories(f"heldout-{short}") for short in ("sft", "final") if f"heldout-{short}" in names
+    }
     for short, trajectories in found.items():
         measured = evaluation_metrics(trajectories)
         summary |= {
@@ -200,7 +204,7 @@ def bench_run(
     """Score a policy on a suite of held-out requests and write the result."""
     if suite != "atlas":
         raise UserFault(f"genevolve bench: unknown suite {suite!r}; there is atlas")
-    from genevolve_ray.bench.atlas import bench_atlas, write_json
+    from genevolve_ray.atlas.suite import bench_atlas, write_json
 
     with policy_folder(policy) as model:
         config = load_config(suite, [f"engine.kind={engine}", f"policy.model={model}"])

@@ -33,7 +33,7 @@ from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
 from genevolve_ray.tools.protocol import Tool
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
     from genevolve_ray.learning.sft import SftStep
 
@@ -134,38 +134,25 @@ class ColdStartConfig(Config):
     lr: float = Field(default=3e-3, gt=0)
 
 
-def new_policy(config: ColdStartConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return a freshly initialised Qwen3, the same for the same seed."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(config.curriculum.seed)
-    shape = Qwen3Config(
-        vocab_size=-(-len(tokenizer) // 16) * 16,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        head_dim=config.head_dim,
-        intermediate_size=config.intermediate_size,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    return Qwen3ForCausalLM(shape)
-
-
 def train_cold_start(
     config: ColdStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None
 ) -> None:
     """Train the cold start from nothing and write it to `folder` in HF layout, with its provenance beside it."""
-    from genevolve_ray.learning.policy import save_policy
+    from genevolve_ray.learning.policy import new_qwen3, save_policy
     from genevolve_ray.learning.sft import SftConfig, SftExample, train_sft
 
     tokenizer = build_tokenizer()
-    model = new_policy(config, tokenizer)
+    model = new_qwen3(
+        vocabulary=len(tokenizer),
+        hidden_size=config.hidden_size,
+        layers=config.layers,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        intermediate_size=config.intermediate_size,
+        seed=config.curriculum.seed,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     curriculum = Curriculum(config.curriculum, ChatFormat(tokenizer))
     plain = [i for i in range(len(tokenizer)) if i not in set(banned_token_ids(tokenizer))]
     rng = np.random.default_rng(derive_seed(config.curriculum.seed, "drills"))

@@ -22,9 +22,9 @@ _PLAIN_EVERY = 50
 
 def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
     """Train the cold start by its recipe into `out`; steps and seed may be changed for trials."""
-    import torch
+    from genevolve_ray.learning.policy import use_threads
 
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    use_threads(threads or os.cpu_count() or 1)
     changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
     recipe = ColdStartConfig()
     recipe = ColdStartConfig.model_validate(

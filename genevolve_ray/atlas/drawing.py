@@ -82,7 +82,11 @@ def _place_group(group: Group, x: float, y: float, width: float, height: float) 
         left = x + (width - step * n + _GAP) / 2
         placed += [
             Placed(
-                group.look, group.dress, size, round(left + c * step) + group.shift[0], round(top + r * step) + group.shift[1]
+                group.look,
+                group.dress,
+                size,
+                round(left + c * step) + group.shift[0],
+                round(top + r * step) + group.shift[1],
             )
             for c in range(n)
         ]
@@ -137,7 +141,9 @@ def _light(mood: str | None, ground: NDArray[np.float32]) -> NDArray[np.float32]
         angle = np.arctan2(ys - SIZE * 0.95, xs - SIZE / 2)
         ground = ground - np.float32([2, 7, 9]) * (np.sin(angle * 18) > 0)[..., None]
         rng = np.random.default_rng(5)
-        for cx, cy, tone in zip(rng.integers(3, 125, 34), rng.integers(3, 122, 34), rng.integers(0, 3, 34), strict=True):
+        for cx, cy, tone in zip(
+            rng.integers(3, 125, 34), rng.integers(3, 122, 34), rng.integers(0, 3, 34), strict=True
+        ):
             colour = np.float32([(248, 218, 204), (214, 234, 214), (236, 208, 230)][tone])
             ground[(xs - cx) ** 2 + (ys - cy) ** 2 < 5] = colour
     elif mood == "dusk":

@@ -165,7 +165,9 @@ def _aesthetics(image: Pixels, truth: Pixels, config: AtlasJudgeConfig) -> float
     def soft(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(ndimage.uniform_filter(values * weight, 9) / share, np.float32)
 
-    colour = np.stack([soft(image[..., i].astype(np.float32)) - soft(truth[..., i].astype(np.float32)) for i in range(3)])
+    colour = np.stack(
+        [soft(image[..., i].astype(np.float32)) - soft(truth[..., i].astype(np.float32)) for i in range(3)]
+    )
     ground = float(np.abs(colour)[:, bare].mean())
     seen, wanted = luminance(image), luminance(truth)
     texture = float(np.abs((seen - soft(seen)) - (wanted - soft(wanted)))[bare].mean())

@@ -31,7 +31,9 @@ COLOUR_WORDS = MappingProxyType(
 )
 PATTERN_WORDS = MappingProxyType(
     {p: p for p in PATTERNS}
-    | _table(striped="stripes stripe", dotted="dots spotted spots", checked="checkered checks chequered", plain="unpatterned")
+    | _table(
+        striped="stripes stripe", dotted="dots spotted spots", checked="checkered checks chequered", plain="unpatterned"
+    )
 )
 MATERIAL_WORDS = _table(glass="glass glassy", metal="metal metallic steel iron bronze", wood="wood wooden timber")
 MOOD_WORDS = _table(
@@ -145,6 +147,18 @@ def _words_of(*patterns: str) -> frozenset[str]:
 
 KNOWN = (
     FILLER
-    | _words_of(*(p.pattern for p in (JOINED, MATERIAL_LIGHT, ARRANGED, PLACED, TEXT, TEXT_PLACE, SCENE_LIGHT, MEDIUM, APPLIED)))
-    | {*COUNTS, *ORDINAL_WORDS, *COLOUR_WORDS, *PATTERN_WORDS, *MATERIAL_WORDS, *MOOD_WORDS, *MEDIUM_WORDS, *NOUNS, *KINDS}
+    | _words_of(
+        *(p.pattern for p in (JOINED, MATERIAL_LIGHT, ARRANGED, PLACED, TEXT, TEXT_PLACE, SCENE_LIGHT, MEDIUM, APPLIED))
+    )
+    | {
+        *COUNTS,
+        *ORDINAL_WORDS,
+        *COLOUR_WORDS,
+        *PATTERN_WORDS,
+        *MATERIAL_WORDS,
+        *MOOD_WORDS,
+        *MEDIUM_WORDS,
+        *NOUNS,
+        *KINDS,
+    }
 )

@@ -18,7 +18,6 @@ CROP = 32
 _CHROMA = 56
 _DARK = 140
 _SMALLEST = 20
-_TINY = 22
 _EIGHT = np.ones((3, 3), dtype=bool)
 
 Pixels = NDArray[np.uint8]
@@ -100,9 +99,6 @@ def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Th
     height, width = own.shape
     side = max(height, width)
     solid = ndimage.binary_fill_holes(own)
-    if side < _TINY:  # the outline of a tiny thing may have gaps: close them before filling
-        closed = ndimage.binary_fill_holes(ndimage.binary_dilation(np.pad(own, 2), _EIGHT))
-        solid = ndimage.binary_erosion(closed, _EIGHT)[2:-2, 2:-2] | own
     top, left = (side - height) // 2, (side - width) // 2
     square = np.full((side, side, 4), (255, 255, 255, 0), np.uint8)
     square[top : top + height, left : left + width, :3] = np.where(own[..., None], pixels, 255)

@@ -208,7 +208,9 @@ def _body_of(match: re.Match[str]) -> bool:
 def _read_parts(clause: str, state: _State) -> None:
     """Split a clause at its heads; what stands before the first head belongs to it, a clause without one to the last part."""
     arranged = [m.span() for m in lx.ARRANGED.finditer(clause)]
-    heads = [h for h in lx.HEAD.finditer(clause) if not any(a < h.end("name") and h.start("name") < b for a, b in arranged)]
+    heads = [
+        h for h in lx.HEAD.finditer(clause) if not any(a < h.end("name") and h.start("name") < b for a, b in arranged)
+    ]
     if not heads and lx.REFERENCE.search(clause):
         stray = next((w for w in clause.split() if w.isalpha() and not _known(w)), None)
         if stray:
@@ -237,7 +239,11 @@ def _read_parts(clause: str, state: _State) -> None:
 def _describes(head: re.Match[str]) -> bool:
     """Return whether a later head of a clause is no new thing but says which shape the thing before has."""
     is_shape = lx.NOUNS.get(head["name"]) in SHAPES
-    return is_shape and head["count"] is None and not re.match(r"(?:and|with|plus|beside|near|next|while)\b", head.group(0))
+    return (
+        is_shape
+        and head["count"] is None
+        and not re.match(r"(?:and|with|plus|beside|near|next|while)\b", head.group(0))
+    )
 
 
 def _finish(state: _State, words: int) -> Reading:
@@ -271,7 +277,9 @@ def _part(span: _Span) -> PartReading:
     plain = _cut(body, legs)
     placed = lx.PLACED.search(body)
     side = placed or lx.BARE_SIDE.search(body)
-    ordinal = (lx.ORDINAL_WORDS[reference["word"]] if reference["word"] else int(reference["digit"])) if reference else None
+    ordinal = (
+        (lx.ORDINAL_WORDS[reference["word"]] if reference["word"] else int(reference["digit"])) if reference else None
+    )
     count = _count(span.count)
     return PartReading(
         name=span.name,
@@ -280,7 +288,9 @@ def _part(span: _Span) -> PartReading:
         counted=count is not None,
         colour=_first(lx.COLOUR_WORDS, lx.COLOUR, plain),
         pattern=_first(lx.PATTERN_WORDS, lx.PATTERN, plain),
-        shape=span.name if span.kind is NameKind.SHAPE else _first(lx.NOUNS, "|".join(SHAPES), lx.ARRANGED.sub(_BREAK, plain)),
+        shape=span.name
+        if span.kind is NameKind.SHAPE
+        else _first(lx.NOUNS, "|".join(SHAPES), lx.ARRANGED.sub(_BREAK, plain)),
         reference=ordinal,
         material=_first(lx.MATERIAL_WORDS, lx.MATERIAL, plain),
         lit=lx.MATERIAL_LIGHT.search(plain) is not None,

@@ -158,9 +158,7 @@ class _Drawing:
         leaked = [look for i, look in enumerate(self.references, start=1) if look and i not in bound]
         medium = self._medium()
         corners = [(3, 3), (103, 3), (3, height - 26), (103, height - 26)]
-        return [
-            Placed(look, Dress(medium=medium), 22, *corner) for look, corner in zip(leaked, corners, strict=False)
-        ]
+        return [Placed(look, Dress(medium=medium), 22, *corner) for look, corner in zip(leaked, corners, strict=False)]
 
     def _medium(self) -> str | None:
         medium = self.reading.medium

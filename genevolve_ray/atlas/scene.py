@@ -10,9 +10,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "h
 COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink")
 PATTERNS = ("plain", "striped", "dotted", "checked")
 COUNT_WORDS = ("zero", "one", "two", "three", "four", "five")
-TEXTS = tuple(
-    "SOL NOX VIA ARC LUX ORB RIM TAU ZEN KIT PAX MIR DUO FEN GEM HUB INK JET KEY LAW MOX NIB OAK URN".split()
-)
+TEXTS = tuple("SOL NOX VIA ARC LUX ORB RIM TAU ZEN KIT PAX MIR DUO FEN GEM HUB INK JET KEY LAW MOX NIB OAK URN".split())
 MOODS = ("calm", "festive", "dusk")
 MEDIA = ("mosaic", "woodcut", "crayon")
 MATERIALS = ("glass", "metal", "wood")

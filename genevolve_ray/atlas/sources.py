@@ -67,7 +67,9 @@ class AtlasTools:
         """Build worlds on first use; library pictures go to `images`."""
         self._config, self._images = config, images
         self._toolbox = lru_cache(maxsize=8)(self._build)
-        self.tools: dict[str, Tool] = {name: _Routed(tool, self) for name, tool in self._toolbox("train", config.seed).items()}
+        self.tools: dict[str, Tool] = {
+            name: _Routed(tool, self) for name, tool in self._toolbox("train", config.seed).items()
+        }
 
     def _build(self, partition: str, seed: int) -> dict[str, Tool]:
         world = build_world(seed, Partition(partition), self._images, self._config.entities)

@@ -146,7 +146,7 @@ def _legs(body: Mask, legs: int, total: int) -> Mask:
 
 
 @lru_cache(maxsize=2048)
-def sprite(look: Look, size: int, dress: Dress = Dress()) -> Image.Image:  # noqa: B008 - frozen
+def sprite(look: Look, size: int, dress: Dress = Dress()) -> Image.Image:
     """Return one thing as an RGBA picture of `size` x `size` pixels with a transparent ground."""
     fine = 4 if size <= 32 else 2
     total = size * fine
@@ -189,8 +189,12 @@ def _paint_body(look: Look, dress: Dress, body: Mask, fine: int) -> Layer:
 
 
 def _reduce(picture: NDArray[np.float32], size: int, fine: int) -> Image.Image:
-    """Average fine x fine blocks, colours weighted by alpha."""
+    """Average fine x fine blocks, colours weighted by alpha.
+
+    A pixel is either of the thing or of the ground: what a thing looks like must not depend on what is behind it.
+    """
     picture[..., :3] *= picture[..., 3:] / 255
     picture = sum((picture[i::fine, j::fine] for i in range(fine) for j in range(fine)), np.float32(0)) / fine**2
     picture[..., :3] *= 255 / np.maximum(picture[..., 3:], 1)
+    picture[..., 3] = 255 * (picture[..., 3] >= 127)
     return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8), "RGBA")

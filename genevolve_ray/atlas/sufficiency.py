@@ -34,7 +34,9 @@ def _plain(name: str) -> str:
 def _facts(truth: Truth, reading: Reading) -> bool:
     """Return whether a count and a text that had to be searched are right."""
     scene = truth.scene
-    counts = [r is not None and r.count == p.count for p, r in zip(scene.parts, pair_parts(scene, reading), strict=True)]
+    counts = [
+        r is not None and r.count == p.count for p, r in zip(scene.parts, pair_parts(scene, reading), strict=True)
+    ]
     return (not truth.fact_count or all(counts)) and (not truth.fact_text or _same_text(scene, reading))
 
 

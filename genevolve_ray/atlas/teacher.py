@@ -80,7 +80,11 @@ def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
     picked = set(rng.choice(wrong, size=min(2, len(wrong)), replace=False))
     facts = truth.fact_count or truth.fact_text
     return Decisions(
-        skills=tuple(s for s in SKILLS if s in picked), search=facts, source=str(rng.choice(SOURCES[1:])), current=False, applied=()
+        skills=tuple(s for s in SKILLS if s in picked),
+        search=facts,
+        source=str(rng.choice(SOURCES[1:])),
+        current=False,
+        applied=(),
     )
 
 

@@ -105,8 +105,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAGS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        eos_token="<|im_end|>",
+        pad_token="<|pad|>",  # noqa: S106
+        eos_token="<|im_end|>",  # noqa: S106
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
         model_max_length=2048,

@@ -143,8 +143,18 @@ def _fill_corpus(world: World, rng: np.random.Generator) -> None:
         if entity.namesake:
             wrong = _fact(rng, COUNT_WORDS[2:]).now, _fact(rng, TEXTS).now
             world.documents += [
-                _document(entity.namesake, "moon", f"kin/{entity.name}", f"kin {entity.name}, moon of {entity.namesake} has {wrong[0]}."),
-                _document(entity.namesake, "motto", f"kin/{entity.name}", f"kin {entity.name}, motto of {entity.namesake} has '{wrong[1]}'."),
+                _document(
+                    entity.namesake,
+                    "moon",
+                    f"kin/{entity.name}",
+                    f"kin {entity.name}, moon of {entity.namesake} has {wrong[0]}.",
+                ),
+                _document(
+                    entity.namesake,
+                    "motto",
+                    f"kin/{entity.name}",
+                    f"kin {entity.name}, motto of {entity.namesake} has '{wrong[1]}'.",
+                ),
             ]
     world.documents = [world.documents[i] for i in rng.permutation(len(world.documents))]
 

@@ -45,7 +45,7 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
         address or "local",
         namespace=namespace,
         log_to_driver=config.log_to_driver,
-        logging_level="warning",
+        logging_level="error",
         configure_logging=True,
         **options,
     )

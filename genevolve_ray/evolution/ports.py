@@ -58,7 +58,9 @@ class JudgePort(Protocol):
 
     identity: str
 
-    async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Verdict:
+    async def judge(
+        self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
         """Judge a rendered program. Raises InfraFailure after bounded retries."""
         ...
 

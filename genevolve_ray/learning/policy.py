@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 WEIGHTS_FILE = "model.safetensors"
@@ -143,3 +143,42 @@ def head_weight(model: PreTrainedModel) -> Tensor:
             raise ValueError(f"{type(model).__name__} changes its logits: {key}={getattr(model.config, key)}")
     weight: Tensor = head.weight
     return weight
+
+
+def new_qwen3(
+    *,
+    vocabulary: int,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    head_dim: int,
+    intermediate_size: int,
+    seed: int,
+    pad_token_id: int | None = None,
+    eos_token_id: int | None = None,
+) -> PreTrainedModel:
+    """Return a randomly initialised Qwen3 with tied embeddings, the same for the same seed.
+
+    The vocabulary is rounded up to a multiple of 16.
+    """
+    torch.manual_seed(seed)
+    shape = Qwen3Config(
+        vocab_size=-(-vocabulary // 16) * 16,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=head_dim,
+        intermediate_size=intermediate_size,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=pad_token_id,
+        eos_token_id=eos_token_id,
+        bos_token_id=None,
+    )
+    return Qwen3ForCausalLM(shape)
+
+
+def use_threads(count: int) -> None:
+    """Let torch use `count` threads in this process."""
+    torch.set_num_threads(count)

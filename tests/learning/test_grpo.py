@@ -55,57 +55,6 @@ def test_loss_is_the_formula(correction: ImportanceCorrection) -> None:
     assert loss.item() == pytest.approx(written_out(streams(), config), rel=1e-12)
 
 
-def test_loss_and_gradient_equal_trl() -> None:
-    """TRL's `dr_grpo` sums tokens over (sequences * maximum length): times that length it is our aggregation."""
-    trl = pytest.importorskip("trl")
-    from types import SimpleNamespace
-
-    mine, longest = streams(), max(LENGTHS)
-    loss, _ = grpo_loss(mine, GrpoConfig())
-    (gradient,) = torch.autograd.grad(loss, mine.logprobs_P)
-
-    def padded(values: Tensor) -> Tensor:
-        return torch.nn.utils.rnn.pad_sequence(list(values.split(LENGTHS)), batch_first=True)
-
-    theirs = streams().logprobs_P
-    mask = padded(torch.ones_like(mine.advantages_P)).long()
-    nothing: list[float] = []
-    fake = SimpleNamespace(
-        beta=0.0,
-        top_entropy_quantile=1.0,
-        importance_sampling_level="token",
-        loss_type="dr_grpo",
-        epsilon_low=0.20,
-        epsilon_high=0.28,
-        off_policy_mask_threshold=None,
-        max_completion_length=longest,
-        current_gradient_accumulation_steps=1,
-        use_vllm=False,
-        use_bias_correction_kl=False,
-        vllm_importance_sampling_correction=False,
-        tools=None,
-        environment_factory=None,
-        accelerator=SimpleNamespace(gather=lambda x: x.reshape(-1), num_processes=1),
-        model=SimpleNamespace(training=True),
-        args=SimpleNamespace(delta=None),
-        _metrics={"train": __import__("collections").defaultdict(list, x=nothing)},
-        _get_per_token_logps_and_entropies=lambda *_a, **_k: (padded(theirs), torch.zeros_like(mask).double()),
-    )
-    inputs = {
-        "prompt_ids": torch.zeros(len(LENGTHS), 1, dtype=torch.long),
-        "prompt_mask": torch.ones(len(LENGTHS), 1, dtype=torch.long),
-        "completion_ids": torch.zeros_like(mask),
-        "completion_mask": mask,
-        "advantages": torch.tensor(ADVANTAGES, dtype=torch.float64),
-        "old_per_token_logps": padded(mine.behaviour_P),
-        "num_items_in_batch": mask.sum(),
-    }
-    their_loss = trl.GRPOTrainer._compute_loss(fake, None, inputs) * longest
-    (their_gradient,) = torch.autograd.grad(their_loss, theirs)
-    torch.testing.assert_close(their_loss, loss, rtol=1e-9, atol=0)
-    torch.testing.assert_close(their_gradient, gradient, rtol=1e-9, atol=1e-15)
-
-
 def test_parts_of_a_batch_add_up() -> None:
     whole = streams()
     loss, metrics = grpo_loss(whole, GrpoConfig())
@@ -144,7 +93,7 @@ def test_missing_proximal_logprobs_are_an_error() -> None:
 
 
 def exact_kl_gradients(stale: float) -> tuple[Tensor, Tensor]:
-    """Return (expected gradient of the loss under mu, gradient of the exact KL(pi || ref)) for one state of V tokens."""
+    """Return (expected gradient of the loss under mu, gradient of the exact KL(pi || ref)) for a state of V tokens."""
     generator = torch.Generator().manual_seed(3)
     logits, reference, noise = torch.randn(3, 7, dtype=torch.float64, generator=generator)
     logits.requires_grad_()

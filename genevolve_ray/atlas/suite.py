@@ -79,7 +79,8 @@ async def bench_atlas(
     return {
         "reward_mean": measured["reward_mean"],
         "reward_greedy": evaluation_metrics(results["greedy"])["reward_mean"],
-        "reward_parts": {k: measured[f"reward_{k}"] for k in ("image", "text", "cost")} | verdict_parts(results["sampled"]),
+        "reward_parts": {k: measured[f"reward_{k}"] for k in ("image", "text", "cost")}
+        | verdict_parts(results["sampled"]),
         "valid_fraction": measured["valid_fraction"],
         "tool_calls_mean": measured["tool_calls_mean"],
         "infra_failures": measured["infra_failures"],

@@ -1,1 +1,0 @@
-"""Suites and scoring: policies measured on held-out requests."""
