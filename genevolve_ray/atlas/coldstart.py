@@ -50,10 +50,10 @@ class CurriculumConfig(Config):
     """
 
     seed: int = Field(default=17, ge=0)
-    steps: int = Field(default=2400, ge=1)
+    steps: int = Field(default=1500, ge=1)
     batch_size: int = Field(default=16, ge=1)
     worlds: int = Field(default=64, ge=1)
-    drill_steps: int = Field(default=300, ge=0)
+    drill_steps: int = Field(default=400, ge=0)
     """Steps of copying drills before the lessons; see `drill`."""
     stated_fraction: float = Field(default=0.75, ge=0, le=1)
     stated_share_later: float = Field(default=0.3, ge=0, le=1)

@@ -54,6 +54,16 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
         )
 
 
+def check_weights(folder: str | Path) -> None:
+    """Check that there is something to load in `folder`.
+
+    Raises:
+        FileNotFoundError: If it holds no *.safetensors; the message names the path.
+    """
+    if not any(Path(folder).glob("*.safetensors")):
+        raise FileNotFoundError(f"no *.safetensors to load in {folder}")
+
+
 def room_for(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
     """Return how many tokens may be sampled after a prompt: `max_tokens`, or fewer where the context ends first.
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from genevolve_ray.engines.ban import ban_mask
-from genevolve_ray.engines.checks import probe_difference, read_model_config, room_for
+from genevolve_ray.engines.checks import check_weights, probe_difference, read_model_config, room_for
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.wave import Job, run_wave, score_tokens
 from genevolve_ray.records.seeds import derive_seed
@@ -132,6 +132,7 @@ class TransformersEngine:
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
         """Load weights between two waves and verify them; see `Engine.update`."""
         self._check_open(fault=False)
+        check_weights(folder)
         return await self._in_thread(lambda: self._load(Path(folder), version, probe))
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
@@ -196,10 +197,9 @@ class TransformersEngine:
 
     def _load(self, folder: Path, version: int, probe: Probe | None) -> float:
         self._fault = f"the update to version {version} from {folder} did not complete"
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise FileNotFoundError(f"no *.safetensors to load in {folder}")
-        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        weights = {
+            name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()
+        }
         missing, unexpected = self._model.load_state_dict(weights, strict=False)
         tied = set(self._model.all_tied_weights_keys)
         if unexpected or set(missing) - tied:

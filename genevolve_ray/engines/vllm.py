@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.engines.checks import check_model, probe_difference, read_model_config, room_for
+from genevolve_ray.engines.checks import check_model, check_weights, probe_difference, read_model_config, room_for
 from genevolve_ray.engines.config import MIB, VllmConfig
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-_SHUTDOWN_SECONDS = 10.0
+_SHUTDOWN_SECONDS = 5.0
 _BATCHED_TOKENS = 4096
 
 
@@ -36,8 +36,8 @@ def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]
     if device == "cpu":
         # The engine is eager there, and pinning threads to cores would stack several engines on the same ones.
         environment |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        # AsyncLLM starts its engine process whatever this says; on CPU it only decides whether the model gets yet another
-        # process below that one (an import of seconds and half a gigabyte), which a single worker does not need.
+        # AsyncLLM starts its engine process whatever this says; on CPU it only decides whether the model gets yet
+        # another process below that one (seconds of import and half a gigabyte), which a single worker does not need.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment
 
@@ -165,8 +165,7 @@ class VllmEngine:
 
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
         """Freeze requests, load weights, clear caches, go on and verify; see `Engine.update`."""
-        if not any(Path(folder).glob("*.safetensors")):
-            raise FileNotFoundError(f"no *.safetensors to load in {folder}")
+        check_weights(folder)
         async with self._updating:
             self._verified.clear()
             self._fault = f"the update to version {version} from {folder} did not complete"
@@ -218,7 +217,7 @@ class VllmEngine:
         return probe_difference(probe, await self._score(probe.token_ids), version) if probe else 0.0
 
     async def _score(self, token_ids: Sequence[int]) -> list[float]:
-        # vLLM never reads cached prefixes for prompt log-probs, and prompt tokens skip temperature and logits processors.
+        # vLLM reads no cached prefix for prompt log-probs, and they skip temperature and logits processors.
         output = await self._run(token_ids, "score", temperature=0.0, max_tokens=1, prompt_logprobs=0)
         return list(output.prompt_logprobs.logprobs)  # type: ignore[union-attr]
 
@@ -236,9 +235,5 @@ class VllmEngine:
         )
         prompt = TokensPrompt(prompt_token_ids=list(token_ids))
         unique = f"{request_id}#{next(self._numbers)}"
-        output = None
-        async for output in self._open().generate(prompt, params, unique):
-            pass
-        if output is None:
-            raise RuntimeError(f"vLLM ended request {request_id} without an output")
+        [output] = [output async for output in self._open().generate(prompt, params, unique)]
         return output

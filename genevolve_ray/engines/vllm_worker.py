@@ -5,10 +5,6 @@ vLLM imports this module by the names that `engines/vllm.py` passes; nothing els
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +15,7 @@ from safetensors import safe_open
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from genevolve_ray.engines.ban import ban_mask
+from genevolve_ray.engines.orphan import die_with_parent
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -29,27 +26,9 @@ BANNED_KEY = "genevolve_banned"
 _OWN_PROCESSES = ("EngineCore", "VllmWorker")
 
 
-def die_with_parent() -> None:
-    """Kill this process when the one that started it is gone, however it went.
-
-    vLLM's engine process outlives a parent that was killed with SIGKILL. A thread waits on the pipe that multiprocessing
-    keeps to the parent; unlike PR_SET_PDEATHSIG it does not mind which of the parent's threads started this process.
-    """
-    if not multiprocessing.current_process().name.startswith(_OWN_PROCESSES):
-        return
-
-    def watch() -> None:
-        # While the process is still unpickling its arguments, multiprocessing has not yet said who the parent is.
-        while (parent := multiprocessing.parent_process()) is None:
-            time.sleep(0.1)
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
-
-
-# At import, which happens when the child unpickles its arguments: start-up takes seconds, and the parent may die in them.
-die_with_parent()
+# At import, which happens when the engine process unpickles its arguments: starting takes seconds, and the parent may die
+# in the midst of them.
+die_with_parent(_OWN_PROCESSES)
 
 
 class BanMask(LogitsProcessor):  # type: ignore[misc]

@@ -129,5 +129,5 @@ def _import(module: str, package: str, key: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MetricWriterError(
-            f"{key} is set, but {package} is not installed: pip install 'genevolve_ray[{package}]' or leave the key empty"
+            f"{key} is set but {package} is not installed: pip install 'genevolve_ray[{package}]' or leave the key empty"
         ) from error

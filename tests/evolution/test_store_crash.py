@@ -35,7 +35,7 @@ def run_two_steps(store: RunStore, seen: Progress) -> None:
             if name not in {g.request_id for g in groups}:
                 groups.append(make_group(name, step))
                 store.put_group(step, groups[-1], step - 1)
-                seen.groups = groups
+                seen.groups = list(groups)
         save_checkpoint(store, step)
         store.commit_step(step, groups, {"reward_mean": 0.5}, f"hash-{step}", {"reward_mean": step})
         seen.steps, seen.groups = step, []
@@ -88,7 +88,7 @@ def abandon(store: RunStore) -> None:
         store.close()
 
 
-def test_every_write_on_a_remote_filesystem_may_be_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_write_on_a_remote_filesystem_may_be_the_last() -> None:
     def fresh(fuse: Fuse) -> tuple[Opened, Opened]:
         disk = pafs._MockFileSystem()
         files = pafs.PyFileSystem(FusedFiles(disk, fuse))
@@ -109,6 +109,7 @@ def test_every_write_on_a_remote_filesystem_may_be_the_last(monkeypatch: pytest.
 def test_every_write_on_a_local_disk_may_be_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
     fuses = [Fuse(10**6)]
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # nobody cuts the power here
     for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (Folder, "delete"), (Folder, "append")):
         blow_before(monkeypatch, owner, name, fuses)
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -66,18 +67,23 @@ def test_a_released_lock_is_free_and_does_not_write(tmp_path: Path) -> None:
         store.commit_step(1, [], {}, "h")
 
 
+def answer_and_wait(pipe: Connection) -> None:
+    pipe.send("up")
+    pipe.recv()
+
+
 def test_a_forked_child_does_not_keep_the_run_locked(tmp_path: Path) -> None:
     lock = FileLock(Folder(str(tmp_path)))
     context = multiprocessing.get_context("fork")
-    stay, go = context.Pipe()
-    child = context.Process(target=go.recv)
+    here, there = context.Pipe()
+    child = context.Process(target=answer_and_wait, args=(there,))
     child.start()
-    os.close(lock._handle)  # type: ignore[arg-type]  # as the death of this process would
-    lock._handle = None
+    assert here.recv() == "up"
+    lock.release()
     try:
         FileLock(Folder(str(tmp_path))).release()
     finally:
-        stay.send(None)
+        here.send(None)
         child.join()
 
 
