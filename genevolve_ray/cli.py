@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -65,9 +66,11 @@ def demo(
 def sft(
     preset: Preset,
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
-    steps: Annotated[int | None, typer.Option("--steps", help="Training steps (default: the recipe's).")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the curriculum (default: the recipe's).")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Torch threads (default: all cores).")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Seed of the curriculum (default: the recipe's).")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads (default: all cores).")] = None,
 ) -> None:
     """Train a cold start from nothing: supervised fine-tuning on trajectories of the preset's teacher."""
     from genevolve_ray.session import sft_run
@@ -80,8 +83,8 @@ def bench(
     suite: Annotated[str, typer.Argument(help="The suite: atlas.")],
     policy: Annotated[Path, typer.Option("--policy", help="A run folder (its best checkpoint) or a model folder.")],
     out: Annotated[Path, typer.Option("--json", help="Where the result is written.")],
-    world_seed: Annotated[int, typer.Option("--world-seed", help="Seed of the test world.")] = 1,
-    requests: Annotated[int, typer.Option("--requests", help="How many held-out requests.")] = 200,
+    world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="How many held-out requests.")] = 200,
     engine: Annotated[str, typer.Option("--engine", help="vllm or transformers.")] = "vllm",
     experience: Annotated[str, typer.Option("--experience", help="none, ideal or misleading guidance.")] = "none",
 ) -> None:
@@ -113,6 +116,8 @@ def main() -> None:
     """Run a command; what a user can mend ends in one clear line and exit code 2."""
     try:
         app()
+    except asyncio.CancelledError:
+        sys.exit(143)  # SIGTERM has closed every part in good order; shells call that 128 + 15.
     except Exception as error:
         # The edge of the process: what is not the user's to mend goes on as a traceback.
         from genevolve_ray.faults import as_user_fault
@@ -120,5 +125,5 @@ def main() -> None:
         fault = as_user_fault(error)
         if fault is None:
             raise
-        typer.secho(f"error: {fault}", fg="red", err=True)
+        typer.secho(f"error: {' '.join(str(fault).split())}", fg="red", err=True)
         sys.exit(2)

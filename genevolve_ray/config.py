@@ -85,7 +85,7 @@ def _read(preset: str) -> dict[str, Any]:
         else:
             raise ConfigError(f"unknown preset {preset!r}: there are {', '.join(presets())}, or give a .yaml file")
         values = yaml.safe_load(text)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{preset}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{preset}: a configuration is a mapping of keys, got {type(values).__name__}")

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 from genevolve_ray.config import ConfigError
 from genevolve_ray.evolution.files import StoreError
+from genevolve_ray.tools.local import CorpusError
+
+_FAULTS = (ConfigError, StoreError, CorpusError, FileNotFoundError, PermissionError, NotADirectoryError)
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""Errors of a disk that is full or cannot be written."""
 
 
 class UserFault(Exception):
@@ -19,6 +26,6 @@ def as_user_fault(error: BaseException) -> UserFault | None:
         return error
     if isinstance(error, BaseExceptionGroup):
         return next((fault for e in error.exceptions if (fault := as_user_fault(e))), None)
-    if isinstance(error, (ConfigError, StoreError, FileNotFoundError, PermissionError)):
+    if isinstance(error, _FAULTS) or (isinstance(error, OSError) and error.errno in _DISK):
         return UserFault(str(error))
     return None

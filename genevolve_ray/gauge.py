@@ -32,6 +32,7 @@ class MemoryGauge:
         """Take a last sample and stop."""
         self._stop.set()
         self._thread.join()
+        self.peak = max(self.peak, tree_memory())
 
     def _watch(self) -> None:
         while True:

@@ -15,16 +15,21 @@ from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.faults import UserFault
 
 
-def preflight(config: RunConfig) -> None:
-    """Check that the model can be sampled here, that plug-ins load with their settings, and that GPUs asked for exist.
+def preflight(config: RunConfig, *, model: bool = True) -> None:
+    """Check that GPUs asked for exist, that the model can be sampled here, and that plug-ins load with their settings.
+
+    Args:
+        config: the run.
+        model: whether the policy must be there already.
 
     Raises:
         UserFault: naming the value at fault.
     """
     check_devices(config)
     try:
-        check_model(model_folder(config.policy.model), device=config.engine.device)
-    except (FileNotFoundError, ValueError) as error:
+        if model:
+            check_model(model_folder(config.policy.model), device=config.engine.device)
+    except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
     for role in ("requests", "tools", "renderer", "judge"):
         _check_plugin(role, getattr(config, role))
@@ -57,6 +62,9 @@ def check_devices(config: RunConfig) -> None:
         "learner.device": config.learner.device,
         "cluster.rollout_gpus": config.cluster.rollout_gpus,
         "cluster.learner_gpus": config.cluster.learner_gpus,
+        "cluster.tools.gpus": config.cluster.tools.gpus,
+        "cluster.renderer.gpus": config.cluster.renderer.gpus,
+        "cluster.judge.gpus": config.cluster.judge.gpus,
     }
     wanting = {key: value for key, value in asked.items() if value and not str(value).startswith("cpu")}
     if wanting and not (found := gpu_count()):
@@ -74,8 +82,15 @@ def gpu_count() -> int:
 
 
 def model_folder(model: str) -> Path:
-    """Return the folder of a policy: a path, or `package:FOLDER` for one that ships inside an installed package."""
+    """Return the folder of a policy: a path, or `package:FOLDER` for one that ships inside an installed package.
+
+    Raises:
+        FileNotFoundError: when the package is not installed.
+    """
     package, colon, name = model.partition(":")
-    if colon and package.replace(".", "_").isidentifier():
+    if not (colon and package.replace(".", "_").isidentifier()):
+        return Path(model)
+    try:
         return Path(str(resources.files(package) / name))
-    return Path(model)
+    except (ModuleNotFoundError, TypeError) as error:
+        raise FileNotFoundError(f"{model}: there is no package {package}") from error

@@ -28,6 +28,8 @@ from genevolve_ray.viewer.report import write_report
 
 def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
     """Evolve a policy in a run folder, to the end, and return the summary. Ctrl-C and SIGTERM end it in good order."""
+    if config.deterministic and not in_process:
+        raise UserFault("deterministic=true needs --in-process: processes side by side do not repeat bit for bit")
     preflight(config)
     return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
 
@@ -58,7 +60,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
             evolving = perf_counter()
             await evolution.run(version)
             evolved = perf_counter() - evolving
-            await _heldout(evolution, config.loop.steps, "heldout-final", wanted=True)
+            await _heldout(evolution, store.last_step, "heldout-final", wanted=True)
         summary = summarise(store, config)
         setup = float(os.environ.get("GENEVOLVE_SETUP_SECONDS", 0.0))
         total = perf_counter() - started + setup
@@ -150,6 +152,7 @@ def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: b
     """Evolve the atlas from its cold start, kept at `folder`/sft, and say what came of it."""
     start = folder / "sft"
     if not (start / "config.json").is_file():
+        preflight(config, model=not cold_start)  # Before anything is written.
         if cold_start:
             sft_run("atlas", start, steps=None, seed=None, threads=None)
         else:
@@ -204,10 +207,13 @@ def bench_run(
     """Score a policy on a suite of held-out requests and write the result."""
     if suite != "atlas":
         raise UserFault(f"genevolve bench: unknown suite {suite!r}; there is atlas")
-    from genevolve_ray.atlas.suite import bench_atlas, write_json
+    from genevolve_ray.atlas.suite import EXPERIENCES, bench_atlas, write_json
 
+    if experience not in EXPERIENCES:
+        raise UserFault(f"genevolve bench: --experience {experience!r} is unknown; there are {', '.join(EXPERIENCES)}")
+    config = load_config(suite, [f"engine.kind={engine}"])
     with policy_folder(policy) as model:
-        config = load_config(suite, [f"engine.kind={engine}", f"policy.model={model}"])
+        config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": str(model)})})
         preflight(config)
         result = asyncio.run(
             bench_atlas(config, model, world_seed=world_seed, requests=requests, experience=experience)

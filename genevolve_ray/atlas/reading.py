@@ -142,7 +142,7 @@ def _normalise(tokens: list[str], state: _State, shouting: bool) -> str:
         bare = re.sub(r"['’]s$", "", token)
         low = bare.lower()
         capital = bare[0].isupper() and not shouting
-        loud = capital and len(bare) > 1 and bare.isupper() and low not in lx.NOUNS
+        loud = capital and len(bare) > 1 and bare.isupper() and bool(words) and words[-1] in lx.TEXT_WORDS
         if loud or (capital and not all(_known(piece) for piece in low.split("-"))):
             state.names.append(bare)
             words.append(f"@{len(state.names) - 1}")

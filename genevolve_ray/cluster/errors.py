@@ -34,7 +34,7 @@ async def arrive(reply: Awaitable[T]) -> T:
         return await reply
     except RayTaskError as error:
         if isinstance(error.cause, Exception):
-            raise error.cause from RemoteTraceback(error.traceback_str)
+            raise error.cause from RemoteTraceback(str(error))
         raise
 
 

@@ -75,7 +75,7 @@ class Caller:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RETRYABLE),
             stop=stop_after_attempt(self.attempts),
-            wait=wait_exponential_jitter(initial=self.backoff, max=_LONGEST_WAIT, jitter=self.backoff),
+            wait=wait_exponential_jitter(multiplier=self.backoff, max=_LONGEST_WAIT, jitter=self.backoff),
             reraise=True,
         )
         try:

@@ -162,9 +162,8 @@ class RayRollouts:
             self._pool.kill(worker)
             place.deaths += 1
             if place.deaths > self._max_restarts:
-                raise WorkersLost(
-                    f"rollout worker {place.index} died {place.deaths} times (cluster.max_restarts={self._max_restarts})"
-                )
+                limit = f"cluster.max_restarts={self._max_restarts}"
+                raise WorkersLost(f"rollout worker {place.index} died {place.deaths} times ({limit})")
             worker = self._pool.create(place.index)
             try:
                 await self._pool.prepare(worker)

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _END_SECONDS = 10.0
+_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's default is 15: on a machine with other work, workers would hardly run at all.
+    "RAY_worker_niceness": "0",
+}
+"""Environment of the Ray processes that a private cluster starts; what the user has set stays."""
 
 
 def cluster_address(config: ClusterConfig) -> str | None:
@@ -30,9 +37,8 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
     Must be entered in the main thread: Linux ends Ray's processes together with the thread that started them, which is
     also what ends a private cluster whose driver was killed.
     """
-    # Both are read when ray is imported or started.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
     import ray
 
     assert threading.current_thread() is threading.main_thread(), "ray_session must be entered in the main thread"

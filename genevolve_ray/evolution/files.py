@@ -57,6 +57,13 @@ class Folder:
         """Return the path of a file inside the filesystem."""
         return f"{self.root}/{name}" if name else self.root
 
+    def address(self, name: str) -> str:
+        """Return what names a file to other processes: a local path, a URI, or a path inside a given filesystem."""
+        if self.is_local or "://" not in self.uri:
+            return self.path(name)
+        head, mark, options = self.uri.partition("?")
+        return f"{head.rstrip('/')}/{name}{mark}{options}"
+
     def local(self, name: str = "") -> Path:
         """Return the path of a file on this machine's disk. Raises StoreError when the folder is elsewhere."""
         if not self.is_local:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors import SafetensorError
 
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.settings import EvolutionConfig
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from genevolve_ray.learning.step import Learner
 
 PROBE_TOKENS = 96
-_OWN = ("seconds", "tokens_per_second", "tokens", "model_flops_per_second")
+_OWN = ("seconds", "tokens_per_second", "tokens", "policy_tokens", "model_flops_per_second")
 """Learner metrics that rollouts have too; they are logged as `learner_...`."""
 
 
@@ -39,19 +42,25 @@ class LocalLearner:
         self._probe, self._tolerance = tuple(probe), tolerance
 
     async def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
-        """Take one step on judged groups."""
-        metrics = self._learner.train_step(training_sequences(groups, self._advantage), step - 1)
+        """Take one step on judged groups. Raises RuntimeError when no group has two scores to compare."""
+        sequences = training_sequences(groups, self._advantage)
+        if not sequences:
+            reasons = {t.reason for g in groups for t in g.trajectories if t.outcome is Outcome.INFRA_FAILURE}
+            raise RuntimeError(f"step {step} has nothing to train on, all {len(groups)} groups are short: {reasons}")
+        metrics = self._learner.train_step(sequences, step - 1)
         return {f"learner_{name}" if name in _OWN else name: value for name, value in metrics.items()}
 
     async def publish(self, folder: str) -> Probe:
         """Write the weights to `folder` and return the probe that engines must reproduce."""
-        self._learner.write_weights(folder)
+        with _writing(folder):
+            self._learner.write_weights(folder)
         logprobs = self._learner.raw_logprobs(self._probe)
         return Probe(token_ids=self._probe, logprobs=tuple(logprobs), tolerance=self._tolerance)
 
     async def save(self, folder: str) -> None:
         """Write a checkpoint."""
-        self._learner.save(folder)
+        with _writing(folder):
+            self._learner.save(folder)
 
     async def load(self, folder: str) -> None:
         """Restore a checkpoint."""
@@ -60,6 +69,15 @@ class LocalLearner:
     async def state_hash(self) -> str:
         """Return the hash over weights and optimizer."""
         return self._learner.state_hash()
+
+
+@contextmanager
+def _writing(folder: str) -> Iterator[None]:
+    """Raise OSError for what torch and safetensors raise, each in its own way, when a disk is full."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(errno.EIO, f"{folder} cannot be written: {error}") from error
 
 
 def build_learner(config: EvolutionConfig, model_dir: Path, banned: Sequence[int], vocabulary: int) -> LocalLearner:

@@ -35,7 +35,8 @@ class LoopConfig(Config):
 class HeldoutConfig(Config):
     """The comparison before and after a run."""
 
-    requests: int = Field(default=200, ge=1)
+    requests: int = Field(default=200, ge=0)
+    """How many held-out requests; 0 switches the comparison off."""
     bootstrap: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0, lt=1)
 
@@ -86,4 +87,13 @@ class EvolutionConfig(Config):
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
+        if self.deterministic:
+            self._lock_step()
         return self
+
+    def _lock_step(self) -> None:
+        """Set what `deterministic` asks of engine and learner, so that the resolved configuration tells what runs."""
+        sampler = self.engine.transformers.model_copy(update={"deterministic": True, "threads": 1})
+        # Frozen from the end of construction on.
+        object.__setattr__(self, "engine", self.engine.model_copy(update={"transformers": sampler}))
+        object.__setattr__(self, "learner", self.learner.model_copy(update={"threads": 1}))

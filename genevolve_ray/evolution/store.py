@@ -192,8 +192,10 @@ class RunStore(RunCheckpoints):
 
     @property
     def images(self) -> FilesystemImages:
-        """The run's image store; it can be sent to other processes that see the same filesystem."""
-        return FilesystemImages(self._folder.path("images"), self._folder.fs)
+        """The run's image store; its `uri` opens it in other processes, unless the run was given a filesystem object."""
+        address = self._folder.address("images")
+        by_name = self._folder.is_local or "://" in address
+        return FilesystemImages(address, None if by_name else self._folder.fs)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 

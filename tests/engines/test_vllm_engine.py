@@ -124,7 +124,8 @@ if __name__ == "__main__":
 """
 
 
-async def test_no_process_survives_a_parent_that_is_killed(tiny_models: TinyModels, tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_no_engine_process_survives_a_parent_that_is_killed(tiny_models: TinyModels, tmp_path: Path) -> None:
     script = tmp_path / "start_and_wait.py"
     script.write_text(START_AND_WAIT)
     root = str(Path(genevolve_ray.__file__).parents[1])

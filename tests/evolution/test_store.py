@@ -9,10 +9,11 @@ import pyarrow.fs as pafs
 import pytest
 from store_helpers import CONFIG, make_group, save_checkpoint, take_step
 
-from genevolve_ray.evolution.files import StoreError
+from genevolve_ray.evolution.files import Folder, StoreError
 from genevolve_ray.evolution.lock import RunLockedError
 from genevolve_ray.evolution.manifest import CheckpointConfig
 from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.request import EvalType, Request
 
 
@@ -99,6 +100,17 @@ def test_documents_come_back(place: tuple[str, pafs.FileSystem | None]) -> None:
     assert again.summary() == {"seconds": {"total": 1.5}}
     assert again.validations() == [{"step": 0, "reward_mean": 0.25}]
     assert again.images.get(ref) == b"data"
+
+
+def test_the_image_store_can_be_opened_elsewhere_by_its_uri(run: Path) -> None:
+    with RunStore.open(run.as_uri(), CONFIG) as store:
+        ref = store.images.put(b"data", width=1, height=1)
+        assert FilesystemImages(store.images.uri).get(ref) == b"data"
+
+
+def test_remote_addresses_keep_their_options() -> None:
+    folder = Folder("mock:///runs/demo/?seed=1")
+    assert folder.address("images") == "mock:///runs/demo/images?seed=1"
 
 
 def test_names_cannot_leave_the_run(run: Path) -> None:

@@ -31,11 +31,10 @@ def run_two_steps(store: RunStore, seen: Progress) -> None:
     """Two steps with groups, checkpoints (the second prunes the first) and validations, from wherever the run stands."""
     for step in range(store.last_step + 1, 3):
         groups = store.pending_groups(step, step - 1)
-        for name in ("a", "b"):
-            if name not in {g.request_id for g in groups}:
-                groups.append(make_group(name, step))
-                store.put_group(step, groups[-1], step - 1)
-                seen.groups = list(groups)
+        if not groups:
+            groups = [make_group("a", step)]
+            store.put_group(step, groups[0], step - 1)
+            seen.groups = groups
         save_checkpoint(store, step)
         store.commit_step(step, groups, {"reward_mean": 0.5}, f"hash-{step}", {"reward_mean": step})
         seen.steps, seen.groups = step, []
@@ -52,7 +51,7 @@ def check_after_crash(store: RunStore, seen: Progress) -> None:
         with store.open_checkpoint(plan.checkpoint_step) as folder:
             assert (folder / "model.bin").read_bytes() == b"weights %d" % plan.checkpoint_step
     for step in store.committed_steps():
-        assert sorted(g.request_id for g in store.groups(step)) == ["a", "b"]
+        assert store.groups(step) == [make_group("a", step)]
     assert [v["step"] for v in store.validations()] == store.committed_steps()
     kept = store.pending_groups(seen.steps + 1) if store.last_step == seen.steps else store.groups(store.last_step)
     assert all(group in kept for group in seen.groups)
@@ -88,6 +87,7 @@ def abandon(store: RunStore) -> None:
         store.close()
 
 
+@pytest.mark.timeout(600)  # seconds on a quiet machine
 def test_every_write_on_a_remote_filesystem_may_be_the_last() -> None:
     def fresh(fuse: Fuse) -> tuple[Opened, Opened]:
         disk = pafs._MockFileSystem()
@@ -106,6 +106,7 @@ def test_every_write_on_a_remote_filesystem_may_be_the_last() -> None:
     assert survive_every_crash(fresh) > 60
 
 
+@pytest.mark.timeout(600)  # seconds on a quiet machine
 def test_every_write_on_a_local_disk_may_be_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
     fuses = [Fuse(10**6)]

@@ -35,7 +35,7 @@ def trl_loss(logprobs_P: Tensor, behaviour_P: Tensor) -> Tensor:
             None,
         ),
         _metrics={"train": defaultdict(list)},
-        accelerator=SimpleNamespace(gather=lambda x: x.reshape(-1), num_processes=1),
+        accelerator=SimpleNamespace(gather=lambda x: x.reshape(-1), reduce=lambda x, **_kwargs: x, num_processes=1),
         args=SimpleNamespace(delta=None),
         aux_loss_enabled=False,
         beta=0.0,

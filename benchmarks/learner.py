@@ -1,0 +1,56 @@
+"""Learner tokens/s of a GRPO step over a bare forward-backward-AdamW of the same model on the same tokens."""
+
+from __future__ import annotations
+
+from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_ratio, repeat, say
+from benchmarks.world import BareLoop, atlas_config, teacher_sequences, with_behaviour
+
+
+def run(options: Options) -> list[Row]:
+    """Measure, and return the rows of the table. There is no reference pass: atlas trains without one."""
+    # A learning rate of 0 leaves the work as it is and the weights where they are: every repetition is the same one.
+    config = atlas_config(options, "learner.lr=0", "learner.kl.coefficient=0")
+    say("playing the teacher's trajectories")
+    sequences = teacher_sequences(config, options.policy)
+
+    from genevolve_ray.engines.ban import banned_token_ids
+    from genevolve_ray.evolution.inprocess import load_chat
+    from genevolve_ray.learning.batch import micro_batches
+    from genevolve_ray.learning.step import Learner
+
+    learner = Learner(options.policy, config.learner, banned_token_ids(load_chat(options.policy).tokenizer))
+    sequences = with_behaviour(learner, sequences)
+    bare = BareLoop(options.policy, config)
+    batches = micro_batches(sequences, config.learner.token_budget)
+    prepared = bare.prepare(batches)
+    tokens = float(sum(batch.tokens for batch in batches))
+    watch = Stopwatch()
+
+    def once(step: int) -> None:
+        with watch.measure("bare"):
+            bare.step(prepared)
+        with watch.measure("step"):
+            learner.train_step(sequences, step)
+        with watch.measure("score"):
+            learner.score(sequences)
+
+    repeat(options.repeats, once)
+    rates = {name: watch.rates(name, [tokens] * (options.repeats + 1)) for name in ("step", "bare", "score")}
+    return [
+        Row(
+            f"GRPO step, {len(sequences)} sequences, {tokens:.0f} tokens",
+            Spread.of(rates["step"]),
+            "tokens/s",
+            paired_ratio(rates["step"], rates["bare"]),
+            "bare forward-backward-AdamW",
+            Goal(0.85, "at least"),
+        ),
+        Row("bare forward-backward-AdamW", Spread.of(rates["bare"]), "tokens/s"),
+        Row(
+            "a further pass without gradient",
+            Spread.of(rates["score"]),
+            "tokens/s",
+            paired_ratio(watch.seconds("score"), watch.seconds("step")),
+            "seconds of a GRPO step",
+        ),
+    ]

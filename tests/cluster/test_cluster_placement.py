@@ -1,0 +1,47 @@
+"""What a run asks for is compared with what exists, and the message says both."""
+
+from __future__ import annotations
+
+import pytest
+
+from genevolve_ray.cluster.errors import PlacementError
+from genevolve_ray.cluster.placement import Demand, check_devices, check_fits, gang_demands, service_demands
+from genevolve_ray.config import load_config
+
+
+def test_the_embedded_preset_fits_one_core() -> None:
+    config = load_config("atlas")
+    check_fits([*gang_demands(config), *service_demands(config)], [{"CPU": 1.0}], {"CPU": 1.0})
+
+
+def test_a_part_too_big_for_any_node_is_named_with_the_nodes() -> None:
+    demands = [Demand("learner", {"CPU": 1.0, "GPU": 2.0})]
+    with pytest.raises(PlacementError, match=r"learner \(1 CPU, 2 GPU\): there are 2 nodes with 8 CPU, 1 GPU \| 4 CPU"):
+        check_fits(demands, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0}], {"CPU": 12.0, "GPU": 1.0})
+
+
+def test_parts_that_fit_one_by_one_and_not_together_are_refused() -> None:
+    demands = [Demand(f"rollout worker {i}", {"CPU": 2.0}) for i in range(3)]
+    with pytest.raises(PlacementError, match="asks for 6 CPU in all and 5 CPU is free on 2 nodes"):
+        check_fits(demands, [{"CPU": 4.0}, {"CPU": 4.0}], {"CPU": 5.0})
+
+
+def test_workers_and_replicas_are_counted_one_by_one() -> None:
+    config = load_config("atlas", ["cluster.rollout_workers=3", "cluster.renderer.replicas=2"])
+    assert [d.part for d in gang_demands(config)] == ["learner", *(f"rollout worker {i}" for i in range(3))]
+    assert [d.part for d in service_demands(config)] == [
+        "tools replica 0",
+        "renderer replica 0",
+        "renderer replica 1",
+        "judge replica 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "reservation"),
+    [("engine.device", "cluster.rollout_gpus"), ("learner.device", "cluster.learner_gpus")],
+)
+def test_computing_on_a_gpu_without_reserving_one_is_refused(key: str, reservation: str) -> None:
+    with pytest.raises(PlacementError, match=f"{key}=cuda computes on a GPU, but {reservation}=0"):
+        check_devices(load_config("atlas", [f"{key}=cuda"]))
+    check_devices(load_config("atlas", [f"{key}=cuda", f"{reservation}=1"]))

@@ -1,0 +1,84 @@
+"""Calls to services: retried where that may help, and typed failures after that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from cluster_fakes import FakeHandle, FakeMethod, remote_error
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
+from genevolve_ray.cluster.services import ToolCard
+from genevolve_ray.records.images import reference
+from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, ToolArgumentError
+
+OVERLOADED = BackPressureError(num_queued_requests=1, max_queued_requests=1)
+PICTURE = reference(b"picture", width=8, height=8)
+
+
+def caller(method: FakeMethod, attempts: int = 3, timeout: float = 5.0) -> Caller:
+    return Caller("renderer", FakeHandle(render=method), attempts, timeout, backoff=0.0)
+
+
+@pytest.mark.parametrize("fault", [ActorDiedError(), OVERLOADED], ids=["dead replica", "overloaded"])
+async def test_a_call_is_tried_again_until_it_succeeds(fault: Exception) -> None:
+    method = FakeMethod(fault, fault, PICTURE)
+    assert await ServeRenderer("r", caller(method)).render("a heron", [PICTURE], seed=1) == PICTURE
+    assert method.calls == 3
+
+
+async def test_after_the_last_try_it_is_an_infrastructure_failure_that_names_the_service() -> None:
+    method = FakeMethod(ActorDiedError())
+    with pytest.raises(InfraFailure, match="renderer: render failed 3 times, at last with ActorDiedError"):
+        await ServeRenderer("r", caller(method)).render("a heron", [], seed=1)
+    assert method.calls == 3
+
+
+async def test_a_call_that_takes_too_long_is_given_up() -> None:
+    class Never:
+        calls = 0
+
+        async def remote(self, *arguments: Any) -> None:
+            self.calls += 1
+            await asyncio.Event().wait()
+
+    never = Never()
+    with pytest.raises(InfraFailure, match="failed 2 times, at last with TimeoutError"):
+        await caller(never, attempts=2, timeout=0.01)("render")  # type: ignore[arg-type]
+    assert never.calls == 2
+
+
+@pytest.mark.parametrize("error", [ToolArgumentError("no query"), InfraFailure("the source is down"), KeyError("x")])
+async def test_what_a_plug_in_raises_arrives_as_itself_and_at_once(error: Exception) -> None:
+    method = FakeMethod(remote_error(error))
+    with pytest.raises(type(error)) as caught:
+        await caller(method)("render")
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
+    assert "Traceback: remote" in str(caught.value.__cause__)
+    assert method.calls == 1
+
+
+async def test_an_error_of_ray_itself_is_left_alone() -> None:
+    with pytest.raises(ActorDiedError):
+        await arrive(FakeMethod(ActorDiedError()).remote())
+
+
+async def test_stand_ins_carry_what_the_services_say_of_themselves() -> None:
+    card = ToolCard(name="search", description="finds facts", parameters={"type": "object"})
+    call = FakeMethod("hits")
+    tools, renderer, judge = await connect(
+        Caller("tools", FakeHandle(describe=FakeMethod([card]), call=call), 1, 5.0),
+        Caller("renderer", FakeHandle(describe=FakeMethod("painter/1")), 1, 5.0),
+        Caller("judge", FakeHandle(describe=FakeMethod("critic/1")), 1, 5.0),
+    )
+    assert (renderer.identity, judge.identity) == ("painter/1", "critic/1")
+    tool = tools["search"]
+    assert (tool.description, tool.parameters) == ("finds facts", {"type": "object"})
+    episode = EpisodeContext(request=Request(id="r", prompt="a heron", eval_type=EvalType.QUALITY))
+    assert await tool.call({"query": "heron"}, episode) == "hits"

@@ -1,0 +1,124 @@
+"""Rollout workers that die: replaced, brought to the current weights, and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cluster_fakes import FakeWorker
+from ray.exceptions import ActorDiedError
+
+from genevolve_ray.cluster.errors import WorkersLost
+from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
+
+
+class Crew:
+    """Makes fake workers and remembers them; those numbered in `stillborn` die while they are prepared."""
+
+    def __init__(self) -> None:
+        self.made: list[FakeWorker] = []
+        self.killed: list[FakeWorker] = []
+        self.stillborn: set[int] = set()
+        self.fragile = False
+
+    def create(self, index: int) -> FakeWorker:
+        self.made.append(FakeWorker(index, self.fragile))
+        return self.made[-1]
+
+    async def prepare(self, worker: FakeWorker) -> None:
+        if self.made.index(worker) in self.stillborn:
+            raise ActorDiedError()
+
+    def rollouts(self, workers: int, max_restarts: int = 2, attempts: int = 3) -> RayRollouts:
+        pool = WorkerPool(create=self.create, prepare=self.prepare, kill=self.killed.append)
+        return RayRollouts(pool, workers, max_restarts=max_restarts, attempts=attempts)
+
+
+@pytest.fixture
+def crew() -> Crew:
+    return Crew()
+
+
+PROBE: Any = None
+
+
+async def test_rollouts_go_to_the_least_loaded_worker(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=2)
+    await rollouts.start()
+    for worker in crew.made:
+        worker.gate.clear()
+    playing = asyncio.gather(*(rollouts.rollout(i) for i in range(6)))  # type: ignore[arg-type]
+    while sum(place.load for place in rollouts._places) < 6:
+        await asyncio.sleep(0)
+    for worker in crew.made:
+        worker.gate.set()
+    assert await playing == list(range(6))
+    assert [len(worker.played) for worker in crew.made] == [3, 3]
+
+
+async def test_an_update_reaches_every_worker_and_returns_the_worst_difference(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=3)
+    await rollouts.start()
+    assert await rollouts.update("folder", 4, PROBE) == 0.75
+    assert [worker.version for worker in crew.made] == [4, 4, 4]
+
+
+async def test_a_lost_rollout_is_played_again_by_a_new_worker_with_the_current_weights(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=1)
+    await rollouts.start()
+    await rollouts.update("folder", 7, PROBE)
+    crew.made[0].dead = True
+    assert await rollouts.rollout("task") == "task"  # type: ignore[arg-type]
+    assert crew.killed == [crew.made[0]]
+    assert crew.made[1].played == [("task", 7)]
+
+
+async def test_many_rollouts_lost_at_once_cost_one_worker(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=1)
+    await rollouts.start()
+    crew.made[0].gate.clear()
+    playing = asyncio.gather(*(rollouts.rollout(i) for i in range(8)))  # type: ignore[arg-type]
+    while rollouts._places[0].load < 8:
+        await asyncio.sleep(0)
+    crew.made[0].dead = True
+    crew.made[0].gate.set()
+    assert await playing == list(range(8))
+    assert len(crew.made) == 2
+
+
+async def test_a_worker_that_dies_during_an_update_is_replaced_and_updated(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=2)
+    await rollouts.start()
+    crew.made[1].dead = True
+    assert await rollouts.update("folder", 3, PROBE) == 0.5
+    assert [worker.version for worker in rollouts.workers] == [3, 3]
+
+
+async def test_a_worker_that_keeps_dying_stops_the_run_with_the_limit_in_the_message(crew: Crew) -> None:
+    crew.stillborn = {1, 2}
+    rollouts = crew.rollouts(workers=1, max_restarts=2)
+    await rollouts.start()
+    crew.made[0].dead = True
+    with pytest.raises(WorkersLost, match=r"worker 0 died 3 times \(cluster.max_restarts=2\)"):
+        await rollouts.rollout("task")  # type: ignore[arg-type]
+    with pytest.raises(WorkersLost):
+        await rollouts.rollout("another")  # type: ignore[arg-type]
+
+
+async def test_a_rollout_that_kills_its_workers_is_not_tried_for_ever(crew: Crew) -> None:
+    crew.fragile = True
+    rollouts = crew.rollouts(workers=1, max_restarts=9, attempts=2)
+    await rollouts.start()
+    with pytest.raises(WorkersLost, match="the rollout task was lost with its worker 2 times"):
+        await rollouts.rollout(SimpleNamespace(key="task"))  # type: ignore[arg-type]
+    assert len(crew.made) == 3
+
+
+async def test_stopping_ends_dead_and_living_workers_alike(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=2)
+    await rollouts.start()
+    crew.made[0].dead = True
+    await rollouts.stop()
+    assert crew.killed == crew.made

@@ -1,0 +1,121 @@
+"""Numbers about groups and evaluations."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from loop_fakes import make_trajectory
+
+from genevolve_ray.evolution import measures
+from genevolve_ray.evolution.measures import Clock, evaluation_metrics, group_metrics, paired_interval, verdict_parts
+from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
+from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
+
+
+def attempt(outcome: Outcome = Outcome.SCORED, score: float = 0.5, sample: int = 0) -> Trajectory:
+    return make_trajectory(SampleKey(step=1, request_id="r", sample=sample), outcome, score)
+
+
+def test_the_interval_of_equal_gains_is_a_point() -> None:
+    assert paired_interval([0.1, 0.5, 0.9], [0.3, 0.7, 1.1], seed=3) == pytest.approx((0.2, 0.2, 0.2))
+
+
+def test_the_interval_of_two_gains_is_that_of_all_four_resamples() -> None:
+    """Gains 0 and 1: a resample of two has the mean 0, 1/2 or 1 with odds 1 : 2 : 1, so 25% lie at either end."""
+    assert sorted(sum(pair) / 2 for pair in product((0, 1), repeat=2)) == [0, 0.5, 0.5, 1]
+    wide = paired_interval([0.0, 0.0], [0.0, 1.0], seed=3, samples=4000, confidence=0.6)
+    narrow = paired_interval([0.0, 0.0], [0.0, 1.0], seed=3, samples=4000, confidence=0.4)
+    assert wide == (0.5, 0.0, 1.0)
+    assert narrow == (0.5, 0.5, 0.5)
+
+
+def test_the_interval_agrees_with_the_normal_one_on_many_pairs() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.random(400)
+    after = before + rng.normal(0.1, 0.3, 400)
+    gains = after - before
+    mean, low, high = paired_interval(before.tolist(), after.tolist(), seed=1)
+    half = 1.96 * gains.std(ddof=1) / 20
+    assert mean == pytest.approx(gains.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.005)
+
+
+def test_the_interval_follows_from_its_seed() -> None:
+    before, after = [0.1, 0.4, 0.2, 0.8], [0.3, 0.3, 0.9, 0.8]
+    assert paired_interval(before, after, seed=1) == paired_interval(before, after, seed=1)
+
+
+@pytest.mark.parametrize(("before", "after"), [([], []), ([0.1], []), ([0.1], [0.2, 0.3])])
+def test_unpaired_rewards_are_refused(before: list[float], after: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"{len(before)} before, {len(after)} after"):
+        paired_interval(before, after, seed=1)
+
+
+def test_failures_of_the_policy_count_as_zero_and_of_the_world_not_at_all() -> None:
+    outcomes = [Outcome.SCORED, Outcome.SCORED, Outcome.POLICY_FAILURE, Outcome.INFRA_FAILURE]
+    metrics = evaluation_metrics([attempt(outcome, 0.6) for outcome in outcomes])
+    assert metrics["reward_mean"] == pytest.approx(1.2 / 3)
+    assert metrics["reward_image"] == metrics["reward_text"] == pytest.approx(1.2 / 3)
+    assert metrics["valid_fraction"] == pytest.approx(2 / 3)
+    assert (metrics["policy_failures"], metrics["infra_failures"]) == (1, 1)
+    assert metrics["response_tokens_mean"] == 2
+
+
+def test_the_parts_add_up_to_the_mean_reward() -> None:
+    trajectories = [attempt(), attempt(Outcome.POLICY_FAILURE), attempt()]
+    for trajectory, image, text in zip(trajectories[::2], (0.4, 0.8), (1.0, 0.5), strict=True):
+        trajectory.reward = Reward(total=0.5 * image + 0.5 * text - 0.01, image=image, text=text, cost=0.01)
+    m = evaluation_metrics(trajectories)
+    assert m["reward_mean"] == pytest.approx(0.5 * m["reward_image"] + 0.5 * m["reward_text"] - m["reward_cost"])
+
+
+@pytest.mark.parametrize("outcomes", [[], [Outcome.INFRA_FAILURE]])
+def test_nothing_scored_is_zero_and_no_error(outcomes: list[Outcome]) -> None:
+    metrics = evaluation_metrics([attempt(outcome) for outcome in outcomes])
+    assert metrics["reward_mean"] == metrics["valid_fraction"] == 0
+    assert metrics["infra_failures"] == len(outcomes)
+
+
+def test_groups_that_teach_nothing_are_counted() -> None:
+    groups = [
+        Group("spread", 1, [attempt(score=0.2, sample=0), attempt(score=0.6, sample=1)]),
+        Group("equal", 1, [attempt(score=0.5, sample=0), attempt(score=0.5, sample=1)]),
+        Group("short", 1, [attempt(sample=0), attempt(Outcome.INFRA_FAILURE, sample=1)]),
+        Group("gone", 1, [attempt(Outcome.INFRA_FAILURE)]),
+    ]
+    metrics = group_metrics(groups)
+    assert (metrics["zero_variance_groups"], metrics["short_groups"]) == (1, 2)
+    assert metrics["reward_std"] == pytest.approx((0.2 + 0 + 0) / 3)
+    assert (metrics["tokens_total"], metrics["policy_tokens"]) == (7 * 5, 7 * 2)
+
+
+def test_verdict_parts_are_means_over_what_was_judged() -> None:
+    trajectories = [attempt(), attempt(), attempt(Outcome.POLICY_FAILURE)]
+    for trajectory, text, facts in zip(trajectories[:2], (0.5, None), (True, False), strict=True):
+        trajectory.verdict = Verdict(
+            image=ImageScores(faithfulness=1, visual_correctness=0.5, text_accuracy=text, aesthetics=0),
+            text=Sufficiency(facts=facts, reference_binding=True, skill_knowledge=False, executable_constraints=True),
+            judge="fake",
+            formula=ScoreFormula.PAPER,
+        )
+    assert verdict_parts(trajectories) == {
+        "faithfulness": 1,
+        "visual_correctness": 0.5,
+        "text_accuracy": 0.5,
+        "aesthetics": 0,
+        "facts": 0.5,
+        "reference_binding": 1,
+        "skill_knowledge": 0,
+        "executable_constraints": 1,
+    }
+
+
+def test_the_clock_splits_a_step_into_its_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([10.0, 12.0, 15.0, 16.0])
+    monkeypatch.setattr(measures, "perf_counter", lambda: next(ticks))
+    clock = Clock()
+    clock.lap("a")
+    clock.lap("b")
+    assert clock.seconds() == {"a": 2.0, "b": 3.0, "seconds_step": 6.0}
