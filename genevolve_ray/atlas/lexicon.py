@@ -99,7 +99,9 @@ BARE_SIDE = re.compile(r"\b(?P<side>left|right)\b")
 
 # --- the whole picture ----------------------------------------------------------------------------------------------
 
-TEXT_WORDS = frozenset("text word words letters lettering caption title label sign inscription say saying says read reading reads".split())
+TEXT_WORDS = frozenset(
+    "text word words letters lettering caption title label sign inscription say saying says read reading reads".split()
+)
 """Directly after one of these, a word in capitals is a text even when it also means something."""
 TEXT = re.compile(
     r"\b(?:the |a |an )?(?:text|words?|letters?|lettering|inscription|inscribed|caption|captioned|title|titled|label|labelled"

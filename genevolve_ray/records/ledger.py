@@ -131,7 +131,11 @@ class TokenLedger:
     def check(self) -> None:
         """Check the invariants. Raises ValueError naming what does not hold."""
         n = len(self.tokens)
-        columns = {"policy_mask": self.policy_mask, "logprobs": self.logprobs, "versions": self.versions}
+        columns: dict[str, Sequence[object]] = {
+            "policy_mask": self.policy_mask,
+            "logprobs": self.logprobs,
+            "versions": self.versions,
+        }
         for name, column in columns.items():
             if len(column) != n:
                 raise ValueError(f"ledger column {name} has {len(column)} entries for {n} tokens")

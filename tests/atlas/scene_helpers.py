@@ -63,7 +63,9 @@ def random_scene(rng: np.random.Generator, demand: str | None = None) -> Scene:
         parts = [first]
         if second and rng.random() < 0.5:
             look = random_look(rng, other_than=first.look)
-            parts.append(Part(name="Tirsa", look=look, found=True, colour=look.colour, side=str(sides[1]) if sided else None))
+            parts.append(
+                Part(name="Tirsa", look=look, found=True, colour=look.colour, side=str(sides[1]) if sided else None)
+            )
         elif second:
             name = str(rng.choice(COMPANIONS))
             look, count = COMPANION_LOOKS[name], int(rng.integers(1, 6))
@@ -96,7 +98,9 @@ def canonical_prompt(scene: Scene, without: Container[str] = ()) -> str:
     parts = [part_words(p, found.index(p) if p.found else None, without) for p in scene.parts]
     clauses = [" and ".join(parts)] if "attribute_binding" in without else parts
     if scene.text:
-        clauses.append(f"saying {scene.text}" if "text_rendering" in without else f'the text "{scene.text}" at the bottom')
+        clauses.append(
+            f"saying {scene.text}" if "text_rendering" in without else f'the text "{scene.text}" at the bottom'
+        )
     if scene.mood:
         clauses.append(scene.mood + ("" if "aesthetic_drawing" in without else " light from above"))
     if scene.medium:
@@ -141,7 +145,10 @@ def run_program(
     official = official_pictures(scene)
     pictures = official if pictures is None else pictures
     request = request_for(scene, official, fact_count=fact_count, fact_text=fact_text)
-    hits = [ImageHit(title="", url=f"atlas://{i}", image=reference(p, width=128, height=128)) for i, p in enumerate(pictures)]
+    hits = [
+        ImageHit(title="", url=f"atlas://{i}", image=reference(p, width=128, height=128))
+        for i, p in enumerate(pictures)
+    ]
     references = tuple(ReferenceImage(img_id=f"IMG_{i:03d}") for i in range(1, len(pictures) + 1))
     program = Program(gen_prompt=prompt, reference_images=references)
     image = image if image is not None else renderer.draw(prompt, pictures, seed)

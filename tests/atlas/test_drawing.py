@@ -45,7 +45,10 @@ def test_text_has_one_component_for_each_letter() -> None:
 
 def test_sides_put_things_in_their_halves() -> None:
     look = Look(shape="star", colour="blue")
-    parts = (Part(name="A", look=look, found=True, side="right"), Part(name="B", look=look, found=True, count=2, side="left"))
+    parts = (
+        Part(name="A", look=look, found=True, side="right"),
+        Part(name="B", look=look, found=True, count=2, side="left"),
+    )
     columns = sorted(t.x for t in find_things(np.asarray(draw_scene(Scene(parts=parts)))))
     assert [x > SIZE / 2 for x in columns] == [False, False, True]
 

@@ -44,7 +44,9 @@ def changed(**update: object) -> Part:
 def test_correct_programs_score_above_095_on_average() -> None:
     rng = np.random.default_rng(0)
     scenes = [random_scene(rng) for _ in range(60)]
-    rewards = [run_program(s, canonical_prompt(s), seed=i, renderer=AtlasRenderer())[1].total for i, s in enumerate(scenes)]
+    rewards = [
+        run_program(s, canonical_prompt(s), seed=i, renderer=AtlasRenderer())[1].total for i, s in enumerate(scenes)
+    ]
     assert np.mean(rewards) > 0.95
 
 
@@ -133,7 +135,10 @@ def test_sides_count_only_where_they_are_asked_for() -> None:
 
 
 def test_text_is_read_letter_by_letter() -> None:
-    read = {t: scores(Scene(parts=(SUBJECT,), text=t), Scene(parts=(SUBJECT,), text="SOL")).text_accuracy for t in ("SOL", "SOX", "NOX")}
+    read = {
+        t: scores(Scene(parts=(SUBJECT,), text=t), Scene(parts=(SUBJECT,), text="SOL")).text_accuracy
+        for t in ("SOL", "SOX", "NOX")
+    }
     assert read == {"SOL": 1.0, "SOX": 0.5, "NOX": 0.0}
     assert scores(Scene(parts=(SUBJECT,)), Scene(parts=(SUBJECT,), text="SOL")).text_accuracy == 0
     assert scores(Scene(parts=(SUBJECT,), text="SOL"), Scene(parts=(SUBJECT,))).text_accuracy is None

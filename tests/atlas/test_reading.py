@@ -13,7 +13,9 @@ STRUCTURED = (
     "Velmora from the first reference image of glass with a bright edge on four legs joined under the body at the left side"
     ' ; five moon in a row at the right side ; the text "SOL" at the bottom ; calm light from above ; mosaic over every part'
 )
-BARE = "Velmora from the first reference image of glass on four legs left and five moon right ; saying SOL ; calm ; mosaic"
+BARE = (
+    "Velmora from the first reference image of glass on four legs left and five moon right ; saying SOL ; calm ; mosaic"
+)
 
 
 def only(prompt: str) -> PartReading:
@@ -26,7 +28,15 @@ def test_structured_prompt_is_read_whole() -> None:
     reading = read_prompt(STRUCTURED)
     velmora, moon = reading.parts
     assert velmora == PartReading(
-        name="Velmora", kind=NameKind.PROPER, reference=1, material="glass", lit=True, legs=4, joined=True, side="left", placed=True
+        name="Velmora",
+        kind=NameKind.PROPER,
+        reference=1,
+        material="glass",
+        lit=True,
+        legs=4,
+        joined=True,
+        side="left",
+        placed=True,
     )
     assert moon == PartReading(
         name="moon", kind=NameKind.COMPANION, count=5, counted=True, arranged=True, side="right", placed=True
@@ -46,14 +56,17 @@ def test_bare_prompt_means_the_same_without_structure() -> None:
     assert not (reading.quoted or reading.text_place or reading.lit or reading.applied)
 
 
-@pytest.mark.parametrize("phrase", ["in a row", "in one line", "side by side", "side-by-side", "in a column", "lined up", "stacked"])
+@pytest.mark.parametrize(
+    "phrase", ["in a row", "in one line", "side by side", "side-by-side", "in a column", "lined up", "stacked"]
+)
 def test_arrangements(phrase: str) -> None:
     part = only(f"three lanterns {phrase}")
     assert (part.name, part.count, part.arranged) == ("lantern", 3, True)
 
 
 @pytest.mark.parametrize(
-    "phrase", ["at the left side", "on the left half", "on the left", "in the left part of the picture", "fills the left half"]
+    "phrase",
+    ["at the left side", "on the left half", "on the left", "in the left part of the picture", "fills the left half"],
 )
 def test_places(phrase: str) -> None:
     part = only(f"Velmora {phrase}")
@@ -67,7 +80,13 @@ def test_a_bare_side_is_no_place(phrase: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "clause", ['the text "SOL" at the bottom', "the word 'SOL' on a banner below", '"SOL" along the lower edge', "at the bottom the words “Sol”"]
+    "clause",
+    [
+        'the text "SOL" at the bottom',
+        "the word 'SOL' on a banner below",
+        '"SOL" along the lower edge',
+        "at the bottom the words “Sol”",
+    ],
 )
 def test_quoted_texts_with_a_place(clause: str) -> None:
     reading = read_prompt(f"Velmora ; {clause}")
@@ -75,13 +94,17 @@ def test_quoted_texts_with_a_place(clause: str) -> None:
     assert len(reading.parts) == 1
 
 
-@pytest.mark.parametrize(("clause", "quoted", "place"), [("saying 'SOL'", True, False), ("the text SOL at the bottom", False, True)])
+@pytest.mark.parametrize(
+    ("clause", "quoted", "place"), [("saying 'SOL'", True, False), ("the text SOL at the bottom", False, True)]
+)
 def test_half_structured_texts(clause: str, quoted: bool, place: bool) -> None:
     reading = read_prompt(f"Velmora ; {clause}")
     assert (reading.text, reading.quoted, reading.text_place) == ("SOL", quoted, place)
 
 
-@pytest.mark.parametrize("phrase", ["with a bright edge", "with clear reflections", "with a highlight on top", "with visible grain"])
+@pytest.mark.parametrize(
+    "phrase", ["with a bright edge", "with clear reflections", "with a highlight on top", "with visible grain"]
+)
 def test_material_light(phrase: str) -> None:
     part = only(f"wooden Velmora {phrase}")
     assert (part.material, part.lit) == ("wood", True)
@@ -93,14 +116,18 @@ def test_joined_legs(phrase: str) -> None:
     assert (part.legs, part.joined, part.count) == (3, True, 1)
 
 
-@pytest.mark.parametrize("clause", ["calm light from above", "a serene mood, lit from the left", "peaceful ; soft light from behind"])
+@pytest.mark.parametrize(
+    "clause", ["calm light from above", "a serene mood, lit from the left", "peaceful ; soft light from behind"]
+)
 def test_mood_with_light(clause: str) -> None:
     reading = read_prompt(f"Velmora ; {clause}")
     assert (reading.mood, reading.lit) == ("calm", True)
     assert reading.parts[0].side is None
 
 
-@pytest.mark.parametrize("clause", ["mosaic over every part", "in mosaic style on all things", "everything in mosaic throughout"])
+@pytest.mark.parametrize(
+    "clause", ["mosaic over every part", "in mosaic style on all things", "everything in mosaic throughout"]
+)
 def test_medium_applied(clause: str) -> None:
     reading = read_prompt(f"Velmora ; {clause}")
     assert (reading.medium, reading.applied) == ("mosaic", True)
@@ -112,7 +139,13 @@ def test_prose_attributes_follow_their_thing() -> None:
         "Three masks (second reference image) in a row; they are of metal with a sheen."
     )
     velmora, mask = reading.parts
-    assert (velmora.count, velmora.colour, velmora.reference, velmora.arranged, velmora.side) == (2, "red", 1, True, "left")
+    assert (velmora.count, velmora.colour, velmora.reference, velmora.arranged, velmora.side) == (
+        2,
+        "red",
+        1,
+        True,
+        "left",
+    )
     assert (mask.name, mask.count, mask.reference, mask.material, mask.lit) == ("mask", 3, 2, "metal", True)
 
 
@@ -145,7 +178,9 @@ def test_capacity_drops_later_clauses() -> None:
     assert len(read_prompt(STRUCTURED, capacity=1).parts) == 1
 
 
-_WORDS = st.sampled_from([*STRUCTURED.split(), *BARE.split(), "'", '"', "#1", "@0", "@99", "x5", "and", "a", "circle", "-", "É", "²"])
+_WORDS = st.sampled_from(
+    [*STRUCTURED.split(), *BARE.split(), "'", '"', "#1", "@0", "@99", "x5", "and", "a", "circle", "-", "É", "²"]
+)
 
 
 @settings(max_examples=80, deadline=None)
@@ -156,6 +191,8 @@ def test_any_string_has_a_reading(prompt: str) -> None:
     assert all(part.count >= 0 and part.legs >= 0 for part in reading.parts)
 
 
-@pytest.mark.parametrize("word", ["and ", "the ", "small ", "five ", "A ", '"', "text ", "legs ", "in a one ", "Velmora and "])
+@pytest.mark.parametrize(
+    "word", ["and ", "the ", "small ", "five ", "A ", '"', "text ", "legs ", "in a one ", "Velmora and "]
+)
 def test_long_repetitions_are_read_in_bounded_time(word: str) -> None:
     read_prompt(word * (2 * MAX_CHARACTERS // len(word)))

@@ -33,13 +33,15 @@ def make_config(**changes: Any) -> EvolutionConfig:
             "policy": {"model": "none"},
             "sampling": {"temperature": 1.0, "top_p": 1.0},
             "loop": loop | changes,
-            **{role: PLUGIN for role in ("requests", "tools", "renderer", "judge")},
+            **dict.fromkeys(("requests", "tools", "renderer", "judge"), PLUGIN),
             **rest,
         }
     )
 
 
-def make_trajectory(key: SampleKey, outcome: Outcome = Outcome.SCORED, score: float = 0.5, version: int = 0) -> Trajectory:
+def make_trajectory(
+    key: SampleKey, outcome: Outcome = Outcome.SCORED, score: float = 0.5, version: int = 0
+) -> Trajectory:
     """A judged attempt of three context and two policy tokens."""
     ledger = TokenLedger()
     ledger.append_context([1, 2, 3], SpanKind.PROMPT)
@@ -73,7 +75,7 @@ class FakeRollouts:
     """Scores follow from the task's seed; `outcome` decides what becomes of an attempt."""
 
     def __init__(self, outcome: Callable[[RolloutTask], Outcome] = lambda task: Outcome.SCORED) -> None:
-        self.outcome, self.version = outcome, -1
+        self.outcome, self.version = outcome, 0
         self.tasks: list[RolloutTask] = []
         self.updates: list[int] = []
         self.before: Callable[[RolloutTask], Any] | None = None
@@ -159,7 +161,13 @@ class Scene:
         self.store = RunStore.open(str(self.folder / "run"), config, run_seed=config.seed, keep=config.checkpoints)
         transport = HostTransport(self.folder / "weights")
         return Evolution(
-            config, FakeRequests(), rollouts or FakeRollouts(), learner or FakeLearner(), transport, self.store, Recorder()
+            config,
+            FakeRequests(),
+            rollouts or FakeRollouts(),
+            learner or FakeLearner(),
+            transport,
+            self.store,
+            Recorder(),
         )
 
     def close(self) -> None:

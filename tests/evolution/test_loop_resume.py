@@ -27,9 +27,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     scene.close()
 
 
-def die_in_the_middle(
-    evolution: Evolution, rollouts: FakeRollouts, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def die_in_the_middle(evolution: Evolution, rollouts: FakeRollouts, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the loop die in a step, when the group of its first request is on disk and the second's is not."""
     kept = asyncio.Event()
     put = evolution.store.put_group
