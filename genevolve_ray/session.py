@@ -87,7 +87,7 @@ async def _ports(
     async with on_ray(
         config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen
     ) as ports:
-        yield ports
+        yield Ports(ports.rollouts, ports.learner)
 
 
 async def _heldout(evolution: Evolution, version: int, name: str, *, wanted: bool) -> None:

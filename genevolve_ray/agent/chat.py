@@ -22,6 +22,10 @@ class ChatTokenizer(Protocol):
 
     all_special_ids: Any
 
+    def __len__(self) -> int:
+        """Return the number of token ids, added tokens included."""
+        ...
+
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
         """Render messages as text or token ids."""
         ...

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +25,7 @@ from genevolve_ray.atlas.teacher import Decisions, Teacher, TeacherConfig, Teach
 from genevolve_ray.atlas.tokenizer import build_tokenizer
 from genevolve_ray.atlas.world import World, build_world
 from genevolve_ray.engines.ban import banned_token_ids
-from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
@@ -186,7 +186,7 @@ async def play(
     trajectory = await run_episode(
         request,
         key=SampleKey(step=0, request_id=request.id, sample=0),
-        engine=TeacherEngine(Teacher(truth, decisions), chat),
+        engine=cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)),  # an episode only generates
         tools=tools,
         profile=PROFILES["atlas"],
         chat=chat,

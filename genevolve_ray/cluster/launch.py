@@ -81,7 +81,9 @@ class _Launch:
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        check_fits([*gang_demands(self.config), *service_demands(self.config)], nodes, ray.available_resources())
+        # What is available is known a moment later than what exists; in a private cluster it is the same.
+        free = ray.cluster_resources() if self.private else ray.available_resources()
+        check_fits([*gang_demands(self.config), *service_demands(self.config)], nodes, free)
 
     async def start(self) -> ClusterPorts:
         """Start every part side by side: the engine takes longest, and everything else fits into that time."""
@@ -190,10 +192,10 @@ class _Launch:
 
     async def _start_services(self) -> None:
         """Deploy the applications and wait until they run. Raises StartError with Serve's message when one cannot."""
+        started = perf_counter()
         handles = await asyncio.to_thread(_deploy, self.services, self.images_uri)
         self.handles = {service.role: handle for service, handle in zip(self.services, handles, strict=True)}
         waiting = {service.role for service in self.services}
-        started = perf_counter()
         while waiting:
             for role, (status, message) in (await self._states()).items():
                 if status in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -220,9 +222,12 @@ class _Launch:
 
 def _deploy(services: Sequence[Service], images_uri: str) -> list[Any]:
     """Hand the applications to Serve, without HTTP, and return their handles."""
+    import logging
+
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled")
     targets = [
         serve.RunTarget(

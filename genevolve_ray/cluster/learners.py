@@ -26,13 +26,12 @@ class LearnerWorker:
 
     async def start(self) -> None:
         """Load policy and optimizer. Raises FileNotFoundError or ValueError for a model that cannot be trained."""
-        import torch
-
         from genevolve_ray.evolution.inprocess import start_learner
+        from genevolve_ray.learning.policy import use_threads
 
         if not self._config.learner.threads:
             # Ray holds workers to one thread. In a synchronous step the engine is idle while the learner works.
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
+            use_threads(len(os.sched_getaffinity(0)))
         self._learner = start_learner(self._config, Path(self._model_dir))
 
     async def call(self, method: str, *arguments: Any) -> Any:
