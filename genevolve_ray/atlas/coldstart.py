@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from genevolve_ray import __version__
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.atlas.exercises import exercise
 from genevolve_ray.atlas.names import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
@@ -24,7 +25,6 @@ from genevolve_ray.atlas.sources import world_tools
 from genevolve_ray.atlas.teacher import Decisions, Teacher, TeacherConfig, TeacherEngine, as_experience, decide
 from genevolve_ray.atlas.tokenizer import build_tokenizer
 from genevolve_ray.atlas.world import World, build_world
-from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.request import Request
@@ -50,33 +50,16 @@ class CurriculumConfig(Config):
     """
 
     seed: int = Field(default=17, ge=0)
-    steps: int = Field(default=1500, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    steps: int = Field(default=1600, ge=1)
+    batch_size: int = Field(default=12, ge=1)
     worlds: int = Field(default=64, ge=1)
-    drill_steps: int = Field(default=400, ge=0)
-    """Steps of copying drills before the lessons; see `drill`."""
+    exercise_steps: int = Field(default=200, ge=0)
+    """Steps of nothing but exercises (see `exercises`), before the lessons."""
+    exercises: int = Field(default=4, ge=0)
+    """Exercises in every batch of lessons after that, besides `batch_size` trajectories."""
     stated_fraction: float = Field(default=0.75, ge=0, le=1)
     stated_share_later: float = Field(default=0.3, ge=0, le=1)
     teacher: TeacherConfig = TeacherConfig()
-
-
-def drill(rng: np.random.Generator, ids: Sequence[int], length: int = 160) -> tuple[list[int], list[bool]]:
-    """Return one copying drill: chunks of random tokens that recur in random order, and a mask of what can be known.
-
-    Inside a chunk that was seen before, every token after the first follows from the context alone. A small model without
-    pre-training learns to copy from such sequences in a few hundred steps, whatever the tokens are; learned from
-    trajectories only, where few tokens are copies, it takes thousands.
-    """
-    chunks = [rng.choice(ids, size=int(rng.integers(2, 6))).tolist() for _ in range(int(rng.integers(6, 16)))]
-    tokens: list[int] = []
-    mask: list[bool] = []
-    seen = [False] * len(chunks)
-    while len(tokens) < length:
-        index = int(rng.integers(len(chunks)))
-        tokens += chunks[index]
-        mask += [False] + [seen[index]] * (len(chunks[index]) - 1)
-        seen[index] = True
-    return tokens, mask
 
 
 class Curriculum:
@@ -154,16 +137,20 @@ def train_cold_start(
         eos_token_id=tokenizer.eos_token_id,
     )
     curriculum = Curriculum(config.curriculum, ChatFormat(tokenizer))
-    plain = [i for i in range(len(tokenizer)) if i not in set(banned_token_ids(tokenizer))]
-    rng = np.random.default_rng(derive_seed(config.curriculum.seed, "drills"))
-    drills = (
-        [SftExample(*drill(rng, plain)) for _ in range(config.curriculum.batch_size)]
-        for _ in range(config.curriculum.drill_steps)
+    lessons = config.curriculum
+    rng = np.random.default_rng(derive_seed(lessons.seed, "exercises"))
+
+    def drills(count: int) -> list[SftExample]:
+        return [SftExample(*exercise(rng, tokenizer)) for _ in range(count)]
+
+    alone = (drills(lessons.batch_size + lessons.exercises) for _ in range(lessons.exercise_steps))
+    mixed = (
+        [SftExample(t.ledger.tokens, t.ledger.policy_mask) for t in batch] + drills(lessons.exercises)
+        for batch in curriculum.batches()
     )
-    lessons = ([SftExample(t.ledger.tokens, t.ledger.policy_mask) for t in batch] for batch in curriculum.batches())
     report = None if on_step is None else lambda step: on_step(model, step)
-    sft = SftConfig(steps=config.curriculum.drill_steps + config.curriculum.steps, lr=config.lr, final_lr_fraction=0.02)
-    history = train_sft(model, chain(drills, lessons), sft, report)
+    sft = SftConfig(steps=lessons.exercise_steps + lessons.steps, lr=config.lr, final_lr_fraction=0.02)
+    history = train_sft(model, chain(alone, mixed), sft, report)
     save_policy(model, tokenizer, folder)
     provenance = {
         "recipe": config.model_dump(mode="json"),

@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from genevolve_ray.atlas.drawing import SIZE, STRIP_TOP
-from genevolve_ray.atlas.pixels import Mask, Pixels, Thing, find_things, has_strip, letters, load, luminance, thing_mask
+from genevolve_ray.atlas.pixels import Mask, Pixels, Thing, View, has_strip, letters, load, look_at, luminance, view
 from genevolve_ray.atlas.reading import CAPACITY, read_prompt
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.sufficiency import check, missing_structure
@@ -23,6 +23,9 @@ from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Verdict
 from genevolve_ray.tools.protocol import InfraFailure
+
+MAX_THINGS = 24
+"""A picture with more is read no further."""
 
 
 class AtlasJudgeConfig(Config):
@@ -49,32 +52,15 @@ class AtlasJudgeConfig(Config):
     """Greatest mean difference of two fine textures of the same medium, 0 to 255."""
 
 
-def _hue(thing: Thing) -> float:
-    """Return the mean hue in radians, each pixel weighted by its chroma."""
-    rgb = thing.crop[thing.solid > 0.5]
-    a, b = rgb[:, 0] - 0.5 * (rgb[:, 1] + rgb[:, 2]), (rgb[:, 1] - rgb[:, 2]) * (np.sqrt(3) / 2)
-    return float(np.arctan2(b.sum(), a.sum()))
-
-
 def differences(one: Thing, other: Thing) -> tuple[float, float, float]:
     """Return how two things differ: overlap of outlines in [0, 1], hue in degrees, and detail (mean brightness) in 0 to 255."""
     both, either = np.minimum(one.solid, other.solid), np.maximum(one.solid, other.solid)
     overlap = float(both.sum() / max(1.0, float(either.sum())))
-    turn = abs(_hue(one) - _hue(other))
+    turn = abs(one.hue - other.hue)
     hue = float(np.degrees(min(turn, 2 * np.pi - turn)))
-    return overlap, hue, _detail_gap(one, other, both)
-
-
-def _detail_gap(one: Thing, other: Thing, both: NDArray[np.float32]) -> float:
     weight = both * (both > 0.5)
-    gap = _smooth(luminance(one.crop), weight) - _smooth(luminance(other.crop), weight)
-    return float((np.abs(gap) * weight).sum() / max(1.0, float(weight.sum())))
-
-
-def _smooth(values: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return values averaged over 3 x 3 pixels of the thing, so that a resized outline does not count as detail."""
-    total = ndimage.uniform_filter(values * weight, 3, mode="constant")
-    return np.asarray(total / np.maximum(ndimage.uniform_filter(weight, 3, mode="constant"), 1e-3), np.float32)
+    detail = float((np.abs(one.light - other.light) * weight).sum() / max(1.0, float(weight.sum())))
+    return overlap, hue, detail
 
 
 def similarity(one: Thing, other: Thing, config: AtlasJudgeConfig) -> float:
@@ -146,15 +132,15 @@ def _text_accuracy(image: Pixels, truth: Pixels, config: AtlasJudgeConfig) -> fl
     return _bin(same / max(len(written), len(wanted)), config)
 
 
-def _bare_ground(image: Pixels, truth: Pixels) -> Mask:
+def _bare_ground(image: View, truth: View) -> Mask:
     """Return which pixels show the ground in both pictures, with a margin around things for their shadows."""
-    mask = ndimage.binary_dilation(thing_mask(image) | thing_mask(truth), iterations=6)
-    if has_strip(image) or has_strip(truth):
+    mask = ndimage.maximum_filter((image.mask | truth.mask).view(np.uint8), 11) > 0
+    if has_strip(image.pixels) or has_strip(truth.pixels):
         mask[STRIP_TOP - 1 :] = True
     return np.asarray(~mask)
 
 
-def _aesthetics(image: Pixels, truth: Pixels, config: AtlasJudgeConfig) -> float:
+def _aesthetics(image: View, truth: View, config: AtlasJudgeConfig) -> float:
     """Return half a point for the light on the ground (mood) and half for its texture (medium, no noise)."""
     bare = _bare_ground(image, truth)
     if not bare.any():
@@ -165,23 +151,21 @@ def _aesthetics(image: Pixels, truth: Pixels, config: AtlasJudgeConfig) -> float
     def soft(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(ndimage.uniform_filter(values * weight, 9) / share, np.float32)
 
-    colour = np.stack(
-        [soft(image[..., i].astype(np.float32)) - soft(truth[..., i].astype(np.float32)) for i in range(3)]
-    )
-    ground = float(np.abs(colour)[:, bare].mean())
-    seen, wanted = luminance(image), luminance(truth)
-    texture = float(np.abs((seen - soft(seen)) - (wanted - soft(wanted)))[bare].mean())
+    gap = image.pixels.astype(np.float32) - truth.pixels
+    soft_gap = np.stack([soft(gap[..., i]) for i in range(3)], axis=-1)
+    ground = float(np.abs(soft_gap)[bare].mean())
+    texture = float(np.abs(luminance(gap - soft_gap))[bare].mean())
     return 0.5 * (ground <= config.ground) + 0.5 * (texture <= config.texture)
 
 
-def score_images(image: Pixels, truth: Pixels, *, sides: bool, config: AtlasJudgeConfig) -> ImageScores:
-    """Return the four dimensions from two pictures (uint8[SIZE, SIZE, 3]); `sides`: the request asks for places."""
-    seen, wanted = find_things(image)[:24], find_things(truth)[:24]
+def score_images(image: View, truth: View, *, sides: bool, config: AtlasJudgeConfig) -> ImageScores:
+    """Return the four dimensions from two pictures; `sides`: the request asks for places."""
+    seen, wanted = image.things[:MAX_THINGS], truth.things[:MAX_THINGS]
     matched = _match(seen, wanted, config)
     return ImageScores(
         faithfulness=_faithfulness(matched, seen, wanted, sides),
         visual_correctness=_bin(_correctness(matched, seen, wanted, config), config),
-        text_accuracy=_text_accuracy(image, truth, config),
+        text_accuracy=_text_accuracy(image.pixels, truth.pixels, config),
         aesthetics=_aesthetics(image, truth, config),
     )
 
@@ -207,7 +191,7 @@ class AtlasJudge:
             pydantic.ValidationError: the request hides no `Truth`.
         """
         try:
-            seen, wanted = load(image), load(truth)
+            seen, wanted = look_at(load(image)), view(truth)
         except ValueError as error:
             raise InfraFailure(f"{self.identity} cannot see the picture of {request.id}: {error}") from error
         hidden = Truth.model_validate(request.meta.get("truth"))

@@ -41,6 +41,19 @@ class Thing:
     """float32[CROP, CROP] in [0, 1]: what its outline encloses."""
     size: int
     """Longer side of its box in pixels."""
+    light: NDArray[np.float32]
+    """float32[CROP, CROP]: brightness inside the outline, averaged over 3 x 3 pixels so that a resized edge is no detail."""
+    hue: float
+    """Mean hue in radians, each pixel weighted by its chroma."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture as seen once: its pixels, where its things are, and each of them."""
+
+    pixels: Pixels
+    mask: Mask
+    things: tuple[Thing, ...]
 
 
 def load(data: bytes) -> Pixels:
@@ -56,9 +69,9 @@ def luminance(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     return pixels.astype(np.float32) @ np.float32([0.3, 0.59, 0.11])
 
 
-def _chroma(pixels: Pixels) -> NDArray[np.int16]:
-    wide = pixels.astype(np.int16)
-    return np.asarray(wide.max(axis=-1) - wide.min(axis=-1))
+def _chroma(pixels: Pixels) -> NDArray[np.uint8]:
+    red, green, blue = (pixels[..., i] for i in range(3))
+    return np.asarray(np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue))
 
 
 def black(pixels: Pixels) -> Mask:
@@ -79,10 +92,31 @@ def thing_mask(pixels: Pixels) -> Mask:
     return np.asarray(mask)
 
 
+def _filled(mask: Mask) -> Mask:
+    """Return a mask with its holes: all that is not connected with the frame around it."""
+    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.asarray((outside != outside[0, 0])[1:-1, 1:-1])
+
+
+def look_at(pixels: Pixels) -> View:
+    """Return the view of a picture."""
+    mask = thing_mask(pixels)
+    return View(pixels, mask, tuple(_components(pixels, mask)))
+
+
+@lru_cache(maxsize=256)
+def view(data: bytes) -> View:
+    """Return the view of an encoded picture; the truth of a group is studied once. Raises ValueError as `load` does."""
+    return look_at(load(data))
+
+
 def find_things(pixels: Pixels) -> list[Thing]:
     """Return the things of a picture, from the largest to the smallest; specks are skipped."""
-    mask = thing_mask(pixels)
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(ndimage.binary_dilation(mask, _EIGHT)), _EIGHT)
+    return list(look_at(pixels).things)
+
+
+def _components(pixels: Pixels, mask: Mask) -> list[Thing]:
+    labels, _ = ndimage.label(_filled(ndimage.binary_dilation(mask, _EIGHT)), _EIGHT)
     labels[~mask] = 0
     things = []
     for index, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -98,21 +132,28 @@ def find_things(pixels: Pixels) -> list[Thing]:
 def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Thing:
     height, width = own.shape
     side = max(height, width)
-    solid = ndimage.binary_fill_holes(own)
+    solid = _filled(own)
     top, left = (side - height) // 2, (side - width) // 2
     square = np.full((side, side, 4), (255, 255, 255, 0), np.uint8)
     square[top : top + height, left : left + width, :3] = np.where(own[..., None], pixels, 255)
     square[top : top + height, left : left + width, 3] = solid * np.uint8(255)
     channels = [Image.fromarray(np.ascontiguousarray(square[..., i])) for i in range(4)]
     small = np.dstack([np.asarray(c.resize((CROP, CROP), Image.Resampling.BOX)) for c in channels]).astype(np.float32)
+    crop, cover = small[..., :3], small[..., 3] / 255
+    weight = cover * (cover > 0.5)
+    total = ndimage.uniform_filter(luminance(crop) * weight, 3, mode="constant")
+    light = total / np.maximum(ndimage.uniform_filter(weight, 3, mode="constant"), 1e-3)
+    rgb = crop[cover > 0.5].sum(axis=0)
     return Thing(
         x=(box[1].start + box[1].stop) / 2,
         y=(box[0].start + box[0].stop) / 2,
         area=area,
         aspect=width / height,
-        crop=small[..., :3],
-        solid=small[..., 3] / 255,
+        crop=crop,
+        solid=cover,
         size=side,
+        light=light,
+        hue=float(np.arctan2((rgb[1] - rgb[2]) * (np.sqrt(3) / 2), rgb[0] - 0.5 * (rgb[1] + rgb[2]))),
     )
 
 
@@ -123,10 +164,11 @@ def _templates() -> tuple[tuple[Look, ...], NDArray[np.float32]]:
     return looks, np.stack(crops)
 
 
+@lru_cache(maxsize=1024)
 def recognise(data: bytes) -> Look | None:
     """Return the look nearest to the largest thing of an encoded picture; None when nothing can be seen."""
     try:
-        things = find_things(load(data))
+        things = view(data).things
     except ValueError:
         return None
     if not things:

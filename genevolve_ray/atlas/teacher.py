@@ -143,7 +143,7 @@ class Teacher:
         titled = re.search(rf"(IMG_\d+): title: {self._plan.source} picture of {name}\n", seen)
         img_id = titled.group(1) if titled else re.findall(r"IMG_\d+", seen)[0]
         self._picked[name] = img_id
-        return f"Take {self._plan.source}={img_id}."
+        return f"Take {self._plan.source} {img_id}."
 
     def _program(self) -> dict[str, object]:
         scene, applied = self._scene, self._plan.applied

@@ -123,7 +123,7 @@ def _pieces() -> list[str]:
     words |= {*COMPANIONS, *SKILLS, *SOURCES, *ORDINALS}
     names = [*PREFIXES, *(" " + p for p in PREFIXES), *SUFFIXES]
     quoted = [f" '{text}'" for text in TEXTS]
-    images = [f"IMG_{n:03d}" for n in range(1, 31)]
+    images = [f"{space}IMG_{n:03d}" for n in range(1, 31) for space in ("", " ")]
     marks = [*".,;:'\"=-!?()[]{}/_\n ", *"0123456789", " '", ' "', " ---", "- "]
     spaced = [variant for word in sorted(words) for variant in (word, " " + word)]
     return list(dict.fromkeys([*FRAGMENTS, *marks, *images, *quoted, *names, *spaced]))

@@ -48,7 +48,7 @@ class ClusterConfig(Config):
     """How often a dead rollout worker is replaced, before the run stops."""
     learner_cpus: float = Field(default=0.3, gt=0)
     learner_gpus: float = Field(default=0.0, ge=0)
-    start_timeout: float = Field(default=180.0, gt=0)
+    start_timeout: float = Field(default=300.0, gt=0)
     """Seconds that actors and services may take to start."""
     object_store_mib: int = Field(default=256, ge=80)
     log_to_driver: bool = False

@@ -19,6 +19,7 @@ from scene_helpers import (
 
 from genevolve_ray.atlas.drawing import SIZE, draw_scene, encode_png
 from genevolve_ray.atlas.judge import AtlasJudge, AtlasJudgeConfig, score_images
+from genevolve_ray.atlas.pixels import View, look_at
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.atlas.scene import COMPANION_LOOKS, SKILLS, Look, Part, Scene
 from genevolve_ray.records.program import Program
@@ -32,9 +33,12 @@ REFERENCE_MARGIN = 0.25
 SUBJECT = Part(name="Velmora", look=Look(shape="hexagon", colour="blue", pattern="striped"), found=True)
 
 
+def _view(scene: Scene, rng: np.random.Generator | None = None) -> View:
+    return look_at(np.asarray(draw_scene(scene, rng)))
+
+
 def scores(seen: Scene, truth: Scene, *, sides: bool = False, rng: np.random.Generator | None = None) -> ImageScores:
-    pictures = np.asarray(draw_scene(seen, rng)), np.asarray(draw_scene(truth))
-    return score_images(*pictures, sides=sides, config=JUDGE.config)
+    return score_images(_view(seen, rng), _view(truth), sides=sides, config=JUDGE.config)
 
 
 def changed(**update: object) -> Part:
@@ -54,7 +58,7 @@ def test_correct_programs_score_above_095_on_average() -> None:
 def test_each_skills_structure_is_worth_its_margin(skill: str) -> None:
     rng, renderer = np.random.default_rng(SKILLS.index(skill)), AtlasRenderer()
     losses = []
-    for seed in range(16):
+    for seed in range(10):
         scene = random_scene(rng, demand=skill)
         full, bare = canonical_prompt(scene), canonical_prompt(scene, without=(skill,))
         (_, right), (verdict, wrong) = (run_program(scene, p, seed=seed, renderer=renderer) for p in (full, bare))
@@ -66,7 +70,7 @@ def test_each_skills_structure_is_worth_its_margin(skill: str) -> None:
 
 def test_a_wrong_reference_is_punished() -> None:
     rng, losses = np.random.default_rng(3), []
-    for seed in range(16):
+    for seed in range(10):
         scene = random_scene(rng)
         wrong = [picture_of(random_look(rng, other_than=p.look)) for p in scene.parts if p.found]
         prompt = canonical_prompt(scene)

@@ -25,10 +25,9 @@ def test_requests_differ() -> None:
     assert len({request.prompt for request, _ in posed()}) > 0.9 * len(posed())
 
 
-def test_both_kinds_occur_about_as_often_as_stated() -> None:
-    """60% are knowledge requests; five standard deviations around that for as many as there are."""
-    share = sum(r.eval_type is EvalType.KNOWLEDGE for r, _ in posed()) / len(posed())
-    assert abs(share - 0.6) < 5 * (0.6 * 0.4 / len(posed())) ** 0.5 + 0.1
+def test_both_kinds_occur_often() -> None:
+    for kind in EvalType:
+        assert sum(request.eval_type is kind for request, _ in posed()) >= len(posed()) / 4
 
 
 def test_demands_are_few_and_every_skill_is_asked_for() -> None:

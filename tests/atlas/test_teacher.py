@@ -125,5 +125,5 @@ def test_a_forgetful_teacher_reads_and_applies_nothing() -> None:
 def test_skills_fit_the_calls_of_an_episode() -> None:
     eager = TeacherConfig(skill_recall=1, needless_skill=1)
     assert {len(decisions.skills) for _, decisions in draw(eager)} == {MAX_SKILLS}
-    assert MAX_SKILLS + 3 <= PROFILES["atlas"].max_tool_calls
+    assert PROFILES["atlas"].max_tool_calls >= MAX_SKILLS + 3
     assert all(set(decisions.skills) <= set(SKILLS) for _, decisions in draw(eager))

@@ -24,7 +24,10 @@ def ids(text: str) -> list[int]:
 
 
 @settings(deadline=None, derandomize=True)
-@given(st.text() | st.lists(st.sampled_from([*CONTROL, *TAGS, " ", "  ", "\n", "two", "é", "日", "\x00", "<"])).map("".join))
+@given(
+    st.text()
+    | st.lists(st.sampled_from([*CONTROL, *TAGS, " ", "  ", "\n", "two", "é", "日", "\x00", "<"])).map("".join)
+)
 @example("Vel mora  Velmora\n\n'SOL' 7 <think> <|im_end|>")
 def test_any_text_comes_back(text: str) -> None:
     assert chat_format().decode(ids(text)) == text
@@ -42,7 +45,9 @@ def test_names_share_their_pieces() -> None:
     assert ids("Velmora")[1] == ids("Ormora")[1]
 
 
-@pytest.mark.parametrize("text", [*TAGS, *CONTROL, *(f" {skill}" for skill in SKILLS), " IMG_007", " official", " 'SOL'"])
+@pytest.mark.parametrize(
+    "text", [*TAGS, *CONTROL, *(f" {skill}" for skill in SKILLS), "IMG_007", " official", " 'SOL'"]
+)
 def test_what_decides_is_one_token(text: str) -> None:
     assert len(ids(text)) == 1
 

@@ -1,0 +1,110 @@
+"""Presets, files and overrides become one validated configuration, or one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genevolve_ray.config import ConfigError, load_config, presets, validate_config
+
+
+def plain() -> dict[str, object]:
+    return load_config("atlas").model_dump(mode="json")
+
+
+def test_every_preset_is_valid() -> None:
+    assert "atlas" in presets()
+    assert all(load_config(preset).name for preset in presets())
+
+
+def test_overrides_reach_nested_keys_in_order() -> None:
+    config = load_config("atlas", ["loop.group_size=4", "reward.call_cost=0", "loop.group_size=5", "learner.lr=1e-3"])
+    assert (config.loop.group_size, config.reward.call_cost, config.learner.lr) == (5, 0.0, 1e-3)
+
+
+def test_an_override_may_be_a_whole_group() -> None:
+    config = load_config("atlas", ["renderer={type: 'pkg:R', config: {a: 1}}"])
+    assert (config.renderer.type, config.renderer.config) == ("pkg:R", {"a": 1})
+
+
+def test_a_file_is_a_preset_too(tmp_path: Path) -> None:
+    dumped = load_config("atlas").model_dump_json()
+    (tmp_path / "own.yaml").write_text(dumped)  # JSON is YAML.
+    assert load_config(str(tmp_path / "own.yaml"), ["seed=9"]).seed == 9
+
+
+def test_a_resolved_configuration_resolves_to_itself() -> None:
+    config = load_config("atlas", ["deterministic=true", "engine.kind=transformers"])
+    assert validate_config(config.model_dump(mode="json")) == config
+
+
+def test_deterministic_decides_engine_and_learner() -> None:
+    config = load_config("atlas", ["deterministic=true", "engine.kind=transformers", "learner.threads=4"])
+    assert config.engine.transformers.deterministic
+    assert (config.engine.transformers.threads, config.learner.threads) == (1, 1)
+    assert config.engine.max_concurrent == load_config("atlas").engine.max_concurrent
+    loose = load_config("atlas", ["engine.kind=transformers", "learner.threads=4"])
+    assert not loose.engine.transformers.deterministic
+    assert loose.learner.threads == 4
+
+
+def test_the_held_out_comparison_can_be_switched_off() -> None:
+    assert load_config("atlas", ["heldout.requests=0"]).heldout.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.group_sise=4", "loop.group_sise: unknown key .value 4."),
+        ("lop.steps=4", "lop: unknown key"),
+        ("loop.group_size=1", "loop.group_size: .*greater than or equal to 2, got 1"),
+        ("loop.group_size=six", "loop.group_size: .*integer.*, got 'six'"),
+        ("loop.group_size=2.5", "loop.group_size: .*integer.*, got 2.5"),
+        ("loop.max_staleness=-1", "loop.max_staleness: .*greater than or equal to 0, got -1"),
+        ("loop.parity_limit=.nan", "loop.parity_limit: .*finite number, got nan"),
+        ("seed=-3", "seed: .*greater than or equal to 0, got -3"),
+        ("name=a/b", "name: .*got 'a/b'"),
+        ("engine.kind=sglang", "engine.kind: .*'vllm' or 'transformers', got 'sglang'"),
+        ("loop=3", "loop: .*got 3"),
+        ("policy={}", "policy.model: missing"),
+        ("profile=nobody", "profile 'nobody' is unknown; there are atlas"),
+        ("sampling.temperature=0.5", "learner.temperature=1.0, sampling.temperature=0.5"),
+        ("deterministic=true", "deterministic=true needs engine.kind=transformers, got 'vllm'"),
+        ("engine.transformers.deterministic=true", "transformers.deterministic is set and kind is 'vllm'"),
+        ("reward={image_weight: 0, text_weight: 0}", "image_weight=0.0, text_weight=0.0"),
+        ("tools.type=not a path", "tools.type: .*got 'not a path'"),
+        ("loop.group_size", "--set 'loop.group_size': write key=value"),
+        ("=3", "--set '=3': write key=value"),
+        ("loop.steps={1", "--set loop.steps: '{1' is not a YAML value"),
+        ("seed.deep=3", "seed.deep: seed is a value, not a group of keys"),
+    ],
+)
+def test_bad_overrides_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("atlas", [override])
+
+
+def test_every_fault_is_listed() -> None:
+    with pytest.raises(ConfigError, match="loop.group_size: .*; .*loop.x: unknown key"):
+        load_config("atlas", ["loop.group_size=0", "loop.x=1"])
+
+
+def test_an_unknown_preset_names_those_that_are() -> None:
+    with pytest.raises(ConfigError, match="unknown preset 'atlass': there are .*atlas"):
+        load_config("atlass")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"- a\n", "mapping of keys, got list"), (b"", "got NoneType"), (b"a: [", "own.yaml: "), (b"\xff\xfe\x00", "own")],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "own.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(tmp_path / "own.yaml"))
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        load_config(str(tmp_path / "nowhere.yaml"))
