@@ -235,6 +235,7 @@ def smoke(settings: argparse.Namespace) -> dict[str, Any]:
 
     from genevolve_ray.learning.step import Learner, LearnerConfig
 
+    transformers.utils.logging.disable_progress_bar()
     with TemporaryDirectory(prefix="genevolve-smoke-") as folder:
         write_model(settings, folder)
         config = LearnerConfig(

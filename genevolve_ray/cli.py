@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +115,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Run a command; what a user can mend ends in one clear line and exit code 2."""
+    # The bars of the libraries would run through ours, and through those lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except asyncio.CancelledError:

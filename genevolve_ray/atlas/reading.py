@@ -12,7 +12,8 @@ from genevolve_ray.records.base import Record
 
 CAPACITY = 48
 """Words of a prompt that a generator takes in; what follows is lost."""
-MAX_CHARACTERS = 4000
+MAX_CHARACTERS = 1500
+"""Nothing is read beyond; the capacity is long spent by then."""
 
 
 class NameKind(StrEnum):

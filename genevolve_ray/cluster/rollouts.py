@@ -100,12 +100,13 @@ class RayRollouts:
         return list(await asyncio.gather(*(arrive(place.worker.stats.remote()) for place in self._places)))
 
     async def stop(self) -> None:
-        """Close every engine, then end every worker."""
+        """Close every engine, then end every worker; one that never came up is ended at once."""
 
         async def stop(place: _Place) -> None:
             try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await arrive(place.worker.stop.remote())
+                if place.ready.is_set():
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await arrive(place.worker.stop.remote())
             except (RayActorError, TimeoutError):
                 pass  # it is dead already, or dies now
             self._pool.kill(place.worker)

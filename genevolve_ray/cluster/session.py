@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
+from tenacity import Retrying, retry_if_exception_message, retry_never, stop_after_attempt
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.settings import ClusterConfig
 
 _MIB = 1 << 20
 _END_SECONDS = 10.0
+_START_ATTEMPTS = 3
+_SLOW_START = ".*timed out during startup"
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -37,39 +40,51 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
     Must be entered in the main thread: Linux ends Ray's processes together with the thread that started them, which is
     also what ends a private cluster whose driver was killed.
     """
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    import ray
-
     assert threading.current_thread() is threading.main_thread(), "ray_session must be entered in the main thread"
     address = cluster_address(config)
     private = address is None
     before = set(psutil.Process().children(recursive=True))
-    options = {"include_dashboard": False, "object_store_memory": config.object_store_mib * _MIB} if private else {}
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address or "local",
-        namespace=namespace,
-        log_to_driver=config.log_to_driver,
-        logging_level="error",
-        configure_logging=True,
-        **options,
+    retrying = Retrying(
+        # Ray gives its own processes 15 s to come up, which a machine busy with other work may miss.
+        retry=retry_if_exception_message(match=_SLOW_START) if private else retry_never,
+        stop=stop_after_attempt(_START_ATTEMPTS),
+        before_sleep=lambda state: _end(set(psutil.Process().children(recursive=True)) - before, patience=0),
+        reraise=True,
     )
+    retrying(_init, config, address, namespace)
     if handler is not signal.SIG_DFL:
         # Ray takes SIGTERM over and exits on it; a driver that cleans up in its own way keeps its way.
         signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:
+        import ray
+
         started = set(psutil.Process().children(recursive=True)) - before
         ray.shutdown()
         if private:
             _end(started)
 
 
-def _end(processes: set[psutil.Process]) -> None:
+def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    options = {"include_dashboard": False, "object_store_memory": config.object_store_mib * _MIB}
+    ray.init(
+        address or "local",
+        namespace=namespace,
+        log_to_driver=config.log_to_driver,
+        logging_level="error",
+        **(options if address is None else {}),
+    )
+
+
+def _end(processes: set[psutil.Process], patience: float = _END_SECONDS) -> None:
     """Wait until processes are gone; kill those that do not go."""
-    _, alive = psutil.wait_procs(processes, timeout=_END_SECONDS)
+    _, alive = psutil.wait_procs(processes, timeout=patience)
     for process in alive:
         try:
             process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,8 @@ def _writing(folder: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
-        raise OSError(errno.EIO, f"{folder} cannot be written: {error}") from error
+        free = shutil.disk_usage(folder).free
+        raise OSError(errno.EIO, f"{folder} cannot be written ({free} bytes are free there): {error}") from error
 
 
 def build_learner(config: EvolutionConfig, model_dir: Path, banned: Sequence[int], vocabulary: int) -> LocalLearner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -153,14 +154,24 @@ def test_a_full_disk_costs_no_committed_step(
     assert RunStore.read(str(tmp_path / "run")).committed_steps() == [1, 2]
 
 
-def test_a_terminated_command_ends_like_one(
-    genevolve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path
+def test_a_terminated_command_closes_its_run(
+    evolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def terminated(*_: Any, **__: Any) -> None:
-        raise asyncio.CancelledError
+    from loop_fakes import FakeRollouts
 
-    monkeypatch.setattr(session, "evolve_run", terminated)
-    assert genevolve("evolve", "atlas").code == 128 + 15
+    draw = FakeRollouts.rollout
+
+    async def terminated_in_step_2(self: FakeRollouts, task: Any) -> Any:
+        if task.key.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+        return await draw(self, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeRollouts, "rollout", terminated_in_step_2)
+        assert evolve("--steps", "2").code == 128 + signal.SIGTERM
+    assert RunStore.read(str(tmp_path / "run")).committed_steps() == [1]
+    assert evolve("--steps", "2").code == 0
 
 
 def test_our_own_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,85 @@
+"""How a driver enters and leaves Ray, with Ray itself replaced."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import pytest
+import ray
+
+from genevolve_ray.cluster.session import cluster_address, ray_session
+from genevolve_ray.cluster.settings import ClusterConfig
+
+
+class FakeInit:
+    """Stands for `ray.init`: fails as often as told, and takes SIGTERM over as Ray does."""
+
+    def __init__(self, failures: int, message: str) -> None:
+        self.failures, self.message, self.calls = failures, message, 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> None:
+        self.calls += 1
+        self.arguments, self.options = arguments, options
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.calls <= self.failures:
+            raise Exception(self.message)  # noqa: TRY002 - this is what Ray raises
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def _sigterm() -> Any:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def replace_init(monkeypatch: pytest.MonkeyPatch, failures: int = 0, message: str = "") -> FakeInit:
+    fake = FakeInit(failures, message)
+    monkeypatch.setattr(ray, "init", fake)
+    return fake
+
+
+def test_without_an_address_the_cluster_is_private_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = replace_init(monkeypatch)
+    with ray_session(ClusterConfig(object_store_mib=100), "run"):
+        assert fake.arguments == ("local",)
+        assert fake.options["object_store_memory"] == 100 << 20
+
+
+def test_a_running_cluster_is_joined_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    fake = replace_init(monkeypatch)
+    with ray_session(ClusterConfig(), "run"):
+        assert fake.arguments == ("10.0.0.1:6379",)
+        assert "object_store_memory" not in fake.options
+    assert cluster_address(ClusterConfig(address="auto")) == "auto"
+
+
+def test_a_private_cluster_that_is_slow_to_start_gets_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = replace_init(monkeypatch, failures=2, message="The current node timed out during startup.")
+    with ray_session(ClusterConfig(), "run"):
+        assert fake.calls == 3
+
+
+def test_any_other_failure_of_ray_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = replace_init(monkeypatch, failures=1, message="no space left")
+    with pytest.raises(Exception, match="no space left"), ray_session(ClusterConfig(), "run"):
+        pytest.fail("the session began")
+    assert fake.calls == 1
+
+
+def test_a_drivers_own_way_with_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(number: int, frame: FrameType | None) -> None:
+        """Do nothing."""
+
+    signal.signal(signal.SIGTERM, own)
+    replace_init(monkeypatch)
+    with ray_session(ClusterConfig(), "run"):
+        assert signal.getsignal(signal.SIGTERM) is own
