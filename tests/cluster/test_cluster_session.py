@@ -24,7 +24,7 @@ class FakeInit:
         self.arguments, self.options = arguments, options
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self.calls <= self.failures:
-            raise Exception(self.message)  # noqa: TRY002 - this is what Ray raises
+            raise Exception(self.message)
 
 
 @pytest.fixture(autouse=True)

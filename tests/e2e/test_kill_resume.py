@@ -62,7 +62,10 @@ def evolve(run: Path, die_in: int | None = None) -> subprocess.Popen[str]:
         text=True,
         env=environment,
     )
-    output, _ = process.communicate(timeout=600)
+    try:
+        output, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
     assert process.returncode == (0 if die_in is None else -signal.SIGKILL), output
     return process
 
