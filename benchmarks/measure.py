@@ -108,7 +108,14 @@ class Options:
 def pin_threads(threads: int) -> None:
     """Fix the size of the thread pools of libraries that are not imported yet, and keep everything off the network."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    os.environ.update({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
+    os.environ.update(
+        {
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+        }
+    )
 
 
 class Stopwatch:

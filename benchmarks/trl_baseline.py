@@ -8,7 +8,9 @@ so that whatever slows the machine slows both.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,8 +179,12 @@ def run_trl(config: RunConfig, policy: Path, work: Work, watch: Stopwatch, betwe
     Raises:
         RuntimeError: when TRL's completions are not all of the length that ours have.
     """
+    # What it says is about vLLM versions and the literature of its losses; neither is used here.
+    warnings.filterwarnings("ignore", module="trl")
+    logging.getLogger("trl").setLevel(logging.ERROR)
+
     from datasets import Dataset
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import GRPOTrainer
 
     from genevolve_ray.learning.policy import load_policy
@@ -207,6 +213,7 @@ def run_trl(config: RunConfig, policy: Path, work: Work, watch: Stopwatch, betwe
             processing_class=AutoTokenizer.from_pretrained(policy),
             callbacks=[Timer()],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
 
 

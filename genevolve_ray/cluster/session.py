@@ -24,6 +24,8 @@ _DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's default is 15: on a machine with other work, workers would hardly run at all.
     "RAY_worker_niceness": "0",
+    # How long Ray's agents look for the rest of a cluster whose driver was killed, before they end as well (60 s).
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 """Environment of the Ray processes that a private cluster starts; what the user has set stays."""
 

@@ -69,7 +69,7 @@ def test_the_held_out_comparison_can_be_switched_off() -> None:
         ("loop=3", "loop: .*got 3"),
         ("policy={}", "policy.model: missing"),
         ("profile=nobody", "profile 'nobody' is unknown; there are atlas"),
-        ("sampling.temperature=0.5", "learner.temperature=1.0, sampling.temperature=0.5"),
+        ("sampling.temperature=0.5", "learner.temperature=.*, sampling.temperature=0.5"),
         ("deterministic=true", "deterministic=true needs engine.kind=transformers, got 'vllm'"),
         ("engine.transformers.deterministic=true", "transformers.deterministic is set and kind is 'vllm'"),
         ("reward={image_weight: 0, text_weight: 0}", "image_weight=0.0, text_weight=0.0"),

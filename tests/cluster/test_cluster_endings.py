@@ -52,6 +52,6 @@ def test_nothing_survives_a_driver_that_is_killed(root: Path, number: signal.Sig
     processes = [psutil.Process(int(pid)) for pid in (root / "pids").read_text().split() if psutil.pid_exists(int(pid))]
     assert len(processes) > 5
     driver.send_signal(number)
-    driver.wait(120)
-    _, alive = psutil.wait_procs(processes, timeout=120)
+    driver.wait(60)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
