@@ -8,29 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from genevolve_ray.cluster.settings import ClusterConfig
+from genevolve_ray.evolution.metrics import MetricsConfig
 from genevolve_ray.evolution.settings import EvolutionConfig
-from genevolve_ray.records.base import Config
 
 
 class ConfigError(ValueError):
     """A configuration that cannot run; the message names each key and the value at fault."""
 
 
-class LoggingConfig(Config):
-    """Metric writers besides the run's own JSONL."""
-
-    tensorboard: bool = False
-    wandb_project: str | None = None
-
-
 class RunConfig(EvolutionConfig):
     """A whole run: what it computes, where it runs, what it logs."""
 
     cluster: ClusterConfig = ClusterConfig()
-    logging: LoggingConfig = Field(default=LoggingConfig())
+    logging: MetricsConfig = MetricsConfig()
 
 
 def presets() -> list[str]:

@@ -6,9 +6,18 @@ import errno
 
 from genevolve_ray.config import ConfigError
 from genevolve_ray.evolution.files import StoreError
+from genevolve_ray.evolution.metrics import MetricWriterError
 from genevolve_ray.tools.local import CorpusError
 
-_FAULTS = (ConfigError, StoreError, CorpusError, FileNotFoundError, PermissionError, NotADirectoryError)
+_FAULTS = (
+    ConfigError,
+    StoreError,
+    CorpusError,
+    MetricWriterError,
+    FileNotFoundError,
+    PermissionError,
+    NotADirectoryError,
+)
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a disk that is full or cannot be written."""
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,8 +16,10 @@ from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.evolution.inprocess import Ports, in_process
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.measures import evaluation_metrics, paired_interval, verdict_parts
+from genevolve_ray.evolution.metrics import open_writers
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.evolution.watch import Recording
 from genevolve_ray.faults import UserFault
 from genevolve_ray.gauge import MemoryGauge
 from genevolve_ray.preflight import model_folder, preflight
@@ -50,11 +52,14 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
         host_transport() as transport,
         open_progress() as screen,
+        closing(open_writers(config.logging, config.name, config.model_dump(mode="json"))) as writers,
     ):
         requests = config.requests.build(store.images)
         screen.start(config.loop.steps, _headline(config), store.last_step)
         async with _ports(config, model, store, screen, local=local) as ports:
-            evolution = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, screen)
+            evolution = Evolution(
+                config, requests, ports.rollouts, ports.learner, transport, store, Recording(screen, writers)
+            )
             version = await evolution.start()
             await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
             evolving = perf_counter()

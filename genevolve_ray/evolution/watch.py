@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from genevolve_ray.evolution.metrics import MetricWriters
 from genevolve_ray.records.trajectory import Trajectory
 
 
@@ -42,3 +43,29 @@ class Silence:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+
+class Recording:
+    """Passes everything on to a watcher, and the metrics of committed steps to metric writers as well."""
+
+    def __init__(self, watcher: Watcher, writers: MetricWriters) -> None:
+        """Stand between the loop and `watcher`."""
+        self._watcher, self._writers = watcher, writers
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Pass it on."""
+        self._watcher.phase(name, done, total)
+
+    def trajectory(self, trajectory: Trajectory) -> None:
+        """Pass it on."""
+        self._watcher.trajectory(trajectory)
+
+    def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
+        """Pass it on and write it."""
+        self._watcher.step(step, metrics, validation)
+        found = {f"validation/{name}": value for name, value in (validation or {}).items()}
+        self._writers.write(step, {**metrics, **found})
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._watcher.note(text)
