@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.measure import Options, pin_threads, say
+from benchmarks.measure import Options, prepare_process, say
 
 NAMES = ("episodes", "learner", "transport", "step", "trl_baseline")
 SECONDS_EACH = 900
@@ -32,6 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="torch threads (default 2)")
     parser.add_argument("--policy", type=Path, metavar="DIR", help="model folder (default: the shipped cold start)")
     parser.add_argument("--run", type=Path, metavar="DIR", help="`step` reads this finished run instead of making one")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.repeats is None:
         parsed.repeats = 2 if parsed.quick else 5
@@ -43,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for; returns 1 when a benchmark failed. A goal that is missed is a finding, not a failure."""
     parsed = parse(arguments)
-    pin_threads(parsed.threads)
+    prepare_process(parsed.threads)
     from benchmarks.report import busy, environment, print_table, write_json
 
     policy = parsed.policy or _default_policy()
@@ -54,15 +55,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = Options(policy, parsed.repeats, parsed.quick, parsed.threads, parsed.run)
     names = [name for name in NAMES if parsed.only is None or name in parsed.only]
     state = environment()
-    if warning := busy(state["cores"], state["load_average"][0]):
+    # A child would take the load of the benchmark before it for somebody else's.
+    if not parsed.child and (warning := busy(state["cores"], state["load_average"][0])):
         say(warning)
     results = {name: _in_child(name, parsed) for name in names} if len(names) > 1 else _here(names[0], options)
     done = {name: rows for name, rows in results.items() if rows is not None}
     print_table(done)
     if parsed.json:
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(parsed).items()}
-        write_json(done, settings | {"policy": str(policy)}, parsed.json)
+        write_json(done, _settings(parsed) | {"policy": str(policy)}, state, parsed.json)
     return 0 if len(done) == len(names) else 1
+
+
+def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    kept = {key: value for key, value in vars(parsed).items() if key not in ("json", "child")}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
 
 
 def _default_policy() -> Path:
@@ -79,7 +85,7 @@ def _here(name: str, options: Options) -> dict[str, Any]:
 def _in_child(name: str, parsed: argparse.Namespace) -> list[dict[str, Any]] | None:
     """Run one benchmark in a fresh process, so that no thread pool or memory of another one is in its way."""
     say(f"--- {name}")
-    command = [sys.executable, "-m", "benchmarks", "--only", name]
+    command = [sys.executable, "-m", "benchmarks", "--child", "--only", name]
     command += ["--repeats", str(parsed.repeats), "--threads", str(parsed.threads)]
     command += ["--quick"] if parsed.quick else []
     command += ["--policy", str(parsed.policy)] if parsed.policy else []

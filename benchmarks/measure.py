@@ -105,8 +105,8 @@ class Options:
     run: Path | None = None
 
 
-def pin_threads(threads: int) -> None:
-    """Fix the size of the thread pools of libraries that are not imported yet, and keep everything off the network."""
+def prepare_process(threads: int) -> None:
+    """Fix the thread pools of libraries that are not imported yet; no network, and no chatter of others on stderr."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     os.environ.update(
         {
@@ -114,6 +114,7 @@ def pin_threads(threads: int) -> None:
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TRANSFORMERS_VERBOSITY": "error",
+            "PYTHONWARNINGS": "ignore",  # for the processes that start from here
         }
     )
 

@@ -81,8 +81,8 @@ def print_table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         console.print(table)
 
 
-def write_json(results: Mapping[str, Any], settings: Mapping[str, Any], out: Path) -> None:
-    """Write rows, settings and environment."""
+def write_json(results: Mapping[str, Any], settings: Mapping[str, Any], state: Mapping[str, Any], out: Path) -> None:
+    """Write rows, settings, and the environment as `environment` found it before the first measurement."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"environment": environment(), "settings": dict(settings), "benchmarks": dict(results)}
+    content = {"environment": dict(state), "settings": dict(settings), "benchmarks": dict(results)}
     out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import psutil
@@ -24,8 +25,6 @@ _DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's default is 15: on a machine with other work, workers would hardly run at all.
     "RAY_worker_niceness": "0",
-    # How long Ray's agents look for the rest of a cluster whose driver was killed, before they end as well (60 s).
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 """Environment of the Ray processes that a private cluster starts; what the user has set stays."""
 
@@ -59,7 +58,8 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
         # Ray takes SIGTERM over and exits on it; a driver that cleans up in its own way keeps its way.
         signal.signal(signal.SIGTERM, handler)
     try:
-        yield
+        with _reaper(set(psutil.Process().children(recursive=True)) - before) if private else nullcontext():
+            yield
     finally:
         import ray
 
@@ -67,6 +67,25 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
         ray.shutdown()
         if private:
             _end(started)
+
+
+@contextmanager
+def _reaper(processes: set[psutil.Process]) -> Iterator[None]:
+    """Have `processes` killed when this process dies without a goodbye.
+
+    Most of Ray's processes see to that themselves, but its agents look for the lost cluster for another minute. A shell
+    waits for the end of a pipe that only this process holds open.
+    """
+    script = 'read -r line; kill -9 "$@" 2>/dev/null'
+    pids = [str(process.pid) for process in processes]
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", script, "genevolve-reaper", *pids], stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        shell.kill()
+        shell.wait()
 
 
 def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:

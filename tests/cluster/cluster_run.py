@@ -49,6 +49,7 @@ def run_config(root: Path, *overrides: str) -> RunConfig:
             "loop.parity_limit=1.0e-4",
             "learner.threads=1",
             "cluster.object_store_mib=80",
+            "cluster.start_timeout=400",
             "tools={type: 'cluster_plugins:Tools'}",
             f"renderer={{type: 'cluster_plugins:Renderer', config: {{marker: {root / 'died'}}}}}",
             "judge={type: 'cluster_plugins:Judge'}",

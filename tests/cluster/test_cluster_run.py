@@ -60,7 +60,7 @@ async def session(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ses
     root = tmp_path_factory.mktemp("run")
     images = FilesystemImages(str(root / "images"))
     model = build_model(root / "model")
-    config = run_config(root, "cluster.start_timeout=400")
+    config = run_config(root)
     async with on_ray(config, run_name="test run", images_uri=images.uri, model_dir=model) as ports:
         callers = [
             Caller.of(role, serve.get_app_handle(f"test-run-{role}"), getattr(config.cluster, role))
