@@ -233,7 +233,8 @@ def smoke(settings: argparse.Namespace) -> dict[str, Any]:
     import torch
     import transformers
 
-    from genevolve_ray.learning.step import Learner, LearnerConfig
+    from genevolve_ray.learning.config import LearnerConfig
+    from genevolve_ray.learning.step import Learner
 
     transformers.utils.logging.disable_progress_bar()
     with TemporaryDirectory(prefix="genevolve-smoke-") as folder:

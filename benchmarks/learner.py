@@ -13,12 +13,11 @@ def run(options: Options) -> list[Row]:
     say("playing the teacher's trajectories")
     sequences = teacher_sequences(config, options.policy)
 
-    from genevolve_ray.engines.ban import banned_token_ids
-    from genevolve_ray.evolution.inprocess import load_chat
+    from genevolve_ray.evolution.inprocess import load_banned, load_chat
     from genevolve_ray.learning.batch import micro_batches
     from genevolve_ray.learning.step import Learner
 
-    learner = Learner(options.policy, config.learner, banned_token_ids(load_chat(options.policy).tokenizer))
+    learner = Learner(options.policy, config.learner, load_banned(options.policy, load_chat(options.policy)))
     sequences = with_behaviour(learner, sequences)
     bare = BareLoop(options.policy, config)
     batches = micro_batches(sequences, config.learner.token_budget)

@@ -59,8 +59,7 @@ def prepare(config: RunConfig, options: Options) -> Work:
         ValueError: when TRL's way to tokenise a prompt gives other ids than ours.
     """
     from genevolve_ray.agent.profile import PROFILES, prompt_messages
-    from genevolve_ray.engines.ban import banned_token_ids
-    from genevolve_ray.evolution.inprocess import load_chat
+    from genevolve_ray.evolution.inprocess import load_banned, load_chat
     from genevolve_ray.records.images import MemoryImages
 
     chat, images = load_chat(options.policy), MemoryImages()
@@ -78,7 +77,7 @@ def prepare(config: RunConfig, options: Options) -> Work:
         texts=texts,
         prompts=prompts,
         new_tokens=QUICK_NEW_TOKENS if options.quick else NEW_TOKENS,
-        banned=banned_token_ids(chat.tokenizer),
+        banned=load_banned(options.policy, chat),
         end_of_turn=chat.end_of_turn_id,
     )
 

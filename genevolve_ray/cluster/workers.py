@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, connect
-from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
 from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.evolution.inprocess import load_chat
+from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.records.base import Record
@@ -73,7 +72,7 @@ class RolloutWorker:
         """Start the engine. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
         started = perf_counter()
         self._chat = load_chat(Path(self._model_dir))
-        banned = banned_token_ids(self._chat.tokenizer)
+        banned = load_banned(Path(self._model_dir), self._chat)
         self._engine = await create_engine(self._config.engine, self._model_dir, banned)
         if self._config.engine.kind == "vllm":
             from vllm.v1.engine.exceptions import EngineDeadError

@@ -35,6 +35,12 @@ def read_model_config(model_dir: str | Path) -> dict[str, Any]:
     return config
 
 
+def vocabulary_size(model_dir: str | Path) -> int:
+    """Return V, the rows of the model's embedding; its tokenizer may know fewer ids. Raises like `read_model_config`."""
+    config = read_model_config(model_dir)
+    return int((config.get("text_config") or config)["vocab_size"])
+
+
 def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
     """Check that vLLM can sample from the model in `model_dir` on `device`, without importing torch or vLLM.
 

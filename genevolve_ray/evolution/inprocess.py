@@ -10,6 +10,7 @@ from pathlib import Path
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.ban import banned_token_ids
+from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
@@ -52,10 +53,15 @@ def load_chat(model_dir: Path) -> ChatFormat:
     return ChatFormat(AutoTokenizer.from_pretrained(model_dir))
 
 
+def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
+    """Return the ids that neither engine nor learner gives any probability, those that pad the vocabulary among them."""
+    return banned_token_ids(chat.tokenizer, vocab_size=vocabulary_size(model_dir))
+
+
 async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> tuple[LocalRollouts, Engine]:
     """Start an engine and everything around it in this process."""
     chat = load_chat(model_dir)
-    engine = await create_engine(config.engine, model_dir, banned=banned_token_ids(chat.tokenizer))
+    engine = await create_engine(config.engine, model_dir, banned=load_banned(model_dir, chat))
     rollouts = Rollouts(
         engine=engine,
         chat=chat,
@@ -70,8 +76,8 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
 
 def start_learner(config: EvolutionConfig, model_dir: Path) -> LocalLearner:
     """Load the learner in this process, with the ban mask that the engines use."""
-    tokenizer = load_chat(model_dir).tokenizer
-    return build_learner(config, model_dir, banned_token_ids(tokenizer), len(tokenizer))
+    chat = load_chat(model_dir)
+    return build_learner(config, model_dir, load_banned(model_dir, chat), len(chat.tokenizer))
 
 
 @asynccontextmanager

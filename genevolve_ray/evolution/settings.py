@@ -8,7 +8,7 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.evolution.manifest import CheckpointConfig
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.learning.step import LearnerConfig
+from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.verdict import RewardConfig
 

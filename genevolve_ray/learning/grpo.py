@@ -7,48 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from genevolve_ray.records.base import Config
-
-
-class ImportanceCorrection(StrEnum):
-    """Which policy the clipped ratio is taken against (pi current, mu behaviour, prox at the start of the step)."""
-
-    BYPASS = "bypass"
-    """pi / mu: the engine's log-probs are taken as they are; no extra forward pass."""
-    RECOMPUTE = "recompute"
-    """pi / prox, with the learner's own log-probs before its first update; mu is ignored."""
-    DECOUPLED = "decoupled"
-    """pi / prox, each token weighted by min(prox / mu, cap) without gradient (truncated importance sampling)."""
-
-
-class GrpoConfig(Config):
-    """Settings of the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
-
-    `behaviour_cap` truncates prox / mu in the decoupled form. Aggregation is `seq-mean-token-sum`: summed over the
-    tokens of a sequence, averaged over the non-empty sequences of the global batch.
-    """
-
-    clip_low: float = Field(default=0.20, ge=0, lt=1)
-    clip_high: float = Field(default=0.28, ge=0)
-    correction: ImportanceCorrection = ImportanceCorrection.BYPASS
-    behaviour_cap: float = Field(default=2.0, gt=0)
-
-    @model_validator(mode="after")
-    def _order(self) -> GrpoConfig:
-        if self.clip_low == 0 and self.clip_high == 0:
-            raise ValueError("clip_low = clip_high = 0 leaves no ratio that can move")
-        return self
-
-    @property
-    def needs_proximal(self) -> bool:
-        """Whether the learner's log-probs before the step are needed."""
-        return self.correction is not ImportanceCorrection.BYPASS
+from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,10 @@ Shape legend: P policy tokens of a micro-batch.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from genevolve_ray.learning.config import KlConfig
 from genevolve_ray.learning.grpo import TokenStreams
-from genevolve_ray.records.base import Config
-
-
-class KlConfig(Config):
-    """Weight of the reference term. 0 (the default) means no reference model and no reference pass at all.
-
-    The paper reports 1e-3, but the launcher it descends from has its KL loss switched off (PAPER section 3).
-    """
-
-    coefficient: float = Field(default=0.0, ge=0)
-    rho_cap: float = Field(default=2.0, gt=0)
 
 
 def reference_kl(streams: TokenStreams, config: KlConfig) -> tuple[Tensor, dict[str, Tensor]]:

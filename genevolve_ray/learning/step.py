@@ -11,17 +11,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from genevolve_ray.learning.advantage import AdvantageConfig
 from genevolve_ray.learning.batch import MaskedTokens, MicroBatch, TrainSequence, micro_batches
-from genevolve_ray.learning.grpo import GrpoConfig, Term, TokenStreams, grpo_loss
-from genevolve_ray.learning.kl import KlConfig, reference_kl
+from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.grpo import Term, TokenStreams, grpo_loss
+from genevolve_ray.learning.kl import reference_kl
 from genevolve_ray.learning.logprobs import token_logprobs
 from genevolve_ray.learning.policy import (
     copy_tokenizer,
@@ -32,38 +31,10 @@ from genevolve_ray.learning.policy import (
     state_hash,
     weights_to_folder,
 )
-from genevolve_ray.records.base import Config
 
 OPTIMIZER_FILE = "optimizer.pt"
 MAXIMA = frozenset({"ratio_max", "parity_max"})
 """Metrics combined by maximum over micro-batches; all others are sums over tokens."""
-
-
-class LearnerConfig(Config):
-    """Settings of the learner. Master weights and optimizer are float32; `dtype` is what the passes compute in.
-
-    `temperature` must be the sampling temperature of the rollouts. `threads` 0 leaves torch's setting alone.
-    """
-
-    lr: float = Field(default=4e-5, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
-    grad_clip: float = Field(default=1.0, gt=0)
-    token_budget: int = Field(default=4096, ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    device: str = "cpu"
-    threads: int = Field(default=0, ge=0)
-    advantage: AdvantageConfig = AdvantageConfig()
-    grpo: GrpoConfig = GrpoConfig()
-    kl: KlConfig = KlConfig()
-
-    @model_validator(mode="after")
-    def _betas(self) -> LearnerConfig:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
-        return self
 
 
 class NonFiniteStep(FloatingPointError):

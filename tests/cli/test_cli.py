@@ -51,6 +51,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "genevolve" in ended.stdout or "Usage" in ended.stdout
 
 
+def test_composing_a_configuration_imports_nothing_that_takes_seconds() -> None:
+    code = "import sys, genevolve_ray.config; print([n for n in ('ray', 'torch', 'vllm', 'transformers') if n in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(genevolve: Callable[..., Any], command: str) -> None:
     code, out, _ = genevolve(command, "--help")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from genevolve_ray.learning.grpo import GrpoConfig, TokenStreams, grpo_loss
+from genevolve_ray.learning.config import GrpoConfig
+from genevolve_ray.learning.grpo import TokenStreams, grpo_loss
 
 LENGTHS = (4, 1, 7)
 ADVANTAGES = (1.5, -0.7, -1.0)

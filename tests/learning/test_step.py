@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.grpo import GrpoConfig, ImportanceCorrection
-from genevolve_ray.learning.kl import KlConfig
+from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection, KlConfig, LearnerConfig
 from genevolve_ray.learning.policy import load_policy
-from genevolve_ray.learning.step import Learner, LearnerConfig, NonFiniteStep
+from genevolve_ray.learning.step import Learner, NonFiniteStep
 
 VOCABULARY, BANNED = 64, (0, 63)
 DOUBLE = LearnerConfig(dtype="float64", lr=1e-3, temperature=0.7)

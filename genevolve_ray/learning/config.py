@@ -1,0 +1,83 @@
+"""Settings of the learner and its losses. Importing this module is cheap: no torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from genevolve_ray.learning.advantage import AdvantageConfig
+from genevolve_ray.records.base import Config
+
+
+class ImportanceCorrection(StrEnum):
+    """Which policy the clipped ratio is taken against (pi current, mu behaviour, prox at the start of the step)."""
+
+    BYPASS = "bypass"
+    """pi / mu: the engine's log-probs are taken as they are; no extra forward pass."""
+    RECOMPUTE = "recompute"
+    """pi / prox, with the learner's own log-probs before its first update; mu is ignored."""
+    DECOUPLED = "decoupled"
+    """pi / prox, each token weighted by min(prox / mu, cap) without gradient (truncated importance sampling)."""
+
+
+class GrpoConfig(Config):
+    """Settings of the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
+
+    `behaviour_cap` truncates prox / mu in the decoupled form. Aggregation is `seq-mean-token-sum`: summed over the
+    tokens of a sequence, averaged over the non-empty sequences of the global batch.
+    """
+
+    clip_low: float = Field(default=0.20, ge=0, lt=1)
+    clip_high: float = Field(default=0.28, ge=0)
+    correction: ImportanceCorrection = ImportanceCorrection.BYPASS
+    behaviour_cap: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _order(self) -> GrpoConfig:
+        if self.clip_low == 0 and self.clip_high == 0:
+            raise ValueError("clip_low = clip_high = 0 leaves no ratio that can move")
+        return self
+
+    @property
+    def needs_proximal(self) -> bool:
+        """Whether the learner's log-probs before the step are needed."""
+        return self.correction is not ImportanceCorrection.BYPASS
+
+
+class KlConfig(Config):
+    """Weight of the reference term. 0 (the default) means no reference model and no reference pass at all.
+
+    The paper reports 1e-3, but the launcher it descends from has its KL loss switched off (PAPER section 3).
+    """
+
+    coefficient: float = Field(default=0.0, ge=0)
+    rho_cap: float = Field(default=2.0, gt=0)
+
+
+class LearnerConfig(Config):
+    """Settings of the learner. Master weights and optimizer are float32; `dtype` is what the passes compute in.
+
+    `temperature` must be the sampling temperature of the rollouts. `threads` 0 leaves torch's setting alone.
+    """
+
+    lr: float = Field(default=4e-5, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    token_budget: int = Field(default=4096, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    device: str = "cpu"
+    threads: int = Field(default=0, ge=0)
+    advantage: AdvantageConfig = AdvantageConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    kl: KlConfig = KlConfig()
+
+    @model_validator(mode="after")
+    def _betas(self) -> LearnerConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        return self
