@@ -9,12 +9,15 @@ behaviour log-probs and the learner's log-probs then stand on the same context.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from genevolve_ray.agent.parser import THINK_OPEN, dissect
 from genevolve_ray.records.ledger import SpanKind
 
 _SENTINEL = "genevolve-sentinel"
+_REMEMBERED = 2048
+"""Observations whose tokens are kept: the rollouts of a group read the same skills and often the same hits."""
 
 
 class ChatTokenizer(Protocol):
@@ -54,6 +57,7 @@ class ChatFormat:
             ValueError: when the template does not close an assistant turn with a special token.
         """
         self.tokenizer = tokenizer
+        self._observation_ids = lru_cache(maxsize=_REMEMBERED)(lambda text: self._encode(self._suffix(text)))
         suffix = self._suffix("x")
         first = self._encode(suffix)[0] if suffix else None
         if first is None or first not in tokenizer.all_special_ids:
@@ -74,8 +78,8 @@ class ChatFormat:
             text: content of the user message.
             ended: whether the policy emitted the end-of-turn token itself; if not, it leads the result.
         """
-        ids = self._encode(self._suffix(text))
-        return ids[1:] if ended else ids
+        ids = self._observation_ids(text)
+        return ids[1:] if ended else ids[:]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the exact text of tokens: special tokens kept, spaces untouched."""

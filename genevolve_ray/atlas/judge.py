@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
@@ -148,11 +147,8 @@ def _aesthetics(image: View, truth: View, config: AtlasJudgeConfig) -> float:
     weight = bare.astype(np.float32)
     share = np.maximum(ndimage.uniform_filter(weight, 9), 1e-3)
 
-    def soft(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(ndimage.uniform_filter(values * weight, 9) / share, np.float32)
-
     gap = image.pixels.astype(np.float32) - truth.pixels
-    soft_gap = np.stack([soft(gap[..., i]) for i in range(3)], axis=-1)
+    soft_gap = ndimage.uniform_filter(gap * weight[..., None], 9, axes=(0, 1)) / share[..., None]
     ground = float(np.abs(soft_gap)[bare].mean())
     texture = float(np.abs(luminance(gap - soft_gap))[bare].mean())
     return 0.5 * (ground <= config.ground) + 0.5 * (texture <= config.texture)

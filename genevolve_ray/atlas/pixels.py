@@ -19,6 +19,7 @@ _CHROMA = 56
 _DARK = 140
 _SMALLEST = 20
 _EIGHT = np.ones((3, 3), dtype=bool)
+_BOX = Image.Resampling.BOX
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -137,8 +138,9 @@ def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Th
     square = np.full((side, side, 4), (255, 255, 255, 0), np.uint8)
     square[top : top + height, left : left + width, :3] = np.where(own[..., None], pixels, 255)
     square[top : top + height, left : left + width, 3] = solid * np.uint8(255)
-    channels = [Image.fromarray(np.ascontiguousarray(square[..., i])) for i in range(4)]
-    small = np.dstack([np.asarray(c.resize((CROP, CROP), Image.Resampling.BOX)) for c in channels]).astype(np.float32)
+    # CMYK: four channels that are resized each for itself (RGBA would weigh the colours by the fourth).
+    reduced = Image.frombuffer("CMYK", (side, side), square, "raw", "CMYK", 0, 1).resize((CROP, CROP), _BOX)
+    small = np.asarray(reduced).astype(np.float32)
     crop, cover = small[..., :3], small[..., 3] / 255
     weight = cover * (cover > 0.5)
     total = ndimage.uniform_filter(luminance(crop) * weight, 3, mode="constant")

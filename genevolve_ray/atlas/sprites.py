@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from genevolve_ray.atlas.scene import Look
@@ -182,8 +182,8 @@ def _paint_body(look: Look, dress: Dress, body: Mask, fine: int) -> Layer:
     if dress.medium:
         _medium(layer, dress.medium, fine)
     width = max(round(1.6 * fine), round(side * 0.022))
-    core = np.asarray(Image.fromarray(np.pad(body, width).view(np.uint8)).filter(ImageFilter.MinFilter(2 * width + 1)))
-    rim = body & (core[width:-width, width:-width] == 0)
+    core = ndimage.minimum_filter(body.view(np.uint8), 2 * width + 1, mode="constant")
+    rim = body & (core == 0)
     layer[rim] = 0.15 * layer[rim] + 0.85 * 0.55 * np.float32(colour)
     return layer
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
 
 _WORD = re.compile(r"\w+")
+_REMEMBERED = 4096
+"""Queries whose answers an index keeps."""
 
 
 class CorpusError(ValueError):
@@ -34,16 +37,21 @@ class Bm25Index:
             raise CorpusError(f"nothing to index: {len(texts)} texts without a single word")
         self._bm25 = bm25s.BM25()
         self._bm25.index(words, show_progress=False)
+        # The rollouts of a group mostly ask the same.
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._top)
 
     def top(self, query: str, top_k: int) -> list[int]:
         """Return the positions of at most `top_k` texts that share a word with the query, best first."""
+        return list(self._remembered(query, top_k))
+
+    def _top(self, query: str, top_k: int) -> tuple[int, ...]:
         words = _WORD.findall(query.lower())
         if not words:
-            return []
+            return ()
         scores: np.ndarray[Any, np.dtype[np.float32]] = self._bm25.get_scores(words)
         found = np.flatnonzero(scores > 0)
         order = np.argsort(-scores[found], kind="stable")[:top_k]
-        return [int(position) for position in found[order]]
+        return tuple(int(position) for position in found[order])
 
 
 class LocalTextSource:
