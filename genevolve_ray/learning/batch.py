@@ -34,6 +34,21 @@ class MaskedTokens(Protocol):
 
 
 @dataclass(frozen=True)
+class TeacherContext:
+    """A trajectory as the teacher reads it: experience inserted into its prompt, then the student's own tokens verbatim.
+
+    Attributes:
+        tokens: token ids, longer than the student's by the inserted ones.
+        policy_mask: True where the policy sampled the token: the same tokens in the same order as the student's.
+        gate: for each POLICY token, whether its kind of span may be taught; empty means all.
+    """
+
+    tokens: Sequence[int]
+    policy_mask: Sequence[bool]
+    gate: Sequence[bool] = ()
+
+
+@dataclass(frozen=True)
 class TrainSequence:
     """One trajectory for the learner; columns are parallel to `tokens` (length T), as in the token ledger.
 
@@ -43,6 +58,7 @@ class TrainSequence:
         logprobs: behaviour log-probs at the sampling temperature, 0.0 on context tokens.
         advantage: one number for every policy token of the sequence.
         weight: factor on this sequence's loss; it does not enter the normaliser.
+        teacher: the same trajectory as a teacher reads it, where experience was retrieved for its request.
     """
 
     tokens: Sequence[int]
@@ -50,6 +66,7 @@ class TrainSequence:
     logprobs: Sequence[float]
     advantage: float
     weight: float = 1.0
+    teacher: TeacherContext | None = None
 
     def __post_init__(self) -> None:
         """Check the columns. Raises ValueError naming the lengths."""
@@ -57,6 +74,18 @@ class TrainSequence:
             raise ValueError(
                 f"sequence columns differ: {len(self.tokens)} tokens, {len(self.policy_mask)} mask entries, "
                 f"{len(self.logprobs)} log-probs"
+            )
+        if self.teacher is not None:
+            self._check_teacher(self.teacher)
+
+    def _check_teacher(self, teacher: TeacherContext) -> None:
+        theirs, own = (
+            [t for t, wanted in zip(s.tokens, s.policy_mask, strict=True) if wanted] for s in (teacher, self)
+        )
+        if theirs != own or len(teacher.gate) not in (0, len(own)):
+            raise ValueError(
+                f"the teacher must score the student's own tokens: {len(theirs)} and {len(own)} policy tokens, "
+                f"{len(teacher.gate)} gate entries, and the tokens {'agree' if theirs == own else 'differ'}"
             )
 
     @property

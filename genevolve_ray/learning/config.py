@@ -56,6 +56,52 @@ class KlConfig(Config):
     rho_cap: float = Field(default=2.0, gt=0)
 
 
+class VedForm(StrEnum):
+    """Which estimator of the reverse KL to the teacher is differentiated (see `learning.ved`)."""
+
+    SCORE = "score"
+    """The score function: its gradient keeps its sign under cap and clip."""
+    PAPER = "paper"
+    """The importance-weighted k3 with gradient through the ratio, as the paper is told to have it."""
+
+
+class TokenAggregation(StrEnum):
+    """How a sequence's token losses become one number."""
+
+    SUM = "sum"
+    """Their sum, as in GRPO."""
+    MEAN = "mean"
+    """Their mean over the tokens that enter."""
+
+
+class VedConfig(Config):
+    """Settings of Visual Experience Distillation (PAPER section 4). Coefficient 0 means no teacher pass at all.
+
+    The paper's coefficient is 2.0 with a normaliser that is not known; here a token loss is summed (or averaged) over
+    the gated tokens of a sequence and averaged over the sequences that have a bundle.
+    """
+
+    coefficient: float = Field(default=0.0, ge=0)
+    form: VedForm = VedForm.SCORE
+    rho_cap: float = Field(default=2.0, gt=0)
+    """Greatest importance weight pi / mu."""
+    gap_clip: float = Field(default=10.0, gt=0)
+    """Bound b: of |log pi - log q| in the `score` form, of k3 in the `paper` form."""
+    token_cap: float | None = Field(default=None, gt=0)
+    """c_tok of the `paper` form; its value is not known."""
+    gate_fraction: float = Field(default=0.10, gt=0, le=1)
+    """Share of a sequence's policy tokens that is taught: those with the largest |log pi - log q|."""
+    gate_kinds: tuple[Literal["think", "tool_call", "answer", "text"], ...] = ()
+    """Kinds of span whose tokens may be taught; empty means all."""
+    aggregation: TokenAggregation = TokenAggregation.SUM
+
+    @model_validator(mode="after")
+    def _cap_belongs_to_the_paper_form(self) -> VedConfig:
+        if self.token_cap is not None and self.form is not VedForm.PAPER:
+            raise ValueError(f"token_cap={self.token_cap} belongs to form 'paper', form is {self.form.value!r}")
+        return self
+
+
 class LearnerConfig(Config):
     """Settings of the learner. Master weights and optimizer are float32; `dtype` is what the passes compute in.
 
@@ -75,6 +121,7 @@ class LearnerConfig(Config):
     advantage: AdvantageConfig = AdvantageConfig()
     grpo: GrpoConfig = GrpoConfig()
     kl: KlConfig = KlConfig()
+    ved: VedConfig = VedConfig()
 
     @model_validator(mode="after")
     def _betas(self) -> LearnerConfig:

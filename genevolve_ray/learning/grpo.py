@@ -27,6 +27,11 @@ class TokenStreams:
             on the micro-batch split nor on the number of ranks.
         proximal_P: log prox, where the correction needs it.
         reference_P: log-probs of the reference policy, where its coefficient is above 0.
+        teacher_P: log-probs of the teacher that reads experience, 0 on tokens of sequences without a bundle.
+        taught_P: True on tokens of sequences that have a bundle.
+        gate_P: True on tokens of a kind that may be taught; None means all.
+        sequence_P: which sequence of the micro-batch each token belongs to.
+        taught_sequences: sequences of the GLOBAL batch that have a bundle.
     """
 
     logprobs_P: Tensor
@@ -36,6 +41,11 @@ class TokenStreams:
     sequences: int
     proximal_P: Tensor | None = None
     reference_P: Tensor | None = None
+    teacher_P: Tensor | None = None
+    taught_P: Tensor | None = None
+    gate_P: Tensor | None = None
+    sequence_P: Tensor | None = None
+    taught_sequences: int = 0
 
 
 Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]

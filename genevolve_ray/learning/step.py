@@ -31,10 +31,17 @@ from genevolve_ray.learning.policy import (
     state_hash,
     weights_to_folder,
 )
+from genevolve_ray.learning.ved import ved_loss
 
 OPTIMIZER_FILE = "optimizer.pt"
 MAXIMA = frozenset({"ratio_max", "parity_max"})
 """Metrics combined by maximum over micro-batches; all others are sums over tokens."""
+_TAUGHT = "ved_"
+"""Metrics of this prefix are sums over the tokens of sequences that have a teacher."""
+
+
+_Scored = tuple[TrainSequence, list[float] | None]
+"""A sequence and its teacher's log-probs on the policy tokens, None where it has no bundle."""
 
 
 class NonFiniteStep(FloatingPointError):
@@ -135,19 +142,22 @@ class Learner:
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def _terms(self) -> list[Term]:
-        """Return the terms of L = L_GRPO + beta * KL_ref, each over the same token streams."""
+    def _terms(self, taught: int) -> list[Term]:
+        """Return the terms of L = L_GRPO + beta * KL_ref + lambda * L_VED, each over the same token streams."""
         terms: list[Term] = [partial(grpo_loss, config=self.config.grpo)]
         if self._reference is not None:
             terms.append(partial(reference_kl, config=self.config.kl))
+        if taught:
+            terms.append(partial(ved_loss, config=self.config.ved))
         return terms
 
     def _streams(
-        self, batch: MicroBatch, chosen: Sequence[TrainSequence], sequences: int, logprobs_P: Tensor
+        self, batch: MicroBatch, chosen: Sequence[_Scored], sequences: int, taught: int, logprobs_P: Tensor
     ) -> TokenStreams:
         """Return what the losses share: one value per policy token of the micro-batch."""
         column = partial(torch.tensor, dtype=logprobs_P.dtype, device=logprobs_P.device)
-        behaviour = [x for s in chosen for x, wanted in zip(s.logprobs, s.policy_mask, strict=True) if wanted]
+        flags = partial(torch.tensor, dtype=torch.bool, device=logprobs_P.device)
+        behaviour = [x for s, _ in chosen for x, wanted in zip(s.logprobs, s.policy_mask, strict=True) if wanted]
         reference_P = None
         if self._reference is not None:
             with torch.no_grad():
@@ -155,21 +165,30 @@ class Learner:
         return TokenStreams(
             logprobs_P=logprobs_P,
             behaviour_P=column(behaviour),
-            advantages_P=column([s.advantage for s in chosen])[batch.sequence_P],
-            weights_P=column([s.weight for s in chosen])[batch.sequence_P],
+            advantages_P=column([s.advantage for s, _ in chosen])[batch.sequence_P],
+            weights_P=column([s.weight for s, _ in chosen])[batch.sequence_P],
             sequences=sequences,
             # A step is one update, so the policy at its start is the policy of this very pass.
             proximal_P=logprobs_P.detach() if self.config.grpo.needs_proximal else None,
             reference_P=reference_P,
+            teacher_P=column([x for s, scores in chosen for x in scores or [0.0] * s.policy_tokens])
+            if taught
+            else None,
+            taught_P=flags([scores is not None for _, scores in chosen])[batch.sequence_P],
+            gate_P=flags([x for s, _ in chosen for x in _gate(s)]),
+            sequence_P=batch.sequence_P,
+            taught_sequences=taught,
         )
 
-    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence]) -> dict[str, float]:
+    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[_Scored]) -> dict[str, float]:
         """Add every micro-batch's gradient and return the summed loss and token metrics."""
-        terms, count = self._terms(), sum(len(b.indices) for b in batches)
+        count = sum(len(b.indices) for b in batches)
+        taught = sum(sequences[i][1] is not None for b in batches for i in b.indices)
+        terms = self._terms(taught)
         totals: dict[str, float] = defaultdict(float)
         for batch in batches:
             logprobs_P, entropy_P = self._logprobs(self.model, batch, entropy=True)
-            streams = self._streams(batch, [sequences[i] for i in batch.indices], count, logprobs_P)
+            streams = self._streams(batch, [sequences[i] for i in batch.indices], count, taught, logprobs_P)
             gap_P = (streams.behaviour_P - logprobs_P.detach()).abs()
             assert entropy_P is not None
             loss = logprobs_P.new_zeros(())
@@ -182,13 +201,25 @@ class Learner:
             totals["loss"] += loss.item()
             for name, metric in metrics.items():
                 totals[name] = max(totals[name], metric.item()) if name in MAXIMA else totals[name] + metric.item()
+        totals["taught_sequences"] = float(taught)
         return totals
+
+    def _with_teacher(self, sequences: Sequence[TrainSequence]) -> list[_Scored]:
+        """Pair each sequence with its teacher's log-probs on the policy tokens, None where it has no bundle.
+
+        The teacher is this very policy before the step, without gradient, on the context that holds experience.
+        """
+        taught = [i for i, s in enumerate(sequences) if s.teacher is not None and self.config.ved.coefficient > 0]
+        contexts = [teacher for i in taught if (teacher := sequences[i].teacher) is not None]
+        scores: dict[int, list[float]] = dict(zip(taught, self.score(contexts), strict=True))
+        return [(s, scores.get(i) or None) for i, s in enumerate(sequences)]
 
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
 
-        `parity` is mean |behaviour - learner| log-prob before the update. The result does not depend on the order of
-        the sequences or on `token_budget` beyond floating-point rounding.
+        `parity` is mean |behaviour - learner| log-prob before the update; metrics that begin with `ved_` are means over
+        the tokens of sequences that have a teacher. The result does not depend on the order of the sequences or on
+        `token_budget` beyond floating-point rounding.
 
         Args:
             sequences: the global batch; those without policy tokens are counted, not averaged over.
@@ -204,9 +235,11 @@ class Learner:
         if not count:
             raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
         self._optimizer.zero_grad(set_to_none=True)
-        totals = self._accumulate(batches, sequences)
+        scored = self._with_teacher(sequences)
+        seconds_teacher = time.perf_counter() - started
+        totals = self._accumulate(batches, scored)
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip))
-        loss = totals.pop("loss")
+        loss, taught = totals.pop("loss"), totals.pop("taught_sequences")
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad(set_to_none=True)
             raise NonFiniteStep(f"step {step} has loss {loss} and gradient norm {norm}; the weights are unchanged")
@@ -215,8 +248,10 @@ class Learner:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        metrics = {name: x if name in MAXIMA else x / policy_tokens for name, x in totals.items()}
+        metrics = _means(totals, policy_tokens)
         metrics |= {"loss": loss, "grad_norm": norm, "lr": rate}
+        if self.config.ved.coefficient > 0:
+            metrics |= {"taught_sequences": taught, "seconds_teacher": seconds_teacher}
         return metrics | self._counts(batches, sequences, time.perf_counter() - started)
 
     def _counts(
@@ -281,3 +316,19 @@ class Learner:
     def write_weights(self, folder: str | Path) -> str:
         """Write the weights for the engines (model.safetensors) and return their checksum."""
         return weights_to_folder(self.model, folder)
+
+
+def _gate(sequence: TrainSequence) -> Sequence[bool]:
+    """Return, per policy token, whether its kind may be taught."""
+    gate = sequence.teacher.gate if sequence.teacher is not None else ()
+    return gate or [True] * sequence.policy_tokens
+
+
+def _means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
+    """Return sums over tokens as means: over policy tokens, or over those of taught sequences; maxima as they are."""
+    taught = totals.pop("ved_tokens", 0.0)
+    metrics = {}
+    for name, total in totals.items():
+        count = 1 if name in MAXIMA else taught if name.startswith(_TAUGHT) else policy_tokens
+        metrics[name] = total / max(1, count)
+    return metrics | ({"ved_tokens": taught} if taught else {})

@@ -1,0 +1,125 @@
+"""Visual Experience Distillation: a teacher that reads experience re-scores the student's tokens (PAPER section 4).
+
+pi is the current policy, mu the behaviour policy (the engine's), q the teacher: the same weights, gradient stopped, on the
+student's context with a bundle of experience in it. With l = log pi - log q and rho = pi / mu on tokens y ~ mu, the aim is
+the token-level reverse KL(pi || q) on the states that mu visited. Two forms have its gradient, rho * l * grad log pi:
+
+    score   sg(min(rho, c) * clip(l, -b, b)) * log pi
+    paper   min(rho * k3(l), c_tok),  k3(l) = exp(-l) - 1 + l,  gradient through rho = min(pi / mu, c)
+
+since grad(rho * k3) = rho * (k3 + 1 - exp(-l)) * grad log pi = rho * l * grad log pi. With a rho that is detached, or held
+by its cap, only (1 - exp(-l)) * grad log pi is left of it: the gradient of the FORWARD KL(q || pi). And where the clamp
+k3 <= b binds (l < -2.61 for b = 10: the tokens that the teacher prefers most), rho * b would push these tokens DOWN: there
+the gradient of `paper` is zero. The cap on rho, the clip of l, c_tok and the gate (it selects on the sampled token) each
+add bias: the fraction of tokens that each touches is a metric.
+
+Shape legend: P policy tokens of a micro-batch, S sequences of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genevolve_ray.learning.config import TokenAggregation, VedConfig, VedForm
+from genevolve_ray.learning.grpo import TokenStreams
+
+_ROUNDING = 1e-9
+
+
+def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: float) -> Tensor:
+    """Return which tokens [P] are among the ceil(fraction * n) largest |gap| of their sequence of n policy tokens.
+
+    Only eligible tokens enter; of equal gaps the earlier token does.
+    """
+    size_P = gap_P.abs().masked_fill(~eligible_P, -1.0)
+    order_P = size_P.argsort(descending=True, stable=True)
+    order_P = order_P[sequence_P[order_P].argsort(stable=True)]
+    owner_P = sequence_P[order_P]
+    count_S = torch.bincount(sequence_P)
+    rank_P = torch.arange(len(gap_P), device=gap_P.device) - (count_S.cumsum(0) - count_S)[owner_P]
+    kept_S = (fraction * count_S.double() - _ROUNDING).ceil()
+    gate_P = torch.zeros_like(eligible_P)
+    gate_P[order_P] = rank_P < kept_S[owner_P]
+    return gate_P & eligible_P
+
+
+def ved_loss(streams: TokenStreams, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return coefficient * VED for this micro-batch: over gated tokens, mean over the GLOBAL batch's taught sequences.
+
+    Dividing by sequences that have a bundle keeps the coefficient's meaning when the hit rate changes. The value is that
+    of rho * k3 in both forms; the gradients are what the module's docstring derives. The metrics are sums over taught
+    tokens, those of sequences with a bundle, and `ved_tokens` is how many they are.
+
+    Raises:
+        ValueError: when there are no teacher log-probs.
+    """
+    if streams.teacher_P is None or streams.taught_P is None or streams.sequence_P is None:
+        raise ValueError("VED needs teacher log-probs, the tokens they are for, and the tokens' sequences")
+    taught_P, eligible_P = streams.taught_P, streams.taught_P
+    if streams.gate_P is not None:
+        eligible_P = eligible_P & streams.gate_P
+    with torch.no_grad():
+        detached_gap_P = torch.where(taught_P, streams.logprobs_P - streams.teacher_P, 0.0)
+        gate_P = top_gate(detached_gap_P, eligible_P, streams.sequence_P, config.gate_fraction)
+        scale_P = gate_P * streams.weights_P
+        if config.aggregation is TokenAggregation.MEAN:
+            gated_S = torch.bincount(streams.sequence_P, weights=gate_P.to(scale_P.dtype))
+            scale_P = scale_P / gated_S.clamp(min=1)[streams.sequence_P]
+    token_P, metrics = (_score if config.form is VedForm.SCORE else _paper)(streams, detached_gap_P, gate_P, config)
+    with torch.no_grad():
+        metrics |= {
+            "ved_tokens": taught_P.sum(),
+            "ved_gap": detached_gap_P.sum(),
+            "ved_gap_abs": detached_gap_P.abs().sum(),
+            "ved_gated": gate_P.sum(),
+            "ved_gated_gap_abs": (detached_gap_P.abs() * gate_P).sum(),
+        }
+    loss = config.coefficient / max(1, streams.taught_sequences) * (token_P * scale_P).sum()
+    return loss, metrics
+
+
+def _ratio(streams: TokenStreams) -> Tensor:
+    """Return rho [P] = pi / mu with its gradient."""
+    return (streams.logprobs_P - streams.behaviour_P).exp()
+
+
+def _score(streams: TokenStreams, gap_P: Tensor, gate_P: Tensor, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the token losses [P] of the `score` form, and what its cap and clip touch inside the gate."""
+    with torch.no_grad():
+        ratio_P = _ratio(streams)
+        rho_P = ratio_P.clamp(max=config.rho_cap)
+        clipped_P = gap_P.clamp(-config.gap_clip, config.gap_clip)
+        value_P = rho_P * (clipped_P.neg().expm1() + clipped_P).clamp(max=config.gap_clip)
+        metrics = {
+            "ved_rho_capped": ((ratio_P > config.rho_cap) & gate_P).sum(),
+            "ved_gap_clipped": ((gap_P.abs() > config.gap_clip) & gate_P).sum(),
+            "ved_loss": (value_P * gate_P).sum(),
+        }
+    carrier_P = rho_P * clipped_P * streams.logprobs_P
+    # Adds exactly zero to the value, and the score-function gradient to the backward pass.
+    return value_P + (carrier_P - carrier_P.detach()), metrics
+
+
+def _paper(streams: TokenStreams, gap_P: Tensor, gate_P: Tensor, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the token losses [P] of the `paper` form, and what its caps and clamp touch inside the gate."""
+    assert streams.teacher_P is not None and streams.taught_P is not None
+    ratio_P = _ratio(streams)
+    rho_P = ratio_P.clamp(max=config.rho_cap)
+    with torch.no_grad():
+        clamped_P = gap_P.neg().expm1() + gap_P >= config.gap_clip
+    # Where the clamp binds, the gap is replaced before k3: its exponential could be infinite, and inf * 0 is no gradient.
+    live_P = torch.where(streams.taught_P & ~clamped_P, streams.logprobs_P - streams.teacher_P, 0.0)
+    token_P = torch.where(clamped_P, rho_P.detach() * config.gap_clip, rho_P * (live_P.neg().expm1() + live_P))
+    capped_P = torch.zeros_like(clamped_P)
+    if config.token_cap is not None:
+        capped_P = token_P.detach() > config.token_cap
+        token_P = token_P.clamp(max=config.token_cap)
+    with torch.no_grad():
+        metrics = {
+            "ved_rho_capped": ((ratio_P > config.rho_cap) & gate_P).sum(),
+            "ved_gap_clipped": (clamped_P & gate_P).sum(),
+            "ved_token_capped": (capped_P & gate_P).sum(),
+            "ved_loss": (token_P * gate_P).sum(),
+        }
+    return token_P, metrics
