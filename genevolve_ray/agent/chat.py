@@ -57,9 +57,9 @@ class ChatFormat:
             ValueError: when the template does not close an assistant turn with a special token.
         """
         self.tokenizer = tokenizer
-        self._observation_ids = lru_cache(maxsize=_REMEMBERED)(lambda text: self._encode(self._suffix(text)))
+        self._observation_ids = lru_cache(maxsize=_REMEMBERED)(lambda text: self.text_ids(self._suffix(text)))
         suffix = self._suffix("x")
-        first = self._encode(suffix)[0] if suffix else None
+        first = self.text_ids(suffix)[0] if suffix else None
         if first is None or first not in tokenizer.all_special_ids:
             raise ValueError(f"chat template must end an assistant turn with a special token, not {suffix[:40]!r}")
         self.end_of_turn_id: int = first
@@ -69,7 +69,17 @@ class ChatFormat:
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Return the template's tokens of the messages and the generation prompt."""
         rendered = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return self._encode(rendered)
+        return self.text_ids(rendered)
+
+    def system_ids(self, start: str) -> list[int]:
+        """Return the template's tokens up to and with `start`, the first part of a system message."""
+        conversation = [{"role": "system", "content": start + _SENTINEL}, {"role": "user", "content": "x"}]
+        rendered = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        return self.text_ids(str(rendered).partition(_SENTINEL)[0])
+
+    def text_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text by itself, without special tokens around it."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def observation_ids(self, text: str, ended: bool) -> list[int]:
         """Return the tokens between a policy turn and the next: the user message `text` and the generation prompt.
@@ -127,6 +137,3 @@ class ChatFormat:
         ]
         rendered = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         return str(rendered).partition(_SENTINEL)[2]
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -132,20 +132,31 @@ def system_prompt(
     Raises:
         ValueError: when the profile appends a date and none is given, or the prompt text cannot be found.
     """
-    text = load_prompt(profile.prompt).replace(REFERENCES_MARK, str(profile.max_references))
-    guide = _guide(profile, experience) if experience is not None else ""
-    before, mark, after = text.partition(f"{TOOLS_MARK}\n")
-    if mark:
-        text = before + guide + _definitions(profile, tools) + after
-    else:  # A foreign text that already holds its tool definitions.
-        at = text.find("<tools>")
-        line = text.rfind("\n", 0, at) + 1 if at >= 0 else len(text)
-        text = text[:line] + guide + text[line:]
+    before, mark, after = _frame(profile)
+    guide = guide_text(profile, experience) if experience is not None else ""
+    text = before + guide + (_definitions(profile, tools) if mark else "") + after
     if not profile.append_date:
         return text
     if not date:
         raise ValueError(f"profile {profile.name!r} appends the date to the system prompt: pass it explicitly")
     return f"{text}Today's date: {date}\n"
+
+
+def guide_place(profile: ProtocolProfile) -> str:
+    """Return the part of the system prompt that stands before a guide. Raises ValueError as `load_prompt` does."""
+    return _frame(profile)[0]
+
+
+def _frame(profile: ProtocolProfile) -> tuple[str, bool, str]:
+    """Return what stands before a guide, whether tool definitions must follow it, and what comes after them."""
+    text = load_prompt(profile.prompt).replace(REFERENCES_MARK, str(profile.max_references))
+    before, mark, after = text.partition(f"{TOOLS_MARK}\n")
+    if mark:
+        return before, True, after
+    # A foreign text already holds its tool definitions.
+    at = text.find("<tools>")
+    line = text.rfind("\n", 0, at) + 1 if at >= 0 else len(text)
+    return text[:line], False, text[line:]
 
 
 def prompt_messages(
@@ -210,7 +221,8 @@ def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:
     return "\n".join(["<tools>", *schemas, "</tools>", ""])
 
 
-def _guide(profile: ProtocolProfile, experience: Experience) -> str:
+def guide_text(profile: ProtocolProfile, experience: Experience) -> str:
+    """Return a bundle as the lines of a guide, "" when no slot says anything. It begins with `guide_head`."""
     slots = {
         name: [wire.one_line(bullet, profile.max_field_chars) for bullet in bullets]
         for name, bullets in experience.slots().items()
@@ -218,12 +230,18 @@ def _guide(profile: ProtocolProfile, experience: Experience) -> str:
     if not slots:
         return ""
     if profile.guide_style == "lines":
-        return "Guide:\n" + "".join(f"- {'; '.join(bullets)}\n" for bullets in slots.values())
-    sections = [
-        f"## {name.replace('_', ' ').capitalize()}\n" + "".join(f"- {bullet}\n" for bullet in bullets)
-        for name, bullets in slots.items()
-    ]
-    return "# Guide from earlier requests of this kind\n" + "".join(sections)
+        lines = "".join(f"- {'; '.join(bullets)}\n" for bullets in slots.values())
+    else:
+        lines = "".join(
+            f"## {name.replace('_', ' ').capitalize()}\n" + "".join(f"- {bullet}\n" for bullet in bullets)
+            for name, bullets in slots.items()
+        )
+    return guide_head(profile) + lines
+
+
+def guide_head(profile: ProtocolProfile) -> str:
+    """Return the first line of every guide: where it stands, experience is in the context."""
+    return "Guide:\n" if profile.guide_style == "lines" else "# Guide from earlier requests of this kind\n"
 
 
 def observation_text(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from pydantic import model_validator
+
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
@@ -29,6 +31,12 @@ class RolloutTask(Record):
     sampling: SamplingParams
     split: str = "train"
     experience: Experience | None = None
+
+    @model_validator(mode="after")
+    def _students_see_no_experience(self) -> RolloutTask:
+        if self.split == "train" and self.experience is not None:
+            raise ValueError(f"training rollout {self.key} carries experience: students never see any")
+        return self
 
 
 class RolloutPort(Protocol):

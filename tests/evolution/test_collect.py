@@ -10,7 +10,8 @@ from loop_fakes import FakeRequests, FakeRollouts
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import collect_group, evaluate, gather_or_cancel
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 
 SAMPLING = SamplingParams(temperature=0.9)
 
@@ -122,3 +123,12 @@ async def test_tasks_can_be_adjusted() -> None:
     rollouts = FakeRollouts()
     await score(rollouts, adjust=lambda task: task.model_copy(update={"split": "bench"}))
     assert {task.split for task in rollouts.tasks} == {"bench"}
+
+
+def test_a_training_rollout_that_carries_experience_is_refused() -> None:
+    key = SampleKey(step=1, request_id="r", sample=0)
+    task = {"request": FakeRequests().train(0), "key": key, "seed": 0, "render_seed": 0, "sampling": SAMPLING}
+    guidance = Experience(search_strategy=("search facts",))
+    assert RolloutTask(**task, experience=guidance, split="bench").experience == guidance
+    with pytest.raises(ValueError, match="1/r/0/0 carries experience"):
+        RolloutTask(**task, experience=guidance)

@@ -1,0 +1,67 @@
+"""What the teacher reads: a student's trajectory with retrieved experience in its system prompt, token for token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.profile import ProtocolProfile, guide_head, guide_place, guide_text
+from genevolve_ray.experience.patch import insert_guide
+from genevolve_ray.learning.batch import TeacherContext
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.ledger import SpanKind
+from genevolve_ray.records.trajectory import Trajectory
+
+
+class ExperienceLeakError(RuntimeError):
+    """A student's context holds experience: what it learned could not be told from what it was told."""
+
+
+class TeacherPatch:
+    """Builds teacher contexts under one chat template and one protocol profile.
+
+    The guide stands before the tool definitions, at a boundary of tokens; everything after it is the student's own.
+    """
+
+    def __init__(
+        self, chat: ChatFormat, profile: ProtocolProfile, max_tokens: int, gate_kinds: Collection[str] = ()
+    ) -> None:
+        """Find the place of the guide.
+
+        Args:
+            chat: the policy's template.
+            profile: the profile that trajectories were played under.
+            max_tokens: longest context that the teacher can score.
+            gate_kinds: kinds of span that may be taught; empty means all.
+        """
+        self._chat, self._profile, self._limit = chat, profile, max_tokens
+        self._kinds = frozenset(SpanKind(kind) for kind in gate_kinds)
+        self._before = chat.system_ids(guide_place(profile))
+        self._head = chat.text_ids(guide_head(profile))
+
+    def check_student(self, trajectory: Trajectory) -> None:
+        """Check that the student saw no experience. Raises ExperienceLeakError naming the trajectory."""
+        place = len(self._before)
+        if trajectory.ledger.tokens[place : place + len(self._head)] == self._head:
+            raise ExperienceLeakError(f"trajectory {trajectory.key} was sampled with experience in its context")
+
+    def context(self, trajectory: Trajectory, experience: Experience) -> TeacherContext | None:
+        """Return the trajectory as the teacher reads it, None when that is longer than it can score.
+
+        Raises:
+            PatchError: when the place of the guide is no boundary of the student's tokens.
+        """
+        self.check_student(trajectory)
+        ledger, guide = trajectory.ledger, self._chat.text_ids(guide_text(self._profile, experience))
+        if len(ledger) + len(guide) > self._limit:
+            return None
+        place = len(self._before)
+        mask = [*ledger.policy_mask[:place], *([False] * len(guide)), *ledger.policy_mask[place:]]
+        return TeacherContext(insert_guide(ledger.tokens, self._before, guide), mask, self._gate(trajectory))
+
+    def _gate(self, trajectory: Trajectory) -> list[bool]:
+        if not self._kinds:
+            return []
+        ledger = trajectory.ledger
+        kinds = [span.kind for span in ledger.spans for _ in range(span.start, span.end)]
+        return [kind in self._kinds for kind, wanted in zip(kinds, ledger.policy_mask, strict=True) if wanted]

@@ -1,0 +1,67 @@
+"""What the teacher reads on real atlas trajectories: the student's own tokens, with guidance before the tools."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from atlas_worlds import chat_format, episodes, posed, tools_of
+
+from genevolve_ray.agent.profile import PROFILES, guide_text, prompt_messages
+from genevolve_ray.atlas.coldstart import play
+from genevolve_ray.atlas.teacher import TeacherConfig, as_experience, decide, ideal
+from genevolve_ray.evolution.teaching import ExperienceLeakError, TeacherPatch
+from genevolve_ray.records.trajectory import Trajectory
+
+ATLAS = PROFILES["atlas"]
+
+
+def students(count: int = 6) -> list[Trajectory]:
+    async def all_of_them() -> list[Trajectory]:
+        rng = np.random.default_rng(0)
+        return [
+            await play(r, t, decide(t, rng, TeacherConfig()), tools_of(), chat_format(), guided=False)
+            for r, t in posed()[:count]
+        ]
+
+    return asyncio.run(all_of_them())
+
+
+def test_the_teacher_reads_what_an_engine_would_read_and_the_students_own_tokens() -> None:
+    patch = TeacherPatch(chat_format(), ATLAS, 2048)
+    for trajectory, (request, truth) in zip(students(), posed(), strict=False):
+        experience = as_experience(ideal(truth))
+        context = patch.context(trajectory, experience)
+        assert context is not None
+        prompt = chat_format().prompt_ids(prompt_messages(request.prompt, ATLAS, tools_of(), experience))
+        ledger, start = trajectory.ledger, trajectory.ledger.spans[0].end
+        assert context.tokens == prompt + ledger.tokens[start:]
+        assert context.policy_mask == [False] * len(prompt) + ledger.policy_mask[start:]
+        assert guide_text(ATLAS, experience) in chat_format().decode(context.tokens)
+
+
+def test_a_students_context_that_holds_experience_is_an_error() -> None:
+    guided = episodes()[0]
+    with pytest.raises(ExperienceLeakError, match="sampled with experience"):
+        TeacherPatch(chat_format(), ATLAS, 2048).check_student(guided)
+
+
+def test_what_does_not_fit_is_left_out() -> None:
+    trajectory, (_, truth) = students(1)[0], posed()[0]
+    guide = chat_format().text_ids(guide_text(ATLAS, as_experience(ideal(truth))))
+    whole = len(trajectory.ledger) + len(guide)
+    contexts = [
+        TeacherPatch(chat_format(), ATLAS, limit).context(trajectory, as_experience(ideal(truth)))
+        for limit in (whole, whole - 1)
+    ]
+    assert [context is None for context in contexts] == [False, True]
+
+
+def test_the_span_gate_follows_the_ledgers_spans() -> None:
+    trajectory, (_, truth) = students(1)[0], posed()[0]
+    context = TeacherPatch(chat_format(), ATLAS, 2048, ["answer"]).context(trajectory, as_experience(ideal(truth)))
+    assert context is not None
+    answers = sum(s.end - s.start for s in trajectory.ledger.spans if s.kind.value == "answer")
+    assert (sum(context.gate), len(context.gate)) == (answers, trajectory.ledger.policy_tokens)
+    assert all(context.gate[-answers:])
