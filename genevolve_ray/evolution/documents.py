@@ -1,4 +1,4 @@
-"""What a run keeps beside its steps: validations, held-out trajectories, requests, the summary and the report."""
+"""What a run keeps beside its steps: validations, experience, held-out trajectories, requests, summary and report."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from genevolve_ray.evolution.files import Folder, StoreError
 from genevolve_ray.evolution.lock import RunLock
 from genevolve_ray.evolution.manifest import StepManifest, step_name
+from genevolve_ray.experience.snapshot import SnapshotError, decode_memory
 from genevolve_ray.records.arrow import (
     requests_to_table,
     table_to_requests,
@@ -24,7 +25,7 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
-_NUMBERED = re.compile(r"\d{6,}\.json")
+_NUMBERED = re.compile(r"(\d{6,})\.(json|parquet)")
 
 
 class RunDocuments:
@@ -64,11 +65,46 @@ class RunDocuments:
 
     def validations(self) -> list[dict[str, Any]]:
         """Return the validations of committed steps in order, each with its `step`."""
-        steps = [step for step in self._validation_steps() if step <= self.last_step]
+        steps = [step for step in self._numbered("validation") if step <= self.last_step]
         return [self._get_json(f"validation/{step_name(step)}.json", "validation") for step in steps]
 
-    def _validation_steps(self) -> list[int]:
-        return [int(n.removesuffix(".json")) for n in self._folder.entries("validation") if _NUMBERED.fullmatch(n)]
+    def put_experience(self, step: int, snapshot: bytes) -> None:
+        """Keep a snapshot of the experience memory after a step; it counts once the step is committed.
+
+        Raises:
+            StoreError: when it cannot be written. SnapshotError when it is no snapshot.
+        """
+        self._writable()
+        decode_memory(snapshot)
+        self._folder.put(_experience_path(step), snapshot, "experience snapshot")
+
+    def get_experience(self, step: int) -> bytes:
+        """Return the snapshot of a committed step. Raises StoreError when there is none or it is corrupt."""
+        name = _experience_path(step)
+        if step > self.last_step:
+            raise StoreError(f"step {step} is not committed in {self._folder.root}: its experience does not count")
+        data = self._folder.get(name, "experience snapshot")
+        try:
+            decode_memory(data)
+        except SnapshotError as error:
+            raise StoreError(f"{self._folder.path(name)} is corrupt: {error}") from error
+        return data
+
+    def experience_steps(self) -> list[int]:
+        """Return the committed steps that have an experience snapshot, in order."""
+        return [step for step in self._numbered("experience") if step <= self.last_step]
+
+    def _forget_uncommitted(self) -> None:
+        """Delete validations and experience of steps that were never committed."""
+        for kind, suffix in (("validation", "json"), ("experience", "parquet")):
+            for step in self._numbered(kind):
+                if step > self.last_step:
+                    self._folder.delete(f"{kind}/{step_name(step)}.{suffix}")
+
+    def _numbered(self, kind: str) -> list[int]:
+        """Return the steps that have a file in a folder of this kind, in order."""
+        found = (_NUMBERED.fullmatch(name) for name in self._folder.entries(kind))
+        return sorted(int(match.group(1)) for match in found if match)
 
     def put_trajectories(self, name: str, trajectories: Sequence[Trajectory]) -> None:
         """Keep trajectories that belong to no step (a held-out evaluation), replacing earlier ones of the name."""
@@ -145,6 +181,10 @@ def from_parquet(data: bytes, path: str) -> pa.Table:
         return pq.read_table(io.BytesIO(data), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path} is corrupt: {error}") from error
+
+
+def _experience_path(step: int) -> str:
+    return f"experience/{step_name(step)}.parquet"
 
 
 def _table_path(kind: str, name: str) -> str:

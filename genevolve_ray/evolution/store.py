@@ -6,10 +6,11 @@ Layout below `runs/<name>/`, under any pyarrow filesystem URI:
     steps/000001/groups/<request>-<hash>.parquet    judged groups, persisted before they are acknowledged
     steps/000001/manifest.json                      the commit
     checkpoints/000010/  checkpoints/000010.json    a folder, then the manifest that makes it count
-    validation/000010.json  trajectories/<name>.parquet  requests/<name>.parquet  images/  experience/
+    validation/000010.json  experience/000010.parquet  trajectories/<name>.parquet  requests/<name>.parquet  images/
 
 What is not in a manifest did not happen. `metrics.jsonl` is derived from the manifests and rebuilt when it disagrees. A
-checkpoint or a validation counts once its step is committed; a checkpoint only if its state hash is that of its step.
+checkpoint, a validation or an experience snapshot counts once its step is committed; a checkpoint only if its state hash
+is that of its step.
 """
 
 from __future__ import annotations
@@ -124,9 +125,7 @@ class RunStore(RunCheckpoints):
             self._folder.put("config.yaml", dump_config(config), "resolved configuration")
         self.refresh()
         remove_orphans(self._folder, self._counts)
-        for step in self._validation_steps():
-            if step > self.last_step:
-                self._folder.delete(f"validation/{step_name(step)}.json")
+        self._forget_uncommitted()
         for name in self._folder.leftovers(f"steps/{step_name(self.last_step + 1)}/groups"):
             self._folder.delete(name)
         lines = b"".join(map(_metrics_line, self.manifests()))

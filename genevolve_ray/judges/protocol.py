@@ -1,13 +1,15 @@
-"""What a judge is."""
+"""What a judge and a summariser are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Pair
 from genevolve_ray.records.verdict import Verdict
 
 
@@ -25,5 +27,21 @@ class Judge(Protocol):
         program and at what its references stand for (in ordinal order).
 
         Raises InfraFailure when the judge gave up after bounded retries: a failed judgement is missing, never 0.
+        """
+        ...
+
+
+class Summariser(Protocol):
+    """Says what a best-worst pair teaches. `identity` names it and its settings."""
+
+    identity: str
+
+    async def compare(self, request: Request, pair: Pair) -> Experience:
+        """Return a bundle that carries behaviour, not answers: `check_experience` passes for request and pair.
+
+        Where the two attempts do not differ, the best one's behaviour is kept. Step, request id, both attempts and the
+        gap are recorded in the bundle.
+
+        Raises InfraFailure when the summariser gave up after bounded retries: the pair is then left out.
         """
         ...

@@ -30,6 +30,7 @@ from genevolve_ray.records.verdict import Reward, Verdict
 TRAJECTORIES_VERSION = "trajectories/1"
 REQUESTS_VERSION = "requests/1"
 EXPERIENCES_VERSION = "experiences/1"
+MEMORY_VERSION = "memory/1"
 _VERSION_KEY = b"genevolve_ray.schema"
 
 
@@ -135,6 +136,19 @@ EXPERIENCE_SCHEMA = _schema(
     ],
 )
 """One row per experience bundle."""
+
+USE = _struct(step=pa.int64(), request_id=pa.string(), similarity=pa.float64(), own=pa.bool_())
+MEMORY_SCHEMA = _schema(
+    MEMORY_VERSION,
+    [
+        *EXPERIENCE_SCHEMA,
+        _required("number", pa.int64()),
+        _required("key", pa.string()),
+        _required("embedding", pa.list_(pa.float32())),
+        _required("uses", pa.list_(USE)),
+    ],
+)
+"""One row per bundle in the experience memory: the bundle, its retrieval key and embedding, and where it was used."""
 
 
 def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:

@@ -30,3 +30,12 @@ class Experience(Record):
     def slots(self) -> dict[str, tuple[str, ...]]:
         """Return the non-empty guidance slots in order."""
         return {name: bullets for name in SLOTS if (bullets := getattr(self, name))}
+
+
+class Use(Record):
+    """One retrieval of a bundle: for which request of which step, how near it was, and whether it was the request's own."""
+
+    step: int
+    request_id: str
+    similarity: float
+    own: bool

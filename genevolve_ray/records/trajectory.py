@@ -140,3 +140,14 @@ class Group:
     def samples(self) -> int:
         """Number of samples drawn, however many attempts each took."""
         return len({t.key.sample for t in self.trajectories})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The best and the worst judged attempt at one request in one step; `gap` is the difference of their rewards."""
+
+    request_id: str
+    step: int
+    best: Trajectory
+    worst: Trajectory
+    gap: float

@@ -1,0 +1,153 @@
+"""The summariser of the atlas: what the best attempt decided, in the words that the cold start learned to read.
+
+Everything is read off the attempts themselves: their tool calls, the titles of the pictures they took, their prompt beside
+the snippets they had seen. The hidden truth of the request plays no part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from genevolve_ray.atlas.reading import Reading, read_prompt
+from genevolve_ray.atlas.scene import COUNT_WORDS, SKILLS, SOURCES
+from genevolve_ray.atlas.teacher import MAX_SKILLS, Decisions, as_experience
+from genevolve_ray.judges.bundle import bundle_head
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.leaks import check_experience
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Pair, Trajectory, Turn, TurnKind
+
+_TITLE = re.compile(rf"({'|'.join(SOURCES)}) picture of\b")
+_FACT = re.compile(r"\b(moon|motto) of (\w+) (now|once) '?(\w+)'?\.")
+
+
+class AtlasSummariserConfig(Config):
+    """How decisions become guidance."""
+
+    correct: bool = True
+    """A decision of the best attempt that its verdict faults is replaced where the worst attempt passed the same check."""
+    drop_needless: bool = True
+    """A skill that was read and left no trace in a prompt that the judge found complete is not recommended."""
+    state_applied: bool = False
+    """Also recommend a skill whose structure stands in the prompt although it was not read in this attempt."""
+
+
+class AtlasSummariser:
+    """States the decisions of the best attempt, corrected by the worst one where their verdicts say so.
+
+    A decision belongs to one check of the verdict: skills to `skill_knowledge`, the picture's source to
+    `reference_binding`, searching and which facts to believe to `facts`. It is taken from the best attempt, unless that
+    one failed its check and the worst one passed it. Guidance has the phrases of `as_experience` and nothing else, since
+    the policy has learned to read nothing else: nothing is marked as standard, no failure is described.
+    """
+
+    Config = AtlasSummariserConfig
+    identity = "atlas-summariser/1"
+
+    def __init__(self, config: AtlasSummariserConfig | None = None) -> None:
+        """Keep the config."""
+        self.config = config or AtlasSummariserConfig()
+
+    async def compare(self, request: Request, pair: Pair) -> Experience:
+        """Return the bundle of a pair. Raises LeakError if guidance would give an answer away."""
+        decisions = self._decide(pair)
+        bundle = as_experience(decisions).model_copy(update=bundle_head(request, pair))
+        check_experience(bundle, request, (pair.best, pair.worst))
+        return bundle
+
+    def _decide(self, pair: Pair) -> Decisions:
+        best, worst = self.decisions(pair.best), self.decisions(pair.worst)
+        if not self.config.correct:
+            return best
+        owner = {check: self._trusted(pair, check, best, worst) for check in _CHECKS}
+        return Decisions(
+            skills=owner["skill_knowledge"].skills,
+            applied=owner["skill_knowledge"].applied,
+            source=owner["reference_binding"].source,
+            search=owner["facts"].search,
+            current=owner["facts"].current,
+        )
+
+    def _trusted(self, pair: Pair, check: str, best: Decisions, worst: Decisions) -> Decisions:
+        """Return whose decisions to follow where this check judges them."""
+        failed = pair.best.verdict is not None and not getattr(pair.best.verdict.text, check)
+        passed = pair.worst.verdict is not None and getattr(pair.worst.verdict.text, check)
+        return worst if failed and passed else best
+
+    def decisions(self, trajectory: Trajectory) -> Decisions:
+        """Return what one attempt decided, as far as it shows.
+
+        Where it shows nothing (no fact was asked for, no picture has a telling title) the decision is the sensible one: it
+        then makes no difference to this request, and is sound guidance for the next.
+        """
+        reading = read_prompt(trajectory.program.gen_prompt) if trajectory.program else Reading()
+        applied = _structure(reading)
+        read = _skills_read(trajectory)
+        complete = trajectory.verdict is not None and trajectory.verdict.text.skill_knowledge
+        if self.config.drop_needless and complete:
+            read &= applied
+        if self.config.state_applied:
+            read |= applied
+        return Decisions(
+            skills=tuple(s for s in SKILLS if s in read)[:MAX_SKILLS],
+            applied=tuple(s for s in SKILLS if s in applied),
+            search=any(_calls(trajectory, "search")),
+            source=_source(trajectory),
+            current=_current(trajectory, reading),
+        )
+
+
+_CHECKS = ("skill_knowledge", "reference_binding", "facts")
+
+
+def _calls(trajectory: Trajectory, tool: str) -> Iterator[Turn]:
+    """Yield the turns whose call of this tool was carried out."""
+    return (turn for turn in trajectory.turns if turn.kind is TurnKind.TOOL_CALL and turn.tool == tool)
+
+
+def _skills_read(trajectory: Trajectory) -> set[str]:
+    return {str(turn.arguments.get("skill_name")) for turn in _calls(trajectory, "query_knowledge")} & {*SKILLS}
+
+
+def _structure(reading: Reading) -> set[str]:
+    """Return the skills whose structure stands in a prompt, whether or not the request needs it."""
+    parts = reading.parts
+    present = {
+        "spatial_layout": any(part.placed for part in parts),
+        "aesthetic_drawing": reading.lit,
+        "text_rendering": reading.quoted and reading.text_place,
+        "creative_drawing": reading.applied,
+        "anatomy_body_coherence": any(part.joined for part in parts),
+        "attribute_binding": len(parts) > 1 and not any(part.shares_clause for part in parts),
+        "physical_material_consistency": any(part.material and part.lit for part in parts),
+        "quantity_counting": any(part.arranged for part in parts),
+    }
+    return {skill for skill in SKILLS if present[skill]}
+
+
+def _source(trajectory: Trajectory) -> str:
+    """Return the source that most of the chosen pictures have; the first picture's among equals."""
+    chosen = trajectory.program.reference_images if trajectory.program else ()
+    titles = (trajectory.images[r.img_id].title for r in chosen if r.img_id in trajectory.images)
+    sources = Counter(match.group(1) for title in titles if (match := _TITLE.match(title)))
+    return max(sources, key=sources.__getitem__) if sources else SOURCES[0]
+
+
+def _current(trajectory: Trajectory, reading: Reading) -> bool:
+    """Return whether the prompt states what the snippets say holds now, rather than what held once.
+
+    Only snippets about a thing that the request names count; namesakes are found beside it.
+    """
+    asked = set(re.findall(r"\w+", trajectory.prompt))
+    written = {"moon": {COUNT_WORDS[p.count] for p in reading.parts if p.name == "moon" and p.count < len(COUNT_WORDS)}}
+    written["motto"] = {reading.text.upper()} if reading.text else set()
+    votes = Counter(
+        when
+        for turn in _calls(trajectory, "search")
+        for topic, name, when, value in _FACT.findall(turn.observation)
+        if name in asked and (value if topic == "moon" else value.upper()) in written[topic]
+    )
+    return votes["now"] >= votes["once"]

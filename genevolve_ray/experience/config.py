@@ -1,0 +1,103 @@
+"""Settings of experience. Importing this module is cheap: no torch, no HTTP client."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from genevolve_ray.endpoint import EndpointConfig
+from genevolve_ray.records.base import Config
+
+
+class KeyConfig(Config):
+    """Which parts of a request its retrieval key is made of."""
+
+    fields: tuple[Literal["eval_type", "category", "prompt"], ...] = Field(default=("prompt",), min_length=1)
+    masked: bool = True
+    """Names, numbers and quoted texts of the prompt are masked: requests are alike in what they ask to be done."""
+
+
+class MemoryConfig(Config):
+    """How much is remembered, what counts as alike, and what is forgotten first (see `ExperienceMemory`)."""
+
+    capacity: int = Field(default=500, ge=1)
+    threshold: float = Field(default=0.84, ge=-1, le=1)
+    """Least cosine of a retrieval; below it nothing is retrieved."""
+    gap_weight: float = Field(default=1.0, ge=0)
+    age_weight: float = Field(default=0.01, ge=0)
+    """Worth that a bundle loses per step: at the defaults, 20 steps weigh as much as a gap of 0.20."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> MemoryConfig:
+        if self.gap_weight == self.age_weight == 0:
+            raise ValueError(f"eviction needs a weight: gap_weight={self.gap_weight:g}, age_weight={self.age_weight:g}")
+        return self
+
+
+class HashingConfig(Config):
+    """The embedder without a model: words and pairs of neighbouring words, hashed."""
+
+    dimension: int = Field(default=1024, ge=8)
+
+
+class TransformersEmbedderConfig(Config):
+    """A sentence-embedding model in HF layout."""
+
+    model: str = ""
+    """A model folder."""
+    pooling: Literal["last", "mean"] = "last"
+    """`last`: the last token's state (Qwen3-Embedding); `mean`: the mean over tokens."""
+    max_tokens: int = Field(default=512, ge=2)
+    batch_size: int = Field(default=16, ge=1)
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class EndpointEmbedderConfig(EndpointConfig):
+    """An embedding model behind `POST {url}/embeddings`, as OpenAI, vLLM and others serve it."""
+
+    batch_size: int = Field(default=64, ge=1)
+    dimensions: int | None = Field(default=None, ge=1)
+    """Asks the server for shorter vectors, where the model has them."""
+
+
+class EmbedderConfig(Config):
+    """Which embedder turns retrieval keys into vectors."""
+
+    kind: Literal["hashing", "transformers", "endpoint"] = "hashing"
+    hashing: HashingConfig = HashingConfig()
+    transformers: TransformersEmbedderConfig = TransformersEmbedderConfig()
+    endpoint: EndpointEmbedderConfig | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> EmbedderConfig:
+        if self.kind == "transformers" and not self.transformers.model:
+            raise ValueError(
+                f"embedder.kind={self.kind!r} needs a model folder: transformers.model={self.transformers.model!r}"
+            )
+        if self.kind == "endpoint" and self.endpoint is None:
+            raise ValueError(f"embedder.kind={self.kind!r} needs url and model: endpoint={self.endpoint}")
+        return self
+
+
+class ExperienceConfig(Config):
+    """What becomes of best-worst pairs (PAPER section 4)."""
+
+    enabled: bool = False
+    min_gap: float = Field(default=0.20, ge=0, le=1)
+    """Least difference of the rewards of a pair."""
+    max_pairs: int = Field(default=8, ge=1)
+    """Most comparisons a step."""
+    key: KeyConfig = KeyConfig()
+    memory: MemoryConfig = MemoryConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+
+    @model_validator(mode="after")
+    def _a_step_fits(self) -> ExperienceConfig:
+        if self.max_pairs > self.memory.capacity:
+            raise ValueError(
+                f"the bundles of one step must fit the memory: max_pairs={self.max_pairs}, "
+                f"memory.capacity={self.memory.capacity}"
+            )
+        return self

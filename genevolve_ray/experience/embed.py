@@ -1,0 +1,92 @@
+"""The embedder without a model, and the choice between embedders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genevolve_ray.experience.config import EmbedderConfig, HashingConfig
+from genevolve_ray.experience.protocol import Embedder
+
+_WORD = re.compile(r"\w+")
+_EMPTY = "\x00empty"
+"""Stands for a text without words: its embedding too has a direction."""
+
+
+def build_embedder(config: EmbedderConfig) -> Embedder:
+    """Build the embedder that a configuration asks for; nothing heavy is imported for another one.
+
+    Raises:
+        ValueError: when the model cannot be loaded.
+    """
+    if config.kind == "transformers":
+        from genevolve_ray.experience.embed_transformers import TransformersEmbedder
+
+        return TransformersEmbedder(config.transformers)
+    if config.kind == "endpoint":
+        from genevolve_ray.experience.embed_endpoint import EndpointEmbedder
+
+        assert config.endpoint is not None
+        return EndpointEmbedder(config.endpoint)
+    return HashingEmbedder(config.hashing)
+
+
+class HashingEmbedder:
+    """Feature hashing of words and pairs of neighbours (Weinberger et al. 2009): no model, no download, the same everywhere.
+
+    Texts are alike where they share words in the same order. It knows no synonyms.
+    """
+
+    def __init__(self, config: HashingConfig | None = None) -> None:
+        """Keep the dimension."""
+        self._dimension = (config or HashingConfig()).dimension
+        self.identity = f"hashing/1:{self._dimension}"
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32[n, d] with rows of length 1."""
+        rows = np.zeros((len(texts), self._dimension), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            _add(row, _features(text))
+            if not row.any():  # No words, or features that cancelled each other out.
+                _add(row, [_EMPTY])
+        return normalised(rows)
+
+
+def normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return float32[n, d] with each row scaled to length 1.
+
+    Raises:
+        ValueError: naming the first row without a direction: all zero, or not finite.
+    """
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    lengths = np.sqrt(np.square(rows.astype(np.float64)).sum(axis=1))
+    wrong = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+    if wrong.size:
+        raise ValueError(f"embedding {int(wrong[0])} of {len(rows)} has no direction: length {lengths[wrong[0]]}")
+    return np.asarray(rows / lengths[:, None], dtype=np.float32)
+
+
+def _add(row: NDArray[np.float32], features: Sequence[str] | Iterator[str]) -> None:
+    for feature in features:
+        index, sign = _bucket(feature)
+        row[index % len(row)] += sign
+
+
+def _features(text: str) -> Iterator[str]:
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    yield from words
+    yield from (f"{first} {second}" for first, second in pairwise(words))
+
+
+@lru_cache(maxsize=1 << 16)
+def _bucket(feature: str) -> tuple[int, float]:
+    """Return a stable hash and a sign; Python's own hash differs from process to process."""
+    digest = hashlib.blake2b(feature.encode("utf-8", "replace"), digest_size=9).digest()
+    return int.from_bytes(digest[:8], "big"), 1.0 if digest[8] & 1 else -1.0

@@ -1,0 +1,248 @@
+"""The experience memory: bundles under the embeddings of their requests.
+
+Exact search: every retrieval compares the query with every row, so what is found never depends on an index. At the sizes
+this is for, that is memory bandwidth and nothing else.
+
+Eviction, when the memory is full: the bundle with the least
+
+    worth = gap_weight * gap - age_weight * (current step - step of the bundle)
+
+goes, the older one of equals; bundles of the current step go last, so that a request finds its own fresh bundle. (The step
+is a common term of all worths, so the order does not change while nothing is inserted.)
+
+A later bundle of the same request replaces the earlier one: it has the same key, so it would hide it for ever anyway, and
+it is about the policy of today. The earlier one stays in the snapshots of its time.
+
+Shape legend: n bundles, d dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genevolve_ray.experience.config import MemoryConfig
+from genevolve_ray.records.experience import Experience, Use
+
+_TIE = np.float32(1e-6)
+"""Similarities closer than this are equal: the last bits of a dot product depend on the place of its row."""
+_UNIT = 1e-3
+"""How far the length of a vector may be from 1."""
+
+
+@dataclass
+class Entry:
+    """One bundle in the memory.
+
+    Attributes:
+        number: names the bundle within its run; numbers are given in order of insertion and never again.
+        key: the text whose embedding it is found by.
+        experience: the bundle.
+        uses: where it was retrieved, in order.
+    """
+
+    number: int
+    key: str
+    experience: Experience
+    uses: list[Use] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A bundle and how near it is to a query (cosine). `own`: it is the query's request's, of the same step."""
+
+    number: int
+    experience: Experience
+    similarity: float
+    own: bool = False
+
+
+class ExperienceMemory:
+    """Keeps bundles, finds the nearest, forgets the least worth. One writer; nothing here is thread-safe."""
+
+    def __init__(self, config: MemoryConfig | None = None) -> None:
+        """Start empty; the first vector decides the dimension."""
+        self.config = config or MemoryConfig()
+        self._entries: list[Entry] = []
+        self._rows: NDArray[np.float32] | None = None  # [capacity, d], the first n in use, aligned with the entries
+        self._worth = np.zeros(self.config.capacity)  # without the common term of the current step
+        self._steps = np.zeros(self.config.capacity, dtype=np.int64)
+        self._row_of: dict[str, int] = {}
+        self._next = 0
+
+    # --- what is in it -----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The bundles in order of insertion."""
+        return sorted(self._entries, key=lambda entry: entry.number)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Embeddings of `rows()`, float32[n, d]; a view."""
+        return np.zeros((0, 0), dtype=np.float32) if self._rows is None else self._rows[: len(self)]
+
+    def rows(self) -> list[Entry]:
+        """Return the bundles in the order of `vectors`."""
+        return list(self._entries)
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next bundle gets."""
+        return self._next
+
+    # --- insertion ---------------------------------------------------------------------------------------------------
+
+    def insert(self, experience: Experience, vector: NDArray[np.float32], key: str = "") -> int:
+        """Keep a bundle under its request's embedding and return its number; call it in request order.
+
+        Args:
+            experience: the bundle, with step and request id.
+            vector: float32[d] of length 1.
+            key: the text that was embedded.
+
+        Raises:
+            ValueError: when the vector has another dimension than the others, or not length 1, or when the bundle has no
+                request.
+        """
+        vector = self._checked(vector)
+        if not experience.request_id or experience.step < 0:
+            raise ValueError(
+                f"a bundle needs request and step, got {experience.request_id!r} and step {experience.step}"
+            )
+        if self._rows is None:
+            self._rows = np.empty((self.config.capacity, len(vector)), dtype=np.float32)
+        number, self._next = self._next, self._next + 1
+        self._put(self._place_for(experience), Entry(number, key, experience), vector)
+        return number
+
+    def _place_for(self, experience: Experience) -> int:
+        """Return the row for a new bundle: the one that it replaces, a free one, or that of the least worth."""
+        if (row := self._row_of.get(experience.request_id)) is not None:
+            return row
+        if len(self) < self.config.capacity:
+            return len(self)
+        row = self._least(experience.step)
+        del self._row_of[self._entries[row].experience.request_id]
+        return row
+
+    def _least(self, step: int) -> int:
+        fresh = self._steps >= step
+        candidates = np.flatnonzero(~fresh) if not fresh.all() else np.arange(len(self))
+        worth = self._worth[candidates]
+        lowest = candidates[worth == worth.min()]
+        return int(min(lowest, key=lambda row: self._entries[row].number))
+
+    def _put(self, row: int, entry: Entry, vector: NDArray[np.float32]) -> None:
+        assert self._rows is not None
+        if row == len(self):
+            self._entries.append(entry)
+        else:
+            self._entries[row] = entry
+        experience, config = entry.experience, self.config
+        self._rows[row] = vector
+        self._steps[row] = experience.step
+        self._worth[row] = config.gap_weight * experience.gap + config.age_weight * experience.step
+        self._row_of[experience.request_id] = row
+
+    def _checked(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        if vector.ndim != 1 or (self._rows is not None and len(vector) != self._rows.shape[1]):
+            expected = "[d]" if self._rows is None else f"[{self._rows.shape[1]}]"
+            raise ValueError(f"an embedding must be float32{expected}, got {vector.dtype}{list(vector.shape)}")
+        vector = np.ascontiguousarray(vector, dtype=np.float32)
+        length = float(np.linalg.norm(vector))
+        if not abs(length - 1) <= _UNIT:
+            raise ValueError(f"an embedding must have length 1, got {length:g}")
+        return vector
+
+    # --- retrieval ---------------------------------------------------------------------------------------------------
+
+    def retrieve(self, vector: NDArray[np.float32], request_id: str, step: int) -> Hit | None:
+        """Return the nearest bundle if it reaches the threshold, else None, and record the use.
+
+        Of equally near bundles the request's own fresh one comes first, then the youngest.
+
+        Args:
+            vector: float32[d] of length 1: the embedding of the request's retrieval key.
+            request_id: the request that asks; its own bundle of the same step is reported as `own`.
+            step: the step in which it asks.
+
+        Raises:
+            ValueError: when the vector has another dimension than the memory's, or not length 1.
+        """
+        vector = self._checked(vector)
+        if not self._entries:
+            return None
+        similarities = self.vectors @ vector
+        best = similarities.max()
+        if best < np.float32(self.config.threshold) - _TIE:
+            return None
+        tied = (self._entries[row] for row in np.flatnonzero(similarities >= best - _TIE))
+        entry = max(tied, key=lambda e: (_is_own(e.experience, request_id, step), e.number))
+        own = _is_own(entry.experience, request_id, step)
+        entry.uses.append(Use(step=step, request_id=request_id, similarity=float(best), own=own))
+        return Hit(entry.number, entry.experience, float(best), own)
+
+    def search(self, vector: NDArray[np.float32], top_k: int = 5) -> list[Hit]:
+        """Return the nearest bundles, best first (the youngest of equals), whatever the threshold; records no use.
+
+        Raises:
+            ValueError: when the vector has another dimension than the memory's, or not length 1.
+        """
+        vector = self._checked(vector)
+        similarities = self.vectors @ vector if self._entries else np.zeros(0, dtype=np.float32)
+        numbers = np.array([entry.number for entry in self._entries], dtype=np.int64)
+        order = np.lexsort((-numbers, -similarities))[:top_k]
+        return [Hit(self._entries[r].number, self._entries[r].experience, float(similarities[r])) for r in order]
+
+    # --- persistence -------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """Return everything as the bytes of a Parquet file, from which `restore` makes an equal memory."""
+        from genevolve_ray.experience.snapshot import encode_memory
+
+        return encode_memory(self)
+
+    @classmethod
+    def restore(cls, data: bytes, config: MemoryConfig | None = None) -> ExperienceMemory:
+        """Return the memory of a snapshot: embeddings bit for bit, rows in their places, uses and numbers.
+
+        With a smaller capacity the bundles of least worth are forgotten.
+
+        Raises:
+            SnapshotError: when the bytes are no snapshot, or damaged.
+        """
+        from genevolve_ray.experience.snapshot import decode_memory
+
+        state = decode_memory(data)
+        return cls._of(state.entries, state.vectors, state.next_number, config or MemoryConfig())
+
+    @classmethod
+    def _of(
+        cls, entries: Sequence[Entry], vectors: NDArray[np.float32], next_number: int, config: MemoryConfig
+    ) -> ExperienceMemory:
+        memory = cls(config)
+        kept = list(range(len(entries)))
+        if len(entries) > config.capacity:
+            kept = sorted(sorted(kept, key=lambda i: _worth_of(entries[i], config))[-config.capacity :])
+        if entries:
+            memory._rows = np.empty((config.capacity, vectors.shape[1]), dtype=np.float32)
+        for row, i in enumerate(kept):
+            memory._put(row, entries[i], vectors[i])
+        memory._next = next_number
+        return memory
+
+
+def _is_own(experience: Experience, request_id: str, step: int) -> bool:
+    return experience.request_id == request_id and experience.step == step
+
+
+def _worth_of(entry: Entry, config: MemoryConfig) -> tuple[float, int]:
+    experience = entry.experience
+    return config.gap_weight * experience.gap + config.age_weight * experience.step, entry.number

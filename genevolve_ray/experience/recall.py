@@ -1,0 +1,55 @@
+"""Insertion and retrieval with one and the same key: the memory behind an embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genevolve_ray.experience.config import KeyConfig
+from genevolve_ray.experience.key import retrieval_text
+from genevolve_ray.experience.memory import ExperienceMemory, Hit
+from genevolve_ray.experience.protocol import Embedder
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.request import Request
+
+
+async def remember(
+    memory: ExperienceMemory,
+    embedder: Embedder,
+    bundles: Sequence[tuple[Request, Experience]],
+    key: KeyConfig | None = None,
+) -> list[int]:
+    """Insert bundles in the order given (request order) and return their numbers.
+
+    Raises:
+        InfraFailure: when the embedder gave up; then nothing is inserted.
+        ValueError: when a bundle is not of its request.
+    """
+    for request, experience in bundles:
+        if experience.request_id != request.id:
+            raise ValueError(f"the bundle of request {experience.request_id!r} came with request {request.id!r}")
+    if not bundles:
+        return []
+    texts = [retrieval_text(request, key) for request, _ in bundles]
+    vectors = await embedder.embed(texts)
+    return [
+        memory.insert(experience, vector, text)
+        for (_, experience), vector, text in zip(bundles, vectors, texts, strict=True)
+    ]
+
+
+async def recall(
+    memory: ExperienceMemory,
+    embedder: Embedder,
+    requests: Sequence[Request],
+    step: int,
+    key: KeyConfig | None = None,
+) -> list[Hit | None]:
+    """Return for each request the bundle that helps it, None where none is near enough; uses are recorded.
+
+    Raises:
+        InfraFailure: when the embedder gave up.
+    """
+    if not requests or not len(memory):
+        return [None] * len(requests)
+    vectors = await embedder.embed([retrieval_text(request, key) for request in requests])
+    return [memory.retrieve(v, request.id, step) for request, v in zip(requests, vectors, strict=True)]

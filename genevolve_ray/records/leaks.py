@@ -1,0 +1,290 @@
+"""What a request's answer is made of, how it is masked, and the check that a bundle gives none of it away.
+
+A bundle carries behaviour, not answers (PAPER section 4): no proper names, counts, quoted texts, image ids or links. Names
+are told by their capital, so in scripts without capitals only the other kinds are seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.program import IMAGE_ID
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Trajectory
+
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_TEENS = "seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_NUMBER_WORDS = {
+    **{word: str(value) for value, word in enumerate(_UNITS + _TEENS)},
+    **{word: str(10 * value) for value, word in enumerate(_TENS, start=2)},
+    **{"dozen": "12", "hundred": "100", "thousand": "1000"},
+}
+_SINGULAR = "1"
+""" "One" and "1" are hardly ever an answer and often an article: one clause for each thing."""
+
+ORDINARY = frozenset(
+    "a an and any are as at be because before after both but by can do does each either every few for from has have if in "
+    "into is it its keep less many may more most much must near never no not nothing now of off on once only or other our "
+    "out over own per same several should so some such than that the their them then there these this those to under up use "
+    "very was we what when where which while who whose why will with without you your i my me they he she his her "
+    "add apply arrange ask attribute attributes avoid bind black body bottom call calls carry center check choose clause "
+    "clauses colour colours compare compose composition confirm copy count counts create current depict describe design "
+    "detail details draw drawing edge fact facts fan final find fit follow format generate give group guide guidance "
+    "illustrate image images include instruction instructions item items knowledge layout left light list look looks make "
+    "name names number numbers official old open order ordinal outdated paint part parts pattern phrase photo picture "
+    "pictures place plan please position positions prefer produce prompt put query queries quote quoted quotes read "
+    "reference references render repeat request result results right row scene search select separate sentence show side "
+    "skill skills skip slot source sources spell standard start state step stop structure style subject subjects take text "
+    "texts thing things title titles tool tools top turn turns unknown verify view white word words write first second "
+    "third fourth fifth last next quantity spatial aesthetic creative anatomy physical material consistency binding "
+    "counting coherence rendering anchored quality json url link id".split()
+)
+"""Words of guidance and of grammar: capitalised (at the start of a line, in a title) they are still no names."""
+
+_QUOTED = re.compile(r"[\"“”„«»]([^\"“”„«»\n]{1,200})[\"“”„«»]|(?<!\w)['‘]([^'‘’\n]{1,120})['’](?!\w)")
+_MARKS = re.compile(r"[\"“”„«»‘]|(?<!\w)['’]|['’](?!\w)")
+_LINK = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\bwww\.\S+", re.IGNORECASE)
+_WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*")
+_ENDS_SENTENCE = re.compile(r"(?:^|[.!?:\n•*]|^\s*-)[\s\"“„«'‘(\[]*$")
+
+
+class LeakKind(StrEnum):
+    """Which part of an answer a bundle gives away."""
+
+    NAME = "name"
+    NUMBER = "number"
+    TEXT = "quoted text"
+    IMAGE_ID = "image id"
+    LINK = "link"
+    REQUEST_ID = "request id"
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One value that a text must not hold."""
+
+    kind: LeakKind
+    value: str
+
+
+class LeakError(ValueError):
+    """A bundle gives part of an answer away; `leak` says what, `field` and `text` where."""
+
+    def __init__(self, leak: Leak, field: str, text: str) -> None:
+        """Keep the leak and its place."""
+        super().__init__(f"{field} holds the {leak.kind.value} {leak.value!r}: {text!r}")
+        self.leak, self.field, self.text = leak, field, text
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word or number of a text; `initial` where its capital may be that of a sentence."""
+
+    text: str
+    start: int
+    initial: bool
+
+    @property
+    def number(self) -> str:
+        """Its value as digits, "" where it is no number."""
+        return self.text if self.text[0].isdigit() else _NUMBER_WORDS.get(self.text.lower(), "")
+
+    @property
+    def capital(self) -> bool:
+        """Whether it is written like a name."""
+        return self.text[0].isupper()
+
+
+def _words(text: str) -> Iterator[_Word]:
+    for match in _WORD.finditer(text):
+        yield _Word(
+            match.group(), match.start(), bool(_ENDS_SENTENCE.search(text[max(0, match.start() - 8) : match.start()]))
+        )
+
+
+def _quoted(text: str) -> list[str]:
+    return [(m.group(1) if m.group(1) is not None else m.group(2)).strip() for m in _QUOTED.finditer(text)]
+
+
+def mask(text: str) -> str:
+    """Return a request without what makes it this one request: its names, numbers, quoted texts, ids and links.
+
+    A capitalised word is a name unless it opens a sentence and is an ordinary word; runs of names become one.
+    """
+    text = _LINK.sub(" link ", text)
+    text = IMAGE_ID.sub(" image ", text)
+    text = _MARKS.sub(" ", _QUOTED.sub(" quote ", text))
+    pieces, end = [], 0
+    for word in _words(text):
+        replacement = word.text
+        if word.number and word.number != _SINGULAR:
+            replacement = "number"
+        elif word.capital and not (word.initial and word.text.lower() in ORDINARY):
+            replacement = "name"
+        pieces += [text[end : word.start], replacement]
+        end = word.start + len(word.text)
+    masked = " ".join("".join([*pieces, text[end:]]).split())
+    return re.sub(r"\bname(?:[-\s]+name\b)+", "name", masked)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What bundles about a request must not hold.
+
+    `names` are looked for in any case, `capitalised` (from foreign titles and snippets, where any word may have a capital)
+    only inside a sentence and as they are written.
+    """
+
+    request_id: str
+    names: frozenset[str]
+    capitalised: frozenset[str]
+    numbers: frozenset[str]
+    texts: frozenset[str]
+    source: str
+
+
+def secrets_of(request: Request, trajectories: Sequence[Trajectory] = ()) -> Secrets:
+    """Collect the answers: from the request, and from what the attempts asked, saw and wrote.
+
+    A word that the request also uses as an ordinary one (it survives `mask`) is no secret.
+    """
+    said = [request.prompt, *(text for t in trajectories for text in _written(t))]
+    seen = [text for t in trajectories for text in _seen(t)]
+    common = mask(request.prompt)
+
+    def secret(values: Iterable[str]) -> frozenset[str]:
+        return frozenset(v for v in values if len(v) > 1 and not _stands_in(v, common))
+
+    words = [word for text in said for word in _words(text)]
+    plain = {word.text for word in words if not word.capital}
+    names = {w.text for w in words if w.capital and (not w.initial or _surely_a_name(w.text, plain))}
+    return Secrets(
+        request_id="" if _stands_in(request.id, common) else request.id,
+        names=secret(names),
+        capitalised=secret(w.text for text in seen for w in _words(text) if w.capital),
+        numbers=frozenset(n for w in words if (n := w.number) and n != _SINGULAR),
+        texts=secret(quote for text in said for quote in _quoted(text)),
+        source="\n".join([*said, *seen]).casefold(),
+    )
+
+
+def _surely_a_name(word: str, plain: set[str]) -> bool:
+    """Return whether a word that opens a sentence is a name: it is not ordinary, and nowhere written without capital."""
+    return word.lower() not in ORDINARY and word.lower() not in plain
+
+
+def _written(trajectory: Trajectory) -> Iterator[str]:
+    """Yield what an attempt asked and wrote."""
+    for turn in trajectory.turns:
+        if turn.tool != "query_knowledge":
+            yield from _strings(turn.arguments)
+    if trajectory.program is not None:
+        yield trajectory.program.gen_prompt
+        yield from (reference.note for reference in trajectory.program.reference_images)
+
+
+def _seen(trajectory: Trajectory) -> Iterator[str]:
+    """Yield what an attempt was shown: foreign titles and snippets, not the project's own skills."""
+    yield from (hit.title for hit in trajectory.images.values())
+    yield from (turn.observation for turn in trajectory.turns if turn.tool != "query_knowledge")
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _strings(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _strings(entry)
+
+
+def find_leak(text: str, secrets: Secrets) -> Leak | None:
+    """Return the first part of an answer that a text gives away, None for a clean one.
+
+    Ordinal phrases ("the first reference image"), "one", and ordinary words of guidance are clean.
+    """
+    if match := IMAGE_ID.search(text):
+        return Leak(LeakKind.IMAGE_ID, match.group())
+    if match := _LINK.search(text):
+        return Leak(LeakKind.LINK, match.group())
+    if _names_request(text, secrets.request_id):
+        return Leak(LeakKind.REQUEST_ID, secrets.request_id)
+    for quote in _quoted(text):
+        if quote and quote.casefold() in secrets.source and not _is_ordinary(quote):
+            return Leak(LeakKind.TEXT, quote)
+    for quote in sorted(secrets.texts):
+        if _quotes(quote, text):
+            return Leak(LeakKind.TEXT, quote)
+    return _leaked_word(text, secrets)
+
+
+def _leaked_word(text: str, secrets: Secrets) -> Leak | None:
+    folded = {name.casefold() for name in secrets.names if name.lower() not in ORDINARY}
+    for word in _words(text):
+        if word.number in secrets.numbers:
+            return Leak(LeakKind.NUMBER, word.text)
+        exact = word.capital and not word.initial and word.text.lower() not in ORDINARY
+        if word.text.casefold() in folded or (exact and word.text in secrets.capitalised):
+            return Leak(LeakKind.NAME, word.text)
+    return None
+
+
+def _names_request(text: str, request_id: str) -> bool:
+    return len(request_id) > 2 and not _is_ordinary(request_id) and _stands_in(request_id, text)
+
+
+def _stands_in(value: str, text: str) -> bool:
+    """Return whether a value stands in a text as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _quotes(quote: str, text: str) -> bool:
+    """Return whether a text holds a quoted one; if that is made of ordinary words, only where it shouts or is a title."""
+    if not _is_ordinary(quote):
+        return _stands_in(quote, text)
+    telling = quote.isupper() or (" " in quote and not quote.islower())
+    return telling and re.search(rf"(?<!\w){re.escape(quote)}(?!\w)", text) is not None
+
+
+def _is_ordinary(value: str) -> bool:
+    """Return whether a value is made of ordinary words alone."""
+    return all(word.lower() in ORDINARY for word in re.findall(r"[^\W_]+", value))
+
+
+def check_experience(experience: Experience, request: Request, trajectories: Sequence[Trajectory] = ()) -> None:
+    """Check that a bundle carries behaviour alone, in its guidance and in its retrieval key.
+
+    Raises:
+        LeakError: naming the first value that it gives away.
+    """
+    secrets = secrets_of(request, trajectories)
+    for field, text in _texts(experience):
+        if leak := find_leak(text, secrets):
+            raise LeakError(leak, field, text)
+
+
+def without_leaks(experience: Experience, request: Request, trajectories: Sequence[Trajectory] = ()) -> Experience:
+    """Return a bundle without the bullets that give something away; a trigger or summary that does is replaced."""
+    secrets = secrets_of(request, trajectories)
+    changes: dict[str, object] = {
+        slot: tuple(b for b in getattr(experience, slot) if find_leak(b, secrets) is None) for slot in SLOTS
+    }
+    for field in ("trigger", "summary"):
+        text = getattr(experience, field)
+        clean = find_leak(text, secrets) is None
+        changes[field] = text if clean else mask(request.prompt) if field == "summary" else ""
+    return experience.model_copy(update=changes)
+
+
+def _texts(experience: Experience) -> Iterator[tuple[str, str]]:
+    yield "trigger", experience.trigger
+    yield "summary", experience.summary
+    for slot, bullets in experience.slots().items():
+        yield from ((slot, bullet) for bullet in bullets)
