@@ -31,7 +31,8 @@ def preflight(config: RunConfig, *, model: bool = True) -> None:
             check_model(model_folder(config.policy.model), device=config.engine.device)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
-    for role in ("requests", "tools", "renderer", "judge"):
+    roles = ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
+    for role in roles:
         _check_plugin(role, getattr(config, role))
 
 

@@ -58,7 +58,14 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         screen.start(config.loop.steps, _headline(config), store.last_step)
         async with _ports(config, model, store, screen, local=local) as ports:
             evolution = Evolution(
-                config, requests, ports.rollouts, ports.learner, transport, store, Recording(screen, writers)
+                config,
+                requests,
+                ports.rollouts,
+                ports.learner,
+                transport,
+                store,
+                Recording(screen, writers),
+                ports.experience,
             )
             version = await evolution.start()
             await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
@@ -92,7 +99,7 @@ async def _ports(
     async with on_ray(
         config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen
     ) as ports:
-        yield Ports(ports.rollouts, ports.learner)
+        yield Ports(ports.rollouts, ports.learner, ports.experience)
 
 
 async def _heldout(evolution: Evolution, version: int, name: str, *, wanted: bool) -> None:

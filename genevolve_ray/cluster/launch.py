@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.errors import StartError, arrive
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
+from genevolve_ray.cluster.memory import NAME, ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, application, services_of
@@ -31,6 +32,7 @@ class ClusterPorts:
 
     rollouts: RayRollouts
     learner: RayLearner
+    experience: RayExperience | None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -103,8 +105,12 @@ class _Launch:
             "rollout workers": self.rollouts.start(),
             "services": self._start_services(),
         }
+        experience = None
+        if self.config.experience.enabled:
+            experience = RayExperience(self._create_memory, cluster.experience_attempts)
+            parts["experience"] = experience.start()
         await self._all_up(parts)
-        return ClusterPorts(self.rollouts, learner, self.seconds)
+        return ClusterPorts(self.rollouts, learner, experience, self.seconds)
 
     async def stop(self) -> None:
         """Close the engines and take the services away; a private cluster then ends with the session."""
@@ -175,6 +181,13 @@ class _Launch:
         }
         actor = self._actor(RolloutWorker, 1 + index, worker_environment(self.config.engine), options)
         return actor.remote(self.config, self.model_dir)
+
+    def _create_memory(self) -> Any:
+        import ray
+
+        options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0, "name": NAME}
+        environment = {"env_vars": {"HF_HUB_OFFLINE": "1"}}
+        return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 
     async def _prepare(self, worker: Any) -> None:
         """Wait until a worker's engine runs and it has met the services."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.evolution.ports import Lesson
 from genevolve_ray.records.trajectory import Group
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class RayLearner:
         """Wait until the model is loaded."""
         await arrive(self.worker.start.remote())
 
-    async def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
-        """Take one optimisation step on judged groups and return its metrics."""
-        metrics: dict[str, float] = await self._call("step", list(groups), step)
+    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
+        """Take one optimisation step on judged groups, taught by lessons, and return its metrics."""
+        metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons))
         return metrics
 
     async def publish(self, folder: str) -> Probe:

@@ -36,13 +36,14 @@ def gang_demands(config: RunConfig) -> list[Demand]:
 
 
 def service_demands(config: RunConfig) -> list[Demand]:
-    """Return the demands of all replicas."""
+    """Return the demands of all replicas, and of the experience memory where there is one."""
     roles = {"tools": config.cluster.tools, "renderer": config.cluster.renderer, "judge": config.cluster.judge}
+    memory = [Demand("experience memory", _resources(config.cluster.experience_cpus, 0))]
     return [
         Demand(f"{role} replica {i}", _resources(service.cpus, service.gpus))
         for role, service in roles.items()
         for i in range(service.replicas)
-    ]
+    ] + (memory if config.experience.enabled else [])
 
 
 def check_devices(config: RunConfig) -> None:

@@ -41,6 +41,13 @@ def vocabulary_size(model_dir: str | Path) -> int:
     return int((config.get("text_config") or config)["vocab_size"])
 
 
+def context_length(model_dir: str | Path) -> int | None:
+    """Return the most tokens that the model's positions allow, None where its config does not say."""
+    config = read_model_config(model_dir)
+    limit = (config.get("text_config") or config).get("max_position_embeddings")
+    return None if limit is None else int(limit)
+
+
 def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
     """Check that vLLM can sample from the model in `model_dir` on `device`, without importing torch or vLLM.
 

@@ -13,11 +13,13 @@ from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
-from genevolve_ray.evolution.ports import LearnerPort, RolloutPort, RolloutTask
+from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, RolloutPort, RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.experience.embed import build_embedder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -28,6 +30,7 @@ class Ports:
 
     rollouts: RolloutPort
     learner: LearnerPort
+    experience: ExperiencePort | None = None
 
 
 class LocalRollouts:
@@ -77,7 +80,15 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
 def start_learner(config: EvolutionConfig, model_dir: Path) -> LocalLearner:
     """Load the learner in this process, with the ban mask that the engines use."""
     chat = load_chat(model_dir)
-    return build_learner(config, model_dir, load_banned(model_dir, chat), len(chat.tokenizer))
+    return build_learner(config, model_dir, load_banned(model_dir, chat), chat)
+
+
+def start_experience(config: EvolutionConfig) -> LocalExperience | None:
+    """Build the experience memory with its summariser and embedder, None where the run has no experience."""
+    if not config.experience.enabled:
+        return None
+    embedder = build_embedder(config.experience.embedder)
+    return LocalExperience(config.experience, config.summariser.build(), embedder)
 
 
 @asynccontextmanager
@@ -86,6 +97,6 @@ async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStor
     learner = start_learner(config, model_dir)
     rollouts, engine = await start_rollouts(config, model_dir, images)
     try:
-        yield Ports(rollouts, learner)
+        yield Ports(rollouts, learner, start_experience(config))
     finally:
         await engine.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError
 
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.evolution.ports import Lesson
 from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
-from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.learning.batch import TeacherContext, TrainSequence
 from genevolve_ray.records.seeds import derive_seed
-from genevolve_ray.records.trajectory import Group, Outcome
+from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.step import Learner
@@ -30,7 +35,14 @@ _OWN = ("seconds", "tokens_per_second", "tokens", "policy_tokens", "model_flops_
 class LocalLearner:
     """A `Learner` behind the port that the loop knows; it runs in process or inside an actor."""
 
-    def __init__(self, learner: Learner, advantage: AdvantageConfig, probe: Sequence[int], tolerance: float) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        advantage: AdvantageConfig,
+        probe: Sequence[int],
+        tolerance: float,
+        patch: TeacherPatch | None = None,
+    ) -> None:
         """Wrap a learner.
 
         Args:
@@ -38,17 +50,26 @@ class LocalLearner:
             advantage: how rewards become advantages.
             probe: the token ids by which weight updates are verified.
             tolerance: largest mean |engine - learner| log-prob on them.
+            patch: builds what the teacher reads; without one lessons teach nothing.
         """
         self._learner, self._advantage = learner, advantage
-        self._probe, self._tolerance = tuple(probe), tolerance
+        self._probe, self._tolerance, self._patch = tuple(probe), tolerance, patch
 
-    async def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
-        """Take one step on judged groups. Raises RuntimeError when no group has two scores to compare."""
-        sequences = training_sequences(groups, self._advantage)
+    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
+        """Take one step on judged groups, taught by lessons where there is a patch.
+
+        Raises:
+            RuntimeError: when no group has two scores to compare.
+            ExperienceLeakError: when a student has seen experience.
+        """
+        teachers = _Teachers(self._patch, lessons) if self._patch is not None else None
+        sequences = training_sequences(groups, self._advantage, teachers)
         if not sequences:
             reasons = {t.reason for g in groups for t in g.trajectories if t.outcome is Outcome.INFRA_FAILURE}
             raise RuntimeError(f"step {step} has nothing to train on, all {len(groups)} groups are short: {reasons}")
         metrics = self._learner.train_step(sequences, step - 1)
+        if teachers is not None:
+            metrics["teacher_contexts_too_long"] = float(teachers.too_long)
         return {f"learner_{name}" if name in _OWN else name: value for name, value in metrics.items()}
 
     async def publish(self, folder: str) -> Probe:
@@ -82,20 +103,44 @@ def _writing(folder: str) -> Iterator[None]:
         raise OSError(errno.EIO, f"{folder} cannot be written ({free} bytes are free there): {error}") from error
 
 
-def build_learner(config: EvolutionConfig, model_dir: Path, banned: Sequence[int], vocabulary: int) -> LocalLearner:
-    """Load the policy and wrap it. `vocabulary` is the number of ids that the probe is drawn from."""
+class _Teachers:
+    """The teacher's context of each trajectory of a step, and how many were too long to have one."""
+
+    def __init__(self, patch: TeacherPatch, lessons: Sequence[Lesson]) -> None:
+        self._patch, self.too_long = patch, 0
+        self._lessons = {lesson.request_id: lesson.experience for lesson in lessons}
+
+    def __call__(self, trajectory: Trajectory) -> TeacherContext | None:
+        self._patch.check_student(trajectory)
+        experience = self._lessons.get(trajectory.key.request_id)
+        context = self._patch.context(trajectory, experience) if experience is not None else None
+        self.too_long += experience is not None and context is None
+        return context
+
+
+def build_learner(config: EvolutionConfig, model_dir: Path, banned: Sequence[int], chat: ChatFormat) -> LocalLearner:
+    """Load the policy and wrap it. The probe is drawn from the ids of the chat format's tokenizer."""
     from genevolve_ray.learning.step import Learner
 
     rng = np.random.default_rng(derive_seed(config.seed, "probe"))
-    probe = [int(token) for token in rng.integers(vocabulary, size=PROBE_TOKENS)]
+    probe = [int(token) for token in rng.integers(len(chat.tokenizer), size=PROBE_TOKENS)]
     learner = Learner(model_dir, config.learner, banned)
-    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit)
+    patch = None
+    if config.experience.enabled:
+        limit = min(n for n in (config.engine.max_model_len, context_length(model_dir)) if n is not None)
+        patch = TeacherPatch(chat, PROFILES[config.profile], limit, config.learner.ved.gate_kinds)
+    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, patch)
 
 
-def training_sequences(groups: Sequence[Group], config: AdvantageConfig) -> list[TrainSequence]:
+def training_sequences(
+    groups: Sequence[Group],
+    config: AdvantageConfig,
+    teacher: Callable[[Trajectory], TeacherContext | None] | None = None,
+) -> list[TrainSequence]:
     """Turn judged groups into sequences with group-relative advantages (PAPER section 3).
 
     A group with fewer than two scores has nothing to compare and is left out; infrastructure failures never enter.
+    `teacher` returns what a teacher reads of a trajectory, None where nothing was recalled for its request.
     """
     sequences = []
     for group in groups:
@@ -104,7 +149,13 @@ def training_sequences(groups: Sequence[Group], config: AdvantageConfig) -> list
             continue
         advantages = group_advantages([t.score for t in scored], config).values
         sequences += [
-            TrainSequence(t.ledger.tokens, t.ledger.policy_mask, t.ledger.logprobs, advantage)
+            TrainSequence(
+                t.ledger.tokens,
+                t.ledger.policy_mask,
+                t.ledger.logprobs,
+                advantage,
+                teacher=teacher(t) if teacher is not None else None,
+            )
             for t, advantage in zip(scored, advantages, strict=True)
         ]
     return sequences

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import collect_group, evaluate, gather_or_cancel
-from genevolve_ray.evolution.measures import Clock, evaluation_metrics, group_metrics
-from genevolve_ray.evolution.ports import LearnerPort, RequestSource, RolloutPort
+from genevolve_ray.evolution.measures import Clock, check_parity, evaluation_metrics, group_metrics
+from genevolve_ray.evolution.ports import ExperiencePort, ExperienceStep, LearnerPort, RequestSource, RolloutPort
 from genevolve_ray.evolution.restore import restore
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
@@ -16,10 +16,6 @@ from genevolve_ray.evolution.transport import WeightTransport
 from genevolve_ray.evolution.watch import Watcher
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
-
-
-class ParityError(RuntimeError):
-    """Engine and learner disagree about the policy's log-probs: training on them would be training on noise."""
 
 
 @dataclass
@@ -33,10 +29,11 @@ class Evolution:
     transport: WeightTransport
     store: RunStore
     watcher: Watcher
+    experience: ExperiencePort | None = None
 
     async def start(self) -> int:
         """Restore the last committed state, give it to the engines, and return its policy version."""
-        version = await restore(self.store, self.learner, self.watcher)
+        version = await restore(self.store, self.learner, self.experience, self.watcher)
         await self.publish(version)
         return version
 
@@ -47,19 +44,16 @@ class Evolution:
             requests = self.lease(step)
             groups = await self.collect(requests, step)
             clock.lap("seconds_rollout")
-            # Experience enters here: best-worst pairs of `groups` become bundles, bundles are retrieved for `requests`,
-            # and the learner scores the same tokens once more as a teacher that reads them.
+            experience = await self.recall(requests, groups, step)
+            clock.lap("seconds_experience")
             self.watcher.phase("learning", 0, len(groups))
-            metrics = group_metrics(groups) | await self.learner.step(groups, step)
-            if not metrics["parity"] <= self.config.loop.parity_limit:
-                raise ParityError(
-                    f"step {step}: mean |engine - learner| log-prob is {metrics['parity']:.3g}, "
-                    f"loop.parity_limit is {self.config.loop.parity_limit:.3g}"
-                )
+            metrics = group_metrics(groups) | experience.metrics
+            metrics |= await self.learner.step(groups, step, experience.lessons)
+            check_parity(step, metrics["parity"], self.config.loop.parity_limit)
             clock.lap("seconds_learn")
             metrics["probe_difference"] = await self.publish(step)
             clock.lap("seconds_sync")
-            await self.commit(step, groups, metrics, clock)
+            await self.commit(step, groups, experience, metrics, clock)
 
     def lease(self, step: int) -> list[Request]:
         """Return the requests of a step; the same step always leases the same ones."""
@@ -95,6 +89,13 @@ class Evolution:
         assert leased == drawn, f"step {step}: leased {leased} samples, accounted for {drawn}"
         return groups
 
+    async def recall(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
+        """Turn best-worst pairs into bundles, and return the bundle that each request recalls, its own fresh one included."""
+        if self.experience is None:
+            return ExperienceStep()
+        self.watcher.phase("experience", 0, len(groups))
+        return await self.experience.learn(requests, groups, step)
+
     async def publish(self, version: int) -> float:
         """Give the engines the learner's weights; they sample only after the probe agrees. Returns the difference."""
         self.watcher.phase("publishing", 0, 1)
@@ -105,7 +106,9 @@ class Evolution:
         self.transport.release(version - 1)
         return difference
 
-    async def commit(self, step: int, groups: Sequence[Group], metrics: dict[str, float], clock: Clock) -> None:
+    async def commit(
+        self, step: int, groups: Sequence[Group], experience: ExperienceStep, metrics: dict[str, float], clock: Clock
+    ) -> None:
         """Validate and checkpoint where due, then make the step real by its one manifest."""
         loop, last = self.config.loop, step == self.config.loop.steps
         validation = None
@@ -117,10 +120,13 @@ class Evolution:
         if step % loop.checkpoint_every == 0 or last:
             with self.store.checkpoint(step, state_hash, validation) as folder:
                 await self.learner.save(str(folder))
+        if self.experience is not None:
+            self.store.put_experience(step, await self.experience.snapshot())
         clock.lap("seconds_commit")
         metrics |= clock.seconds()
         metrics["tokens_per_second"] = metrics["policy_tokens"] / metrics["seconds_rollout"]
-        self.store.commit_step(step, groups, metrics, state_hash, validation)
+        lessons = [lesson.model_dump(mode="json") for lesson in experience.lessons]
+        self.store.commit_step(step, groups, metrics, state_hash, validation, loop={"lessons": lessons})
         self.watcher.step(step, metrics, validation)
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:

@@ -11,6 +11,18 @@ from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.records.verdict import WEIGHTS
 
 
+class ParityError(RuntimeError):
+    """Engine and learner disagree about the policy's log-probs: training on them would be training on noise."""
+
+
+def check_parity(step: int, parity: float, limit: float) -> None:
+    """Check mean |engine - learner| log-prob of a step. Raises ParityError beyond the limit (or for no number)."""
+    if not parity <= limit:
+        raise ParityError(
+            f"step {step}: mean |engine - learner| log-prob is {parity:.3g}, loop.parity_limit is {limit:.3g}"
+        )
+
+
 class Clock:
     """Seconds of the phases of a step."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.records.base import Record
@@ -37,6 +37,42 @@ class RolloutTask(Record):
         if self.split == "train" and self.experience is not None:
             raise ValueError(f"training rollout {self.key} carries experience: students never see any")
         return self
+
+
+class Lesson(Record):
+    """A bundle that a request recalled in a step; `own`: written from this very step's rollouts of the request.
+
+    `bundle` is its number in the memory, `similarity` the cosine of its request's key and this one's.
+    """
+
+    request_id: str
+    bundle: int
+    experience: Experience
+    similarity: float
+    own: bool
+
+
+class ExperienceStep(Record):
+    """What the experience of a step came to: a lesson for each request that recalled one, and numbers about it."""
+
+    lessons: tuple[Lesson, ...] = ()
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class ExperiencePort(Protocol):
+    """The experience memory and everything around it, one writer."""
+
+    async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
+        """Compare best and worst of each group, remember what that taught, and recall a bundle for each request."""
+        ...
+
+    async def snapshot(self) -> bytes:
+        """Return the memory as bytes."""
+        ...
+
+    async def restore(self, snapshot: bytes) -> None:
+        """Become the memory of a snapshot."""
+        ...
 
 
 class RolloutPort(Protocol):
@@ -76,8 +112,11 @@ class JudgePort(Protocol):
 class LearnerPort(Protocol):
     """The learner group as the loop sees it."""
 
-    async def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
-        """Take one optimisation step on judged groups and return its metrics."""
+    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
+        """Take one optimisation step on judged groups and return its metrics.
+
+        A teacher that reads a request's lesson scores the request's trajectories as well.
+        """
         ...
 
     async def publish(self, folder: str) -> Probe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genevolve_ray.evolution.ports import LearnerPort
+from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, Lesson
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.watch import Watcher
 
@@ -11,8 +11,10 @@ class ResumeError(RuntimeError):
     """Stored batches do not lead back to the committed state."""
 
 
-async def restore(store: RunStore, learner: LearnerPort, watcher: Watcher) -> int:
+async def restore(store: RunStore, learner: LearnerPort, experience: ExperiencePort | None, watcher: Watcher) -> int:
     """Load the last checkpoint, apply the stored batches of later steps again, and return the policy version.
+
+    The experience memory becomes that of the last committed step.
 
     Raises:
         ResumeError: when the state that comes out is not, hash for hash, the one that was committed.
@@ -23,7 +25,14 @@ async def restore(store: RunStore, learner: LearnerPort, watcher: Watcher) -> in
             await learner.load(str(folder))
     for step in plan.steps_to_reapply:
         watcher.note(f"applying the stored batch of step {step} again")
-        await learner.step(store.groups(step), step)
+        await learner.step(store.groups(step), step, stored_lessons(store, step))
     if plan.state_hash is not None and (restored := await learner.state_hash()) != plan.state_hash:
         raise ResumeError(f"step {plan.next_step - 1} was committed with state {plan.state_hash}, got {restored}")
+    if experience is not None and plan.next_step > 1:
+        await experience.restore(store.get_experience(plan.next_step - 1))
     return plan.next_step - 1
+
+
+def stored_lessons(store: RunStore, step: int) -> list[Lesson]:
+    """Return what a committed step was taught with, in the order of its requests."""
+    return [Lesson.model_validate(lesson) for lesson in store.manifest(step).loop.get("lessons", ())]

@@ -8,6 +8,7 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.evolution.manifest import CheckpointConfig
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.verdict import RewardConfig
@@ -75,6 +76,9 @@ class EvolutionConfig(Config):
     tools: PluginSpec
     renderer: PluginSpec
     judge: PluginSpec
+    experience: ExperienceConfig = ExperienceConfig()
+    summariser: PluginSpec = PluginSpec(type="genevolve_ray.judges.summariser:RuleSummariser")
+    """What compares best and worst attempts; used where `experience.enabled`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:
@@ -84,6 +88,11 @@ class EvolutionConfig(Config):
             raise ValueError(
                 "learner and engine must use one temperature: "
                 f"learner.temperature={self.learner.temperature}, sampling.temperature={self.sampling.temperature}"
+            )
+        if self.learner.ved.coefficient > 0 and not self.experience.enabled:
+            raise ValueError(
+                "distillation needs experience to distil: "
+                f"learner.ved.coefficient={self.learner.ved.coefficient:g}, experience.enabled=false"
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")

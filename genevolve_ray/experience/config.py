@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from genevolve_ray.endpoint import EndpointConfig
 from genevolve_ray.records.base import Config
+from genevolve_ray.records.experience import Experience
 
 
 class KeyConfig(Config):
@@ -81,6 +83,17 @@ class EmbedderConfig(Config):
         return self
 
 
+class Control(StrEnum):
+    """Whose bundle a teacher reads: the controls tell what experience says from the mere presence of a teacher."""
+
+    NONE = "none"
+    """The bundle that the request recalled."""
+    SHUFFLED = "shuffled"
+    """The bundle of another request."""
+    CONSTANT = "constant"
+    """One fixed generic bundle, `constant`, whatever was recalled."""
+
+
 class ExperienceConfig(Config):
     """What becomes of best-worst pairs (PAPER section 4)."""
 
@@ -89,9 +102,20 @@ class ExperienceConfig(Config):
     """Least difference of the rewards of a pair."""
     max_pairs: int = Field(default=8, ge=1)
     """Most comparisons a step."""
+    control: Control = Control.NONE
+    constant: Experience | None = None
     key: KeyConfig = KeyConfig()
     memory: MemoryConfig = MemoryConfig()
     embedder: EmbedderConfig = EmbedderConfig()
+
+    @model_validator(mode="after")
+    def _constant_is_given(self) -> ExperienceConfig:
+        if (self.control is Control.CONSTANT) != (self.constant is not None):
+            raise ValueError(
+                f"control 'constant' and a constant bundle belong together: control={self.control.value!r}, "
+                f"constant={self.constant}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_step_fits(self) -> ExperienceConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.ports import ExperiencePort, Lesson, RolloutTask
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.transport import HostTransport
@@ -102,11 +102,14 @@ class FakeLearner:
         self.state, self.noise, self.parity = "start", noise, 1e-6
         self.steps: list[int] = []
         self.seen: list[list[Group]] = []
+        self.lessons: list[list[Lesson]] = []
 
-    async def step(self, groups: Sequence[Group], step: int) -> dict[str, float]:
+    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         self.steps.append(step)
         self.seen.append(list(groups))
-        batch = json.dumps([self.state, self.noise, [[g.request_id, g.scores()] for g in groups]])
+        self.lessons.append(list(lessons))
+        taught = [lesson.model_dump(mode="json") for lesson in lessons]
+        batch = json.dumps([self.state, self.noise, [[g.request_id, g.scores()] for g in groups], taught])
         self.state = hashlib.sha256(batch.encode()).hexdigest()
         return {"parity": self.parity, "loss": 0.25}
 
@@ -154,7 +157,11 @@ class Scene:
         self.store: RunStore | None = None
 
     def begin(
-        self, config: EvolutionConfig, rollouts: FakeRollouts | None = None, learner: FakeLearner | None = None
+        self,
+        config: EvolutionConfig,
+        rollouts: FakeRollouts | None = None,
+        learner: FakeLearner | None = None,
+        experience: ExperiencePort | None = None,
     ) -> Evolution:
         """A loop as a fresh process would begin it: the last one's store is closed, everything else is new."""
         self.close()
@@ -168,6 +175,7 @@ class Scene:
             transport,
             self.store,
             Recorder(),
+            experience,
         )
 
     def close(self) -> None:

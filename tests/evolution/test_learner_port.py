@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,7 +117,8 @@ async def test_what_cannot_be_written_is_an_os_error(tmp_path: Path, error: Exce
 
 def test_the_probe_follows_from_the_run_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_step, "Learner", StubLearner)
-    probes = [build_learner(make_config(seed=seed), Path("model"), (0, 1), 50)._probe for seed in (1, 1, 2)]
+    chat: Any = SimpleNamespace(tokenizer=range(50))
+    probes = [build_learner(make_config(seed=seed), Path("model"), (0, 1), chat)._probe for seed in (1, 1, 2)]
     assert probes[0] == probes[1] != probes[2]
     assert len(probes[0]) == PROBE_TOKENS
     assert all(0 <= token < 50 for token in probes[0])

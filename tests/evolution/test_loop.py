@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_config
 
-from genevolve_ray.evolution.loop import Evolution, ParityError
+from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.evolution.measures import ParityError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 

@@ -1,0 +1,98 @@
+"""The experience memory as a named actor: one writer, which lives again from the last committed state when it dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ray.exceptions import RayActorError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
+from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.evolution.ports import ExperienceStep
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Group
+
+if TYPE_CHECKING:
+    from genevolve_ray.config import RunConfig
+    from genevolve_ray.evolution.experience import LocalExperience
+
+NAME = "experience"
+"""The actor's name in the namespace of its run."""
+
+
+class ExperienceWorker:
+    """The memory with its summariser and embedder, in a process of its own."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Keep the settings; `start` does the work."""
+        self._config = config
+        self._experience: LocalExperience | None = None
+
+    async def start(self) -> None:
+        """Build memory, summariser and embedder. Raises ValueError for a plug-in or model that is not there."""
+        from genevolve_ray.evolution.inprocess import start_experience
+
+        self._experience = start_experience(self._config)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the experience port."""
+        assert self._experience is not None, "start comes first, and only runs with experience have this actor"
+        return await getattr(self._experience, method)(*arguments)
+
+
+class RayExperience:
+    """The experience port over the memory actor.
+
+    When the actor dies, a new one takes its place with the memory of the last committed step, and the call is made
+    again: what a step learns depends only on that memory and on the step's groups.
+    """
+
+    def __init__(self, create: Callable[[], Any], attempts: int) -> None:
+        """Create the actor; `start` waits for it.
+
+        Args:
+            create: returns a new actor, at once.
+            attempts: how often one call is made.
+        """
+        self._create, self._attempts = create, attempts
+        self._committed: bytes | None = None
+        self.worker = create()
+
+    async def start(self) -> None:
+        """Wait until the memory is there."""
+        await arrive(self.worker.start.remote())
+
+    async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
+        """Write a step's bundles and recall one for each request."""
+        learned: ExperienceStep = await self._call("learn", list(requests), list(groups), step)
+        return learned
+
+    async def snapshot(self) -> bytes:
+        """Return the memory as bytes, and keep them: the loop asks when it commits."""
+        self._committed = await arrive(self.worker.call.remote("snapshot"))
+        assert self._committed is not None
+        return self._committed
+
+    async def restore(self, snapshot: bytes) -> None:
+        """Become the memory of a snapshot. Raises SnapshotError."""
+        await arrive(self.worker.call.remote("restore", snapshot))
+        self._committed = snapshot
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(RayActorError),
+            stop=stop_after_attempt(self._attempts),
+            before_sleep=lambda _: self._renew(),
+            reraise=True,
+        )
+        return await retrying(self._once, method, *arguments)
+
+    async def _once(self, method: str, *arguments: Any) -> Any:
+        return await arrive(self.worker.call.remote(method, *arguments))
+
+    async def _renew(self) -> None:
+        self.worker = self._create()
+        await self.start()
+        if self._committed is not None:
+            await arrive(self.worker.call.remote("restore", self._committed))

@@ -1,0 +1,105 @@
+"""Experience in the loop: best-worst pairs become bundles, bundles are remembered, and each request recalls one.
+
+PAPER section 4, items 1 to 3. What was recalled is kept with the step, so that the step can be applied again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from genevolve_ray.evolution.ports import ExperienceStep, Lesson
+from genevolve_ray.experience.config import Control, ExperienceConfig
+from genevolve_ray.experience.memory import ExperienceMemory, Hit
+from genevolve_ray.experience.pairing import best_worst_pairs
+from genevolve_ray.experience.protocol import Embedder
+from genevolve_ray.experience.recall import recall, remember
+from genevolve_ray.judges.protocol import Summariser
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Group, Pair
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+class LocalExperience:
+    """The experience port over one memory; it runs in process or inside an actor."""
+
+    def __init__(self, config: ExperienceConfig, summariser: Summariser, embedder: Embedder) -> None:
+        """Start with an empty memory."""
+        self._config, self._summariser, self._embedder = config, summariser, embedder
+        self._memory = ExperienceMemory(config.memory)
+
+    async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
+        """Write this step's bundles and recall one for each request; a request's own fresh bundle counts.
+
+        A pair whose summariser gave up teaches nothing and is counted; when the embedder gives up, the step goes on
+        without experience.
+        """
+        config = self._config
+        found = best_worst_pairs(groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
+        posed = {request.id: request for request in requests}
+        compared = await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in found))
+        bundles = [(posed[b.request_id], b) for b in compared if b is not None]
+        metrics: dict[str, float] = {
+            "experience_pairs": len(found),
+            "experience_failures": len(found) - len(bundles),
+        }
+        try:
+            await remember(self._memory, self._embedder, bundles, config.key)
+            hits = await recall(self._memory, self._embedder, requests, step, config.key)
+        except InfraFailure:
+            hits, metrics["embedder_failures"] = [None] * len(requests), 1
+        lessons = self._controlled(requests, hits, step)
+        own = sum(lesson.own for lesson in lessons)
+        metrics |= {
+            "experience_memory": len(self._memory),
+            "experience_own": own,
+            "experience_remembered": len(lessons) - own,
+            "experience_hit_rate": len(lessons) / max(1, len(requests)),
+            "experience_similarity": sum(x.similarity for x in lessons) / max(1, len(lessons)),
+        }
+        return ExperienceStep(lessons=tuple(lessons), metrics={name: float(x) for name, x in metrics.items()})
+
+    async def snapshot(self) -> bytes:
+        """Return the memory as bytes."""
+        return self._memory.snapshot()
+
+    async def restore(self, snapshot: bytes) -> None:
+        """Become the memory of a snapshot. Raises SnapshotError."""
+        self._memory = ExperienceMemory.restore(snapshot, self._config.memory)
+
+    async def _compare(self, request: Request, pair: Pair) -> Experience | None:
+        try:
+            return await self._summariser.compare(request, pair)
+        except InfraFailure:
+            return None
+
+    def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None], step: int) -> list[Lesson]:
+        """Return what each request is taught with; the controls change whose bundle it is, never how many are taught."""
+        taught = [(r, hit) for r, hit in zip(requests, hits, strict=True) if hit is not None]
+        if self._config.control is Control.SHUFFLED:
+            taught = [(r, self._of_another(r, [h for _, h in taught], i)) for i, (r, _) in enumerate(taught)]
+        lessons = []
+        for request, hit in taught:
+            bundle, constant = hit.experience, self._config.constant
+            if self._config.control is Control.CONSTANT and constant is not None:
+                bundle = constant
+            lessons.append(
+                Lesson(
+                    request_id=request.id,
+                    bundle=hit.number,
+                    experience=bundle,
+                    similarity=hit.similarity,
+                    own=hit.own and self._config.control is Control.NONE,
+                )
+            )
+        return lessons
+
+    def _of_another(self, request: Request, hits: Sequence[Hit], place: int) -> Hit:
+        """Return the next hit of the step that was written for another request, else any remembered one, else its own."""
+        order = [*hits[place + 1 :], *hits[:place]]
+        others = [hit for hit in order if hit.experience.request_id != request.id]
+        if not others:
+            entries = [e for e in self._memory.entries if e.experience.request_id != request.id]
+            others = [Hit(e.number, e.experience, 0.0) for e in entries]
+        return others[0] if others else hits[place]

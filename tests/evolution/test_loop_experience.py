@@ -1,0 +1,182 @@
+"""Experience in the loop: who is taught with what, what the controls change, and what a resume brings back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, Scene, evolve, make_config, make_trajectory
+
+from genevolve_ray.evolution.experience import LocalExperience
+from genevolve_ray.evolution.restore import stored_lessons
+from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Group, Outcome, Pair, SampleKey
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+class FakeSummariser:
+    """Says who was better; gives up on the requests that it is told to."""
+
+    identity = "fake"
+
+    def __init__(self, down: tuple[str, ...] = ()) -> None:
+        self.down = down
+
+    async def compare(self, request: Request, pair: Pair) -> Experience:
+        if request.id in self.down:
+            raise InfraFailure("no answer")
+        return Experience(
+            search_strategy=(f"do as {pair.best.key.sample}",), step=pair.step, request_id=request.id, gap=pair.gap
+        )
+
+
+class FakeEmbedder:
+    """Requests are alike when their numbers are equal modulo `classes`."""
+
+    identity = "fake"
+
+    def __init__(self, classes: int = 100) -> None:
+        self.classes, self.down = classes, False
+
+    async def embed(self, texts: Any) -> Any:
+        if self.down:
+            raise InfraFailure("no answer")
+        return np.eye(self.classes, dtype=np.float32)[[int(t.split()[-1]) % self.classes for t in texts]]
+
+
+class Numbered(FakeRequests):
+    """Requests whose prompt says their number."""
+
+    def train(self, index: int) -> Request:
+        return super().train(index).model_copy(update={"prompt": f"draw {index}"})
+
+
+def settings(**changes: Any) -> ExperienceConfig:
+    return ExperienceConfig.model_validate({"enabled": True, "key": {"masked": False}, **changes})
+
+
+def group(index: int, step: int = 1, scores: tuple[float, ...] = (0.2, 0.9)) -> Group:
+    name = f"train-{index}"
+    keys = [SampleKey(step=step, request_id=name, sample=i) for i in range(len(scores))]
+    return Group(
+        name, step, [make_trajectory(key, Outcome.SCORED, score) for key, score in zip(keys, scores, strict=True)]
+    )
+
+
+async def learn(experience: LocalExperience, *indices: int, step: int = 1, **changes: Any) -> Any:
+    requests = [Numbered().train(i) for i in indices]
+    return await experience.learn(requests, [group(i, step, **changes) for i in indices], step)
+
+
+def make(summariser: Any = None, embedder: Any = None, **changes: Any) -> LocalExperience:
+    return LocalExperience(settings(**changes), summariser or FakeSummariser(), embedder or FakeEmbedder())
+
+
+async def test_a_request_is_taught_by_its_own_fresh_bundle() -> None:
+    learned = await learn(make(), 0, 1)
+    assert [(x.request_id, x.own, x.experience.search_strategy) for x in learned.lessons] == [
+        ("train-0", True, ("do as 1",)),
+        ("train-1", True, ("do as 1",)),
+    ]
+    metrics = learned.metrics
+    assert (metrics["experience_pairs"], metrics["experience_own"], metrics["experience_hit_rate"]) == (2, 2, 1)
+
+
+async def test_without_a_pair_of_its_own_a_request_recalls_what_a_like_one_taught() -> None:
+    experience = make(embedder=FakeEmbedder(classes=2))
+    await learn(experience, 0, 1)
+    learned = await learn(experience, 2, step=2, scores=(0.5, 0.55))
+    assert [(x.request_id, x.own, x.experience.request_id) for x in learned.lessons] == [("train-2", False, "train-0")]
+    assert learned.metrics["experience_remembered"] == 1
+
+
+async def test_nothing_near_enough_means_nothing_taught() -> None:
+    experience = make()
+    await learn(experience, 0)
+    assert (await learn(experience, 1, step=2, scores=(0.5, 0.5))).lessons == ()
+
+
+async def test_a_summariser_that_gives_up_leaves_its_pair_out() -> None:
+    learned = await learn(make(FakeSummariser(down=("train-0",))), 0, 1)
+    assert [x.request_id for x in learned.lessons] == ["train-1"]
+    assert (learned.metrics["experience_pairs"], learned.metrics["experience_failures"]) == (2, 1)
+
+
+async def test_an_embedder_that_gives_up_leaves_the_step_without_experience() -> None:
+    embedder = FakeEmbedder()
+    embedder.down = True
+    learned = await learn(make(embedder=embedder), 0)
+    assert (learned.lessons, learned.metrics["embedder_failures"], learned.metrics["experience_memory"]) == ((), 1, 0)
+
+
+async def test_shuffled_teaches_as_many_with_the_bundles_of_others() -> None:
+    learned = await learn(make(control="shuffled"), 0, 1, 2)
+    assert [x.request_id for x in learned.lessons] == ["train-0", "train-1", "train-2"]
+    assert all(x.experience.request_id not in ("", x.request_id) and not x.own for x in learned.lessons)
+    assert learned.metrics["experience_hit_rate"] == 1
+
+
+async def test_shuffled_finds_another_bundle_in_the_memory_for_a_request_that_is_alone() -> None:
+    experience = make(control="shuffled")
+    await learn(experience, 0)
+    [lesson] = (await learn(experience, 1, step=2)).lessons
+    assert (lesson.request_id, lesson.experience.request_id) == ("train-1", "train-0")
+
+
+async def test_constant_teaches_whoever_recalled_something_with_one_bundle() -> None:
+    generic = Experience(search_strategy=("be careful",))
+    learned = await learn(make(control="constant", constant=generic), 0, 1)
+    assert [x.experience for x in learned.lessons] == [generic, generic]
+    with pytest.raises(ValueError, match="control='constant', constant=None"):
+        settings(control="constant")
+
+
+async def test_a_snapshot_brings_the_memory_back() -> None:
+    first, again = make(embedder=FakeEmbedder(2)), make(embedder=FakeEmbedder(2))
+    await learn(first, 0, 1)
+    await again.restore(await first.snapshot())
+    assert await again.snapshot() == await first.snapshot()
+    expected = await learn(first, 2, step=2, scores=(0.5, 0.5))
+    assert await learn(again, 2, step=2, scores=(0.5, 0.5)) == expected
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.close()
+
+
+async def test_lessons_reach_the_learner_and_are_kept_with_the_step(scene: Scene) -> None:
+    learner = FakeLearner()
+    evolution = scene.begin(make_config(), learner=learner, experience=make())
+    evolution.requests = Numbered()
+    await evolve(evolution)
+    assert any(learner.lessons), "no group of these runs has a gap: the test would show nothing"
+    for step in (1, 2, 3):
+        assert stored_lessons(evolution.store, step) == learner.lessons[step - 1]
+    assert evolution.store.experience_steps() == [1, 2, 3]
+
+
+async def test_a_resumed_run_ends_as_one_that_was_not_interrupted(scene: Scene, tmp_path: Path) -> None:
+    def begin(of: Scene, steps: int, learner: FakeLearner) -> Any:
+        experience = make(embedder=FakeEmbedder(classes=3), memory=MemoryConfig(capacity=8))
+        evolution = of.begin(make_config(steps=steps), FakeRollouts(), learner, experience)
+        evolution.requests = Numbered()
+        return evolution
+
+    await evolve(begin(scene, 2, FakeLearner()))
+    resumed = begin(scene, 4, FakeLearner())
+    await evolve(resumed)
+    (tmp_path / "other").mkdir()
+    other = Scene(tmp_path / "other")
+    whole = begin(other, 4, FakeLearner())
+    await evolve(whole)
+    assert [m.state_hash for m in resumed.store.manifests()] == [m.state_hash for m in whole.store.manifests()]
+    assert resumed.store.get_experience(4) == whole.store.get_experience(4)
+    other.close()
