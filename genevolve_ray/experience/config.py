@@ -50,6 +50,8 @@ class TransformersEmbedderConfig(Config):
     """A model folder."""
     pooling: Literal["last", "mean"] = "last"
     """`last`: the last token's state (Qwen3-Embedding); `mean`: the mean over tokens."""
+    prefix: str = ""
+    """Stands before every text, for models that were trained with one ("query: ")."""
     max_tokens: int = Field(default=512, ge=2)
     batch_size: int = Field(default=16, ge=1)
     device: str = "cpu"
