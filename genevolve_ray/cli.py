@@ -96,6 +96,40 @@ def bench(
 
 
 @app.command()
+def ablate(
+    preset: Annotated[str, typer.Argument(help="The preset: atlas.")],
+    out: Annotated[Path, typer.Option("--json", help="Where the result is written; the runs are kept beside it.")],
+    arms: Annotated[str, typer.Option("--arms", help="Any of sft, grpo, full, shuffled, constant.")] = (
+        "sft,grpo,full,shuffled,constant"
+    ),
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 5,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimisation steps of each run (loop.steps).")] = None,
+    world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="How many held-out requests.")] = 200,
+    settings: Sets = None,
+) -> None:
+    """Tell what each part of the method adds: arms that differ in one thing, over several seeds, with intervals.
+
+    `shuffled` gives the teacher another request's experience and `constant` one fixed text: they tell what experience
+    says from the mere presence of a teacher. Runs that are done are not made again.
+
+    Example: `genevolve ablate atlas --arms grpo,full --seeds 2 --steps 10 --json runs/ablation.json`
+    """
+    from genevolve_ray.session import ablate_run
+
+    ablate_run(
+        preset,
+        arms,
+        out,
+        seeds=seeds,
+        steps=steps,
+        world_seed=world_seed,
+        requests=requests,
+        settings=settings or [],
+    )
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Write the run's report again: one self-contained HTML page."""
     from genevolve_ray.session import report_run

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -219,7 +220,7 @@ def bench_run(
     """Score a policy on a suite of held-out requests and write the result."""
     if suite != "atlas":
         raise UserFault(f"genevolve bench: unknown suite {suite!r}; there is atlas")
-    from genevolve_ray.atlas.suite import EXPERIENCES, bench_atlas, write_json
+    from genevolve_ray.atlas.suite import EXPERIENCES, bench_atlas
 
     if experience not in EXPERIENCES:
         raise UserFault(f"genevolve bench: --experience {experience!r} is unknown; there are {', '.join(EXPERIENCES)}")
@@ -235,6 +236,47 @@ def bench_run(
         f"{policy}: reward {result['reward_mean']:.3f} sampled, {result['reward_greedy']:.3f} greedy, "
         f"valid {result['valid_fraction']:.1%} on {requests} requests of test world {world_seed} -> {out}"
     )
+
+
+def ablate_run(
+    preset: str,
+    arms: str,
+    out: Path,
+    *,
+    seeds: int,
+    steps: int | None,
+    world_seed: int,
+    requests: int,
+    settings: Sequence[str],
+) -> None:
+    """Compare arms over seeds and write the result; the runs are kept beside it and read again when they are done."""
+    if preset != "atlas":
+        raise UserFault(f"genevolve ablate: unknown preset {preset!r}; there is atlas")
+    from genevolve_ray.atlas.teacher import GENERIC
+    from genevolve_ray.bench.ablation import AblationPlan, ablate
+    from genevolve_ray.bench.arms import Arm
+    from genevolve_ray.viewer.ablation import write_ablation
+
+    names = [name.strip() for name in arms.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in list(Arm)]:
+        raise UserFault(f"genevolve ablate: unknown arms {', '.join(unknown)}; there are {', '.join(Arm)}")
+    overrides = [*settings, *([f"loop.steps={steps}"] if steps is not None else [])]
+    config = load_config(preset, overrides)
+    preflight(config)
+    plan = AblationPlan(
+        arms=tuple(map(Arm, names)), seeds=seeds, world_seed=world_seed, requests=requests, constant=GENERIC
+    )
+    folder, model = out.with_suffix(""), model_folder(config.policy.model)
+    result = asyncio.run(ablate(config, model, folder, plan, lambda text: print(text, flush=True)))
+    write_json(result, out)
+    page = write_ablation(result, out.with_suffix(".html"))
+    print(f"{out}\nreport: {page}")
+
+
+def write_json(result: dict[str, Any], out: Path) -> None:
+    """Write a result, making its folder."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,9 +96,3 @@ async def bench_atlas(
 
 def _rewards(trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
     return {t.key.request_id: None if t.outcome is Outcome.INFRA_FAILURE else t.score for t in trajectories}
-
-
-def write_json(result: dict[str, Any], out: Path) -> None:
-    """Write a result, making its folder."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

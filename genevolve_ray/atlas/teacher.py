@@ -98,6 +98,12 @@ def as_experience(decisions: Decisions) -> Experience:
     )
 
 
+GENERIC = as_experience(
+    Decisions(skills=("attribute_binding",), search=True, source="official", current=True, applied=())
+)
+"""One bundle for every request: what is most often right in this world (see docs/log.md), whatever is asked."""
+
+
 class Teacher:
     """The teacher in one episode: it reads each observation as text and writes the next turn as text."""
 

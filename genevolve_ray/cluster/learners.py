@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.evolution.ports import Lesson
+from genevolve_ray.evolution.ports import Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class RayLearner:
         """Take one optimisation step on judged groups, taught by lessons, and return its metrics."""
         metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons))
         return metrics
+
+    async def moved(self) -> list[MovedToken]:
+        """Return the tokens on which the teacher of the last step disagreed most."""
+        tokens: list[MovedToken] = await self._call("moved")
+        return tokens
 
     async def publish(self, folder: str) -> Probe:
         """Write the weights to `folder` and return the probe that engines must reproduce."""

@@ -61,20 +61,29 @@ def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
     return banned_token_ids(chat.tokenizer, vocab_size=vocabulary_size(model_dir))
 
 
-async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> tuple[LocalRollouts, Engine]:
-    """Start an engine and everything around it in this process."""
-    chat = load_chat(model_dir)
-    engine = await create_engine(config.engine, model_dir, banned=load_banned(model_dir, chat))
+async def start_engine(config: EvolutionConfig, model_dir: Path) -> Engine:
+    """Start the engine of a run in this process, with the run's ban mask."""
+    return await create_engine(config.engine, model_dir, banned=load_banned(model_dir, load_chat(model_dir)))
+
+
+def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
+    """Build everything around an engine in this process; it stays the caller's to close."""
     rollouts = Rollouts(
         engine=engine,
-        chat=chat,
+        chat=load_chat(model_dir),
         tools=config.tools.build(images).tools,
         renderer=RenderService(config.renderer.build(), images),
         judge=JudgeService(config.judge.build(), images),
         profile=PROFILES[config.profile],
         reward=config.reward,
     )
-    return LocalRollouts(rollouts, engine), engine
+    return LocalRollouts(rollouts, engine)
+
+
+async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> tuple[LocalRollouts, Engine]:
+    """Start an engine and everything around it in this process."""
+    engine = await start_engine(config, model_dir)
+    return build_rollouts(config, model_dir, engine, images), engine
 
 
 def start_learner(config: EvolutionConfig, model_dir: Path) -> LocalLearner:

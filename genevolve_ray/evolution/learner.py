@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.evolution.ports import Lesson
+from genevolve_ray.evolution.ports import Lesson, MovedToken
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from genevolve_ray.learning.step import Learner
 
 PROBE_TOKENS = 96
+MOVED_TOKENS = 12
+"""Tokens kept for each taught request: what its experience moved most."""
 _OWN = ("seconds", "tokens_per_second", "tokens", "policy_tokens", "model_flops_per_second")
 """Learner metrics that rollouts have too; they are logged as `learner_...`."""
 
@@ -54,6 +57,7 @@ class LocalLearner:
         """
         self._learner, self._advantage = learner, advantage
         self._probe, self._tolerance, self._patch = tuple(probe), tolerance, patch
+        self._trained: list[Trajectory] = []
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         """Take one step on judged groups, taught by lessons where there is a patch.
@@ -63,6 +67,7 @@ class LocalLearner:
             ExperienceLeakError: when a student has seen experience.
         """
         teachers = _Teachers(self._patch, lessons) if self._patch is not None else None
+        self._trained = trained_trajectories(groups)
         sequences = training_sequences(groups, self._advantage, teachers)
         if not sequences:
             reasons = {t.reason for g in groups for t in g.trajectories if t.outcome is Outcome.INFRA_FAILURE}
@@ -71,6 +76,18 @@ class LocalLearner:
         if teachers is not None:
             metrics["teacher_contexts_too_long"] = float(teachers.too_long)
         return {f"learner_{name}" if name in _OWN else name: value for name, value in metrics.items()}
+
+    async def moved(self) -> list[MovedToken]:
+        """Return, for each taught request of the last step, the tokens with the largest |log pi - log q|."""
+        found: dict[str, list[MovedToken]] = {}
+        for index, gaps in self._learner.gaps.items():
+            trajectory = self._trained[index]
+            places = [i for i, wanted in enumerate(trajectory.ledger.policy_mask) if wanted]
+            found.setdefault(trajectory.key.request_id, []).extend(
+                MovedToken(trajectory=str(trajectory.key), position=place, gap=gap)
+                for place, gap in zip(places, gaps, strict=True)
+            )
+        return [m for tokens in found.values() for m in sorted(tokens, key=lambda m: -abs(m.gap))[:MOVED_TOKENS]]
 
     async def publish(self, folder: str) -> Probe:
         """Write the weights to `folder` and return the probe that engines must reproduce."""
@@ -132,21 +149,27 @@ def build_learner(config: EvolutionConfig, model_dir: Path, banned: Sequence[int
     return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, patch)
 
 
+def trained_trajectories(groups: Sequence[Group]) -> list[Trajectory]:
+    """Return the trajectories that a step trains on, in its order.
+
+    A group with fewer than two scores has nothing to compare and is left out; infrastructure failures never enter.
+    """
+    kept = ([t for t in g.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)] for g in groups)
+    return [t for scored in kept if len(scored) > 1 for t in scored]
+
+
 def training_sequences(
     groups: Sequence[Group],
     config: AdvantageConfig,
     teacher: Callable[[Trajectory], TeacherContext | None] | None = None,
 ) -> list[TrainSequence]:
-    """Turn judged groups into sequences with group-relative advantages (PAPER section 3).
+    """Turn judged groups into sequences with group-relative advantages (PAPER section 3), in `trained_trajectories`' order.
 
-    A group with fewer than two scores has nothing to compare and is left out; infrastructure failures never enter.
     `teacher` returns what a teacher reads of a trajectory, None where nothing was recalled for its request.
     """
     sequences = []
-    for group in groups:
-        scored = [t for t in group.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)]
-        if len(scored) < 2:
-            continue
+    for _, members in groupby(trained_trajectories(groups), key=lambda t: t.key.request_id):
+        scored = list(members)
         advantages = group_advantages([t.score for t in scored], config).values
         sequences += [
             TrainSequence(

@@ -9,7 +9,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import collect_group, evaluate, gather_or_cancel
 from genevolve_ray.evolution.measures import Clock, check_parity, evaluation_metrics, group_metrics
 from genevolve_ray.evolution.ports import ExperiencePort, ExperienceStep, LearnerPort, RequestSource, RolloutPort
-from genevolve_ray.evolution.restore import restore
+from genevolve_ray.evolution.restore import lesson_state, restore
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.transport import WeightTransport
@@ -125,8 +125,8 @@ class Evolution:
         clock.lap("seconds_commit")
         metrics |= clock.seconds()
         metrics["tokens_per_second"] = metrics["policy_tokens"] / metrics["seconds_rollout"]
-        lessons = [lesson.model_dump(mode="json") for lesson in experience.lessons]
-        self.store.commit_step(step, groups, metrics, state_hash, validation, loop={"lessons": lessons})
+        loop_state = lesson_state(experience.lessons, await self.learner.moved() if experience.lessons else [])
+        self.store.commit_step(step, groups, metrics, state_hash, validation, loop=loop_state)
         self.watcher.step(step, metrics, validation)
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:

@@ -52,6 +52,17 @@ class Lesson(Record):
     own: bool
 
 
+class MovedToken(Record):
+    """A token on which the teacher of a step disagreed: its place in the trajectory's ledger, and log pi - log q.
+
+    Above 0 the teacher finds the token less likely than the student does, below 0 more likely.
+    """
+
+    trajectory: str
+    position: int
+    gap: float
+
+
 class ExperienceStep(Record):
     """What the experience of a step came to: a lesson for each request that recalled one, and numbers about it."""
 
@@ -117,6 +128,10 @@ class LearnerPort(Protocol):
 
         A teacher that reads a request's lesson scores the request's trajectories as well.
         """
+        ...
+
+    async def moved(self) -> list[MovedToken]:
+        """Return the tokens on which the teacher of the last step disagreed most, a few for each taught request."""
         ...
 
     async def publish(self, folder: str) -> Probe:

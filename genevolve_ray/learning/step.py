@@ -86,6 +86,8 @@ class Learner:
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
         self._ban_mask_V = self._ban(banned)
+        self.gaps: dict[int, list[float]] = {}
+        """Of the last step: log pi - log q per policy token, by the place of each taught sequence in the batch."""
 
     def _ban(self, banned: Sequence[int]) -> Tensor | None:
         vocabulary = head_weight(self.model).shape[0]
@@ -198,11 +200,21 @@ class Learner:
                 loss = loss + value
                 metrics.update(parts)
             loss.backward()  # type: ignore[no-untyped-call]
+            self._note_gaps(batch, streams)
             totals["loss"] += loss.item()
             for name, metric in metrics.items():
                 totals[name] = max(totals[name], metric.item()) if name in MAXIMA else totals[name] + metric.item()
         totals["taught_sequences"] = float(taught)
         return totals
+
+    def _note_gaps(self, batch: MicroBatch, streams: TokenStreams) -> None:
+        """Keep log pi - log q of the policy tokens of taught sequences, for whoever wants to see what moved."""
+        if streams.teacher_P is None or streams.taught_P is None:
+            return
+        gaps = (streams.logprobs_P.detach() - streams.teacher_P).tolist()
+        for gap, row, taught in zip(gaps, batch.sequence_P.tolist(), streams.taught_P.tolist(), strict=True):
+            if taught:
+                self.gaps.setdefault(batch.indices[row], []).append(gap)
 
     def _with_teacher(self, sequences: Sequence[TrainSequence]) -> list[_Scored]:
         """Pair each sequence with its teacher's log-probs on the policy tokens, None where it has no bundle.
@@ -235,6 +247,7 @@ class Learner:
         if not count:
             raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
         self._optimizer.zero_grad(set_to_none=True)
+        self.gaps = {}
         scored = self._with_teacher(sequences)
         seconds_teacher = time.perf_counter() - started
         totals = self._accumulate(batches, scored)

@@ -11,7 +11,7 @@ from typing import Any
 
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.ports import ExperiencePort, Lesson, RolloutTask
+from genevolve_ray.evolution.ports import ExperiencePort, Lesson, MovedToken, RolloutTask
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.transport import HostTransport
@@ -112,6 +112,9 @@ class FakeLearner:
         batch = json.dumps([self.state, self.noise, [[g.request_id, g.scores()] for g in groups], taught])
         self.state = hashlib.sha256(batch.encode()).hexdigest()
         return {"parity": self.parity, "loss": 0.25}
+
+    async def moved(self) -> list[MovedToken]:
+        return [MovedToken(trajectory="1/r/0/0", position=3, gap=-0.5)]
 
     async def publish(self, folder: str) -> Probe:
         Path(folder, "weights").write_text(self.state)

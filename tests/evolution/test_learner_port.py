@@ -26,6 +26,7 @@ class StubLearner:
         self.arguments = arguments
         self.steps: list[tuple[Sequence[TrainSequence], int]] = []
         self.error: Exception | None = None
+        self.gaps: dict[int, list[float]] = {}
 
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         self.steps.append((sequences, step))
@@ -122,3 +123,13 @@ def test_the_probe_follows_from_the_run_seed(monkeypatch: pytest.MonkeyPatch) ->
     assert probes[0] == probes[1] != probes[2]
     assert len(probes[0]) == PROBE_TOKENS
     assert all(0 <= token < 50 for token in probes[0])
+
+
+async def test_the_tokens_that_moved_most_are_named_by_their_place_in_the_ledger() -> None:
+    """`make_trajectory` writes three context tokens and two of the policy; only the second sequence was taught."""
+    learner = StubLearner()
+    wrapped = port(learner)
+    await wrapped.step([GOOD], 1)
+    learner.gaps = {1: [0.1, -2.0]}
+    key = str(GOOD.trajectories[1].key)
+    assert [(m.trajectory, m.position, m.gap) for m in await wrapped.moved()] == [(key, 4, -2.0), (key, 3, 0.1)]

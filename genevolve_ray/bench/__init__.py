@@ -1,0 +1,1 @@
+"""Suites and scoring: arms compared over seeds, with intervals."""

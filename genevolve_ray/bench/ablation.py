@@ -1,0 +1,279 @@
+"""`genevolve ablate`: the same start, requests, rollouts and steps for every arm, over several seeds.
+
+Shape legend: S seeds, M requests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from genevolve_ray.bench.arms import Arm, arm_config
+from genevolve_ray.bench.intervals import Interval, nested_interval
+from genevolve_ray.bench.lift import measure_lift
+from genevolve_ray.engines.protocol import Engine, SamplingParams
+from genevolve_ray.evolution.collect import evaluate
+from genevolve_ray.evolution.inprocess import (
+    LocalRollouts,
+    build_rollouts,
+    start_engine,
+    start_experience,
+    start_learner,
+)
+from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.evolution.measures import evaluation_metrics
+from genevolve_ray.evolution.ports import RequestSource
+from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.evolution.watch import Silence
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Outcome, Trajectory
+
+SAMPLED, GREEDY = "ablation-sampled", "ablation-greedy"
+"""Names in an arm's run store: held-out trajectories of the policy that it ended with."""
+DIAGNOSTICS = (
+    "entropy",
+    "reward_mean",
+    "zero_variance_groups",
+    "experience_hit_rate",
+    "experience_own",
+    "experience_remembered",
+    "ved_gap_abs",
+    "ved_gated",
+    "ved_gated_gap_abs",
+    "ved_rho_capped",
+    "ved_gap_clipped",
+    "clip_low",
+    "clip_high",
+)
+"""Metrics of a step whose means over the run stand beside each arm's reward."""
+DIFFERENCES = ((Arm.FULL, Arm.GRPO), (Arm.FULL, Arm.SHUFFLED), (Arm.FULL, Arm.CONSTANT), (Arm.GRPO, Arm.SFT))
+
+
+class AblationPlan(Config):
+    """What is compared with what, on which requests."""
+
+    arms: tuple[Arm, ...] = Field(default=tuple(Arm), min_length=1)
+    seeds: int = Field(default=5, ge=1)
+    world_seed: int = Field(default=1, ge=0)
+    """Seed of the world whose test partition the arms are compared on."""
+    requests: int = Field(default=200, ge=1)
+    constant: Experience
+    """What the arm `constant` reads."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> AblationPlan:
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError(f"arms {[a.value for a in self.arms]} name one twice")
+        return self
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Training requests of one world, held-out requests of another."""
+
+    training: RequestSource
+    tested: RequestSource
+
+    def train(self, index: int) -> Request:
+        return self.training.train(index)
+
+    def validation(self, count: int) -> list[Request]:
+        return self.training.validation(count)
+
+    def heldout(self, count: int) -> list[Request]:
+        return self.tested.heldout(count)
+
+
+async def ablate(
+    base: EvolutionConfig, model: Path, folder: Path, plan: AblationPlan, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run every arm under every seed, one run folder each below `folder`, and compare them on held-out requests.
+
+    Runs that are finished already are read, not made again; one that was interrupted goes on where it stopped.
+
+    Args:
+        base: the full method; the arms are taken from it.
+        model: the policy that all arms start from.
+        folder: where the runs are kept.
+        plan: arms, seeds and requests.
+        note: told of every run.
+
+    Returns:
+        `arms`: per arm `mean`, `low`, `high`, `greedy`, `per_seed`, its validation `curve` and `area`, and diagnostics;
+        `full_minus_grpo` and the like; `bundle_lift`; and what was compared.
+    """
+    scores: dict[Arm, list[NDArray[np.float64]]] = {arm: [] for arm in plan.arms}
+    rows: dict[Arm, list[dict[str, Any]]] = {arm: [] for arm in plan.arms}
+    lifts: list[dict[str, Any]] = []
+    async with _engine(base, model) as engine:
+        for seed in range(1, plan.seeds + 1):
+            for arm in plan.arms:
+                config = arm_config(base, arm, seed=seed, constant=plan.constant)
+                vector, row, lift = await _run(config, arm, model, engine, folder / config.name, plan)
+                scores[arm].append(vector)
+                rows[arm].append(row)
+                lifts += [lift] if lift else []
+                note(f"seed {seed} {arm.value}: held-out reward {row['sampled']:.3f}, greedy {row['greedy']:.3f}")
+    return _result(base, plan, scores, rows, lifts)
+
+
+@asynccontextmanager
+async def _engine(base: EvolutionConfig, model: Path) -> AsyncIterator[Engine]:
+    engine = await start_engine(base, model)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def _run(
+    config: EvolutionConfig, arm: Arm, model: Path, engine: Engine, folder: Path, plan: AblationPlan
+) -> tuple[NDArray[np.float64], dict[str, Any], dict[str, Any] | None]:
+    """Make or finish one run; return its held-out scores [M], its row, and what its bundles are worth in a context."""
+    with (
+        RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
+        host_transport() as transport,
+    ):
+        sources = _Sources(config.requests.build(store.images), _tested(config, plan, store))
+        rollouts = build_rollouts(config, model, engine, store.images)
+        learner = start_learner(config, model)
+        steps = 0 if arm is Arm.SFT else config.loop.steps
+        finished = {SAMPLED, GREEDY} <= set(store.trajectory_names()) and store.last_step == steps
+        lift = None
+        if not finished:
+            evolution = Evolution(
+                config, sources, rollouts, learner, transport, store, Silence(), start_experience(config)
+            )
+            version = await evolution.start()
+            if steps:
+                await evolution.run(version)
+            await _test(config, rollouts, sources, store, plan)
+        if arm is Arm.FULL:
+            lift = await _lift(config, rollouts, engine, model, sources, store)
+        return _scores(store, sources, plan), _row(store), lift
+
+
+async def _test(
+    config: EvolutionConfig, rollouts: LocalRollouts, sources: _Sources, store: RunStore, plan: AblationPlan
+) -> None:
+    requests = sources.heldout(plan.requests)
+    for name, temperature in ((SAMPLED, config.sampling.temperature), (GREEDY, 0.0)):
+        sampling = SamplingParams(temperature=temperature, top_p=config.sampling.top_p)
+        tested = await evaluate(requests, rollouts, run_seed=config.seed, sampling=sampling, split="ablation")
+        store.put_trajectories(name, tested)
+    store.put_requests("ablation", requests)
+
+
+async def _lift(
+    config: EvolutionConfig, rollouts: LocalRollouts, engine: Engine, model: Path, sources: _Sources, store: RunStore
+) -> dict[str, Any]:
+    """Return what a run's bundles add to the reward of the policy that it started from, standing in its context."""
+    await engine.update(str(model), 0)
+    trained = {r.id: r for i in range(config.loop.steps * config.loop.requests_per_step) if (r := sources.train(i))}
+    return await measure_lift(config, rollouts, list(trained.values()), store.get_experience(store.last_step))
+
+
+def _tested(config: EvolutionConfig, plan: AblationPlan, store: RunStore) -> RequestSource:
+    source: RequestSource = config.requests.model_copy(update={"config": {"seed": plan.world_seed}}).build(store.images)
+    return source
+
+
+def _scores(store: RunStore, sources: _Sources, plan: AblationPlan) -> NDArray[np.float64]:
+    found = {t.key.request_id: _score(t) for t in store.get_trajectories(SAMPLED)}
+    return np.array([found.get(r.id, math.nan) for r in sources.heldout(plan.requests)], dtype=np.float64)
+
+
+def _score(trajectory: Trajectory) -> float:
+    scored = trajectory.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)
+    return trajectory.score if scored else math.nan
+
+
+def _row(store: RunStore) -> dict[str, Any]:
+    sampled, greedy = (evaluation_metrics(store.get_trajectories(name)) for name in (SAMPLED, GREEDY))
+    metrics = store.metrics()
+    means = {n: fmean(v) for n in DIAGNOSTICS if (v := [m[n] for m in metrics if m.get(n) is not None])}
+    return {
+        "sampled": sampled["reward_mean"],
+        "greedy": greedy["reward_mean"],
+        "valid_fraction": sampled["valid_fraction"],
+        "tool_calls": sampled["tool_calls_mean"],
+        "curve": [[v["step"], v["reward_mean"]] for v in store.validations()],
+        "seconds": sum(m["seconds_step"] for m in metrics),
+        "diagnostics": means,
+    }
+
+
+def area(curve: Sequence[Sequence[float]]) -> float | None:
+    """Return the mean height of a curve of (step, value) by the trapezoid rule, None with fewer than two points."""
+    if len(curve) < 2:
+        return None
+    steps, values = (np.array(x, dtype=float) for x in zip(*curve, strict=True))
+    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+
+def _result(
+    base: EvolutionConfig,
+    plan: AblationPlan,
+    scores: dict[Arm, list[NDArray[np.float64]]],
+    rows: dict[Arm, list[dict[str, Any]]],
+    lifts: list[dict[str, Any]],
+) -> dict[str, Any]:
+    tables = {arm: np.stack(vectors) for arm, vectors in scores.items()}
+    result: dict[str, Any] = {"arms": {a.value: _arm(nested_interval(t, seed=0), rows[a]) for a, t in tables.items()}}
+    for one, other in DIFFERENCES:
+        if one in tables and other in tables:
+            gap = nested_interval(tables[one] - tables[other], seed=0)
+            result[f"{one.value}_minus_{other.value}"] = gap.model_dump()
+    if lifts:
+        names = ("own", "remembered")
+        result["bundle_lift"] = {n: _pooled([x[n] for x in lifts if x.get(n) is not None]) for n in names}
+    return result | {
+        "seeds": plan.seeds,
+        "steps": base.loop.steps,
+        "requests": plan.requests,
+        "world_seed": plan.world_seed,
+        "rollouts_per_step": base.loop.requests_per_step * base.loop.group_size,
+    }
+
+
+def _pooled(lifts: Sequence[Sequence[float]]) -> dict[str, float] | None:
+    """Return mean and interval of paired gains, one list per seed; None where there are none."""
+    filled = [list(x) for x in lifts if len(x)]
+    if not filled:
+        return None
+    longest = max(map(len, filled))
+    table = np.array([x + [math.nan] * (longest - len(x)) for x in filled])
+    return nested_interval(table, seed=0).model_dump() | {"pairs": sum(map(len, filled))}
+
+
+def _arm(interval: Interval, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    curves = [row["curve"] for row in rows if row["curve"]]
+    steps = [step for step, _ in curves[0]] if curves else []
+    mean_curve = [[step, fmean(c[i][1] for c in curves)] for i, step in enumerate(steps)]
+    areas = [a for curve in curves if (a := area(curve)) is not None]
+    names = dict.fromkeys(name for row in rows for name in row["diagnostics"])
+    return interval.model_dump() | {
+        "greedy": fmean(row["greedy"] for row in rows),
+        "per_seed": [row["sampled"] for row in rows],
+        "greedy_per_seed": [row["greedy"] for row in rows],
+        "valid_fraction": fmean(row["valid_fraction"] for row in rows),
+        "tool_calls": fmean(row["tool_calls"] for row in rows),
+        "curve": mean_curve,
+        "curves": curves,
+        "area": fmean(areas) if areas else None,
+        "seconds_per_seed": [row["seconds"] for row in rows],
+        "diagnostics": {n: fmean(r["diagnostics"][n] for r in rows if n in r["diagnostics"]) for n in names},
+    }
