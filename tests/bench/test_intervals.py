@@ -1,0 +1,49 @@
+"""Intervals over seeds and requests, against what is known of them.
+
+Shape legend: S seeds, M requests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genevolve_ray.bench.intervals import nested_interval
+
+
+def scores(between: float, within: float, seeds: int = 5, requests: int = 200, mean: float = 0.5) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return mean + between * rng.standard_normal((seeds, 1)) + within * rng.standard_normal((seeds, requests))
+
+
+def test_the_mean_is_the_plain_mean_and_lies_inside() -> None:
+    table = scores(0.05, 0.3)
+    found = nested_interval(table, seed=0)
+    assert found.mean == pytest.approx(table.mean())
+    assert found.low < found.mean < found.high
+
+
+def test_what_differs_between_seeds_widens_the_interval() -> None:
+    """With no difference between seeds the width is about 4 standard errors of all scores; between them, of the seeds."""
+    narrow = nested_interval(scores(0.0, 0.3), seed=0)
+    assert narrow.high - narrow.low == pytest.approx(2 * 1.96 * 0.3 / np.sqrt(1000), rel=0.6)
+    wide = nested_interval(scores(0.2, 0.3), seed=0)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_missing_scores_are_left_out() -> None:
+    table = scores(0.0, 0.1)
+    holes = table.copy()
+    holes[:, ::3] = np.nan
+    assert nested_interval(holes, seed=0).mean == pytest.approx(np.nanmean(holes))
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    table = scores(0.1, 0.1)
+    assert nested_interval(table, seed=1) == nested_interval(table, seed=1) != nested_interval(table, seed=2)
+
+
+@pytest.mark.parametrize("table", [np.zeros((0, 3)), np.zeros(3), np.array([[0.5], [np.nan]])])
+def test_a_seed_without_scores_is_refused(table: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="every seed needs scores"):
+        nested_interval(table, seed=0)
