@@ -1,0 +1,75 @@
+"""The memory actor that dies: the next one has the committed memory, the call is made again, and tries are bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from genevolve_ray.cluster.memory import RayExperience
+
+
+class FakeMemory:
+    """An actor whose memory is a list of steps; it dies in the calls that it is told to."""
+
+    def __init__(self, dies: int) -> None:
+        self.memory: list[int] = []
+        self.dies = dies
+        self.start, self.call = _Remote(self._start), _Remote(self._call)
+
+    async def _start(self) -> None:
+        return None
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        if method == "restore":
+            self.memory = list(arguments[0])
+            return None
+        if method == "snapshot":
+            return bytes(self.memory)
+        if self.dies:
+            self.dies -= 1
+            raise ActorDiedError()
+        self.memory.append(arguments[-1])
+        return list(self.memory)
+
+
+class _Remote:
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    async def remote(self, *arguments: Any) -> Any:
+        return await self._method(*arguments)
+
+
+def experience(*deaths: int, attempts: int = 3) -> RayExperience:
+    """Actors in order of their creation; each dies in so many calls."""
+    left = iter(deaths)
+    return RayExperience(lambda: FakeMemory(next(left, 0)), attempts)
+
+
+async def learn(port: RayExperience, step: int) -> Any:
+    return await port.learn([], [], step)
+
+
+async def test_the_next_actor_has_the_committed_memory_and_hears_the_call_again() -> None:
+    port = experience(0)
+    await port.start()
+    await learn(port, 1)
+    await port.snapshot()
+    await learn(port, 2)  # never committed: it must not be learned twice
+    port.worker.dies = 1
+    assert await learn(port, 2) == [1, 2]
+
+
+async def test_a_restored_memory_survives_a_death_too() -> None:
+    port = experience(0)
+    await port.restore(bytes([7]))
+    port.worker.dies = 1
+    assert await learn(port, 8) == [7, 8]
+
+
+async def test_tries_are_bounded() -> None:
+    port = experience(1, 1, 1, attempts=2)
+    with pytest.raises(ActorDiedError):
+        await learn(port, 1)
