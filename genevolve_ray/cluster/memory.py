@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.evolution.ports import ExperienceStep
@@ -83,7 +83,7 @@ class RayExperience:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RayActorError),
             stop=stop_after_attempt(self._attempts),
-            before_sleep=lambda _: self._renew(),
+            before_sleep=self._renew,
             reraise=True,
         )
         return await retrying(self._once, method, *arguments)
@@ -91,7 +91,7 @@ class RayExperience:
     async def _once(self, method: str, *arguments: Any) -> Any:
         return await arrive(self.worker.call.remote(method, *arguments))
 
-    async def _renew(self) -> None:
+    async def _renew(self, _: RetryCallState) -> None:
         self.worker = self._create()
         await self.start()
         if self._committed is not None:
