@@ -50,12 +50,12 @@ class CurriculumConfig(Config):
     """
 
     seed: int = Field(default=17, ge=0)
-    steps: int = Field(default=1600, ge=1)
+    steps: int = Field(default=2000, ge=1)
     batch_size: int = Field(default=12, ge=1)
     worlds: int = Field(default=64, ge=1)
-    exercise_steps: int = Field(default=200, ge=0)
+    exercise_steps: int = Field(default=300, ge=0)
     """Steps of nothing but exercises (see `exercises`), before the lessons."""
-    exercises: int = Field(default=4, ge=0)
+    exercises: int = Field(default=6, ge=0)
     """Exercises in every batch of lessons after that, besides `batch_size` trajectories."""
     stated_fraction: float = Field(default=0.75, ge=0, le=1)
     stated_share_later: float = Field(default=0.3, ge=0, le=1)
@@ -116,6 +116,11 @@ class ColdStartConfig(Config):
     curriculum: CurriculumConfig = CurriculumConfig()
     lr: float = Field(default=3e-3, gt=0)
 
+    @property
+    def steps(self) -> int:
+        """Optimisation steps in all: exercises alone, then lessons."""
+        return self.curriculum.exercise_steps + self.curriculum.steps
+
 
 def train_cold_start(
     config: ColdStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None
@@ -149,7 +154,7 @@ def train_cold_start(
         for batch in curriculum.batches()
     )
     report = None if on_step is None else lambda step: on_step(model, step)
-    sft = SftConfig(steps=lessons.exercise_steps + lessons.steps, lr=config.lr, final_lr_fraction=0.02)
+    sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
     history = train_sft(model, chain(alone, mixed), sft, report)
     save_policy(model, tokenizer, folder)
     provenance = {

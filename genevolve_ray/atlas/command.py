@@ -33,13 +33,13 @@ def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None
     console, started = Console(), time.perf_counter()
     columns = (TextColumn("cold start"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("cold start", total=recipe.curriculum.steps, loss="")
+        task = bar.add_task("cold start", total=recipe.steps, loss="")
 
         def show(_: PreTrainedModel, step: SftStep) -> None:
             bar.update(task, advance=1, loss=f"loss {step.loss:.4f}")
             if not console.is_terminal and (step.step + 1) % _PLAIN_EVERY == 0:
                 pace = f"{step.tokens_per_second:,.0f} tokens/s"
-                console.print(f"step {step.step + 1}/{recipe.curriculum.steps} loss {step.loss:.4f} {pace}")
+                console.print(f"step {step.step + 1}/{recipe.steps} loss {step.loss:.4f} {pace}")
 
         train_cold_start(recipe, out, show)
     console.print(f"cold start written to {out} in {time.perf_counter() - started:.0f} s")

@@ -13,7 +13,18 @@ import numpy as np
 
 from genevolve_ray.agent.chat import ChatTokenizer
 from genevolve_ray.atlas.names import Partition, names_of
-from genevolve_ray.atlas.scene import COLOURS, COUNT_WORDS, KINDS, SIDES, SOURCES, TEXTS
+from genevolve_ray.atlas.scene import (
+    COLOURS,
+    COMPANIONS,
+    COUNT_WORDS,
+    KINDS,
+    MATERIALS,
+    MEDIA,
+    MOODS,
+    SIDES,
+    SOURCES,
+    TEXTS,
+)
 
 Piece = tuple[str, bool]
 """A piece of text, and whether it is an answer that follows from what stands before it."""
@@ -53,38 +64,72 @@ def _pictures(rng: np.random.Generator) -> list[Piece]:
 
 
 def _facts(rng: np.random.Generator) -> list[Piece]:
-    """What holds now, what held once?"""
-    name, topic = _pick(rng, _NAMES), _pick(rng, ("moon", "motto"))
-    values = [f" {w}" for w in COUNT_WORDS[2:]] if topic == "moon" else [f" '{t}'" for t in TEXTS]
-    said = dict(zip(("now", "once"), (values[i] for i in rng.permutation(len(values))[:2]), strict=True))
-    order = [("now", "once")[i] for i in rng.permutation(2)]
-    rows = "".join(f"{n}. snippet: {topic} of {name} {when}{said[when]}.\n" for n, when in enumerate(order, 1))
+    """What holds now, what held once? Sometimes of two topics, sometimes with what a namesake has among the rows."""
+    name, other = _pick(rng, _NAMES), _pick(rng, _NAMES)
+    topics = ("moon", "motto") if rng.random() < 0.4 else (_pick(rng, ("moon", "motto")),)
+    rows, said = [], {}
+    for topic in topics:
+        values = [f" {w}" for w in COUNT_WORDS[2:]] if topic == "moon" else [f" '{t}'" for t in TEXTS]
+        drawn = [values[i] for i in rng.permutation(len(values))[:3]]
+        said[topic] = dict(zip(("now", "once"), drawn, strict=False))
+        rows += [f"{topic} of {name} {when}{value}.\n" for when, value in said[topic].items()]
+        if rng.random() < 0.3:
+            rows.append(f"kin {other}, {topic} of {name} has{drawn[2]}.\n")
+    listed = "".join(f"{n}. snippet: {rows[i]}" for n, i in enumerate(rng.permutation(len(rows)), 1))
     when = _pick(rng, ("now", "once"))
-    pieces: list[Piece] = [(rows, False), (f"{topic} of {name} {when}", False), (said[when], True), (".\n", False)]
-    if topic == "moon":
-        return [*pieces, ("draw", False), (said[when], True), (" moon in a row\n", False)]
-    return [*pieces, ("the text", False), (said[when], True), (" at the bottom\n", False)]
+    pieces: list[Piece] = [(listed, False)]
+    for i, topic in enumerate(topics):
+        pieces += [(f"{', ' if i else ''}{topic} of {name} {when}", False), (said[topic][when], True)]
+    pieces.append((".\n", False))
+    for topic in topics:
+        before, after = ("draw", " moon in a row\n") if topic == "moon" else ("the text", " at the bottom\n")
+        pieces += [(before, False), (said[topic][when], True), (after, False)]
+    return pieces
 
 
 def _requests(rng: np.random.Generator) -> list[Piece]:
-    """What was asked for, again."""
+    """What was asked for, again: any of what a request can hold, in the words of a program."""
+
+    def perhaps(text: str) -> str:
+        return text if rng.random() < 0.5 else ""
+
     name = _pick(rng, _NAMES) if rng.random() < 0.5 else _pick(rng, KINDS)
-    count, colour, legs = _pick(rng, COUNT_WORDS[2:]), _pick(rng, COLOURS), _pick(rng, COUNT_WORDS[2:5])
-    side, text = _pick(rng, SIDES), _pick(rng, TEXTS)
-    return [
-        (f"Show {count} {colour} {name} on {legs} legs on the {side}, and the text '{text}'.\n", False),
-        ("draw", False),
-        (f" {count} {colour} {name}", True),
-        (" on", False),
-        (f" {legs}", True),
-        (" legs at the", False),
-        (f" {side}", True),
-        ("; the text", False),
-        (f" '{text}'", True),
-        (" at the bottom\nlook of", False),
-        (f" {name}", True),
-        ("\n", False),
-    ]
+    subject = perhaps(f" {_pick(rng, COUNT_WORDS[2:])}") + perhaps(f" {_pick(rng, COLOURS)}") + f" {name}"
+    material, legs = perhaps(f" {_pick(rng, MATERIALS)}"), perhaps(f" {_pick(rng, COUNT_WORDS[2:5])}")
+    companion = perhaps(f" {_pick(rng, COLOURS)} {_pick(rng, COMPANIONS)}")
+    sides = [f" {SIDES[i]}" for i in rng.permutation(2)] if companion and rng.random() < 0.5 else ["", ""]
+    text, mood, medium = (
+        perhaps(f" '{_pick(rng, TEXTS)}'"),
+        perhaps(f" {_pick(rng, MOODS)}"),
+        perhaps(f" {_pick(rng, MEDIA)}"),
+    )
+    asked = (
+        f"Show{subject}"
+        + _if(f" of{material}", material)
+        + _if(f" on{legs} legs", legs)
+        + _if(f" on the{sides[0]}", sides[0])
+    )
+    asked += _if(f" with{companion}", companion) + _if(f" on the{sides[1]}", sides[1])
+    asked += _if(f", and the text{text}", text) + _if(f",{mood} mood", mood) + _if(f", in{medium}", medium) + ".\n"
+    pieces: list[Piece] = [(asked, False), ("look of", False), (f" {name}", True), ("\ndraw", False), (subject, True)]
+    for before, copied, after in (
+        (" of", material, ""),
+        (" on", legs, " legs"),
+        (" at the", sides[0], " side"),
+        (";", companion, ""),
+        (" at the", sides[1], " side"),
+        ("; the text", text, " at the bottom"),
+        (";", mood, " light from above"),
+        (";", medium, " over every part"),
+    ):
+        if copied:
+            pieces += [(before, False), (copied, True), (after, False)]
+    return [*pieces, ("\n", False)]
 
 
-_KINDS: tuple[Callable[[np.random.Generator], list[Piece]], ...] = (_pictures, _pictures, _facts, _requests)
+def _if(text: str, condition: str) -> str:
+    return text if condition else ""
+
+
+_KINDS: tuple[Callable[[np.random.Generator], list[Piece]], ...] = (_pictures, _facts, _requests)
+"""One of these at a time. Ids are learned late and all at once: with a share of one in five they were not learned."""

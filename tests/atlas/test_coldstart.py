@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from importlib import resources
 
 from atlas_worlds import chat_format
 
-from genevolve_ray.atlas.coldstart import Curriculum, CurriculumConfig
+from genevolve_ray.atlas.coldstart import ColdStartConfig, Curriculum, CurriculumConfig
 from genevolve_ray.atlas.teacher import TeacherConfig
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
@@ -54,3 +56,8 @@ def test_lessons_end_in_programs_even_from_a_careless_teacher() -> None:
         trajectory = lesson(0, index, config)
         assert trajectory.outcome is Outcome.PENDING
         assert not is_guided(trajectory)
+
+
+def test_the_shipped_checkpoint_was_made_by_the_recipe_in_the_code() -> None:
+    provenance = json.loads((resources.files("genevolve_ray.atlas") / "cold_start/provenance.json").read_text())
+    assert provenance["recipe"] == ColdStartConfig().model_dump(mode="json")
