@@ -57,7 +57,7 @@ def raw_rows(path: Path, report: RejectionReport, max_row_bytes: int = ReadConfi
     """
     suffix = path.suffix.lower()
     if suffix not in JSON_LINES + PARQUET:
-        raise DataError(f"{path}: rows are read from {', '.join(JSON_LINES + PARQUET)}, not from {suffix or 'this'!r}")
+        raise DataError(f"{path}: rows are read from {', '.join(JSON_LINES + PARQUET)} files")
     if not path.is_file():
         raise DataError(f"{path}: {'is no file' if path.exists() else 'does not exist'}")
     rows = _json_lines(path, max_row_bytes) if suffix in JSON_LINES else _parquet_rows(path, max_row_bytes)
