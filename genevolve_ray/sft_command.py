@@ -53,6 +53,7 @@ def sft_rows_run(
     if config.device.startswith("cuda") and not gpu_count():
         raise UserFault(f"device={config.device}: a GPU is asked for, this machine has none")
     with _Screen() as screen:
+        screen.say(f"reading {rows}")
         made = train_on_rows([rows], model, out, config, screen)
     screen.say(f"{made['steps']} steps in {made['seconds']:.0f} s, written to {out} ({PROVENANCE_FILE}, {REPORT_FILE})")
 

@@ -50,7 +50,9 @@ def test_ids_are_text_whether_parquet_wrote_numbers_or_lines_wrote_text(tmp_path
     (lines, _), report = read(tmp_path, *made), RejectionReport()
     columns = list(read_bench([path], report))
     placeless = {"source", "number"}
-    assert [row.model_dump(exclude=placeless) for row in columns] == [row.model_dump(exclude=placeless) for row in lines]
+    assert [row.model_dump(exclude=placeless) for row in columns] == [
+        row.model_dump(exclude=placeless) for row in lines
+    ]
 
 
 def test_free_form_objects_of_parquet_lose_only_their_empty_members(tmp_path: Path) -> None:
