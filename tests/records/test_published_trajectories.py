@@ -76,6 +76,15 @@ def test_a_bad_row_has_its_reason(tmp_path: Path, changes: dict[str, Any], wante
     assert report.examples(wanted)[0].number == 1
 
 
+@pytest.mark.parametrize("piece", ["<tool_call>", "<answer><tool_call>", " ", "<think>", "<tool_call></answer>"])
+def test_a_hostile_turn_is_read_in_linear_time(tmp_path: Path, piece: str) -> None:
+    """Anything quadratic would take hours here, and the test's time limit would end it."""
+    _, report = read(
+        tmp_path, sft_row(1, messages=messages(piece * (4_000_000 // len(piece)) + ".", request="x"), images=[])
+    )
+    assert report.rejected == {Reason.NO_ANSWER: 1}
+
+
 def test_broken_turns_can_be_kept_and_are_noted(tmp_path: Path) -> None:
     row = sft_row(1, TWO_CALLS, OBSERVATION, "aloud", "format error", ANSWER)
     rows, report = read(tmp_path, row, broken_turns="keep")

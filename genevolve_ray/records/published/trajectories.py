@@ -25,8 +25,8 @@ from genevolve_ray.records.published.rows import (
 )
 
 IMAGE_MARK = "<image>"
-_ACTION = re.compile(r"<(tool_call|answer)>.*?</\1>", re.DOTALL)
-_THINKING = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_OPENING = re.compile(r"<(tool_call|answer)>")
+_THINKING = ("<think>", "</think>")
 
 
 class Message(Record):
@@ -156,7 +156,7 @@ def _broken_turns(turns: list[str]) -> list[RowFault]:
     """Return what the protocol does not allow in each turn. Raises RowFault when the last one does not answer."""
     faults = []
     for place, turn in enumerate(turns):
-        actions = [match.group(1) for match in _ACTION.finditer(_THINKING.sub("", turn, count=1))]
+        actions = _actions(turn)
         last = place == len(turns) - 1
         if last and "answer" not in actions:
             raise RowFault(Reason.NO_ANSWER, f"turn {place}, the last")
@@ -167,6 +167,24 @@ def _broken_turns(turns: list[str]) -> list[RowFault]:
         elif not last and actions == ["answer"]:
             faults.append(RowFault(Reason.EARLY_ANSWER, f"turn {place} of {len(turns)}"))
     return faults
+
+
+def _actions(turn: str) -> list[str]:
+    """Return the kinds of the complete actions after a turn's thinking, in order, in time linear in its length."""
+    opening, closing = _THINKING
+    thought = turn.find(closing) if turn.lstrip().startswith(opening) else -1
+    place = thought + len(closing) if thought >= 0 else 0
+    actions: list[str] = []
+    unclosed: set[str] = set()
+    while match := _OPENING.search(turn, place):
+        kind, place = match.group(1), match.end()
+        end = -1 if kind in unclosed else turn.find(f"</{kind}>", place)
+        if end < 0:
+            unclosed.add(kind)
+        else:
+            actions.append(kind)
+            place = end
+    return actions
 
 
 def _digest(messages: tuple[Message, ...]) -> str:
