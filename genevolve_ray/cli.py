@@ -65,18 +65,28 @@ def demo(
 
 @app.command()
 def sft(
-    preset: Preset,
+    source: Annotated[str, typer.Argument(help="atlas (its own teacher), or a file of rows: .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Seed of the curriculum (default: the recipe's).")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads (default: all cores).")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Rows only: the model folder to train.")] = None,
+    settings: Sets = None,
 ) -> None:
-    """Train a cold start from nothing: supervised fine-tuning on trajectories of the preset's teacher."""
+    """Supervised fine-tuning: the atlas cold start from nothing, or a model folder on published SFT rows.
+
+    Example: `genevolve sft train.jsonl --model DIR --out DIR --set heldout_paths=[eval.jsonl] --set device=cuda`
+    """
+    if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")):
+        from genevolve_ray.sft_command import sft_rows_run
+
+        sft_rows_run(Path(source), model, out, settings or [], steps=steps, seed=seed, threads=threads)
+        return
     from genevolve_ray.session import sft_run
 
-    sft_run(preset, out, steps=steps, seed=seed, threads=threads)
+    sft_run(source, out, steps=steps, seed=seed, threads=threads)
 
 
 @app.command()

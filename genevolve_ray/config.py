@@ -38,7 +38,15 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: for an unknown preset, unreadable YAML, an override without "=", an unknown key or a bad value.
     """
-    values = _read(preset)
+    return validate_config(with_overrides(_read(preset), overrides))
+
+
+def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `key.path=value` overrides, with YAML values, to plain values in place and return them.
+
+    Raises:
+        ConfigError: for one without "=", a value that is no YAML, or a key below a plain value.
+    """
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -47,7 +55,7 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
             _assign(values, key.strip().split("."), yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
-    return validate_config(values)
+    return values
 
 
 def validate_config(values: dict[str, Any]) -> RunConfig:
@@ -55,7 +63,12 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(entry) for entry in error.errors())) from error
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """Return everything that is wrong, on one line."""
+    return "; ".join(_explain(entry) for entry in error.errors())
 
 
 def _explain(entry: Any) -> str:

@@ -7,12 +7,14 @@ import errno
 from genevolve_ray.config import ConfigError
 from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.metrics import MetricWriterError
+from genevolve_ray.records.published.rejections import DataError
 from genevolve_ray.tools.local import CorpusError
 
 _FAULTS = (
     ConfigError,
     StoreError,
     CorpusError,
+    DataError,
     MetricWriterError,
     FileNotFoundError,
     PermissionError,

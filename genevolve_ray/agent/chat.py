@@ -17,7 +17,7 @@ from genevolve_ray.records.ledger import SpanKind
 
 _SENTINEL = "genevolve-sentinel"
 _REMEMBERED = 2048
-"""Observations whose tokens are kept: the rollouts of a group read the same skills and often the same hits."""
+"""Observations whose tokens are kept by default: the rollouts of a group read the same skills and often the same hits."""
 
 
 class ChatTokenizer(Protocol):
@@ -50,14 +50,14 @@ class ChatFormat:
         thinking_prefix: what the generation prompt already opened of the policy's thinking (a <think> tag, or nothing).
     """
 
-    def __init__(self, tokenizer: ChatTokenizer) -> None:
-        """Read the turn structure off the template.
+    def __init__(self, tokenizer: ChatTokenizer, remembered: int = _REMEMBERED) -> None:
+        """Read the turn structure off the template; the tokens of `remembered` observations are kept.
 
         Raises:
             ValueError: when the template does not close an assistant turn with a special token.
         """
         self.tokenizer = tokenizer
-        self._observation_ids = lru_cache(maxsize=_REMEMBERED)(lambda text: self.text_ids(self._suffix(text)))
+        self._observation_ids = lru_cache(maxsize=remembered)(lambda text: self.text_ids(self._suffix(text)))
         suffix = self._suffix("x")
         first = self.text_ids(suffix)[0] if suffix else None
         if first is None or first not in tokenizer.all_special_ids:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,6 +18,8 @@ from genevolve_ray.learning.batch import MicroBatch, micro_batches
 from genevolve_ray.learning.logprobs import token_logprobs
 from genevolve_ray.learning.policy import head_weight, hidden_states
 from genevolve_ray.records.base import Config
+
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 class OptimizerName(StrEnum):
@@ -29,7 +32,10 @@ class OptimizerName(StrEnum):
 
 
 class SftConfig(Config):
-    """Settings of a fine-tuning run: linear warm-up, then a cosine down to `final_lr_fraction` of the rate."""
+    """Settings of a fine-tuning run: linear warm-up, then a cosine down to `final_lr_fraction` of the rate.
+
+    The weights stay as they were loaded (float32: updates of 1e-5 vanish in bfloat16); `dtype` is what passes compute in.
+    """
 
     steps: int = Field(default=1000, ge=1)
     lr: float = Field(default=3e-3, ge=0)
@@ -40,6 +46,7 @@ class SftConfig(Config):
     grad_clip: float = Field(default=1.0, gt=0)
     token_budget: int = Field(default=4096, ge=1)
     optimizer: OptimizerName = OptimizerName.ADAMW
+    dtype: ComputeDtype = "float32"
 
     @model_validator(mode="after")
     def _betas(self) -> SftConfig:
@@ -114,10 +121,15 @@ def build_optimizers(model: nn.Module, config: SftConfig) -> list[torch.optim.Op
     return [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)]
 
 
-def batch_logprobs(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
-    """Return log-probs [P] of a micro-batch's assistant tokens at temperature 1."""
-    states = hidden_states(model, batch.ids_B_T).flatten(0, 1).index_select(0, batch.rows_P)
-    return token_logprobs(states, head_weight(model), batch.targets_P)[0]
+def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtype = "float32") -> Tensor:
+    """Return log-probs [P] of a micro-batch's assistant tokens at temperature 1; "float32" computes as the model is."""
+    half = dtype == "bfloat16"
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
+        states_P_H = hidden_states(model, batch.ids_B_T).flatten(0, 1).index_select(0, batch.rows_P)
+    weight_V_H = head_weight(model)
+    if half:
+        states_P_H, weight_V_H = states_P_H.bfloat16(), weight_V_H.bfloat16()
+    return token_logprobs(states_P_H, weight_V_H, batch.targets_P)[0]
 
 
 def sft_step(
@@ -135,7 +147,7 @@ def sft_step(
         raise ValueError(f"none of the {len(batch)} examples has an assistant token")
     total = 0.0
     for part in parts:
-        loss = -batch_logprobs(model, part).sum() / count
+        loss = -batch_logprobs(model, part, config.dtype).sum() / count
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
@@ -179,11 +191,16 @@ def train_sft(
 
 
 @torch.no_grad()
-def evaluate_sft(model: PreTrainedModel, examples: Sequence[SftExample], token_budget: int = 16384) -> SftEvaluation:
+def evaluate_sft(
+    model: PreTrainedModel,
+    examples: Sequence[SftExample],
+    token_budget: int = 16384,
+    dtype: ComputeDtype = "float32",
+) -> SftEvaluation:
     """Return the held-out loss. Raises ValueError when there is no assistant token."""
     total, count = 0.0, 0
     for part in micro_batches(examples, token_budget, model.device):
-        total -= float(batch_logprobs(model, part).double().sum())
+        total -= float(batch_logprobs(model, part, dtype).double().sum())
         count += len(part.targets_P)
     if not count:
         raise ValueError(f"none of the {len(examples)} examples has an assistant token")

@@ -14,8 +14,17 @@ def plain() -> dict[str, object]:
 
 
 def test_every_preset_is_valid() -> None:
-    assert "atlas" in presets()
+    assert {"atlas", "paper"} <= set(presets())
     assert all(load_config(preset).name for preset in presets())
+
+
+def test_the_paper_preset_holds_the_papers_figures() -> None:
+    config = load_config("paper")
+    assert (config.loop.requests_per_step, config.loop.group_size, config.heldout.requests) == (8, 6, 594)
+    assert (config.sampling.temperature, config.sampling.top_p, config.learner.lr) == (0.7, 0.95, 1e-6)
+    grpo = config.learner.grpo
+    assert (grpo.clip_low, grpo.clip_high, config.learner.kl.coefficient) == (0.20, 0.28, 1e-3)
+    assert (config.profile, config.engine.dtype, config.learner.dtype) == ("release", "bfloat16", "bfloat16")
 
 
 def test_overrides_reach_nested_keys_in_order() -> None:

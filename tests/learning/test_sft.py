@@ -77,6 +77,17 @@ def test_training_learns_a_batch_by_heart(model: Qwen3ForCausalLM, optimizer: Op
     assert history[0].loss > 1.0 and evaluate_sft(model, batch).loss < 0.1
 
 
+def test_bfloat16_passes_train_float32_weights(model: Qwen3ForCausalLM) -> None:
+    """The rate is far below what a bfloat16 weight could take up."""
+    batch, before = examples(4), evaluate_sft(model, examples(4)).loss
+    assert evaluate_sft(model, batch, dtype="bfloat16").loss == pytest.approx(before, rel=0.02)
+    weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+    train_sft(model, [batch] * 20, SftConfig(steps=20, lr=1e-5, dtype="bfloat16"))
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(bool((p != weights[n]).any()) for n, p in model.named_parameters())
+    assert evaluate_sft(model, batch).loss < before
+
+
 def test_zero_rate_changes_nothing(model: Qwen3ForCausalLM) -> None:
     before = state_hash(model.state_dict())
     train_sft(model, [examples(3)], SftConfig(steps=1, lr=0.0))

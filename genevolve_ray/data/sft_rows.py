@@ -1,0 +1,141 @@
+"""SFT rows as training examples: the chat template's own tokens, and a mask of what the assistant wrote.
+
+The tokens are those of the token ledger that the same conversation would have left in an episode: the prompt is rendered
+by the template once, every assistant turn is encoded by itself and closed by the end-of-turn token, and each observation
+adds what the template puts between two turns. Where a template strips earlier thinking, the thinking stays: at run time
+the policy reads its own earlier thinking (see `agent.chat`), so that is the context to be trained on, and one pass over
+the conversation then trains every turn. For templates that keep thinking the tokens equal the template's rendering.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from genevolve_ray.agent.chat import ChatFormat, ChatTokenizer
+from genevolve_ray.agent.parser import THINK_OPEN
+from genevolve_ray.engines.ban import ENVIRONMENT_TAGS, PROTOCOL_TAGS
+from genevolve_ray.records.published.rejections import Reason, Rejection, RejectionReport, RowFault
+from genevolve_ray.records.published.trajectories import SftRow
+from genevolve_ray.records.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.sft import SftExample
+
+ImageMode = Literal["text", "vision"]
+
+
+@dataclass(frozen=True)
+class TokenizedRow:
+    """A conversation as tokens, four bytes each; `spans` are the assistant's tokens as [start, end).
+
+    A data set stays in memory in this form; `example` makes the lists that a training step takes.
+    """
+
+    id: str
+    tokens: array[int]
+    spans: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        """Return T."""
+        return len(self.tokens)
+
+    @property
+    def target_tokens(self) -> int:
+        """Number of tokens that the loss is about."""
+        return sum(end - start for start, end in self.spans)
+
+    def example(self) -> SftExample:
+        """Return tokens and mask as `learning.sft` takes them."""
+        from genevolve_ray.learning.sft import SftExample
+
+        mask = [False] * len(self.tokens)
+        for start, end in self.spans:
+            mask[start:end] = [True] * (end - start)
+        return SftExample(self.tokens.tolist(), mask)
+
+
+class RowEncoder:
+    """Turns SFT rows into tokens by one tokenizer."""
+
+    def __init__(self, tokenizer: ChatTokenizer, cutoff: int = 32768, images: ImageMode = "text") -> None:
+        """Read the template.
+
+        Args:
+            tokenizer: a Hugging Face tokenizer with a chat template.
+            cutoff: most tokens of a row; longer ones are rejected, since a cut conversation would have lost its answer.
+            images: "text" leaves the `<image>` placeholders as the text that they are; "vision" would replace them by
+                the tokens of the pictures.
+
+        Raises:
+            ValueError: for "vision", or a template whose turns have no end.
+        """
+        if images == "vision":
+            raise ValueError(
+                "images=vision needs a vision processor in the learner, which this version does not have: "
+                "images=text trains on the placeholders as text"
+            )
+        # Hardly any observation of a data set comes twice.
+        self._chat = ChatFormat(tokenizer, remembered=16)
+        self.cutoff = cutoff
+        special = {self._chat.decode([token]) for token in tokenizer.all_special_ids}
+        self._control = sorted(text for text in special - {*PROTOCOL_TAGS, *ENVIRONMENT_TAGS} if text.strip())
+
+    def encode(self, row: SftRow) -> TokenizedRow:
+        """Return a row's tokens. Raises RowFault for one that cannot be trained on."""
+        for place, message in enumerate(row.messages):
+            if control := next((text for text in self._control if text in message.content), None):
+                raise RowFault(Reason.CONTROL_TEXT, f"message {place} holds {control}")
+        first = next(place for place, message in enumerate(row.messages) if message.role == "assistant")
+        prompt = [message.model_dump() for message in row.messages[:first]]
+        tokens, spans = array("i", self._chat.prompt_ids(prompt)), []
+        for place, message in enumerate(row.messages[first:], first):
+            if message.role == "assistant":
+                start = len(tokens)
+                tokens.extend(self._turn(message.content, place))
+                spans.append((start, len(tokens)))
+            else:
+                tokens.extend(self._chat.observation_ids(message.content, ended=True))
+        if len(tokens) > self.cutoff:
+            raise RowFault(Reason.TOO_MANY_TOKENS, f"{len(tokens)} tokens, cutoff {self.cutoff}")
+        return TokenizedRow(row.id, tokens, tuple(spans))
+
+    def _turn(self, text: str, place: int) -> list[int]:
+        """Return a turn as the policy would have sampled it: without what the template opens for it, with its end."""
+        prefix = self._chat.thinking_prefix
+        if prefix:
+            body = text.lstrip()
+            if not body.startswith(THINK_OPEN):
+                raise RowFault(Reason.NO_THINKING, f"message {place}")
+            body = body.removeprefix(THINK_OPEN)
+            text = body.lstrip() if prefix[-1:].isspace() else body
+        return [*self._chat.tokenizer.encode(text, add_special_tokens=False), self._chat.end_of_turn_id]
+
+    def encode_all(self, rows: Iterable[SftRow], report: RejectionReport) -> Iterator[TokenizedRow]:
+        """Yield the tokens of rows; the report counts those that cannot be trained on."""
+        for row in rows:
+            try:
+                yield self.encode(row)
+            except RowFault as fault:
+                report.reject(Rejection(str(row.source), row.number, fault.reason, fault.detail))
+
+
+def epochs_of(rows: Sequence[TokenizedRow], *, epochs: int, batch: int, seed: int) -> Iterator[list[TokenizedRow]]:
+    """Yield batches over `epochs` passes, each in an order of its own that follows from the seed.
+
+    A batch may reach from one pass into the next; only the very last one may be smaller.
+    """
+    pending: list[TokenizedRow] = []
+    for epoch in range(epochs):
+        rng = np.random.default_rng(derive_seed(seed, "sft-order", epoch))
+        for place in rng.permutation(len(rows)):
+            pending.append(rows[int(place)])
+            if len(pending) == batch:
+                yield pending
+                pending = []
+    if pending:
+        yield pending

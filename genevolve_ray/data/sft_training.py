@@ -1,0 +1,210 @@
+"""Supervised fine-tuning of a model folder on published SFT rows, with a held-out loss and a report of rejected rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from genevolve_ray import __version__
+from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.published.rejections import DataError, Reason, Rejection, RejectionReport
+from genevolve_ray.records.published.splits import Split, SplitConfig, split_keys
+from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.sft import SftConfig, SftEvaluation, SftStep
+
+REPORT_FILE = "rejections.json"
+PROVENANCE_FILE = "sft.json"
+
+
+class SftRowsConfig(Config):
+    """Settings of fine-tuning on rows; defaults are the paper's figures (PAPER section 5) where they are known.
+
+    Held-out rows come from `heldout_paths`, or are split off by request (the published split is 8,800 + 200).
+    """
+
+    epochs: int = Field(default=2, ge=1)
+    global_batch: int = Field(default=32, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    """Ends the training early; the schedule is that of the steps really taken."""
+    lr: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=1e-6, ge=0)
+    warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
+    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Where the cosine ends; not known of the paper."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Not known of the paper: AdamW's usual ones."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Not known of the paper."""
+    cutoff: int = Field(default=32768, ge=2)
+    """Most tokens of a row; longer rows are rejected, not cut."""
+    token_budget: int = Field(default=32768, ge=1)
+    """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """What passes compute in, and what is saved; master weights and optimizer are float32."""
+    device: str = "cpu"
+    threads: int = Field(default=0, ge=0)
+    """Torch threads; 0 leaves torch's setting alone."""
+    seed: int = Field(default=1, ge=0)
+    images: ImageMode = "text"
+    heldout_paths: tuple[Path, ...] = ()
+    heldout_fraction: float = Field(default=200 / 9000, ge=0, lt=1)
+    """Share of requests held out where there are no `heldout_paths`; 0 leaves the held-out loss away."""
+    evaluate_every: int = Field(default=0, ge=0)
+    """Steps between held-out losses; 0 means once an epoch. There is always one before the first step and at the end."""
+    reading: SftReadConfig = SftReadConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SftRowsConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        return self
+
+
+class SftWatcher(Protocol):
+    """Listens to a training."""
+
+    def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
+        """Hear what was read: the report, rows to train and evaluate on, steps to take."""
+        ...
+
+    def step(self, step: SftStep) -> None:
+        """Hear what a step did."""
+        ...
+
+    def heldout(self, done: int, evaluation: SftEvaluation) -> None:
+        """Hear the held-out loss after `done` steps."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowSets:
+    """Rows as tokens, for training and for the held-out loss."""
+
+    train: list[TokenizedRow]
+    heldout: list[TokenizedRow]
+
+
+def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig, report: RejectionReport) -> RowSets:
+    """Read, split and tokenise rows. A request that is held out is never trained on.
+
+    Raises:
+        DataError: for a file that is missing or broken, or when no row is left to train on.
+    """
+    apart = list(read_sft(config.heldout_paths, report, config.reading))
+    away = {row.key for row in apart}
+    if apart or config.heldout_paths:
+        train = _without(away, read_sft(paths, report, config.reading), report)
+        rows = RowSets(list(encoder.encode_all(train, report)), list(encoder.encode_all(apart, report)))
+    else:
+        split = SplitConfig(validation=config.heldout_fraction, seed=config.seed)
+        rows = RowSets([], [])
+        for row in read_sft(paths, report, config.reading):
+            part = split_keys([row.key], split)[row.key]
+            target = rows.heldout if part is Split.VALIDATION else rows.train
+            target.extend(encoder.encode_all([row], report))
+    if not rows.train:
+        raise DataError(f"no row to train on in {', '.join(map(str, paths))}: {report.text()}")
+    return rows
+
+
+def _without(keys: set[str], rows: Iterator[SftRow], report: RejectionReport) -> Iterator[SftRow]:
+    for row in rows:
+        if row.key in keys:
+            report.reject(Rejection(str(row.source), row.number, Reason.HELD_OUT_REQUEST, row.id))
+        else:
+            yield row
+
+
+def train_on_rows(
+    paths: Sequence[Path], model_dir: Path, out: Path, config: SftRowsConfig, watcher: SftWatcher
+) -> dict[str, Any]:
+    """Fine-tune the model in `model_dir` on rows and write it to `out` in HF layout; return the provenance.
+
+    Beside the checkpoint stand `rejections.json` (which rows were left out and why) and `sft.json` (settings, counts,
+    losses).
+
+    Raises:
+        DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision`.
+        FileNotFoundError: for a model folder without config.json or tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    from genevolve_ray.learning.policy import has_tokenizer, load_policy, save_policy, use_threads
+    from genevolve_ray.learning.sft import evaluate_sft, train_sft
+
+    if config.threads:
+        use_threads(config.threads)
+    if not has_tokenizer(model_dir):
+        raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
+    started, report = time.perf_counter(), RejectionReport()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    try:
+        encoder = RowEncoder(tokenizer, config.cutoff, config.images)
+    except ValueError as error:
+        raise DataError(f"{model_dir}: {error}") from error
+    rows = load_rows(paths, encoder, config, report)
+    settings = sft_config(config, len(rows.train))
+    watcher.start(report, len(rows.train), len(rows.heldout), settings.steps)
+    out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written shows before the training, not after it.
+    model = load_policy(model_dir, device=config.device)
+    examples, heldout = [row.example() for row in rows.heldout], []
+    every = config.evaluate_every or max(1, math.ceil(len(rows.train) / config.global_batch))
+
+    def evaluate(done: int) -> None:
+        if examples:
+            heldout.append((done, evaluate_sft(model, examples, config.token_budget, config.dtype)))
+            watcher.heldout(*heldout[-1])
+
+    def after(step: SftStep) -> None:
+        watcher.step(step)
+        if (step.step + 1) % every == 0 or step.step + 1 == settings.steps:
+            evaluate(step.step + 1)
+
+    evaluate(0)
+    batches = epochs_of(rows.train, epochs=config.epochs, batch=config.global_batch, seed=config.seed)
+    history = train_sft(model, ([row.example() for row in batch] for batch in batches), settings, after)
+    save_policy(model.bfloat16() if config.dtype == "bfloat16" else model, model_dir, out)
+    report.write(out / REPORT_FILE)
+    provenance = {
+        "package": __version__,
+        "model": str(model_dir),
+        "rows": [str(path) for path in paths],
+        "settings": config.model_dump(mode="json"),
+        "trained_on": len(rows.train),
+        "held_out": len(rows.heldout),
+        "longest": max(map(len, rows.train)),
+        "steps": len(history),
+        "loss": [step.loss for step in history],
+        "heldout": [{"steps": done, **asdict(evaluation)} for done, evaluation in heldout],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    (out / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    return provenance
+
+
+def sft_config(config: SftRowsConfig, rows: int) -> SftConfig:
+    """Return the settings of `learning.sft` for so many rows: the number of steps follows from epochs and batch."""
+    from genevolve_ray.learning.sft import SftConfig
+
+    steps = math.ceil(config.epochs * rows / config.global_batch)
+    return SftConfig(
+        steps=min(steps, config.max_steps or steps),
+        lr=config.lr,
+        warmup_fraction=config.warmup_fraction,
+        final_lr_fraction=config.final_lr_fraction,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+        token_budget=config.token_budget,
+        dtype=config.dtype,
+    )

@@ -1,0 +1,81 @@
+"""Held-out requests must not be trained on: which rows ask what the bench asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from genevolve_ray.records.published.keys import request_key
+from genevolve_ray.records.published.rejections import Reason, Rejection, RejectionReport, RowFault
+from genevolve_ray.records.published.requests import PublishedRequest, pool_index, request_text
+from genevolve_ray.records.published.rows import mapping, raw_rows
+
+
+class Exclusion:
+    """Requests to keep out, by their place in the prompt pool and by their text.
+
+    A row is kept out by its `prompt_pool_index` where both sides have one, and by the hash of its request in any case: a
+    request that was copied under another index is a leak as well.
+    """
+
+    def __init__(self, keys: Iterable[str] = (), indices: Iterable[int] = ()) -> None:
+        """Keep out requests by hash (see `request_key`) and by pool index."""
+        self.keys, self.indices = frozenset(keys), frozenset(indices)
+
+    def __or__(self, other: Exclusion) -> Exclusion:
+        """Keep out what either does."""
+        return Exclusion(self.keys | other.keys, self.indices | other.indices)
+
+    def fault(self, row: PublishedRequest) -> RowFault | None:
+        """Return why a row is kept out, None when it is not."""
+        if row.pool_index is not None and row.pool_index in self.indices:
+            # Pools that merely number alike would show here as other texts.
+            same = "same text" if row.key in self.keys else "another text"
+            return RowFault(Reason.HELD_OUT_INDEX, f"{row.id}: prompt_pool_index {row.pool_index}, {same}")
+        return RowFault(Reason.HELD_OUT_REQUEST, row.id) if row.key in self.keys else None
+
+    def apply(self, rows: Iterable[PublishedRequest], report: RejectionReport) -> Iterator[PublishedRequest]:
+        """Yield the rows that are not kept out; the report counts the others by reason."""
+        for row in rows:
+            fault = self.fault(row)
+            if fault is None:
+                yield row
+            else:
+                report.reject(Rejection(str(row.source), row.number, fault.reason, fault.detail))
+
+
+def read_exclusion(paths: Iterable[Path], report: RejectionReport) -> Exclusion:
+    """Return the requests of bench files as an exclusion.
+
+    Only text and pool index are read, so that a row that would be no good for evaluation still keeps its request out of
+    training. The report counts rows that have neither.
+
+    Raises:
+        DataError: for a file that is missing or broken.
+    """
+    keys: set[str] = set()
+    indices: set[int] = set()
+    for row in (row for path in paths for row in raw_rows(path, report)):
+        text, index = _text(row.values), _index(row.values)
+        if text:
+            keys.add(request_key(text))
+        if index is not None:
+            indices.add(index)
+        if not text and index is None:
+            report.reject(row.rejection(RowFault(Reason.MISSING_REQUEST, "neither a request nor a pool index")))
+    return Exclusion(keys, indices)
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    try:
+        return request_text(values)
+    except RowFault:
+        return ""
+
+
+def _index(values: Mapping[str, Any]) -> int | None:
+    try:
+        return pool_index(values, *(mapping(values.get(name), name) for name in ("meta", "extra_info")))
+    except RowFault:
+        return None

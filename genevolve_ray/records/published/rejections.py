@@ -1,0 +1,169 @@
+"""Why a row is left out, and the report of all that were."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+DETAIL_CHARS = 200
+"""Longest detail that a report keeps of one row."""
+
+
+class DataError(ValueError):
+    """A data set that cannot be used at all: a file is missing or broken, or nothing is left. Names the file."""
+
+
+class Reason(StrEnum):
+    """Why a row is left out (or, as a note, what is odd about a row that is kept)."""
+
+    ROW_TOO_LONG = "row_too_long"
+    """The row has more bytes than a row may have; the rest of it was skipped unread."""
+    NOT_UTF8 = "not_utf8"
+    """The line is not UTF-8."""
+    NOT_JSON = "not_json"
+    """The line is not JSON."""
+    NOT_AN_OBJECT = "not_an_object"
+    """The line is JSON, but no object."""
+    UNREADABLE_VALUE = "unreadable_value"
+    """A value of a Parquet row has no form in Python (text that is not UTF-8, a date out of range)."""
+    BAD_FIELD = "bad_field"
+    """A field has the wrong kind of value."""
+    BAD_TEXT = "bad_text"
+    """A text holds half of a surrogate pair, which no tokenizer and no file can hold."""
+    MISSING_ID = "missing_id"
+    """A bench row without an id."""
+    DUPLICATE_ID = "duplicate_id"
+    """An earlier row has this id; for SFT rows: this very conversation."""
+    MISSING_REQUEST = "missing_request"
+    """Neither `question` nor `prompt` holds any text."""
+    MISSING_TRUTH = "missing_truth"
+    """No ground-truth image under any of its names."""
+    MISSING_EVAL_TYPE = "missing_eval_type"
+    """Neither the type of request nor a published category that tells it."""
+    UNSAFE_PATH = "unsafe_path"
+    """An image path that is absolute, climbs out of the data set, or is no path."""
+    MISSING_IMAGE = "missing_image"
+    """The image file is not there."""
+    HELD_OUT_INDEX = "held_out_index"
+    """The row has the `prompt_pool_index` of a held-out request."""
+    HELD_OUT_REQUEST = "held_out_request"
+    """The row asks the same as a held-out request (equal up to case, width and white space)."""
+    NO_MESSAGES = "no_messages"
+    """`messages` is missing or empty."""
+    UNKNOWN_ROLE = "unknown_role"
+    """A message is by neither system, user nor assistant."""
+    ROLE_ORDER = "role_order"
+    """Messages are not: perhaps a system text, then user and assistant in turns, the assistant last."""
+    EMPTY_TURN = "empty_turn"
+    """The assistant, or the request, says nothing."""
+    NO_ANSWER = "no_answer"
+    """The last turn holds no complete <answer>."""
+    EARLY_ANSWER = "early_answer"
+    """A turn before the last answers: an episode would have ended there."""
+    SEVERAL_ACTIONS = "several_actions"
+    """A turn holds several actions, the protocol allows one."""
+    NO_ACTION = "no_action"
+    """A turn holds no complete action."""
+    IMAGE_COUNT = "image_count"
+    """There are not as many images as <image> placeholders."""
+    TOO_MANY_TOKENS = "too_many_tokens"
+    """The conversation has more tokens than the cutoff; a cut one would have lost its answer."""
+    CONTROL_TEXT = "control_text"
+    """A message spells a control token of the tokenizer, which would end or open a turn in the middle of a text."""
+    NO_THINKING = "no_thinking"
+    """The chat template opens the thinking of every turn, and a turn has none."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One row that is left out: file, number (lines and rows count from 1), reason, and the value at fault."""
+
+    source: str
+    number: int
+    reason: Reason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Return the rejection as one line."""
+        return f"{self.source}:{self.number}: {self.reason.value}{': ' + self.detail if self.detail else ''}"
+
+
+class RowFault(Exception):
+    """Raised inside a reader for the row at hand; the reader turns it into a `Rejection` and goes on."""
+
+    def __init__(self, reason: Reason, detail: object = "") -> None:
+        """Keep the reason and the value, cut and harmless to print."""
+        text = " ".join(str(detail).split()).encode(errors="replace").decode()
+        super().__init__(f"{reason.value}: {text[:DETAIL_CHARS]}")
+        self.reason, self.detail = reason, text[:DETAIL_CHARS]
+
+
+class RejectionReport:
+    """Counts rows by what became of them, with a few examples of each reason.
+
+    Every row is counted once as seen and at most once as rejected, so `kept` = seen - rejected holds throughout a chain
+    of readers and filters. Notes are about rows that are kept.
+    """
+
+    def __init__(self, examples: int = 5) -> None:
+        """Keep at most `examples` rows of each reason."""
+        self.seen = 0
+        self.rejected: Counter[Reason] = Counter()
+        self.noted: Counter[Reason] = Counter()
+        self._limit = examples
+        self._examples: dict[Reason, list[Rejection]] = {}
+
+    @property
+    def kept(self) -> int:
+        """Rows that were not rejected."""
+        return self.seen - self.rejected.total()
+
+    def see(self) -> None:
+        """Count one more row."""
+        self.seen += 1
+
+    def reject(self, rejection: Rejection) -> None:
+        """Count a row that was seen as left out."""
+        self.rejected[rejection.reason] += 1
+        self._remember(rejection)
+
+    def note(self, rejection: Rejection) -> None:
+        """Count something odd about a row that is kept."""
+        self.noted[rejection.reason] += 1
+        self._remember(rejection)
+
+    def _remember(self, rejection: Rejection) -> None:
+        kept = self._examples.setdefault(rejection.reason, [])
+        if len(kept) < self._limit:
+            kept.append(rejection)
+
+    def examples(self, reason: Reason) -> list[Rejection]:
+        """Return the first rows with a reason."""
+        return list(self._examples.get(reason, ()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {
+            "seen": self.seen,
+            "kept": self.kept,
+            "rejected": {reason.value: count for reason, count in self.rejected.most_common()},
+            "noted": {reason.value: count for reason, count in self.noted.most_common()},
+            "examples": {reason.value: [str(r) for r in rows] for reason, rows in self._examples.items()},
+        }
+
+    def text(self) -> str:
+        """Return the report as a few lines: totals, then each reason with its first example."""
+        lines = [f"{self.seen} rows, {self.kept} kept, {self.rejected.total()} rejected"]
+        for title, counts in (("", self.rejected), ("kept, but ", self.noted)):
+            for reason, count in counts.most_common():
+                example = self._examples[reason][0] if self._examples.get(reason) else ""
+                lines.append(f"  {title}{reason.value}: {count}{f' (first: {example})' if example else ''}")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON."""
+        path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,239 @@
+"""Bench and RL rows: a request, its ground-truth image, and what the data set knows about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.published.keys import request_key
+from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rows import (
+    RawRow,
+    ReadConfig,
+    identifier,
+    integer,
+    mapping,
+    raw_rows,
+    relative_path,
+    require_file,
+    text_of,
+    texts_of,
+)
+from genevolve_ray.records.request import EvalType, Request
+
+PROMPT_NAMES = ("question", "prompt")
+TRUTH_NAMES = ("gt_image", "ground_truth", "target_image", "reference_image")
+CASE_ID_NAMES = ("case_id", "source_id")
+INDEX_NAME = "prompt_pool_index"
+QUALITY_PREFIX = "grounded_"
+KNOWLEDGE_CATEGORIES = frozenset(
+    {
+        "architecture_landmark",
+        "city_street_scene",
+        "event_stage_sports",
+        "historical_artifact_object",
+        "product_retro_device",
+        "public_figure_longtail",
+        "science_biology_microscopy",
+        "vehicle_transport",
+    }
+)
+QUALITY_CATEGORIES = frozenset(
+    QUALITY_PREFIX + name
+    for name in (
+        "aesthetic_lighting",
+        "anatomy_pose",
+        "attribute_binding",
+        "creative_transfer",
+        "material_physics",
+        "quantity_scene",
+        "spatial_composition",
+        "text_layout",
+    )
+)
+
+
+class PublishedRequest(Record):
+    """A bench or RL row.
+
+    `case_id` is the id under which published evaluations list the row; `truth` is relative to `root`; `source` and
+    `number` say where the row stands.
+    """
+
+    id: str
+    case_id: str
+    prompt: str
+    truth: str
+    root: Path
+    source: Path
+    number: int
+    eval_type: EvalType
+    category: str = ""
+    difficulty: str = ""
+    pool_index: int | None = None
+    primary_skills: tuple[str, ...] = ()
+    secondary_skills: tuple[str, ...] = ()
+    meta: dict[str, Any] = Field(default_factory=dict)
+    extra_info: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def truth_file(self) -> Path:
+        """Where the ground-truth image lies."""
+        return self.root / self.truth
+
+    @property
+    def key(self) -> str:
+        """The hash of the normalised request, see `request_key`."""
+        return request_key(self.prompt)
+
+    def request(self, truth_image: ImageRef | None = None) -> Request:
+        """Return the row as a run's request; what only the data set knows goes into `meta`."""
+        known = {
+            "case_id": self.case_id,
+            INDEX_NAME: self.pool_index,
+            "primary_skills": list(self.primary_skills),
+            "secondary_skills": list(self.secondary_skills),
+            "extra_info": self.extra_info,
+        }
+        return Request(
+            id=self.id,
+            prompt=self.prompt,
+            eval_type=self.eval_type,
+            category=self.category,
+            difficulty=self.difficulty,
+            truth_image=truth_image,
+            meta=self.meta | {name: value for name, value in known.items() if value not in (None, [], {})},
+        )
+
+
+def read_bench(
+    paths: Iterable[Path], report: RejectionReport, config: ReadConfig | None = None
+) -> Iterator[PublishedRequest]:
+    """Return the rows of GenEvolve-Bench files, in order; a row needs an id of its own.
+
+    Raises:
+        DataError: for a file that is missing or broken.
+    """
+    return _read(paths, report, config or ReadConfig(), _own_id)
+
+
+def read_rl(
+    paths: Iterable[Path], report: RejectionReport, config: ReadConfig | None = None
+) -> Iterator[PublishedRequest]:
+    """Return the rows of self-evolution (RL) files, in order; one without an id is named by its request's hash.
+
+    Raises:
+        DataError: for a file that is missing or broken.
+    """
+    return _read(paths, report, config or ReadConfig(), _any_id)
+
+
+def _read(
+    paths: Iterable[Path],
+    report: RejectionReport,
+    config: ReadConfig,
+    name: Callable[[str | None, str], str],
+) -> Iterator[PublishedRequest]:
+    # Every file is opened for reading before the first row is: a missing one shows at once.
+    sources = [(path, raw_rows(path, report, config.max_row_bytes)) for path in paths]
+    seen: set[str] = set()
+
+    def rows() -> Iterator[PublishedRequest]:
+        for path, raw in sources:
+            for row in raw:
+                try:
+                    request = _parse(row, config.root or path.parent, name)
+                    if request.id in seen:
+                        raise RowFault(Reason.DUPLICATE_ID, request.id)
+                    if config.check_images:
+                        require_file(request.root, request.truth)
+                except RowFault as fault:
+                    report.reject(row.rejection(fault))
+                    continue
+                seen.add(request.id)
+                yield request
+
+    return rows()
+
+
+def _own_id(found: str | None, prompt: str) -> str:
+    if found is None:
+        raise RowFault(Reason.MISSING_ID)
+    return found
+
+
+def _any_id(found: str | None, prompt: str) -> str:
+    return found or f"request-{request_key(prompt)[:16]}"
+
+
+def _parse(row: RawRow, root: Path, name: Callable[[str | None, str], str]) -> PublishedRequest:
+    values = row.values
+    meta, extra = mapping(values.get("meta"), "meta"), mapping(values.get("extra_info"), "extra_info")
+    prompt = request_text(values)
+    if not prompt:
+        raise RowFault(Reason.MISSING_REQUEST)
+    aliases = [identifier(meta.get(alias), f"meta.{alias}") for alias in CASE_ID_NAMES]
+    case_id = next((alias for alias in aliases if alias), None)
+    row_id = name(identifier(values.get("id"), "id") or case_id, prompt)
+    category = text_of(values.get("category"), "category") or text_of(meta.get("category"), "meta.category")
+    return PublishedRequest(
+        id=row_id,
+        case_id=case_id or row_id,
+        prompt=prompt,
+        truth=_truth(values, meta),
+        root=root,
+        source=row.source,
+        number=row.number,
+        eval_type=_eval_type(values, meta, category),
+        category=category,
+        difficulty=text_of(values.get("difficulty"), "difficulty"),
+        pool_index=pool_index(values, meta, extra),
+        primary_skills=_skills("primary_skills", values, meta, extra),
+        secondary_skills=_skills("secondary_skills", values, meta, extra),
+        meta=meta,
+        extra_info=extra,
+    )
+
+
+def request_text(values: Mapping[str, Any]) -> str:
+    """Return what a row asks for, "" for nothing. Raises RowFault for something that is no text."""
+    texts = (text_of(values.get(name), name).strip() for name in PROMPT_NAMES)
+    return next((text for text in texts if text), "")
+
+
+def pool_index(*places: Mapping[str, Any]) -> int | None:
+    """Return the first `prompt_pool_index` of a row and its free-form objects. Raises RowFault for a wrong kind."""
+    found = (integer(place.get(INDEX_NAME), INDEX_NAME) for place in places)
+    return next((index for index in found if index is not None), None)
+
+
+def _skills(name: str, *places: Mapping[str, Any]) -> tuple[str, ...]:
+    return next((skills for place in places if (skills := texts_of(place.get(name), name))), ())
+
+
+def _truth(values: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+    for place in (values, meta):
+        for name in TRUTH_NAMES:
+            if place.get(name) not in (None, ""):
+                return relative_path(place[name], name)
+    raise RowFault(Reason.MISSING_TRUTH, f"none of {', '.join(TRUTH_NAMES)}")
+
+
+def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str) -> EvalType:
+    named = (values.get("eval_type"), meta.get("eval_type"), values.get("tier"))
+    for text in (text_of(value, "eval_type").strip() for value in named):
+        if text:
+            try:
+                return EvalType(text)
+            except ValueError as error:
+                raise RowFault(Reason.BAD_FIELD, f"eval_type is {text!r}") from error
+    if category in QUALITY_CATEGORIES:
+        return EvalType.QUALITY
+    if category in KNOWLEDGE_CATEGORIES:
+        return EvalType.KNOWLEDGE
+    raise RowFault(Reason.MISSING_EVAL_TYPE, f"category {category!r}")

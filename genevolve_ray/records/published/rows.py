@@ -1,0 +1,234 @@
+"""Rows of JSON lines or Parquet, one after the other: memory stays bounded, and a bad row never ends the reading."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.published.rejections import DataError, Reason, Rejection, RejectionReport, RowFault
+
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = (".parquet",)
+_BATCH_ROWS = 64
+_SKIP_BYTES = 1 << 20
+_MAX_DEPTH = 32
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+
+class ReadConfig(Config):
+    """How published rows are read."""
+
+    root: Path | None = None
+    """Folder that image paths are relative to; by default the folder of the file."""
+    max_row_bytes: int = Field(default=8 << 20, ge=1)
+    """Longest row; longer ones are rejected without being held in memory."""
+    check_images: bool = False
+    """Whether every image must be there when its row is read; otherwise a missing one shows when it is opened."""
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """A row as plain values; `number` counts lines or rows from 1."""
+
+    source: Path
+    number: int
+    values: dict[str, Any]
+
+    def rejection(self, fault: RowFault) -> Rejection:
+        """Return a fault of this row with its place."""
+        return Rejection(str(self.source), self.number, fault.reason, fault.detail)
+
+
+def raw_rows(path: Path, report: RejectionReport, max_row_bytes: int = ReadConfig().max_row_bytes) -> Iterator[RawRow]:
+    """Return the rows of a .jsonl or .parquet file, in order; those that cannot be read go to the report.
+
+    Blank lines are no rows. NaN and infinities, which JSON does not have but some writers emit, read as null.
+
+    Raises:
+        DataError: for a missing file or another suffix at once; for a broken Parquet file when that shows.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in JSON_LINES + PARQUET:
+        raise DataError(f"{path}: rows are read from {', '.join(JSON_LINES + PARQUET)} files")
+    if not path.is_file():
+        raise DataError(f"{path}: {'is no file' if path.exists() else 'does not exist'}")
+    rows = _json_lines(path, max_row_bytes) if suffix in JSON_LINES else _parquet_rows(path, max_row_bytes)
+    return _readable(rows, report)
+
+
+def _readable(rows: Iterator[RawRow | Rejection], report: RejectionReport) -> Iterator[RawRow]:
+    for row in rows:
+        report.see()
+        if isinstance(row, Rejection):
+            report.reject(row)
+        else:
+            yield row
+
+
+def _json_lines(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(limit + 1):
+                number += 1
+                try:
+                    if len(line) > limit and not line.endswith(b"\n"):
+                        while (rest := file.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
+                            pass
+                        raise RowFault(Reason.ROW_TOO_LONG, f"more than {limit} bytes")
+                    if line.strip():
+                        yield RawRow(path, number, _decode(line))
+                except RowFault as fault:
+                    yield Rejection(str(path), number, fault.reason, fault.detail)
+    except OSError as error:
+        raise DataError(f"{path}:{number + 1}: cannot be read: {error}") from error
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: None)
+    except UnicodeDecodeError as error:
+        raise RowFault(Reason.NOT_UTF8, error) from error
+    except (ValueError, RecursionError) as error:
+        raise RowFault(Reason.NOT_JSON, error) from error
+    if not isinstance(value, dict):
+        raise RowFault(Reason.NOT_AN_OBJECT, f"got {type(value).__name__}")
+    return value
+
+
+def _parquet_rows(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        # Without pre-buffering a row group is decoded page by page, not held as a whole.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_SKIP_BYTES) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for place in range(batch.num_rows):
+                    number += 1
+                    try:
+                        yield RawRow(path, number, _parquet_row(batch.slice(place, 1), limit))
+                    except RowFault as fault:
+                        yield Rejection(str(path), number, fault.reason, fault.detail)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: broken Parquet after row {number}: {error}") from error
+
+
+def _parquet_row(row: pa.RecordBatch, limit: int) -> dict[str, Any]:
+    if row.nbytes > limit:
+        raise RowFault(Reason.ROW_TOO_LONG, f"{row.nbytes} bytes, limit {limit}")
+    try:
+        values: dict[str, Any] = row.to_pylist()[0]
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise RowFault(Reason.UNREADABLE_VALUE, error) from error
+    return values
+
+
+# --- fields: each raises RowFault for a value of the wrong kind --------------------------------------------------------
+
+
+def text_of(value: object, name: str) -> str:
+    """Return a text, "" for a missing one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RowFault(Reason.BAD_FIELD, f"{name} is a {type(value).__name__}, not a text")
+    return checked(value, name)
+
+
+def checked(text: str, name: str) -> str:
+    """Return a text that UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowFault(Reason.BAD_TEXT, name) from error
+    return text
+
+
+def identifier(value: object, name: str) -> str | None:
+    """Return an id as text: JSON lines write it as text, Parquet as a number; None for a missing one."""
+    if isinstance(value, str):
+        return checked(value.strip(), name) or None
+    number = integer(value, name)
+    return None if number is None else str(number)
+
+
+def integer(value: object, name: str) -> int | None:
+    """Return a whole number, whether written as one, as a float (a column with gaps) or as text; None if missing."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        return int(value)
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
+        raise RowFault(Reason.BAD_FIELD, f"{name} is {str(value)[:40]!r}, not a whole number")
+    return int(value)
+
+
+def mapping(value: object, name: str) -> dict[str, Any]:
+    """Return a free-form object as plain JSON values, whether it is one or its JSON text; {} for a missing one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_constant=lambda _: None) if value.strip() else None
+        except (ValueError, RecursionError) as error:
+            raise RowFault(Reason.BAD_FIELD, f"{name} is a text, but not JSON: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RowFault(Reason.BAD_FIELD, f"{name} is a {type(value).__name__}, not an object")
+    plain: dict[str, Any] = _plain(value, name, _MAX_DEPTH)
+    return plain
+
+
+def _plain(value: Any, name: str, depth: int) -> Any:
+    """Return JSON values only; empty members of Parquet structs are dropped, since every row has them all."""
+    if depth == 0:
+        raise RowFault(Reason.BAD_FIELD, f"{name} is nested more than {_MAX_DEPTH} levels deep")
+    if isinstance(value, dict):
+        members = ((str(key), inner) for key, inner in value.items() if inner is not None)
+        return {checked(key, name): _plain(inner, f"{name}.{key}", depth - 1) for key, inner in members}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, name, depth - 1) for inner in value]
+    if isinstance(value, str):
+        return checked(value, name)
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if value is None or isinstance(value, int):
+        return value
+    raise RowFault(Reason.BAD_FIELD, f"{name} holds a {type(value).__name__}")
+
+
+def texts_of(value: object, name: str) -> tuple[str, ...]:
+    """Return a list of texts, a single text standing for a list of one; () for a missing one."""
+    if value is None or isinstance(value, str):
+        return (checked(value, name),) if value else ()
+    if not isinstance(value, list | tuple):
+        raise RowFault(Reason.BAD_FIELD, f"{name} is a {type(value).__name__}, not a list")
+    return tuple(text_of(item, name) for item in value)
+
+
+def relative_path(value: object, name: str) -> str:
+    """Return an image path, in POSIX form, that stays inside the data set's folder."""
+    text = text_of(value, name)
+    path = PurePosixPath(text)
+    escapes = path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(text).drive)
+    if not text.strip() or not path.parts or escapes or any(mark in text for mark in ("\\", "\0", "://")):
+        raise RowFault(Reason.UNSAFE_PATH, f"{name}: {text[:100]!r}")
+    return str(path)
+
+
+def require_file(root: Path, path: str) -> None:
+    """Check that an image is there. Links are followed: the caches of model hubs are made of them."""
+    try:
+        there = (root / path).is_file()
+    except OSError as error:  # A name that is too long for the file system, for instance.
+        raise RowFault(Reason.MISSING_IMAGE, f"{path}: {error.strerror}") from error
+    if not there:
+        raise RowFault(Reason.MISSING_IMAGE, path)

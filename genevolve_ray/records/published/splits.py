@@ -1,0 +1,84 @@
+"""Splits that depend on what a row is, never on where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from pydantic import Field, model_validator
+
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.seeds import derive_seed
+
+_SEEDS = 1 << 63
+
+
+class Split(StrEnum):
+    """What a row is for."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class SplitConfig(Config):
+    """How much goes where; the rest is for training.
+
+    A fraction decides each row for itself, so that new rows never move old ones. A count takes exactly so many (the
+    published 129 for validation, say), those whose hashes are smallest. One or the other for each part.
+    """
+
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    test: float = Field(default=0.0, ge=0, lt=1)
+    validation_count: int | None = Field(default=None, ge=0)
+    test_count: int | None = Field(default=None, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _parts(self) -> SplitConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"nothing is left for training: validation={self.validation}, test={self.test}")
+        counts = self.validation_count is not None or self.test_count is not None
+        if counts and (self.validation or self.test):
+            raise ValueError("give fractions (validation, test) or counts (validation_count, test_count), not both")
+        return self
+
+    def asks_for(self, split: Split) -> bool:
+        """Return whether a part is asked for at all."""
+        parts = {
+            Split.VALIDATION: self.validation or self.validation_count,
+            Split.TEST: self.test or self.test_count,
+            Split.TRAIN: True,
+        }
+        return bool(parts[split])
+
+
+def rank(key: str, seed: int = 0) -> int:
+    """Return a key's place in [0, 2^63), uniform and the same wherever and among whichever others it stands."""
+    return derive_seed(seed, "split", key)
+
+
+def split_keys(keys: Iterable[str], config: SplitConfig) -> dict[str, Split]:
+    """Return the part of each key; rows that share a key stay together.
+
+    Raises:
+        ValueError: when counts ask for more keys than there are, or leave none for training.
+    """
+    ordered = sorted(set(keys), key=lambda key: (rank(key, config.seed), key))
+    test, validation = config.test_count, config.validation_count
+    if test is not None or validation is not None:
+        first, second = test or 0, (test or 0) + (validation or 0)
+        if second and second >= len(ordered):
+            raise ValueError(
+                f"test_count={first} and validation_count={second - first} of {len(ordered)} leave none for training"
+            )
+        parts = [Split.TEST] * first + [Split.VALIDATION] * (second - first)
+        parts += [Split.TRAIN] * (len(ordered) - second)
+        return dict(zip(ordered, parts, strict=True))
+    return {key: _by_fraction(rank(key, config.seed) / _SEEDS, config) for key in ordered}
+
+
+def _by_fraction(place: float, config: SplitConfig) -> Split:
+    if place < config.test:
+        return Split.TEST
+    return Split.VALIDATION if place < config.test + config.validation else Split.TRAIN

@@ -1,0 +1,194 @@
+"""SFT rows: a conversation with tools that ends in an answer, and the images that it saw."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.published.keys import request_key
+from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rows import (
+    RawRow,
+    ReadConfig,
+    checked,
+    identifier,
+    raw_rows,
+    relative_path,
+    require_file,
+    texts_of,
+)
+
+IMAGE_MARK = "<image>"
+_OPENING = re.compile(r"<(tool_call|answer)>")
+_THINKING = ("<think>", "</think>")
+
+
+class Message(Record):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class SftRow(Record):
+    """A published trajectory; images are relative to `root`, in the order of their placeholders in the texts."""
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[str, ...] = ()
+    root: Path
+    source: Path
+    number: int
+
+    @property
+    def request(self) -> str:
+        """What the user asked: the first user message."""
+        return next(message.content for message in self.messages if message.role == "user")
+
+    @property
+    def key(self) -> str:
+        """The hash of the normalised request: trajectories of one request belong on one side of a split."""
+        return request_key(self.request)
+
+
+class SftReadConfig(ReadConfig):
+    """How SFT rows are read.
+
+    `broken_turns` is about rows with a turn that the protocol does not allow: several actions (some published ones have
+    them), none, or an answer too early. Trained on, they teach turns that our runtime answers with a format error, so they
+    are rejected; "keep" keeps them and the report counts them as notes.
+    """
+
+    broken_turns: Literal["reject", "keep"] = "reject"
+
+
+def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConfig | None = None) -> Iterator[SftRow]:
+    """Return the rows of SFT files, in order.
+
+    A row has perhaps a system message, then user and assistant in turns; the assistant speaks last and answers; there are
+    as many images as `<image>` placeholders. A row without an id is named by the hash of its conversation.
+
+    Raises:
+        DataError: for a file that is missing or broken.
+    """
+    settings = config or SftReadConfig()
+    sources = [(path, raw_rows(path, report, settings.max_row_bytes)) for path in paths]
+    seen: set[str] = set()
+
+    def rows() -> Iterator[SftRow]:
+        for path, raw in sources:
+            for row in raw:
+                try:
+                    parsed, notes = _parse(row, settings.root or path.parent)
+                    if notes and settings.broken_turns == "reject":
+                        raise notes[0]
+                    if parsed.id in seen:
+                        raise RowFault(Reason.DUPLICATE_ID, parsed.id)
+                    for image in parsed.images if settings.check_images else ():
+                        require_file(parsed.root, image)
+                except RowFault as fault:
+                    report.reject(row.rejection(fault))
+                    continue
+                for note in notes:
+                    report.note(row.rejection(note))
+                seen.add(parsed.id)
+                yield parsed
+
+    return rows()
+
+
+def _parse(row: RawRow, root: Path) -> tuple[SftRow, list[RowFault]]:
+    messages = _messages(row.values.get("messages"))
+    images = tuple(relative_path(image, "images") for image in texts_of(row.values.get("images"), "images"))
+    marks = sum(message.content.count(IMAGE_MARK) for message in messages)
+    if marks != len(images):
+        raise RowFault(Reason.IMAGE_COUNT, f"{len(images)} images, {marks} placeholders")
+    own = identifier(row.values.get("id"), "id")
+    parsed = SftRow(
+        id=own or f"sft-{_digest(messages)}",
+        messages=messages,
+        images=images,
+        root=root,
+        source=row.source,
+        number=row.number,
+    )
+    return parsed, _broken_turns([m.content for m in messages if m.role == "assistant"])
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise RowFault(Reason.NO_MESSAGES, f"messages is {type(value).__name__}")
+    messages = tuple(_message(item, place) for place, item in enumerate(value))
+    roles = [message.role for message in messages]
+    turns = roles[1:] if roles[0] == "system" else roles
+    if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise RowFault(Reason.ROLE_ORDER, " ".join(roles))
+    first = turns.index("user") + len(roles) - len(turns)
+    for place, message in enumerate(messages):
+        if not message.content.strip() and (message.role == "assistant" or place == first):
+            raise RowFault(Reason.EMPTY_TURN, f"message {place} ({message.role})")
+    return messages
+
+
+_ROLES: TypeAdapter[Any] = TypeAdapter(Literal["system", "user", "assistant"])
+
+
+def _message(item: Any, place: int) -> Message:
+    if not isinstance(item, dict):
+        raise RowFault(Reason.BAD_FIELD, f"message {place} is a {type(item).__name__}, not an object")
+    role, content = item.get("role"), item.get("content")
+    try:
+        known = _ROLES.validate_python(role)
+    except ValidationError as error:
+        raise RowFault(Reason.UNKNOWN_ROLE, f"message {place}: {str(role)[:40]!r}") from error
+    if not isinstance(content, str):
+        raise RowFault(Reason.BAD_FIELD, f"content of message {place} is a {type(content).__name__}, not a text")
+    return Message(role=known, content=checked(content, f"content of message {place}"))
+
+
+def _broken_turns(turns: list[str]) -> list[RowFault]:
+    """Return what the protocol does not allow in each turn. Raises RowFault when the last one does not answer."""
+    faults = []
+    for place, turn in enumerate(turns):
+        actions = _actions(turn)
+        last = place == len(turns) - 1
+        if last and "answer" not in actions:
+            raise RowFault(Reason.NO_ANSWER, f"turn {place}, the last")
+        if len(actions) > 1:
+            faults.append(RowFault(Reason.SEVERAL_ACTIONS, f"turn {place}: {', '.join(actions[:6])}"))
+        elif not actions:
+            faults.append(RowFault(Reason.NO_ACTION, f"turn {place}"))
+        elif not last and actions == ["answer"]:
+            faults.append(RowFault(Reason.EARLY_ANSWER, f"turn {place} of {len(turns)}"))
+    return faults
+
+
+def _actions(turn: str) -> list[str]:
+    """Return the kinds of the complete actions after a turn's thinking, in order, in time linear in its length."""
+    opening, closing = _THINKING
+    thought = turn.find(closing) if turn.lstrip().startswith(opening) else -1
+    place = thought + len(closing) if thought >= 0 else 0
+    actions: list[str] = []
+    unclosed: set[str] = set()
+    while match := _OPENING.search(turn, place):
+        kind, place = match.group(1), match.end()
+        end = -1 if kind in unclosed else turn.find(f"</{kind}>", place)
+        if end < 0:
+            unclosed.add(kind)
+        else:
+            actions.append(kind)
+            place = end
+    return actions
+
+
+def _digest(messages: tuple[Message, ...]) -> str:
+    digest = hashlib.sha256()
+    for message in messages:
+        digest.update(f"{message.role}\x1f{message.content}\x1e".encode())
+    return digest.hexdigest()[:16]

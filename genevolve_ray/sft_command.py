@@ -1,0 +1,114 @@
+"""`genevolve sft ROWS --model DIR`: fine-tuning on published rows, with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from genevolve_ray.config import ConfigError, explain, with_overrides
+from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
+from genevolve_ray.engines.checks import read_model_config
+from genevolve_ray.faults import UserFault
+from genevolve_ray.preflight import gpu_count
+from genevolve_ray.records.published.rejections import RejectionReport
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from genevolve_ray.learning.sft import SftEvaluation, SftStep
+
+_PLAIN_EVERY = 10
+
+
+def sft_rows_run(
+    rows: Path,
+    model: Path | None,
+    out: Path,
+    settings: Sequence[str],
+    *,
+    steps: int | None = None,
+    seed: int | None = None,
+    threads: int | None = None,
+) -> None:
+    """Fine-tune a model folder on a file of rows and say what became of rows and loss.
+
+    Raises:
+        UserFault: for a missing --model, a model that is none, a device that is not there.
+        ConfigError, DataError: for settings and data at fault.
+    """
+    if model is None:
+        raise UserFault(f"genevolve sft {rows}: rows need --model, the folder of the model to train")
+    options = {"max_steps": steps, "seed": seed, "threads": threads}
+    named = [f"{key}={value}" for key, value in options.items() if value is not None]
+    config = rows_config([*settings, *named])
+    try:
+        read_model_config(model)
+    except (OSError, ValueError) as error:
+        raise UserFault(f"--model: {error}") from error
+    if config.device.startswith("cuda") and not gpu_count():
+        raise UserFault(f"device={config.device}: a GPU is asked for, this machine has none")
+    with _Screen() as screen:
+        screen.say(f"reading {rows}")
+        made = train_on_rows([rows], model, out, config, screen)
+    screen.say(f"{made['steps']} steps in {made['seconds']:.0f} s, written to {out} ({PROVENANCE_FILE}, {REPORT_FILE})")
+
+
+def rows_config(settings: Sequence[str]) -> SftRowsConfig:
+    """Return the settings with `key=value` overrides. Raises ConfigError naming each key and value at fault."""
+    try:
+        return SftRowsConfig.model_validate(with_overrides({}, settings))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+class _Screen:
+    """A bar where there is a terminal, lines now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        columns = (
+            TextColumn("fine-tuning"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} {task.fields[loss]}"),
+        )
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal
+        )
+        self._task = self._bar.add_task("fine-tuning", total=None, loss="", visible=False)
+        self._steps = 0
+
+    def say(self, text: str) -> None:
+        """Print a text as it is."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
+        """Say what was read."""
+        self._steps = steps
+        self.say(report.text())
+        self.say(f"training on {train} rows for {steps} steps, {heldout} rows held out")
+        self._bar.update(self._task, total=steps, visible=True)
+
+    def step(self, step: SftStep) -> None:
+        """Move the bar, or print a line."""
+        self._bar.update(self._task, advance=1, loss=f"loss {step.loss:.4f}")
+        if not self._console.is_terminal and ((step.step + 1) % _PLAIN_EVERY == 0 or step.step + 1 == self._steps):
+            pace = f"{step.tokens_per_second:,.0f} tokens/s"
+            self.say(f"step {step.step + 1}/{self._steps} loss {step.loss:.4f} lr {step.lr:.2e} {pace}")
+
+    def heldout(self, done: int, evaluation: SftEvaluation) -> None:
+        """Print the held-out loss."""
+        self.say(f"held-out loss after {done} steps: {evaluation.loss:.4f} over {evaluation.target_tokens} tokens")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,105 @@
+"""SFT rows: roles, placeholders, and turns that the protocol does not allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_helpers import ANSWER, CALL, OBSERVATION, messages, sft_row, write_lines, write_parquet
+
+from genevolve_ray.records.published.rejections import Reason, RejectionReport
+from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
+
+TWO_CALLS = CALL + CALL.partition("\n")[2]
+
+
+def read(tmp_path: Path, *rows: dict[str, Any], **config: Any) -> tuple[list[SftRow], RejectionReport]:
+    report, path = RejectionReport(), write_lines(tmp_path / "rows.jsonl", rows)
+    return list(read_sft([path], report, SftReadConfig(**config))), report
+
+
+def test_a_trajectory_is_read(tmp_path: Path) -> None:
+    (row,), report = read(tmp_path, sft_row(3))
+    assert [message.role for message in row.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert row.images == ("images/traj_00003/IMG_001.jpg",)
+    assert row.request == "a lighthouse with 3 windows"
+    assert report.kept == 1
+
+
+def test_parquet_holds_the_same_trajectories(tmp_path: Path) -> None:
+    made = [sft_row(number) for number in range(5)]
+    lines, _ = read(tmp_path, *made)
+    columns = list(read_sft([write_parquet(tmp_path / "rows.parquet", made)], RejectionReport()))
+    assert [(row.id, row.messages, row.images) for row in columns] == [(r.id, r.messages, r.images) for r in lines]
+
+
+def test_a_system_message_is_optional_and_no_action_is_sought_in_thinking(tmp_path: Path) -> None:
+    thinking = ANSWER.replace("look it up", "a <tool_call>{}</tool_call> first?")
+    rows, report = read(tmp_path, sft_row(messages=messages(thinking, system=None), images=[]))
+    assert (len(rows), report.kept) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"messages": None}, Reason.NO_MESSAGES),
+        ({"messages": []}, Reason.NO_MESSAGES),
+        ({"messages": ["hi"]}, Reason.BAD_FIELD),
+        ({"messages": [{"role": "tool", "content": "x"}]}, Reason.UNKNOWN_ROLE),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, Reason.UNKNOWN_ROLE),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, Reason.BAD_FIELD),
+        ({"messages": [{"role": "user", "content": "\udfff"}]}, Reason.BAD_TEXT),
+        ({"messages": messages(CALL, OBSERVATION)}, Reason.ROLE_ORDER),
+        ({"messages": messages()}, Reason.ROLE_ORDER),
+        ({"messages": [{"role": "system", "content": "x"}]}, Reason.ROLE_ORDER),
+        ({"messages": messages(ANSWER)[::-1]}, Reason.ROLE_ORDER),
+        ({"messages": messages(ANSWER, request=" ")}, Reason.EMPTY_TURN),
+        ({"messages": messages(" ", OBSERVATION, ANSWER)}, Reason.EMPTY_TURN),
+        ({"messages": messages(CALL, OBSERVATION, CALL)}, Reason.NO_ANSWER),
+        ({"messages": messages("<think><answer>{}</answer></think>"), "images": []}, Reason.NO_ANSWER),
+        ({"messages": messages(CALL, OBSERVATION, "<answer>{}")}, Reason.NO_ANSWER),
+        ({"messages": messages(TWO_CALLS, OBSERVATION, ANSWER)}, Reason.SEVERAL_ACTIONS),
+        ({"messages": messages(CALL, OBSERVATION, CALL + ANSWER)}, Reason.SEVERAL_ACTIONS),
+        ({"messages": messages("thinking aloud", OBSERVATION, ANSWER)}, Reason.NO_ACTION),
+        ({"messages": messages(ANSWER, OBSERVATION, ANSWER)}, Reason.EARLY_ANSWER),
+        ({"images": []}, Reason.IMAGE_COUNT),
+        ({"images": ["a.jpg", "b.jpg"]}, Reason.IMAGE_COUNT),
+        ({"images": ["../a.jpg"]}, Reason.UNSAFE_PATH),
+        ({"images": [{"path": "a.jpg"}]}, Reason.BAD_FIELD),
+    ],
+)
+def test_a_bad_row_has_its_reason(tmp_path: Path, changes: dict[str, Any], wanted: Reason) -> None:
+    rows, report = read(tmp_path, sft_row(1, **changes), sft_row(2))
+    assert [row.request for row in rows] == ["a lighthouse with 2 windows"]
+    assert report.rejected == {wanted: 1}
+    assert report.examples(wanted)[0].number == 1
+
+
+@pytest.mark.parametrize("piece", ["<tool_call>", "<answer><tool_call>", " ", "<think>", "<tool_call></answer>"])
+def test_a_hostile_turn_is_read_in_linear_time(tmp_path: Path, piece: str) -> None:
+    """Anything quadratic would take hours here, and the test's time limit would end it."""
+    _, report = read(
+        tmp_path, sft_row(1, messages=messages(piece * (4_000_000 // len(piece)) + ".", request="x"), images=[])
+    )
+    assert report.rejected == {Reason.NO_ANSWER: 1}
+
+
+def test_broken_turns_can_be_kept_and_are_noted(tmp_path: Path) -> None:
+    row = sft_row(1, TWO_CALLS, OBSERVATION, "aloud", "format error", ANSWER)
+    rows, report = read(tmp_path, row, broken_turns="keep")
+    assert (len(rows), report.kept) == (1, 1)
+    assert report.noted == {Reason.SEVERAL_ACTIONS: 1, Reason.NO_ACTION: 1}
+    assert "tool_call, tool_call" in report.examples(Reason.SEVERAL_ACTIONS)[0].detail
+
+
+def test_a_conversation_comes_once(tmp_path: Path) -> None:
+    rows, report = read(tmp_path, sft_row(1), sft_row(1), sft_row(2))
+    assert (len(rows), report.rejected) == (2, {Reason.DUPLICATE_ID: 1})
+
+
+def test_images_are_looked_for_on_demand(tmp_path: Path) -> None:
+    (tmp_path / "images/traj_00001").mkdir(parents=True)
+    (tmp_path / "images/traj_00001/IMG_001.jpg").write_bytes(b"x")
+    rows, report = read(tmp_path, sft_row(1), sft_row(2), check_images=True)
+    assert (len(rows), report.rejected) == (1, {Reason.MISSING_IMAGE: 1})
