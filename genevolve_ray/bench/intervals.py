@@ -37,7 +37,7 @@ def nested_interval(
     seeds, requests = values_S_M.shape
     means = np.empty(samples)
     for i in range(samples):
-        drawn = rng.integers(seeds, size=seeds)
+        drawn: NDArray[np.int64] = rng.integers(seeds, size=seeds)
         picked = rng.integers(requests, size=(seeds, requests))
         means[i] = _mean(values_S_M[drawn[:, None], picked])
     tail = (1 - confidence) / 2
