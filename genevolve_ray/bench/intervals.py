@@ -37,9 +37,9 @@ def nested_interval(
     seeds, requests = values_S_M.shape
     means = np.empty(samples)
     for i in range(samples):
-        drawn: NDArray[np.int64] = rng.integers(seeds, size=seeds)
+        drawn = rng.integers(seeds, size=(seeds, 1))
         picked = rng.integers(requests, size=(seeds, requests))
-        means[i] = _mean(values_S_M[drawn[:, None], picked])
+        means[i] = _mean(values_S_M[drawn, picked])
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(mean=_mean(values_S_M), low=float(low), high=float(high))
