@@ -96,7 +96,7 @@ class Ranks:
         filled = [x for row, n in zip(rows, sizes, strict=True) for x in (row or [0.0] * n)]
         values_N = torch.tensor(filled, dtype=torch.float64)
         dist.all_reduce(values_N)
-        return [part.tolist() for part in values_N.split(sizes)]
+        return [part.tolist() for part in torch.split(values_N, sizes)]
 
     def agree(self, digest: str) -> str:
         """Return rank 0's hexadecimal digest on every rank."""
@@ -233,7 +233,8 @@ def full(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
     # An offloaded shard lies on the host; it is gathered where the mesh is.
-    whole: Tensor = tensor.to(tensor.device_mesh.device_type).full_tensor()
+    moved: Any = tensor.to(tensor.device_mesh.device_type)
+    whole: Tensor = moved.full_tensor()
     return whole
 
 
