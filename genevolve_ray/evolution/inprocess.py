@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
@@ -20,6 +21,9 @@ from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.distributed import Ranks
 
 
 @dataclass
@@ -74,10 +78,10 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
     return LocalRollouts(rollouts, engine), engine
 
 
-def start_learner(config: EvolutionConfig, model_dir: Path) -> LocalLearner:
-    """Load the learner in this process, with the ban mask that the engines use."""
+def start_learner(config: EvolutionConfig, model_dir: Path, ranks: Ranks | None = None) -> LocalLearner:
+    """Load the learner, or this process's rank of it, with the ban mask that the engines use."""
     chat = load_chat(model_dir)
-    return build_learner(config, model_dir, load_banned(model_dir, chat), len(chat.tokenizer))
+    return build_learner(config, model_dir, load_banned(model_dir, chat), len(chat.tokenizer), ranks)
 
 
 @asynccontextmanager

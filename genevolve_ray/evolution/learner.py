@@ -20,6 +20,7 @@ from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Group, Outcome
 
 if TYPE_CHECKING:
+    from genevolve_ray.learning.distributed import Ranks
     from genevolve_ray.learning.step import Learner
 
 PROBE_TOKENS = 96
@@ -53,9 +54,10 @@ class LocalLearner:
 
     async def publish(self, folder: str) -> Probe:
         """Write the weights to `folder` and return the probe that engines must reproduce."""
+        # First what all ranks of a learner do together: a full disk then fails rank 0 alone, and no other waits for it.
+        logprobs = self._learner.raw_logprobs(self._probe)
         with _writing(folder):
             self._learner.write_weights(folder)
-        logprobs = self._learner.raw_logprobs(self._probe)
         return Probe(token_ids=self._probe, logprobs=tuple(logprobs), tolerance=self._tolerance)
 
     async def save(self, folder: str) -> None:
@@ -82,13 +84,23 @@ def _writing(folder: str) -> Iterator[None]:
         raise OSError(errno.EIO, f"{folder} cannot be written ({free} bytes are free there): {error}") from error
 
 
-def build_learner(config: EvolutionConfig, model_dir: Path, banned: Sequence[int], vocabulary: int) -> LocalLearner:
-    """Load the policy and wrap it. `vocabulary` is the number of ids that the probe is drawn from."""
+def build_learner(
+    config: EvolutionConfig, model_dir: Path, banned: Sequence[int], vocabulary: int, ranks: Ranks | None = None
+) -> LocalLearner:
+    """Load the policy and wrap it.
+
+    Args:
+        config: the settings of the run.
+        model_dir: the policy, in HF layout.
+        banned: ids that neither engine nor learner gives any probability.
+        vocabulary: the number of ids that the probe is drawn from.
+        ranks: this process's place among several that share the policy.
+    """
     from genevolve_ray.learning.step import Learner
 
     rng = np.random.default_rng(derive_seed(config.seed, "probe"))
     probe = [int(token) for token in rng.integers(vocabulary, size=PROBE_TOKENS)]
-    learner = Learner(model_dir, config.learner, banned)
+    learner = Learner(model_dir, config.learner, banned, ranks=ranks)
     return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit)
 
 

@@ -85,11 +85,9 @@ def _read_config(folder: str, config: LoraConfig) -> Any:
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the modules that peft put in, with their names."""
-    from peft.tuners.lora import LoraLayer
-
+    """Yield the modules that peft put in, with their names; peft itself is not imported for a model without."""
     for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
+        if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
             yield name, module
 
 

@@ -21,7 +21,7 @@ from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajecto
 class StubLearner:
     """Remembers what it was asked."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         self.arguments = arguments
         self.steps: list[tuple[Sequence[TrainSequence], int]] = []
         self.error: Exception | None = None
