@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.errors import StartError, arrive
+from genevolve_ray.cluster.errors import LearnerLost, StartError, arrive
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import NAME, ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
@@ -94,8 +94,13 @@ class _Launch:
         cluster = self.config.cluster
         self.group = reserve(gang_demands(self.config))
         options = {"num_cpus": cluster.learner_cpus, "num_gpus": cluster.learner_gpus}
-        worker = self._actor(LearnerWorker, 0, learner_environment(self.config), options)
-        learner = RayLearner(worker.remote(self.config, self.model_dir))
+        ranks = [
+            self._actor(LearnerWorker, rank, learner_environment(self.config), options).remote(
+                self.config, self.model_dir, rank
+            )
+            for rank in range(cluster.learner_ranks)
+        ]
+        learner = RayLearner(ranks)
         pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill)
         self.rollouts = RayRollouts(
             pool, cluster.rollout_workers, max_restarts=cluster.max_restarts, attempts=cluster.rollout_attempts
@@ -151,7 +156,7 @@ class _Launch:
         started = perf_counter()
         try:
             await work
-        except RayActorError as error:
+        except (RayActorError, LearnerLost) as error:
             raise StartError(f"the process of {part} died while it started: {error}") from error
         self.seconds[part] = perf_counter() - started
 
@@ -179,7 +184,9 @@ class _Launch:
             "num_gpus": cluster.rollout_gpus,
             "max_concurrency": MAX_CONCURRENT,
         }
-        actor = self._actor(RolloutWorker, 1 + index, worker_environment(self.config.engine), options)
+        actor = self._actor(
+            RolloutWorker, cluster.learner_ranks + index, worker_environment(self.config.engine), options
+        )
         return actor.remote(self.config, self.model_dir)
 
     def _create_memory(self) -> Any:

@@ -1,13 +1,17 @@
-"""The learner as an actor, and the port that reaches it."""
+"""The learner as one actor per rank, and the port that reaches them."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.errors import arrive
+from ray.exceptions import RayActorError
+
+from genevolve_ray.cluster.errors import LearnerLost, arrive
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.ports import Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
@@ -17,23 +21,45 @@ if TYPE_CHECKING:
     from genevolve_ray.evolution.learner import LocalLearner
 
 
-class LearnerWorker:
-    """One learner in a process of its own; `start` loads the model."""
+_AFTERMATH_SECONDS = 10.0
+"""How long the other ranks' errors are waited for, to tell the one that died from those that missed it."""
 
-    def __init__(self, config: RunConfig, model_dir: str) -> None:
+
+class LearnerWorker:
+    """One rank of the learner in a process of its own; `start` loads the model."""
+
+    def __init__(self, config: RunConfig, model_dir: str, rank: int = 0) -> None:
         """Keep the settings."""
-        self._config, self._model_dir = config, model_dir
+        self._config, self._model_dir, self._rank = config, model_dir, rank
         self._learner: LocalLearner | None = None
 
-    async def start(self) -> None:
-        """Load policy and optimizer. Raises FileNotFoundError or ValueError for a model that cannot be trained."""
+    async def address(self) -> str:
+        """Return `host:port` of this node at which the ranks can meet; it is for rank 0 to say."""
+        from ray.util import get_node_ip_address
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return f"{get_node_ip_address()}:{free.getsockname()[1]}"
+
+    async def start(self, address: str | None = None) -> None:
+        """Load policy and optimizer, with several ranks after meeting them at rank 0's address.
+
+        Raises FileNotFoundError or ValueError for a model that cannot be trained.
+        """
         from genevolve_ray.evolution.inprocess import start_learner
         from genevolve_ray.learning.policy import use_threads
 
+        size = self._config.cluster.learner_ranks
         if not self._config.learner.threads:
             # Ray holds workers to one thread. In a synchronous step the engine is idle while the learner works.
-            use_threads(len(os.sched_getaffinity(0)))
-        self._learner = start_learner(self._config, Path(self._model_dir))
+            use_threads(max(1, len(os.sched_getaffinity(0)) // size))
+        ranks = None
+        if address is not None:
+            from genevolve_ray.learning.distributed import join_ranks
+
+            limit = self._config.cluster.learner_timeout
+            ranks = join_ranks(self._rank, size, address, self._config.learner.device, limit)
+        self._learner = start_learner(self._config, Path(self._model_dir), ranks)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the learner port."""
@@ -42,15 +68,19 @@ class LearnerWorker:
 
 
 class RayLearner:
-    """The learner port over a learner actor. What the learner raises arrives as itself."""
+    """The learner port over the learner's actors: all of them do every call, and rank 0 answers.
 
-    def __init__(self, worker: Any) -> None:
-        """Reach the learner through its actor."""
-        self.worker = worker
+    What the learner raises arrives as itself; a rank that has died is LearnerLost.
+    """
+
+    def __init__(self, workers: Sequence[Any]) -> None:
+        """Reach the learner through its actors, in the order of their ranks."""
+        self.workers = list(workers)
 
     async def start(self) -> None:
-        """Wait until the model is loaded."""
-        await arrive(self.worker.start.remote())
+        """Wait until the model is loaded on every rank."""
+        address = await arrive(self.workers[0].address.remote()) if len(self.workers) > 1 else None
+        await _together("start", [arrive(worker.start.remote(address)) for worker in self.workers])
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         """Take one optimisation step on judged groups, taught by lessons, and return its metrics."""
@@ -81,7 +111,35 @@ class RayLearner:
         return digest
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        return await arrive(self.worker.call.remote(method, *arguments))
+        if len(self.workers) > 1:
+            import ray
+
+            # One copy of a batch for all ranks.
+            arguments = tuple(ray.put(argument) for argument in arguments)
+        return (await _together(method, [arrive(w.call.remote(method, *arguments)) for w in self.workers]))[0]
+
+
+async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Return the ranks' replies in order. Raises LearnerLost where one has died, else the first rank's error.
+
+    A rank that dies leaves the others in a collective, which fails a moment later or waits for its time limit: so one
+    error is not yet the reason.
+    """
+    tasks = [asyncio.ensure_future(reply) for reply in replies]
+    try:
+        _, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        if rest:
+            await asyncio.wait(rest, timeout=_AFTERMATH_SECONDS)
+    finally:
+        late = [task for task in tasks if task.cancel()]
+    errors = {i: task.exception() for i, task in enumerate(tasks) if task not in late}
+    for rank, error in errors.items():
+        if isinstance(error, RayActorError):
+            raise LearnerLost(f"rank {rank} of the learner died in {method!r}: {error}") from error
+    for error in errors.values():
+        if error is not None:
+            raise error
+    return [task.result() for task in tasks]
 
 
 def learner_environment(config: RunConfig) -> dict[str, str]:

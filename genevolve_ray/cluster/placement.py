@@ -28,11 +28,16 @@ class Demand:
 
 
 def gang_demands(config: RunConfig) -> list[Demand]:
-    """Return the demands of learner and rollout workers: bundle 0 is the learner, bundle 1 + i is worker i."""
+    """Return the demands of learner and rollout workers: bundle i is rank i of the learner, the workers come behind."""
     cluster = config.cluster
-    learner = Demand("learner", _resources(cluster.learner_cpus, cluster.learner_gpus))
+    ranks = range(cluster.learner_ranks)
+    names = [f"learner rank {i}" for i in ranks] if len(ranks) > 1 else ["learner"]
+    learner = _resources(cluster.learner_cpus, cluster.learner_gpus)
     worker = _resources(cluster.rollout_cpus, cluster.rollout_gpus)
-    return [learner, *(Demand(f"rollout worker {i}", worker) for i in range(cluster.rollout_workers))]
+    return [
+        *(Demand(name, learner) for name in names),
+        *(Demand(f"rollout worker {i}", worker) for i in range(cluster.rollout_workers)),
+    ]
 
 
 def service_demands(config: RunConfig) -> list[Demand]:

@@ -46,11 +46,15 @@ class ClusterConfig(Config):
     """How often a rollout is tried when the worker that plays it dies."""
     max_restarts: int = Field(default=3, ge=0)
     """How often a dead rollout worker is replaced, before the run stops."""
+    learner_ranks: int = Field(default=1, ge=1)
+    """Processes that the learner is sharded over (FSDP2), placed together; each takes the following."""
     learner_cpus: float = Field(default=0.3, gt=0)
     learner_gpus: float = Field(default=0.0, ge=0)
     experience_cpus: float = Field(default=0.1, gt=0)
     experience_attempts: int = Field(default=3, ge=1)
     """How often a step's experience is worked out when the memory's process dies."""
+    learner_timeout: float = Field(default=120.0, gt=0)
+    """Seconds that a rank of the learner waits for the others, before they count as lost."""
     start_timeout: float = Field(default=300.0, gt=0)
     """Seconds that actors and services may take to start."""
     object_store_mib: int = Field(default=256, ge=80)

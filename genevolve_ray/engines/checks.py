@@ -35,6 +35,11 @@ def read_model_config(model_dir: str | Path) -> dict[str, Any]:
     return config
 
 
+def sees(config: dict[str, Any]) -> bool:
+    """Return whether a model's configuration is that of a vision-language model."""
+    return "vision_config" in config
+
+
 def vocabulary_size(model_dir: str | Path) -> int:
     """Return V, the rows of the model's embedding; its tokenizer may know fewer ids. Raises like `read_model_config`."""
     config = read_model_config(model_dir)
@@ -53,9 +58,16 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
 
     Raises:
         FileNotFoundError: If the folder or one of its parts is missing.
-        ValueError: If head_dim is below 32 on a CPU, where the attention kernel fails at the first token.
+        ValueError: On a CPU, if head_dim is below 32 (the attention kernel fails at the first token) or the model sees
+            (vLLM needs torchvision for it, and there is none for a CPU torch).
     """
     config = read_model_config(model_dir)
+    if device == "cpu" and sees(config):
+        name = (config.get("architectures") or [config.get("model_type")])[0]
+        raise ValueError(
+            f"vLLM needs torchvision for {name} ({Path(model_dir) / 'config.json'}), which is not there on a CPU: "
+            "use engine.kind=transformers"
+        )
     text = config.get("text_config") or config
     head_dim = text.get("head_dim")
     if head_dim is None and text.get("hidden_size") and text.get("num_attention_heads"):

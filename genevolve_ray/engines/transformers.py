@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from genevolve_ray.engines.ban import ban_mask
-from genevolve_ray.engines.checks import check_weights, probe_difference, read_model_config, room_for
+from genevolve_ray.engines.checks import check_weights, probe_difference, read_model_config, room_for, sees
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.wave import Job, run_wave, score_tokens
 from genevolve_ray.records.seeds import derive_seed
@@ -45,6 +45,8 @@ class TransformersEngine:
     its requests in the order of their ids, with one thread. Episodes that run in lock-step under one `asyncio.gather`
     then form the same waves in every run and the results are bit-equal. Work that leaves the event loop (threads,
     sockets) must be wrapped in `hold()`, or a wave may start without the requests that would follow it.
+
+    Of a vision-language model the text decoder samples; prompts are text.
 
     Args:
         model_dir: Model folder in Hugging Face layout.
@@ -76,7 +78,7 @@ class TransformersEngine:
         threads: int | None = None,
         seed: int = 0,
     ) -> None:
-        read_model_config(model_dir)
+        kind = AutoModelForImageTextToText if sees(read_model_config(model_dir)) else AutoModelForCausalLM
         self.version = 0
         self._deterministic = deterministic
         self._max_batch = max_batch
@@ -84,7 +86,7 @@ class TransformersEngine:
         self._device = device
         self._threads = 1 if deterministic else threads
         self._executor = ThreadPoolExecutor(1, "transformers-engine", self._start_thread)
-        self._model = AutoModelForCausalLM.from_pretrained(
+        self._model = kind.from_pretrained(
             model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
         ).to(device)
         self._model.eval().requires_grad_(False)

@@ -134,7 +134,7 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[Job], version: i
     """Sample every job to its end and return the generations in the order of `jobs`.
 
     Args:
-        model: A Hugging Face causal language model in eval mode.
+        model: A Hugging Face model in eval mode: a causal language model, or one that sees (its text decoder samples).
         banned_V: bool [V], True for tokens that must not be sampled.
         jobs: The requests; each prompt is non-empty.
         version: The policy version, recorded for each token.
@@ -146,7 +146,8 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[Job], version: i
     ids_B_P = torch.zeros(len(jobs), longest, dtype=torch.long)
     for row, job in enumerate(jobs):
         ids_B_P[row, : len(job.prompt)] = torch.tensor(job.prompt)
-    hidden_B_P_H = model.base_model(input_ids=ids_B_P.to(device), past_key_values=cache, use_cache=True)[0]
+    decoder = model.get_decoder()
+    hidden_B_P_H = decoder(input_ids=ids_B_P.to(device), past_key_values=cache, use_cache=True)[0]
     hidden_B_H = hidden_B_P_H[torch.arange(len(jobs), device=device), rows.length_B - 1]
     ended = [False] * len(jobs)
     for step in range(rows.uniform_B_N.shape[1]):
@@ -165,7 +166,7 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[Job], version: i
             cache.batch_select_indices(kept)
             token_B = token_B[kept]
             ended = [False] * len(running)
-        hidden_B_H = model.base_model(
+        hidden_B_H = decoder(
             input_ids=token_B[:, None],
             attention_mask=rows.visible_B_T[:, None, None, : longest + step + 1],
             position_ids=(rows.length_B + step)[:, None],
@@ -187,7 +188,7 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[Job], version: i
 def score_tokens(model: Any, token_ids: Sequence[int], device: str) -> list[float]:
     """Return log p(token_ids[i + 1] | token_ids[: i + 1]) at temperature 1 without ban mask, float32."""
     ids_T = torch.tensor(token_ids, device=device)
-    hidden_T_H = model.base_model(input_ids=ids_T[None], use_cache=False)[0][0, :-1]
+    hidden_T_H = model.get_decoder()(input_ids=ids_T[None], use_cache=False)[0][0, :-1]
     scored: list[float] = []
     for start in range(0, len(token_ids) - 1, _SCORE_CHUNK):
         logits_T_V = model.get_output_embeddings()(hidden_T_H[start : start + _SCORE_CHUNK]).float()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
@@ -22,6 +23,9 @@ from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.experience.embed import build_embedder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.distributed import Ranks
 
 
 @dataclass
@@ -86,10 +90,10 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
     return build_rollouts(config, model_dir, engine, images), engine
 
 
-def start_learner(config: EvolutionConfig, model_dir: Path) -> LocalLearner:
-    """Load the learner in this process, with the ban mask that the engines use."""
+def start_learner(config: EvolutionConfig, model_dir: Path, ranks: Ranks | None = None) -> LocalLearner:
+    """Load the learner, or this process's rank of it, with the ban mask that the engines use."""
     chat = load_chat(model_dir)
-    return build_learner(config, model_dir, load_banned(model_dir, chat), chat)
+    return build_learner(config, model_dir, load_banned(model_dir, chat), chat, ranks)
 
 
 def start_experience(config: EvolutionConfig) -> LocalExperience | None:

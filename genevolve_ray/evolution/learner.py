@@ -26,6 +26,7 @@ from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
 if TYPE_CHECKING:
+    from genevolve_ray.learning.distributed import Ranks
     from genevolve_ray.learning.step import Learner
 
 PROBE_TOKENS = 96
@@ -80,8 +81,9 @@ class LocalLearner:
     async def moved(self) -> list[MovedToken]:
         """Return, for each taught request of the last step, the tokens with the largest |log pi - log q|."""
         found: dict[str, list[MovedToken]] = {}
-        for index, gaps in self._learner.gaps.items():
-            trajectory = self._trained[index]
+        for trajectory, gaps in zip(self._trained, self._learner.gaps, strict=True):
+            if not gaps:
+                continue
             places = [i for i, wanted in enumerate(trajectory.ledger.policy_mask) if wanted]
             found.setdefault(trajectory.key.request_id, []).extend(
                 MovedToken(trajectory=str(trajectory.key), position=place, gap=gap)
@@ -91,9 +93,10 @@ class LocalLearner:
 
     async def publish(self, folder: str) -> Probe:
         """Write the weights to `folder` and return the probe that engines must reproduce."""
+        # First what all ranks of a learner do together: a full disk then fails rank 0 alone, and no other waits for it.
+        logprobs = self._learner.raw_logprobs(self._probe)
         with _writing(folder):
             self._learner.write_weights(folder)
-        logprobs = self._learner.raw_logprobs(self._probe)
         return Probe(token_ids=self._probe, logprobs=tuple(logprobs), tolerance=self._tolerance)
 
     async def save(self, folder: str) -> None:
@@ -135,13 +138,23 @@ class _Teachers:
         return context
 
 
-def build_learner(config: EvolutionConfig, model_dir: Path, banned: Sequence[int], chat: ChatFormat) -> LocalLearner:
-    """Load the policy and wrap it. The probe is drawn from the ids of the chat format's tokenizer."""
+def build_learner(
+    config: EvolutionConfig, model_dir: Path, banned: Sequence[int], chat: ChatFormat, ranks: Ranks | None = None
+) -> LocalLearner:
+    """Load the policy and wrap it.
+
+    Args:
+        config: the settings of the run.
+        model_dir: the policy, in HF layout.
+        banned: ids that neither engine nor learner gives any probability.
+        chat: the policy's template; the probe is drawn from the ids of its tokenizer.
+        ranks: this process's place among several that share the policy.
+    """
     from genevolve_ray.learning.step import Learner
 
     rng = np.random.default_rng(derive_seed(config.seed, "probe"))
     probe = [int(token) for token in rng.integers(len(chat.tokenizer), size=PROBE_TOKENS)]
-    learner = Learner(model_dir, config.learner, banned)
+    learner = Learner(model_dir, config.learner, banned, ranks=ranks)
     patch = None
     if config.experience.enabled:
         limit = min(n for n in (config.engine.max_model_len, context_length(model_dir)) if n is not None)

@@ -49,6 +49,26 @@ class TeacherContext:
 
 
 @dataclass(frozen=True)
+class ImageInputs:
+    """Pictures as a Qwen-VL vision tower reads them, in the order of their placeholder tokens.
+
+    Attributes:
+        pixel_values: patches of all pictures, one after the other, [patches, patch size].
+        grid_thw: patches of each picture by time, height and width, [pictures, 3].
+    """
+
+    pixel_values: Tensor
+    grid_thw: Tensor
+
+    @staticmethod
+    def join(parts: Sequence[ImageInputs]) -> ImageInputs | None:
+        """Return the pictures of several sequences as one, None without any."""
+        if not parts:
+            return None
+        return ImageInputs(torch.cat([p.pixel_values for p in parts]), torch.cat([p.grid_thw for p in parts]))
+
+
+@dataclass(frozen=True)
 class TrainSequence:
     """One trajectory for the learner; columns are parallel to `tokens` (length T), as in the token ledger.
 
@@ -59,6 +79,7 @@ class TrainSequence:
         advantage: one number for every policy token of the sequence.
         weight: factor on this sequence's loss; it does not enter the normaliser.
         teacher: the same trajectory as a teacher reads it, where experience was retrieved for its request.
+        images: the pictures among the context, for a policy that sees; None while observations are text.
     """
 
     tokens: Sequence[int]
@@ -67,6 +88,7 @@ class TrainSequence:
     advantage: float
     weight: float = 1.0
     teacher: TeacherContext | None = None
+    images: ImageInputs | None = None
 
     def __post_init__(self) -> None:
         """Check the columns. Raises ValueError naming the lengths."""
@@ -105,6 +127,7 @@ class MicroBatch:
         targets_P: the policy tokens.
         sequence_P: which sequence of the micro-batch (0 to B - 1) each policy token belongs to.
         tokens: number of real (unpadded) tokens.
+        images: the sequences' pictures, on the host until they are used.
     """
 
     indices: tuple[int, ...]
@@ -113,6 +136,7 @@ class MicroBatch:
     targets_P: Tensor
     sequence_P: Tensor
     tokens: int
+    images: ImageInputs | None = None
 
 
 def collate(
@@ -143,6 +167,7 @@ def collate(
         targets_P=ids.flatten()[places].to(device),
         sequence_P=places.div(ids.shape[1], rounding_mode="floor").to(device),
         tokens=sum(lengths),
+        images=ImageInputs.join([found for s in chosen if (found := getattr(s, "images", None)) is not None]),
     )
 
 

@@ -102,10 +102,34 @@ class VedConfig(Config):
         return self
 
 
+class LoraConfig(Config):
+    """Settings of a low-rank adapter: W + alpha / rank * B A on the target modules, everything else frozen.
+
+    There is no dropout: the policy that is trained must be the one that sampled. `target_modules` is "all-linear"
+    (every linear module of the text decoder, the head left out) or the ends of module names. `start` is a folder in
+    peft's layout to go on from; a fresh adapter starts as the identity, and `seed` decides its A.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    start: str | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _targets(self) -> LoraConfig:
+        if not self.target_modules:
+            raise ValueError("target_modules=() leaves nothing to adapt")
+        return self
+
+
 class LearnerConfig(Config):
     """Settings of the learner. Master weights and optimizer are float32; `dtype` is what the passes compute in.
 
-    `temperature` must be the sampling temperature of the rollouts. `threads` 0 leaves torch's setting alone.
+    `temperature` must be the sampling temperature of the rollouts. `threads` 0 leaves torch's setting alone. With
+    `lora` only the adapter is trained, in float32, and a bfloat16 base stays in bfloat16. `gradient_checkpointing`
+    keeps one state per layer and computes the rest again in the backward pass. `offload` keeps master weights,
+    gradients and optimizer state in host memory and steps there (FSDP2's CPU offload, also on one rank).
     """
 
     lr: float = Field(default=4e-5, ge=0)
@@ -118,6 +142,9 @@ class LearnerConfig(Config):
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     device: str = "cpu"
     threads: int = Field(default=0, ge=0)
+    gradient_checkpointing: bool = False
+    offload: bool = False
+    lora: LoraConfig | None = None
     advantage: AdvantageConfig = AdvantageConfig()
     grpo: GrpoConfig = GrpoConfig()
     kl: KlConfig = KlConfig()

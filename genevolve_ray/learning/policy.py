@@ -1,5 +1,8 @@
 """The policy as a transformers model: load it, save it, hand its weights over, hash its state.
 
+A policy is any causal language model, or a vision-language model whose text decoder is trained while its vision tower
+(the projectors into the decoder belong to it) stays as it is.
+
 Shape legend: B sequences, T tokens, H hidden, V vocabulary.
 """
 
@@ -14,7 +17,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from genevolve_ray.learning.batch import ImageInputs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 WEIGHTS_FILE = "model.safetensors"
@@ -34,7 +47,9 @@ _UNSUPPORTED_LOGITS = {"final_logit_softcapping": (None, 0), "logits_scaling": (
 
 
 def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
-    """Load a causal language model from a local folder in HF layout, in evaluation mode (no dropout).
+    """Load a policy from a local folder in HF layout, in evaluation mode (no dropout).
+
+    The vision tower of a vision-language model is frozen.
 
     Raises:
         FileNotFoundError: when the folder or its config.json is missing.
@@ -48,8 +63,12 @@ def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cp
         raise ValueError(f"unknown policy dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"policy device {device!r} was asked for, but torch {torch.__version__} sees no GPU")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+    sees = hasattr(AutoConfig.from_pretrained(folder, local_files_only=True), "vision_config")
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    model: PreTrainedModel = kind.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
     head_weight(model)
+    if (tower := vision_tower(model)) is not None:
+        tower.requires_grad_(False)
     nn.Module.to(model, torch.device(device))
     nn.Module.eval(model)
     return model
@@ -87,18 +106,23 @@ def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
 
 def weights_to_folder(model: PreTrainedModel, folder: str | Path) -> str:
     """Write the weights alone to `folder`/model.safetensors, each tied tensor once, and return their state hash."""
+    return state_to_folder(model.state_dict(), folder)
+
+
+def state_to_folder(state: Mapping[str, Tensor], folder: str | Path) -> str:
+    """Write a model's state to `folder`/model.safetensors, each tied tensor once, and return the hash of what it has."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = unique_weights(model)
+    tensors = unique_weights(state)
     save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
     return state_hash(tensors)
 
 
-def unique_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the state on the CPU without second names of tied tensors (the first name in module order stays)."""
+def unique_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state on the CPU without second names of tied tensors (the first name in module order stays)."""
     seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
     tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride())
         if tensor.numel() and identity in seen:
             continue
@@ -117,15 +141,49 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def hidden_states(model: PreTrainedModel, ids_B_T: Tensor) -> Tensor:
+def hidden_states(model: PreTrainedModel, ids_B_T: Tensor, images: ImageInputs | None = None) -> Tensor:
     """Return the last hidden states [B, T, H] of right-padded sequences.
 
     No attention mask is passed: padding comes after a causal model's tokens, so it cannot change their states, and SDPA
     keeps its causal fast path. States at padded positions mean nothing.
+
+    Args:
+        model: the policy.
+        ids_B_T: token ids.
+        images: the pictures behind the image tokens, in the order of rows and tokens, for a model that sees.
     """
     untyped: Any = model
-    states: Tensor = untyped.get_decoder()(input_ids=ids_B_T, use_cache=False).last_hidden_state
-    return states
+    if images is None:
+        states: Tensor = untyped.get_decoder()(input_ids=ids_B_T, use_cache=False).last_hidden_state
+        return states
+    seen: Tensor = untyped.base_model(
+        input_ids=ids_B_T,
+        pixel_values=images.pixel_values.to(ids_B_T.device),
+        image_grid_thw=images.grid_thw.to(ids_B_T.device),
+        mm_token_type_ids=(ids_B_T == model.config.image_token_id).int(),
+        use_cache=False,
+    ).last_hidden_state
+    return seen
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the layers of the text decoder: its largest list of modules.
+
+    Raises:
+        ValueError: when it has none.
+    """
+    untyped: Any = model
+    lists = [m for m in untyped.get_decoder().modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise ValueError(f"{type(model).__name__} has no list of decoder layers")
+    # The outermost list is met first, and lists inside of it (experts) are smaller.
+    return max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))
+
+
+def vision_tower(model: PreTrainedModel) -> nn.Module | None:
+    """Return the vision tower with its projectors (merger, deepstack mergers), None for a model that does not see."""
+    tower: nn.Module | None = getattr(model.base_model, "visual", None)
+    return tower
 
 
 def head_weight(model: PreTrainedModel) -> Tensor:

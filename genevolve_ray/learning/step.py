@@ -14,14 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from genevolve_ray.learning.batch import MaskedTokens, MicroBatch, TrainSequence, micro_batches
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence, micro_batches
+from genevolve_ray.learning.build import base_dtype, build_policy, flops_per_token
 from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.distributed import (
+    Ranks,
+    clip_gradients,
+    full_optimizer,
+    full_state,
+    load_full_optimizer,
+    load_full_state,
+    lone_rank,
+    under_root,
+)
 from genevolve_ray.learning.grpo import Term, TokenStreams, grpo_loss
 from genevolve_ray.learning.kl import reference_kl
 from genevolve_ray.learning.logprobs import token_logprobs
+from genevolve_ray.learning.lora import (
+    adapter_scalings,
+    adapter_state,
+    merged_state,
+    read_adapter,
+    reference_adapter,
+    write_adapter,
+)
 from genevolve_ray.learning.policy import (
     copy_tokenizer,
     has_tokenizer,
@@ -29,7 +48,7 @@ from genevolve_ray.learning.policy import (
     hidden_states,
     load_policy,
     state_hash,
-    weights_to_folder,
+    state_to_folder,
 )
 from genevolve_ray.learning.ved import ved_loss
 
@@ -49,7 +68,11 @@ class NonFiniteStep(FloatingPointError):
 
 
 class Learner:
-    """One policy under training, its optimizer, and the reference where its coefficient asks for one."""
+    """One policy under training, its optimizer, and the reference where its coefficient asks for one.
+
+    Over several ranks every method is a collective: all of them call it with the same arguments, each sees the same
+    scores and metrics, and rank 0 writes.
+    """
 
     def __init__(
         self,
@@ -57,6 +80,7 @@ class Learner:
         config: LearnerConfig,
         banned: Sequence[int] = (),
         reference_dir: str | Path | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Load the policy.
 
@@ -65,7 +89,8 @@ class Learner:
             config: the settings.
             banned: token ids that the sampler never emits; probability 0 here too.
             reference_dir: the policy at the start of evolution, by default `model_dir`; read only where its
-                coefficient is above 0.
+                coefficient is above 0. With LoRA the reference is this very model with its adapter switched.
+            ranks: this process's place among several, from `join_ranks`.
 
         Raises:
             FileNotFoundError: for a missing folder.
@@ -74,20 +99,24 @@ class Learner:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        master = "float64" if config.dtype == "float64" else "float32"
-        self.model = load_policy(model_dir, master, config.device)
+        self._device = torch.device(config.device)
+        self._ranks = ranks or (lone_rank(config.device) if config.offload else Ranks())
+        self.model, self._adapter = build_policy(model_dir, config, self._ranks)
         self._tokenizer_dir = Path(model_dir) if has_tokenizer(model_dir) else None
         self._reference: PreTrainedModel | None = None
         if config.kl.coefficient > 0:
-            self._reference = load_policy(reference_dir or model_dir, config.dtype, config.device)
-            self._reference.requires_grad_(False)
+            self._reference = self.model
+            if self._adapter is None:
+                frozen = config.model_copy(update={"gradient_checkpointing": False})
+                self._reference, _ = build_policy(reference_dir or model_dir, frozen, self._ranks, reference=True)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
+        self._scalings = adapter_scalings(self.model)
         self._ban_mask_V = self._ban(banned)
-        self.gaps: dict[int, list[float]] = {}
-        """Of the last step: log pi - log q per policy token, by the place of each taught sequence in the batch."""
+        self.gaps: list[list[float]] = []
+        """Of the last step: log pi - log q per policy token of each sequence, empty where it had no teacher."""
 
     def _ban(self, banned: Sequence[int]) -> Tensor | None:
         vocabulary = head_weight(self.model).shape[0]
@@ -97,7 +126,7 @@ class Learner:
             return None
         mask_V = torch.zeros(vocabulary, dtype=torch.bool)
         mask_V[list(banned)] = True
-        return mask_V.to(self.model.device)
+        return mask_V.to(self._device)
 
     # --- scoring -----------------------------------------------------------------------------------------------------
 
@@ -105,21 +134,33 @@ class Learner:
         self, model: PreTrainedModel, batch: MicroBatch, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
-        states_P_H, weight_V_H = self._states(model, batch.ids_B_T, batch.rows_P)
-        return token_logprobs(
-            states_P_H,
-            weight_V_H,
-            batch.targets_P,
-            temperature=self.config.temperature,
-            ban_mask_V=self._ban_mask_V,
-            entropy=entropy,
-        )
 
-    def _states(self, model: PreTrainedModel, ids_B_T: Tensor, rows_P: Tensor) -> tuple[Tensor, Tensor]:
+        def work() -> tuple[Tensor, Tensor | None]:
+            states_P_H, weight_V_H = self._states(model, batch.ids_B_T, batch.rows_P, batch.images)
+            return token_logprobs(
+                states_P_H,
+                weight_V_H,
+                batch.targets_P,
+                temperature=self.config.temperature,
+                ban_mask_V=self._ban_mask_V,
+                entropy=entropy,
+            )
+
+        return under_root(model, work)
+
+    def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
+        """Return the reference policy's log-probs [P], without gradient."""
+        assert self._reference is not None, "the coefficient of the reference term is 0"
+        with torch.no_grad(), reference_adapter(self._reference):
+            return self._logprobs(self._reference, batch)[0]
+
+    def _states(
+        self, model: PreTrainedModel, ids_B_T: Tensor, rows_P: Tensor, images: ImageInputs | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the states [P, H] that predict and the head [V, H], both in the compute dtype."""
         half = self.config.dtype == "bfloat16"
-        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=half):
-            states_P_H = hidden_states(model, ids_B_T).flatten(0, 1).index_select(0, rows_P)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
+            states_P_H = hidden_states(model, ids_B_T, images).flatten(0, 1).index_select(0, rows_P)
         weight_V_H = head_weight(model)
         return (states_P_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_P_H, weight_V_H)
 
@@ -127,19 +168,26 @@ class Learner:
     def score(self, sequences: Sequence[MaskedTokens]) -> list[list[float]]:
         """Return, per sequence, the log-probs of its policy tokens at the sampling temperature under the ban mask."""
         scores: list[list[float]] = [[] for _ in sequences]
-        for batch in micro_batches(sequences, self.config.token_budget, self.model.device):
+        for batch in self._ranks.share(self._split(sequences), self._device):
             logprobs_P, _ = self._logprobs(self.model, batch)
             for logprob, row in zip(logprobs_P.tolist(), batch.sequence_P.tolist(), strict=True):
                 scores[batch.indices[row]].append(logprob)
-        return scores
+        return self._ranks.gather(scores)
+
+    def _split(self, sequences: Sequence[MaskedTokens]) -> list[MicroBatch]:
+        """Return the micro-batches of all ranks."""
+        budget = self._ranks.budget([len(s.tokens) for s in sequences], self.config.token_budget)
+        return micro_batches(sequences, budget, self._device)
 
     @torch.no_grad()
     def raw_logprobs(self, token_ids: Sequence[int]) -> list[float]:
         """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban: the probe of a weight update."""
-        ids_B_T = torch.tensor([list(token_ids)], device=self.model.device)
-        rows_P = torch.arange(len(token_ids) - 1, device=self.model.device)
-        states_P_H, weight_V_H = self._states(self.model, ids_B_T, rows_P)
-        logprobs: list[float] = token_logprobs(states_P_H, weight_V_H, ids_B_T[0, 1:])[0].tolist()
+        ids_B_T = torch.tensor([list(token_ids)], device=self._device)
+        rows_P = torch.arange(len(token_ids) - 1, device=self._device)
+        logprobs_P = under_root(
+            self.model, lambda: token_logprobs(*self._states(self.model, ids_B_T, rows_P), ids_B_T[0, 1:])[0]
+        )
+        logprobs: list[float] = logprobs_P.tolist()
         return logprobs
 
     # --- one step ----------------------------------------------------------------------------------------------------
@@ -162,8 +210,7 @@ class Learner:
         behaviour = [x for s, _ in chosen for x, wanted in zip(s.logprobs, s.policy_mask, strict=True) if wanted]
         reference_P = None
         if self._reference is not None:
-            with torch.no_grad():
-                reference_P = self._logprobs(self._reference, batch)[0]
+            reference_P = self._reference_logprobs(batch)
         return TokenStreams(
             logprobs_P=logprobs_P,
             behaviour_P=column(behaviour),
@@ -186,15 +233,19 @@ class Learner:
         """Add every micro-batch's gradient and return the summed loss and token metrics."""
         count = sum(len(b.indices) for b in batches)
         taught = sum(sequences[i][1] is not None for b in batches for i in b.indices)
-        terms = self._terms(taught)
+        terms, self.gaps = self._terms(taught), [[] for _ in sequences]
         totals: dict[str, float] = defaultdict(float)
-        for batch in batches:
+        for batch in self._ranks.share(batches, self._device):
             logprobs_P, entropy_P = self._logprobs(self.model, batch, entropy=True)
             streams = self._streams(batch, [sequences[i] for i in batch.indices], count, taught, logprobs_P)
             gap_P = (streams.behaviour_P - logprobs_P.detach()).abs()
             assert entropy_P is not None
             loss = logprobs_P.new_zeros(())
-            metrics = {"entropy": entropy_P.sum(), "parity": gap_P.sum(), "parity_max": gap_P.max()}
+            metrics = {
+                "entropy": entropy_P.sum(),
+                "parity": gap_P.sum(),
+                "parity_max": gap_P.max() if len(gap_P) else gap_P.sum(),
+            }
             for term in terms:
                 value, parts = term(streams)
                 loss = loss + value
@@ -204,8 +255,9 @@ class Learner:
             totals["loss"] += loss.item()
             for name, metric in metrics.items():
                 totals[name] = max(totals[name], metric.item()) if name in MAXIMA else totals[name] + metric.item()
-        totals["taught_sequences"] = float(taught)
-        return totals
+        if taught:
+            self.gaps = self._ranks.gather(self.gaps)
+        return self._ranks.combine(totals, MAXIMA) | {"taught_sequences": float(taught)}
 
     def _note_gaps(self, batch: MicroBatch, streams: TokenStreams) -> None:
         """Keep log pi - log q of the policy tokens of taught sequences, for whoever wants to see what moved."""
@@ -214,7 +266,7 @@ class Learner:
         gaps = (streams.logprobs_P.detach() - streams.teacher_P).tolist()
         for gap, row, taught in zip(gaps, batch.sequence_P.tolist(), streams.taught_P.tolist(), strict=True):
             if taught:
-                self.gaps.setdefault(batch.indices[row], []).append(gap)
+                self.gaps[batch.indices[row]].append(gap)
 
     def _with_teacher(self, sequences: Sequence[TrainSequence]) -> list[_Scored]:
         """Pair each sequence with its teacher's log-probs on the policy tokens, None where it has no bundle.
@@ -242,16 +294,15 @@ class Learner:
             NonFiniteStep: when loss or gradient is not finite; nothing was updated.
         """
         started = time.perf_counter()
-        batches = micro_batches(sequences, self.config.token_budget, self.model.device)
+        batches = self._split(sequences)
         count, policy_tokens = sum(len(b.indices) for b in batches), sum(len(b.targets_P) for b in batches)
         if not count:
             raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
         self._optimizer.zero_grad(set_to_none=True)
-        self.gaps = {}
         scored = self._with_teacher(sequences)
         seconds_teacher = time.perf_counter() - started
         totals = self._accumulate(batches, scored)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self.config.grad_clip))
+        norm = clip_gradients(self._parameters, self.config.grad_clip)
         loss, taught = totals.pop("loss"), totals.pop("taught_sequences")
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad(set_to_none=True)
@@ -270,9 +321,9 @@ class Learner:
     def _counts(
         self, batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence], seconds: float
     ) -> dict[str, float]:
-        """Return sizes and speed: `model_flops` is the usual 6 * parameters * tokens, attention left out."""
+        """Return sizes and speed of all ranks: `model_flops` leaves attention out (see `flops_per_token`)."""
         tokens = sum(b.tokens for b in batches)
-        flops = 6.0 * tokens * sum(p.numel() for p in self._parameters)
+        flops = tokens * flops_per_token(self.model)
         return {
             "sequences": float(len(sequences)),
             "empty_sequences": float(len(sequences) - sum(len(b.indices) for b in batches)),
@@ -289,46 +340,75 @@ class Learner:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, optimizer and torch's random state, as plain containers and tensors (not copies)."""
+        """Return what is trained (with LoRA the adapter alone), optimizer and torch's random state.
+
+        They are plain containers and tensors, not copies in one process; over several ranks rank 0 gets full tensors
+        on the host, and the others nothing of use.
+        """
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "model": full_state(self.model, self._ranks, None if self._adapter is None else adapter_state),
+            "optimizer": full_optimizer(self._optimizer, self._ranks),
             "rng": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned. Raises RuntimeError or KeyError when it does not fit this model."""
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_full_state(self.model, state["model"], None if self._adapter is None else adapter_state)
+        load_full_optimizer(self._optimizer, state["optimizer"])
         torch.set_rng_state(state["rng"])
 
     def state_hash(self) -> str:
-        """Return a hash of weights and optimizer state: equal hashes promise bit-equal next steps on equal batches."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, slots in self._optimizer.state_dict()["state"].items():
+        """Return a hash of what is trained and of the optimizer's state, the same for any number of ranks.
+
+        Equal hashes promise bit-equal next steps on equal batches (in one process; with LoRA on the same base).
+        """
+        state = self.state_dict()
+        tensors = {f"model.{name}": tensor for name, tensor in state["model"].items()}
+        for index, slots in state["optimizer"]["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-        return state_hash(tensors)
+        return self._ranks.agree(state_hash(tensors) if self._ranks.first else "")
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint: HF layout (with the tokenizer, if there is one) and optimizer.pt."""
+        """Write a checkpoint: HF layout, with LoRA peft's (and the tokenizer, if there is one), and optimizer.pt."""
+        state = self.state_dict()
+        if not self._ranks.first:
+            return
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(target)
+        if self._adapter is None:
+            self.model.save_pretrained(target, state_dict=state["model"])
+        else:
+            write_adapter(state["model"], self._adapter, target)
         if self._tokenizer_dir is not None:
             copy_tokenizer(self._tokenizer_dir, target)
-        state = self.state_dict()
         torch.save({"optimizer": state["optimizer"], "rng": state["rng"]}, target / OPTIMIZER_FILE)
 
     def load(self, folder: str | Path) -> None:
         """Restore a checkpoint; the reference stays what it was. Raises FileNotFoundError when a part is missing."""
-        master = "float64" if self.config.dtype == "float64" else "float32"
-        weights = load_policy(folder, master).state_dict()
+        if self._adapter is None:
+            weights = load_policy(folder, base_dtype(self.config)).state_dict()
+        else:
+            weights = read_adapter(folder)
         rest = torch.load(Path(folder) / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         self.load_state_dict({"model": weights, **rest})
 
     def write_weights(self, folder: str | Path) -> str:
-        """Write the weights for the engines (model.safetensors) and return their checksum."""
-        return weights_to_folder(self.model, folder)
+        """Write the weights for the engines (model.safetensors, an adapter merged in); rank 0 returns their checksum."""
+        state = full_state(self.model, self._ranks)
+        if not self._ranks.first:
+            return ""
+        return state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
+
+    def write_adapter(self, folder: str | Path) -> str:
+        """Write the adapter alone in peft's layout, for engines that load adapters; rank 0 returns its checksum.
+
+        Raises:
+            ValueError: when the learner trains no adapter.
+        """
+        if self._adapter is None:
+            raise ValueError("learner.lora is not set: there is no adapter to write")
+        state = full_state(self.model, self._ranks, adapter_state)
+        return state_hash(write_adapter(state, self._adapter, folder)) if self._ranks.first else ""
 
 
 def _gate(sequence: TrainSequence) -> Sequence[bool]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from genevolve_ray.engines.checks import check_model, room_for
+from genevolve_ray.engines.checks import check_model, room_for, vocabulary_size
 from genevolve_ray.engines.protocol import PromptTooLong
 
 
-def write_model(folder: Path, **config: int) -> Path:
+def write_model(folder: Path, **config: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").touch()
     return folder
@@ -26,6 +27,19 @@ def test_small_heads_are_refused_on_cpu(tmp_path: Path, config: dict[str, int]) 
 
 def test_heads_of_32_pass(tmp_path: Path) -> None:
     check_model(write_model(tmp_path, head_dim=32))
+
+
+def test_models_that_see_are_refused_on_cpu_and_pass_elsewhere(tmp_path: Path) -> None:
+    config: dict[str, Any] = {
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "vision_config": {},
+        "text_config": {"head_dim": 32, "vocab_size": 64},
+    }
+    write_model(tmp_path, **config)
+    with pytest.raises(ValueError, match="needs torchvision for Qwen3VLFor.* use engine.kind=transformers"):
+        check_model(tmp_path)
+    check_model(tmp_path, device="cuda")
+    assert vocabulary_size(tmp_path) == 64
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

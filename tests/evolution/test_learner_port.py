@@ -22,11 +22,11 @@ from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajecto
 class StubLearner:
     """Remembers what it was asked."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         self.arguments = arguments
         self.steps: list[tuple[Sequence[TrainSequence], int]] = []
         self.error: Exception | None = None
-        self.gaps: dict[int, list[float]] = {}
+        self.gaps: list[list[float]] = []
 
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         self.steps.append((sequences, step))
@@ -130,6 +130,6 @@ async def test_the_tokens_that_moved_most_are_named_by_their_place_in_the_ledger
     learner = StubLearner()
     wrapped = port(learner)
     await wrapped.step([GOOD], 1)
-    learner.gaps = {1: [0.1, -2.0]}
+    learner.gaps = [[], [0.1, -2.0]]
     key = str(GOOD.trajectories[1].key)
     assert [(m.trajectory, m.position, m.gap) for m in await wrapped.moved()] == [(key, 4, -2.0), (key, 3, 0.1)]

@@ -11,8 +11,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 VOCABULARY = 64
 
 
-def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
-    """Return a random two-layer Qwen3 with tied embeddings."""
+def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, tied: bool = True) -> Qwen3ForCausalLM:
+    """Return a random two-layer Qwen3."""
     config = Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -22,7 +22,7 @@ def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen3ForCau
         head_dim=32,
         intermediate_size=48,
         max_position_embeddings=256,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.2,
     )
     with torch.random.fork_rng():
@@ -41,4 +41,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a tiny model in HF layout."""
     folder = tmp_path_factory.mktemp("policy")
     tiny_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untied_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny model whose head is not its embedding."""
+    folder = tmp_path_factory.mktemp("untied")
+    tiny_model(tied=False).save_pretrained(folder)
     return folder

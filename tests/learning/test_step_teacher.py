@@ -7,21 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from learning_fakes import taught
 from test_step import BANNED, DOUBLE, VOCABULARY, sequences
 
-from genevolve_ray.learning.batch import TeacherContext, TrainSequence
+from genevolve_ray.learning.batch import TrainSequence
 from genevolve_ray.learning.config import LearnerConfig, VedConfig
 from genevolve_ray.learning.step import Learner
 
 GUIDE = [7, 11, 13, 17]
 VED = VedConfig(coefficient=2.0, gate_fraction=1.0)
-
-
-def taught(sequence: TrainSequence, guide: list[int]) -> TrainSequence:
-    """The sequence with a teacher that reads `guide` after the first token."""
-    head, tail = list(sequence.tokens[:1]), list(sequence.tokens[1:])
-    mask = [False, *[False] * len(guide), *sequence.policy_mask[1:]]
-    return replace(sequence, teacher=TeacherContext([*head, *guide, *tail], mask))
 
 
 def quiet(batch: list[TrainSequence], learner: Learner) -> list[TrainSequence]:

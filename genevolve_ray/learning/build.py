@@ -1,0 +1,73 @@
+"""From settings to a policy that can be trained: load, adapt, checkpoint activations, shard."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.distributed import Ranks, shard_policy
+from genevolve_ray.learning.lora import attach_adapter
+from genevolve_ray.learning.policy import decoder_layers, load_policy, vision_tower
+
+
+def base_dtype(config: LearnerConfig, reference: bool = False) -> str:
+    """Return the dtype that weights are kept in: float32 where they are trained, the compute dtype where not."""
+    frozen = reference or config.lora is not None
+    return config.dtype if frozen or config.dtype == "float64" else "float32"
+
+
+def build_policy(
+    model_dir: str | Path, config: LearnerConfig, ranks: Ranks, *, reference: bool = False
+) -> tuple[PreTrainedModel, Any]:
+    """Return the policy of a folder as the settings want it, and its adapter's description (None without LoRA).
+
+    Args:
+        model_dir: folder in HF layout.
+        config: the settings.
+        ranks: who shares it.
+        reference: nothing is trained: no adapter, no gradient.
+
+    Raises:
+        FileNotFoundError: for a missing folder.
+        ValueError: for a model that cannot be trained like this.
+    """
+    # A sharded model goes to its devices shard by shard, so that no device ever holds all of it.
+    device = "cpu" if ranks.sharded else config.device
+    model = load_policy(model_dir, base_dtype(config, reference), device)
+    adapter = None
+    if reference:
+        model.requires_grad_(False)
+    elif config.lora is not None:
+        adapter = attach_adapter(model, config.lora)
+    if config.gradient_checkpointing:
+        checkpoint_layers(model)
+    if ranks.sharded:
+        shard_policy(model, ranks, half=config.dtype == "bfloat16", offload=config.offload)
+    return model, adapter
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Keep only the inputs of the decoder layers for the backward pass, which computes the rest again.
+
+    transformers' own switch works in training mode alone, which would turn dropout on in some models.
+    """
+    for layer in decoder_layers(model):
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def flops_per_token(model: nn.Module) -> float:
+    """Return floating-point operations of a training step per token, attention products left out.
+
+    A parameter costs 2 forward and 2 for the gradient of its input, and 2 more for its own where it is trained: 6 in
+    full-parameter training. A vision tower and recomputation are not counted.
+    """
+    tower = vision_tower(model) if isinstance(model, PreTrainedModel) else None
+    left_out = set() if tower is None else {id(p) for p in tower.parameters()}
+    parameters = [p for p in model.parameters() if id(p) not in left_out]
+    return sum((6.0 if p.requires_grad else 4.0) * p.numel() for p in parameters)

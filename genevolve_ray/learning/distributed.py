@@ -1,0 +1,320 @@
+"""The learner over 1 to N ranks with FSDP2: one step is the same step on any number of them.
+
+Every rank is handed the whole global batch and takes its share of the micro-batches, so all counts that losses divide
+by are known everywhere without asking. Gradients are summed over the ranks, not averaged. Ranks with fewer
+micro-batches pass empty ones, because every forward and backward pass of a sharded model is a collective; for the same
+reason a pass that some micro-batches need must be made for all of them.
+
+State leaves and enters as full tensors under their usual names, so that a checkpoint fits any number of ranks.
+
+Shape legend: P policy tokens of a micro-batch, N all scored numbers of a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import MethodType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from genevolve_ray.learning.batch import PAD, MicroBatch
+from genevolve_ray.learning.policy import decoder_layers, vision_tower
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 120.0
+"""How long a collective may wait for the other ranks; they do the same work, so more means that one is gone."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among the ranks of a learner; the default is the only one, without a process group."""
+
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether models are sharded over the ranks (also over a single one, for offload)."""
+        return self.mesh is not None
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes and answers."""
+        return self.rank == 0
+
+    def share(self, batches: Sequence[MicroBatch], device: torch.device) -> list[MicroBatch]:
+        """Return this rank's micro-batches, with empty ones at the end where others have one more.
+
+        They are dealt in turn: sorted by length, neighbours cost about the same.
+        """
+        if self.size == 1:
+            return list(batches)
+        mine = list(batches[self.rank :: self.size])
+        rounds = -(-len(batches) // self.size)
+        return mine + [empty_batch(device)] * (rounds - len(mine))
+
+    def budget(self, lengths: Sequence[int], token_budget: int) -> int:
+        """Return the token budget of a micro-batch that leaves work for every rank."""
+        return token_budget if self.size == 1 else max(1, min(token_budget, -(-sum(lengths) // self.size)))
+
+    def combine(self, totals: dict[str, float], maxima: frozenset[str]) -> dict[str, float]:
+        """Return sums over the ranks, and maxima of those that are named so. Every rank has the same names."""
+        if self.size == 1:
+            return totals
+        names = sorted(totals)
+        sums = torch.tensor([0.0 if n in maxima else totals[n] for n in names], dtype=torch.float64)
+        highs = torch.tensor([totals[n] if n in maxima else 0.0 for n in names], dtype=torch.float64)
+        dist.all_reduce(sums)
+        dist.all_reduce(highs, dist.ReduceOp.MAX)
+        return {n: (highs if n in maxima else sums)[i].item() for i, n in enumerate(names)}
+
+    def gather(self, rows: list[list[float]]) -> list[list[float]]:
+        """Return the union of what the ranks filled in; every row was filled by one rank or is empty on all."""
+        if self.size == 1:
+            return rows
+        lengths = torch.tensor([len(row) for row in rows])
+        dist.all_reduce(lengths, dist.ReduceOp.MAX)
+        sizes: list[int] = lengths.tolist()
+        filled = [x for row, n in zip(rows, sizes, strict=True) for x in (row or [0.0] * n)]
+        values_N = torch.tensor(filled, dtype=torch.float64)
+        dist.all_reduce(values_N)
+        return [part.tolist() for part in torch.split(values_N, sizes)]
+
+    def agree(self, digest: str) -> str:
+        """Return rank 0's hexadecimal digest on every rank."""
+        if self.size == 1:
+            return digest
+        data = torch.zeros(32, dtype=torch.uint8)
+        if self.first:
+            data = torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8)
+        dist.broadcast(data, 0)
+        return bytes(data.tolist()).hex()
+
+
+def join_ranks(
+    rank: int, size: int, address: str, device: str = "cpu", timeout: float = TIMEOUT_SECONDS, sharded: bool = False
+) -> Ranks:
+    """Meet the other ranks: gloo on CPUs, NCCL for what lies on GPUs.
+
+    Args:
+        rank: this process's number from 0.
+        size: how many there are; 1 needs no process group unless `sharded`.
+        address: `host:port` at which rank 0 listens.
+        device: `cpu`, or `cuda` (the current device of this process).
+        timeout: seconds that a collective may take.
+        sharded: shard over a single rank too.
+
+    Raises:
+        ValueError: when the numbers do not fit.
+    """
+    if not 0 <= rank < size:
+        raise ValueError(f"rank {rank} is not one of {size} ranks")
+    if size == 1 and not sharded:
+        return Ranks()
+    kind = torch.device(device).type
+    if not dist.is_initialized():
+        dist.init_process_group(
+            # Small numbers (counts, metrics, digests) and offloaded shards are on the host even where the model is not.
+            "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:nccl",
+            init_method=f"tcp://{address}",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout),
+        )
+    return Ranks(rank, size, init_device_mesh(kind, (size,)))
+
+
+def lone_rank(device: str) -> Ranks:
+    """Return a group of this process alone, over which a model can be sharded: what offload needs."""
+    kind = torch.device(device).type
+    if not dist.is_initialized():
+        backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return Ranks(0, 1, init_device_mesh(kind, (1,)))
+
+
+def leave_ranks() -> None:
+    """End the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def empty_batch(device: torch.device) -> MicroBatch:
+    """Return a micro-batch without sequences: its passes run every collective and add zero to every sum."""
+    nothing_P = torch.zeros(0, dtype=torch.long, device=device)
+    return MicroBatch((), torch.full((1, 2), PAD, device=device), nothing_P, nothing_P, nothing_P, tokens=0)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: bool) -> None:
+    """Shard a policy in place: one group per decoder layer, and the rest (embeddings, norm, head) in the root's.
+
+    A vision tower stays whole on every rank: it is frozen, and a rank whose sequences have no picture must not wait for
+    one whose have. Call `under_root` for every pass.
+
+    Args:
+        model: the policy, on any device; its shards move to the mesh's.
+        ranks: who shares it.
+        half: compute in bfloat16 (shards and reduced gradients keep their own precision).
+        offload: keep shards, gradients and optimizer state on the host.
+    """
+    assert ranks.mesh is not None, "there is nothing to shard over"
+    device = torch.device(ranks.mesh.device_type)
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+    offloading = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
+    settings: dict[str, Any] = {"mesh": ranks.mesh, "mp_policy": policy, "offload_policy": offloading}
+    for layer in decoder_layers(model):
+        fully_shard(layer, **settings)
+    tower = vision_tower(model)
+    whole = set() if tower is None else set(tower.parameters())
+    fully_shard(model, ignored_params=whole, **settings)
+    if tower is not None:
+        tower.to(device)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # Losses are normalised by counts of the global batch, so gradients are summed and never averaged.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    untyped: Any = model
+    untyped.under_root = MethodType(lambda _, work: work(), model)
+    register_fsdp_forward_method(model, "under_root")
+
+
+def under_root(model: PreTrainedModel, work: Callable[[], T]) -> T:
+    """Run `work`, which reads the model's weights, while the root's weights are whole; plainly where it is not sharded.
+
+    Head and embeddings belong to the root, so a product with `head_weight(model)` inside of `work` has its gradient
+    reduced like every other. What `work` returns must be a tensor or a tuple of tensors.
+    """
+    if not isinstance(model, FSDPModule):
+        return work()
+    untyped: Any = model
+    result: T = untyped.under_root(work)
+    if not torch.is_grad_enabled():
+        # No backward pass comes that would put the root's weights away again.
+        model.reshard()
+    return result
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
+    """Scale the gradients so that their norm over all ranks is at most `limit`; return the norm before."""
+    if not any(isinstance(p, DTensor) for p in parameters):
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+    norm = full(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return the whole of a sharded tensor (a collective), any other as it is."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # An offloaded shard lies on the host; it is gathered where the mesh is.
+    moved: Any = tensor.to(tensor.device_mesh.device_type)
+    whole: Tensor = moved.full_tensor()
+    return whole
+
+
+def full_state(
+    model: nn.Module, ranks: Ranks, wanted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+) -> dict[str, Tensor]:
+    """Return the model's state in full: on rank 0, on the host, one tensor for all names of a tied one; {} elsewhere.
+
+    Without sharding it is the model's own state (no copies). `wanted` picks a part of the state before it is gathered.
+    """
+    state = model.state_dict()
+    state = state if wanted is None else wanted(state)
+    if not ranks.sharded:
+        return state
+    owners = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    gathered: dict[int, Tensor] = {}
+    result = {}
+    for name, tensor in state.items():
+        owner = owners.get(name, id(tensor))
+        if owner not in gathered:
+            gathered[owner] = whole = full(tensor)
+            gathered[owner] = whole.cpu() if ranks.first else whole.new_empty(0)
+        result[name] = gathered[owner]
+    return result if ranks.first else {}
+
+
+def full_optimizer(optimizer: torch.optim.Optimizer, ranks: Ranks) -> dict[str, Any]:
+    """Return the optimizer's state in full: on rank 0, on the host; elsewhere its tensors are left out."""
+    state: dict[str, Any] = optimizer.state_dict()
+    if not ranks.sharded:
+        return state
+    whole: dict[int, dict[str, Any]] = {}
+    for index, slots in state["state"].items():
+        tensors = {name: full(value).cpu() for name, value in slots.items()}
+        whole[index] = tensors if ranks.first else {}
+    return {**state, "state": whole}
+
+
+def load_full_state(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    wanted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> None:
+    """Copy full tensors into a model, or into the part of it that `wanted` picks, each rank its shard.
+
+    Raises:
+        RuntimeError: when names or shapes differ.
+    """
+    target = model.state_dict()
+    target = target if wanted is None else wanted(target)
+    if strangers := sorted(set(state) ^ set(target)):
+        raise RuntimeError(f"the state does not fit the model, these tensors are in only one of them: {strangers[:5]}")
+    for name, tensor in state.items():
+        _copy(target[name], tensor, name)
+
+
+def load_full_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Restore an optimizer from its state in full, each rank its shard."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sharded = {}
+    for index, slots in state["state"].items():
+        parameter = parameters[index]
+        sharded[index] = dict(slots)
+        for name, value in slots.items():
+            if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+                shard = torch.zeros_like(parameter, dtype=value.dtype)
+                _copy(shard, value, f"optimizer.{index}.{name}")
+                sharded[index][name] = shard
+    optimizer.load_state_dict({**state, "state": sharded})
+
+
+@torch.no_grad()
+def _copy(target: Tensor, whole: Tensor, name: str) -> None:
+    """Copy a full tensor, or this rank's part of it, into `target`."""
+    if target.shape != whole.shape:
+        raise RuntimeError(f"{name} has shape {tuple(whole.shape)} in the state and {tuple(target.shape)} here")
+    if not isinstance(target, DTensor):
+        target.copy_(whole)
+        return
+    # FSDP2 cuts the first dimension like Tensor.chunk: late ranks may get less, or nothing.
+    parts = whole.chunk(target.device_mesh.size())
+    rank = target.device_mesh.get_local_rank()
+    target.to_local().copy_(parts[rank] if rank < len(parts) else whole[:0])

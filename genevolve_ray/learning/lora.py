@@ -1,0 +1,191 @@
+"""LoRA through peft: attach an adapter, score as the reference, and bring weights in and out in peft's own layout.
+
+The adapter lives inside the transformers model (peft replaces linear modules by its own), so whatever takes a policy
+takes one with an adapter. Three states matter: the adapter under training, named `default`; the policy at the start of
+evolution, which is the base alone for a fresh adapter and a frozen second one, named `reference`, for an adapter that
+was trained before; and the merged weights W + scaling * B A, which engines without adapters load.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from genevolve_ray.learning.config import LoraConfig
+from genevolve_ray.learning.policy import copy_tokenizer, has_tokenizer, load_policy, vision_tower
+
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+TRAINED, REFERENCE = "default", "reference"
+_FACTOR = re.compile(r"\.lora_([AB])\.(\w+)\.")
+_PREFIX = "base_model.model."
+"""What peft's files put before a tensor's name."""
+
+
+def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
+    """Put an adapter into `model`, leave it alone trainable, and return peft's description of it.
+
+    A fresh adapter is the identity (B = 0) and its A follows from `config.seed` alone. One that starts from a folder
+    comes with a frozen copy for `reference_adapter`. Adapters of a bfloat16 base are float32.
+
+    Raises:
+        FileNotFoundError: when the folder of the starting adapter holds none.
+        ValueError: when the starting adapter has another rank, alpha or dropout than the settings, or when a target is
+            no linear module.
+    """
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import PeftModel, get_peft_model
+
+    if config.start is not None:
+        wanted = _read_config(config.start, config)
+        wrapped = PeftModel.from_pretrained(model, config.start, TRAINED, is_trainable=True, config=wanted)
+        wrapped.load_adapter(config.start, REFERENCE, is_trainable=False)
+    else:
+        targets = config.target_modules
+        wanted = PeftLoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=0.0,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            # The vision tower of a vision-language model stays as it is.
+            exclude_modules=None if vision_tower(model) is None else r"(.*\.)?visual\..*",
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            wrapped = get_peft_model(model, wanted, TRAINED)
+    for name, module in _layers(model):
+        if not isinstance(module.get_base_layer(), nn.Linear):
+            raise ValueError(f"LoRA target {name} is a {type(module.get_base_layer()).__name__}, not a Linear")
+    return wrapped.peft_config[TRAINED]
+
+
+def _read_config(folder: str, config: LoraConfig) -> Any:
+    """Return the starting adapter's description after comparing it with the settings."""
+    from peft import PeftConfig
+
+    if not (Path(folder) / ADAPTER_CONFIG_FILE).is_file() or not (Path(folder) / ADAPTER_FILE).is_file():
+        raise FileNotFoundError(f"no {ADAPTER_CONFIG_FILE} and {ADAPTER_FILE} in {folder!r}")
+    found = PeftConfig.from_pretrained(folder)
+    theirs = (found.r, found.lora_alpha, found.lora_dropout)
+    if theirs != (config.rank, config.alpha, 0.0):
+        raise ValueError(
+            f"the adapter in {folder!r} has rank {theirs[0]}, alpha {theirs[1]:g}, dropout {theirs[2]:g}; "
+            f"the settings say rank {config.rank}, alpha {config.alpha:g}, dropout 0"
+        )
+    return found
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the modules that peft put in, with their names; peft itself is not imported for a model without."""
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
+            yield name, module
+
+
+@contextmanager
+def reference_adapter(model: nn.Module) -> Iterator[None]:
+    """Let `model` compute as the policy at the start of evolution; without an adapter this changes nothing.
+
+    peft's own switches also set `requires_grad`, which a sharded module reads once, at its first pass: the adapter
+    would silently stop learning. So the two attributes that decide the forward pass are set here and nothing else.
+    """
+    layers = [layer for _, layer in _layers(model)]
+    for layer in layers:
+        if REFERENCE in layer.lora_A:
+            layer._active_adapter = [REFERENCE]
+        else:
+            layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._active_adapter = [TRAINED]
+            layer._disable_adapters = False
+
+
+def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the trained adapter's tensors of a model's state, under the model's names."""
+    return {name: t for name, t in state.items() if (found := _FACTOR.search(name)) and found[2] == TRAINED}
+
+
+def adapter_scalings(model: nn.Module) -> dict[str, float]:
+    """Return, for each adapted module, the factor on B A."""
+    return {name: float(layer.scaling[TRAINED]) for name, layer in _layers(model)}
+
+
+def merged_state(state: Mapping[str, Tensor], scalings: Mapping[str, float]) -> dict[str, Tensor]:
+    """Return the state of the model without adapter that computes the same: W + scaling * B A in W's dtype.
+
+    Args:
+        state: the whole state of a model with an adapter, each tensor in full.
+        scalings: what `adapter_scalings` returned.
+    """
+    merged = {}
+    for name, tensor in state.items():
+        if _FACTOR.search(name):
+            continue
+        module = name.removesuffix(".base_layer.weight")
+        if module != name:
+            down, up = (state[f"{module}.lora_{factor}.{TRAINED}.weight"] for factor in "AB")
+            tensor = (tensor.to(up.dtype) + scalings[module] * (up @ down).to(up.dtype)).to(tensor.dtype)
+        merged[name.replace(".base_layer.", ".")] = tensor
+    return merged
+
+
+def write_adapter(state: Mapping[str, Tensor], description: Any, folder: str | Path) -> dict[str, Tensor]:
+    """Write an adapter in peft's layout (`adapter_config.json`, `adapter_model.safetensors`) and return its tensors.
+
+    Args:
+        state: a model's state, whole or the adapter's part of it.
+        description: what `attach_adapter` returned.
+        folder: where to; made if need be.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        _PREFIX + name.replace(f".{TRAINED}.", "."): tensor.detach().cpu().contiguous()
+        for name, tensor in adapter_state(state).items()
+    }
+    save_file(tensors, target / ADAPTER_FILE, metadata={"format": "pt"})
+    description.save_pretrained(target)
+    return tensors
+
+
+def read_adapter(folder: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of an adapter folder under the model's names. Raises FileNotFoundError when there is none."""
+    file = Path(folder) / ADAPTER_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"no {ADAPTER_FILE} in {str(folder)!r}")
+    return {
+        re.sub(r"\.lora_([AB])\.", rf".lora_\1.{TRAINED}.", name.removeprefix(_PREFIX)): tensor
+        for name, tensor in load_file(file).items()
+    }
+
+
+def export_merged(model_dir: str | Path, adapter_dir: str | Path, folder: str | Path) -> Path:
+    """Write the base with an adapter merged into it as a plain model folder in HF layout, tokenizer included.
+
+    The tensors keep float32, so the export is the adapter model to rounding.
+
+    Raises:
+        FileNotFoundError: when the base or the adapter is missing.
+    """
+    from peft import PeftModel
+
+    if not (Path(adapter_dir) / ADAPTER_FILE).is_file():
+        raise FileNotFoundError(f"no {ADAPTER_FILE} in {str(adapter_dir)!r}")
+    target = Path(folder)
+    merged = PeftModel.from_pretrained(load_policy(model_dir), str(adapter_dir)).merge_and_unload()
+    merged.save_pretrained(target)
+    if has_tokenizer(model_dir):
+        copy_tokenizer(model_dir, target)
+    return target

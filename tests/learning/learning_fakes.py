@@ -1,0 +1,30 @@
+"""Random batches for the tests of the learner at full size."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from genevolve_ray.learning.batch import TeacherContext, TrainSequence
+
+VOCABULARY = 64
+
+
+def sequences(count: int = 6, seed: int = 0, longest: int = 20) -> list[TrainSequence]:
+    """Return sequences of 5 to `longest` random tokens with behaviour log-probs and advantages."""
+    rng, result = random.Random(seed), []
+    for _ in range(count):
+        length = rng.randint(5, longest)
+        mask = [False, *(rng.random() < 0.6 for _ in range(length - 2)), True]
+        logprobs = [-rng.random() * 6 if wanted else 0.0 for wanted in mask]
+        tokens = [rng.randrange(1, VOCABULARY - 1) for _ in range(length)]
+        result.append(TrainSequence(tokens, mask, logprobs, advantage=rng.uniform(-1, 1)))
+    return result
+
+
+def taught(sequence: TrainSequence, guide: Sequence[int]) -> TrainSequence:
+    """Return the sequence with a teacher that reads `guide` after the first token."""
+    head, tail = list(sequence.tokens[:1]), list(sequence.tokens[1:])
+    mask = [False, *[False] * len(guide), *sequence.policy_mask[1:]]
+    return replace(sequence, teacher=TeacherContext([*head, *guide, *tail], mask))

@@ -1,0 +1,93 @@
+"""What each rank of the distributed tests does, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as multiprocessing
+from learning_fakes import sequences, taught
+
+from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.learning.config import LearnerConfig
+
+PROBE = [3, 9, 27, 41, 5]
+SHOWN = ("loss", "grad_norm", "entropy", "parity", "parity_max", "clip_high", "approx_kl", "ratio_max", "tokens")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A learner and the batches that it trains on; `counts` has the number of sequences of each step."""
+
+    model_dir: str
+    config: LearnerConfig
+    counts: tuple[int, ...]
+    longest: int = 20
+
+
+def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = None) -> dict[str, Any]:
+    """Go through a learner's whole life and return what is seen of it; rank 0 writes files to `out`."""
+    from genevolve_ray.learning.step import Learner
+
+    learner = Learner(case.model_dir, case.config, (0, 63), ranks=ranks)
+    if checkpoint:
+        learner.load(checkpoint)
+    seen: dict[str, Any] = {"start": learner.state_hash(), "scores": learner.score(sequences(5))}
+    seen["gradients"] = gradients(learner, case)
+    metrics = []
+    for step, count in enumerate(case.counts):
+        metrics.append(learner.train_step(batch_of(case, count, step), step))
+        seen[f"gaps_{step}"] = learner.gaps
+    seen["metrics"] = [{n: x for n, x in m.items() if n in SHOWN or n.startswith(("kl", "ved_"))} for m in metrics]
+    seen["scores_after"] = learner.score(sequences(5))
+    seen["probe"] = learner.raw_logprobs(PROBE)
+    seen["hash"] = learner.state_hash()
+    learner.save(out / "checkpoint")
+    learner.write_weights(out / "weights")
+    learner.train_step(sequences(4, 77), 9)
+    learner.load(out / "checkpoint")
+    seen["hash_again"] = learner.state_hash()
+    seen["probe_again"] = learner.raw_logprobs(PROBE)
+    return seen
+
+
+def batch_of(case: Case, count: int, seed: int) -> list[TrainSequence]:
+    """Return a batch in which every other sequence has a teacher, where the case distils."""
+    batch = sequences(count, seed, case.longest)
+    every = 2 if case.config.ved.coefficient else count + 1
+    return [taught(s, (7, 11, 13)) if i % every == every - 1 else s for i, s in enumerate(batch)]
+
+
+def gradients(learner: Any, case: Case) -> dict[str, torch.Tensor]:
+    """Return the gradient of each trained parameter over the first batch, before any update."""
+    from genevolve_ray.learning.distributed import full
+
+    batch = batch_of(case, case.counts[0], 0)
+    learner._optimizer.zero_grad()
+    learner._accumulate(learner._split(batch), learner._with_teacher(batch))
+    return {name: full(p.grad).clone() for name, p in learner.model.named_parameters() if p.grad is not None}
+
+
+def _main(rank: int, size: int, port: int, case: Case, out: Path, checkpoint: str | None) -> None:
+    from genevolve_ray.learning.distributed import join_ranks, leave_ranks
+
+    torch.set_num_threads(1)
+    ranks = join_ranks(rank, size, f"127.0.0.1:{port}", timeout=60)
+    torch.save(train(case, out, ranks, checkpoint), out / f"seen_{rank}.pt")
+    leave_ranks()
+
+
+def train_on_ranks(case: Case, size: int, out: Path, checkpoint: str | None = None) -> list[dict[str, Any]]:
+    """Run `train` on several ranks and return what each saw."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    )
+    multiprocessing.spawn(_main, (size, port, case, out, checkpoint), nprocs=size)
+    return [torch.load(out / f"seen_{rank}.pt", weights_only=True) for rank in range(size)]

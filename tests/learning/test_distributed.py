@@ -1,0 +1,111 @@
+"""FSDP2: a step is the same step on any number of ranks, and state crosses between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import Case, train, train_on_ranks
+from safetensors.torch import load_file
+
+from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
+from genevolve_ray.learning.distributed import Ranks, join_ranks, leave_ranks
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+SMALL = LearnerConfig(lr=1e-3, temperature=0.7, token_budget=25)
+WITH_REFERENCE = SMALL.model_copy(
+    update={"kl": KlConfig(coefficient=0.1), "ved": VedConfig(coefficient=0.5, gate_fraction=0.3)}
+)
+# One sequence leaves rank 1 of the second step without any; five leave it with one fewer.
+COUNTS = (5, 1, 6)
+
+
+def compare_gradients(mine: dict[str, Any], expected: dict[str, Any]) -> None:
+    gradients, others = mine.pop("gradients"), expected.pop("gradients")
+    assert gradients.keys() == others.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-5, atol=1e-5 * float(others[name].abs().max()))
+
+
+def compare(mine: dict[str, Any], expected: dict[str, Any]) -> None:
+    for step, other in zip(mine["metrics"], expected["metrics"], strict=True):
+        for name, value in step.items():
+            assert value == pytest.approx(other[name], rel=1e-5, abs=1e-5), name
+    for key in ("scores", "scores_after", *(name for name in mine if name.startswith("gaps"))):
+        for row, other_row in zip(mine[key], expected[key], strict=True):
+            assert row == pytest.approx(other_row, abs=1e-5)
+    assert mine["probe"] == pytest.approx(expected["probe"], abs=1e-5)
+    assert mine["hash_again"] == mine["hash"]
+    assert mine["probe_again"] == mine["probe"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(WITH_REFERENCE.model_copy(update={"gradient_checkpointing": True}), id="reference, checkpointing"),
+        pytest.param(WITH_REFERENCE.model_copy(update={"lora": LoraConfig(rank=4)}), id="adapter"),
+    ],
+)
+def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: LearnerConfig) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    case = Case(str(model_dir), config, COUNTS)
+    expected = train(case, tmp_path / "one")
+    first, second = train_on_ranks(case, 2, tmp_path / "two")
+    compare_gradients(second, expected | {"gradients": dict(expected["gradients"])})
+    compare_gradients(first, expected)
+    assert first == second, "every rank sees the same"
+    assert first["start"] == expected["start"]
+    compare(first, expected)
+    one, two = (load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert (tensor - two[name]).abs().max() < 1e-4, name
+
+
+def test_a_checkpoint_crosses_between_numbers_of_ranks(untied_dir: Path, tmp_path: Path) -> None:
+    case = Case(str(untied_dir), SMALL, (3,))
+    offloaded = Case(str(untied_dir), SMALL.model_copy(update={"offload": True}), (3,))
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    alone = train(case, one)
+    first, _ = train_on_ranks(offloaded, 2, two, checkpoint=str(one / "checkpoint"))
+    assert first["start"] == alone["hash"]
+    again = train(case, one, checkpoint=str(two / "checkpoint"))
+    assert again["start"] == first["hash"]
+
+
+def test_bfloat16_on_ranks_stays_near_one_process(model_dir: Path, tmp_path: Path) -> None:
+    """Sharded passes keep the residual stream in bfloat16, which autocast in one process keeps in float32."""
+    case = Case(str(model_dir), SMALL.model_copy(update={"dtype": "bfloat16"}), (5,))
+    expected = train(case, tmp_path)
+    first, _ = train_on_ranks(case, 2, tmp_path)
+    gaps = [
+        abs(a - b)
+        for row, other in zip(first["scores"], expected["scores"], strict=True)
+        for a, b in zip(row, other, strict=True)
+    ]
+    assert 0 < sum(gaps) / len(gaps) < 0.1
+    assert first["metrics"][0]["grad_norm"] == pytest.approx(expected["metrics"][0]["grad_norm"], rel=0.1)
+
+
+def test_offload_shards_over_one_rank(model_dir: Path, tmp_path: Path) -> None:
+    case = Case(str(model_dir), SMALL, (5, 2))
+    expected = train(case, tmp_path)
+    try:
+        mine = train(Case(str(model_dir), SMALL.model_copy(update={"offload": True}), (5, 2)), tmp_path)
+    finally:
+        leave_ranks()
+    compare_gradients(mine, expected)
+    compare(mine, expected)
+    assert mine["start"] == expected["start"]
+
+
+def test_one_rank_needs_no_process_group() -> None:
+    assert join_ranks(0, 1, "nowhere:0") == Ranks()
+    with pytest.raises(ValueError, match="rank 2 is not one of 2 ranks"):
+        join_ranks(2, 2, "nowhere:0")
