@@ -262,7 +262,9 @@ def run(options: Options) -> list[Row]:
 
     from genevolve_ray.engines.factory import create_engine
 
-    config = atlas_config(options, "learner.kl.coefficient=0")
+    config = atlas_config(
+        options, "learner.kl.coefficient=0", "learner.ved.coefficient=0", f"engine.vllm.threads={options.threads}"
+    )
     torch.set_num_threads(options.threads)
     work, watch = prepare(config, options), Stopwatch()
     with asyncio.Runner() as runner, host_transport() as transport:

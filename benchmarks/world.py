@@ -40,20 +40,30 @@ def concurrency(config: RunConfig) -> int:
 def teacher_sequences(config: RunConfig, policy: Path) -> list[TrainSequence]:
     """Return as many sequences as a step has: real atlas trajectories of the scripted teacher, advantages +1 and -1.
 
-    Behaviour log-probs are 0 until `with_behaviour` fills them in.
+    Each has what a distilling teacher would read: the same with a bundle in its prompt. Behaviour log-probs are 0 until
+    `with_behaviour` fills them in.
     """
+    from genevolve_ray.agent.profile import PROFILES
     from genevolve_ray.atlas.coldstart import Curriculum, CurriculumConfig
+    from genevolve_ray.atlas.teacher import GENERIC
     from genevolve_ray.evolution.inprocess import load_chat
+    from genevolve_ray.evolution.teaching import TeacherPatch
     from genevolve_ray.learning.batch import TrainSequence
     from genevolve_ray.records.trajectory import Trajectory
 
-    curriculum = Curriculum(CurriculumConfig(stated_fraction=0.0, stated_share_later=0.0, worlds=1), load_chat(policy))
+    chat = load_chat(policy)
+    curriculum = Curriculum(CurriculumConfig(stated_fraction=0.0, stated_share_later=0.0, worlds=1), chat)
+    patch = TeacherPatch(chat, PROFILES[config.profile], max_tokens=2048)
 
     async def play() -> list[Trajectory]:
         return [await curriculum.trajectory(0, index) for index in range(concurrency(config))]
 
-    ledgers = [trajectory.ledger for trajectory in asyncio.run(play())]
-    return [TrainSequence(x.tokens, x.policy_mask, x.logprobs, (-1.0) ** i) for i, x in enumerate(ledgers)]
+    return [
+        TrainSequence(
+            t.ledger.tokens, t.ledger.policy_mask, t.ledger.logprobs, (-1.0) ** i, teacher=patch.context(t, GENERIC)
+        )
+        for i, t in enumerate(asyncio.run(play()))
+    ]
 
 
 def with_behaviour(learner: Learner, sequences: Sequence[TrainSequence]) -> list[TrainSequence]:

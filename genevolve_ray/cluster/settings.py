@@ -40,7 +40,7 @@ class ClusterConfig(Config):
     address: str | None = None
     """Ray address; None starts a private cluster on this machine (or joins RAY_ADDRESS)."""
     rollout_workers: int = Field(default=1, ge=1)
-    rollout_cpus: float = Field(default=0.4, gt=0)
+    rollout_cpus: float = Field(default=0.35, gt=0)
     rollout_gpus: float = Field(default=0.0, ge=0)
     rollout_attempts: int = Field(default=3, ge=1)
     """How often a rollout is tried when the worker that plays it dies."""
@@ -50,7 +50,7 @@ class ClusterConfig(Config):
     """Processes that the learner is sharded over (FSDP2), placed together; each takes the following."""
     learner_cpus: float = Field(default=0.3, gt=0)
     learner_gpus: float = Field(default=0.0, ge=0)
-    experience_cpus: float = Field(default=0.1, gt=0)
+    experience_cpus: float = Field(default=0.05, gt=0)
     experience_attempts: int = Field(default=3, ge=1)
     """How often a step's experience is worked out when the memory's process dies."""
     learner_timeout: float = Field(default=120.0, gt=0)

@@ -34,6 +34,7 @@ def test_workers_and_replicas_are_counted_one_by_one() -> None:
         "renderer replica 0",
         "renderer replica 1",
         "judge replica 0",
+        "experience memory",
     ]
 
 
