@@ -38,6 +38,15 @@ def test_workers_and_replicas_are_counted_one_by_one() -> None:
     ]
 
 
+def test_ranks_of_the_learner_come_before_the_workers() -> None:
+    config = load_config("atlas", ["cluster.learner_ranks=2", "cluster.learner_gpus=1"])
+    assert [str(d) for d in gang_demands(config)] == [
+        "learner rank 0 (0.3 CPU, 1 GPU)",
+        "learner rank 1 (0.3 CPU, 1 GPU)",
+        "rollout worker 0 (0.4 CPU)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("key", "reservation"),
     [("engine.device", "cluster.rollout_gpus"), ("learner.device", "cluster.learner_gpus")],

@@ -1,0 +1,116 @@
+"""The learner's ranks as one learner: every call reaches all, rank 0 answers, and a death is told from its aftermath."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from cluster_fakes import FakeHandle, FakeMethod, remote_error
+from cluster_run import HERE, build_model, run_config
+from ray.exceptions import ActorDiedError
+
+from genevolve_ray.cluster import learners
+from genevolve_ray.cluster.errors import LearnerLost
+from genevolve_ray.cluster.learners import LearnerWorker, RayLearner
+from genevolve_ray.cluster.session import ray_session
+from genevolve_ray.evolution.inprocess import start_learner
+from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
+from genevolve_ray.records.verdict import Reward
+
+
+@pytest.fixture
+def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "put", lambda value: value)
+
+
+def ranks(*outcomes: Any) -> RayLearner:
+    return RayLearner([FakeHandle(call=FakeMethod(outcome)) for outcome in outcomes])
+
+
+@pytest.mark.usefixtures("_no_store")
+async def test_every_rank_is_called_and_the_first_answers() -> None:
+    learner = ranks("of rank 0", "")
+    assert await learner.state_hash() == "of rank 0"
+    assert [worker.call.calls for worker in learner.workers] == [1, 1]
+
+
+@pytest.mark.usefixtures("_no_store")
+async def test_what_the_learner_raises_arrives_as_itself() -> None:
+    with pytest.raises(OSError, match="^no space$"):
+        await ranks(remote_error(OSError("no space")), "fine").save("folder")
+
+
+@pytest.mark.usefixtures("_no_store")
+async def test_a_death_is_told_from_what_it_does_to_the_others() -> None:
+    torn = remote_error(RuntimeError("Connection closed by peer"))
+    with pytest.raises(LearnerLost, match="rank 1 of the learner died in 'state_hash'"):
+        await ranks(torn, ActorDiedError(), torn).state_hash()
+    with pytest.raises(LearnerLost, match="rank 0 of the learner died"):
+        await ranks(ActorDiedError()).state_hash()
+
+
+@pytest.mark.usefixtures("_no_store")
+async def test_a_rank_that_hangs_does_not_hold_up_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging:
+        async def remote(self, *_: Any) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(learners, "_AFTERMATH_SECONDS", 0.05)
+    learner = RayLearner([FakeHandle(call=Hanging()), FakeHandle(call=FakeMethod(ActorDiedError()))])
+    with pytest.raises(LearnerLost, match="rank 1"):
+        await learner.publish("folder")
+
+
+def group(step: int) -> Group:
+    """Four attempts of different lengths at one request."""
+    trajectories = []
+    for sample in range(4):
+        ledger = TokenLedger()
+        ledger.append_context([5, 6, 7], SpanKind.PROMPT)
+        tokens = list(range(100, 104 + sample))
+        ledger.append_policy(tokens, [-2.0] * len(tokens), [0] * len(tokens), SpanKind.ANSWER)
+        trajectories.append(
+            Trajectory(
+                SampleKey(step=step, request_id="r", sample=sample),
+                "draw",
+                ledger,
+                Provenance(profile="atlas", engine="fake"),
+                outcome=Outcome.SCORED,
+                reward=Reward(total=sample / 4, image=0.5, text=0.5),
+            )
+        )
+    return Group("r", step, trajectories)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) -> None:
+    model = build_model(tmp_path / "model")
+    config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60")
+    alone = start_learner(config, Path(model))
+    expected = [await alone.step([group(1)], 1), await alone.step([group(2)], 2)]
+    with ray_session(config.cluster, namespace="ranks"):
+        path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
+        kind = ray.remote(LearnerWorker).options(num_cpus=0.1, runtime_env={"env_vars": {"PYTHONPATH": path}})
+        learner = RayLearner([kind.remote(config, model, rank) for rank in range(2)])
+        await learner.start()
+        metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
+        probe = await learner.publish(str(tmp_path / "weights"))
+        await learner.save(str(tmp_path / "checkpoint"))
+        digest = await learner.state_hash()
+        pid = ray.get(learner.workers[1].__ray_call__.remote(lambda _: os.getpid()))
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(LearnerLost, match="rank 1 of the learner died in 'step'"):
+            await learner.step([group(3)], 3)
+    for mine, other in zip(metrics, expected, strict=True):
+        for name in ("loss", "grad_norm", "entropy", "parity_max"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-5, abs=1e-5), name
+    assert probe.logprobs == pytest.approx((await alone.publish(str(tmp_path / "alone"))).logprobs, abs=1e-5)
+    await alone.load(str(tmp_path / "checkpoint"))
+    assert await alone.state_hash() == digest
