@@ -13,6 +13,11 @@ def fixed(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def percent(value: float | None) -> str:
+    """Return a share with one decimal, or a dash for no value."""
+    return "–" if value is None else f"{value:.1%}"
+
+
 def power(value: float) -> str:
     """Return a small number with two digits at most and its power of ten: `1.6e-6`, `1e-4`."""
     mantissa, exponent = f"{value:.1e}".split("e")

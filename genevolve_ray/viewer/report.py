@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import os
-import re
-import tempfile
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 
 from genevolve_ray.viewer import figures as draw
 from genevolve_ray.viewer.data import Pair, ReportData, load_report_data, pairs, scored
 from genevolve_ray.viewer.figures import number
-from genevolve_ray.viewer.formats import fixed, signed
 from genevolve_ray.viewer.gallery import Pictures, attempt, breakdown, choose
 from genevolve_ray.viewer.headlines import tiles
+from genevolve_ray.viewer.page import render_page, write_page
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.store import RunStore
 
 MAX_ATTEMPTS = 6
 """Training trajectories that the page shows whole."""
-_YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
 
 def write_report(source: RunStore | ReportData | Path | str, out: Path) -> Path:
@@ -38,47 +29,12 @@ def write_report(source: RunStore | ReportData | Path | str, out: Path) -> Path:
     The file appears complete or not at all. Raises OSError when it cannot be written.
     """
     data = source if isinstance(source, ReportData) else load_report_data(source)
-    page = render_report(data)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, out)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return out
+    return write_page(render_report(data), out)
 
 
 def render_report(data: ReportData) -> str:
     """Return the page. All text of trajectories is untrusted: it is escaped, and the page runs only its own scripts."""
-    from plotly.offline import get_plotlyjs
-
-    environment = _environment()
-    source = environment.loader.get_source  # type: ignore[union-attr]
-    scripts = {"plotly": get_plotlyjs(), "page": source(environment, "report.js")[0]}
-    page = environment.get_template("report.html.j2").render(
-        **_context(data),
-        style=Markup(source(environment, "report.css")[0]),  # noqa: S704 our own file
-        scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own file and plotly's
-        script_hashes=[_csp_hash(text) for text in scripts.values()],
-    )
-    # Text that came from a broken decode may hold half surrogate pairs, which no file can.
-    return page.encode(errors="replace").decode()
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("genevolve_ray.viewer"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(signed=signed, fixed=fixed, yaml_lines=yaml_lines)
-    return environment
+    return render_page("report.html.j2", _context(data))
 
 
 def _context(data: ReportData) -> dict[str, Any]:
@@ -87,7 +43,8 @@ def _context(data: ReportData) -> dict[str, Any]:
     cards = [_card(chosen.pair, chosen.why, pictures) for chosen in choose(compared)]
     attempts = [attempt(t, pictures) for t in data.training if t.turns][:MAX_ATTEMPTS]
     return {
-        "data": data,
+        "what": "run",
+        "title": data.name,
         "subtitle": _subtitle(data),
         "tiles": tiles(data),
         "figures": draw.figures(data.metrics, data.validations, data.parity_limit),
@@ -150,17 +107,6 @@ def _parts(summary: Mapping[str, Any]) -> list[tuple[str, float | None, float | 
     before, after = (side if isinstance(side, Mapping) else {} for side in sides)
     names = [name for name in dict.fromkeys([*before, *after]) if number(before.get(name, after.get(name))) is not None]
     return [(str(name), number(before.get(name)), number(after.get(name))) for name in names]
-
-
-def yaml_lines(text: str) -> list[tuple[str, str, str]]:
-    """Cut YAML into (indentation, key, rest) per line: the page sets keys apart; a line without a key is all rest."""
-    found = [(line, _YAML_LINE.match(line)) for line in text.rstrip().split("\n")]
-    return [(m.group(1), m.group(2), m.group(3)) if m else ("", "", line) for line, m in found]
-
-
-def _csp_hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

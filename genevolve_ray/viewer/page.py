@@ -1,0 +1,77 @@
+"""What every page shares: templates, style and scripts inlined, and a file that appears complete or not at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from genevolve_ray.viewer.formats import fixed, percent, signed
+
+_YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
+
+
+def render_page(template: str, context: dict[str, Any]) -> str:
+    """Return a page from a template of this package; every text in the context is untrusted and gets escaped.
+
+    The page loads nothing and runs only its own scripts: their hashes stand in its content security policy.
+    """
+    from plotly.offline import get_plotlyjs
+
+    environment = _environment()
+    source = environment.loader.get_source  # type: ignore[union-attr]
+    scripts = {"plotly": get_plotlyjs(), "page": source(environment, "report.js")[0]}
+    page = environment.get_template(template).render(
+        **context,
+        style=Markup(source(environment, "report.css")[0]),  # noqa: S704 our own file
+        scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own file and plotly's
+        script_hashes=[_csp_hash(text) for text in scripts.values()],
+    )
+    # Text that came from a broken decode may hold half surrogate pairs, which no file can.
+    return page.encode(errors="replace").decode()
+
+
+def write_page(page: str, out: Path) -> Path:
+    """Write a page and return its path. Raises OSError when it cannot be written; then nothing is left behind."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, out)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return out
+
+
+def yaml_lines(text: str) -> list[tuple[str, str, str]]:
+    """Cut YAML into (indentation, key, rest) per line: the page sets keys apart; a line without a key is all rest."""
+    found = [(line, _YAML_LINE.match(line)) for line in text.rstrip().split("\n")]
+    return [(m.group(1), m.group(2), m.group(3)) if m else ("", "", line) for line, m in found]
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("genevolve_ray.viewer"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
+    return environment
+
+
+def _csp_hash(script: str) -> str:
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
