@@ -43,7 +43,7 @@ def test_ranks_of_the_learner_come_before_the_workers() -> None:
     assert [str(d) for d in gang_demands(config)] == [
         "learner rank 0 (0.3 CPU, 1 GPU)",
         "learner rank 1 (0.3 CPU, 1 GPU)",
-        "rollout worker 0 (0.4 CPU)",
+        "rollout worker 0 (0.35 CPU)",
     ]
 
 
