@@ -147,6 +147,41 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     typer.echo(f"report: {report_run(run)}")
 
 
+experience = typer.Typer(
+    help="Look into the experience memory of a run, as its last committed step left it.", no_args_is_help=True
+)
+app.add_typer(experience, name="experience")
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
+
+
+@experience.command("ls")
+def experience_ls(run: RunFolder) -> None:
+    """List the bundles: step, request, gap, and how often each was used."""
+    from genevolve_ray.cards import print_bundles
+
+    print_bundles(run)
+
+
+@experience.command("show")
+def experience_show(run: RunFolder, number: Annotated[int, typer.Argument(help="Number of a bundle, see ls.")]) -> None:
+    """Show one bundle: its guidance, which attempts it came from, and where it was retrieved later."""
+    from genevolve_ray.cards import print_bundle
+
+    print_bundle(run, number)
+
+
+@experience.command("search")
+def experience_search(
+    run: RunFolder,
+    text: Annotated[str, typer.Argument(help="A request, as a user would write it.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many bundles.")] = 5,
+) -> None:
+    """Find the bundles nearest to a request, with their cosine, through the run's own embedder."""
+    from genevolve_ray.cards import print_search
+
+    print_search(run, text, top)
+
+
 @app.command()
 def doctor() -> None:
     """Say what this machine can run, what is missing, and how to get it."""

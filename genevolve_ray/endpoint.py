@@ -52,7 +52,7 @@ class EndpointConfig(Config):
 
 
 class EndpointRefusal(InfraFailure):
-    """The endpoint answered, and will answer the same again: a 4xx that no retry mends."""
+    """The endpoint answered, and will answer the same again: a 4xx or a "not implemented" that no retry mends."""
 
     def __init__(self, message: str, status: int) -> None:
         """Keep the status."""
@@ -79,7 +79,7 @@ class Endpoint:
         """POST a JSON body to `url/path` and return the JSON object that comes back.
 
         Raises:
-            EndpointRefusal: for a 4xx that no retry mends.
+            EndpointRefusal: for a 4xx or 501 that no retry mends.
             InfraFailure: when every try failed: no connection, too slow, 5xx, too large, not a JSON object.
         """
         import httpx
@@ -113,7 +113,7 @@ class Endpoint:
             client.stream("POST", address, json=body, headers=headers) as response,
         ):
             data = await self._read(response)
-        if response.status_code in _BUSY or response.status_code >= 500:
+        if response.status_code in _BUSY or (response.status_code >= 500 and response.status_code != 501):
             raise _TryAgainError(f"status {response.status_code}: {_shown(data)}", _seconds(response))
         if response.status_code != 200:
             reason = self._hushed(f"status {response.status_code}: {_shown(data)}")

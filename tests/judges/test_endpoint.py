@@ -73,7 +73,7 @@ async def test_a_server_that_is_not_there_is_an_infra_failure() -> None:
         await endpoint(url).post("x", {})
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422, 301])
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 301, 501])
 async def test_a_refusal_is_not_tried_again(status: int) -> None:
     reply = Reply({"error": "no such model"}, status, {"Location": "/elsewhere"})
     refused = pytest.raises(EndpointRefusal, match=f"status {status}: .*no such model")

@@ -1,0 +1,121 @@
+"""`genevolve experience`: the bundles of a run on the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
+from genevolve_ray.experience.embed import build_embedder
+from genevolve_ray.experience.memory import Entry, ExperienceMemory, Hit
+from genevolve_ray.experience.snapshot import decode_memory
+from genevolve_ray.faults import UserFault
+from genevolve_ray.records.leaks import mask
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+@dataclass(frozen=True)
+class RunExperience:
+    """The experience memory of a run after its step `step`, and the settings it was made with."""
+
+    step: int
+    config: ExperienceConfig
+    memory: ExperienceMemory
+
+    def entry(self, number: int) -> Entry:
+        """Return a bundle by its number. Raises UserFault when it is not there (never was, or is forgotten)."""
+        for entry in self.memory.entries:
+            if entry.number == number:
+                return entry
+        raise UserFault(
+            f"no bundle {number} in the memory of step {self.step}: it was replaced, forgotten or never made"
+        )
+
+    def search(self, text: str, top: int) -> list[Hit]:
+        """Return the bundles nearest to a request. Raises UserFault when the run's embedder cannot be used here."""
+        key = mask(text) if self.config.key.masked else text
+        try:
+            vectors = asyncio.run(build_embedder(self.config.embedder).embed([key]))
+            return self.memory.search(vectors[0], top)
+        except (ValueError, InfraFailure) as error:
+            raise UserFault(f"cannot search with embedder {self.config.embedder.kind!r}: {error}") from error
+
+
+def load_experience(run: Path | str) -> RunExperience:
+    """Return the experience of a run as its last committed step left it.
+
+    Raises:
+        StoreError: when there is no run, or naming the snapshot that is corrupt.
+        UserFault: when the run keeps no experience.
+    """
+    store = RunStore.read(str(run))
+    steps = store.experience_steps()
+    if not steps:
+        raise UserFault(f"run {run} keeps no experience: it was evolved without, or has no committed step yet")
+    try:
+        config = ExperienceConfig.model_validate(store.config.get("experience", {}))
+    except ValidationError as error:
+        raise UserFault(f"run {run}: its settings of experience cannot be read: {error.errors()[0]['msg']}") from error
+    snapshot = store.get_experience(steps[-1])
+    # Whatever the run's capacity: nothing is inserted here.
+    size = MemoryConfig(capacity=max(1, len(decode_memory(snapshot).entries)))
+    return RunExperience(steps[-1], config, ExperienceMemory.restore(snapshot, size))
+
+
+def print_bundles(run: Path) -> None:
+    """Print a table of all bundles, the youngest last."""
+    found = load_experience(run)
+    table = Table(title=f"{len(found.memory)} bundles after step {found.step}")
+    for heading in ("bundle", "step", "gap", "uses", "of others"):
+        table.add_column(heading, justify="right")
+    table.add_column("request")
+    table.add_column("about", overflow="ellipsis", no_wrap=True)
+    for entry in found.memory.entries:
+        bundle, others = entry.experience, sum(not use.own for use in entry.uses)
+        numbers = (str(entry.number), str(bundle.step), f"{bundle.gap:.2f}", str(len(entry.uses)), str(others))
+        table.add_row(*numbers, escape(bundle.request_id), escape(bundle.summary))
+    Console().print(table)
+
+
+def print_bundle(run: Path, number: int) -> None:
+    """Print one bundle as a card. Raises UserFault when it is not there."""
+    entry = load_experience(run).entry(number)
+    bundle, console = entry.experience, Console()
+    console.rule(f"bundle {number}: step {bundle.step}, request {escape(bundle.request_id)}, gap {bundle.gap:.2f}")
+    for name, text in (("trigger", bundle.trigger), ("summary", bundle.summary), ("key", entry.key)):
+        console.print(f"[bold]{name}[/bold] {escape(text)}")
+    for slot, bullets in bundle.slots().items():
+        console.print(f"[bold]{slot.replace('_', ' ')}[/bold]")
+        for bullet in bullets:
+            console.print(f"  - {escape(bullet)}")
+    console.print(
+        f"[bold]best attempt[/bold] {escape(bundle.best)}   [bold]worst attempt[/bold] {escape(bundle.worst)}"
+    )
+    console.print(f"[bold]used[/bold] {len(entry.uses)} times")
+    for use in entry.uses:
+        whose = "its own request" if use.own else escape(use.request_id)
+        console.print(f"  - step {use.step}: {whose}, cosine {use.similarity:.3f}")
+
+
+def print_search(run: Path, text: str, top: int) -> None:
+    """Print the bundles nearest to a request; those that a run would not have retrieved are dimmed."""
+    found = load_experience(run)
+    threshold = found.config.memory.threshold
+    table = Table(title=f"nearest bundles; a run retrieves from cosine {threshold:g} on")
+    for heading in ("bundle", "cosine", "step"):
+        table.add_column(heading, justify="right")
+    table.add_column("request")
+    table.add_column("about", overflow="ellipsis", no_wrap=True)
+    for hit in found.search(text, top):
+        bundle = hit.experience
+        numbers = (str(hit.number), f"{hit.similarity:.3f}", str(bundle.step))
+        style = None if hit.similarity >= threshold else "dim"
+        table.add_row(*numbers, escape(bundle.request_id), escape(bundle.summary), style=style)
+    Console().print(table)

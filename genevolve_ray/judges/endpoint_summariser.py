@@ -1,0 +1,233 @@
+"""The summariser over any OpenAI-style chat endpoint: a JSON schema, temperature 0, and bounded repair of bad answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from genevolve_ray.endpoint import Endpoint, EndpointConfig, EndpointRefusal
+from genevolve_ray.judges.bundle import bundle_head
+from genevolve_ray.judges.salvage import salvage_object
+from genevolve_ray.judges.transcript import pair_text
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.leaks import Secrets, find_leak, secrets_of, without_leaks
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Pair
+from genevolve_ray.tools.protocol import InfraFailure
+
+_UNSUPPORTED = frozenset({400, 404, 422, 501})
+"""How servers refuse a `response_format` that they do not know."""
+
+INSTRUCTIONS = """\
+You compare two attempts of an image-generation agent at the same request. The agent may search texts, search images and \
+read skill guides, then writes a prompt and picks reference images for a generator. One attempt earned a higher reward.
+
+Say what an agent that meets ANOTHER request of this sort should do. Write guidance in five slots:
+- search_strategy: what to search for, when, and what not to.
+- knowledge_activation: which skill guides to read or leave unread, by the name of the guide.
+- reference_selection: how to tell a right reference image from a wrong one, and how to bind it.
+- prompt_construction: how to build the prompt: clauses, places, quoted text, ordinal phrases for references.
+- failure_avoidance: what the weaker attempt did that must not be repeated.
+
+Rules for every bullet:
+- One short imperative sentence of {low} to {high} words.
+- Behaviour only. Nothing of this request may appear: no proper name, no count, no quoted text, no image id, no link.
+- Where the two attempts do not differ, keep what the better one did and begin the bullet with "Standard: ".
+- One to three bullets in each slot; a slot may stay empty where there is nothing to say.
+
+"trigger" says in a few words which sort of request this is; "summary" says what the request asks for. Both follow the \
+same rule: no names, counts or texts of the request.
+
+Reply with one JSON object and nothing else:
+{{"trigger": "...", "summary": "...", "search_strategy": ["..."], "knowledge_activation": ["..."], \
+"reference_selection": ["..."], "prompt_construction": ["..."], "failure_avoidance": ["..."]}}
+"""
+
+_TEXT = {"type": "string"}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"trigger": _TEXT, "summary": _TEXT, **{s: {"type": "array", "items": _TEXT} for s in SLOTS}},
+    "required": ["trigger", "summary", *SLOTS],
+    "additionalProperties": False,
+}
+"""The answer's JSON schema, in the subset that servers accept as strict."""
+
+
+class EndpointSummariserConfig(EndpointConfig):
+    """Which model compares, and what it must keep to."""
+
+    max_tokens: int = Field(default=2048, ge=64)
+    """Tokens of one answer."""
+    repairs: int = Field(default=2, ge=0)
+    """How often a malformed answer is asked for again, with what was wrong with it."""
+    json_schema: bool = True
+    """Ask for `response_format: json_schema`; a server that refuses it is asked without from then on."""
+    min_words: int = Field(default=12, ge=1)
+    max_words: int = Field(default=22, ge=1)
+    """Words of a bullet."""
+    max_bullets: int = Field(default=4, ge=1)
+    """Bullets of a slot; further ones are left out."""
+    turn_chars: int = Field(default=1200, ge=80)
+    attempt_chars: int = Field(default=12_000, ge=400)
+    """How much of each attempt the model reads."""
+
+    @model_validator(mode="after")
+    def _lengths(self) -> EndpointSummariserConfig:
+        if self.min_words > self.max_words:
+            raise ValueError(f"no bullet has min_words={self.min_words} and max_words={self.max_words}")
+        return self
+
+
+class _Answer(Record):
+    """The answer as it must be; a missing slot is an empty one."""
+
+    trigger: str = ""
+    summary: str = ""
+    search_strategy: tuple[str, ...] = ()
+    knowledge_activation: tuple[str, ...] = ()
+    reference_selection: tuple[str, ...] = ()
+    prompt_construction: tuple[str, ...] = ()
+    failure_avoidance: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What is usable of an answer, and what is wrong with the rest."""
+
+    usable: Experience | None
+    faults: tuple[str, ...]
+
+
+class EndpointSummariser:
+    """`POST {url}/chat/completions`, a conversation a pair.
+
+    An answer that is no JSON, breaks the schema, or has a bullet that is too long or gives an answer away is asked for
+    again with its faults, `repairs` times. Of the last answer the good bullets are kept, if there are any.
+    """
+
+    Config = EndpointSummariserConfig
+
+    def __init__(self, config: EndpointSummariserConfig) -> None:
+        """Keep the config; nothing is called yet."""
+        self.config = config
+        self.identity = f"endpoint-summariser/1:{config.model}"
+        self._endpoint = Endpoint(config)
+        self._schema = config.json_schema
+
+    async def compare(self, request: Request, pair: Pair) -> Experience:
+        """Return the bundle of a pair.
+
+        Raises:
+            InfraFailure: when the endpoint gave up, or no answer had a single usable bullet.
+        """
+        config = self.config
+        secrets = secrets_of(request, (pair.best, pair.worst))
+        text = pair_text(request, pair, turn_chars=config.turn_chars, attempt_chars=config.attempt_chars)
+        messages = [
+            {"role": "system", "content": INSTRUCTIONS.format(low=config.min_words, high=config.max_words)},
+            {"role": "user", "content": text},
+        ]
+        usable: Experience | None = None
+        faults: tuple[str, ...] = ()
+        for _ in range(1 + config.repairs):
+            reply = await self._ask(messages)
+            checked = self._check(reply, secrets)
+            usable, faults = checked.usable or usable, checked.faults
+            if not faults:
+                break
+            messages = [*messages[:2], {"role": "assistant", "content": reply}, _complaint(faults)]
+        if usable is None:
+            raise InfraFailure(
+                f"{self.identity} gave no usable answer in {1 + config.repairs}: {'; '.join(faults[:3])}"
+            )
+        return self._bundle(usable, request, pair)
+
+    def _bundle(self, usable: Experience, request: Request, pair: Pair) -> Experience:
+        """Return a bundle with its provenance; what the model left empty of the key is filled by the rules."""
+        head = bundle_head(request, pair)
+        written = {k: v for k in ("trigger", "summary") if (v := getattr(usable, k))}
+        attempts = (pair.best, pair.worst)
+        clean = without_leaks(usable.model_copy(update={**head, **written}), request, attempts)
+        if clean.trigger:
+            return clean
+        return without_leaks(clean.model_copy(update={"trigger": head["trigger"]}), request, attempts)
+
+    async def _ask(self, messages: list[dict[str, str]]) -> str:
+        """Return the text of one reply. Raises InfraFailure when there is none."""
+        body: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": messages,
+            "temperature": 0,
+            "max_tokens": self.config.max_tokens,
+        }
+        if self._schema:
+            form = {"name": "experience", "strict": True, "schema": SCHEMA}
+            try:
+                return _content(
+                    await self._endpoint.post(
+                        "chat/completions",
+                        {**body, "response_format": {"type": "json_schema", "json_schema": form}},
+                    )
+                )
+            except EndpointRefusal as error:
+                if error.status not in _UNSUPPORTED:
+                    raise
+                answer = await self._endpoint.post("chat/completions", body)
+                self._schema = False  # Only now: a wrong model or a too long context is refused either way.
+                return _content(answer)
+        return _content(await self._endpoint.post("chat/completions", body))
+
+    def _check(self, reply: str, secrets: Secrets) -> _Checked:
+        try:
+            answer = _Answer.model_validate(salvage_object(reply))
+        except ValidationError as error:
+            listed = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+            return _Checked(None, tuple(listed))
+        except ValueError as error:
+            return _Checked(None, (f"not JSON: {error}",))
+        slots: dict[str, tuple[str, ...]] = {}
+        faults: list[str] = []
+        for slot in SLOTS:
+            good = []
+            for bullet in getattr(answer, slot):
+                line = " ".join(bullet.split())
+                fault = self._fault(line, secrets)
+                faults += [f"{slot}: {fault}: {line!r}"] if fault else []
+                good += [] if fault else [line]
+            slots[slot] = tuple(dict.fromkeys(good))[: self.config.max_bullets]
+        if not any(slots.values()):
+            return _Checked(None, tuple(faults) or ("every slot is empty",))
+        key = {"trigger": " ".join(answer.trigger.split()), "summary": " ".join(answer.summary.split())}
+        return _Checked(Experience(**key).model_copy(update=slots), tuple(faults))
+
+    def _fault(self, bullet: str, secrets: Secrets) -> str:
+        """Return what is wrong with a bullet, "" for a good one."""
+        words = len(bullet.removeprefix("Standard:").split())
+        if not self.config.min_words <= words <= self.config.max_words:
+            return f"{words} words instead of {self.config.min_words} to {self.config.max_words}"
+        leak = find_leak(bullet, secrets)
+        return f"holds the {leak.kind.value} {leak.value!r}" if leak else ""
+
+
+def _complaint(faults: tuple[str, ...]) -> dict[str, str]:
+    listed = "\n".join(f"- {fault}" for fault in faults[:12])
+    return {
+        "role": "user",
+        "content": f"That answer cannot be used:\n{listed}\nSend the whole JSON object again, corrected.",
+    }
+
+
+def _content(answer: dict[str, Any]) -> str:
+    """Return the text of a chat completion. Raises InfraFailure when it has none."""
+    try:
+        content = answer["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise InfraFailure(f"chat completion without choices[0].message.content: {str(answer)[:200]}") from error
+    if isinstance(content, list):  # Some servers answer in parts.
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
+        return ""  # A refusal, or nothing but reasoning: the answer is asked for again.
+    return content
