@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from benchmarks.__main__ import NAMES, parse
 from benchmarks.episodes import TurnShape, one_turn, turn_shapes
 from benchmarks.measure import Goal, Row, Spread, Stopwatch, paired_ratio, repeat
+from benchmarks.memory import filled, one_core
 from benchmarks.report import busy, print_table
 from benchmarks.step import phases
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
@@ -147,3 +149,20 @@ def test_smoke_script_runs_on_a_cpu(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert result["parity_bf16"]["mean"] <= result["parity_bf16"]["limit"]
     assert result["weight_copy"]["equal"]
+
+
+def test_the_measured_memory_is_full_of_different_bundles() -> None:
+    memory = filled(20, dimension=8)
+    assert len(memory) == memory.config.capacity == 20
+    for entry, vector in zip(memory.rows(), memory.vectors.copy(), strict=True):
+        found = memory.retrieve(vector, "another", 0)
+        assert found is not None
+        assert found.number == entry.number
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot bind a process to a core")
+def test_one_core_is_given_back() -> None:
+    before = os.sched_getaffinity(0)
+    with one_core():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
