@@ -16,6 +16,7 @@ from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.experience.recall import recall, remember
 from genevolve_ray.judges.protocol import Summariser
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
 from genevolve_ray.tools.protocol import InfraFailure
@@ -32,7 +33,7 @@ class LocalExperience:
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write this step's bundles and recall one for each request; a request's own fresh bundle counts.
 
-        A pair whose summariser gave up teaches nothing and is counted; when the embedder gives up, the step goes on
+        A pair whose summariser gave up, or gave an answer away, teaches nothing and is counted; when the embedder gives up, the step goes on
         without experience.
         """
         config = self._config
@@ -71,7 +72,7 @@ class LocalExperience:
     async def _compare(self, request: Request, pair: Pair) -> Experience | None:
         try:
             return await self._summariser.compare(request, pair)
-        except InfraFailure:
+        except (InfraFailure, LeakError):  # no bundle is better than one that gives an answer away
             return None
 
     def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None], step: int) -> list[Lesson]:
