@@ -48,6 +48,9 @@ class RunExperience:
             raise UserFault(f"cannot search with embedder {self.config.embedder.kind!r}: {error}") from error
 
 
+_PIPE_COLUMNS = 160
+
+
 def load_experience(run: Path | str) -> RunExperience:
     """Return the experience of a run as its last committed step left it.
 
@@ -69,25 +72,31 @@ def load_experience(run: Path | str) -> RunExperience:
     return RunExperience(steps[-1], config, ExperienceMemory.restore(snapshot, size))
 
 
+def _console() -> Console:
+    """Return the console; where output is no terminal rich would take it for one of 80 columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_COLUMNS)
+
+
 def print_bundles(run: Path) -> None:
     """Print a table of all bundles, the youngest last."""
     found = load_experience(run)
     table = Table(title=f"{len(found.memory)} bundles after step {found.step}")
     for heading in ("bundle", "step", "gap", "uses", "of others"):
-        table.add_column(heading, justify="right")
-    table.add_column("request")
-    table.add_column("about", overflow="ellipsis", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("request", no_wrap=True)
+    table.add_column("about", overflow="fold")
     for entry in found.memory.entries:
         bundle, others = entry.experience, sum(not use.own for use in entry.uses)
         numbers = (str(entry.number), str(bundle.step), f"{bundle.gap:.2f}", str(len(entry.uses)), str(others))
         table.add_row(*numbers, escape(bundle.request_id), escape(bundle.summary))
-    Console().print(table)
+    _console().print(table)
 
 
 def print_bundle(run: Path, number: int) -> None:
     """Print one bundle as a card. Raises UserFault when it is not there."""
     entry = load_experience(run).entry(number)
-    bundle, console = entry.experience, Console()
+    bundle, console = entry.experience, _console()
     console.rule(f"bundle {number}: step {bundle.step}, request {escape(bundle.request_id)}, gap {bundle.gap:.2f}")
     for name, text in (("trigger", bundle.trigger), ("summary", bundle.summary), ("key", entry.key)):
         console.print(f"[bold]{name}[/bold] {escape(text)}")
@@ -110,12 +119,12 @@ def print_search(run: Path, text: str, top: int) -> None:
     threshold = found.config.memory.threshold
     table = Table(title=f"nearest bundles; a run retrieves from cosine {threshold:g} on")
     for heading in ("bundle", "cosine", "step"):
-        table.add_column(heading, justify="right")
-    table.add_column("request")
-    table.add_column("about", overflow="ellipsis", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("request", no_wrap=True)
+    table.add_column("about", overflow="fold")
     for hit in found.search(text, top):
         bundle = hit.experience
         numbers = (str(hit.number), f"{hit.similarity:.3f}", str(bundle.step))
         style = None if hit.similarity >= threshold else "dim"
         table.add_row(*numbers, escape(bundle.request_id), escape(bundle.summary), style=style)
-    Console().print(table)
+    _console().print(table)

@@ -33,8 +33,8 @@ class LocalExperience:
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write this step's bundles and recall one for each request; a request's own fresh bundle counts.
 
-        A pair whose summariser gave up, or gave an answer away, teaches nothing and is counted; when the embedder gives up, the step goes on
-        without experience.
+        A pair whose summariser gave up, or gave an answer away, teaches nothing and is counted; when the embedder
+        gives up, the step goes on without experience.
         """
         config = self._config
         found = best_worst_pairs(groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
