@@ -150,13 +150,35 @@ def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
     )
     marker = {"size": 7, "opacity": 0.55}
     hover = "%{text}<br>before %{x:.3f}, after %{y:.3f}<extra></extra>"
-    # Plotly reads a few tags in hover text: request ids come from data sets, so they arrive as plain characters.
-    text = [label.replace("&", "&amp;").replace("<", "&lt;") for label in labels]
+    text = [plain(label) for label in labels]
     points = _trace(before, after, "requests", 0, mode="markers", marker=marker, text=text, hovertemplate=hover)
     layout = _layout(hovermode="closest", showlegend=False, xaxis={"title": {"text": "reward before"}})
     layout["yaxis"] = {"title": {"text": "reward after"}}
     caption = "One point per held-out request; above the dotted line the run made it better."
     return Figure("heldout", "Every held-out request", caption, {"data": [diagonal, points], "layout": layout})
+
+
+def ablation_figure(
+    arms: Sequence[tuple[str, int, Sequence[tuple[float, float]], Sequence[Sequence[tuple[float, float]]]]],
+) -> Figure | None:
+    """Return validation curves of (arm, colour, mean curve, curve of each seed); None where no arm has a curve."""
+    traces = []
+    for name, colour, mean, seeds in arms:
+        faint: dict[str, Any] = {"opacity": 0.3, "line": {"width": 1}, "hoverinfo": "skip", "showlegend": False}
+        drawn = [*((curve, faint) for curve in seeds), *([(mean, {"line": {"width": 3}})] if mean else [])]
+        for curve, look in drawn:
+            x, y = [step for step, _ in curve], [value for _, value in curve]
+            traces.append(_trace(x, y, plain(name), colour, legendgroup=plain(name), **look))
+    if not traces:
+        return None
+    spec = {"data": traces, "layout": _layout(showlegend=True)}
+    caption = "Reward on validation requests of the training world; thin lines are single seeds."
+    return Figure("validation", "Validation reward", caption, spec)
+
+
+def plain(label: str) -> str:
+    """Return a label as plain characters: plotly reads a few tags, and names come from data sets."""
+    return label.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> list[Figure]:

@@ -5,55 +5,16 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from page_helpers import HOSTILE, Page, parsed
 
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.report import render_report, write_report
 
-HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"
 SECTIONS = ["headlines", "curves", "heldout", "gallery", "attempts", "configuration", "provenance"]
-
-
-@dataclass
-class Page(HTMLParser):
-    """The parts of a page that the tests ask about."""
-
-    sections: list[str] = field(default_factory=list)
-    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
-    scripts: list[tuple[str, str]] = field(default_factory=list)
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self._script: str | None = None
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.tags.append((tag, named))
-        if tag == "section":
-            self.sections.append(str(named["id"]))
-        if tag == "script":
-            self._script = named.get("type") or "text/javascript"
-            self.scripts.append((self._script, ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._script = None
-
-    def handle_data(self, data: str) -> None:
-        if self._script is None:
-            self.text += data
-        else:
-            kind, body = self.scripts.pop()
-            self.scripts.append((kind, body + data))
-
-    def count(self, tag: str, **attributes: str) -> int:
-        return sum(t == tag and all(a.get(k.strip("_")) == v for k, v in attributes.items()) for t, a in self.tags)
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +24,7 @@ def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(data: ReportData) -> Page:
-    page = Page()
-    page.feed(render_report(data))
-    return page
+    return parsed(render_report(data))
 
 
 def test_a_finished_run_has_every_section(report_data: ReportData) -> None:
@@ -116,9 +75,7 @@ def test_hostile_text_stays_text(report_data: ReportData) -> None:
     report_data.config["note"] = HOSTILE
     report_data.run["command"] = HOSTILE
     page = read(dataclasses.replace(report_data, name=HOSTILE))
-    assert [kind for kind, _ in page.scripts if kind != "application/json"] == ["text/javascript"] * 2
-    assert all((a.get("src") or "data:").startswith("data:") for _, a in page.tags)
-    assert not [name for _, a in page.tags for name in a if name.startswith("on")]
+    page.assert_harmless()
     # It is shown where it stood, as plain characters: name twice (title, heading), think, stray text, tool, ...
     assert page.text.count(HOSTILE) >= 8
 

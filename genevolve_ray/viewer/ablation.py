@@ -1,0 +1,269 @@
+"""The page of an ablation: arms compared over seeds, on one scale, with everything that explains the differences.
+
+It reads the plain result (what `genevolve ablate` writes as JSON), so a page can be written again from a file. Arms and
+values that are missing are left out or shown as a dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genevolve_ray.viewer.figures import ablation_figure, number
+from genevolve_ray.viewer.formats import duration, fixed, percent, signed
+from genevolve_ray.viewer.headlines import Tile
+from genevolve_ray.viewer.page import render_page, write_page
+from genevolve_ray.viewer.scale import Mark, Scale
+
+COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3}
+"""Places in the page's palette, so that an arm keeps its colour whichever others stand beside it."""
+OTHER_COLOUR = 4
+ABOUT = {
+    "sft": "the policy as it starts",
+    "grpo": "GRPO alone",
+    "full": "GRPO and distillation from experience",
+    "shuffled": "as full, the teacher reads another request's bundle",
+    "constant": "as full, the teacher reads one fixed bundle",
+}
+BUNDLES = {"own": "a request's own bundle", "remembered": "another request's bundle"}
+_MINUS = "_minus_"
+
+
+def _count(value: float) -> str:
+    return f"{value:.2f}"
+
+
+DIAGNOSTICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("reward_mean", "training reward", fixed),
+    ("entropy", "entropy, nats per token", fixed),
+    ("zero_variance_groups", "groups without variance, per step", _count),
+    ("experience_hit_rate", "hit rate: requests that recalled a bundle", percent),
+    ("experience_own", "own bundles, per step", _count),
+    ("experience_remembered", "remembered bundles, per step", _count),
+    ("ved_gap_abs", "token gap |log π − log q|, taught tokens", fixed),
+    ("gated_gap", "token gap |log π − log q|, gated tokens", fixed),
+    ("ved_gated", "taught tokens behind the gate", percent),
+    ("ved_gap_clipped", "taught tokens whose gap is clipped", percent),
+    ("ved_rho_capped", "taught tokens whose ratio is capped", percent),
+    ("clip_low", "policy tokens at the lower clip", percent),
+    ("clip_high", "policy tokens at the upper clip", percent),
+)
+"""Metric, name and format of each row of the diagnostics, in the order of the page; other metrics follow."""
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """One arm in the table: numbers as they are (None: unknown), and its mark on the scale that all arms share."""
+
+    name: str
+    about: str
+    colour: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    greedy: float | None
+    valid: float | None
+    tool_calls: float | None
+    area: float | None
+    seconds: str
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """A mean with its interval against 0; `verdict` is above, below, or contains (0), or "" without an interval."""
+
+    name: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+    mark: Mark
+    pairs: int | None = None
+
+
+def write_ablation(result: dict[str, Any], out: Path) -> Path:
+    """Write the page of an ablation and return its path; the file appears complete or not at all.
+
+    Args:
+        result: what `genevolve_ray.bench.ablation.ablate` returns, or the same read from JSON.
+        out: the HTML file.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    return write_page(render_ablation(result), out)
+
+
+def render_ablation(result: Mapping[str, Any]) -> str:
+    """Return the page as text; every name in the result is escaped."""
+    arms = {str(name): _mapping(arm) for name, arm in _mapping(result.get("arms")).items()}
+    gaps, bundles = _differences(result, arms), _bundles(result)
+    curves = ablation_figure([(n, colour_of(n), _curve(a), _curves(a)) for n, a in arms.items()])
+    scale = _arm_scale(arms)
+    context: dict[str, Any] = {
+        "what": "ablation",
+        "title": ", ".join(arms) or "No arms",
+        "subtitle": _subtitle(result),
+        "tiles": _tiles(arms, gaps, bundles),
+        "thumbs": {},
+        "arms": _arms(arms, scale),
+        "ends": scale.inner(),
+        "gaps": gaps,
+        "bundles": bundles,
+        "curves": curves,
+        "diagnostics": _diagnostics(arms),
+    }
+    return render_page("ablation.html.j2", context)
+
+
+def colour_of(arm: str) -> int:
+    """Return the place of an arm's colour in the palette."""
+    return COLOURS.get(arm, OTHER_COLOUR)
+
+
+def _arm_scale(arms: Mapping[str, Mapping[str, Any]]) -> Scale:
+    reach = [v for arm in arms.values() for v in (*_interval(arm), *_numbers(arm.get("per_seed"))) if v is not None]
+    return Scale.around(reach)
+
+
+def _arms(arms: Mapping[str, Mapping[str, Any]], scale: Scale) -> list[ArmRow]:
+    rows = []
+    for name, arm in arms.items():
+        mean, low, high = _interval(arm)
+        seconds = _numbers(arm.get("seconds_per_seed"))
+        rows.append(
+            ArmRow(
+                name=name,
+                about=ABOUT.get(name, ""),
+                colour=colour_of(name),
+                mean=mean,
+                low=low,
+                high=high,
+                greedy=number(arm.get("greedy")),
+                valid=number(arm.get("valid_fraction")),
+                tool_calls=number(arm.get("tool_calls")),
+                area=number(arm.get("area")),
+                seconds=duration(sum(seconds) / len(seconds)) if sum(seconds) else "",
+                mark=scale.mark(mean, low, high, _numbers(arm.get("per_seed"))),
+            )
+        )
+    return rows
+
+
+def _differences(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> list[GapRow]:
+    """Return every `a_minus_b` of the result; per-seed points where both arms have the same seeds."""
+    named = {str(key): _mapping(value) for key, value in result.items() if _MINUS in str(key)}
+    points = {key: _per_seed(arms, *key.split(_MINUS, 1)) for key in named}
+    reach = [v for key, gap in named.items() for v in (*_interval(gap), *points[key]) if v is not None]
+    scale = Scale.around([0.0, *reach])
+    return [_gap_row(" − ".join(key.split(_MINUS, 1)), gap, scale, points[key]) for key, gap in named.items()]
+
+
+def _per_seed(arms: Mapping[str, Mapping[str, Any]], one: str, other: str) -> list[float]:
+    first, second = (_numbers(_mapping(arms.get(name)).get("per_seed")) for name in (one, other))
+    return [a - b for a, b in zip(first, second, strict=True)] if len(first) == len(second) else []
+
+
+def _bundles(result: Mapping[str, Any]) -> list[GapRow]:
+    lifts = {str(n): _mapping(v) for n, v in _mapping(result.get("bundle_lift")).items() if v is not None}
+    scale = Scale.around([0.0, *(v for lift in lifts.values() for v in _interval(lift) if v is not None)])
+    return [_gap_row(BUNDLES.get(name, name), lift, scale) for name, lift in lifts.items()]
+
+
+def _gap_row(name: str, gap: Mapping[str, Any], scale: Scale, points: Sequence[float] = ()) -> GapRow:
+    mean, low, high = _interval(gap)
+    verdict = ""
+    if low is not None and high is not None:
+        verdict = "above" if low > 0 else "below" if high < 0 else "contains"
+    pairs = number(gap.get("pairs"))
+    return GapRow(name, mean, low, high, verdict, scale.mark(mean, low, high, points), int(pairs) if pairs else None)
+
+
+def _diagnostics(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return (name, one text per arm) for every metric that any arm has."""
+    found = [_derived(_mapping(arm.get("diagnostics"))) for arm in arms.values()]
+    known = {name for name, _, _ in DIAGNOSTICS} | {"ved_gated_gap_abs"}
+    others = [name for name in dict.fromkeys(n for means in found for n in means) if name not in known]
+    rows = [*DIAGNOSTICS, *((name, name.replace("_", " "), fixed) for name in others)]
+    shown = []
+    for metric, label, show in rows:
+        values = [number(means.get(metric)) for means in found]
+        if any(v is not None for v in values):
+            shown.append((label, ["–" if v is None else show(v) for v in values]))
+    return shown
+
+
+def _derived(means: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return an arm's diagnostics with the gap of gated tokens: the metric is a sum over them by all taught tokens."""
+    gated, total = number(means.get("ved_gated")), number(means.get("ved_gated_gap_abs"))
+    gap = total / gated if gated and total is not None else None
+    return {**{str(name): value for name, value in means.items()}, "gated_gap": gap}
+
+
+def _tiles(arms: Mapping[str, Mapping[str, Any]], gaps: list[GapRow], bundles: list[GapRow]) -> list[Tile]:
+    tiles = []
+    means = {name: number(arm.get("mean")) for name, arm in arms.items()}
+    last = "full" if means.get("full") is not None else next((n for n in reversed(means) if means[n] is not None), "")
+    if last:
+        start = means.get("sft") if last != "sft" else None
+        note = f"{last}{' against sft' if start is not None else ''}, held out"
+        tiles.append(Tile("Reward", fixed(means[last]), before=fixed(start) if start is not None else "", note=note))
+    for row in (*gaps[:1], *bundles):
+        if row.mean is not None:
+            label = row.name if row in gaps else f"In context, {row.name}"
+            tone = {"above": "good", "below": "bad"}.get(row.verdict, "")
+            note = (
+                f"interval {signed(row.low)} to {signed(row.high)}"
+                if row.low is not None and row.high is not None
+                else ""
+            )
+            tiles.append(Tile(label, signed(row.mean), note=note, tone=tone))
+    return tiles
+
+
+def _subtitle(result: Mapping[str, Any]) -> list[str]:
+    def say(key: str, *, one: str, many: str) -> str:
+        value = number(result.get(key))
+        return "" if value is None else f"{value:,.0f} {one if value == 1 else many}"
+
+    steps = say("steps", one="step", many="steps")
+    rollouts = say("rollouts_per_step", one="rollout", many="rollouts")
+    world = number(result.get("world_seed"))
+    shown = [
+        say("seeds", one="seed", many="seeds"),
+        f"{steps} of {rollouts}" if steps and rollouts else steps,
+        say("requests", one="held-out request", many="held-out requests"),
+        "" if world is None else f"test world {world:.0f}",
+    ]
+    return [text for text in shown if text]
+
+
+def _mapping(value: object) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _numbers(values: object) -> list[float]:
+    listed = values if isinstance(values, list | tuple) else []
+    return [v for value in listed if (v := number(value)) is not None]
+
+
+def _interval(row: Mapping[Any, Any]) -> tuple[float | None, float | None, float | None]:
+    return number(row.get("mean")), number(row.get("low")), number(row.get("high"))
+
+
+def _curve(arm: Mapping[str, Any]) -> list[tuple[float, float]]:
+    return _points(arm.get("curve"))
+
+
+def _curves(arm: Mapping[str, Any]) -> list[list[tuple[float, float]]]:
+    curves = arm.get("curves")
+    return [points for c in curves if (points := _points(c))] if isinstance(curves, list | tuple) else []
+
+
+def _points(curve: object) -> list[tuple[float, float]]:
+    listed = curve if isinstance(curve, list | tuple) else []
+    pairs = [(number(p[0]), number(p[1])) for p in listed if isinstance(p, list | tuple) and len(p) == 2]
+    return [(x, y) for x, y in pairs if x is not None and y is not None]
