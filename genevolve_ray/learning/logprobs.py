@@ -13,11 +13,14 @@ from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 1 << 20
 """Logits in flight by default: the chunk is this over V, so its memory does not depend on T (4 MiB in float32)."""
+GPU_CHUNK_ELEMENTS = 1 << 27
+"""The same on a GPU (512 MiB): every chunk reads the head and its gradient once, which a few tokens do not pay for."""
 
 
-def default_chunk(vocabulary: int) -> int:
+def default_chunk(vocabulary: int, device: torch.device | None = None) -> int:
     """Return the number of tokens scored at a time for a vocabulary of V."""
-    return max(16, CHUNK_ELEMENTS // vocabulary)
+    elements = GPU_CHUNK_ELEMENTS if device is not None and device.type == "cuda" else CHUNK_ELEMENTS
+    return max(16, elements // vocabulary)
 
 
 def _logits(hidden_C_H: Tensor, weight_V_H: Tensor, temperature: float, ban_mask_V: Tensor | None) -> Tensor:
@@ -104,7 +107,7 @@ def token_logprobs(
 
     Banned tokens (True in `ban_mask_V`) have probability 0. The log-probs carry gradient to hidden states and weight;
     the entropy (nats) is a metric and carries none. Results are float32, float64 for float64 input. Logits exist for
-    `chunk` tokens at a time (by default CHUNK_ELEMENTS / V) and are computed again in the backward pass.
+    `chunk` tokens at a time (see `default_chunk`) and are computed again in the backward pass.
 
     Raises:
         ValueError: when the temperature is not positive, or a target is banned (its log-prob would be -inf: the sampler
@@ -115,7 +118,7 @@ def token_logprobs(
     if ban_mask_V is not None and bool(ban_mask_V[targets_T].any()):
         banned = sorted(set(targets_T[ban_mask_V[targets_T]].tolist()))
         raise ValueError(f"banned tokens among the targets: {banned[:10]}")
-    chunk = chunk or default_chunk(weight_V_H.shape[0])
+    chunk = chunk or default_chunk(weight_V_H.shape[0], weight_V_H.device)
     result: tuple[Tensor, Tensor | None] = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden_T_H, weight_V_H, targets_T, temperature, ban_mask_V, chunk, entropy
     )

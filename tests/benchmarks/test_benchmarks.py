@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -166,3 +167,29 @@ def test_one_core_is_given_back() -> None:
     with one_core():
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
+
+
+def test_learner_script_runs_on_a_cpu(tmp_path: Path) -> None:
+    import json
+
+    from benchmarks.gpu_learner import main, peak_tflops
+
+    out = tmp_path / "learner.json"
+    arguments = ["--device", "cpu", "--tiny", "--lora", "4", "--checkpointing", "--kl", "--json", str(out)]
+    assert main(arguments) == 0
+    result = json.loads(out.read_text())
+    # Four causal sequences of 128 tokens, two layers of two heads of 32: six operations per pair of the half square.
+    assert result["flops"]["attention"] == 6 * 4 * 128**2 * 2 * 32 * 2
+    assert result["mfu"] is None and result["profile"][0]["share"] > 0
+    settings = argparse.Namespace(peak_tflops=None)
+    assert peak_tflops(settings, "NVIDIA H100 80GB HBM3") == 989.0
+    assert peak_tflops(settings, "NVIDIA H100 PCIe") == 756.0
+
+
+def test_learner_script_without_gpu_says_so() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    from benchmarks.gpu_learner import main
+
+    assert main([]) == 2
