@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -281,13 +282,29 @@ def write_json(result: dict[str, Any], out: Path) -> None:
 
 @contextmanager
 def policy_folder(policy: Path) -> Iterator[Path]:
-    """Lend the model folder that a policy names: itself, or a run's best checkpoint (the latest where none is best)."""
+    """Lend the model folder that a policy names: itself, or a run's best checkpoint (the latest where none is best).
+
+    An adapter is merged into the base that it names.
+    """
     if not (policy / "run.json").is_file():
-        yield policy
+        with _whole(policy) as folder:
+            yield folder
         return
     store = RunStore.read(str(policy))
     checkpoint = store.best_checkpoint() or store.latest_checkpoint()
     if checkpoint is None:
         raise UserFault(f"run {policy} has no checkpoint yet")
-    with store.open_checkpoint(checkpoint.step) as folder:
+    with store.open_checkpoint(checkpoint.step) as kept, _whole(kept) as folder:
         yield folder
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Lend a folder of whole weights: the one given, or for an adapter's a merged one that is gone afterwards."""
+    if not (folder / "adapter_config.json").is_file():
+        yield folder
+        return
+    from genevolve_ray.learning.lora import export_merged
+
+    with TemporaryDirectory(prefix="genevolve-merged-") as merged:
+        yield export_merged(folder, merged)

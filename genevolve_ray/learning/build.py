@@ -58,7 +58,8 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     transformers' own switch works in training mode alone, which would turn dropout on in some models.
     """
     for layer in decoder_layers(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        # Nothing random runs in evaluation mode: there is no state of a generator to bring back.
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def flops_per_token(model: nn.Module) -> float:

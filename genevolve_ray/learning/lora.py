@@ -65,7 +65,10 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
     for name, module in _layers(model):
         if not isinstance(module.get_base_layer(), nn.Linear):
             raise ValueError(f"LoRA target {name} is a {type(module.get_base_layer()).__name__}, not a Linear")
-    return wrapped.peft_config[TRAINED]
+    description = wrapped.peft_config[TRAINED]
+    # Others find the base by this name, from wherever they are started.
+    description.base_model_name_or_path = str(Path(model.name_or_path).resolve())
+    return description
 
 
 def _read_config(folder: str, config: LoraConfig) -> Any:
@@ -171,21 +174,28 @@ def read_adapter(folder: str | Path) -> dict[str, Tensor]:
     }
 
 
-def export_merged(model_dir: str | Path, adapter_dir: str | Path, folder: str | Path) -> Path:
-    """Write the base with an adapter merged into it as a plain model folder in HF layout, tokenizer included.
+def export_merged(adapter_dir: str | Path, folder: str | Path, model_dir: str | Path | None = None) -> Path:
+    """Write a base with an adapter merged into it as a plain model folder in HF layout, tokenizer included.
 
-    The tensors keep float32, so the export is the adapter model to rounding.
+    The tensors are float32, so that the export is the adapter model to rounding.
+
+    Args:
+        adapter_dir: an adapter in peft's layout, such as a checkpoint.
+        folder: where to.
+        model_dir: the base; by default the one that the adapter's description names.
 
     Raises:
         FileNotFoundError: when the base or the adapter is missing.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     if not (Path(adapter_dir) / ADAPTER_FILE).is_file():
         raise FileNotFoundError(f"no {ADAPTER_FILE} in {str(adapter_dir)!r}")
+    base = model_dir or PeftConfig.from_pretrained(str(adapter_dir)).base_model_name_or_path
     target = Path(folder)
-    merged = PeftModel.from_pretrained(load_policy(model_dir), str(adapter_dir)).merge_and_unload()
+    merged = PeftModel.from_pretrained(load_policy(base), str(adapter_dir)).merge_and_unload()
     merged.save_pretrained(target)
-    if has_tokenizer(model_dir):
-        copy_tokenizer(model_dir, target)
+    for source in (base, adapter_dir):
+        if has_tokenizer(source):
+            copy_tokenizer(source, target)
     return target

@@ -16,6 +16,7 @@ from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.lora import export_merged
 from genevolve_ray.learning.policy import load_policy, state_hash
 from genevolve_ray.learning.step import Learner
+from genevolve_ray.session import policy_folder
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 CONFIG = LearnerConfig(lr=1e-2, temperature=0.7, lora=LORA)
@@ -116,12 +117,30 @@ def test_the_export_is_what_peft_merges(model_dir: Path, tmp_path: Path) -> None
     learner = trained(model_dir)
     learner.save(tmp_path / "checkpoint")
     learner.write_weights(tmp_path / "published")
-    export_merged(model_dir, tmp_path / "checkpoint", tmp_path / "export")
+    export_merged(tmp_path / "checkpoint", tmp_path / "export")
     mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("published", "export"))
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
     assert logprobs(load_policy(tmp_path / "export")) == pytest.approx(learner.raw_logprobs(PROBE), abs=1e-5)
+
+
+def test_an_export_names_what_is_missing(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no adapter_model.safetensors"):
+        export_merged(model_dir, tmp_path / "out")
+    Learner(model_dir, CONFIG).save(tmp_path / "adapter")
+    with pytest.raises(FileNotFoundError, match="'.*nowhere' does not exist"):
+        export_merged(tmp_path / "adapter", tmp_path / "out", tmp_path / "nowhere")
+
+
+def test_an_adapter_is_benched_as_a_merged_model(model_dir: Path, tmp_path: Path) -> None:
+    learner = trained(model_dir)
+    learner.save(tmp_path)
+    with policy_folder(tmp_path) as folder:
+        assert logprobs(load_policy(folder)) == pytest.approx(learner.raw_logprobs(PROBE), abs=1e-5)
+    assert not folder.exists()
+    with policy_folder(model_dir) as folder:
+        assert folder == model_dir
 
 
 def test_the_adapter_alone_is_written_for_engines_that_load_adapters(model_dir: Path, tmp_path: Path) -> None:
