@@ -324,14 +324,20 @@ class RunStore(RunCheckpoints):
             lines = b"".join(map(_metrics_line, self.manifests()))
             self._folder.put("metrics.jsonl", lines, "metrics; the step itself is committed")
 
-    def groups(self, step: int) -> list[Group]:
+    def groups(self, step: int, requests: Collection[str] | None = None) -> list[Group]:
         """Return the groups of a committed step in the order in which the learner saw them.
+
+        Args:
+            step: the step.
+            requests: with it, only the groups of these requests are read.
 
         Raises:
             StoreError: when the step is not committed, or naming a file that is missing or corrupt.
         """
         found = []
         for file in self.manifest(step).groups:
+            if requests is not None and file.request_id not in requests:
+                continue
             data, path = self._folder.get(file.path, "judged group"), self._folder.path(file.path)
             if sha256(data) != file.sha256:
                 raise StoreError(

@@ -35,6 +35,10 @@ def _count(value: float) -> str:
     return f"{value:.2f}"
 
 
+def _fraction(value: float) -> str:
+    return f"{value:.2%}"
+
+
 DIAGNOSTICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("reward_mean", "training reward", fixed),
     ("entropy", "entropy, nats per token", fixed),
@@ -44,11 +48,11 @@ DIAGNOSTICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("experience_remembered", "remembered bundles, per step", _count),
     ("ved_gap_abs", "token gap |log π − log q|, taught tokens", fixed),
     ("gated_gap", "token gap |log π − log q|, gated tokens", fixed),
-    ("ved_gated", "taught tokens behind the gate", percent),
-    ("ved_gap_clipped", "taught tokens whose gap is clipped", percent),
-    ("ved_rho_capped", "taught tokens whose ratio is capped", percent),
-    ("clip_low", "policy tokens at the lower clip", percent),
-    ("clip_high", "policy tokens at the upper clip", percent),
+    ("ved_gated", "taught tokens that pass the gate", percent),
+    ("ved_gap_clipped", "taught tokens whose gap is clipped", _fraction),
+    ("ved_rho_capped", "taught tokens whose ratio is capped", _fraction),
+    ("clip_low", "policy tokens at the lower clip", _fraction),
+    ("clip_high", "policy tokens at the upper clip", _fraction),
 )
 """Metric, name and format of each row of the diagnostics, in the order of the page; other metrics follow."""
 

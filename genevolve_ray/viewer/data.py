@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.viewer.experience import RunExperience, load_experience
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.store import RunStore
@@ -40,6 +41,7 @@ class ReportData:
         before: held-out trajectories of the policy that the run started from.
         after: held-out trajectories of the policy that the run ended with.
         training: trajectories of the last committed step, best and worst of each group.
+        experience: what experience did in the run, None where no step had a lesson.
         load_image: returns the encoded bytes of an image; may raise OSError where it is gone.
     """
 
@@ -53,6 +55,7 @@ class ReportData:
     before: list[Trajectory] = field(default_factory=list)
     after: list[Trajectory] = field(default_factory=list)
     training: list[Trajectory] = field(default_factory=list)
+    experience: RunExperience | None = None
     load_image: Callable[[ImageRef], bytes] = no_images
 
     @property
@@ -138,6 +141,7 @@ def load_report_data(source: RunStore | Path | str) -> ReportData:
         before=sides[BEFORE],
         after=sides[AFTER],
         training=_extremes(store.groups(store.last_step)) if store.last_step else [],
+        experience=load_experience(store),
         load_image=store.images.get,
     )
 

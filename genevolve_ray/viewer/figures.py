@@ -13,7 +13,13 @@ from typing import Any
 Rows = Sequence[Mapping[str, Any]]
 SMOOTHING_STEPS = 7
 """Width of the centred mean that is drawn over noisy curves, in steps."""
-PHASES = (("rollout", "rollouts", 0), ("learn", "learning", 1), ("sync", "sync", 2), ("commit", "commit", 3))
+PHASES = (
+    ("rollout", "rollouts", 0),
+    ("experience", "experience", 4),
+    ("learn", "learning", 1),
+    ("sync", "sync", 2),
+    ("commit", "commit", 3),
+)
 REST_COLOUR = 5
 
 
@@ -158,6 +164,95 @@ def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
     return Figure("heldout", "Every held-out request", caption, {"data": [diagonal, points], "layout": layout})
 
 
+def hits_figure(metrics: Rows) -> Figure | None:
+    """Return the share of requests that recalled a bundle, stacked by whose bundle it was."""
+    rates, own, others = (column(metrics, f"experience_{key}") for key in ("hit_rate", "own", "remembered"))
+    if not any(v is not None for v in rates):
+        return None
+    steps = column(metrics, "step")
+
+    def share(part: float | None, whole: float, rate: float | None) -> float | None:
+        # The metrics count lessons; how many requests there were follows from the rate.
+        return None if part is None or rate is None else part * rate / whole if whole else 0.0
+
+    totals = [(a or 0.0) + (b or 0.0) for a, b in zip(own, others, strict=True)]
+    parts = [("own", 0, own), ("remembered", 1, others)]
+    traces = [
+        {
+            "type": "bar", "x": steps, "name": label, "meta": {"colour": colour},
+            "y": [share(v, total, rate) for v, total, rate in zip(values, totals, rates, strict=True)],
+        }
+        for label, colour, values in parts
+        if any(v is not None for v in values)
+    ]  # fmt: skip
+    if not traces:
+        traces = [_trace(steps, rates, "recalled", 0)]
+    layout = _layout(barmode="stack", bargap=0.15, yaxis={"tickformat": ".0%", "range": [0, 1]})
+    caption = "Share of a step's requests that recalled a bundle: the one it just wrote, or one remembered."
+    return Figure("hits", "Experience recalled", caption, {"data": traces, "layout": layout})
+
+
+def gap_figure(metrics: Rows) -> Figure | None:
+    """Return the mean |log pi - log q| of taught tokens and of those behind the gate, and the mean with its sign."""
+    # The gated metric is a sum over gated tokens by all taught ones, as `ved_gated` is their share.
+    gated = [
+        {"gate": total / share if total is not None and share else None}
+        for total, share in zip(column(metrics, "ved_gated_gap_abs"), column(metrics, "ved_gated"), strict=True)
+    ]
+    rows = [{**row, **more} for row, more in zip(metrics, gated, strict=True)]
+    series = [("gate", "gated |gap|", 3), ("ved_gap_abs", "|gap|", 0), ("ved_gap", "gap", 2)]
+    caption = "log π − log q per taught token; above 0 the teacher finds what was sampled less likely."
+    return _curves(rows, "gap", "Gap to the teacher", caption, series)
+
+
+def experience_figures(metrics: Rows) -> list[Figure | None]:
+    """Return the curves of experience and distillation; None for those whose metrics are missing."""
+    from_zero = {"rangemode": "tozero"}
+    return [
+        hits_figure(metrics),
+        _curves(
+            metrics,
+            "memory",
+            "Experience memory",
+            "Bundles that the memory holds after the step.",
+            [("experience_memory", "bundles", 5)],
+            yaxis=from_zero,
+        ),
+        _curves(
+            metrics,
+            "pairs",
+            "Best-worst pairs",
+            "Compared in a step, and those whose comparison came to nothing.",
+            [("experience_pairs", "compared", 0), ("experience_failures", "failed", 4)],
+            yaxis=from_zero,
+        ),
+        _curves(
+            metrics,
+            "ved",
+            "Distillation loss",
+            "Per taught token, before its coefficient.",
+            [("ved_loss", "VED", 1)],
+        ),
+        gap_figure(metrics),
+        _curves(
+            metrics,
+            "bounds",
+            "Bounded distillation",
+            "Share of taught tokens whose ratio is capped, or whose gap is clipped.",
+            [("ved_rho_capped", "ratio", 0), ("ved_gap_clipped", "gap", 1)],
+            yaxis={"tickformat": ".2%", "rangemode": "tozero"},
+        ),
+        _curves(
+            metrics,
+            "taught",
+            "Taught sequences",
+            "That a teacher scored, and those whose patched context was too long.",
+            [("taught_sequences", "taught", 2), ("teacher_contexts_too_long", "too long", 4)],
+            yaxis=from_zero,
+        ),
+    ]
+
+
 def ablation_figure(
     arms: Sequence[tuple[str, int, Sequence[tuple[float, float]], Sequence[Sequence[tuple[float, float]]]]],
 ) -> Figure | None:
@@ -215,9 +310,10 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
             "clip",
             "Clipped tokens",
             "Share of policy tokens at the lower and upper clip of the ratio.",
-            [("clip_low_fraction", "low", 0), ("clip_high_fraction", "high", 1)],
+            [("clip_low", "low", 0), ("clip_high", "high", 1)],
             yaxis={"tickformat": ".2%", "rangemode": "tozero"},
         ),
+        *experience_figures(metrics),
         _curves(metrics, "gradient", "Gradient norm", "Before clipping.", [("grad_norm", "norm", 5)]),
         _curves(
             metrics,

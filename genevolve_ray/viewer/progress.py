@@ -7,7 +7,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -24,7 +24,7 @@ from genevolve_ray.records.trajectory import Trajectory
 
 ROWS = 10
 """Steps that the live table keeps in sight."""
-PHASES = ("rollouts", "learning", "publishing", "validating")
+PHASES = ("rollouts", "experience", "learning", "publishing", "validating")
 """The phases of a step, in order (judging is part of the rollouts); other names are shown as they are."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -53,13 +53,17 @@ class Progress(Watcher, Protocol):
 
 @dataclass(frozen=True)
 class Column:
-    """A metric as the table shows it; columns of higher `rank` go first when the terminal is narrow."""
+    """A metric as the table shows it; columns of higher `rank` go first when the terminal is narrow.
+
+    An `optional` column appears only where a step has its metric.
+    """
 
     head: str
     key: str
     show: Callable[[float], str]
     width: int
     rank: int = 0
+    optional: bool = False
 
 
 def _seconds(value: float) -> str:
@@ -73,6 +77,8 @@ COLUMNS = (
     Column("text", "reward_text", lambda v: f"{v:.3f}", 5, 1),
     Column("cost", "reward_cost", lambda v: f"{v:.3f}", 5, 3),
     Column("valid", "valid_fraction", lambda v: f"{v:.1%}", 6),
+    Column("hits", "experience_hit_rate", lambda v: f"{v:.0%}", 4, 1, optional=True),
+    Column("gap", "ved_gap_abs", lambda v: f"{v:.3f}", 5, 2, optional=True),
     Column("calls", "tool_calls_mean", lambda v: f"{v:.1f}", 5),
     Column("tok/s", "tokens_per_second", lambda v: f"{v:,.0f}", 6),
     Column("roll s", "seconds_rollout", _seconds, 6, 2),
@@ -83,9 +89,14 @@ COLUMNS = (
 )
 
 
-def columns_for(width: int) -> list[Column]:
-    """Return the columns that fit a terminal of `width` cells, the least important left out first."""
-    chosen = list(COLUMNS)
+def columns_for(width: int, present: Collection[str] = ()) -> list[Column]:
+    """Return the columns that fit a terminal of `width` cells, the least important left out first.
+
+    Args:
+        width: of the terminal.
+        present: metrics that some step has; optional columns of other metrics are left out.
+    """
+    chosen = [c for c in COLUMNS if not c.optional or c.key in present]
     for rank in sorted({c.rank for c in COLUMNS}, reverse=True):
         if sum(c.width + 2 for c in chosen) <= width or rank == 0:
             break
@@ -295,7 +306,7 @@ def _phase_line(name: str, done: int, total: int) -> RenderableType:
 
 def _table(rows: list[Mapping[str, float]], width: int) -> RenderableType:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=True)
-    columns = columns_for(width)
+    columns = columns_for(width, {key for metrics in rows for key in metrics})
     for column in columns:
         table.add_column(column.head, justify="right", no_wrap=True, style="bold" if column.head == "reward" else None)
     for metrics in rows:

@@ -14,6 +14,7 @@ from genevolve_ray.viewer.data import Pair, ReportData, load_report_data, pairs,
 from genevolve_ray.viewer.figures import number
 from genevolve_ray.viewer.gallery import Pictures, attempt, breakdown, choose
 from genevolve_ray.viewer.headlines import tiles
+from genevolve_ray.viewer.lessons import lesson_cards
 from genevolve_ray.viewer.page import render_page, write_page
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "breakdown": breakdown(compared),
         "compared": len(compared),
         "cards": cards,
+        "lessons": lesson_cards(data.experience, pictures) if data.experience else [],
+        "taught": data.experience,
         "attempts": attempts,
         "thumbs": pictures.thumbs(),
         "provenance": provenance(data),

@@ -378,6 +378,14 @@ def test_a_manifest_of_a_later_version_is_named(run: Path) -> None:
         RunStore.read(str(run))
 
 
+def test_groups_of_some_requests_are_read_alone(run: Path) -> None:
+    with RunStore.open(str(run), CONFIG) as store:
+        take_step(store, 1)
+        broken = next(g for g in store.manifest(1).groups if g.request_id == "b")
+        (run / broken.path).unlink()
+        assert [g.request_id for g in store.groups(1, {"a", "unknown"})] == ["a"]
+
+
 def test_a_corrupt_group_is_named(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
         take_step(store, 1)

@@ -9,8 +9,11 @@ import random
 from typing import Any
 
 import pytest
+from bundle_helpers import make_bundle
 from PIL import Image, ImageDraw
 
+from genevolve_ray.evolution.ports import MovedToken
+from genevolve_ray.records.experience import Use
 from genevolve_ray.records.images import ImageRef, MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -19,6 +22,7 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn, TurnKind
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
 from genevolve_ray.viewer.data import ReportData
+from genevolve_ray.viewer.experience import Moved, RunExperience
 
 COLOURS = {"red": "#d9463c", "teal": "#2b9c93", "blue": "#3c62d9", "purple": "#8448c4", "orange": "#e68a2e"}
 SUBJECTS = ("Velloran lantern", "mask of Oru", "tower of Quessim", "Tarrow vessel", "idol of Brendt")
@@ -145,14 +149,46 @@ def make_metrics(steps: int, rng: random.Random) -> list[dict[str, Any]]:
                 "tool_calls_mean": 3.4 - 0.5 * rise, "turns_mean": 4.4 - 0.5 * rise,
                 "response_tokens_mean": 320 - 40 * rise + rng.gauss(0, 5), "tokens_total": 15000,
                 "tokens_per_second": 2500 + rng.gauss(0, 120), "zero_variance_groups": rng.randint(0, 2), "loss": 0.01,
-                "grad_norm": 0.4 + 0.1 * rng.random(), "entropy": 0.45 - 0.2 * rise, "clip_low_fraction": 0.001 * rise,
-                "clip_high_fraction": 0.002 * rise, "kl": 0.02 * rise, "parity": 10 ** rng.uniform(-6.4, -5.8),
+                "grad_norm": 0.4 + 0.1 * rng.random(), "entropy": 0.45 - 0.2 * rise, "clip_low": 0.001 * rise,
+                "clip_high": 0.002 * rise, "kl": 0.02 * rise, "experience_own": 4.0,
+                "experience_remembered": 2.0, "experience_hit_rate": 0.75, "experience_memory": 4.0 * step,
+                "experience_pairs": 4.0, "experience_failures": 0.0, "ved_loss": 0.12, "ved_gap": 0.15 * rise,
+                "ved_gap_abs": 0.18 * rise, "ved_gated": 0.1, "ved_gated_gap_abs": 0.15 * rise, "ved_rho_capped": 0.0,
+                "ved_gap_clipped": 0.01, "taught_sequences": 36.0, "seconds_experience": 0.01, "parity": 10 ** rng.uniform(-6.4, -5.8),
                 "probe_difference": 10 ** rng.uniform(-6.8, -6.2), "seconds_rollout": rollout, "seconds_learn": learn,
-                "seconds_sync": sync, "seconds_commit": commit, "seconds_step": rollout + learn + sync + commit + 0.2,
+                "seconds_sync": sync, "seconds_commit": commit, "seconds_step": rollout + learn + sync + commit + 0.21,
                 "peak_memory_bytes": 5.2e9 + step * 1e6,
             }
         )  # fmt: skip
     return rows
+
+
+def make_experience(requests: list[Request], store: MemoryImages, rng: random.Random) -> RunExperience:
+    """Two bundles: one taught its own request, one another request as well, and moved tokens of it."""
+    bundles, trajectories = [], {}
+    for number, request in enumerate(requests[:2]):
+        step = number + 1
+        attempts = [
+            make_trajectory(request, store, rng, skill, number, sample) for sample, skill in ((0, 0.9), (1, 0.3))
+        ]
+        for trajectory in attempts:
+            trajectory.key = trajectory.key.model_copy(update={"step": step})
+            trajectories[str(trajectory.key)] = trajectory
+        uses = [Use(step=step, request_id=request.id, similarity=1.0, own=True)]
+        uses += [Use(step=5 + i, request_id=f"train-{i}", similarity=0.9, own=False) for i in range(number * 12)]
+        bundle = make_bundle(number, step, 0.4 + number / 10, request.id, uses=uses)
+        bundle.best, bundle.worst = attempts
+        name = str(attempts[1].key)
+        bundle.moved = [
+            Moved(MovedToken(trajectory=name, position=62, gap=4.0), alike=2),
+            Moved(MovedToken(trajectory=name, position=66, gap=-1.0)),
+            Moved(MovedToken(trajectory=f"{step}/{request.id}/9/0", position=70, gap=0.5)),
+        ]
+        bundles.append(bundle)
+    return RunExperience(
+        bundles, written=31, own=20, remembered=12, trajectories=trajectories,
+        decode=lambda ids: "".join(f" w{i}" for i in ids),
+    )  # fmt: skip
 
 
 def make_report_data(requests: int = 60, steps: int = 40, seed: int = 3) -> ReportData:
@@ -200,6 +236,7 @@ def make_report_data(requests: int = 60, steps: int = 40, seed: int = 3) -> Repo
         requests=asked,
         before=before,
         after=after,
+        experience=make_experience(asked, store, rng),
         training=[make_trajectory(r, store, rng, 0.7, steps - 1, sample=i) for i, r in enumerate(asked[:3])],
         load_image=store.get,
     )  # fmt: skip

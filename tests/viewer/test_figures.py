@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 
 from genevolve_ray.viewer.data import ReportData
-from genevolve_ray.viewer.figures import Figure, figures, heldout_figure, number, smoothed
+from genevolve_ray.viewer.figures import Figure, figures, heldout_figure, hits_figure, number, smoothed
 
 
 def drawn(data: ReportData) -> dict[str, Figure]:
@@ -14,7 +14,10 @@ def drawn(data: ReportData) -> dict[str, Figure]:
 
 
 def test_every_metric_has_its_figure(report_data: ReportData) -> None:
-    names = "reward valid failures entropy kl clip gradient tools seconds speed parity tokens"
+    names = (
+        "reward valid failures entropy kl clip hits memory pairs ved gap bounds taught gradient tools seconds speed "
+        "parity tokens"
+    )
     assert list(drawn(report_data)) == names.split()
 
 
@@ -37,6 +40,32 @@ def test_phases_and_rest_stack_to_the_step_time(report_data: ReportData) -> None
     traces = drawn(report_data)["seconds"].spec["data"]
     total = [sum(values) for values in zip(*(t["y"] for t in traces), strict=True)]
     assert total == pytest.approx([row["seconds_step"] for row in report_data.metrics])
+
+
+def test_recalled_bundles_stack_to_the_hit_rate(report_data: ReportData) -> None:
+    own, others = (trace["y"] for trace in drawn(report_data)["hits"].spec["data"])
+    assert (own, others) == (pytest.approx([0.5] * 8), pytest.approx([0.25] * 8))
+
+
+def test_a_step_that_recalled_nothing_has_empty_bars() -> None:
+    rows = [{"step": 1, "experience_hit_rate": 0.0, "experience_own": 0.0, "experience_remembered": 0.0}, {"step": 2}]
+    figure = hits_figure(rows)
+    assert figure is not None
+    assert [trace["y"] for trace in figure.spec["data"]] == [[0.0, None], [0.0, None]]
+    assert hits_figure([{"step": 1}]) is None
+
+
+def test_the_gated_gap_is_the_mean_over_gated_tokens(report_data: ReportData) -> None:
+    trace = next(t for t in drawn(report_data)["gap"].spec["data"] if t["name"] == "gated |gap|")
+    assert trace["y"] == pytest.approx([row["ved_gated_gap_abs"] / 0.1 for row in report_data.metrics])
+
+
+def test_runs_without_experience_have_no_curves_of_it(report_data: ReportData) -> None:
+    for row in report_data.metrics:
+        for key in [k for k in row if "experience" in k or k.startswith(("ved", "taught"))]:
+            del row[key]
+    assert not {"hits", "memory", "pairs", "ved", "gap", "bounds", "taught"} & set(drawn(report_data))
+    assert "experience" not in [t["name"] for t in drawn(report_data)["seconds"].spec["data"]]
 
 
 def test_hover_text_of_request_ids_is_plain() -> None:

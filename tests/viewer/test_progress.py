@@ -99,9 +99,32 @@ def test_the_display_shows_phase_table_and_trend() -> None:
     text = drawing(progress)
     assert "step 14/40" in text
     assert "rollouts 31/48" in text
-    assert all(column.head in text for column in COLUMNS)
+    heads = text.splitlines()[3].split()
+    assert all(part in heads for column in COLUMNS if not column.optional for part in column.head.split())
+    assert "hits" not in heads and "gap" not in heads, "a run without experience has no columns for it"
     assert "0.700" in text and "0.200" not in text, "the last ten steps only"
     assert "0.050 → 0.700, best 0.700" in text
+
+
+def test_experience_has_its_columns_where_a_step_has_it() -> None:
+    progress = LiveProgress(screen(True)[0])
+    progress.step(1, METRICS)
+    progress.step(2, {**METRICS, "experience_hit_rate": 0.75, "ved_gap_abs": 0.18})
+    progress.phase("experience", 0, 8)
+    heads, first, second = (line.split() for line in drawing(progress).splitlines()[-4:-1])
+    found = {head: (a, b) for head, a, b in zip(joined(heads), first, second, strict=True)}
+    assert found["hits"] == ("–", "75%")
+    assert found["gap"] == ("–", "0.180")
+    assert "experience 0/8" in drawing(progress)
+
+
+def joined(heads: list[str]) -> list[str]:
+    """Return heads of two words ("roll s") as one."""
+    return [
+        head + (f" {after}" if after == "s" else "")
+        for head, after in zip(heads, [*heads[1:], ""], strict=True)
+        if head != "s"
+    ]
 
 
 def test_the_time_to_go_follows_the_usual_step() -> None:
@@ -125,7 +148,7 @@ def test_notes_are_not_markup() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_narrow_terminals_lose_the_least_important_columns(width: int) -> None:
-    columns = columns_for(width)
+    columns = columns_for(width, {"experience_hit_rate", "ved_gap_abs"})
     heads = [c.head for c in columns]
     assert {"step", "reward", "valid", "parity"} <= set(heads)
     assert sum(c.width + 2 for c in columns) <= width

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from page_helpers import HOSTILE, Page, parsed
 
+from genevolve_ray.records.experience import Use
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.report import render_report, write_report
 
-SECTIONS = ["headlines", "curves", "heldout", "gallery", "attempts", "configuration", "provenance"]
+SECTIONS = ["headlines", "curves", "experience", "heldout", "gallery", "attempts", "configuration", "provenance"]
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,9 @@ def test_headlines_show_the_comparison_with_its_interval(report_data: ReportData
 def test_whole_trajectories_can_be_opened(report_data: ReportData) -> None:
     page = read(report_data)
     trajectory = report_data.after[0]
-    assert page.count("details") == len(report_data.requests) + len(report_data.training)
+    assert report_data.experience is not None
+    bundles = len(report_data.experience.bundles)
+    assert page.count("details") == len(report_data.requests) + len(report_data.training) + bundles
     assert trajectory.verdict is not None
     for text in (trajectory.turns[0].observation, trajectory.verdict.rationale, trajectory.images["IMG_001"].title):
         assert text in page.text
@@ -77,6 +80,55 @@ def test_hostile_text_stays_text(report_data: ReportData) -> None:
     page = read(dataclasses.replace(report_data, name=HOSTILE))
     page.assert_harmless()
     # It is shown where it stood, as plain characters: name twice (title, heading), think, stray text, tool, ...
+    assert page.text.count(HOSTILE) >= 8
+
+
+def test_experience_shows_pairs_with_their_card(report_data: ReportData) -> None:
+    page = read(report_data)
+    assert page.count("article", _class="lesson") == 2
+    assert "31 bundles written; 32 lessons: 20 from a request's own bundle of the same step, 12 from" in page.words
+    assert "Shown are 2: recalled most often" in page.words
+    assert "bundle 1 · written in step 2 · test-77-00001 · best less worst +0.500" in page.words
+    assert "Searchsearch the facts firstAvoiddo not use the fan picture" in page.words
+
+
+def test_experience_shows_where_a_bundle_was_recalled_and_what_it_moved(report_data: ReportData) -> None:
+    page = read(report_data)
+    rows = page.rows("experience")
+    assert ["step 1", "test-77-00000", "1.00", "own"] in rows
+    assert ["step 5", "train-0", "0.90", "remembered"] in rows
+    assert "and 5 more" in page.words  # 13 retrievals, 8 of them listed.
+    assert [
+        "+4.000",
+        "… w54 w55 w56 w57 w58 w59 w0 w1 w2 w3 w4 w5 w6 w7 w8…",
+        "think · step 1 · sample 1 +1",
+    ] in rows
+    assert ["+0.500", "token 70", "step 1 · sample 9"] in rows, "an attempt that is not kept has no text"
+    assert page.count("tr", _class="bad") == 2 * 2
+    assert page.count("tr", _class="good") == 2
+
+
+def test_without_a_tokenizer_tokens_are_told_by_position(report_data: ReportData) -> None:
+    assert report_data.experience is not None
+    report_data.experience.decode = None
+    assert ["+4.000", "token 62", "think · step 1 · sample 1 +1"] in read(report_data).rows("experience")
+
+
+def test_hostile_experience_stays_text(report_data: ReportData) -> None:
+    run = report_data.experience
+    assert run is not None
+    bundle = run.bundles[0]
+    texts = ("trigger", "summary", "request_id")
+    bundle.experience = bundle.experience.model_copy(
+        update={**dict.fromkeys(texts, HOSTILE), "search_strategy": (HOSTILE,)}
+    )
+    bundle.uses = [Use(step=1, request_id=HOSTILE, similarity=1.0, own=True)]
+    assert bundle.best is not None
+    bundle.best.turns[0] = bundle.best.turns[0].model_copy(update={"tool": HOSTILE, "arguments": {"query": HOSTILE}})
+    bundle.best.prompt = HOSTILE
+    run.decode = lambda ids: HOSTILE[: len(ids)]
+    page = read(report_data)
+    page.assert_harmless()
     assert page.text.count(HOSTILE) >= 8
 
 
@@ -121,6 +173,7 @@ def test_a_run_with_nothing_but_a_name_still_gets_a_page() -> None:
         ({"before": []}, {"gallery"}),
         ({"requests": [], "summary": {}}, {"gallery", "heldout"}),
         ({"training": []}, {"attempts"}),
+        ({"experience": None}, {"experience"}),
         ({"config": {}}, {"configuration"}),
     ],
 )
@@ -131,7 +184,7 @@ def test_what_is_missing_is_left_out(report_data: ReportData, missing: dict[str,
 
 
 def test_a_run_without_heldout_evaluation_reports_its_training(report_data: ReportData) -> None:
-    page = read(dataclasses.replace(report_data, requests=[], before=[], after=[], summary={}))
+    page = read(dataclasses.replace(report_data, requests=[], before=[], after=[], summary={}, experience=None))
     text = " ".join(page.text.split())
     assert page.sections == ["headlines", "curves", "attempts", "configuration", "provenance"]
     assert "Training reward" in text and "Held-out reward" not in text
@@ -142,7 +195,7 @@ def test_missing_keys_and_broken_numbers_hide_their_figures(report_data: ReportD
     page = read(dataclasses.replace(report_data, metrics=rows, summary={"parity_max": "n/a", "seconds": 3}))
     plots = {a["id"] for t, a in page.tags if t == "figure" and (a.get("class") or "").startswith("plot")}
     assert plots == {"plot-reward", "plot-heldout"}
-    assert "NaN" not in "".join(body for kind, body in page.scripts if kind == "application/json")
+    assert "NaN" not in "".join(body for kind, body in page.scripts if body.startswith('{"data"'))
 
 
 def test_a_lost_picture_leaves_a_blank(report_data: ReportData) -> None:
@@ -151,7 +204,8 @@ def test_a_lost_picture_leaves_a_blank(report_data: ReportData) -> None:
 
     page = read(dataclasses.replace(report_data, load_image=lost))
     assert page.count("img") == 0
-    assert page.count("div", _class="blank") == 3 * len(report_data.requests) + len(report_data.training)
+    lessons = 2 * 2  # Two bundles with a pair each.
+    assert page.count("div", _class="blank") == 3 * len(report_data.requests) + len(report_data.training) + lessons
 
 
 def test_an_attempt_without_a_reward_is_counted_and_not_compared(report_data: ReportData) -> None:

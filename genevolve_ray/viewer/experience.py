@@ -1,0 +1,231 @@
+"""What experience did in a run: the bundles worth showing, where each was recalled, and the tokens it moved.
+
+Bundles are chosen from what the manifests say, before any trajectory is read: however long a run is, a page reads one
+memory snapshot and a few groups.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genevolve_ray.evolution.ports import Lesson, MovedToken
+from genevolve_ray.records.experience import Experience, Use
+from genevolve_ray.records.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from genevolve_ray.evolution.store import RunStore
+
+CARDS = 8
+"""Bundles that the page shows."""
+DISLIKED, PREFERRED = 7, 3
+"""Tokens shown of each bundle: those that the teacher finds less likely, and more likely, than the student does."""
+LESSONS_READ = 3
+"""Lessons of one bundle whose tokens may be shown: each takes reading a group."""
+CONSTANT = -1
+"""Stands for the number of a bundle that no pair of the run taught: the fixed one of a control."""
+
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A token that a bundle's teacher moved, and how many attempts of the group begin alike and hold it as well."""
+
+    token: MovedToken
+    alike: int = 1
+
+
+@dataclass
+class Bundle:
+    """One bundle of a run.
+
+    Attributes:
+        number: its number in the memory; `CONSTANT` for one that no pair taught.
+        experience: the bundle.
+        uses: where it taught, by step; where it taught nowhere, its retrievals as the memory recorded them.
+        moved: the tokens that it moved most, strongest first.
+        best: the attempt that it praises, None where that is not kept.
+        worst: the attempt that it warns of, None where that is not kept.
+    """
+
+    number: int
+    experience: Experience
+    uses: list[Use] = field(default_factory=list)
+    moved: list[Moved] = field(default_factory=list)
+    best: Trajectory | None = None
+    worst: Trajectory | None = None
+
+    @property
+    def remembered(self) -> int:
+        """How often it taught a request other than its own."""
+        return sum(not use.own for use in self.uses)
+
+
+@dataclass
+class RunExperience:
+    """The experience of a run as its report shows it.
+
+    Attributes:
+        bundles: the chosen ones, in order of their numbers.
+        written: how many bundles the run has written (and taught with, or still remembers).
+        own: lessons from the very step's bundle of the request.
+        remembered: all other lessons.
+        trajectories: those that the bundles and their tokens are about, by key.
+        decode: turns token ids into text; None where no tokenizer is at hand.
+    """
+
+    bundles: list[Bundle]
+    written: int = 0
+    own: int = 0
+    remembered: int = 0
+    trajectories: dict[str, Trajectory] = field(default_factory=dict)
+    decode: Decode | None = None
+
+
+def load_experience(store: RunStore) -> RunExperience | None:
+    """Return what a run's experience came to, None where no step had a lesson.
+
+    Raises:
+        StoreError: naming a file that is corrupt.
+    """
+    from genevolve_ray.evolution.restore import stored_lessons
+
+    lessons = {step: found for step in store.committed_steps() if (found := stored_lessons(store, step))}
+    if not lessons:
+        return None
+    bundles = _bundles(lessons) | _unused(store, lessons)
+    own = [lesson.own for found in lessons.values() for lesson in found]
+    chosen = choose_bundles(list(bundles.values()))
+    tokens = _moved(store, lessons, {bundle.number for bundle in chosen})
+    for bundle in chosen:
+        bundle.moved = strongest(tokens.get(bundle.number, ()))
+    run = RunExperience(
+        chosen,
+        written=len(bundles) - (CONSTANT in bundles),
+        own=sum(own),
+        remembered=len(own) - sum(own),
+        decode=load_decoder(store),
+    )
+    run.trajectories = _trajectories(store, chosen)
+    for bundle in chosen:
+        bundle.best = run.trajectories.get(bundle.experience.best)
+        bundle.worst = run.trajectories.get(bundle.experience.worst)
+    return run
+
+
+def choose_bundles(bundles: Sequence[Bundle], count: int = CARDS) -> list[Bundle]:
+    """Return at most `count` bundles in order of their numbers.
+
+    First comes the fixed bundle of a control, then up to half are those that taught other requests most often, and the
+    rest have the largest gap of their part of the run: the run is cut into as many parts as there are places left.
+    """
+    taken = [bundle for bundle in bundles if bundle.number == CONSTANT][:count]
+    written = [bundle for bundle in bundles if bundle.number != CONSTANT]
+    recalled = sorted((b for b in written if b.remembered), key=lambda b: (-b.remembered, -b.experience.gap, b.number))
+    taken += recalled[: min(count // 2, count - len(taken))]
+    rest = sorted((b for b in written if b not in taken), key=lambda b: b.number)
+    places = min(count - len(taken), len(rest))
+    for part in range(places):
+        among = rest[part * len(rest) // places : (part + 1) * len(rest) // places]
+        taken.append(max(among, key=lambda b: (b.experience.gap, -b.number)))
+    return sorted(taken, key=lambda b: b.number)
+
+
+def strongest(tokens: Iterable[MovedToken], disliked: int = DISLIKED, preferred: int = PREFERRED) -> list[Moved]:
+    """Return the tokens with the largest gaps of either sign, strongest first, those of alike beginnings once.
+
+    Attempts of one group share their beginning: the same place with the same gap is the same token in the same context.
+    """
+    alike: dict[tuple[str, int, float], list[MovedToken]] = defaultdict(list)
+    for token in tokens:
+        alike[token.trajectory.rsplit("/", 2)[0], token.position, round(token.gap, 4)].append(token)
+    found = sorted((Moved(same[0], len(same)) for same in alike.values()), key=lambda m: -abs(m.token.gap))
+    above, below = [m for m in found if m.token.gap > 0], [m for m in found if m.token.gap < 0]
+    return [*above[:disliked], *below[:preferred]]
+
+
+def load_decoder(store: RunStore) -> Decode | None:
+    """Return a decoder with the tokenizer of the run's last checkpoint or of its policy, None where neither is here."""
+    checkpoint = store.latest_checkpoint()
+    folders = [Path(store.root, "checkpoints", checkpoint.name)] if checkpoint and store.is_local else []
+    policy = store.config.get("policy")
+    if isinstance(policy, dict) and policy.get("model"):
+        folders.append(Path(str(policy["model"])))
+    file = next((f for folder in folders if (f := folder / "tokenizer.json").is_file()), None)
+    if file is None:
+        return None
+    # The bare tokenizer: a report needs neither the chat template nor the seconds that transformers takes to load.
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _number(lesson: Lesson) -> int:
+    """Return which bundle a lesson taught with; under the constant control its number is that of another one."""
+    return lesson.bundle if lesson.experience.step >= 0 else CONSTANT
+
+
+def _bundles(lessons: dict[int, list[Lesson]]) -> dict[int, Bundle]:
+    found: dict[int, Bundle] = {}
+    for step, taught in lessons.items():
+        for lesson in taught:
+            bundle = found.setdefault(_number(lesson), Bundle(_number(lesson), lesson.experience))
+            bundle.uses.append(
+                Use(step=step, request_id=lesson.request_id, similarity=lesson.similarity, own=lesson.own)
+            )
+    return found
+
+
+def _unused(store: RunStore, lessons: dict[int, list[Lesson]]) -> dict[int, Bundle]:
+    """Return the bundles of the last snapshot that no lesson taught with."""
+    from genevolve_ray.experience.snapshot import decode_memory
+
+    steps = store.experience_steps()
+    if not steps:
+        return {}
+    taught = {_number(lesson) for found in lessons.values() for lesson in found}
+    entries = decode_memory(store.get_experience(steps[-1])).entries
+    return {e.number: Bundle(e.number, e.experience, list(e.uses)) for e in entries if e.number not in taught}
+
+
+def _moved(store: RunStore, lessons: dict[int, list[Lesson]], wanted: set[int]) -> dict[int, list[MovedToken]]:
+    """Return the moved tokens of bundles, those of the few lessons that moved most."""
+    from genevolve_ray.evolution.restore import stored_moved
+
+    found: dict[int, list[list[MovedToken]]] = defaultdict(list)
+    for step, taught in lessons.items():
+        bundle_of = {lesson.request_id: _number(lesson) for lesson in taught}
+        if wanted.isdisjoint(bundle_of.values()):
+            continue
+        by_request: dict[str, list[MovedToken]] = defaultdict(list)
+        for token in stored_moved(store, step):
+            by_request[split_key(token.trajectory)[1]].append(token)
+        for request_id, tokens in by_request.items():
+            if (number := bundle_of.get(request_id)) in wanted and number is not None:
+                found[number].append(tokens)
+    kept = {n: sorted(groups, key=lambda g: -max(abs(t.gap) for t in g))[:LESSONS_READ] for n, groups in found.items()}
+    return {number: [token for group in groups for token in group] for number, groups in kept.items()}
+
+
+def _trajectories(store: RunStore, bundles: Sequence[Bundle]) -> dict[str, Trajectory]:
+    """Return the trajectories that bundles and their tokens name, by key; those that are not kept are missing."""
+    names = {name for b in bundles for name in (b.experience.best, b.experience.worst) if name}
+    names |= {moved.token.trajectory for b in bundles for moved in b.moved}
+    wanted: dict[int, set[str]] = defaultdict(set)
+    for name in names:
+        step, request_id = split_key(name)
+        wanted[step].add(request_id)
+    steps = [step for step in sorted(wanted) if 1 <= step <= store.last_step]
+    groups = [group for step in steps for group in store.groups(step, wanted[step])]
+    return {str(t.key): t for group in groups for t in group.trajectories if str(t.key) in names}
+
+
+def split_key(name: str) -> tuple[int, str]:
+    """Return (step, request id) of a trajectory's key as text; a request id may hold slashes. Step -1: no key."""
+    step, _, rest = name.partition("/")
+    return (int(step) if step.isdigit() else -1), rest.rsplit("/", 2)[0]
