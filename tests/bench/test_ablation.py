@@ -1,0 +1,141 @@
+"""The whole comparison over stand-ins: which runs are made, what is read again, what the result holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "evolution"))
+
+from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, make_config
+
+from genevolve_ray.bench import ablation
+from genevolve_ray.bench.ablation import AblationPlan, ablate
+from genevolve_ray.bench.arms import Arm
+from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.experience.memory import ExperienceMemory
+from genevolve_ray.records.experience import Experience
+
+Ablate = Callable[..., Any]
+GENERIC = Experience(search_strategy=("search facts",))
+
+
+class StubEngine:
+    """Remembers which weights it was given, and whether it was closed."""
+
+    def __init__(self) -> None:
+        self.updates: list[str] = []
+        self.closed = False
+
+    async def update(self, folder: str, version: int) -> float:
+        self.updates.append(folder)
+        return 0.0
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class StubExperience:
+    """Learns nothing and keeps an empty memory."""
+
+    async def learn(self, *arguments: Any) -> Any:
+        from genevolve_ray.evolution.ports import ExperienceStep
+
+        return ExperienceStep()
+
+    async def snapshot(self) -> bytes:
+        return ExperienceMemory().snapshot()
+
+    async def restore(self, snapshot: bytes) -> None:
+        return None
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What was built, by kind."""
+    made: dict[str, list[Any]] = {"engine": [], "rollouts": [], "learner": []}
+
+    def build(kind: str, make: Callable[[], Any]) -> Callable[..., Any]:
+        def built(*_: Any) -> Any:
+            made[kind].append(make())
+            return made[kind][-1]
+
+        return built
+
+    async def start_engine(*_: Any) -> StubEngine:
+        made["engine"].append(StubEngine())
+        return made["engine"][-1]
+
+    monkeypatch.setattr(ablation, "start_engine", start_engine)
+    monkeypatch.setattr(ablation, "build_rollouts", build("rollouts", FakeRollouts))
+    monkeypatch.setattr(ablation, "start_learner", build("learner", FakeLearner))
+    monkeypatch.setattr(
+        ablation, "start_experience", lambda config: StubExperience() if config.experience.enabled else None
+    )
+    monkeypatch.setattr(PluginSpec, "build", lambda self, *_: FakeRequests())
+    return made
+
+
+def full() -> EvolutionConfig:
+    base = make_config(validate_every=1, validation_requests=2)
+    ved = base.learner.ved.model_copy(update={"coefficient": 1.0})
+    return base.model_copy(
+        update={
+            "experience": base.experience.model_copy(update={"enabled": True}),
+            "learner": base.learner.model_copy(update={"ved": ved}),
+        }
+    )
+
+
+async def compare(folder: Path, *arms: Arm, seeds: int = 2) -> tuple[dict[str, Any], list[str]]:
+    notes: list[str] = []
+    plan = AblationPlan(arms=arms, seeds=seeds, requests=4, constant=GENERIC)
+    return await ablate(full(), Path("model"), folder, plan, notes.append), notes
+
+
+async def test_every_arm_is_run_under_every_seed_from_one_engine(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    result, notes = await compare(tmp_path, Arm.SFT, Arm.GRPO, Arm.FULL)
+    assert [note.split(":")[0] for note in notes] == [
+        f"seed {seed} {arm}" for seed in (1, 2) for arm in ("sft", "grpo", "full")
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["full-1", "full-2", "grpo-1", "grpo-2", "sft-1", "sft-2"]
+    assert len(made["engine"]) == 1 and made["engine"][0].closed
+    assert [len(learner.steps) for learner in made["learner"]] == [0, 3, 3] * 2
+    arms = result["arms"]
+    assert {"mean", "low", "high", "greedy", "per_seed"} <= arms["full"].keys()
+    assert [len(arms[name]["per_seed"]) for name in ("sft", "grpo", "full")] == [2, 2, 2]
+    assert [step for step, _ in arms["grpo"]["curve"]] == [1, 2, 3] and arms["sft"]["curve"] == []
+    assert {"full_minus_grpo", "grpo_minus_sft"} <= result.keys() and "full_minus_shuffled" not in result
+
+
+async def test_arms_meet_the_same_requests_and_the_same_dice(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    await compare(tmp_path, Arm.GRPO, Arm.SHUFFLED, seeds=1)
+    drawn = [[(t.request.id, t.seed, t.render_seed, t.split) for t in r.tasks] for r in made["rollouts"]]
+    assert sorted(drawn[0]) == sorted(drawn[1])
+
+
+async def test_what_is_finished_is_read_and_not_made_again(made: dict[str, list[Any]], tmp_path: Path) -> None:
+    first, _ = await compare(tmp_path, Arm.GRPO)
+    for built in made.values():
+        built.clear()
+    again, _ = await compare(tmp_path, Arm.GRPO)
+    assert again == first
+    assert all(not rollouts.tasks for rollouts in made["rollouts"])
+    assert all(not learner.steps for learner in made["learner"])
+
+
+async def test_the_engine_is_closed_when_a_run_fails(
+    made: dict[str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no learner")
+
+    monkeypatch.setattr(ablation, "start_learner", fail)
+    with pytest.raises(RuntimeError, match="no learner"):
+        await compare(tmp_path, Arm.GRPO)
+    assert made["engine"][0].closed
