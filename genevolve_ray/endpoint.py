@@ -90,7 +90,7 @@ class Endpoint:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(config.attempts),
             wait=self._wait,
-            retry=retry_if_exception_type((_TryAgainError, httpx.TransportError, TimeoutError)),
+            retry=retry_if_exception_type((_TryAgainError, httpx.RequestError, TimeoutError)),
         )
         try:
             async for attempt in retrying:

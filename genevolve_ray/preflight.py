@@ -31,6 +31,11 @@ def preflight(config: RunConfig, *, model: bool = True) -> None:
             check_model(model_folder(config.policy.model), device=config.engine.device)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
+    embedder = config.experience.embedder
+    if config.experience.enabled and embedder.kind == "transformers":
+        folder = Path(embedder.transformers.model)
+        if not (folder / "config.json").is_file():
+            raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
     roles = ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
     for role in roles:
         _check_plugin(role, getattr(config, role))

@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from pydantic import ValidationError
+
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.evolution.inprocess import Ports, in_process
 from genevolve_ray.evolution.loop import Evolution
@@ -255,18 +257,29 @@ def ablate_run(
         raise UserFault(f"genevolve ablate: unknown preset {preset!r}; there is atlas")
     from genevolve_ray.atlas.teacher import GENERIC
     from genevolve_ray.bench.ablation import AblationPlan, ablate
-    from genevolve_ray.bench.arms import Arm
+    from genevolve_ray.bench.arms import Arm, arm_config
     from genevolve_ray.viewer.ablation import write_ablation
 
+    if out.suffix != ".json":
+        raise UserFault(
+            f"genevolve ablate: --json {str(out)!r} must end in .json: the runs and a page are kept beside it"
+        )
     names = [name.strip() for name in arms.split(",") if name.strip()]
     if unknown := [name for name in names if name not in list(Arm)]:
         raise UserFault(f"genevolve ablate: unknown arms {', '.join(unknown)}; there are {', '.join(Arm)}")
     overrides = [*settings, *([f"loop.steps={steps}"] if steps is not None else [])]
     config = load_config(preset, overrides)
     preflight(config)
-    plan = AblationPlan(
-        arms=tuple(map(Arm, names)), seeds=seeds, world_seed=world_seed, requests=requests, constant=GENERIC
-    )
+    try:
+        plan = AblationPlan(
+            arms=tuple(map(Arm, names)), seeds=seeds, world_seed=world_seed, requests=requests, constant=GENERIC
+        )
+        for arm in plan.arms:
+            arm_config(config, arm, seed=1, constant=GENERIC)
+    except ValidationError as error:
+        raise UserFault(f"genevolve ablate: --arms {arms!r}: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise UserFault(f"genevolve ablate: {error}") from error
     folder, model = out.with_suffix(""), model_folder(config.policy.model)
     result = asyncio.run(ablate(config, model, folder, plan, lambda text: print(text, flush=True)))
     write_json(result, out)
@@ -277,7 +290,9 @@ def ablate_run(
 def write_json(result: dict[str, Any], out: Path) -> None:
     """Write a result, making its folder."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    temporary = out.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(out)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Shape legend: S seeds, M requests.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from genevolve_ray.bench.arms import Arm, arm_config
-from genevolve_ray.bench.intervals import Interval, nested_interval
+from genevolve_ray.bench.intervals import Interval, grouped_interval, nested_interval
 from genevolve_ray.bench.lift import measure_lift
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.evolution.collect import evaluate
+from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.inprocess import (
     LocalRollouts,
     build_rollouts,
@@ -41,8 +43,8 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
-SAMPLED, GREEDY = "ablation-sampled", "ablation-greedy"
-"""Names in an arm's run store: held-out trajectories of the policy that it ended with."""
+SAMPLED, GREEDY = "sampled", "greedy"
+"""How the held-out requests are sampled."""
 DIAGNOSTICS = (
     "entropy",
     "reward_mean",
@@ -50,6 +52,9 @@ DIAGNOSTICS = (
     "experience_hit_rate",
     "experience_own",
     "experience_remembered",
+    "experience_failures",
+    "embedder_failures",
+    "teacher_contexts_too_long",
     "ved_gap_abs",
     "ved_gated",
     "ved_gated_gap_abs",
@@ -151,29 +156,45 @@ async def _run(
         rollouts = build_rollouts(config, model, engine, store.images)
         learner = start_learner(config, model)
         steps = 0 if arm is Arm.SFT else config.loop.steps
-        finished = {SAMPLED, GREEDY} <= set(store.trajectory_names()) and store.last_step == steps
-        lift = None
-        if not finished:
+        if store.last_step > steps:
+            raise StoreError(f"run {folder} has taken {store.last_step} steps already, {steps} are asked for")
+        names = {kind: _tested_name(kind, plan, steps) for kind in (SAMPLED, GREEDY)}
+        if not set(names.values()) <= set(store.trajectory_names()):
             evolution = Evolution(
                 config, sources, rollouts, learner, transport, store, Silence(), start_experience(config)
             )
             version = await evolution.start()
             if steps:
                 await evolution.run(version)
-            await _test(config, rollouts, sources, store, plan)
+            await _test(config, rollouts, sources, store, plan, names)
+        lift = None
         if arm is Arm.FULL:
-            lift = await _lift(config, rollouts, engine, model, sources, store)
-        return _scores(store, sources, plan), _row(store), lift
+            kept = folder / f"bundle-lift-{steps:06d}.json"
+            if not kept.is_file():
+                lift = await _lift(config, rollouts, engine, model, sources, store)
+                kept.write_text(json.dumps(lift), encoding="utf-8")
+            lift = json.loads(kept.read_text(encoding="utf-8"))
+        return _scores(store, sources, plan, names[SAMPLED]), _row(store, names), lift
+
+
+def _tested_name(kind: str, plan: AblationPlan, steps: int) -> str:
+    """Return under which name an arm keeps held-out trajectories: other requests or steps are another measurement."""
+    return f"ablation-{kind}-world{plan.world_seed}-requests{plan.requests}-step{steps:06d}"
 
 
 async def _test(
-    config: EvolutionConfig, rollouts: LocalRollouts, sources: _Sources, store: RunStore, plan: AblationPlan
+    config: EvolutionConfig,
+    rollouts: LocalRollouts,
+    sources: _Sources,
+    store: RunStore,
+    plan: AblationPlan,
+    names: dict[str, str],
 ) -> None:
     requests = sources.heldout(plan.requests)
-    for name, temperature in ((SAMPLED, config.sampling.temperature), (GREEDY, 0.0)):
+    for kind, temperature in ((SAMPLED, config.sampling.temperature), (GREEDY, 0.0)):
         sampling = SamplingParams(temperature=temperature, top_p=config.sampling.top_p)
         tested = await evaluate(requests, rollouts, run_seed=config.seed, sampling=sampling, split="ablation")
-        store.put_trajectories(name, tested)
+        store.put_trajectories(names[kind], tested)
     store.put_requests("ablation", requests)
 
 
@@ -191,8 +212,8 @@ def _tested(config: EvolutionConfig, plan: AblationPlan, store: RunStore) -> Req
     return source
 
 
-def _scores(store: RunStore, sources: _Sources, plan: AblationPlan) -> NDArray[np.float64]:
-    found = {t.key.request_id: _score(t) for t in store.get_trajectories(SAMPLED)}
+def _scores(store: RunStore, sources: _Sources, plan: AblationPlan, name: str) -> NDArray[np.float64]:
+    found = {t.key.request_id: _score(t) for t in store.get_trajectories(name)}
     return np.array([found.get(r.id, math.nan) for r in sources.heldout(plan.requests)], dtype=np.float64)
 
 
@@ -201,8 +222,8 @@ def _score(trajectory: Trajectory) -> float:
     return trajectory.score if scored else math.nan
 
 
-def _row(store: RunStore) -> dict[str, Any]:
-    sampled, greedy = (evaluation_metrics(store.get_trajectories(name)) for name in (SAMPLED, GREEDY))
+def _row(store: RunStore, names: dict[str, str]) -> dict[str, Any]:
+    sampled, greedy = (evaluation_metrics(store.get_trajectories(names[kind])) for kind in (SAMPLED, GREEDY))
     metrics = store.metrics()
     means = {n: fmean(v) for n in DIAGNOSTICS if (v := [m[n] for m in metrics if m.get(n) is not None])}
     return {
@@ -251,12 +272,8 @@ def _result(
 
 def _pooled(lifts: Sequence[Sequence[float]]) -> dict[str, float] | None:
     """Return mean and interval of paired gains, one list per seed; None where there are none."""
-    filled = [list(x) for x in lifts if len(x)]
-    if not filled:
-        return None
-    longest = max(map(len, filled))
-    table = np.array([x + [math.nan] * (longest - len(x)) for x in filled])
-    return nested_interval(table, seed=0).model_dump() | {"pairs": sum(map(len, filled))}
+    filled = [x for x in lifts if len(x)]
+    return grouped_interval(filled, seed=0).model_dump() | {"pairs": sum(map(len, filled))} if filled else None
 
 
 def _arm(interval: Interval, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

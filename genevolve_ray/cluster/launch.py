@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.errors import LearnerLost, StartError, arrive
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
-from genevolve_ray.cluster.memory import NAME, ExperienceWorker, RayExperience
+from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, application, services_of
@@ -112,7 +112,7 @@ class _Launch:
         }
         experience = None
         if self.config.experience.enabled:
-            experience = RayExperience(self._create_memory, cluster.experience_attempts)
+            experience = RayExperience(self._create_memory, ray.kill, cluster.experience_attempts)
             parts["experience"] = experience.start()
         await self._all_up(parts)
         return ClusterPorts(self.rollouts, learner, experience, self.seconds)
@@ -192,7 +192,7 @@ class _Launch:
     def _create_memory(self) -> Any:
         import ray
 
-        options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0, "name": NAME}
+        options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0}
         environment = {"env_vars": {"HF_HUB_OFFLINE": "1"}}
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 

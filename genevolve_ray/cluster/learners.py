@@ -145,4 +145,6 @@ async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]
 def learner_environment(config: RunConfig) -> dict[str, str]:
     """Return the environment variables of the learner's process: OpenMP reads its number of threads once, at import."""
     threads = config.learner.threads
-    return {"HF_HUB_OFFLINE": "1"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    return {"HF_HUB_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"} | (
+        {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    )

@@ -1,4 +1,4 @@
-"""The experience memory as a named actor: one writer, which lives again from the last committed state when it dies."""
+"""The experience memory as an actor: one writer, which lives again from the last committed state when it dies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.evolution.ports import ExperienceStep
@@ -16,9 +16,6 @@ from genevolve_ray.records.trajectory import Group
 if TYPE_CHECKING:
     from genevolve_ray.config import RunConfig
     from genevolve_ray.evolution.experience import LocalExperience
-
-NAME = "experience"
-"""The actor's name in the namespace of its run."""
 
 
 class ExperienceWorker:
@@ -44,19 +41,21 @@ class ExperienceWorker:
 class RayExperience:
     """The experience port over the memory actor.
 
-    When the actor dies, a new one takes its place with the memory of the last committed step, and the call is made
-    again: what a step learns depends only on that memory and on the step's groups.
+    When the actor dies, or cannot be reached, a new one takes its place with the memory of the last committed step, and
+    the call is made again: what a step learns depends only on that memory and on the step's groups.
     """
 
-    def __init__(self, create: Callable[[], Any], attempts: int) -> None:
+    def __init__(self, create: Callable[[], Any], kill: Callable[[Any], None], attempts: int) -> None:
         """Create the actor; `start` waits for it.
 
         Args:
             create: returns a new actor, at once.
+            kill: ends an actor at once.
             attempts: how often one call is made.
         """
-        self._create, self._attempts = create, attempts
+        self._create, self._kill, self._attempts = create, kill, attempts
         self._committed: bytes | None = None
+        self._lost = False
         self.worker = create()
 
     async def start(self) -> None:
@@ -64,8 +63,11 @@ class RayExperience:
         await arrive(self.worker.start.remote())
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
-        """Write a step's bundles and recall one for each request."""
-        learned: ExperienceStep = await self._call("learn", list(requests), list(groups), step)
+        """Write a step's bundles and recall one for each request. Raises RayActorError when actors keep dying."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(RayActorError), stop=stop_after_attempt(self._attempts), reraise=True
+        )
+        learned: ExperienceStep = await retrying(self._once, "learn", list(requests), list(groups), step)
         return learned
 
     async def snapshot(self) -> bytes:
@@ -79,20 +81,20 @@ class RayExperience:
         await arrive(self.worker.call.remote("restore", snapshot))
         self._committed = snapshot
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(RayActorError),
-            stop=stop_after_attempt(self._attempts),
-            before_sleep=self._renew,
-            reraise=True,
-        )
-        return await retrying(self._once, method, *arguments)
-
     async def _once(self, method: str, *arguments: Any) -> Any:
-        return await arrive(self.worker.call.remote(method, *arguments))
+        if self._lost:
+            await self._renew()
+        try:
+            return await arrive(self.worker.call.remote(method, *arguments))
+        except RayActorError:
+            self._lost = True
+            raise
 
-    async def _renew(self, _: RetryCallState) -> None:
+    async def _renew(self) -> None:
+        """Put a new actor in the place of a lost one; when that one dies as well, the next try begins here again."""
+        self._kill(self.worker)  # it may live, and only be out of reach
         self.worker = self._create()
         await self.start()
         if self._committed is not None:
             await arrive(self.worker.call.remote("restore", self._committed))
+        self._lost = False

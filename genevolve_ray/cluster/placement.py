@@ -58,6 +58,11 @@ def check_devices(config: RunConfig) -> None:
         ("engine.device", config.engine.device, "cluster.rollout_gpus", cluster.rollout_gpus),
         ("learner.device", config.learner.device, "cluster.learner_gpus", cluster.learner_gpus),
     )
+    if cluster.learner_ranks > 1 and config.learner.device != "cpu" and 0 < cluster.learner_gpus < 1:
+        raise PlacementError(
+            f"cluster.learner_ranks={cluster.learner_ranks} needs a whole GPU for each, "
+            f"cluster.learner_gpus={cluster.learner_gpus:g} may put two on one"
+        )
     for key, device, reservation, gpus in pairs:
         if device != "cpu" and not gpus:
             raise PlacementError(f"{key}={device} computes on a GPU, but {reservation}={gpus:g} reserves none")

@@ -94,9 +94,15 @@ class PublishedRequests:
         reading = ReadConfig(root=config.image_root, check_images=config.check_images)
         heldout = list(read_bench(config.heldout_paths, self.report, reading))
         # Bad bench rows are reported above; here they keep their requests out all the same.
-        kept_out = read_exclusion((*config.exclude_paths, *config.heldout_paths), RejectionReport())
+        kept_out = Exclusion(())
+        for path in (*config.exclude_paths, *config.heldout_paths):
+            excluding = RejectionReport()
+            kept_out |= (found := read_exclusion((path,), excluding))
+            if not (found.keys or found.indices):
+                raise DataError(f"{path} keeps no request out of training: {excluding.text()}")
         validation = list(kept_out.apply(read_rl(config.validation_paths, self.report, reading), self.report))
-        kept_out |= Exclusion(row.key for row in validation)
+        indices = (row.pool_index for row in validation if row.pool_index is not None)
+        kept_out |= Exclusion((row.key for row in validation), indices)
         rows = list(kept_out.apply(read_rl(config.paths, self.report, reading), self.report))
         try:
             parts = split_keys((row.key for row in rows), config.split)

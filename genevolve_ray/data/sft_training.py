@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from genevolve_ray import __version__
 from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
 from genevolve_ray.records.base import Config
+from genevolve_ray.records.published.exclusion import read_exclusion
 from genevolve_ray.records.published.rejections import DataError, Reason, Rejection, RejectionReport
 from genevolve_ray.records.published.splits import Split, SplitConfig, split_keys
 from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
@@ -56,6 +57,8 @@ class SftRowsConfig(Config):
     """Torch threads; 0 leaves torch's setting alone."""
     seed: int = Field(default=1, ge=0)
     images: ImageMode = "text"
+    exclude_paths: tuple[Path, ...] = ()
+    """Bench rows: their requests are kept out of training."""
     heldout_paths: tuple[Path, ...] = ()
     heldout_fraction: float = Field(default=200 / 9000, ge=0, lt=1)
     """Share of requests held out where there are no `heldout_paths`; 0 leaves the held-out loss away."""
@@ -101,14 +104,19 @@ def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig,
         DataError: for a file that is missing or broken, or when no row is left to train on.
     """
     apart = list(read_sft(config.heldout_paths, report, config.reading))
-    away = {row.key for row in apart}
-    if apart or config.heldout_paths:
+    if config.heldout_paths and not apart:
+        raise DataError(f"no row to evaluate on in {', '.join(map(str, config.heldout_paths))}: {report.text()}")
+    excluded = set(read_exclusion(config.exclude_paths, report).keys) if config.exclude_paths else set()
+    if config.exclude_paths and not excluded:
+        raise DataError(f"{', '.join(map(str, config.exclude_paths))} keep no request out of training: {report.text()}")
+    away = {row.key for row in apart} | excluded
+    if apart:
         train = _without(away, read_sft(paths, report, config.reading), report)
         rows = RowSets(list(encoder.encode_all(train, report)), list(encoder.encode_all(apart, report)))
     else:
         split = SplitConfig(validation=config.heldout_fraction, seed=config.seed)
         rows = RowSets([], [])
-        for row in read_sft(paths, report, config.reading):
+        for row in _without(away, read_sft(paths, report, config.reading), report):
             part = split_keys([row.key], split)[row.key]
             target = rows.heldout if part is Split.VALIDATION else rows.train
             target.extend(encoder.encode_all([row], report))

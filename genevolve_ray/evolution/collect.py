@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
 
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
@@ -50,6 +51,17 @@ async def collect_group(
 
     samples = await gather_or_cancel(sample(index) for index in range(group_size))
     return Group(request.id, step, [trajectory for attempts in samples for trajectory in attempts])
+
+
+def distinct(requests: list[Request], step: int) -> list[Request]:
+    """Return the requests of a step. Raises StoreError when one is there twice: a step keeps one group of each."""
+    twice = sorted({r.id for r in requests if sum(r.id == other.id for other in requests) > 1})
+    if twice:
+        raise StoreError(
+            f"step {step} would hold request {twice[0]!r} twice: loop.requests_per_step={len(requests)} is too many "
+            "for so few training requests"
+        )
+    return requests
 
 
 async def gather_or_cancel(work: Iterable[Coroutine[object, object, T]]) -> list[T]:

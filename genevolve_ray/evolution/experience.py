@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from genevolve_ray.endpoint import EndpointRefusal
 from genevolve_ray.evolution.ports import ExperienceStep, Lesson
 from genevolve_ray.experience.config import Control, ExperienceConfig
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
@@ -20,6 +21,10 @@ from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
 from genevolve_ray.tools.protocol import InfraFailure
+
+MAX_FAULTS = 3
+"""Faults of a step that are told in words; all are counted."""
+_PERMANENT = (401, 403, 404)
 
 
 class LocalExperience:
@@ -40,7 +45,8 @@ class LocalExperience:
         found = best_worst_pairs(groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
         posed = {request.id: request for request in requests}
         compared = await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in found))
-        bundles = [(posed[b.request_id], b) for b in compared if b is not None]
+        bundles = [(posed[b.request_id], b) for b in compared if isinstance(b, Experience)]
+        faults = [str(fault) for fault in compared if not isinstance(fault, Experience)][:MAX_FAULTS]
         metrics: dict[str, float] = {
             "experience_pairs": len(found),
             "experience_failures": len(found) - len(bundles),
@@ -48,7 +54,9 @@ class LocalExperience:
         try:
             await remember(self._memory, self._embedder, bundles, config.key)
             hits = await recall(self._memory, self._embedder, requests, step, config.key)
-        except InfraFailure:
+        except InfraFailure as fault:
+            _end_if_permanent(fault)
+            faults.append(str(fault))
             hits, metrics["embedder_failures"] = [None] * len(requests), 1
         lessons = self._controlled(requests, hits, step)
         own = sum(lesson.own for lesson in lessons)
@@ -59,7 +67,8 @@ class LocalExperience:
             "experience_hit_rate": len(lessons) / max(1, len(requests)),
             "experience_similarity": sum(x.similarity for x in lessons) / max(1, len(lessons)),
         }
-        return ExperienceStep(lessons=tuple(lessons), metrics={name: float(x) for name, x in metrics.items()})
+        numbers = {name: float(x) for name, x in metrics.items()}
+        return ExperienceStep(lessons=tuple(lessons), faults=tuple(faults), metrics=numbers)
 
     async def snapshot(self) -> bytes:
         """Return the memory as bytes."""
@@ -69,11 +78,12 @@ class LocalExperience:
         """Become the memory of a snapshot. Raises SnapshotError."""
         self._memory = ExperienceMemory.restore(snapshot, self._config.memory)
 
-    async def _compare(self, request: Request, pair: Pair) -> Experience | None:
+    async def _compare(self, request: Request, pair: Pair) -> Experience | InfraFailure | LeakError:
         try:
             return await self._summariser.compare(request, pair)
-        except (InfraFailure, LeakError):  # no bundle is better than one that gives an answer away
-            return None
+        except (InfraFailure, LeakError) as fault:  # no bundle is better than one that gives an answer away
+            _end_if_permanent(fault)
+            return fault
 
     def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None], step: int) -> list[Lesson]:
         """Return what each request is taught with; the controls change whose bundle it is, never how many are taught."""
@@ -97,10 +107,17 @@ class LocalExperience:
         return lessons
 
     def _of_another(self, request: Request, hits: Sequence[Hit], place: int) -> Hit:
-        """Return the next hit of the step that was written for another request, else any remembered one, else its own."""
-        order = [*hits[place + 1 :], *hits[:place]]
-        others = [hit for hit in order if hit.experience.request_id != request.id]
-        if not others:
-            entries = [e for e in self._memory.entries if e.experience.request_id != request.id]
-            others = [Hit(e.number, e.experience, 0.0) for e in entries]
-        return others[0] if others else hits[place]
+        """Return the step's next bundle that is neither this request's nor the one it recalled, else any remembered one.
+
+        In an empty world there is only its own.
+        """
+        order = [*hits[place + 1 :], *hits[:place], *(Hit(e.number, e.experience, 0.0) for e in self._memory.entries)]
+        withheld = hits[place].number
+        others = (h for h in order if h.experience.request_id != request.id and h.number != withheld)
+        return next(others, hits[place])
+
+
+def _end_if_permanent(fault: Exception) -> None:
+    """Raise a refusal that no later step mends: a wrong token, model or address would quietly switch experience off."""
+    if isinstance(fault, EndpointRefusal) and fault.status in _PERMANENT:
+        raise fault

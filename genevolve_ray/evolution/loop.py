@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.collect import collect_group, evaluate, gather_or_cancel
+from genevolve_ray.evolution.collect import collect_group, distinct, evaluate, gather_or_cancel
 from genevolve_ray.evolution.measures import Clock, check_parity, evaluation_metrics, group_metrics
 from genevolve_ray.evolution.ports import ExperiencePort, ExperienceStep, LearnerPort, RequestSource, RolloutPort
 from genevolve_ray.evolution.restore import lesson_state, restore
@@ -58,7 +58,7 @@ class Evolution:
     def lease(self, step: int) -> list[Request]:
         """Return the requests of a step; the same step always leases the same ones."""
         size = self.config.loop.requests_per_step
-        return [self.requests.train((step - 1) * size + i) for i in range(size)]
+        return distinct([self.requests.train((step - 1) * size + i) for i in range(size)], step)
 
     async def collect(self, requests: Sequence[Request], step: int) -> list[Group]:
         """Return judged, persisted groups in request order; those that an interrupted attempt left are used again."""
@@ -94,7 +94,10 @@ class Evolution:
         if self.experience is None:
             return ExperienceStep()
         self.watcher.phase("experience", 0, len(groups))
-        return await self.experience.learn(requests, groups, step)
+        learned = await self.experience.learn(requests, groups, step)
+        for fault in learned.faults:
+            self.watcher.note(f"step {step}, experience: {fault}")
+        return learned
 
     async def publish(self, version: int) -> float:
         """Give the engines the learner's weights; they sample only after the probe agrees. Returns the difference."""

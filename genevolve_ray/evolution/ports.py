@@ -67,6 +67,8 @@ class ExperienceStep(Record):
     """What the experience of a step came to: a lesson for each request that recalled one, and numbers about it."""
 
     lessons: tuple[Lesson, ...] = ()
+    faults: tuple[str, ...] = ()
+    """What summariser or embedder gave up on, in words."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
 

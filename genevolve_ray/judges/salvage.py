@@ -24,6 +24,8 @@ def salvage_object(text: str) -> dict[str, Any]:
     try:
         # Not strict: models write line breaks inside strings.
         loaded = json.loads(body, strict=False)
+        # Half a surrogate pair, which JSON can escape and no file can hold, is a ValueError here.
+        json.dumps(loaded, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("the answer is nested too deeply") from error
     if not isinstance(loaded, dict):

@@ -41,11 +41,13 @@ class TeacherContext:
         tokens: token ids, longer than the student's by the inserted ones.
         policy_mask: True where the policy sampled the token: the same tokens in the same order as the student's.
         gate: for each POLICY token, whether its kind of span may be taught; empty means all.
+        images: the student's own pictures.
     """
 
     tokens: Sequence[int]
     policy_mask: Sequence[bool]
     gate: Sequence[bool] = ()
+    images: ImageInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class TrainSequence:
         theirs, own = (
             [t for t, wanted in zip(s.tokens, s.policy_mask, strict=True) if wanted] for s in (teacher, self)
         )
+        if teacher.images is not self.images:
+            raise ValueError("the teacher must see the student's own pictures, or it would teach blindness")
         if theirs != own or len(teacher.gate) not in (0, len(own)):
             raise ValueError(
                 f"the teacher must score the student's own tokens: {len(theirs)} and {len(own)} policy tokens, "

@@ -98,16 +98,6 @@ class Ranks:
         dist.all_reduce(values_N)
         return [part.tolist() for part in torch.split(values_N, sizes)]
 
-    def agree(self, digest: str) -> str:
-        """Return rank 0's hexadecimal digest on every rank."""
-        if self.size == 1:
-            return digest
-        data = torch.zeros(32, dtype=torch.uint8)
-        if self.first:
-            data = torch.frombuffer(bytearray.fromhex(digest), dtype=torch.uint8)
-        dist.broadcast(data, 0)
-        return bytes(data.tolist()).hex()
-
 
 def join_ranks(
     rank: int, size: int, address: str, device: str = "cpu", timeout: float = TIMEOUT_SECONDS, sharded: bool = False

@@ -62,7 +62,12 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             wrapped = get_peft_model(model, wanted, TRAINED)
+    head: Any = model
     for name, module in _layers(model):
+        if module is head.get_output_embeddings():
+            raise ValueError(
+                f"LoRA target {name} is the output projection, by whose weight the learner multiplies itself"
+            )
         if not isinstance(module.get_base_layer(), nn.Linear):
             raise ValueError(f"LoRA target {name} is a {type(module.get_base_layer()).__name__}, not a Linear")
     description = wrapped.peft_config[TRAINED]

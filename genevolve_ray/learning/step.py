@@ -100,6 +100,9 @@ class Learner:
             torch.set_num_threads(config.threads)
         self.config = config
         self._device = torch.device(config.device)
+        if self._device.type == "cuda":
+            # A resumed run applies stored batches again and must come out hash-equal.
+            torch.use_deterministic_algorithms(True, warn_only=True)
         self._ranks = ranks or (lone_rank(config.device) if config.offload else Ranks())
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
         self._tokenizer_dir = Path(model_dir) if has_tokenizer(model_dir) else None
@@ -358,7 +361,7 @@ class Learner:
         torch.set_rng_state(state["rng"])
 
     def state_hash(self) -> str:
-        """Return a hash of what is trained and of the optimizer's state, the same for any number of ranks.
+        """Return a hash of what is trained and of the optimizer's state, the same for any number of ranks; rank 0 has it.
 
         Equal hashes promise bit-equal next steps on equal batches (in one process; with LoRA on the same base).
         """
@@ -366,7 +369,8 @@ class Learner:
         tensors = {f"model.{name}": tensor for name, tensor in state["model"].items()}
         for index, slots in state["optimizer"]["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-        return self._ranks.agree(state_hash(tensors) if self._ranks.first else "")
+        # The others do not wait for it: hashing a large state takes longer than a collective may.
+        return state_hash(tensors) if self._ranks.first else ""
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint: HF layout, with LoRA peft's (and the tokenizer, if there is one), and optimizer.pt."""
@@ -389,7 +393,7 @@ class Learner:
             weights = load_policy(folder, base_dtype(self.config)).state_dict()
         else:
             weights = read_adapter(folder)
-        rest = torch.load(Path(folder) / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        rest = torch.load(Path(folder) / OPTIMIZER_FILE, map_location="cpu", weights_only=True, mmap=True)
         self.load_state_dict({"model": weights, **rest})
 
     def write_weights(self, folder: str | Path) -> str:

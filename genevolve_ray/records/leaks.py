@@ -179,13 +179,15 @@ def _surely_a_name(word: str, plain: set[str]) -> bool:
 
 
 def _written(trajectory: Trajectory) -> Iterator[str]:
-    """Yield what an attempt asked and wrote."""
+    """Yield what an attempt asked and wrote, and what its judge said."""
     for turn in trajectory.turns:
         if turn.tool != "query_knowledge":
             yield from _strings(turn.arguments)
     if trajectory.program is not None:
         yield trajectory.program.gen_prompt
         yield from (reference.note for reference in trajectory.program.reference_images)
+    if trajectory.verdict is not None:  # A judge sees the truth, and a summariser reads what it says.
+        yield trajectory.verdict.rationale
 
 
 def _seen(trajectory: Trajectory) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genevolve_ray.bench.intervals import nested_interval
+from genevolve_ray.bench.intervals import grouped_interval, nested_interval
 
 
 def scores(between: float, within: float, seeds: int = 5, requests: int = 200, mean: float = 0.5) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_what_differs_between_seeds_widens_the_interval() -> None:
     narrow = nested_interval(scores(0.0, 0.3), seed=0)
     assert narrow.high - narrow.low == pytest.approx(2 * 1.96 * 0.3 / np.sqrt(1000), rel=0.6)
     wide = nested_interval(scores(0.2, 0.3), seed=0)
-    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
 def test_missing_scores_are_left_out() -> None:
@@ -47,3 +47,19 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_a_seed_without_scores_is_refused(table: np.ndarray) -> None:
     with pytest.raises(ValueError, match="every seed needs scores"):
         nested_interval(table, seed=0)
+
+
+def test_what_is_hard_for_every_seed_is_not_averaged_away_by_seeds() -> None:
+    """All seeds meet the same 200 requests: five of them know no more about requests than one does."""
+    rng = np.random.default_rng(1)
+    table = np.repeat(0.5 + 0.3 * rng.standard_normal((1, 200)), 5, axis=0)
+    found = nested_interval(table, seed=0)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * table[0].std() / np.sqrt(200), rel=0.1)
+
+
+def test_groups_of_unequal_size_each_count_once() -> None:
+    found = grouped_interval([[0.1, 0.3], [0.4] * 100], seed=0)
+    assert found.mean == pytest.approx(0.3)
+    assert np.isfinite([found.low, found.high]).all() and found.low < 0.3 < found.high
+    with pytest.raises(ValueError, match=r"sizes \[0, 1\]"):
+        grouped_interval([[], [0.5]], seed=0)

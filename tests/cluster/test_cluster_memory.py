@@ -15,11 +15,12 @@ class FakeMemory:
 
     def __init__(self, dies: int) -> None:
         self.memory: list[int] = []
-        self.dies = dies
+        self.dies, self.fragile = dies, False
         self.start, self.call = _Remote(self._start), _Remote(self._call)
 
     async def _start(self) -> None:
-        return None
+        if self.fragile:
+            raise ActorDiedError()
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         if method == "restore":
@@ -45,7 +46,7 @@ class _Remote:
 def experience(*deaths: int, attempts: int = 3) -> RayExperience:
     """Actors in order of their creation; each dies in so many calls."""
     left = iter(deaths)
-    return RayExperience(lambda: FakeMemory(next(left, 0)), attempts)
+    return RayExperience(lambda: FakeMemory(next(left, 0)), lambda _: None, attempts)
 
 
 async def learn(port: RayExperience, step: int) -> Any:
@@ -73,3 +74,20 @@ async def test_tries_are_bounded() -> None:
     port = experience(1, 1, 1, attempts=2)
     with pytest.raises(ActorDiedError):
         await learn(port, 1)
+
+
+async def test_a_new_actor_that_dies_at_once_is_replaced_too() -> None:
+    port = experience(1)
+    made: list[FakeMemory] = []
+    killed: list[Any] = []
+
+    def create() -> FakeMemory:
+        made.append(FakeMemory(0))
+        made[-1].fragile = len(made) == 1
+        return made[-1]
+
+    first = port.worker
+    port._create, port._kill = create, killed.append
+    assert await learn(port, 1) == [1]
+    assert len(made) == 2
+    assert killed == [first, made[0]]
