@@ -62,7 +62,7 @@ def test_no_held_out_request_is_trained_on(data: Path) -> None:
     assert sorted(map(int, epoch(requests, 0))) == [0, *range(4, 60)]
     assert {r.id for r in requests.validation(99)} == {"60", "61", "62", "63", "64", "65", "3"}
     assert {r.id for r in requests.heldout(99)} == {"66", "67", "68", "69", "70", "1", "b"}
-    assert requests.report.rejected == {Reason.HELD_OUT_INDEX: 1, Reason.HELD_OUT_REQUEST: 2}
+    assert requests.report.rejected == {Reason.HELD_OUT_INDEX: 2, Reason.HELD_OUT_REQUEST: 1}
 
 
 def test_further_files_can_be_excluded(data: Path) -> None:
