@@ -41,7 +41,9 @@ async def _evolve(options: Options, folder: Path) -> list[dict[str, Any]]:
         requests = config.requests.build(store.images)
         say("starting engine and learner")
         async with in_process(config, options.policy, store.images) as ports:
-            evolution = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, Silence())
+            evolution = Evolution(
+                config, requests, ports.rollouts, ports.learner, transport, store, Silence(), ports.experience
+            )
             version = await evolution.start()
             say(f"{steps} steps, the first is warm-up")
             await evolution.run(version)
