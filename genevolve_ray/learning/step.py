@@ -50,17 +50,10 @@ from genevolve_ray.learning.policy import (
     state_hash,
     state_to_folder,
 )
+from genevolve_ray.learning.streams import MAXIMA, Scored, means, token_streams
 from genevolve_ray.learning.ved import ved_loss
 
 OPTIMIZER_FILE = "optimizer.pt"
-MAXIMA = frozenset({"ratio_max", "parity_max"})
-"""Metrics combined by maximum over micro-batches; all others are sums over tokens."""
-_TAUGHT = "ved_"
-"""Metrics of this prefix are sums over the tokens of sequences that have a teacher."""
-
-
-_Scored = tuple[TrainSequence, list[float] | None]
-"""A sequence and its teacher's log-probs on the policy tokens, None where it has no bundle."""
 
 
 class NonFiniteStep(FloatingPointError):
@@ -204,35 +197,7 @@ class Learner:
             terms.append(partial(ved_loss, config=self.config.ved))
         return terms
 
-    def _streams(
-        self, batch: MicroBatch, chosen: Sequence[_Scored], sequences: int, taught: int, logprobs_P: Tensor
-    ) -> TokenStreams:
-        """Return what the losses share: one value per policy token of the micro-batch."""
-        column = partial(torch.tensor, dtype=logprobs_P.dtype, device=logprobs_P.device)
-        flags = partial(torch.tensor, dtype=torch.bool, device=logprobs_P.device)
-        behaviour = [x for s, _ in chosen for x, wanted in zip(s.logprobs, s.policy_mask, strict=True) if wanted]
-        reference_P = None
-        if self._reference is not None:
-            reference_P = self._reference_logprobs(batch)
-        return TokenStreams(
-            logprobs_P=logprobs_P,
-            behaviour_P=column(behaviour),
-            advantages_P=column([s.advantage for s, _ in chosen])[batch.sequence_P],
-            weights_P=column([s.weight for s, _ in chosen])[batch.sequence_P],
-            sequences=sequences,
-            # A step is one update, so the policy at its start is the policy of this very pass.
-            proximal_P=logprobs_P.detach() if self.config.grpo.needs_proximal else None,
-            reference_P=reference_P,
-            teacher_P=column([x for s, scores in chosen for x in scores or [0.0] * s.policy_tokens])
-            if taught
-            else None,
-            taught_P=flags([scores is not None for _, scores in chosen])[batch.sequence_P],
-            gate_P=flags([x for s, _ in chosen for x in _gate(s)]),
-            sequence_P=batch.sequence_P,
-            taught_sequences=taught,
-        )
-
-    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[_Scored]) -> dict[str, float]:
+    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[Scored]) -> dict[str, float]:
         """Add every micro-batch's gradient and return the summed loss and token metrics."""
         count = sum(len(b.indices) for b in batches)
         taught = sum(sequences[i][1] is not None for b in batches for i in b.indices)
@@ -240,7 +205,15 @@ class Learner:
         totals: dict[str, float] = defaultdict(float)
         for batch in self._ranks.share(batches, self._device):
             logprobs_P, entropy_P = self._logprobs(self.model, batch, entropy=True)
-            streams = self._streams(batch, [sequences[i] for i in batch.indices], count, taught, logprobs_P)
+            streams = token_streams(
+                batch,
+                [sequences[i] for i in batch.indices],
+                logprobs_P,
+                self._reference_logprobs(batch) if self._reference is not None else None,
+                sequences=count,
+                taught=taught,
+                proximal=self.config.grpo.needs_proximal,
+            )
             gap_P = (streams.behaviour_P - logprobs_P.detach()).abs()
             assert entropy_P is not None
             loss = logprobs_P.new_zeros(())
@@ -271,7 +244,7 @@ class Learner:
             if taught:
                 self.gaps[batch.indices[row]].append(gap)
 
-    def _with_teacher(self, sequences: Sequence[TrainSequence]) -> list[_Scored]:
+    def _with_teacher(self, sequences: Sequence[TrainSequence]) -> list[Scored]:
         """Pair each sequence with its teacher's log-probs on the policy tokens, None where it has no bundle.
 
         The teacher is this very policy before the step, without gradient, on the context that holds experience.
@@ -315,7 +288,7 @@ class Learner:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        metrics = _means(totals, policy_tokens)
+        metrics = means(totals, policy_tokens)
         metrics |= {"loss": loss, "grad_norm": norm, "lr": rate}
         if self.config.ved.coefficient > 0:
             metrics |= {"taught_sequences": taught, "seconds_teacher": seconds_teacher}
@@ -413,19 +386,3 @@ class Learner:
             raise ValueError("learner.lora is not set: there is no adapter to write")
         state = full_state(self.model, self._ranks, adapter_state)
         return state_hash(write_adapter(state, self._adapter, folder)) if self._ranks.first else ""
-
-
-def _gate(sequence: TrainSequence) -> Sequence[bool]:
-    """Return, per policy token, whether its kind may be taught."""
-    gate = sequence.teacher.gate if sequence.teacher is not None else ()
-    return gate or [True] * sequence.policy_tokens
-
-
-def _means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
-    """Return sums over tokens as means: over policy tokens, or over those of taught sequences; maxima as they are."""
-    taught = totals.pop("ved_tokens", 0.0)
-    metrics = {}
-    for name, total in totals.items():
-        count = 1 if name in MAXIMA else taught if name.startswith(_TAUGHT) else policy_tokens
-        metrics[name] = total / max(1, count)
-    return metrics | ({"ved_tokens": taught} if taught else {})
