@@ -119,6 +119,8 @@ def _writing(folder: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
+        if type(error) not in (RuntimeError, SafetensorError):
+            raise  # a GPU that is out of memory, ranks that lost each other: no fault of the disk
         free = shutil.disk_usage(folder).free
         raise OSError(errno.EIO, f"{folder} cannot be written ({free} bytes are free there): {error}") from error
 

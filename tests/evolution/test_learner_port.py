@@ -133,3 +133,13 @@ async def test_the_tokens_that_moved_most_are_named_by_their_place_in_the_ledger
     learner.gaps = [[], [0.1, -2.0]]
     key = str(GOOD.trajectories[1].key)
     assert [(m.trajectory, m.position, m.gap) for m in await wrapped.moved()] == [(key, 4, -2.0), (key, 3, 0.1)]
+
+
+async def test_what_is_no_fault_of_the_disk_is_raised_as_itself(tmp_path: Path) -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch has it."""
+
+    learner = StubLearner()
+    learner.error = OutOfMemoryError("on the GPU")
+    with pytest.raises(OutOfMemoryError, match="on the GPU"):
+        await port(learner).save(str(tmp_path))
