@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from genevolve_ray.endpoint import EndpointRefusal
 from genevolve_ray.evolution.ports import ExperienceStep, Lesson
 from genevolve_ray.experience.config import Control, ExperienceConfig
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
@@ -20,6 +19,7 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
+from genevolve_ray.remote import Refusal
 from genevolve_ray.tools.protocol import InfraFailure
 
 MAX_FAULTS = 3
@@ -119,5 +119,5 @@ class LocalExperience:
 
 def _end_if_permanent(fault: Exception) -> None:
     """Raise a refusal that no later step mends: a wrong token, model or address would quietly switch experience off."""
-    if isinstance(fault, EndpointRefusal) and fault.status in _PERMANENT:
+    if isinstance(fault, Refusal) and fault.status in _PERMANENT:
         raise fault

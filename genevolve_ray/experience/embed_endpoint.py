@@ -21,7 +21,7 @@ class EndpointEmbedder:
         """Keep the config; nothing is called yet."""
         self.config = config
         self.identity = f"endpoint/1:{config.model}:{config.dimensions or 'full'}"
-        self._endpoint = Endpoint(config)
+        self._endpoint = Endpoint(config, "embedder")
         self._dimension: int | None = None
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

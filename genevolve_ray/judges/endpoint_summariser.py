@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from genevolve_ray.endpoint import Endpoint, EndpointConfig, EndpointRefusal
+from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.judges.bundle import bundle_head
 from genevolve_ray.judges.salvage import salvage_object
 from genevolve_ray.judges.transcript import pair_text
@@ -16,6 +16,7 @@ from genevolve_ray.records.experience import SLOTS, Experience
 from genevolve_ray.records.leaks import Secrets, find_leak, secrets_of, without_leaks
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
+from genevolve_ray.remote import Refusal
 from genevolve_ray.tools.protocol import InfraFailure
 
 _UNSUPPORTED = frozenset({400, 404, 422, 501})
@@ -114,7 +115,7 @@ class EndpointSummariser:
         """Keep the config; nothing is called yet."""
         self.config = config
         self.identity = f"endpoint-summariser/1:{config.model}"
-        self._endpoint = Endpoint(config)
+        self._endpoint = Endpoint(config, "summariser")
         self._schema = config.json_schema
 
     async def compare(self, request: Request, pair: Pair) -> Experience:
@@ -172,7 +173,7 @@ class EndpointSummariser:
                         {**body, "response_format": {"type": "json_schema", "json_schema": form}},
                     )
                 )
-            except EndpointRefusal as error:
+            except Refusal as error:
                 if error.status not in _UNSUPPORTED:
                     raise
                 answer = await self._endpoint.post("chat/completions", body)

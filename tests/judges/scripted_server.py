@@ -32,7 +32,11 @@ class Call:
 
     path: str
     headers: dict[str, str]
-    body: Any
+    data: bytes
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.data)
 
 
 Script = Callable[[int, Call], Reply]
@@ -67,7 +71,7 @@ def serving(script: Script) -> Iterator[ScriptedServer]:
 
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
-            reply = owner.reply_to(Call(self.path, dict(self.headers), json.loads(self.rfile.read(length))))
+            reply = owner.reply_to(Call(self.path, dict(self.headers), self.rfile.read(length)))
             self.close_connection = True
             if reply.hang:
                 owner.released.wait(30)
@@ -75,7 +79,8 @@ def serving(script: Script) -> Iterator[ScriptedServer]:
                 return
             data = reply.data()
             self.send_response(reply.status)
-            for name, value in {"Content-Length": str(len(data) + reply.short), **reply.headers}.items():
+            always = {"Content-Length": str(len(data) + reply.short), "Connection": "close"}
+            for name, value in {**always, **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
