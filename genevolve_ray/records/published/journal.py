@@ -1,0 +1,214 @@
+"""The journal beside `results.json`: what is done survives a crash, what failed is tried again, nothing is done twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from genevolve_ray.records.published.files import encode
+from genevolve_ray.records.published.names import NameClaims
+from genevolve_ray.records.published.rejections import DataError, RowFault
+from genevolve_ray.records.published.results import PROVENANCE, AgentRow, EvaluatedRow, RenderedRow, ResultRow
+from genevolve_ray.records.trajectory import Termination
+
+_STAGE_FIELDS = frozenset(
+    {"gen_prompt", "reference_images", "messages", "termination", "rounds", "error"}
+    | {"image_path", "output_path", "success", "image_status", "eval_success", "scores", PROVENANCE}
+)
+"""Fields that stages write. An input row may have any of them: the next stage reads what the last one wrote."""
+_OWN_FIELDS: dict[type[ResultRow], frozenset[str]] = {
+    AgentRow: _STAGE_FIELDS,
+    RenderedRow: frozenset({"image_path", "output_path", "success", "image_status", PROVENANCE}),
+    EvaluatedRow: frozenset({"eval_success", "scores", "error", PROVENANCE}),
+}
+
+
+@dataclass(frozen=True)
+class _Place:
+    offset: int
+    size: int
+
+
+class RowJournal:
+    """An append-only file of rows, one a line: while a stage runs it is the truth, and `results.json` is written from it.
+
+    The last row of an id wins. One process writes at a time. A last line that a crash tore is dropped when the journal is
+    opened; its row is made again.
+    """
+
+    def __init__(self, path: Path, kind: type[ResultRow], made_by: Mapping[str, Any] | None = None) -> None:
+        """Open a journal, and make it when it is not there.
+
+        Args:
+            path: the journal, `results.jsonl` as a rule.
+            kind: the stage: `AgentRow`, `RenderedRow` or `EvaluatedRow`.
+            made_by: provenance that a finished row must have to count (renderer, judge, formula, ...): a row that was made
+                otherwise is made again.
+
+        Raises:
+            DataError: when another process writes it, or a line before the last is broken.
+        """
+        self.path, self.kind, self.made_by = path, kind, dict(made_by or {})
+        self._places: dict[str, _Place] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered: what could not be written must not linger in a buffer and be written later.
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(f"{path}: another process is writing this journal") from error
+            self._size = self._load()
+            self._cut()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others write the journal."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def __len__(self) -> int:
+        """Return how many ids have a row."""
+        return len(self._places)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; once this returns, the row survives a crash.
+
+        Raises:
+            RowFault: for a row without an id that can name a picture.
+            OSError: when it cannot be written; the journal is then as it was.
+        """
+        row_id = ResultRow.read(row).id
+        line = encode(dict(row)) + b"\n"
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            os.fsync(self._file)
+        except OSError:
+            self._cut()
+            raise
+        self._places[row_id] = _Place(self._size, len(line))
+        self._size += len(line)
+
+    def get(self, row_id: str) -> dict[str, Any] | None:
+        """Return the last row of an id, None when it has none."""
+        place = self._places.get(row_id)
+        if place is None:
+            return None
+        row: dict[str, Any] = json.loads(os.pread(self._file, place.size, place.offset))
+        return row
+
+    def finished_ids(self) -> set[str]:
+        """Return the ids whose row is finished; failed ones are tried again."""
+        return {row_id for row_id in self._places if self._is_finished(self.get(row_id) or {})}
+
+    def pending(
+        self, inputs: Iterable[ResultRow], intact: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    ) -> list[ResultRow]:
+        """Return the input rows, in order, whose result is missing, failed, or was made from another input.
+
+        Args:
+            inputs: what is to be done.
+            intact: whether what a finished row stands for is still there (its picture, say).
+        """
+        waiting = []
+        for row in inputs:
+            kept = self.get(row.id)
+            done = kept is not None and self._is_finished(kept) and self._stems_from(kept, row.values) and intact(kept)
+            waiting += [] if done else [row]
+        return waiting
+
+    def write(self, inputs: Iterable[ResultRow], path: Path, appended: Iterable[Mapping[str, Any]] = ()) -> Path:
+        """Write `results.json` in the order of the inputs, complete or not at all, and return its path.
+
+        Args:
+            inputs: which rows, in which order; those without a result, or with one of another input, are left out.
+            path: the JSON array.
+            appended: rows of averages that follow.
+
+        Raises:
+            RowFault: when two ids would share a picture's file name.
+            OSError: when it cannot be written; what was there stays.
+        """
+        claims = NameClaims()
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                mark = b"[\n"
+                for row in inputs:
+                    claims.claim(row.id)
+                    kept = self.get(row.id)
+                    if kept is not None and self._stems_from(kept, row.values):
+                        file.write(mark + encode(kept, indent=2))
+                        mark = b",\n"
+                for average in appended:
+                    file.write(mark + encode(dict(average), indent=2))
+                    mark = b",\n"
+                file.write(b"[]\n" if mark == b"[\n" else b"\n]\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return path
+
+    def _load(self) -> int:
+        """Find the rows; return where the last whole one ends."""
+        end = number = 0
+        with self.path.open("rb") as file:
+            while line := file.readline():
+                number += 1
+                try:
+                    row_id = ResultRow.read(json.loads(line)).id
+                except (ValueError, RecursionError, AttributeError, TypeError, RowFault) as error:
+                    if file.read(1):
+                        raise DataError(f"{self.path}:{number}: is no row of a journal: {error}") from error
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                self._places[row_id] = _Place(end, len(line))
+                end += len(line)
+        return end
+
+    def _cut(self) -> None:
+        """Cut the file back to its last whole row."""
+        if os.fstat(self._file).st_size > self._size:
+            os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
+
+    def _is_finished(self, values: Mapping[str, Any]) -> bool:
+        try:
+            row = self.kind.read(values)
+        except RowFault:
+            return False
+        if any(row.provenance.get(name) != value for name, value in self.made_by.items()):
+            return False
+        if isinstance(row, EvaluatedRow):
+            return row.scores is not None
+        if isinstance(row, RenderedRow):
+            return row.success
+        return not isinstance(row, AgentRow) or row.termination not in (None, Termination.ERROR)
+
+    def _stems_from(self, kept: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+        """Return whether a result still holds the input row, but for the fields that its stage writes."""
+        own = _OWN_FIELDS.get(self.kind, _STAGE_FIELDS)
+        came = json.loads(encode({name: value for name, value in values.items() if name not in own}))
+        return all(name in kept and kept[name] == value for name, value in came.items())

@@ -1,0 +1,91 @@
+"""Ids as file names: `images/{id}.png`, on any disk, never outside its folder and never on another id's file."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from genevolve_ray.records.published.rejections import Reason, RowFault
+
+PICTURES = "images"
+"""Folder of the rendered pictures, beside `results.json`."""
+_MAX_BYTES = 200
+_RESERVED = re.compile(r'[<>:"/\\|?*]')
+_DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CLOCK\$|COM[0-9¹²³]|LPT[0-9¹²³])", re.IGNORECASE)
+
+
+def picture_path(row_id: str) -> str:
+    """Return where the picture of a row lies, relative to its `results.json`: `images/{id}.png`.
+
+    Raises:
+        RowFault: UNSAFE_ID for an id that is no file name on some common disk, or that would name another place.
+    """
+    fault = ""
+    if not row_id or row_id != row_id.strip() or row_id.startswith(".") or row_id.endswith("."):
+        fault = "is empty, or begins or ends with a dot or white space"
+    elif _RESERVED.search(row_id) or any(
+        unicodedata.category(mark) in ("Cc", "Cf", "Cs", "Zl", "Zp") for mark in row_id
+    ):
+        fault = "holds a separator or a reserved character"
+    elif _DEVICE.fullmatch(row_id.split(".")[0].rstrip()):
+        fault = "is the name of a device"
+    elif len(row_id.encode()) > _MAX_BYTES:
+        fault = f"has more than {_MAX_BYTES} bytes"
+    if fault:
+        raise RowFault(Reason.UNSAFE_ID, f"{row_id!r} {fault}")
+    return f"{PICTURES}/{row_id}.png"
+
+
+class NameClaims:
+    """Which id owns which file name; names that differ by case or by how accents are encoded count as one."""
+
+    def __init__(self) -> None:
+        """Start with no name taken."""
+        self._owners: dict[str, str] = {}
+
+    def claim(self, row_id: str) -> str:
+        """Return the picture's path of an id that has none yet.
+
+        Raises:
+            RowFault: DUPLICATE_ID, NAME_COLLISION, or UNSAFE_ID (see `picture_path`).
+        """
+        path = picture_path(row_id)
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", row_id).casefold())
+        owner = self._owners.get(folded)
+        if owner is not None:
+            same = owner == row_id
+            raise RowFault(
+                Reason.DUPLICATE_ID if same else Reason.NAME_COLLISION, row_id if same else f"{row_id!r} and {owner!r}"
+            )
+        self._owners[folded] = row_id
+        return path
+
+
+def locate(path: str, roots: Sequence[Path], name: str) -> Path:
+    """Return the file that a row names, looked for below each root in turn.
+
+    A relative path is taken from each root. An absolute one counts only if it lies inside a root, so that a file from
+    elsewhere cannot make us read (and send to a judge) whatever this machine holds. Links below a root are followed.
+
+    Raises:
+        RowFault: UNSAFE_PATH for a path that leaves every root, MISSING_IMAGE when no root has the file.
+    """
+    written = PurePosixPath(path)
+    odd = any(mark in path for mark in ("\\", "\0", "://")) or bool(PureWindowsPath(path).drive)
+    if not path.strip() or odd or ".." in written.parts:
+        raise RowFault(Reason.UNSAFE_PATH, f"{name}: {path[:100]!r}")
+    tops = [Path(os.path.abspath(root)) for root in roots]
+    inside = [Path(written)] if written.is_absolute() else [top / written for top in tops]
+    inside = [file for file in inside if any(file.is_relative_to(top) for top in tops)]
+    if not inside:
+        raise RowFault(Reason.UNSAFE_PATH, f"{name}: {path[:100]!r} lies outside {', '.join(map(str, roots))}")
+    for file in inside:
+        try:
+            if file.is_file():
+                return file
+        except OSError as error:
+            raise RowFault(Reason.MISSING_IMAGE, f"{name}: {path[:100]}: {error.strerror}") from error
+    raise RowFault(Reason.MISSING_IMAGE, f"{name}: {path[:100]}")

@@ -1,0 +1,324 @@
+"""Rows of `results.json` at each stage: what was asked, what the agent answered, what was rendered, what was judged.
+
+A row is kept as it was read (`values`), fields that we do not know included, and is written back as it was; the typed
+fields are read from it under every name that published tools use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.published.files import published_rows
+from genevolve_ray.records.published.names import NameClaims, picture_path
+from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.requests import (
+    CASE_ID_NAMES,
+    KNOWLEDGE_CATEGORIES,
+    QUALITY_CATEGORIES,
+    TRUTH_NAMES,
+    request_text,
+)
+from genevolve_ray.records.published.rows import RawRow, identifier, integer, mapping, text_of
+from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.records.trajectory import Termination
+from genevolve_ray.records.verdict import WEIGHTS, ImageScores
+
+IMAGE_NAMES = ("output_path", "image_path", "generated_image", "gen_image")
+PROVENANCE = "genevolve_ray"
+"""The one field of ours: whatever we know beyond the published fields stands inside it."""
+STATUS_OK = "ok"
+RAW_PROMPT = "error: rendered from the raw prompt, there was no program"
+"""Status of a picture that a published renderer drew from the request, because the agent gave no program."""
+GRID = (0.0, 0.5, 1.0)
+"""The scores that the published judge may give."""
+_MAX_REFERENCES = 64
+
+
+class ResultRow(Record):
+    """A row of any stage, and what every stage knows: the case. A bench row is one as well.
+
+    `truth` is the path of the ground-truth image as it is written; `eval_type` is empty where neither the row nor its
+    category tells it (other benchmarks).
+    """
+
+    values: dict[str, Any]
+    id: str
+    case_id: str
+    prompt: str
+    truth: str = ""
+    eval_type: str = ""
+    category: str = ""
+    difficulty: str = ""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Return a row from its values. Raises RowFault for a row of which no sense can be made."""
+        kept = dict(values)
+        return cls(values=kept, **cls._fields(kept))
+
+    @classmethod
+    def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        meta = mapping(values.get("meta"), "meta")
+        aliases = (identifier(meta.get(name), f"meta.{name}") for name in CASE_ID_NAMES)
+        case_id = next((alias for alias in aliases if alias), None)
+        row_id = identifier(values.get("id"), "id") or case_id
+        if row_id is None:
+            raise RowFault(Reason.MISSING_ID)
+        picture_path(row_id)
+        prompt = request_text(values)
+        if not prompt:
+            raise RowFault(Reason.MISSING_REQUEST, row_id)
+        category = _first(values, meta, ("category",))
+        return {
+            "id": row_id,
+            "case_id": case_id or row_id,
+            "prompt": prompt,
+            "truth": _first(values, meta, TRUTH_NAMES),
+            "eval_type": _eval_type(values, meta, category),
+            "category": category,
+            "difficulty": _first(values, meta, ("difficulty",)),
+        }
+
+    @property
+    def picture(self) -> str:
+        """Where this row's picture lies, relative to `results.json`."""
+        return picture_path(self.id)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What we wrote about the row beyond the published fields; {} in rows of others."""
+        found = self.values.get(PROVENANCE)
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether no agent had to do with the row, so that its request itself is what is rendered."""
+        return is_direct(self.values)
+
+    @property
+    def has_program(self) -> bool:
+        """Whether the row holds a program to render, see `has_program`."""
+        return has_program(self.values)
+
+    def request(self, truth_image: ImageRef | None = None) -> Request:
+        """Return the row as a request; one without a published type counts as Knowledge-Anchored."""
+        known = {kind.value for kind in EvalType}
+        return Request(
+            id=self.id,
+            prompt=self.prompt,
+            eval_type=EvalType(self.eval_type) if self.eval_type in known else EvalType.KNOWLEDGE,
+            category=self.category,
+            difficulty=self.difficulty,
+            truth_image=truth_image,
+            meta=mapping(self.values.get("meta"), "meta"),
+        )
+
+
+def is_direct(values: Mapping[str, Any]) -> bool:
+    """Return whether no agent had to do with a row, so that its request itself is what is rendered."""
+    return "gen_prompt" not in values and "termination" not in values
+
+
+def has_program(values: Mapping[str, Any]) -> bool:
+    """Return whether a row holds a prompt with at least one reference: from others published renderers draw the request."""
+    prompt, references = values.get("gen_prompt"), values.get("reference_images")
+    return (
+        isinstance(prompt, str) and bool(prompt.strip()) and isinstance(references, list | tuple) and bool(references)
+    )
+
+
+class ResultReference(Record):
+    """A reference of a published program, as it is written: every field is text, "" where the row has none."""
+
+    img_id: str = ""
+    note: str = ""
+    local_path: str = ""
+    url: str = ""
+    title: str = ""
+    page_url: str = ""
+
+
+class AgentRow(ResultRow):
+    """A row that the agent answered, or failed to; `termination` is None where another tool left it out."""
+
+    gen_prompt: str = ""
+    references: tuple[ResultReference, ...] = ()
+    termination: Termination | None = None
+    rounds: int = 0
+    error: str = ""
+
+    @classmethod
+    def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        termination = text_of(values.get("termination"), "termination")
+        if termination and termination not in {t.value for t in Termination}:
+            raise RowFault(Reason.BAD_FIELD, f"termination is {termination!r}")
+        return super()._fields(values) | {
+            "gen_prompt": text_of(values.get("gen_prompt"), "gen_prompt"),
+            "references": _references(values.get("reference_images")),
+            "termination": Termination(termination) if termination else None,
+            "rounds": integer(values.get("rounds"), "rounds") or 0,
+            "error": text_of(values.get("error"), "error"),
+        }
+
+
+class RenderedRow(ResultRow):
+    """A row that was rendered, or not; `image` is the picture's path as it is written.
+
+    A picture that was drawn from the raw prompt for want of a program does not count, whatever the row says.
+    """
+
+    image: str = ""
+    success: bool = False
+    status: str = ""
+
+    @classmethod
+    def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        fields = super()._fields(values)
+        image = _first(values, {}, IMAGE_NAMES)
+        status = text_of(values.get("image_status"), "image_status")
+        said = values.get("success")
+        if not isinstance(said, bool | None):
+            raise RowFault(Reason.BAD_FIELD, f"success is {str(said)[:40]!r}, not a boolean")
+        success = said if said is not None else status == STATUS_OK if status else bool(image)
+        if success and not image:
+            success, status = False, "error: the row names no picture"
+        if success and not is_direct(values) and not has_program(values):
+            success, status = False, RAW_PROMPT
+        if not success and status in ("", STATUS_OK):
+            status = "error: not rendered"
+        return fields | {"image": image, "success": success, "status": status or STATUS_OK}
+
+
+class EvaluatedRow(RenderedRow):
+    """A row that was judged, or not. `scores` is None unless every dimension has a number: missing is never 0.
+
+    `off_grid` names the dimensions whose score is none of 0, 0.5 and 1; those outside [0, 1] are clipped, as published
+    tools do.
+    """
+
+    scores: ImageScores | None = None
+    off_grid: tuple[str, ...] = ()
+    rationale: str = ""
+    failure: str = ""
+
+    @classmethod
+    def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        fields = super()._fields(values)
+        said = values.get("eval_success")
+        if not isinstance(said, bool | None):
+            raise RowFault(Reason.BAD_FIELD, f"eval_success is {str(said)[:40]!r}, not a boolean")
+        if not fields["success"]:
+            return fields | {"failure": fields["status"]}
+        raw = values.get("scores")
+        if said is not True or not isinstance(raw, Mapping):
+            told = values.get("error")
+            return fields | {"failure": told if isinstance(told, str) and told else "not evaluated"}
+        try:
+            scores, off_grid = read_scores(raw)
+        except ValueError as error:
+            return fields | {"failure": str(error)}
+        told = mapping(values.get(PROVENANCE), PROVENANCE).get("off_grid")
+        clipped = [name for name in WEIGHTS if isinstance(told, list) and name in told]
+        rationale = raw.get("rationale")
+        return fields | {
+            "scores": scores,
+            "off_grid": tuple(dict.fromkeys((*off_grid, *clipped))),
+            "rationale": rationale if isinstance(rationale, str) else "",
+        }
+
+
+def read_scores(raw: Mapping[str, Any]) -> tuple[ImageScores, tuple[str, ...]]:
+    """Return published scores and the dimensions that are off the grid {0, 0.5, 1}; text is None where none was asked.
+
+    Raises:
+        ValueError: naming the first dimension that has no number.
+    """
+    asked = raw.get("text_accuracy_na")
+    if not isinstance(asked, bool | None):
+        raise ValueError(f"scores.text_accuracy_na is {str(asked)[:40]!r}, not a boolean")
+    found: dict[str, float | None] = {}
+    off_grid = []
+    for name in WEIGHTS:
+        if name == "text_accuracy" and asked:
+            found[name] = None
+            continue
+        value = raw.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+            raise ValueError(f"scores.{name} is {'missing' if value is None else repr(str(value)[:40])}")
+        if value not in GRID:
+            off_grid.append(name)
+        found[name] = min(1.0, max(0.0, float(value)))
+    return ImageScores.model_validate(found), tuple(off_grid)
+
+
+Row = TypeVar("Row", bound=ResultRow)
+
+
+def read_results(
+    paths: Iterable[Path], kind: type[Row], report: RejectionReport, *, max_row_bytes: int = 8 << 20
+) -> Iterator[Row]:
+    """Return the rows of result files (`.json`, `.jsonl`, `.parquet`) as one stage's, in order.
+
+    Ids are unique, and so are the file names that they stand for. What is left out goes to the report.
+
+    Raises:
+        DataError: for a file that is missing or broken.
+    """
+    sources = [published_rows(path, report, max_row_bytes=max_row_bytes) for path in paths]
+    claims = NameClaims()
+
+    def rows() -> Iterator[Row]:
+        for raw in sources:
+            for row in raw:
+                parsed = _read_row(row, kind, claims, report)
+                if parsed is not None:
+                    yield parsed
+
+    return rows()
+
+
+def _read_row(row: RawRow, kind: type[Row], claims: NameClaims, report: RejectionReport) -> Row | None:
+    try:
+        parsed = kind.read(row.values)
+        claims.claim(parsed.id)
+    except RowFault as fault:
+        report.reject(row.rejection(fault))
+        return None
+    return parsed
+
+
+def _first(values: Mapping[str, Any], meta: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Return the first text under one of the names, in the row and then in its `meta`; "" for none."""
+    for place, head in ((values, ""), (meta, "meta.")):
+        for name in names:
+            if text := text_of(place.get(name), head + name).strip():
+                return text
+    return ""
+
+
+def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str) -> str:
+    named = (values.get("eval_type"), meta.get("eval_type"), values.get("tier"))
+    found = next((text for value in named if (text := text_of(value, "eval_type").strip())), "")
+    if found:
+        return found
+    if category in QUALITY_CATEGORIES:
+        return EvalType.QUALITY.value
+    return EvalType.KNOWLEDGE.value if category in KNOWLEDGE_CATEGORIES else ""
+
+
+def _references(value: Any) -> tuple[ResultReference, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or len(value) > _MAX_REFERENCES:
+        raise RowFault(Reason.BAD_FIELD, f"reference_images is no list of at most {_MAX_REFERENCES}")
+    found = []
+    for place, item in enumerate(value):
+        if not isinstance(item, Mapping):
+            raise RowFault(Reason.BAD_FIELD, f"reference {place} is a {type(item).__name__}, not an object")
+        names = ResultReference.model_fields
+        found.append(ResultReference(**{n: text_of(item.get(n), f"reference {place}.{n}") for n in names}))
+    return tuple(found)
