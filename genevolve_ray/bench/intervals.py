@@ -1,11 +1,11 @@
 """Intervals of means over seeds and requests.
 
-Shape legend: S seeds, M requests.
+Shape legend: S seeds, M requests or rows, D columns of a row, B bootstrap samples, K statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -69,6 +69,52 @@ def grouped_interval(groups: Sequence[Sequence[float]], *, seed: int, samples: i
     ]
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(mean=fmean(float(array.mean()) for array in arrays), low=float(low), high=float(high))
+
+
+def resampled_intervals(
+    rows_M_D: NDArray[np.float64],
+    statistics: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    seed: int,
+    samples: int = 2000,
+    confidence: float = 0.95,
+) -> list[Interval | None]:
+    """Return the percentile bootstrap intervals of statistics of rows; all statistics share the drawn rows.
+
+    Args:
+        rows_M_D: the rows.
+        statistics: [B, M, D] -> [B, K]; NaN where a sample has no such statistic.
+        seed: of the draws.
+        samples: number of samples.
+        confidence: share of the samples inside.
+
+    Returns:
+        K intervals, None for a statistic that the rows themselves do not have.
+
+    Raises:
+        ValueError: when there is no row.
+    """
+    count = len(rows_M_D)
+    if not count:
+        raise ValueError("an interval needs at least one row")
+    rng = np.random.default_rng(seed)
+    # A bounded number of drawn rows at once.
+    at_once = max(1, min(samples, 200_000 // count))
+    parts = []
+    for first in range(0, samples, at_once):
+        drawn = rng.integers(count, size=(min(at_once, samples - first), count))
+        parts.append(statistics(rows_M_D[drawn]))
+    drawn_B_K, own_K = np.concatenate(parts), statistics(rows_M_D[None])[0]
+    tail = (1 - confidence) / 2
+    intervals: list[Interval | None] = []
+    for own, column in zip(own_K, drawn_B_K.T, strict=True):
+        known = column[~np.isnan(column)]
+        if np.isnan(own) or not known.size:
+            intervals.append(None)
+            continue
+        low, high = np.quantile(known, [tail, 1 - tail])
+        intervals.append(Interval(mean=float(own), low=float(low), high=float(high)))
+    return intervals
 
 
 def _mean(values_S_M: NDArray[np.float64]) -> float:

@@ -1,0 +1,77 @@
+"""KnowGen, Gen-Searcher's benchmark: KScore over two groups of categories, the overall score the mean of the two.
+
+Rows are those of `results.json`; the category stands in `meta.category` or beside it. The judge and its dimensions are
+those of KScore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genevolve_ray.bench.scoring import SplitScores, Summary, summarise
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.published.results import EvaluatedRow, ResultRow
+from genevolve_ray.records.verdict import ScoreFormula
+
+SCIENCE, POPULAR = "science_and_knowledge", "pop_culture_and_news"
+GROUPS = {
+    SCIENCE: frozenset(
+        "astronomy biology chemistry physics engineering medicine industry architecture history geography religion politics"
+        " culture art sports".split()
+    ),
+    POPULAR: frozenset(
+        "anime game film celebrities posters multi-subject-anime multi-subject-celebrities multi-subject-game news".split()
+    ),
+}
+
+
+class KnowGenSummary(Record):
+    """KnowGen's scores under one formula (its own evaluator uses release-eval).
+
+    `overall` is the mean of the groups' overall scores, None unless both have one; `rows` is the summary over all rows
+    alike, `uncategorised` the cases of neither group, which count in `rows` alone.
+    """
+
+    formula: ScoreFormula
+    groups: dict[str, SplitScores]
+    overall: float | None
+    overall_missing_zero: float | None
+    rows: Summary
+    uncategorised: tuple[str, ...] = ()
+
+
+def group_of(category: str) -> str | None:
+    """Return the group of a category, None for one that is in neither."""
+    return next((name for name, members in GROUPS.items() if category.strip().lower() in members), None)
+
+
+def summarise_knowgen(
+    rows: Sequence[EvaluatedRow],
+    formula: ScoreFormula = ScoreFormula.RELEASE_EVAL,
+    *,
+    eval_json: str = "",
+    expected: Sequence[ResultRow] | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+) -> KnowGenSummary:
+    """Return KnowGen's scores; arguments and errors are those of `summarise`."""
+    cases: Sequence[ResultRow] = rows if expected is None else expected
+    members = {name: [case for case in cases if group_of(case.category) == name] for name in GROUPS}
+    groups = {
+        name: summarise(rows, formula, expected=part, samples=samples, seed=seed).all for name, part in members.items()
+    }
+    means = [split.overall for split in groups.values()]
+    zeros = [split.overall_missing_zero for split in groups.values()]
+    return KnowGenSummary(
+        formula=formula,
+        groups=groups,
+        overall=_mean(means),
+        overall_missing_zero=_mean(zeros),
+        rows=summarise(rows, formula, eval_json=eval_json, expected=expected, samples=samples, seed=seed),
+        uncategorised=tuple(case.case_id for case in cases if group_of(case.category) is None),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
