@@ -122,7 +122,7 @@ def _our_line(method: str, generator: str, summary: Summary) -> Line:
             f" as zero {_show(summary.all.overall_missing_zero, 4)}"
         )
     if summary.off_grid:
-        told.append(f"{sum(summary.off_grid.values())} scores off 0, 0.5, 1")
+        told.append(f"scores off 0, 0.5, 1: {sum(summary.off_grid.values())}")
     if "True" in summary.made_by.get("references_ignored", ()):
         told.append("generator took no references")
     for kind in ("renderer", "judge", "profile"):

@@ -69,7 +69,7 @@ class LegacyScore(Record):
     @property
     def value(self) -> float:
         """WiScore in [0, 1]: (0.7 consistency + 0.2 realism + 0.1 aesthetic quality) / 2."""
-        return (0.7 * self.consistency + 0.2 * self.realism + 0.1 * self.aesthetic_quality) / 2
+        return (7 * self.consistency + 2 * self.realism + self.aesthetic_quality) / 20
 
 
 class VerifiedScore(Record):
