@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genevolve_ray.bench.intervals import grouped_interval, nested_interval
+from genevolve_ray.bench.intervals import grouped_interval, nested_interval, resampled_intervals
 
 
 def scores(between: float, within: float, seeds: int = 5, requests: int = 200, mean: float = 0.5) -> np.ndarray:
@@ -63,3 +63,31 @@ def test_groups_of_unequal_size_each_count_once() -> None:
     assert np.isfinite([found.low, found.high]).all() and found.low < 0.3 < found.high
     with pytest.raises(ValueError, match=r"sizes \[0, 1\]"):
         grouped_interval([[], [0.5]], seed=0)
+
+
+def test_rows_are_resampled_whole() -> None:
+    """Two statistics of one row move together: the interval of their difference is much narrower than their own."""
+    column = np.random.default_rng(1).standard_normal(400)
+    rows = np.stack([column, column + 1], axis=1)
+
+    def statistics(drawn: np.ndarray) -> np.ndarray:
+        means = drawn.mean(axis=1)
+        return np.stack([means[:, 0], means[:, 1] - means[:, 0]], axis=1)
+
+    own, difference = resampled_intervals(rows, statistics, seed=0)
+    assert own is not None and difference is not None
+    assert own.high - own.low == pytest.approx(2 * 1.96 / np.sqrt(400), rel=0.15)
+    assert [difference.low, difference.high] == pytest.approx([1, 1])
+
+
+def test_a_statistic_that_the_rows_do_not_have_has_no_interval() -> None:
+    def statistics(drawn: np.ndarray) -> np.ndarray:
+        return np.stack([drawn[:, 0, 0], np.full(len(drawn), np.nan)], axis=1)
+
+    own, missing = resampled_intervals(np.ones((3, 1)), statistics, seed=0, samples=10)
+    assert own is not None and own.mean == own.low == own.high == 1.0 and missing is None
+
+
+def test_no_rows_have_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        resampled_intervals(np.ones((0, 4)), lambda drawn: drawn, seed=0)

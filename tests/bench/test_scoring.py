@@ -69,7 +69,7 @@ def test_many_sets_at_once_agree_with_one_at_a_time(formula: ScoreFormula, rows:
 
 def test_the_formulas_differ_only_by_rows_without_text() -> None:
     with_text = [raw_row(n, scored(1, 0.5, float(n == 0), 0.5)) for n in range(6)]
-    assert len({summarise(read(with_text), f, samples=0).all.overall for f in FORMULAS}) == 1
+    assert len({round(summarise(read(with_text), f, samples=0).all.overall or 0, 9) for f in FORMULAS}) == 1
     mixed = [*with_text, raw_row(6, scored(1, 1, None, 1))]
     assert len({round(summarise(read(mixed), f, samples=0).all.overall or 0, 9) for f in FORMULAS}) == 3
 

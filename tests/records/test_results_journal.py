@@ -188,7 +188,7 @@ def test_a_row_that_was_never_scored_is_judged_on_resume(tmp_path: Path) -> None
 
 def test_ids_that_share_a_file_are_not_written(tmp_path: Path) -> None:
     rows = [ResultRow.read({"id": name, "prompt": "x"}) for name in ("A", "a")]
-    with open_journal(tmp_path) as journal, pytest.raises(RowFault, match="name_collision"):
+    with open_journal(tmp_path) as journal, pytest.raises(DataError, match="name_collision"):
         journal.write(rows, tmp_path / "results.json")
     assert not (tmp_path / "results.json").exists()
 

@@ -144,7 +144,7 @@ class RowJournal:
             appended: rows of averages that follow.
 
         Raises:
-            RowFault: when two ids would share a picture's file name.
+            DataError: when two ids would share a picture's file name.
             OSError: when it cannot be written; what was there stays.
         """
         claims = NameClaims()
@@ -153,7 +153,7 @@ class RowJournal:
             with os.fdopen(handle, "wb") as file:
                 mark = b"[\n"
                 for row in inputs:
-                    claims.claim(row.id)
+                    self._claim(claims, row.id)
                     kept = self.get(row.id)
                     if kept is not None and self._stems_from(kept, row.values):
                         file.write(mark + encode(kept, indent=2))
@@ -169,6 +169,12 @@ class RowJournal:
         finally:
             Path(temporary).unlink(missing_ok=True)
         return path
+
+    def _claim(self, claims: NameClaims, row_id: str) -> None:
+        try:
+            claims.claim(row_id)
+        except RowFault as fault:
+            raise DataError(f"{self.path}: {fault}") from fault
 
     def _load(self) -> int:
         """Find the rows; return where the last whole one ends."""
