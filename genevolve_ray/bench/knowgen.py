@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from genevolve_ray.bench.scoring import SplitScores, Summary, summarise
 from genevolve_ray.records.base import Record
-from genevolve_ray.records.published.results import EvaluatedRow, ResultRow
+from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.verdict import ScoreFormula
 
 SCIENCE, POPULAR = "science_and_knowledge", "pop_culture_and_news"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.bench.scoring import MEASURES, SplitScores, Summary, rounded, summarise
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.files import write_bytes, write_object
-from genevolve_ray.records.published.results import PROVENANCE, EvaluatedRow, ResultRow
+from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.verdict import ScoreFormula
 
 CSV_COLUMNS = (

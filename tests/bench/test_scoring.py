@@ -14,7 +14,8 @@ from scoring_helpers import TYPES, good, overall_by_definition, raw_row, raw_row
 
 from genevolve_ray.bench.scoring import MEASURES, average_rows, measures, score_table, summarise
 from genevolve_ray.bench.summaries import write_summaries
-from genevolve_ray.records.published.results import RAW_PROMPT, ResultRow
+from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.results import RAW_PROMPT
 from genevolve_ray.records.verdict import ScoreFormula, mean_kscore
 
 FORMULAS = list(ScoreFormula)

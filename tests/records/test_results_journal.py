@@ -11,9 +11,10 @@ import pytest
 from result_helpers import INPUT, trajectory
 
 from genevolve_ray.records.published import journal as journal_module
+from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.journal import RowJournal
 from genevolve_ray.records.published.rejections import DataError, RowFault
-from genevolve_ray.records.published.results import AgentRow, EvaluatedRow, RenderedRow, ResultRow
+from genevolve_ray.records.published.results import AgentRow, EvaluatedRow, RenderedRow
 from genevolve_ray.records.published.writers import agent_row, evaluated_row, failed_agent_row, rendered_row
 from genevolve_ray.records.trajectory import Termination
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from genevolve_ray.records.published.names import NameClaims, locate, picture_path
 from genevolve_ray.records.published.rejections import Reason, RowFault
+from genevolve_ray.records.published.results import RenderedRow
 
 UNSAFE = [
     *("", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "C:x", "x\0", "x\n", " x", "x ", "x.", ".x", "a*", "a?"),
@@ -78,3 +79,36 @@ def test_a_file_that_is_not_there_is_missing(path: str, tmp_path: Path) -> None:
     with pytest.raises(RowFault) as caught:
         locate(path, [tmp_path], "gt_image")
     assert caught.value.reason is Reason.MISSING_IMAGE
+
+
+def drawn(output_path: str, **fields: str) -> RenderedRow:
+    return RenderedRow.read({"id": "7", "prompt": "x", "success": True, "output_path": output_path} | fields)
+
+
+@pytest.mark.parametrize("said", ["images/7.png", "elsewhere/7.png", "/made/on/another/machine/images/7.png"])
+def test_the_picture_of_moved_results_is_found_beside_them(said: str, tmp_path: Path) -> None:
+    picture = tmp_path / "images" / "7.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"x")
+    assert drawn(said).picture_file([tmp_path]) == picture
+
+
+def test_where_the_row_says_comes_first(tmp_path: Path) -> None:
+    for name in ("images", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "7.png").write_bytes(b"x")
+    assert drawn("elsewhere/7.png").picture_file([tmp_path]) == tmp_path / "elsewhere" / "7.png"
+
+
+def test_a_picture_that_is_nowhere_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(RowFault, match="unsafe_path"):
+        drawn("/etc/hostname").picture_file([tmp_path])
+
+
+def test_the_truth_is_found_or_its_lack_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.png").write_bytes(b"x")
+    assert drawn("images/7.png", gt_image="t.png").truth_file([tmp_path]) == tmp_path / "t.png"
+    with pytest.raises(RowFault, match="missing_truth"):
+        drawn("images/7.png").truth_file([tmp_path])
+    with pytest.raises(RowFault, match="unsafe_path"):
+        drawn("images/7.png", gt_image="../t.png").truth_file([tmp_path])

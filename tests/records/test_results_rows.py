@@ -21,17 +21,10 @@ from result_helpers import (
     trajectory,
 )
 
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.files import encode, summary_rows_of, write_array
 from genevolve_ray.records.published.rejections import DataError, Reason, RejectionReport, RowFault
-from genevolve_ray.records.published.results import (
-    PROVENANCE,
-    RAW_PROMPT,
-    AgentRow,
-    EvaluatedRow,
-    RenderedRow,
-    ResultRow,
-    read_results,
-)
+from genevolve_ray.records.published.results import RAW_PROMPT, AgentRow, EvaluatedRow, RenderedRow, read_results
 from genevolve_ray.records.published.writers import (
     agent_row,
     evaluated_row,

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.files import encode
 from genevolve_ray.records.published.names import NameClaims
 from genevolve_ray.records.published.rejections import DataError, RowFault
-from genevolve_ray.records.published.results import PROVENANCE, AgentRow, EvaluatedRow, RenderedRow, ResultRow
+from genevolve_ray.records.published.results import AgentRow, EvaluatedRow, RenderedRow
 from genevolve_ray.records.trajectory import Termination
 
 _STAGE_FIELDS = frozenset(

@@ -6,129 +6,26 @@ fields are read from it under every name that published tools use.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from genevolve_ray.records.base import Record
-from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, first_text, has_program, is_direct
 from genevolve_ray.records.published.files import published_rows
-from genevolve_ray.records.published.names import NameClaims, picture_path
+from genevolve_ray.records.published.names import NameClaims, locate
 from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
-from genevolve_ray.records.published.requests import (
-    CASE_ID_NAMES,
-    KNOWLEDGE_CATEGORIES,
-    QUALITY_CATEGORIES,
-    TRUTH_NAMES,
-    request_text,
-)
-from genevolve_ray.records.published.rows import RawRow, identifier, integer, mapping, text_of
-from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.records.published.rows import RawRow, integer, mapping, text_of
 from genevolve_ray.records.trajectory import Termination
 from genevolve_ray.records.verdict import WEIGHTS, ImageScores
 
 IMAGE_NAMES = ("output_path", "image_path", "generated_image", "gen_image")
-PROVENANCE = "genevolve_ray"
-"""The one field of ours: whatever we know beyond the published fields stands inside it."""
 STATUS_OK = "ok"
 RAW_PROMPT = "error: rendered from the raw prompt, there was no program"
 """Status of a picture that a published renderer drew from the request, because the agent gave no program."""
 GRID = (0.0, 0.5, 1.0)
 """The scores that the published judge may give."""
 _MAX_REFERENCES = 64
-
-
-class ResultRow(Record):
-    """A row of any stage, and what every stage knows: the case. A bench row is one as well.
-
-    `truth` is the path of the ground-truth image as it is written; `eval_type` is empty where neither the row nor its
-    category tells it (other benchmarks).
-    """
-
-    values: dict[str, Any]
-    id: str
-    case_id: str
-    prompt: str
-    truth: str = ""
-    eval_type: str = ""
-    category: str = ""
-    difficulty: str = ""
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> Self:
-        """Return a row from its values. Raises RowFault for a row of which no sense can be made."""
-        kept = dict(values)
-        return cls(values=kept, **cls._fields(kept))
-
-    @classmethod
-    def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        meta = mapping(values.get("meta"), "meta")
-        aliases = (identifier(meta.get(name), f"meta.{name}") for name in CASE_ID_NAMES)
-        case_id = next((alias for alias in aliases if alias), None)
-        row_id = identifier(values.get("id"), "id") or case_id
-        if row_id is None:
-            raise RowFault(Reason.MISSING_ID)
-        picture_path(row_id)
-        prompt = request_text(values)
-        if not prompt:
-            raise RowFault(Reason.MISSING_REQUEST, row_id)
-        category = _first(values, meta, ("category",))
-        return {
-            "id": row_id,
-            "case_id": case_id or row_id,
-            "prompt": prompt,
-            "truth": _first(values, meta, TRUTH_NAMES),
-            "eval_type": _eval_type(values, meta, category),
-            "category": category,
-            "difficulty": _first(values, meta, ("difficulty",)),
-        }
-
-    @property
-    def picture(self) -> str:
-        """Where this row's picture lies, relative to `results.json`."""
-        return picture_path(self.id)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What we wrote about the row beyond the published fields; {} in rows of others."""
-        found = self.values.get(PROVENANCE)
-        return dict(found) if isinstance(found, Mapping) else {}
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether no agent had to do with the row, so that its request itself is what is rendered."""
-        return is_direct(self.values)
-
-    @property
-    def has_program(self) -> bool:
-        """Whether the row holds a program to render, see `has_program`."""
-        return has_program(self.values)
-
-    def request(self, truth_image: ImageRef | None = None) -> Request:
-        """Return the row as a request; one without a published type counts as Knowledge-Anchored."""
-        known = {kind.value for kind in EvalType}
-        return Request(
-            id=self.id,
-            prompt=self.prompt,
-            eval_type=EvalType(self.eval_type) if self.eval_type in known else EvalType.KNOWLEDGE,
-            category=self.category,
-            difficulty=self.difficulty,
-            truth_image=truth_image,
-            meta=mapping(self.values.get("meta"), "meta"),
-        )
-
-
-def is_direct(values: Mapping[str, Any]) -> bool:
-    """Return whether no agent had to do with a row, so that its request itself is what is rendered."""
-    return "gen_prompt" not in values and "termination" not in values
-
-
-def has_program(values: Mapping[str, Any]) -> bool:
-    """Return whether a row holds a prompt with at least one reference: from others published renderers draw the request."""
-    prompt, references = values.get("gen_prompt"), values.get("reference_images")
-    return (
-        isinstance(prompt, str) and bool(prompt.strip()) and isinstance(references, list | tuple) and bool(references)
-    )
 
 
 class ResultReference(Record):
@@ -178,7 +75,7 @@ class RenderedRow(ResultRow):
     @classmethod
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         fields = super()._fields(values)
-        image = _first(values, {}, IMAGE_NAMES)
+        image = first_text(values, {}, IMAGE_NAMES)
         status = text_of(values.get("image_status"), "image_status")
         said = values.get("success")
         if not isinstance(said, bool | None):
@@ -191,6 +88,22 @@ class RenderedRow(ResultRow):
         if not success and status in ("", STATUS_OK):
             status = "error: not rendered"
         return fields | {"image": image, "success": success, "status": status or STATUS_OK}
+
+    def picture_file(self, roots: Sequence[Path]) -> Path:
+        """Return the rendered picture: where the row says, else under its usual name below one of the folders.
+
+        Results that were moved still name the place where they were made.
+
+        Raises:
+            RowFault: UNSAFE_PATH or MISSING_IMAGE when there is none.
+        """
+        try:
+            return locate(self.image, roots, IMAGE_NAMES[0])
+        except RowFault:
+            for root in roots:
+                if (root / self.picture).is_file():
+                    return root / self.picture
+            raise
 
 
 class EvaluatedRow(RenderedRow):
@@ -263,7 +176,8 @@ def read_results(
 ) -> Iterator[Row]:
     """Return the rows of result files (`.json`, `.jsonl`, `.parquet`) as one stage's, in order.
 
-    Ids are unique, and so are the file names that they stand for. What is left out goes to the report.
+    Ids are unique, and so are the file names that they stand for. What is left out goes to the report. A journal, in which
+    an id may have several rows, is read by `RowJournal`.
 
     Raises:
         DataError: for a file that is missing or broken.
@@ -289,25 +203,6 @@ def _read_row(row: RawRow, kind: type[Row], claims: NameClaims, report: Rejectio
         report.reject(row.rejection(fault))
         return None
     return parsed
-
-
-def _first(values: Mapping[str, Any], meta: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Return the first text under one of the names, in the row and then in its `meta`; "" for none."""
-    for place, head in ((values, ""), (meta, "meta.")):
-        for name in names:
-            if text := text_of(place.get(name), head + name).strip():
-                return text
-    return ""
-
-
-def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str) -> str:
-    named = (values.get("eval_type"), meta.get("eval_type"), values.get("tier"))
-    found = next((text for value in named if (text := text_of(value, "eval_type").strip())), "")
-    if found:
-        return found
-    if category in QUALITY_CATEGORIES:
-        return EvalType.QUALITY.value
-    return EvalType.KNOWLEDGE.value if category in KNOWLEDGE_CATEGORIES else ""
 
 
 def _references(value: Any) -> tuple[ResultReference, ...]:

@@ -6,17 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, has_program, is_direct
 from genevolve_ray.records.published.names import picture_path
 from genevolve_ray.records.published.requests import TRUTH_NAMES
-from genevolve_ray.records.published.results import (
-    PROVENANCE,
-    RAW_PROMPT,
-    STATUS_OK,
-    RenderedRow,
-    ResultRow,
-    has_program,
-    is_direct,
-)
+from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Termination, Trajectory
 from genevolve_ray.records.verdict import NO_TEXT_VALUE, ImageScores, ScoreFormula, kscore
