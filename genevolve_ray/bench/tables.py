@@ -139,20 +139,24 @@ def _our_line(method: str, generator: str, summary: Summary) -> Line:
 
 
 def rich_table(comparison: Comparison) -> Table:
-    """Return a comparison for the terminal; names are shown as they are, without markup."""
-    caption = Text("\n".join(comparison.notes))
+    """Return a comparison for the terminal, its notes below; names are shown as they are, without markup."""
+    about = [
+        f"{line.method}{f', {line.generator}' if line.generator else ''}: {line.note}"
+        for line in comparison.lines
+        if line.note
+    ]
+    caption = Text("\n".join([*about, *comparison.notes]))
     table = Table(title=Text(comparison.title), caption=caption, caption_justify="left", title_justify="left")
     for name in ("method", "generator"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in comparison.columns:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("note")
     before = ""
     for line in comparison.lines:
         if before and line.origin != before:
             table.add_section()
         before = line.origin
-        cells = [Text(cell) for cell in _cells(comparison, line)]
+        cells = [Text(cell) for cell in _cells(comparison, line)[:-1]]
         table.add_row(*cells, style="bold" if line.origin == "ours" else "")
     return table
 

@@ -104,6 +104,7 @@ def test_the_terminal_shows_every_figure() -> None:
     shown = text_of(compared())
     assert "GenEvolve" in shown and ".5739" in shown and ".2525" in shown and "mine" in shown
     assert "formula release-summary" in shown
+    assert "mine, flux: 1 missing and 1 failed of 4" in shown
 
 
 def test_markup_in_a_name_is_shown_and_not_obeyed() -> None:
