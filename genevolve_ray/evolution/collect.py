@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 
 from genevolve_ray.engines.protocol import SamplingParams
@@ -27,16 +28,41 @@ async def collect_group(
     max_attempts: int,
     sampling: SamplingParams,
     on_trajectory: OnTrajectory | None = None,
+    slots: asyncio.Semaphore | None = None,
+    deadline: float | None = None,
+    on_late: Callable[[], None] = lambda: None,
 ) -> Group:
     """Draw K rollouts of one request.
 
     A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts` times;
     what then still failed stays in the group as such: it has no reward and is never trained on. The whole group shares
     one render seed.
+
+    Args:
+        request: what to draw.
+        step: the round of leases that the request belongs to; seeds derive from it.
+        rollouts: who plays.
+        run_seed: the run's seed.
+        group_size: K.
+        max_attempts: tries of each sample.
+        sampling: how to sample.
+        on_trajectory: told of every attempt that ended.
+        slots: a sample starts when it gets one of these, and gives it back at its end.
+        deadline: seconds from its start after which a sample is given up, and left out of the group.
+        on_late: told of every sample given up.
     """
     render_seed = derive_seed(run_seed, "render", step, request.id)
 
     async def sample(index: int) -> list[Trajectory]:
+        async with slots or nullcontext():
+            try:
+                async with asyncio.timeout(deadline):
+                    return await draw(index)
+            except TimeoutError:
+                on_late()
+                return []
+
+    async def draw(index: int) -> list[Trajectory]:
         attempts: list[Trajectory] = []
         for attempt in range(max_attempts):
             key = SampleKey(step=step, request_id=request.id, sample=index, attempt=attempt)

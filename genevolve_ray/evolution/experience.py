@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from genevolve_ray.evolution.ports import ExperienceStep, Lesson
 from genevolve_ray.experience.config import Control, ExperienceConfig
@@ -42,7 +43,9 @@ class LocalExperience:
         gives up, the step goes on without experience.
         """
         config = self._config
-        found = best_worst_pairs(groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
+        pairs = best_worst_pairs(groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
+        # A bundle is of the step that learns it; the rollouts may have been leased in an earlier round.
+        found = [replace(pair, step=step) for pair in pairs]
         posed = {request.id: request for request in requests}
         compared = await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in found))
         bundles = [(posed[b.request_id], b) for b in compared if isinstance(b, Experience)]

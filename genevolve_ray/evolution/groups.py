@@ -19,18 +19,17 @@ def groups_folder(step: int) -> str:
     return f"steps/{step_name(step)}/groups"
 
 
-def encode_group(step: int, group: Group, policy_version: int) -> tuple[GroupFile, bytes]:
+def encode_group(group: Group, policy_version: int) -> tuple[GroupFile, bytes]:
     """Return a group's file and its content; the same group gives the same file.
 
     Args:
-        step: the step that the group is persisted for.
         group: the group; its ledgers must be sound (ValueError otherwise).
-        policy_version: the version that sampled it.
+        policy_version: the oldest version that sampled it.
     """
     description = {"request_id": group.request_id, "step": group.step, "policy_version": policy_version}
     data = to_parquet(trajectories_to_table(group.trajectories), {_KEY: json.dumps(description).encode()})
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", group.request_id)[:80]
-    return _file(f"{groups_folder(step)}/{safe}-{sha256(data)[:16]}.parquet", data, group, policy_version), data
+    return _file(f"{groups_folder(group.step)}/{safe}-{sha256(data)[:16]}.parquet", data, group, policy_version), data
 
 
 def decode_group(name: str, data: bytes, path: str) -> tuple[GroupFile, Group]:

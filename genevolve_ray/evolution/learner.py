@@ -192,6 +192,7 @@ def training_sequences(
                 t.ledger.policy_mask,
                 t.ledger.logprobs,
                 advantage,
+                versions=t.ledger.versions,
                 teacher=teacher(t) if teacher is not None else None,
             )
             for t, advantage in zip(scored, advantages, strict=True)

@@ -1,4 +1,7 @@
-"""The evolution loop, as PAPER sections 3 and 4 tell it (synchronous: rollouts, judgement, one learner step, publish)."""
+"""The evolution loop, as PAPER sections 3 and 4 tell it: rollouts, judgement, experience, one learner step, publish.
+
+With `loop.max_staleness` above 0 the rollouts of the next steps go on meanwhile (DESIGN section 5); nothing else differs.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.collect import collect_group, distinct, evaluate, gather_or_cancel
+from genevolve_ray.evolution.collect import evaluate
+from genevolve_ray.evolution.flow import Flow
 from genevolve_ray.evolution.measures import Clock, check_parity, evaluation_metrics, group_metrics
 from genevolve_ray.evolution.ports import ExperiencePort, ExperienceStep, LearnerPort, RequestSource, RolloutPort
 from genevolve_ray.evolution.restore import lesson_state, restore
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.stream import RolloutStream
 from genevolve_ray.evolution.transport import WeightTransport
 from genevolve_ray.evolution.watch import Watcher
 from genevolve_ray.records.request import Request
@@ -39,55 +44,25 @@ class Evolution:
 
     async def run(self, version: int) -> None:
         """Evolve the policy from `version`, which `start` returned, to the last step."""
-        for step in range(version + 1, self.config.loop.steps + 1):
-            clock = Clock()
-            requests = self.lease(step)
-            groups = await self.collect(requests, step)
-            clock.lap("seconds_rollout")
-            experience = await self.recall(requests, groups, step)
-            clock.lap("seconds_experience")
-            self.watcher.phase("learning", 0, len(groups))
-            metrics = group_metrics(groups) | experience.metrics
-            metrics |= await self.learner.step(groups, step, experience.lessons)
-            check_parity(step, metrics["parity"], self.config.loop.parity_limit)
-            clock.lap("seconds_learn")
-            metrics["probe_difference"] = await self.publish(step)
-            clock.lap("seconds_sync")
-            await self.commit(step, groups, experience, metrics, clock)
-
-    def lease(self, step: int) -> list[Request]:
-        """Return the requests of a step; the same step always leases the same ones."""
-        size = self.config.loop.requests_per_step
-        return distinct([self.requests.train((step - 1) * size + i) for i in range(size)], step)
-
-    async def collect(self, requests: Sequence[Request], step: int) -> list[Group]:
-        """Return judged, persisted groups in request order; those that an interrupted attempt left are used again."""
-        loop = self.config.loop
-        # In deterministic mode nothing is used again: what runs beside a sample may change its last bits.
-        left = [] if self.config.deterministic else self.store.pending_groups(step, step - 1)
-        judged = {group.request_id: group for group in left}
-        missing = [r for r in requests if r.id not in judged]
-        self.watcher.phase("rollouts", 0, len(missing) * loop.group_size)
-
-        async def draw(request: Request) -> None:
-            group = await collect_group(
-                request,
-                step,
-                self.rollouts,
-                run_seed=self.config.seed,
-                group_size=loop.group_size,
-                max_attempts=loop.max_attempts,
-                sampling=self.sampling(),
-                on_trajectory=self.watcher.trajectory,
-            )
-            self.store.put_group(step, group, step - 1)
-            judged[request.id] = group
-
-        await gather_or_cancel(draw(request) for request in missing)
-        groups = [judged[request.id] for request in requests]
-        leased, drawn = len(requests) * loop.group_size, sum(group.samples for group in groups)
-        assert leased == drawn, f"step {step}: leased {leased} samples, accounted for {drawn}"
-        return groups
+        config = self.config
+        stream = RolloutStream(config, self.requests, self.rollouts, self.store, self.watcher, self.sampling(), version)
+        try:
+            for step in range(version + 1, config.loop.steps + 1):
+                clock = Clock()
+                batch = await stream.take(step)
+                clock.lap("seconds_rollout")
+                experience = await self.recall(batch.requests, batch.groups, step)
+                clock.lap("seconds_experience")
+                self.watcher.phase("learning", 0, len(batch.groups))
+                metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
+                metrics |= await self.learner.step(batch.groups, step, experience.lessons)
+                check_parity(step, metrics.get("parity"), config.loop.parity_limit)
+                clock.lap("seconds_learn")
+                metrics["probe_difference"] = await self.publish(step)
+                clock.lap("seconds_sync")
+                await self.commit(step, batch.groups, experience, metrics, clock, stream.flow)
+        finally:
+            await stream.close()
 
     async def recall(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Turn best-worst pairs into bundles, and return the bundle that each request recalls, its own fresh one included."""
@@ -110,7 +85,13 @@ class Evolution:
         return difference
 
     async def commit(
-        self, step: int, groups: Sequence[Group], experience: ExperienceStep, metrics: dict[str, float], clock: Clock
+        self,
+        step: int,
+        groups: Sequence[Group],
+        experience: ExperienceStep,
+        metrics: dict[str, float],
+        clock: Clock,
+        flow: Flow,
     ) -> None:
         """Validate and checkpoint where due, then make the step real by its one manifest."""
         loop, last = self.config.loop, step == self.config.loop.steps
@@ -127,8 +108,11 @@ class Evolution:
             self.store.put_experience(step, await self.experience.snapshot())
         clock.lap("seconds_commit")
         metrics |= clock.seconds()
-        metrics["tokens_per_second"] = metrics["policy_tokens"] / metrics["seconds_rollout"]
+        # Side by side with the learner, rollouts take the whole step.
+        seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
+        metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         loop_state = lesson_state(experience.lessons, await self.learner.moved() if experience.lessons else [])
+        loop_state["flow"] = flow.state().model_dump(mode="json")
         self.store.commit_step(step, groups, metrics, state_hash, validation, loop=loop_state)
         self.watcher.step(step, metrics, validation)
 

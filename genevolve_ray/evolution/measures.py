@@ -15,9 +15,12 @@ class ParityError(RuntimeError):
     """Engine and learner disagree about the policy's log-probs: training on them would be training on noise."""
 
 
-def check_parity(step: int, parity: float, limit: float) -> None:
-    """Check mean |engine - learner| log-prob of a step. Raises ParityError beyond the limit (or for no number)."""
-    if not parity <= limit:
+def check_parity(step: int, parity: float | None, limit: float) -> None:
+    """Check mean |engine - learner| log-prob of a step. Raises ParityError beyond the limit (or for a NaN).
+
+    None: no token of the step was sampled by the version that learned, so there is nothing to compare.
+    """
+    if parity is not None and not parity <= limit:
         raise ParityError(
             f"step {step}: mean |engine - learner| log-prob is {parity:.3g}, loop.parity_limit is {limit:.3g}"
         )

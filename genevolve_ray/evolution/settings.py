@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field, model_validator
 
 from genevolve_ray.agent.profile import PROFILES
@@ -21,8 +23,14 @@ class LoopConfig(Config):
     requests_per_step: int = Field(default=8, ge=1)
     group_size: int = Field(default=6, ge=2)
     """K rollouts of each request; at least two, or nothing can be compared."""
-    max_staleness: int = Field(default=0, ge=0, le=0)
-    """Policy versions that a consumed token may lag behind; this version of the loop is synchronous: 0."""
+    mode: Literal["sync", "async"] = "sync"
+    """`async`: rollouts go on while the learner works. `sync` is the same loop with `max_staleness` 0."""
+    max_staleness: int = Field(default=0, ge=0)
+    """Policy versions that a token may lag behind the policy that learns from it: 0 in sync mode, by default 1 in async."""
+    max_running: int | None = Field(default=None, ge=1)
+    """Samples that are played, rendered and judged at once; None: all that are leased."""
+    sample_deadline: float | None = Field(default=None, gt=0)
+    """Seconds after which a sample is given up and counted as discarded; None: never."""
     max_attempts: int = Field(default=3, ge=1)
     """How often a sample is drawn again after an infrastructure failure."""
     validate_every: int = Field(default=10, ge=0)
@@ -30,7 +38,22 @@ class LoopConfig(Config):
     validation_requests: int = Field(default=32, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
     parity_limit: float = Field(default=1e-4, gt=0)
-    """Largest mean |engine - learner| log-prob before the run stops: 1e-4 for fp32, about 0.03 for bf16."""
+    """Largest mean |engine - learner| log-prob at equal version before the run stops: 1e-4 for fp32, about 0.03 for bf16."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _async_is_stale(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("mode") == "async" and "max_staleness" not in values:
+            return values | {"max_staleness": 1}
+        return values
+
+    @model_validator(mode="after")
+    def _mode(self) -> LoopConfig:
+        if (self.mode == "async") != (self.max_staleness > 0):
+            raise ValueError(
+                f"loop.mode={self.mode} and loop.max_staleness={self.max_staleness} disagree: sync means 0, async at least 1"
+            )
+        return self
 
 
 class HeldoutConfig(Config):
@@ -96,6 +119,10 @@ class EvolutionConfig(Config):
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
+        if self.deterministic and (self.loop.mode == "async" or self.loop.sample_deadline is not None):
+            raise ValueError(
+                "deterministic=true needs loop.mode=sync without loop.sample_deadline: clocks decide there"
+            )
         if self.deterministic:
             self._lock_step()
         return self

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from genevolve_ray import __version__
 from genevolve_ray.evolution.checkpoints import RunCheckpoints, read_checkpoints, remove_orphans
 from genevolve_ray.evolution.files import Folder, StoreError, sha256
-from genevolve_ray.evolution.groups import decode_group, encode_group, groups_folder
+from genevolve_ray.evolution.groups import decode_group, encode_group
 from genevolve_ray.evolution.lock import RunLock, take_lock
 from genevolve_ray.evolution.manifest import (
     CheckpointConfig,
@@ -126,7 +126,8 @@ class RunStore(RunCheckpoints):
         self.refresh()
         remove_orphans(self._folder, self._counts)
         self._forget_uncommitted()
-        for name in self._folder.leftovers(f"steps/{step_name(self.last_step + 1)}/groups"):
+        rounds = [n for n in self._folder.entries("steps") if re.fullmatch(r"\d{6,}", n)]
+        for name in (n for r in rounds for n in self._folder.leftovers(f"steps/{r}/groups")):
             self._folder.delete(name)
         lines = b"".join(map(_metrics_line, self.manifests()))
         if self._folder.size("metrics.jsonl") is None or self._folder.get("metrics.jsonl", "metrics") != lines:
@@ -210,43 +211,36 @@ class RunStore(RunCheckpoints):
         """Return one row per committed step, each with its `step`."""
         return [json.loads(_metrics_line(manifest)) for manifest in self.manifests()]
 
-    def put_group(self, step: int, group: Group, policy_version: int) -> GroupFile:
-        """Persist a judged group of a step that is under way; once this has returned, the group may be acknowledged.
+    def put_group(self, group: Group, policy_version: int) -> GroupFile:
+        """Persist a judged group; once this has returned, the group may be acknowledged.
 
-        The same group put twice is one file. `policy_version` is the version that sampled it.
+        The same group put twice is one file. `policy_version` is the oldest version that sampled it.
 
         Raises:
-            StoreError: when it cannot be written, or the step is committed already.
+            StoreError: when it cannot be written, or was used by a committed step.
         """
         self._writable()
-        if step <= self.last_step:
-            raise StoreError(f"step {step} is committed: no group of {group.request_id} can be added to it")
-        file, data = encode_group(step, group, policy_version)
+        file, data = encode_group(group, policy_version)
+        if file.path in self._used:
+            raise StoreError(f"{file.path} is committed already: the group of {group.request_id} was drawn twice")
         self._folder.put(file.path, data, f"group of request {group.request_id}")
         self._persisted[id(group)] = (group, file)
         return file
 
-    def pending_groups(self, step: int, policy_version: int | None = None) -> list[Group]:
-        """Return groups that were persisted for a step but are in no manifest, ordered by file name.
-
-        Those that the current policy version sampled may be committed instead of sampling their requests again.
-
-        Args:
-            step: the step that was under way.
-            policy_version: with it, only groups that this version sampled.
+    def pending_groups(self) -> list[Group]:
+        """Return groups that were persisted but are in no manifest, ordered by file name.
 
         Raises:
             StoreError: naming a file that is corrupt.
         """
         found = []
-        for base in self._folder.entries(groups_folder(step)):
-            name = f"{groups_folder(step)}/{base}"
-            if name in self._used or not name.endswith(".parquet"):
+        for base in sorted(self._folder.entries("steps", recursive=True)):
+            name = f"steps/{base}"
+            if name in self._used or not re.fullmatch(r"\d{6,}/groups/[^/]+\.parquet", base):
                 continue
             file, group = decode_group(name, self._folder.get(name, "judged group"), self._folder.path(name))
-            if policy_version is None or file.policy_version == policy_version:
-                self._persisted[id(group)] = (group, file)
-                found.append(group)
+            self._persisted[id(group)] = (group, file)
+            found.append(group)
         return found
 
     def commit_step(

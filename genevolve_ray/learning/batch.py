@@ -80,6 +80,7 @@ class TrainSequence:
         logprobs: behaviour log-probs at the sampling temperature, 0.0 on context tokens.
         advantage: one number for every policy token of the sequence.
         weight: factor on this sequence's loss; it does not enter the normaliser.
+        versions: policy version behind each token; empty means the version that learns.
         teacher: the same trajectory as a teacher reads it, where experience was retrieved for its request.
         images: the pictures among the context, for a policy that sees; None while observations are text.
     """
@@ -89,6 +90,7 @@ class TrainSequence:
     logprobs: Sequence[float]
     advantage: float
     weight: float = 1.0
+    versions: Sequence[int] = ()
     teacher: TeacherContext | None = None
     images: ImageInputs | None = None
 
@@ -99,6 +101,8 @@ class TrainSequence:
                 f"sequence columns differ: {len(self.tokens)} tokens, {len(self.policy_mask)} mask entries, "
                 f"{len(self.logprobs)} log-probs"
             )
+        if len(self.versions) not in (0, len(self.tokens)):
+            raise ValueError(f"{len(self.tokens)} tokens, {len(self.versions)} policy versions")
         if self.teacher is not None:
             self._check_teacher(self.teacher)
 

@@ -25,7 +25,9 @@ class ImportanceCorrection(StrEnum):
 class GrpoConfig(Config):
     """Settings of the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
 
-    `behaviour_cap` truncates prox / mu in the decoupled form. Aggregation is `seq-mean-token-sum`: summed over the
+    `behaviour_cap` truncates prox / mu in the decoupled form; tokens whose prox / mu lies below `behaviour_floor` or above
+    `behaviour_ceiling` are masked there: truncation bounds the variance, masking drops tokens whose context the policy has
+    left behind. The share of tokens that each touches is logged. Aggregation is `seq-mean-token-sum`: summed over the
     tokens of a sequence, averaged over the non-empty sequences of the global batch.
     """
 
@@ -33,9 +35,17 @@ class GrpoConfig(Config):
     clip_high: float = Field(default=0.28, ge=0)
     correction: ImportanceCorrection = ImportanceCorrection.BYPASS
     behaviour_cap: float = Field(default=2.0, gt=0)
+    behaviour_floor: float | None = Field(default=None, ge=0)
+    behaviour_ceiling: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _order(self) -> GrpoConfig:
+        masks = self.behaviour_floor is not None or self.behaviour_ceiling is not None
+        if masks and self.correction is not ImportanceCorrection.DECOUPLED:
+            raise ValueError(
+                f"behaviour_floor={self.behaviour_floor} and behaviour_ceiling={self.behaviour_ceiling} mask prox / mu, "
+                f"which correction={self.correction.value} has none of: set correction=decoupled"
+            )
         if self.clip_low == 0 and self.clip_high == 0:
             raise ValueError("clip_low = clip_high = 0 leaves no ratio that can move")
         return self

@@ -32,6 +32,7 @@ class TokenStreams:
         gate_P: True on tokens of a kind that may be taught; None means all.
         sequence_P: which sequence of the micro-batch each token belongs to.
         taught_sequences: sequences of the GLOBAL batch that have a bundle.
+        current_P: True on tokens that the very version which learns has sampled; None means all.
     """
 
     logprobs_P: Tensor
@@ -46,6 +47,7 @@ class TokenStreams:
     gate_P: Tensor | None = None
     sequence_P: Tensor | None = None
     taught_sequences: int = 0
+    current_P: Tensor | None = None
 
 
 Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]
@@ -54,6 +56,12 @@ Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]
 
 def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Return this micro-batch's share of the GRPO loss, and metric sums over its tokens.
+
+    The importance correction says what r is and what w holds besides the sequence's weight (mu behaviour, prox the policy
+    before the step, a constant in its gradient):
+        bypass      r = pi / mu
+        recompute   r = pi / prox
+        decoupled   r = pi / prox, w * min(prox / mu, behaviour_cap), 0 where prox / mu leaves [floor, ceiling]
 
     Loss (PAPER section 3, aggregation seq-mean-token-sum):
         -1/N sum_sequences sum_tokens w * min(r A, clip(r, 1 - low, 1 + high) A), N = streams.sequences
@@ -76,8 +84,15 @@ def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[s
     metrics: dict[str, Tensor] = {}
     if config.correction is ImportanceCorrection.DECOUPLED:
         behaviour_weight_P = (anchor_P - streams.behaviour_P).exp()
-        surrogate_P = surrogate_P * behaviour_weight_P.clamp(max=config.behaviour_cap)
+        kept_P = torch.ones_like(behaviour_weight_P, dtype=torch.bool)
+        if config.behaviour_floor is not None:
+            kept_P = behaviour_weight_P >= config.behaviour_floor
+        if config.behaviour_ceiling is not None:
+            kept_P = kept_P & (behaviour_weight_P <= config.behaviour_ceiling)
+        surrogate_P = surrogate_P * behaviour_weight_P.clamp(max=config.behaviour_cap) * kept_P
+        metrics["behaviour_weight"] = behaviour_weight_P.sum()
         metrics["behaviour_capped"] = (behaviour_weight_P > config.behaviour_cap).sum()
+        metrics["behaviour_masked"] = (~kept_P).sum()
     with torch.no_grad():
         metrics["clip_low"] = ((ratio_P < 1 - config.clip_low) & (advantages_P < 0)).sum()
         metrics["clip_high"] = ((ratio_P > 1 + config.clip_high) & (advantages_P > 0)).sum()

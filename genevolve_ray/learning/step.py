@@ -50,7 +50,7 @@ from genevolve_ray.learning.policy import (
     state_hash,
     state_to_folder,
 )
-from genevolve_ray.learning.streams import MAXIMA, Scored, means, token_streams
+from genevolve_ray.learning.streams import MAXIMA, Scored, means, parity_metrics, token_streams
 from genevolve_ray.learning.ved import ved_loss
 
 OPTIMIZER_FILE = "optimizer.pt"
@@ -197,7 +197,7 @@ class Learner:
             terms.append(partial(ved_loss, config=self.config.ved))
         return terms
 
-    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[Scored]) -> dict[str, float]:
+    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[Scored], version: int) -> dict[str, float]:
         """Add every micro-batch's gradient and return the summed loss and token metrics."""
         count = sum(len(b.indices) for b in batches)
         taught = sum(sequences[i][1] is not None for b in batches for i in b.indices)
@@ -213,15 +213,11 @@ class Learner:
                 sequences=count,
                 taught=taught,
                 proximal=self.config.grpo.needs_proximal,
+                version=version,
             )
-            gap_P = (streams.behaviour_P - logprobs_P.detach()).abs()
             assert entropy_P is not None
             loss = logprobs_P.new_zeros(())
-            metrics = {
-                "entropy": entropy_P.sum(),
-                "parity": gap_P.sum(),
-                "parity_max": gap_P.max() if len(gap_P) else gap_P.sum(),
-            }
+            metrics = {"entropy": entropy_P.sum(), **parity_metrics(streams)}
             for term in terms:
                 value, parts = term(streams)
                 loss = loss + value
@@ -257,13 +253,14 @@ class Learner:
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
 
-        `parity` is mean |behaviour - learner| log-prob before the update; metrics that begin with `ved_` are means over
+        `parity` is mean |behaviour - learner| log-prob before the update over the tokens that this version sampled (absent
+        where there are none), `stale_gap` the same over older ones; metrics that begin with `ved_` are means over
         the tokens of sequences that have a teacher. The result does not depend on the order of the sequences or on
         `token_budget` beyond floating-point rounding.
 
         Args:
             sequences: the global batch; those without policy tokens are counted, not averaged over.
-            step: number of the step from 0, for the warm-up.
+            step: number of the step from 0, which is the version that learns too.
 
         Raises:
             ValueError: when no sequence has a policy token.
@@ -277,7 +274,7 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         scored = self._with_teacher(sequences)
         seconds_teacher = time.perf_counter() - started
-        totals = self._accumulate(batches, scored)
+        totals = self._accumulate(batches, scored, step)
         norm = clip_gradients(self._parameters, self.config.grad_clip)
         loss, taught = totals.pop("loss"), totals.pop("taught_sequences")
         if not (math.isfinite(loss) and math.isfinite(norm)):

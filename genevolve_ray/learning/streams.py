@@ -32,6 +32,7 @@ def token_streams(
     sequences: int,
     taught: int,
     proximal: bool,
+    version: int,
 ) -> TokenStreams:
     """Return what the losses share: one value per policy token of the micro-batch.
 
@@ -43,6 +44,7 @@ def token_streams(
         sequences: non-empty sequences of the global batch.
         taught: those of them that have a teacher.
         proximal: whether the correction needs the policy's log-probs before the step.
+        version: the policy version that learns.
     """
     column = partial(torch.tensor, dtype=logprobs_P.dtype, device=logprobs_P.device)
     flags = partial(torch.tensor, dtype=torch.bool, device=logprobs_P.device)
@@ -62,6 +64,7 @@ def token_streams(
         gate_P=flags([x for s, _ in chosen for x in _gate(s)]),
         sequence_P=batch.sequence_P,
         taught_sequences=taught,
+        current_P=flags([x == version for s, _ in chosen for x in _versions(s, version)]),
     )
 
 
@@ -71,11 +74,36 @@ def _gate(sequence: TrainSequence) -> Sequence[bool]:
     return gate or [True] * sequence.policy_tokens
 
 
+def _versions(sequence: TrainSequence, version: int) -> Sequence[int]:
+    """Return the version behind each policy token."""
+    if not sequence.versions:
+        return [version] * sequence.policy_tokens
+    return [v for v, wanted in zip(sequence.versions, sequence.policy_mask, strict=True) if wanted]
+
+
+def parity_metrics(streams: TokenStreams) -> dict[str, Tensor]:
+    """Return the sums of |behaviour - learner| log-prob over the tokens that this version sampled, and over older ones.
+
+    At equal version the difference is the engine's error; beyond, it is how far the policy has moved since.
+    """
+    gap_P = (streams.behaviour_P - streams.logprobs_P.detach()).abs()
+    current_P = streams.current_P if streams.current_P is not None else torch.ones_like(gap_P, dtype=torch.bool)
+    now_P = gap_P * current_P
+    return {
+        "parity": now_P.sum(),
+        "parity_max": now_P.max() if len(now_P) else now_P.sum(),
+        "current_tokens": current_P.sum(),
+        "stale_gap": (gap_P - now_P).sum(),
+    }
+
+
 def means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
     """Return sums over tokens as means: over policy tokens, or over those of taught sequences; maxima as they are."""
-    taught = totals.pop("ved_tokens", 0.0)
+    taught, current = totals.pop("ved_tokens", 0.0), totals.pop("current_tokens", float(policy_tokens))
+    counts = {"parity": current, "stale_gap": policy_tokens - current} | dict.fromkeys(MAXIMA, 1.0)
     metrics = {}
     for name, total in totals.items():
-        count = 1 if name in MAXIMA else taught if name.startswith(_TAUGHT) else policy_tokens
-        metrics[name] = total / max(1, count)
-    return metrics | ({"ved_tokens": taught} if taught else {})
+        count = counts.get(name, taught if name.startswith(_TAUGHT) else policy_tokens)
+        if count or name != "parity":  # nothing of this version: there is no parity to speak of
+            metrics[name] = total / max(1.0, count)
+    return metrics | {"stale_tokens": policy_tokens - current} | ({"ved_tokens": taught} if taught else {})

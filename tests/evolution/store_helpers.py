@@ -43,7 +43,7 @@ def take_step(store: RunStore, step: int, **options: Any) -> list[Group]:
     """Persist and commit two groups as one step."""
     groups = [make_group(name, step) for name in ("b", "a")]
     for group in groups:
-        store.put_group(step, group, step - 1)
+        store.put_group(group, step - 1)
     store.commit_step(step, groups, {"reward_mean": step / 10}, f"hash-{step}", **options)
     return groups
 

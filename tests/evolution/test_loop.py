@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_config
 
+from genevolve_ray.evolution.flow import FlowError
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.measures import ParityError
 from genevolve_ray.evolution.ports import RolloutTask
@@ -151,6 +152,6 @@ async def test_samples_must_add_up(scene: Scene) -> None:
             return trajectory
 
     evolution = scene.begin(make_config(), Forgetful())
-    with pytest.raises(AssertionError, match="step 1: leased 4 samples, accounted for 2"):
+    with pytest.raises(FlowError, match="lease 0 has 2 samples, its group accounts for 1"):
         await evolve(evolution)
     assert evolution.store.last_step == 0

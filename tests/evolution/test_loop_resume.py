@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_config
@@ -14,6 +13,7 @@ from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.restore import ResumeError
 from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.records.trajectory import Group
 
 
 class Interrupted(Exception):
@@ -32,9 +32,9 @@ def die_in_the_middle(evolution: Evolution, rollouts: FakeRollouts, step: int, m
     kept = asyncio.Event()
     put = evolution.store.put_group
 
-    def put_and_tell(at: int, *rest: Any) -> object:
-        file = put(at, *rest)
-        if at == step:
+    def put_and_tell(group: Group, version: int) -> object:
+        file = put(group, version)
+        if group.step == step:
             kept.set()
         return file
 

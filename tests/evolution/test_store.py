@@ -170,35 +170,35 @@ def test_a_group_must_be_persisted_before_it_is_committed(run: Path) -> None:
 def test_a_group_is_used_once(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
         group = make_group("a", 1)
-        store.put_group(1, group, 0)
+        store.put_group(group, 0)
         with pytest.raises(StoreError, match="would use steps/000001/groups/a-.*twice"):
             store.commit_step(1, [group, group], {}, "h")
         store.commit_step(1, [group], {}, "h")
         with pytest.raises(StoreError, match="never persisted, or is used"):
             store.commit_step(2, [group], {}, "h")
-        with pytest.raises(StoreError, match="step 1 is committed"):
-            store.put_group(1, group, 0)
+        with pytest.raises(StoreError, match="is committed already: the group of a was drawn twice"):
+            store.put_group(group, 0)
 
 
 def test_request_ids_are_made_safe_for_file_names(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
         group = make_group("../../a b/ü" + "x" * 300, 1)
-        file = store.put_group(1, group, 0)
+        file = store.put_group(group, 0)
         assert file.path.startswith("steps/000001/groups/.._.._a_b__xxx")
-        assert store.pending_groups(1) == [group]
+        assert store.pending_groups() == [group]
 
 
 def test_the_same_group_twice_is_one_file(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
-        files = [store.put_group(1, make_group("a", 1), 0) for _ in range(2)]
+        files = [store.put_group(make_group("a", 1), 0) for _ in range(2)]
         assert files[0] == files[1]
-        assert len(store.pending_groups(1)) == 1
+        assert len(store.pending_groups()) == 1
 
 
 def test_a_group_that_vanished_is_not_committed(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
         group = make_group("a", 1)
-        file = store.put_group(1, group, 0)
+        file = store.put_group(group, 0)
         (run / file.path).unlink()
         with pytest.raises(StoreError, match=f"{file.path} should have {file.size} bytes, it has None"):
             store.commit_step(1, [group], {}, "h")
@@ -208,20 +208,18 @@ def test_a_group_that_vanished_is_not_committed(run: Path) -> None:
 # --- resume ------------------------------------------------------------------------------------------------------------
 
 
-def test_pending_groups_of_the_current_version_are_used_again(run: Path) -> None:
-    kept, stale = make_group("a", 2), make_group("b", 2, 0)
+def test_groups_that_no_manifest_names_are_pending_whatever_their_round(run: Path) -> None:
+    early, late = make_group("a", 2), make_group("b", 5, 0)
     with RunStore.open(str(run), CONFIG) as store:
         take_step(store, 1)
-        store.put_group(2, kept, 1)
-        store.put_group(2, stale, 0)
+        store.put_group(late, 0)
+        store.put_group(early, 1)
     with RunStore.open(str(run), CONFIG) as store:
-        assert store.pending_groups(1) == []
-        assert store.pending_groups(2) == [kept, stale]
-        again = store.pending_groups(2, 1)
-        assert again == [kept]
-        store.commit_step(2, again, {}, "h")
-        assert store.groups(2) == [kept]
-        assert store.pending_groups(2) == [stale]
+        assert store.pending_groups() == [early, late]
+        [_, again] = store.pending_groups()
+        store.commit_step(2, [again], {}, "h")
+        assert store.groups(2) == [late]
+        assert store.pending_groups() == [early]
 
 
 def test_the_plan_re_applies_what_the_last_checkpoint_lacks(run: Path) -> None:
@@ -400,10 +398,10 @@ def test_a_corrupt_group_is_named(run: Path) -> None:
 
 def test_a_truncated_pending_group_is_named(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
-        path = run / store.put_group(1, make_group("a", 1), 0).path
+        path = run / store.put_group(make_group("a", 1), 0).path
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(StoreError, match=f"{path} is corrupt"):
-            store.pending_groups(1)
+            store.pending_groups()
 
 
 def test_a_corrupt_configuration_or_validation_is_named(run: Path) -> None:

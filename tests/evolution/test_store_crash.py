@@ -30,10 +30,10 @@ class Progress:
 def run_two_steps(store: RunStore, seen: Progress) -> None:
     """Two steps with groups, checkpoints (the second prunes the first) and validations, from wherever the run stands."""
     for step in range(store.last_step + 1, 3):
-        groups = store.pending_groups(step, step - 1)
+        groups = [g for g in store.pending_groups() if g.step == step]
         if not groups:
             groups = [make_group("a", step)]
-            store.put_group(step, groups[0], step - 1)
+            store.put_group(groups[0], step - 1)
             seen.groups = groups
         save_checkpoint(store, step)
         store.commit_step(step, groups, {"reward_mean": 0.5}, f"hash-{step}", {"reward_mean": step})
@@ -53,7 +53,7 @@ def check_after_crash(store: RunStore, seen: Progress) -> None:
     for step in store.committed_steps():
         assert store.groups(step) == [make_group("a", step)]
     assert [v["step"] for v in store.validations()] == store.committed_steps()
-    kept = store.pending_groups(seen.steps + 1) if store.last_step == seen.steps else store.groups(store.last_step)
+    kept = store.pending_groups() if store.last_step == seen.steps else store.groups(store.last_step)
     assert all(group in kept for group in seen.groups)
 
 
@@ -146,7 +146,7 @@ def test_a_full_disk_on_commit_leaves_the_old_state(tmp_path: Path, monkeypatch:
     with RunStore.open(str(tmp_path / "run"), CONFIG) as store:
         take_step(store, 1)
         group = make_group("a", 2)
-        store.put_group(2, group, 1)
+        store.put_group(group, 1)
         before = contents(tmp_path)
         with monkeypatch.context() as patch:
             blow_before(patch, os, call, [Fuse(0, disk_full)])
@@ -162,8 +162,8 @@ def test_a_full_disk_on_put_group_names_the_request(tmp_path: Path, monkeypatch:
     with RunStore.open(str(tmp_path / "run"), CONFIG) as store:
         blow_before(monkeypatch, os, "fsync", [Fuse(0, disk_full)])
         with pytest.raises(StoreError, match=r"groups/a-.*\(group of request a\): no space left on the disk"):
-            store.put_group(1, make_group("a", 1), 0)
-        assert store.pending_groups(1) == []
+            store.put_group(make_group("a", 1), 0)
+        assert store.pending_groups() == []
 
 
 def test_a_full_disk_on_a_checkpoint_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_full_remote_store_leaves_the_old_state() -> None:
     with RunStore.open("runs/demo", CONFIG, filesystem=files) as store:
         take_step(store, 1)
         group = make_group("a", 2)
-        store.put_group(2, group, 1)
+        store.put_group(group, 1)
         fuse.left = 2
         with pytest.raises(StoreError, match=r"manifest.json \(step manifest\): no space left on the disk"):
             store.commit_step(2, [group], {}, "h")

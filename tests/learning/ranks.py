@@ -68,7 +68,7 @@ def gradients(learner: Any, case: Case) -> dict[str, torch.Tensor]:
 
     batch = batch_of(case, case.counts[0], 0)
     learner._optimizer.zero_grad()
-    learner._accumulate(learner._split(batch), learner._with_teacher(batch))
+    learner._accumulate(learner._split(batch), learner._with_teacher(batch), 0)
     return {name: full(p.grad).clone() for name, p in learner.model.named_parameters() if p.grad is not None}
 
 

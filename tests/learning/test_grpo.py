@@ -43,7 +43,9 @@ def written_out(s: TokenStreams, config: GrpoConfig) -> float:
             clipped = min(max(ratio, 1 - config.clip_low), 1 + config.clip_high)
             token = min(ratio * advantage, clipped * advantage)
             if config.correction is ImportanceCorrection.DECOUPLED:
-                token *= min(2.718281828459045 ** (prox - mu), config.behaviour_cap)
+                weight = 2.718281828459045 ** (prox - mu)
+                low, high = config.behaviour_floor or 0.0, config.behaviour_ceiling or float("inf")
+                token *= min(weight, config.behaviour_cap) * (low <= weight <= high)
             total += token
         place += length
     return -total / len(LENGTHS)
@@ -54,6 +56,24 @@ def test_loss_is_the_formula(correction: ImportanceCorrection) -> None:
     config = GrpoConfig(correction=correction, behaviour_cap=1.3)
     loss, _ = grpo_loss(streams(), config)
     assert loss.item() == pytest.approx(written_out(streams(), config), rel=1e-12)
+
+
+def test_tokens_that_the_policy_has_left_behind_are_masked_and_counted() -> None:
+    config = GrpoConfig(
+        correction=ImportanceCorrection.DECOUPLED, behaviour_cap=1.3, behaviour_floor=0.6, behaviour_ceiling=1.8
+    )
+    loss, metrics = grpo_loss(streams(), config)
+    assert loss.item() == pytest.approx(written_out(streams(), config), rel=1e-12)
+    s = streams()
+    assert s.proximal_P is not None
+    weights = (s.proximal_P - s.behaviour_P).exp()
+    assert 0 < metrics["behaviour_masked"].item() == ((weights < 0.6) | (weights > 1.8)).sum().item() < len(weights)
+    assert metrics["behaviour_weight"].item() == pytest.approx(weights.sum().item())
+
+
+def test_a_mask_needs_the_weight_that_it_masks_by() -> None:
+    with pytest.raises(ValueError, match="behaviour_ceiling=2.0 .* correction=bypass"):
+        GrpoConfig(behaviour_ceiling=2.0)
 
 
 def test_parts_of_a_batch_add_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,32 @@ def test_step_does_not_depend_on_micro_batches_or_order(model_dir: Path, correct
         assert metrics[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
     for p, q in zip(whole.model.parameters(), split.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-9)
+
+
+def test_parity_is_about_the_tokens_that_this_version_sampled(model_dir: Path) -> None:
+    """Two sequences with exact behaviour log-probs, one of which an older version is said to have sampled half of."""
+    learner = Learner(model_dir, DOUBLE, BANNED)
+    exact = []
+    for s, scores in zip(sequences(2), learner.score(sequences(2)), strict=True):
+        places, column = [i for i, wanted in enumerate(s.policy_mask) if wanted], [0.0] * len(s.tokens)
+        for place, score in zip(places, scores, strict=True):
+            column[place] = score
+        exact.append(replace(s, logprobs=column))
+    places = [i for i, wanted in enumerate(exact[0].policy_mask) if wanted]
+    column, versions = list(exact[0].logprobs), [3] * len(exact[0].tokens)
+    column[places[0]], versions[places[0]] = column[places[0]] - 0.5, 1
+    stale = replace(exact[0], logprobs=column, versions=versions)
+    metrics = learner.train_step([stale, exact[1]], 3)
+    assert metrics["parity"] < 1e-12
+    assert metrics["stale_gap"] == pytest.approx(0.5)
+    assert metrics["stale_tokens"] == 1
+
+
+def test_a_batch_of_older_versions_has_no_parity(model_dir: Path) -> None:
+    old = [replace(s, versions=[2] * len(s.tokens)) for s in sequences()]
+    _, metrics = stepped(model_dir, DOUBLE, old)
+    assert "parity" not in metrics
+    assert metrics["stale_tokens"] == metrics["policy_tokens"]
 
 
 def test_padding_after_the_last_policy_token_changes_nothing(model_dir: Path) -> None:

@@ -53,7 +53,7 @@ def commit(
     for name, group in groups.items():
         for sample, trajectory in enumerate(group.trajectories):
             trajectory.key = trajectory.key.model_copy(update={"step": step, "request_id": name, "sample": sample})
-        store.put_group(step, group, step - 1)
+        store.put_group(group, step - 1)
     loop = lesson_state(lessons, moved) if lessons else {}
     store.commit_step(step, list(groups.values()), {"reward_mean": 0.5}, f"state-{step}", loop=loop)
 

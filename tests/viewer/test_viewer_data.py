@@ -15,7 +15,7 @@ def store_run(folder: Path, data: ReportData) -> None:
     """Write a run of one step with its held-out evaluation."""
     with RunStore.open(str(folder), data.config, run_seed=7) as store:
         group = Group(data.training[0].key.request_id, 1, [data.training[0], data.training[1]])
-        store.put_group(1, group, 0)
+        store.put_group(group, 0)
         store.commit_step(1, [group], data.metrics[0], "state", {"reward_mean": 0.5})
         store.put_requests("heldout", data.requests)
         store.put_trajectories("heldout-sft", data.before)

@@ -1,0 +1,148 @@
+"""Which samples are where: the admission rule of DESIGN section 5 and its invariant.
+
+A lease is one request's group of K samples, numbered in the order of the request source: lease i is request i. Leases are
+begun in that order, and so are those begun again after a restart.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from genevolve_ray.records.base import Config, Record
+from genevolve_ray.records.trajectory import Group, Outcome
+
+
+class FlowConfig(Config):
+    """What admission is reckoned from."""
+
+    batch: int = Field(ge=1)
+    """Requests of a step."""
+    group_size: int = Field(ge=1)
+    max_staleness: int = Field(ge=0)
+    steps: int = Field(ge=1)
+    """Steps of the whole run: what no step will consume is not leased."""
+
+
+class FlowState(Record):
+    """A flow at the end of a step, as its manifest keeps it; counts are samples since the run began."""
+
+    next_lease: int = 0
+    open: tuple[int, ...] = ()
+    """Leases that are neither consumed nor discarded, in order."""
+    consumed: int = 0
+    discarded: int = 0
+
+
+class FlowError(RuntimeError):
+    """Samples went missing or appeared from nowhere: a fault of ours."""
+
+
+class Flow:
+    """Books every sample: leased = consumed + discarded + buffered + running, at all times.
+
+    A lease is running until its group is judged, buffered until a step takes it, then consumed; or it is discarded.
+    """
+
+    def __init__(self, config: FlowConfig, state: FlowState | None = None) -> None:
+        """Begin, or go on from a state: the leases that were open then are to be begun again, or are buffered by `hold`."""
+        state = state or FlowState()
+        self.config = config
+        self.next_lease, self.consumed, self.discarded = state.next_lease, state.consumed, state.discarded
+        self.idle: list[int] = list(state.open)
+        """Leases that are open and of which nothing is known: neither running nor buffered."""
+        self.running: dict[int, int] = {}
+        self.buffered: dict[int, int] = {}
+        """Samples of each lease that runs or is buffered."""
+
+    @property
+    def leased(self) -> int:
+        """Samples leased so far; those of idle leases are about to be begun again and count from then on."""
+        return (self.next_lease - len(self.idle)) * self.config.group_size
+
+    def room(self, version: int) -> int:
+        """Return how many groups may be begun while the learner is at `version`.
+
+        Samples are leased only while consumed + buffered + running < (version + max_staleness + 1) * batch.
+        """
+        c = self.config
+        steps = min(version + c.max_staleness + 1, c.steps)
+        used = self.consumed + sum(self.buffered.values()) + sum(self.running.values())
+        return max(0, -(-(steps * c.batch * c.group_size - used) // c.group_size))
+
+    def lease(self) -> int:
+        """Begin the next lease: one that a restart left open, else a new one."""
+        if self.idle:
+            number = self.idle.pop(0)
+        else:
+            number, self.next_lease = self.next_lease, self.next_lease + 1
+        self.running[number] = self.config.group_size
+        return number
+
+    def drop(self, number: int) -> None:
+        """Discard one sample of a running lease: it came too late."""
+        self.running[number] -= 1
+        self.discarded += 1
+
+    def hold(self, number: int, samples: int) -> None:
+        """A running lease is judged. Raises FlowError when its group holds another number of samples than it should."""
+        if samples != self.running[number]:
+            raise FlowError(f"lease {number} has {self.running[number]} samples, its group accounts for {samples}")
+        self.buffered[number] = self.running.pop(number)
+
+    def found(self, number: int, samples: int) -> bool:
+        """Take in a group that was judged before a restart; returns False when its lease is closed.
+
+        Leases that were begun after the state was written are known by such groups alone; those between them are idle.
+        """
+        if number >= self.next_lease:
+            self.idle += range(self.next_lease, number + 1)
+            self.next_lease = number + 1
+        if number not in self.idle:
+            return False
+        self.idle.remove(number)
+        self.buffered[number] = samples
+        self.discarded += self.config.group_size - samples
+        return True
+
+    def discard(self, number: int) -> None:
+        """Give a lease up, whether it runs or is buffered."""
+        self.discarded += (self.running if number in self.running else self.buffered).pop(number)
+
+    def consume(self, number: int) -> None:
+        """A step takes a buffered lease."""
+        self.consumed += self.buffered.pop(number)
+
+    def check(self) -> None:
+        """Assert the invariant. Raises FlowError with all the counts."""
+        counts = self.counts()
+        if counts["leased"] != sum(counts[name] for name in ("consumed", "discarded", "buffered", "running")):
+            raise FlowError(f"samples do not add up: {counts}")
+
+    def counts(self) -> dict[str, int]:
+        """Return the samples leased, consumed, discarded, buffered and running."""
+        return {
+            "leased": self.leased,
+            "consumed": self.consumed,
+            "discarded": self.discarded,
+            "buffered": sum(self.buffered.values()),
+            "running": sum(self.running.values()),
+        }
+
+    def state(self) -> FlowState:
+        """Return what a restart needs. The samples of open leases are not counted anywhere in it."""
+        lost = sum(self.config.group_size - n for held in (self.running, self.buffered) for n in held.values())
+        return FlowState(
+            next_lease=self.next_lease,
+            open=tuple(sorted([*self.idle, *self.running, *self.buffered])),
+            consumed=self.consumed,
+            # A lease that is begun again has all its samples again; `found` counts those that its group lacks.
+            discarded=self.discarded - lost,
+        )
+
+
+def oldest_version(group: Group) -> int | None:
+    """Return the oldest policy version behind a token that the group would train on, None when it trains on none."""
+    kept = (
+        t.ledger.oldest_version for t in group.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)
+    )
+    return min((version for version in kept if version is not None), default=None)

@@ -1,0 +1,192 @@
+"""Rollouts that go on while the learner works: leases in, judged and persisted groups out, none too stale."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.collect import collect_group, distinct
+from genevolve_ray.evolution.files import StoreError
+from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
+from genevolve_ray.evolution.ports import RequestSource, RolloutPort
+from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.watch import Watcher
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Group
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step takes: groups in the order of their leases, their requests, and numbers about the flow."""
+
+    requests: list[Request]
+    groups: list[Group]
+    metrics: dict[str, float]
+
+
+class RolloutStream:
+    """Keeps as many groups under way as admission allows, and hands them out batch by batch.
+
+    With `max_staleness` 0 nothing is leased until the last step has been consumed and published: that is the synchronous
+    loop. A group is persisted before it counts as judged.
+    """
+
+    def __init__(
+        self,
+        config: EvolutionConfig,
+        requests: RequestSource,
+        rollouts: RolloutPort,
+        store: RunStore,
+        watcher: Watcher,
+        sampling: SamplingParams,
+        version: int,
+    ) -> None:
+        """Go on after the last committed step, whose policy version is `version`; nothing runs before `take`."""
+        loop = config.loop
+        self._config, self._requests, self._rollouts = config, requests, rollouts
+        self._store, self._watcher, self._sampling = store, watcher, sampling
+        settings = FlowConfig(
+            batch=loop.requests_per_step,
+            group_size=loop.group_size,
+            max_staleness=loop.max_staleness,
+            steps=loop.steps,
+        )
+        self.flow = Flow(settings, stored_flow(store, version, settings))
+        self._slots = asyncio.Semaphore(loop.max_running or settings.batch * loop.group_size * (loop.max_staleness + 1))
+        self._groups: dict[int, Group] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._ended = asyncio.Event()
+        self._take_in_pending(version)
+
+    async def take(self, step: int) -> Batch:
+        """Return the batch of a step as soon as enough fresh groups are judged. Raises what a rollout raised."""
+        size, version, discarded = self._config.loop.requests_per_step, step - 1, self.flow.discarded
+        self._settle(version)
+        self._watcher.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
+        while len(chosen := self._choose(size, version)) < size:
+            self._ended.clear()
+            await self._ended.wait()
+            self._settle(version)
+        groups = [self._groups.pop(number) for number in chosen]
+        for number in chosen:
+            self.flow.consume(number)
+        self.flow.check()
+        requests = [self._requests.train(number) for number in chosen]
+        return Batch(requests, groups, self._metrics(groups, version, self.flow.discarded - discarded))
+
+    async def close(self) -> None:
+        """Stop what runs. Its leases stay open, and are begun again when the run goes on."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _settle(self, version: int) -> None:
+        """Raise what a rollout raised, give up what has become stale, and lease as much as admission allows."""
+        for number in [n for n, task in self._tasks.items() if task.done()]:
+            self._tasks.pop(number).result()
+        for number in [n for n, g in self._groups.items() if _age(g, version) > self._config.loop.max_staleness]:
+            self.flow.discard(number)
+            del self._groups[number]
+        for _ in range(self.flow.room(version)):
+            number = self.flow.lease()
+            self._check_round(number)
+            self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
+            self._tasks[number].add_done_callback(lambda _: self._ended.set())
+
+    def _choose(self, size: int, version: int) -> list[int]:
+        """Return the leases that a step takes, in order: one group of a request, and the oldest first.
+
+        The oldest are the next to become stale.
+        """
+        chosen: dict[str, int] = {}
+        for number in sorted(self._groups, key=lambda n: (-_age(self._groups[n], version), n)):
+            chosen.setdefault(self._groups[number].request_id, number)
+        return sorted(list(chosen.values())[:size])
+
+    def _check_round(self, number: int) -> None:
+        """Check the requests of a round when its first lease begins. Raises StoreError when one is there twice."""
+        size = self._config.loop.requests_per_step
+        if number % size == 0:
+            distinct([self._requests.train(n) for n in range(number, number + size)], round_of(number, size))
+
+    async def _draw(self, number: int) -> None:
+        loop, request = self._config.loop, self._requests.train(number)
+        group = await collect_group(
+            request,
+            round_of(number, loop.requests_per_step),
+            self._rollouts,
+            run_seed=self._config.seed,
+            group_size=loop.group_size,
+            max_attempts=loop.max_attempts,
+            sampling=self._sampling,
+            on_trajectory=self._watcher.trajectory,
+            slots=self._slots,
+            deadline=loop.sample_deadline,
+            on_late=lambda: self.flow.drop(number),
+        )
+        if not group.trajectories:  # every sample came too late
+            self.flow.discard(number)
+            return
+        self._store.put_group(group, oldest_version(group) or 0)
+        self.flow.hold(number, group.samples)
+        self._groups[number] = group
+
+    def _take_in_pending(self, version: int) -> None:
+        """Take in groups that were judged before a restart and that no manifest names.
+
+        One that holds tokens of a version that was never committed is discarded: that number will name other weights.
+        """
+        # In deterministic mode nothing is used again: what runs beside a sample may change its last bits.
+        if self._config.deterministic:
+            return
+        size = self._config.loop.requests_per_step
+        found = {self._lease_of(group, size): group for group in self._store.pending_groups()}
+        for number in sorted(found):
+            if not self.flow.found(number, found[number].samples):
+                continue
+            if max((v for t in found[number].trajectories for v in t.ledger.versions), default=0) > version:
+                self.flow.discard(number)
+            else:
+                self._groups[number] = found[number]
+
+    def _lease_of(self, group: Group, size: int) -> int:
+        first = (group.step - 1) * size
+        for number in range(first, first + size):
+            if self._requests.train(number).id == group.request_id:
+                return number
+        raise StoreError(f"round {group.step} holds a group of request {group.request_id!r}, which it never leased")
+
+    def _metrics(self, groups: list[Group], version: int, discarded: int) -> dict[str, float]:
+        counts = self.flow.counts()
+        ages = [_age(group, version) for group in groups]
+        return {
+            "staleness_mean": sum(ages) / len(ages),
+            "staleness_max": float(max(ages)),
+            "samples_given_up": float(discarded),
+            "discarded_fraction": counts["discarded"] / max(1, counts["leased"]),
+            **{f"samples_{name}": float(count) for name, count in counts.items()},
+        }
+
+
+def _age(group: Group, version: int) -> int:
+    """Return how many versions the oldest token of a group lags behind."""
+    oldest = oldest_version(group)
+    return 0 if oldest is None else version - oldest
+
+
+def round_of(number: int, size: int) -> int:
+    """Return the round of a lease, from 1: the step that would take it if all were taken in order."""
+    return 1 + number // size
+
+
+def stored_flow(store: RunStore, version: int, settings: FlowConfig) -> FlowState:
+    """Return the flow that the last committed step left; runs from before flows were kept took leases in order."""
+    if version == 0:
+        return FlowState()
+    kept = store.manifest(version).loop.get("flow")
+    if kept is not None:
+        return FlowState.model_validate(kept)
+    taken = version * settings.batch
+    return FlowState(next_lease=taken, consumed=taken * settings.group_size)
