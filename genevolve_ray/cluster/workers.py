@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, connect
+from genevolve_ray.cluster.weights import Shipment, forget_node, receive
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
@@ -109,9 +111,10 @@ class RolloutWorker:
         self._finished += 1
         return trajectory
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: Shipment | str, version: int, probe: Probe) -> float:
         """Load published weights into the engine and verify them; returns the probe difference."""
         assert self._engine is not None, "start comes before update"
+        folder = weights if isinstance(weights, str) else await asyncio.to_thread(receive, weights)
         try:
             return await self._engine.update(folder, version, probe)
         except self._engine_death:
@@ -132,6 +135,7 @@ class RolloutWorker:
         """Close the engine."""
         if self._engine is not None:
             await self._engine.close()
+        forget_node()
 
     def _exit(self) -> None:
         """End this process without a goodbye: to callers the worker is dead, like its engine."""

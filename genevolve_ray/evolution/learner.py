@@ -17,7 +17,7 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.evolution.ports import Lesson, MovedToken
+from genevolve_ray.evolution.ports import LearnerLost, Lesson, MovedToken
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
@@ -103,6 +103,10 @@ class LocalLearner:
         """Write a checkpoint."""
         with _writing(folder):
             self._learner.save(folder)
+
+    async def restart(self) -> None:
+        """There is no other process: what is lost here is lost with the run's."""
+        raise LearnerLost("the learner runs in the process of the run")
 
     async def load(self, folder: str) -> None:
         """Restore a checkpoint."""
