@@ -129,7 +129,7 @@ def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
         "steps": store.last_step,
         "seed": config.seed,
         "score_formula": config.reward.formula.value,
-        "parity_max": max((row["parity"] for row in metrics), default=None),
+        "parity_max": max((row["parity"] for row in metrics if "parity" in row), default=None),
         "probe_difference_max": max((row["probe_difference"] for row in metrics), default=None),
         "seconds_per_step_max": max((row["seconds_step"] for row in metrics), default=None),
     }

@@ -14,10 +14,9 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, connect
 from genevolve_ray.cluster.weights import Shipment, forget_node, receive
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
 from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.evolution.inprocess import load_chat, start_engine
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.records.base import Record
@@ -74,9 +73,8 @@ class RolloutWorker:
         """Start the engine. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
         started = perf_counter()
         self._chat = load_chat(Path(self._model_dir))
-        banned = load_banned(Path(self._model_dir), self._chat)
-        self._engine = await create_engine(self._config.engine, self._model_dir, banned)
-        if self._config.engine.kind == "vllm":
+        self._engine = await start_engine(self._config, Path(self._model_dir))
+        if self._engine.name == "vllm":
             from vllm.v1.engine.exceptions import EngineDeadError
 
             self._engine_death = (EngineDeadError,)
