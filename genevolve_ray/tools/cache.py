@@ -54,7 +54,9 @@ class AnswerCache:
         self._config, self._now = config, now
         self._files = _Files(folder) if folder else None
         self._recent: OrderedDict[str, dict[str, Json]] = OrderedDict()
-        self._running: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[Json]]] = WeakKeyDictionary()
+        self._running: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[tuple[Json, bool]]]] = (
+            WeakKeyDictionary()
+        )
 
     def check(self) -> None:
         """Write and remove a file. Raises OSError when the folder cannot be used."""
@@ -99,22 +101,20 @@ class AnswerCache:
         """
         running = self._running.setdefault(asyncio.get_running_loop(), {})
         name = _name(question)
-        task = running.get(name)
-        if task is not None:
-            return await asyncio.shield(task), True
+        if (task := running.get(name)) is not None:
+            return (await asyncio.shield(task))[0], True
+        # Looking is part of the task: between a look and a call nobody else can slip in.
+        task = running[name] = asyncio.create_task(self._look_or_call(question, call))
+        task.add_done_callback(lambda done: (running.pop(name, None), done.cancelled() or done.exception()))
+        return await asyncio.shield(task)
+
+    async def _look_or_call(
+        self, question: Mapping[str, Json], call: Callable[[], Awaitable[tuple[Json, bool]]]
+    ) -> tuple[Json, bool]:
         if (kept := await self.get(question)) is not None:
             return kept, True
-        # Another caller may have started while the file was read.
-        task, ours = running.get(name), False
-        if task is None:
-            ours = True
-            task = running[name] = asyncio.create_task(self._call(question, call))
-            task.add_done_callback(lambda done: (running.pop(name, None), done.cancelled() or done.exception()))
-        return await asyncio.shield(task), not ours
-
-    async def _call(self, question: Mapping[str, Json], call: Callable[[], Awaitable[tuple[Json, bool]]]) -> Json:
         answer, keep = await call()
-        return await self.put(question, answer) if keep else answer
+        return (await self.put(question, answer) if keep else answer), False
 
     def _remember(self, name: str, entry: dict[str, Json]) -> None:
         self._recent[name] = entry
