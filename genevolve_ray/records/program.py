@@ -22,6 +22,9 @@ _LINK = re.compile(
 )
 
 
+_DETAIL_CHARS = 160
+
+
 class ProgramFault(StrEnum):
     """Why an answer is not a program that a generator may run."""
 
@@ -42,7 +45,8 @@ class ProgramError(ValueError):
     """An invalid program; `fault` is the rule it breaks, `detail` the value at fault."""
 
     def __init__(self, fault: ProgramFault, detail: str = "") -> None:
-        """Keep the fault and the value."""
+        """Keep the fault and the value, cut to a length that can be shown."""
+        detail = detail[:_DETAIL_CHARS]
         super().__init__(f"{fault.value}{': ' + detail if detail else ''}")
         self.fault = fault
         self.detail = detail
