@@ -122,6 +122,18 @@ def services_of(config: RunConfig, run_name: str) -> list[Service]:
     ]
 
 
+def _replicas(config: ServiceConfig) -> dict[str, Any]:
+    if config.max_replicas is None:
+        return {"num_replicas": config.replicas}
+    bounds = {
+        "min_replicas": config.replicas,
+        "initial_replicas": config.replicas,
+        "max_replicas": config.max_replicas,
+        "target_ongoing_requests": config.target_ongoing or max(1, config.max_ongoing // 2),
+    }
+    return {"autoscaling_config": bounds}
+
+
 def application(service: Service, images_uri: str) -> Any:
     """Return the Serve application of a service."""
     from ray import serve
@@ -130,7 +142,7 @@ def application(service: Service, images_uri: str) -> Any:
     deployment = serve.deployment(
         service.replica,
         name=service.role,
-        num_replicas=config.replicas,
+        **_replicas(config),
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_queued,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
