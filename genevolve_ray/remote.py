@@ -241,12 +241,13 @@ class Remote:
 
     async def _healthy(self, connections: _Connections) -> Server:
         """Return the server of the next call, asked for its health if there is a place to ask. Raises _Failed."""
-        for _ in self._servers.all:
-            server = self._servers.choose(monotonic())
-            if not self._stale(server):
-                return server
-            async with connections.asking:
-                # Another call may have asked meanwhile.
+        server = self._servers.choose(monotonic())
+        if not self._stale(server):
+            return server
+        async with connections.asking:
+            for _ in self._servers.all:
+                # Chosen anew: while this call waited, another one may have asked.
+                server = self._servers.choose(monotonic())
                 if not self._stale(server) or await self._well(connections.client, server):
                     return server
         raise _Failed(_at(server.url, self.config.health_path), "no server says that it is well")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     """One server as its callers see it; times in seconds of one monotonic clock."""
 
