@@ -100,7 +100,7 @@ class ImagesApiRenderer(HttpRenderer):
         return _place(answer.server, url)
 
     async def _fetched(self, answer: Answer) -> bytes:
-        return await self.taken(lambda: answer.data)
+        return await self.taken(answer.data)
 
     def find(self, answer: dict[str, Any]) -> str:
         """Return the picture's base64. Raises Unusable."""

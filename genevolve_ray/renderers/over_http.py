@@ -17,8 +17,8 @@ from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote import Answer, Remote, RemoteConfig, Unusable
 from genevolve_ray.tools.protocol import InfraFailure
 
-_LARGE = 1 << 16
-"""Bytes of an answer from which on reading its JSON would hold up other calls."""
+_SMALL_BYTES, _SMALL_PIXELS = 1 << 16, 1 << 16
+"""Up to here an answer or a picture takes about a millisecond, less than handing it to a thread may take."""
 
 
 class HttpRendererConfig(RemoteConfig):
@@ -80,15 +80,19 @@ class HttpRenderer(Remote, ABC):
         return None
 
     async def read(self, answer: Answer) -> bytes:
-        """Return the picture of an answer, decoded and encoded anew beside the event loop."""
-        large = len(answer.data) > _LARGE
-        content = await asyncio.to_thread(answer.object) if large else answer.object()
+        """Return the picture of an answer, encoded anew; what is large is worked on beside the event loop."""
+        small = len(answer.data) <= _SMALL_BYTES
+        content = answer.object() if small else await asyncio.to_thread(answer.object)
         self.spend_tokens(content)
-        return await self.taken(lambda: decoded(self.find(content), self.config.picture.max_bytes))
+        text, limit = self.find(content), self.config.picture.max_bytes
+        return await self.taken(decoded(text, limit) if small else await asyncio.to_thread(decoded, text, limit))
 
-    async def taken(self, data: Any) -> bytes:
-        """Return the picture in the bytes that `data()` returns, encoded anew, and count it. Raises Unusable."""
-        picture = await asyncio.to_thread(lambda: _clean(data(), self.config.picture))
+    async def taken(self, data: bytes) -> bytes:
+        """Return a picture encoded anew, and count it. Raises Unusable."""
+        try:
+            picture = await cleaned(data, self.config.picture)
+        except ImageRefused as error:
+            raise Unusable(f"picture refused: {error}") from error
         self.spend(Usage(images=1))
         return picture
 
@@ -99,20 +103,25 @@ class HttpRenderer(Remote, ABC):
 
     async def prepared(self, references: Sequence[bytes], output: Literal["PNG", "JPEG"]) -> list[bytes]:
         """Return the references as they are sent. Raises InfraFailure naming the one that is no picture."""
-        if not references:
-            return []
-        limits = PictureLimits(output=output, long_side=self.config.reference_side)
+        limits, done = PictureLimits(output=output, long_side=self.config.reference_side), []
+        for ordinal, data in enumerate(references, 1):
+            try:
+                done.append(await cleaned(data, limits))
+            except ImageRefused as error:
+                raise InfraFailure(f"reference {ordinal} of {len(references)} cannot be sent: {error}") from error
+        return done
 
-        def encode() -> list[bytes]:
-            done = []
-            for ordinal, data in enumerate(references, 1):
-                try:
-                    done.append(clean_picture(data, limits).data)
-                except ImageRefused as error:
-                    raise InfraFailure(f"reference {ordinal} of {len(references)} cannot be sent: {error}") from error
-            return done
 
-        return await asyncio.to_thread(encode)
+async def cleaned(data: bytes, limits: PictureLimits) -> bytes:
+    """Return what `clean_picture` makes of foreign bytes; a large picture does not hold up the event loop."""
+    # A small file may be a large picture: the smaller limit is checked on its header.
+    if len(data) <= _SMALL_BYTES:
+        small = limits.model_copy(update={"max_pixels": min(limits.max_pixels, _SMALL_PIXELS)})
+        try:
+            return clean_picture(data, small).data
+        except ImageRefused:
+            pass  # for its size, or for good: the thread will tell
+    return (await asyncio.to_thread(clean_picture, data, limits)).data
 
 
 def encoded(data: bytes) -> str:
@@ -137,10 +146,3 @@ def decoded(text: str, max_bytes: int) -> bytes:
 def count(value: Any) -> int:
     """Return a number of tokens as a service reports it, 0 for anything else."""
     return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _clean(data: bytes, limits: PictureLimits) -> bytes:
-    try:
-        return clean_picture(data, limits).data
-    except ImageRefused as error:
-        raise Unusable(f"picture refused: {error}") from error
