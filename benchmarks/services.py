@@ -2,7 +2,8 @@
 
 The service paints a small picture in a process of its own. Bare is httpx with open connections that sends the same
 request and decodes nothing. The client prepares the reference, calls, and decodes and encodes the picture anew. The
-application adds what a rollout worker's call goes through on Ray: handle, replica, and the image store on disk.
+application adds what a rollout worker's call goes through on Ray: handle, replica, and the image store on disk; an empty
+call of it shows what Ray takes of that.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceR
 CONCURRENCY = 32
 DELAYS_MS = (0, 500)
 VARIANTS = ("bare", "client", "application")
+EMPTY = "empty"
 GOAL_MS = 5.0
 GOAL_RATIO = 1.02
 PROMPT = "A brass orrery on a walnut desk, the third planet enamelled blue, soft window light from the left."
@@ -86,6 +88,8 @@ async def _measure(
         for index in range(options.repeats + 1):
             say("warm-up" if index == 0 else f"repetition {index} of {options.repeats}")
             for delay, (name, call) in itertools.product(DELAYS_MS, variants.items()):
+                if name == EMPTY and delay:
+                    continue
                 shown = await load(
                     lambda seed, call=call, delay=delay: call(delay, seed), seeds, calls[delay], delay / 1e3
                 )
@@ -100,12 +104,14 @@ async def _variants(
     """Yield the three ways to make a call, by service time in ms and seed."""
     import httpx
 
+    from genevolve_ray.cluster.proxies import ServeRenderer
+
     config = {delay: {"url": f"{origin}/{delay}", "timeout_s": 60} for delay in DELAYS_MS}
     clients = {delay: QwenServiceRenderer(QwenServiceConfig(**config[delay])) for delay in DELAYS_MS}
     pixels = images.get(reference)
     body = await _body(clients[0], pixels)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=CONCURRENCY)
-    with _applications(config, images.uri) as served:
+    with _applications(config, images.uri) as callers:
         async with httpx.AsyncClient(limits=limits, timeout=60) as bare:
 
             async def plain(delay: int, seed: int) -> None:
@@ -116,9 +122,12 @@ async def _variants(
                 await clients[delay].render(PROMPT, [pixels], seed)
 
             async def application(delay: int, seed: int) -> None:
-                await served[delay].render(PROMPT, [reference], seed)
+                await ServeRenderer("bench", callers[delay]).render(PROMPT, [reference], seed)
 
-            yield dict(zip(VARIANTS, (plain, client, application), strict=True))
+            async def empty(delay: int, seed: int) -> None:
+                await callers[delay]("describe")
+
+            yield dict(zip((*VARIANTS, EMPTY), (plain, client, application, empty), strict=True))
         for renderer in clients.values():
             await renderer.aclose()
 
@@ -140,7 +149,7 @@ def _applications(config: dict[int, dict[str, Any]], images_uri: str) -> Iterato
 
     from ray import serve
 
-    from genevolve_ray.cluster.proxies import Caller, ServeRenderer
+    from genevolve_ray.cluster.proxies import Caller
     from genevolve_ray.cluster.services import RenderReplica, Service, application
     from genevolve_ray.cluster.settings import ServiceConfig
     from genevolve_ray.evolution.plugins import PluginSpec
@@ -148,16 +157,16 @@ def _applications(config: dict[int, dict[str, Any]], images_uri: str) -> Iterato
     say("deploying the applications")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled")
-    stand_ins = {}
+    callers = {}
     for delay, settings in config.items():
         spec = PluginSpec(type="genevolve_ray.renderers.qwen_service:QwenServiceRenderer", config=settings)
         service = Service("renderer", f"bench-{delay}", RenderReplica, spec, ServiceConfig())
         target = application(service, images_uri)
         logs = {"log_level": "WARNING", "enable_access_log": False}
         handle = serve.run(target, name=service.name, route_prefix=None, logging_config=logs)
-        stand_ins[delay] = ServeRenderer("bench", Caller.of("renderer", handle, service.config))
+        callers[delay] = Caller.of("renderer", handle, service.config)
     try:
-        yield stand_ins
+        yield callers
     finally:
         for delay in config:
             serve.delete(f"bench-{delay}")
@@ -171,7 +180,8 @@ def _rows(watch: Stopwatch) -> list[Row]:
         rows.append(Row(f"bare call, service {delay} ms, {at_once}", Spread.of(bare), "ms"))
         for name in VARIANTS[1:]:
             rows += _overheads(watch, name, delay)
-    return rows
+    empty = Spread.of(watch.seconds(f"{EMPTY} 0 occupancy"))
+    return [*rows, Row(f"an empty call of the application, {at_once}: elapsed per call", empty, "ms")]
 
 
 def _overheads(watch: Stopwatch, name: str, delay: int) -> list[Row]:
