@@ -172,10 +172,11 @@ class Remote:
 
         connections = self._connections()
         async with connections.gate:
+            await self._slot()
             # Chosen now and not when the call began to wait: by now a server may have failed.
             server = self._servers.named(named) if named else await self._healthy(connections)
             with server.busy():
-                await self._slot(server)
+                await self._patience(server)
                 started, done = monotonic(), False
                 try:
                     async with asyncio.timeout(self.config.timeout_s):
@@ -270,19 +271,22 @@ class Remote:
             server.let_down(monotonic(), self.config.cooldown_s)
         return well
 
-    async def _slot(self, server: Server) -> None:
-        """Wait until the rate, and a server that asked for patience, allow another start."""
-        now = monotonic()
-        patience = server.asked_to_wait_until - now
-        if patience > 0:
-            # All that wait would start at once otherwise.
-            await asyncio.sleep(patience + random.uniform(0, self.config.backoff_s))
+    async def _slot(self) -> None:
+        """Wait until the rate allows another start."""
         if self.config.rate_per_s is None:
             return
         now = monotonic()
         mine = max(now, self._next_start)
         self._next_start = mine + 1.0 / (self.config.rate_per_s * _SHARE)
         await asyncio.sleep(mine - now)
+
+    async def _patience(self, server: Server) -> None:
+        """Wait as long as the server asked its callers to."""
+        left = server.asked_to_wait_until - monotonic()
+        if left > 0:
+            # All that wait would start at once otherwise.
+            await asyncio.sleep(left + random.uniform(0, self.config.backoff_s))
+            await self._slot()
 
     def _connections(self) -> _Connections:
         loop = asyncio.get_running_loop()
