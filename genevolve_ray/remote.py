@@ -136,8 +136,8 @@ class Remote:
 
         headers = dict(headers or {})
         if body is not None:
-            # Encoded once, whatever the number of tries.
-            body = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+            # Encoded once, whatever the number of tries; as ASCII, since a policy can write half a surrogate pair.
+            body = body if isinstance(body, bytes) else json.dumps(body).encode()
             headers = {"Content-Type": "application/json", **headers}
         what = {"content": body, "data": form, "files": files}
         request = {"headers": headers, **{key: value for key, value in what.items() if value is not None}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from pydantic import Field
 
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote import Refusal, Unusable
-from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, count, encoded
+from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, count, encoded, shown
 
 CONTENT_REASONS = frozenset(
     """SAFETY IMAGE_SAFETY PROHIBITED_CONTENT IMAGE_PROHIBITED_CONTENT RECITATION IMAGE_RECITATION BLOCKLIST SPII
@@ -53,7 +52,7 @@ class GeminiRenderer(HttpRenderer):
         if self.config.safety:
             body["safetySettings"] = [{"category": k, "threshold": v} for k, v in self.config.safety.items()]
         path = f"v1beta/models/{self.config.model}:generateContent"
-        return await self.call(path, self.read, body=json.dumps(body).encode())
+        return await self.call(path, self.read, body=body)
 
     def _generation(self, seed: int) -> dict[str, Any]:
         config = self.config
@@ -79,11 +78,11 @@ class GeminiRenderer(HttpRenderer):
             if reason in CONTENT_REASONS:
                 raise self._refusal("would not make the picture", reason, candidate.get("finishMessage"))
         reasons = ", ".join(str(c.get("finishReason")) for c in candidates) or "no candidates"
-        raise Unusable(f"no picture in the answer (finishReason: {reasons[:100]})")
+        raise Unusable(f"no picture in the answer (finishReason: {shown(reasons)})")
 
     def _refusal(self, what: str, reason: Any, message: Any) -> Refusal:
-        said = f": {str(message)[:300]}" if message else ""
-        return Refusal(f"{self.config.model} {what} ({reason}){said}", 200, str(reason))
+        said = f": {shown(message)}" if message else ""
+        return Refusal(f"{self.config.model} {what} ({shown(reason)}){said}", 200, shown(reason))
 
     def tokens(self, answer: dict[str, Any]) -> Usage | None:
         """Return the tokens that the service reports."""

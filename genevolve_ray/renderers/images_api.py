@@ -143,4 +143,5 @@ def _place(server: str, url: str) -> tuple[str, str]:
 
 
 def _text(value: str | bool | int | float) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair has no UTF-8

@@ -17,6 +17,7 @@ from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote import Answer, Remote, RemoteConfig, Unusable
 from genevolve_ray.tools.protocol import InfraFailure
 
+_SHOWN = 300
 _SMALL_BYTES, _SMALL_PIXELS = 1 << 16, 1 << 16
 """Up to here an answer or a picture takes about a millisecond, less than handing it to a thread may take."""
 
@@ -141,6 +142,11 @@ def decoded(text: str, max_bytes: int) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise Unusable(f"picture is not base64: {error}") from error
+
+
+def shown(text: Any) -> str:
+    """Return a service's own words as one short line."""
+    return " ".join(str(text)[:_SHOWN].split())
 
 
 def count(value: Any) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 
 from genevolve_ray.remote import Unusable
-from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, encoded
+from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, encoded, shown
 
 
 class QwenServiceConfig(HttpRendererConfig):
@@ -49,7 +48,7 @@ class QwenServiceRenderer(HttpRenderer):
             "width": config.width,
             "height": config.height,
         }
-        return await self.call("generate", self.read, body=json.dumps(body).encode())
+        return await self.call("generate", self.read, body=body)
 
     def find(self, answer: dict[str, Any]) -> str:
         """Return the picture's base64. Raises Unusable with what the service says of its failure."""
@@ -57,7 +56,7 @@ class QwenServiceRenderer(HttpRenderer):
             said = next(
                 (text for key in ("error", "message", "detail") if (text := answer.get(key))), "no reason given"
             )
-            raise Unusable(f"success is false: {str(said)[:300]}")
+            raise Unusable(f"success is false: {shown(said)}")
         picture = answer.get("image") or answer.get("image_base64")
         if not isinstance(picture, str):
             raise Unusable("neither image nor image_base64 in the answer")

@@ -164,6 +164,14 @@ def sent(name: str, service: PlayedService) -> list[tuple[str, Image.Image]]:
     return [(part["mime_type"], opened(base64.b64decode(part["data"]))) for part in inline]
 
 
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("references", [[], [picture()]])
+async def test_half_a_surrogate_pair_in_a_prompt_breaks_nothing(
+    name: str, references: list[bytes], service: PlayedService
+) -> None:
+    assert await renderer(name, service.url(name)).render("a cat \ud83d", references, 7)
+
+
 @pytest.mark.parametrize(("name", "format"), [("qwen", "JPEG"), ("images", "PNG"), ("gemini", "PNG")])
 async def test_references_are_what_they_claim(name: str, format: str, service: PlayedService) -> None:
     await renderer(name, service.url(name)).render("a cat", [picture(format="WEBP")], 7)
