@@ -38,7 +38,7 @@ class _Replica:
     """What all services share: the plug-in, and its part of the limits that the replicas have in common."""
 
     def __init__(self, plugin: Any, replicas: int) -> None:
-        """Serve a plug-in as one of `replicas`."""
+        """Serve a plug-in as one of `replicas`; where their number changes, the largest: a rate is never exceeded."""
         share_limits(replicas)
         self.plugin = plugin
 
@@ -160,4 +160,4 @@ def application(service: Service, images_uri: str) -> Any:
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": config.runtime_env},
     )
-    return deployment.bind(service.spec, images_uri, config.replicas)
+    return deployment.bind(service.spec, images_uri, config.most_replicas)

@@ -25,10 +25,14 @@ def spec(url: str, **settings: object) -> PluginSpec:
     return PluginSpec(type=kind, config={"url": url, "attempts": 1, **settings})
 
 
-def test_every_replica_is_told_how_many_there_are(tmp_path: Path) -> None:
-    service = Service("renderer", "r", RenderReplica, spec("http://h"), ServiceConfig(replicas=3))
+@pytest.mark.parametrize(("replicas", "most", "told"), [(3, None, 3), (2, 5, 5)])
+def test_every_replica_is_told_how_many_there_may_be(
+    replicas: int, most: int | None, told: int, tmp_path: Path
+) -> None:
+    settings = ServiceConfig(replicas=replicas, max_replicas=most)
+    service = Service("renderer", "r", RenderReplica, spec("http://h"), settings)
     bound = application(service, str(tmp_path))
-    assert bound._bound_deployment.init_args == (service.spec, str(tmp_path), 3)
+    assert bound._bound_deployment.init_args == (service.spec, str(tmp_path), told)
 
 
 def test_a_replica_keeps_to_its_part_of_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
