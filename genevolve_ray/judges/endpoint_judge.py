@@ -31,6 +31,12 @@ class EndpointJudge(VlmJudge):
         other = EndpointChat(config.sufficiency, "judge") if config.sufficiency else kscore
         super().__init__(config, "endpoint-judge", kscore, other)
 
+    def without_cache(self) -> EndpointJudge:
+        """Return the same judge, which asks its models every time."""
+        bare = EndpointJudge(self.config.model_copy(update={"cache": None}))
+        bare._images = self._images
+        return bare
+
     def decoding(self) -> list[Any]:
         """Return models and decoding settings, without where the servers are and how they are called."""
         configs = (self.config.kscore, self.config.sufficiency or self.config.kscore)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from pydantic import Field
 
@@ -92,10 +92,6 @@ class VlmJudge:
     def use_images(self, images: ImageStore) -> None:
         """Take the store in which the references' pictures lie; see `judges.protocol.LooksAtReferences`."""
         self._images = images
-
-    def without_cache(self) -> Self:
-        """Return the same judge, which asks its models every time."""
-        return type(self)(self.config.model_copy(update={"cache": None}))  # type: ignore[call-arg, arg-type]
 
     async def judge(
         self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
