@@ -82,7 +82,7 @@ class VllmChat:
             InfraFailure: for a conversation that vLLM refuses (too long, too many pictures), an answer that took too
                 long, an engine that failed.
         """
-        from vllm.exceptions import VLLMServerError
+        from vllm.exceptions import VLLMError
 
         started, used, done = monotonic(), (0, 0), False
         try:
@@ -95,7 +95,7 @@ class VllmChat:
             return str(completion.text)
         except TimeoutError as error:
             raise InfraFailure(f"{self.identity} took longer than {self.config.timeout_s:g} s") from error
-        except (ValueError, VLLMServerError) as error:
+        except (ValueError, VLLMError) as error:
             raise InfraFailure(f"{self.identity}: {type(error).__name__}: {str(error)[:300]}") from error
         finally:
             count_call(self._service, *used, monotonic() - started, failed=not done)
@@ -113,8 +113,7 @@ class VllmChat:
 
         if self._llm is None:
             raise InfraFailure(f"{self.identity} is closed")
-        # Without free white space: a model that likes line breaks could fill its answer with them and stay in the schema.
-        held = StructuredOutputsParams(json=dict(schema), disable_any_whitespace=True) if schema else None
+        held = StructuredOutputsParams(json=dict(schema)) if schema else None
         params = SamplingParams(
             temperature=0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, structured_outputs=held
         )
@@ -154,6 +153,8 @@ def _start(config: VllmChatConfig, *, sees: bool) -> AsyncLLM:
         "enforce_eager": config.enforce_eager or config.device == "cpu",
         "generation_config": "vllm",
         "seed": 0,
+        # Without free white space: a model could fill its answer with line breaks and still keep to the schema.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
