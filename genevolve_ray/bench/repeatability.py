@@ -240,7 +240,7 @@ def _measures(formula: ScoreFormula) -> Mapping[str, Callable[[Verdict], float |
 
 def _kscore_intervals(
     rows: Sequence[Sequence[Verdict]], formula: ScoreFormula, seed: int, samples: int
-) -> tuple[Interval, Interval, float]:
+) -> tuple[Interval, Interval, float | None]:
     """Return the KScore's interval with one judgement a row and with their mean, and the judge's own standard error."""
     longest = max(len(row) for row in rows)
     scores_N_R_D = np.full((len(rows), longest, len(WEIGHTS)), np.nan)
@@ -270,7 +270,7 @@ def _kscore_intervals(
     # A draw from R judgements varies by (R - 1) / R of what the judge does: put that right with the mean over rows.
     repeats = float(np.mean(counts_N))
     error = float(judge_alone.std()) * float(np.sqrt(repeats / (repeats - 1))) if repeats > 1 else None
-    return _interval(once, centre), _interval(mean, centre), error if error is not None else float("nan")
+    return _interval(once, centre), _interval(mean, centre), error
 
 
 def _interval(means: Floats, centre: float) -> Interval:
