@@ -11,11 +11,14 @@ import io
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genevolve_ray.metering import record_usage
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
+from genevolve_ray.records.usage import Usage
 from genevolve_ray.renderers.batching import Batcher
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig, Plan
 from genevolve_ray.tools.protocol import InfraFailure
@@ -93,8 +96,15 @@ class DiffusersRenderer:
         Raises:
             InfraFailure: as the class says.
         """
-        pictures = await asyncio.to_thread(self._pictures, references)
-        return await self._batcher.submit(self._key(pictures), _Job(prompt, pictures, seed))
+        started, failed = monotonic(), 1
+        try:
+            pictures, key = await asyncio.to_thread(self._prepared, references)
+            data = await self._batcher.submit(key, _Job(prompt, pictures, seed))
+            failed = 0
+        finally:
+            spent = Usage(calls=1, failed_calls=failed, images=1 - failed, seconds=monotonic() - started)
+            record_usage("renderer", spent)
+        return data
 
     def check_health(self) -> None:
         """Raise RuntimeError after a fault of the device that only a new process mends."""
@@ -113,8 +123,11 @@ class DiffusersRenderer:
 
     # References
 
-    def _pictures(self, references: Sequence[bytes]) -> tuple[PillowImage, ...]:
-        """Return what the pipeline sees: decoded references, a blank canvas where it insists on one, or nothing."""
+    def _prepared(self, references: Sequence[bytes]) -> tuple[tuple[PillowImage, ...], Hashable]:
+        """Return what the pipeline sees: decoded references, a blank canvas where it insists on one, or nothing.
+
+        With it comes what calls of one batch have in common: the shapes, or the references where a batch shares them.
+        """
         from PIL import Image, ImageOps
 
         traits, config = self._plan.traits, self.config
@@ -125,13 +138,9 @@ class DiffusersRenderer:
             pictures = [Image.new("RGB", size, "white")]
         if config.width and "width" not in self._plan.parameters:  # The picture has the size of its reference.
             pictures = [ImageOps.fit(picture, size) for picture in pictures]
-        return tuple(pictures)
-
-    def _key(self, pictures: Sequence[PillowImage]) -> Hashable:
-        """Return what calls of one batch have in common: the shape, and the references where a batch shares them."""
-        if self._plan.traits.batches == "shared":
-            return tuple(hashlib.sha256(f"{p.size}".encode() + p.tobytes()).digest() for p in pictures)
-        return tuple(picture.size for picture in pictures)
+        if traits.batches == "shared":
+            return tuple(pictures), tuple((p.size, hashlib.sha256(p.tobytes()).digest()) for p in pictures)
+        return tuple(pictures), tuple(picture.size for picture in pictures)
 
     # In the rendering thread
 

@@ -86,7 +86,15 @@ def clip(kind: type, *, projection: int = 32) -> Any:
 
 def t5() -> T5EncoderModel:
     return T5EncoderModel(
-        T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu")
+        T5Config(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=37,
+            num_layers=1,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+        )
     )
 
 
