@@ -41,6 +41,18 @@ async def test_a_seed_decides_the_picture(renderer_of: Of, name: str) -> None:
     assert apart(await renderer.render(PROMPTS[1], [RED], 7), first) > 2
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+async def test_half_precision_renders(build: Build, name: str) -> None:
+    import torch
+
+    half = build(name, dtype="bfloat16")
+    assert half.pipeline.vae.dtype == torch.bfloat16
+    assert ":bfloat16:" in half.identity
+    picture = await half.render("a cat", [RED], 7)
+    assert pixels(picture).shape == (64, 64, 3)
+    assert await half.render("a cat", [RED], 7) == picture
+
+
 @pytest.mark.parametrize("name", TAKES)
 async def test_references_reach_the_picture(renderer_of: Of, name: str) -> None:
     renderer = renderer_of(name)
