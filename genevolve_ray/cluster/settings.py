@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from genevolve_ray.records.base import Config
@@ -25,8 +23,6 @@ class ServiceConfig(Config):
     """Seconds that one try may take."""
     health_period: float = Field(default=2.0, gt=0)
     """Seconds between health checks, within which a dead replica is noticed and replaced."""
-    runtime_env: dict[str, Any] = Field(default_factory=dict)
-    """Ray runtime environment of the replicas, for a plug-in with dependencies of its own."""
 
 
 class ClusterConfig(Config):
