@@ -55,10 +55,20 @@ async def delete(services: Sequence[Service]) -> None:
     """Take applications away, once the calls that they are at have ended; one that is not there is no error."""
     from ray import serve
 
-    there = set((await asyncio.to_thread(serve.status)).applications)
+    there = (await asyncio.to_thread(serve.status)).applications
+    for name in {service.name for service in services} & set(there):
+        await asyncio.to_thread(serve.delete, name)
+
+
+async def sweep(services: Sequence[Service]) -> None:
+    """Take away what an earlier driver of the same run swapped in and could not take away itself: `NAME-N`."""
+    from ray import serve
+
+    there = (await asyncio.to_thread(serve.status)).applications
     for service in services:
-        if service.name in there:
-            await asyncio.to_thread(serve.delete, service.name)
+        for name in there:
+            if re.fullmatch(rf"{re.escape(service.name)}-\d+", name):
+                await asyncio.to_thread(serve.delete, name)
 
 
 def reason(message: str) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.applications import delete, deploy, reason, states, wait_running
+from genevolve_ray.cluster.applications import delete, deploy, reason, states, sweep, wait_running
 from genevolve_ray.cluster.errors import StartError, arrive
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
+from genevolve_ray.cluster.renderers import RayRenderers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
@@ -34,6 +35,7 @@ class ClusterPorts:
     rollouts: RayRollouts
     learner: RayLearner
     experience: RayExperience | None
+    renderers: RayRenderers
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -77,6 +79,8 @@ class _Launch:
         self.group: Any = None
         self.rollouts: RayRollouts | None = None
         self.handles: dict[str, Any] = {}
+        self.renderers: dict[int, Wiring] = {}
+        """Every renderer that a worker must know, by generation."""
         self.services_up = asyncio.Event()
 
     def check(self) -> None:
@@ -120,7 +124,8 @@ class _Launch:
             experience = RayExperience(self._create_memory, ray.kill, cluster.experience_attempts)
             parts["experience"] = experience.start()
         await self._all_up(parts)
-        return ClusterPorts(self.rollouts, learner, experience, self.seconds)
+        renderers = RayRenderers(self.renderers, self.rollouts, self.images_uri, cluster.start_timeout)
+        return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds)
 
     async def stop(self) -> None:
         """Close the engines and take the services away; a private cluster then ends with the session."""
@@ -130,7 +135,7 @@ class _Launch:
             return
         from ray.util import remove_placement_group
 
-        await delete(self.services)
+        await delete([*self.services, *(wiring.service for wiring in self.renderers.values())])
         if self.group is not None:
             remove_placement_group(self.group)
 
@@ -214,7 +219,7 @@ class _Launch:
                 await arrive(worker.start.remote())
                 await self.services_up.wait()
                 wirings = {s.role: Wiring(s, self.handles[s.role]) for s in self.services}
-                await arrive(worker.connect.remote(**wirings))
+                await arrive(worker.connect.remote(wirings["tools"], dict(self.renderers), wirings["judge"]))
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error
 
@@ -223,6 +228,8 @@ class _Launch:
     async def _start_services(self) -> None:
         """Deploy the applications and wait until they run. Raises StartError with the plug-in's line when one cannot."""
         started = perf_counter()
+        if not self.private:
+            await sweep(self.services)
         handles = await deploy(self.services, self.images_uri)
         self.handles = {service.role: handle for service, handle in zip(self.services, handles, strict=True)}
 
@@ -230,4 +237,7 @@ class _Launch:
             self.seconds[service.role] = perf_counter() - started
 
         await wait_running(self.services, running)
+        for service in self.services:
+            if service.role == "renderer":
+                self.renderers[0] = Wiring(service, self.handles[service.role])
         self.services_up.set()
