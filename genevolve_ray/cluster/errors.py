@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from ray.exceptions import RayTaskError
 
-from genevolve_ray.evolution.plugins import PluginFault
 from genevolve_ray.faults import UserFault
 from genevolve_ray.tools.protocol import InfraFailure, ToolArgumentError
 
@@ -20,6 +19,10 @@ class PlacementError(UserFault):
 
 class StartError(UserFault):
     """A part of the run did not come up; the message names it."""
+
+
+class PluginError(RuntimeError):
+    """A plug-in failed in a way that nobody expects, with an exception of its own package; the message names that."""
 
 
 class WorkersLost(RuntimeError):
@@ -60,7 +63,7 @@ def portable(error: Exception) -> Exception:
     for kind in (InfraFailure, ToolArgumentError):
         if isinstance(error, kind):
             return kind(text)
-    return PluginFault(" ".join(f"{type(error).__name__}: {text}".split()))
+    return PluginError(" ".join(f"{type(error).__name__}: {text}".split()))
 
 
 async def told(work: Awaitable[T]) -> T:

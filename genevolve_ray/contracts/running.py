@@ -10,6 +10,8 @@ from typing import Any
 
 Check = Callable[[Any, Any], Awaitable[None]]
 LIMIT_SECONDS = 300.0
+PATIENCE_SECONDS = 5.0
+"""How long a cancelled call, and what it started, may take to end."""
 
 
 class NotAsked(Exception):
@@ -92,9 +94,9 @@ def check_same_identity(subject: Any, identity: str) -> None:
     assert subject.identity == identity, f"use changed the identity from {identity!r} to {subject.identity!r}"
 
 
-async def check_cancelled(work: Callable[[], Awaitable[Any]], seconds: float = 5.0) -> None:
+async def check_cancelled(work: Callable[[], Awaitable[Any]]) -> None:
     """Check that a call that is cancelled ends soon and leaves no task of its own running."""
-    before = asyncio.all_tasks()
+    seconds, before = PATIENCE_SECONDS, asyncio.all_tasks()
     task = asyncio.ensure_future(work())
     for _ in range(3):
         await asyncio.sleep(0)

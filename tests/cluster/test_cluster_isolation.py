@@ -15,7 +15,7 @@ from cluster_run import run_config
 from isolated_world import PACKAGE, build_interpreter
 
 from genevolve_ray.cluster.applications import delete, deploy, wait_running
-from genevolve_ray.cluster.errors import StartError
+from genevolve_ray.cluster.errors import PluginError, StartError
 from genevolve_ray.cluster.proxies import Caller
 from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import ray_session
@@ -62,7 +62,7 @@ async def test_its_own_exceptions_arrive_as_ours(renderer: Any) -> None:
     with pytest.raises(InfraFailure, match="^the generator is down$") as failed:
         await caller("render", "down", (), 3)
     assert type(failed.value) is InfraFailure
-    with pytest.raises(PluginFault, match="^OwnError: a fault of the plug-in$"):
+    with pytest.raises(PluginError, match="^OwnError: a fault of the plug-in$"):
         await caller("render", "bug", (), 3)
 
 
