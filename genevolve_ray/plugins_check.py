@@ -23,7 +23,7 @@ from genevolve_ray.faults import UserFault
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
 
-_PIPE_COLUMNS = 200
+_PIPE_COLUMNS = 1000
 _SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
 
 
