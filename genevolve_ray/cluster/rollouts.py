@@ -102,7 +102,7 @@ class RayRollouts:
         return max(await asyncio.gather(*(self._update(place) for place in self._standing())))
 
     async def tell(self, call: Callable[[Any], Awaitable[None]]) -> None:
-        """Call every worker; where one dies of old age meanwhile, the one that takes its place is called."""
+        """Call every worker; where one is dead, the one that takes its place is called."""
         await asyncio.gather(*(self._tell(place, call) for place in self._standing()))
 
     async def _tell(self, place: _Place, call: Callable[[Any], Awaitable[None]]) -> None:
