@@ -123,7 +123,7 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
     if not config.experience.enabled:
         return None
     embedder = build_embedder(config.experience.embedder)
-    return LocalExperience(config.experience, config.summariser.build(), embedder)
+    return LocalExperience(config.experience, build_here(config.summariser), embedder)
 
 
 @asynccontextmanager

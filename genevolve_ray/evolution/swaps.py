@@ -155,8 +155,12 @@ async def _carry_out(swap: Swap, swaps: Swaps, host: RendererHost | None, wiring
     wirings.switch(swap.number)
     watcher.note(f"swap {swap.number}: groups that begin now draw with {identity}")
     await wirings.drained(before)
-    await host.remove_renderer(before)
-    watcher.note(f"swap {swap.number}: the renderer before it is gone")
+    try:
+        await host.remove_renderer(before)
+    except Exception as error:  # noqa: BLE001 - it serves nobody any more, and goes with the run at the latest
+        watcher.note(f"swap {swap.number}: the renderer before it could not be taken away: {error}")
+    else:
+        watcher.note(f"swap {swap.number}: the renderer before it is gone")
 
 
 def _path(number: int) -> str:

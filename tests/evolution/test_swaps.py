@@ -120,6 +120,20 @@ async def test_a_run_that_keeps_its_renderer_says_so(scene: Scene) -> None:
     assert evolution.wirings.current == 0
 
 
+async def test_a_renderer_that_will_not_go_does_not_end_the_run(scene: Scene) -> None:
+    class Clinging(FakeHost):
+        async def remove_renderer(self, generation: int) -> None:
+            raise RuntimeError("Serve does not answer")
+
+    evolution = scene.begin(make_config())
+    swaps_of(scene).ask(NEW)
+    async with watched(evolution, scene, Clinging()):
+        await until_ended(swaps_of(scene), 1)
+        await evolve(evolution)
+    assert "swap 1: the renderer before it could not be taken away: Serve does not answer" in evolution.watcher.notes
+    assert evolution.store.last_step == 3
+
+
 async def test_a_damaged_request_is_told_once_and_ends_nothing(scene: Scene) -> None:
     evolution = scene.begin(make_config())
     folder = scene.folder / "run/swaps"
