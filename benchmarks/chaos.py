@@ -84,7 +84,7 @@ def settings(engine: str, steps: int, workers: int) -> list[str]:
         "renderer={type: 'benchmarks.null_parts:Renderer', config: {median: 0.3}}",
         "judge={type: 'benchmarks.null_parts:Judge', config: {median: 0.1}}",
         "summariser={type: 'genevolve_ray.judges.summariser:RuleSummariser'}",
-        *(f"cluster.{role}.runtime_env={environment}" for role in ("tools", "renderer", "judge")),
+        *(f"{role}.runtime_env={environment}" for role in ("tools", "renderer", "judge")),
     ]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.cluster.errors import told
+from genevolve_ray.evolution.plugins import PluginSpec, build_here
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageRef
@@ -59,7 +60,7 @@ class ToolReplica(_Replica):
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
-        super().__init__(spec.build(FilesystemImages(images_uri)), replicas)
+        super().__init__(build_here(spec, FilesystemImages(images_uri)), replicas)
         self._tools: dict[str, Tool] = self.plugin.tools
 
     async def describe(self) -> list[ToolCard]:
@@ -69,7 +70,7 @@ class ToolReplica(_Replica):
 
     async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
         """Call one tool. Raises what the tool raises."""
-        return await self._tools[name].call(arguments, episode)
+        return await told(self._tools[name].call(arguments, episode))
 
 
 class RenderReplica(_Replica):
@@ -78,7 +79,7 @@ class RenderReplica(_Replica):
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
         images = FilesystemImages(images_uri)
-        super().__init__(spec.build(), replicas)
+        super().__init__(build_here(spec), replicas)
         self._service = RenderService(self.plugin, images)
 
     async def describe(self) -> str:
@@ -87,7 +88,7 @@ class RenderReplica(_Replica):
 
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
         """Render a program. Raises InfraFailure."""
-        return await self._service.render(prompt, references, seed)
+        return await told(self._service.render(prompt, references, seed))
 
 
 class JudgeReplica(_Replica):
@@ -96,7 +97,7 @@ class JudgeReplica(_Replica):
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
         images = FilesystemImages(images_uri)
-        super().__init__(spec.build(), replicas)
+        super().__init__(build_here(spec), replicas)
         self._service = JudgeService(self.plugin, images)
 
     async def describe(self) -> str:
@@ -107,7 +108,7 @@ class JudgeReplica(_Replica):
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> Verdict:
         """Judge a rendered program. Raises InfraFailure."""
-        return await self._service.judge(request, image, program, references)
+        return await told(self._service.judge(request, image, program, references))
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,6 @@ def application(service: Service, images_uri: str) -> Any:
         health_check_period_s=config.health_period,
         graceful_shutdown_timeout_s=_GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": config.runtime_env},
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.runtime_env},
     )
     return deployment.bind(service.spec, images_uri, config.most_replicas)
