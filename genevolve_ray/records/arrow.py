@@ -27,7 +27,8 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn
 from genevolve_ray.records.verdict import Reward, Verdict
 
-TRAJECTORIES_VERSION = "trajectories/1"
+TRAJECTORIES_VERSION = "trajectories/2"
+_TRAJECTORIES_BEFORE_FLAGS = "trajectories/1"
 REQUESTS_VERSION = "requests/1"
 EXPERIENCES_VERSION = "experiences/1"
 MEMORY_VERSION = "memory/1"
@@ -73,7 +74,10 @@ IMAGE_SCORES = pa.struct(
 SUFFICIENCY = _struct(
     facts=pa.bool_(), reference_binding=pa.bool_(), skill_knowledge=pa.bool_(), executable_constraints=pa.bool_()
 )
-VERDICT = _struct(image=IMAGE_SCORES, text=SUFFICIENCY, rationale=pa.string(), judge=pa.string(), formula=pa.string())
+_VERDICT_BEFORE_FLAGS = _struct(
+    image=IMAGE_SCORES, text=SUFFICIENCY, rationale=pa.string(), judge=pa.string(), formula=pa.string()
+)
+VERDICT = pa.struct([*_VERDICT_BEFORE_FLAGS, _required("flags", pa.list_(pa.string()))])
 REWARD = _struct(total=pa.float64(), image=pa.float64(), text=pa.float64(), cost=pa.float64())
 PROVENANCE = _struct(
     profile=pa.string(),
@@ -113,6 +117,12 @@ TRAJECTORY_SCHEMA = _schema(
     ],
 )
 """One row per trajectory: the ledger as four list columns of length T with its spans, the episode, and its verdict."""
+
+_SCHEMA_BEFORE_FLAGS = _schema(
+    _TRAJECTORIES_BEFORE_FLAGS,
+    [pa.field("verdict", _VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f for f in TRAJECTORY_SCHEMA],
+)
+"""What `trajectories/1` was: verdicts without flags. It is read, and no longer written."""
 
 REQUEST_SCHEMA = _schema(
     REQUESTS_VERSION,
@@ -162,12 +172,13 @@ def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
 
 
 def table_to_trajectories(table: pa.Table) -> list[Trajectory]:
-    """Return the trajectories of a table that `trajectories_to_table` made.
+    """Return the trajectories of a table that `trajectories_to_table` made, of this version or the one before.
 
     Raises:
         ValueError: when the table has another schema, or a row breaks a record's rules.
     """
-    check_schema(table, TRAJECTORY_SCHEMA)
+    old = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode() == _TRAJECTORIES_BEFORE_FLAGS
+    check_schema(table, _SCHEMA_BEFORE_FLAGS if old else TRAJECTORY_SCHEMA)
     ledgers = {name: _lists(table.column(name)) for name in LEDGER_COLUMNS}
     rows = table.drop_columns(list(LEDGER_COLUMNS)).to_pylist()
     return [_trajectory(row, {name: lists[i] for name, lists in ledgers.items()}) for i, row in enumerate(rows)]

@@ -55,6 +55,8 @@ class Verdict(Record):
     rationale: str = ""
     judge: str
     formula: ScoreFormula
+    flags: tuple[str, ...] = ()
+    """What is odd about the judgement, as `code` or `code:field`: a score off the grid or clipped, a salvaged answer."""
 
 
 def kscore(scores: ImageScores, formula: ScoreFormula) -> float:

@@ -120,6 +120,7 @@ trajectories = st.builds(
         rationale=texts,
         judge=texts,
         formula=st.sampled_from(ScoreFormula),
+        flags=st.lists(texts, max_size=2).map(tuple),
     ),
     reward=st.none() | st.builds(Reward, total=numbers, image=numbers, text=numbers, cost=numbers),
     timings=st.dictionaries(texts, numbers, max_size=3),

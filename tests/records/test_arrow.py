@@ -29,6 +29,7 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory, Turn, TurnKind
+from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
 
 EXAMPLES = settings(
     max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -94,6 +95,26 @@ def test_a_slice_of_a_table_holds_its_own_ledgers() -> None:
     assert table_to_trajectories(trajectories_to_table(made).slice(2, 2)) == made[2:]
 
 
+def test_a_table_from_before_verdicts_had_flags_is_read() -> None:
+    verdict = Verdict(
+        image=ImageScores(faithfulness=1, visual_correctness=0.5, aesthetics=0),
+        text=Sufficiency(facts=True, reference_binding=False, skill_knowledge=True, executable_constraints=False),
+        judge="j",
+        formula=ScoreFormula.PAPER,
+        flags=("off-grid:aesthetics",),
+    )
+    table = trajectories_to_table([plain(verdict=verdict), plain()])
+    at = table.schema.get_field_index("verdict")
+    old = pa.struct([f for f in table.schema.field(at).type if f.name != "flags"])
+    cells = [row and {k: v for k, v in row.items() if k != "flags"} for row in table.column(at).to_pylist()]
+    stored = table.set_column(at, pa.field("verdict", old), pa.array(cells, type=old))
+    stored = stored.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/1"})
+    back = table_to_trajectories(through_parquet(stored))
+    assert [t.verdict for t in back] == [verdict.model_copy(update={"flags": ()}), None]
+    with pytest.raises(ValueError, match="verdict"):
+        table_to_trajectories(table.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/1"}))
+
+
 def test_lone_surrogates_become_their_escapes_except_in_arguments() -> None:
     arguments = json.loads('{"queries": ["\\ud800"]}')
     made = plain(reason="bad \ud800", turns=[Turn(kind=TurnKind.TOOL_CALL, text="\udfff", arguments=arguments)])
@@ -124,7 +145,7 @@ def test_a_stored_ledger_is_checked() -> None:
 
 def test_another_schema_version_is_refused_by_name() -> None:
     table = trajectories_to_table([]).replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/9"})
-    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/1'"):
+    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/2'"):
         table_to_trajectories(table)
     with pytest.raises(ValueError, match="requests/1"):
         table_to_trajectories(requests_to_table([]))
