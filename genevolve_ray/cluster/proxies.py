@@ -17,6 +17,7 @@ from ray.serve.exceptions import (
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.replies import taken
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.program import Program
@@ -88,7 +89,7 @@ class Caller:
 
     async def _once(self, remote: Callable[..., Awaitable[Any]], arguments: Sequence[Any]) -> Any:
         async with asyncio.timeout(self.timeout):
-            return await arrive(remote(*arguments))
+            return taken(await arrive(remote(*arguments)))
 
 
 class ServeTool:

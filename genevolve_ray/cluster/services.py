@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageRef
-from genevolve_ray.records.observation import ImageHit, Observation
+from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import Verdict
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class ToolReplica(_Replica):
         tools = self._tools.values()
         return [ToolCard(name=t.name, description=t.description, parameters=t.parameters) for t in tools]
 
-    async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Call one tool. Raises what the tool raises."""
-        return await self._tools[name].call(arguments, episode)
+    async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Reply:
+        """Call one tool; the reply holds an observation, or what the tool raised."""
+        return await replied(self._tools[name].call(arguments, episode))
 
 
 class RenderReplica(_Replica):
@@ -76,9 +76,9 @@ class RenderReplica(_Replica):
         """Return the renderer's identity."""
         return self._service.identity
 
-    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
-        """Render a program. Raises InfraFailure."""
-        return await self._service.render(prompt, references, seed)
+    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> Reply:
+        """Render a program; the reply holds an image reference, or an InfraFailure."""
+        return await replied(self._service.render(prompt, references, seed))
 
 
 class JudgeReplica(_Replica):
@@ -94,11 +94,9 @@ class JudgeReplica(_Replica):
         """Return the judge's identity."""
         return self._service.identity
 
-    async def judge(
-        self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
-    ) -> Verdict:
-        """Judge a rendered program. Raises InfraFailure."""
-        return await self._service.judge(request, image, program, references)
+    async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Reply:
+        """Judge a rendered program; the reply holds a verdict, or an InfraFailure."""
+        return await replied(self._service.judge(request, image, program, references))
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_a_table_from_before_verdicts_had_flags_is_read() -> None:
     at = table.schema.get_field_index("verdict")
     old = pa.struct([f for f in table.schema.field(at).type if f.name != "flags"])
     cells = [row and {k: v for k, v in row.items() if k != "flags"} for row in table.column(at).to_pylist()]
-    stored = table.set_column(at, pa.field("verdict", old), pa.array(cells, type=old))
+    stored = table.set_column(at, pa.field("verdict", old), pa.array(cells, type=old)).drop_columns(["usage"])
     stored = stored.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/1"})
     back = table_to_trajectories(through_parquet(stored))
     assert [t.verdict for t in back] == [verdict.model_copy(update={"flags": ()}), None]
