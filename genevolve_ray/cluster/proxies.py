@@ -112,6 +112,7 @@ class ServeRenderer:
     def __init__(self, identity: str, caller: Caller) -> None:
         """Stand for the renderer of that identity."""
         self.identity, self._caller = identity, caller
+        self.takes_references = True
 
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
         """Render a program. Raises InfraFailure after bounded retries."""
@@ -132,6 +133,18 @@ class ServeJudge:
         """Judge a rendered program. Raises InfraFailure after bounded retries."""
         verdict: Verdict = await self._caller("judge", request, image, program, tuple(references))
         return verdict
+
+
+class ServeGrader:
+    """A judge service of another benchmark's own scale."""
+
+    def __init__(self, identity: str, caller: Caller) -> None:
+        """Stand for the judge of that identity."""
+        self.identity, self._caller = identity, caller
+
+    async def grade(self, prompt: Any, image: ImageRef) -> Any:
+        """Grade a picture. Raises InfraFailure after bounded retries."""
+        return await self._caller("grade", prompt, image)
 
 
 async def connect(

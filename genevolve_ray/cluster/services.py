@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageHit
@@ -76,6 +76,10 @@ class RenderReplica(_Replica):
         """Return the renderer's identity."""
         return self._service.identity
 
+    async def takes_references(self) -> bool:
+        """Return whether reference pictures reach the generator."""
+        return self._service.takes_references
+
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> Reply:
         """Render a program; the reply holds an image reference, or an InfraFailure."""
         return await replied(self._service.render(prompt, references, seed))
@@ -97,6 +101,24 @@ class JudgeReplica(_Replica):
     async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Reply:
         """Judge a rendered program; the reply holds a verdict, or an InfraFailure."""
         return await replied(self._service.judge(request, image, program, references))
+
+
+class GradeReplica(_Replica):
+    """Serves a judge plug-in of another benchmark's own scale."""
+
+    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+        """Build the plug-in over the run's image store."""
+        images = FilesystemImages(images_uri)
+        self.plugin = spec.build()
+        self._service = GradeService(self.plugin, images)
+
+    async def describe(self) -> str:
+        """Return the judge's identity."""
+        return self._service.identity
+
+    async def grade(self, prompt: Any, image: ImageRef) -> Reply:
+        """Grade a picture; the reply holds the grades, or an InfraFailure."""
+        return await replied(self._service.grade(prompt, image))
 
 
 @dataclass(frozen=True)
