@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.measure import Options, prepare_process, say
 
-NAMES = ("episodes", "learner", "transport", "step", "memory", "trl_baseline")
+NAMES = ("episodes", "learner", "transport", "step", "memory", "trl_baseline", "asynchronous", "controller")
 SECONDS_EACH = 900
 """A benchmark that takes longer has hung; its process is ended and the others go on."""
 

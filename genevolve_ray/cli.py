@@ -117,6 +117,10 @@ def ablate(
     world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
     requests: Annotated[int, typer.Option("--requests", min=1, help="How many held-out requests.")] = 200,
     settings: Sets = None,
+    arm_settings: Annotated[
+        list[str] | None,
+        typer.Option("--set-arm", help="A key for one arm: --set-arm grpo:learner.lr=2e-4. Repeatable."),
+    ] = None,
 ) -> None:
     """Tell what each part of the method adds: arms that differ in one thing, over several seeds, with intervals.
 
@@ -136,6 +140,7 @@ def ablate(
         world_seed=world_seed,
         requests=requests,
         settings=settings or [],
+        arm_settings=arm_settings or [],
     )
 
 

@@ -129,7 +129,7 @@ def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
         "steps": store.last_step,
         "seed": config.seed,
         "score_formula": config.reward.formula.value,
-        "parity_max": max((row["parity"] for row in metrics), default=None),
+        "parity_max": max((row["parity"] for row in metrics if "parity" in row), default=None),
         "probe_difference_max": max((row["probe_difference"] for row in metrics), default=None),
         "seconds_per_step_max": max((row["seconds_step"] for row in metrics), default=None),
     }
@@ -241,6 +241,21 @@ def bench_run(
     )
 
 
+def _tuned(preset: str, overrides: Sequence[str], settings: Sequence[str], arms: Sequence[str]) -> dict[Any, RunConfig]:
+    """Return the configuration of each arm that has settings of its own, given as `ARM:key=value`."""
+    from genevolve_ray.bench.arms import Arm
+
+    own: dict[str, list[str]] = {}
+    for setting in settings:
+        arm, colon, override = setting.partition(":")
+        if not colon or arm not in arms:
+            raise UserFault(
+                f"genevolve ablate: --set-arm {setting!r}: write ARM:key=value, ARM being one of {', '.join(arms)}"
+            )
+        own.setdefault(arm, []).append(override)
+    return {Arm(arm): load_config(preset, [*overrides, *added]) for arm, added in own.items()}
+
+
 def ablate_run(
     preset: str,
     arms: str,
@@ -251,6 +266,7 @@ def ablate_run(
     world_seed: int,
     requests: int,
     settings: Sequence[str],
+    arm_settings: Sequence[str] = (),
 ) -> None:
     """Compare arms over seeds and write the result; the runs are kept beside it and read again when they are done."""
     if preset != "atlas":
@@ -269,19 +285,20 @@ def ablate_run(
         raise UserFault(f"genevolve ablate: unknown arms {', '.join(unknown)}; there are {', '.join(Arm)}")
     overrides = [*settings, *([f"loop.steps={steps}"] if steps is not None else [])]
     config = load_config(preset, overrides)
+    tuned = _tuned(preset, overrides, arm_settings, names)
     preflight(config)
     try:
         plan = AblationPlan(
             arms=tuple(map(Arm, names)), seeds=seeds, world_seed=world_seed, requests=requests, constant=GENERIC
         )
         for arm in plan.arms:
-            arm_config(config, arm, seed=1, constant=GENERIC)
+            arm_config(tuned.get(arm, config), arm, seed=1, constant=GENERIC)
     except ValidationError as error:
         raise UserFault(f"genevolve ablate: --arms {arms!r}: {error.errors()[0]['msg']}") from error
     except ValueError as error:
         raise UserFault(f"genevolve ablate: {error}") from error
     folder, model = out.with_suffix(""), model_folder(config.policy.model)
-    result = asyncio.run(ablate(config, model, folder, plan, lambda text: print(text, flush=True)))
+    result = asyncio.run(ablate(config, model, folder, plan, lambda text: print(text, flush=True), tuned))
     write_json(result, out)
     page = write_ablation(result, out.with_suffix(".html"))
     print(f"{out}\nreport: {page}")

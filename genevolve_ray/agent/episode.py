@@ -167,7 +167,9 @@ class _Episode:
             self.image_searches += 1
             hits = self.images.assign(observation.hits)
         body = observation_text(observation, self.profile, hits)
-        return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, tool_seconds=tool_seconds)
+        # An outage that the policy was told of marks the turn, and so the trajectory.
+        outages = "; ".join(observation.outages)
+        return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, error=outages, tool_seconds=tool_seconds)
 
     def _answer(self, answer: Answer | TurnError, text: str, seconds: float) -> None:
         """End the episode with a program, or with the rule that the answer breaks."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +103,12 @@ class _Sources:
 
 
 async def ablate(
-    base: EvolutionConfig, model: Path, folder: Path, plan: AblationPlan, note: Callable[[str], None]
+    base: EvolutionConfig,
+    model: Path,
+    folder: Path,
+    plan: AblationPlan,
+    note: Callable[[str], None],
+    tuned: Mapping[Arm, EvolutionConfig] | None = None,
 ) -> dict[str, Any]:
     """Run every arm under every seed, one run folder each below `folder`, and compare them on held-out requests.
 
@@ -115,6 +120,7 @@ async def ablate(
         folder: where the runs are kept.
         plan: arms, seeds and requests.
         note: told of every run.
+        tuned: arms that are taken from another full method than `base`: each may have the rates that suit it best.
 
     Returns:
         `arms`: per arm `mean`, `low`, `high`, `greedy`, `per_seed`, its validation `curve` and `area`, and diagnostics;
@@ -126,7 +132,7 @@ async def ablate(
     async with _engine(base, model) as engine:
         for seed in range(1, plan.seeds + 1):
             for arm in plan.arms:
-                config = arm_config(base, arm, seed=seed, constant=plan.constant)
+                config = arm_config((tuned or {}).get(arm, base), arm, seed=seed, constant=plan.constant)
                 vector, row, lift = await _run(config, arm, model, engine, folder / config.name, plan)
                 scores[arm].append(vector)
                 rows[arm].append(row)

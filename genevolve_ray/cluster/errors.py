@@ -24,10 +24,6 @@ class WorkersLost(RuntimeError):
     """Rollout workers died more often than they may."""
 
 
-class LearnerLost(RuntimeError):
-    """A process of the learner died; the message names its rank. The run goes on from its last checkpoint."""
-
-
 async def arrive(reply: Awaitable[T]) -> T:
     """Await a remote call; what it raised is raised here as itself, with the remote traceback as its cause.
 

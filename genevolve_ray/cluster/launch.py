@@ -10,14 +10,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.errors import LearnerLost, StartError, arrive
+from genevolve_ray.cluster.errors import StartError, arrive
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, application, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
+from genevolve_ray.cluster.weights import Outbox
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Wiring, worker_environment
+from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.watch import Silence, Watcher
 
 if TYPE_CHECKING:
@@ -93,17 +95,21 @@ class _Launch:
 
         cluster = self.config.cluster
         self.group = reserve(gang_demands(self.config))
-        options = {"num_cpus": cluster.learner_cpus, "num_gpus": cluster.learner_gpus}
-        ranks = [
-            self._actor(LearnerWorker, rank, learner_environment(self.config), options).remote(
-                self.config, self.model_dir, rank
-            )
-            for rank in range(cluster.learner_ranks)
-        ]
-        learner = RayLearner(ranks)
+        outbox = Outbox()
+        learner = RayLearner(
+            self._create_learner,
+            kill=ray.kill,
+            max_restarts=cluster.max_restarts,
+            outbox=outbox,
+            elsewhere=lambda: sum(node["Alive"] for node in ray.nodes()) > 1,
+        )
         pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill)
         self.rollouts = RayRollouts(
-            pool, cluster.rollout_workers, max_restarts=cluster.max_restarts, attempts=cluster.rollout_attempts
+            pool,
+            cluster.rollout_workers,
+            max_restarts=cluster.max_restarts,
+            attempts=cluster.rollout_attempts,
+            outbox=outbox,
         )
         parts = {
             "learner": learner.start(),
@@ -176,6 +182,14 @@ class _Launch:
         return ray.remote(kind).options(
             scheduling_strategy=strategy, runtime_env={"env_vars": environment}, max_restarts=0, **options
         )
+
+    def _create_learner(self) -> list[Any]:
+        cluster, environment = self.config.cluster, learner_environment(self.config)
+        options = {"num_cpus": cluster.learner_cpus, "num_gpus": cluster.learner_gpus}
+        return [
+            self._actor(LearnerWorker, rank, environment, options).remote(self.config, self.model_dir, rank)
+            for rank in range(cluster.learner_ranks)
+        ]
 
     def _create_worker(self, index: int) -> Any:
         cluster = self.config.cluster

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
 
-from genevolve_ray.cluster.errors import LearnerLost, arrive
+from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.weights import Outbox, Shipment, ship
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.evolution.ports import Lesson, MovedToken
+from genevolve_ray.evolution.ports import LearnerLost, Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class LearnerWorker:
         assert self._learner is not None, "start comes first"
         return await getattr(self._learner, method)(*arguments)
 
+    async def publish(self, folder: str, elsewhere: bool) -> tuple[Probe, Shipment | None]:
+        """Write the weights to a folder of this node; rank 0 returns the probe, and what other nodes are sent."""
+        os.makedirs(folder, exist_ok=True)
+        probe = await self.call("publish", folder)
+        return probe, ship(folder, elsewhere) if self._rank == 0 else None
+
 
 class RayLearner:
     """The learner port over the learner's actors: all of them do every call, and rank 0 answers.
@@ -73,14 +80,50 @@ class RayLearner:
     What the learner raises arrives as itself; a rank that has died is LearnerLost.
     """
 
-    def __init__(self, workers: Sequence[Any]) -> None:
-        """Reach the learner through its actors, in the order of their ranks."""
-        self.workers = list(workers)
+    def __init__(
+        self,
+        create: Callable[[], Sequence[Any]],
+        *,
+        kill: Callable[[Any], None] = lambda worker: None,
+        max_restarts: int = 0,
+        outbox: Outbox | None = None,
+        elsewhere: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Create the learner's actors.
+
+        Args:
+            create: returns one new actor for each rank, in their order.
+            kill: ends an actor at once.
+            max_restarts: how often they may all be created anew.
+            outbox: where published weights are left for the rollout workers.
+            elsewhere: whether any other node needs them.
+        """
+        self.workers = list(create())
+        self._create, self._kill, self._restarts_left = create, kill, max_restarts
+        self._outbox, self._elsewhere = outbox or Outbox(), elsewhere
 
     async def start(self) -> None:
         """Wait until the model is loaded on every rank."""
         address = await arrive(self.workers[0].address.remote()) if len(self.workers) > 1 else None
         await _together("start", [arrive(worker.start.remote(address)) for worker in self.workers])
+
+    async def restart(self) -> None:
+        """Put new actors in the place of all ranks, as they were at the very start; `load` and `step` bring them further.
+
+        Raises:
+            LearnerLost: when that was done too often.
+        """
+        while True:
+            for worker in self.workers:
+                self._kill(worker)
+            if self._restarts_left == 0:
+                raise LearnerLost("the learner died too often (cluster.max_restarts)")
+            self._restarts_left -= 1
+            self.workers = list(self._create())
+            try:
+                return await self.start()
+            except LearnerLost:
+                continue
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         """Take one optimisation step on judged groups, taught by lessons, and return its metrics."""
@@ -94,8 +137,11 @@ class RayLearner:
 
     async def publish(self, folder: str) -> Probe:
         """Write the weights to `folder` and return the probe that engines must reproduce."""
-        probe: Probe = await self._call("publish", folder)
-        return probe
+        replies = [arrive(worker.publish.remote(folder, self._elsewhere())) for worker in self.workers]
+        probe, shipment = (await _together("publish", replies))[0]
+        self._outbox.put(shipment)
+        published: Probe = probe
+        return published
 
     async def save(self, folder: str) -> None:
         """Write a checkpoint."""

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from ray.exceptions import RayActorError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from genevolve_ray.cluster.errors import WorkersLost, arrive
+from genevolve_ray.cluster.errors import StartError, WorkersLost, arrive
+from genevolve_ray.cluster.weights import Outbox, Shipment
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.records.trajectory import Trajectory
@@ -42,7 +43,7 @@ class _Place:
     worker: Any
     load: int = 0
     deaths: int = 0
-    lost: WorkersLost | None = None
+    lost: WorkersLost | StartError | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -51,10 +52,13 @@ class RayRollouts:
     """The rollout port over N workers.
 
     A rollout goes to the least loaded worker. A dead worker is replaced, and the new one gets the current weights,
-    verified, before it plays; rollouts lost with the dead one are played again (with the same seeds) on another.
+    verified, before it plays; rollouts lost with the dead one are played again (with the same seeds) on another. A place
+    whose workers keep dying, or that no node can hold any more, is given up; the run ends with the last one.
     """
 
-    def __init__(self, pool: WorkerPool, workers: int, *, max_restarts: int, attempts: int) -> None:
+    def __init__(
+        self, pool: WorkerPool, workers: int, *, max_restarts: int, attempts: int, outbox: Outbox | None = None
+    ) -> None:
         """Create `workers` workers; `start` waits for them.
 
         Args:
@@ -62,10 +66,12 @@ class RayRollouts:
             workers: how many places there are.
             max_restarts: how often each place may be given a new worker.
             attempts: how often one rollout is tried.
+            outbox: where the learner leaves what it publishes.
         """
+        self._outbox = outbox or Outbox()
         self._pool, self._max_restarts, self._attempts = pool, max_restarts, attempts
         self._places = [_Place(index, pool.create(index)) for index in range(workers)]
-        self._weights: tuple[str, int, Probe] | None = None
+        self._weights: tuple[Shipment | str, int, Probe] | None = None
 
     @property
     def workers(self) -> list[Any]:
@@ -92,8 +98,8 @@ class RayRollouts:
 
     async def update(self, folder: str, version: int, probe: Probe) -> float:
         """Give every worker new weights, each verified by the probe; returns the worst difference."""
-        self._weights = (folder, version, probe)
-        return max(await asyncio.gather(*(self._update(place) for place in self._places)))
+        self._weights = (self._outbox.get(folder), version, probe)
+        return max(await asyncio.gather(*(self._update(place) for place in self._standing())))
 
     async def stats(self) -> list[Any]:
         """Return the statistics of every worker."""
@@ -113,13 +119,20 @@ class RayRollouts:
 
         await asyncio.gather(*(stop(place) for place in self._places))
 
+    def _standing(self) -> list[_Place]:
+        """Return the places that have a worker or await one. Raises WorkersLost when there is none."""
+        standing = [place for place in self._places if place.lost is None]
+        if not standing:
+            raise next(place.lost for place in self._places if place.lost is not None)
+        return standing
+
     async def _play(self, task: RolloutTask) -> Trajectory:
-        place = min(self._places, key=lambda p: (p.lost is not None, not p.ready.is_set(), p.load))
+        place = min(self._standing(), key=lambda p: (not p.ready.is_set(), p.load))
         place.load += 1
         try:
             await place.ready.wait()
-            if place.lost is not None:
-                raise place.lost
+            if place.lost is not None:  # given up while this waited
+                return await self._play(task)
             return await self._on(place, lambda worker: worker.rollout.remote(task))
         finally:
             place.load -= 1
@@ -130,6 +143,9 @@ class RayRollouts:
         try:
             return await self._on(place, lambda worker: worker.update.remote(*weights))
         except RayActorError:
+            if place.lost is not None:
+                self._standing()
+                return 0.0
             # The new worker was given the same weights, and verified, before it took the place.
             return await self._on(place, lambda worker: worker.update.remote(*weights))
 
@@ -143,16 +159,17 @@ class RayRollouts:
             raise
 
     async def _replace(self, place: _Place, dead: Any) -> None:
-        """Put a new worker in the place of a dead one. Raises WorkersLost beyond `max_restarts`."""
+        """Put a new worker in the place of a dead one, or give the place up. Raises WorkersLost when it was the last."""
         async with place.lock:
-            if place.worker is not dead:
+            if place.worker is not dead or place.lost is not None:
                 return
             place.ready.clear()
             try:
                 place.worker = await self._new_worker(place)
-            except WorkersLost as error:
+            except (WorkersLost, StartError) as error:
+                # A node that went takes its places with it; the others play on.
                 place.lost = error
-                raise
+                self._standing()
             finally:
                 place.ready.set()
 

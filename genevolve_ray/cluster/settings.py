@@ -45,7 +45,7 @@ class ClusterConfig(Config):
     rollout_attempts: int = Field(default=3, ge=1)
     """How often a rollout is tried when the worker that plays it dies."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often a dead rollout worker is replaced, before the run stops."""
+    """How often a dead rollout worker, or a dead learner, is replaced before its place is given up."""
     learner_ranks: int = Field(default=1, ge=1)
     """Processes that the learner is sharded over (FSDP2), placed together; each takes the following."""
     learner_cpus: float = Field(default=0.3, gt=0)

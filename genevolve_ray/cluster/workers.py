@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, connect
+from genevolve_ray.cluster.weights import Shipment, forget_node, receive
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
 from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.evolution.inprocess import load_chat, start_engine
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.records.base import Record
@@ -72,9 +73,8 @@ class RolloutWorker:
         """Start the engine. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
         started = perf_counter()
         self._chat = load_chat(Path(self._model_dir))
-        banned = load_banned(Path(self._model_dir), self._chat)
-        self._engine = await create_engine(self._config.engine, self._model_dir, banned)
-        if self._config.engine.kind == "vllm":
+        self._engine = await start_engine(self._config, Path(self._model_dir))
+        if self._engine.name == "vllm":
             from vllm.v1.engine.exceptions import EngineDeadError
 
             self._engine_death = (EngineDeadError,)
@@ -109,9 +109,10 @@ class RolloutWorker:
         self._finished += 1
         return trajectory
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: Shipment | str, version: int, probe: Probe) -> float:
         """Load published weights into the engine and verify them; returns the probe difference."""
         assert self._engine is not None, "start comes before update"
+        folder = weights if isinstance(weights, str) else await asyncio.to_thread(receive, weights)
         try:
             return await self._engine.update(folder, version, probe)
         except self._engine_death:
@@ -132,6 +133,7 @@ class RolloutWorker:
         """Close the engine."""
         if self._engine is not None:
             await self._engine.close()
+        forget_node()
 
     def _exit(self) -> None:
         """End this process without a goodbye: to callers the worker is dead, like its engine."""

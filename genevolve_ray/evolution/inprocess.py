@@ -66,8 +66,14 @@ def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
 
 
 async def start_engine(config: EvolutionConfig, model_dir: Path) -> Engine:
-    """Start the engine of a run in this process, with the run's ban mask."""
-    return await create_engine(config.engine, model_dir, banned=load_banned(model_dir, load_chat(model_dir)))
+    """Start the engine of a run in this process, with the run's ban mask; in a rehearsal one that plays a script."""
+    chat = load_chat(model_dir)
+    if config.rehearsal is not None:
+        from genevolve_ray.engines.null import NullEngine
+
+        turns = config.rehearsal
+        return NullEngine(chat.tokenizer, turn_seconds=turns.turn_seconds, tool_calls=turns.tool_calls)
+    return await create_engine(config.engine, model_dir, banned=load_banned(model_dir, chat))
 
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:

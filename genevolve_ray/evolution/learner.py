@@ -17,7 +17,7 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.evolution.ports import Lesson, MovedToken
+from genevolve_ray.evolution.ports import LearnerLost, Lesson, MovedToken
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
@@ -27,6 +27,7 @@ from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.distributed import Ranks
+    from genevolve_ray.learning.null import NullLearner
     from genevolve_ray.learning.step import Learner
 
 PROBE_TOKENS = 96
@@ -41,7 +42,7 @@ class LocalLearner:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Learner | NullLearner,
         advantage: AdvantageConfig,
         probe: Sequence[int],
         tolerance: float,
@@ -104,6 +105,10 @@ class LocalLearner:
         with _writing(folder):
             self._learner.save(folder)
 
+    async def restart(self) -> None:
+        """There is no other process: what is lost here is lost with the run's."""
+        raise LearnerLost("the learner runs in the process of the run")
+
     async def load(self, folder: str) -> None:
         """Restore a checkpoint."""
         self._learner.load(folder)
@@ -152,16 +157,27 @@ def build_learner(
         chat: the policy's template; the probe is drawn from the ids of its tokenizer.
         ranks: this process's place among several that share the policy.
     """
-    from genevolve_ray.learning.step import Learner
-
     rng = np.random.default_rng(derive_seed(config.seed, "probe"))
     probe = [int(token) for token in rng.integers(len(chat.tokenizer), size=PROBE_TOKENS)]
-    learner = Learner(model_dir, config.learner, banned, ranks=ranks)
+    learner = _policy_learner(config, model_dir, banned, ranks)
     patch = None
     if config.experience.enabled:
         limit = min(n for n in (config.engine.max_model_len, context_length(model_dir)) if n is not None)
         patch = TeacherPatch(chat, PROFILES[config.profile], limit, config.learner.ved.gate_kinds)
     return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, patch)
+
+
+def _policy_learner(
+    config: EvolutionConfig, model_dir: Path, banned: Sequence[int], ranks: Ranks | None
+) -> Learner | NullLearner:
+    if config.rehearsal is not None:
+        from genevolve_ray.learning.null import NullLearner
+
+        rehearsal = config.rehearsal
+        return NullLearner(rehearsal.step_seconds, rehearsal.weights_mib, first=ranks is None or ranks.first)
+    from genevolve_ray.learning.step import Learner
+
+    return Learner(model_dir, config.learner, banned, ranks=ranks)
 
 
 def trained_trajectories(groups: Sequence[Group]) -> list[Trajectory]:

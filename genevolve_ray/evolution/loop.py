@@ -10,17 +10,23 @@ from dataclasses import dataclass
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
-from genevolve_ray.evolution.flow import Flow
 from genevolve_ray.evolution.measures import Clock, check_parity, evaluation_metrics, group_metrics
-from genevolve_ray.evolution.ports import ExperiencePort, ExperienceStep, LearnerPort, RequestSource, RolloutPort
-from genevolve_ray.evolution.restore import lesson_state, restore
+from genevolve_ray.evolution.ports import (
+    ExperiencePort,
+    ExperienceStep,
+    LearnerLost,
+    LearnerPort,
+    RequestSource,
+    RolloutPort,
+)
+from genevolve_ray.evolution.restore import lesson_state, restore, revive
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
-from genevolve_ray.evolution.stream import RolloutStream
+from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.transport import WeightTransport
 from genevolve_ray.evolution.watch import Watcher
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Trajectory
+from genevolve_ray.records.trajectory import Trajectory
 
 
 @dataclass
@@ -51,25 +57,35 @@ class Evolution:
                 clock = Clock()
                 batch = await stream.take(step)
                 clock.lap("seconds_rollout")
-                experience = await self.recall(batch.requests, batch.groups, step)
+                experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")
-                self.watcher.phase("learning", 0, len(batch.groups))
-                metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
-                metrics |= await self.learner.step(batch.groups, step, experience.lessons)
-                check_parity(step, metrics.get("parity"), config.loop.parity_limit)
-                clock.lap("seconds_learn")
-                metrics["probe_difference"] = await self.publish(step)
-                clock.lap("seconds_sync")
-                await self.commit(step, batch.groups, experience, metrics, clock, stream.flow)
+                while not await self.advance(step, batch, experience, clock):
+                    await revive(self.store, self.learner, self.watcher)
         finally:
             await stream.close()
 
-    async def recall(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
+    async def advance(self, step: int, batch: Batch, experience: ExperienceStep, clock: Clock) -> bool:
+        """Learn from a batch, publish and commit; False when the learner was lost on the way, and nothing is committed."""
+        self.watcher.phase("learning", 0, len(batch.groups))
+        metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
+        try:
+            metrics |= await self.learner.step(batch.groups, step, experience.lessons)
+            check_parity(step, metrics.get("parity"), self.config.loop.parity_limit)
+            clock.lap("seconds_learn")
+            metrics["probe_difference"] = await self.publish(step)
+            clock.lap("seconds_sync")
+            await self.commit(step, batch, experience, metrics, clock)
+        except LearnerLost as error:
+            self.watcher.note(f"step {step}: {error}")
+            return False
+        return True
+
+    async def recall(self, batch: Batch, step: int) -> ExperienceStep:
         """Turn best-worst pairs into bundles, and return the bundle that each request recalls, its own fresh one included."""
         if self.experience is None:
             return ExperienceStep()
-        self.watcher.phase("experience", 0, len(groups))
-        learned = await self.experience.learn(requests, groups, step)
+        self.watcher.phase("experience", 0, len(batch.groups))
+        learned = await self.experience.learn(batch.requests, batch.groups, step)
         for fault in learned.faults:
             self.watcher.note(f"step {step}, experience: {fault}")
         return learned
@@ -85,13 +101,7 @@ class Evolution:
         return difference
 
     async def commit(
-        self,
-        step: int,
-        groups: Sequence[Group],
-        experience: ExperienceStep,
-        metrics: dict[str, float],
-        clock: Clock,
-        flow: Flow,
+        self, step: int, batch: Batch, experience: ExperienceStep, metrics: dict[str, float], clock: Clock
     ) -> None:
         """Validate and checkpoint where due, then make the step real by its one manifest."""
         loop, last = self.config.loop, step == self.config.loop.steps
@@ -101,6 +111,7 @@ class Evolution:
             validation = evaluation_metrics(await self.evaluate(requests, "validation"))
             clock.lap("seconds_validation")
         state_hash = await self.learner.state_hash()
+        moved = await self.learner.moved() if experience.lessons else []
         if step % loop.checkpoint_every == 0 or last:
             with self.store.checkpoint(step, state_hash, validation) as folder:
                 await self.learner.save(str(folder))
@@ -111,9 +122,8 @@ class Evolution:
         # Side by side with the learner, rollouts take the whole step.
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
-        loop_state = lesson_state(experience.lessons, await self.learner.moved() if experience.lessons else [])
-        loop_state["flow"] = flow.state().model_dump(mode="json")
-        self.store.commit_step(step, groups, metrics, state_hash, validation, loop=loop_state)
+        state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
+        self.store.commit_step(step, batch.groups, metrics, state_hash, validation, loop=state)
         self.watcher.step(step, metrics, validation)
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:

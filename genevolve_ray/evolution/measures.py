@@ -99,6 +99,7 @@ def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "valid_fraction": len(valid) / max(1, len(ended)),
         "policy_failures": float(len(failed)),
         "infra_failures": float(len(trajectories) - len(ended)),
+        "tool_outages": float(sum(t.outages for t in trajectories)),
         "tool_calls_mean": _mean([float(t.tool_calls) for t in ended]),
         "turns_mean": _mean([float(len(t.turns)) for t in ended]),
         "response_tokens_mean": _mean([float(t.ledger.policy_tokens) for t in ended]),

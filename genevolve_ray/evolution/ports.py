@@ -132,8 +132,16 @@ class GradePort(Protocol):
         ...
 
 
+class LearnerLost(RuntimeError):
+    """A process of the learner died; the message names its rank. The loop brings another to the last committed state."""
+
+
 class LearnerPort(Protocol):
-    """The learner group as the loop sees it."""
+    """The learner group as the loop sees it. Any call may raise LearnerLost where it runs in processes of its own."""
+
+    async def restart(self) -> None:
+        """Begin anew in new processes, as at the very start. Raises LearnerLost when that was done too often."""
+        ...
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         """Take one optimisation step on judged groups and return its metrics.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, Lesson, MovedToken
+from genevolve_ray.evolution.ports import ExperiencePort, LearnerLost, LearnerPort, Lesson, MovedToken
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.watch import Watcher
 
@@ -34,6 +34,23 @@ async def restore(store: RunStore, learner: LearnerPort, experience: ExperienceP
     if experience is not None and plan.next_step > 1:
         await experience.restore(store.get_experience(plan.next_step - 1))
     return plan.next_step - 1
+
+
+async def revive(store: RunStore, learner: LearnerPort, watcher: Watcher) -> None:
+    """Bring a learner in new processes to the last committed state; engines and experience stay as they are.
+
+    Engines may hold weights of the very step that was lost: done again on the same batch, it gives the same ones.
+
+    Raises:
+        LearnerLost: when it was lost too often.
+    """
+    while True:
+        await learner.restart()
+        try:
+            await restore(store, learner, None, watcher)
+            return
+        except LearnerLost as error:
+            watcher.note(str(error))
 
 
 def lesson_state(lessons: Sequence[Lesson], moved: Sequence[MovedToken]) -> dict[str, Any]:

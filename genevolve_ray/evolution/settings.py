@@ -79,6 +79,22 @@ class PolicyConfig(Config):
     """A model folder in HF layout, or `package:FOLDER` for one that ships inside the installed package."""
 
 
+class RehearsalConfig(Config):
+    """A run without its model: placement, services, store and loop are real, the policy plays a script.
+
+    It shows what a cluster, its tools, renderers and judges can carry before GPUs are spent on a policy.
+    """
+
+    turn_seconds: float = Field(default=0.02, ge=0)
+    """How long the engine takes for a turn, whatever else it is at."""
+    tool_calls: int = Field(default=4, ge=1)
+    """Tool calls of every episode, the first of which is an image search."""
+    step_seconds: float = Field(default=0.0, ge=0)
+    """How long a learner step takes."""
+    weights_mib: float = Field(default=0.0, ge=0)
+    """Size of a version's weights."""
+
+
 class EvolutionConfig(Config):
     """Everything that decides what a run computes."""
 
@@ -102,6 +118,8 @@ class EvolutionConfig(Config):
     experience: ExperienceConfig = ExperienceConfig()
     summariser: PluginSpec = PluginSpec(type="genevolve_ray.judges.summariser:RuleSummariser")
     """What compares best and worst attempts; used where `experience.enabled`."""
+    rehearsal: RehearsalConfig | None = None
+    """With it neither engine nor learner computes anything."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:

@@ -19,10 +19,11 @@ from genevolve_ray.records.trajectory import Group
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step takes: groups in the order of their leases, their requests, and numbers about the flow."""
+    """What a step takes: groups in the order of their leases, their requests, and the flow once they are taken."""
 
     requests: list[Request]
     groups: list[Group]
+    flow: FlowState
     metrics: dict[str, float]
 
 
@@ -74,7 +75,9 @@ class RolloutStream:
             self.flow.consume(number)
         self.flow.check()
         requests = [self._requests.train(number) for number in chosen]
-        return Batch(requests, groups, self._metrics(groups, version, self.flow.discarded - discarded))
+        return Batch(
+            requests, groups, self.flow.state(), self._metrics(groups, version, self.flow.discarded - discarded)
+        )
 
     async def close(self) -> None:
         """Stop what runs. Its leases stay open, and are begun again when the run goes on."""

@@ -73,6 +73,13 @@ class FilesystemImages:
             self._fs, self._root = pafs.FileSystem.from_uri(uri)
         self._fs.create_dir(self._root, recursive=True)
 
+    def beside(self, name: str) -> str:
+        """Return the path or URI of a folder next to this one, "" where only a given filesystem object leads to it."""
+        head, mark, options = self.uri.partition("?")
+        if "://" not in head and not isinstance(self._fs, pafs.LocalFileSystem):
+            return ""
+        return f"{head.rstrip('/').rpartition('/')[0] or '.'}/{name}{mark}{options}"
+
     def _path(self, ref: ImageRef) -> str:
         return f"{self._root}/{ref.sha256[:2]}/{ref.file_name}"
 

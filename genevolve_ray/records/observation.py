@@ -20,12 +20,19 @@ class QueryResult(Record):
     query: str
     hits: tuple[TextHit, ...] = ()
     error: str = ""
+    outage: str = ""
+    """What failed in the outside world, where that is told to the policy as an error; never shown to it."""
 
 
 class SearchObservation(Record):
     """Result of `search`: one entry per query."""
 
     results: tuple[QueryResult, ...]
+
+    @property
+    def outages(self) -> tuple[str, ...]:
+        """What failed in the outside world, for each query that met it."""
+        return tuple(result.outage for result in self.results if result.outage)
 
 
 class ImageHit(Record):
@@ -43,6 +50,13 @@ class ImageSearchObservation(Record):
     query: str
     hits: tuple[ImageHit, ...] = ()
     error: str = ""
+    outage: str = ""
+    """What failed in the outside world, where that is told to the policy as an error; never shown to it."""
+
+    @property
+    def outages(self) -> tuple[str, ...]:
+        """What failed in the outside world."""
+        return (self.outage,) if self.outage else ()
 
 
 class SkillObservation(Record):
@@ -50,6 +64,11 @@ class SkillObservation(Record):
 
     skill_name: str
     markdown: str
+
+    @property
+    def outages(self) -> tuple[str, ...]:
+        """Skills are at hand: nothing fails."""
+        return ()
 
 
 Observation = SearchObservation | ImageSearchObservation | SkillObservation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from enum import StrEnum
 
 from pydantic import Field
@@ -12,7 +13,16 @@ from genevolve_ray.records.base import Record
 IMAGE_ID = re.compile(r"IMG_\d{3,}")
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _ORDINAL_PHRASE = re.compile(rf"\b({'|'.join(ORDINALS)})\s+reference\s+image\b", re.IGNORECASE)
-_LINK = re.compile(r"(?:https?|ftp|file|data|atlas)://|\bwww\.|(?:^|\s)\.{0,2}/[\w.-]+/", re.IGNORECASE)
+_NAMED_ID = re.compile(r"IMG[_\s-]*\d{3,}", re.IGNORECASE)
+"""An image id in any spelling that a reader would take for one."""
+_LINK = re.compile(
+    r"(?:https?|ftp|file|data|atlas)://|\bwww\.|\b(?:file:/|javascript:|data:[\w.+-]+/[\w.+-]+[;,])"
+    r"|(?:^|[\s\"'(\[])(?:\.{0,2}/[\w.-]+/|~/[\w.-]|//\w|\\\\\w|[a-z]:\\)",
+    re.IGNORECASE,
+)
+
+
+_DETAIL_CHARS = 160
 
 
 class ProgramFault(StrEnum):
@@ -35,7 +45,8 @@ class ProgramError(ValueError):
     """An invalid program; `fault` is the rule it breaks, `detail` the value at fault."""
 
     def __init__(self, fault: ProgramFault, detail: str = "") -> None:
-        """Keep the fault and the value."""
+        """Keep the fault and the value, cut to a length that can be shown."""
+        detail = detail[:_DETAIL_CHARS]
         super().__init__(f"{fault.value}{': ' + detail if detail else ''}")
         self.fault = fault
         self.detail = detail
@@ -60,6 +71,11 @@ def image_number(img_id: str) -> int:
     return int(img_id.removeprefix("IMG_"))
 
 
+def _as_seen(text: str) -> str:
+    """Return a text as it reads: look-alike letters folded to plain ones, without the characters nobody sees."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+
+
 def check_program(program: Program, *, known_ids: set[str], max_references: int = 2) -> None:
     """Check a program against the rules of the protocol.
 
@@ -78,9 +94,10 @@ def check_program(program: Program, *, known_ids: set[str], max_references: int 
         raise ProgramError(ProgramFault.DUPLICATE_REFERENCE, ", ".join(ids))
     if ids != sorted(ids, key=image_number):
         raise ProgramError(ProgramFault.UNSORTED, ", ".join(ids))
-    if leaked := IMAGE_ID.search(prompt):
+    seen = _as_seen(prompt)
+    if leaked := _NAMED_ID.search(seen):
         raise ProgramError(ProgramFault.LEAKED_ID, leaked.group())
-    if leaked := _LINK.search(prompt):
+    if leaked := _LINK.search(seen):
         raise ProgramError(ProgramFault.LEAKED_LINK, leaked.group())
     named = {m.group(1).lower() for m in _ORDINAL_PHRASE.finditer(prompt)}
     if named != set(ORDINALS[: len(ids)]):

@@ -119,6 +119,11 @@ class Trajectory:
         return len(self.ledger) > 0 or not self.turns
 
     @property
+    def outages(self) -> int:
+        """Number of tool calls that met an outage of the outside world, whether the policy was told or the episode ended."""
+        return sum(t.kind is TurnKind.TOOL_CALL and bool(t.error) for t in self.turns)
+
+    @property
     def score(self) -> float:
         """The scalar the learner sees: the judge's reward, 0 for a policy failure.
 

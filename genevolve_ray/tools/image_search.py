@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
 from genevolve_ray.tools.arguments import read_arguments
-from genevolve_ray.tools.protocol import EpisodeContext
+from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, InfraFailure, OnOutage
 from genevolve_ray.tools.search import MAX_TOP_K, Query, QueryRefused
 
 
@@ -42,15 +42,19 @@ class ImageSearchTool:
         "required": ["query"],
     }
 
-    def __init__(self, source: ImageSource, default_top_k: int = 5) -> None:
+    def __init__(self, source: ImageSource, default_top_k: int = 5, on_outage: OnOutage = "fail") -> None:
         """Search `source`; `default_top_k` results where the policy names no number."""
-        self.source, self.default_top_k = source, default_top_k
+        self.source, self.default_top_k, self.on_outage = source, default_top_k, on_outage
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> ImageSearchObservation:
-        """Run the query. An outage is an InfraFailure, never an empty result."""
+        """Run the query. An outage is an InfraFailure, or is told as an error; it is never an empty result."""
         wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
         try:
             hits = await self.source.search(wanted.query, wanted.top_k)
         except QueryRefused as error:
             return ImageSearchObservation(query=wanted.query, error=str(error) or "refused")
+        except InfraFailure as failure:
+            if self.on_outage == "fail":
+                raise
+            return ImageSearchObservation(query=wanted.query, error=UNAVAILABLE, outage=str(failure) or UNAVAILABLE)
         return ImageSearchObservation(query=wanted.query, hits=tuple(hits))

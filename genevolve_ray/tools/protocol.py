@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.observation import Observation
@@ -22,6 +22,12 @@ class ToolArgumentError(ValueError):
 
 class InfraFailure(RuntimeError):
     """A tool, renderer or judge gave up after bounded retries. Never a reward, never "no hits"."""
+
+
+OnOutage = Literal["fail", "report"]
+"""What a tool makes of an InfraFailure of its source: `fail` lets it through, so that the sample has no reward and is
+drawn again (right for training); `report` tells the policy that the service is unavailable, and marks the observation."""
+UNAVAILABLE = "service unavailable"
 
 
 class Tool(Protocol):

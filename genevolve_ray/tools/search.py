@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from genevolve_ray.records.observation import QueryResult, SearchObservation, TextHit
 from genevolve_ray.tools.arguments import read_arguments
-from genevolve_ray.tools.protocol import EpisodeContext
+from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, InfraFailure, OnOutage
 
 MAX_TOP_K = 10
 MAX_QUERIES = 5
@@ -54,18 +54,28 @@ class SearchTool:
         "required": ["queries"],
     }
 
-    def __init__(self, source: TextSource, default_top_k: int = 5) -> None:
+    def __init__(self, source: TextSource, default_top_k: int = 5, on_outage: OnOutage = "fail") -> None:
         """Search `source`; `default_top_k` results where the policy names no number."""
-        self.source, self.default_top_k = source, default_top_k
+        self.source, self.default_top_k, self.on_outage = source, default_top_k, on_outage
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> SearchObservation:
-        """Run the queries at once. An outage of the source fails the call as a whole."""
+        """Run the queries at once. An outage fails the call as a whole, or is told for the queries that met it."""
         wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
-        results = await asyncio.gather(*(self._one(query, wanted.top_k) for query in wanted.queries))
-        return SearchObservation(results=tuple(results))
+        # All are waited for, so that none goes on unattended when one fails.
+        results = await asyncio.gather(
+            *(self._one(query, wanted.top_k) for query in wanted.queries), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return SearchObservation(results=tuple(r for r in results if isinstance(r, QueryResult)))
 
     async def _one(self, query: str, top_k: int) -> QueryResult:
         try:
             return QueryResult(query=query, hits=tuple(await self.source.search(query, top_k)))
         except QueryRefused as error:
             return QueryResult(query=query, error=str(error) or "refused")
+        except InfraFailure as failure:
+            if self.on_outage == "fail":
+                raise
+            return QueryResult(query=query, error=UNAVAILABLE, outage=str(failure) or UNAVAILABLE)

@@ -15,10 +15,10 @@ from cluster_run import HERE, build_model, run_config
 from ray.exceptions import ActorDiedError
 
 from genevolve_ray.cluster import learners
-from genevolve_ray.cluster.errors import LearnerLost
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner
 from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.evolution.inprocess import start_learner
+from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import Reward
@@ -30,7 +30,7 @@ def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ranks(*outcomes: Any) -> RayLearner:
-    return RayLearner([FakeHandle(call=FakeMethod(outcome)) for outcome in outcomes])
+    return RayLearner(lambda: [FakeHandle(call=FakeMethod(outcome)) for outcome in outcomes])
 
 
 @pytest.mark.usefixtures("_no_store")
@@ -62,9 +62,29 @@ async def test_a_rank_that_hangs_does_not_hold_up_the_reason(monkeypatch: pytest
             await asyncio.Event().wait()
 
     monkeypatch.setattr(learners, "_AFTERMATH_SECONDS", 0.05)
-    learner = RayLearner([FakeHandle(call=Hanging()), FakeHandle(call=FakeMethod(ActorDiedError()))])
+    learner = RayLearner(lambda: [FakeHandle(call=Hanging()), FakeHandle(call=FakeMethod(ActorDiedError()))])
     with pytest.raises(LearnerLost, match="rank 1"):
-        await learner.publish("folder")
+        await learner.save("folder")
+
+
+@pytest.mark.usefixtures("_no_store")
+async def test_a_lost_learner_is_created_anew_within_bounds() -> None:
+    made, killed = [], []
+
+    def create() -> list[Any]:
+        # The second one is stillborn.
+        start = FakeMethod(ActorDiedError() if len(made) == 1 else None)
+        made.append(FakeHandle(call=FakeMethod(ActorDiedError()), start=start))
+        return made[-1:]
+
+    learner = RayLearner(create, kill=killed.append, max_restarts=3)
+    with pytest.raises(LearnerLost):
+        await learner.state_hash()
+    await learner.restart()
+    assert (len(made), killed) == (3, made[:2])
+    await learner.restart()
+    with pytest.raises(LearnerLost, match=r"too often \(cluster.max_restarts\)"):
+        await learner.restart()
 
 
 def group(step: int) -> Group:
@@ -98,7 +118,7 @@ async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) ->
     with ray_session(config.cluster, namespace="ranks"):
         path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
         kind = ray.remote(LearnerWorker).options(num_cpus=0.1, runtime_env={"env_vars": {"PYTHONPATH": path}})
-        learner = RayLearner([kind.remote(config, model, rank) for rank in range(2)])
+        learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)])
         await learner.start()
         metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
         probe = await learner.publish(str(tmp_path / "weights"))

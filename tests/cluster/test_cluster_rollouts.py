@@ -107,6 +107,19 @@ async def test_a_worker_that_keeps_dying_stops_the_run_with_the_limit_in_the_mes
         await rollouts.rollout("another")  # type: ignore[arg-type]
 
 
+async def test_a_place_that_cannot_be_filled_is_given_up_and_the_others_play_on(crew: Crew) -> None:
+    crew.stillborn = {2, 3}
+    rollouts = crew.rollouts(workers=2, max_restarts=2)
+    await rollouts.start()
+    crew.made[0].dead = True
+    assert [await rollouts.rollout(i) for i in range(4)] == list(range(4))  # type: ignore[arg-type]
+    assert await rollouts.update("folder", 5, PROBE) == 0.5
+    assert crew.made[1].version == 5
+    crew.made[1].dead, crew.stillborn = True, {2, 3, 4, 5}
+    with pytest.raises(WorkersLost, match="worker"):
+        await rollouts.update("folder", 6, PROBE)
+
+
 async def test_a_rollout_that_kills_its_workers_is_not_tried_for_ever(crew: Crew) -> None:
     crew.fragile = True
     rollouts = crew.rollouts(workers=1, max_restarts=9, attempts=2)

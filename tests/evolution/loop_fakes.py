@@ -103,6 +103,11 @@ class FakeLearner:
         self.steps: list[int] = []
         self.seen: list[list[Group]] = []
         self.lessons: list[list[Lesson]] = []
+        self.restarts = 0
+
+    async def restart(self) -> None:
+        self.state = "start"
+        self.restarts += 1
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         self.steps.append(step)

@@ -1,0 +1,68 @@
+"""The three tools over the web: plug-in `genevolve_ray.evolution.webtools:WebTools`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+
+from genevolve_ray.agent.skillset import load_skills
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.images import FilesystemImages, ImageStore
+from genevolve_ray.tools.cache import AnswerCache, CacheConfig
+from genevolve_ray.tools.fetch import FetchConfig, Fetcher
+from genevolve_ray.tools.image_search import ImageSearchTool
+from genevolve_ray.tools.knowledge import KnowledgeTool
+from genevolve_ray.tools.protocol import OnOutage, Tool
+from genevolve_ray.tools.search import SearchTool
+from genevolve_ray.tools.serper import ImageConfig, SerperConfig, SerperImages, SerperText
+
+
+class WebToolsConfig(Config):
+    """The search service, what is kept of its answers, and how pictures are fetched."""
+
+    serper: SerperConfig = SerperConfig()
+    cache: CacheConfig = CacheConfig()
+    fetch: FetchConfig = FetchConfig()
+    images: ImageConfig = ImageConfig()
+    skills: Path | None = None
+    top_k: int = Field(default=5, ge=1, le=10)
+    on_outage: OnOutage = "fail"
+    """`fail`: an outage ends the episode without a reward and the sample is drawn again. `report`: the policy reads
+    that the service is unavailable and goes on; the turn is marked, and metrics count it as `tool_outages`."""
+
+
+class WebTools:
+    """Search and image search on the web, and skills."""
+
+    Config = WebToolsConfig
+
+    def __init__(self, config: WebToolsConfig, images: ImageStore) -> None:
+        """Build the tools; pictures go to `images`, and answers, unless configured otherwise, to `searches` beside it."""
+        beside = images.beside("searches") if isinstance(images, FilesystemImages) else ""
+        cache = AnswerCache(config.cache, config.cache.folder or beside)
+        pictures = SerperImages(config.serper, cache, Fetcher(config.fetch), images, config.images)
+        tools: list[Tool] = [
+            SearchTool(SerperText(config.serper, cache), config.top_k, config.on_outage),
+            ImageSearchTool(pictures, config.top_k, config.on_outage),
+            KnowledgeTool(load_skills(config.skills)),
+        ]
+        self.tools = {tool.name: tool for tool in tools}
+
+    @classmethod
+    def check(cls, config: WebToolsConfig) -> None:
+        """Check the token, the skills and the cache folder, before a run starts.
+
+        Raises:
+            ValueError: naming the setting at fault.
+        """
+        name = config.serper.token_env
+        if name and not os.environ.get(name, "").strip():
+            raise ValueError(f"serper.token_env: the environment variable {name} is not set")
+        load_skills(config.skills)
+        if folder := config.cache.folder:
+            try:
+                AnswerCache(config.cache, folder).check()
+            except (OSError, ValueError) as error:
+                raise ValueError(f"cache.folder {folder!r} cannot be written: {error}") from error

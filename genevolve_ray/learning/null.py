@@ -1,0 +1,84 @@
+"""The learner of a rehearsal: a digest over all that it has seen instead of a model, and a step of a set length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.records.null import NULL_FILE, null_logprob
+
+_MIB = 1 << 20
+
+
+class NullLearner:
+    """Has the methods of `learning.step.Learner` that a run uses, and computes nothing."""
+
+    def __init__(self, step_seconds: float = 0.0, weights_mib: float = 0.0, *, first: bool = True) -> None:
+        """Start from the digest of nothing.
+
+        Args:
+            step_seconds: how long a step takes.
+            weights_mib: size of the weights that every version is padded to.
+            first: whether this rank writes.
+        """
+        self._state = hashlib.sha256(b"").hexdigest()
+        self._seconds, self._padding, self._first = step_seconds, int(weights_mib * _MIB), first
+        self.gaps: list[list[float]] = []
+
+    def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
+        """Take a batch into the digest and return the metrics that can be told without a model.
+
+        `parity` is mean |behaviour - own| log-prob over the tokens that version `step` sampled.
+        """
+        started, own = time.perf_counter(), null_logprob(self._state)
+        gaps, stale = [], 0
+        for sequence in sequences:
+            versions = sequence.versions or [step] * len(sequence.tokens)
+            for wanted, logprob, version in zip(sequence.policy_mask, sequence.logprobs, versions, strict=True):
+                if wanted and version == step:
+                    gaps.append(abs(logprob - own))
+                stale += wanted and version != step
+        batch = json.dumps([self._state, [[list(s.tokens), s.advantage] for s in sequences]])
+        self._state = hashlib.sha256(batch.encode()).hexdigest()
+        self.gaps = [[] for _ in sequences]
+        time.sleep(max(0.0, self._seconds - (time.perf_counter() - started)))
+        metrics = {
+            "sequences": float(len(sequences)),
+            "tokens": float(sum(len(s.tokens) for s in sequences)),
+            "policy_tokens": float(sum(s.policy_tokens for s in sequences)),
+            "stale_tokens": float(stale),
+            "seconds": time.perf_counter() - started,
+        }
+        return metrics | ({"parity": sum(gaps) / len(gaps)} if gaps else {})
+
+    def raw_logprobs(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the probe of a weight update."""
+        return [null_logprob(self._state)] * (len(token_ids) - 1)
+
+    def write_weights(self, folder: str | Path) -> str:
+        """Write the digest and its padding; rank 0 returns the digest."""
+        if not self._first:
+            return ""
+        if self._padding:
+            with open(Path(folder) / "padding.bin", "wb") as file:
+                for _ in range(self._padding // _MIB):
+                    file.write(self._state.encode() * (_MIB // 64))
+        self.save(folder)
+        return self._state
+
+    def save(self, folder: str | Path) -> None:
+        """Write the digest."""
+        if self._first:
+            (Path(folder) / NULL_FILE).write_text(json.dumps({"state": self._state}), encoding="utf-8")
+
+    def load(self, folder: str | Path) -> None:
+        """Read what `save` wrote."""
+        self._state = json.loads((Path(folder) / NULL_FILE).read_text(encoding="utf-8"))["state"]
+
+    def state_hash(self) -> str:
+        """Return the digest."""
+        return self._state if self._first else ""

@@ -1,0 +1,272 @@
+"""Text and image search on the web through Serper, or any service that speaks like it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from pydantic import Field
+
+from genevolve_ray.metering import record_usage
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.images import ImageRef, ImageStore
+from genevolve_ray.records.observation import ImageHit, TextHit
+from genevolve_ray.records.usage import Usage
+from genevolve_ray.remote import Answer, Refusal, Remote, RemoteConfig, Unusable
+from genevolve_ray.tools.addresses import MAX_URL_CHARS, FetchRefused
+from genevolve_ray.tools.cache import AnswerCache
+from genevolve_ray.tools.fetch import SERVICE as FETCH
+from genevolve_ray.tools.fetch import Fetcher
+from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.tools.search import MAX_TOP_K, QueryRefused
+
+_LOG = logging.getLogger(__name__)
+_MAX_ENTRIES = 100
+"""Entries of an answer that are read, however many it holds."""
+_MAX_TEXT = 4000
+"""Characters of a title or snippet that are kept."""
+Row = dict[str, str]
+
+
+class SerperConfig(RemoteConfig):
+    """Where the search service is. A query costs money once: answers are kept (`tools.cache`)."""
+
+    url: str | tuple[str, ...] = "https://google.serper.dev"
+    token_env: str = "SERPER_API_KEY"  # noqa: S105  the name of a variable
+    token_header: str = Field(default="X-API-KEY", pattern=r"^[A-Za-z0-9-]+$")
+    timeout_s: float = Field(default=20, gt=0)
+    max_answer_bytes: int = Field(default=4 << 20, ge=1024)
+    num: int = Field(default=10, ge=MAX_TOP_K, le=100)
+    """Results asked for, whatever number is shown: so one question has one answer, and pictures that cannot be fetched
+    have substitutes. Some services charge more for more than ten."""
+
+
+class ImageConfig(Config):
+    """What is tried for the pictures of a result, and for how long."""
+
+    thumbnails: bool = True
+    """Whether the service's own small picture stands in for an original that cannot be fetched."""
+    deadline_s: float = Field(default=25, gt=0)
+    """Seconds for all pictures of a query together; what is not there by then is left out."""
+
+
+class _Serper(ABC):
+    """What both searches share: one question, asked once."""
+
+    path: str
+    key: str
+
+    def __init__(self, config: SerperConfig, cache: AnswerCache, service: str) -> None:
+        self._remote, self._cache, self._num = Remote(config, service), cache, config.num
+        self.skipped: Counter[str] = Counter()
+        """What was left out, by the reason: malformed entries, pictures that are refused or were not delivered."""
+
+    async def _rows(self, query: str) -> list[Row]:
+        """Return the entries of an answer, from the cache if it was asked before."""
+
+        async def call() -> tuple[list[Row], bool]:
+            try:
+                return await self._remote.call(self.path, self._read, body={"q": query, "num": self._num}), True
+            except Refusal as refusal:
+                if _blames_query(refusal):
+                    raise QueryRefused("the search service does not take this query") from refusal
+                raise
+
+        found, cached = await self._cache.ask(self._question(query), call)
+        if cached:
+            record_usage(self._remote.service, Usage(cached=1))
+        return found
+
+    def _question(self, query: str) -> dict[str, Any]:
+        """Return all that decides an answer; `format` changes when rows are read in another way."""
+        source = list(self._remote.config.urls)
+        return {"source": source, "path": self.path, "q": query, "num": self._num, "format": 1}
+
+    def _read(self, answer: Answer) -> list[Row]:
+        """Return the rows of an answer. Raises Unusable when it has another shape, or entries and not one to be read."""
+        whole = answer.object()
+        entries = whole.get(self.key, [] if "searchParameters" in whole else None)
+        if not isinstance(entries, list):
+            raise Unusable(f"an answer without a list {self.key!r}")
+        rows = [row for entry in entries[:_MAX_ENTRIES] if (row := self._row(entry)) is not None]
+        if entries and not rows:
+            raise Unusable(f"none of {len(entries)} entries of {self.key!r} can be read")
+        return rows
+
+    def _row(self, entry: object) -> Row | None:
+        row = self._fields(entry) if isinstance(entry, dict) and isinstance(entry.get("title"), str) else None
+        if row is None:
+            self.skipped["malformed entry"] += 1
+            _LOG.info("%s: a malformed entry of an answer is left out", self._remote.service)
+        return row
+
+    @abstractmethod
+    def _fields(self, entry: Mapping[str, Any]) -> Row | None:
+        """Return what is read of an entry, None when it is malformed."""
+
+
+class SerperText(_Serper):
+    """Text search: title, address and snippet of pages."""
+
+    path, key = "search", "organic"
+
+    def __init__(self, config: SerperConfig, cache: AnswerCache) -> None:
+        """Search the service of `config`; answers are kept in `cache`."""
+        super().__init__(config, cache, "search")
+
+    async def search(self, query: str, top_k: int) -> list[TextHit]:
+        """Return at most `top_k` hits. Raises QueryRefused, or InfraFailure when the service is down."""
+        rows = await self._rows(as_sent(query))
+        return [TextHit(title=row["title"], url=row["link"], snippet=row["snippet"]) for row in rows[:top_k]]
+
+    def _fields(self, entry: Mapping[str, Any]) -> Row | None:
+        link, snippet = entry.get("link"), entry.get("snippet") or ""
+        if not is_link(link) or not isinstance(snippet, str):
+            return None
+        return {"title": _cut(entry["title"]), "link": link, "snippet": _cut(snippet)}
+
+
+class SerperImages(_Serper):
+    """Image search: pictures are fetched, made harmless and stored; what cannot be fetched gives way to the next result.
+
+    A hit's `url` is where its pixels came from, also where that is the thumbnail.
+    """
+
+    path, key = "images", "images"
+
+    def __init__(
+        self,
+        config: SerperConfig,
+        cache: AnswerCache,
+        fetcher: Fetcher,
+        images: ImageStore,
+        pictures: ImageConfig | None = None,
+    ) -> None:
+        """Search the service of `config`, fetch with `fetcher`, store in `images`; answers are kept in `cache`."""
+        super().__init__(config, cache, "image_search")
+        self._fetcher, self._images, self._config = fetcher, images, pictures or ImageConfig()
+        # A kept reference is of use only where its pixels are: in this very store.
+        self._place = {
+            "store": getattr(images, "uri", "") or uuid.uuid4().hex,
+            "limits": fetcher.config.picture.model_dump(mode="json"),
+        }
+
+    async def search(self, query: str, top_k: int) -> list[ImageHit]:
+        """Return at most `top_k` pictures, the same ones whenever a run asks the same.
+
+        Raises:
+            QueryRefused: when there are results and none of them can be taken as a picture, now or later.
+            InfraFailure: when the service is down, or there are results and no picture arrived.
+        """
+        query = as_sent(query)
+        rows = await self._rows(query)
+        if not rows:
+            return []
+        question = self._question(query) | self._place | {"top_k": top_k, "thumbnails": self._config.thumbnails}
+        found, cached = await self._cache.ask(question, lambda: self._pictures(rows, top_k))
+        if not found:
+            raise QueryRefused("the pictures found cannot be used")
+        if cached:
+            record_usage(FETCH, Usage(cached=len(found)))
+        return [ImageHit.model_validate(hit) for hit in found]
+
+    def _fields(self, entry: Mapping[str, Any]) -> Row | None:
+        names = ("link", "imageUrl", "thumbnailUrl")
+        links: Row = {name: value if is_link(value := entry.get(name)) else "" for name in names}
+        if not links["imageUrl"] and not links["thumbnailUrl"]:
+            return None
+        return {"title": _cut(entry["title"]), **links}
+
+    async def _pictures(self, rows: list[Row], top_k: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return (hits in order of rank, whether they are final): they are not while a failure may pass."""
+        waiting, found = iter(enumerate(rows)), dict[int, ImageHit]()
+        failures: list[InfraFailure] = []
+
+        async def fill_a_place() -> None:
+            for rank, row in waiting:
+                try:
+                    if (hit := await self._hit(row)) is not None:
+                        found[rank] = hit
+                        return
+                except InfraFailure as failure:
+                    failures.append(failure)
+
+        try:
+            async with asyncio.timeout(self._config.deadline_s), asyncio.TaskGroup() as group:
+                for _ in range(min(top_k, len(rows))):
+                    group.create_task(fill_a_place())
+        except TimeoutError:
+            failures.append(InfraFailure(f"pictures not there within {self._config.deadline_s:g} s"))
+        if failures and not found:
+            raise InfraFailure(f"none of {len(rows)} pictures could be fetched: {failures[0]}")
+        return [found[rank].model_dump(mode="json") for rank in sorted(found)], not failures
+
+    async def _hit(self, row: Row) -> ImageHit | None:
+        """Return the hit with its picture, None when it is refused for good. Raises InfraFailure."""
+        addresses = [row["imageUrl"], row["thumbnailUrl"] if self._config.thumbnails else ""]
+        failure: InfraFailure | None = None
+        for address in filter(None, addresses):
+            try:
+                image = await self._stored(address)
+            except FetchRefused as refusal:
+                self.skipped["picture refused"] += 1
+                _LOG.info("a picture is left out: %s", refusal)
+            except InfraFailure as error:
+                self.skipped["picture not delivered"] += 1
+                failure = error
+            else:
+                return ImageHit(title=row["title"], url=address, page_url=row["link"], image=image)
+        if failure is not None:
+            raise failure
+        return None
+
+    async def _stored(self, address: str) -> ImageRef:
+        """Return the picture at a URL, from the store if it was fetched before. Raises as `Fetcher.fetch`."""
+        question = {"picture": address, "format": 1} | self._place
+
+        async def call() -> tuple[dict[str, Any], bool]:
+            picture = await self._fetcher.fetch(address)
+            ref = await asyncio.to_thread(
+                self._images.put,
+                picture.data,
+                width=picture.width,
+                height=picture.height,
+                media_type=picture.media_type,
+            )
+            return ref.model_dump(mode="json"), True
+
+        found, cached = await self._cache.ask(question, call)
+        if cached:
+            record_usage(FETCH, Usage(cached=1))
+        return ImageRef.model_validate(found)
+
+
+def _blames_query(refusal: Refusal) -> bool:
+    """Return whether the service works and does not take this one query; an empty account has the same status."""
+    said = str(refusal).partition(" refused: ")[2].lower()
+    return refusal.status in (400, 422) and "query" in said and "credit" not in said
+
+
+def as_sent(query: str) -> str:
+    """Return a query as it goes to the service and into the cache: one line, single spaces, valid UTF-8."""
+    return " ".join(query.encode(errors="replace").decode().split())
+
+
+def is_link(value: object) -> TypeGuard[str]:
+    """Return whether a value is a web address of sane length, without spaces or control characters."""
+    return (
+        isinstance(value, str)
+        and value.lower().startswith(("http://", "https://"))
+        and len(value) <= MAX_URL_CHARS
+        and value.isprintable()
+        and " " not in value
+    )
+
+
+def _cut(text: str) -> str:
+    return text[:_MAX_TEXT].encode(errors="replace").decode()
