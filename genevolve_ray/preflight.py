@@ -38,10 +38,11 @@ def preflight(config: RunConfig, *, model: bool = True) -> None:
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
     roles = ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
     for role in roles:
-        _check_plugin(role, getattr(config, role))
+        check_plugin(role, getattr(config, role))
 
 
-def _check_plugin(role: str, spec: PluginSpec) -> None:
+def check_plugin(role: str, spec: PluginSpec) -> None:
+    """Check that a plug-in loads with its settings. Raises UserFault naming the value at fault."""
     try:
         kind = spec.resolve()
         settings = kind.Config.model_validate(spec.config)

@@ -1,4 +1,4 @@
-"""`job.json`: what a job's results were made with. A folder holds one job, so it goes on only with the same settings."""
+"""`NAME.job.json`: what a job's results were made with. A folder holds one job, so it goes on only with the same settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.published.rejections import DataError
 
-NAME = "job.json"
 _ABSENT = "(absent)"
 
 
-def read_job(folder: Path) -> dict[str, Any]:
+def job_path(folder: Path, name: str) -> Path:
+    """Return the settings file of a command in a folder."""
+    return folder / f"{name}.job.json"
+
+
+def read_job(folder: Path, name: str) -> dict[str, Any]:
     """Return the settings of the job in a folder, {} where there is none. Raises DataError when they are corrupt."""
-    path = folder / NAME
+    path = job_path(folder, name)
     if not path.is_file():
         return {}
     try:
@@ -28,15 +32,15 @@ def read_job(folder: Path) -> dict[str, Any]:
     return found
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     """Begin a job in a folder, or check that the one in it was begun with the same settings.
 
     Raises:
         DataError: naming each setting that differs, with both values.
     """
-    before, now = read_job(folder), json.loads(json.dumps(settings))
+    before, now = read_job(folder, name), json.loads(json.dumps(settings))
     if not before:
-        write_object(folder / NAME, now)
+        write_object(job_path(folder, name), now)
         return
     old, new = dict(_leaves(before)), dict(_leaves(now))
     keys = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]

@@ -15,11 +15,22 @@ from genevolve_ray.records.usage import Usage
 
 
 class Stage(Protocol):
-    """What is done to a row. `results` is the name of its file; the journal has the same stem."""
+    """What is done to a row."""
 
-    name: str
-    kind: type[ResultRow]
-    results: str
+    @property
+    def name(self) -> str:
+        """Name in what a row says of its making."""
+        ...
+
+    @property
+    def kind(self) -> type[ResultRow]:
+        """What its rows are read as."""
+        ...
+
+    @property
+    def results(self) -> str:
+        """Name of its file; the journal has the same stem."""
+        ...
 
     async def do(self, row: ResultRow) -> tuple[dict[str, Any], RowEnd]:
         """Return the row with its result, or with the reason why there is none, and which of the two it is."""
@@ -121,9 +132,9 @@ class Lanes:
             row = ResultRow.read(values)
         return next((end for end in (RowEnd.FAILED, RowEnd.MISSED) if end in ends), RowEnd.DONE)
 
-    def spent(self, rows: Sequence[ResultRow]) -> float:
-        """Return the money that earlier runs have taken for these rows."""
-        return sum(lane.spent(row.id) for lane in self.lanes for row in rows)
+    def spent(self, rows: Sequence[ResultRow]) -> list[float]:
+        """Return the money that earlier runs have taken for each of these rows."""
+        return [sum(lane.spent(row.id) for lane in self.lanes) for row in rows]
 
     def write(self, rows: Sequence[ResultRow]) -> None:
         """Write each stage's result file, with the rows that it has, in the order of the input."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messages
@@ -15,6 +15,7 @@ from genevolve_ray.agent.speaker import ChatSpeaker, Speaker, TokenSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.inprocess import load_chat, start_engine
+from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.evolution.settings import EvolutionConfig
@@ -144,15 +145,22 @@ async def inference_in_process(
 ) -> AsyncIterator[InferencePorts]:
     """Build the parts here, and close the engine at the end."""
     async with AsyncExitStack() as stack:
+
+        def built(spec: PluginSpec, *context: ImageStore) -> Any:
+            plugin = spec.build(*context)
+            if (close := getattr(plugin, "aclose", None)) is not None:
+                stack.push_async_callback(close)
+            return plugin
+
         ports = InferencePorts()
         if wanted.policy is not None:
             speak = await stack.enter_async_context(speaking(config, wanted.policy))
-            tools = config.tools.build(images).tools
+            tools = built(config.tools, images).tools
             ports.agent = Episodes(speak, tools, PROFILES[config.profile], wanted.date)
         if wanted.render:
-            ports.renderer = RenderService(config.renderer.build(), images)
+            ports.renderer = RenderService(built(config.renderer), images)
         if wanted.judge:
-            ports.judge = JudgeService(config.judge.build(), images)
+            ports.judge = JudgeService(built(config.judge), images)
         if wanted.grade:
-            ports.grader = GradeService(config.judge.build(), images)
+            ports.grader = GradeService(built(config.judge), images)
         yield ports
