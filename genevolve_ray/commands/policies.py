@@ -16,7 +16,6 @@ from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
 from genevolve_ray.faults import UserFault
 from genevolve_ray.preflight import model_folder
-from genevolve_ray.session import policy_folder
 
 DIRECT = "direct"
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
@@ -35,6 +34,8 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         endpoint = _endpoint(text)
         yield PolicySource(identity=f"openai:{endpoint.model}", endpoint=endpoint)
     else:
+        from genevolve_ray.session import policy_folder
+
         named = text or config.policy.model
         with policy_folder(model_folder(named)) as folder:
             try:

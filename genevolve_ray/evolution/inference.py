@@ -14,7 +14,6 @@ from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messag
 from genevolve_ray.agent.speaker import ChatSpeaker, Speaker, TokenSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.inprocess import load_chat, start_engine
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
@@ -130,6 +129,9 @@ async def speaking(config: EvolutionConfig, source: PolicySource) -> AsyncIterat
         finally:
             await policy.aclose()
         return
+    # Rendering, judging and endpoints do without torch.
+    from genevolve_ray.evolution.inprocess import load_chat, start_engine
+
     assert source.model is not None, "a policy is a model folder or an endpoint"
     chat = load_chat(source.model)
     engine = await start_engine(config, source.model)

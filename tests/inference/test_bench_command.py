@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +132,9 @@ def test_other_settings_are_refused_by_name(genevolve: Callable[..., Any], tmp_p
     assert "renderer was 'loopback-renderer/1', is 'loopback-renderer/2'" in other.err
     assert warmer.code == 2 and "temperature was 0.7, is 1.0" in warmer.err
     assert patient.code == 0 and world.calls == before
+
+
+def test_endpoints_rendering_and_judging_do_without_torch() -> None:
+    code = "import sys, genevolve_ray.commands.benchmarks; print([m for m in ('torch', 'ray') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90, check=True)
+    assert found.stdout.strip() == "[]"
