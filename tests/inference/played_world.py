@@ -72,7 +72,7 @@ def application(world: World) -> FastAPI:
             "completion_tokens": len(str(message["content"])) // 4 + 1,
         }
         answer = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": tokens}
-        return await world.answer("chat", body, body["messages"][1]["content"], answer)
+        return await world.answer("chat", body, str(body["messages"][:2][-1]["content"]), answer)
 
     @app.post("/render")
     async def render(request: Request) -> JSONResponse:
