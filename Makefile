@@ -62,7 +62,7 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure this machine: episodes, learner, transport, TRL (ARGS are passed on)
+bench: setup ## measure this machine: episodes, learner, transport, services, TRL (ARGS are passed on)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment and all caches; runs/ stays

@@ -13,7 +13,18 @@ from typing import Any
 
 from benchmarks.measure import Options, prepare_process, say
 
-NAMES = ("episodes", "learner", "transport", "step", "memory", "trl_baseline", "asynchronous", "controller")
+NAMES = (
+    "episodes",
+    "learner",
+    "transport",
+    "step",
+    "memory",
+    "trl_baseline",
+    "weights",
+    "services",
+    "asynchronous",
+    "controller",
+)
 SECONDS_EACH = 900
 """A benchmark that takes longer has hung; its process is ended and the others go on."""
 

@@ -151,6 +151,32 @@ def ablate(
 
 
 @app.command()
+def plan(
+    preset: Preset,
+    settings: Sets = None,
+    nodes: Annotated[
+        list[str] | None, typer.Option("--node", help="Plan for these: --node 4x64cpu+8gpu. Repeatable.")
+    ] = None,
+) -> None:
+    """Say what a run will ask of the cluster, and whether it fits; starts nothing. Exit code 1 where it does not.
+
+    Without --node: the cluster that the run would join (cluster.address, RAY_ADDRESS), or this machine.
+
+    Example: `genevolve plan paper --set cluster.rollout_workers=8 --node 2x64cpu+8gpu`
+    """
+    from genevolve_ray.cluster.plan import make_plan, parse_nodes, print_plan
+    from genevolve_ray.config import load_config
+
+    try:
+        named = parse_nodes(nodes) if nodes else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--node") from error
+    made = make_plan(load_config(preset, settings or []), named)
+    print_plan(made)
+    raise typer.Exit(0 if made.fits else 1)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Write the run's report again: one self-contained HTML page."""
     from genevolve_ray.session import report_run

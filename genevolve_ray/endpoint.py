@@ -28,10 +28,12 @@ class Endpoint(Remote):
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """POST a JSON body to `url/path` and return the JSON object that comes back. Raises as `Remote.call`."""
         answer = await self.call(path, Answer.object, body=body)
-        self._count(answer.get("usage"))
+        self.count_tokens(answer)
         return answer
 
-    def _count(self, reported: object) -> None:
+    def count_tokens(self, answer: dict[str, Any]) -> None:
+        """Put the tokens that an answer reports on the meter."""
+        reported = answer.get("usage")
         if isinstance(reported, dict):
             tokens = {name: reported.get(name) for name in ("prompt_tokens", "completion_tokens")}
             self.spend(Usage(**{name: n for name, n in tokens.items() if isinstance(n, int) and n >= 0}))

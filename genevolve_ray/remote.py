@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
+import random
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from pydantic import Field, field_validator
-
 from genevolve_ray.metering import record_usage
-from genevolve_ray.records.base import Config
 from genevolve_ray.records.usage import Usage
+from genevolve_ray.remote_config import PriceConfig, RemoteConfig
+from genevolve_ray.servers import Server, Servers
 from genevolve_ray.tools.protocol import InfraFailure
 
 if TYPE_CHECKING:
     import httpx
     from tenacity import RetryCallState
+
+__all__ = ["Answer", "PriceConfig", "Refusal", "Remote", "RemoteConfig", "Unusable", "share_limits"]
 
 T = TypeVar("T")
 
@@ -33,82 +35,26 @@ _BUSY = frozenset({408, 409, 425, 429})
 """Statuses besides 5xx after which another try may help."""
 _SHOWN = 300
 """Characters of a server's own error text that a message keeps."""
-
-
-class PriceConfig(Config):
-    """What a service costs, in any one currency. What is not set costs nothing."""
-
-    per_call: float = Field(default=0, ge=0)
-    """For each answer that arrived with status 200."""
-    per_image: float = Field(default=0, ge=0)
-    per_million_prompt_tokens: float = Field(default=0, ge=0)
-    per_million_completion_tokens: float = Field(default=0, ge=0)
-
-    def of(self, usage: Usage) -> float:
-        """Return what an amount of use costs."""
-        tokens = (
-            usage.prompt_tokens * self.per_million_prompt_tokens
-            + usage.completion_tokens * self.per_million_completion_tokens
-        )
-        return (usage.calls - usage.failed_calls) * self.per_call + usage.images * self.per_image + tokens / 1e6
-
-
-class RemoteConfig(Config):
-    """Where a service is, and how patiently and how often it is called."""
-
-    url: str | tuple[str, ...]
-    """Base address, or those of several equal servers that are called in turn."""
-    token_env: str = ""
-    """Environment variable that holds the token; empty: none is sent."""
-    token_header: str = Field(default="Authorization", pattern=r"^[A-Za-z0-9-]+$")
-    """Header that carries the token: as `Bearer TOKEN` in Authorization, as it is in any other."""
-    timeout_s: float = Field(default=60, gt=0)
-    """Seconds one try may take."""
-    attempts: int = Field(default=4, ge=1)
-    backoff_s: float = Field(default=0.5, ge=0)
-    """First upper limit of the random wait between tries; it doubles up to `max_backoff_s`."""
-    max_backoff_s: float = Field(default=20, ge=0)
-    max_answer_bytes: int = Field(default=32 << 20, ge=1024)
-    concurrency: int = Field(default=64, ge=1)
-    """Calls of one process that are on the way at once; more wait their turn."""
-    rate_per_s: float | None = Field(default=None, gt=0)
-    """Most calls that start in a second, tries included, over all replicas of the service together."""
-    cooldown_s: float = Field(default=10, ge=0)
-    """Seconds that a server which failed is passed over while another one is there."""
-    price: PriceConfig = PriceConfig()
-
-    @field_validator("url")
-    @classmethod
-    def _addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        urls = (value,) if isinstance(value, str) else value
-        if not urls:
-            raise ValueError("url must name at least one server")
-        for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"url must be an http or https address, got {url!r}")
-            if parts.username or parts.password or parts.query:
-                raise ValueError(f"url of {parts.hostname!r} holds credentials or a query: name token_env instead")
-        return value
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Return the base addresses without a slash at the end."""
-        urls = (self.url,) if isinstance(self.url, str) else self.url
-        return tuple(url.rstrip("/") for url in urls)
+_HEALTH_SECONDS = 5.0
+"""How long a server may take to say that it is well."""
 
 
 class Refusal(InfraFailure):
-    """The service answered, and will answer the same again: a 4xx or a "not implemented" that no retry mends."""
+    """The service answered, and will answer the same again: a 4xx, a "not implemented", content that it will not make.
 
-    def __init__(self, message: str, status: int) -> None:
-        """Keep the status."""
+    Attributes:
+        status: the HTTP status; 200 where the refusal came in a regular answer.
+        reason: the service's own code for it, such as `content_policy_violation` or `SAFETY`; empty where it gave none.
+    """
+
+    def __init__(self, message: str, status: int, reason: str = "") -> None:
+        """Keep status and reason."""
         super().__init__(message)
-        self.status = status
+        self.status, self.reason = status, reason
 
-    def __reduce__(self) -> tuple[type[Refusal], tuple[str, int]]:
-        """Cross process boundaries with the status."""
-        return type(self), (str(self), self.status)
+    def __reduce__(self) -> tuple[type[Refusal], tuple[str, int, str]]:
+        """Cross process boundaries with status and reason."""
+        return type(self), (str(self), self.status, self.reason)
 
 
 class Unusable(Exception):
@@ -120,12 +66,21 @@ class Unusable(Exception):
         self.after = after
 
 
+class _Failed(Exception):
+    """One try brought nothing; another one may."""
+
+    def __init__(self, address: str, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.address, self.after = address, after
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What came back with status 200; header names are in lower case."""
+    """What came back with status 200, from the server with that base address; header names are in lower case."""
 
     headers: Mapping[str, str]
     data: bytes
+    server: str = ""
 
     def object(self) -> dict[str, Any]:
         """Return the JSON object in the body. Raises Unusable when it holds something else."""
@@ -154,48 +109,50 @@ class Remote:
         """Keep the config; `service` is the name on the meter. The token is read at each call and shown nowhere."""
         self.config, self.service = config, service
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = WeakKeyDictionary()
-        self._turn = 0
-        self._cool: dict[str, float] = {}
+        self._servers = Servers(config.urls)
         self._next_start = 0.0
 
     async def call(
         self,
         path: str,
-        read: Callable[[Answer], T],
+        read: Callable[[Answer], T | Awaitable[T]],
         *,
         method: str = "POST",
         body: Any = None,
         form: Mapping[str, str] | None = None,
         files: list[tuple[str, tuple[str, bytes, str]]] | None = None,
         headers: Mapping[str, str] | None = None,
+        server: str | None = None,
     ) -> T:
-        """Send a request and return what `read` makes of the answer; `body` goes as JSON, `form` and `files` as multipart.
+        """Send a request and return what `read`, plain or async, makes of the answer.
+
+        `body` goes as JSON (bytes are JSON already), `form` and `files` as multipart; `server` names the one to ask.
 
         Raises:
-            Refusal: for a 4xx or 501 that no retry mends.
+            Refusal: for a 4xx or 501 that no retry mends, and where `read` raises it.
             InfraFailure: when every try failed: no connection, too slow, 5xx, too large, or Unusable to `read`.
         """
-        import httpx
         from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt
 
-        what = {"json": body, "data": form, "files": files, "headers": headers}
-        request = {key: value for key, value in what.items() if value is not None}
+        headers = dict(headers or {})
+        if body is not None:
+            # Encoded once, whatever the number of tries; as ASCII, since a policy can write half a surrogate pair.
+            body = body if isinstance(body, bytes) else json.dumps(body).encode()
+            headers = {"Content-Type": "application/json", **headers}
+        what = {"content": body, "data": form, "files": files}
+        request = {"headers": headers, **{key: value for key, value in what.items() if value is not None}}
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.config.attempts),
             wait=self._wait,
-            retry=retry_if_exception_type((Unusable, httpx.RequestError, TimeoutError)),
+            retry=retry_if_exception_type(_Failed),
         )
-        base = ""
         try:
-            async for attempt in retrying:
-                with attempt:
-                    base = self._server()
-                    return await self._try(method, base, path, request, read)
+            return await retrying(self._try, server, method, path, request, read)
         except RetryError as error:
             last = error.last_attempt.exception()
-            reason = self._hushed(str(last)) or type(last).__name__
-            raise InfraFailure(f"{_at(base, path)} gave up after {self.config.attempts} tries: {reason}") from None
-        raise AssertionError("tenacity neither returned nor raised")
+            assert isinstance(last, _Failed)
+            reason = self._hushed(str(last))
+        raise InfraFailure(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -203,48 +160,79 @@ class Remote:
         if connections is not None:
             await connections.client.aclose()
 
-    async def _try(self, method: str, base: str, path: str, request: dict[str, Any], read: Callable[[Answer], T]) -> T:
+    async def _try(
+        self,
+        named: str | None,
+        method: str,
+        path: str,
+        request: dict[str, Any],
+        read: Callable[[Answer], T | Awaitable[T]],
+    ) -> T:
+        import httpx
+
         connections = self._connections()
         async with connections.gate:
             await self._slot()
-            started, done = monotonic(), False
-            try:
-                async with asyncio.timeout(self.config.timeout_s):
-                    answer = await self._send(connections.client, method, base, path, request)
-                value = read(answer)
-                done = True
-                return value
-            except Refusal:
-                raise
-            except Exception:
-                # Whatever went wrong on the way or with the answer: others may fare better for a while.
-                self._cool[base] = monotonic() + self.config.cooldown_s
-                raise
-            finally:
-                usage = Usage(calls=1, failed_calls=not done, seconds=monotonic() - started)
-                self.spend(usage)
+            # Chosen now and not when the call began to wait: by now a server may have failed.
+            server = self._servers.named(named) if named else await self._healthy(connections)
+            with server.busy():
+                await self._patience(server)
+                started, done = monotonic(), False
+                try:
+                    async with asyncio.timeout(self.config.timeout_s):
+                        answer = await self._send(connections.client, method, server, path, request)
+                    value = read(answer)
+                    value = await value if inspect.isawaitable(value) else value
+                    done = True
+                    server.answered(monotonic())
+                    return value
+                except Refusal:
+                    server.answered(monotonic())
+                    raise
+                except (Unusable, httpx.RequestError, TimeoutError) as error:
+                    server.let_down(monotonic(), self.config.cooldown_s)
+                    raise self._failed(server, path, error) from error
+                finally:
+                    usage = Usage(calls=1, failed_calls=not done, seconds=monotonic() - started)
+                    self.spend(usage)
+
+    def _failed(self, server: Server, path: str, error: Exception) -> _Failed:
+        """Return a failed try, and have other calls wait too where the server asked for it."""
+        after = min(error.after, self.config.max_backoff_s) if isinstance(error, Unusable) else 0.0
+        if after:
+            server.asked_to_wait(monotonic(), after)
+        return _Failed(_at(server.url, path), str(error) or type(error).__name__, after)
 
     async def _send(
-        self, client: httpx.AsyncClient, method: str, base: str, path: str, request: dict[str, Any]
+        self, client: httpx.AsyncClient, method: str, server: Server, path: str, request: dict[str, Any]
     ) -> Answer:
-        headers = {**self._token_header(base), **request.get("headers", {})}
-        address = _at(base, path)
+        headers = {**self._token_header(server.url), **request["headers"]}
+        address = _at(server.url, path)
         async with client.stream(method, address, **{**request, "headers": headers}) as response:
             data = await self._read(response)
         status = response.status_code
         if status in _BUSY or (status >= 500 and status != 501):
             raise Unusable(f"status {status}: {_shown(data)}", _seconds(response))
         if status != 200:
-            raise Refusal(f"{address} refused: {self._hushed(f'status {status}: {_shown(data)}')}", status)
-        return Answer(response.headers, data)
+            text = self._hushed(f"status {status}: {_shown(data)}")
+            raise Refusal(f"{address} refused: {text}", status, self._hushed(_code(data)))
+        return Answer(response.headers, data, server.url)
 
     async def _read(self, response: httpx.Response) -> bytes:
+        limit = self.config.max_answer_bytes
+        # What is small on the wire may be huge unpacked, in one piece: nothing compressed was asked for.
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise Unusable("answer is compressed although that was not asked for")
+        declared = response.headers.get("content-length", "")
         data = bytearray()
-        async for piece in response.aiter_bytes():
-            data += piece
-            if len(data) > self.config.max_answer_bytes:
-                raise Unusable(f"answer is longer than {self.config.max_answer_bytes} bytes")
-        return bytes(data)
+        if not (declared.isdigit() and int(declared) > limit):
+            async for piece in response.aiter_raw():
+                data += piece
+                if len(data) > limit:
+                    break
+            else:
+                return bytes(data)
+        raise Unusable(f"answer is longer than {limit} bytes")
 
     def spend(self, usage: Usage) -> None:
         """Put usage on the open meter, priced; readers add the tokens and pictures of an answer."""
@@ -252,13 +240,36 @@ class Remote:
 
     # --- which server, when, and who we are ---
 
-    def _server(self) -> str:
-        """Return the next server in turn that has not just failed; when all have, the one that failed longest ago."""
-        urls, now = self.config.urls, monotonic()
-        order = [urls[(self._turn + i) % len(urls)] for i in range(len(urls))]
-        self._turn = (self._turn + 1) % len(urls)
-        chosen = next((url for url in order if self._cool.get(url, 0.0) <= now), None)
-        return chosen or min(order, key=lambda url: self._cool[url])
+    async def _healthy(self, connections: _Connections) -> Server:
+        """Return the server of the next call, asked for its health if there is a place to ask. Raises _Failed."""
+        server = self._servers.choose(monotonic())
+        if not self._stale(server):
+            return server
+        async with connections.asking:
+            for _ in self._servers.all:
+                # Chosen anew: while this call waited, another one may have asked.
+                server = self._servers.choose(monotonic())
+                if not self._stale(server) or await self._well(connections.client, server):
+                    return server
+        raise _Failed(_at(server.url, self.config.health_path), "no server says that it is well")
+
+    def _stale(self, server: Server) -> bool:
+        return bool(self.config.health_path) and monotonic() - server.heard >= self.config.health_s
+
+    async def _well(self, client: httpx.AsyncClient, server: Server) -> bool:
+        import httpx
+
+        address, headers = _at(server.url, self.config.health_path), self._token_header(server.url)
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS), client.stream("GET", address, headers=headers) as response:
+                well = response.status_code == 200
+        except (httpx.RequestError, TimeoutError):
+            well = False
+        if well:
+            server.heard = monotonic()
+        else:
+            server.let_down(monotonic(), self.config.cooldown_s)
+        return well
 
     async def _slot(self) -> None:
         """Wait until the rate allows another start."""
@@ -268,6 +279,14 @@ class Remote:
         mine = max(now, self._next_start)
         self._next_start = mine + 1.0 / (self.config.rate_per_s * _SHARE)
         await asyncio.sleep(mine - now)
+
+    async def _patience(self, server: Server) -> None:
+        """Wait as long as the server asked its callers to."""
+        left = server.asked_to_wait_until - monotonic()
+        if left > 0:
+            # All that wait would start at once otherwise.
+            await asyncio.sleep(left + random.uniform(0, self.config.backoff_s))
+            await self._slot()
 
     def _connections(self) -> _Connections:
         loop = asyncio.get_running_loop()
@@ -294,7 +313,7 @@ class Remote:
 
         drawn = wait_random_exponential(multiplier=self.config.backoff_s, max=self.config.max_backoff_s)(state)
         error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, Unusable) else 0.0
+        asked = error.after if isinstance(error, _Failed) else 0.0
         return min(max(drawn, asked), self.config.max_backoff_s)
 
 
@@ -304,9 +323,16 @@ class _Connections:
     def __init__(self, config: RemoteConfig) -> None:
         import httpx
 
-        limits = httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency)
-        self.client = httpx.AsyncClient(timeout=config.timeout_s, limits=limits, verify=_trust())
+        # The gate bounds the connections; a question about health needs one beside it.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
+        self.client = httpx.AsyncClient(
+            timeout=httpx.Timeout(None, connect=config.connect_timeout_s),
+            limits=limits,
+            verify=_trust(),
+            headers={"Accept-Encoding": "identity"},
+        )
         self.gate = asyncio.Semaphore(config.concurrency)
+        self.asking = asyncio.Lock()
 
 
 @lru_cache(maxsize=1)
@@ -332,3 +358,13 @@ def _seconds(response: httpx.Response) -> float:
 
 def _shown(data: bytes) -> str:
     return " ".join(data[:_SHOWN].decode(errors="replace").split())
+
+
+def _code(data: bytes) -> str:
+    """Return the service's own code in an error body of the OpenAI or Google kind; empty where there is none."""
+    try:
+        error = json.loads(data)["error"]
+        codes = (error.get("code"), error.get("status"), error.get("type"))
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        return ""
+    return next((code[:_SHOWN] for code in codes if isinstance(code, str)), "")

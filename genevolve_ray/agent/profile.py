@@ -5,7 +5,6 @@ A checkpoint trained under one profile does worse under another, so a profile ha
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,6 +18,7 @@ from genevolve_ray.agent.skillset import SkillMode, skill_view
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation, SearchObservation
+from genevolve_ray.texts import load_text
 from genevolve_ray.tools.protocol import Tool
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
@@ -180,22 +180,7 @@ def load_prompt(source: str) -> str:
     Raises:
         ValueError: naming the source, when it is neither a text of the project, a file, nor `module:attribute`.
     """
-    own, file = PROMPTS_FOLDER / f"{source}.md", Path(source)
-    module, colon, attribute = source.partition(":")
-    if "/" not in source and own.is_file():
-        text = own.read_text(encoding="utf-8")
-    elif file.is_file():
-        text = file.read_text(encoding="utf-8")
-    elif colon and module.replace(".", "_").isidentifier():
-        try:
-            text = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"system prompt {source!r}: {error}") from error
-    else:
-        raise ValueError(f"system prompt {source!r} is neither a known text, a file, nor module:attribute")
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"system prompt {source!r} is not a text")
-    return text if text.endswith("\n") else text + "\n"
+    return load_text(source, PROMPTS_FOLDER, "system prompt")
 
 
 def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:

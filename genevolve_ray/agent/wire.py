@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from genevolve_ray.records.observation import ImageHit, QueryResult
+from genevolve_ray.texts import HIDDEN
+from genevolve_ray.texts import neutralise as neutralise
 
-_OPENING = re.compile(r"[<＜﹤]")
-"""The bracket, and what Unicode's compatibility folding makes one of."""
-_TAG = re.compile(
-    r"\s*/?\s*(?:(?:think|tool_call|tool_response|tools?|answer|image|img|video|audio|s|bos|eos|pad|unk|mask|sep|cls"
-    r"|start_of_turn|end_of_turn|begin_of_text|end_of_text)\s*/?\s*>"
-    r"|(?:think|tool_call|tool_response|answer)\b"  # The protocol's own, also with attributes or never closed.
-    r"|[|｜])",
-    re.IGNORECASE,
-)
-_TAG_CHARS = 64
-"""Longest tag that is looked for."""
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f\x80-\x84\x86-\x9f"  # control characters that are no white space
-    "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible; direction of writing
-    "\U000e0000-\U000e0fff"  # tag characters and further variation selectors: text within text
-    "]|(?<=[\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f])"  # joiners, which only other scripts need
-)
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 """What steers a terminal: colours, cursor, titles, links."""
 _MARKER = re.compile(
@@ -33,27 +17,13 @@ _MARKER = re.compile(
 _FOREIGN_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
 
 
-def neutralise(text: str) -> str:
-    """Return foreign text in which no protocol tag or control token can be read: its "<" becomes "‹".
-
-    Tags count in any case, with spaces or hidden characters inside, and in letters that Unicode folds to plain ones. Half
-    surrogate pairs, which no tokenizer can encode, become "?".
-    """
-    return _OPENING.sub(lambda found: _bracket(text, found), text).encode(errors="replace").decode()
-
-
-def _bracket(text: str, found: re.Match[str]) -> str:
-    follows = _HIDDEN.sub("", text[found.end() : found.end() + _TAG_CHARS]).replace("\u200c", "").replace("\u200d", "")
-    return "‹" if _TAG.match(unicodedata.normalize("NFKC", follows)) else found.group()
-
-
 def one_line(text: str, max_chars: int) -> str:
     """Return foreign text as one harmless line of at most `max_chars` characters: it cannot imitate a block.
 
     What nobody sees is left out: control characters, terminal sequences, characters that turn the direction of writing
     or hide text. Dashes before the words of a block marker become one.
     """
-    seen = _HIDDEN.sub("", _ANSI.sub("", text))
+    seen = HIDDEN.sub("", _ANSI.sub("", text))
     line = _MARKER.sub("—", " ".join(neutralise(seen).split()))
     return line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"
 

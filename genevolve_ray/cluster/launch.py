@@ -94,7 +94,7 @@ class _Launch:
         import ray
 
         cluster = self.config.cluster
-        self.group = reserve(gang_demands(self.config))
+        self.group = reserve(gang_demands(self.config), cluster.strategy)
         outbox = Outbox()
         learner = RayLearner(
             self._create_learner,

@@ -37,6 +37,11 @@ class ExperienceWorker:
         assert self._experience is not None, "start comes first, and only runs with experience have this actor"
         return await getattr(self._experience, method)(*arguments)
 
+    async def learn(self, *arguments: Any) -> tuple[ExperienceStep, bytes]:
+        """Learn a step and return the memory that it left as well: whoever dies next takes nothing along."""
+        learned = await self.call("learn", *arguments)
+        return learned, await self.call("snapshot")
+
 
 class RayExperience:
     """The experience port over the memory actor.
@@ -55,6 +60,8 @@ class RayExperience:
         """
         self._create, self._kill, self._attempts = create, kill, attempts
         self._committed: bytes | None = None
+        self._learned: bytes | None = None
+        """The memory after the last step that was learned, which the loop has not committed yet."""
         self._lost = False
         self.worker = create()
 
@@ -64,28 +71,36 @@ class RayExperience:
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write a step's bundles and recall one for each request. Raises RayActorError when actors keep dying."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(RayActorError), stop=stop_after_attempt(self._attempts), reraise=True
-        )
-        learned: ExperienceStep = await retrying(self._once, "learn", list(requests), list(groups), step)
-        return learned
+        reply = await self._again("learn", list(requests), list(groups), step)
+        learned, self._learned = reply
+        step_learned: ExperienceStep = learned
+        return step_learned
 
     async def snapshot(self) -> bytes:
-        """Return the memory as bytes, and keep them: the loop asks when it commits."""
-        self._committed = await arrive(self.worker.call.remote("snapshot"))
+        """Return the memory after the last step as bytes, and keep them: the loop asks when it commits."""
+        if self._learned is None:
+            self._learned = await self._again("call", "snapshot")
+        self._committed = self._learned
         assert self._committed is not None
         return self._committed
 
     async def restore(self, snapshot: bytes) -> None:
         """Become the memory of a snapshot. Raises SnapshotError."""
-        await arrive(self.worker.call.remote("restore", snapshot))
-        self._committed = snapshot
+        await self._again("call", "restore", snapshot)
+        self._committed, self._learned = snapshot, None
+
+    async def _again(self, method: str, *arguments: Any) -> Any:
+        """Call the actor, or the one after it. Raises RayActorError when actors keep dying."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(RayActorError), stop=stop_after_attempt(self._attempts), reraise=True
+        )
+        return await retrying(self._once, method, *arguments)
 
     async def _once(self, method: str, *arguments: Any) -> Any:
         if self._lost:
             await self._renew()
         try:
-            return await arrive(self.worker.call.remote(method, *arguments))
+            return await arrive(getattr(self.worker, method).remote(*arguments))
         except RayActorError:
             self._lost = True
             raise

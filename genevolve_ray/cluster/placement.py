@@ -58,10 +58,18 @@ def check_devices(config: RunConfig) -> None:
         ("engine.device", config.engine.device, "cluster.rollout_gpus", cluster.rollout_gpus),
         ("learner.device", config.learner.device, "cluster.learner_gpus", cluster.learner_gpus),
     )
+    if config.rehearsal is not None:
+        return
     if cluster.learner_ranks > 1 and config.learner.device != "cpu" and 0 < cluster.learner_gpus < 1:
         raise PlacementError(
             f"cluster.learner_ranks={cluster.learner_ranks} needs a whole GPU for each, "
             f"cluster.learner_gpus={cluster.learner_gpus:g} may put two on one"
+        )
+    ways = config.engine.vllm.tensor_parallel_size
+    if config.engine.kind == "vllm" and config.engine.device != "cpu" and ways > 1 and cluster.rollout_gpus < ways:
+        raise PlacementError(
+            f"engine.vllm.tensor_parallel_size={ways} needs so many GPUs for each rollout worker, "
+            f"cluster.rollout_gpus={cluster.rollout_gpus:g}"
         )
     for key, device, reservation, gpus in pairs:
         if device != "cpu" and not gpus:
@@ -94,11 +102,11 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], 
         )
 
 
-def reserve(demands: Sequence[Demand]) -> Any:
+def reserve(demands: Sequence[Demand], strategy: str = "PACK") -> Any:
     """Return a placement group with one bundle a demand. Raises PlacementError when it is not there within seconds."""
     from ray.util import placement_group, remove_placement_group
 
-    group = placement_group([dict(demand.resources) for demand in demands], strategy="PACK")
+    group = placement_group([dict(demand.resources) for demand in demands], strategy=strategy)
     if not group.wait(_PLACEMENT_SECONDS):
         remove_placement_group(group)
         raise PlacementError(

@@ -88,8 +88,15 @@ class Caller:
             raise InfraFailure(text) from error
 
     async def _once(self, remote: Callable[..., Awaitable[Any]], arguments: Sequence[Any]) -> Any:
-        async with asyncio.timeout(self.timeout):
-            return taken(await arrive(remote(*arguments)))
+        reply = remote(*arguments)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return taken(await arrive(reply))
+        except (TimeoutError, asyncio.CancelledError):
+            # Otherwise the replica works on for nobody, and keeps a place and its backend busy.
+            if cancel := getattr(reply, "cancel", None):
+                cancel()
+            raise
 
 
 class ServeTool:

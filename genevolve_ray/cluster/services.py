@@ -15,6 +15,7 @@ from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
+from genevolve_ray.remote import share_limits
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 if TYPE_CHECKING:
@@ -34,23 +35,31 @@ class ToolCard(Record):
 
 
 class _Replica:
-    """What all services share."""
+    """What all services share: the plug-in, and its part of the limits that the replicas have in common."""
+
+    def __init__(self, plugin: Any, replicas: int) -> None:
+        """Serve a plug-in as one of `replicas`; where their number changes, the largest: a rate is never exceeded."""
+        share_limits(replicas)
+        self.plugin = plugin
 
     def check_health(self) -> None:
-        """Answer Serve's health check; a plug-in with a `check_health` of its own is asked."""
+        """Answer Serve's health check; a plug-in with a `check_health` of its own is asked.
+
+        Serve replaces a replica that raises here, so a plug-in should raise for what a new process would mend (a lost
+        device, a worker that hangs). Clients of outside services have none: their backend being down is a typed outcome
+        of each call, and a new replica would find it as dead while the calls of the old one are lost.
+        """
         check = getattr(self.plugin, "check_health", None)
         if check is not None:
             check()
-
-    plugin: Any
 
 
 class ToolReplica(_Replica):
     """Serves every tool of the tools plug-in."""
 
-    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+    def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
-        self.plugin = spec.build(FilesystemImages(images_uri))
+        super().__init__(spec.build(FilesystemImages(images_uri)), replicas)
         self._tools: dict[str, Tool] = self.plugin.tools
 
     async def describe(self) -> list[ToolCard]:
@@ -66,10 +75,10 @@ class ToolReplica(_Replica):
 class RenderReplica(_Replica):
     """Serves the renderer plug-in."""
 
-    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+    def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
         images = FilesystemImages(images_uri)
-        self.plugin = spec.build()
+        super().__init__(spec.build(), replicas)
         self._service = RenderService(self.plugin, images)
 
     async def describe(self) -> str:
@@ -88,10 +97,10 @@ class RenderReplica(_Replica):
 class JudgeReplica(_Replica):
     """Serves the judge plug-in."""
 
-    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+    def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
         images = FilesystemImages(images_uri)
-        self.plugin = spec.build()
+        super().__init__(spec.build(), replicas)
         self._service = JudgeService(self.plugin, images)
 
     async def describe(self) -> str:
@@ -106,11 +115,10 @@ class JudgeReplica(_Replica):
 class GradeReplica(_Replica):
     """Serves a judge plug-in of another benchmark's own scale."""
 
-    def __init__(self, spec: PluginSpec, images_uri: str) -> None:
+    def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
-        images = FilesystemImages(images_uri)
-        self.plugin = spec.build()
-        self._service = GradeService(self.plugin, images)
+        super().__init__(spec.build(), replicas)
+        self._service = GradeService(self.plugin, FilesystemImages(images_uri))
 
     async def describe(self) -> str:
         """Return the judge's identity."""
@@ -142,6 +150,18 @@ def services_of(config: RunConfig, run_name: str) -> list[Service]:
     ]
 
 
+def _replicas(config: ServiceConfig) -> dict[str, Any]:
+    if config.max_replicas is None:
+        return {"num_replicas": config.replicas}
+    bounds = {
+        "min_replicas": config.replicas,
+        "initial_replicas": config.replicas,
+        "max_replicas": config.max_replicas,
+        "target_ongoing_requests": config.target_ongoing or max(1, config.max_ongoing // 2),
+    }
+    return {"autoscaling_config": bounds}
+
+
 def application(service: Service, images_uri: str) -> Any:
     """Return the Serve application of a service."""
     from ray import serve
@@ -150,7 +170,7 @@ def application(service: Service, images_uri: str) -> Any:
     deployment = serve.deployment(
         service.replica,
         name=service.role,
-        num_replicas=config.replicas,
+        **_replicas(config),
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_queued,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
@@ -159,4 +179,4 @@ def application(service: Service, images_uri: str) -> Any:
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": config.runtime_env},
     )
-    return deployment.bind(service.spec, images_uri)
+    return deployment.bind(service.spec, images_uri, config.most_replicas)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genevolve_ray.records.base import Config
 
@@ -13,6 +13,10 @@ class ServiceConfig(Config):
     """One Ray Serve application: how many replicas, and what each takes."""
 
     replicas: int = Field(default=1, ge=1)
+    max_replicas: int | None = Field(default=None, ge=1)
+    """With it Serve adds replicas up to so many while calls pile up, and goes back to `replicas` when they do not."""
+    target_ongoing: int | None = Field(default=None, ge=1)
+    """Calls on a replica beyond which another is added; None: half of `max_ongoing`."""
     cpus: float = Field(default=0.1, gt=0)
     gpus: float = Field(default=0.0, ge=0)
     max_ongoing: int = Field(default=64, ge=1)
@@ -28,6 +32,17 @@ class ServiceConfig(Config):
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of the replicas, for a plug-in with dependencies of its own."""
 
+    @model_validator(mode="after")
+    def _bounds(self) -> ServiceConfig:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas={self.max_replicas} is below replicas={self.replicas}")
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        """Replicas that there may be at once."""
+        return self.max_replicas or self.replicas
+
 
 class ClusterConfig(Config):
     """Placement of a run.
@@ -37,6 +52,8 @@ class ClusterConfig(Config):
     add up to one let them share.
     """
 
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """How Ray lays learner ranks and rollout workers out: together on few nodes, or apart."""
     address: str | None = None
     """Ray address; None starts a private cluster on this machine (or joins RAY_ADDRESS)."""
     rollout_workers: int = Field(default=1, ge=1)

@@ -138,13 +138,16 @@ def used_specs(config: RunConfig, wanted: Wanted) -> dict[str, PluginSpec]:
 
 
 def result_settings(spec: PluginSpec) -> dict[str, Any]:
-    """Return a plug-in and its settings without those that only say where a service is and how patiently it is called."""
+    """Return a plug-in and its settings, without where a service is, how patiently it is called, and what is cached."""
     return {"type": spec.type, "config": _without_operation(spec.config)}
+
+
+_OPERATION = {*RemoteConfig.model_fields, "cache"}
 
 
 def _without_operation(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: _without_operation(v) for k, v in value.items() if k not in RemoteConfig.model_fields}
+        return {k: _without_operation(v) for k, v in value.items() if k not in _OPERATION}
     return [_without_operation(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from rich.console import Console
 
+from genevolve_ray.bench.repeatability import repeatability, repeatability_table
 from genevolve_ray.commands.inference import CONSOLE, Common, judge_rows
 from genevolve_ray.faults import UserFault
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.published.results import EvaluatedRow
-from genevolve_ray.records.verdict import WEIGHTS, ScoreFormula, kscore
+from genevolve_ray.records.verdict import Sufficiency, Verdict
 
 
 def judge_again_run(
@@ -21,47 +21,37 @@ def judge_again_run(
     """Judge every row `repeat` times, each into a folder of its own, and write how far the judgements agree."""
     config = common.load(*([f"reward.formula={formula}"] if formula else []))
     folder = out or rows.parent
-    codes, found = [], []
+    codes = []
+    verdicts: dict[str, list[Verdict | None]] = {}
     for number in range(1, repeat + 1):
         carried = judge_rows(rows, folder / f"repeat-{number}", config, common, roots=roots)
-        if number > 1 and carried.state.taken.cached:
-            raise UserFault("--repeat: verdicts came from a cache, which always agrees with itself: switch it off")
+        if carried.state.taken.cached:
+            raise UserFault("--repeat: verdicts came from a cache, which always agrees with itself: --set judge.config.cache=null")
         codes.append(carried.exit_code)
-        found.append([EvaluatedRow.read(row.values) for row in carried.rows])
+        for row in (EvaluatedRow.read(row.values) for row in carried.rows):
+            if row.success:
+                verdicts.setdefault(row.id, []).append(verdict_of(row))
         if carried.state.stopped is not None:
             return carried.exit_code
-    told = agreement(found, config.reward.formula)
-    write_object(folder / "repeatability.json", told)
-    CONSOLE.print(
-        f"{told['rows']} rows judged {repeat} times: KScore differs by {told['kscore_difference']} on average, "
-        f"{told['identical']} of pairs are identical; {folder / 'repeatability.json'}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    if not verdicts:
+        raise UserFault(f"{rows}: no row has a picture to judge")
+    report = repeatability(list(verdicts.values()), formula=config.reward.formula, seed=config.seed)
+    write_object(folder / "repeatability.json", report.model_dump(mode="json"))
+    Console().print(repeatability_table(report))
+    CONSOLE.print(str(folder / "repeatability.json"), highlight=False, soft_wrap=True)
     return max(codes)
 
 
-def agreement(repeats: Sequence[Sequence[EvaluatedRow]], formula: ScoreFormula) -> dict[str, Any]:
-    """Return how far repeated judgements of rows agree: over pairs of repeats of the rows that every repeat has scored."""
-    by_row: dict[str, list[EvaluatedRow]] = {}
-    for rows in repeats:
-        for row in rows:
-            if row.scores is not None:
-                by_row.setdefault(row.id, []).append(row)
-    whole = [rows for rows in by_row.values() if len(rows) == len(repeats)]
-    pairs = [(a.scores, b.scores) for rows in whole for i, a in enumerate(rows) for b in rows[i + 1 :]]
-    known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    differences = [abs(kscore(a, formula) - kscore(b, formula)) for a, b in known]
-    return {
-        "formula": formula.value,
-        "repeats": len(repeats),
-        "rows": len(whole),
-        "rows_without_every_score": len({row.id for rows in repeats for row in rows}) - len(whole),
-        "identical": _mean([a == b for a, b in known]),
-        "kscore_difference": _mean(differences),
-        "dimensions": {name: _mean([getattr(a, name) == getattr(b, name) for a, b in known]) for name in WEIGHTS},
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(float(np.mean(values)), 4) if values else None
+def verdict_of(row: EvaluatedRow) -> Verdict | None:
+    """Return the verdict behind a row that we have judged, None for one without scores."""
+    ours = row.provenance
+    if row.scores is None:
+        return None
+    return Verdict(
+        image=row.scores,
+        text=Sufficiency.model_validate(ours["sufficiency"]),
+        rationale=row.rationale,
+        judge=ours["judge"],
+        formula=ours["formula"],
+        flags=tuple(ours.get("flags", ())),
+    )

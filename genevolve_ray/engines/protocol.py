@@ -1,10 +1,14 @@
-"""The engine protocol: tokens in, tokens and log-probs out, and weights that can be replaced while it lives."""
+"""The engine protocol: tokens in, tokens and log-probs out, and weights that can be replaced while it lives.
+
+Beside it the chat protocol, for models that only answer: messages with pictures in, text out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -103,4 +107,45 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release processes and memory. Safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChatImage:
+    """An encoded picture in a message."""
+
+    data: bytes
+    media_type: str = "image/jpeg"
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One message; its parts, texts and pictures, are read in order."""
+
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[str | ChatImage, ...]
+
+
+class ChatModel(Protocol):
+    """What answers a conversation, greedily. Many calls may be in flight at once."""
+
+    identity: str
+    """The model, without the place where it runs."""
+
+    async def chat(
+        self, messages: Sequence[ChatMessage], *, max_tokens: int, schema: Mapping[str, Any] | None = None
+    ) -> str:
+        """Return the text of the answer, "" for none.
+
+        `schema` is the JSON schema the answer should keep to; a model that cannot be held to one answers freely, so the
+        text is always foreign. Raises InfraFailure when the model gave up after bounded retries.
+        """
+        ...
+
+    def check_health(self) -> None:
+        """Raise when the model can no longer answer."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections, processes and memory. Safe to call twice."""
         ...

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from genevolve_ray.judges.protocol import Judge
+from genevolve_ray.judges.protocol import Judge, LooksAtReferences
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -54,6 +54,8 @@ class JudgeService:
     def __init__(self, judge: Judge, images: ImageStore) -> None:
         """Serve `judge` over `images`."""
         self.identity = judge.identity
+        if isinstance(judge, LooksAtReferences):
+            judge.use_images(images)
         self._judge, self._images = judge, images
 
     async def judge(

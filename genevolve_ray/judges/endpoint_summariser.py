@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from genevolve_ray.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.engines.protocol import ChatMessage
 from genevolve_ray.judges.bundle import bundle_head
+from genevolve_ray.judges.chat import EndpointChat, EndpointChatConfig, complaint, text_message
 from genevolve_ray.judges.salvage import salvage_object
 from genevolve_ray.judges.transcript import pair_text
 from genevolve_ray.records.base import Record
@@ -16,11 +17,7 @@ from genevolve_ray.records.experience import SLOTS, Experience
 from genevolve_ray.records.leaks import Secrets, find_leak, secrets_of, without_leaks
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
-from genevolve_ray.remote import Refusal
 from genevolve_ray.tools.protocol import InfraFailure
-
-_UNSUPPORTED = frozenset({400, 404, 422, 501})
-"""How servers refuse a `response_format` that they do not know."""
 
 INSTRUCTIONS = """\
 You compare two attempts of an image-generation agent at the same request. The agent may search texts, search images and \
@@ -57,15 +54,13 @@ SCHEMA: dict[str, Any] = {
 """The answer's JSON schema, in the subset that servers accept as strict."""
 
 
-class EndpointSummariserConfig(EndpointConfig):
+class EndpointSummariserConfig(EndpointChatConfig):
     """Which model compares, and what it must keep to."""
 
     max_tokens: int = Field(default=2048, ge=64)
     """Tokens of one answer."""
     repairs: int = Field(default=2, ge=0)
     """How often a malformed answer is asked for again, with what was wrong with it."""
-    json_schema: bool = True
-    """Ask for `response_format: json_schema`; a server that refuses it is asked without from then on."""
     min_words: int = Field(default=12, ge=1)
     max_words: int = Field(default=22, ge=1)
     """Words of a bullet."""
@@ -115,8 +110,7 @@ class EndpointSummariser:
         """Keep the config; nothing is called yet."""
         self.config = config
         self.identity = f"endpoint-summariser/1:{config.model}"
-        self._endpoint = Endpoint(config, "summariser")
-        self._schema = config.json_schema
+        self._chat = EndpointChat(config, "summariser")
 
     async def compare(self, request: Request, pair: Pair) -> Experience:
         """Return the bundle of a pair.
@@ -127,19 +121,19 @@ class EndpointSummariser:
         config = self.config
         secrets = secrets_of(request, (pair.best, pair.worst))
         text = pair_text(request, pair, turn_chars=config.turn_chars, attempt_chars=config.attempt_chars)
-        messages = [
-            {"role": "system", "content": INSTRUCTIONS.format(low=config.min_words, high=config.max_words)},
-            {"role": "user", "content": text},
+        messages: list[ChatMessage] = [
+            text_message("system", INSTRUCTIONS.format(low=config.min_words, high=config.max_words)),
+            text_message("user", text),
         ]
         usable: Experience | None = None
         faults: tuple[str, ...] = ()
         for _ in range(1 + config.repairs):
-            reply = await self._ask(messages)
+            reply = await self._chat.chat(messages, max_tokens=config.max_tokens, schema=SCHEMA)
             checked = self._check(reply, secrets)
             usable, faults = checked.usable or usable, checked.faults
             if not faults:
                 break
-            messages = [*messages[:2], {"role": "assistant", "content": reply}, _complaint(faults)]
+            messages = [*messages[:2], text_message("assistant", reply), complaint(faults)]
         if usable is None:
             raise InfraFailure(
                 f"{self.identity} gave no usable answer in {1 + config.repairs}: {'; '.join(faults[:3])}"
@@ -155,31 +149,6 @@ class EndpointSummariser:
         if clean.trigger:
             return clean
         return without_leaks(clean.model_copy(update={"trigger": head["trigger"]}), request, attempts)
-
-    async def _ask(self, messages: list[dict[str, str]]) -> str:
-        """Return the text of one reply. Raises InfraFailure when there is none."""
-        body: dict[str, Any] = {
-            "model": self.config.model,
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": self.config.max_tokens,
-        }
-        if self._schema:
-            form = {"name": "experience", "strict": True, "schema": SCHEMA}
-            try:
-                return _content(
-                    await self._endpoint.post(
-                        "chat/completions",
-                        {**body, "response_format": {"type": "json_schema", "json_schema": form}},
-                    )
-                )
-            except Refusal as error:
-                if error.status not in _UNSUPPORTED:
-                    raise
-                answer = await self._endpoint.post("chat/completions", body)
-                self._schema = False  # Only now: a wrong model or a too long context is refused either way.
-                return _content(answer)
-        return _content(await self._endpoint.post("chat/completions", body))
 
     def _check(self, reply: str, secrets: Secrets) -> _Checked:
         try:
@@ -211,24 +180,3 @@ class EndpointSummariser:
             return f"{words} words instead of {self.config.min_words} to {self.config.max_words}"
         leak = find_leak(bullet, secrets)
         return f"holds the {leak.kind.value} {leak.value!r}" if leak else ""
-
-
-def _complaint(faults: tuple[str, ...]) -> dict[str, str]:
-    listed = "\n".join(f"- {fault}" for fault in faults[:12])
-    return {
-        "role": "user",
-        "content": f"That answer cannot be used:\n{listed}\nSend the whole JSON object again, corrected.",
-    }
-
-
-def _content(answer: dict[str, Any]) -> str:
-    """Return the text of a chat completion. Raises InfraFailure when it has none."""
-    try:
-        content = answer["choices"][0]["message"]["content"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise InfraFailure(f"chat completion without choices[0].message.content: {str(answer)[:200]}") from error
-    if isinstance(content, list):  # Some servers answer in parts.
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    if not isinstance(content, str):
-        return ""  # A refusal, or nothing but reasoning: the answer is asked for again.
-    return content

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
@@ -44,4 +45,13 @@ class Summariser(Protocol):
 
         Raises InfraFailure when the summariser gave up after bounded retries: the pair is then left out.
         """
+        ...
+
+
+@runtime_checkable
+class LooksAtReferences(Protocol):
+    """A judge that also looks at the pictures of references: its service hands it the run's image store once."""
+
+    def use_images(self, images: ImageStore) -> None:
+        """Take the store."""
         ...

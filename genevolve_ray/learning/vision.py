@@ -1,45 +1,22 @@
 """Pictures for a policy that sees (Qwen-VL): from encoded images to what the vision tower reads.
 
-Text-only observations are the default and need nothing of this. transformers' own Qwen-VL processor asks for a video
-processor, which needs torchvision, which does not exist beside a CPU torch; the processor here has pictures alone.
+Text-only observations are the default and need nothing of this.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from transformers import AutoTokenizer, Qwen3VLProcessor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.qwen_vl import MERGE_SIZE
+from genevolve_ray.qwen_vl import ImageQwen3VLProcessor as ImageQwen3VLProcessor
+from genevolve_ray.qwen_vl import load_image_processor as load_image_processor
+from genevolve_ray.qwen_vl import load_processor as load_processor
 from genevolve_ray.records.ledger import MediaSpan
-
-PATCH_SIZE, MERGE_SIZE = 16, 2
-"""Qwen3-VL's, for a folder that says nothing."""
-
-
-class ImageQwen3VLProcessor(Qwen3VLProcessor):  # type: ignore[misc]
-    """Qwen3-VL's processor without videos: transformers derives a processor's parts from these parameter names."""
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
-
-
-def load_image_processor(model_dir: str | Path) -> Any:
-    """Return the image processor of a model folder, Qwen3-VL's usual one where the folder has none."""
-    if (Path(model_dir) / "preprocessor_config.json").is_file():
-        return Qwen2VLImageProcessorPil.from_pretrained(model_dir)
-    return Qwen2VLImageProcessorPil(patch_size=PATCH_SIZE, merge_size=MERGE_SIZE)
-
-
-def load_processor(model_dir: str | Path) -> ImageQwen3VLProcessor:
-    """Return the processor (tokenizer and image processor) of a Qwen3-VL folder; never use AutoProcessor here."""
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    return ImageQwen3VLProcessor(load_image_processor(model_dir), tokenizer, tokenizer.chat_template)
 
 
 def image_inputs(pictures: Sequence[Image.Image], processor: Any) -> ImageInputs:

@@ -28,7 +28,8 @@ from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Ter
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import Reward, Verdict
 
-TRAJECTORIES_VERSION = "trajectories/2"
+TRAJECTORIES_VERSION = "trajectories/3"
+_TRAJECTORIES_BEFORE_USAGE = "trajectories/2"
 _TRAJECTORIES_BEFORE_FLAGS = "trajectories/1"
 REQUESTS_VERSION = "requests/1"
 EXPERIENCES_VERSION = "experiences/1"
@@ -131,15 +132,15 @@ TRAJECTORY_SCHEMA = _schema(
 )
 """One row per trajectory: the ledger as four list columns of length T with its spans, the episode, and its verdict."""
 
+_SCHEMA_BEFORE_USAGE = _schema(_TRAJECTORIES_BEFORE_USAGE, [f for f in TRAJECTORY_SCHEMA if f.name != "usage"])
 _SCHEMA_BEFORE_FLAGS = _schema(
     _TRAJECTORIES_BEFORE_FLAGS,
-    [
-        pa.field("verdict", _VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f
-        for f in TRAJECTORY_SCHEMA
-        if f.name != "usage"
-    ],
+    [pa.field("verdict", _VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_USAGE],
 )
-"""What `trajectories/1` was: verdicts without flags, and no usage. It is read, and no longer written."""
+_TRAJECTORY_SCHEMAS = {
+    s.metadata[_VERSION_KEY]: s for s in (TRAJECTORY_SCHEMA, _SCHEMA_BEFORE_USAGE, _SCHEMA_BEFORE_FLAGS)
+}
+"""What is read: `trajectories/2` had no usage, `trajectories/1` no flags of verdicts either. They are no longer written."""
 
 REQUEST_SCHEMA = _schema(
     REQUESTS_VERSION,
@@ -189,13 +190,13 @@ def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
 
 
 def table_to_trajectories(table: pa.Table) -> list[Trajectory]:
-    """Return the trajectories of a table that `trajectories_to_table` made, of this version or the one before.
+    """Return the trajectories of a table that `trajectories_to_table` made, of this version or one before.
 
     Raises:
         ValueError: when the table has another schema, or a row breaks a record's rules.
     """
-    old = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode() == _TRAJECTORIES_BEFORE_FLAGS
-    check_schema(table, _SCHEMA_BEFORE_FLAGS if old else TRAJECTORY_SCHEMA)
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"")
+    check_schema(table, _TRAJECTORY_SCHEMAS.get(version, TRAJECTORY_SCHEMA))
     ledgers = {name: _lists(table.column(name)) for name in LEDGER_COLUMNS}
     rows = table.drop_columns(list(LEDGER_COLUMNS)).to_pylist()
     return [_trajectory(row, {name: lists[i] for name, lists in ledgers.items()}) for i, row in enumerate(rows)]

@@ -16,7 +16,7 @@ class FakeMemory:
     def __init__(self, dies: int) -> None:
         self.memory: list[int] = []
         self.dies, self.fragile = dies, False
-        self.start, self.call = _Remote(self._start), _Remote(self._call)
+        self.start, self.call, self.learn = _Remote(self._start), _Remote(self._call), _Remote(self._learn)
 
     async def _start(self) -> None:
         if self.fragile:
@@ -26,13 +26,15 @@ class FakeMemory:
         if method == "restore":
             self.memory = list(arguments[0])
             return None
-        if method == "snapshot":
-            return bytes(self.memory)
+        assert method == "snapshot"
+        return bytes(self.memory)
+
+    async def _learn(self, *arguments: Any) -> Any:
         if self.dies:
             self.dies -= 1
             raise ActorDiedError()
         self.memory.append(arguments[-1])
-        return list(self.memory)
+        return list(self.memory), bytes(self.memory)
 
 
 class _Remote:
@@ -61,6 +63,13 @@ async def test_the_next_actor_has_the_committed_memory_and_hears_the_call_again(
     await learn(port, 2)  # never committed: it must not be learned twice
     port.worker.dies = 1
     assert await learn(port, 2) == [1, 2]
+
+
+async def test_a_death_between_learning_and_committing_loses_nothing() -> None:
+    port = experience(0)
+    await learn(port, 1)
+    port.worker = None  # whatever becomes of it now
+    assert await port.snapshot() == bytes([1])
 
 
 async def test_a_restored_memory_survives_a_death_too() -> None:

@@ -53,6 +53,31 @@ async def test_a_call_that_takes_too_long_is_given_up() -> None:
     assert never.calls == 2
 
 
+async def test_a_call_that_is_given_up_is_cancelled_where_it_runs() -> None:
+    class Reply:
+        cancelled = 0
+
+        def __await__(self) -> Any:
+            return asyncio.Event().wait().__await__()
+
+        def cancel(self) -> None:
+            self.cancelled += 1
+
+    class Method:
+        def remote(self, *arguments: Any) -> Reply:
+            return reply
+
+    reply = Reply()
+    with pytest.raises(InfraFailure, match="TimeoutError"):
+        await caller(Method(), attempts=1, timeout=0.01)("render")  # type: ignore[arg-type]
+    assert reply.cancelled == 1
+    waiting = asyncio.create_task(caller(Method())("render"))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert reply.cancelled == 2
+
+
 @pytest.mark.parametrize("error", [ToolArgumentError("no query"), InfraFailure("the source is down"), KeyError("x")])
 async def test_what_a_plug_in_raises_arrives_as_itself_and_at_once(error: Exception) -> None:
     method = FakeMethod(remote_error(error))

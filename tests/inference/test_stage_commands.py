@@ -112,7 +112,9 @@ def test_a_judge_is_asked_again_to_see_how_far_it_agrees(genevolve: Callable[...
         )
     assert again.code == 0, again.err
     assert world.calls["judge"] == 6
-    assert (tmp_path / "drawn" / "repeatability.json").is_file()
+    report = json.loads((tmp_path / "drawn" / "repeatability.json").read_text())
+    assert (report["rows"], report["repeats"], report["failure_rate"]) == (2, 3, 0)
+    assert report["measures"]["kscore"]["exact"] == 1
 
 
 def test_wise_is_graded_by_its_rubric_and_leaves_its_own_files(genevolve: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""`genevolve plan`: what a run will ask of a cluster, and whether it fits, before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from genevolve_ray.cluster.errors import PlacementError
+from genevolve_ray.cluster.placement import Demand, check_devices, check_fits, gang_demands, service_demands
+from genevolve_ray.cluster.session import cluster_address
+
+if TYPE_CHECKING:
+    from genevolve_ray.config import RunConfig
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Equal processes: what each asks for, and how many there may be more while a service is under load."""
+
+    part: str
+    count: int
+    each: Resources
+    more: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run asks for, what is there, and why it does not fit (empty where it does)."""
+
+    lines: Sequence[Line]
+    nodes: Sequence[Resources]
+    where: str
+    obstacle: str
+    flow: Mapping[str, str]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run can start."""
+        return not self.obstacle
+
+    def total(self, resource: str, *, most: bool = False) -> float:
+        """Return how much of a resource all processes ask for, with `most` those of a loaded service as well."""
+        return sum((line.count + (line.more if most else 0)) * line.each.get(resource, 0.0) for line in self.lines)
+
+
+def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> Plan:
+    """Return the plan of a run.
+
+    Args:
+        config: the run.
+        nodes: the nodes to plan for; without them those of the cluster that the run would join, or this machine.
+
+    Raises:
+        PlacementError: when the cluster that is named cannot be reached.
+    """
+    where = "the nodes that were named"
+    if nodes is None:
+        nodes, where = _existing(config)
+    free: dict[str, float] = {}
+    for node in nodes:
+        for name, amount in node.items():
+            free[name] = free.get(name, 0.0) + amount
+    demands = [*gang_demands(config), *service_demands(config)]
+    obstacle = ""
+    try:
+        check_devices(config)
+        check_fits(demands, nodes, free)
+    except PlacementError as error:
+        obstacle = str(error)
+    return Plan(_lines(demands, config), nodes, where, obstacle, _flow(config))
+
+
+def parse_nodes(texts: Sequence[str]) -> list[dict[str, float]]:
+    """Read nodes such as `8cpu`, `64cpu+8gpu`, `4x64cpu+8gpu`. Raises ValueError naming the text at fault."""
+    nodes: list[dict[str, float]] = []
+    for text in texts:
+        count, times, rest = text.lower().partition("x")
+        try:
+            copies = int(count) if times else 1
+            node = {"CPU": 0.0, "GPU": 0.0}
+            for part in (rest if times else text.lower()).split("+"):
+                name = next(n for n in ("cpu", "gpu") if part.endswith(n))
+                node[name.upper()] += float(part.removesuffix(name))
+        except (ValueError, StopIteration) as error:
+            raise ValueError(f"node {text!r}: write 8cpu, 64cpu+8gpu or 4x64cpu+8gpu") from error
+        if copies < 1 or min(node.values()) < 0:
+            raise ValueError(f"node {text!r}: numbers must be positive")
+        nodes += [dict(node) for _ in range(copies)]
+    return nodes
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan as a table, and what it comes to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("part", "processes", "CPU each", "GPU each", "CPU", "GPU", title="what the run asks for")
+    for line in plan.lines:
+        cpu, gpu = line.each.get("CPU", 0.0), line.each.get("GPU", 0.0)
+        count = f"{line.count} to {line.count + line.more}" if line.more else str(line.count)
+        table.add_row(line.part, count, f"{cpu:g}", f"{gpu:g}", f"{line.count * cpu:g}", f"{line.count * gpu:g}")
+    table.add_row("all", "", "", "", f"{plan.total('CPU'):g}", f"{plan.total('GPU'):g}", style="bold")
+    console.print(table)
+    for name, text in plan.flow.items():
+        console.print(f"{name}: {text}")
+    there = ", ".join(f"{n.get('CPU', 0):g} CPU + {n.get('GPU', 0):g} GPU" for n in plan.nodes) or "nothing"
+    console.print(f"there is, on {plan.where}: {there}", soft_wrap=True)
+    if not plan.fits:
+        console.print(f"[red]does not fit:[/] {plan.obstacle}", soft_wrap=True)
+        return
+    console.print("[green]fits[/]")
+    total = sum(n.get("CPU", 0.0) for n in plan.nodes), sum(n.get("GPU", 0.0) for n in plan.nodes)
+    most = plan.total("CPU", most=True), plan.total("GPU", most=True)
+    if most[0] > total[0] or most[1] > total[1]:
+        console.print(f"services at their most would need {most[0]:g} CPU and {most[1]:g} GPU: they stop short of that")
+
+
+def _existing(config: RunConfig) -> tuple[list[dict[str, float]], str]:
+    address = cluster_address(config.cluster)
+    if address is None:
+        from genevolve_ray.doctor import find_gpus
+
+        return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(len(find_gpus()))}], "this machine"
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise PlacementError(f"no Ray cluster answers at {address}: {error}") from error
+    try:
+        return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]], f"the cluster at {address}"
+    finally:
+        ray.shutdown()
+
+
+def _lines(demands: Sequence[Demand], config: RunConfig) -> list[Line]:
+    """Return demands with equal ones in one line, whatever number each of them has."""
+    lines = []
+    for part, same in groupby(demands, key=lambda d: d.part.rstrip("0123456789 ")):
+        group = list(same)
+        role = part.removesuffix(" replica")
+        service = getattr(config.cluster, role, None) if part.endswith(" replica") else None
+        more = service.most_replicas - service.replicas if service is not None else 0
+        lines.append(Line(part, len(group), group[0].resources, more))
+    return lines
+
+
+def _flow(config: RunConfig) -> dict[str, str]:
+    loop = config.loop
+    batch = loop.requests_per_step * loop.group_size
+    leased = batch * (loop.max_staleness + 1)
+    running = min(leased, loop.max_running or leased)
+    kind = f"asynchronous, tokens at most {loop.max_staleness} versions old" if loop.mode == "async" else "synchronous"
+    places = config.cluster.rollout_workers * config.engine.max_concurrent
+    return {
+        "loop": f"{kind}; {loop.steps} steps of {loop.requests_per_step} x {loop.group_size} samples",
+        "in flight": f"at most {leased} samples leased, {running} played at once, {places} decoded at once",
+    }

@@ -1,0 +1,88 @@
+"""What chat models in this process share: settings, and messages in the form that chat templates read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.metering import record_usage
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.usage import Usage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+_WITHOUT_VIDEOS = frozenset({"qwen3_vl", "qwen3_vl_moe"})
+"""Model types whose own processor needs torchvision for the videos that nobody sends."""
+
+
+class LocalChatConfig(Config):
+    """A chat model in a folder of Hugging Face layout; nothing is downloaded."""
+
+    model: str = Field(min_length=1)
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_model_len: int | None = Field(default=None, ge=2)
+    """Tokens of a conversation and its answer; by default the model's own limit."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further variables of the chat template, as `{enable_thinking: false}`."""
+
+
+def load_chat_processor(model_dir: str, model_config: dict[str, Any]) -> Any:
+    """Return what renders a model's chat template and reads its pictures: its processor, or its tokenizer."""
+    from importlib.util import find_spec
+
+    from transformers import AutoProcessor, AutoTokenizer
+
+    from genevolve_ray.engines.checks import sees
+
+    if not sees(model_config):
+        return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    if model_config.get("model_type") in _WITHOUT_VIDEOS and find_spec("torchvision") is None:
+        from genevolve_ray.qwen_vl import load_processor
+
+        return load_processor(model_dir)
+    return AutoProcessor.from_pretrained(model_dir, local_files_only=True)
+
+
+def conversation(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, Any]], list[PillowImage]]:
+    """Return messages for a chat template, and the pictures of all of them in order."""
+    from PIL import Image
+
+    pictures: list[PillowImage] = []
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        parts: list[dict[str, Any]] = []
+        for part in message.parts:
+            if isinstance(part, ChatImage):
+                with Image.open(io.BytesIO(part.data), formats=("JPEG", "PNG")) as picture:
+                    pictures.append(picture.convert("RGB"))
+                parts.append({"type": "image"})
+            else:
+                parts.append({"type": "text", "text": part})
+        only_text = all(part["type"] == "text" for part in parts)
+        content = "\n".join(part["text"] for part in parts) if only_text else parts
+        turns.append({"role": message.role, "content": content})
+    return turns, pictures
+
+
+def identity_of(config: LocalChatConfig) -> str:
+    """Return what a chat model is called: the name of its folder and its dtype, not the place of the folder."""
+    return f"{Path(config.model).name}:{config.dtype}"
+
+
+def count_call(service: str, prompt_tokens: int, completion_tokens: int, seconds: float, *, failed: bool) -> None:
+    """Put a call of a model in this process on the open meter."""
+    usage = Usage(
+        calls=1,
+        failed_calls=int(failed),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        seconds=seconds,
+    )
+    record_usage(service, usage)

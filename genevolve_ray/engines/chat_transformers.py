@@ -1,0 +1,103 @@
+"""A chat model through transformers, in this process: one conversation at a time, on any device."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any
+
+import torch
+from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+from genevolve_ray.engines.chat import LocalChatConfig, conversation, count_call, identity_of, load_chat_processor
+from genevolve_ray.engines.checks import read_model_config, room_for, sees
+from genevolve_ray.engines.protocol import ChatMessage, PromptTooLong
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+class TransformersChatConfig(LocalChatConfig):
+    """Settings of the transformers chat model."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads of the model's thread; None leaves torch as it is."""
+
+
+class TransformersChat:
+    """Greedy answers of a model in HF layout; keeps to `ChatModel`. It cannot be held to a JSON schema."""
+
+    Config = TransformersChatConfig
+
+    def __init__(self, config: TransformersChatConfig, service: str = "chat") -> None:
+        """Load the model; `service` is the name on the meter.
+
+        Raises:
+            FileNotFoundError: when the model folder or one of its parts is missing.
+            ValueError: naming the folder when it holds no chat template.
+        """
+        self.config, self._service = config, service
+        self.identity = identity_of(config)
+        model_config = read_model_config(config.model)
+        self.sees = sees(model_config)
+        self._processor = load_chat_processor(config.model, model_config)
+        if not self._processor.chat_template:
+            raise ValueError(f"{config.model} holds no chat template: it is no chat model")
+        kind = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
+        self._model = kind.from_pretrained(
+            config.model, dtype=getattr(torch, config.dtype), attn_implementation="sdpa", local_files_only=True
+        ).to(config.device)
+        self._model.eval().requires_grad_(False)
+        # A folder's own sampling settings are of no use to greedy answers, and transformers warns of them.
+        self._model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        limit = self._model.config.get_text_config().max_position_embeddings
+        self._limit = min(config.max_model_len or limit, limit)
+        self._executor = ThreadPoolExecutor(1, "transformers-chat", self._start_thread)
+
+    def _start_thread(self) -> None:
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
+
+    async def chat(
+        self, messages: Sequence[ChatMessage], *, max_tokens: int, schema: Mapping[str, Any] | None = None
+    ) -> str:
+        """Return the answer; `schema` is ignored.
+
+        Raises:
+            InfraFailure: for a conversation that does not fit the context, or when the device is out of memory.
+        """
+        del schema
+        loop, started, used = asyncio.get_running_loop(), monotonic(), (0, 0)
+        done = False
+        try:
+            answer, *tokens = await loop.run_in_executor(self._executor, self._answer, list(messages), max_tokens)
+            used, done = (tokens[0], tokens[1]), True
+            return answer
+        except (PromptTooLong, torch.OutOfMemoryError) as error:
+            raise InfraFailure(f"{self.identity}: {error}") from error
+        finally:
+            count_call(self._service, *used, monotonic() - started, failed=not done)
+
+    @torch.inference_mode()
+    def _answer(self, messages: list[ChatMessage], max_tokens: int) -> tuple[str, int, int]:
+        turns, pictures = conversation(messages)
+        text = self._processor.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, **self.config.chat_template_kwargs
+        )
+        images = {"images": pictures} if pictures else {}
+        inputs = self._processor(text=[text], **images, return_tensors="pt").to(self.config.device)
+        prompt = inputs["input_ids"].shape[1]
+        room = room_for(prompt, max_tokens, self._limit)
+        tokens = self._model.generate(**inputs, max_new_tokens=room)[0, prompt:]
+        tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        return str(tokenizer.decode(tokens, skip_special_tokens=True)), prompt, len(tokens)
+
+    def check_health(self) -> None:
+        """Raise RuntimeError after `aclose`."""
+        if self._executor._shutdown:
+            raise RuntimeError(f"{self.identity} is closed")
+
+    async def aclose(self) -> None:
+        """Stop the model's thread once it has answered what it was asked."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,47 @@
+"""Asking a judge model until its answer can be read, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from genevolve_ray.engines.protocol import ChatMessage, ChatModel
+from genevolve_ray.judges.chat import complaint, text_message
+from genevolve_ray.judges.reading import BadAnswer
+from genevolve_ray.texts import neutralise
+from genevolve_ray.tools.protocol import InfraFailure
+
+T = TypeVar("T")
+
+_QUOTED = 4000
+"""Characters of a bad answer that the model is shown again."""
+
+
+async def ask(
+    chat: ChatModel,
+    messages: Sequence[ChatMessage],
+    read: Callable[[str], T],
+    *,
+    what: str,
+    schema: Mapping[str, Any],
+    max_tokens: int,
+    repairs: int,
+) -> tuple[T, int]:
+    """Return what `read` makes of the model's answer, and how many answers it could not read before.
+
+    A bad answer is shown to the model again with its faults, `repairs` times; the conversation does not grow with them.
+
+    Raises:
+        InfraFailure: when the model gave up, or no answer could be read. What is missing is never made up.
+    """
+    conversation = list(messages)
+    faults: tuple[str, ...] = ()
+    for repair in range(1 + repairs):
+        answer = await chat.chat(conversation, max_tokens=max_tokens, schema=schema)
+        try:
+            return read(answer), repair
+        except BadAnswer as bad:
+            faults = bad.faults
+        again = text_message("assistant", neutralise(answer[:_QUOTED]) or "(nothing)")
+        conversation = [*messages, again, complaint(faults)]
+    raise InfraFailure(f"{chat.identity} gave no usable {what} in {1 + repairs} answers: {'; '.join(faults[:4])}")

@@ -1,0 +1,126 @@
+"""A chat model behind an OpenAI-style endpoint: texts and pictures in, text out, held to a JSON schema where it can be."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from genevolve_ray.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.remote import Answer, Refusal, Unusable
+
+PATH = "chat/completions"
+_UNSUPPORTED = frozenset({400, 404, 422, 501})
+"""How servers refuse a `response_format` that they do not know."""
+_OURS = frozenset({"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "response_format", "n"})
+
+
+class EndpointChatConfig(EndpointConfig):
+    """A chat model behind an endpoint. Decoding is greedy: temperature 0."""
+
+    json_schema: bool = True
+    """Ask for `response_format: json_schema`; a server that refuses it is asked without from then on."""
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the server calls the limit of an answer's tokens."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request, as `{chat_template_kwargs: {enable_thinking: false}}`."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_field_of_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if clash := sorted(_OURS & set(value) | {"stream"} & set(value)):
+            raise ValueError(f"extra_body must not set {', '.join(clash)}")
+        return value
+
+
+class EndpointChat:
+    """`POST {url}/chat/completions`; pictures go as data URLs. Keeps to `engines.protocol.ChatModel`."""
+
+    def __init__(self, config: EndpointChatConfig, service: str) -> None:
+        """Keep the config; `service` is the name on the meter. Nothing is called yet."""
+        self.config = config
+        self.identity = config.model
+        self._endpoint = Endpoint(config, service)
+        self._schema = config.json_schema
+
+    async def chat(
+        self, messages: Sequence[ChatMessage], *, max_tokens: int, schema: Mapping[str, Any] | None = None
+    ) -> str:
+        """Return the text of the answer, "" where there is none (a refusal, or nothing but reasoning).
+
+        Raises:
+            InfraFailure: when the endpoint gave up.
+        """
+        body: dict[str, Any] = {
+            **self.config.extra_body,
+            "model": self.config.model,
+            "messages": [_wire(message) for message in messages],
+            "temperature": 0,
+            self.config.tokens_field: max_tokens,
+        }
+        if schema is None or not self._schema:
+            return await self._post(body)
+        form = {"name": "answer", "strict": True, "schema": dict(schema)}
+        try:
+            return await self._post({**body, "response_format": {"type": "json_schema", "json_schema": form}})
+        except Refusal as error:
+            if error.status not in _UNSUPPORTED:
+                raise
+        answer = await self._post(body)
+        self._schema = False  # Only now: a wrong model or a too long context is refused either way.
+        return answer
+
+    async def _post(self, body: dict[str, Any]) -> str:
+        return await self._endpoint.call(PATH, self._read, body=body)
+
+    def _read(self, answer: Answer) -> str:
+        content = answer.object()
+        self._endpoint.count_tokens(content)
+        return answer_text(content)
+
+    def check_health(self) -> None:
+        """Do nothing: a server that is away shows in the calls, and comes back by itself."""
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        await self._endpoint.aclose()
+
+
+def answer_text(answer: Mapping[str, Any]) -> str:
+    """Return the text of a chat completion, "" for a message without one. Raises Unusable when there is no message."""
+    try:
+        content = answer["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise Unusable(f"chat completion without choices[0].message.content: {str(answer)[:200]}") from error
+    if isinstance(content, list):  # Some servers answer in parts.
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def text_message(role: Literal["system", "user", "assistant"], text: str) -> ChatMessage:
+    """Return a message of one text."""
+    return ChatMessage(role, (text,))
+
+
+def complaint(faults: Sequence[str]) -> ChatMessage:
+    """Return the message that asks for a whole answer again, saying what was wrong with the last one."""
+    listed = "\n".join(f"- {fault}" for fault in faults[:12])
+    return text_message(
+        "user", f"That answer cannot be used:\n{listed}\nSend the whole JSON object again, corrected, and nothing else."
+    )
+
+
+def _wire(message: ChatMessage) -> dict[str, Any]:
+    if all(isinstance(part, str) for part in message.parts):  # What every server takes, those without pictures too.
+        return {"role": message.role, "content": "\n".join(str(part) for part in message.parts)}
+    return {"role": message.role, "content": [_part(part) for part in message.parts]}
+
+
+def _part(part: str | ChatImage) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    data = base64.b64encode(part.data).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:{part.media_type};base64,{data}"}}

@@ -1,0 +1,73 @@
+"""The judge as a vision-language model in its own replica: no server beside the run, the same rubrics and reading."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pydantic import Field
+
+from genevolve_ray.engines.protocol import ChatModel
+from genevolve_ray.judges.vlm_judge import VlmJudge, VlmJudgeConfig
+
+BACKENDS = {
+    "vllm": "genevolve_ray.engines.chat_vllm:VllmChat",
+    "transformers": "genevolve_ray.engines.chat_transformers:TransformersChat",
+}
+"""Chat models by name. They are found at run time, as only engines may know vLLM and torch."""
+
+
+class LocalVlmJudgeConfig(VlmJudgeConfig):
+    """Which model judges, through what, and how."""
+
+    backend: str = Field(default="vllm", pattern=r"^(vllm|transformers|[\w.]+:\w+)$")
+    """`vllm`, `transformers`, or `package.module:Class` of a chat model with a `Config`, built as `Class(config, service)`."""
+    model: dict[str, Any]
+    """Settings of the chat model, as `{model: /models/Qwen3-VL-8B-Instruct, device: cuda}`."""
+
+
+class LocalVlmJudge(VlmJudge):
+    """One model for both calls of a verdict. Give its replicas a GPU: `cluster.judge.gpus: 1`."""
+
+    Config = LocalVlmJudgeConfig
+    config: LocalVlmJudgeConfig
+
+    def __init__(self, config: LocalVlmJudgeConfig, chat: ChatModel | None = None) -> None:
+        """Load the model.
+
+        Args:
+            config: the settings.
+            chat: a chat model that is there already, instead of the configured one.
+
+        Raises:
+            ValueError: naming a backend or rubric that cannot be found, or a model that does not see.
+            FileNotFoundError: naming a model folder that is not there.
+        """
+        self.config = config
+        self._chat = chat or load_backend(config.backend, config.model)
+        if not getattr(self._chat, "sees", True):
+            raise ValueError(f"a judge must see pictures, {self._chat.identity} is a model of texts alone")
+        super().__init__(config, "local-judge", self._chat, self._chat)
+
+    def without_cache(self) -> LocalVlmJudge:
+        """Return the same judge over the same loaded model, which is asked every time."""
+        bare = LocalVlmJudge(self.config.model_copy(update={"cache": None}), self._chat)
+        bare._images = self._images
+        return bare
+
+    def decoding(self) -> list[Any]:
+        """Return the model's name and what alters its answers; where it runs is no part of it."""
+        kept = {name: self.config.model.get(name) for name in ("dtype", "max_model_len", "chat_template_kwargs")}
+        return [self._chat.identity, self.config.backend, kept, {"temperature": 0}]
+
+
+def load_backend(backend: str, settings: dict[str, Any]) -> ChatModel:
+    """Return the chat model of a backend. Raises ValueError for an unknown path, ValidationError for bad settings."""
+    path = BACKENDS.get(backend, backend)
+    module, _, name = path.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"backend {backend!r} cannot be loaded: {error}") from error
+    model: ChatModel = kind(kind.Config.model_validate(settings), "judge")
+    return model

@@ -1,0 +1,179 @@
+"""A judge model's answer, read so that nothing in it can pass for a score that the model did not give.
+
+The request, the program and letters in the pictures are foreign, and a model may quote them. So an answer is one JSON
+object and nothing is chosen among several readings: two objects, a field given twice, reasoning that quotes the format
+are faults, and a fault is asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_CHARS = 100_000
+"""Longest answer that is read at all."""
+_TRAILING = re.compile(r'"(?:[^"\\]|\\.)*+"|,(?=\s*+[}\]])', re.DOTALL)
+_NUMBER = r"[-+]?\d{1,12}(?:\.\d{1,12})?"
+_VALUE = rf"(\"{_NUMBER}\"|{_NUMBER}|\"?(?i:true|false|null|none|nan)\"?)"
+
+
+class BadAnswer(ValueError):
+    """An answer of no use. `faults` say why in our own words: nothing of the answer is repeated."""
+
+    def __init__(self, *faults: str) -> None:
+        """Keep the faults."""
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What an answer holds; `salvaged`: it was no JSON, and only the wanted fields were read from it."""
+
+    values: dict[str, Any]
+    salvaged: bool = False
+
+
+def read_fields(text: str, wanted: Iterable[str], nested: str = "") -> Fields:
+    """Return the fields of the one JSON object in an answer.
+
+    Fences and talk around the outermost braces are left out, as are reasoning before it and trailing commas. Where the
+    object is broken (an unescaped quote in a text, an end that is cut off), the `wanted` fields are read one by one from
+    an unbroken row of them right after the first or right before the last brace; they are numbers, true, false or null.
+
+    Args:
+        text: the answer.
+        wanted: the names of the scalar fields.
+        nested: name of a field whose object may hold the wanted ones instead.
+
+    Raises:
+        BadAnswer: when there is no such object, or more than one reading of it.
+    """
+    names = tuple(wanted)
+    if len(text) > MAX_CHARS:
+        raise BadAnswer(f"the answer is longer than {MAX_CHARS} characters")
+    found = _decoded(text, names)
+    if found is None:
+        text = _after_reasoning(text, names)
+        found = _decoded(text, names)
+    if found is None:
+        if _several(text):
+            raise BadAnswer("there is more than one JSON object in the answer")
+        return Fields(_salvaged(text, names), salvaged=True)
+    inner = found.get(nested)
+    if isinstance(inner, dict) and not any(name in found for name in names):
+        found = {**found, **inner}
+    return Fields(found)
+
+
+def _decoded(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the object between the outermost braces, None when that is not JSON. Raises BadAnswer for a doubled field."""
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start:
+        return None
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in names and name in seen and repr(seen[name]) != repr(value):
+                raise BadAnswer(f"{name} is given twice")
+            seen[name] = value
+        return seen
+
+    body = _TRAILING.sub(lambda m: "" if m.group() == "," else m.group(), text[start : end + 1])
+    try:
+        # Not strict: models write line breaks inside strings.
+        loaded = json.loads(body, strict=False, object_pairs_hook=once)
+    except BadAnswer:
+        raise
+    except RecursionError as error:
+        raise BadAnswer("the answer is nested too deeply") from error
+    except ValueError:
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+def _after_reasoning(text: str, names: tuple[str, ...]) -> str:
+    """Return what follows the reasoning. Raises BadAnswer when reasoning has no end, or may be the answer itself."""
+    opened = text.lstrip().startswith("<think>")
+    reasoning, closed, rest = text.partition("</think>")
+    if not closed:
+        if opened:
+            raise BadAnswer("the reasoning has no end")
+        return text
+    # Only what the model itself opened is surely reasoning; else the mark may stand in a text of the answer.
+    if not opened and _field(names).search(reasoning):
+        raise BadAnswer("fields stand before the end of the reasoning")
+    return rest
+
+
+def _several(text: str) -> bool:
+    """Return whether a whole JSON object is followed by the beginning of another."""
+    start = text.find("{")
+    if start < 0:
+        raise BadAnswer("there is no JSON object in the answer")
+    try:
+        _, end = json.JSONDecoder(strict=False).raw_decode(text, start)
+    except RecursionError as error:
+        raise BadAnswer("the answer is nested too deeply") from error
+    except ValueError:
+        return False
+    return "{" in text[end:]
+
+
+def _field(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return what matches a field with its value and the comma or brace after it."""
+    return re.compile(rf"""["']?({"|".join(names)})["']?\s*+:\s*+{_VALUE}\s*+[,}}]\s*+""")
+
+
+def _salvaged(text: str, names: tuple[str, ...]) -> dict[str, Any]:
+    body = text[text.find("{") :]
+    end = body.rfind("}") + 1
+    body = body[:end] if end else body
+    pattern = _field(names)
+    matches = list(pattern.finditer(body))
+    values: dict[str, Any] = {}
+    for match in matches:
+        name, value = match.group(1), _scalar(match.group(2))
+        if name in values and repr(values[name]) != repr(value):
+            raise BadAnswer(f"it is not JSON, and {name} is given twice")
+        values[name] = value
+    trusted = {match.group(1) for match in _head(matches, body) + _tail(matches, body)}
+    if not trusted:
+        raise BadAnswer("the answer is not JSON")
+    return {name: value for name, value in values.items() if name in trusted}
+
+
+def _head(matches: list[re.Match[str]], body: str) -> list[re.Match[str]]:
+    """Return the fields in a row right after the opening brace."""
+    row: list[re.Match[str]] = []
+    at = len(body) - len(body[1:].lstrip())
+    for match in matches:
+        if match.start() != at:
+            break
+        row.append(match)
+        at = match.end()
+    return row
+
+
+def _tail(matches: list[re.Match[str]], body: str) -> list[re.Match[str]]:
+    """Return the fields in a row right before the closing brace, where a comma or brace precedes them."""
+    row: list[re.Match[str]] = []
+    at = len(body)
+    for match in reversed(matches):
+        if match.end() != at:
+            break
+        row.append(match)
+        at = match.start()
+    return row if body[:at].rstrip()[-1:] in (",", "{") and body.endswith("}") else []
+
+
+def _scalar(text: str) -> Any:
+    word = text.strip('"').lower()
+    named = {"true": True, "false": False, "null": None, "none": None, "nan": float("nan")}
+    if word in named:
+        return named[word]
+    return word if text.startswith('"') else float(word)

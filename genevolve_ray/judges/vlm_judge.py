@@ -1,0 +1,200 @@
+"""A judge made of chat models: KScore from one that sees, sufficiency from one that reads, both at once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from pydantic import Field
+
+from genevolve_ray.engines.protocol import ChatImage, ChatModel
+from genevolve_ray.judges.asking import ask
+from genevolve_ray.judges.cache import VerdictCache, judgement_key
+from genevolve_ray.judges.endpoint_sufficiency import SufficiencyReading, read_sufficiency, sufficiency_messages
+from genevolve_ray.judges.kscore import KScoreReading, OutOfRange, kscore_messages, read_kscore
+from genevolve_ray.judges.rubrics import KSCORE_SCHEMA, SUFFICIENCY_SCHEMA, digest, load_rubric
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.verdict import ScoreFormula, Verdict
+from genevolve_ray.tools.protocol import InfraFailure
+
+_IN_WORDS = 2
+"""A judge's rationale has this many parts: of the picture, of the program."""
+
+
+class VlmJudgeConfig(Config):
+    """What judges over chat models have in common. All but `cache` enters the identity."""
+
+    formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
+    kscore_rubric: str = "kscore"
+    """One of `judges/prompts`, a file, or `module:attribute`."""
+    sufficiency_rubric: str = "sufficiency"
+    max_tokens: int = Field(default=2048, ge=64)
+    """Tokens of one answer; models that reason aloud need more."""
+    repairs: int = Field(default=2, ge=0)
+    """How often an answer that cannot be read is asked for again, with what was wrong with it."""
+    out_of_range: OutOfRange = "clip"
+    """What becomes of a grade outside [0, 1]: clipped and flagged, or refused and asked for again."""
+    rationale_chars: int = Field(default=1000, ge=0)
+    """Most characters that are kept of each rationale."""
+    text_chars: int = Field(default=24_000, ge=100)
+    """Most characters of the request, and of the prompt, that a model is shown."""
+    image_side: int = Field(default=4096, ge=28, le=4096)
+    """Pictures are scaled down to this many pixels on their longer side."""
+    jpeg_quality: int = Field(default=92, ge=1, le=95)
+    max_image_bytes: int = Field(default=64 << 20, ge=1024)
+    """Encoded pictures that are larger are not opened."""
+    reference_pictures: bool = False
+    """Show the sufficiency model the reference pictures, not only their titles and notes."""
+    cache: str | None = None
+    """Folder of verdicts that are not asked for again; None: no cache."""
+
+
+class VlmJudge:
+    """Keeps to `judges.protocol.Judge`, over any chat models; plug-ins build it with theirs."""
+
+    config: VlmJudgeConfig
+
+    def __init__(self, config: VlmJudgeConfig, kind: str, kscore: ChatModel, sufficiency: ChatModel) -> None:
+        """Bring the parts together and load the rubrics.
+
+        Args:
+            config: of the plug-in.
+            kind: first part of the identity.
+            kscore: the model that sees pictures.
+            sufficiency: the model that reads programs; may be the same.
+
+        Raises:
+            ValueError: naming a rubric that cannot be found.
+        """
+        self.config = config
+        self._kscore, self._sufficiency = kscore, sufficiency
+        self._rubrics = load_rubric(config.kscore_rubric), load_rubric(config.sufficiency_rubric)
+        models = "+".join(dict.fromkeys((kscore.identity, sufficiency.identity)))
+        self.identity = f"{kind}/1:{models}:{config.formula.value}:{digest(self._settings())[:8]}"
+        self._images: ImageStore | None = None
+        self._cache = VerdictCache(config.cache) if config.cache else None
+        self._limits = PictureLimits(
+            long_side=config.image_side,
+            output="JPEG",
+            quality=config.jpeg_quality,
+            max_bytes=config.max_image_bytes,
+        )
+
+    def use_images(self, images: ImageStore) -> None:
+        """Take the store in which the references' pictures lie; see `judges.protocol.LooksAtReferences`."""
+        self._images = images
+
+    async def judge(
+        self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
+        """Return the verdict on a rendered program; see `Judge.judge`.
+
+        Raises:
+            InfraFailure: when a picture cannot be opened, or one of the models gave up or gave no answer of use.
+        """
+        work = partial(self._judge, request, image, truth, program, references)
+        if self._cache is None:
+            return await work()
+        key = judgement_key(request.prompt, image, truth, program, references, self.identity)
+        return await self._cache.verdict(key, work)
+
+    def check_health(self) -> None:
+        """Raise when one of the models can no longer answer."""
+        for model in dict.fromkeys((self._kscore, self._sufficiency)):
+            model.check_health()
+
+    async def aclose(self) -> None:
+        """Release what the models hold."""
+        for model in dict.fromkeys((self._kscore, self._sufficiency)):
+            await model.aclose()
+
+    async def _judge(
+        self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
+        try:
+            async with asyncio.TaskGroup() as both:
+                seen = both.create_task(self._score(request, image, truth))
+                read = both.create_task(self._examine(request, program, references))
+        except ExceptionGroup as group:
+            failures, others = group.split(InfraFailure)
+            if others is not None or failures is None:
+                raise
+            raise failures.exceptions[0] from None
+        (picture, picture_repairs), (text, text_repairs) = seen.result(), read.result()
+        flags = [*picture.flags, *(f"{flag}:sufficiency" for flag in text.flags)]
+        flags += ["repaired"] if picture_repairs else []
+        flags += ["repaired:sufficiency"] if text_repairs else []
+        told = [part for part in (picture.rationale, text.rationale) if part]
+        return Verdict(
+            image=picture.scores,
+            text=text.checks,
+            rationale=" | ".join(told[:_IN_WORDS]),
+            judge=self.identity,
+            formula=self.config.formula,
+            flags=tuple(flags),
+        )
+
+    async def _score(self, request: Request, image: bytes, truth: bytes) -> tuple[KScoreReading, int]:
+        shown = await asyncio.to_thread(self._opened, {"generated": image, "ground-truth": truth}, request.id)
+        messages = kscore_messages(self._rubrics[0], request.prompt, *shown, max_chars=self.config.text_chars)
+        read = partial(read_kscore, out_of_range=self.config.out_of_range, rationale_chars=self.config.rationale_chars)
+        return await ask(self._kscore, messages, read, what="KScore", schema=KSCORE_SCHEMA, **self._bounds())
+
+    async def _examine(
+        self, request: Request, program: Program, references: Sequence[ImageHit]
+    ) -> tuple[SufficiencyReading, int]:
+        pictures: list[ChatImage] = []
+        if self.config.reference_pictures:
+            pictures = await asyncio.to_thread(self._reference_pictures, request.id, references)
+        messages = sufficiency_messages(
+            self._rubrics[1], request.prompt, program, references, pictures, max_chars=self.config.text_chars
+        )
+        read = partial(read_sufficiency, rationale_chars=self.config.rationale_chars)
+        return await ask(
+            self._sufficiency, messages, read, what="sufficiency", schema=SUFFICIENCY_SCHEMA, **self._bounds()
+        )
+
+    def _bounds(self) -> dict[str, int]:
+        return {"max_tokens": self.config.max_tokens, "repairs": self.config.repairs}
+
+    def _reference_pictures(self, request_id: str, references: Sequence[ImageHit]) -> list[ChatImage]:
+        if self._images is None:
+            raise InfraFailure(f"{self.identity} has reference_pictures set and was given no image store")
+        try:
+            found = {f"reference {n}": self._images.get(hit.image) for n, hit in enumerate(references, 1)}
+        except OSError as error:
+            raise InfraFailure(f"{self.identity} cannot find a reference of {request_id}: {error}") from error
+        return self._opened(found, request_id)
+
+    def _opened(self, pictures: dict[str, bytes], request_id: str) -> list[ChatImage]:
+        shown = []
+        for name, data in pictures.items():
+            try:
+                picture = clean_picture(data, self._limits)
+            except ImageRefused as error:
+                message = f"{self.identity} cannot see the {name} picture of {request_id}: {error}"
+                raise InfraFailure(message) from error
+            shown.append(ChatImage(picture.data, picture.media_type))
+        return shown
+
+    def _settings(self) -> str:
+        """Return everything that alters a verdict, as text: no address, no token, no folder."""
+        own: dict[str, Any] = json.loads(self.config.model_dump_json(include=set(VlmJudgeConfig.model_fields)))
+        for name in ("cache", "kscore_rubric", "sufficiency_rubric"):
+            own.pop(name)
+        own["rubrics"] = [hashlib.sha256(text.encode()).hexdigest() for text in self._rubrics]
+        own["models"] = self.decoding()
+        return json.dumps(own, sort_keys=True)
+
+    def decoding(self) -> list[Any]:
+        """Return what beside `VlmJudgeConfig` alters the models' answers, as JSON values."""
+        return [self._kscore.identity, self._sufficiency.identity, {"temperature": 0}]

@@ -1,0 +1,81 @@
+"""Where a service is, how patiently and how often it is called, and what it costs."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.usage import Usage
+
+
+class PriceConfig(Config):
+    """What a service costs, in any one currency. What is not set costs nothing."""
+
+    per_call: float = Field(default=0, ge=0)
+    """For each answer that arrived with status 200."""
+    per_image: float = Field(default=0, ge=0)
+    per_million_prompt_tokens: float = Field(default=0, ge=0)
+    per_million_completion_tokens: float = Field(default=0, ge=0)
+
+    def of(self, usage: Usage) -> float:
+        """Return what an amount of use costs."""
+        tokens = (
+            usage.prompt_tokens * self.per_million_prompt_tokens
+            + usage.completion_tokens * self.per_million_completion_tokens
+        )
+        return (usage.calls - usage.failed_calls) * self.per_call + usage.images * self.per_image + tokens / 1e6
+
+
+class RemoteConfig(Config):
+    """Where a service is, and how patiently and how often it is called."""
+
+    url: str | tuple[str, ...]
+    """Base address, or those of several equal servers that are called in turn."""
+    token_env: str = ""
+    """Environment variable that holds the token; empty: none is sent."""
+    token_header: str = Field(default="Authorization", pattern=r"^[A-Za-z0-9-]+$")
+    """Header that carries the token: as `Bearer TOKEN` in Authorization, as it is in any other."""
+    timeout_s: float = Field(default=60, gt=0)
+    """Seconds one try may take."""
+    connect_timeout_s: float = Field(default=10, gt=0)
+    """Seconds of it until the connection stands: a machine that is gone need not take a generator's patience."""
+    attempts: int = Field(default=4, ge=1)
+    backoff_s: float = Field(default=0.5, ge=0)
+    """First upper limit of the random wait between tries; it doubles up to `max_backoff_s`."""
+    max_backoff_s: float = Field(default=20, ge=0)
+    max_answer_bytes: int = Field(default=32 << 20, ge=1024)
+    concurrency: int = Field(default=64, ge=1)
+    """Calls of one process that are on the way at once; more wait their turn."""
+    rate_per_s: float | None = Field(default=None, gt=0)
+    """Most calls that start in a second, tries included, over all replicas of the service together."""
+    cooldown_s: float = Field(default=10, ge=0)
+    """Seconds that a server which failed is passed over while another one is there."""
+    health_path: str = Field(default="", pattern=r"^[\w./-]*$")
+    """Path under `url` that answers a GET with 200 while the server is well, busy or not; empty: none is asked.
+
+    A server from which nothing was heard for `health_s` is asked there before it gets a call.
+    """
+    health_s: float = Field(default=10, ge=0)
+    price: PriceConfig = PriceConfig()
+
+    @field_validator("url")
+    @classmethod
+    def _addresses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        urls = (value,) if isinstance(value, str) else value
+        if not urls:
+            raise ValueError("url must name at least one server")
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"url must be an http or https address, got {url!r}")
+            if parts.username or parts.password or parts.query:
+                raise ValueError(f"url of {parts.hostname!r} holds credentials or a query: name token_env instead")
+        return value
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Return the base addresses without a slash at the end."""
+        urls = (self.url,) if isinstance(self.url, str) else self.url
+        return tuple(url.rstrip("/") for url in urls)

@@ -1,0 +1,154 @@
+"""What renderers behind HTTP share: references on the way out, foreign pictures on the way in, an identity without hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
+from genevolve_ray.records.usage import Usage
+from genevolve_ray.remote import Answer, Remote, RemoteConfig, Unusable
+from genevolve_ray.tools.protocol import InfraFailure
+
+_SHOWN = 300
+_SMALL_BYTES, _SMALL_PIXELS = 1 << 16, 1 << 16
+"""Up to here an answer or a picture takes about a millisecond, less than handing it to a thread may take."""
+
+
+class HttpRendererConfig(RemoteConfig):
+    """What renderers behind HTTP have in common."""
+
+    timeout_s: float = Field(default=600, gt=0)
+    """Seconds one try may take; generators are slow. `cluster.renderer.timeout` should leave room for all tries."""
+    model: str = Field(min_length=1)
+    reference_side: int = Field(default=2048, ge=64)
+    """References are scaled down to this many pixels on their longer side before they are sent."""
+    picture: PictureLimits = PictureLimits(min_side=16)
+    """What is taken as an answer; it is always encoded anew, as PNG."""
+
+    @field_validator("picture")
+    @classmethod
+    def _png(cls, value: PictureLimits) -> PictureLimits:
+        if value.output != "PNG":
+            raise ValueError(f"picture.output must be PNG, which is what renderers return, got {value.output!r}")
+        return value
+
+
+class HttpRenderer(Remote, ABC):
+    """A generator behind HTTP.
+
+    `identity` names the class, the model and, as a digest, the settings that alter pictures: equal on equal servers.
+    """
+
+    kind: ClassVar[str]
+    unseen: ClassVar[frozenset[str]] = frozenset()
+    """Settings of its own that no picture shows."""
+    config: HttpRendererConfig
+
+    def __init__(self, config: HttpRendererConfig) -> None:
+        """Keep the config; nothing is called yet."""
+        super().__init__(config, "renderer")
+        own = config.model_dump_json(exclude={*RemoteConfig.model_fields, *self.unseen})
+        self.identity = f"{self.kind}/1:{config.model}:{hashlib.sha256(own.encode()).hexdigest()[:8]}"
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether reference pictures reach the generator."""
+        return True
+
+    @abstractmethod
+    async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
+        """Return a PNG that this process encoded itself.
+
+        Raises:
+            Refusal: for a request, or its content, that the service will not take however often it is asked.
+            InfraFailure: when every try failed, or a reference is no picture.
+        """
+
+    @abstractmethod
+    def find(self, answer: dict[str, Any]) -> str:
+        """Return the base64 text of the picture in an answer. Raises Unusable or Refusal."""
+
+    def tokens(self, answer: dict[str, Any]) -> Usage | None:
+        """Return the tokens that an answer reports, None where it reports none."""
+        return None
+
+    async def read(self, answer: Answer) -> bytes:
+        """Return the picture of an answer, encoded anew; what is large is worked on beside the event loop."""
+        small = len(answer.data) <= _SMALL_BYTES
+        content = answer.object() if small else await asyncio.to_thread(answer.object)
+        self.spend_tokens(content)
+        text, limit = self.find(content), self.config.picture.max_bytes
+        return await self.taken(decoded(text, limit) if small else await asyncio.to_thread(decoded, text, limit))
+
+    async def taken(self, data: bytes) -> bytes:
+        """Return a picture encoded anew, and count it. Raises Unusable."""
+        try:
+            picture = await cleaned(data, self.config.picture)
+        except ImageRefused as error:
+            raise Unusable(f"picture refused: {error}") from error
+        self.spend(Usage(images=1))
+        return picture
+
+    def spend_tokens(self, content: dict[str, Any]) -> None:
+        """Put the tokens of an answer on the meter, of use or not."""
+        if (tokens := self.tokens(content)) is not None:
+            self.spend(tokens)
+
+    async def prepared(self, references: Sequence[bytes], output: Literal["PNG", "JPEG"]) -> list[bytes]:
+        """Return the references as they are sent. Raises InfraFailure naming the one that is no picture."""
+        limits, done = PictureLimits(output=output, long_side=self.config.reference_side), []
+        for ordinal, data in enumerate(references, 1):
+            try:
+                done.append(await cleaned(data, limits))
+            except ImageRefused as error:
+                raise InfraFailure(f"reference {ordinal} of {len(references)} cannot be sent: {error}") from error
+        return done
+
+
+async def cleaned(data: bytes, limits: PictureLimits) -> bytes:
+    """Return what `clean_picture` makes of foreign bytes; a large picture does not hold up the event loop."""
+    # A small file may be a large picture: the smaller limit is checked on its header.
+    if len(data) <= _SMALL_BYTES:
+        small = limits.model_copy(update={"max_pixels": min(limits.max_pixels, _SMALL_PIXELS)})
+        try:
+            return clean_picture(data, small).data
+        except ImageRefused:
+            pass  # for its size, or for good: the thread will tell
+    return (await asyncio.to_thread(clean_picture, data, limits)).data
+
+
+def encoded(data: bytes) -> str:
+    """Return bytes as base64."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def decoded(text: str, max_bytes: int) -> bytes:
+    """Return the bytes of base64 with or without the head of a data URL. Raises Unusable for anything else."""
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise Unusable("picture is a data URL without base64")
+    if len(text) > (max_bytes + 2) // 3 * 4:
+        raise Unusable(f"picture is longer than {max_bytes} bytes")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Unusable(f"picture is not base64: {error}") from error
+
+
+def shown(text: Any) -> str:
+    """Return a service's own words as one short line."""
+    return " ".join(str(text)[:_SHOWN].split())
+
+
+def count(value: Any) -> int:
+    """Return a number of tokens as a service reports it, 0 for anything else."""
+    return value if isinstance(value, int) and value >= 0 else 0

@@ -1,0 +1,70 @@
+"""Texts that models read: replaceable prompts and rubrics, and foreign text made harmless."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import unicodedata
+from pathlib import Path
+
+_OPENING = re.compile(r"[<＜﹤]")
+"""The bracket, and what Unicode's compatibility folding makes one of."""
+_TAG = re.compile(
+    r"\s*/?\s*(?:(?:think|tool_call|tool_response|tools?|answer|image|img|video|audio|s|bos|eos|pad|unk|mask|sep|cls"
+    r"|start_of_turn|end_of_turn|begin_of_text|end_of_text)\s*/?\s*>"
+    r"|(?:think|tool_call|tool_response|answer)\b"  # The protocol's own, also with attributes or never closed.
+    r"|[|｜])",
+    re.IGNORECASE,
+)
+_TAG_CHARS = 64
+"""Longest tag that is looked for."""
+HIDDEN = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f\x80-\x84\x86-\x9f"  # control characters that are no white space
+    "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible; direction of writing
+    "\U000e0000-\U000e0fff"  # tag characters and further variation selectors: text within text
+    "]|(?<=[\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f])"  # joiners, which only other scripts need
+)
+"""Characters that nobody sees."""
+
+
+def neutralise(text: str) -> str:
+    """Return foreign text in which no protocol tag or control token can be read: its "<" becomes "‹".
+
+    Tags count in any case, with spaces or hidden characters inside, and in letters that Unicode folds to plain ones. Half
+    surrogate pairs, which no tokenizer can encode, become "?".
+    """
+    return _OPENING.sub(lambda found: _bracket(text, found), text).encode(errors="replace").decode()
+
+
+def _bracket(text: str, found: re.Match[str]) -> str:
+    follows = HIDDEN.sub("", text[found.end() : found.end() + _TAG_CHARS]).replace("\u200c", "").replace("\u200d", "")
+    return "‹" if _TAG.match(unicodedata.normalize("NFKC", follows)) else found.group()
+
+
+def load_text(source: str, folder: Path, what: str) -> str:
+    """Return the text that `source` names; it always ends in a line break.
+
+    Args:
+        source: `name` for `folder/name.md`, a path, or `module:attribute`.
+        folder: where the project's own texts of this kind lie.
+        what: what the text is, for messages.
+
+    Raises:
+        ValueError: naming the source, when it is neither a text of the project, a file, nor `module:attribute`.
+    """
+    own, file = folder / f"{source}.md", Path(source)
+    module, colon, attribute = source.partition(":")
+    if "/" not in source and own.is_file():
+        text = own.read_text(encoding="utf-8")
+    elif file.is_file():
+        text = file.read_text(encoding="utf-8")
+    elif colon and module.replace(".", "_").isidentifier():
+        try:
+            text = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{what} {source!r}: {error}") from error
+    else:
+        raise ValueError(f"{what} {source!r} is neither a known text, a file, nor module:attribute")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{what} {source!r} is not a text")
+    return text if text.endswith("\n") else text + "\n"

@@ -1,0 +1,132 @@
+"""A judge model in this process: the tiny Qwen3-VL with random weights, and with weights that learnt an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_vlm import ANSWER, build_vlm, teach
+from vlm_judge_helpers import HIT, IMAGE, PROGRAM, REQUEST, TRUTH, judged, png
+
+from genevolve_ray.engines.chat_transformers import TransformersChat
+from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.judges.local_judge import LocalVlmJudge, LocalVlmJudgeConfig
+from genevolve_ray.judges.vlm_judge import VlmJudgeConfig
+from genevolve_ray.metering import metered
+from genevolve_ray.records.usage import Usage
+from genevolve_ray.tools.protocol import InfraFailure
+
+RUBRIC = "Grade it."
+
+
+@pytest.fixture(scope="module")
+def random_vlm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return build_vlm(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="module")
+def taught_vlm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return teach(build_vlm(tmp_path_factory.mktemp("taught")))
+
+
+def local(folder: str, **settings: Any) -> LocalVlmJudge:
+    rubrics = {"kscore_rubric": f"{__name__}:RUBRIC", "sufficiency_rubric": f"{__name__}:RUBRIC", "max_tokens": 64}
+    config = {"backend": "transformers", "model": {"model": folder, "threads": 1}, **rubrics, **settings}
+    judge = PluginSpec(type="genevolve_ray.judges.local_judge:LocalVlmJudge", config=config).build()
+    assert isinstance(judge, LocalVlmJudge)
+    return judge
+
+
+async def test_random_weights_give_an_infra_failure_and_no_score(random_vlm: str) -> None:
+    with metered() as meter, pytest.raises(InfraFailure, match=r"gave no usable \w+ in 2 answers"):
+        await judged(local(random_vlm, repairs=1))
+    assert meter.by_service["judge"].calls >= 2
+
+
+async def test_weights_that_answer_give_a_verdict(taught_vlm: str, tmp_path: Path) -> None:
+    judge = local(taught_vlm, cache=str(tmp_path))
+    with metered() as meter:
+        verdict = await judged(judge)
+        assert await judged(judge) == verdict
+    assert {k: ANSWER[k] for k in verdict.image.model_dump()} == verdict.image.model_dump()
+    assert verdict.text.score == 0.75
+    assert (verdict.rationale, verdict.flags) == ("fine | fine", ())
+    assert verdict.judge == judge.identity
+    used = meter.by_service["judge"]
+    assert (used.calls, used.failed_calls, used.cached) == (2, 0, 1)
+    assert used.completion_tokens == 2 * (len(ANSWER) + 4)
+
+
+async def test_a_judge_without_its_cache_shares_the_loaded_model(taught_vlm: str, tmp_path: Path) -> None:
+    judge = local(taught_vlm, cache=str(tmp_path))
+    bare = judge.without_cache()
+    assert bare.identity == judge.identity
+    await judged(judge)
+    with metered() as meter:
+        await judged(bare)
+    assert (meter.total.calls, meter.total.cached) == (2, 0)
+
+
+async def test_the_model_looks_at_the_pictures(random_vlm: str) -> None:
+    chat = TransformersChat(TransformersChat.Config(model=random_vlm, threads=1), "judge")
+
+    async def seen(*pictures: bytes) -> tuple[str, Usage]:
+        parts = ("look", *(ChatImage(data, "image/png") for data in pictures))
+        with metered() as meter:
+            answer = await chat.chat([ChatMessage("user", parts)], max_tokens=8)
+        return answer, meter.total
+
+    (red, _), (blue, one), (_, two), (_, none) = [
+        await seen(*pictures) for pictures in ((IMAGE,), (png("blue", (40, 30)),), (IMAGE, TRUTH), ())
+    ]
+    assert red != blue
+    assert none.prompt_tokens < one.prompt_tokens < two.prompt_tokens
+    await chat.aclose()
+    await chat.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        chat.check_health()
+
+
+async def test_a_conversation_that_does_not_fit_is_an_infra_failure(tmp_path: Path) -> None:
+    judge = local(build_vlm(tmp_path, context=40))
+    with pytest.raises(InfraFailure, match="tokens and the context holds 40"):
+        await judge.judge(REQUEST, IMAGE, TRUTH, PROGRAM, [HIT])
+
+
+def test_an_identity_names_the_model_and_not_its_place(random_vlm: str, taught_vlm: str) -> None:
+    one = local(random_vlm)
+    assert one.identity.startswith(f"local-judge/1:{Path(random_vlm).name}:float32:release-summary:")
+    assert str(Path(random_vlm).parent) not in one.identity
+    assert len({one.identity, local(taught_vlm).identity, local(random_vlm, max_tokens=65).identity}) == 3
+
+
+def test_vllm_refuses_a_model_that_sees_on_a_cpu(random_vlm: str) -> None:
+    with pytest.raises(ValueError, match="torchvision.*backend: transformers"):
+        local(random_vlm, backend="vllm", model={"model": random_vlm, "device": "cpu"})
+
+
+def test_what_is_wrong_in_the_settings_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        local("nowhere")
+    with pytest.raises(ValueError, match="backend 'no_such_module:Chat' cannot be loaded"):
+        local("x", backend="no_such_module:Chat")
+    with pytest.raises(ValueError, match="tempo"):
+        local("x", model={"model": "x", "tempo": 1})
+
+
+class Blind:
+    """A chat model of texts alone."""
+
+    identity, sees = "blind", False
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    Config = VlmJudgeConfig
+
+
+def test_a_model_that_does_not_see_is_refused() -> None:
+    with pytest.raises(ValueError, match="blind is a model of texts alone"):
+        LocalVlmJudge(LocalVlmJudgeConfig(backend=f"{__name__}:Blind", model={}))
