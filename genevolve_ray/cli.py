@@ -91,9 +91,15 @@ def sft(
     sft_run(source, out, steps=steps, seed=seed, threads=threads)
 
 
-@app.command()
-def bench(
-    suite: Annotated[str, typer.Argument(help="The suite: atlas.")],
+bench = typer.Typer(
+    help="Put a policy through a benchmark and score it: `genevolve bench genevolve --data DIR --output DIR`.",
+    no_args_is_help=True,
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("atlas")
+def bench_atlas(
     policy: Annotated[Path, typer.Option("--policy", help="A run folder (its best checkpoint) or a model folder.")],
     out: Annotated[Path, typer.Option("--json", help="Where the result is written.")],
     world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
@@ -104,7 +110,7 @@ def bench(
     """Score a policy on held-out requests, sampled and greedy. Names come from the test partition whatever the seed."""
     from genevolve_ray.session import bench_run
 
-    bench_run(suite, policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
+    bench_run("atlas", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
 
 
 @app.command()
@@ -216,6 +222,15 @@ def experience_search(
 
 
 app.add_typer(plugins, name="plugins")
+
+
+def _register() -> None:
+    from genevolve_ray.commands.cli import register
+
+    register(app, bench)
+
+
+_register()
 
 
 @app.command()

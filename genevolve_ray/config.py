@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from genevolve_ray.cluster.settings import ClusterConfig
 from genevolve_ray.evolution.metrics import MetricsConfig
-from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.evolution.settings import EvolutionConfig, InferenceConfig
 
 
 class ConfigError(ValueError):
@@ -24,6 +24,7 @@ class RunConfig(EvolutionConfig):
 
     cluster: ClusterConfig = ClusterConfig()
     logging: MetricsConfig = MetricsConfig()
+    inference: InferenceConfig = InferenceConfig()
 
 
 def presets() -> list[str]:

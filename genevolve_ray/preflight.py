@@ -39,10 +39,11 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
     roles = ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
     for role in roles:
-        _check_plugin(role, getattr(config, role), local)
+        check_plugin(role, getattr(config, role), local)
 
 
-def _check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
+def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
+    """Check that a plug-in loads with its settings, where this process can. Raises UserFault naming the value at fault."""
     if spec.isolated:
         if local:
             keys = ", ".join(spec.runtime_env)

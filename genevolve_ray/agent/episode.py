@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from genevolve_ray.agent import wire
-from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.parser import Answer, ToolCall, TurnError, parse_program, parse_turn
 from genevolve_ray.agent.profile import ProtocolProfile, observation_text, prompt_messages
-from genevolve_ray.engines.protocol import Engine, FinishReason, Generation, PromptTooLong, SamplingParams
+from genevolve_ray.agent.speaker import Speaker
+from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.records.experience import Experience
-from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.observation import ImageSearchObservation
 from genevolve_ray.records.program import ProgramError, ProgramFault
 from genevolve_ray.records.request import Request
@@ -32,11 +31,9 @@ async def run_episode(
     request: Request,
     *,
     key: SampleKey,
-    engine: Engine,
+    speaker: Speaker,
     tools: Mapping[str, Tool],
     profile: ProtocolProfile,
-    chat: ChatFormat,
-    sampling: SamplingParams,
     seed: int,
     experience: Experience | None = None,
     split: str = "train",
@@ -45,23 +42,21 @@ async def run_episode(
     """Let the policy answer one request and return the trajectory, whatever became of it.
 
     A valid program ends as PENDING (not judged yet). No program, or an invalid one, is a POLICY_FAILURE with its
-    reason: an answer is final, valid or not. A tool whose source gave up, or a request whose prompt does not fit, is an
-    INFRA_FAILURE: it says nothing about the policy.
+    reason: an answer is final, valid or not. A tool whose source gave up, a chat endpoint that did, or a request whose
+    prompt does not fit, is an INFRA_FAILURE: it says nothing about the policy.
 
     Args:
         request: what to draw; only its prompt is shown to the policy.
         key: which attempt this is.
-        engine: samples the policy's turns.
+        speaker: the policy in this conversation; it serves one episode.
         tools: the tools by name.
         profile: limits and wording.
-        chat: the tokenizer's chat template.
-        sampling: temperature and top-p; its token limit, seed and stop tokens are set per turn.
         seed: the trajectory's seed; turn t samples with `derive_seed(seed, "turn", t)`.
         experience: guidance for the system prompt (evaluation and data only: in training the student never sees any).
         split: which requests these are, for provenance.
         date: required by profiles that append the date.
     """
-    episode = _Episode(request, key, engine, tools, profile, chat, sampling, seed, split)
+    episode = _Episode(request, key, speaker, tools, profile, seed, split)
     return await episode.run(prompt_messages(request.prompt, profile, tools, experience, date))
 
 
@@ -72,38 +67,32 @@ class _Episode:
         self,
         request: Request,
         key: SampleKey,
-        engine: Engine,
+        speaker: Speaker,
         tools: Mapping[str, Tool],
         profile: ProtocolProfile,
-        chat: ChatFormat,
-        sampling: SamplingParams,
         seed: int,
         split: str,
     ) -> None:
-        self.engine, self.tools, self.profile, self.chat = engine, tools, profile, chat
-        self.sampling, self.seed = sampling, seed
+        self.speaker, self.tools, self.profile, self.seed = speaker, tools, profile, seed
         self.context = EpisodeContext(request=request, seed=seed)
-        self.ledger = TokenLedger()
         self.images = wire.ImageIds()
-        self.prompt_tokens = self.turn = self.calls = self.image_searches = 0
+        self.turn = self.calls = self.image_searches = 0
         self.trajectory = Trajectory(
             key=key,
             prompt=request.prompt,
-            ledger=self.ledger,
-            provenance=Provenance(profile=profile.name, engine=engine.name, seed=seed, split=split),
+            ledger=speaker.ledger,
+            provenance=Provenance(profile=profile.name, engine=speaker.name, seed=seed, split=split),
             images=self.images.images,
             timings={"policy": 0.0, "tools": 0.0},
         )
 
     async def run(self, messages: list[dict[str, str]]) -> Trajectory:
         """Play turns until something ends the episode."""
-        limit = self.profile.max_prompt_tokens
-        prompt = self.chat.prompt_ids(messages)
-        self.prompt_tokens = len(prompt)
-        if self.prompt_tokens > limit:
-            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, f"prompt has {len(prompt)} tokens, limit {limit}")
+        try:
+            self.speaker.begin(messages, self.profile.max_prompt_tokens)
+        except PromptTooLong as error:
+            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, str(error))
             return self.trajectory
-        self.ledger.append_context(prompt, SpanKind.PROMPT)
         for turn in range(self.profile.max_turns):
             self.turn = turn
             body = await self._play_turn()
@@ -113,7 +102,7 @@ class _Episode:
 
     @property
     def _remaining(self) -> int:
-        return self.profile.max_response_tokens - (len(self.ledger) - self.prompt_tokens)
+        return self.profile.max_response_tokens - self.speaker.used
 
     @property
     def _last_turn(self) -> bool:
@@ -123,16 +112,22 @@ class _Episode:
         """Sample and carry out one turn. Returns the observation's body, None when the episode is over."""
         started = perf_counter()
         try:
-            generation = await self._sample()
+            spoken = await self.speaker.speak(
+                max_tokens=min(self.profile.max_turn_tokens, self._remaining),
+                seed=derive_seed(self.seed, "turn", self.turn),
+                request_id=f"{self.trajectory.key}/{self.turn}",
+            )
         except PromptTooLong as error:
             self._context_full(str(error))
             return None
+        except InfraFailure as error:
+            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, f"policy: {error}")
+            return None
         seconds = perf_counter() - started
         self.trajectory.timings["policy"] += seconds
-        self._record(generation)
-        text = self.chat.turn_text(generation.tokens)
-        if generation.finish is FinishReason.LENGTH:
-            body = self.profile.messages.too_long.format(limit=len(generation.tokens))
+        text = spoken.text
+        if spoken.cut:
+            body = self.profile.messages.too_long.format(limit=spoken.tokens)
             return self._note(TurnKind.TOO_LONG, text, seconds, body, error="turn cut off by the token limit")
         parsed = parse_turn(text)
         if isinstance(parsed, ToolCall):
@@ -142,24 +137,6 @@ class _Episode:
             return None
         body = self.profile.messages.format_error.format(detail=self._line(str(parsed)))
         return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, error=str(parsed))
-
-    async def _sample(self) -> Generation:
-        stops = dict.fromkeys((*self.sampling.stop_token_ids, self.chat.end_of_turn_id))
-        sampling = self.sampling.model_copy(
-            update={
-                "max_tokens": min(self.profile.max_turn_tokens, self._remaining),
-                "seed": derive_seed(self.seed, "turn", self.turn),
-                "stop_token_ids": tuple(stops),
-            }
-        )
-        return await self.engine.generate(self.ledger.tokens, sampling, f"{self.trajectory.key}/{self.turn}")
-
-    def _record(self, generation: Generation) -> None:
-        start = 0
-        for kind, tokens in self.chat.split_turn(generation.tokens):
-            part = slice(start, start + len(tokens))
-            self.ledger.append_policy(tokens, generation.logprobs[part], generation.versions[part], kind)
-            start += len(tokens)
 
     async def _call(self, call: ToolCall, text: str, seconds: float) -> str | None:
         """Carry out a tool call, or say why not."""
@@ -219,13 +196,11 @@ class _Episode:
         if self.turn + 2 >= profile.max_turns or self.calls >= profile.max_tool_calls:
             body = f"{body}\n{profile.messages.final_step}"
         text = wire.wrap(body)
-        tokens = self.chat.observation_ids(text, ended=self.chat.ended(self.ledger.tokens))
-        if len(tokens) >= self._remaining:
+        if not self.speaker.hear(text, self._remaining):
             used = profile.max_response_tokens - self._remaining
             reason = f"{used} of {profile.max_response_tokens} response tokens used without an answer"
             self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER, reason)
             return False
-        self.ledger.append_context(tokens, SpanKind.OBSERVATION)
         self.trajectory.turns[-1] = last.model_copy(update={"observation": text})
         return True
 

@@ -17,6 +17,7 @@ from ray.serve.exceptions import (
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.replies import taken
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.program import Program
@@ -90,7 +91,7 @@ class Caller:
         reply = remote(*arguments)
         try:
             async with asyncio.timeout(self.timeout):
-                return await arrive(reply)
+                return taken(await arrive(reply))
         except (TimeoutError, asyncio.CancelledError):
             # Otherwise the replica works on for nobody, and keeps a place and its backend busy.
             if cancel := getattr(reply, "cancel", None):
@@ -118,6 +119,7 @@ class ServeRenderer:
     def __init__(self, identity: str, caller: Caller) -> None:
         """Stand for the renderer of that identity."""
         self.identity, self._caller = identity, caller
+        self.takes_references = True
 
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
         """Render a program. Raises InfraFailure after bounded retries."""
@@ -138,6 +140,18 @@ class ServeJudge:
         """Judge a rendered program. Raises InfraFailure after bounded retries."""
         verdict: Verdict = await self._caller("judge", request, image, program, tuple(references))
         return verdict
+
+
+class ServeGrader:
+    """A judge service of another benchmark's own scale."""
+
+    def __init__(self, identity: str, caller: Caller) -> None:
+        """Stand for the judge of that identity."""
+        self.identity, self._caller = identity, caller
+
+    async def grade(self, prompt: Any, image: ImageRef) -> Any:
+        """Grade a picture. Raises InfraFailure after bounded retries."""
+        return await self._caller("grade", prompt, image)
 
 
 async def connect(

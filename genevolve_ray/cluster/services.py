@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.errors import told
+from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.evolution.plugins import PluginSpec, build_here
-from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageRef
-from genevolve_ray.records.observation import ImageHit, Observation
+from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import Verdict
 from genevolve_ray.remote import share_limits
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
@@ -68,9 +67,9 @@ class ToolReplica(_Replica):
         tools = self._tools.values()
         return [ToolCard(name=t.name, description=t.description, parameters=t.parameters) for t in tools]
 
-    async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Call one tool. Raises what the tool raises."""
-        return await told(self._tools[name].call(arguments, episode))
+    async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Reply:
+        """Call one tool; the reply holds an observation, or what the tool raised."""
+        return await replied(self._tools[name].call(arguments, episode))
 
 
 class RenderReplica(_Replica):
@@ -86,9 +85,13 @@ class RenderReplica(_Replica):
         """Return the renderer's identity."""
         return self._service.identity
 
-    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
-        """Render a program. Raises InfraFailure."""
-        return await told(self._service.render(prompt, references, seed))
+    async def takes_references(self) -> bool:
+        """Return whether reference pictures reach the generator."""
+        return self._service.takes_references
+
+    async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> Reply:
+        """Render a program; the reply holds an image reference, or an InfraFailure."""
+        return await replied(self._service.render(prompt, references, seed))
 
 
 class JudgeReplica(_Replica):
@@ -104,11 +107,26 @@ class JudgeReplica(_Replica):
         """Return the judge's identity."""
         return self._service.identity
 
-    async def judge(
-        self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
-    ) -> Verdict:
-        """Judge a rendered program. Raises InfraFailure."""
-        return await told(self._service.judge(request, image, program, references))
+    async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Reply:
+        """Judge a rendered program; the reply holds a verdict, or an InfraFailure."""
+        return await replied(self._service.judge(request, image, program, references))
+
+
+class GradeReplica(_Replica):
+    """Serves a judge plug-in of another benchmark's own scale."""
+
+    def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
+        """Build the plug-in over the run's image store."""
+        super().__init__(build_here(spec), replicas)
+        self._service = GradeService(self.plugin, FilesystemImages(images_uri))
+
+    async def describe(self) -> str:
+        """Return the judge's identity."""
+        return self._service.identity
+
+    async def grade(self, prompt: Any, image: ImageRef) -> Reply:
+        """Grade a picture; the reply holds the grades, or an InfraFailure."""
+        return await replied(self._service.grade(prompt, image))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,26 @@ class PromptTooLong(ValueError):
     """The prompt leaves no room in the model's context; carries the numbers in its message."""
 
 
+class ChatReply(Record):
+    """One turn of a chat endpoint: the text, and its tokens where the endpoint counts them."""
+
+    text: str
+    finish: FinishReason
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class ChatPolicy(Protocol):
+    """A policy of which only text is to be had: messages in, text out, no tokens and no log-probs."""
+
+    name: str
+    """What runs, without the place where it runs."""
+
+    async def reply(self, messages: Sequence[dict[str, str]], sampling: SamplingParams) -> ChatReply:
+        """Return the assistant's next turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
+        ...
+
+
 class Engine(Protocol):
     """What samples tokens. Many `generate` calls may be in flight at once."""
 

@@ -184,9 +184,17 @@ def trained_trajectories(groups: Sequence[Group]) -> list[Trajectory]:
     """Return the trajectories that a step trains on, in its order.
 
     A group with fewer than two scores has nothing to compare and is left out; infrastructure failures never enter.
+
+    Raises:
+        ValueError: for a trajectory of which only text is known: there is nothing to learn from.
     """
     kept = ([t for t in g.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)] for g in groups)
-    return [t for scored in kept if len(scored) > 1 for t in scored]
+    trained = [t for scored in kept if len(scored) > 1 for t in scored]
+    if text := next((t for t in trained if not t.has_tokens), None):
+        raise ValueError(
+            f"trajectory {text.key} of {text.provenance.engine} has no tokens and no log-probs to train on"
+        )
+    return trained
 
 
 def training_sequences(

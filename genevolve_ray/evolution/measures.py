@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.records.usage import POLICY_SERVICE, Usage
 from genevolve_ray.records.verdict import WEIGHTS
 
 
@@ -56,7 +57,31 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "tokens_total": float(sum(len(t.ledger) for t in every)),
         "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
     }
-    return metrics
+    return metrics | usage_metrics(every)
+
+
+def usage_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return what the services were used for: sums over trajectories, failed attempts included.
+
+    The policy's own engine counts with its tokens alone. `service_cached_fraction` is the share of answers that a cache
+    gave, the hit rate of a query cache; it is missing where no service was asked.
+    """
+    used: dict[str, Usage] = {}
+    for trajectory in trajectories:
+        for service, usage in trajectory.usage.items():
+            used[service] = used.get(service, Usage()) + usage
+    total = sum(used.values(), Usage())
+    outside = sum((usage for service, usage in used.items() if service != POLICY_SERVICE), Usage())
+    answers = outside.calls - outside.failed_calls + outside.cached
+    return {
+        "service_calls": float(outside.calls),
+        "service_failed_calls": float(outside.failed_calls),
+        "service_cached": float(outside.cached),
+        "prompt_tokens": float(total.prompt_tokens),
+        "completion_tokens": float(total.completion_tokens),
+        "money": total.money,
+        "seconds_services": outside.seconds,
+    } | ({"service_cached_fraction": outside.cached / answers} if answers else {})
 
 
 def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:

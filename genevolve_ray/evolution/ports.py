@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import Field, model_validator
 
@@ -120,6 +120,16 @@ class JudgePort(Protocol):
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> Verdict:
         """Judge a rendered program. Raises InfraFailure after bounded retries."""
+        ...
+
+
+class GradePort(Protocol):
+    """A judge of another benchmark's own scale, that reads pixels by reference."""
+
+    identity: str
+
+    async def grade(self, prompt: Any, image: ImageRef) -> Any:
+        """Grade a picture of a prompt. Raises InfraFailure after bounded retries."""
         ...
 
 

@@ -8,8 +8,10 @@ from time import perf_counter
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.speaker import TokenSpeaker
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
+from genevolve_ray.metering import metered
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.verdict import RewardConfig, combine_reward
@@ -46,15 +48,19 @@ class Rollouts:
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
+        with metered() as meter:
+            trajectory = await self._play(task)
+        trajectory.usage = dict(meter.by_service)
+        return trajectory
+
+    async def _play(self, task: RolloutTask) -> Trajectory:
         renderer = self._renderers[task.renderer]
         trajectory = await run_episode(
             task.request,
             key=task.key,
-            engine=self._engine,
+            speaker=TokenSpeaker(self._engine, self._chat, task.sampling),
             tools=self._tools,
             profile=self._profile,
-            chat=self._chat,
-            sampling=task.sampling,
             seed=task.seed,
             experience=task.experience,
             split=task.split,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -23,6 +24,7 @@ class RenderService:
     def __init__(self, renderer: Renderer, images: ImageStore) -> None:
         """Serve `renderer` over `images`."""
         self.identity = renderer.identity
+        self.takes_references: bool = getattr(renderer, "takes_references", True)
         self._renderer, self._images = renderer, images
 
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
@@ -31,6 +33,19 @@ class RenderService:
         with Image.open(io.BytesIO(data)) as picture:
             width, height = picture.size
         return self._images.put(data, width=width, height=height)
+
+
+class GradeService:
+    """A judge of another benchmark's own scale, that takes image references."""
+
+    def __init__(self, judge: Any, images: ImageStore) -> None:
+        """Serve `judge` over `images`."""
+        self.identity: str = judge.identity
+        self._judge, self._images = judge, images
+
+    async def grade(self, prompt: Any, image: ImageRef) -> Any:
+        """Grade a picture. Raises InfraFailure when it cannot be graded."""
+        return await self._judge.grade(prompt, self._images.get(image))
 
 
 class JudgeService:

@@ -72,6 +72,20 @@ class SamplingConfig(Config):
     top_p: float = Field(default=0.95, gt=0, le=1)
 
 
+class InferenceConfig(Config):
+    """How rows are worked on outside training: `genevolve rollout`, `render`, `judge` and `bench`."""
+
+    temperature: float = Field(default=0.7, ge=0)
+    """Of the policy's sampling; 0 is greedy."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    in_flight: int = Field(default=32, ge=1)
+    """Rows that are worked on at once."""
+    tries: int = Field(default=3, ge=1)
+    """How often an episode is played, a picture rendered or judged, before the row is failed; calls have tries of their own."""
+    row_cost: float = Field(default=0.0, ge=0)
+    """Money to set aside for a row under --max-cost before any row has cost more; 0: rows go one at a time until one has."""
+
+
 class PolicyConfig(Config):
     """The policy to evolve."""
 

@@ -25,9 +25,11 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn
+from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import Reward, Verdict
 
-TRAJECTORIES_VERSION = "trajectories/2"
+TRAJECTORIES_VERSION = "trajectories/3"
+_TRAJECTORIES_BEFORE_USAGE = "trajectories/2"
 _TRAJECTORIES_BEFORE_FLAGS = "trajectories/1"
 REQUESTS_VERSION = "requests/1"
 EXPERIENCES_VERSION = "experiences/1"
@@ -79,6 +81,17 @@ _VERDICT_BEFORE_FLAGS = _struct(
 )
 VERDICT = pa.struct([*_VERDICT_BEFORE_FLAGS, _required("flags", pa.list_(pa.string()))])
 REWARD = _struct(total=pa.float64(), image=pa.float64(), text=pa.float64(), cost=pa.float64())
+USAGE = _struct(
+    service=pa.string(),
+    calls=pa.int64(),
+    failed_calls=pa.int64(),
+    cached=pa.int64(),
+    prompt_tokens=pa.int64(),
+    completion_tokens=pa.int64(),
+    images=pa.int64(),
+    seconds=pa.float64(),
+    money=pa.float64(),
+)
 PROVENANCE = _struct(
     profile=pa.string(),
     engine=pa.string(),
@@ -114,15 +127,20 @@ TRAJECTORY_SCHEMA = _schema(
         pa.field("verdict", VERDICT),
         pa.field("reward", REWARD),
         _required("timings", pa.map_(pa.string(), pa.float64())),
+        _required("usage", pa.list_(USAGE)),
     ],
 )
 """One row per trajectory: the ledger as four list columns of length T with its spans, the episode, and its verdict."""
 
+_SCHEMA_BEFORE_USAGE = _schema(_TRAJECTORIES_BEFORE_USAGE, [f for f in TRAJECTORY_SCHEMA if f.name != "usage"])
 _SCHEMA_BEFORE_FLAGS = _schema(
     _TRAJECTORIES_BEFORE_FLAGS,
-    [pa.field("verdict", _VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f for f in TRAJECTORY_SCHEMA],
+    [pa.field("verdict", _VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_USAGE],
 )
-"""What `trajectories/1` was: verdicts without flags. It is read, and no longer written."""
+_TRAJECTORY_SCHEMAS = {
+    s.metadata[_VERSION_KEY]: s for s in (TRAJECTORY_SCHEMA, _SCHEMA_BEFORE_USAGE, _SCHEMA_BEFORE_FLAGS)
+}
+"""What is read: `trajectories/2` had no usage, `trajectories/1` no flags of verdicts either. They are no longer written."""
 
 REQUEST_SCHEMA = _schema(
     REQUESTS_VERSION,
@@ -172,13 +190,13 @@ def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
 
 
 def table_to_trajectories(table: pa.Table) -> list[Trajectory]:
-    """Return the trajectories of a table that `trajectories_to_table` made, of this version or the one before.
+    """Return the trajectories of a table that `trajectories_to_table` made, of this version or one before.
 
     Raises:
         ValueError: when the table has another schema, or a row breaks a record's rules.
     """
-    old = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode() == _TRAJECTORIES_BEFORE_FLAGS
-    check_schema(table, _SCHEMA_BEFORE_FLAGS if old else TRAJECTORY_SCHEMA)
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"")
+    check_schema(table, _TRAJECTORY_SCHEMAS.get(version, TRAJECTORY_SCHEMA))
     ledgers = {name: _lists(table.column(name)) for name in LEDGER_COLUMNS}
     rows = table.drop_columns(list(LEDGER_COLUMNS)).to_pylist()
     return [_trajectory(row, {name: lists[i] for name, lists in ledgers.items()}) for i, row in enumerate(rows)]
@@ -247,6 +265,7 @@ def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
         "verdict": _dump(trajectory.verdict),
         "reward": _dump(trajectory.reward),
         "timings": list(trajectory.timings.items()),
+        "usage": [{"service": service, **dict(usage)} for service, usage in trajectory.usage.items()],
     }
 
 
@@ -276,6 +295,7 @@ def _trajectory(row: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> Tra
         verdict=None if row["verdict"] is None else Verdict.model_validate(row["verdict"]),
         reward=None if row["reward"] is None else Reward.model_validate(row["reward"]),
         timings=dict(row["timings"]),
+        usage={u["service"]: Usage(**{k: v for k, v in u.items() if k != "service"}) for u in row.get("usage", ())},
     )
 
 

@@ -11,6 +11,7 @@ from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
+from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import Reward, Verdict
 
 
@@ -87,7 +88,8 @@ class Provenance(Record):
 class Trajectory:
     """One attempt at one request.
 
-    `images` maps the ids the policy saw (IMG_###) to what they stand for; `rendered` is the generator's picture.
+    `images` maps the ids the policy saw (IMG_###) to what they stand for; `rendered` is the generator's picture; `usage` is
+    what each service was used for, the engine being `policy`.
     """
 
     key: SampleKey
@@ -104,11 +106,17 @@ class Trajectory:
     verdict: Verdict | None = None
     reward: Reward | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    usage: dict[str, Usage] = field(default_factory=dict)
 
     @property
     def tool_calls(self) -> int:
         """Number of tool calls that were carried out."""
         return sum(t.kind is TurnKind.TOOL_CALL for t in self.turns)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the ledger holds what the policy sampled; a chat endpoint gives text alone, which nothing can train on."""
+        return len(self.ledger) > 0 or not self.turns
 
     @property
     def outages(self) -> int:

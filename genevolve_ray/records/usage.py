@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from genevolve_ray.records.base import Record
 
+POLICY_SERVICE = "policy"
+"""Name under which the policy's engine, or the endpoint in its place, stands on a meter."""
+
 
 class Usage(Record):
     """An amount of use; amounts add up. `money` is in the currency of the configured prices."""

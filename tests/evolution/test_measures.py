@@ -11,6 +11,7 @@ from loop_fakes import make_trajectory
 from genevolve_ray.evolution import measures
 from genevolve_ray.evolution.measures import Clock, evaluation_metrics, group_metrics, paired_interval, verdict_parts
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
+from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
 
 
@@ -119,3 +120,24 @@ def test_the_clock_splits_a_step_into_its_phases(monkeypatch: pytest.MonkeyPatch
     clock.lap("a")
     clock.lap("b")
     assert clock.seconds() == {"a": 2.0, "b": 3.0, "seconds_step": 6.0}
+
+
+def test_usage_is_added_up_and_a_cache_has_a_hit_rate() -> None:
+    one, two = attempt(), attempt(Outcome.INFRA_FAILURE)
+    one.usage = {
+        "policy": Usage(calls=3, prompt_tokens=300, completion_tokens=30, seconds=2.0),
+        "search": Usage(calls=3, failed_calls=1, cached=2, seconds=1.0, money=0.5),
+    }
+    two.usage = {"search": Usage(cached=4, money=0.25)}
+    metrics = measures.usage_metrics([one, two])
+    assert metrics == {
+        "service_calls": 3,
+        "service_failed_calls": 1,
+        "service_cached": 6,
+        "service_cached_fraction": 6 / 8,
+        "prompt_tokens": 300,
+        "completion_tokens": 30,
+        "money": 0.75,
+        "seconds_services": 1.0,
+    }
+    assert "service_cached_fraction" not in measures.usage_metrics([attempt()])

@@ -11,6 +11,7 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn, TurnKind
+from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
 
 texts = st.text(max_size=8)
@@ -124,4 +125,19 @@ trajectories = st.builds(
     ),
     reward=st.none() | st.builds(Reward, total=numbers, image=numbers, text=numbers, cost=numbers),
     timings=st.dictionaries(texts, numbers, max_size=3),
+    usage=st.dictionaries(
+        texts,
+        st.builds(
+            Usage,
+            calls=seeds,
+            failed_calls=seeds,
+            cached=seeds,
+            prompt_tokens=seeds,
+            completion_tokens=seeds,
+            images=seeds,
+            seconds=numbers,
+            money=numbers,
+        ),
+        max_size=2,
+    ),
 )

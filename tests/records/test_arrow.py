@@ -29,6 +29,7 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory, Turn, TurnKind
+from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
 
 EXAMPLES = settings(
@@ -107,12 +108,20 @@ def test_a_table_from_before_verdicts_had_flags_is_read() -> None:
     at = table.schema.get_field_index("verdict")
     old = pa.struct([f for f in table.schema.field(at).type if f.name != "flags"])
     cells = [row and {k: v for k, v in row.items() if k != "flags"} for row in table.column(at).to_pylist()]
-    stored = table.set_column(at, pa.field("verdict", old), pa.array(cells, type=old))
+    stored = table.set_column(at, pa.field("verdict", old), pa.array(cells, type=old)).drop_columns(["usage"])
     stored = stored.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/1"})
     back = table_to_trajectories(through_parquet(stored))
     assert [t.verdict for t in back] == [verdict.model_copy(update={"flags": ()}), None]
     with pytest.raises(ValueError, match="verdict"):
         table_to_trajectories(table.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/1"}))
+
+
+def test_a_table_from_before_usage_was_kept_is_read() -> None:
+    made = plain(usage={"judge": Usage(calls=2, money=0.5)})
+    table = trajectories_to_table([made])
+    assert table_to_trajectories(through_parquet(table))[0].usage == made.usage
+    stored = table.drop_columns(["usage"]).replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/2"})
+    assert table_to_trajectories(through_parquet(stored))[0].usage == {}
 
 
 def test_lone_surrogates_become_their_escapes_except_in_arguments() -> None:
@@ -145,7 +154,7 @@ def test_a_stored_ledger_is_checked() -> None:
 
 def test_another_schema_version_is_refused_by_name() -> None:
     table = trajectories_to_table([]).replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/9"})
-    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/2'"):
+    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/3'"):
         table_to_trajectories(table)
     with pytest.raises(ValueError, match="requests/1"):
         table_to_trajectories(requests_to_table([]))

@@ -1,0 +1,174 @@
+"""Who speaks for the policy in an episode: an engine over tokens, or a chat endpoint over texts.
+
+The episode is the same for both: it says what room there is, reads a turn as text, and answers with an observation. Only an
+engine leaves tokens and log-probs in the ledger; what a chat endpoint said can be rendered and judged, never trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.engines.protocol import (
+    ChatPolicy,
+    Engine,
+    FinishReason,
+    Generation,
+    PromptTooLong,
+    SamplingParams,
+)
+from genevolve_ray.metering import record_usage
+from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.usage import POLICY_SERVICE, Usage
+
+_CHARS_PER_TOKEN = 4
+"""By which tokens are estimated where an endpoint does not report them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One turn as the parser reads it; `cut` when the token limit ended it."""
+
+    text: str
+    tokens: int
+    cut: bool
+
+
+class Speaker(Protocol):
+    """The policy in one conversation; an episode has one of its own."""
+
+    name: str
+    ledger: TokenLedger
+
+    @property
+    def used(self) -> int:
+        """Tokens after the prompt, observations included."""
+        ...
+
+    def begin(self, messages: Sequence[dict[str, str]], max_tokens: int) -> None:
+        """Take the messages before the first turn. Raises PromptTooLong when they have more than `max_tokens`."""
+        ...
+
+    async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
+        """Return the next turn. Raises PromptTooLong, and InfraFailure when an endpoint gave up."""
+        ...
+
+    def hear(self, text: str, room: int) -> bool:
+        """Take an observation, unless it has `room` tokens or more. Returns whether it was taken."""
+        ...
+
+
+class TokenSpeaker:
+    """A policy sampled by an engine: every token, and its log-prob, is in the ledger."""
+
+    def __init__(self, engine: Engine, chat: ChatFormat, sampling: SamplingParams) -> None:
+        """Speak for `engine`; token limit, seed and stop tokens of `sampling` are set per turn."""
+        self.name, self.ledger = engine.name, TokenLedger()
+        self._engine, self._chat, self._sampling = engine, chat, sampling
+        self._prompt_tokens = 0
+
+    @property
+    def used(self) -> int:
+        """Tokens after the prompt."""
+        return len(self.ledger) - self._prompt_tokens
+
+    def begin(self, messages: Sequence[dict[str, str]], max_tokens: int) -> None:
+        """Put the template's tokens of the messages into the ledger. Raises PromptTooLong."""
+        prompt = self._chat.prompt_ids(messages)
+        if len(prompt) > max_tokens:
+            raise PromptTooLong(f"prompt has {len(prompt)} tokens, limit {max_tokens}")
+        self.ledger.append_context(prompt, SpanKind.PROMPT)
+        self._prompt_tokens = len(prompt)
+
+    async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
+        """Sample a turn and record it. Raises PromptTooLong."""
+        stops = dict.fromkeys((*self._sampling.stop_token_ids, self._chat.end_of_turn_id))
+        sampling = self._sampling.model_copy(
+            update={"max_tokens": max_tokens, "seed": seed, "stop_token_ids": tuple(stops)}
+        )
+        read, started = len(self.ledger), perf_counter()
+        generation = await self._engine.generate(self.ledger.tokens, sampling, request_id)
+        usage = Usage(
+            calls=1,
+            prompt_tokens=read,
+            completion_tokens=len(generation.tokens),
+            seconds=perf_counter() - started,
+        )
+        record_usage(POLICY_SERVICE, usage)
+        self._record(generation)
+        text = self._chat.turn_text(generation.tokens)
+        return Spoken(text, len(generation.tokens), generation.finish is FinishReason.LENGTH)
+
+    def hear(self, text: str, room: int) -> bool:
+        """Append the template's tokens of an observation, where there is room for them."""
+        tokens = self._chat.observation_ids(text, ended=self._chat.ended(self.ledger.tokens))
+        if len(tokens) >= room:
+            return False
+        self.ledger.append_context(tokens, SpanKind.OBSERVATION)
+        return True
+
+    def _record(self, generation: Generation) -> None:
+        start = 0
+        for kind, tokens in self._chat.split_turn(generation.tokens):
+            part = slice(start, start + len(tokens))
+            self.ledger.append_policy(tokens, generation.logprobs[part], generation.versions[part], kind)
+            start += len(tokens)
+
+
+class ChatSpeaker:
+    """A policy behind a chat endpoint: messages go, text comes, and the ledger stays empty.
+
+    Token limits hold by the numbers that the endpoint reports, so a prompt that is too long shows with the first answer.
+    Where it reports none they are estimated from the length of the text.
+    """
+
+    def __init__(self, policy: ChatPolicy, sampling: SamplingParams) -> None:
+        """Speak for `policy`; token limit and seed of `sampling` are set per turn."""
+        self.name, self.ledger = policy.name, TokenLedger()
+        self._policy, self._sampling = policy, sampling
+        self._messages: list[dict[str, str]] = []
+        self._max_prompt = 0
+        self._prompt_tokens: int | None = None
+        self._used = 0
+
+    @property
+    def used(self) -> int:
+        """Tokens after the prompt, as far as they are known."""
+        return self._used
+
+    def begin(self, messages: Sequence[dict[str, str]], max_tokens: int) -> None:
+        """Keep the messages; whether they are too long is known when the endpoint has counted them."""
+        self._messages = [dict(message) for message in messages]
+        self._max_prompt = max_tokens
+
+    async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
+        """Ask for a turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
+        sampling = self._sampling.model_copy(update={"max_tokens": max_tokens, "seed": seed})
+        reply = await self._policy.reply(self._messages, sampling)
+        said = _estimate(reply.text) if reply.completion_tokens is None else reply.completion_tokens
+        if self._prompt_tokens is None:
+            opening = sum(_estimate(message["content"]) for message in self._messages)
+            self._prompt_tokens = opening if reply.prompt_tokens is None else reply.prompt_tokens
+            if self._prompt_tokens > self._max_prompt:
+                raise PromptTooLong(f"prompt has {self._prompt_tokens} tokens, limit {self._max_prompt}")
+        if reply.prompt_tokens is not None:
+            self._used = max(0, reply.prompt_tokens - self._prompt_tokens)
+        self._used += said
+        self._messages.append({"role": "assistant", "content": reply.text})
+        return Spoken(reply.text, said, reply.finish is FinishReason.LENGTH)
+
+    def hear(self, text: str, room: int) -> bool:
+        """Append an observation as a user message, where there seems to be room for it."""
+        size = _estimate(text)
+        if size >= room:
+            return False
+        self._used += size
+        self._messages.append({"role": "user", "content": text})
+        return True
+
+
+def _estimate(text: str) -> int:
+    return len(text) // _CHARS_PER_TOKEN + 1

@@ -1,0 +1,233 @@
+"""The three stages of a benchmark: the agent answers, a generator renders, a judge scores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from genevolve_ray.bench.jobs import RowEnd
+from genevolve_ray.bench.pictures import STORE, take_picture
+from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.inference import AgentPort
+from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
+from genevolve_ray.records.images import ImageRef, ImageStore, reference
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.pictures import ImageRefused
+from genevolve_ray.records.program import Program, ReferenceImage
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
+from genevolve_ray.records.published.files import write_bytes
+from genevolve_ray.records.published.names import locate
+from genevolve_ray.records.published.rejections import RowFault
+from genevolve_ray.records.published.results import AgentRow, EvaluatedRow, RenderedRow
+from genevolve_ray.records.published.writers import agent_row, evaluated_row, rendered_row
+from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.records.trajectory import Outcome, SampleKey
+from genevolve_ray.records.verdict import ScoreFormula
+from genevolve_ray.remote import Refusal
+from genevolve_ray.tools.protocol import InfraFailure
+
+SPLIT = "inference"
+T = TypeVar("T")
+Made = tuple[dict[str, Any], RowEnd]
+
+
+async def bounded(work: Callable[[], Awaitable[T]], tries: int) -> T:
+    """Do something that the outside world may fail at, at most `tries` times. Raises the last InfraFailure."""
+    for attempt in range(1, tries + 1):
+        try:
+            return await work()
+        except Refusal:
+            raise  # It will be refused again.
+        except InfraFailure:
+            if attempt == tries:
+                raise
+    raise AssertionError("tries must be at least 1")
+
+
+class DirectStage:
+    """No agent: the request itself goes to the generator, the baseline. Rows stay without the agent's fields."""
+
+    name, kind, results = "agent", ResultRow, "results.json"
+
+    async def do(self, row: ResultRow) -> Made:
+        """Return the row as it came, marked."""
+        return {**row.values, PROVENANCE: {**row.provenance, "policy": "direct"}}, RowEnd.DONE
+
+    def intact(self, kept: Mapping[str, Any]) -> bool:
+        """Return whether the row is one that no agent had to do with."""
+        return ResultRow.read(kept).is_direct
+
+
+class AgentStage:
+    """The policy answers each request; an episode that the outside world broke is played again with other seeds."""
+
+    name, kind, results = "agent", AgentRow, "results.json"
+
+    def __init__(self, agent: AgentPort, sampling: SamplingParams, *, policy: str, seed: int, tries: int) -> None:
+        """Play with `agent`; `policy` is its identity, seeds derive from `seed` and the request's id."""
+        self._agent, self._sampling, self._policy = agent, sampling, policy
+        self._seed, self._tries = seed, tries
+
+    async def do(self, row: ResultRow) -> Made:
+        """Return the row with what the agent made of its request."""
+        request = row.request()
+        for attempt in range(self._tries):
+            task = RolloutTask(
+                request=request,
+                key=SampleKey(step=0, request_id=row.id, sample=0, attempt=attempt),
+                seed=derive_seed(self._seed, SPLIT, row.id, attempt),
+                render_seed=render_seed(self._seed, row.id),
+                sampling=self._sampling,
+                split=SPLIT,
+            )
+            trajectory = await self._agent.rollout(task)
+            if trajectory.outcome is not Outcome.INFRA_FAILURE:
+                break
+        ends = {Outcome.INFRA_FAILURE: RowEnd.FAILED, Outcome.POLICY_FAILURE: RowEnd.MISSED}
+        values = agent_row(
+            row.values,
+            trajectory,
+            opening=self._agent.opening(request),
+            local_path=lambda img_id, hit: f"{STORE}/{hit.image.sha256[:2]}/{hit.image.file_name}",
+            provenance={"policy": self._policy, "attempt": trajectory.key.attempt},
+        )
+        return values, ends.get(trajectory.outcome, RowEnd.DONE)
+
+    def intact(self, kept: Mapping[str, Any]) -> bool:
+        """A finished episode stands for itself."""
+        return True
+
+
+class RenderStage:
+    """A generator draws each program; the picture lies at `images/{id}.png`. Rows without a program are failed."""
+
+    name, kind, results = "render", RenderedRow, "results.json"
+
+    def __init__(
+        self,
+        renderer: RenderPort,
+        images: ImageStore,
+        folder: Path,
+        *,
+        roots: Sequence[Path],
+        seed: int,
+        tries: int,
+    ) -> None:
+        """Render into `folder` through the image store; references are looked for below `roots`."""
+        self._renderer, self._images, self._folder, self._roots = renderer, images, folder, tuple(roots)
+        self._seed, self._tries = seed, tries
+
+    async def do(self, row: ResultRow) -> Made:
+        """Return the row with its picture."""
+        seed = render_seed(self._seed, row.id)
+
+        def result(error: str = "") -> dict[str, Any]:
+            ignored = not row.is_direct and not getattr(self._renderer, "takes_references", True)
+            return rendered_row(
+                row.values,
+                renderer=self._renderer.identity,
+                render_seed=seed,
+                error=error,
+                references_ignored=ignored,
+            )
+
+        if not row.is_direct and not row.has_program:
+            told = row.values.get("error")
+            reason = f": {told}" if isinstance(told, str) and told else ""
+            return result(f"there is no program{reason}"), RowEnd.MISSED
+        try:
+            agent = AgentRow.read(row.values)
+            pictures = [await self._reference(r.local_path) for r in agent.references]
+            prompt = row.prompt if row.is_direct else agent.gen_prompt
+            made = await bounded(lambda: self._renderer.render(prompt, pictures, seed), self._tries)
+            await asyncio.to_thread(write_bytes, self._folder / row.picture, self._images.get(made))
+        except (InfraFailure, RowFault, ImageRefused) as error:
+            return result(str(error)), RowEnd.FAILED
+        return result(), RowEnd.DONE
+
+    def intact(self, kept: Mapping[str, Any]) -> bool:
+        """Return whether the picture is still there."""
+        return (self._folder / ResultRow.read(kept).picture).is_file()
+
+    async def _reference(self, path: str) -> ImageRef:
+        return await take_picture(locate(path, self._roots, "local_path"), self._images)
+
+
+class JudgeStage:
+    """A judge scores each picture beside the truth. What cannot be judged has no scores, which is not 0."""
+
+    name, kind, results = "judge", EvaluatedRow, "results_eval.json"
+
+    def __init__(
+        self,
+        judge: JudgePort,
+        images: ImageStore,
+        *,
+        roots: Sequence[Path],
+        formula: ScoreFormula,
+        tries: int,
+    ) -> None:
+        """Judge through the image store; pictures and truths are looked for below `roots`."""
+        self._judge, self._images, self._roots = judge, images, tuple(roots)
+        self._formula, self._tries = formula, tries
+
+    async def do(self, row: ResultRow) -> Made:
+        """Return the row with its scores."""
+        rendered = RenderedRow.read(row.values)
+        if not rendered.success:
+            return self._result(row), RowEnd.MISSED
+        try:
+            image = await take_picture(rendered.picture_file(self._roots), self._images)
+            truth = await take_picture(rendered.truth_file(self._roots), self._images)
+            program, hits = await self._program(row)
+            request = row.request(truth)
+            verdict = await bounded(lambda: self._judge.judge(request, image, program, hits), self._tries)
+        except (InfraFailure, RowFault, ImageRefused) as error:
+            return self._result(row, error=str(error)), RowEnd.FAILED
+        flags = [flag.partition(":") for flag in verdict.flags]
+        ours: dict[str, Any] = {"sufficiency": verdict.text.model_dump()}
+        if verdict.flags:
+            ours["flags"] = list(verdict.flags)
+        values = evaluated_row(
+            row.values,
+            judge=verdict.judge,
+            formula=self._formula,
+            scores=verdict.image,
+            rationale=verdict.rationale,
+            off_grid=[name for code, _, name in flags if code in ("off-grid", "clipped") and name],
+            provenance=ours,
+        )
+        return values, RowEnd.DONE
+
+    def intact(self, kept: Mapping[str, Any]) -> bool:
+        """Scores stand for themselves."""
+        return True
+
+    def _result(self, row: ResultRow, error: str = "") -> dict[str, Any]:
+        return evaluated_row(row.values, judge=self._judge.identity, formula=self._formula, error=error)
+
+    async def _program(self, row: ResultRow) -> tuple[Program, list[ImageHit]]:
+        """Return the program that was drawn; for a generator that was asked directly, the request without references."""
+        if row.is_direct:
+            return Program(gen_prompt=row.prompt, reference_images=()), []
+        agent = AgentRow.read(row.values)
+        listed = tuple(ReferenceImage(img_id=r.img_id, note=r.note) for r in agent.references)
+        hits = [
+            ImageHit(title=r.title, url=r.url, page_url=r.page_url, image=await self._seen(r.local_path))
+            for r in agent.references
+        ]
+        return Program(gen_prompt=agent.gen_prompt, reference_images=listed), hits
+
+    async def _seen(self, path: str) -> ImageRef:
+        """Return a reference's picture, or an empty one: judges read what references stand for, not their pixels."""
+        try:
+            return await take_picture(locate(path, self._roots, "local_path"), self._images)
+        except (RowFault, ImageRefused):
+            return reference(b"", width=0, height=0)
+
+
+def render_seed(seed: int, row_id: str) -> int:
+    """Return the seed that a request is rendered with, the same for every policy: differences are then paired."""
+    return derive_seed(seed, "render", SPLIT, row_id)

@@ -1,0 +1,83 @@
+"""WISE's judge behind an OpenAI-style endpoint: plug-in `genevolve_ray.bench.wise_endpoint:WiseJudge`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from genevolve_ray.bench.wise import Edition, WisePrompt, WiseScore
+from genevolve_ray.bench.wise_judge import FailedJudgement, judge_text, parse_judgement, rubric
+from genevolve_ray.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.engines.openai import PATH, read_reply
+from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
+from genevolve_ray.records.usage import Usage
+from genevolve_ray.remote import Answer, Unusable
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+class WiseJudgeConfig(EndpointConfig):
+    """Which model judges, by which edition's rubric. Decoding is greedy: temperature 0."""
+
+    edition: Edition = Edition.VERIFIED
+    rubric: Path | None = None
+    """A rubric of your own, with {{prompt}} and {{explanation}} in their places."""
+    max_tokens: int = Field(default=1024, ge=16)
+    long_side: int = Field(default=2048, ge=64)
+    """Pictures are scaled down to this many pixels on their longer side."""
+
+
+class WiseJudge:
+    """Grades one picture a call. An answer that is no judgement is asked for again, like any other failure."""
+
+    Config = WiseJudgeConfig
+
+    def __init__(self, config: WiseJudgeConfig) -> None:
+        """Read the rubric; nothing is called yet. Raises DataError for a rubric that cannot be used."""
+        self.config = config
+        self._rubric = rubric(config.edition, config.rubric)
+        digest = hashlib.sha256(f"{self._rubric}{config.long_side}".encode()).hexdigest()[:8]
+        self.identity = f"wise-{config.edition.value}/1:{config.model}:{digest}"
+        self._endpoint = Endpoint(config, "judge")
+
+    async def grade(self, prompt: WisePrompt, image: bytes) -> WiseScore:
+        """Return the grades of a picture. Raises InfraFailure when no answer was a judgement."""
+        limits = PictureLimits(output="JPEG", long_side=self.config.long_side)
+        try:
+            picture = await asyncio.to_thread(clean_picture, image, limits)
+        except ImageRefused as error:
+            raise InfraFailure(f"picture of prompt {prompt.prompt_id} cannot be sent: {error}") from error
+        data = base64.b64encode(picture.data).decode("ascii")
+        body: dict[str, Any] = {
+            "model": self.config.model,
+            "temperature": 0,
+            "max_tokens": self.config.max_tokens,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": judge_text(prompt, self._rubric)},
+                        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}},
+                    ],
+                }
+            ],
+        }
+
+        def read(answer: Answer) -> WiseScore:
+            reply = read_reply(answer.object())
+            tokens = Usage(prompt_tokens=reply.prompt_tokens or 0, completion_tokens=reply.completion_tokens or 0)
+            self._endpoint.spend(tokens)
+            found = parse_judgement(reply.text, prompt, self.config.edition)
+            if isinstance(found, FailedJudgement):
+                raise Unusable(f"{found.fault.value}{f': {found.detail}' if found.detail else ''}")
+            return found
+
+        return await self._endpoint.call(PATH, read, body=body)
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        await self._endpoint.aclose()

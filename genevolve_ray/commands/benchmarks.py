@@ -1,0 +1,163 @@
+"""`genevolve bench genevolve | knowgen | wise`: agent, generator and judge over a benchmark, as one job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from genevolve_ray.bench.knowgen import summarise_knowgen
+from genevolve_ray.bench.lanes import Stage
+from genevolve_ray.bench.stages import JudgeStage, RenderStage
+from genevolve_ray.bench.tables import compare_wise
+from genevolve_ray.bench.wise import Edition, WisePrompt, summarise_wise, write_scores
+from genevolve_ray.bench.wise_stage import WiseStage, prompt_row, scores_of
+from genevolve_ray.commands.carrying import Carried, Job, carry_out, result_settings
+from genevolve_ray.commands.inference import CONSOLE, Common, agent_of
+from genevolve_ray.commands.judged import show_tables, write_kscore
+from genevolve_ray.commands.rows import bench_file, read_rows, wise_prompts
+from genevolve_ray.config import RunConfig
+from genevolve_ray.evolution.inference import InferencePorts, Wanted
+from genevolve_ray.faults import UserFault
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.files import write_object
+
+AGENT, RENDER, JUDGE = "agent", "render", "judge"
+"""Folders of the stages."""
+WISE_JUDGE = "genevolve_ray.bench.wise_endpoint:WiseJudge"
+JudgeOf = Callable[[InferencePorts, ImageStore, list[Path]], Stage]
+
+
+def bench_kscore_run(
+    suite: str,
+    data: Path,
+    out: Path,
+    policy: str | None,
+    common: Common,
+    *,
+    formula: str | None,
+    date: str | None,
+    method: str,
+) -> int:
+    """Run GenEvolve-Bench or KnowGen and return the exit code. Raises UserFault, ConfigError, DataError."""
+    default = {"knowgen": "release-eval"}.get(suite)
+    chosen = formula or default
+    config = common.load(*([f"reward.formula={chosen}"] if chosen else []))
+    file = bench_file(data, suite)
+    rows = read_rows([file], CONSOLE, common.limit)
+
+    def judge(ports: InferencePorts, images: ImageStore, roots: list[Path]) -> Stage:
+        assert ports.judge is not None
+        return JudgeStage(ports.judge, images, roots=roots, formula=config.reward.formula, tries=config.inference.tries)
+
+    carried = _bench(suite, config, common, rows, file.parent, out, policy, date, judge)
+    name = method or policy or config.policy.model
+    whole = common.limit is None and suite == "genevolve"
+    write_kscore(out / JUDGE, carried.rows, config.reward.formula, method=name, expected=rows, published=whole)
+    if suite == "knowgen":
+        from genevolve_ray.records.published.results import EvaluatedRow
+
+        evaluated = [EvaluatedRow.read(row.values) for row in carried.rows]
+        found = summarise_knowgen(evaluated, config.reward.formula, expected=rows)
+        write_object(out / JUDGE / "knowgen.json", found.model_dump(mode="json", exclude={"rows"}))
+        CONSOLE.print(
+            f"KnowGen ({found.formula.value}): overall {found.overall}, groups "
+            + str({group: split.overall for group, split in found.groups.items()}),
+            highlight=False,
+            soft_wrap=True,
+        )
+    return carried.exit_code
+
+
+def bench_wise_run(
+    data: Path,
+    out: Path,
+    policy: str | None,
+    common: Common,
+    *,
+    edition: Edition,
+    date: str | None,
+    method: str,
+) -> int:
+    """Run WISE and return the exit code. Raises UserFault, ConfigError, DataError."""
+    config = common.load()
+    if config.judge.type != WISE_JUDGE:
+        raise UserFault(
+            f"judge: WISE has a judge of its own, not {config.judge.type}: --set "
+            f"'judge={{type: \"{WISE_JUDGE}\", config: {{url: ..., model: ...}}}}'"
+        )
+    spec = config.judge.model_copy(update={"config": {**config.judge.config, "edition": edition.value}})
+    config = config.model_copy(update={"judge": spec})
+    prompts = wise_prompts(data, CONSOLE)[: common.limit]
+
+    def judge(ports: InferencePorts, images: ImageStore, roots: list[Path]) -> Stage:
+        assert ports.grader is not None
+        return WiseStage(ports.grader, images, edition, roots=roots, tries=config.inference.tries)
+
+    rows = [prompt_row(prompt) for prompt in prompts]
+    carried = _bench("wise", config, common, rows, data if data.is_dir() else data.parent, out, policy, date, judge)
+    _write_wise(out / JUDGE, carried, prompts, edition, method or policy or config.policy.model)
+    return carried.exit_code
+
+
+def _write_wise(folder: Path, carried: Carried, prompts: Sequence[WisePrompt], edition: Edition, method: str) -> None:
+    scores = scores_of(carried.rows, edition)
+    write_scores(folder / f"scores_{edition.value}.jsonl", scores)
+    summary = summarise_wise(scores, edition, prompts)
+    write_object(folder / "summary.json", summary.model_dump(mode="json"))
+    ours = [(method, summary)]
+    show_tables(folder, compare_wise(ours) if edition is Edition.LEGACY else compare_wise(ours, ()))
+
+
+def _bench(
+    suite: str,
+    config: RunConfig,
+    common: Common,
+    rows: Sequence[ResultRow],
+    data: Path,
+    out: Path,
+    policy: str | None,
+    date: str | None,
+    judge: JudgeOf,
+) -> Carried:
+    """Put rows through all three stages. References lie in the agent's folder, pictures in the renderer's."""
+    command = f"bench-{suite}"
+    with agent_of(policy, config, out, command, date) as agent:
+
+        def build(ports: InferencePorts, images: ImageStore) -> list[tuple[Stage, Path]]:
+            assert ports.renderer is not None
+            inference = config.inference
+            render = RenderStage(
+                ports.renderer,
+                images,
+                out / RENDER,
+                roots=[out / AGENT, data],
+                seed=config.seed,
+                tries=inference.tries,
+            )
+            looked = [out / RENDER, out / AGENT, data]
+            return [
+                (agent.stage(ports), out / AGENT),
+                (render, out / RENDER),
+                (judge(ports, images, looked), out / JUDGE),
+            ]
+
+        wise = suite == "wise"
+        return carry_out(
+            Job(
+                name=command,
+                config=config,
+                folder=out,
+                rows=rows,
+                wanted=Wanted(policy=agent.source, render=True, judge=not wise, grade=wise, date=agent.date),
+                build=build,
+                settings={
+                    **agent.settings(),
+                    "seed": config.seed,
+                    "formula": config.reward.formula.value,
+                    "judge_plugin": result_settings(config.judge),
+                },
+                store=out / AGENT,
+                **common.carrying(),
+            )
+        )

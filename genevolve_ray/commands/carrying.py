@@ -1,0 +1,247 @@
+"""Carries a job out: brings its parts up, works through its rows, ends in good order, and says what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from genevolve_ray.bench.budget import Budget
+from genevolve_ray.bench.jobfile import claim_folder, job_path
+from genevolve_ray.bench.joblog import JobLog
+from genevolve_ray.bench.jobs import JobState, RowEnd, Stop, StopReason, run_job
+from genevolve_ray.bench.lanes import Lanes, Stage
+from genevolve_ray.bench.pictures import STORE
+from genevolve_ray.config import RunConfig
+from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
+from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.faults import UserFault
+from genevolve_ray.preflight import check_plugin, gpu_count
+from genevolve_ray.records.images import FilesystemImages, ImageStore
+from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.remote import RemoteConfig
+
+EXIT_FAILED, EXIT_COST = 1, 3
+EXIT_STOPPED = {StopReason.COST: EXIT_COST, StopReason.INTERRUPT: 130, StopReason.TERMINATE: 143}
+Build = Callable[[InferencePorts, ImageStore], list[tuple[Stage, Path]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command asks for; `build` returns the stages over the parts, each with the folder of its results."""
+
+    name: str
+    config: RunConfig
+    folder: Path
+    rows: Sequence[ResultRow]
+    wanted: Wanted
+    build: Build
+    settings: Mapping[str, Any]
+    """What results depend on, beside the identities of renderer and judge: a folder keeps to them."""
+    store: Path
+    """Folder that the picture store lies in."""
+    max_cost: float | None = None
+    in_process: bool = False
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How a job ended, and the rows of its last stage."""
+
+    state: JobState
+    rows: list[ResultRow]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every row has its result, 1 when some failed, 3 at the cost cap, 130 or 143 when asked to stop."""
+        if self.state.stopped is not None:
+            return EXIT_STOPPED[self.state.stopped]
+        return EXIT_FAILED if self.state.ends[RowEnd.FAILED] else 0
+
+
+def carry_out(job: Job) -> Carried:
+    """Carry a job out. Ctrl-C and SIGTERM finish the rows in flight; a second one ends at once. Either can be resumed.
+
+    Raises:
+        UserFault, DataError: for what cannot run, before anything is called.
+    """
+    _preflight(job)
+    carried = asyncio.run(_carry(job))
+    if (told := _ending(job, carried.state)) is not None:
+        job.console.print(told, highlight=False, soft_wrap=True)
+    return carried
+
+
+async def _carry(job: Job) -> Carried:
+    images = FilesystemImages(str((job.store / STORE).resolve()))
+    with _signals(job) as guard:
+        async with _parts(job, images) as ports:
+            made_by = {
+                role: port.identity
+                for role, port in (("renderer", ports.renderer), ("judge", ports.judge or ports.grader))
+                if port is not None
+            }
+            claim_folder(job.folder, job.name, {**job.settings, **made_by})
+            with Lanes(job.build(ports, images)) as lanes:
+                pending = lanes.pending(job.rows)
+                spent = lanes.spent(job.rows)
+                # The dearest row of earlier runs is what a row may cost.
+                dearest = max((job.config.inference.row_cost, *spent))
+                budget = Budget(job.max_cost, row_cost=dearest, spent=sum(spent))
+                state = JobState(total=len(job.rows), kept=len(job.rows) - len(pending), spent=sum(spent))
+                try:
+                    with JobLog(job.name, job.console) as log, guard.draining() as stop:
+                        await run_job(
+                            pending,
+                            lanes.work,
+                            state,
+                            in_flight=job.config.inference.in_flight,
+                            budget=budget,
+                            stop=stop,
+                            watch=log,
+                        )
+                finally:
+                    lanes.write(job.rows)
+                return Carried(state, lanes.outputs(job.rows))
+
+
+@asynccontextmanager
+async def _parts(job: Job, images: FilesystemImages) -> AsyncIterator[InferencePorts]:
+    wanted = job.wanted
+    if not (wanted.policy or wanted.render or wanted.judge or wanted.grade):
+        yield InferencePorts()
+    elif job.in_process:
+        async with inference_in_process(job.config, images, wanted) as ports:
+            yield ports
+    else:
+        from genevolve_ray.cluster.inference import inference_on_ray
+
+        name = f"{job.config.name}-{job.name}"
+        async with inference_on_ray(job.config, wanted, run_name=name, images_uri=images.uri) as ports:
+            yield ports
+
+
+# --- before and after -----------------------------------------------------------------------------------------------------
+
+
+def used_specs(config: RunConfig, wanted: Wanted) -> dict[str, PluginSpec]:
+    """Return the plug-ins that a command uses, by role."""
+    roles = {"tools": wanted.policy is not None, "renderer": wanted.render, "judge": wanted.judge or wanted.grade}
+    return {role: getattr(config, role) for role, used in roles.items() if used}
+
+
+def result_settings(spec: PluginSpec) -> dict[str, Any]:
+    """Return a plug-in and its settings, without where a service is, how patiently it is called, and what is cached."""
+    return {"type": spec.type, "config": _without_operation(spec.config)}
+
+
+_OPERATION = {*RemoteConfig.model_fields, "cache"}
+
+
+def _without_operation(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_operation(v) for k, v in value.items() if k not in _OPERATION}
+    return [_without_operation(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _preflight(job: Job) -> None:
+    config, wanted = job.config, job.wanted
+    specs = used_specs(config, wanted)
+    for role, spec in specs.items():
+        check_plugin(role, spec)
+    priced = [spec.config for spec in specs.values()]
+    if wanted.policy is not None and wanted.policy.endpoint is not None:
+        priced.append(wanted.policy.endpoint.model_dump())
+    if job.max_cost is not None and not any(map(_has_price, priced)):
+        raise UserFault(
+            f"--max-cost {job.max_cost:g}: no service has a price, so nothing would ever cost anything; set "
+            "`price` in the config of the policy's endpoint, tools, renderer or judge"
+        )
+    asked = {f"cluster.{role}.gpus": getattr(config.cluster, role).gpus for role in specs}
+    if wanted.policy is not None and wanted.policy.model is not None:
+        asked |= {"engine.device": config.engine.device, "cluster.rollout_gpus": config.cluster.rollout_gpus}
+    wanting = {k: v for k, v in asked.items() if v and not str(v).startswith("cpu")}
+    if wanting and not config.cluster.address and not gpu_count():
+        listed = ", ".join(f"{key}={value}" for key, value in wanting.items())
+        raise UserFault(f"{listed}: a GPU is asked for, this machine has none")
+
+
+def _has_price(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        own = value.get("price")
+        return (isinstance(own, Mapping) and any(own.values())) or any(map(_has_price, value.values()))
+    return False
+
+
+def _ending(job: Job, state: JobState) -> str | None:
+    left = state.total - state.kept - state.ends[RowEnd.DONE] - state.ends[RowEnd.MISSED]
+    again = "The same command goes on from here"
+    if state.stopped is StopReason.COST:
+        return (
+            f"stopped below --max-cost {job.max_cost:g}: {state.spent:.4g} is spent and another row could pass it; "
+            f"{left} of {state.total} rows are left. {again} with a higher cap."
+        )
+    if state.stopped is not None:
+        return f"stopped: {left} of {state.total} rows are left. {again}."
+    if failed := state.ends[RowEnd.FAILED]:
+        return (
+            f"{failed} of {state.total} rows failed and have no result; {job.folder} says why. {again} and tries them."
+        )
+    return None
+
+
+def refuse_mixed(folder: Path, name: str, other: str) -> None:
+    """Check that a folder does not hold another command's `results.json`. Raises UserFault."""
+    if job_path(folder, other).is_file():
+        raise UserFault(
+            f"{folder} holds the results of `genevolve {other}`, which {name} would overwrite: name another"
+        )
+
+
+# --- signals --------------------------------------------------------------------------------------------------------------
+
+
+class _Guard:
+    """Turns signals into a stop while rows are worked on, and into cancellation before and after."""
+
+    def __init__(self, console: Console) -> None:
+        self._task, self._console = asyncio.current_task(), console
+        self._stop: Stop | None = None
+
+    @contextmanager
+    def draining(self) -> Iterator[Stop]:
+        """Lend a stop that signals ask."""
+        self._stop = Stop()
+        try:
+            yield self._stop
+        finally:
+            self._stop = None
+
+    def heard(self, reason: StopReason) -> None:
+        """Take a signal."""
+        if self._stop is None or self._stop.reason is not None:
+            assert self._task is not None
+            self._task.cancel()
+            return
+        self._stop.ask(reason)
+        self._console.print("finishing the rows in flight; once more ends at once")
+
+
+@contextmanager
+def _signals(job: Job) -> Iterator[_Guard]:
+    guard, loop = _Guard(job.console), asyncio.get_running_loop()
+    kinds = {signal.SIGINT: StopReason.INTERRUPT, signal.SIGTERM: StopReason.TERMINATE}
+    for number, reason in kinds.items():
+        loop.add_signal_handler(number, guard.heard, reason)
+    try:
+        yield guard
+    finally:
+        for number in kinds:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,195 @@
+"""`genevolve rollout`, `render` and `judge`: one stage over the rows of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.bench.jobfile import read_job
+from genevolve_ray.bench.lanes import Stage
+from genevolve_ray.bench.sft_rows import write_sft_rows
+from genevolve_ray.bench.stages import AgentStage, DirectStage, JudgeStage, RenderStage
+from genevolve_ray.commands.carrying import Carried, Job, carry_out, refuse_mixed, result_settings
+from genevolve_ray.commands.judged import write_kscore
+from genevolve_ray.commands.policies import DIRECT, named_policy
+from genevolve_ray.commands.rows import read_rows
+from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.inference import InferencePorts, PolicySource, Wanted
+from genevolve_ray.faults import UserFault
+from genevolve_ray.records.images import ImageStore
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options that all these commands have."""
+
+    config: str = "atlas"
+    settings: Sequence[str] = ()
+    in_process: bool = False
+    in_flight: int | None = None
+    max_cost: float | None = None
+    limit: int | None = None
+
+    def load(self, *more: str) -> RunConfig:
+        """Return the configuration with the options in it."""
+        options = [f"inference.in_flight={self.in_flight}"] if self.in_flight is not None else []
+        return load_config(self.config, [*self.settings, *options, *more])
+
+    def carrying(self) -> dict[str, Any]:
+        """Return what a job takes of the options."""
+        return {"max_cost": self.max_cost, "in_process": self.in_process}
+
+
+CONSOLE = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A policy as a job needs it: its source, its stage, and what results depend on."""
+
+    source: PolicySource | None
+    date: str
+    config: RunConfig
+
+    def stage(self, ports: InferencePorts) -> Stage:
+        """Return the stage in which this policy answers."""
+        if self.source is None:
+            return DirectStage()
+        assert ports.agent is not None
+        inference = self.config.inference
+        sampling = SamplingParams(temperature=inference.temperature, top_p=inference.top_p)
+        return AgentStage(
+            ports.agent, sampling, policy=self.source.identity, seed=self.config.seed, tries=inference.tries
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what its answers depend on."""
+        if self.source is None:
+            return {"policy": DIRECT}
+        config = self.config
+        return {
+            "policy": self.source.identity,
+            "profile": config.profile,
+            "date": self.date,
+            "seed": config.seed,
+            "temperature": config.inference.temperature,
+            "top_p": config.inference.top_p,
+            "tools": result_settings(config.tools),
+        }
+
+
+@contextmanager
+def agent_of(policy: str | None, config: RunConfig, folder: Path, command: str, date: str | None) -> Iterator[Agent]:
+    """Lend a policy for a job. A date, where the profile shows one, is the job's own from its first day on.
+
+    Raises:
+        UserFault: naming the value at fault.
+    """
+    shown = ""
+    if policy != DIRECT and PROFILES[config.profile].append_date:
+        shown = date or str(read_job(folder, command).get("date") or datetime.now(UTC).date().isoformat())
+    elif date:
+        raise UserFault(f"--date {date}: profile {config.profile!r} shows the policy no date")
+    with named_policy(policy, config) as source:
+        yield Agent(source, shown, config)
+
+
+def rollout_run(
+    rows: Path, out: Path, policy: str | None, common: Common, *, sft: Path | None, date: str | None
+) -> int:
+    """Let a policy answer every row and return the exit code. Raises UserFault, ConfigError, DataError."""
+    config = common.load()
+    refuse_mixed(out, "rollout", "render")
+    if sft is not None and (sft.suffix != ".jsonl" or policy == DIRECT):
+        raise UserFault(f"--sft {sft}: " + ("direct has no trajectories" if policy == DIRECT else "must end in .jsonl"))
+    with agent_of(policy, config, out, "rollout", date) as agent:
+        job = Job(
+            name="rollout",
+            config=config,
+            folder=out,
+            rows=read_rows([rows], CONSOLE, common.limit),
+            wanted=Wanted(policy=agent.source, date=agent.date),
+            build=lambda ports, images: [(agent.stage(ports), out)],
+            settings=agent.settings(),
+            store=out,
+            **common.carrying(),
+        )
+        carried = carry_out(job)
+    if sft is not None:
+        report = write_sft_rows(sft, carried.rows)
+        CONSOLE.print(f"{sft}: {report.text()}", highlight=False, soft_wrap=True)
+    CONSOLE.print(f"{out / 'results.json'}", highlight=False, soft_wrap=True)
+    return carried.exit_code
+
+
+def render_run(rows: Path, out: Path, common: Common, *, roots: Sequence[Path]) -> int:
+    """Render every row's program and return the exit code. Raises UserFault, ConfigError, DataError."""
+    config = common.load()
+    refuse_mixed(out, "render", "rollout")
+    if out.resolve() == rows.parent.resolve():
+        raise UserFault(f"--output {out}: holds the input, {rows.name}, which render would write over: name another")
+
+    def build(ports: InferencePorts, images: ImageStore) -> list[tuple[Stage, Path]]:
+        assert ports.renderer is not None
+        looked = [rows.parent, *roots]
+        tries = config.inference.tries
+        stage = RenderStage(ports.renderer, images, out, roots=looked, seed=config.seed, tries=tries)
+        return [(stage, out)]
+
+    job = Job(
+        name="render",
+        config=config,
+        folder=out,
+        rows=read_rows([rows], CONSOLE, common.limit),
+        wanted=Wanted(render=True),
+        build=build,
+        settings={"seed": config.seed},
+        store=out,
+        **common.carrying(),
+    )
+    carried = carry_out(job)
+    CONSOLE.print(f"{out / 'results.json'}", highlight=False, soft_wrap=True)
+    return carried.exit_code
+
+
+def judge_run(
+    rows: Path, out: Path | None, common: Common, *, roots: Sequence[Path], formula: str | None, method: str
+) -> int:
+    """Judge every row's picture, write the summaries, and return the exit code. Raises UserFault, ConfigError, DataError."""
+    config = common.load(*([f"reward.formula={formula}"] if formula else []))
+    folder = out or rows.parent
+    carried = judge_rows(rows, folder, config, common, roots=roots)
+    write_kscore(folder, carried.rows, config.reward.formula, method=method, published=True)
+    return carried.exit_code
+
+
+def judge_rows(rows: Path, folder: Path, config: RunConfig, common: Common, *, roots: Sequence[Path]) -> Carried:
+    """Judge the rows of a file into a folder."""
+
+    def build(ports: InferencePorts, images: ImageStore) -> list[tuple[Stage, Path]]:
+        assert ports.judge is not None
+        looked = [rows.parent, *roots]
+        formula, tries = config.reward.formula, config.inference.tries
+        return [(JudgeStage(ports.judge, images, roots=looked, formula=formula, tries=tries), folder)]
+
+    return carry_out(
+        Job(
+            name="judge",
+            config=config,
+            folder=folder,
+            rows=read_rows([rows], CONSOLE, common.limit),
+            wanted=Wanted(judge=True),
+            build=build,
+            settings={"formula": config.reward.formula.value, "plugin": result_settings(config.judge)},
+            store=folder,
+            **common.carrying(),
+        )
+    )

@@ -1,0 +1,58 @@
+"""What stands beside judged rows: averages in the evaluation file, summaries, and a table with the published rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from genevolve_ray.bench.published import KSCORE
+from genevolve_ray.bench.scoring import average_rows
+from genevolve_ray.bench.summaries import write_summaries
+from genevolve_ray.bench.tables import Comparison, compare_kscore, rich_table, write_tables
+from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.files import write_array
+from genevolve_ray.records.published.results import EvaluatedRow
+from genevolve_ray.records.verdict import ScoreFormula
+
+EVALUATION = "results_eval.json"
+_WIDTH = 160
+
+
+def write_kscore(
+    folder: Path,
+    rows: Sequence[ResultRow],
+    formula: ScoreFormula,
+    *,
+    method: str,
+    expected: Sequence[ResultRow] | None = None,
+    published: bool = False,
+) -> None:
+    """Write averages, summaries and tables of evaluated rows into a folder, and show the table.
+
+    Args:
+        folder: where `results_eval.json` lies.
+        rows: the evaluated rows.
+        formula: the configured one; the summaries of the others are written as well.
+        method: our name in the table.
+        expected: the benchmark's rows, which are the denominator; by default the rows themselves.
+        published: whether the published rows stand in the table.
+    """
+    evaluated = [EvaluatedRow.read(row.values) for row in rows]
+    path = folder / EVALUATION
+    write_array(path, [*(row.values for row in evaluated), *average_rows(evaluated, formula)])
+    found = write_summaries(folder, evaluated, formula, eval_json=path.name, expected=expected)
+    generators = found[formula].made_by.get("renderer", ())
+    ours = [(method, ", ".join(generators), found[formula])]
+    show_tables(folder, compare_kscore(ours, KSCORE if published else ()))
+
+
+def show_tables(folder: Path, comparison: Comparison) -> None:
+    """Write a comparison into a folder and show it."""
+    write_tables(folder, [comparison])
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(rich_table(comparison))
+    console.print(str(folder), highlight=False, soft_wrap=True)

@@ -1,0 +1,61 @@
+"""`--policy`: a run, a model folder, an endpoint, or none at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from genevolve_ray.config import RunConfig, explain
+from genevolve_ray.engines.checks import check_model
+from genevolve_ray.engines.openai import OpenAIPolicyConfig
+from genevolve_ray.evolution.inference import PolicySource, folder_digest
+from genevolve_ray.faults import UserFault
+from genevolve_ray.preflight import model_folder
+
+DIRECT = "direct"
+_ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
+
+
+@contextmanager
+def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource | None]:
+    """Lend the policy that `--policy` names, None for `direct`; by default the configuration's `policy.model`.
+
+    Raises:
+        UserFault: naming the value at fault.
+    """
+    if text == DIRECT:
+        yield None
+    elif text is not None and (text.startswith("openai:") or text.endswith((".yaml", ".yml"))):
+        endpoint = _endpoint(text)
+        yield PolicySource(identity=f"openai:{endpoint.model}", endpoint=endpoint)
+    else:
+        from genevolve_ray.session import policy_folder
+
+        named = text or config.policy.model
+        with policy_folder(model_folder(named)) as folder:
+            try:
+                check_model(folder, device=config.engine.device)
+            except (OSError, ValueError) as error:
+                raise UserFault(f"{'--policy' if text else 'policy.model'}: {error}") from error
+            identity = f"{Path(named).name}:{folder_digest(folder)}"
+            yield PolicySource(identity=identity, model=folder.resolve())
+
+
+def _endpoint(text: str) -> OpenAIPolicyConfig:
+    found = _ENDPOINT.fullmatch(text)
+    try:
+        if found:
+            return OpenAIPolicyConfig(url=found["url"], model=found["model"])
+        if text.startswith("openai:"):
+            raise UserFault(f"--policy {text!r}: write openai:MODEL@URL, as openai:my-model@http://127.0.0.1:8000/v1")
+        values = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+        return OpenAIPolicyConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserFault(f"--policy {text}: {explain(error)}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserFault(f"--policy {text}: {error}") from error

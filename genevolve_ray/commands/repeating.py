@@ -1,0 +1,59 @@
+"""`genevolve judge --repeat N`: the same pictures judged several times, to see how far the judge agrees with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from genevolve_ray.bench.repeatability import repeatability, repeatability_table
+from genevolve_ray.commands.inference import CONSOLE, Common, judge_rows
+from genevolve_ray.faults import UserFault
+from genevolve_ray.records.published.files import write_object
+from genevolve_ray.records.published.results import EvaluatedRow
+from genevolve_ray.records.verdict import Sufficiency, Verdict
+
+
+def judge_again_run(
+    rows: Path, out: Path | None, common: Common, *, roots: Sequence[Path], formula: str | None, repeat: int
+) -> int:
+    """Judge every row `repeat` times, each into a folder of its own, and write how far the judgements agree."""
+    config = common.load(*([f"reward.formula={formula}"] if formula else []))
+    folder = out or rows.parent
+    codes = []
+    verdicts: dict[str, list[Verdict | None]] = {}
+    for number in range(1, repeat + 1):
+        carried = judge_rows(rows, folder / f"repeat-{number}", config, common, roots=roots)
+        if carried.state.taken.cached:
+            raise UserFault(
+                "--repeat: verdicts came from a cache, which always agrees with itself: --set judge.config.cache=null"
+            )
+        codes.append(carried.exit_code)
+        for row in (EvaluatedRow.read(row.values) for row in carried.rows):
+            if row.success:
+                verdicts.setdefault(row.id, []).append(verdict_of(row))
+        if carried.state.stopped is not None:
+            return carried.exit_code
+    if not verdicts:
+        raise UserFault(f"{rows}: no row has a picture to judge")
+    report = repeatability(list(verdicts.values()), formula=config.reward.formula, seed=config.seed)
+    write_object(folder / "repeatability.json", report.model_dump(mode="json"))
+    Console().print(repeatability_table(report))
+    CONSOLE.print(str(folder / "repeatability.json"), highlight=False, soft_wrap=True)
+    return max(codes)
+
+
+def verdict_of(row: EvaluatedRow) -> Verdict | None:
+    """Return the verdict behind a row that we have judged, None for one without scores."""
+    ours = row.provenance
+    if row.scores is None:
+        return None
+    return Verdict(
+        image=row.scores,
+        text=Sufficiency.model_validate(ours["sufficiency"]),
+        rationale=row.rationale,
+        judge=ours["judge"],
+        formula=ours["formula"],
+        flags=tuple(ours.get("flags", ())),
+    )

@@ -1,0 +1,168 @@
+"""The parts of inference: who plays an episode, who renders, who judges; in one process here, on Ray in `cluster`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messages
+from genevolve_ray.agent.speaker import ChatSpeaker, Speaker, TokenSpeaker
+from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
+from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
+from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
+from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.metering import metered
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.tools.protocol import Tool
+
+_SAMPLE = 1 << 16
+
+
+class PolicySource(Record):
+    """Which policy plays: a model folder sampled by an engine, or an endpoint. `identity` is what outputs record."""
+
+    identity: str
+    model: Path | None = None
+    endpoint: OpenAIPolicyConfig | None = None
+
+
+def folder_digest(model: Path) -> str:
+    """Return a digest of a model folder: names and sizes of its files, and samples of each; it does not read all weights."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in model.iterdir() if p.suffix in (".json", ".safetensors", ".jinja")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}\n".encode())
+        with path.open("rb") as file:
+            for place in sorted({0, max(0, size // 2), max(0, size - _SAMPLE)}):
+                file.seek(place)
+                digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()[:12]
+
+
+class AgentPort(Protocol):
+    """Plays episodes."""
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play one episode; a valid program ends as PENDING. Its usage is on the caller's meter."""
+        ...
+
+    def opening(self, request: Request) -> list[dict[str, str]]:
+        """Return the messages before the first turn."""
+        ...
+
+
+@dataclass
+class InferencePorts:
+    """The parts that were asked for."""
+
+    agent: AgentPort | None = None
+    renderer: RenderPort | None = None
+    judge: JudgePort | None = None
+    grader: GradePort | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which parts a command needs; no policy, no engine and no tools."""
+
+    policy: PolicySource | None = None
+    render: bool = False
+    judge: bool = False
+    grade: bool = False
+    """The judge plug-in is one of another benchmark's own scale."""
+    date: str = ""
+    """Required by profiles that append the date."""
+
+
+class Episodes:
+    """Plays episodes without rendering: the agent's half of a rollout."""
+
+    def __init__(
+        self,
+        speak: Callable[[SamplingParams], Speaker],
+        tools: Mapping[str, Tool],
+        profile: ProtocolProfile,
+        date: str = "",
+    ) -> None:
+        """Bring the parts together; `speak` returns the policy for one conversation."""
+        self._speak, self._tools, self._profile, self._date = speak, tools, profile, date
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play one episode."""
+        with metered() as meter:
+            trajectory = await run_episode(
+                task.request,
+                key=task.key,
+                speaker=self._speak(task.sampling),
+                tools=self._tools,
+                profile=self._profile,
+                seed=task.seed,
+                experience=task.experience,
+                split=task.split,
+                date=self._date,
+            )
+        trajectory.usage = dict(meter.by_service)
+        return trajectory
+
+    def opening(self, request: Request) -> list[dict[str, str]]:
+        """Return the messages before the first turn."""
+        return prompt_messages(request.prompt, self._profile, self._tools, date=self._date)
+
+
+@asynccontextmanager
+async def speaking(config: EvolutionConfig, source: PolicySource) -> AsyncIterator[Callable[[SamplingParams], Speaker]]:
+    """Bring a policy up in this process, and close it at the end."""
+    if source.endpoint is not None:
+        policy = OpenAIPolicy(source.endpoint)
+        try:
+            yield lambda sampling: ChatSpeaker(policy, sampling)
+        finally:
+            await policy.aclose()
+        return
+    # Rendering, judging and endpoints do without torch.
+    from genevolve_ray.evolution.inprocess import load_chat, start_engine
+
+    assert source.model is not None, "a policy is a model folder or an endpoint"
+    chat = load_chat(source.model)
+    engine = await start_engine(config, source.model)
+    try:
+        yield lambda sampling: TokenSpeaker(engine, chat, sampling)
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def inference_in_process(
+    config: EvolutionConfig, images: ImageStore, wanted: Wanted
+) -> AsyncIterator[InferencePorts]:
+    """Build the parts here, and close the engine at the end."""
+    async with AsyncExitStack() as stack:
+
+        def built(spec: PluginSpec, *context: ImageStore) -> Any:
+            plugin = spec.build(*context)
+            if (close := getattr(plugin, "aclose", None)) is not None:
+                stack.push_async_callback(close)
+            return plugin
+
+        ports = InferencePorts()
+        if wanted.policy is not None:
+            speak = await stack.enter_async_context(speaking(config, wanted.policy))
+            tools = built(config.tools, images).tools
+            ports.agent = Episodes(speak, tools, PROFILES[config.profile], wanted.date)
+        if wanted.render:
+            ports.renderer = RenderService(built(config.renderer), images)
+        if wanted.judge:
+            ports.judge = JudgeService(built(config.judge), images)
+        if wanted.grade:
+            ports.grader = GradeService(built(config.judge), images)
+        yield ports
