@@ -18,8 +18,8 @@
 #SBATCH --output=genevolve-%j.log
 set -euo pipefail
 
-config=${1:?usage: sbatch deploy/slurm.sh CONFIG RUN [options of genevolve evolve]}
-run=${2:?usage: sbatch deploy/slurm.sh CONFIG RUN [options of genevolve evolve]}
+config=${1:?usage: sbatch deploy/slurm.sh CONFIG RUN [OPTIONS of evolve]}
+run=${2:?usage: sbatch deploy/slurm.sh CONFIG RUN [OPTIONS of evolve]}
 shift 2
 
 max_restarts=${GENEVOLVE_MAX_RESTARTS:-20}
@@ -37,23 +37,28 @@ if [[ ! -s $RAY_AUTH_TOKEN_PATH ]]; then
 fi
 export RAY_USAGE_STATS_ENABLED=0
 
-head=$(hostname)
-export RAY_ADDRESS=$head:$port
-resources=(--num-cpus="${SLURM_CPUS_ON_NODE:-$(nproc)}" --temp-dir="/tmp/ray-$SLURM_JOB_ID" --block)
+# This script runs on the allocation's first node.
+head=$SLURMD_NODENAME
+address=$(hostname --ip-address)
+address=${address%% *}
+export RAY_ADDRESS=$address:$port
+# A step gets one core unless it says more.
+step=(srun --overlap --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE")
+options=(--num-cpus="$SLURM_CPUS_ON_NODE" --temp-dir="/tmp/ray-$SLURM_JOB_ID" --block)
 steps=()
 
 finish() { # end what this script started, whatever the end
-    for step in "${steps[@]}"; do kill -TERM "$step" 2>/dev/null || true; done
+    for pid in "${steps[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
     wait || true
 }
 trap finish EXIT
 
-srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
-    ray start --head --node-ip-address="$head" --port="$port" --include-dashboard=false "${resources[@]}" &
+"${step[@]}" --nodes=1 --nodelist="$head" \
+    ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false "${options[@]}" &
 steps+=($!)
 if ((SLURM_JOB_NUM_NODES > 1)); then
-    srun --overlap --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks-per-node=1 --exclude="$head" \
-        ray start --address="$RAY_ADDRESS" "${resources[@]}" &
+    "${step[@]}" --nodes=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
+        ray start --address="$RAY_ADDRESS" "${options[@]}" &
     steps+=($!)
 fi
 
@@ -68,8 +73,17 @@ again() { # back into the queue, a bounded number of times
 }
 
 told=0
-driver=
-trap 'told=1; [[ -z $driver ]] || kill -TERM "$driver" 2>/dev/null || true' TERM
+child=
+trap 'told=1; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM
+await() { # wait for a child to its end; a signal interrupts `wait`, and the child then needs time to close its parts
+    child=$1 status=0
+    wait "$child" || status=$?
+    while kill -0 "$child" 2>/dev/null; do
+        status=0
+        wait "$child" || status=$?
+    done
+    child=
+}
 
 python - "$SLURM_JOB_NUM_NODES" "$start_seconds" <<'PYTHON' &
 import sys
@@ -90,26 +104,15 @@ while sum(node["Alive"] for node in ray.nodes()) < nodes:
         sys.exit(f"not all of {nodes} nodes came up")
     time.sleep(1)
 PYTHON
-driver=$!
-status=0
-wait "$driver" || status=$?
+await $!
+((told == 0)) || again "told to stop"
 ((status == 0)) || again "the cluster did not come up"
 
-if ((told == 0)); then
-    genevolve evolve "$config" --run "$run" --set cluster.address=auto "$@" &
-    driver=$!
-    # A signal interrupts `wait`: the driver then still needs time to close its parts.
-    while :; do
-        status=0
-        wait "$driver" || status=$?
-        kill -0 "$driver" 2>/dev/null || break
-    done
-    ((told == 1)) && wait "$driver" 2>/dev/null || true
-fi
-
+genevolve evolve "$config" --run "$run" --set cluster.address=auto "$@" &
+await $!
 ((told == 0)) || again "told to stop"
 case $status in
-0) echo "done" ;;
+0) ;;
 2) exit 2 ;;
 *) again "the driver ended with $status" ;;
 esac
