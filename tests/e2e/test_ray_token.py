@@ -88,9 +88,7 @@ def join(head: Head, **changes: str) -> subprocess.CompletedProcess[str]:
     """Join the cluster from a new process, with changes to the environment that would let it in."""
     environment = {name: value for name, value in (head.environment | changes).items() if value}
     command = [sys.executable, "-c", CLIENT, head.address]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=START_SECONDS, check=False
-    )
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_SECONDS, check=False)
 
 
 @pytest.mark.timeout(120)

@@ -134,9 +134,7 @@ def test_ray_asks_for_a_token_in_every_pod(path: Path) -> None:
 @EVERY
 def test_no_secret_stands_in_a_manifest(path: Path) -> None:
     assert "Secret" not in {document["kind"] for document in documents(path)}
-    plain = [
-        entry["name"] for container in containers(path) for entry in container["env"] if "valueFrom" not in entry
-    ]
+    plain = [entry["name"] for container in containers(path) for entry in container["env"] if "valueFrom" not in entry]
     assert set(plain) == {"RAY_AUTH_MODE"}
 
 

@@ -229,9 +229,7 @@ def test_slurm_requeues_what_another_start_may_mend(
     assert said(tmp_path, "scontrol") == (["requeue 4711"] if requeued else [])
 
 
-def test_slurm_passes_a_preemption_on_and_requeues(
-    slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_slurm_passes_a_preemption_on_and_requeues(slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     job = slurm("atlas", "/runs/a")
     while not (tmp_path / "running").exists():
         assert job.poll() is None
