@@ -53,15 +53,6 @@ finish() { # end what this script started, whatever the end
 }
 trap finish EXIT
 
-"${step[@]}" --nodes=1 --nodelist="$head" \
-    ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false "${options[@]}" &
-steps+=($!)
-if ((SLURM_JOB_NUM_NODES > 1)); then
-    "${step[@]}" --nodes=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
-        ray start --address="$RAY_ADDRESS" "${options[@]}" &
-    steps+=($!)
-fi
-
 again() { # back into the queue, a bounded number of times
     if ((${SLURM_RESTART_COUNT:-0} >= max_restarts)); then
         echo "$1; this was restart ${SLURM_RESTART_COUNT:-0} of $max_restarts, no further one" >&2
@@ -85,7 +76,8 @@ await() { # wait for a child to its end; a signal interrupts `wait`, and the chi
     child=
 }
 
-python - "$SLURM_JOB_NUM_NODES" "$start_seconds" <<'PYTHON' &
+come_up() { # wait until so many nodes are there
+    python - "$1" "$start_seconds" <<'PYTHON' &
 import sys
 import time
 
@@ -104,9 +96,21 @@ while sum(node["Alive"] for node in ray.nodes()) < nodes:
         sys.exit(f"not all of {nodes} nodes came up")
     time.sleep(1)
 PYTHON
-await $!
-((told == 0)) || again "told to stop"
-((status == 0)) || again "the cluster did not come up"
+    await $!
+    ((told == 0)) || again "told to stop"
+    ((status == 0)) || again "the cluster did not come up"
+}
+
+"${step[@]}" --nodes=1 --nodelist="$head" \
+    ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false "${options[@]}" &
+steps+=($!)
+come_up 1
+if ((SLURM_JOB_NUM_NODES > 1)); then
+    "${step[@]}" --nodes=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
+        ray start --address="$RAY_ADDRESS" "${options[@]}" &
+    steps+=($!)
+    come_up "$SLURM_JOB_NUM_NODES"
+fi
 
 genevolve evolve "$config" --run "$run" --set cluster.address=auto "$@" &
 await $!
