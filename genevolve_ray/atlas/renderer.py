@@ -41,6 +41,7 @@ class AtlasRenderer:
     """Draws what `read_prompt` understands, with the weaknesses of its config."""
 
     Config = AtlasRendererConfig
+    takes_references = True
 
     def __init__(self, config: AtlasRendererConfig | None = None) -> None:
         """Keep the config; `identity` names it in every artefact."""
