@@ -7,16 +7,17 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.checks import check_model
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.faults import UserFault
+from genevolve_ray.run_checks.tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 
 
 def preflight(config: RunConfig, *, model: bool = True) -> None:
-    """Check that GPUs asked for exist, that the model can be sampled here, and that plug-ins load with their settings.
+    """Check what takes a moment: nothing is left to fill in, GPUs, policy, embedder, plug-ins and tokens are there.
+
+    `genevolve doctor` looks at the same and more, and tells everything at once (`run_checks`).
 
     Args:
         config: the run.
@@ -25,34 +26,59 @@ def preflight(config: RunConfig, *, model: bool = True) -> None:
     Raises:
         UserFault: naming the value at fault.
     """
+    check_filled_in(config)
     check_devices(config)
+    if model:
+        check_policy(config)
+    check_embedder(config)
+    for role in plugin_roles(config):
+        check_plugin(role, getattr(config, role))
+    check_tokens(config)
+
+
+def check_filled_in(config: RunConfig) -> None:
+    """Check that a preset's blanks are filled in. Raises UserFault naming those that are not."""
+    if left := fill_ins(config):
+        keys = ", ".join(key for key, _ in left)
+        raise UserFault(
+            f"still to be filled in: {keys} (--set, or a copy of the preset; `genevolve doctor` tells more)"
+        )
+
+
+def check_policy(config: RunConfig) -> None:
+    """Check that the policy can be sampled here. Raises UserFault."""
     try:
-        if model:
-            check_model(model_folder(config.policy.model), device=config.engine.device)
+        check_model(model_folder(config.policy.model), device=config.engine.device)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
+
+
+def check_embedder(config: RunConfig) -> None:
+    """Check that an embedding model of one's own is there. Raises UserFault."""
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":
         folder = Path(embedder.transformers.model)
         if not (folder / "config.json").is_file():
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
-    roles = ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
-    for role in roles:
-        _check_plugin(role, getattr(config, role))
 
 
-def _check_plugin(role: str, spec: PluginSpec) -> None:
+def check_plugin(role: str, spec: PluginSpec) -> None:
+    """Check that a plug-in loads with its settings, and passes its own check. Raises UserFault naming the value at fault."""
+    kind, settings = plugin_settings(role, spec)
     try:
-        kind = spec.resolve()
-        settings = kind.Config.model_validate(spec.config)
         if hasattr(kind, "check"):
             kind.check(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserFault(f"{role}.config.{key}: {first['msg']}, got {first['input']!r}") from error
     except (ValueError, OSError, AttributeError) as error:
         raise UserFault(f"{role}: {error}") from error
+
+
+def check_tokens(config: RunConfig) -> None:
+    """Check that every token's variable is set. Raises UserFault. A remote cluster has variables of its own."""
+    if config.cluster.address:
+        return
+    if missing := unset_tokens(config):
+        named = ", ".join(f"{token.variable} ({token.key}.token_env)" for token in missing)
+        raise UserFault(f"environment variables of tokens are not set: {named}")
 
 
 def check_devices(config: RunConfig) -> None:
@@ -72,6 +98,9 @@ def check_devices(config: RunConfig) -> None:
         "cluster.renderer.gpus": config.cluster.renderer.gpus,
         "cluster.judge.gpus": config.cluster.judge.gpus,
     }
+    embedder = config.experience.embedder
+    if config.experience.enabled and embedder.kind == "transformers":
+        asked["experience.embedder.transformers.device"] = embedder.transformers.device
     wanting = {key: value for key, value in asked.items() if value and not str(value).startswith("cpu")}
     if wanting and not (found := gpu_count()):
         settings = ", ".join(f"{key}={value}" for key, value in wanting.items())
