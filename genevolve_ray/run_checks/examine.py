@@ -29,7 +29,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
     checks += [*policy, *parts.embedder(config), *parts.plugins(config), *parts.data(config)]
     checks += [*parts.token_variables(config), *parts.addresses(config)]
     checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
-    checks += [*limits.devices(config), *limits.placement(config, deep=deep)]
+    checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]
     checks += [*limits.learner_memory(config, weights), *limits.disk(config, run_dir, weights)]
     services = tree.services(config)
     if services and deep:

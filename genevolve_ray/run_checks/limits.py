@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from genevolve_ray.agent.profile import PROFILES
@@ -98,6 +99,18 @@ def devices(config: RunConfig) -> list[Check]:
     except UserFault as fault:
         return [problem("devices", fault, "a machine with GPUs, cluster.address=..., or engine.device=cpu for a trial")]
     return [ok("devices", f"what is asked for is there ({len(find_gpus())} GPUs)")]
+
+
+def reservations(config: RunConfig) -> list[Check]:
+    """Return which plug-ins compute on a GPU that their replicas do not reserve: on Ray they would find none."""
+    said = []
+    for role, key, node in tree.settings_nodes(config):
+        service, model = getattr(config.cluster, role, None), getattr(node, "model", None)
+        device = model.get("device") if isinstance(model, Mapping) else getattr(node, "device", None)
+        if service is not None and str(device).startswith("cuda") and not service.gpus:
+            text = f"{key}: device {device}, but cluster.{role}.gpus=0 reserves none"
+            said.append(problem("devices", text, f"--set cluster.{role}.gpus=1"))
+    return said
 
 
 def placement(config: RunConfig, *, deep: bool) -> list[Check]:

@@ -13,6 +13,7 @@ from genevolve_ray.config import RunConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.faults import UserFault
 from genevolve_ray.remote_config import RemoteConfig
+from genevolve_ray.renderers.presets import NamedConfig
 
 MARK = "FILL_IN"
 """Stands in a preset where only the user knows the value."""
@@ -92,6 +93,8 @@ def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
             _, settings = plugin_settings(role, getattr(config, role))
         except UserFault:
             continue
+        if isinstance(settings, NamedConfig):  # What a preset's name stands for.
+            _, settings = settings.resolve()
         found += [(role, key, node) for key, node in nodes(settings, f"{role}.config")]
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "endpoint":

@@ -137,6 +137,23 @@ def test_a_judge_that_is_asked_again_may_take_longer(filled: Filled) -> None:
     assert (check.status, "1680 s" in check.detail) == (Status.NOTE, True)
 
 
+def test_what_a_renderer_preset_stands_for_is_looked_at() -> None:
+    named_preset = "{type: 'genevolve_ray.renderers.presets:Named', config: {name: nano-banana-pro}}"
+    config = load_config("atlas", [f"renderer={named_preset}"])
+    assert [(token.key, token.variable) for token in tree.unset_tokens(config)] == [
+        ("renderer.config", "GEMINI_API_KEY")
+    ]
+    assert [check.status for check in limits.time_limits(config)] == [Status.PROBLEM]  # 4 x 620 s against 300 s
+
+
+@pytest.mark.parametrize(("gpus", "status"), [(0, [Status.PROBLEM]), (0.5, [])])
+def test_a_judge_on_a_gpu_must_reserve_one(gpus: float, status: list[Status]) -> None:
+    kind = "genevolve_ray.judges.local_judge:LocalVlmJudge"
+    judge = f"{{type: '{kind}', config: {{model: {{model: /models/judge, device: cuda}}}}}}"
+    checks = limits.reservations(load_config("atlas", [f"judge={judge}", f"cluster.judge.gpus={gpus}"]))
+    assert [check.status for check in checks] == status
+
+
 def test_an_engine_that_cuts_episodes_short_is_a_note() -> None:
     [check] = limits.context(load_config("atlas"))
     assert check.status is Status.NOTE
