@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from genevolve_ray.config import RunConfig
-from genevolve_ray.engines.checks import check_model
+from genevolve_ray.engines.checks import check_model, read_model_config
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.faults import UserFault
 from genevolve_ray.run_checks.tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
@@ -48,7 +48,11 @@ def check_filled_in(config: RunConfig) -> None:
 def check_policy(config: RunConfig) -> None:
     """Check that the policy can be sampled here. Raises UserFault."""
     try:
-        check_model(model_folder(config.policy.model), device=config.engine.device)
+        folder = model_folder(config.policy.model)
+        if config.engine.kind == "vllm":
+            check_model(folder, device=config.engine.device)
+        else:  # The reference engine takes what vLLM does not.
+            read_model_config(folder)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
 

@@ -33,7 +33,12 @@ def note(name: str, detail: str, remedy: str = "") -> Check:
 
 def problem(name: str, detail: object, remedy: str = "") -> Check:
     """Return a finding that stops the run, or makes it go wrong."""
-    return Check(name, Status.PROBLEM, " ".join(str(detail).split()), remedy)
+    return Check(name, Status.PROBLEM, " ".join(clean(detail).split()), remedy)
+
+
+def clean(text: object) -> str:
+    """Return words of others fit for a terminal."""
+    return "".join(char if char.isprintable() else " " for char in str(text))
 
 
 def left_to_fill_in(config: RunConfig) -> list[Check]:

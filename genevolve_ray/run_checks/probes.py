@@ -11,7 +11,7 @@ from genevolve_ray.endpoint import EndpointConfig
 from genevolve_ray.remote import Answer, Refusal, Remote
 from genevolve_ray.remote_config import RemoteConfig
 from genevolve_ray.run_checks import tree
-from genevolve_ray.run_checks.parts import note, ok, problem
+from genevolve_ray.run_checks.parts import clean, note, ok, problem
 from genevolve_ray.tools.protocol import InfraFailure
 
 PROBE_SECONDS = 10.0
@@ -126,12 +126,12 @@ class _Asked:
         if refusal.status in _TOKEN_REFUSED:
             name = self.config.token_env
             remedy = f"correct what {name} holds" if name else f"set {self.service.key}.token_env"
-            return problem("answers", f"{self.where}: refused without a token that it takes: {_clean(refusal)}", remedy)
-        return problem("answers", f"{self.where}: {_clean(refusal)}", f"correct the settings at {self.service.key}")
+            return problem("answers", f"{self.where}: refused without a token that it takes: {clean(refusal)}", remedy)
+        return problem("answers", f"{self.where}: {clean(refusal)}", f"correct the settings at {self.service.key}")
 
     def _silent(self, failure: InfraFailure) -> Check:
         return problem(
-            "answers", f"{self.where}: {_clean(failure)}", f"start the service, or correct {self.service.key}.url"
+            "answers", f"{self.where}: {clean(failure)}", f"start the service, or correct {self.service.key}.url"
         )
 
     def _listed(self, answer: Answer, path: str) -> Check:
@@ -145,10 +145,10 @@ class _Asked:
             return ok("answers", f"{said} and lists {model}" if names else said)
         listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         if tree.waits(model):
-            return ok("answers", f"{said} and lists {_clean(listed)}")
+            return ok("answers", f"{said} and lists {clean(listed)}")
         status = problem if isinstance(self.config, EndpointConfig) else note
         return status(
-            "answers", f"{said} and lists {_clean(listed)}, not {model}", f"--set {self.service.key}.model=..."
+            "answers", f"{said} and lists {clean(listed)}, not {model}", f"--set {self.service.key}.model=..."
         )
 
 
@@ -163,8 +163,3 @@ def _models(answer: Answer) -> list[str]:
         return [str(entry["id"]) for entry in entries]
     except (ValueError, RecursionError, KeyError, TypeError):
         return []
-
-
-def _clean(text: object) -> str:
-    """Return foreign words fit for a terminal."""
-    return "".join(char if char.isprintable() else " " for char in str(text))

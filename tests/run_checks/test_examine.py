@@ -16,7 +16,7 @@ from safetensors import safe_open
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor import Check, Gpu, Status, exit_status
 from genevolve_ray.faults import UserFault
-from genevolve_ray.preflight import preflight
+from genevolve_ray.preflight import check_policy, preflight
 from genevolve_ray.run_checks import limits, tree
 from genevolve_ray.run_checks.examine import examine
 from genevolve_ray.run_checks.folders import Weights, read_weights
@@ -216,6 +216,14 @@ def test_a_policy_without_a_chat_template_is_said(filled: Filled, policy: Path, 
     (policy / "chat_template.jinja").unlink()
     [check] = problems(of(filled(f"policy.model={policy}"), tmp_path))
     assert "lacks a chat template" in check.detail
+
+
+def test_the_reference_engine_takes_what_vllm_does_not(policy: Path) -> None:
+    settings = json.loads((policy / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps(settings | {"vision_config": {}}))
+    with pytest.raises(UserFault, match="use engine.kind=transformers"):
+        check_policy(load_config("atlas", [f"policy.model={policy}"]))
+    check_policy(load_config("atlas", [f"policy.model={policy}", "engine.kind=transformers"]))
 
 
 def test_a_missing_truth_image_is_counted(filled: Filled, data: Path, tmp_path: Path) -> None:
