@@ -234,12 +234,39 @@ _register()
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this machine can run, what is missing, and how to get it."""
+def doctor(
+    preset: Annotated[str | None, typer.Argument(help="A preset or a YAML file: what would its run lack?")] = None,
+    run: Run = None,
+    settings: Sets = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Ask services and cluster too, over the network.")] = False,
+    spend: Annotated[
+        bool, typer.Option("--spend", help="With --deep: one small call of each service that may cost money.")
+    ] = False,
+) -> None:
+    """Say what this machine can run, or what a run still lacks before it can start, and how to get it.
+
+    Exit code 0: nothing is in the way; 1: something is; 2: the configuration cannot be read.
+
+    Example: `genevolve doctor paper --set policy.model=/models/policy --deep`
+    """
     from genevolve_ray.doctor import diagnose, exit_status, print_diagnosis
 
-    checks = diagnose()
-    print_diagnosis(checks)
+    if preset is None:
+        if settings or deep or spend or run:
+            raise typer.BadParameter(
+                "--run, --set, --deep and --spend are about a run: name its preset", param_hint="preset"
+            )
+        checks, title = diagnose(), "genevolve doctor"
+    else:
+        from genevolve_ray.config import load_config
+        from genevolve_ray.run_checks.examine import examine
+
+        if spend and not deep:
+            raise typer.BadParameter("--spend goes with --deep", param_hint="--spend")
+        config = load_config(preset, settings or [])
+        checks = examine(config, run or Path("runs") / config.name, deep=deep, spend=spend)
+        title = f"genevolve doctor {preset}"
+    print_diagnosis(checks, title=title)
     raise typer.Exit(exit_status(checks))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 GIB = 1024**3
@@ -59,9 +60,9 @@ class Status(StrEnum):
     OK = "ok"
     """As it should be."""
     NOTE = "note"
-    """The demo runs; something optional is missing or tight."""
+    """Nothing is stopped; something optional is missing, tight or not known."""
     PROBLEM = "problem"
-    """The demo cannot run on this machine as it is."""
+    """The demo, or the run that is looked at, cannot run as it is, or would go wrong."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +98,20 @@ def diagnose(run_dir: Path = Path("runs")) -> list[Check]:
 
 
 def exit_status(checks: Sequence[Check]) -> int:
-    """Return 0 if the CPU demo can run here (notes are allowed), 1 if some check is a problem."""
+    """Return 0 if nothing stops the demo or the run (notes are allowed), 1 if some check is a problem."""
     return int(any(check.status is Status.PROBLEM for check in checks))
 
 
-def print_diagnosis(checks: Sequence[Check], console: Console | None = None) -> None:
+def print_diagnosis(checks: Sequence[Check], console: Console | None = None, title: str = "genevolve doctor") -> None:
     """Print the findings as a table with one line of remedy below each finding that has one."""
     style = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
-    table = Table(title="genevolve doctor", title_justify="left", show_lines=False)
+    table = Table(title=escape(title), title_justify="left", show_lines=False)
     table.add_column("check", no_wrap=True)
     table.add_column("")
     table.add_column("finding", overflow="fold")
     for check in checks:
         finding = f"{check.detail}\n-> {check.remedy}" if check.remedy else check.detail
-        table.add_row(check.name, f"[{style[check.status]}]{check.status.value}[/]", finding)
+        table.add_row(escape(check.name), f"[{style[check.status]}]{check.status.value}[/]", escape(finding))
     (console or Console()).print(table)
 
 

@@ -15,6 +15,10 @@ class EndpointConfig(RemoteConfig):
 
     model: str = Field(min_length=1)
 
+    def probe_path(self) -> str:
+        """Return where such endpoints list their models."""
+        return "models"
+
 
 class Endpoint(Remote):
     """Calls one endpoint."""

@@ -8,13 +8,16 @@ from importlib import resources
 from pathlib import Path
 
 from genevolve_ray.config import RunConfig
-from genevolve_ray.engines.checks import check_model
-from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
+from genevolve_ray.engines.checks import check_model, read_model_config
+from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.faults import UserFault
+from genevolve_ray.run_checks.tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
-    """Check that GPUs asked for exist, that the model can be sampled here, and that plug-ins load with their settings.
+    """Check what takes a moment: nothing is left to fill in, GPUs, policy, embedder, plug-ins and tokens are there.
+
+    `genevolve doctor` looks at the same and more, and tells everything at once (`run_checks`).
 
     A plug-in with a `runtime_env` is not looked at: it may be importable only where it runs, and is checked there.
 
@@ -26,20 +29,44 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     Raises:
         UserFault: naming the value at fault.
     """
+    check_filled_in(config)
     check_devices(config)
+    if model:
+        check_policy(config)
+    check_embedder(config)
+    for role in plugin_roles(config):
+        check_plugin(role, getattr(config, role), local)
+    check_tokens(config)
+
+
+def check_filled_in(config: RunConfig) -> None:
+    """Check that a preset's blanks are filled in. Raises UserFault naming those that are not."""
+    if left := fill_ins(config):
+        keys = ", ".join(key for key, _ in left)
+        raise UserFault(
+            f"still to be filled in: {keys} (--set, or a copy of the preset; `genevolve doctor` tells more)"
+        )
+
+
+def check_policy(config: RunConfig) -> None:
+    """Check that the policy can be sampled here. Raises UserFault."""
     try:
-        if model:
-            check_model(model_folder(config.policy.model), device=config.engine.device)
+        folder = model_folder(config.policy.model)
+        if config.engine.kind == "vllm":
+            check_model(folder, device=config.engine.device)
+        else:  # The reference engine takes what vLLM does not.
+            read_model_config(folder)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
+
+
+def check_embedder(config: RunConfig) -> None:
+    """Check that an embedding model of one's own is there. Raises UserFault."""
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":
         folder = Path(embedder.transformers.model)
         if not (folder / "config.json").is_file():
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
-    roles = ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
-    for role in roles:
-        check_plugin(role, getattr(config, role), local)
 
 
 def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
@@ -49,15 +76,21 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
             keys = ", ".join(spec.runtime_env)
             raise UserFault(f"{role}.runtime_env ({keys}) needs processes of its own: run without --in-process")
         return
+    kind, settings = plugin_settings(role, spec)
     try:
-        kind = spec.resolve()
-        settings = spec.settings(kind)
         if hasattr(kind, "check"):
             kind.check(settings)
-    except PluginFault as error:
-        raise UserFault(str(error) if str(error).startswith(f"{role}.") else f"{role}: {error}") from error
     except (ValueError, OSError, AttributeError) as error:
         raise UserFault(f"{role}: {error}") from error
+
+
+def check_tokens(config: RunConfig) -> None:
+    """Check that every token's variable is set. Raises UserFault. A remote cluster has variables of its own."""
+    if config.cluster.address:
+        return
+    if missing := unset_tokens(config):
+        named = ", ".join(f"{token.variable} ({token.key}.token_env)" for token in missing)
+        raise UserFault(f"environment variables of tokens are not set: {named}")
 
 
 def check_devices(config: RunConfig) -> None:
@@ -77,6 +110,9 @@ def check_devices(config: RunConfig) -> None:
         "cluster.renderer.gpus": config.cluster.renderer.gpus,
         "cluster.judge.gpus": config.cluster.judge.gpus,
     }
+    embedder = config.experience.embedder
+    if config.experience.enabled and embedder.kind == "transformers":
+        asked["experience.embedder.transformers.device"] = embedder.transformers.device
     wanting = {key: value for key, value in asked.items() if value and not str(value).startswith("cpu")}
     if wanting and not (found := gpu_count()):
         settings = ", ".join(f"{key}={value}" for key, value in wanting.items())

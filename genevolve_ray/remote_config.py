@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -26,6 +28,15 @@ class PriceConfig(Config):
             + usage.completion_tokens * self.per_million_completion_tokens
         )
         return (usage.calls - usage.failed_calls) * self.per_call + usage.images * self.per_image + tokens / 1e6
+
+
+@dataclass(frozen=True)
+class PaidProbe:
+    """A POST of JSON to `path` that shows whether a service works, and what it costs in words."""
+
+    path: str
+    body: dict[str, Any]
+    costs: str
 
 
 class RemoteConfig(Config):
@@ -73,6 +84,19 @@ class RemoteConfig(Config):
             if parts.username or parts.password or parts.query:
                 raise ValueError(f"url of {parts.hostname!r} holds credentials or a query: name token_env instead")
         return value
+
+    @property
+    def patience_s(self) -> float:
+        """Most seconds that one call may take once it has a place: every try at its slowest, and the waits between them."""
+        return self.attempts * (self.timeout_s + self.max_backoff_s)
+
+    def probe_path(self) -> str:
+        """Return what a GET without cost shows service and token at, "" where there is only the base address to knock at."""
+        return self.health_path
+
+    def paid_probe(self) -> PaidProbe | None:
+        """Return the cheapest call that does what the service is for and costs something, None where none is cheap."""
+        return None
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class AtlasRenderer:
 
     Config = AtlasRendererConfig
     deterministic = True
+    takes_references = True
 
     def __init__(self, config: AtlasRendererConfig | None = None) -> None:
         """Keep the config; `identity` names it in every artefact."""

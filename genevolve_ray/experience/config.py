@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from genevolve_ray.endpoint import EndpointConfig
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.remote_config import PaidProbe
 
 
 class KeyConfig(Config):
@@ -64,6 +65,10 @@ class EndpointEmbedderConfig(EndpointConfig):
     batch_size: int = Field(default=64, ge=1)
     dimensions: int | None = Field(default=None, ge=1)
     """Asks the server for shorter vectors, where the model has them."""
+
+    def paid_probe(self) -> PaidProbe:
+        """Return one short text to embed."""
+        return PaidProbe("embeddings", {"model": self.model, "input": ["yes"]}, "the embedding of one word")
 
 
 class EmbedderConfig(Config):

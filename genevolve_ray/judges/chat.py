@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
 from genevolve_ray.remote import Answer, Refusal, Unusable
+from genevolve_ray.remote_config import PaidProbe
 
 PATH = "chat/completions"
 _UNSUPPORTED = frozenset({400, 404, 422, 501})
@@ -27,6 +28,17 @@ class EndpointChatConfig(EndpointConfig):
     """How the server calls the limit of an answer's tokens."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of every request, as `{chat_template_kwargs: {enable_thinking: false}}`."""
+
+    def paid_probe(self) -> PaidProbe:
+        """Return a question that is answered with one token."""
+        body = {
+            **self.extra_body,
+            "model": self.model,
+            "messages": [{"role": "user", "content": "Say yes."}],
+            "temperature": 0,
+            self.tokens_field: 1,
+        }
+        return PaidProbe(PATH, body, "one token of an answer")
 
     @field_validator("extra_body")
     @classmethod

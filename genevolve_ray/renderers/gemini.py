@@ -35,6 +35,10 @@ class GeminiConfig(HttpRendererConfig):
     """Thresholds by harm category, as HARM_CATEGORY_HARASSMENT: BLOCK_ONLY_HIGH."""
     send_seed: bool = True
 
+    def probe_path(self) -> str:
+        """Return where the model is described."""
+        return f"v1beta/models/{self.model}"
+
 
 class GeminiRenderer(HttpRenderer):
     """Renders with `generateContent`. Content that the service will not make is a Refusal with its reason."""

@@ -36,6 +36,10 @@ class ImagesApiConfig(HttpRendererConfig):
     allow_url_answers: bool = False
     """Whether a picture that comes as an address is fetched, and then from the answering server alone."""
 
+    def probe_path(self) -> str:
+        """Return where such services list their models."""
+        return "models"
+
     @field_validator("extra")
     @classmethod
     def _not_ours(cls, value: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:

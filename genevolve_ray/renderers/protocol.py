@@ -15,6 +15,15 @@ class Renderer(Protocol):
 
     identity: str
 
+    @property
+    def takes_references(self) -> bool:
+        """Whether reference pictures reach the generator; it decides what a render is a render of.
+
+        False for generators of text alone: they are given none, or leave them aside, and rows made so are marked. The
+        default is True, which is also what holds for a plug-in without this attribute.
+        """
+        return True
+
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
         """Return an encoded image (PNG) for a prompt and its reference pictures (encoded, in ordinal order).
 

@@ -18,6 +18,7 @@ from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote import Answer, Refusal, Remote, RemoteConfig, Unusable
+from genevolve_ray.remote_config import PaidProbe
 from genevolve_ray.tools.addresses import MAX_URL_CHARS, FetchRefused
 from genevolve_ray.tools.cache import AnswerCache
 from genevolve_ray.tools.fetch import SERVICE as FETCH
@@ -44,6 +45,10 @@ class SerperConfig(RemoteConfig):
     num: int = Field(default=10, ge=MAX_TOP_K, le=100)
     """Results asked for, whatever number is shown: so one question has one answer, and pictures that cannot be fetched
     have substitutes. Some services charge more for more than ten."""
+
+    def paid_probe(self) -> PaidProbe:
+        """Return one query."""
+        return PaidProbe("search", {"q": "lighthouse", "num": self.num}, "one query")
 
 
 class ImageConfig(Config):

@@ -27,6 +27,25 @@ def test_the_paper_preset_holds_the_papers_figures() -> None:
     assert (config.profile, config.engine.dtype, config.learner.dtype) == ("release", "bfloat16", "bfloat16")
 
 
+def test_the_paper_preset_names_real_parts() -> None:
+    config = load_config("paper")
+    names = {
+        role: getattr(config, role).type.partition(":")[2] for role in ("tools", "renderer", "judge", "summariser")
+    }
+    assert names == {
+        "tools": "WebTools",
+        "renderer": "QwenServiceRenderer",
+        "judge": "EndpointJudge",
+        "summariser": "EndpointSummariser",
+    }
+    render, judge = config.renderer.build().config, config.judge.build().config
+    assert (render.num_inference_steps, render.true_cfg_scale, render.model) == (40, 4.0, "Qwen-Image-Edit-2511")
+    assert (judge.formula, judge.kscore.token_env) == (config.reward.formula, "GEMINI_API_KEY")
+    summariser = config.summariser.build().config
+    assert (summariser.min_words, summariser.max_words, summariser.url) == (12, 22, judge.kscore.url)
+    assert config.experience.embedder.transformers.model.endswith("Qwen3-Embedding-0.6B")
+
+
 def test_overrides_reach_nested_keys_in_order() -> None:
     config = load_config("atlas", ["loop.group_size=4", "reward.call_cost=0", "loop.group_size=5", "learner.lr=1e-3"])
     assert (config.loop.group_size, config.reward.call_cost, config.learner.lr) == (5, 0.0, 1e-3)

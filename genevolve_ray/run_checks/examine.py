@@ -1,0 +1,42 @@
+"""Everything that is known of a run before it starts, as a list of findings."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from genevolve_ray.config import RunConfig
+from genevolve_ray.doctor import Check, Status, diagnose
+from genevolve_ray.run_checks import limits, parts, tree
+from genevolve_ray.run_checks.parts import note, ok
+from genevolve_ray.run_checks.probes import probe_services
+
+
+def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool = False) -> list[Check]:
+    """Return what a run lacks and what it has, with how to mend each.
+
+    Of the machine only what stops every run is repeated; `diagnose` tells the rest.
+
+    Args:
+        config: the run.
+        run_dir: where it would be written; it need not exist.
+        deep: load the tokenizer, and ask the services and the cluster over the network.
+        spend: with `deep`, make the one call of each service that costs money.
+    """
+    checks = [check for check in diagnose(run_dir) if check.status is Status.PROBLEM]
+    checks += parts.left_to_fill_in(config)
+    policy, weights = parts.policy(config, deep=deep)
+    checks += [*policy, *parts.embedder(config), *parts.plugins(config), *parts.data(config)]
+    checks += [*parts.token_variables(config), *parts.addresses(config)]
+    checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
+    checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]
+    checks += [*limits.learner_memory(config, weights), *limits.disk(config, run_dir, weights)]
+    services = tree.services(config)
+    if services and deep:
+        unset = {token.variable for token in tree.unset_tokens(config)}
+        checks += asyncio.run(probe_services(services, unset, spend=spend))
+    elif services:
+        checks.append(note("answers", f"{len(services)} services are not asked", "--deep asks them, over the network"))
+    problems = sum(check.status is Status.PROBLEM for check in checks)
+    closing = note("can start", f"not yet: {problems} problems") if problems else ok("can start", f"run {config.name}")
+    return [*checks, closing]

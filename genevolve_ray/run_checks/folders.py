@@ -1,0 +1,116 @@
+"""Whether a model folder is whole: weights that end where their header says, tokenizer, chat template."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from genevolve_ray.engines.checks import context_length
+
+_MAX_HEADER = 100 << 20
+"""Bytes that the format allows for a header."""
+TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the weights of a folder come to."""
+
+    parameters: int
+    bytes: int
+
+
+def read_weights(folder: Path) -> Weights:
+    """Return the size of a folder's safetensors, each of which is there and whole.
+
+    A download that broke off shows here, in a moment, and not when an engine has started.
+
+    Raises:
+        FileNotFoundError: naming a shard that the index lists and the folder lacks.
+        ValueError: naming a file that is no safetensors or has another length than its header says.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(_object(index).get("weight_map", {}).values()))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
+    return Weights(sum(_parameters(file) for file in files), sum(file.stat().st_size for file in files))
+
+
+def _parameters(file: Path) -> int:
+    """Return the number of parameters in one file. Raises ValueError when it is not whole."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+            raise ValueError(f"{file} is no whole safetensors file: {size} bytes")
+        try:
+            tensors: dict[str, Any] = json.loads(stream.read(length))
+            tensors.pop("__metadata__", None)
+            ends = [int(tensor["data_offsets"][1]) for tensor in tensors.values()]
+            count = sum(prod(tensor["shape"]) for tensor in tensors.values())
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(f"{file} has no readable safetensors header: {error}") from error
+    if size != 8 + length + max(ends, default=0):
+        raise ValueError(f"{file} has {size} bytes, its header says {8 + length + max(ends, default=0)}")
+    return count
+
+
+def missing_texts(folder: Path) -> list[str]:
+    """Return what a folder lacks beside its weights, in words: a tokenizer, a chat template."""
+    lacking = []
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        lacking.append(f"a tokenizer ({', '.join(TOKENIZERS)})")
+    settings = folder / "tokenizer_config.json"
+    inside = settings.is_file() and _object(settings).get("chat_template")
+    if not inside and not any((folder / name).is_file() for name in TEMPLATES):
+        lacking.append("a chat template (chat_template.jinja, or chat_template in tokenizer_config.json)")
+    return lacking
+
+
+def check_tokenizer(folder: Path) -> str:
+    """Load the tokenizer, render a conversation with its template, and return what was found in words.
+
+    Takes seconds: it imports transformers.
+
+    Raises:
+        ValueError: when the template does not close turns with a special token, or the tokenizer cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    from genevolve_ray.agent.chat import ChatFormat
+    from genevolve_ray.engines.checks import vocabulary_size
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ImportError, KeyError) as error:
+        raise ValueError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
+    form, rows = ChatFormat(tokenizer), vocabulary_size(folder)
+    if len(tokenizer) > rows:
+        raise ValueError(f"the tokenizer in {folder} knows {len(tokenizer)} ids, the model embeds {rows}")
+    prompt = form.prompt_ids([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
+    end = tokenizer.decode([form.end_of_turn_id])
+    return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt takes {len(prompt)} tokens"
+
+
+def context_of(folder: Path) -> int | None:
+    """Return the most tokens that a model's positions allow, None where that cannot be told."""
+    try:
+        return context_length(folder)
+    except (OSError, ValueError):
+        return None
+
+
+def _object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(value).__name__}")
+    return value

@@ -1,0 +1,175 @@
+"""Checks of numbers against each other: contexts, time limits, formulas, devices, placement, memory and disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.cluster.errors import PlacementError
+from genevolve_ray.cluster.plan import make_plan
+from genevolve_ray.cluster.session import cluster_address
+from genevolve_ray.config import RunConfig
+from genevolve_ray.doctor import Check, find_gpus
+from genevolve_ray.faults import UserFault
+from genevolve_ray.preflight import check_devices, model_folder
+from genevolve_ray.run_checks import tree
+from genevolve_ray.run_checks.folders import Weights, context_of
+from genevolve_ray.run_checks.parts import GIB, note, ok, problem
+
+_MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
+"""Bytes a parameter takes in float32: itself, AdamW's two moments, its gradient."""
+
+
+def context(config: RunConfig) -> list[Check]:
+    """Compare the longest sequence of the profile with what engine and model hold."""
+    profile, asked = PROFILES[config.profile], config.engine.max_model_len
+    longest = profile.max_prompt_tokens + profile.max_response_tokens
+    own = None if tree.waits(config.policy.model) else context_of(_folder(config))
+    if asked and own and asked > own:
+        detail = f"engine.max_model_len={asked}, the model's positions end at {own}"
+        return [problem("context", detail, f"--set engine.max_model_len={own}")]
+    limit = asked or own
+    if limit is None:
+        return []
+    said = f"profile {profile.name}: {profile.max_prompt_tokens} prompt + {profile.max_response_tokens} response tokens"
+    remedy = f"--set engine.max_model_len={longest}"
+    if limit <= profile.max_prompt_tokens:
+        return [problem("context", f"{said}; the engine holds {limit}, which a prompt alone may fill", remedy)]
+    if limit < longest:
+        return [note("context", f"{said}; the engine holds {limit} and cuts longer episodes short", remedy)]
+    return [ok("context", f"{said} fit the engine's {limit}")]
+
+
+def time_limits(config: RunConfig) -> list[Check]:
+    """Compare how long a role's replica may take with how long the service behind it may keep it waiting."""
+    said = []
+    for service in tree.services(config):
+        outer = getattr(config.cluster, service.role, None)
+        if outer is None:  # The memory's process waits as long as it takes.
+            continue
+        inner = service.config
+        needed = inner.patience_s
+        key = f"cluster.{service.role}.timeout"
+        text = (
+            f"{service.key}: {inner.attempts} tries x ({inner.timeout_s:g} + {inner.max_backoff_s:g} s) = {needed:g} s, "
+            f"{key}={outer.timeout:g}"
+        )
+        rounds = 1 + _repairs(config, service.role)
+        if outer.timeout <= needed:
+            why = "a slow service is asked again while it still works"
+            said.append(problem("time", f"{text}: {why}", f"--set {key}={needed + 60:g}, or fewer attempts"))
+        elif outer.timeout <= needed * rounds:
+            why = f"an answer asked for again {rounds - 1} times may take up to {needed * rounds:g} s"
+            said.append(note("time", f"{text}; {why}", f"--set {key}={needed * rounds + 60:g}"))
+        else:
+            said.append(ok("time", text))
+    return said
+
+
+def _repairs(config: RunConfig, role: str) -> int:
+    """Return how often a plug-in asks again for an answer that it cannot read."""
+    _, settings = tree.plugin_settings(role, getattr(config, role))
+    repairs = getattr(settings, "repairs", 0)
+    return repairs if isinstance(repairs, int) else 0
+
+
+def formula(config: RunConfig) -> list[Check]:
+    """Compare the formula that rewards use with the one that the judge writes into verdicts."""
+    try:
+        _, settings = tree.plugin_settings("judge", config.judge)
+    except UserFault:
+        return []
+    named, used = getattr(settings, "formula", None), config.reward.formula
+    if named is None:
+        return []
+    if named != used:
+        detail = f"judge.config.formula={named!s}, reward.formula={used!s}: verdicts would name a score that is not the reward's"
+        return [problem("formula", detail, f"--set judge.config.formula={used!s}")]
+    return [ok("formula", str(used))]
+
+
+def devices(config: RunConfig) -> list[Check]:
+    """Return whether the GPUs that are asked for are on this machine; a remote cluster answers for itself."""
+    if config.cluster.address:
+        return []
+    try:
+        check_devices(config)
+    except UserFault as fault:
+        return [problem("devices", fault, "a machine with GPUs, cluster.address=..., or engine.device=cpu for a trial")]
+    return [ok("devices", f"what is asked for is there ({len(find_gpus())} GPUs)")]
+
+
+def reservations(config: RunConfig) -> list[Check]:
+    """Return which plug-ins compute on a GPU that their replicas do not reserve: on Ray they would find none."""
+    said = []
+    for role, key, node in tree.settings_nodes(config):
+        service, model = getattr(config.cluster, role, None), getattr(node, "model", None)
+        device = model.get("device") if isinstance(model, Mapping) else getattr(node, "device", None)
+        if service is not None and str(device).startswith("cuda") and not service.gpus:
+            text = f"{key}: device {device}, but cluster.{role}.gpus=0 reserves none"
+            said.append(problem("devices", text, f"--set cluster.{role}.gpus=1"))
+    return said
+
+
+def placement(config: RunConfig, *, deep: bool) -> list[Check]:
+    """Return whether the run's processes fit the machine, or the cluster, which is asked with `deep` only."""
+    address = cluster_address(config.cluster)
+    if address is not None and not deep:
+        return [
+            note("placement", f"the cluster at {address} is not asked", "--deep, or genevolve plan --node 4x64cpu+8gpu")
+        ]
+    try:
+        plan = make_plan(config)
+    except PlacementError as error:
+        return [problem("placement", error, "start the cluster, or correct cluster.address and RAY_ADDRESS")]
+    if not plan.fits:
+        return [problem("placement", plan.obstacle, "genevolve plan shows every process and what it asks for")]
+    return [ok("placement", f"{plan.total('CPU'):g} CPU and {plan.total('GPU'):g} GPU fit {plan.where}")]
+
+
+def learner_memory(config: RunConfig, weights: Weights | None) -> list[Check]:
+    """Compare what master weights, gradients and AdamW take on each rank with the GPUs of this machine."""
+    learner = config.learner
+    gpus = find_gpus()
+    if (
+        weights is None
+        or learner.device == "cpu"
+        or learner.lora
+        or learner.offload
+        or not gpus
+        or config.cluster.address
+    ):
+        return []
+    each = weights.parameters * (_MASTER_BYTES + _ADAM_BYTES + _GRADIENT_BYTES) / config.cluster.learner_ranks / GIB
+    there = max(gpu.memory_mib for gpu in gpus) / 1024
+    text = f"{each:.0f} GiB a rank for weights, gradients and AdamW, before activations; the GPU has {there:.0f} GiB"
+    if each >= there:
+        remedy = "--set learner.lora={}, more cluster.learner_ranks, or --set learner.offload=true"
+        return [problem("memory", text, remedy)]
+    return [ok("memory", text)]
+
+
+def disk(config: RunConfig, run_dir: Path, weights: Weights | None) -> list[Check]:
+    """Compare the free space at the run folder with what the checkpoints that are kept will take."""
+    existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free / GIB
+    text = f"{free:.1f} GiB free for {run_dir}"
+    if weights is None or config.learner.lora:
+        return [ok("disk", text)]
+    kept = config.checkpoints.keep_last + config.checkpoints.keep_best + 1  # One is written before another goes.
+    needed = kept * weights.parameters * (_MASTER_BYTES + _ADAM_BYTES) / GIB
+    text = (
+        f"{text}; {kept} checkpoints with their optimizer take {needed:.1f} GiB, pictures and trajectories come on top"
+    )
+    if free < needed:
+        return [problem("disk", text, "another place with --run, or checkpoints.keep_last=1 and keep_best=0")]
+    return [ok("disk", text)]
+
+
+def _folder(config: RunConfig) -> Path:
+    try:
+        return model_folder(config.policy.model)
+    except FileNotFoundError:
+        return Path(config.policy.model)

@@ -1,0 +1,214 @@
+"""Checks of a run's parts: what is left to fill in, model folders, plug-ins, data, tokens, services by their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from genevolve_ray.config import RunConfig
+from genevolve_ray.doctor import Check, Status
+from genevolve_ray.faults import UserFault
+from genevolve_ray.preflight import check_embedder, check_plugin, check_policy, model_folder
+from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.published.rejections import RejectionReport
+from genevolve_ray.records.request import Request
+from genevolve_ray.run_checks import tree
+from genevolve_ray.run_checks.folders import Weights, check_tokenizer, missing_texts, read_weights
+
+GIB = 1024**3
+
+
+def ok(name: str, detail: str) -> Check:
+    """Return a finding that all is well."""
+    return Check(name, Status.OK, detail)
+
+
+def note(name: str, detail: str, remedy: str = "") -> Check:
+    """Return a finding that does not stop the run."""
+    return Check(name, Status.NOTE, detail, remedy)
+
+
+def problem(name: str, detail: object, remedy: str = "") -> Check:
+    """Return a finding that stops the run, or makes it go wrong."""
+    return Check(name, Status.PROBLEM, " ".join(clean(detail).split()), remedy)
+
+
+def clean(text: object) -> str:
+    """Return words of others fit for a terminal."""
+    return "".join(char if char.isprintable() else " " for char in str(text))
+
+
+def left_to_fill_in(config: RunConfig) -> list[Check]:
+    """Return a finding for every blank of a preset."""
+    left = tree.fill_ins(config)
+    if not left:
+        return [ok("fill in", "nothing is left to fill in")]
+    return [
+        problem("fill in", f"{key} is {value!r}", f"--set {_settable(key)}=..., or a copy of the preset")
+        for key, value in left
+    ]
+
+
+def _settable(key: str) -> str:
+    """Return the key that --set takes: a list is set as a whole."""
+    parts = key.split(".")
+    while parts and parts[-1].isdigit():
+        parts.pop()
+    return ".".join(parts)
+
+
+def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | None]:
+    """Return what there is to say of the policy's folder, and the size of its weights where they can be read."""
+    if tree.waits(config.policy.model):
+        return [note("policy", "not looked at before policy.model is filled in")], None
+    remedy = "--set policy.model=FOLDER, in Hugging Face layout"
+    try:
+        check_policy(config)
+        folder = model_folder(config.policy.model)
+        weights = read_weights(folder)
+        if lacking := missing_texts(folder):
+            return [
+                problem("policy", f"{folder} lacks {' and '.join(lacking)}", "copy them from the original model")
+            ], weights
+        said = [ok("policy", f"{folder}: {weights.parameters / 1e9:.3g}B parameters, {weights.bytes / GIB:.2f} GiB")]
+        if deep:
+            said.append(ok("tokenizer", check_tokenizer(folder)))
+        return said, weights
+    except (UserFault, OSError, ValueError) as error:
+        return [problem("policy", error, remedy)], None
+
+
+def embedder(config: RunConfig) -> list[Check]:
+    """Return what there is to say of the embedding model."""
+    settings = config.experience.embedder
+    if not config.experience.enabled or settings.kind != "transformers" or tree.waits(settings.transformers.model):
+        return []
+    remedy = "--set experience.embedder.transformers.model=FOLDER, in Hugging Face layout"
+    folder = Path(settings.transformers.model)
+    try:
+        check_embedder(config)
+        weights = read_weights(folder)
+        if lacking := [text for text in missing_texts(folder) if "tokenizer (" in text]:
+            return [problem("embedder", f"{folder} lacks {lacking[0]}", "copy it from the original model")]
+    except (UserFault, OSError, ValueError) as error:
+        return [problem("embedder", error, remedy)]
+    return [ok("embedder", f"{folder}: {weights.parameters / 1e9:.3g}B parameters on {settings.transformers.device}")]
+
+
+def plugins(config: RunConfig) -> list[Check]:
+    """Return, for each role, whether its class can be imported and takes its settings."""
+    without = {token.role for token in tree.unset_tokens(config)}
+    return [_plugin(config, role, role in without) for role in tree.plugin_roles(config)]
+
+
+def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
+    spec = getattr(config, role)
+    remedy = f"--set {role}.type=package.module:Class, --set {role}.config.KEY=VALUE"
+    if tree.waits(spec.type):
+        return note(role, f"not looked at before {role}.type is filled in")
+    try:
+        kind, _ = tree.plugin_settings(role, spec)
+        if tree.waits(spec.config):
+            return note(role, f"{spec.type} takes its settings, which are not complete yet")
+        if not hasattr(kind, "check") or role == "requests" or without_token:  # The latter two have lines of their own.
+            return ok(role, f"{spec.type} takes its settings")
+        check_plugin(role, spec)
+    except UserFault as fault:
+        if tree.waits(str(fault)):
+            return note(role, f"{spec.type}: settings are not complete yet")
+        return problem(role, fault, remedy)
+    except Exception as error:  # noqa: BLE001  a plug-in is foreign code: whatever it raises is a finding of its own
+        return problem(role, f"{spec.type}: {type(error).__name__}: {error}", remedy)
+    return ok(role, f"{spec.type} takes its settings and passes its check")
+
+
+def data(config: RunConfig) -> list[Check]:
+    """Return whether the request source can be read, with its first requests and their truth images."""
+    spec = config.requests
+    if tree.waits(spec.type) or tree.waits(spec.config):
+        return [note("data", "not read before requests.config is filled in")]
+    try:
+        tree.plugin_settings("requests", spec)
+    except UserFault:
+        return []  # Told with the plug-ins.
+    images = MemoryImages()
+    try:
+        source = spec.build(images)
+        first: dict[str, Callable[[], list[Request]]] = {
+            "train": lambda: [source.train(0)],
+            "validation": lambda: source.validation(1),
+            **({"heldout": lambda: source.heldout(1)} if config.heldout.requests else {}),
+        }
+        said = [_first(part, draw(), images) for part, draw in first.items()]
+        report = getattr(source, "report", None)
+        if isinstance(report, RejectionReport) and report.rejected:
+            said.append(note("data", " ".join(report.text().split())))
+        return [*said, *_enough(config, source)]
+    except Exception as error:  # noqa: BLE001  foreign code again; our own reader's words name file and row
+        return [problem("data", f"{type(error).__name__}: {error}", "see docs/data.md for the files that are read")]
+
+
+def _first(part: str, drawn: list[Request], images: MemoryImages) -> Check:
+    if not drawn:
+        return problem("data", f"{part}: no request", "see docs/data.md")
+    request = drawn[0]
+    if request.truth_image is None:
+        return note("data", f"{part}: {request.id} has no truth image, which most judges need")
+    size = f"{request.truth_image.width} x {request.truth_image.height}"
+    images.get(request.truth_image)
+    return ok("data", f"{part}: first request {request.id}, truth image {size}")
+
+
+def _enough(config: RunConfig, source: Any) -> Iterator[Check]:
+    """Say how often a run goes through its requests, where the source knows how many it has."""
+    if not hasattr(source, "__len__"):
+        return
+    wanted, there = config.loop.steps * config.loop.requests_per_step, len(source)
+    yield ok("data", f"{there} training requests; the run draws {wanted}, {wanted / max(there, 1):.1f} times each")
+
+
+def token_variables(config: RunConfig) -> list[Check]:
+    """Return a finding for every variable that holds a token. No value is ever shown."""
+    missing = {token.variable for token in tree.unset_tokens(config)}
+    keys: dict[str, list[str]] = {}
+    for token in tree.tokens(config):
+        keys.setdefault(token.variable, []).append(token.key)
+    said = []
+    for variable, places in sorted(keys.items()):
+        used = f"{variable} ({', '.join(places)})"
+        if variable not in missing:
+            said.append(ok("token", f"{used} is set"))
+        elif config.cluster.address:
+            said.append(note("token", f"{used} is not set here", "set it where the cluster's replicas run"))
+        else:
+            said.append(problem("token", f"{used} is not set", f"export {variable}=..."))
+    return said
+
+
+def addresses(config: RunConfig) -> list[Check]:
+    """Return where each service is, and whether a token would go there unencrypted."""
+    said = []
+    for service in tree.services(config):
+        urls = [url for url in service.config.urls if not tree.waits(url)]
+        if not urls:
+            continue
+        listed = f"{service.key}: {', '.join(urls)}"
+        open_hosts = [url for url in urls if service.config.token_env and _in_the_clear(url)]
+        if open_hosts:
+            said.append(note("service", f"{listed}: the token goes there unencrypted", "use https"))
+        else:
+            said.append(ok("service", listed))
+    return said
+
+
+def _in_the_clear(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme != "http":
+        return False
+    try:
+        return not ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return parts.hostname != "localhost"

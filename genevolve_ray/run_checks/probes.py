@@ -1,0 +1,165 @@
+"""Asks each service of a run, over the network, once and within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from genevolve_ray.doctor import Check
+from genevolve_ray.endpoint import EndpointConfig
+from genevolve_ray.remote import Answer, Refusal, Remote
+from genevolve_ray.remote_config import RemoteConfig
+from genevolve_ray.run_checks import tree
+from genevolve_ray.run_checks.parts import clean, note, ok, problem
+from genevolve_ray.tools.protocol import InfraFailure
+
+PROBE_SECONDS = 10.0
+"""How long a service may take to answer a question that costs nothing."""
+PAID_SECONDS = 60.0
+"""How long it may take to do a little of its work."""
+_NO_SUCH_PLACE = frozenset({404, 405, 501})
+_SHOWN = 8
+"""Names of models that a finding lists."""
+_TOKEN_REFUSED = frozenset({401, 403})
+
+
+async def probe_services(services: list[tree.Service], unset: set[str], *, spend: bool) -> list[Check]:
+    """Return a finding for every server of every service, asked side by side.
+
+    Args:
+        services: whom to ask.
+        unset: variables of tokens that are not set here; services that need them are not asked.
+        spend: whether a call that costs money may be made, one a server.
+    """
+    able = [service for service in services if service.config.token_env not in unset]
+    asked = [(service, url) for service in able for url in service.config.urls if not tree.waits(url)]
+    return [
+        check
+        for checks in await asyncio.gather(*(_Asked(service, url).checks(spend=spend) for service, url in asked))
+        for check in checks
+    ]
+
+
+class _Asked:
+    """One server, asked without patience: a probe that has to wait says so."""
+
+    def __init__(self, service: tree.Service, url: str) -> None:
+        self.service, self.config, self.url = service, service.config, url
+        self.where = f"{service.key}, {url}"
+
+    async def checks(self, *, spend: bool) -> list[Check]:
+        paid = self.config.paid_probe()
+        free = await self._free()
+        if paid is None:
+            return [free or note("answers", f"{self.where}: a server is there; whether it works shows in the run")]
+        if spend and not tree.waits(paid.body):
+            did = await self._paid()
+            return [free, did] if free else [did]
+        remedy = f"--spend: {paid.costs}, which may cost money"
+        return [free or note("answers", f"{self.where}: a server is there; whether it works is not known", remedy)]
+
+    async def _free(self) -> Check | None:
+        """Return what asking for nothing shows, None where it shows no more than that somebody answers."""
+        for path in dict.fromkeys((self.config.health_path, self.config.probe_path())):
+            if path and (found := await self._get(path)) is not None:
+                return found
+        if self.config.probe_path() or self.config.health_path:
+            return None
+        return await self._knock()
+
+    async def _get(self, path: str) -> Check | None:
+        remote = self._remote(PROBE_SECONDS)
+        try:
+            answer = await remote.call(path, _whole, method="GET")
+        except Refusal as refusal:
+            if refusal.status in _NO_SUCH_PLACE and path != self.config.health_path:
+                return None
+            return self._refused(refusal)
+        except InfraFailure as failure:
+            return self._silent(failure)
+        finally:
+            await remote.aclose()
+        return self._listed(answer, path)
+
+    async def _knock(self) -> Check | None:
+        """Ask for the base address: any answer shows that a server is there."""
+        remote = self._remote(PROBE_SECONDS)
+        try:
+            await remote.call("", _whole, method="GET")
+        except Refusal:
+            return None
+        except InfraFailure as failure:
+            return self._silent(failure)
+        finally:
+            await remote.aclose()
+        return None
+
+    async def _paid(self) -> Check:
+        paid, remote = self.config.paid_probe(), self._remote(PAID_SECONDS)
+        assert paid is not None
+        try:
+            await remote.call(paid.path, Answer.object, body=paid.body)
+        except Refusal as refusal:
+            return self._refused(refusal)
+        except InfraFailure as failure:
+            return self._silent(failure)
+        finally:
+            await remote.aclose()
+        return ok("answers", f"{self.where}: did its work ({paid.costs})")
+
+    def _remote(self, seconds: float) -> Remote:
+        """Return a client of this server alone, with one try; the settings are valid, only tighter."""
+        tighter: dict[str, Any] = {
+            "url": self.url,
+            "attempts": 1,
+            "timeout_s": min(self.config.timeout_s, seconds),
+            "connect_timeout_s": min(self.config.connect_timeout_s, seconds),
+            "rate_per_s": None,
+            "health_path": "",
+        }
+        return Remote(
+            RemoteConfig(**{n: getattr(self.config, n) for n in RemoteConfig.model_fields} | tighter), "doctor"
+        )
+
+    def _refused(self, refusal: Refusal) -> Check:
+        if refusal.status in _TOKEN_REFUSED:
+            name = self.config.token_env
+            remedy = f"correct what {name} holds" if name else f"set {self.service.key}.token_env"
+            return problem("answers", f"{self.where}: refused without a token that it takes: {clean(refusal)}", remedy)
+        return problem("answers", f"{self.where}: {clean(refusal)}", f"correct the settings at {self.service.key}")
+
+    def _silent(self, failure: InfraFailure) -> Check:
+        return problem(
+            "answers", f"{self.where}: {clean(failure)}", f"start the service, or correct {self.service.key}.url"
+        )
+
+    def _listed(self, answer: Answer, path: str) -> Check:
+        """Return that a server answers, and whether it lists the model that will be asked for."""
+        said = f"{self.where}: answers at {path}"
+        model = getattr(self.config, "model", "")
+        if path != "models" or not model:
+            return ok("answers", said)
+        names = _models(answer)
+        if not names or any(name == model or name.endswith(f"/{model}") for name in names):
+            return ok("answers", f"{said} and lists {model}" if names else said)
+        listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        if tree.waits(model):
+            return ok("answers", f"{said} and lists {clean(listed)}")
+        status = problem if isinstance(self.config, EndpointConfig) else note
+        return status(
+            "answers", f"{said} and lists {clean(listed)}, not {model}", f"--set {self.service.key}.model=..."
+        )
+
+
+def _whole(answer: Answer) -> Answer:
+    return answer
+
+
+def _models(answer: Answer) -> list[str]:
+    """Return the names in a list of models, none where there is no such list."""
+    try:
+        entries = json.loads(answer.data)["data"]
+        return [str(entry["id"]) for entry in entries]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return []

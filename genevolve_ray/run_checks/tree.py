@@ -1,0 +1,143 @@
+"""Finding things in a run's configuration: values to fill in, plug-ins' settings, services and the tokens they need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from genevolve_ray.config import RunConfig
+from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
+from genevolve_ray.faults import UserFault
+from genevolve_ray.remote_config import RemoteConfig
+from genevolve_ray.renderers.presets import NamedConfig
+
+MARK = "FILL_IN"
+"""Stands in a preset where only the user knows the value."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service outside the run: the role that calls it, the key of its settings, and these."""
+
+    role: str
+    key: str
+    config: RemoteConfig
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token that the settings at `key` ask for, by the name of its environment variable."""
+
+    role: str
+    key: str
+    variable: str
+
+
+def plugin_roles(config: RunConfig) -> tuple[str, ...]:
+    """Return the roles whose plug-ins a run uses."""
+    return ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
+
+
+def fill_ins(config: RunConfig) -> list[tuple[str, str]]:
+    """Return (key, value) of what is still to be filled in, leaving out parts that are switched off."""
+    unused = () if config.experience.enabled else ("experience", "summariser")
+    return list(_marked(config.model_dump(mode="json", exclude=set(unused)), ""))
+
+
+def waits(value: Any) -> bool:
+    """Return whether a value, or one inside it, is still to be filled in."""
+    return next(_marked(value, ""), None) is not None
+
+
+def _marked(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str) and MARK in value:
+        yield path, value
+    for name, inner in _children(value):
+        yield from _marked(inner, _join(path, name))
+
+
+def nodes(value: Any, path: str = "") -> Iterator[tuple[str, BaseModel]]:
+    """Yield every settings object inside a value with its key, outermost first."""
+    if isinstance(value, BaseModel):
+        yield path, value
+    for name, inner in _children(value):
+        yield from nodes(inner, _join(path, name))
+
+
+def plugin_settings(role: str, spec: PluginSpec) -> tuple[Any, Any]:
+    """Return a plug-in's class and its validated settings.
+
+    Raises:
+        UserFault: naming the value at fault.
+    """
+    try:
+        kind = spec.resolve()
+        return kind, spec.settings(kind)
+    except PluginFault as error:
+        raise UserFault(str(error) if str(error).startswith(f"{role}.") else f"{role}: {error}") from error
+    except (ValueError, OSError, AttributeError) as error:
+        raise UserFault(f"{role}: {error}") from error
+
+
+def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
+    """Return (role, key, settings) of every settings object of plug-ins and embedder; plug-ins that are broken, or
+    importable only in processes of their own, are left out.
+    """
+    found: list[tuple[str, str, BaseModel]] = []
+    for role in plugin_roles(config):
+        if getattr(config, role).isolated:
+            continue
+        try:
+            _, settings = plugin_settings(role, getattr(config, role))
+        except UserFault:
+            continue
+        if isinstance(settings, NamedConfig):  # What a preset's name stands for.
+            _, settings = settings.resolve()
+        found += [(role, key, node) for key, node in nodes(settings, f"{role}.config")]
+    embedder = config.experience.embedder
+    if config.experience.enabled and embedder.kind == "endpoint":
+        found += [("embedder", key, node) for key, node in nodes(embedder.endpoint, "experience.embedder.endpoint")]
+    return found
+
+
+def services(config: RunConfig) -> list[Service]:
+    """Return every service outside the run that its parts call."""
+    return [Service(role, key, node) for role, key, node in settings_nodes(config) if isinstance(node, RemoteConfig)]
+
+
+def tokens(config: RunConfig) -> list[Token]:
+    """Return every token that the parts of a run ask for."""
+    named = ((role, key, getattr(node, "token_env", "")) for role, key, node in settings_nodes(config))
+    return [Token(role, key, name) for role, key, name in named if isinstance(name, str) and name]
+
+
+def unset_tokens(config: RunConfig) -> list[Token]:
+    """Return the tokens whose variable is set neither here nor in the role's `runtime_env`. No value is returned."""
+    return [token for token in tokens(config) if not (_set_here(token.variable) or _set_there(config, token))]
+
+
+def _set_here(variable: str) -> bool:
+    return bool(os.environ.get(variable, "").strip())
+
+
+def _set_there(config: RunConfig, token: Token) -> bool:
+    spec = getattr(config, token.role, None)
+    variables = spec.runtime_env.get("env_vars") if spec is not None else None
+    return isinstance(variables, Mapping) and bool(str(variables.get(token.variable, "")).strip())
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, BaseModel):
+        yield from ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, Mapping):
+        yield from ((str(name), inner) for name, inner in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((str(number), inner) for number, inner in enumerate(value))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
