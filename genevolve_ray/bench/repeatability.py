@@ -17,7 +17,7 @@ from pydantic import Field
 from rich.table import Table
 
 from genevolve_ray.bench.intervals import Interval
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import JudgeSpec
 from genevolve_ray.judges.protocol import Judge
 from genevolve_ray.metering import metered
 from genevolve_ray.records.base import Config, Record
@@ -90,7 +90,7 @@ class JudgedRow:
 class RepeatabilityConfig(Config):
     """Which judge is asked, and how."""
 
-    judge: PluginSpec
+    judge: JudgeSpec
     formula: ScoreFormula | None = None
     """Under which formula the KScore is; by default the verdicts' own."""
     concurrency: int = Field(default=8, ge=1)

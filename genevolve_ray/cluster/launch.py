@@ -14,7 +14,14 @@ from genevolve_ray.cluster.applications import delete, deploy, reason, states, s
 from genevolve_ray.cluster.errors import StartError, arrive
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
-from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
+from genevolve_ray.cluster.placement import (
+    check_devices,
+    check_environment,
+    check_fits,
+    gang_demands,
+    reserve,
+    service_demands,
+)
 from genevolve_ray.cluster.renderers import RayRenderers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, services_of
@@ -87,6 +94,8 @@ class _Launch:
         """Check that the cluster has what the run asks for."""
         import ray
 
+        for service in self.services:
+            check_environment(service.role, service.spec.runtime_env, local=self.private)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         # What is available is known a moment later than what exists; in a private cluster it is the same.
         free = ray.cluster_resources() if self.private else ray.available_resources()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,29 @@ def check_devices(config: RunConfig) -> None:
     for key, device, reservation, gpus in pairs:
         if device != "cpu" and not gpus:
             raise PlacementError(f"{key}={device} computes on a GPU, but {reservation}={gpus:g} reserves none")
+
+
+def check_environment(role: str, environment: Mapping[str, Any], *, local: bool) -> None:
+    """Check a plug-in's runtime environment as far as that goes without building it.
+
+    Args:
+        role: whose it is.
+        environment: what Ray is asked for.
+        local: whether the cluster is this machine, so that an interpreter must be here.
+
+    Raises:
+        PlacementError: naming the key, with Ray's own reason.
+    """
+    from ray.runtime_env import RuntimeEnv
+
+    try:
+        RuntimeEnv(**environment)
+    except (TypeError, ValueError) as error:
+        raise PlacementError(f"{role}.runtime_env: {' '.join(str(error).split())}") from error
+    # Ray would go on trying to start it for as long as it is let.
+    python = str(environment.get("py_executable") or "").split(" ")[0]
+    if local and python and shutil.which(python) is None:
+        raise PlacementError(f"{role}.runtime_env.py_executable: there is no program {python!r}")
 
 
 def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> None:

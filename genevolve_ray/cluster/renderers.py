@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from genevolve_ray.cluster.applications import delete, deploy, reason, states, wait_running
 from genevolve_ray.cluster.errors import StartError
-from genevolve_ray.cluster.placement import check_fits, replica_demands
+from genevolve_ray.cluster.placement import check_environment, check_fits, replica_demands
 from genevolve_ray.cluster.rollouts import RayRollouts
 from genevolve_ray.cluster.services import Service
 from genevolve_ray.cluster.workers import Wiring
@@ -76,5 +76,6 @@ def _check_room(service: Service) -> None:
     """Check that the replicas fit beside all that runs. Raises PlacementError saying what is asked and what is free."""
     import ray
 
+    check_environment(service.role, service.spec.runtime_env, local=False)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     check_fits(replica_demands(f"new {service.role}", service.config), nodes, ray.available_resources())

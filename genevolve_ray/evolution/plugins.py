@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
@@ -10,8 +11,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from genevolve_ray import __version__
+from genevolve_ray.entrypoints import DISTRIBUTION, OWN
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
+
+_SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
+"""Names of settings whose values are shown nowhere."""
 
 
 class Role(StrEnum):
@@ -53,8 +59,11 @@ class Registered:
 
 
 def registered(role: Role) -> list[Registered]:
-    """Return the plug-ins of a role that installed distributions register, by name. Nothing of them is imported."""
+    """Return our own plug-ins of a role and those that other distributions register, by name. Nothing is imported."""
     found = {_registered(role, entry) for entry in entry_points(group=role.group)}
+    # What stands in the source tree holds: the metadata of an installation of our own may be older.
+    found = {plugin for plugin in found if plugin.distribution.replace("-", "_") != DISTRIBUTION}
+    found |= {Registered(role, name, path, DISTRIBUTION, __version__) for name, path in OWN[role].items()}
     return sorted(found, key=lambda plugin: (plugin.name, plugin.path))
 
 
@@ -128,7 +137,9 @@ class PluginSpec(Config):
             first = error.errors()[0]
             key = ".".join(["config", *(str(part) for part in first["loc"])])
             owner = f"{self.role}." if self.role else f"{self.type}: "
-            raise PluginFault(f"{owner}{key}: {first['msg']}, got {first['input']!r}") from error
+            # A token in the wrong place must not get into logs.
+            value = "" if _SECRET.search(key) else f", got {first['input']!r}"
+            raise PluginFault(f"{owner}{key}: {first['msg']}{value}") from error
 
     def build(self, *context: ImageStore) -> Any:
         """Build the plug-in. Raises PluginFault for an unknown class, ValidationError for bad settings."""

@@ -25,7 +25,7 @@ from genevolve_ray.bench.repeatability import (
     repeatability,
     repeatability_table,
 )
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import JudgeSpec
 from genevolve_ray.metering import record_usage
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.observation import ImageHit
@@ -220,7 +220,7 @@ async def test_a_cache_is_stepped_around_or_found_out() -> None:
 
 
 async def test_a_run_reports_on_a_configured_judge() -> None:
-    config = RepeatabilityConfig(judge=PluginSpec(type=f"{__name__}:MoodyJudge"))
+    config = RepeatabilityConfig(judge=JudgeSpec(type=f"{__name__}:MoodyJudge"))
     report = await judge_repeatability_run(config, [row("a"), row("b"), row("broken")], 2)
     assert (report.judges, report.failure_rate, report.lost_rows) == (("j",), pytest.approx(1 / 3), 1)
     assert report.measures["faithfulness"].exact == 0

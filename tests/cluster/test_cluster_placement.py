@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from genevolve_ray.cluster.errors import PlacementError
-from genevolve_ray.cluster.placement import Demand, check_devices, check_fits, gang_demands, service_demands
+from genevolve_ray.cluster.placement import (
+    Demand,
+    check_devices,
+    check_environment,
+    check_fits,
+    gang_demands,
+    service_demands,
+)
 from genevolve_ray.config import load_config
 
 
@@ -55,3 +64,37 @@ def test_computing_on_a_gpu_without_reserving_one_is_refused(key: str, reservati
     with pytest.raises(PlacementError, match=f"{key}=cuda computes on a GPU, but {reservation}=0"):
         check_devices(load_config("atlas", [f"{key}=cuda"]))
     check_devices(load_config("atlas", [f"{key}=cuda", f"{reservation}=1"]))
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        (
+            {"py_executable": "/nowhere/bin/python"},
+            "runtime_env.py_executable: there is no program '/nowhere/bin/python'",
+        ),
+        ({"pip": ["a"], "uv": ["b"]}, "runtime_env: The 'pip' field, 'uv' field, and 'conda' field"),
+        ({"env_vars": {"A": 1}}, "runtime_env: .*env_vars"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_refused(environment: dict[str, object], named: str) -> None:
+    with pytest.raises(PlacementError, match=f"renderer.{named}"):
+        check_environment("renderer", environment, local=True)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"py_executable": sys.executable, "env_vars": {"PYTHONPATH": "/x"}},
+        {"pip": {"packages": ["acme-paint==1.2"], "pip_check": False}, "config": {"setup_timeout_seconds": 1200}},
+        {"uv": {"packages": ["acme-paint==1.2"]}},
+        {"conda": "acme"},
+    ],
+)
+def test_environments_that_ray_knows_are_taken(environment: dict[str, object]) -> None:
+    check_environment("renderer", environment, local=True)
+
+
+def test_an_interpreter_on_other_machines_is_theirs_to_find() -> None:
+    check_environment("renderer", {"py_executable": "/nowhere/bin/python"}, local=False)

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.config import ConfigError, load_config
+from genevolve_ray.entrypoints import OWN
+from genevolve_ray.evolution import plugins
 from genevolve_ray.evolution.plugins import (
     SPECS,
     PluginFault,
@@ -111,3 +113,26 @@ def test_every_name_of_ours_leads_to_a_plug_in() -> None:
     for role, spec in SPECS.items():
         for path in points[role.group].values():
             assert spec(type=path).resolve().__doc__
+
+
+def test_our_own_names_are_those_of_the_project_file() -> None:
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"] == {Role(role).group: dict(names) for role, names in OWN.items()}
+
+
+@pytest.mark.parametrize("role", Role)
+def test_our_own_names_are_found_without_any_metadata(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "entry_points", lambda **_: ())
+    assert {plugin.name: plugin.path for plugin in registered(role)} == OWN[role]
+
+
+def test_older_metadata_of_our_own_does_not_count(install: Any) -> None:
+    install("genevolve_ray", {"genevolve_ray.renderers": {"atlas": "genevolve_ray.old:Renderer"}}, version="0.0.1")
+    assert RendererSpec(type="atlas").path == ATLAS
+
+
+@pytest.mark.parametrize("key", ["api_key", "token", "client_secret"])
+def test_a_token_in_the_wrong_place_is_not_shown(key: str) -> None:
+    spec = RendererSpec(type=ATLAS, config={key: "hush-hush"})
+    with pytest.raises(PluginFault, match=f"^renderer.config.{key}: Extra inputs are not permitted$"):
+        spec.settings(spec.resolve())
