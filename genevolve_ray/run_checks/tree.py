@@ -84,8 +84,9 @@ def plugin_settings(role: str, spec: PluginSpec) -> tuple[Any, Any]:
 
 
 def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
-    """Return (role, key, settings) of every settings object of plug-ins and embedder; plug-ins that are broken, or
-    importable only in processes of their own, are left out.
+    """Return (role, key, settings) of every settings object of plug-ins and embedder.
+
+    Plug-ins that are broken, or importable only in processes of their own, are left out.
     """
     found: list[tuple[str, str, BaseModel]] = []
     for role in plugin_roles(config):
