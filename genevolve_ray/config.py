@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from genevolve_ray.cluster.settings import ClusterConfig
 from genevolve_ray.evolution.metrics import MetricsConfig
 from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.gateway.settings import GatewayConfig
 
 
 class ConfigError(ValueError):
@@ -20,10 +21,11 @@ class ConfigError(ValueError):
 
 
 class RunConfig(EvolutionConfig):
-    """A whole run: what it computes, where it runs, what it logs."""
+    """A whole run: what it computes, where it runs, what it logs, who else may roll out."""
 
     cluster: ClusterConfig = ClusterConfig()
     logging: MetricsConfig = MetricsConfig()
+    gateway: GatewayConfig = GatewayConfig()
 
 
 def presets() -> list[str]:

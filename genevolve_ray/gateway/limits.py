@@ -1,0 +1,43 @@
+"""Bounds on what a token may ask: a bucket of requests, and bodies counted while they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from genevolve_ray.gateway.reasons import Reason, Refusal
+
+
+class Bucket:
+    """Lets `rate` requests a second through, and `burst` at once."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """Start full."""
+        self._rate, self._burst = rate, burst
+        self._left, self._at = float(burst), time.monotonic()
+
+    def take(self, now: float | None = None) -> None:
+        """Take one. Raises Refusal when the bucket is empty."""
+        now = time.monotonic() if now is None else now
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            raise Refusal(Reason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
+        self._left -= 1
+
+
+async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limit: int, seconds: float) -> bytes:
+    """Return a body. Raises Refusal as soon as it is announced as, or becomes, larger than `limit`, or takes too long."""
+    if announced is not None and announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
+        raise Refusal(Reason.OVERSIZED, f"{announced[:20]} bytes, at most {limit}")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > limit:
+                    raise Refusal(Reason.OVERSIZED, f"more than {limit} bytes")
+    except TimeoutError as error:
+        raise Refusal(Reason.TOO_SLOW, f"the body took more than {seconds:g} s") from error
+    return bytes(body)
