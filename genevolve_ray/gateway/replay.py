@@ -20,11 +20,9 @@ from genevolve_ray.gateway.reasons import Reason, Refusal
 from genevolve_ray.gateway.wire import LedgerBody
 from genevolve_ray.records.ledger import CONTEXT_VERSION, TokenLedger
 from genevolve_ray.records.observation import Observation
-from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.trajectory import OUTSIDE, Trajectory
 from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
 
-ENGINE_PREFIX = "gateway:"
-"""The engine in the provenance of a trajectory from outside; the worker's name follows."""
 _ROUNDING = 1e-4
 """How far above 0 a log-prob may lie by rounding in half precision."""
 
@@ -83,7 +81,7 @@ async def rebuild(
     Raises:
         Refusal: where the worker's ledger is not the one that comes out.
     """
-    engine = _ReplayEngine(ledger, f"{ENGINE_PREFIX}{worker}", max_model_len)
+    engine = _ReplayEngine(ledger, f"{OUTSIDE}{worker}", max_model_len)
     script = _Script(calls)
     trajectory = await run_episode(
         task.request,

@@ -98,10 +98,7 @@ class Worker:
         Raises:
             WorkerError: when the gateway shuts this worker out, is gone for too long, or is another version.
         """
-        try:
-            card = await self._client.run()
-        except (Refusal, GatewayDown) as error:
-            raise WorkerError(f"the gateway does not take this worker: {error}") from error
+        card = await self._meet()
         _check_version(card)
         self._player, engine = await self._prepare(card)
         try:
@@ -109,6 +106,19 @@ class Worker:
         finally:
             await engine.close()
         return self.progress
+
+    async def _meet(self) -> RunCard:
+        """Wait for the gateway, as long as patience lasts."""
+        while True:
+            try:
+                return await self._client.run()
+            except Refusal as refusal:
+                raise WorkerError(f"the gateway does not take this worker: {refusal}") from refusal
+            except GatewayDown as error:
+                self._check_patience(error)
+                await self._pause()
+                if self._draining.is_set():
+                    raise WorkerError(f"drained before the gateway was there: {error}") from error
 
     async def _prepare(self, card: RunCard) -> tuple[_Player, Engine]:
         """Load model and weights and start the engine."""
@@ -163,6 +173,7 @@ class Worker:
                 folder = await self._fetch(card)
             except GatewayDown as error:
                 self._check_patience(error)
+                await asyncio.sleep(1.0)
                 continue
             except Refusal as refusal:
                 if refusal.reason in _FATAL:
@@ -181,8 +192,7 @@ class Worker:
                     await self._play(grant)
             except GatewayDown as error:
                 self._check_patience(error)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._draining.wait(), 1.0)
+                await self._pause()
             except Refusal as refusal:
                 self.progress.refused[refusal.reason.value] += 1
                 if refusal.reason in _FATAL:
@@ -246,6 +256,10 @@ class Worker:
         self.progress.given_back += 1
         with suppress(Refusal, GatewayDown):
             await self._client.give_back(grant.id)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._draining.wait(), 1.0)
 
     def _check_patience(self, error: GatewayDown) -> None:
         if time.monotonic() - self._heard > self._config.patience:
