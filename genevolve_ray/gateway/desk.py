@@ -84,6 +84,7 @@ class Desk:
         self._open: dict[str, Lease] = {}
         self._closed: OrderedDict[str, tuple[str, LeaseState]] = OrderedDict()
         self._news = asyncio.Condition()
+        self._closing = False
         self._sweeper: asyncio.Task[None] | None = None
         self.posed = self.answered = self.given_up = self.granted = self.expired = self.returned = 0
 
@@ -135,7 +136,7 @@ class Desk:
             raise Refusal(Reason.RATE_LIMITED, f"{self._per_owner} leases are open")
         try:
             async with asyncio.timeout(wait), self._news:
-                await self._news.wait_for(lambda: self._waiting)
+                await self._news.wait_for(lambda: self._waiting or self._closing)
         except TimeoutError:
             return []
         return [self._lease(owner, self._waiting.popleft(), version()) for _ in range(min(room, len(self._waiting)))]
@@ -245,7 +246,10 @@ class Desk:
             owners[lease.owner] = owners.get(lease.owner, 0) + 1
         return owners
 
-    def close(self) -> None:
-        """Stop watching the leases."""
+    async def close(self) -> None:
+        """Send those who wait for work home, and stop watching the leases."""
+        self._closing = True
+        async with self._news:
+            self._news.notify_all()
         if self._sweeper is not None:
             self._sweeper.cancel()

@@ -87,6 +87,7 @@ class Gateway:
         self._call_tool: CallTool = call_tool or (lambda tool, arguments, context: tool.call(arguments, context))
         self._buckets: dict[str, Bucket] = {}
         self._published = asyncio.Condition()
+        self._closing = False
 
     # --- the loop's side ---
 
@@ -100,9 +101,16 @@ class Gateway:
         async with self._published:
             self._published.notify_all()
 
+    async def retire(self) -> None:
+        """Answer everybody who waits: the server is about to end."""
+        self._closing = True
+        await self.desk.close()
+        async with self._published:
+            self._published.notify_all()
+
     async def close(self) -> None:
         """Let everything go."""
-        self.desk.close()
+        await self.desk.close()
         await self._scorer.close()
         await asyncio.to_thread(self.shelf.close)
 
@@ -151,8 +159,10 @@ class Gateway:
         """Return the newest version when it is beyond `after`, waiting for it; None when there is none in time."""
         try:
             async with asyncio.timeout(wait), self._published:
-                await self._published.wait_for(lambda: self.shelf.newest > after)
+                await self._published.wait_for(lambda: self.shelf.newest > after or self._closing)
         except TimeoutError:
+            return None
+        if self.shelf.newest <= after:
             return None
         return self.shelf.get(self.shelf.newest).card
 

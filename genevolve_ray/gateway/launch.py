@@ -104,7 +104,7 @@ async def open_gateway(
             )
 
         server = GatewayServer(build, config)
-        server.start()
+        await asyncio.to_thread(server.start)
         try:
             on_listening(server)
             outside = GatewayRollouts(server, Scoring(parts.renderer, parts.judge, run.reward), locate)

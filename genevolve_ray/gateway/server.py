@@ -15,7 +15,7 @@ from genevolve_ray.gateway.gateway import Gateway
 from genevolve_ray.gateway.settings import GatewayConfig
 
 T = TypeVar("T")
-_START_SECONDS = 30.0
+_START_SECONDS = 180.0
 _GRACE_SECONDS = 3
 
 
@@ -83,7 +83,8 @@ class GatewayServer:
 
     async def stop(self) -> None:
         """End the server, and then the thread."""
-        if self._server is not None:
+        if self._server is not None and self._thread.is_alive():
+            await self.ask(self.gateway.retire())
             self._server.should_exit = True
         await asyncio.to_thread(self._thread.join, 2 * _GRACE_SECONDS + 10)
 

@@ -120,7 +120,7 @@ class Worker:
                 if self._draining.is_set():
                     raise WorkerError(f"drained before the gateway was there: {error}") from error
 
-    async def _prepare(self, card: RunCard) -> tuple[_Player, Engine]:
+    async def _prepare(self, card: RunCard) -> tuple[Player, Engine]:
         """Load model and weights and start the engine."""
         model = self._folder / "model"
         await self._client.download("/v1/model", card.model, model)
@@ -131,7 +131,7 @@ class Worker:
         engine = await self._start(card, model)
         await engine.update(str(folder), weights.version, weights.probe)
         self.progress.version = weights.version
-        return _Player(self._client, engine, load_chat(model), PROFILES[card.profile], card.tools), engine
+        return Player(self._client, engine, load_chat(model), PROFILES[card.profile], card.tools), engine
 
     async def _first_weights(self) -> WeightsCard:
         while not self._draining.is_set():
@@ -266,7 +266,7 @@ class Worker:
             raise WorkerError(f"no answer from the gateway for {self._config.patience:g} s: {error}") from error
 
 
-class _Player:
+class Player:
     """Plays episodes on an engine, with the gateway's tools."""
 
     def __init__(

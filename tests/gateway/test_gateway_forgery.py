@@ -20,7 +20,7 @@ from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.reasons import FORGERIES, Reason, Refusal
 from genevolve_ray.gateway.tokens import Scope
 from genevolve_ray.gateway.wire import LeaseGrant, compress
-from genevolve_ray.gateway.worker import _Player
+from genevolve_ray.gateway.worker import Player
 from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.trajectory import Outcome
 
@@ -66,7 +66,7 @@ async def play(h: House, name: str, task: int) -> Scene:
     engine = NullEngine(CHAT.tokenizer, turn_seconds=0, tool_calls=1)
     await engine.update(str(folder), weights.version, weights.probe)
     card = await client.run()
-    push = await _Player(client, engine, CHAT, PROFILES[card.profile], card.tools).play(grant)
+    push = await Player(client, engine, CHAT, PROFILES[card.profile], card.tools).play(grant)
     assert push is not None
     return Scene(h, client, token, grant, push.model_dump(mode="json"), answer)
 
