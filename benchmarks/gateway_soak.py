@@ -32,10 +32,10 @@ from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.launch import local_parts, open_gateway
+from genevolve_ray.gateway.player import Player
 from genevolve_ray.gateway.reasons import Refusal
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.tokens import Scope, TokenFile
-from genevolve_ray.gateway.worker import Player
 from genevolve_ray.preflight import model_folder
 from genevolve_ray.records.trajectory import Trajectory
 

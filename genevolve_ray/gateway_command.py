@@ -122,6 +122,10 @@ def worker(
     folder: Annotated[
         Path, typer.Option("--folder", help="Where model and weights are kept; used again by the next start.")
     ] = Path("worker"),
+    tools: Annotated[
+        str | None,
+        typer.Option("--tools", help="Own toolbox, package.module:Class, for a token with the scope own-tools."),
+    ] = None,
     ca_file: CaFile = None,
     drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to finish episodes after SIGTERM.")] = 60.0,
     patience: Annotated[
@@ -134,12 +138,15 @@ def worker(
 
     Example: `GENEVOLVE_TOKEN=... genevolve worker --gateway https://train.example:8470 --engine vllm --concurrent 32`
     """
+    from functools import partial
+
     from genevolve_ray.gateway.screen import run_worker
     from genevolve_ray.gateway.worker import WorkerConfig
 
     with _user_faults():
         settings = WorkerConfig(concurrent=concurrent, drain_seconds=drain, patience=patience)
-        run_worker(lambda: _client(gateway, token_env, ca_file), settings, folder, kind=engine, device=device)
+        connect = partial(_client, gateway, token_env, ca_file)
+        run_worker(connect, settings, folder, kind=engine, device=device, tools=tools)
 
 
 def _client(url: str, token_env: str, ca_file: Path | None) -> GatewayClient:

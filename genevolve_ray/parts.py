@@ -64,7 +64,7 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
         from genevolve_ray.cluster.proxies import connect
         from genevolve_ray.gateway.launch import Parts
 
-        parts = Parts(*await connect(**ports.callers))
+        parts = Parts(*await connect(**ports.callers), images=store.images)
         async with _gateway(config, model, store, screen, parts, ports.rollouts, ports.locate) as rollouts:
             yield Ports(rollouts, ports.learner, ports.experience)
 

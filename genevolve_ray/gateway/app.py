@@ -45,6 +45,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.add_api_route("/v1/leases/{lease}/tools", door.tools, methods=["POST"])
     app.add_api_route("/v1/leases/{lease}/trajectory", door.trajectory, methods=["POST"])
     app.add_api_route("/v1/leases/{lease}", door.give_back, methods=["DELETE"])
+    app.add_api_route("/v1/images", door.image, methods=["PUT"])
     app.add_api_route("/v1/status", door.status, methods=["GET"])
     app.add_api_route("/metrics", door.metrics, methods=["GET"])
     return app
@@ -149,6 +150,11 @@ class _Door:
         """End a lease."""
         await self._gateway.give_back(self._admit(request), lease)
         return Response(status_code=204)
+
+    async def image(self, request: Request) -> Response:
+        """Take a picture of a trusted worker's own tools."""
+        who = self._admit(request, Scope.OWN_TOOLS)
+        return _json(await self._gateway.put_image(who, await self._body(request)))
 
     async def status(self, request: Request) -> Response:
         """Show everything."""

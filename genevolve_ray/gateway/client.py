@@ -28,6 +28,7 @@ from genevolve_ray.gateway.wire import (
     compress,
     decompress,
 )
+from genevolve_ray.records.images import ImageRef
 
 M = TypeVar("M", bound=BaseModel)
 _COMPRESS_FROM = 4096
@@ -107,6 +108,10 @@ class GatewayClient:
         """Have a tool call carried out."""
         answer = await self.call("POST", f"/v1/leases/{lease}/tools", json=order.model_dump(mode="json"))
         return _read(ToolAnswer, answer)
+
+    async def put_image(self, data: bytes) -> ImageRef:
+        """Bring a picture of an own tool; returns what it is called inside."""
+        return _read(ImageRef, await self.call("PUT", "/v1/images", content=data))
 
     async def push(self, lease: str, push: Push) -> None:
         """Hand an episode in. A second try that finds it answered has answered it."""

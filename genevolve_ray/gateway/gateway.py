@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from genevolve_ray.gateway.wire import (
     PROTOCOL,
     LeaseGrant,
     LeaseOrder,
+    OwnCall,
     Receipt,
     RunCard,
     ToolAnswer,
@@ -32,9 +33,14 @@ from genevolve_ray.gateway.wire import (
     WeightsCard,
     read_push,
 )
+from genevolve_ray.records.images import ImageRef, ImageStore
+from genevolve_ray.records.observation import ImageSearchObservation
+from genevolve_ray.records.pictures import ImageRefused, clean_picture
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
 
+_PICTURES = 20_000
+"""Pictures of workers' own tools that may still be named."""
 CallTool = Callable[[Tool, dict[str, object], EpisodeContext], Awaitable[object]]
 """Carries a tool call out wherever the tool lives."""
 
@@ -63,6 +69,7 @@ class Gateway:
         folder: Path,
         weights: Path,
         call_tool: CallTool | None = None,
+        images: ImageStore | None = None,
     ) -> None:
         """Bring the parts together.
 
@@ -74,6 +81,7 @@ class Gateway:
             folder: where evidence is kept.
             weights: an empty folder for published versions.
             call_tool: carries tool calls out in another event loop.
+            images: where pictures of trusted workers' own tools go.
         """
         self.config, self.run, self.facts = config, run, facts
         self.tokens = TokenFile(config.tokens)
@@ -85,6 +93,8 @@ class Gateway:
         self._inspector = Inspector(facts, config.trust, self.shelf, scorer)
         self._scorer = scorer
         self._call_tool: CallTool = call_tool or (lambda tool, arguments, context: tool.call(arguments, context))
+        self._images = images
+        self._pictures: dict[ImageRef, None] = {}
         self._buckets: dict[str, Bucket] = {}
         self._published = asyncio.Condition()
         self._closing = False
@@ -228,7 +238,7 @@ class Gateway:
         try:
             push = read_push(body)
             if push.own_calls:
-                self._check_own_tools(who)
+                self._check_own_tools(who, push.own_calls)
             trajectory = await self._inspector.inspect(lease, push, meter)
             self.desk.accept(lease, trajectory)
         except Refusal as refusal:
@@ -245,10 +255,33 @@ class Gateway:
         self.meters.accepted, self.meters.tokens = self.meters.accepted + 1, self.meters.tokens + tokens
         return Receipt(tokens=tokens)
 
-    def _check_own_tools(self, who: TokenEntry) -> None:
+    async def put_image(self, who: TokenEntry, body: bytes) -> ImageRef:
+        """Take a picture that a trusted worker's own tool found: decoded here, and only its pixels kept."""
+        self._check_own_tools(who)
+        try:
+            picture = await asyncio.to_thread(clean_picture, body)
+        except ImageRefused as error:
+            raise Refusal(Reason.MALFORMED, str(error)) from error
+        assert self._images is not None, "a gateway that takes observations has an image store"
+        ref = await asyncio.to_thread(
+            self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
+        )
+        self._pictures[ref] = None
+        while len(self._pictures) > _PICTURES:
+            del self._pictures[next(iter(self._pictures))]
+        return ref
+
+    def _check_own_tools(self, who: TokenEntry, calls: Sequence[OwnCall] = ()) -> None:
+        """Check that a worker may bring observations, and that their pictures were brought too."""
         require(who, Scope.OWN_TOOLS)
-        if not self.config.trust.own_tools:
+        if not self.config.trust.own_tools or self._images is None:
             raise Refusal(Reason.SCOPE, "this run takes no observations of workers (gateway.trust.own_tools)")
+        for call in calls:
+            observation = call.answer.observation
+            hits = observation.hits if isinstance(observation, ImageSearchObservation) else ()
+            # Known references alone: one from outside could name any file.
+            if any(hit.image not in self._pictures for hit in hits):
+                raise Refusal(Reason.UNKNOWN_FILE, "a picture was not brought before")
 
     async def _strike(self, worker: str, refusal: Refusal, evidence: Mapping[str, object]) -> None:
         if refusal.reason not in FORGERIES:

@@ -44,6 +44,7 @@ class Parts:
     tools: Mapping[str, Tool]
     renderer: RenderPort
     judge: JudgePort
+    images: ImageStore
 
 
 def local_parts(config: EvolutionConfig, images: ImageStore) -> Parts:
@@ -52,6 +53,7 @@ def local_parts(config: EvolutionConfig, images: ImageStore) -> Parts:
         tools=config.tools.build(images).tools,
         renderer=RenderService(config.renderer.build(), images),
         judge=JudgeService(config.judge.build(), images),
+        images=images,
     )
 
 
@@ -101,6 +103,7 @@ async def open_gateway(
                 folder=folder,
                 weights=weights,
                 call_tool=call,
+                images=parts.images,
             )
 
         server = GatewayServer(build, config)

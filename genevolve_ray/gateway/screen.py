@@ -11,16 +11,25 @@ from typing import Any
 
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
+from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.gateway.client import GatewayClient
+from genevolve_ray.gateway.player import OwnTools
 from genevolve_ray.gateway.wire import RunCard
-from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, start_engine
+from genevolve_ray.gateway.worker import StartEngine, Worker, WorkerConfig, WorkerError, start_engine
+from genevolve_ray.records.images import MemoryImages
 
 _SECONDS = 10.0
 _KINDS = ("vllm", "transformers", "null")
 
 
 def run_worker(
-    connect: Callable[[], GatewayClient], config: WorkerConfig, folder: Path, *, kind: str | None, device: str
+    connect: Callable[[], GatewayClient],
+    config: WorkerConfig,
+    folder: Path,
+    *,
+    kind: str | None,
+    device: str,
+    tools: str | None = None,
 ) -> None:
     """Run a worker until it is told to drain, with a line of progress every few seconds.
 
@@ -30,6 +39,7 @@ def run_worker(
         folder: for model and weights.
         kind: the engine; None takes the run's own.
         device: of the engine.
+        tools: import path of a toolbox of the worker's own, where the gateway trusts it.
 
     Raises:
         WorkerError: when the worker cannot go on.
@@ -45,12 +55,21 @@ def run_worker(
         settings = {"kind": chosen, "device": device, "dtype": card.dtype, "max_concurrent": config.concurrent}
         return await start_engine(card, model, EngineConfig.model_validate(settings))
 
-    asyncio.run(_run(connect, config, folder, start))
+    own = None
+    if tools is not None:
+        images = MemoryImages()
+        try:
+            own = OwnTools(PluginSpec(type=tools).build(images).tools, images)
+        except ValueError as error:
+            raise WorkerError(f"--tools {tools}: {error}") from error
+    asyncio.run(_run(connect, config, folder, start, own))
 
 
-async def _run(connect: Callable[[], GatewayClient], config: WorkerConfig, folder: Path, start: Any) -> None:
+async def _run(
+    connect: Callable[[], GatewayClient], config: WorkerConfig, folder: Path, start: StartEngine, own: OwnTools | None
+) -> None:
     client = connect()
-    worker = Worker(client, config, folder, start)
+    worker = Worker(client, config, folder, start, own)
     loop = asyncio.get_running_loop()
 
     def drain() -> None:

@@ -10,26 +10,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from genevolve_ray import __version__
-from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
+from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
+from genevolve_ray.gateway.player import OwnTools, Player
 from genevolve_ray.gateway.reasons import Reason, Refusal
-from genevolve_ray.gateway.wire import PROTOCOL, LeaseGrant, LedgerBody, Push, RunCard, ToolCard, ToolOrder, WeightsCard
+from genevolve_ray.gateway.wire import PROTOCOL, LeaseGrant, Push, RunCard, WeightsCard
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.ledger import TokenLedger
-from genevolve_ray.records.observation import Observation
-from genevolve_ray.records.request import EvalType, Request
-from genevolve_ray.records.trajectory import Outcome, SampleKey
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, ToolArgumentError
 
 _FATAL = frozenset({Reason.NO_TOKEN, Reason.BAD_TOKEN, Reason.TOKEN_EXPIRED, Reason.SCOPE, Reason.QUARANTINED})
 
@@ -80,9 +73,17 @@ StartEngine = Callable[[RunCard, Path], Awaitable[Engine]]
 class Worker:
     """Plays episodes until it is told to drain."""
 
-    def __init__(self, client: GatewayClient, config: WorkerConfig, folder: Path, start_engine: StartEngine) -> None:
+    def __init__(
+        self,
+        client: GatewayClient,
+        config: WorkerConfig,
+        folder: Path,
+        start_engine: StartEngine,
+        own: OwnTools | None = None,
+    ) -> None:
         """Keep the parts; `folder` is for model and weights, and what lies there from before is used."""
         self._client, self._config, self._folder, self._start = client, config, folder, start_engine
+        self._own = own
         self.progress = Progress()
         self._draining = asyncio.Event()
         self._updated = asyncio.Condition()
@@ -131,7 +132,8 @@ class Worker:
         engine = await self._start(card, model)
         await engine.update(str(folder), weights.version, weights.probe)
         self.progress.version = weights.version
-        return Player(self._client, engine, load_chat(model), PROFILES[card.profile], card.tools), engine
+        chat, profile = load_chat(model), PROFILES[card.profile]
+        return Player(self._client, engine, chat, profile, card.tools, self._own), engine
 
     async def _first_weights(self) -> WeightsCard:
         while not self._draining.is_set():
@@ -264,80 +266,6 @@ class Worker:
     def _check_patience(self, error: GatewayDown) -> None:
         if time.monotonic() - self._heard > self._config.patience:
             raise WorkerError(f"no answer from the gateway for {self._config.patience:g} s: {error}") from error
-
-
-class Player:
-    """Plays episodes on an engine, with the gateway's tools."""
-
-    def __init__(
-        self,
-        client: GatewayClient,
-        engine: Engine,
-        chat: ChatFormat,
-        profile: ProtocolProfile,
-        tools: tuple[ToolCard, ...],
-    ) -> None:
-        self._client, self._engine, self._chat, self._profile, self._tools = client, engine, chat, profile, tools
-
-    async def play(self, grant: LeaseGrant) -> Push | None:
-        """Return the episode of a lease; None when it could not be played to an end that says something."""
-        calls = _Calls(self._client, grant.id)
-        trajectory = await run_episode(
-            # What judges know of the request stays inside; the policy reads the prompt alone.
-            Request(id=grant.id, prompt=grant.prompt, eval_type=EvalType.QUALITY),
-            key=SampleKey(step=0, request_id=grant.id, sample=0),
-            engine=self._engine,
-            tools={card.name: _OutsideTool(card, calls) for card in self._tools},
-            profile=self._profile,
-            chat=self._chat,
-            sampling=grant.sampling,
-            seed=grant.seed,
-            experience=grant.experience,
-            split=grant.split,
-        )
-        if trajectory.outcome is Outcome.INFRA_FAILURE and not trajectory.ledger.policy_tokens:
-            return None
-        return Push(ledger=ledger_body(trajectory.ledger))
-
-
-class _Calls:
-    """The tool calls of one episode, in order."""
-
-    def __init__(self, client: GatewayClient, lease: str) -> None:
-        self._client, self._lease, self._index = client, lease, 0
-
-    async def call(self, name: str, arguments: dict[str, Any]) -> Observation:
-        order = ToolOrder(index=self._index, name=name, arguments=arguments)
-        self._index += 1
-        answer = await self._client.tool(self._lease, order)
-        if answer.argument_error is not None:
-            raise ToolArgumentError(answer.argument_error)
-        if answer.observation is None:
-            raise InfraFailure(answer.outage or "the gateway's tool gave nothing")
-        return answer.observation
-
-
-class _OutsideTool:
-    """A tool that the gateway carries out."""
-
-    def __init__(self, card: ToolCard, calls: _Calls) -> None:
-        self.name, self.description, self.parameters = card.name, card.description, card.parameters
-        self._calls = calls
-
-    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Have it carried out."""
-        return await self._calls.call(self.name, arguments)
-
-
-def ledger_body(ledger: TokenLedger) -> LedgerBody:
-    """Return a ledger as it is pushed."""
-    return LedgerBody(
-        tokens=ledger.tokens,
-        policy_mask=ledger.policy_mask,
-        logprobs=ledger.logprobs,
-        versions=ledger.versions,
-        spans=ledger.spans,
-    )
 
 
 async def start_engine(card: RunCard, model: Path, config: EngineConfig | None) -> Engine:

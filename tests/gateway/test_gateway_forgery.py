@@ -17,10 +17,10 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.null import NullEngine
 from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.gateway.client import GatewayClient
+from genevolve_ray.gateway.player import Player
 from genevolve_ray.gateway.reasons import FORGERIES, Reason, Refusal
 from genevolve_ray.gateway.tokens import Scope
 from genevolve_ray.gateway.wire import LeaseGrant, compress
-from genevolve_ray.gateway.worker import Player
 from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.trajectory import Outcome
 
