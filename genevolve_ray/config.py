@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from genevolve_ray.cluster.settings import ClusterConfig
 from genevolve_ray.evolution.metrics import MetricsConfig
@@ -26,6 +26,15 @@ class RunConfig(EvolutionConfig):
     cluster: ClusterConfig = ClusterConfig()
     logging: MetricsConfig = MetricsConfig()
     gateway: GatewayConfig = GatewayConfig()
+
+    @model_validator(mode="after")
+    def _outside_is_fresh(self) -> RunConfig:
+        if self.gateway.lag > self.loop.max_staleness:
+            raise ValueError(
+                f"gateway.lag={self.gateway.lag} is beyond loop.max_staleness={self.loop.max_staleness}: "
+                "such work would be discarded"
+            )
+        return self
 
 
 def presets() -> list[str]:

@@ -165,6 +165,7 @@ def _client(url: str, token_env: str, ca_file: Path | None) -> GatewayClient:
 @contextmanager
 def _user_faults() -> Iterator[None]:
     """Tell what a user can mend in one line."""
+    from genevolve_ray.engines.protocol import WeightUpdateError
     from genevolve_ray.faults import UserFault
     from genevolve_ray.gateway.client import GatewayDown
     from genevolve_ray.gateway.reasons import Refusal
@@ -175,5 +176,5 @@ def _user_faults() -> Iterator[None]:
         yield
     except Refusal as error:
         raise UserFault(f"the gateway refuses: {error}") from error
-    except (GatewayDown, TokenFileError, WorkerError) as error:
+    except (GatewayDown, TokenFileError, WeightUpdateError, WorkerError) as error:
         raise UserFault(str(error)) from error

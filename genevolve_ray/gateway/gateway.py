@@ -180,8 +180,12 @@ class Gateway:
         """Give out what waits."""
         if self.shelf.newest < 0:
             return []
-        leases = await self.desk.grant(who.name, order.count, order.wait, lambda: self.shelf.newest)
+        leases = await self.desk.grant(who.name, order.count, order.wait, self._oldest)
         return [self._grant(lease) for lease in leases]
+
+    def _oldest(self) -> int:
+        """Return the oldest version that may begin an episode now."""
+        return max(self.shelf.versions()[0], self.shelf.newest - self.config.lag)
 
     def _grant(self, lease: Lease) -> LeaseGrant:
         task = lease.sample.task

@@ -13,7 +13,7 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.engines.checks import room_for
-from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams
+from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.desk import Call
 from genevolve_ray.gateway.reasons import Reason, Refusal
@@ -130,12 +130,12 @@ class _ReplayEngine:
         )
 
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
-        """There are no weights."""
-        raise NotImplementedError
+        """There are no weights. Raises WeightUpdateError."""
+        raise WeightUpdateError("a replay has no weights")
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """There are no weights."""
-        raise NotImplementedError
+        """There are no weights. Raises WeightUpdateError."""
+        raise WeightUpdateError("a replay has no weights")
 
     async def close(self) -> None:
         """There is nothing to close."""

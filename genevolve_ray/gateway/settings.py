@@ -17,9 +17,9 @@ class LimitsConfig(Config):
 
     requests_per_second: float = Field(default=50.0, gt=0)
     burst: int = Field(default=200, ge=1)
-    body_mib: float = Field(default=8.0, gt=0)
+    body_mib: float = Field(default=4.0, gt=0)
     """Largest body as it arrives, and once more after decompression times `expansion`."""
-    expansion: float = Field(default=8.0, ge=1)
+    expansion: float = Field(default=3.0, ge=1)
     """How many times larger than `body_mib` a body may be once it is decompressed."""
     body_seconds: float = Field(default=60.0, gt=0)
     """Seconds within which a body must have arrived."""
@@ -75,6 +75,8 @@ class GatewayConfig(Config):
     """A lease that is not renewed within this is given to another worker."""
     lease_limit: float = Field(default=3600.0, gt=0)
     """Seconds after which a lease is not renewed any more."""
+    lag: int = Field(default=0, ge=0)
+    """Versions that a worker may be behind when it begins an episode: at most loop.max_staleness, or its work is discarded."""
     kept_versions: int = Field(default=4, ge=1)
     """Weights that stay for download and re-scoring; a token of an older version is refused."""
     zstd_level: int = Field(default=3, ge=1, le=19)
@@ -92,5 +94,9 @@ class GatewayConfig(Config):
             raise ValueError(
                 f"gateway.host={self.host} would send tokens in the clear: give gateway.tls_certificate and "
                 "gateway.tls_key, or say gateway.plaintext=true behind a proxy that ends TLS"
+            )
+        if self.lag >= self.kept_versions:
+            raise ValueError(
+                f"gateway.lag={self.lag} needs versions that are not kept: gateway.kept_versions={self.kept_versions}"
             )
         return self
