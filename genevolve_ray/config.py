@@ -28,7 +28,11 @@ class RunConfig(EvolutionConfig):
     gateway: GatewayConfig = GatewayConfig()
 
     @model_validator(mode="after")
-    def _outside_is_fresh(self) -> RunConfig:
+    def _outside_fits(self) -> RunConfig:
+        if self.deterministic and self.gateway.port is not None:
+            raise ValueError(
+                f"deterministic=true and gateway.port={self.gateway.port}: workers outside do not repeat bit for bit"
+            )
         if self.gateway.lag > self.loop.max_staleness:
             raise ValueError(
                 f"gateway.lag={self.gateway.lag} is beyond loop.max_staleness={self.loop.max_staleness}: "

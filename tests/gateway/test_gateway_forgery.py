@@ -16,11 +16,14 @@ from gateway_helpers import MODEL, House, house
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.null import NullEngine
 from genevolve_ray.evolution.inprocess import load_chat
+from genevolve_ray.gateway import launch
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.player import Player
 from genevolve_ray.gateway.reasons import FORGERIES, Reason, Refusal
+from genevolve_ray.gateway.scoring import NullScorer, Scores
 from genevolve_ray.gateway.tokens import Scope
 from genevolve_ray.gateway.wire import LeaseGrant, compress
+from genevolve_ray.gateway.worker import WorkerError
 from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.trajectory import Outcome
 
@@ -245,6 +248,34 @@ async def test_an_observation_that_never_went_through_the_gateway_is_refused(sce
 async def test_own_observations_need_the_scope(scene: Scene) -> None:
     call = {"name": "image_search", "arguments": {"query": "x"}, "answer": {"argument_error": "no"}}
     assert await scene.push({**scene.body, "own_calls": [call]}) == (403, Reason.SCOPE.value)
+
+
+class _Lukewarm(NullScorer):
+    """Finds the log-probs right, and every token likelier than chance allows."""
+
+    async def score(self, *arguments: Any) -> Scores:
+        honest = await super().score(*arguments)
+        n = len(honest.logprobs)
+        return honest._replace(entropies=[h + 0.3 for h in honest.entropies], variances=[0.5] * n)
+
+
+async def test_sampling_that_is_too_cold_is_refused_over_many_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "NullScorer", _Lukewarm)
+    async with house(tmp_path, trust={"spot_check": 1.0, "calibration_tokens": 150}) as h:
+        await h.publish(0)
+        worker = h.worker("cold", concurrent=1)
+        running = asyncio.create_task(worker.run())
+        answers = [asyncio.create_task(h.rollouts.rollout(h.task(i))) for i in range(30)]
+        with pytest.raises(WorkerError, match="quarantined"):
+            await running
+        assert worker.progress.refused[Reason.MISCALIBRATED.value] == 1
+        accepted = h.server.gateway.meters.accepted
+        assert 0 < accepted == worker.progress.accepted < 30
+        for answer in answers:
+            answer.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
 
 
 async def test_the_same_episode_twice_is_refused(scene: Scene) -> None:
