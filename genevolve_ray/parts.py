@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from genevolve_ray.config import RunConfig
 from genevolve_ray.evolution.inprocess import Ports, in_process, start_experience, start_learner
-from genevolve_ray.evolution.ports import RolloutPort
+from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
+from genevolve_ray.evolution.ports import RenderPort, RolloutPort
+from genevolve_ray.evolution.services import RenderService
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.faults import UserFault
 from genevolve_ray.viewer.progress import Progress
@@ -28,27 +31,39 @@ async def open_ports(
         UserFault: when the gateway cannot listen, or `gateway.only` is asked for on Ray.
     """
     screen.note("starting engine and learner" if local else "starting Ray, services, engine and learner")
-    if config.gateway.port is not None and config.gateway.only:
-        if not local:
-            raise UserFault("gateway.only=true needs --in-process: on Ray the engines inside are there anyway")
-        from genevolve_ray.gateway.launch import local_parts
+    if config.gateway.port is not None and config.gateway.only and not local:
+        raise UserFault("gateway.only=true needs --in-process: on Ray the engines inside are there anyway")
+    opened = _in_process(config, model, store, screen) if local else _on_ray(config, model, store, screen)
+    async with opened as ports:
+        yield ports
 
-        learner, parts = start_learner(config, model), local_parts(config, store.images)
-        async with _gateway(config, model, store, screen, parts, None) as rollouts:
-            yield Ports(rollouts, learner, start_experience(config))
-    elif local:
+
+@asynccontextmanager
+async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: Progress) -> AsyncIterator[Ports]:
+    if config.gateway.port is None:
         async with in_process(config, model, store.images) as ports:
-            if config.gateway.port is None:
-                yield ports
-                return
-            from genevolve_ray.gateway.launch import local_parts
-
-            parts = local_parts(config, store.images)
-            async with _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts:
-                yield Ports(rollouts, ports.learner, ports.experience)
-    else:
-        async with _on_ray(config, model, store, screen) as ports:
             yield ports
+        return
+    from genevolve_ray.gateway.launch import local_parts
+    from genevolve_ray.gateway.port import GatewayRenderers
+
+    async def meet(generation: int, spec: RendererSpec) -> RenderPort:
+        if spec.isolated:
+            raise PluginFault("renderer.runtime_env needs processes of its own, this run is one process")
+        return RenderService(await asyncio.to_thread(build_here, spec), store.images)
+
+    parts = local_parts(config, store.images)
+    if config.gateway.only:
+        learner = start_learner(config, model)
+        async with _gateway(config, model, store, screen, parts, None) as rollouts:
+            yield Ports(rollouts, learner, start_experience(config), GatewayRenderers(None, parts.scoring, meet))
+        return
+    async with (
+        in_process(config, model, store.images) as ports,
+        _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts,
+    ):
+        renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
+        yield Ports(rollouts, ports.learner, ports.experience, renderers)
 
 
 @asynccontextmanager
@@ -59,14 +74,21 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
         config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen
     ) as ports:
         if config.gateway.port is None:
-            yield Ports(ports.rollouts, ports.learner, ports.experience)
+            yield Ports(ports.rollouts, ports.learner, ports.experience, ports.renderers)
             return
         from genevolve_ray.cluster.proxies import connect
+        from genevolve_ray.evolution.rollout import Scoring
         from genevolve_ray.gateway.launch import Parts
+        from genevolve_ray.gateway.port import GatewayRenderers
 
-        parts = Parts(*await connect(**ports.callers), images=store.images)
+        async def meet(generation: int, spec: RendererSpec) -> RenderPort:
+            return await ports.renderers.port(generation)
+
+        tools, renderer, judge = await connect(**ports.callers)
+        parts = Parts(tools, Scoring(renderer, judge, config.reward), store.images)
         async with _gateway(config, model, store, screen, parts, ports.rollouts, ports.locate) as rollouts:
-            yield Ports(rollouts, ports.learner, ports.experience)
+            renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
+            yield Ports(rollouts, ports.learner, ports.experience, renderers)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from uuid import uuid4
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
-from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutPort
+from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.settings import EvolutionConfig
@@ -39,22 +39,18 @@ NULL_CONTEXT = 1 << 20
 
 @dataclass(frozen=True)
 class Parts:
-    """What the gateway needs of the run: tools, renderer and judge, as ports."""
+    """What the gateway needs of the run: tools, what renders and judges, and the run's pictures."""
 
     tools: Mapping[str, Tool]
-    renderer: RenderPort
-    judge: JudgePort
+    scoring: Scoring
     images: ImageStore
 
 
 def local_parts(config: EvolutionConfig, images: ImageStore) -> Parts:
     """Build tools, renderer and judge in this process."""
-    return Parts(
-        tools=config.tools.build(images).tools,
-        renderer=RenderService(config.renderer.build(), images),
-        judge=JudgeService(config.judge.build(), images),
-        images=images,
-    )
+    renderer = RenderService(config.renderer.build(), images)
+    judge = JudgeService(config.judge.build(), images)
+    return Parts(config.tools.build(images).tools, Scoring(renderer, judge, config.reward), images)
 
 
 @asynccontextmanager
@@ -110,7 +106,7 @@ async def open_gateway(
         await asyncio.to_thread(server.start)
         try:
             on_listening(server)
-            outside = GatewayRollouts(server, Scoring(parts.renderer, parts.judge, run.reward), locate)
+            outside = GatewayRollouts(server, parts.scoring, locate)
             yield outside if inside is None else SharedRollouts(inside, outside, config.share, config.patience)
         finally:
             await server.stop()

@@ -28,16 +28,27 @@ class Bucket:
 
 
 async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limit: int, seconds: float) -> bytes:
-    """Return a body. Raises Refusal as soon as it is announced as, or becomes, larger than `limit`, or takes too long."""
-    if announced is not None and announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
+    """Return a body.
+
+    One that is a little too large is read to its end and thrown away, so that its sender reads the answer; of any other
+    no more is read than twice the limit.
+
+    Raises:
+        Refusal: for a body that is announced as, or becomes, larger than `limit`, or takes too long.
+    """
+    if announced is not None and announced.isascii() and announced.isdigit() and int(announced[:20]) > 2 * limit:
         raise Refusal(Reason.OVERSIZED, f"{announced[:20]} bytes, at most {limit}")
-    body = bytearray()
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(seconds):
             async for chunk in chunks:
-                body += chunk
-                if len(body) > limit:
-                    raise Refusal(Reason.OVERSIZED, f"more than {limit} bytes")
+                size += len(chunk)
+                if size > 2 * limit:
+                    break
+                if size <= limit:
+                    body += chunk
     except TimeoutError as error:
         raise Refusal(Reason.TOO_SLOW, f"the body took more than {seconds:g} s") from error
+    if size > limit:
+        raise Refusal(Reason.OVERSIZED, f"more than {limit} bytes")
     return bytes(body)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
+from genevolve_ray.evolution.plugins import RendererSpec
+from genevolve_ray.evolution.ports import RenderPort, RolloutPort, RolloutTask
 from genevolve_ray.evolution.rollout import Scoring
+from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -70,3 +72,41 @@ class SharedRollouts:
             self._inside.update(folder, version, probe), self._outside.update(folder, version, probe)
         )
         return max(differences)
+
+
+class GatewayRenderers:
+    """The renderers of a run with workers outside: a swap reaches both sides."""
+
+    def __init__(
+        self,
+        inside: RendererHost | None,
+        scoring: Scoring,
+        meet: Callable[[int, RendererSpec], Awaitable[RenderPort]],
+    ) -> None:
+        """Bring both sides together.
+
+        Args:
+            inside: who brings renderers up for the engines inside; None where there are none.
+            scoring: what draws for the workers outside.
+            meet: returns the renderer of a generation, once it is up inside.
+        """
+        self._inside, self._scoring, self._meet = inside, scoring, meet
+
+    async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
+        """Bring a renderer up for both sides, and return its identity."""
+        if self._inside is not None:
+            await self._inside.add_renderer(generation, spec)
+        try:
+            renderer = await self._meet(generation, spec)
+        except BaseException:
+            if self._inside is not None:
+                await self._inside.remove_renderer(generation)
+            raise
+        self._scoring.add_renderer(generation, renderer)
+        return renderer.identity
+
+    async def remove_renderer(self, generation: int) -> None:
+        """Take a renderer away on both sides."""
+        self._scoring.drop_renderer(generation)
+        if self._inside is not None:
+            await self._inside.remove_renderer(generation)

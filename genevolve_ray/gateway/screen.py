@@ -11,7 +11,7 @@ from typing import Any
 
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.player import OwnTools
 from genevolve_ray.gateway.wire import RunCard
@@ -59,7 +59,7 @@ def run_worker(
     if tools is not None:
         images = MemoryImages()
         try:
-            own = OwnTools(PluginSpec(type=tools).build(images).tools, images)
+            own = OwnTools(ToolsSpec(type=tools).build(images).tools, images)
         except ValueError as error:
             raise WorkerError(f"--tools {tools}: {error}") from error
     asyncio.run(_run(connect, config, folder, start, own))

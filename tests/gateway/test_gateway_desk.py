@@ -150,3 +150,20 @@ async def test_a_body_that_never_comes_is_given_up() -> None:
     with pytest.raises(Refusal) as refused:
         await read_bounded(nothing(), None, 100, seconds=0.01)
     assert refused.value.reason is Reason.TOO_SLOW
+
+
+async def test_of_a_body_that_never_ends_no_more_is_read_than_twice_the_limit() -> None:
+    read = 0
+
+    async def endless():  # type: ignore[no-untyped-def]
+        nonlocal read
+        while True:
+            read += 10
+            yield bytes(10)
+
+    with pytest.raises(Refusal) as refused:
+        await read_bounded(endless(), None, 100, seconds=10)
+    assert (refused.value.reason, read) == (Reason.OVERSIZED, 210)
+    with pytest.raises(Refusal):
+        await read_bounded(endless(), "201", 100, seconds=10)
+    assert read == 210

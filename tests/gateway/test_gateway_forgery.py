@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from gateway_helpers import MODEL, House, house
 
@@ -327,11 +326,8 @@ async def test_an_oversized_body_is_refused_however_it_comes(scene: Scene) -> No
 
     path = f"/v1/leases/{scene.grant.id}/trajectory"
     async with scene.house.http(scene.token) as http:
-        try:
-            answer = await http.post(path, content=chunks())
-            assert (answer.status_code, answer.json()["reason"]) == (413, "oversized")
-        except httpx.WriteError:
-            pass  # the gateway hung up while the rest was still coming
+        answer = await http.post(path, content=chunks())
+        assert (answer.status_code, answer.json()["reason"]) == (413, "oversized")
         bomb = compress(b" " * (64 << 20))
         assert len(bomb) < 1 << 16
         answer = await http.post(path, content=bomb, headers={"Content-Encoding": "zstd"})

@@ -13,9 +13,10 @@ from benchmarks.null_parts import picture
 from genevolve_ray.engines.null import NullEngine
 from genevolve_ray.engines.protocol import Engine, Probe
 from genevolve_ray.evolution.inprocess import build_rollouts, load_chat
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import PluginSpec, RendererSpec
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.player import OwnTools
+from genevolve_ray.gateway.port import GatewayRenderers
 from genevolve_ray.gateway.quarantine import Quarantine
 from genevolve_ray.gateway.reasons import Reason, Refusal
 from genevolve_ray.gateway.screen import status_lines
@@ -24,7 +25,7 @@ from genevolve_ray.gateway.settings import GatewayConfig
 from genevolve_ray.gateway.tokens import Scope
 from genevolve_ray.gateway.wire import RunCard
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, start_engine
-from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.images import ImageRef, MemoryImages, reference
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.trajectory import Outcome, Provenance, Trajectory
 
@@ -201,6 +202,36 @@ async def test_a_trusted_worker_brings_its_own_observations_and_pictures(tmp_pat
         (found,) = await played(h, [worker], [h.task(0)])
         assert found.outcome is Outcome.SCORED
         assert h.server.gateway.desk.counts()["answered"] == 1
+
+
+async def test_a_renderer_that_is_swapped_draws_for_both_sides(tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    class Host:
+        async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
+            drawn.append(generation)
+            return "inside"
+
+        async def remove_renderer(self, generation: int) -> None:
+            drawn.append(-generation)
+
+    class Painter:
+        identity = "painter"
+
+        async def render(self, prompt: str, references: object, seed: int) -> ImageRef:
+            return reference(picture(), width=8, height=8)
+
+    async def meet(generation: int, spec: RendererSpec) -> Painter:
+        return Painter()
+
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        renderers = GatewayRenderers(Host(), h.rollouts._scoring, meet)
+        assert await renderers.add_renderer(7, RendererSpec(type="a:B")) == "painter"
+        old, new = await played(h, [h.worker("anna")], [h.task(0), h.task(1).model_copy(update={"renderer": 7})])
+        assert (old.provenance.renderer, new.provenance.renderer) == ("null renderer", "painter")
+        await renderers.remove_renderer(7)
+        assert drawn == [7, -7]
 
 
 async def test_pictures_of_own_tools_are_decoded_and_need_the_scope(tmp_path: Path) -> None:
