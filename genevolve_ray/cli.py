@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from genevolve_ray.gateway_command import app as gateway
+from genevolve_ray.gateway_command import worker
 from genevolve_ray.plugins_command import plugins
 
 app = typer.Typer(
@@ -222,6 +224,8 @@ def experience_search(
 
 
 app.add_typer(plugins, name="plugins")
+app.add_typer(gateway, name="gateway")
+app.command("worker")(worker)
 
 
 def _register() -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from genevolve_ray.cluster.settings import ClusterConfig
 from genevolve_ray.evolution.metrics import MetricsConfig
 from genevolve_ray.evolution.settings import EvolutionConfig, InferenceConfig
+from genevolve_ray.gateway.settings import GatewayConfig
 
 
 class ConfigError(ValueError):
@@ -20,11 +21,25 @@ class ConfigError(ValueError):
 
 
 class RunConfig(EvolutionConfig):
-    """A whole run: what it computes, where it runs, what it logs."""
+    """A whole run: what it computes, where it runs, what it logs, who else may roll out."""
 
     cluster: ClusterConfig = ClusterConfig()
     logging: MetricsConfig = MetricsConfig()
     inference: InferenceConfig = InferenceConfig()
+    gateway: GatewayConfig = GatewayConfig()
+
+    @model_validator(mode="after")
+    def _outside_fits(self) -> RunConfig:
+        if self.deterministic and self.gateway.port is not None:
+            raise ValueError(
+                f"deterministic=true and gateway.port={self.gateway.port}: workers outside do not repeat bit for bit"
+            )
+        if self.gateway.lag > self.loop.max_staleness:
+            raise ValueError(
+                f"gateway.lag={self.gateway.lag} is beyond loop.max_staleness={self.loop.max_staleness}: "
+                "such work would be discarded"
+            )
+        return self
 
 
 def presets() -> list[str]:

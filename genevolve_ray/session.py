@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.evolution.files import Folder
-from genevolve_ray.evolution.inprocess import Ports, in_process
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.measures import evaluation_metrics, paired_interval, verdict_parts
 from genevolve_ray.evolution.metrics import open_writers
@@ -28,9 +27,10 @@ from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Recording
 from genevolve_ray.faults import UserFault
 from genevolve_ray.gauge import MemoryGauge
+from genevolve_ray.parts import open_ports
 from genevolve_ray.preflight import model_folder, preflight
 from genevolve_ray.records.trajectory import Outcome, Trajectory
-from genevolve_ray.viewer.progress import Progress, open_progress
+from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.report import write_report
 
 
@@ -68,7 +68,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
     ):
         requests = config.requests.build(store.images)
         screen.start(config.loop.steps, _headline(config), store.last_step)
-        async with _ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
+        async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
             evolution = Evolution(
                 config,
                 requests,
@@ -95,24 +95,6 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         store.put_summary(summary)
         write_report(store, folder / "report.html")
     return summary
-
-
-@asynccontextmanager
-async def _ports(
-    config: RunConfig, model: Path, store: RunStore, screen: Progress, *, local: bool
-) -> AsyncIterator[Ports]:
-    """Bring up rollouts and learner, in this process or on Ray."""
-    screen.note("starting engine and learner" if local else "starting Ray, services, engine and learner")
-    if local:
-        async with in_process(config, model, store.images) as ports:
-            yield ports
-        return
-    from genevolve_ray.cluster.launch import on_ray
-
-    async with on_ray(
-        config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen
-    ) as ports:
-        yield Ports(ports.rollouts, ports.learner, ports.experience, ports.renderers)
 
 
 async def _heldout(evolution: Evolution, version: int, name: str, *, wanted: bool) -> None:

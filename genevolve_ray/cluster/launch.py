@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +22,12 @@ from genevolve_ray.cluster.placement import (
     reserve,
     service_demands,
 )
+from genevolve_ray.cluster.proxies import Caller
 from genevolve_ray.cluster.renderers import RayRenderers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
-from genevolve_ray.cluster.weights import Outbox
+from genevolve_ray.cluster.weights import Outbox, receive
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Wiring, worker_environment
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.watch import Silence, Watcher
@@ -44,6 +45,10 @@ class ClusterPorts:
     experience: RayExperience | None
     renderers: RayRenderers
     seconds: dict[str, float] = field(default_factory=dict)
+    callers: dict[str, Caller] = field(default_factory=dict)
+    """The services by role, for whoever calls them beside the rollout workers."""
+    locate: Callable[[str], str] = lambda folder: folder
+    """Returns where a published folder lies on the driver's node."""
 
 
 @asynccontextmanager
@@ -134,7 +139,13 @@ class _Launch:
             parts["experience"] = experience.start()
         await self._all_up(parts)
         renderers = RayRenderers(self.renderers, self.rollouts, self.images_uri, cluster.start_timeout)
-        return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds)
+        callers = {s.role: Wiring(s, self.handles[s.role]).caller() for s in self.services}
+
+        def locate(folder: str) -> str:
+            shipment = outbox.get(folder)
+            return shipment if isinstance(shipment, str) else receive(shipment)
+
+        return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds, callers, locate)
 
     async def stop(self) -> None:
         """Close the engines and take the services away; a private cluster then ends with the session."""

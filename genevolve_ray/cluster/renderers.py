@@ -9,6 +9,7 @@ from dataclasses import replace
 from genevolve_ray.cluster.applications import delete, deploy, reason, states, wait_running
 from genevolve_ray.cluster.errors import StartError
 from genevolve_ray.cluster.placement import check_environment, check_fits, replica_demands
+from genevolve_ray.cluster.proxies import ServeRenderer
 from genevolve_ray.cluster.rollouts import RayRollouts
 from genevolve_ray.cluster.services import Service
 from genevolve_ray.cluster.workers import Wiring
@@ -57,6 +58,11 @@ class RayRenderers:
         wiring = self._live.pop(generation)
         await self._rollouts.tell(lambda worker: worker.drop_renderer.remote(generation))
         await delete([wiring.service])
+
+    async def port(self, generation: int) -> ServeRenderer:
+        """Return a stand-in for a renderer that serves, for whoever draws with it beside the workers."""
+        caller = self._live[generation].caller()
+        return ServeRenderer(await caller("describe"), caller)
 
     async def _start(self, service: Service) -> Wiring:
         [handle] = await deploy([service], self._images_uri)

@@ -43,7 +43,8 @@ class LocalExperience:
         gives up, the step goes on without experience.
         """
         config = self._config
-        pairs = best_worst_pairs(groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
+        compared_groups = groups if config.outside else [_inside(group) for group in groups]
+        pairs = best_worst_pairs(compared_groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
         # A bundle is of the step that learns it; the rollouts may have been leased in an earlier round.
         found = [replace(pair, step=step) for pair in pairs]
         posed = {request.id: request for request in requests}
@@ -118,6 +119,11 @@ class LocalExperience:
         withheld = hits[place].number
         others = (h for h in order if h.experience.request_id != request.id and h.number != withheld)
         return next(others, hits[place])
+
+
+def _inside(group: Group) -> Group:
+    """Return a group without the attempts that workers outside the cluster played."""
+    return replace(group, trajectories=[t for t in group.trajectories if not t.provenance.outside])
 
 
 def _end_if_permanent(fault: Exception) -> None:

@@ -18,6 +18,54 @@ from genevolve_ray.records.verdict import RewardConfig, combine_reward
 from genevolve_ray.tools.protocol import InfraFailure, Tool
 
 
+class Scoring:
+    """Has the programs of episodes rendered and judged, wherever they were played."""
+
+    def __init__(self, renderer: RenderPort, judge: JudgePort, reward: RewardConfig, generation: int = 0) -> None:
+        """Bring the parts together; `generation` is the number of the renderer, which tasks name."""
+        self._judge, self._reward = judge, reward
+        self._renderers: dict[int, RenderPort] = {generation: renderer}
+
+    def add_renderer(self, generation: int, renderer: RenderPort) -> None:
+        """Draw tasks of a generation with a renderer."""
+        self._renderers[generation] = renderer
+
+    def drop_renderer(self, generation: int) -> None:
+        """Forget a renderer that no task needs any more; one that is not there is no error."""
+        self._renderers.pop(generation, None)
+
+    async def score(self, task: RolloutTask, trajectory: Trajectory) -> Trajectory:
+        """Render and judge a played sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
+        renderer = self._renderers[task.renderer]
+        trajectory.provenance = trajectory.provenance.model_copy(
+            update={
+                "renderer": renderer.identity,
+                "judge": self._judge.identity,
+                "render_seed": task.render_seed,
+            }
+        )
+        if trajectory.outcome is Outcome.PENDING and trajectory.program is not None:
+            await self._judged(task, trajectory, trajectory.program, renderer)
+        return trajectory
+
+    async def _judged(self, task: RolloutTask, trajectory: Trajectory, program: Program, renderer: RenderPort) -> None:
+        references = [trajectory.images[r.img_id] for r in program.reference_images]
+        started = perf_counter()
+        try:
+            trajectory.rendered = await renderer.render(
+                program.gen_prompt, [r.image for r in references], task.render_seed
+            )
+            rendered = perf_counter()
+            trajectory.verdict = await self._judge.judge(task.request, trajectory.rendered, program, references)
+        except InfraFailure as failure:
+            trajectory.outcome, trajectory.reason = Outcome.INFRA_FAILURE, str(failure)
+            return
+        trajectory.timings["render"] = rendered - started
+        trajectory.timings["judge"] = perf_counter() - rendered
+        trajectory.reward = combine_reward(trajectory.verdict, trajectory.tool_calls, self._reward)
+        trajectory.outcome = Outcome.SCORED
+
+
 class Rollouts:
     """Plays episodes and has their programs rendered and judged; many may run at once."""
 
@@ -34,17 +82,16 @@ class Rollouts:
         generation: int = 0,
     ) -> None:
         """Bring the parts together; `generation` is the number of the renderer, which tasks name."""
-        self._engine, self._chat, self._tools = engine, chat, tools
-        self._judge, self._profile, self._reward = judge, profile, reward
-        self._renderers: dict[int, RenderPort] = {generation: renderer}
+        self._engine, self._chat, self._tools, self._profile = engine, chat, tools, profile
+        self._scoring = Scoring(renderer, judge, reward, generation)
 
     def add_renderer(self, generation: int, renderer: RenderPort) -> None:
         """Draw tasks of a generation with a renderer."""
-        self._renderers[generation] = renderer
+        self._scoring.add_renderer(generation, renderer)
 
     def drop_renderer(self, generation: int) -> None:
         """Forget a renderer that no task needs any more; one that is not there is no error."""
-        self._renderers.pop(generation, None)
+        self._scoring.drop_renderer(generation)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
@@ -54,7 +101,6 @@ class Rollouts:
         return trajectory
 
     async def _play(self, task: RolloutTask) -> Trajectory:
-        renderer = self._renderers[task.renderer]
         trajectory = await run_episode(
             task.request,
             key=task.key,
@@ -65,30 +111,4 @@ class Rollouts:
             experience=task.experience,
             split=task.split,
         )
-        trajectory.provenance = trajectory.provenance.model_copy(
-            update={
-                "renderer": renderer.identity,
-                "judge": self._judge.identity,
-                "render_seed": task.render_seed,
-            }
-        )
-        if trajectory.outcome is Outcome.PENDING and trajectory.program is not None:
-            await self._score(task, trajectory, trajectory.program, renderer)
-        return trajectory
-
-    async def _score(self, task: RolloutTask, trajectory: Trajectory, program: Program, renderer: RenderPort) -> None:
-        references = [trajectory.images[r.img_id] for r in program.reference_images]
-        started = perf_counter()
-        try:
-            trajectory.rendered = await renderer.render(
-                program.gen_prompt, [r.image for r in references], task.render_seed
-            )
-            rendered = perf_counter()
-            trajectory.verdict = await self._judge.judge(task.request, trajectory.rendered, program, references)
-        except InfraFailure as failure:
-            trajectory.outcome, trajectory.reason = Outcome.INFRA_FAILURE, str(failure)
-            return
-        trajectory.timings["render"] = rendered - started
-        trajectory.timings["judge"] = perf_counter() - rendered
-        trajectory.reward = combine_reward(trajectory.verdict, trajectory.tool_calls, self._reward)
-        trajectory.outcome = Outcome.SCORED
+        return await self._scoring.score(task, trajectory)

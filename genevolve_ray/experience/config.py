@@ -109,6 +109,8 @@ class ExperienceConfig(Config):
     """Least difference of the rewards of a pair."""
     max_pairs: int = Field(default=8, ge=1)
     """Most comparisons a step."""
+    outside: bool = False
+    """Learn from attempts that workers outside the cluster played, too (docs/gateway.md)."""
     control: Control = Control.NONE
     constant: Experience | None = None
     key: KeyConfig = KeyConfig()

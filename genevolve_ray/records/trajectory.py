@@ -72,6 +72,10 @@ class SampleKey(Record):
         return f"{self.step}/{self.request_id}/{self.sample}/{self.attempt}"
 
 
+OUTSIDE = "gateway:"
+"""Begins the engine's name where a worker outside the cluster played; the worker's name follows."""
+
+
 class Provenance(Record):
     """What made this trajectory: every artefact names its makers."""
 
@@ -82,6 +86,11 @@ class Provenance(Record):
     seed: int = 0
     render_seed: int = 0
     split: str = "train"
+
+    @property
+    def outside(self) -> bool:
+        """Whether a worker outside the cluster played it."""
+        return self.engine.startswith(OUTSIDE)
 
 
 @dataclass

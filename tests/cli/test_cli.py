@@ -80,7 +80,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ports(*_: Any, **__: Any) -> AsyncIterator[Ports]:
         yield Ports(FakeRollouts(), FakeLearner())
 
-    monkeypatch.setattr(session, "_ports", ports)
+    monkeypatch.setattr(session, "open_ports", ports)
     monkeypatch.setattr(session, "write_report", lambda store, out: out.write_text("report"))
 
 

@@ -15,7 +15,7 @@ from genevolve_ray.evolution.restore import stored_lessons
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Outcome, Pair, SampleKey
+from genevolve_ray.records.trajectory import OUTSIDE, Group, Outcome, Pair, SampleKey
 from genevolve_ray.tools.protocol import InfraFailure
 
 
@@ -85,6 +85,16 @@ async def test_a_request_is_taught_by_its_own_fresh_bundle() -> None:
     ]
     metrics = learned.metrics
     assert (metrics["experience_pairs"], metrics["experience_own"], metrics["experience_hit_rate"]) == (2, 2, 1)
+
+
+async def test_attempts_from_outside_teach_only_where_that_is_allowed() -> None:
+    outside = group(0)
+    outside.trajectories[0].provenance = outside.trajectories[0].provenance.model_copy(
+        update={"engine": f"{OUTSIDE}anna"}
+    )
+    for allowed, pairs in ((False, 0), (True, 1)):
+        learned = await make(outside=allowed).learn([Numbered().train(0)], [outside], 1)
+        assert learned.metrics["experience_pairs"] == pairs
 
 
 async def test_without_a_pair_of_its_own_a_request_recalls_what_a_like_one_taught() -> None:

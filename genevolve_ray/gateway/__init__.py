@@ -1,0 +1,1 @@
+"""Rollouts from outside the cluster, over HTTP: the gateway inside, and the worker anywhere."""

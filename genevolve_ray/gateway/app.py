@@ -1,0 +1,180 @@
+"""The gateway over HTTP: who may, how much, and the answer or the reason why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
+
+from genevolve_ray.gateway.gateway import Gateway
+from genevolve_ray.gateway.limits import read_bounded
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.settings import MIB
+from genevolve_ray.gateway.shelf import read_range
+from genevolve_ray.gateway.tokens import Scope, TokenEntry
+from genevolve_ray.gateway.wire import (
+    ZSTD,
+    FileCard,
+    LeaseOrder,
+    RefusalBody,
+    ToolOrder,
+    compress,
+    decompress,
+    read_body,
+)
+
+MAX_WAIT = 30.0
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """Return the application."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    door = _Door(gateway)
+    app.add_exception_handler(Refusal, door.refused)
+    app.add_exception_handler(RequestValidationError, door.malformed)
+    app.add_api_route("/healthz", door.health, methods=["GET"])
+    app.add_api_route("/v1/run", door.run, methods=["GET"])
+    app.add_api_route("/v1/model/{name}", door.model, methods=["GET"])
+    app.add_api_route("/v1/weights", door.weights, methods=["GET"])
+    app.add_api_route("/v1/weights/{version}/{name}", door.weights_file, methods=["GET"])
+    app.add_api_route("/v1/leases", door.lease, methods=["POST"])
+    app.add_api_route("/v1/leases/{lease}/renew", door.renew, methods=["POST"])
+    app.add_api_route("/v1/leases/{lease}/tools", door.tools, methods=["POST"])
+    app.add_api_route("/v1/leases/{lease}/trajectory", door.trajectory, methods=["POST"])
+    app.add_api_route("/v1/leases/{lease}", door.give_back, methods=["DELETE"])
+    app.add_api_route("/v1/images", door.image, methods=["PUT"])
+    app.add_api_route("/v1/status", door.status, methods=["GET"])
+    app.add_api_route("/metrics", door.metrics, methods=["GET"])
+    return app
+
+
+class _Door:
+    """One method for each route. The token is looked at before anything of the body is read."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    # --- around every request ---
+
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """Say why."""
+        assert isinstance(error, Refusal)
+        self._gateway.meters.refuse(error.reason, error.worker or getattr(request.state, "worker", None))
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+        if error.status in (408, 413):
+            headers["Connection"] = "close"  # the rest of the body is not read
+        body = RefusalBody(reason=error.reason.value, detail=error.detail)
+        return JSONResponse(body.model_dump(), error.status, headers)
+
+    async def malformed(self, request: Request, error: Exception) -> Response:
+        """Say that a path or a query is not what it should be."""
+        return await self.refused(request, Refusal(Reason.MALFORMED, "path or query"))
+
+    def _admit(self, request: Request, scope: Scope = Scope.ROLLOUT) -> TokenEntry:
+        self._gateway.meters.requests += 1
+        who = self._gateway.admit(request.headers.get("authorization"), scope)
+        request.state.worker = who.name
+        return who
+
+    async def _body(self, request: Request) -> bytes:
+        limits = self._gateway.config.limits
+        limit = int(limits.body_mib * MIB)
+        body = await read_bounded(request.stream(), request.headers.get("content-length"), limit, limits.body_seconds)
+        self._gateway.meters.bytes_in += len(body)
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding == ZSTD:
+            return decompress(body, int(limit * limits.expansion))
+        if encoding != "identity":
+            raise Refusal(Reason.MALFORMED, f"content-encoding {encoding[:32]!r} is neither zstd nor identity")
+        return body
+
+    # --- routes ---
+
+    async def health(self) -> Response:
+        """Say that the gateway is there; nothing else without a token."""
+        return PlainTextResponse("ok")
+
+    async def run(self, request: Request) -> Response:
+        """Describe the run."""
+        self._admit(request)
+        return _json(self._gateway.card())
+
+    async def model(self, request: Request, name: str) -> Response:
+        """Give a part of a file of the model folder."""
+        self._admit(request)
+        return self._file(request, self._gateway.run.model_dir, self._gateway.model_files, name)
+
+    async def weights(self, request: Request, after: int = -1, wait: float = 0.0) -> Response:
+        """Name the newest version, as soon as it is beyond `after`; 204 when there is none in time."""
+        self._admit(request)
+        card = await self._gateway.weights(after, min(max(wait, 0.0), MAX_WAIT))
+        return Response(status_code=204) if card is None else _json(card)
+
+    async def weights_file(self, request: Request, version: int, name: str) -> Response:
+        """Give a part of a file of a version."""
+        self._admit(request)
+        found = self._gateway.shelf.get(version)
+        return self._file(request, found.folder, found.card.files, name)
+
+    async def lease(self, request: Request) -> Response:
+        """Give out samples to play."""
+        who = self._admit(request)
+        order = read_body(LeaseOrder, await self._body(request))
+        grants = await self._gateway.lease(who, order)
+        if await request.is_disconnected():
+            for grant in grants:  # nobody is there to play them
+                await self._gateway.give_back(who, grant.id)
+        return JSONResponse({"leases": [grant.model_dump(mode="json") for grant in grants]})
+
+    async def renew(self, request: Request, lease: str) -> Response:
+        """Let a lease live on."""
+        who = self._admit(request)
+        desk = self._gateway.desk
+        return JSONResponse({"seconds": desk.renew(desk.find(lease, who.name))})
+
+    async def tools(self, request: Request, lease: str) -> Response:
+        """Carry a tool call out."""
+        who = self._admit(request)
+        order = read_body(ToolOrder, await self._body(request))
+        return _json(await self._gateway.call(who, lease, order))
+
+    async def trajectory(self, request: Request, lease: str) -> Response:
+        """Take a played episode."""
+        who = self._admit(request)
+        return _json(await self._gateway.push(who, lease, await self._body(request)))
+
+    async def give_back(self, request: Request, lease: str) -> Response:
+        """End a lease."""
+        await self._gateway.give_back(self._admit(request), lease)
+        return Response(status_code=204)
+
+    async def image(self, request: Request) -> Response:
+        """Take a picture of a trusted worker's own tools."""
+        who = self._admit(request, Scope.OWN_TOOLS)
+        return _json(await self._gateway.put_image(who, await self._body(request)))
+
+    async def status(self, request: Request) -> Response:
+        """Show everything."""
+        self._admit(request, Scope.STATUS)
+        return JSONResponse(self._gateway.status())
+
+    async def metrics(self, request: Request) -> Response:
+        """Show the metrics."""
+        self._admit(request, Scope.STATUS)
+        return PlainTextResponse(self._gateway.metrics())
+
+    def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> Response:
+        data, start, size = read_range(folder, files, name, request.headers.get("range"))
+        media = "application/octet-stream"
+        headers = {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{size}", "Accept-Ranges": "bytes"}
+        if request.query_params.get("encoding") == ZSTD:
+            data, media = compress(data), "application/zstd"
+        self._gateway.meters.bytes_out += len(data)
+        return Response(data, 206, headers, media_type=media)
+
+
+def _json(record: BaseModel) -> Response:
+    return Response(record.model_dump_json(), media_type="application/json")

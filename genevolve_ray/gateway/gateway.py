@@ -1,0 +1,309 @@
+"""The gateway without HTTP: what a worker may do, each with its checks. It lives in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genevolve_ray import __version__
+from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.gateway.desk import Call, Desk, Lease
+from genevolve_ray.gateway.inspector import Inspector, PolicyFacts
+from genevolve_ray.gateway.limits import Bucket
+from genevolve_ray.gateway.meters import Meters
+from genevolve_ray.gateway.quarantine import Quarantine
+from genevolve_ray.gateway.reasons import FORGERIES, Reason, Refusal
+from genevolve_ray.gateway.scoring import Scorer
+from genevolve_ray.gateway.settings import GatewayConfig
+from genevolve_ray.gateway.shelf import MODEL_SUFFIXES, Shelf, describe
+from genevolve_ray.gateway.tokens import Scope, TokenEntry, TokenFile, require
+from genevolve_ray.gateway.wire import (
+    PROTOCOL,
+    LeaseGrant,
+    LeaseOrder,
+    OwnCall,
+    Receipt,
+    RunCard,
+    ToolAnswer,
+    ToolCard,
+    ToolOrder,
+    WeightsCard,
+    read_push,
+)
+from genevolve_ray.records.images import ImageRef, ImageStore
+from genevolve_ray.records.observation import ImageSearchObservation
+from genevolve_ray.records.pictures import ImageRefused, clean_picture
+from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+
+_PICTURES = 20_000
+"""Pictures of workers' own tools that may still be named."""
+CallTool = Callable[[Tool, dict[str, object], EpisodeContext], Awaitable[object]]
+"""Carries a tool call out wherever the tool lives."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a gateway tells of its run, and the script where the run is a rehearsal."""
+
+    name: str
+    engine: str
+    model_dir: Path
+    turn_seconds: float = 0.0
+    tool_calls: int = 0
+
+
+class Gateway:
+    """Leases, tools, weights and trajectories of one run."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        run: RunFacts,
+        facts: PolicyFacts,
+        *,
+        scorer: Scorer,
+        folder: Path,
+        weights: Path,
+        call_tool: CallTool | None = None,
+        images: ImageStore | None = None,
+    ) -> None:
+        """Bring the parts together.
+
+        Args:
+            config: limits and trust.
+            run: what workers are told.
+            facts: what a replay needs.
+            scorer: scores a worker's tokens again.
+            folder: where evidence is kept.
+            weights: an empty folder for published versions.
+            call_tool: carries tool calls out in another event loop.
+            images: where pictures of trusted workers' own tools go.
+        """
+        self.config, self.run, self.facts = config, run, facts
+        self.tokens = TokenFile(config.tokens)
+        self.quarantine = Quarantine(folder / "quarantine")
+        self.shelf = Shelf(weights, config.kept_versions)
+        self.desk = Desk(seconds=config.lease_seconds, limit=config.lease_limit, per_owner=config.limits.open_leases)
+        self.meters = Meters()
+        self.model_files = describe(run.model_dir, MODEL_SUFFIXES)
+        self._inspector = Inspector(facts, config.trust, self.shelf, scorer)
+        self._scorer = scorer
+        self._call_tool: CallTool = call_tool or (lambda tool, arguments, context: tool.call(arguments, context))
+        self._images = images
+        self._pictures: dict[ImageRef, None] = {}
+        self._buckets: dict[str, Bucket] = {}
+        self._published = asyncio.Condition()
+        self._closing = False
+
+    # --- the loop's side ---
+
+    async def answer(self, task: RolloutTask, patience: float | None) -> Trajectory:
+        """Return the trajectory of some worker; see `Desk.answer`."""
+        return await self.desk.answer(task, patience)
+
+    async def publish(self, folder: str, version: int, probe: Probe) -> None:
+        """Offer a version to the workers."""
+        await asyncio.to_thread(self.shelf.put, folder, version, probe)
+        async with self._published:
+            self._published.notify_all()
+
+    async def retire(self) -> None:
+        """Answer everybody who waits: the server is about to end."""
+        self._closing = True
+        await self.desk.close()
+        async with self._published:
+            self._published.notify_all()
+
+    async def close(self) -> None:
+        """Let everything go."""
+        await self.desk.close()
+        await self._scorer.close()
+        await asyncio.to_thread(self.shelf.close)
+
+    # --- the workers' side ---
+
+    def admit(self, header: str | None, scope: Scope) -> TokenEntry:
+        """Return who asks. Raises Refusal for a bad token, a scope that it lacks, a worker shut out, or one in a hurry."""
+        entry = self.tokens.holder(header)
+        limits = self.config.limits
+        bucket = self._buckets.setdefault(entry.name, Bucket(limits.requests_per_second, limits.burst))
+        try:
+            bucket.take()
+            require(entry, scope)
+            if entry.name in self.quarantine and scope is not Scope.STATUS:
+                raise Refusal(Reason.QUARANTINED)
+        except Refusal as refusal:
+            refusal.worker = entry.name
+            raise
+        if scope is not Scope.STATUS:
+            self.meters.worker(entry.name)
+        return entry
+
+    def card(self) -> RunCard:
+        """Return what a worker must know."""
+        facts, run = self.facts, self.run
+        return RunCard.model_validate(
+            {
+                "protocol": PROTOCOL,
+                "package": __version__,
+                "run": run.name,
+                "profile": facts.profile.name,
+                "engine": run.engine,
+                "dtype": facts.dtype,
+                "max_model_len": facts.max_model_len,
+                "tools": [
+                    ToolCard(name=t.name, description=t.description, parameters=t.parameters)
+                    for t in facts.tools.values()
+                ],
+                "model": self.model_files,
+                "turn_seconds": run.turn_seconds,
+                "tool_calls": run.tool_calls,
+            }
+        )
+
+    async def weights(self, after: int, wait: float) -> WeightsCard | None:
+        """Return the newest version when it is beyond `after`, waiting for it; None when there is none in time."""
+        try:
+            async with asyncio.timeout(wait), self._published:
+                await self._published.wait_for(lambda: self.shelf.newest > after or self._closing)
+        except TimeoutError:
+            return None
+        if self.shelf.newest <= after:
+            return None
+        return self.shelf.get(self.shelf.newest).card
+
+    async def lease(self, who: TokenEntry, order: LeaseOrder) -> list[LeaseGrant]:
+        """Give out what waits."""
+        if self.shelf.newest < 0:
+            return []
+        leases = await self.desk.grant(who.name, order.count, order.wait, self._oldest)
+        return [self._grant(lease) for lease in leases]
+
+    def _oldest(self) -> int:
+        """Return the oldest version that may begin an episode now."""
+        return max(self.shelf.versions()[0], self.shelf.newest - self.config.lag)
+
+    def _grant(self, lease: Lease) -> LeaseGrant:
+        task = lease.sample.task
+        return LeaseGrant(
+            id=lease.id,
+            prompt=task.request.prompt,
+            seed=task.seed,
+            sampling=task.sampling,
+            split=task.split,
+            experience=task.experience,
+            version=lease.version,
+            seconds=self.config.lease_seconds,
+        )
+
+    async def call(self, who: TokenEntry, lease_id: str, order: ToolOrder) -> ToolAnswer:
+        """Carry a tool call of an episode out, once, and record it."""
+        lease = self.desk.find(lease_id, who.name)
+        async with lease.calling:
+            if order.index < len(lease.calls):
+                known = lease.calls[order.index]
+                if (known.name, known.arguments) != (order.name, order.arguments):
+                    raise Refusal(Reason.CALL_ORDER, f"call {order.index} was another one")
+                return known.answer
+            if order.index > len(lease.calls) or order.index >= self.facts.profile.max_turns:
+                raise Refusal(Reason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
+            answer = await self._carry_out(lease, order)
+            lease.calls.append(Call(order.name, order.arguments, answer))
+            return answer
+
+    async def _carry_out(self, lease: Lease, order: ToolOrder) -> ToolAnswer:
+        tool = self.facts.tools.get(order.name)
+        if tool is None:
+            raise Refusal(Reason.MALFORMED, f"there is no tool {order.name[:64]!r}")
+        task = lease.sample.task
+        try:
+            observation = await self._call_tool(
+                tool, order.arguments, EpisodeContext(request=task.request, seed=task.seed)
+            )
+        except ToolArgumentError as error:
+            return ToolAnswer(argument_error=str(error))
+        except InfraFailure as error:
+            return ToolAnswer(outage=str(error))
+        return ToolAnswer.model_validate({"observation": observation})
+
+    async def push(self, who: TokenEntry, lease_id: str, body: bytes) -> Receipt:
+        """Take a played episode, or refuse it; a forgery shuts the worker out."""
+        try:
+            lease = self.desk.find(lease_id, who.name)
+        except Refusal as refusal:
+            await self._strike(who.name, refusal, {"lease": lease_id})
+            raise
+        self.desk.check(lease)
+        meter = self.meters.worker(who.name)
+        try:
+            push = read_push(body)
+            if push.own_calls:
+                self._check_own_tools(who, push.own_calls)
+            trajectory = await self._inspector.inspect(lease, push, meter)
+            self.desk.accept(lease, trajectory)
+        except Refusal as refusal:
+            await self.desk.refuse(lease)
+            evidence = {"lease": lease_id, "key": str(lease.sample.task.key), "body": body.decode(errors="replace")}
+            await self._strike(who.name, refusal, evidence)
+            raise
+        except BaseException:
+            await self.desk.refuse(lease)  # a fault of ours: somebody else plays the sample
+            raise
+        tokens = trajectory.ledger.policy_tokens
+        meter.accepted, meter.tokens = meter.accepted + 1, meter.tokens + tokens
+        meter.version = max(trajectory.ledger.versions)
+        self.meters.accepted, self.meters.tokens = self.meters.accepted + 1, self.meters.tokens + tokens
+        return Receipt(tokens=tokens)
+
+    async def put_image(self, who: TokenEntry, body: bytes) -> ImageRef:
+        """Take a picture that a trusted worker's own tool found: decoded here, and only its pixels kept."""
+        self._check_own_tools(who)
+        try:
+            picture = await asyncio.to_thread(clean_picture, body)
+        except ImageRefused as error:
+            raise Refusal(Reason.MALFORMED, str(error)) from error
+        assert self._images is not None, "a gateway that takes observations has an image store"
+        ref = await asyncio.to_thread(
+            self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
+        )
+        self._pictures[ref] = None
+        while len(self._pictures) > _PICTURES:
+            del self._pictures[next(iter(self._pictures))]
+        return ref
+
+    def _check_own_tools(self, who: TokenEntry, calls: Sequence[OwnCall] = ()) -> None:
+        """Check that a worker may bring observations, and that their pictures were brought too."""
+        require(who, Scope.OWN_TOOLS)
+        if not self.config.trust.own_tools or self._images is None:
+            raise Refusal(Reason.SCOPE, "this run takes no observations of workers (gateway.trust.own_tools)")
+        for call in calls:
+            observation = call.answer.observation
+            hits = observation.hits if isinstance(observation, ImageSearchObservation) else ()
+            # Known references alone: one from outside could name any file.
+            if any(hit.image not in self._pictures for hit in hits):
+                raise Refusal(Reason.UNKNOWN_FILE, "a picture was not brought before")
+
+    async def _strike(self, worker: str, refusal: Refusal, evidence: Mapping[str, object]) -> None:
+        if refusal.reason not in FORGERIES:
+            return
+        meter = self.meters.worker(worker)
+        meter.forged += 1
+        if meter.forged >= self.config.trust.quarantine_after:
+            await asyncio.to_thread(self.quarantine.add, worker, refusal, evidence)
+            await self.desk.drop_owner(worker)
+
+    async def give_back(self, who: TokenEntry, lease_id: str) -> None:
+        """End a lease that its worker will not play."""
+        await self.desk.give_back(self.desk.find(lease_id, who.name))
+
+    def status(self) -> dict[str, object]:
+        """Return everything there is to see."""
+        return self.meters.status(self.desk.counts(), self.desk.held(), self.shelf.versions(), self.quarantine.names())
+
+    def metrics(self) -> str:
+        """Return the same for Prometheus."""
+        return self.meters.prometheus(self.desk.counts(), self.shelf.versions(), self.quarantine.names())

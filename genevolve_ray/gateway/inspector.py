@@ -1,0 +1,122 @@
+"""A pushed episode on its way in: cheap checks, the replay, and the scores of the run's own weights."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.gateway.desk import Call, Lease
+from genevolve_ray.gateway.meters import WorkerMeter
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.replay import check_columns, rebuild
+from genevolve_ray.gateway.scoring import Scorer, Scores
+from genevolve_ray.gateway.settings import TrustConfig
+from genevolve_ray.gateway.shelf import Shelf
+from genevolve_ray.gateway.trust import TOLERANCES, Calibration, logprob_gap
+from genevolve_ray.gateway.wire import Push
+from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.tools.protocol import Tool
+
+
+@dataclass(frozen=True)
+class PolicyFacts:
+    """What the gateway knows of the policy without its weights."""
+
+    chat: ChatFormat
+    profile: ProtocolProfile
+    tools: Mapping[str, Tool]
+    vocabulary: int
+    banned: frozenset[int]
+    max_model_len: int
+    dtype: str
+
+
+class Inspector:
+    """Turns pushed episodes into the gateway's own trajectories, or refuses them."""
+
+    def __init__(self, facts: PolicyFacts, config: TrustConfig, shelf: Shelf, scorer: Scorer) -> None:
+        """Bring the parts together."""
+        self._facts, self._config, self._shelf, self._scorer = facts, config, shelf, scorer
+        mean, largest = TOLERANCES[facts.dtype]
+        self._mean, self._largest = config.mean_tolerance or mean, config.token_tolerance or largest
+        self._calibrations: dict[str, Calibration] = {}
+        self._dice = random.SystemRandom()  # nobody outside can tell which trajectories are scored
+
+    async def inspect(self, lease: Lease, push: Push, meter: WorkerMeter) -> Trajectory:
+        """Return the trajectory that is trained on. Raises Refusal; its evidence holds the scores where there are any."""
+        facts, task = self._facts, lease.sample.task
+        check_columns(
+            push.ledger,
+            vocabulary=facts.vocabulary,
+            banned=facts.banned,
+            oldest=lease.version,
+            newest=self._shelf.newest,
+        )
+        trajectory = await rebuild(
+            task,
+            push.ledger,
+            self._calls(lease, push),
+            worker=lease.owner,
+            chat=facts.chat,
+            profile=facts.profile,
+            tools=facts.tools,
+            max_model_len=facts.max_model_len,
+        )
+        for version in {v for v, m in zip(push.ledger.versions, push.ledger.policy_mask, strict=True) if m}:
+            if version not in self._shelf.versions():
+                raise Refusal(Reason.VERSION_STALE, f"version {version} is not kept any more")
+        if trajectory.ledger.policy_tokens and self._is_due(meter):
+            await self._score(trajectory, lease, meter)
+        return trajectory
+
+    def _calls(self, lease: Lease, push: Push) -> list[Call]:
+        if push.own_calls and not lease.calls:
+            return [Call(call.name, call.arguments, call.answer) for call in push.own_calls]
+        return lease.calls
+
+    def _is_due(self, meter: WorkerMeter) -> bool:
+        return meter.scored < self._config.probation or self._dice.random() < self._config.spot_check
+
+    async def _score(self, trajectory: Trajectory, lease: Lease, meter: WorkerMeter) -> None:
+        """Compare log-probs and dice with the run's own policy. Raises Refusal."""
+        config, ledger = self._config, trajectory.ledger
+        scores = await self._scores(trajectory, lease)
+        pushed = [x for x, policy in zip(ledger.logprobs, ledger.policy_mask, strict=True) if policy]
+        gap = logprob_gap(pushed, scores, lease.sample.task.sampling.top_p)
+        meter.scored, meter.gap = meter.scored + 1, gap.mean
+        evidence: dict[str, object] = {"own_logprobs": scores.logprobs, "pushed_logprobs": pushed}
+        if not (gap.mean <= self._mean and gap.largest <= self._largest):
+            raise Refusal(
+                Reason.WRONG_LOGPROBS,
+                f"off by {gap.mean:.3g} in the mean, {gap.largest:.3g} at most; "
+                f"tolerances are {self._mean:g} and {self._largest:g}",
+                evidence,
+            )
+        calibration = self._calibrations.setdefault(lease.owner, Calibration(config.calibration_window))
+        calibration.add(scores)
+        drift = calibration.drift()
+        meter.drift = drift.mean
+        if drift.tokens < config.calibration_tokens or abs(drift.mean) <= config.calibration_drift:
+            return
+        if abs(drift.z) > config.calibration_bound:
+            raise Refusal(
+                Reason.MISCALIBRATED,
+                f"log-prob and entropy differ by {drift.mean:+.3g} nats a token over {drift.tokens} tokens, "
+                f"{drift.z:+.1f} standard errors",
+                evidence,
+            )
+
+    async def _scores(self, trajectory: Trajectory, lease: Lease) -> Scores:
+        """Return the scores of the policy tokens, each under the version that sampled it."""
+        ledger, sampling = trajectory.ledger, lease.sample.task.sampling
+        versions = [v for v, policy in zip(ledger.versions, ledger.policy_mask, strict=True) if policy]
+        found = {}
+        for version in sorted(set(versions)):
+            folder = self._shelf.get(version).folder
+            found[version] = await self._scorer.score(
+                folder, ledger.tokens, ledger.policy_mask, sampling.temperature, sampling.top_p
+            )
+        return Scores(*([found[v][column][i] for i, v in enumerate(versions)] for column in range(4)))

@@ -1,0 +1,169 @@
+"""From a run's settings to a gateway that listens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.engines.checks import context_length, vocabulary_size
+from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.evolution.ports import RolloutPort
+from genevolve_ray.evolution.rollout import Scoring
+from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.gateway.gateway import Gateway, RunFacts
+from genevolve_ray.gateway.inspector import PolicyFacts
+from genevolve_ray.gateway.port import GatewayRollouts, SharedRollouts
+from genevolve_ray.gateway.scoring import NullScorer, PolicyScorer, Scorer
+from genevolve_ray.gateway.server import GatewayServer
+from genevolve_ray.gateway.settings import GatewayConfig
+from genevolve_ray.gateway.trust import TOLERANCES
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.tools.protocol import EpisodeContext, Tool
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.rescoring import Rescorer
+
+NULL_CONTEXT = 1 << 20
+"""Context of the engine of a rehearsal."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the gateway needs of the run: tools, what renders and judges, and the run's pictures."""
+
+    tools: Mapping[str, Tool]
+    scoring: Scoring
+    images: ImageStore
+
+
+def local_parts(config: EvolutionConfig, images: ImageStore) -> Parts:
+    """Build tools, renderer and judge in this process."""
+    renderer = RenderService(config.renderer.build(), images)
+    judge = JudgeService(config.judge.build(), images)
+    return Parts(config.tools.build(images).tools, Scoring(renderer, judge, config.reward), images)
+
+
+@asynccontextmanager
+async def open_gateway(
+    config: GatewayConfig,
+    run: EvolutionConfig,
+    model_dir: Path,
+    parts: Parts,
+    folder: Path,
+    *,
+    inside: RolloutPort | None,
+    locate: Callable[[str], str] = lambda folder: folder,
+    on_listening: Callable[[GatewayServer], None] = lambda server: None,
+) -> AsyncIterator[RolloutPort]:
+    """Listen while the run goes on, and yield the rollout port over both sides; without `inside` over workers alone.
+
+    Tools, renderer and judge are called in the event loop that enters this.
+
+    Args:
+        config: the gateway's settings.
+        run: the run's.
+        model_dir: the policy at the start of the run.
+        parts: what answers inside.
+        folder: where evidence is kept.
+        inside: the rollout port over the run's own engines.
+        locate: returns where a published folder lies on this machine.
+        on_listening: told of the server once it listens.
+
+    Raises:
+        GatewayStartError: when it cannot listen.
+    """
+    home = asyncio.get_running_loop()
+
+    async def call(tool: Tool, arguments: dict[str, object], context: EpisodeContext) -> object:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tool.call(arguments, context), home))
+
+    with _shelf_folder() as weights:
+
+        def build() -> Gateway:
+            facts = policy_facts(run, model_dir, parts.tools)
+            return Gateway(
+                config,
+                run_facts(run, model_dir),
+                facts,
+                scorer=build_scorer(run, model_dir, facts.banned),
+                folder=folder,
+                weights=weights,
+                call_tool=call,
+                images=parts.images,
+            )
+
+        server = GatewayServer(build, config)
+        await asyncio.to_thread(server.start)
+        try:
+            on_listening(server)
+            outside = GatewayRollouts(server, parts.scoring, locate)
+            yield outside if inside is None else SharedRollouts(inside, outside, config.share, config.patience)
+        finally:
+            await server.stop()
+
+
+@contextmanager
+def _shelf_folder() -> Iterator[Path]:
+    """Make a folder for versions, in memory where there is a RAM disk, beside those that the engines inside load.
+
+    The name ends in the process's id, as theirs: what a killed driver leaves is swept by the next one.
+    """
+    base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())  # noqa: S108
+    folder = base / f"genevolve-weights-gateway-{uuid4().hex[:8]}-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool]) -> PolicyFacts:
+    """Read what a replay needs off the run's settings and the model folder."""
+    chat = load_chat(model_dir)
+    context = NULL_CONTEXT if run.rehearsal is not None else context_length(model_dir) or NULL_CONTEXT
+    used = {str(run.engine.dtype), str(run.learner.dtype)}
+    return PolicyFacts(
+        chat=chat,
+        profile=PROFILES[run.profile],
+        tools=tools,
+        vocabulary=vocabulary_size(model_dir),
+        banned=frozenset(load_banned(model_dir, chat)),
+        max_model_len=min(run.engine.max_model_len or context, context) if run.rehearsal is None else context,
+        dtype=max(used, key=lambda dtype: TOLERANCES[dtype]),
+    )
+
+
+def run_facts(run: EvolutionConfig, model_dir: Path) -> RunFacts:
+    """Return what workers are told of a run."""
+    script = run.rehearsal
+    return RunFacts(
+        name=run.name,
+        engine=run.engine.kind if script is None else "null",
+        model_dir=model_dir,
+        turn_seconds=script.turn_seconds if script else 0.0,
+        tool_calls=script.tool_calls if script else 0,
+    )
+
+
+def build_scorer(run: EvolutionConfig, model_dir: Path, banned: frozenset[int]) -> Scorer:
+    """Return the scorer of a run: its policy, or the digest of a rehearsal."""
+    if run.rehearsal is not None:
+        return NullScorer()
+    learner = run.learner
+
+    def build() -> Rescorer:
+        from genevolve_ray.learning.rescoring import Rescorer
+
+        return Rescorer(model_dir, dtype=learner.dtype, device=learner.device, banned=sorted(banned), threads=1)
+
+    return PolicyScorer(build)

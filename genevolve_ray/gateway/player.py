@@ -1,0 +1,143 @@
+"""One episode outside: the worker's engine on a leased request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.speaker import TokenSpeaker
+from genevolve_ray.engines.protocol import Engine
+from genevolve_ray.gateway.client import GatewayClient
+from genevolve_ray.gateway.wire import LeaseGrant, LedgerBody, OwnCall, Push, ToolAnswer, ToolCard, ToolOrder
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.ledger import TokenLedger
+from genevolve_ray.records.observation import ImageSearchObservation, Observation
+from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.records.trajectory import Outcome, SampleKey
+from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+
+
+@dataclass(frozen=True)
+class OwnTools:
+    """Tools that a trusted worker carries out itself, and the store that holds the pictures they find."""
+
+    tools: Mapping[str, Tool]
+    images: ImageStore
+
+
+class Player:
+    """Plays episodes on an engine, with the gateway's tools or, where that is trusted, with tools of its own."""
+
+    def __init__(
+        self,
+        client: GatewayClient,
+        engine: Engine,
+        chat: ChatFormat,
+        profile: ProtocolProfile,
+        tools: tuple[ToolCard, ...],
+        own: OwnTools | None = None,
+    ) -> None:
+        """Bring the parts together; `own` stands in for the tools of the same names."""
+        self._client, self._engine, self._chat, self._profile, self._tools = client, engine, chat, profile, tools
+        self._own = own
+
+    async def play(self, grant: LeaseGrant) -> Push | None:
+        """Return the episode of a lease; None when it could not be played to an end that says something."""
+        recorded: list[OwnCall] = []
+        tools: dict[str, Tool]
+        if self._own is None:
+            calls = _Calls(self._client, grant.id)
+            tools = {card.name: _OutsideTool(card, calls) for card in self._tools}
+        else:
+            tools = {c.name: _OwnTool(c, self._own, self._client, recorded) for c in self._tools}
+        trajectory = await run_episode(
+            # What judges know of the request stays inside; the policy reads the prompt alone.
+            Request(id=grant.id, prompt=grant.prompt, eval_type=EvalType.QUALITY),
+            key=SampleKey(step=0, request_id=grant.id, sample=0),
+            speaker=TokenSpeaker(self._engine, self._chat, grant.sampling),
+            tools=tools,
+            profile=self._profile,
+            seed=grant.seed,
+            experience=grant.experience,
+            split=grant.split,
+        )
+        if trajectory.outcome is Outcome.INFRA_FAILURE and not trajectory.ledger.policy_tokens:
+            return None
+        return Push(ledger=ledger_body(trajectory.ledger), own_calls=recorded)
+
+
+class _Calls:
+    """The tool calls of one episode, in order."""
+
+    def __init__(self, client: GatewayClient, lease: str) -> None:
+        self._client, self._lease, self._index = client, lease, 0
+
+    async def call(self, name: str, arguments: dict[str, Any]) -> Observation:
+        order = ToolOrder(index=self._index, name=name, arguments=arguments)
+        self._index += 1
+        answer = await self._client.tool(self._lease, order)
+        if answer.argument_error is not None:
+            raise ToolArgumentError(answer.argument_error)
+        if answer.observation is None:
+            raise InfraFailure(answer.outage or "the gateway's tool gave nothing")
+        return answer.observation
+
+
+class _OutsideTool:
+    """A tool that the gateway carries out."""
+
+    def __init__(self, card: ToolCard, calls: _Calls) -> None:
+        self.name, self.description, self.parameters = card.name, card.description, card.parameters
+        self._calls = calls
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        """Have it carried out."""
+        return await self._calls.call(self.name, arguments)
+
+
+class _OwnTool:
+    """A tool that this worker carries out: pictures go to the gateway first, so that both sides call them the same."""
+
+    def __init__(self, card: ToolCard, own: OwnTools, client: GatewayClient, recorded: list[OwnCall]) -> None:
+        self.name, self.description, self.parameters = card.name, card.description, card.parameters
+        self._own, self._client, self._recorded = own, client, recorded
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        """Carry it out and record what came of it."""
+        try:
+            observation = await self._brought(await self._own.tools[self.name].call(arguments, episode))
+        except ToolArgumentError as error:
+            self._record(arguments, ToolAnswer(argument_error=str(error)))
+            raise
+        except InfraFailure as error:
+            self._record(arguments, ToolAnswer(outage=str(error)))
+            raise
+        self._record(arguments, ToolAnswer(observation=observation))
+        return observation
+
+    def _record(self, arguments: dict[str, Any], answer: ToolAnswer) -> None:
+        self._recorded.append(OwnCall(name=self.name, arguments=arguments, answer=answer))
+
+    async def _brought(self, observation: Observation) -> Observation:
+        if not isinstance(observation, ImageSearchObservation):
+            return observation
+        hits = [
+            hit.model_copy(update={"image": await self._client.put_image(self._own.images.get(hit.image))})
+            for hit in observation.hits
+        ]
+        return observation.model_copy(update={"hits": tuple(hits)})
+
+
+def ledger_body(ledger: TokenLedger) -> LedgerBody:
+    """Return a ledger as it is pushed."""
+    return LedgerBody(
+        tokens=ledger.tokens,
+        policy_mask=ledger.policy_mask,
+        logprobs=ledger.logprobs,
+        versions=ledger.versions,
+        spans=ledger.spans,
+    )

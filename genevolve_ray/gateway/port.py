@@ -1,0 +1,112 @@
+"""The rollout port over workers outside, alone or beside an engine inside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.evolution.plugins import RendererSpec
+from genevolve_ray.evolution.ports import RenderPort, RolloutPort, RolloutTask
+from genevolve_ray.evolution.rollout import Scoring
+from genevolve_ray.evolution.swaps import RendererHost
+from genevolve_ray.gateway.server import GatewayServer
+from genevolve_ray.records.trajectory import Trajectory
+
+
+class GatewayRollouts:
+    """Samples played outside, rendered and judged inside."""
+
+    def __init__(
+        self, server: GatewayServer, scoring: Scoring, locate: Callable[[str], str] = lambda folder: folder
+    ) -> None:
+        """Bring server and scoring together; `locate` returns where a published folder lies on this machine."""
+        self._server, self._scoring, self._locate = server, scoring, locate
+
+    async def rollout(self, task: RolloutTask, patience: float | None = None) -> Trajectory:
+        """Have one sample played by some worker. Raises TimeoutError when none took it within `patience` seconds."""
+        started = perf_counter()
+        trajectory = await self._server.ask(self._server.gateway.answer(task, patience))
+        trajectory.timings["outside"] = perf_counter() - started
+        return await self._scoring.score(task, trajectory)
+
+    async def update(self, folder: str, version: int, probe: Probe) -> float:
+        """Offer weights to the workers, who verify them by the probe before they sample; nothing is waited for."""
+        await self._server.ask(self._server.gateway.publish(self._locate(folder), version, probe))
+        return 0.0
+
+    def workers(self) -> int:
+        """Return how many workers were seen a short while ago and are not shut out."""
+        gateway = self._server.gateway
+        return sum(name not in gateway.quarantine for name in gateway.meters.alive())
+
+
+class SharedRollouts:
+    """Training samples by turns inside and outside, in a fixed ratio; evaluations stay inside.
+
+    While no worker is there, and when none takes a sample in time, it is played inside.
+    """
+
+    def __init__(self, inside: RolloutPort, outside: GatewayRollouts, share: float, patience: float) -> None:
+        """Play `share` of the training samples outside."""
+        self._inside, self._outside = inside, outside
+        self._share, self._patience = share, patience
+        self._credit = 0.0
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play one sample on the side whose turn it is."""
+        if task.split == "train" and self._outside.workers():
+            self._credit += self._share
+            if self._credit >= 1 - 1e-9:
+                self._credit -= 1
+                try:
+                    return await self._outside.rollout(task, self._patience)
+                except TimeoutError:
+                    pass
+        return await self._inside.rollout(task)
+
+    async def update(self, folder: str, version: int, probe: Probe) -> float:
+        """Give the weights to both sides; returns the worst probe difference inside."""
+        differences = await asyncio.gather(
+            self._inside.update(folder, version, probe), self._outside.update(folder, version, probe)
+        )
+        return max(differences)
+
+
+class GatewayRenderers:
+    """The renderers of a run with workers outside: a swap reaches both sides."""
+
+    def __init__(
+        self,
+        inside: RendererHost | None,
+        scoring: Scoring,
+        meet: Callable[[int, RendererSpec], Awaitable[RenderPort]],
+    ) -> None:
+        """Bring both sides together.
+
+        Args:
+            inside: who brings renderers up for the engines inside; None where there are none.
+            scoring: what draws for the workers outside.
+            meet: returns the renderer of a generation, once it is up inside.
+        """
+        self._inside, self._scoring, self._meet = inside, scoring, meet
+
+    async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
+        """Bring a renderer up for both sides, and return its identity."""
+        if self._inside is not None:
+            await self._inside.add_renderer(generation, spec)
+        try:
+            renderer = await self._meet(generation, spec)
+        except BaseException:
+            if self._inside is not None:
+                await self._inside.remove_renderer(generation)
+            raise
+        self._scoring.add_renderer(generation, renderer)
+        return renderer.identity
+
+    async def remove_renderer(self, generation: int) -> None:
+        """Take a renderer away on both sides."""
+        self._scoring.drop_renderer(generation)
+        if self._inside is not None:
+            await self._inside.remove_renderer(generation)

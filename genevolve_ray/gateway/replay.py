@@ -1,0 +1,186 @@
+"""The episode again, inside: the worker's policy tokens, everything else from the gateway's own parser, template and tools.
+
+What comes out is the trajectory that is trained on. What the worker sent beside its tokens only has to agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.speaker import TokenSpeaker
+from genevolve_ray.engines.checks import room_for
+from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.gateway.desk import Call
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.wire import LedgerBody
+from genevolve_ray.records.ledger import CONTEXT_VERSION, TokenLedger
+from genevolve_ray.records.observation import Observation
+from genevolve_ray.records.trajectory import OUTSIDE, Trajectory
+from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+
+_ROUNDING = 1e-4
+"""How far above 0 a log-prob may lie by rounding in half precision."""
+
+
+def check_columns(ledger: LedgerBody, *, vocabulary: int, banned: frozenset[int], oldest: int, newest: int) -> None:
+    """Check what can be told without a replay: lengths, ids, log-probs and versions.
+
+    Args:
+        ledger: what the worker sent.
+        vocabulary: V, ids lie in [0, V).
+        banned: ids that no engine of the run emits.
+        oldest: the version that the lease was given for.
+        newest: the last one published.
+
+    Raises:
+        Refusal: with the first thing that is wrong.
+    """
+    n = len(ledger.tokens)
+    for name in ("policy_mask", "logprobs", "versions"):
+        if len(column := getattr(ledger, name)) != n:
+            raise Refusal(Reason.MALFORMED, f"ledger.{name} has {len(column)} entries for {n} tokens")
+    for i, token in enumerate(ledger.tokens):
+        if not 0 <= token < vocabulary:
+            raise Refusal(Reason.TOKEN_OUT_OF_RANGE, f"token {token} at {i}, vocabulary of {vocabulary}")
+        if ledger.policy_mask[i]:
+            _check_policy_token(ledger, i, banned, oldest, newest)
+
+
+def _check_policy_token(ledger: LedgerBody, i: int, banned: frozenset[int], oldest: int, newest: int) -> None:
+    token, logprob, version = ledger.tokens[i], ledger.logprobs[i], ledger.versions[i]
+    if token in banned:
+        raise Refusal(Reason.BANNED_TOKEN, f"token {token} at {i}")
+    if not math.isfinite(logprob) or logprob > _ROUNDING:
+        raise Refusal(Reason.BAD_LOGPROB, f"log-prob {logprob:g} at {i}")
+    if not 0 <= version <= newest:
+        raise Refusal(Reason.VERSION_NOT_ISSUED, f"version {version} at {i}, the last one is {newest}")
+    if version < oldest:
+        raise Refusal(Reason.VERSION_STALE, f"version {version} at {i}, the lease is for {oldest} or later")
+
+
+async def rebuild(
+    task: RolloutTask,
+    ledger: LedgerBody,
+    calls: Sequence[Call],
+    *,
+    worker: str,
+    chat: ChatFormat,
+    profile: ProtocolProfile,
+    tools: Mapping[str, Tool],
+    max_model_len: int,
+) -> Trajectory:
+    """Play an episode again from what the worker sampled, and return the gateway's own trajectory.
+
+    Turns are found by stop tokens and limits, never by the worker's mask.
+
+    Raises:
+        Refusal: where the worker's ledger is not the one that comes out.
+    """
+    engine = _ReplayEngine(ledger, f"{OUTSIDE}{worker}", max_model_len)
+    script = _Script(calls)
+    trajectory = await run_episode(
+        task.request,
+        key=task.key,
+        speaker=TokenSpeaker(engine, chat, task.sampling),
+        tools={name: _ReplayTool(tool, script) for name, tool in tools.items()},
+        profile=profile,
+        seed=task.seed,
+        experience=task.experience,
+        split=task.split,
+    )
+    _check_same(trajectory.ledger, ledger)
+    return trajectory
+
+
+class _ReplayEngine:
+    """Samples what the worker says it has sampled."""
+
+    def __init__(self, ledger: LedgerBody, name: str, max_model_len: int) -> None:
+        self.name, self.version = name, 0
+        self._ledger, self._max_model_len = ledger, max_model_len
+
+    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+        """Return the worker's next turn. Raises PromptTooLong as the worker's engine must have, and Refusal."""
+        start, pushed = len(token_ids), self._ledger.tokens
+        if pushed[:start] != list(token_ids):
+            at = next((i for i, (a, b) in enumerate(zip(pushed, token_ids, strict=False)) if a != b), len(pushed))
+            raise Refusal(Reason.FOREIGN_TOKENS, f"the context differs from the gateway's at {at}")
+        limit = room_for(start, sampling.max_tokens, self._max_model_len)
+        stops = set(sampling.stop_token_ids)
+        end = next((i + 1 for i in range(start, min(start + limit, len(pushed))) if pushed[i] in stops), None)
+        finish = FinishReason.STOP if end is not None else FinishReason.LENGTH
+        end = end if end is not None else start + limit
+        if end > len(pushed):
+            raise Refusal(Reason.BROKEN_TURN, f"the turn at {start} ends neither by a stop token nor at {limit} tokens")
+        versions = self._ledger.versions[start:end]
+        if min(versions) < 0:
+            raise Refusal(Reason.SHIFTED_MASKS, f"the turn at {start} holds tokens that are not the policy's")
+        return Generation(
+            tokens=tuple(pushed[start:end]),
+            logprobs=tuple(self._ledger.logprobs[start:end]),
+            versions=tuple(versions),
+            finish=finish,
+        )
+
+    async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
+        """There are no weights. Raises WeightUpdateError."""
+        raise WeightUpdateError("a replay has no weights")
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """There are no weights. Raises WeightUpdateError."""
+        raise WeightUpdateError("a replay has no weights")
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class _Script:
+    """The recorded calls of an episode, in order."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls = iter(calls)
+
+    def next(self, name: str, arguments: dict[str, Any]) -> Call:
+        call = next(self._calls, None)
+        if call is None:
+            raise Refusal(Reason.INVENTED_OBSERVATION, f"no call of {name[:64]} was made here")
+        if call.name != name or call.arguments != arguments:
+            raise Refusal(Reason.INVENTED_OBSERVATION, f"the call of {name[:64]} is not the one that was made here")
+        return call
+
+
+class _ReplayTool:
+    """A tool whose observations were recorded."""
+
+    def __init__(self, tool: Tool, script: _Script) -> None:
+        self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
+        self._script = script
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        """Return what was observed. Raises as the tool did."""
+        answer = self._script.next(self.name, arguments).answer
+        if answer.argument_error is not None:
+            raise ToolArgumentError(answer.argument_error)
+        if answer.outage is not None or answer.observation is None:
+            raise InfraFailure(answer.outage or "no observation")
+        return answer.observation
+
+
+def _check_same(own: TokenLedger, pushed: LedgerBody) -> None:
+    """Check that the worker saw the episode that the gateway sees. Raises Refusal."""
+    if pushed.tokens != own.tokens:
+        raise Refusal(Reason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, the episode has {len(own.tokens)}")
+    if pushed.policy_mask != own.policy_mask:
+        at = next(i for i, (a, b) in enumerate(zip(pushed.policy_mask, own.policy_mask, strict=True)) if a != b)
+        raise Refusal(Reason.SHIFTED_MASKS, f"the policy mask differs from the gateway's at {at}")
+    for i, policy in enumerate(own.policy_mask):
+        if not policy and (pushed.logprobs[i] != 0.0 or pushed.versions[i] != CONTEXT_VERSION):
+            raise Refusal(Reason.SHIFTED_MASKS, f"context token {i} has a log-prob or a version")
+    if pushed.spans != own.spans:
+        raise Refusal(Reason.SHIFTED_SPANS, f"{len(pushed.spans)} spans, the parser finds {len(own.spans)}")

@@ -1,0 +1,85 @@
+"""Who scores a worker's tokens again: the run's own policy, at the version that the worker says it sampled with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from genevolve_ray.records.null import NULL_FILE, null_logprob
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.rescoring import Rescorer
+
+
+class Scores(NamedTuple):
+    """Per policy token, in nats; see `learning.rescoring.TokenScores`."""
+
+    logprobs: list[float]
+    masses: list[float]
+    entropies: list[float]
+    variances: list[float]
+
+
+class Scorer(Protocol):
+    """Scores policy tokens under published weights, at the sampling temperature and under the ban mask."""
+
+    async def score(
+        self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
+    ) -> Scores:
+        """Return the scores of the policy tokens, in order, under the weights in `folder`."""
+        ...
+
+    async def close(self) -> None:
+        """Let the model go."""
+        ...
+
+
+class PolicyScorer:
+    """The run's policy in a thread of its own; one version is loaded at a time, and kept until another is asked for."""
+
+    def __init__(self, build: Callable[[], Rescorer]) -> None:
+        """Keep how to build it; nothing is loaded before the first call."""
+        self._build = build
+        self._model: Rescorer | None = None
+        self._loaded: Path | None = None
+        self._thread = ThreadPoolExecutor(1, "gateway-scorer")
+
+    async def score(
+        self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
+    ) -> Scores:
+        """Score in the thread; see `Scorer.score`."""
+
+        def work() -> Scores:
+            if self._model is None:
+                self._model = self._build()
+            if self._loaded != folder:
+                self._loaded = None
+                self._model.load(folder)
+                self._loaded = folder
+            return Scores(*self._model.score(tokens, policy_mask, temperature, top_p))
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def close(self) -> None:
+        """End the thread after its current work."""
+        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+        self._model = None
+
+
+class NullScorer:
+    """The scorer of a rehearsal: every token has the one log-prob of the version's digest, and nothing was drawn."""
+
+    async def score(
+        self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
+    ) -> Scores:
+        """Read the digest; see `Scorer.score`."""
+        logprob = null_logprob(json.loads((folder / NULL_FILE).read_text(encoding="utf-8"))["state"])
+        n = sum(policy_mask)
+        return Scores([logprob] * n, [0.0] * n, [-logprob] * n, [0.0] * n)
+
+    async def close(self) -> None:
+        """There is nothing to close."""

@@ -1,0 +1,120 @@
+"""The gateway's HTTP server in a thread and event loop of its own: neither waits for the learner."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import uvicorn
+
+from genevolve_ray.gateway.app import create_app
+from genevolve_ray.gateway.gateway import Gateway
+from genevolve_ray.gateway.settings import GatewayConfig
+
+T = TypeVar("T")
+_START_SECONDS = 180.0
+_GRACE_SECONDS = 3
+
+
+class GatewayStartError(RuntimeError):
+    """The gateway cannot listen; the message names the address."""
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready.set()
+
+
+class GatewayServer:
+    """Runs a gateway; every call on it is made in its own loop."""
+
+    def __init__(self, build: Callable[[], Gateway], config: GatewayConfig) -> None:
+        """Keep how to build the gateway, which happens in the thread."""
+        self._build, self._config = build, config
+        self._ready, self._fault = threading.Event(), ""
+        self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: _Server | None = None
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
+        self._gateway: Gateway | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        assert self._socket is not None, "the gateway has not been started"
+        scheme = "https" if self._config.tls_certificate else "http"
+        host, port = self._socket.getsockname()[:2]
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway; its coroutines belong into `ask`."""
+        assert self._gateway is not None, "the gateway has not been started"
+        return self._gateway
+
+    def start(self) -> None:
+        """Listen. Raises GatewayStartError when the address is taken or the gateway cannot be built."""
+        host, port = self._config.host, self._config.port or 0
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            self._socket.close()
+            raise GatewayStartError(f"the gateway cannot listen on {host}:{port}: {error.strerror}") from error
+        self._thread.start()
+        if not self._ready.wait(_START_SECONDS) or self._fault:
+            self._socket.close()
+            raise GatewayStartError(self._fault or f"the gateway did not start within {_START_SECONDS:g} s")
+
+    async def ask(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the gateway's loop and return its result in this one. Cancelling reaches it."""
+        assert self._loop is not None, "the gateway has not been started"
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def stop(self) -> None:
+        """End the server, and then the thread."""
+        if self._server is not None and self._thread.is_alive():
+            await self.ask(self.gateway.retire())
+            self._server.should_exit = True
+        await asyncio.to_thread(self._thread.join, 2 * _GRACE_SECONDS + 10)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:  # noqa: BLE001 - the edge of the thread; `start` tells it
+            self._fault = f"the gateway did not start: {error}"
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        config = self._config
+        self._loop = asyncio.get_running_loop()
+        self._gateway = self._build()
+        options = uvicorn.Config(
+            create_app(self._gateway),
+            log_level="warning",
+            access_log=False,  # paths hold lease ids
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=config.limits.connections,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_certfile=str(config.tls_certificate) if config.tls_certificate else None,
+            ssl_keyfile=str(config.tls_key) if config.tls_key else None,
+        )
+        assert self._socket is not None
+        self._server = _Server(options, self._ready)
+        try:
+            await self._server.serve([self._socket])
+        finally:
+            await self._gateway.close()

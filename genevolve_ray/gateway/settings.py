@@ -1,0 +1,102 @@
+"""Settings of the gateway. Importing this module is cheap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from genevolve_ray.records.base import Config
+
+MIB = 1 << 20
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class LimitsConfig(Config):
+    """What a token may ask of the gateway."""
+
+    requests_per_second: float = Field(default=50.0, gt=0)
+    burst: int = Field(default=200, ge=1)
+    body_mib: float = Field(default=4.0, gt=0)
+    """Largest body as it arrives, and once more after decompression times `expansion`."""
+    expansion: float = Field(default=3.0, ge=1)
+    """How many times larger than `body_mib` a body may be once it is decompressed."""
+    body_seconds: float = Field(default=60.0, gt=0)
+    """Seconds within which a body must have arrived."""
+    open_leases: int = Field(default=256, ge=1)
+    """Leases that a token may hold at once."""
+    connections: int = Field(default=2048, ge=1)
+
+
+class TrustConfig(Config):
+    """How much of what a worker says is checked, and when it has said too much."""
+
+    spot_check: float = Field(default=0.1, ge=0, le=1)
+    """Fraction of a worker's trajectories whose log-probs are scored again."""
+    probation: int = Field(default=8, ge=0)
+    """First trajectories of every worker, all of which are scored again."""
+    mean_tolerance: float | None = Field(default=None, gt=0)
+    """Largest mean |log-prob difference| of a trajectory, None: by dtype (float32 1e-3, float16 0.02, bfloat16 0.05)."""
+    token_tolerance: float | None = Field(default=None, gt=0)
+    """Largest |log-prob difference| of a token, None: by dtype (float32 0.05, float16 0.7, bfloat16 1.5)."""
+    calibration_bound: float = Field(default=5.0, gt=0)
+    """Standard errors by which mean(log mu + entropy) may differ from 0."""
+    calibration_drift: float = Field(default=0.02, ge=0)
+    """Smallest drift (nats a token) that is held against a worker, however significant: sampling in half precision has some."""
+    calibration_tokens: int = Field(default=400, ge=1)
+    """Scored tokens before a worker's calibration is judged."""
+    calibration_window: int = Field(default=64, ge=1)
+    """Last scored trajectories that count."""
+    quarantine_after: int = Field(default=1, ge=1)
+    """Forged trajectories after which a worker is shut out."""
+    own_tools: bool = False
+    """Accept observations of workers whose token has the scope `own-tools`."""
+
+
+class GatewayConfig(Config):
+    """Whether and how a run takes rollouts from outside the cluster. Without a port there is no gateway."""
+
+    port: int | None = Field(default=None, ge=0, le=65535)
+    """0 takes a free port."""
+    host: str = "127.0.0.1"
+    tokens: Path = Path("gateway-tokens.json")
+    """File of hashed tokens, see `genevolve gateway token`; it is read again when it changes."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    plaintext: bool = False
+    """Listen beyond loopback without TLS: only behind a proxy that ends it."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Fraction of the training samples that go to the gateway while a worker is there; evaluations stay inside."""
+    only: bool = False
+    """No engine inside: every sample, those of evaluations too, is played outside."""
+    patience: float = Field(default=60.0, gt=0)
+    """Seconds that a sample waits for a worker before an engine inside plays it."""
+    lease_seconds: float = Field(default=60.0, gt=0)
+    """A lease that is not renewed within this is given to another worker."""
+    lease_limit: float = Field(default=3600.0, gt=0)
+    """Seconds after which a lease is not renewed any more."""
+    lag: int = Field(default=0, ge=0)
+    """Versions that a worker may be behind when it begins an episode: at most loop.max_staleness, or its work is discarded."""
+    kept_versions: int = Field(default=4, ge=1)
+    """Weights that stay for download and re-scoring; a token of an older version is refused."""
+    zstd_level: int = Field(default=3, ge=1, le=19)
+    limits: LimitsConfig = LimitsConfig()
+    trust: TrustConfig = TrustConfig()
+
+    @model_validator(mode="after")
+    def _safe(self) -> GatewayConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(
+                "gateway.tls_certificate and gateway.tls_key belong together: "
+                f"{self.tls_certificate} and {self.tls_key}"
+            )
+        if self.host not in LOOPBACK and self.tls_certificate is None and not self.plaintext:
+            raise ValueError(
+                f"gateway.host={self.host} would send tokens in the clear: give gateway.tls_certificate and "
+                "gateway.tls_key, or say gateway.plaintext=true behind a proxy that ends TLS"
+            )
+        if self.lag >= self.kept_versions:
+            raise ValueError(
+                f"gateway.lag={self.lag} needs versions that are not kept: gateway.kept_versions={self.kept_versions}"
+            )
+        return self

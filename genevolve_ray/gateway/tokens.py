@@ -1,0 +1,154 @@
+"""Bearer tokens: random, scoped, expiring, and known to the gateway by their hash alone."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.records.base import Record
+
+PREFIX = "gvr_"
+NAME = r"^[\w.-]{1,64}$"
+MAX_TOKEN_CHARS = 256
+
+
+class Scope(StrEnum):
+    """What a token allows."""
+
+    ROLLOUT = "rollout"
+    """Lease requests, load weights, call tools, push trajectories."""
+    OWN_TOOLS = "own-tools"
+    """Trusted: push observations of the worker's own tools."""
+    STATUS = "status"
+    """Read status and metrics."""
+
+
+class TokenEntry(Record):
+    """A token as it is kept: its name, the SHA-256 of its text (32 random bytes, so no salt is needed), scopes, times."""
+
+    name: str = Field(pattern=NAME)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scopes: tuple[Scope, ...]
+    created: float
+    expires: float | None = None
+    """Seconds since the epoch."""
+
+
+class _Entries(Record):
+    tokens: tuple[TokenEntry, ...] = ()
+
+
+class TokenFileError(ValueError):
+    """A file of tokens that cannot be read, or a name that is taken or unknown."""
+
+
+class TokenFile:
+    """The tokens of a gateway, in a file that only its owner may read."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; it need not exist."""
+        self.path = path
+        self._seen: tuple[int, int] | None = None
+        self._entries: tuple[TokenEntry, ...] = ()
+
+    def entries(self) -> tuple[TokenEntry, ...]:
+        """Return the tokens, read again where the file has changed. Raises TokenFileError for a file that is none."""
+        try:
+            stat = self.path.stat()
+        except FileNotFoundError:
+            self._seen, self._entries = None, ()
+            return ()
+        if (seen := (stat.st_mtime_ns, stat.st_ino)) != self._seen:
+            try:
+                self._entries = _Entries.model_validate_json(self.path.read_bytes()).tokens
+            except (ValidationError, OSError) as error:
+                raise TokenFileError(f"{self.path} is not a file of tokens: {type(error).__name__}") from error
+            self._seen = seen
+        return self._entries
+
+    def new(self, name: str, scopes: Iterable[Scope], lifetime: float | None = None) -> str:
+        """Make a token and return its text, which is kept nowhere. Raises TokenFileError when the name is taken."""
+        token = PREFIX + secrets.token_urlsafe(32)
+        now = time.time()
+        entry = TokenEntry(
+            name=name,
+            sha256=digest(token),
+            scopes=tuple(dict.fromkeys(scopes)),
+            created=now,
+            expires=None if lifetime is None else now + lifetime,
+        )
+        with self._locked():
+            if any(e.name == name for e in self.entries()):
+                raise TokenFileError(f"there is a token named {name!r} in {self.path}: revoke it first")
+            self._write((*self.entries(), entry))
+        return token
+
+    def revoke(self, name: str) -> None:
+        """Remove a token. Raises TokenFileError for an unknown name."""
+        with self._locked():
+            kept = tuple(e for e in self.entries() if e.name != name)
+            if len(kept) == len(self.entries()):
+                raise TokenFileError(f"there is no token named {name!r} in {self.path}")
+            self._write(kept)
+
+    def holder(self, header: str | None, now: float | None = None) -> TokenEntry:
+        """Return the token behind an `Authorization` header.
+
+        Every entry is compared, each in constant time, so that an answer's time tells nothing of the hashes.
+
+        Raises:
+            Refusal: without a bearer token, for one that is unknown, and for one that has expired.
+        """
+        kind, _, token = (header or "").partition(" ")
+        if kind.lower() != "bearer" or not token:
+            raise Refusal(Reason.NO_TOKEN, "send Authorization: Bearer TOKEN")
+        given = digest(token[:MAX_TOKEN_CHARS].strip())
+        found = None
+        for entry in self.entries():
+            if hmac.compare_digest(entry.sha256, given):
+                found = entry
+        if found is None:
+            raise Refusal(Reason.BAD_TOKEN)
+        if found.expires is not None and (time.time() if now is None else now) >= found.expires:
+            raise Refusal(Reason.TOKEN_EXPIRED)
+        return found
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one process change the file at a time."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write(self, entries: tuple[TokenEntry, ...]) -> None:
+        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".tokens-")  # mode 0600
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(_Entries(tokens=entries).model_dump_json(indent=2) + "\n")
+        os.replace(temporary, self.path)
+
+
+def digest(token: str) -> str:
+    """Return what is kept of a token."""
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+
+
+def require(entry: TokenEntry, scope: Scope) -> None:
+    """Check a scope. Raises Refusal."""
+    if scope not in entry.scopes:
+        raise Refusal(Reason.SCOPE, f"needs the scope {scope.value!r}")

@@ -1,0 +1,235 @@
+"""What goes over the wire: JSON bodies with strict schemas, perhaps compressed, and never more than was agreed."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+import pyarrow as pa
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from genevolve_ray.engines.protocol import Probe, SamplingParams
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.records.base import Record
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.ledger import Span
+from genevolve_ray.records.observation import ImageSearchObservation, SearchObservation, SkillObservation
+
+PROTOCOL = 1
+MAX_TOKENS = 1 << 17
+"""Most tokens of a trajectory."""
+MAX_SPANS = 1 << 10
+MAX_CALLS = 128
+MAX_DEPTH = 24
+"""Deepest nesting of a body."""
+ZSTD = "zstd"
+CLAIMS = ("reward", "verdict", "outcome", "score", "rendered", "termination")
+"""What is made inside and never taken from a worker."""
+
+Int32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
+
+
+class Body(Record):
+    """A body that a worker sends: no unknown keys, no conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+B = TypeVar("B", bound=Body)
+
+
+class LeaseOrder(Body):
+    """How many leases a worker wants, and how long it would wait for the first."""
+
+    count: int = Field(default=1, ge=1, le=64)
+    wait: float = Field(default=0.0, ge=0, le=30)
+
+
+class LeaseGrant(Record):
+    """A request to play. The worker learns its prompt and seed, nothing that judges know."""
+
+    id: str
+    prompt: str
+    seed: int
+    sampling: SamplingParams
+    split: str
+    experience: Experience | None
+    version: int
+    """Oldest policy version that may sample it."""
+    seconds: float
+    """Time until it expires, unless it is renewed."""
+
+
+class ToolOrder(Body):
+    """The `index`-th tool call of an episode; the same call asked again gets the same answer."""
+
+    index: int = Field(ge=0, lt=MAX_CALLS)
+    name: str = Field(max_length=256)
+    arguments: dict[str, Any]
+
+
+class ToolAnswer(Record):
+    """What came of a tool call: an observation, or one of the two ways in which there is none."""
+
+    observation: SearchObservation | ImageSearchObservation | SkillObservation | None = None
+    argument_error: str | None = None
+    outage: str | None = None
+
+
+class OwnCall(Body):
+    """A tool call that a trusted worker carried out by itself."""
+
+    name: str = Field(max_length=256)
+    arguments: dict[str, Any]
+    answer: ToolAnswer
+
+
+class LedgerBody(Body):
+    """A token ledger (see `records.ledger`), columns of one length."""
+
+    tokens: list[Int32] = Field(min_length=1, max_length=MAX_TOKENS)
+    policy_mask: list[bool] = Field(max_length=MAX_TOKENS)
+    logprobs: list[float] = Field(max_length=MAX_TOKENS)
+    versions: list[Int32] = Field(max_length=MAX_TOKENS)
+    spans: list[Span] = Field(max_length=MAX_SPANS)
+
+
+class Push(Body):
+    """A played episode."""
+
+    ledger: LedgerBody
+    own_calls: list[OwnCall] = Field(default=[], max_length=MAX_CALLS)
+    """For a trusted worker with tools of its own: all its calls, in order."""
+
+
+class FileCard(Record):
+    """A file to download."""
+
+    name: str = Field(pattern=r"^[\w][\w.-]{0,127}$")
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class WeightsCard(Record):
+    """A version's files and the probe by which an engine shows that it has loaded them."""
+
+    version: int
+    probe: Probe
+    files: tuple[FileCard, ...]
+
+
+class ToolCard(Record):
+    """A tool as the system prompt describes it."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class RunCard(Record):
+    """What a worker must know of a run."""
+
+    protocol: int
+    package: str
+    run: str
+    profile: str
+    engine: Literal["vllm", "transformers", "null"]
+    dtype: str
+    max_model_len: int | None
+    tools: tuple[ToolCard, ...]
+    model: tuple[FileCard, ...]
+    turn_seconds: float = 0.0
+    tool_calls: int = 0
+    """The script of a rehearsal."""
+
+
+class Receipt(Record):
+    """A trajectory was accepted."""
+
+    accepted: Literal[True] = True
+    tokens: int
+
+
+class RefusalBody(Record):
+    """Why a request was refused."""
+
+    reason: str
+    detail: str = ""
+
+
+def compress(data: bytes) -> bytes:
+    """Return a zstd frame."""
+    packed: bytes = pa.Codec(ZSTD).compress(data, asbytes=True)
+    return packed
+
+
+def decompress(data: bytes, limit: int) -> bytes:
+    """Return the content of zstd frames, reading no further than `limit`. Raises Refusal beyond it, and for rubbish."""
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(data), ZSTD) as stream:
+            plain: bytes = stream.read(limit + 1)
+    except (OSError, pa.ArrowException) as error:
+        raise Refusal(Reason.MALFORMED, "the body is not zstd") from error
+    if len(plain) > limit:
+        raise Refusal(Reason.OVERSIZED, f"more than {limit} bytes once decompressed")
+    return plain
+
+
+def read_json(data: bytes) -> Any:
+    """Return a JSON value without NaN, duplicate keys or deep nesting. Raises Refusal."""
+    try:
+        value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(Reason.MALFORMED, f"not JSON: {str(error)[:120]}") from error
+    if _too_deep(value):
+        raise Refusal(Reason.MALFORMED, f"nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def read_push(data: bytes) -> Push:
+    """Return a pushed episode. Raises Refusal naming what is wrong with it."""
+    value = read_json(data)
+    if isinstance(value, dict) and (claimed := [name for name in CLAIMS if name in value]):
+        raise Refusal(Reason.REWARD_CLAIMED, f"{claimed[0]} is made inside", {"claimed": value[claimed[0]]})
+    return validate(Push, value)
+
+
+def read_body(kind: type[B], data: bytes) -> B:
+    """Return a body of a kind. Raises Refusal."""
+    return validate(kind, read_json(data or b"{}"))
+
+
+def validate(kind: type[B], value: Any) -> B:
+    """Return a value as a body of a kind. Raises Refusal naming the first place at fault."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Refusal(Reason.MALFORMED, f"{where}: {first['msg']}"[:200]) from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key is there twice")
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,296 @@
+"""A worker outside the cluster: its own engine, the gateway's requests, tools and weights. It needs no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field
+
+from genevolve_ray import __version__
+from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.engines.protocol import Engine
+from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.gateway.client import GatewayClient, GatewayDown
+from genevolve_ray.gateway.player import OwnTools, Player
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.wire import PROTOCOL, LeaseGrant, Push, RunCard, WeightsCard
+from genevolve_ray.records.base import Config
+
+_FATAL = frozenset({Reason.NO_TOKEN, Reason.BAD_TOKEN, Reason.TOKEN_EXPIRED, Reason.SCOPE, Reason.QUARANTINED})
+
+
+class WorkerError(RuntimeError):
+    """The worker cannot go on; the message says why in one line."""
+
+
+class WorkerConfig(Config):
+    """How a worker works."""
+
+    concurrent: int = Field(default=8, ge=1)
+    """Episodes at once."""
+    poll_seconds: float = Field(default=20.0, gt=0, le=30)
+    """How long one question for work or weights waits at the gateway."""
+    drain_seconds: float = Field(default=60.0, ge=0)
+    """After SIGTERM, seconds for the episodes that are under way; what then still plays is given back."""
+    patience: float = Field(default=600.0, gt=0)
+    """Seconds without an answer from the gateway after which the worker gives up."""
+
+
+@dataclass
+class Progress:
+    """What a worker has done."""
+
+    version: int = -1
+    playing: int = 0
+    accepted: int = 0
+    tokens: int = 0
+    given_back: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """Return it in one line."""
+        rate = 60 * self.accepted / max(time.monotonic() - self.started, 1e-9)
+        refused = ", ".join(f"{count} {reason}" for reason, count in self.refused.most_common())
+        return (
+            f"version {self.version}, {self.playing} playing, {self.accepted} accepted ({rate:.1f} a minute, "
+            f"{self.tokens} tokens), {self.given_back} given back, refused: {refused or 'none'}"
+        )
+
+
+StartEngine = Callable[[RunCard, Path], Awaitable[Engine]]
+"""Starts an engine on a model folder."""
+
+
+class Worker:
+    """Plays episodes until it is told to drain."""
+
+    def __init__(
+        self,
+        client: GatewayClient,
+        config: WorkerConfig,
+        folder: Path,
+        start_engine: StartEngine,
+        own: OwnTools | None = None,
+    ) -> None:
+        """Keep the parts; `folder` is for model and weights, and what lies there from before is used."""
+        self._client, self._config, self._folder, self._start = client, config, folder, start_engine
+        self._own = own
+        self.progress = Progress()
+        self._draining = asyncio.Event()
+        self._updated = asyncio.Condition()
+        self._heard = time.monotonic()
+
+    def drain(self) -> None:
+        """Take no more work, finish what is under way."""
+        self._draining.set()
+
+    async def run(self) -> Progress:
+        """Work until drained.
+
+        Raises:
+            WorkerError: when the gateway shuts this worker out, is gone for too long, or is another version.
+        """
+        card = await self._meet()
+        _check_version(card)
+        self._player, engine = await self._prepare(card)
+        try:
+            await self._work(engine)
+        finally:
+            await engine.close()
+        return self.progress
+
+    async def _meet(self) -> RunCard:
+        """Wait for the gateway, as long as patience lasts."""
+        while True:
+            try:
+                return await self._client.run()
+            except Refusal as refusal:
+                raise WorkerError(f"the gateway does not take this worker: {refusal}") from refusal
+            except GatewayDown as error:
+                self._check_patience(error)
+                await self._pause()
+                if self._draining.is_set():
+                    raise WorkerError(f"drained before the gateway was there: {error}") from error
+
+    async def _prepare(self, card: RunCard) -> tuple[Player, Engine]:
+        """Load model and weights and start the engine."""
+        model = self._folder / "model"
+        await self._client.download("/v1/model", card.model, model)
+        weights = await self._first_weights()
+        folder = await self._fetch(weights)
+        for file in folder.glob("*.safetensors"):  # the engine starts from a whole model folder
+            shutil.copyfile(file, model / file.name)
+        engine = await self._start(card, model)
+        await engine.update(str(folder), weights.version, weights.probe)
+        self.progress.version = weights.version
+        chat, profile = load_chat(model), PROFILES[card.profile]
+        return Player(self._client, engine, chat, profile, card.tools, self._own), engine
+
+    async def _first_weights(self) -> WeightsCard:
+        while not self._draining.is_set():
+            if (card := await self._client.weights(-1, self._config.poll_seconds)) is not None:
+                return card
+        raise WorkerError("there were no weights yet")
+
+    async def _fetch(self, card: WeightsCard) -> Path:
+        """Load a version's files; older ones are removed."""
+        folder = self._folder / f"v{card.version:06d}-{card.files[0].sha256[:8] if card.files else 'empty'}"
+        await self._client.download(f"/v1/weights/{card.version}", card.files, folder)
+        for old in self._folder.glob("v*"):
+            if old != folder:
+                await asyncio.to_thread(shutil.rmtree, old, True)
+        return folder
+
+    async def _work(self, engine: Engine) -> None:
+        slots = [asyncio.create_task(self._slot(), name=f"slot {i}") for i in range(self._config.concurrent)]
+        updates = asyncio.create_task(self._follow(engine), name="weights")
+        stop = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait([*slots, updates, stop], return_when=asyncio.FIRST_COMPLETED)
+            _raise_first(slots, updates)
+            await asyncio.wait(slots, timeout=self._config.drain_seconds, return_when=asyncio.FIRST_EXCEPTION)
+            _raise_first(slots, updates)
+        finally:
+            for task in (*slots, updates, stop):
+                task.cancel()
+            await asyncio.gather(*slots, updates, stop, return_exceptions=True)
+
+    async def _follow(self, engine: Engine) -> None:
+        """Load every new version into the engine, while episodes go on."""
+        while True:
+            try:
+                card = await self._client.weights(self.progress.version, self._config.poll_seconds)
+                self._heard = time.monotonic()
+                if card is None:
+                    continue
+                folder = await self._fetch(card)
+            except GatewayDown as error:
+                self._check_patience(error)
+                await asyncio.sleep(1.0)
+                continue
+            except Refusal as refusal:
+                if refusal.reason in _FATAL:
+                    raise WorkerError(f"the gateway has shut this worker out: {refusal}") from refusal
+                continue  # the version went while it was loaded
+            await engine.update(str(folder), card.version, card.probe)
+            self.progress.version = card.version
+            async with self._updated:
+                self._updated.notify_all()
+
+    async def _slot(self) -> None:
+        """Play one episode after another."""
+        while not self._draining.is_set():
+            try:
+                for grant in await self._leases():
+                    await self._play(grant)
+            except GatewayDown as error:
+                self._check_patience(error)
+                await self._pause()
+            except Refusal as refusal:
+                self.progress.refused[refusal.reason.value] += 1
+                if refusal.reason in _FATAL:
+                    raise WorkerError(f"the gateway has shut this worker out: {refusal}") from refusal
+
+    async def _leases(self) -> list[LeaseGrant]:
+        """Ask for work until there is some or the worker drains; a question that is under way is then dropped."""
+        asking = asyncio.create_task(self._client.lease(1, self._config.poll_seconds))
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait([asking, draining], return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                return []
+            grants = asking.result()
+            self._heard = time.monotonic()
+            return grants
+        finally:
+            for task in (asking, draining):
+                task.cancel()
+            await asyncio.gather(asking, draining, return_exceptions=True)
+
+    async def _play(self, grant: LeaseGrant) -> None:
+        """Play a lease and hand the episode in; cancelled or failed, give it back."""
+        self.progress.playing += 1
+        beat = asyncio.create_task(self._renew(grant))
+        playing = asyncio.create_task(self._episode(grant))
+        try:
+            await asyncio.wait([beat, playing], return_when=asyncio.FIRST_COMPLETED)
+            if not playing.done():
+                beat.result()  # the lease is gone
+                return
+            push = playing.result()
+            beat.cancel()
+            if push is None:
+                await self._return(grant)
+                return
+            await self._client.push(grant.id, push)
+            self.progress.accepted += 1
+            self.progress.tokens += sum(push.ledger.policy_mask)
+        except (asyncio.CancelledError, GatewayDown):
+            await self._return(grant)
+            raise
+        finally:
+            self.progress.playing -= 1
+            for task in (beat, playing):
+                task.cancel()
+            await asyncio.gather(beat, playing, return_exceptions=True)
+
+    async def _episode(self, grant: LeaseGrant) -> Push | None:
+        async with self._updated:
+            await self._updated.wait_for(lambda: self.progress.version >= grant.version)
+        return await self._player.play(grant)
+
+    async def _renew(self, grant: LeaseGrant) -> None:
+        """Keep a lease; ends by Refusal when it is lost."""
+        while True:
+            await asyncio.sleep(grant.seconds / 3)
+            await self._client.renew(grant.id)
+
+    async def _return(self, grant: LeaseGrant) -> None:
+        self.progress.given_back += 1
+        with suppress(Refusal, GatewayDown):
+            await self._client.give_back(grant.id)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._draining.wait(), 1.0)
+
+    def _check_patience(self, error: GatewayDown) -> None:
+        if time.monotonic() - self._heard > self._config.patience:
+            raise WorkerError(f"no answer from the gateway for {self._config.patience:g} s: {error}") from error
+
+
+async def start_engine(card: RunCard, model: Path, config: EngineConfig | None) -> Engine:
+    """Start the engine of a worker on a model folder; without settings, the script of a rehearsal."""
+    chat = load_chat(model)
+    if config is None:
+        from genevolve_ray.engines.null import NullEngine
+
+        return NullEngine(chat.tokenizer, turn_seconds=card.turn_seconds, tool_calls=max(1, card.tool_calls))
+    from genevolve_ray.engines.factory import create_engine
+
+    limited = config.model_copy(update={"max_model_len": card.max_model_len})
+    return await create_engine(limited, model, banned=load_banned(model, chat))
+
+
+def _check_version(card: RunCard) -> None:
+    if card.protocol != PROTOCOL or card.package != __version__:
+        raise WorkerError(
+            f"the gateway runs genevolve_ray {card.package} (protocol {card.protocol}), this worker {__version__} "
+            f"(protocol {PROTOCOL}): their prompts and parsers may differ"
+        )
+
+
+def _raise_first(slots: list[asyncio.Task[None]], updates: asyncio.Task[None]) -> None:
+    """Raise what ended a task."""
+    for task in (*slots, updates):
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error

@@ -1,0 +1,180 @@
+"""`genevolve gateway ...` and `genevolve worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from genevolve_ray.gateway.client import GatewayClient
+
+app = typer.Typer(help="Take rollouts from machines outside the cluster (docs/gateway.md).", no_args_is_help=True)
+tokens = typer.Typer(help="The bearer tokens of workers: made, listed, revoked.", no_args_is_help=True)
+app.add_typer(tokens, name="token")
+
+TOKEN_VARIABLE = "GENEVOLVE_TOKEN"  # noqa: S105 - the name of a variable
+TokenFilePath = Annotated[Path, typer.Option("--file", help="The file of hashed tokens (gateway.tokens).")]
+TokenEnv = Annotated[str, typer.Option("--token-env", help="Environment variable that holds the token.")]
+CaFile = Annotated[Path | None, typer.Option("--ca-file", help="Certificates to trust beside the system's.")]
+_TOKENS = Path("gateway-tokens.json")
+
+
+@app.command("serve")
+def serve(
+    preset: Annotated[str, typer.Argument(help="A preset (atlas) or a YAML file of your own.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; one that exists is resumed.")] = None,
+    port: Annotated[int, typer.Option("--port", help="Port to listen on (gateway.port).")] = 8470,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key. Repeatable.")] = None,
+) -> None:
+    """Evolve on the rollouts of workers outside alone: no engine here, learner, tools, renderer and judge in this process.
+
+    Where engines inside play too, it is `genevolve evolve CONFIG --set gateway.port=8470`.
+    """
+    from genevolve_ray.config import load_config
+    from genevolve_ray.session import evolve_run
+
+    config = load_config(preset, [f"gateway.port={port}", "gateway.only=true", *(settings or [])])
+    evolve_run(config, run or Path("runs") / config.name, in_process=True)
+
+
+@app.command("status")
+def status(
+    url: Annotated[str, typer.Argument(help="The gateway, as https://host:port.")],
+    token_env: TokenEnv = TOKEN_VARIABLE,
+    ca_file: CaFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show workers, leases, versions, throughput, and refusals by reason; the token needs the scope `status`."""
+    import json
+
+    from genevolve_ray.gateway.screen import status_lines
+
+    async def ask() -> dict[str, Any]:
+        client = _client(url, token_env, ca_file)
+        try:
+            found: dict[str, Any] = (await client.call("GET", "/v1/status", attempts=2)).json()
+            return found
+        finally:
+            await client.close()
+
+    with _user_faults():
+        found = asyncio.run(ask())
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(status_lines(found)))
+
+
+@tokens.command("new")
+def token_new(
+    name: Annotated[str, typer.Argument(help="Name of the worker, one token for each.")],
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="rollout, own-tools, status. Repeatable.")] = None,
+    days: Annotated[float | None, typer.Option("--days", min=0, help="Days until it expires (default: never).")] = None,
+    file: TokenFilePath = _TOKENS,
+) -> None:
+    """Make a token and print it, once: only its hash is kept."""
+    from genevolve_ray.faults import UserFault
+    from genevolve_ray.gateway.tokens import Scope, TokenFile
+
+    try:
+        scopes = [Scope(text) for text in scope or ["rollout"]]
+    except ValueError as error:
+        raise UserFault(f"--scope: {error}; there are {', '.join(Scope)}") from error
+    with _user_faults():
+        typer.echo(TokenFile(file).new(name, scopes, None if days is None else days * 86400))
+
+
+@tokens.command("ls")
+def token_ls(file: TokenFilePath = _TOKENS) -> None:
+    """List the tokens: name, scopes, when they expire."""
+    from datetime import UTC, datetime
+
+    from genevolve_ray.gateway.tokens import TokenFile
+
+    with _user_faults():
+        for entry in TokenFile(file).entries():
+            until = "never" if entry.expires is None else f"{datetime.fromtimestamp(entry.expires, UTC):%Y-%m-%d %H:%M}"
+            typer.echo(f"{entry.name:<24} {','.join(entry.scopes):<24} expires {until}")
+
+
+@tokens.command("revoke")
+def token_revoke(
+    name: Annotated[str, typer.Argument(help="Name of the token.")], file: TokenFilePath = _TOKENS
+) -> None:
+    """Revoke a token: from its next request on it is unknown."""
+    from genevolve_ray.gateway.tokens import TokenFile
+
+    with _user_faults():
+        TokenFile(file).revoke(name)
+
+
+def worker(
+    gateway: Annotated[str, typer.Option("--gateway", help="The gateway, as https://host:port.")],
+    token_env: TokenEnv = TOKEN_VARIABLE,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="vllm, transformers or null (default: the run's own).")
+    ] = None,
+    concurrent: Annotated[int, typer.Option("--concurrent", min=1, help="Episodes at once.")] = 8,
+    device: Annotated[str, typer.Option("--device", help="Device of the engine: cpu, cuda.")] = "cpu",
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where model and weights are kept; used again by the next start.")
+    ] = Path("worker"),
+    tools: Annotated[
+        str | None,
+        typer.Option("--tools", help="Own toolbox, package.module:Class, for a token with the scope own-tools."),
+    ] = None,
+    ca_file: CaFile = None,
+    drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to finish episodes after SIGTERM.")] = 60.0,
+    patience: Annotated[
+        float, typer.Option("--patience", min=1, help="Seconds without the gateway before giving up.")
+    ] = 600.0,
+) -> None:
+    """Play rollouts for a run elsewhere: its requests, weights and tools come from the gateway, the engine is here.
+
+    Ctrl-C or SIGTERM drains: no new episodes, those under way are finished or given back.
+
+    Example: `GENEVOLVE_TOKEN=... genevolve worker --gateway https://train.example:8470 --engine vllm --concurrent 32`
+    """
+    from functools import partial
+
+    from genevolve_ray.gateway.screen import run_worker
+    from genevolve_ray.gateway.worker import WorkerConfig
+
+    with _user_faults():
+        settings = WorkerConfig(concurrent=concurrent, drain_seconds=drain, patience=patience)
+        connect = partial(_client, gateway, token_env, ca_file)
+        run_worker(connect, settings, folder, kind=engine, device=device, tools=tools)
+
+
+def _client(url: str, token_env: str, ca_file: Path | None) -> GatewayClient:
+    """Return a client with the token that the environment holds."""
+    from genevolve_ray.faults import UserFault
+    from genevolve_ray.gateway.client import GatewayClient
+
+    token = os.environ.get(token_env, "").strip()
+    if not token:
+        raise UserFault(f"--token-env {token_env}: the environment variable is not set")
+    if not url.startswith(("https://", "http://")):
+        raise UserFault(f"--gateway {url!r}: write http(s)://host:port")
+    return GatewayClient(url, token, ca_file=ca_file)
+
+
+@contextmanager
+def _user_faults() -> Iterator[None]:
+    """Tell what a user can mend in one line."""
+    from genevolve_ray.engines.protocol import WeightUpdateError
+    from genevolve_ray.faults import UserFault
+    from genevolve_ray.gateway.client import GatewayDown
+    from genevolve_ray.gateway.reasons import Refusal
+    from genevolve_ray.gateway.tokens import TokenFileError
+    from genevolve_ray.gateway.worker import WorkerError
+
+    try:
+        yield
+    except Refusal as error:
+        raise UserFault(f"the gateway refuses: {error}") from error
+    except (GatewayDown, TokenFileError, WeightUpdateError, WorkerError) as error:
+        raise UserFault(str(error)) from error

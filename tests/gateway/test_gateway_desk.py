@@ -1,0 +1,169 @@
+"""Leases: whatever workers do, every sample is answered once and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.gateway.desk import Desk, Lease
+from genevolve_ray.gateway.limits import Bucket, read_bounded
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.records.ledger import TokenLedger
+from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory
+
+
+def _task(sample: int) -> RolloutTask:
+    request = Request(id="r", prompt="draw", eval_type=EvalType.QUALITY)
+    key = SampleKey(step=1, request_id="r", sample=sample)
+    return RolloutTask(request=request, key=key, seed=1, render_seed=1, sampling=SamplingParams())
+
+
+def _answer(lease: Lease) -> Trajectory:
+    return Trajectory(lease.sample.task.key, "", TokenLedger(), Provenance(profile="p", engine="e"))
+
+
+def _desk(seconds: float = 60.0, per_owner: int = 100) -> Desk:
+    return Desk(seconds=seconds, limit=3600, per_owner=per_owner)
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["pose", "lease", "accept", "refuse", "return", "expire", "cancel", "shut out"]),
+        st.integers(0, 5),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(OPERATIONS)
+def test_nothing_is_lost_and_nothing_answered_twice(operations: list[tuple[str, int]]) -> None:
+    asyncio.run(_play(operations))
+
+
+async def _play(operations: list[tuple[str, int]]) -> None:
+    desk, posed, leases = _desk(), [], []
+    answered: list[SampleKey] = []
+    for number, (what, i) in enumerate(operations):
+        live = leases[i % len(leases)] if leases else None
+        if what == "pose":
+            posed.append(asyncio.create_task(desk.answer(_task(number))))
+        elif what == "lease":
+            leases += await desk.grant(f"w{i % 2}", 1 + i % 2, 0.0, lambda: 0)
+        elif what == "cancel" and posed:
+            posed[i % len(posed)].cancel()
+        elif what == "shut out":
+            await desk.drop_owner(f"w{i % 2}")
+        elif live is not None:
+            await _try(desk, live, what, answered)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        counts = desk.counts()
+        assert counts["posed"] == sum(counts[name] for name in ("answered", "given_up", "waiting", "leased"))
+    assert len(answered) == len(set(answered)) == desk.counts()["answered"]
+    while left := await desk.grant("last", 50, 0.0, lambda: 0):
+        for lease in left:
+            desk.accept(lease, _answer(lease))
+    for lease in list(desk._open.values()):
+        desk.accept(lease, _answer(lease))
+    done = await asyncio.gather(*posed, return_exceptions=True)
+    assert all(isinstance(found, Trajectory | asyncio.CancelledError) for found in done)
+    await desk.close()
+
+
+async def _try(desk: Desk, lease: Lease, what: str, answered: list[SampleKey]) -> None:
+    try:
+        found = desk.find(lease.id, lease.owner)
+    except Refusal as refusal:
+        assert refusal.reason in (Reason.REPLAYED, Reason.WITHDRAWN, Reason.LEASE_EXPIRED)
+        return
+    if what == "accept":
+        desk.check(found)
+        desk.accept(found, _answer(found))
+        answered.append(found.sample.task.key)
+    elif what == "refuse":
+        desk.check(found)
+        await desk.refuse(found)
+    elif what == "return":
+        await desk.give_back(found)
+    else:
+        found.expires = 0.0
+
+
+async def test_a_lease_that_is_renewed_lives_on_but_not_forever() -> None:
+    desk = Desk(seconds=10, limit=15, per_owner=1)
+    asking = asyncio.create_task(desk.answer(_task(0)))
+    (lease,) = await desk.grant("w", 1, 1.0, lambda: 0)
+    granted = lease.granted
+    lease.granted -= 8  # eight seconds ago
+    assert desk.renew(lease) <= 10
+    assert lease.expires <= max(granted + 10, lease.granted + 15)
+    asking.cancel()
+    await desk.close()
+
+
+async def test_an_owner_holds_so_many_leases_and_no_more() -> None:
+    desk = _desk(per_owner=2)
+    asking = [asyncio.create_task(desk.answer(_task(i))) for i in range(3)]
+    await asyncio.sleep(0)
+    assert len(await desk.grant("w", 5, 0.0, lambda: 0)) == 2
+    with pytest.raises(Refusal) as refused:
+        await desk.grant("w", 1, 0.0, lambda: 0)
+    assert refused.value.reason is Reason.RATE_LIMITED
+    for task in asking:
+        task.cancel()
+    await desk.close()
+
+
+async def test_a_sample_comes_back_before_those_that_wait() -> None:
+    desk = _desk()
+    asking = [asyncio.create_task(desk.answer(_task(i))) for i in range(3)]
+    (first,) = await desk.grant("w", 1, 1.0, lambda: 0)
+    await desk.give_back(first)
+    (again,) = await desk.grant("w", 1, 1.0, lambda: 0)
+    assert again.sample is first.sample and again.id != first.id
+    for task in asking:
+        task.cancel()
+    await desk.close()
+
+
+def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
+    bucket = Bucket(rate=2.0, burst=3)
+    for _ in range(3):
+        bucket.take(now=bucket._at)
+    with pytest.raises(Refusal):
+        bucket.take(now=bucket._at + 0.4)
+    bucket.take(now=bucket._at + 0.2)
+
+
+async def test_a_body_that_never_comes_is_given_up() -> None:
+    async def nothing():  # type: ignore[no-untyped-def]
+        await asyncio.Event().wait()
+        yield b""
+
+    with pytest.raises(Refusal) as refused:
+        await read_bounded(nothing(), None, 100, seconds=0.01)
+    assert refused.value.reason is Reason.TOO_SLOW
+
+
+async def test_of_a_body_that_never_ends_no_more_is_read_than_twice_the_limit() -> None:
+    read = 0
+
+    async def endless():  # type: ignore[no-untyped-def]
+        nonlocal read
+        while True:
+            read += 10
+            yield bytes(10)
+
+    with pytest.raises(Refusal) as refused:
+        await read_bounded(endless(), None, 100, seconds=10)
+    assert (refused.value.reason, read) == (Reason.OVERSIZED, 210)
+    with pytest.raises(Refusal):
+        await read_bounded(endless(), "201", 100, seconds=10)
+    assert read == 210

@@ -1,0 +1,261 @@
+"""Workers play what the loop asks for, over a real server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from gateway_helpers import MODEL, house, played
+
+from benchmarks.null_parts import picture
+from genevolve_ray.engines.null import NullEngine
+from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.evolution.inprocess import build_rollouts, load_chat
+from genevolve_ray.evolution.plugins import PluginSpec, RendererSpec
+from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.gateway.player import OwnTools
+from genevolve_ray.gateway.port import GatewayRenderers
+from genevolve_ray.gateway.quarantine import Quarantine
+from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.screen import status_lines
+from genevolve_ray.gateway.server import GatewayServer, GatewayStartError
+from genevolve_ray.gateway.settings import GatewayConfig
+from genevolve_ray.gateway.tokens import Scope
+from genevolve_ray.gateway.wire import RunCard
+from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, start_engine
+from genevolve_ray.records.images import ImageRef, MemoryImages, reference
+from genevolve_ray.records.ledger import TokenLedger
+from genevolve_ray.records.trajectory import Outcome, Provenance, Trajectory
+
+
+async def test_workers_answer_every_sample_and_the_gateway_judges_it(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        found = await played(h, [h.worker("anna"), h.worker("ben")], [h.task(i) for i in range(12)])
+        assert [t.key.sample for t in found] == list(range(12))
+        assert {t.outcome for t in found} == {Outcome.SCORED}
+        assert {t.provenance.engine for t in found} <= {"gateway:anna", "gateway:ben"}
+        assert all(t.reward is not None and t.verdict is not None for t in found)
+        assert h.server.gateway.desk.counts()["answered"] == 12
+
+
+async def test_an_answer_from_outside_equals_the_same_sample_played_inside(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(2)
+        task = h.task(4)
+        (outside,) = await played(h, [h.worker("anna")], [task])
+        engine = NullEngine(load_chat(MODEL).tokenizer, turn_seconds=0, tool_calls=1)
+        await engine.update(str(tmp_path / "published-2"), 2)
+        inside = await build_rollouts(h.config, MODEL, engine, MemoryImages()).rollout(task)
+        assert outside.ledger == inside.ledger
+        assert (outside.program, outside.images, outside.termination) == (
+            inside.program,
+            inside.images,
+            inside.termination,
+        )
+        assert [(t.kind, t.text, t.observation) for t in outside.turns] == [
+            (t.kind, t.text, t.observation) for t in inside.turns
+        ]
+
+
+async def test_a_worker_follows_the_versions(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        worker = h.worker("anna")
+        running = asyncio.create_task(worker.run())
+        first = await h.rollouts.rollout(h.task(0))
+        await h.publish(1)
+        second = await h.rollouts.rollout(h.task(1))
+        worker.drain()
+        await running
+        assert (max(first.ledger.versions), second.ledger.oldest_version) == (0, 1)
+
+
+async def test_a_drained_worker_finishes_what_it_plays(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        worker = h.worker("anna", concurrent=1)
+        running = asyncio.create_task(worker.run())
+        answers = [asyncio.create_task(h.rollouts.rollout(h.task(i))) for i in range(3)]
+        await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        worker.drain()
+        progress = await running
+        counts = h.server.gateway.desk.counts()
+        assert counts["leased"] == 0 and counts["answered"] == progress.accepted
+        assert counts["expired"] == 0
+        for answer in answers:
+            answer.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
+
+
+async def test_what_a_worker_cannot_finish_in_time_is_given_back(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        slow = Worker(
+            h.client(h.token("slow")),
+            WorkerConfig(concurrent=1, poll_seconds=0.5, drain_seconds=0.0),
+            tmp_path / "workers" / "slow",
+            _never_ending,
+        )
+        running = asyncio.create_task(slow.run())
+        answer = asyncio.create_task(h.rollouts.rollout(h.task(0)))
+        while not slow.progress.playing:
+            await asyncio.sleep(0.01)
+        slow.drain()
+        assert (await running).given_back == 1
+        assert h.server.gateway.desk.counts()["returned"] == 1
+        quick = h.worker("quick")
+        finishing = asyncio.create_task(quick.run())
+        assert (await answer).provenance.engine == "gateway:quick"
+        quick.drain()
+        await finishing
+
+
+async def _never_ending(card: RunCard, model: Path) -> Engine:
+    return NullEngine(load_chat(model).tokenizer, turn_seconds=3600, tool_calls=1)
+
+
+async def test_a_worker_that_is_shut_out_ends_with_the_reason(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        token = h.token("anna")
+        h.tokens.revoke("anna")
+        with pytest.raises(WorkerError, match="bad_token"):
+            await h.worker("anna", token=token).run()
+
+
+async def test_evidence_outlives_the_gateway(tmp_path: Path) -> None:
+    Quarantine(tmp_path / "gateway" / "quarantine").add("anna", Refusal(Reason.WRONG_LOGPROBS), {"lease": "x"})
+    async with house(tmp_path) as h:
+        with pytest.raises(WorkerError, match="quarantined"):
+            await h.worker("anna").run()
+
+
+async def test_without_workers_samples_are_played_inside_and_evaluations_always_are(tmp_path: Path) -> None:
+    inside = _Inside()
+    async with house(tmp_path, inside=inside, share=0.5, patience=30.0) as h:
+        await h.publish(0)
+        await h.rollouts.rollout(h.task(0))
+        assert inside.played == [0]
+        worker = h.worker("anna")
+        running = asyncio.create_task(worker.run())
+        while not h.server.gateway.meters.alive():
+            await asyncio.sleep(0.01)
+        await h.rollouts.rollout(h.task(9, split="validation"))
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(h.rollouts.rollout(h.task(i)) for i in range(1, 9)))
+        worker.drain()
+        await running
+        assert len(inside.played) == 2 + 4
+        assert h.server.gateway.desk.counts()["answered"] == 4
+
+
+async def test_a_sample_that_no_worker_takes_in_time_is_played_inside(tmp_path: Path) -> None:
+    inside = _Inside()
+    async with house(tmp_path, inside=inside, share=1.0, patience=0.1) as h, h.http(h.token("idle")) as http:
+        await h.publish(0)
+        await http.get("/v1/run")  # a worker was seen
+        await h.rollouts.rollout(h.task(3))
+        assert inside.played == [3]
+        assert h.server.gateway.desk.counts()["given_up"] == 1
+
+
+class _Inside:
+    """The port of an engine inside that books what it is asked."""
+
+    def __init__(self) -> None:
+        self.played: list[int] = []
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        self.played.append(task.key.sample)
+        return Trajectory(task.key, "", TokenLedger(), Provenance(profile="atlas", engine="inside"))
+
+    async def update(self, folder: str, version: int, probe: Probe) -> float:
+        return 0.0
+
+
+async def test_status_and_metrics_tell_what_happened(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        await played(h, [h.worker("anna")], [h.task(i) for i in range(3)])
+        async with h.http(h.token("watcher", Scope.STATUS)) as http:
+            status = (await http.get("/v1/status")).json()
+            await http.post("/v1/leases", json={"count": 1})
+            metrics = (await http.get("/metrics")).text
+        assert status["accepted"] == status["leases"]["answered"] == 3
+        assert status["workers"]["anna"]["accepted"] == 3 and status["versions"] == [0]
+        assert any("anna" in line for line in status_lines(status))
+        assert "genevolve_gateway_trajectories_accepted_total 3\n" in metrics
+        assert 'genevolve_gateway_refused_total{reason="scope"} 1' in metrics
+
+
+async def test_a_trusted_worker_brings_its_own_observations_and_pictures(tmp_path: Path) -> None:
+    async with house(tmp_path, trust={"own_tools": True}) as h:
+        await h.publish(0)
+        images = MemoryImages()
+        own = OwnTools(PluginSpec(type="benchmarks.null_parts:Tools").build(images).tools, images)
+        token = h.token("anna", Scope.ROLLOUT, Scope.OWN_TOOLS)
+        config = WorkerConfig(concurrent=1, poll_seconds=0.5)
+        worker = Worker(h.client(token), config, tmp_path / "own", lambda c, m: start_engine(c, m, None), own)
+        (found,) = await played(h, [worker], [h.task(0)])
+        assert found.outcome is Outcome.SCORED
+        assert h.server.gateway.desk.counts()["answered"] == 1
+
+
+async def test_a_renderer_that_is_swapped_draws_for_both_sides(tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    class Host:
+        async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
+            drawn.append(generation)
+            return "inside"
+
+        async def remove_renderer(self, generation: int) -> None:
+            drawn.append(-generation)
+
+    class Painter:
+        identity = "painter"
+
+        async def render(self, prompt: str, references: object, seed: int) -> ImageRef:
+            return reference(picture(), width=8, height=8)
+
+    async def meet(generation: int, spec: RendererSpec) -> Painter:
+        return Painter()
+
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        renderers = GatewayRenderers(Host(), h.rollouts._scoring, meet)
+        assert await renderers.add_renderer(7, RendererSpec(type="a:B")) == "painter"
+        old, new = await played(h, [h.worker("anna")], [h.task(0), h.task(1).model_copy(update={"renderer": 7})])
+        assert (old.provenance.renderer, new.provenance.renderer) == ("null renderer", "painter")
+        await renderers.remove_renderer(7)
+        assert drawn == [7, -7]
+
+
+async def test_pictures_of_own_tools_are_decoded_and_need_the_scope(tmp_path: Path) -> None:
+    async with house(tmp_path, trust={"own_tools": True}) as h:
+        async with h.http(h.token("anna", Scope.ROLLOUT, Scope.OWN_TOOLS)) as http:
+            assert (await http.put("/v1/images", content=b"<svg/>")).json()["reason"] == Reason.MALFORMED.value
+            assert (await http.put("/v1/images", content=picture())).json()["width"] == 8
+        async with h.http(h.token("ben")) as http:
+            assert (await http.put("/v1/images", content=picture())).status_code == 403
+
+
+def test_beyond_loopback_there_is_tls_or_a_word_about_it() -> None:
+    with pytest.raises(ValueError, match="10.0.0.1"):
+        GatewayConfig(port=1, host="10.0.0.1")
+    with pytest.raises(ValueError, match="tls_key"):
+        GatewayConfig(port=1, tls_certificate=Path("c"))
+    assert GatewayConfig(port=1, host="10.0.0.1", plaintext=True).plaintext
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = GatewayServer(lambda: pytest.fail("never built"), GatewayConfig(port=port))
+        with pytest.raises(GatewayStartError, match=str(port)):
+            server.start()
