@@ -77,6 +77,8 @@ def _repairs(config: RunConfig, role: str) -> int:
 
 def formula(config: RunConfig) -> list[Check]:
     """Compare the formula that rewards use with the one that the judge writes into verdicts."""
+    if config.judge.isolated:
+        return []
     try:
         _, settings = tree.plugin_settings("judge", config.judge)
     except UserFault:

@@ -109,6 +109,8 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     remedy = f"--set {role}.type=package.module:Class, --set {role}.config.KEY=VALUE"
     if tree.waits(spec.type):
         return note(role, f"not looked at before {role}.type is filled in")
+    if spec.isolated:
+        return note(role, f"{spec.type} has an environment of its own (runtime_env) and is checked where it runs")
     try:
         kind, _ = tree.plugin_settings(role, spec)
         if tree.waits(spec.config):

@@ -226,6 +226,14 @@ def test_the_reference_engine_takes_what_vllm_does_not(policy: Path) -> None:
     check_policy(load_config("atlas", [f"policy.model={policy}", "engine.kind=transformers"]))
 
 
+def test_a_plug_in_with_an_environment_of_its_own_is_not_imported_here(filled: Filled, tmp_path: Path) -> None:
+    judge = "judge={type: 'only_there.judge:Judge', runtime_env: {pip: [only-there]}}"
+    checks = of(filled(judge), tmp_path)
+    assert problems(checks) == []
+    [check] = named(checks, "judge")
+    assert (check.status, "checked where it runs" in check.detail) == (Status.NOTE, True)
+
+
 def test_a_missing_truth_image_is_counted(filled: Filled, data: Path, tmp_path: Path) -> None:
     row = json.loads((data / "train.jsonl").read_text()) | {
         "id": "other",
