@@ -17,13 +17,16 @@ OWN: Mapping[str, Mapping[str, str]] = {
     },
     "renderer": {
         "atlas": "genevolve_ray.atlas.renderer:AtlasRenderer",
+        "diffusers": "genevolve_ray.renderers.diffusers:DiffusersRenderer",
         "gemini": "genevolve_ray.renderers.gemini:GeminiRenderer",
         "images-api": "genevolve_ray.renderers.images_api:ImagesApiRenderer",
+        "preset": "genevolve_ray.renderers.presets:Named",
         "qwen-service": "genevolve_ray.renderers.qwen_service:QwenServiceRenderer",
     },
     "judge": {
         "atlas": "genevolve_ray.atlas.judge:AtlasJudge",
         "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
+        "local": "genevolve_ray.judges.local_judge:LocalVlmJudge",
     },
     "summariser": {
         "atlas": "genevolve_ray.atlas.summariser:AtlasSummariser",

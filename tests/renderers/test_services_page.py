@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from genevolve_ray.config import load_config
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import RendererSpec
 
 PAGE = (Path(__file__).parents[2] / "docs/services.md").read_text(encoding="utf-8")
 EXAMPLES = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
@@ -22,7 +22,7 @@ def test_there_is_an_example_for_each_renderer() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["renderer"]["type"].partition(":")[2])
 def test_an_example_builds_its_renderer_in_a_run(example: dict[str, object]) -> None:
-    spec = PluginSpec.model_validate(example["renderer"])
+    spec = RendererSpec.model_validate(example["renderer"])
     assert spec.build().identity
     overrides = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in example.items()]
     assert load_config("atlas", overrides).renderer == spec
