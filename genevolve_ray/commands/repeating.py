@@ -26,7 +26,9 @@ def judge_again_run(
     for number in range(1, repeat + 1):
         carried = judge_rows(rows, folder / f"repeat-{number}", config, common, roots=roots)
         if carried.state.taken.cached:
-            raise UserFault("--repeat: verdicts came from a cache, which always agrees with itself: --set judge.config.cache=null")
+            raise UserFault(
+                "--repeat: verdicts came from a cache, which always agrees with itself: --set judge.config.cache=null"
+            )
         codes.append(carried.exit_code)
         for row in (EvaluatedRow.read(row.values) for row in carried.rows):
             if row.success:

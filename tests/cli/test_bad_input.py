@@ -154,7 +154,6 @@ def test_a_run_of_another_configuration_is_left_alone(
     [
         (["report", "/no/such/run"], ["/no/such/run"]),
         (["sft", "marble"], ["'marble'"]),
-        (["bench", "marble", "--policy", "x", "--json", "y"], ["'marble'"]),
         (["bench", "atlas", "--policy", "/no/such/policy", "--json", "y"], ["policy.model", "/no/such/policy"]),
         (["bench", "atlas", "--policy", "x", "--json", "y", "--engine", "sglang"], ["engine.kind", "'sglang'"]),
         (["bench", "atlas", "--policy", "x", "--json", "y", "--experience", "fine"], ["--experience", "'fine'"]),
@@ -164,6 +163,11 @@ def test_other_commands_refuse_as_well(
     genevolve: Callable[..., tuple[int, str, str]], arguments: list[str], named: list[str]
 ) -> None:
     check_refused(genevolve(*arguments), *named)
+
+
+def test_an_unknown_benchmark_is_an_unknown_command(genevolve: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = genevolve("bench", "marble")
+    assert (code, out) == (2, "") and "'marble'" in err
 
 
 def test_the_command_as_a_shell_sees_it(tmp_path: Path) -> None:

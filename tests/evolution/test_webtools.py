@@ -70,6 +70,7 @@ async def test_an_episode_searches_the_web(world: World, tmp_path: Path) -> None
     hit = trajectory.images["IMG_001"]
     assert (hit.title, hit.url, len(trajectory.images)) == ("picture good", world.link("good"), 1)
     assert {name: (u.calls, u.cached) for name, u in meter.by_service.items()} == {
+        "policy": (4, 0),
         "search": (2, 0),
         "image_search": (1, 1),
         "image_fetch": (1, 1),
