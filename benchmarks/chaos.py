@@ -37,7 +37,11 @@ TITLES: dict[str, str] = {
     "controller": "ray::ServeController",
 }
 """How each kind of process is known among the driver's descendants."""
-DRIVER = "driver"
+DRIVER, NODE = "driver", "node"
+TRIES = 5
+"""How often a run may end with an error of its own before that is the result."""
+LONGEST_START = 180.0
+"""Seconds that a life is spared before its first commit."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -80,7 +84,7 @@ def settings(engine: str, steps: int, workers: int) -> list[str]:
         "renderer={type: 'benchmarks.null_parts:Renderer', config: {median: 0.3}}",
         "judge={type: 'benchmarks.null_parts:Judge', config: {median: 0.1}}",
         "summariser={type: 'genevolve_ray.judges.summariser:RuleSummariser'}",
-        *(f"cluster.{role}.runtime_env={environment}" for role in ("tools", "renderer", "judge")),
+        *(f"{role}.runtime_env={environment}" for role in ("tools", "renderer", "judge")),
     ]
 
 
@@ -100,14 +104,10 @@ def driver(run: Path, overrides: list[str], log: Path) -> Iterator[subprocess.Po
                 process.wait(timeout=60)
 
 
-def targets(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]:
-    """Return the living parts of a run by kind."""
+def targets() -> dict[str, list[psutil.Process]]:
+    """Return the living parts of a run by kind: all of them descend from this process."""
     found: dict[str, list[psutil.Process]] = defaultdict(list)
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return {}
-    for member in family:
+    for member in psutil.Process().children(recursive=True):
         try:
             title = " ".join(member.cmdline())
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -120,6 +120,50 @@ def targets(process: subprocess.Popen[bytes]) -> dict[str, list[psutil.Process]]
     return found
 
 
+class Nodes:
+    """Simulated nodes beside the head, each of which may be lost; another one joins in its place."""
+
+    def __init__(self, cluster: Any, count: int) -> None:
+        """Add `count` nodes to a cluster that has its head."""
+        self._cluster = cluster
+        self._nodes = [self._add() for _ in range(count)]
+
+    def lose(self, dice: random.Random) -> int:
+        """Kill a node's raylet, and with it all that runs there; returns its process id."""
+        node = self._nodes.pop(dice.randrange(len(self._nodes)))
+        [raylet] = node.all_processes["raylet"]
+        raylet.process.kill()
+        raylet.process.wait()
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._nodes.append(self._add())
+        return int(raylet.process.pid)
+
+    def _add(self) -> Any:
+        return self._cluster.add_node(num_cpus=1, object_store_memory=96 << 20)
+
+
+@contextmanager
+def nodes(count: int) -> Iterator[tuple[list[str], Nodes | None]]:
+    """Start a cluster of several simulated nodes for the run to join; with one node the run has a private one."""
+    if count < 2:
+        yield [], None
+        return
+    from ray.cluster_utils import Cluster
+
+    # Ray's default takes 15 s to notice that a node is gone.
+    system = {
+        "health_check_initial_delay_ms": 1000,
+        "health_check_period_ms": 1000,
+        "health_check_failure_threshold": 3,
+    }
+    head = {"num_cpus": 1, "object_store_memory": 96 << 20, "include_dashboard": False, "_system_config": system}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield [f"cluster.address={cluster.address}"], Nodes(cluster, count - 1)
+    finally:
+        cluster.shutdown()
+
+
 def storm(
     run: Path,
     overrides: list[str],
@@ -128,13 +172,18 @@ def storm(
     dice: random.Random,
     record: Record,
     log: Path,
+    others: Nodes | None = None,
 ) -> None:
     """Kill until there were so many kills or the run has ended; then let it end."""
     while True:
         with driver(run, overrides, log) as process:
             record.starts += 1
-            if _storm_one_life(process, run, kills, pause, dice, record):
-                record.endings.append(f"exit code {process.wait()}")
+            if not _storm_one_life(process, run, kills, pause, dice, record, others):
+                continue
+            code = process.wait()
+            record.endings.append(f"exit code {code}")
+            # What dies while a run starts ends it with a message; it is started again like one whose driver died.
+            if code == 0 or len(record.endings) - record.endings.count("killed") > TRIES:
                 return
 
 
@@ -145,6 +194,7 @@ def _storm_one_life(
     pause: Callable[[], float],
     dice: random.Random,
     record: Record,
+    others: Nodes | None,
 ) -> bool:
     """Watch a driver to its end, killing what is still to be killed; False when that end was such a kill."""
     started, seen = time.monotonic(), _committed(run)
@@ -157,26 +207,42 @@ def _storm_one_life(
             seen = there
             next_kill = next_kill or now + pause()
         # A life begins when it commits; one that never does is not spared either.
-        if len(record.kills) >= kills or (next_kill or started + 60) > now:
+        if len(record.kills) >= kills or (next_kill or started + LONGEST_START) > now:
             continue
-        alive = targets(process)
-        alive[DRIVER] = [psutil.Process(process.pid)]
-        rarest = Counter(dict.fromkeys(alive, 0) | Counter(kind for _, kind in record.kills if kind in alive))
-        least = min(rarest.values())
-        kind = dice.choice(sorted(k for k, n in rarest.items() if n == least))
-        victim = dice.choice(alive[kind])
-        try:
-            victim.kill()
-        except psutil.NoSuchProcess:
+        alive = targets()
+        counts = Counter(kind for _, kind in record.kills)
+        kinds = [*alive, DRIVER, *([NODE] if others else [])]
+        least = min(counts[kind] for kind in kinds)
+        kind = dice.choice(sorted(k for k in kinds if counts[k] == least))
+        pid = _kill(kind, alive, process, dice, others)
+        if pid is None:
             continue
         record.kills.append((time.monotonic(), kind))
-        say(f"{len(record.kills):4d} killed {kind} ({victim.pid}) after step {seen}")
+        say(f"{len(record.kills):4d} killed {kind} ({pid}) after step {seen}")
         if kind == DRIVER:
             process.wait()
             record.endings.append("killed")
             return False
         next_kill = time.monotonic() + pause()
     return True
+
+
+def _kill(
+    kind: str,
+    alive: dict[str, list[psutil.Process]],
+    process: subprocess.Popen[bytes],
+    dice: random.Random,
+    others: Nodes | None,
+) -> int | None:
+    """Kill one of a kind and return its process id, None where it was gone already."""
+    if kind == NODE and others is not None:
+        return others.lose(dice)
+    victim = psutil.Process(process.pid) if kind == DRIVER else dice.choice(alive[kind])
+    try:
+        victim.kill()
+    except psutil.NoSuchProcess:
+        return None
+    return victim.pid
 
 
 def _committed(run: Path) -> int:
@@ -233,17 +299,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="how many processes to kill (default 100)")
     parser.add_argument("--engine", choices=("null", "vllm"), default="null")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="rollout workers (default 2)")
+    parser.add_argument(
+        "--nodes", type=int, default=1, metavar="N", help="simulated nodes; above 1 they are killed too"
+    )
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="steps of the run (default 400)")
     parser.add_argument("--longest", type=float, default=4.0, metavar="S", help="longest pause between kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="OUT")
     parsed = parser.parse_args(arguments)
     dice, record = random.Random(parsed.seed), Record()
-    with TemporaryDirectory(prefix="genevolve-chaos-") as folder:
+    with TemporaryDirectory(prefix="genevolve-chaos-") as folder, nodes(parsed.nodes) as (joined, others):
         run, log = Path(folder) / "run", Path(folder) / "driver.log"
         began = time.monotonic()
-        overrides = settings(parsed.engine, parsed.steps, parsed.workers)
-        storm(run, overrides, parsed.kills, lambda: dice.uniform(0.2, parsed.longest), dice, record, log)
+        overrides = [*settings(parsed.engine, parsed.steps, parsed.workers), *joined]
+        storm(run, overrides, parsed.kills, lambda: dice.uniform(0.2, parsed.longest), dice, record, log, others)
         try:
             result = verdict(run, parsed.steps)
         except AssertionError:
@@ -253,6 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
         "engine": parsed.engine,
         "kills": dict(Counter(kind for _, kind in record.kills)),
         "driver_starts": record.starts,
+        "gave_up": sum(ending not in ("killed", "exit code 0") for ending in record.endings),
         "seconds": round(time.monotonic() - began, 1),
         "to_the_next_commit": recoveries(record),
     }

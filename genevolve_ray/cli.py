@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from genevolve_ray.plugins_command import plugins
+
 app = typer.Typer(
     name="genevolve",
     help="Evolve image-generation agents: rollouts, judgement and GRPO as actors on Ray, or in one process.",
@@ -217,6 +219,9 @@ def experience_search(
     from genevolve_ray.cards import print_search
 
     print_search(run, text, top)
+
+
+app.add_typer(plugins, name="plugins")
 
 
 def _register() -> None:

@@ -7,6 +7,7 @@ import errno
 from genevolve_ray.config import ConfigError
 from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.metrics import MetricWriterError
+from genevolve_ray.evolution.plugins import PluginFault
 from genevolve_ray.records.published.rejections import DataError
 from genevolve_ray.tools.local import CorpusError
 
@@ -16,6 +17,7 @@ _FAULTS = (
     CorpusError,
     DataError,
     MetricWriterError,
+    PluginFault,
     FileNotFoundError,
     PermissionError,
     NotADirectoryError,

@@ -7,20 +7,21 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.checks import check_model
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
 from genevolve_ray.faults import UserFault
 
 
-def preflight(config: RunConfig, *, model: bool = True) -> None:
+def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
     """Check that GPUs asked for exist, that the model can be sampled here, and that plug-ins load with their settings.
+
+    A plug-in with a `runtime_env` is not looked at: it may be importable only where it runs, and is checked there.
 
     Args:
         config: the run.
         model: whether the policy must be there already.
+        local: whether everything runs in this process, where no plug-in can have an environment of its own.
 
     Raises:
         UserFault: naming the value at fault.
@@ -38,20 +39,23 @@ def preflight(config: RunConfig, *, model: bool = True) -> None:
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
     roles = ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
     for role in roles:
-        check_plugin(role, getattr(config, role))
+        check_plugin(role, getattr(config, role), local)
 
 
-def check_plugin(role: str, spec: PluginSpec) -> None:
-    """Check that a plug-in loads with its settings. Raises UserFault naming the value at fault."""
+def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
+    """Check that a plug-in loads with its settings, where this process can. Raises UserFault naming the value at fault."""
+    if spec.isolated:
+        if local:
+            keys = ", ".join(spec.runtime_env)
+            raise UserFault(f"{role}.runtime_env ({keys}) needs processes of its own: run without --in-process")
+        return
     try:
         kind = spec.resolve()
-        settings = kind.Config.model_validate(spec.config)
+        settings = spec.settings(kind)
         if hasattr(kind, "check"):
             kind.check(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserFault(f"{role}.config.{key}: {first['msg']}, got {first['input']!r}") from error
+    except PluginFault as error:
+        raise UserFault(str(error) if str(error).startswith(f"{role}.") else f"{role}: {error}") from error
     except (ValueError, OSError, AttributeError) as error:
         raise UserFault(f"{role}: {error}") from error
 

@@ -17,11 +17,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.inprocess import Ports, in_process
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.measures import evaluation_metrics, paired_interval, verdict_parts
 from genevolve_ray.evolution.metrics import open_writers
 from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.swaps import Swaps, swapping
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Recording
 from genevolve_ray.faults import UserFault
@@ -36,8 +38,14 @@ def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str
     """Evolve a policy in a run folder, to the end, and return the summary. Ctrl-C and SIGTERM end it in good order."""
     if config.deterministic and not in_process:
         raise UserFault("deterministic=true needs --in-process: processes side by side do not repeat bit for bit")
-    preflight(config)
+    preflight(as_swapped(config, folder), local=in_process)
     return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
+
+
+def as_swapped(config: RunConfig, folder: Path) -> RunConfig:
+    """Return a configuration with the renderer that a run in a folder draws with since its last swap."""
+    swap = Swaps(Folder(str(folder))).in_force()
+    return config if swap is None else config.model_copy(update={"renderer": swap.renderer})
 
 
 async def _until_signal(work: Any) -> dict[str, Any]:
@@ -60,7 +68,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
     ):
         requests = config.requests.build(store.images)
         screen.start(config.loop.steps, _headline(config), store.last_step)
-        async with _ports(config, model, store, screen, local=local) as ports:
+        async with _ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
             evolution = Evolution(
                 config,
                 requests,
@@ -71,12 +79,13 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
                 Recording(screen, writers),
                 ports.experience,
             )
-            version = await evolution.start()
-            await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
-            evolving = perf_counter()
-            await evolution.run(version)
-            evolved = perf_counter() - evolving
-            await _heldout(evolution, store.last_step, "heldout-final", wanted=True)
+            async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.wirings, screen):
+                version = await evolution.start()
+                await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
+                evolving = perf_counter()
+                await evolution.run(version)
+                evolved = perf_counter() - evolving
+                await _heldout(evolution, store.last_step, "heldout-final", wanted=True)
         summary = summarise(store, config)
         setup = float(os.environ.get("GENEVOLVE_SETUP_SECONDS", 0.0))
         total = perf_counter() - started + setup
@@ -103,7 +112,7 @@ async def _ports(
     async with on_ray(
         config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen
     ) as ports:
-        yield Ports(ports.rollouts, ports.learner, ports.experience)
+        yield Ports(ports.rollouts, ports.learner, ports.experience, ports.renderers)
 
 
 async def _heldout(evolution: Evolution, version: int, name: str, *, wanted: bool) -> None:
@@ -144,6 +153,7 @@ def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
             f"tool_calls_{short}": measured["tool_calls_mean"],
             f"infra_failures_{short}": measured["infra_failures"],
             f"heldout_parts_{short}": verdict_parts(trajectories),
+            f"heldout_renderers_{short}": sorted({t.provenance.renderer for t in trajectories}),
         }
     if len(found) == 2:
         before, after = paired_scores(found["sft"], found["final"])

@@ -16,12 +16,13 @@ import numpy as np
 from pydantic import Field
 
 from genevolve_ray.atlas.drawing import Ground, Group, Placed, encode_png, field_height, jitter, layout, paint
-from genevolve_ray.atlas.pixels import recognise
+from genevolve_ray.atlas.pixels import recognise, view
 from genevolve_ray.atlas.reading import CAPACITY, NameKind, PartReading, Reading, read_prompt
 from genevolve_ray.atlas.scene import COLOURS, COMPANION_LOOKS, PATTERNS, SHAPES, Look
 from genevolve_ray.atlas.sprites import Dress
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.tools.protocol import InfraFailure
 
 MAX_COUNT = 9
 MAX_GROUPS = 6
@@ -41,6 +42,7 @@ class AtlasRenderer:
     """Draws what `read_prompt` understands, with the weaknesses of its config."""
 
     Config = AtlasRendererConfig
+    deterministic = True
 
     def __init__(self, config: AtlasRendererConfig | None = None) -> None:
         """Keep the config; `identity` names it in every artefact."""
@@ -49,7 +51,10 @@ class AtlasRenderer:
         self.identity = f"atlas-renderer/1:{digest}"
 
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
-        """Return a PNG of 128 x 128 pixels; the same prompt, references and seed give the same bytes."""
+        """Return a PNG of 128 x 128 pixels; the same prompt, references and seed give the same bytes.
+
+        Raises InfraFailure for a reference that cannot be read.
+        """
         return self.draw(prompt, references, seed)
 
     def draw(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
@@ -57,12 +62,20 @@ class AtlasRenderer:
         return _Drawing(self.config, read_prompt(prompt, self.config.capacity), references, seed).picture()
 
 
+def _seen(number: int, data: bytes) -> Look | None:
+    try:
+        view(data)
+    except ValueError as error:
+        raise InfraFailure(f"reference image {number} cannot be read: {error}") from error
+    return recognise(data)
+
+
 class _Drawing:
     """One picture in the making."""
 
     def __init__(self, config: AtlasRendererConfig, reading: Reading, references: Sequence[bytes], seed: int) -> None:
         self.config, self.reading, self.seed = config, reading, seed
-        self.references = [recognise(data) for data in references]
+        self.references = [_seen(number, data) for number, data in enumerate(references, start=1)]
 
     def stream(self, purpose: str, key: str = "") -> np.random.Generator:
         """Return the random stream of one use; other uses do not move it."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 from ray.exceptions import RayTaskError
 
 from genevolve_ray.faults import UserFault
+from genevolve_ray.tools.protocol import InfraFailure, ToolArgumentError
 
 T = TypeVar("T")
 
@@ -18,6 +19,10 @@ class PlacementError(UserFault):
 
 class StartError(UserFault):
     """A part of the run did not come up; the message names it."""
+
+
+class PluginError(RuntimeError):
+    """A plug-in failed in a way that nobody expects, with an exception of its own package; the message names that."""
 
 
 class WorkersLost(RuntimeError):
@@ -44,3 +49,29 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str:
         """Return the traceback on lines of its own."""
         return f"\n{self.args[0]}"
+
+
+def portable(error: Exception) -> Exception:
+    """Return an error of a plug-in as one that any process can read.
+
+    A class of the plug-in's own package may be importable nowhere else, and an error that cannot be unpickled arrives as
+    something else: an InfraFailure that would be a broken run.
+    """
+    if type(error).__module__.partition(".")[0] in ("builtins", "genevolve_ray"):
+        return error
+    text = str(error)
+    for kind in (InfraFailure, ToolArgumentError):
+        if isinstance(error, kind):
+            return kind(text)
+    return PluginError(" ".join(f"{type(error).__name__}: {text}".split()))
+
+
+async def told(work: Awaitable[T]) -> T:
+    """Await what a plug-in does in a replica; what it raises is raised as an error that the caller can read."""
+    try:
+        return await work
+    except Exception as error:
+        readable = portable(error)
+        if readable is error:
+            raise
+        raise readable from error

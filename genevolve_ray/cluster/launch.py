@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from genevolve_ray.cluster.applications import delete, deploy, reason, states, sweep, wait_running
 from genevolve_ray.cluster.errors import StartError, arrive
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import check_devices, check_fits, gang_demands, reserve, service_demands
+from genevolve_ray.cluster.renderers import RayRenderers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
-from genevolve_ray.cluster.services import Service, application, services_of
+from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
 from genevolve_ray.cluster.weights import Outbox
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Wiring, worker_environment
@@ -25,8 +27,6 @@ from genevolve_ray.evolution.watch import Silence, Watcher
 if TYPE_CHECKING:
     from genevolve_ray.config import RunConfig
 
-_POLL_SECONDS = 0.2
-
 
 @dataclass
 class ClusterPorts:
@@ -35,6 +35,7 @@ class ClusterPorts:
     rollouts: RayRollouts
     learner: RayLearner
     experience: RayExperience | None
+    renderers: RayRenderers
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -78,6 +79,8 @@ class _Launch:
         self.group: Any = None
         self.rollouts: RayRollouts | None = None
         self.handles: dict[str, Any] = {}
+        self.renderers: dict[int, Wiring] = {}
+        """Every renderer that a worker must know, by generation."""
         self.services_up = asyncio.Event()
 
     def check(self) -> None:
@@ -121,7 +124,8 @@ class _Launch:
             experience = RayExperience(self._create_memory, ray.kill, cluster.experience_attempts)
             parts["experience"] = experience.start()
         await self._all_up(parts)
-        return ClusterPorts(self.rollouts, learner, experience, self.seconds)
+        renderers = RayRenderers(self.renderers, self.rollouts, self.images_uri, cluster.start_timeout)
+        return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds)
 
     async def stop(self) -> None:
         """Close the engines and take the services away; a private cluster then ends with the session."""
@@ -129,13 +133,9 @@ class _Launch:
             await self.rollouts.stop()
         if self.private:
             return
-        from ray import serve
         from ray.util import remove_placement_group
 
-        there = set(serve.status().applications)
-        for service in self.services:
-            if service.name in there:
-                await asyncio.to_thread(serve.delete, service.name)
+        await delete([*self.services, *(wiring.service for wiring in self.renderers.values())])
         if self.group is not None:
             remove_placement_group(self.group)
 
@@ -169,8 +169,8 @@ class _Launch:
     async def _why(self, late: set[asyncio.Task[None]]) -> str:
         if not any(task.get_name() == "services" for task in late):
             return ""
-        states = await self._states()
-        return "; " + "; ".join(f"{role}: {status} {message}" for role, (status, message) in states.items())
+        found = await states(self.services)
+        return "; " + "; ".join(f"{name}: {status} {reason(message)}" for name, (status, message) in found.items())
 
     # --- actors ---
 
@@ -207,7 +207,8 @@ class _Launch:
         import ray
 
         options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0}
-        environment = {"env_vars": {"HF_HUB_OFFLINE": "1"}}
+        own = self.config.summariser.runtime_env
+        environment = {**own, "env_vars": {"HF_HUB_OFFLINE": "1", **own.get("env_vars", {})}}
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 
     async def _prepare(self, worker: Any) -> None:
@@ -218,58 +219,25 @@ class _Launch:
                 await arrive(worker.start.remote())
                 await self.services_up.wait()
                 wirings = {s.role: Wiring(s, self.handles[s.role]) for s in self.services}
-                await arrive(worker.connect.remote(**wirings))
+                await arrive(worker.connect.remote(wirings["tools"], dict(self.renderers), wirings["judge"]))
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error
 
     # --- services ---
 
     async def _start_services(self) -> None:
-        """Deploy the applications and wait until they run. Raises StartError with Serve's message when one cannot."""
+        """Deploy the applications and wait until they run. Raises StartError with the plug-in's line when one cannot."""
         started = perf_counter()
-        handles = await asyncio.to_thread(_deploy, self.services, self.images_uri)
+        if not self.private:
+            await sweep(self.services)
+        handles = await deploy(self.services, self.images_uri)
         self.handles = {service.role: handle for service, handle in zip(self.services, handles, strict=True)}
-        waiting = {service.role for service in self.services}
-        while waiting:
-            for role, (status, message) in (await self._states()).items():
-                if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                    raise StartError(f"the {role} service cannot start: {message}")
-                if status == "RUNNING" and role in waiting:
-                    waiting.remove(role)
-                    self.seconds[role] = perf_counter() - started
-            if waiting:
-                await asyncio.sleep(_POLL_SECONDS)
-        self.services_up.set()
 
-    async def _states(self) -> dict[str, tuple[str, str]]:
-        """Return the status and message of each service's application."""
-        from ray import serve
+        def running(service: Service) -> None:
+            self.seconds[service.role] = perf_counter() - started
 
-        there = (await asyncio.to_thread(serve.status)).applications
-        states = {}
+        await wait_running(self.services, running)
         for service in self.services:
-            if (overview := there.get(service.name)) is not None:
-                messages = [overview.message, *(d.message for d in overview.deployments.values())]
-                states[service.role] = (overview.status.value, " ".join(m for m in messages if m))
-        return states
-
-
-def _deploy(services: Sequence[Service], images_uri: str) -> list[Any]:
-    """Hand the applications to Serve, without HTTP, and return their handles."""
-    import logging
-
-    from ray import serve
-    from ray.serve.schema import LoggingConfig
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(proxy_location="Disabled")
-    targets = [
-        serve.RunTarget(
-            application(service, images_uri),
-            name=service.name,
-            route_prefix=None,
-            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
-        )
-        for service in services
-    ]
-    return list(serve.run_many(targets, wait_for_applications_running=False))
+            if service.role == "renderer":
+                self.renderers[0] = Wiring(service, self.handles[service.role])
+        self.services_up.set()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.cluster.errors import PlacementError
 
 if TYPE_CHECKING:
+    from genevolve_ray.cluster.settings import ServiceConfig
     from genevolve_ray.config import RunConfig
 
 _PLACEMENT_SECONDS = 10.0
@@ -44,11 +45,13 @@ def service_demands(config: RunConfig) -> list[Demand]:
     """Return the demands of all replicas, and of the experience memory where there is one."""
     roles = {"tools": config.cluster.tools, "renderer": config.cluster.renderer, "judge": config.cluster.judge}
     memory = [Demand("experience memory", _resources(config.cluster.experience_cpus, 0))]
-    return [
-        Demand(f"{role} replica {i}", _resources(service.cpus, service.gpus))
-        for role, service in roles.items()
-        for i in range(service.replicas)
-    ] + (memory if config.experience.enabled else [])
+    replicas = [demand for role, service in roles.items() for demand in replica_demands(role, service)]
+    return replicas + (memory if config.experience.enabled else [])
+
+
+def replica_demands(role: str, service: ServiceConfig) -> list[Demand]:
+    """Return the demands of the replicas of one service."""
+    return [Demand(f"{role} replica {i}", _resources(service.cpus, service.gpus)) for i in range(service.replicas)]
 
 
 def check_devices(config: RunConfig) -> None:

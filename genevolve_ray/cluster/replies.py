@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
+from genevolve_ray.cluster.errors import told
 from genevolve_ray.metering import metered, record_usage
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.tools.protocol import InfraFailure, ToolArgumentError
@@ -25,7 +26,7 @@ async def replied(work: Awaitable[Any]) -> Reply:
     value, error = None, None
     with metered() as meter:
         try:
-            value = await work
+            value = await told(work)
         except (InfraFailure, ToolArgumentError) as failure:
             error = failure
     return Reply(value, dict(meter.by_service), error)

@@ -101,6 +101,17 @@ class RayRollouts:
         self._weights = (self._outbox.get(folder), version, probe)
         return max(await asyncio.gather(*(self._update(place) for place in self._standing())))
 
+    async def tell(self, call: Callable[[Any], Awaitable[None]]) -> None:
+        """Call every worker; where one is dead, the one that takes its place is called."""
+        await asyncio.gather(*(self._tell(place, call) for place in self._standing()))
+
+    async def _tell(self, place: _Place, call: Callable[[Any], Awaitable[None]]) -> None:
+        try:
+            await self._on(place, call)
+        except RayActorError:
+            if place.lost is None:
+                await self._on(place, call)
+
     async def stats(self) -> list[Any]:
         """Return the statistics of every worker."""
         return list(await asyncio.gather(*(arrive(place.worker.stats.remote()) for place in self._places)))

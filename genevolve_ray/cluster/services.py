@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.replies import Reply, replied
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import PluginSpec, build_here
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageRef
@@ -59,7 +59,7 @@ class ToolReplica(_Replica):
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
-        super().__init__(spec.build(FilesystemImages(images_uri)), replicas)
+        super().__init__(build_here(spec, FilesystemImages(images_uri)), replicas)
         self._tools: dict[str, Tool] = self.plugin.tools
 
     async def describe(self) -> list[ToolCard]:
@@ -78,7 +78,7 @@ class RenderReplica(_Replica):
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
         images = FilesystemImages(images_uri)
-        super().__init__(spec.build(), replicas)
+        super().__init__(build_here(spec), replicas)
         self._service = RenderService(self.plugin, images)
 
     async def describe(self) -> str:
@@ -100,7 +100,7 @@ class JudgeReplica(_Replica):
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
         images = FilesystemImages(images_uri)
-        super().__init__(spec.build(), replicas)
+        super().__init__(build_here(spec), replicas)
         self._service = JudgeService(self.plugin, images)
 
     async def describe(self) -> str:
@@ -117,7 +117,7 @@ class GradeReplica(_Replica):
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
-        super().__init__(spec.build(), replicas)
+        super().__init__(build_here(spec), replicas)
         self._service = GradeService(self.plugin, FilesystemImages(images_uri))
 
     async def describe(self) -> str:
@@ -177,6 +177,6 @@ def application(service: Service, images_uri: str) -> Any:
         health_check_period_s=config.health_period,
         graceful_shutdown_timeout_s=_GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": config.runtime_env},
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.runtime_env},
     )
     return deployment.bind(service.spec, images_uri, config.most_replicas)

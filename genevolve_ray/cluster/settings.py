@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -29,8 +29,6 @@ class ServiceConfig(Config):
     """Seconds that one try may take."""
     health_period: float = Field(default=2.0, gt=0)
     """Seconds between health checks, within which a dead replica is noticed and replaced."""
-    runtime_env: dict[str, Any] = Field(default_factory=dict)
-    """Ray runtime environment of the replicas, for a plug-in with dependencies of its own."""
 
     @model_validator(mode="after")
     def _bounds(self) -> ServiceConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.cluster.proxies import Caller, connect
+from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
 from genevolve_ray.cluster.weights import Shipment, forget_node, receive
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, Probe
@@ -81,9 +82,10 @@ class RolloutWorker:
         self._seconds_start = perf_counter() - started
         return await self.stats()
 
-    async def connect(self, tools: Wiring, renderer: Wiring, judge: Wiring) -> None:
-        """Meet the services."""
+    async def connect(self, tools: Wiring, renderers: Mapping[int, Wiring], judge: Wiring) -> None:
+        """Meet the services; `renderers` by generation, at least one."""
         assert self._engine is not None and self._chat is not None, "start comes before connect"
+        (first, renderer), *others = renderers.items()
         stand_ins = await connect(tools.caller(), renderer.caller(), judge.caller())
         self._rollouts = Rollouts(
             engine=self._engine,
@@ -93,7 +95,21 @@ class RolloutWorker:
             judge=stand_ins[2],
             profile=PROFILES[self._config.profile],
             reward=self._config.reward,
+            generation=first,
         )
+        for generation, wiring in others:
+            await self.add_renderer(generation, wiring)
+
+    async def add_renderer(self, generation: int, renderer: Wiring) -> None:
+        """Meet another renderer, for the tasks of its generation."""
+        assert self._rollouts is not None, "connect comes before add_renderer"
+        caller = renderer.caller()
+        self._rollouts.add_renderer(generation, ServeRenderer(await caller("describe"), caller))
+
+    async def drop_renderer(self, generation: int) -> None:
+        """Forget a renderer that no task needs any more."""
+        assert self._rollouts is not None, "connect comes before drop_renderer"
+        self._rollouts.drop_renderer(generation)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample."""

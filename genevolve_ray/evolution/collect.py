@@ -10,6 +10,7 @@ from typing import TypeVar
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
+from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
@@ -31,12 +32,13 @@ async def collect_group(
     slots: asyncio.Semaphore | None = None,
     deadline: float | None = None,
     on_late: Callable[[], None] = lambda: None,
+    wirings: Wirings | None = None,
 ) -> Group:
     """Draw K rollouts of one request.
 
     A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts` times;
     what then still failed stays in the group as such: it has no reward and is never trained on. The whole group shares
-    one render seed.
+    one render seed and one renderer.
 
     Args:
         request: what to draw.
@@ -50,6 +52,7 @@ async def collect_group(
         slots: a sample starts when it gets one of these, and gives it back at its end.
         deadline: seconds from its start after which a sample is given up, and left out of the group.
         on_late: told of every sample given up.
+        wirings: which renderer the group draws with; it keeps the one that is current when it begins.
     """
     render_seed = derive_seed(run_seed, "render", step, request.id)
 
@@ -67,7 +70,14 @@ async def collect_group(
         for attempt in range(max_attempts):
             key = SampleKey(step=step, request_id=request.id, sample=index, attempt=attempt)
             seed = derive_seed(run_seed, "sample", step, request.id, index, attempt)
-            task = RolloutTask(request=request, key=key, seed=seed, render_seed=render_seed, sampling=sampling)
+            task = RolloutTask(
+                request=request,
+                key=key,
+                seed=seed,
+                render_seed=render_seed,
+                sampling=sampling,
+                renderer=renderer,
+            )
             attempts.append(await rollouts.rollout(task))
             if on_trajectory:
                 on_trajectory(attempts[-1])
@@ -75,7 +85,8 @@ async def collect_group(
                 break
         return attempts
 
-    samples = await gather_or_cancel(sample(index) for index in range(group_size))
+    with (wirings or Wirings()).hold() as renderer:
+        samples = await gather_or_cancel(sample(index) for index in range(group_size))
     return Group(request.id, step, [trajectory for attempts in samples for trajectory in attempts])
 
 
@@ -108,10 +119,12 @@ async def evaluate(
     in_flight: int = 64,
     on_trajectory: OnTrajectory | None = None,
     adjust: Callable[[RolloutTask], RolloutTask] = lambda task: task,
+    wirings: Wirings | None = None,
 ) -> list[Trajectory]:
     """Draw one rollout of each request, with at most `in_flight` at once, and return them in request order.
 
-    Seeds depend on the request alone, so that two policies meet the same dice: their difference is a paired one.
+    Seeds depend on the request alone, so that two policies meet the same dice: their difference is a paired one. All are
+    drawn with the renderer that is current when the evaluation begins.
     """
     gate = asyncio.Semaphore(in_flight)
 
@@ -126,6 +139,7 @@ async def evaluate(
                     render_seed=derive_seed(run_seed, "render", split, request.id),
                     sampling=sampling,
                     split=split,
+                    renderer=renderer,
                 )
                 trajectory = await rollouts.rollout(adjust(task))
                 if trajectory.outcome is not Outcome.INFRA_FAILURE:
@@ -134,4 +148,5 @@ async def evaluate(
                 on_trajectory(trajectory)
             return trajectory
 
-    return await gather_or_cancel(one(request) for request in requests)
+    with (wirings or Wirings()).hold() as renderer:
+        return await gather_or_cancel(one(request) for request in requests)

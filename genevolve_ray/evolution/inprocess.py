@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
+from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, RolloutPort, RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.experience.embed import build_embedder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
@@ -35,14 +38,27 @@ class Ports:
     rollouts: RolloutPort
     learner: LearnerPort
     experience: ExperiencePort | None = None
+    renderers: RendererHost | None = None
 
 
 class LocalRollouts:
-    """The rollout port over one engine in this process."""
+    """The rollout port over one engine in this process; it also holds the renderers."""
 
-    def __init__(self, rollouts: Rollouts, engine: Engine) -> None:
-        """Bring rollouts and their engine together."""
-        self._rollouts, self._engine = rollouts, engine
+    def __init__(self, rollouts: Rollouts, engine: Engine, images: ImageStore) -> None:
+        """Bring rollouts, their engine and the run's pictures together."""
+        self._rollouts, self._engine, self._images = rollouts, engine, images
+
+    async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
+        """Build a renderer beside the one that is there. Raises PluginFault for one that cannot live in this process."""
+        if spec.isolated:
+            raise PluginFault("renderer.runtime_env needs processes of its own, this run is one process")
+        service = RenderService(await asyncio.to_thread(build_here, spec), self._images)
+        self._rollouts.add_renderer(generation, service)
+        return service.identity
+
+    async def remove_renderer(self, generation: int) -> None:
+        """Let a renderer go."""
+        self._rollouts.drop_renderer(generation)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample."""
@@ -87,7 +103,7 @@ def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, ima
         profile=PROFILES[config.profile],
         reward=config.reward,
     )
-    return LocalRollouts(rollouts, engine)
+    return LocalRollouts(rollouts, engine, images)
 
 
 async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> tuple[LocalRollouts, Engine]:
@@ -107,7 +123,7 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
     if not config.experience.enabled:
         return None
     embedder = build_embedder(config.experience.embedder)
-    return LocalExperience(config.experience, config.summariser.build(), embedder)
+    return LocalExperience(config.experience, build_here(config.summariser), embedder)
 
 
 @asynccontextmanager
@@ -116,6 +132,6 @@ async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStor
     learner = start_learner(config, model_dir)
     rollouts, engine = await start_rollouts(config, model_dir, images)
     try:
-        yield Ports(rollouts, learner, start_experience(config))
+        yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
     finally:
         await engine.close()

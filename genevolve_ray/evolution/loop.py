@@ -6,7 +6,7 @@ With `loop.max_staleness` above 0 the rollouts of the next steps go on meanwhile
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
@@ -25,6 +25,7 @@ from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.transport import WeightTransport
 from genevolve_ray.evolution.watch import Watcher
+from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -41,6 +42,7 @@ class Evolution:
     store: RunStore
     watcher: Watcher
     experience: ExperiencePort | None = None
+    wirings: Wirings = field(default_factory=Wirings)
 
     async def start(self) -> int:
         """Restore the last committed state, give it to the engines, and return its policy version."""
@@ -51,7 +53,8 @@ class Evolution:
     async def run(self, version: int) -> None:
         """Evolve the policy from `version`, which `start` returned, to the last step."""
         config = self.config
-        stream = RolloutStream(config, self.requests, self.rollouts, self.store, self.watcher, self.sampling(), version)
+        store, watcher, sampling = self.store, self.watcher, self.sampling()
+        stream = RolloutStream(config, self.requests, self.rollouts, store, watcher, sampling, version, self.wirings)
         try:
             for step in range(version + 1, config.loop.steps + 1):
                 clock = Clock()
@@ -123,6 +126,7 @@ class Evolution:
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
+        state |= {"renderer_swap": self.wirings.current}
         self.store.commit_step(step, batch.groups, metrics, state_hash, validation, loop=state)
         self.watcher.step(step, metrics, validation)
 
@@ -136,6 +140,7 @@ class Evolution:
             sampling=self.sampling(),
             split=split,
             on_trajectory=self.watcher.trajectory,
+            wirings=self.wirings,
         )
 
     def sampling(self) -> SamplingParams:

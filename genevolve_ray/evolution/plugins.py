@@ -1,35 +1,201 @@
-"""Plug-ins by import path: a class with its own Config class, built with its settings and the run's image store."""
+"""Plug-ins: a class by import path or by the name it is registered under, its settings, and its own environment."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 
 
-class PluginSpec(Config):
-    """Which class serves a role, and its settings.
+class Role(StrEnum):
+    """What a plug-in is for."""
 
-    `type` is `package.module:Class`. The class has a pydantic `Config`. Renderers and judges are built as `Class(config)`;
-    request sources and toolboxes, which bring pictures into the run, as `Class(config, images)`.
+    REQUESTS = "requests"
+    """Poses the requests; it is built by the driver, over the run's image store."""
+    TOOLS = "tools"
+    """Every tool of the policy, built over the run's image store."""
+    RENDERER = "renderer"
+    """Draws programs."""
+    JUDGE = "judge"
+    """Scores what was drawn."""
+    SUMMARISER = "summariser"
+    """Says what a best-worst pair teaches."""
+    EMBEDDER = "embedder"
+    """Turns texts into directions. A run chooses one of ours (`experience.embedder.kind`); others can be checked."""
+
+    @property
+    def group(self) -> str:
+        """The entry-point group that its plug-ins are registered in."""
+        plural = self.value if self.value.endswith("s") else f"{self.value}s"
+        return f"genevolve_ray.{plural}"
+
+
+class PluginFault(ValueError):
+    """A plug-in cannot be found, loaded, configured or built; the message is one line that names the value at fault."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A plug-in that an installed distribution registers under a name; `path` is `package.module:Class`."""
+
+    role: Role
+    name: str
+    path: str
+    distribution: str
+    version: str
+
+
+def registered(role: Role) -> list[Registered]:
+    """Return the plug-ins of a role that installed distributions register, by name. Nothing of them is imported."""
+    found = {_registered(role, entry) for entry in entry_points(group=role.group)}
+    return sorted(found, key=lambda plugin: (plugin.name, plugin.path))
+
+
+def _registered(role: Role, entry: EntryPoint) -> Registered:
+    name, version = (entry.dist.name, entry.dist.version) if entry.dist is not None else ("", "")
+    return Registered(role, entry.name, entry.value, name, version)
+
+
+class PluginSpec(Config):
+    """Which class serves a role, its settings, and where it runs.
+
+    The class has a pydantic `Config`. Renderers, judges and summarisers are built as `Class(config)`; request sources and
+    toolboxes, which bring pictures into the run, as `Class(config, images)`.
     """
 
-    type: str = Field(pattern=r"^[\w.]+:\w+$")
+    role: ClassVar[Role | None] = None
+
+    type: str = Field(pattern=r"^([\w.]+:\w+|[\w][\w.-]*)$")
+    """`package.module:Class`, or the name under which an installed package registers one for the role."""
     config: dict[str, Any] = Field(default_factory=dict)
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    """Ray runtime environment of the processes that hold the plug-in: an interpreter, packages or variables of its own.
+    With one, the driver never imports the class; its settings are checked where it runs."""
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the class may be importable only where it runs."""
+        return bool(self.runtime_env)
+
+    @property
+    def path(self) -> str:
+        """`package.module:Class`. Raises PluginFault for a name that nobody, or more than one, has registered."""
+        if ":" in self.type:
+            return self.type
+        if self.role is None:
+            raise PluginFault(f"plug-in {self.type!r}: a name needs a role, write package.module:Class")
+        there = registered(self.role)
+        named = [plugin for plugin in there if plugin.name == self.type]
+        paths = {plugin.path for plugin in named}
+        if len(paths) > 1:
+            owners = ", ".join(f"{plugin.path} of {plugin.distribution}" for plugin in named)
+            raise PluginFault(
+                f"{self.role} {self.type!r} is registered more than once: {owners}; write the import path"
+            )
+        if not paths:
+            names = ", ".join(sorted({plugin.name for plugin in there})) or "none"
+            raise PluginFault(
+                f"no {self.role} is registered as {self.type!r} ({self.role.group}): there are {names}; "
+                "or write package.module:Class"
+            )
+        return paths.pop()
 
     def resolve(self) -> Any:
-        """Import the class. Raises ValueError naming the path when it cannot be found."""
-        module, _, name = self.type.partition(":")
+        """Import the class. Raises PluginFault naming it when it cannot be found or is no plug-in."""
+        module, _, name = self.path.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"plug-in {self.type!r} cannot be loaded: {error}") from error
+            kind = getattr(importlib.import_module(module), name)
+        except Exception as error:
+            raise PluginFault(f"plug-in {self.type!r} cannot be loaded: {_line(error)}") from error
+        if not (isinstance(settings := getattr(kind, "Config", None), type) and issubclass(settings, Config)):
+            raise PluginFault(
+                f"plug-in {self.type!r} has no Config class (a subclass of genevolve_ray.records.base.Config)"
+            )
+        return kind
+
+    def settings(self, kind: Any) -> Any:
+        """Validate the settings for a class. Raises PluginFault naming key and value."""
+        try:
+            return kind.Config.model_validate(self.config)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(["config", *(str(part) for part in first["loc"])])
+            owner = f"{self.role}." if self.role else f"{self.type}: "
+            raise PluginFault(f"{owner}{key}: {first['msg']}, got {first['input']!r}") from error
 
     def build(self, *context: ImageStore) -> Any:
-        """Build the plug-in. Raises ValueError for an unknown path, ValidationError for bad settings."""
+        """Build the plug-in. Raises PluginFault for an unknown class, ValidationError for bad settings."""
         kind = self.resolve()
         return kind(kind.Config.model_validate(self.config), *context)
+
+
+class RequestsSpec(PluginSpec):
+    """A request source."""
+
+    role: ClassVar = Role.REQUESTS
+
+    @model_validator(mode="after")
+    def _in_the_driver(self) -> RequestsSpec:
+        if self.runtime_env:
+            raise ValueError(
+                f"requests.runtime_env ({', '.join(self.runtime_env)}): a request source is built by the driver and has no "
+                "environment of its own"
+            )
+        return self
+
+
+class ToolsSpec(PluginSpec):
+    """A toolbox."""
+
+    role: ClassVar = Role.TOOLS
+
+
+class RendererSpec(PluginSpec):
+    """A renderer."""
+
+    role: ClassVar = Role.RENDERER
+
+
+class JudgeSpec(PluginSpec):
+    """A judge."""
+
+    role: ClassVar = Role.JUDGE
+
+
+class SummariserSpec(PluginSpec):
+    """A summariser."""
+
+    role: ClassVar = Role.SUMMARISER
+
+
+class EmbedderSpec(PluginSpec):
+    """An embedder."""
+
+    role: ClassVar = Role.EMBEDDER
+
+
+SPECS: dict[Role, type[PluginSpec]] = {
+    kind.role: kind for kind in (RequestsSpec, ToolsSpec, RendererSpec, JudgeSpec, SummariserSpec, EmbedderSpec)
+}
+
+
+def build_here(spec: PluginSpec, *context: ImageStore) -> Any:
+    """Build a plug-in in a process of its own. Raises PluginFault, in one line, whatever goes wrong."""
+    kind = spec.resolve()
+    settings = spec.settings(kind)
+    try:
+        return kind(settings, *context)
+    except Exception as error:
+        raise PluginFault(f"{spec.role or 'plug-in'} {spec.type} cannot be built: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """Return an error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

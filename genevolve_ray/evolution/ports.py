@@ -19,7 +19,7 @@ from genevolve_ray.records.verdict import Verdict
 
 
 class RolloutTask(Record):
-    """One sample to draw: which request, with which seeds, and how to sample.
+    """One sample to draw: which request, with which seeds, how to sample, and with which generation of the renderer.
 
     `experience` is for evaluations that ask what guidance is worth; a training rollout never carries any.
     """
@@ -31,6 +31,7 @@ class RolloutTask(Record):
     sampling: SamplingParams
     split: str = "train"
     experience: Experience | None = None
+    renderer: int = 0
 
     @model_validator(mode="after")
     def _students_see_no_experience(self) -> RolloutTask:

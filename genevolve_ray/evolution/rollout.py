@@ -13,7 +13,6 @@ from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
 from genevolve_ray.metering import metered
 from genevolve_ray.records.program import Program
-from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.verdict import RewardConfig, combine_reward
 from genevolve_ray.tools.protocol import InfraFailure, Tool
@@ -32,10 +31,20 @@ class Rollouts:
         judge: JudgePort,
         profile: ProtocolProfile,
         reward: RewardConfig,
+        generation: int = 0,
     ) -> None:
-        """Bring the parts together."""
+        """Bring the parts together; `generation` is the number of the renderer, which tasks name."""
         self._engine, self._chat, self._tools = engine, chat, tools
-        self._renderer, self._judge, self._profile, self._reward = renderer, judge, profile, reward
+        self._judge, self._profile, self._reward = judge, profile, reward
+        self._renderers: dict[int, RenderPort] = {generation: renderer}
+
+    def add_renderer(self, generation: int, renderer: RenderPort) -> None:
+        """Draw tasks of a generation with a renderer."""
+        self._renderers[generation] = renderer
+
+    def drop_renderer(self, generation: int) -> None:
+        """Forget a renderer that no task needs any more; one that is not there is no error."""
+        self._renderers.pop(generation, None)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
@@ -45,6 +54,7 @@ class Rollouts:
         return trajectory
 
     async def _play(self, task: RolloutTask) -> Trajectory:
+        renderer = self._renderers[task.renderer]
         trajectory = await run_episode(
             task.request,
             key=task.key,
@@ -57,22 +67,24 @@ class Rollouts:
         )
         trajectory.provenance = trajectory.provenance.model_copy(
             update={
-                "renderer": self._renderer.identity,
+                "renderer": renderer.identity,
                 "judge": self._judge.identity,
                 "render_seed": task.render_seed,
             }
         )
         if trajectory.outcome is Outcome.PENDING and trajectory.program is not None:
-            await self._score(task.request, trajectory, trajectory.program, task.render_seed)
+            await self._score(task, trajectory, trajectory.program, renderer)
         return trajectory
 
-    async def _score(self, request: Request, trajectory: Trajectory, program: Program, seed: int) -> None:
+    async def _score(self, task: RolloutTask, trajectory: Trajectory, program: Program, renderer: RenderPort) -> None:
         references = [trajectory.images[r.img_id] for r in program.reference_images]
         started = perf_counter()
         try:
-            trajectory.rendered = await self._renderer.render(program.gen_prompt, [r.image for r in references], seed)
+            trajectory.rendered = await renderer.render(
+                program.gen_prompt, [r.image for r in references], task.render_seed
+            )
             rendered = perf_counter()
-            trajectory.verdict = await self._judge.judge(request, trajectory.rendered, program, references)
+            trajectory.verdict = await self._judge.judge(task.request, trajectory.rendered, program, references)
         except InfraFailure as failure:
             trajectory.outcome, trajectory.reason = Outcome.INFRA_FAILURE, str(failure)
             return

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.evolution.manifest import CheckpointConfig
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
 from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.records.base import Config
@@ -125,12 +125,12 @@ class EvolutionConfig(Config):
     learner: LearnerConfig = LearnerConfig()
     heldout: HeldoutConfig = HeldoutConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
-    requests: PluginSpec
-    tools: PluginSpec
-    renderer: PluginSpec
-    judge: PluginSpec
+    requests: RequestsSpec
+    tools: ToolsSpec
+    renderer: RendererSpec
+    judge: JudgeSpec
     experience: ExperienceConfig = ExperienceConfig()
-    summariser: PluginSpec = PluginSpec(type="genevolve_ray.judges.summariser:RuleSummariser")
+    summariser: SummariserSpec = SummariserSpec(type="genevolve_ray.judges.summariser:RuleSummariser")
     """What compares best and worst attempts; used where `experience.enabled`."""
     rehearsal: RehearsalConfig | None = None
     """With it neither engine nor learner computes anything."""

@@ -13,6 +13,7 @@ from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.watch import Watcher
+from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group
 
@@ -43,11 +44,13 @@ class RolloutStream:
         watcher: Watcher,
         sampling: SamplingParams,
         version: int,
+        wirings: Wirings | None = None,
     ) -> None:
         """Go on after the last committed step, whose policy version is `version`; nothing runs before `take`."""
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
         self._store, self._watcher, self._sampling = store, watcher, sampling
+        self._wirings = wirings or Wirings()
         settings = FlowConfig(
             batch=loop.requests_per_step,
             group_size=loop.group_size,
@@ -128,6 +131,7 @@ class RolloutStream:
             slots=self._slots,
             deadline=loop.sample_deadline,
             on_late=lambda: self.flow.drop(number),
+            wirings=self._wirings,
         )
         if not group.trajectories:  # every sample came too late
             self.flow.discard(number)

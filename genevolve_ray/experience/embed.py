@@ -44,6 +44,8 @@ class HashingEmbedder:
     Texts are alike where they share words in the same order. It knows no synonyms.
     """
 
+    Config = HashingConfig
+
     def __init__(self, config: HashingConfig | None = None) -> None:
         """Keep the dimension."""
         self._dimension = (config or HashingConfig()).dimension

@@ -17,6 +17,8 @@ from genevolve_ray.tools.protocol import InfraFailure
 class EndpointEmbedder:
     """`POST {url}/embeddings`, a batch of texts a call, bounded retries (see `Endpoint`)."""
 
+    Config = EndpointEmbedderConfig
+
     def __init__(self, config: EndpointEmbedderConfig) -> None:
         """Keep the config; nothing is called yet."""
         self.config = config

@@ -26,6 +26,8 @@ class TransformersEmbedder:
     Padding stands on the side that the model's tokenizer pads on; pooling sees through it on either side.
     """
 
+    Config = TransformersEmbedderConfig
+
     def __init__(self, config: TransformersEmbedderConfig) -> None:
         """Load the model from its folder; nothing is downloaded.
 

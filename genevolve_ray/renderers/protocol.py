@@ -7,7 +7,11 @@ from typing import Protocol
 
 
 class Renderer(Protocol):
-    """A reference-conditioned generator. `identity` names it and its settings in every artefact."""
+    """A reference-conditioned generator. `identity` names it and its settings in every artefact.
+
+    A renderer may declare two more attributes: `deterministic = True` (the same arguments give the same bytes), and
+    `takes_references = False` (it draws from the prompt alone). `genevolve_ray.contracts.renderer` checks all of it.
+    """
 
     identity: str
 

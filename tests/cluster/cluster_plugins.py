@@ -106,3 +106,18 @@ class Broken:
 
     def __init__(self, config: Nothing) -> None:
         raise ValueError("no generator answers at port 0")
+
+
+class SecondRenderer(Renderer):
+    """The same painter under another name."""
+
+    def __init__(self, config: RendererConfig) -> None:
+        super().__init__(config)
+        self.identity = "grey/2"
+
+
+class BrokenRenderer(Renderer):
+    """Cannot be built."""
+
+    def __init__(self, config: RendererConfig) -> None:
+        raise ValueError("no weights at port 0")

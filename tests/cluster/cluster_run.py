@@ -53,7 +53,7 @@ def run_config(root: Path, *overrides: str) -> RunConfig:
             "tools={type: 'cluster_plugins:Tools'}",
             f"renderer={{type: 'cluster_plugins:Renderer', config: {{marker: {root / 'died'}}}}}",
             "judge={type: 'cluster_plugins:Judge'}",
-            *(f"cluster.{role}.runtime_env={environment}" for role in ("tools", "renderer", "judge")),
+            *(f"{role}.runtime_env={environment}" for role in ("tools", "renderer", "judge")),
             *overrides,
         ],
     )

@@ -65,6 +65,20 @@ async def test_an_update_reaches_every_worker_and_returns_the_worst_difference(c
     assert [worker.version for worker in crew.made] == [4, 4, 4]
 
 
+async def test_what_every_worker_must_know_reaches_the_one_that_takes_a_dead_ones_place(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=2)
+    await rollouts.start()
+    crew.made[0].dead = True
+    told: list[FakeWorker] = []
+
+    async def tell(worker: FakeWorker) -> None:
+        worker._check()
+        told.append(worker)
+
+    await rollouts.tell(tell)
+    assert sorted(crew.made.index(worker) for worker in told) == [1, 2]
+
+
 async def test_a_lost_rollout_is_played_again_by_a_new_worker_with_the_current_weights(crew: Crew) -> None:
     rollouts = crew.rollouts(workers=1)
     await rollouts.start()

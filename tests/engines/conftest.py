@@ -25,7 +25,7 @@ def engine_case(tiny_models: TinyModels) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from genevolve_ray.engines.contract import EngineCase
+    from genevolve_ray.contracts.engine import EngineCase
     from genevolve_ray.engines.protocol import Probe
 
     ids = tuple((7 * i * i + 11) % VOCAB for i in range(40))

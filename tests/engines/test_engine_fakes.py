@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.engines import contract
+from genevolve_ray.contracts import engine as contract
 from genevolve_ray.engines.fake import RandomEngine, ScriptedEngine
 from genevolve_ray.engines.protocol import FinishReason, Probe, SamplingParams, WeightUpdateError
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from tiny_qwen3 import BANNED, CONTEXT, VOCAB, TinyModels, forward_logprobs
 
-from genevolve_ray.engines import contract
+from genevolve_ray.contracts import engine as contract
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.engines.transformers import TransformersEngine
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 from tiny_qwen3 import BANNED, CONTEXT, TinyModels, forward_logprobs
 
 import genevolve_ray
-from genevolve_ray.engines import contract
+from genevolve_ray.contracts import engine as contract
 from genevolve_ray.engines.protocol import Generation, SamplingParams
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.engines.vllm import VllmEngine

@@ -1,0 +1,80 @@
+"""Renderers that come and go under a running evolution: each a Serve application, known to every worker by its number."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from dataclasses import replace
+
+from genevolve_ray.cluster.applications import delete, deploy, reason, states, wait_running
+from genevolve_ray.cluster.errors import StartError
+from genevolve_ray.cluster.placement import check_fits, replica_demands
+from genevolve_ray.cluster.rollouts import RayRollouts
+from genevolve_ray.cluster.services import Service
+from genevolve_ray.cluster.workers import Wiring
+from genevolve_ray.evolution.plugins import RendererSpec
+
+
+class RayRenderers:
+    """The renderers of a run on Ray; a new one has the size and limits of the first (`cluster.renderer`)."""
+
+    def __init__(
+        self, live: MutableMapping[int, Wiring], rollouts: RayRollouts, images_uri: str, start_timeout: float
+    ) -> None:
+        """Manage the renderers in `live`, which workers that start are given.
+
+        Args:
+            live: the renderers by generation; the first one is there.
+            rollouts: the workers that must know them.
+            images_uri: the run's image store.
+            start_timeout: seconds that a renderer may take to start.
+        """
+        self._live, self._rollouts, self._images_uri, self._limit = live, rollouts, images_uri, start_timeout
+        self._first = next(iter(live.values())).service
+
+    async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
+        """Start a renderer beside those that serve, and make every worker know it.
+
+        Raises:
+            PlacementError: when there is no room for both.
+            StartError: when it does not come up; nothing of it is left.
+        """
+        service = replace(self._first, name=f"{self._first.name}-{generation}", spec=spec)
+        await asyncio.to_thread(_check_room, service)
+        try:
+            wiring = await self._start(service)
+            identity: str = await wiring.caller()("describe")
+            self._live[generation] = wiring
+            await self._rollouts.tell(lambda worker: worker.add_renderer.remote(generation, wiring))
+        except BaseException:
+            self._live.pop(generation, None)
+            await delete([service])
+            raise
+        return identity
+
+    async def remove_renderer(self, generation: int) -> None:
+        """Make every worker forget a renderer and take its application away."""
+        wiring = self._live.pop(generation)
+        await self._rollouts.tell(lambda worker: worker.drop_renderer.remote(generation))
+        await delete([wiring.service])
+
+    async def _start(self, service: Service) -> Wiring:
+        [handle] = await deploy([service], self._images_uri)
+        try:
+            async with asyncio.timeout(self._limit):
+                await wait_running([service])
+        except TimeoutError as error:
+            status, message = (await states([service])).get(service.name, ("", "Serve does not know it"))
+            raise StartError(
+                f"the renderer did not come up within {self._limit:g} s (cluster.start_timeout): "
+                f"{status} {reason(message)}"
+            ) from error
+        return Wiring(service, handle)
+
+
+def _check_room(service: Service) -> None:
+    """Check that the replicas fit beside all that runs. Raises PlacementError saying what is asked and what is free."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_fits(replica_demands(f"new {service.role}", service.config), nodes, ray.available_resources())

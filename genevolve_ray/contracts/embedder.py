@@ -1,0 +1,98 @@
+"""The contract of an embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genevolve_ray.contracts.running import check_cancelled, check_identity, check_same_identity, run_all
+from genevolve_ray.experience.protocol import Embedder
+
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class EmbedderCase:
+    """What the checks need to know.
+
+    Attributes:
+        texts: different texts; the empty one has a direction as well.
+        secrets: texts that must not show anywhere, such as tokens.
+    """
+
+    texts: tuple[str, ...] = ("three lanterns beside a sign", "", "a map of the moons, drawn in ink", "Ωμέγα 🌔")
+    secrets: Sequence[str] = ()
+
+
+async def _embed(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
+    rows = await embedder.embed(texts)
+    assert isinstance(rows, np.ndarray), f"{type(rows).__name__} came back, not an array"
+    assert rows.dtype == np.float32, f"the rows are {rows.dtype}, not float32"
+    assert rows.ndim == 2, f"the shape is {rows.shape}, not [n, d]"
+    assert rows.shape[0] == len(texts), f"{rows.shape[0]} rows came back for {len(texts)} texts"
+    return rows
+
+
+async def check_shape(embedder: Embedder, case: EmbedderCase) -> None:
+    """One float32 row a text, always of the same width."""
+    rows = await _embed(embedder, case.texts)
+    assert rows.shape[1] > 0, "the rows are empty"
+    single = await _embed(embedder, case.texts[:1])
+    assert single.shape[1] == rows.shape[1], f"rows of {single.shape[1]} after rows of {rows.shape[1]}"
+    await _embed(embedder, [])
+
+
+async def check_unit_norm(embedder: Embedder, case: EmbedderCase) -> None:
+    """Every row has length 1, also that of an empty text."""
+    lengths = np.linalg.norm((await _embed(embedder, case.texts)).astype(np.float64), axis=1)
+    for text, length in zip(case.texts, lengths, strict=True):
+        assert abs(length - 1) < _TOLERANCE, f"the row of {text!r} has length {length:.6g}"
+
+
+async def check_deterministic(embedder: Embedder, case: EmbedderCase) -> None:
+    """A text has one direction, whatever stands beside it and in whatever order."""
+    rows = await _embed(embedder, case.texts)
+    again = (await _embed(embedder, case.texts[::-1]))[::-1]
+    alone = np.concatenate([await _embed(embedder, [text]) for text in case.texts])
+    for other, how in ((again, "in another order"), (alone, "alone")):
+        gap = float(np.abs(rows - other).max())
+        assert gap < _TOLERANCE, f"texts embedded {how} differ by {gap:.3g}"
+
+
+async def check_tells_apart(embedder: Embedder, case: EmbedderCase) -> None:
+    """A text is nearer to itself than to another one."""
+    rows = await _embed(embedder, case.texts)
+    cosines = rows @ rows.T
+    np.fill_diagonal(cosines, -1)
+    assert cosines.max() < 1 - 1e-6, "two different texts have one direction"
+
+
+async def check_names_itself(embedder: Embedder, case: EmbedderCase) -> None:
+    """It has an identity that is stable and holds no secret."""
+    check_identity(embedder, case.secrets)
+    identity = embedder.identity
+    await _embed(embedder, case.texts)
+    check_same_identity(embedder, identity)
+
+
+async def check_cancellation(embedder: Embedder, case: EmbedderCase) -> None:
+    """A call that is cancelled ends and leaves nothing running."""
+    await check_cancelled(lambda: embedder.embed(case.texts))
+
+
+CHECKS = (
+    check_shape,
+    check_unit_norm,
+    check_deterministic,
+    check_tells_apart,
+    check_names_itself,
+    check_cancellation,
+)
+
+
+async def check_embedder(embedder: Embedder, case: EmbedderCase | None = None) -> None:
+    """Run every check against one embedder. Raises AssertionError listing those that failed."""
+    await run_all(CHECKS, embedder, case or EmbedderCase())

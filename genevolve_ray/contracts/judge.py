@@ -1,0 +1,124 @@
+"""The contract of a judge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from genevolve_ray.contracts.running import (
+    check_cancelled,
+    check_identity,
+    check_same_identity,
+    raised_by,
+    run_all,
+)
+from genevolve_ray.contracts.samples import NOT_A_PICTURE, REQUEST, picture
+from genevolve_ray.judges.protocol import Judge
+from genevolve_ray.records.images import reference
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program, ReferenceImage
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.verdict import ScoreFormula, Verdict, kscore
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+def _program() -> Program:
+    prompt = "three lanterns from the first reference image in one row at the left; the text 'SOL RIM' on a sign"
+    return Program(gen_prompt=prompt, reference_images=(ReferenceImage(img_id="IMG_001", note="looks"),))
+
+
+def _hit() -> ImageHit:
+    image = reference(picture(), width=128, height=128)
+    return ImageHit(title="official photo", url="https://example.org/1.png", image=image)
+
+
+@dataclass(frozen=True)
+class JudgeCase:
+    """What the checks need to know.
+
+    Attributes:
+        request: what was asked; a judge that reads its `meta` needs one of its own source.
+        truth: the encoded truth image of that request.
+        program: what was drawn.
+        references: what its references stand for.
+        secrets: texts that must not show anywhere, such as tokens.
+    """
+
+    request: Request = REQUEST
+    truth: bytes = field(default_factory=picture)
+    program: Program = field(default_factory=_program)
+    references: tuple[ImageHit, ...] = field(default_factory=lambda: (_hit(),))
+    secrets: Sequence[str] = ()
+
+
+async def _judge(judge: Judge, case: JudgeCase, image: bytes, truth: bytes | None = None) -> Verdict:
+    return await judge.judge(case.request, image, case.truth if truth is None else truth, case.program, case.references)
+
+
+async def check_verdict(judge: Judge, case: JudgeCase) -> None:
+    """A verdict has every score in range, names the judge, and says by which formula it counts."""
+    verdict = await _judge(judge, case, picture("rectangle", "blue"))
+    assert isinstance(verdict, Verdict), f"it returned {type(verdict).__name__}, not a Verdict"
+    # A verdict may have been made without validation.
+    try:
+        Verdict.model_validate(verdict.model_dump())
+    except ValueError as error:
+        raise AssertionError(f"the verdict is out of range: {error}") from error
+    assert verdict.judge == judge.identity, f"the verdict names {verdict.judge!r}, the judge is {judge.identity!r}"
+
+
+async def check_truth_scores_best(judge: Judge, case: JudgeCase) -> None:
+    """The truth image itself scores no worse than another picture."""
+    same = kscore((await _judge(judge, case, case.truth)).image, ScoreFormula.PAPER)
+    other = kscore((await _judge(judge, case, picture("rectangle", "black"))).image, ScoreFormula.PAPER)
+    assert same >= other, f"the truth image scores {same:g}, another picture {other:g}"
+
+
+async def check_unreadable(judge: Judge, case: JudgeCase) -> None:
+    """A picture or a truth image that is missing or no picture is an InfraFailure, never a score."""
+    for what, image, truth in (
+        ("a truth image that is no picture", picture(), NOT_A_PICTURE),
+        ("an empty truth image", picture(), b""),
+        ("a rendered image that is no picture", NOT_A_PICTURE, case.truth),
+    ):
+        error = await raised_by(_judge(judge, case, image, truth))
+        assert error is not None, f"{what} was given a verdict"
+        assert isinstance(error, InfraFailure), f"{what} raised {type(error).__name__}: {error}"
+        assert not any(secret in str(error) for secret in case.secrets), "the error holds a secret of the settings"
+
+
+async def check_concurrent(judge: Judge, case: JudgeCase) -> None:
+    """Four judgements at once all give a verdict of this judge."""
+    images = [picture(shape, colour) for shape in ("ellipse", "rectangle") for colour in ("red", "blue")]
+    verdicts = await asyncio.gather(*(_judge(judge, case, image) for image in images))
+    makers = {verdict.judge for verdict in verdicts}
+    assert makers == {judge.identity}, f"verdicts of four calls at once name {makers}"
+
+
+async def check_names_itself(judge: Judge, case: JudgeCase) -> None:
+    """It has an identity that is stable and holds no secret."""
+    check_identity(judge, case.secrets)
+    identity = judge.identity
+    await _judge(judge, case, picture())
+    check_same_identity(judge, identity)
+
+
+async def check_cancellation(judge: Judge, case: JudgeCase) -> None:
+    """A judgement that is cancelled ends and leaves nothing running."""
+    await check_cancelled(lambda: _judge(judge, case, picture()))
+
+
+CHECKS = (
+    check_verdict,
+    check_truth_scores_best,
+    check_unreadable,
+    check_concurrent,
+    check_names_itself,
+    check_cancellation,
+)
+
+
+async def check_judge(judge: Judge, case: JudgeCase | None = None) -> None:
+    """Run every check against one judge. Raises AssertionError listing those that failed."""
+    await run_all(CHECKS, judge, case or JudgeCase())

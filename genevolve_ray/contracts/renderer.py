@@ -1,0 +1,146 @@
+"""The contract of a renderer.
+
+Two optional attributes say more about one: `deterministic` (the same prompt, references and seed give the same bytes) and
+`takes_references` (False for a generator that draws from the prompt alone).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from genevolve_ray.contracts.running import (
+    NotAsked,
+    check_cancelled,
+    check_identity,
+    check_same_identity,
+    raised_by,
+    run_all,
+)
+from genevolve_ray.contracts.samples import NOT_A_PICTURE, picture
+from genevolve_ray.renderers.protocol import Renderer
+from genevolve_ray.tools.protocol import InfraFailure
+
+
+@dataclass(frozen=True)
+class RendererCase:
+    """What the checks need to know.
+
+    Attributes:
+        prompt: names the first reference image.
+        max_references: how many references a program may have (2 in the released protocol).
+        secrets: texts that must not show anywhere, such as tokens.
+    """
+
+    prompt: str = "a lantern as the first reference image shows, in the middle, on a pale ground"
+    max_references: int = 2
+    secrets: Sequence[str] = ()
+
+
+def _references(count: int) -> list[bytes]:
+    return [picture("ellipse", "red"), picture("rectangle", "blue"), picture("ellipse", "green")][:count]
+
+
+def _takes_references(renderer: Renderer) -> bool:
+    return bool(getattr(renderer, "takes_references", True))
+
+
+def _check_png(data: bytes, what: str) -> None:
+    assert isinstance(data, bytes), f"{what} gave {type(data).__name__}, not bytes"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            kind, size = image.format, image.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise AssertionError(f"{what} gave {len(data)} bytes that are no picture: {error}") from error
+    assert kind == "PNG", f"{what} gave a {kind}, not a PNG"
+    assert min(size) >= 8, f"{what} gave a picture of {size[0]} x {size[1]} pixels"
+
+
+async def check_picture(renderer: Renderer, case: RendererCase) -> None:
+    """What comes back is a PNG that decodes."""
+    _check_png(await renderer.render(case.prompt, _references(1), 1), "one reference")
+
+
+async def check_references(renderer: Renderer, case: RendererCase) -> None:
+    """Every number of references that a program may have is taken."""
+    if not _takes_references(renderer):
+        raise NotAsked("it takes no references")
+    for count in range(1, case.max_references + 1):
+        references = (_references(3) * count)[:count]
+        _check_png(await renderer.render(case.prompt, references, 1), f"{count} references")
+
+
+async def check_references_matter(renderer: Renderer, case: RendererCase) -> None:
+    """Another reference gives another picture."""
+    if not _takes_references(renderer):
+        raise NotAsked("it takes no references")
+    if not getattr(renderer, "deterministic", False):
+        raise NotAsked("only a deterministic renderer can show it")
+    one, other = [await renderer.render(case.prompt, [reference], 1) for reference in _references(2)]
+    assert one != other, "two different references gave the same picture: they are not used"
+
+
+async def check_seed(renderer: Renderer, case: RendererCase) -> None:
+    """The same seed gives the same bytes, where the renderer declares that it is deterministic."""
+    if not getattr(renderer, "deterministic", False):
+        raise NotAsked("it does not declare `deterministic = True`")
+    first, second = [await renderer.render(case.prompt, _references(1), 7) for _ in range(2)]
+    assert first == second, "it declares to be deterministic, and one seed gave two pictures"
+
+
+async def check_concurrent(renderer: Renderer, case: RendererCase) -> None:
+    """Calls at once do not disturb one another."""
+    seeds = [1, 2, 3, 4]
+    pictures = await asyncio.gather(*(renderer.render(case.prompt, _references(1), seed) for seed in seeds))
+    for data in pictures:
+        _check_png(data, "one of four calls at once")
+    if getattr(renderer, "deterministic", False):
+        alone = [await renderer.render(case.prompt, _references(1), seed) for seed in seeds]
+        assert alone == list(pictures), "four calls at once gave other pictures than one after the other"
+
+
+async def check_names_itself(renderer: Renderer, case: RendererCase) -> None:
+    """It has an identity that is stable and holds no secret."""
+    check_identity(renderer, case.secrets)
+    identity = renderer.identity
+    await renderer.render(case.prompt, _references(1), 1)
+    check_same_identity(renderer, identity)
+
+
+async def check_bad_reference(renderer: Renderer, case: RendererCase) -> None:
+    """A reference that is no picture is an InfraFailure or a ValueError, and the next call works."""
+    if not _takes_references(renderer):
+        raise NotAsked("it takes no references")
+    error = await raised_by(renderer.render(case.prompt, [NOT_A_PICTURE], 1))
+    assert error is not None, "a reference that is no picture was drawn as if nothing were wrong"
+    assert isinstance(error, InfraFailure | ValueError), f"a bad reference raised {type(error).__name__}: {error}"
+    assert not any(secret in str(error) for secret in case.secrets), "the error holds a secret of the settings"
+    _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a bad reference")
+
+
+async def check_cancellation(renderer: Renderer, case: RendererCase) -> None:
+    """A call that is cancelled ends, leaves nothing running, and the next call works."""
+    await check_cancelled(lambda: renderer.render(case.prompt, _references(1), 1))
+    _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a cancelled one")
+
+
+CHECKS = (
+    check_picture,
+    check_references,
+    check_references_matter,
+    check_seed,
+    check_concurrent,
+    check_names_itself,
+    check_bad_reference,
+    check_cancellation,
+)
+
+
+async def check_renderer(renderer: Renderer, case: RendererCase | None = None) -> None:
+    """Run every check against one renderer. Raises AssertionError listing those that failed."""
+    await run_all(CHECKS, renderer, case or RendererCase())

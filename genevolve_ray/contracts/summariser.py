@@ -1,0 +1,80 @@
+"""The contract of a summariser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from genevolve_ray.contracts.running import check_cancelled, check_identity, check_same_identity, run_all
+from genevolve_ray.contracts.samples import REQUEST, pair
+from genevolve_ray.judges.protocol import Summariser
+from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.leaks import LeakError, check_experience
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.trajectory import Pair
+
+
+@dataclass(frozen=True)
+class SummariserCase:
+    """What the checks need to know.
+
+    Attributes:
+        request: what was asked.
+        pair: two judged attempts at it.
+        secrets: texts that must not show anywhere, such as tokens.
+    """
+
+    request: Request = REQUEST
+    pair: Pair = field(default_factory=lambda: pair(REQUEST, MemoryImages()))
+    secrets: Sequence[str] = ()
+
+
+async def check_bundle(summariser: Summariser, case: SummariserCase) -> None:
+    """A pair gives a bundle with guidance that gives nothing of the answer away."""
+    bundle = await summariser.compare(case.request, case.pair)
+    assert isinstance(bundle, Experience), f"it returned {type(bundle).__name__}, not an Experience"
+    assert bundle.slots(), "the bundle holds no guidance"
+    try:
+        check_experience(bundle, case.request, [case.pair.best, case.pair.worst])
+    except LeakError as leak:
+        raise AssertionError(f"the bundle gives the answer away: {leak}") from leak
+
+
+async def check_origin(summariser: Summariser, case: SummariserCase) -> None:
+    """A bundle records its step, request, both attempts and their gap."""
+    bundle, of = await summariser.compare(case.request, case.pair), case.pair
+    recorded = (bundle.step, bundle.request_id, bundle.best, bundle.worst, bundle.gap)
+    expected = (of.step, of.request_id, str(of.best.key), str(of.worst.key), of.gap)
+    assert recorded == expected, f"the bundle records {recorded}, it came from {expected}"
+
+
+async def check_equal_attempts(summariser: Summariser, case: SummariserCase) -> None:
+    """Two attempts that do not differ still give a bundle that gives nothing away."""
+    twin = Pair(case.pair.request_id, case.pair.step, case.pair.best, case.pair.best, 0.0)
+    bundle = await summariser.compare(case.request, twin)
+    try:
+        check_experience(bundle, case.request, [twin.best])
+    except LeakError as leak:
+        raise AssertionError(f"the bundle gives the answer away: {leak}") from leak
+
+
+async def check_names_itself(summariser: Summariser, case: SummariserCase) -> None:
+    """It has an identity that is stable and holds no secret."""
+    check_identity(summariser, case.secrets)
+    identity = summariser.identity
+    await summariser.compare(case.request, case.pair)
+    check_same_identity(summariser, identity)
+
+
+async def check_cancellation(summariser: Summariser, case: SummariserCase) -> None:
+    """A comparison that is cancelled ends and leaves nothing running."""
+    await check_cancelled(lambda: summariser.compare(case.request, case.pair))
+
+
+CHECKS = (check_bundle, check_origin, check_equal_attempts, check_names_itself, check_cancellation)
+
+
+async def check_summariser(summariser: Summariser, case: SummariserCase | None = None) -> None:
+    """Run every check against one summariser. Raises AssertionError listing those that failed."""
+    await run_all(CHECKS, summariser, case or SummariserCase())

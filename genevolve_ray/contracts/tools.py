@@ -1,0 +1,148 @@
+"""The contract of a toolbox: every tool of the policy, over one image store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, get_args
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from PIL import Image
+
+from genevolve_ray.contracts.running import check_cancelled, raised_by, run_all
+from genevolve_ray.contracts.samples import REQUEST
+from genevolve_ray.records.images import ImageStore, MemoryImages
+from genevolve_ray.records.observation import ImageSearchObservation, Observation
+from genevolve_ray.records.request import Request
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolArgumentError
+
+
+class Toolbox(Protocol):
+    """What a tools plug-in is: its tools by name."""
+
+    tools: Mapping[str, Tool]
+
+
+@dataclass(frozen=True)
+class ToolsCase:
+    """What the checks need to know.
+
+    Attributes:
+        images: the store that the toolbox was built over.
+        request: what the episode is about.
+        arguments: good arguments by the name of the tool; without them they are made up from the tool's schema.
+    """
+
+    images: ImageStore = field(default_factory=MemoryImages)
+    request: Request = REQUEST
+    arguments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of(self, tool: Tool) -> dict[str, Any]:
+        """Return good arguments of a tool."""
+        made = {name: _example(schema, self.request) for name, schema in _required(tool.parameters).items()}
+        return dict(self.arguments.get(tool.name, made))
+
+
+def _required(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    properties = schema.get("properties", {})
+    return {name: properties.get(name, {}) for name in schema.get("required", ())}
+
+
+def _example(schema: Mapping[str, Any], request: Request) -> Any:
+    """Return a value that a schema allows."""
+    for key in ("const", "default"):
+        if key in schema:
+            return schema[key]
+    if examples := schema.get("enum") or schema.get("examples"):
+        return examples[0]
+    kind = schema.get("type", "string")
+    if kind == "array":
+        return [_example(schema.get("items", {}), request)] * max(1, schema.get("minItems", 1))
+    if kind == "object":
+        return {name: _example(inner, request) for name, inner in _required(schema).items()}
+    if kind in ("integer", "number"):
+        return schema.get("minimum", 1)
+    return {"boolean": True, "null": None}.get(kind, request.prompt)
+
+
+def _episode(case: ToolsCase) -> EpisodeContext:
+    return EpisodeContext(request=case.request, seed=1)
+
+
+async def check_description(toolbox: Toolbox, case: ToolsCase) -> None:
+    """Every tool has its name, a description, and parameters that are a JSON schema of an object."""
+    assert toolbox.tools, "the toolbox is empty"
+    for name, tool in toolbox.tools.items():
+        assert tool.name == name, f"the tool under {name!r} calls itself {tool.name!r}"
+        assert tool.description.strip(), f"{name} has no description"
+        try:
+            Draft202012Validator.check_schema(tool.parameters)
+        except SchemaError as error:
+            raise AssertionError(f"the parameters of {name} are no JSON schema: {error.message}") from error
+        assert tool.parameters.get("type") == "object", f"the parameters of {name} are no object: {tool.parameters}"
+
+
+async def check_observation(toolbox: Toolbox, case: ToolsCase) -> None:
+    """Good arguments give an observation of our records, and every picture in it lies in the store as it was found."""
+    for name, tool in toolbox.tools.items():
+        seen = await tool.call(case.of(tool), _episode(case))
+        assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, no observation"
+        assert not seen.outages, f"{name} is out of service: {'; '.join(seen.outages)}"
+        if isinstance(seen, ImageSearchObservation):
+            _check_pictures(name, seen, case.images)
+
+
+def _check_pictures(name: str, seen: ImageSearchObservation, images: ImageStore) -> None:
+    for hit in seen.hits:
+        try:
+            data = images.get(hit.image)
+        except FileNotFoundError as error:
+            raise AssertionError(f"{name} found {hit.title!r}, whose picture is not in the image store") from error
+        digest = hashlib.sha256(data).hexdigest()
+        assert digest == hit.image.sha256, f"{name}: the picture of {hit.title!r} is not the one that was stored"
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                picture.load()
+                size = picture.size
+        except (OSError, ValueError, SyntaxError) as error:
+            raise AssertionError(f"{name}: the picture of {hit.title!r} cannot be decoded: {error}") from error
+        named = hit.image.width, hit.image.height
+        assert size == named, f"{name}: the picture of {hit.title!r} is {size}, its reference says {named}"
+
+
+async def check_bad_arguments(toolbox: Toolbox, case: ToolsCase) -> None:
+    """Arguments that the schema forbids raise ToolArgumentError, whose message the policy reads."""
+    for name, tool in toolbox.tools.items():
+        for bad in _bad(tool, case.of(tool)):
+            error = await raised_by(tool.call(bad, _episode(case)))
+            assert error is not None, f"{name} took the arguments {bad}, which its schema forbids"
+            kind = type(error).__name__
+            assert isinstance(error, ToolArgumentError), f"{name} met the arguments {bad} with {kind}: {error}"
+            assert str(error).strip(), f"{name} refused {bad} without a word"
+
+
+def _bad(tool: Tool, good: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return arguments that a tool's schema forbids: one left out, one of another type."""
+    candidates: list[dict[str, Any]] = []
+    for key in _required(tool.parameters):
+        candidates.append({k: v for k, v in good.items() if k != key})
+        candidates += [good | {key: value} for value in ({"a": 1}, 17, None)]
+    validator = Draft202012Validator(tool.parameters)
+    return [bad for bad in candidates if not validator.is_valid(bad)]
+
+
+async def check_cancellation(toolbox: Toolbox, case: ToolsCase) -> None:
+    """A call that is cancelled ends and leaves nothing running."""
+    for tool in toolbox.tools.values():
+        await check_cancelled(lambda tool=tool: tool.call(case.of(tool), _episode(case)))  # type: ignore[misc]
+
+
+CHECKS = (check_description, check_observation, check_bad_arguments, check_cancellation)
+
+
+async def check_tools(toolbox: Toolbox, case: ToolsCase | None = None) -> None:
+    """Run every check against one toolbox. Raises AssertionError listing those that failed."""
+    await run_all(CHECKS, toolbox, case or ToolsCase())

@@ -1,0 +1,167 @@
+"""Another renderer for a running evolution: asked for by a file in the run, carried out between groups, and recorded.
+
+One group has one renderer (DESIGN section 2). A swap brings the new renderer up beside the old one; when it serves, groups
+that begin take it, groups under way end on the old one, and then the old one is taken away. A renderer that does not come
+up changes nothing. What was swapped last is what a resumed run draws with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
+from typing import Protocol
+
+from genevolve_ray.evolution.files import Folder, StoreError
+from genevolve_ray.evolution.manifest import Document, now, step_name
+from genevolve_ray.evolution.plugins import RendererSpec
+from genevolve_ray.evolution.watch import Watcher
+from genevolve_ray.evolution.wiring import Wirings
+
+POLL_SECONDS = 2.0
+"""How often the run's folder is asked for swaps."""
+
+
+class SwapState(StrEnum):
+    """What became of a swap."""
+
+    ASKED = "asked"
+    """The run has not taken it up yet, or is bringing the renderer up."""
+    DONE = "done"
+    """Groups that began since draw with it."""
+    REFUSED = "refused"
+    """It could not be brought up; the one before stays."""
+
+
+class Swap(Document):
+    """`swaps/NNNNNN.json`: which renderer is asked for, and what came of it. Swaps count from 1.
+
+    `identity` is what the renderer says of itself, `message` why it was refused.
+    """
+
+    number: int
+    renderer: RendererSpec
+    state: SwapState = SwapState.ASKED
+    asked: str = ""
+    ended: str = ""
+    identity: str = ""
+    message: str = ""
+
+
+class Swaps:
+    """The swaps of a run, as files in its folder; whoever asks needs no lock of the run."""
+
+    def __init__(self, folder: Folder) -> None:
+        """Look into a run's folder."""
+        self._folder = folder
+
+    def all(self) -> list[Swap]:
+        """Return the swaps in order. Raises StoreError for a file that is corrupt."""
+        names = [n for n in self._folder.entries("swaps") if re.fullmatch(r"\d{6,}\.json", n)]
+        return [self._read(f"swaps/{name}") for name in names]
+
+    def get(self, number: int) -> Swap:
+        """Return one swap. Raises StoreError when it is missing or corrupt."""
+        return self._read(_path(number))
+
+    def ask(self, renderer: RendererSpec) -> Swap:
+        """Ask for a renderer."""
+        swap = Swap(number=max((s.number for s in self.all()), default=0) + 1, renderer=renderer, asked=now())
+        self.put(swap)
+        return swap
+
+    def put(self, swap: Swap) -> None:
+        """Write what became of a swap."""
+        self._folder.put(_path(swap.number), swap.encode(), f"swap {swap.number}")
+
+    def in_force(self) -> Swap | None:
+        """Return the swap that a resumed run draws with, None for the renderer of its configuration."""
+        return next((swap for swap in reversed(self.all()) if swap.state is SwapState.DONE), None)
+
+    def _read(self, name: str) -> Swap:
+        return Swap.decode(self._folder.get(name, "swap"), self._folder.path(name))
+
+
+class RendererHost(Protocol):
+    """Where renderers live: in this process, or as Serve applications."""
+
+    async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
+        """Bring a renderer up so that tasks of its generation can be played, and return its identity.
+
+        Raises whatever keeps it from serving; nothing of it is left then.
+        """
+        ...
+
+    async def remove_renderer(self, generation: int) -> None:
+        """Take a renderer away that no task needs any more."""
+        ...
+
+
+@asynccontextmanager
+async def swapping(
+    swaps: Swaps, host: RendererHost | None, wirings: Wirings, watcher: Watcher, poll_seconds: float = POLL_SECONDS
+) -> AsyncIterator[None]:
+    """Carry swaps out while the body runs; one that is not done by then is taken up when the run goes on.
+
+    Args:
+        swaps: where they are asked for.
+        host: who brings renderers up; None for a run whose renderer may not change.
+        wirings: which renderer groups begin with.
+        watcher: told of every swap.
+        poll_seconds: how often to look.
+    """
+    task = asyncio.create_task(_watch(swaps, host, wirings, watcher, poll_seconds), name="swaps")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch(
+    swaps: Swaps, host: RendererHost | None, wirings: Wirings, watcher: Watcher, poll_seconds: float
+) -> None:
+    told = ""
+    while True:
+        try:
+            for swap in await asyncio.to_thread(swaps.all):
+                if swap.state is SwapState.ASKED:
+                    await _carry_out(swap, swaps, host, wirings, watcher)
+        except StoreError as error:  # a damaged request is no reason to end a run
+            if told != str(error):
+                told = str(error)
+                watcher.note(f"swaps: {error}")
+        await asyncio.sleep(poll_seconds)
+
+
+async def _carry_out(swap: Swap, swaps: Swaps, host: RendererHost | None, wirings: Wirings, watcher: Watcher) -> None:
+    before = wirings.current
+    watcher.note(f"swap {swap.number}: bringing up {swap.renderer.type}")
+    try:
+        if host is None:
+            raise ValueError("this run keeps its renderer: deterministic=true")
+        identity = await host.add_renderer(swap.number, swap.renderer)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on with the renderer that it has
+        reason = " ".join(str(error).split()) or type(error).__name__
+        ended = swap.model_copy(update={"state": SwapState.REFUSED, "message": reason, "ended": now()})
+        await asyncio.to_thread(swaps.put, ended)
+        watcher.note(f"swap {swap.number} refused, the renderer stays: {reason}")
+        return
+    ended = swap.model_copy(update={"state": SwapState.DONE, "identity": identity, "ended": now()})
+    await asyncio.to_thread(swaps.put, ended)
+    wirings.switch(swap.number)
+    watcher.note(f"swap {swap.number}: groups that begin now draw with {identity}")
+    await wirings.drained(before)
+    try:
+        await host.remove_renderer(before)
+    except Exception as error:  # noqa: BLE001 - it serves nobody any more, and goes with the run at the latest
+        watcher.note(f"swap {swap.number}: the renderer before it could not be taken away: {error}")
+    else:
+        watcher.note(f"swap {swap.number}: the renderer before it is gone")
+
+
+def _path(number: int) -> str:
+    return f"swaps/{step_name(number)}.json"

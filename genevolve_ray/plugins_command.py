@@ -1,0 +1,77 @@
+"""`genevolve plugins`: which there are, whether one keeps its contract, and another renderer for a run that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+plugins = typer.Typer(
+    help="Plug-ins: list them, check one against its contract, swap the renderer of a running evolution.",
+    no_args_is_help=True,
+)
+
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A setting of the plug-in: --set steps=8. Repeatable.")]
+File = Annotated[Path | None, typer.Option("--config", help="A YAML file of the plug-in's settings.")]
+Role = Annotated[str, typer.Argument(help="requests, tools, renderer, judge, summariser or embedder.")]
+Type = Annotated[str, typer.Argument(help="package.module:Class, or a registered name.")]
+
+
+@plugins.command("list")
+def list_plugins(role: Annotated[str | None, typer.Argument(help="Only this role.")] = None) -> None:
+    """List what installed packages register: role, name, where it comes from, class, and the keys of its settings."""
+    from genevolve_ray.plugins_check import print_plugins
+
+    print_plugins(role)
+
+
+@plugins.command("check")
+def check(
+    role: Role,
+    type_: Type,
+    settings: Sets = None,
+    config: File = None,
+    requests: Annotated[
+        str | None,
+        typer.Option("--requests", help="A preset or YAML file of a run: its request source poses the sample request."),
+    ] = None,
+) -> None:
+    """Run the contract of a role against a plug-in. Exit code 1 when a check fails.
+
+    Judges that read more of a request than its prompt need --requests.
+
+    Example: `genevolve plugins check judge atlas --requests atlas`
+    """
+    from genevolve_ray.plugins_check import check_plugin
+
+    raise typer.Exit(0 if check_plugin(role, type_, settings or [], config, requests) else 1)
+
+
+@plugins.command("swap")
+def swap(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    type_: Annotated[
+        str | None, typer.Argument(help="The new renderer: package.module:Class, or a registered name.")
+    ] = None,
+    settings: Sets = None,
+    config: File = None,
+    runtime_env: Annotated[
+        str | None, typer.Option("--runtime-env", help="Its Ray runtime environment, as YAML: {pip: [diffusers]}.")
+    ] = None,
+    wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the outcome.")] = 300.0,
+) -> None:
+    """Give a running evolution another renderer, between groups; without a TYPE, list the swaps of the run.
+
+    The new renderer starts beside the old one. Groups that begin once it serves draw with it, groups under way end on the
+    old one, which is then taken away. If it does not come up, nothing changes. A run that is not going on takes the swap
+    up when it does. Exit code 1 when the swap was refused.
+
+    Example: `genevolve plugins swap runs/mine diffusers --set model=/models/edit --set steps=8`
+    """
+    from genevolve_ray.plugins_swap import print_swaps, swap_renderer
+
+    if type_ is None:
+        print_swaps(run)
+        return
+    raise typer.Exit(0 if swap_renderer(run, type_, settings or [], config, runtime_env, wait) else 1)

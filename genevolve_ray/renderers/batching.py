@@ -1,0 +1,97 @@
+"""Calls that arrive together are worked on together: one worker thread, batches of equal keys, first come first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+
+
+@dataclass
+class _Waiting(Generic[Job, Done]):
+    key: Hashable
+    job: Job
+    future: asyncio.Future[Done]
+
+
+class Batcher(Generic[Job, Done]):
+    """Runs jobs in one thread, up to `max_batch` of equal key at a time, so that the event loop stays free.
+
+    A job that finds no company waits at most `wait_s` for it, and not at all with `max_batch=1`. Jobs whose callers have
+    gone before their turn are dropped; a batch that has begun runs to its end.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Job]], Sequence[Done | BaseException]],
+        *,
+        max_batch: int = 1,
+        wait_s: float = 0.0,
+        name: str = "batcher",
+        initializer: Callable[[], None] | None = None,
+    ) -> None:
+        """Keep `run`, which returns one result or exception per job, in order; `initializer` runs first in the thread."""
+        self._run, self._max_batch, self._wait_s = run, max_batch, wait_s
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=initializer)
+        self._waiting: list[_Waiting[Job, Done]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._arrived = asyncio.Event()
+
+    async def submit(self, key: Hashable, job: Job) -> Done:
+        """Return the result of a job. Raises what `run` raised, or returned, for it."""
+        entry = _Waiting(key, job, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        if self._task is None or self._task.done():  # None yet, or that of a loop that has ended.
+            self._arrived = asyncio.Event()
+            self._task = asyncio.get_running_loop().create_task(self._drain())
+        self._arrived.set()
+        return await entry.future
+
+    def close(self) -> None:
+        """Let the thread end after the batch that it works on."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _drain(self) -> None:
+        while self._alive():
+            batch = await self._gather()
+            if not batch:
+                continue
+            jobs = [entry.job for entry in batch]
+            running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, jobs)
+            await asyncio.wait([running])
+            failure = running.exception()
+            results = [failure] * len(batch) if failure is not None else running.result()
+            for entry, result in zip(batch, results, strict=True):
+                if entry.future.done():
+                    continue
+                if isinstance(result, BaseException):
+                    entry.future.set_exception(result)
+                else:
+                    entry.future.set_result(result)
+
+    def _alive(self) -> list[_Waiting[Job, Done]]:
+        """Forget jobs that nobody waits for any more, and return the rest."""
+        self._waiting = [entry for entry in self._waiting if not entry.future.done()]
+        return self._waiting
+
+    async def _gather(self) -> list[_Waiting[Job, Done]]:
+        """Take the next batch off the queue: the oldest job and those of its key, waiting a little for company."""
+        key = self._waiting[0].key
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._wait_s
+        while sum(entry.key == key for entry in self._alive()) < self._max_batch and loop.time() < deadline:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._arrived.wait()
+            except TimeoutError:
+                break
+        batch = [entry for entry in self._alive() if entry.key == key][: self._max_batch]
+        taken = {id(entry) for entry in batch}
+        self._waiting = [entry for entry in self._waiting if id(entry) not in taken]
+        return batch

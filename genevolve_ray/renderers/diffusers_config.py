@@ -1,0 +1,193 @@
+"""Settings of the renderer in process, and what a pipeline class makes of them before any weight is read."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from genevolve_ray.records.base import Config
+from genevolve_ray.renderers.diffusers_traits import References, Traits, traits_of
+
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_RESERVED = frozenset(
+    """prompt image generator latents num_images_per_prompt output_type return_dict callback_on_step_end
+    callback_on_step_end_tensor_inputs callback callback_steps num_inference_steps guidance_scale true_cfg_scale
+    negative_prompt strength width height""".split()
+)
+
+
+class DiffusersConfig(Config):
+    """Which pipeline, where it runs, and how it samples. What is left None is the pipeline's own default."""
+
+    model: str = Field(min_length=1)
+    """A folder in diffusers' layout, or an id of the hub; only safetensors are read."""
+    revision: str | None = Field(default=None, pattern=r"^[\w./-]+$")
+    """Branch, tag or commit on the hub."""
+    pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z]\w*$")
+    """A pipeline class of diffusers; default: the one that `model_index.json` names."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 on an accelerator, float32 on a CPU."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+    """`auto`: the first GPU, else the CPU."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """Keep the weights in host memory: one part at a time on the device (`model`), or one layer (`sequential`)."""
+    compile: bool = False
+    """Compile the denoiser; the first picture of each shape then takes minutes."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of torch in the rendering thread."""
+
+    steps: int | None = Field(default=None, ge=1, le=1000)
+    guidance_scale: float | None = Field(default=None, ge=0)
+    true_cfg_scale: float | None = Field(default=None, ge=0)
+    negative_prompt: str | None = None
+    strength: float | None = Field(default=None, gt=0, le=1)
+    width: int | None = Field(default=None, ge=16, multiple_of=16)
+    height: int | None = Field(default=None, ge=16, multiple_of=16)
+    """Pixels. None: the pipeline's choice, which may follow the first reference."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Any further parameter of the pipeline's call, such as `max_sequence_length`."""
+    seed_device: Literal["cpu", "device"] = "cpu"
+    """Where noise is drawn. On the CPU it is the same for every device."""
+
+    references: Literal["auto", "list", "first", "none"] = "auto"
+    """How many references reach the pipeline; `auto`: what is known of its class."""
+    reference_side: int = Field(default=2048, ge=16)
+    """References are scaled down to this many pixels on their longer side."""
+    max_pixels: int = Field(default=40_000_000, ge=256)
+    """Width times height, of a reference and of the picture."""
+
+    lora: str | None = Field(default=None, min_length=1)
+    """A folder with `pytorch_lora_weights.safetensors`, a safetensors file, or an id of the hub."""
+    lora_file: str | None = Field(default=None, pattern=r"^[\w.-]+\.safetensors$")
+    """Which file of that folder or id."""
+    lora_scale: float = 1.0
+    lora_fuse: bool = False
+    """Add it to the weights once, which saves time at each step."""
+
+    max_batch: int = Field(default=1, ge=1, le=256)
+    """Calls that arrive together are rendered together, where the class can."""
+    batch_wait_ms: float = Field(default=50.0, ge=0, le=60_000)
+    """How long the first call of a batch waits for company."""
+
+    @field_validator("options")
+    @classmethod
+    def _not_ours(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(_RESERVED & set(value)):
+            raise ValueError(f"options must not hold {', '.join(taken)}: it has a setting of its own or is fixed")
+        return value
+
+    @model_validator(mode="after")
+    def _sizes(self) -> DiffusersConfig:
+        if (self.width is None) != (self.height is None):
+            raise ValueError(f"width={self.width} and height={self.height}: give both or neither")
+        if self.width and self.height and self.width * self.height > self.max_pixels:
+            raise ValueError(f"width={self.width} x height={self.height} is more than max_pixels={self.max_pixels}")
+        if self.lora is None and (self.lora_file or self.lora_fuse):
+            raise ValueError(f"lora_file={self.lora_file!r}, lora_fuse={self.lora_fuse}: there is no lora")
+        return self
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The parameters of the call that are set, by the pipeline's names."""
+        named = {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "true_cfg_scale": self.true_cfg_scale,
+            "negative_prompt": self.negative_prompt,
+            "strength": self.strength,
+        }
+        return {**{name: value for name, value in named.items() if value is not None}, **self.options}
+
+
+class Plan:
+    """What a pipeline class makes of a config: the class, the call's parameters, how references are given.
+
+    Raises:
+        ValueError: naming the setting that the class does not take, or the model, class or LoRA that is not there.
+    """
+
+    def __init__(self, config: DiffusersConfig) -> None:
+        """Read `model_index.json` and the signature of the class; no weights."""
+        check_place("model", config.model)
+        if config.lora is not None:
+            check_place("lora", config.lora)
+        self.config = config
+        self.kind: Any = pipeline_class(config)
+        self.name: str = self.kind.__name__
+        self.parameters = frozenset(inspect.signature(self.kind.__call__).parameters) - {"self"}
+        self._check_parameters()
+        known = traits_of(self.name, self.parameters)
+        references: References = known.references if config.references == "auto" else config.references
+        if references != "none" and "image" not in self.parameters:
+            raise ValueError(f"references={references!r}: {self.name} takes no image")
+        self.traits = Traits(references, known.batches, known.needs_picture)
+        if config.max_batch > 1 and known.batches == "never":
+            raise ValueError(f"max_batch={config.max_batch}: {self.name} renders one prompt at a time")
+
+    def _check_parameters(self) -> None:
+        if "prompt" not in self.parameters or "generator" not in self.parameters:
+            raise ValueError(f"pipeline {self.name} does not render from a prompt and a seed")
+        if strange := sorted(set(self.config.asked) - self.parameters):
+            own = {"num_inference_steps": "steps"}
+            names = ", ".join(own.get(name, name) for name in strange)
+            takes = ", ".join(sorted(self.parameters - _RESERVED | (self.parameters & set(_NAMED))))
+            raise ValueError(f"{self.name} takes no {names}; it takes {takes}")
+
+    def identity(self, dtype: str) -> str:
+        """Return the name of this generator and its settings: no path, no host, equal on equal machines."""
+        config = self.config
+        parts = ["diffusers/1", self.name, base_name(config.model) + (f"@{config.revision}" if config.revision else "")]
+        shown = {name: config.asked[name] for name in _NAMED if name in config.asked and name != "negative_prompt"}
+        parts += [f"{_SHORT.get(name, name)}={value}" for name, value in shown.items()]
+        parts += [f"{config.width}x{config.height}" if config.width else "own-size", dtype]
+        if config.lora is not None:
+            file = f"/{config.lora_file}" if config.lora_file else ""
+            parts.append(f"lora={base_name(config.lora)}{file}*{config.lora_scale:g}")
+        parts.append("references-ignored" if self.traits.references == "none" else f"refs={self.traits.references}")
+        unshown = [config.negative_prompt, config.options, config.reference_side, config.seed_device]
+        digest = hashlib.sha256(json.dumps(unshown, sort_keys=True).encode()).hexdigest()[:8]
+        return ":".join([*parts, digest])
+
+
+_NAMED = ("num_inference_steps", "guidance_scale", "true_cfg_scale", "negative_prompt", "strength")
+_SHORT = {"num_inference_steps": "steps"}
+
+
+def base_name(place: str) -> str:
+    """Return the last part of a path or hub id, without anything that could upset an identity."""
+    return re.sub(r"[^\w.-]+", "-", Path(place).name or Path(place).resolve().name)
+
+
+def check_place(key: str, place: str) -> None:
+    """Raise ValueError unless a place exists or could be an id of the hub."""
+    if not Path(place).expanduser().exists() and not _HUB_ID.match(place):
+        raise ValueError(f"{key}={place!r}: no such folder or file, and no id of the hub (owner/name)")
+
+
+def pipeline_class(config: DiffusersConfig) -> Any:
+    """Return the class that is configured, else the one that the model names.
+
+    Raises:
+        ValueError: naming the class or the model.
+    """
+    import diffusers
+
+    name = config.pipeline
+    if name is None:
+        try:
+            index: Any = diffusers.DiffusionPipeline.load_config(
+                str(Path(config.model).expanduser()), revision=config.revision
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model={config.model!r}: {' '.join(str(error).split())[:300]}") from error
+        name = str(index.get("_class_name", ""))
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise ValueError(f"pipeline={name!r}: diffusers {diffusers.__version__} has no such pipeline")
+    return kind
