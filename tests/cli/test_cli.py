@@ -23,7 +23,7 @@ from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.records.base import Config
 
 HEAVY = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy")
-COMMANDS = ("evolve", "demo", "sft", "bench", "report", "doctor")
+COMMANDS = ("evolve", "demo", "sft", "rollout", "render", "judge", "rescore", "bench", "report", "doctor")
 
 
 class Requests:

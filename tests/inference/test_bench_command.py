@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import painter, write_config, write_data
+from played_bench import painter, write_config, write_data
 from played_world import World, playing
 
 KSCORE = 0.1 * 1 + 0.4 * 0.5 + 0.4 * 1 + 0.1 * 0.5

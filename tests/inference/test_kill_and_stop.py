@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import painter, write_config, write_data
+from played_bench import painter, write_config, write_data
 from played_world import World, playing
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_config
+from played_bench import write_config
 from played_world import World, playing, png
 
 from genevolve_ray.config import load_config

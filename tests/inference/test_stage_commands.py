@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import painter, write_config, write_data
+from played_bench import painter, write_config, write_data
 from played_world import World, playing
 
 from genevolve_ray.data.sft_rows import RowEncoder
