@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,13 @@ def test_plug_ins_of_the_paper_job_take_their_settings() -> None:
         spec.resolve().Config.model_validate(spec.config)
     left = [line for line in yaml.safe_dump(config.model_dump(mode="json")).splitlines() if "FILL_IN" in line]
     assert left == []
+
+
+def test_the_paper_job_has_every_key_that_its_services_ask_for() -> None:
+    path = DEPLOY / "rayjob-paper.yaml"
+    (command,) = commands(path)
+    config = load_config("paper", parse(command).params["settings"])
+    asked = set(re.findall(r"'token_env': '(\w+)'", str(config.model_dump())))
+    assert asked == {"GENEVOLVE_JUDGE_KEY", "SERPER_API_KEY"}
+    for container in containers(path):
+        assert asked <= {entry["name"] for entry in container["env"]}
