@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 _CANVAS_SIDE = 1024
+_LEAST_SIDE = 64
+"""Pixels on the shorter side that a reference is scaled up to."""
 _SEED_BITS = 63
 _WARM_UP_PROMPT = "a red apple on a wooden table"
 
@@ -186,7 +188,7 @@ class DiffusersRenderer:
         except torch.AcceleratorError as error:
             self._broken = f"{self._plan.name}: the device failed: {_line(error)}"
             return InfraFailure(self._broken)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, ArithmeticError) as error:
             # What a prompt or a reference sets off inside foreign code; nothing of ours raises these here.
             return InfraFailure(f"{self._plan.name}: {type(error).__name__}: {_line(error)}")
         images, withheld = np.asarray(result.images), getattr(result, "nsfw_content_detected", None)
@@ -256,11 +258,17 @@ def _decoded(data: bytes, ordinal: int, config: DiffusersConfig) -> PillowImage:
         picture = Image.open(io.BytesIO(clean_picture(data, limits).data))
     except ImageRefused as error:
         raise InfraFailure(f"reference {ordinal} cannot be used: {error}") from error
-    if picture.mode == "RGB":
-        picture.load()
-        return picture
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    if picture.mode != "RGB":
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    if min(picture.size) < _LEAST_SIDE:
+        # Pipelines count in patches, and divide by none.
+        scale = _LEAST_SIDE / min(picture.size)
+        picture = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
+        )
+    picture.load()
+    return picture
 
 
 def _device(name: str) -> str:

@@ -44,6 +44,11 @@ async def test_a_picture_that_is_not_finite_is_a_failure(build: Build) -> None:
         await renderer.render("a cat", [], 1)
 
 
+async def test_a_tiny_reference_is_scaled_up(renderer_of: Callable[[str], DiffusersRenderer]) -> None:
+    drawn = await renderer_of("FluxKontextPipeline").render("a cat", [png(("red", "blue"), (8, 4))], 1)
+    assert drawn.startswith(b"\x89PNG")
+
+
 async def test_one_bad_picture_does_not_spoil_its_batch(build: Build) -> None:
     renderer = build("FluxPipeline", max_batch=2, batch_wait_ms=60_000)
     pipeline = renderer.pipeline

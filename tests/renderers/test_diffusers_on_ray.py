@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers_helpers import LIGHT, pixels
@@ -13,17 +15,28 @@ from diffusers_helpers import LIGHT, pixels
 from benchmarks.measure import Options
 from benchmarks.rehearsal import rehearsal_config, rehearse
 from benchmarks.world import default_policy
+from genevolve_ray.cluster.launch import on_ray
+from genevolve_ray.evolution.files import Folder
+from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
+from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.renderers.diffusers import DiffusersRenderer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-NAME = "StableDiffusionImg2ImgPipeline"
+NAME, OTHER = "StableDiffusionImg2ImgPipeline", "FluxKontextPipeline"
+
+
+def plugin(model_of: Callable[[str], Path], name: str) -> dict[str, Any]:
+    settings = {"model": str(model_of(name)), "width": 64, "height": 64, "threads": 1, "device": "cpu", **LIGHT[name]}
+    return {"type": "genevolve_ray.renderers.diffusers:DiffusersRenderer", "config": settings}
 
 
 def test_a_step_on_ray_is_rendered_by_a_pipeline(model_of: Callable[[str], Path], tmp_path: Path) -> None:
-    settings = {"model": str(model_of(NAME)), "width": 64, "height": 64, "threads": 1, "device": "cpu", **LIGHT[NAME]}
-    plugin = {"type": "genevolve_ray.renderers.diffusers:DiffusersRenderer", "config": settings}
+    spec = plugin(model_of, NAME)
     policy = default_policy()
     config = rehearsal_config(
         Options(policy),
@@ -31,13 +44,13 @@ def test_a_step_on_ray_is_rendered_by_a_pipeline(model_of: Callable[[str], Path]
         "loop.requests_per_step=2",
         "loop.group_size=2",
         "cluster.start_timeout=500",
-        f"renderer={json.dumps(plugin)}",
+        f"renderer={json.dumps(spec)}",
     )
     metrics = asyncio.run(rehearse(config, tmp_path / "run", policy))
     assert [row["valid_fraction"] for row in metrics] == [1.0]
 
     store = RunStore.read(str(tmp_path / "run"))
-    here = DiffusersRenderer(DiffusersRenderer.Config.model_validate(settings))
+    here = DiffusersRenderer(DiffusersRenderer.Config.model_validate(spec["config"]))
     pictures = {}
     for group in store.groups(1):
         for played in group.trajectories:
@@ -52,3 +65,50 @@ def test_a_step_on_ray_is_rendered_by_a_pipeline(model_of: Callable[[str], Path]
             assert pixels(again).shape == (64, 64, 3)
             pictures[seed] = again
     assert len(set(pictures.values())) == 2, "each request has a seed of its own, and so a picture"
+
+
+async def test_another_pipeline_takes_over_while_the_run_goes_on(
+    model_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    policy = default_policy()
+    config = rehearsal_config(
+        Options(policy),
+        "loop.steps=100000",
+        "loop.mode=async",
+        "loop.requests_per_step=2",
+        "loop.group_size=2",
+        "rehearsal.step_seconds=0.1",
+        "cluster.start_timeout=500",
+        f"renderer={json.dumps(plugin(model_of, NAME))}",
+    )
+    run = tmp_path / "run"
+    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store, host_transport() as transport:
+        requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
+        async with on_ray(config, run_name="pipes", images_uri=store.images.uri, model_dir=policy) as ports:
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, Silence())
+            async with swapping(swaps, ports.renderers, loop.wirings, Silence(), poll_seconds=0.2):
+                running = asyncio.create_task(loop.run(await loop.start()))
+
+                async def until(condition: Callable[[], bool]) -> None:
+                    while not condition():
+                        assert not running.done(), "the run came to its end first"
+                        await asyncio.sleep(0.1)
+
+                await until(lambda: store.last_step >= 2)
+                number = swaps.ask(RendererSpec.model_validate(plugin(model_of, OTHER))).number
+                await until(lambda: swaps.get(number).state is not SwapState.ASKED)
+                swapped = swaps.get(number)
+                assert swapped.state is SwapState.DONE, swapped.message
+                after = store.last_step
+                await until(lambda: store.last_step >= after + 4)
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+        groups = [group for step in store.committed_steps() for group in store.groups(step)]
+        rows = store.metrics()
+    drawn_by = [{t.provenance.renderer for t in group.trajectories} for group in groups]
+    assert all(len(renderers) == 1 for renderers in drawn_by)
+    assert NAME in min(drawn_by[0]) and OTHER in min(drawn_by[-1])
+    assert {t.outcome for group in groups for t in group.trajectories} == {Outcome.SCORED}
+    assert rows[-1]["samples_consumed"] == 2 * 2 * len(rows)
+    assert {row["samples_discarded"] for row in rows} == {0}
