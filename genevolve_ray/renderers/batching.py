@@ -40,10 +40,17 @@ class Batcher(Generic[Job, Done]):
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=initializer)
         self._waiting: list[_Waiting[Job, Done]] = []
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._arrived = asyncio.Event()
 
     async def submit(self, key: Hashable, job: Job) -> Done:
-        """Return the result of a job. Raises what `run` raised, or returned, for it."""
+        """Return the result of a job.
+
+        Raises:
+            RuntimeError: when the batcher is closed before the job's turn; otherwise what `run` raised, or returned, for it.
+        """
+        if self._closed:
+            raise RuntimeError("the batcher is closed")
         entry = _Waiting(key, job, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         if self._task is None or self._task.done():  # None yet, or that of a loop that has ended.
@@ -52,14 +59,25 @@ class Batcher(Generic[Job, Done]):
         self._arrived.set()
         return await entry.future
 
+    def alone(self, job: Job) -> Done | BaseException:
+        """Run one job in the thread and wait for it, without an event loop: for construction, before there are others."""
+        [result] = self._executor.submit(self._run, [job]).result()
+        return result
+
     def close(self) -> None:
-        """Let the thread end after the batch that it works on."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Let the thread end after the batch that it works on; jobs that still wait for their turn fail."""
+        self._closed = True
+        self._arrived.set()
+        self._executor.shutdown(wait=False)
 
     async def _drain(self) -> None:
         while self._alive():
             batch = await self._gather()
             if not batch:
+                continue
+            if self._closed:
+                for entry in batch:
+                    entry.future.set_exception(RuntimeError("the batcher is closed"))
                 continue
             jobs = [entry.job for entry in batch]
             running = asyncio.get_running_loop().run_in_executor(self._executor, self._run, jobs)
@@ -79,12 +97,15 @@ class Batcher(Generic[Job, Done]):
         self._waiting = [entry for entry in self._waiting if not entry.future.done()]
         return self._waiting
 
+    def _short_of(self, key: Hashable) -> bool:
+        return sum(entry.key == key for entry in self._alive()) < self._max_batch
+
     async def _gather(self) -> list[_Waiting[Job, Done]]:
         """Take the next batch off the queue: the oldest job and those of its key, waiting a little for company."""
         key = self._waiting[0].key
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_s
-        while sum(entry.key == key for entry in self._alive()) < self._max_batch and loop.time() < deadline:
+        while self._short_of(key) and not self._closed and loop.time() < deadline:
             self._arrived.clear()
             try:
                 async with asyncio.timeout_at(deadline):

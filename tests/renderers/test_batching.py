@@ -89,3 +89,34 @@ async def test_the_thread_is_set_up_once() -> None:
     await asyncio.gather(*(batcher.submit("a", i) for i in range(3)))
     assert names == ["painter_0"]
     batcher.close()
+
+
+async def test_what_waits_when_the_batcher_closes_fails_and_nothing_more_is_taken() -> None:
+    run = Noted(hold=True)
+    batcher: Batcher[int, int] = Batcher(run)
+    first, waiting = (asyncio.create_task(batcher.submit("a", i)) for i in (1, 2))
+    assert await asyncio.to_thread(run.started.wait, 60)
+    batcher.close()
+    run.go_on.set()
+    assert await first == 2
+    with pytest.raises(RuntimeError, match="closed"):
+        await waiting
+    with pytest.raises(RuntimeError, match="closed"):
+        await batcher.submit("a", 3)
+    assert run.batches == [[1]]
+
+
+async def test_a_job_that_waits_for_company_does_not_outlast_the_batcher() -> None:
+    batcher: Batcher[int, int] = Batcher(Noted(), max_batch=2, wait_s=3600)
+    waiting = asyncio.create_task(batcher.submit("a", 1))
+    await asyncio.sleep(0)
+    batcher.close()
+    async with asyncio.timeout(60):
+        with pytest.raises(RuntimeError, match="closed"):
+            await waiting
+
+
+def test_a_job_can_run_alone_without_an_event_loop() -> None:
+    batcher: Batcher[int, int] = Batcher(Noted(), max_batch=4, wait_s=3600)
+    assert batcher.alone(4) == 8
+    assert isinstance(batcher.alone(-1), ValueError)
