@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from genevolve_ray.records.base import Config
 
+_QWEN_SERVICE = "genevolve_ray.renderers.qwen_service:QwenServiceRenderer"
 _DIFFUSERS = "genevolve_ray.renderers.diffusers:DiffusersRenderer"
 _SQUARE = {"width": 1024, "height": 1024}
 
@@ -40,7 +41,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "pipeline": "StableDiffusion3Pipeline",
             "steps": 28,
             "guidance_scale": 3.5,
-            "options": {"max_sequence_length": 512},  # not from the card: the text encoder's limit, for long prompts
+            "options": {"max_sequence_length": 512},  # as many as the class takes: programs are long
             **_SQUARE,
         },
     },
@@ -115,11 +116,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "steps": 40,
             "true_cfg_scale": 4.0,
             "negative_prompt": " ",
-            **_SQUARE,  # not known: the pipeline's own choice is the last reference's aspect at about a megapixel
+            **_SQUARE,  # the pipeline's own choice is the last reference's aspect at about a megapixel
         },
     },
     "qwen-image-edit-2511-service": {
-        "type": "genevolve_ray.renderers.qwen_service:QwenServiceRenderer",
+        "type": _QWEN_SERVICE,
         "config": {
             "model": "Qwen-Image-Edit-2511",
             "num_inference_steps": 40,
@@ -127,7 +128,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "negative_prompt": " ",
         },
     },
-    "bagel": {  # No diffusers pipeline: a server with the images API has to run it. Its steps and guidance are not known.
+    # diffusers has no pipeline for BAGEL. One behind the protocol of the Qwen service, or one behind the images API, as
+    # vLLM-Omni serves it; with the latter the server's own steps and guidance hold.
+    "bagel": {"type": _QWEN_SERVICE, "config": {"model": "BAGEL-7B-MoT"}},
+    "bagel-images-api": {
         "type": "genevolve_ray.renderers.images_api:ImagesApiRenderer",
         "config": {"model": "ByteDance-Seed/BAGEL-7B-MoT", "size": "1024x1024"},
     },
@@ -136,6 +140,17 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "config": {"model": "gemini-3-pro-image-preview", "aspect_ratio": "1:1", "image_size": "1K"},
     },
 }
+
+NOT_KNOWN: dict[str, tuple[str, ...]] = {
+    "sd-3.5-large": ("options",),
+    "z-image": ("guidance_scale",),
+    "qwen-image-edit-2511": ("width", "height"),
+    "qwen-image-edit-2511-service": ("width", "height"),
+    "bagel": ("num_inference_steps", "true_cfg_scale", "guidance_scale", "negative_prompt", "width", "height"),
+    "bagel-images-api": ("size", "extra"),
+    "nano-banana-pro": ("aspect_ratio", "image_size"),
+}
+"""By preset, settings that are this project's choice or its default: nobody says what the published scores were made with."""
 
 
 def renderer_presets() -> dict[str, dict[str, Any]]:
@@ -176,7 +191,8 @@ class NamedConfig(Config):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "overrides"
-            raise ValueError(f"preset {self.name}: {key}: {first['msg']}, got {first['input']!r}") from error
+            got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+            raise ValueError(f"preset {self.name}: {key}: {first['msg']}{got}") from error
 
 
 class Named:

@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.renderers.presets import Named, NamedConfig, renderer_preset, renderer_presets
+from genevolve_ray.renderers.presets import NOT_KNOWN, Named, NamedConfig, renderer_preset, renderer_presets
 
 SERVICE = {"url": "http://127.0.0.1:9"}
 IN_PROCESS = [name for name, preset in renderer_presets().items() if preset["type"].endswith(":DiffusersRenderer")]
-SERVICES = ["bagel", "nano-banana-pro", "qwen-image-edit-2511-service"]
+SERVICES = ["bagel", "bagel-images-api", "nano-banana-pro", "qwen-image-edit-2511-service"]
 
 
 def spec(name: str, **overrides: Any) -> PluginSpec:
@@ -37,8 +37,15 @@ def test_a_service_is_built_from_its_preset_and_an_address(name: str) -> None:
 
 
 def test_a_missing_address_is_named() -> None:
-    with pytest.raises(ValidationError, match="preset bagel: url: Field required"):
+    with pytest.raises(ValidationError, match="preset bagel: url: Field required "):
         spec("bagel").build()
+
+
+def test_what_is_not_known_are_settings_of_the_renderer() -> None:
+    assert set(NOT_KNOWN) <= set(renderer_presets())
+    for name, settings in NOT_KNOWN.items():
+        kind = PluginSpec.model_validate(renderer_preset(name)).resolve()
+        assert set(settings) <= set(kind.Config.model_fields), name
 
 
 def test_an_unknown_name_lists_the_known() -> None:
