@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CANVAS_SIDE = 1024
 _SEED_BITS = 63
+_WARM_UP_PROMPT = "a red apple on a wooden table"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class DiffusersRenderer:
         """Load the pipeline.
 
         Raises:
-            ValueError: naming the setting that the pipeline does not take, or what cannot be loaded.
+            ValueError: naming the setting that the pipeline does not take, what cannot be loaded, or, with `warm_up`, why a
+                first picture failed.
         """
         self.config = config
         self._plan = Plan(config)
@@ -75,6 +77,8 @@ class DiffusersRenderer:
             name="diffusers",
             initializer=self._set_threads,
         )
+        if config.warm_up:
+            self._warm_up()
 
     @classmethod
     def check(cls, config: DiffusersConfig) -> None:
@@ -120,6 +124,22 @@ class DiffusersRenderer:
 
         if self.config.threads is not None:
             torch.set_num_threads(self.config.threads)
+
+    def _warm_up(self) -> None:
+        """Make a picture of a prompt and a reference, if the pipeline takes one. Raises ValueError when that fails."""
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.linear_gradient("L").convert("RGB").save(buffer, "PNG")
+        pictures, _ = self._prepared([buffer.getvalue()])
+        try:
+            outcome = self._batcher.alone(_Job(_WARM_UP_PROMPT, pictures, seed=0))
+        except (TypeError, AttributeError, LookupError, ArithmeticError, AssertionError) as error:
+            # Foreign code on a setting of a wrong kind.
+            outcome = InfraFailure(f"{self._plan.name}: {type(error).__name__}: {_line(error)}")
+        if isinstance(outcome, BaseException):
+            self.close()
+            raise ValueError(f"a first picture with {self._plan.settings} failed: {outcome}")
 
     # References
 

@@ -41,6 +41,9 @@ class DiffusersConfig(Config):
     """Compile the denoiser; the first picture of each shape then takes minutes."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch in the rendering thread."""
+    warm_up: bool = True
+    """Make one picture at construction, so that a value the pipeline does not bear, memory that does not suffice and a dtype
+    that ends in NaN are found before a run. Takes the time of one picture a replica."""
 
     steps: int | None = Field(default=None, ge=1, le=1000)
     guidance_scale: float | None = Field(default=None, ge=0)
@@ -138,6 +141,14 @@ class Plan:
             names = ", ".join(own.get(name, name) for name in strange)
             takes = ", ".join(sorted(self.parameters - _RESERVED | (self.parameters & set(_NAMED))))
             raise ValueError(f"{self.name} takes no {names}; it takes {takes}")
+
+    @property
+    def settings(self) -> str:
+        """The call's settings in one line, for messages."""
+        config = self.config
+        size = {"width": config.width, "height": config.height} if config.width else {}
+        shown = {"dtype": config.dtype, **size, **config.asked}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def identity(self, dtype: str) -> str:
         """Return the name of this generator and its settings: no path, no host, equal on equal machines."""

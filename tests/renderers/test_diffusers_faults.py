@@ -159,6 +159,32 @@ def test_a_setting_that_cannot_be_is_named(build: Build, changes: dict[str, Any]
         build("Lumina2Pipeline", **{"device": "cpu", **changes})
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("FluxPipeline", {"max_sequence_length": 4096}, "cannot be greater than 512 but is 4096"),
+        ("FluxPipeline", {"max_sequence_length": "long"}, "max_sequence_length='long' failed: FluxPipeline: TypeError"),
+        (
+            "FluxPipeline",
+            {"joint_attention_kwargs": 3},
+            "joint_attention_kwargs=3 failed: FluxPipeline: AttributeError",
+        ),
+        ("FluxKontextPipeline", {"max_area": 512}, "max_area=512.*64 x 64 pixels asked for, got"),
+    ],
+)
+def test_a_first_picture_finds_values_that_a_pipeline_does_not_bear(
+    build: Build, name: str, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        build(name, warm_up=True, options=changes)
+
+
+async def test_a_first_picture_changes_nothing_of_those_that_follow(build: Build, renderer_of: Any) -> None:
+    warm, cold = build("FluxKontextPipeline", warm_up=True), renderer_of("FluxKontextPipeline")
+    assert warm.identity == cold.identity
+    assert await warm.render("a cat", [RED], 7) == await cold.render("a cat", [RED], 7)
+
+
 def test_a_pipeline_of_one_prompt_at_a_time_takes_no_batches(build: Build) -> None:
     with pytest.raises(ValueError, match="max_batch=2: QwenImageEditPlusPipeline renders one prompt at a time"):
         build("QwenImageEditPlusPipeline", max_batch=2)
