@@ -96,6 +96,11 @@ class DiffusersRenderer:
         """Whether reference pictures reach the generator; where not, `identity` says `references-ignored`."""
         return self._plan.traits.references != "none"
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal calls are promised equal bytes: on a CPU, one picture at a time."""
+        return self._device == "cpu" and self.config.max_batch == 1 and not self.config.compile
+
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
         """Return a PNG for a prompt and the references that the pipeline takes, in ordinal order.
 

@@ -40,9 +40,9 @@ DYING = """
 import os, signal
 from genevolve_ray.evolution.store import RunStore
 put = RunStore.put_group
-def put_and_die(self, step, *rest):
-    file = put(self, step, *rest)
-    if step == {step}:
+def put_and_die(self, group, *rest):
+    file = put(self, group, *rest)
+    if group.step == {step}:
         os.kill(os.getpid(), signal.SIGKILL)
     return file
 RunStore.put_group = put_and_die
