@@ -21,6 +21,7 @@ app.add_typer(tokens, name="token")
 TOKEN_VARIABLE = "GENEVOLVE_TOKEN"  # noqa: S105 - the name of a variable
 TokenFilePath = Annotated[Path, typer.Option("--file", help="The file of hashed tokens (gateway.tokens).")]
 TokenEnv = Annotated[str, typer.Option("--token-env", help="Environment variable that holds the token.")]
+Plaintext = Annotated[bool, typer.Option("--plaintext", help="Send the token in the clear to another machine.")]
 CaFile = Annotated[Path | None, typer.Option("--ca-file", help="Certificates to trust beside the system's.")]
 _TOKENS = Path("gateway-tokens.json")
 
@@ -48,6 +49,7 @@ def status(
     url: Annotated[str, typer.Argument(help="The gateway, as https://host:port.")],
     token_env: TokenEnv = TOKEN_VARIABLE,
     ca_file: CaFile = None,
+    plaintext: Plaintext = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show workers, leases, versions, throughput, and refusals by reason; the token needs the scope `status`."""
@@ -56,7 +58,7 @@ def status(
     from genevolve_ray.gateway.screen import status_lines
 
     async def ask() -> dict[str, Any]:
-        client = _client(url, token_env, ca_file)
+        client = _client(url, token_env, ca_file, plaintext)
         try:
             found: dict[str, Any] = (await client.call("GET", "/v1/status", attempts=2)).json()
             return found
@@ -127,6 +129,7 @@ def worker(
         typer.Option("--tools", help="Own toolbox, package.module:Class, for a token with the scope own-tools."),
     ] = None,
     ca_file: CaFile = None,
+    plaintext: Plaintext = False,
     drain: Annotated[float, typer.Option("--drain", min=0, help="Seconds to finish episodes after SIGTERM.")] = 60.0,
     patience: Annotated[
         float, typer.Option("--patience", min=1, help="Seconds without the gateway before giving up.")
@@ -145,20 +148,25 @@ def worker(
 
     with _user_faults():
         settings = WorkerConfig(concurrent=concurrent, drain_seconds=drain, patience=patience)
-        connect = partial(_client, gateway, token_env, ca_file)
+        connect = partial(_client, gateway, token_env, ca_file, plaintext)
         run_worker(connect, settings, folder, kind=engine, device=device, tools=tools)
 
 
-def _client(url: str, token_env: str, ca_file: Path | None) -> GatewayClient:
+def _client(url: str, token_env: str, ca_file: Path | None, plaintext: bool) -> GatewayClient:
     """Return a client with the token that the environment holds."""
+    from urllib.parse import urlsplit
+
     from genevolve_ray.faults import UserFault
     from genevolve_ray.gateway.client import GatewayClient
+    from genevolve_ray.gateway.settings import LOOPBACK
 
     token = os.environ.get(token_env, "").strip()
     if not token:
         raise UserFault(f"--token-env {token_env}: the environment variable is not set")
     if not url.startswith(("https://", "http://")):
         raise UserFault(f"--gateway {url!r}: write http(s)://host:port")
+    if url.startswith("http://") and urlsplit(url).hostname not in LOOPBACK and not plaintext:
+        raise UserFault(f"{url} would carry the token in the clear: use https, or say --plaintext")
     return GatewayClient(url, token, ca_file=ca_file)
 
 

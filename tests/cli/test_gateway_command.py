@@ -58,6 +58,15 @@ def test_a_worker_that_cannot_start_says_why(
     assert told in ended.err and "gvr_secret" not in ended.err
 
 
+@pytest.mark.parametrize("arguments", [["worker", "--gateway"], ["gateway", "status"]])
+def test_a_token_is_not_sent_in_the_clear(
+    genevolve: Command, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("GENEVOLVE_TOKEN", "gvr_secret")
+    ended = genevolve(*arguments, "http://192.0.2.1:8470")
+    assert ended.code == 2 and "in the clear" in ended.err and "gvr_secret" not in ended.err
+
+
 def test_an_address_beyond_loopback_needs_tls(genevolve: Command, tmp_path: Path) -> None:
     ended = genevolve("gateway", "serve", "atlas", "--run", str(tmp_path / "r"), "--set", "gateway.host=10.1.2.3")
     assert ended.code == 2 and "10.1.2.3" in ended.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -88,13 +89,14 @@ def test_a_constant_offset_is_the_gap(own: list[float], offset: float) -> None:
     assert gap.largest == pytest.approx(offset, abs=1e-9)
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_the_policy_is_scored_as_the_engine_samples_it(tmp_path: Path, top_p: float) -> None:
-    """Drawn from a real model's truncated distribution, tokens have drift 0; the moments agree with a plain softmax."""
-    torch = pytest.importorskip("torch")
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+BANNED, TEMPERATURE = [0, 5], 0.7
 
-    from genevolve_ray.learning.rescoring import Rescorer
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A tiny random Qwen3 and its folder."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(3)
     config = Qwen3Config(
@@ -105,34 +107,63 @@ def test_the_policy_is_scored_as_the_engine_samples_it(tmp_path: Path, top_p: fl
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         initializer_range=0.4,
     )
-    model = Qwen3ForCausalLM(config).float().eval()
-    model.save_pretrained(tmp_path)
-    banned, temperature = [0, 5], 0.7
+    policy = Qwen3ForCausalLM(config).float().eval()
+    folder = tmp_path_factory.mktemp("policy")
+    policy.save_pretrained(folder)
+    return policy, folder
+
+
+def _drawn(policy: Any, count: int, temperature: float, top_p: float) -> tuple[list[int], list[tuple[float, ...]]]:
+    """Tokens drawn from a plain softmax, and per token log pi, entropy of mu and log mass, all at that temperature."""
+    import torch
+
+    torch.manual_seed(5)
     tokens, expected = [7, 9], []
     with torch.inference_mode():
-        for _ in range(150):
-            logits = model(torch.tensor([tokens])).logits[0, -1].double() / temperature
-            logits[banned] = -torch.inf
+        for _ in range(count):
+            logits = policy(torch.tensor([tokens])).logits[0, -1].double() / temperature
+            logits[BANNED] = -torch.inf
             pi = logits.softmax(-1)
             ordered, order = pi.sort(descending=True)
             kept = order[(ordered.cumsum(-1) - ordered) < top_p]
             mu = torch.zeros_like(pi)
             mu[kept] = pi[kept] / pi[kept].sum()
-            token = int(torch.multinomial(mu, 1))
-            inside = mu[mu > 0]
-            expected.append(
-                (float(pi[token].log()), float(-(inside * inside.log()).sum()), float(pi[kept].sum().log()))
-            )
+            token, inside = int(torch.multinomial(mu, 1)), mu[mu > 0]
+            entropy = -(inside * inside.log()).sum()
+            expected.append((float(pi[token].log()), float(entropy), float(pi[kept].sum().log())))
             tokens.append(token)
-    rescorer = Rescorer(tmp_path, banned=banned)
-    rescorer.load(tmp_path)
-    found = Scores(*rescorer.score(tokens, [False] * 2 + [True] * 150, temperature, top_p))
+    return tokens, expected
+
+
+def _rescored(folder: Path, tokens: list[int], top_p: float) -> tuple[Scores, Calibration]:
+    from genevolve_ray.learning.rescoring import Rescorer
+
+    rescorer = Rescorer(folder, banned=BANNED)
+    rescorer.load(folder)
+    found = Scores(*rescorer.score(tokens, [False] * 2 + [True] * (len(tokens) - 2), TEMPERATURE, top_p))
+    calibration = Calibration(window=1)
+    calibration.add(found)
+    return found, calibration
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_the_policy_is_scored_as_the_engine_samples_it(model: tuple[Any, Path], top_p: float) -> None:
+    policy, folder = model
+    tokens, expected = _drawn(policy, 150, TEMPERATURE, top_p)
+    found, calibration = _rescored(folder, tokens, top_p)
     assert found.logprobs == pytest.approx([e[0] for e in expected], abs=1e-4)
     assert found.entropies == pytest.approx([e[1] for e in expected], abs=1e-3)
     assert found.masses == pytest.approx([e[2] for e in expected], abs=1e-3)
-    calibration = Calibration(window=1)
-    calibration.add(found)
     assert abs(calibration.drift().z) < 5
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.6])
+def test_another_temperature_shows_in_the_scores_of_the_true_one(model: tuple[Any, Path], temperature: float) -> None:
+    policy, folder = model
+    tokens, _ = _drawn(policy, 400, temperature, 1.0)
+    drift = _rescored(folder, tokens, 1.0)[1].drift()
+    assert abs(drift.z) > 5 and abs(drift.mean) > 0.02
+    assert (drift.mean > 0) == (temperature < TEMPERATURE)
