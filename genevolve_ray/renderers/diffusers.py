@@ -260,7 +260,7 @@ def _decoded(data: bytes, ordinal: int, config: DiffusersConfig) -> PillowImage:
 
     limits = PictureLimits(max_pixels=config.max_pixels, long_side=config.reference_side)
     try:
-        picture = Image.open(io.BytesIO(clean_picture(data, limits).data))
+        picture: PillowImage = Image.open(io.BytesIO(clean_picture(data, limits).data))
     except ImageRefused as error:
         raise InfraFailure(f"reference {ordinal} cannot be used: {error}") from error
     if picture.mode != "RGB":
