@@ -46,7 +46,7 @@ demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start
 test test-slow: export HF_HUB_OFFLINE := 1
 test test-slow: export OMP_NUM_THREADS := 1
 
-test: setup ## every test but the slow ones (under 12 minutes on two cores; ARGS go to pytest)
+test: setup ## every test but the slow ones (some 12 minutes on two cores; ARGS go to pytest)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-slow: setup ## the tests that take minutes each

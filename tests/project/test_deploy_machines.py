@@ -128,7 +128,8 @@ FAKES = {
     # Only the wait for the nodes reads its program from a pipe.
     "python": f'[ "$1" = - ] && exit "${{NODES_STATUS:-0}}"; exec {sys.executable} "$@"',
     "genevolve": 'echo "$* address=$RAY_ADDRESS" >>"$LOG/genevolve"; trap \'echo told >>"$LOG/genevolve"; exit 143\' TERM; '
-    '[ -n "$DRIVER_STATUS" ] && exit "$DRIVER_STATUS"; touch "$LOG/running"; while :; do sleep 0.05; done',
+    '[ -n "$DRIVER_STATUS" ] && { for _ in $(seq 500); do [ "$(cat "$LOG/srun" | wc -l)" -ge "${STARTS:-0}" ] && break; '
+    'sleep 0.02; done; exit "$DRIVER_STATUS"; }; touch "$LOG/running"; while :; do sleep 0.05; done',
 }
 
 
@@ -176,7 +177,7 @@ def ended(job: subprocess.Popen[str]) -> int:
 def test_slurm_starts_a_head_and_workers_that_ask_for_a_token(
     slurm: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    assert ended(slurm("atlas", "/runs/a", "--set", "loop.steps=4", DRIVER_STATUS="0")) == 0
+    assert ended(slurm("atlas", "/runs/a", "--set", "loop.steps=4", DRIVER_STATUS="0", STARTS="2")) == 0
     starts = sorted(said(tmp_path, "srun"), key=lambda line: "--head" not in line)
     assert len(starts) == 2
     assert "--nodelist=node1 ray start --head --node-ip-address=10.0.0.1 --port=24711" in starts[0]
