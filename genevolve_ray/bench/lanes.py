@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,12 +102,11 @@ class Lanes:
     def __init__(self, stages: Sequence[tuple[Stage, Path]]) -> None:
         """Open every journal. Raises DataError when another process writes one."""
         self.lanes: list[Lane] = []
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             for stage, folder in stages:
                 self.lanes.append(Lane(stage, folder))
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> Lanes:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from genevolve_ray.cluster.applications import delete, deploy, reason, states, wait_running
@@ -42,15 +43,14 @@ class RayRenderers:
         """
         service = replace(self._first, name=f"{self._first.name}-{generation}", spec=spec)
         await asyncio.to_thread(_check_room, service)
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(delete, [service])
+            undo.callback(self._live.pop, generation, None)
             wiring = await self._start(service)
             identity: str = await wiring.caller()("describe")
             self._live[generation] = wiring
             await self._rollouts.tell(lambda worker: worker.add_renderer.remote(generation, wiring))
-        except BaseException:
-            self._live.pop(generation, None)
-            await delete([service])
-            raise
+            undo.pop_all()
         return identity
 
     async def remove_renderer(self, generation: int) -> None:

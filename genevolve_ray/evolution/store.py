@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,14 +92,13 @@ class RunStore(RunCheckpoints):
         if not create and folder.size("run.json") is None:
             raise StoreError(f"there is no run at {folder.root}")
         store = cls(folder, take_lock(folder), keep or CheckpointConfig())
-        try:
+        with ExitStack() as undo:
+            undo.callback(store.close)
             if folder.size("run.json") is None:
                 store._begin(config, run_seed)
             else:
                 store._continue(config, run_seed, changeable)
-        except BaseException:
-            store.close()
-            raise
+            undo.pop_all()
         return store
 
     @classmethod

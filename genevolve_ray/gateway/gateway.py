@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,18 +241,17 @@ class Gateway:
         self.desk.check(lease)
         meter = self.meters.worker(who.name)
         try:
-            push = read_push(body)
-            if push.own_calls:
-                self._check_own_tools(who, push.own_calls)
-            trajectory = await self._inspector.inspect(lease, push, meter)
-            self.desk.accept(lease, trajectory)
+            async with AsyncExitStack() as undo:
+                undo.push_async_callback(self.desk.refuse, lease)  # whosever fault: somebody else plays the sample
+                push = read_push(body)
+                if push.own_calls:
+                    self._check_own_tools(who, push.own_calls)
+                trajectory = await self._inspector.inspect(lease, push, meter)
+                self.desk.accept(lease, trajectory)
+                undo.pop_all()
         except Refusal as refusal:
-            await self.desk.refuse(lease)
             evidence = {"lease": lease_id, "key": str(lease.sample.task.key), "body": body.decode(errors="replace")}
             await self._strike(who.name, refusal, evidence)
-            raise
-        except BaseException:
-            await self.desk.refuse(lease)  # a fault of ours: somebody else plays the sample
             raise
         tokens = trajectory.ledger.policy_tokens
         meter.accepted, meter.tokens = meter.accepted + 1, meter.tokens + tokens

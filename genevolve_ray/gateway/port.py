@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from time import perf_counter
 
 from genevolve_ray.engines.protocol import Probe
@@ -94,14 +95,12 @@ class GatewayRenderers:
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
         """Bring a renderer up for both sides, and return its identity."""
-        if self._inside is not None:
-            await self._inside.add_renderer(generation, spec)
-        try:
-            renderer = await self._meet(generation, spec)
-        except BaseException:
+        async with AsyncExitStack() as undo:
             if self._inside is not None:
-                await self._inside.remove_renderer(generation)
-            raise
+                await self._inside.add_renderer(generation, spec)
+                undo.push_async_callback(self._inside.remove_renderer, generation)
+            renderer = await self._meet(generation, spec)
+            undo.pop_all()
         self._scoring.add_renderer(generation, renderer)
         return renderer.identity
 

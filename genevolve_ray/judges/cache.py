@@ -119,9 +119,8 @@ class VerdictCache:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(_Entry(version=VERSION, key=key, verdict=verdict).model_dump_json())
             os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        finally:
+            Path(temporary).unlink(missing_ok=True)  # gone already where the replacement was made
 
 
 class _Flight:

@@ -147,7 +147,7 @@ class CrashesOnBadReferences(GoodRenderer):
 
 class LeavesTasks(GoodRenderer):
     async def render(self, prompt: str, references: Any, seed: int) -> bytes:
-        LEFT.append(asyncio.create_task(asyncio.sleep(30)))
+        LEFT.append(asyncio.create_task(asyncio.Event().wait()))
         return await super().render(prompt, references, seed)
 
 
@@ -158,7 +158,7 @@ class Deaf(GoodRenderer):
         try:
             await asyncio.sleep(0.01)
         except asyncio.CancelledError:
-            await asyncio.sleep(30)
+            await asyncio.Event().wait()
         return await super().render(prompt, references, seed)
 
 
@@ -195,7 +195,7 @@ class Stumbles(GoodTool):
 
 class ToolLeavesTasks(GoodTool):
     async def call(self, arguments: dict[str, Any], episode: Any) -> Any:
-        LEFT.append(asyncio.create_task(asyncio.sleep(30)))
+        LEFT.append(asyncio.create_task(asyncio.Event().wait()))
         return await super().call(arguments, episode)
 
 
@@ -242,7 +242,7 @@ class JudgeTelltale(GoodJudge):
 
 class JudgeLeavesTasks(GoodJudge):
     async def judge(self, *arguments: Any) -> Any:
-        LEFT.append(asyncio.create_task(asyncio.sleep(30)))
+        LEFT.append(asyncio.create_task(asyncio.Event().wait()))
         return await super().judge(*arguments)
 
 
@@ -271,7 +271,7 @@ class SummariserTelltale(GoodSummariser):
 
 class SummariserLeavesTasks(GoodSummariser):
     async def compare(self, *arguments: Any) -> Any:
-        LEFT.append(asyncio.create_task(asyncio.sleep(30)))
+        LEFT.append(asyncio.create_task(asyncio.Event().wait()))
         return await super().compare(*arguments)
 
 
@@ -303,7 +303,7 @@ class EmbedderTelltale(GoodEmbedder):
 
 class EmbedderLeavesTasks(GoodEmbedder):
     async def embed(self, texts: Any) -> Any:
-        LEFT.append(asyncio.create_task(asyncio.sleep(30)))
+        LEFT.append(asyncio.create_task(asyncio.Event().wait()))
         return await super().embed(texts)
 
 
