@@ -60,6 +60,8 @@ class RolloutStream:
         self.flow = Flow(settings, stored_flow(store, version, settings))
         self._slots = asyncio.Semaphore(loop.max_running or settings.batch * loop.group_size * (loop.max_staleness + 1))
         self._groups: dict[int, Group] = {}
+        self._oldest: dict[int, int | None] = {}
+        """Of each buffered group: its tokens are looked through once."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ended = asyncio.Event()
         self._take_in_pending(version)
@@ -73,14 +75,14 @@ class RolloutStream:
             self._ended.clear()
             await self._ended.wait()
             self._settle(version)
+        ages = [self._age(number, version) for number in chosen]
         groups = [self._groups.pop(number) for number in chosen]
         for number in chosen:
             self.flow.consume(number)
+            del self._oldest[number]
         self.flow.check()
         requests = [self._requests.train(number) for number in chosen]
-        return Batch(
-            requests, groups, self.flow.state(), self._metrics(groups, version, self.flow.discarded - discarded)
-        )
+        return Batch(requests, groups, self.flow.state(), self._metrics(ages, self.flow.discarded - discarded))
 
     async def close(self) -> None:
         """Stop what runs. Its leases stay open, and are begun again when the run goes on."""
@@ -92,9 +94,9 @@ class RolloutStream:
         """Raise what a rollout raised, give up what has become stale, and lease as much as admission allows."""
         for number in [n for n, task in self._tasks.items() if task.done()]:
             self._tasks.pop(number).result()
-        for number in [n for n, g in self._groups.items() if _age(g, version) > self._config.loop.max_staleness]:
+        for number in [n for n in self._groups if self._age(n, version) > self._config.loop.max_staleness]:
             self.flow.discard(number)
-            del self._groups[number]
+            del self._groups[number], self._oldest[number]
         for _ in range(self.flow.room(version)):
             number = self.flow.lease()
             self._check_round(number)
@@ -107,7 +109,7 @@ class RolloutStream:
         The oldest are the next to become stale.
         """
         chosen: dict[str, int] = {}
-        for number in sorted(self._groups, key=lambda n: (-_age(self._groups[n], version), n)):
+        for number in sorted(self._groups, key=lambda n: (-self._age(n, version), n)):
             chosen.setdefault(self._groups[number].request_id, number)
         return sorted(list(chosen.values())[:size])
 
@@ -136,7 +138,8 @@ class RolloutStream:
         if not group.trajectories:  # every sample came too late
             self.flow.discard(number)
             return
-        self._store.put_group(group, oldest_version(group) or 0)
+        self._oldest[number] = oldest = oldest_version(group)
+        self._store.put_group(group, oldest or 0)
         self.flow.hold(number, group.samples)
         self._groups[number] = group
 
@@ -156,7 +159,7 @@ class RolloutStream:
             if max((v for t in found[number].trajectories for v in t.ledger.versions), default=0) > version:
                 self.flow.discard(number)
             else:
-                self._groups[number] = found[number]
+                self._groups[number], self._oldest[number] = found[number], oldest_version(found[number])
 
     def _lease_of(self, group: Group, size: int) -> int:
         first = (group.step - 1) * size
@@ -165,9 +168,13 @@ class RolloutStream:
                 return number
         raise StoreError(f"round {group.step} holds a group of request {group.request_id!r}, which it never leased")
 
-    def _metrics(self, groups: list[Group], version: int, discarded: int) -> dict[str, float]:
+    def _age(self, number: int, version: int) -> int:
+        """Return how many versions the oldest token of a buffered group lags behind."""
+        oldest = self._oldest[number]
+        return 0 if oldest is None else version - oldest
+
+    def _metrics(self, ages: list[int], discarded: int) -> dict[str, float]:
         counts = self.flow.counts()
-        ages = [_age(group, version) for group in groups]
         return {
             "staleness_mean": sum(ages) / len(ages),
             "staleness_max": float(max(ages)),
@@ -175,12 +182,6 @@ class RolloutStream:
             "discarded_fraction": counts["discarded"] / max(1, counts["leased"]),
             **{f"samples_{name}": float(count) for name, count in counts.items()},
         }
-
-
-def _age(group: Group, version: int) -> int:
-    """Return how many versions the oldest token of a group lags behind."""
-    oldest = oldest_version(group)
-    return 0 if oldest is None else version - oldest
 
 
 def round_of(number: int, size: int) -> int:
