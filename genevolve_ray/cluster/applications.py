@@ -5,18 +5,34 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from genevolve_ray.cluster.errors import StartError
 from genevolve_ray.cluster.services import Service, application
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _POLL_SECONDS = 0.2
 _FAULT = re.compile(r"PluginFault: (.+)")
 
 
+async def in_thread(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Return what a blocking call of Ray returns, from a thread of its own; a cancelled caller waits for its end too.
+
+    A thread cannot be cancelled. One that still asks after the session has ended would start another Ray by itself,
+    whose processes end with the thread, and Ray then ends this process for its lost cluster.
+    """
+    work = asyncio.create_task(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    finally:
+        if not work.done():
+            await asyncio.wait([work])
+
+
 async def deploy(services: Sequence[Service], images_uri: str) -> list[Any]:
     """Hand services to Serve, without HTTP, and return their handles; they start from now on."""
-    return await asyncio.to_thread(_deploy, services, images_uri)
+    return await in_thread(_deploy, services, images_uri)
 
 
 async def wait_running(
@@ -42,7 +58,7 @@ async def states(services: Sequence[Service]) -> dict[str, tuple[str, str]]:
     """Return the status and message of each service's application, by its name, where Serve knows it."""
     from ray import serve
 
-    there = (await asyncio.to_thread(serve.status)).applications
+    there = (await in_thread(serve.status)).applications
     found = {}
     for service in services:
         if (overview := there.get(service.name)) is not None:
@@ -55,20 +71,20 @@ async def delete(services: Sequence[Service]) -> None:
     """Take applications away, once the calls that they are at have ended; one that is not there is no error."""
     from ray import serve
 
-    there = (await asyncio.to_thread(serve.status)).applications
+    there = (await in_thread(serve.status)).applications
     for name in {service.name for service in services} & set(there):
-        await asyncio.to_thread(serve.delete, name)
+        await in_thread(serve.delete, name)
 
 
 async def sweep(services: Sequence[Service]) -> None:
     """Take away what an earlier driver of the same run swapped in and could not take away itself: `NAME-N`."""
     from ray import serve
 
-    there = (await asyncio.to_thread(serve.status)).applications
+    there = (await in_thread(serve.status)).applications
     for service in services:
         for name in there:
             if re.fullmatch(rf"{re.escape(service.name)}-\d+", name):
-                await asyncio.to_thread(serve.delete, name)
+                await in_thread(serve.delete, name)
 
 
 def reason(message: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from genevolve_ray.cluster.applications import delete, deploy, reason, states, wait_running
+from genevolve_ray.cluster.applications import delete, deploy, in_thread, reason, states, wait_running
 from genevolve_ray.cluster.errors import StartError
 from genevolve_ray.cluster.placement import check_environment, check_fits, replica_demands
 from genevolve_ray.cluster.proxies import ServeRenderer
@@ -42,7 +42,7 @@ class RayRenderers:
             StartError: when it does not come up; nothing of it is left.
         """
         service = replace(self._first, name=f"{self._first.name}-{generation}", spec=spec)
-        await asyncio.to_thread(_check_room, service)
+        await in_thread(_check_room, service)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(delete, [service])
             undo.callback(self._live.pop, generation, None)

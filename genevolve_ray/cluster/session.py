@@ -25,6 +25,8 @@ _DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's default is 15: on a machine with other work, workers would hardly run at all.
     "RAY_worker_niceness": "0",
+    # A call after the session must fail, and not start another Ray that nobody ends.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 """Environment of the Ray processes that a private cluster starts; what the user has set stays."""
 
