@@ -180,7 +180,7 @@ class _Slim(_Launch):
         parts: dict[str, Any] = {"services": self._start_services()} if self.services else {}
         if workers := self._workers():
             self.group = reserve(workers)
-            pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill)
+            pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill, cancel=ray.cancel)
             cluster = self.config.cluster
             self.rollouts = RayRollouts(
                 pool, len(workers), max_restarts=cluster.max_restarts, attempts=cluster.rollout_attempts

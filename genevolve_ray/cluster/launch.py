@@ -120,7 +120,7 @@ class _Launch:
             outbox=outbox,
             elsewhere=lambda: sum(node["Alive"] for node in ray.nodes()) > 1,
         )
-        pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill)
+        pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill, cancel=ray.cancel)
         self.rollouts = RayRollouts(
             pool,
             cluster.rollout_workers,

@@ -28,11 +28,13 @@ class WorkerPool:
         create: returns a new worker for a place, at once.
         prepare: waits until a new worker can play (engine started, services met).
         kill: ends a worker at once.
+        cancel: takes back the call of a rollout that nobody awaits any more.
     """
 
     create: Callable[[int], Any]
     prepare: Callable[[Any], Awaitable[None]]
     kill: Callable[[Any], None]
+    cancel: Callable[[Any], None]
 
 
 @dataclass
@@ -144,9 +146,18 @@ class RayRollouts:
             await place.ready.wait()
             if place.lost is not None:  # given up while this waited
                 return await self._play(task)
-            return await self._on(place, lambda worker: worker.rollout.remote(task))
+            return await self._on(place, lambda worker: self._cancelled_with_us(worker.rollout.remote(task)))
         finally:
             place.load -= 1
+
+    async def _cancelled_with_us(self, reply: Any) -> Trajectory:
+        try:
+            trajectory: Trajectory = await arrive(reply)
+        except asyncio.CancelledError:
+            # Otherwise the worker plays on for nobody, and keeps engine, renderer and judge busy.
+            self._pool.cancel(reply)
+            raise
+        return trajectory
 
     async def _update(self, place: _Place) -> float:
         assert self._weights is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from genevolve_ray.engines.protocol import SamplingParams
@@ -19,6 +21,45 @@ OnTrajectory = Callable[[Trajectory], None]
 T = TypeVar("T")
 
 
+@dataclass
+class Pace:
+    """When the samples of one group start, and when they are given up."""
+
+    slots: asyncio.Semaphore | None = None
+    """A sample starts when it gets one of these, and gives it back at its end."""
+    deadline: float | None = None
+    """Seconds from its start after which a sample is given up."""
+    on_start: Callable[[], None] = lambda: None
+    """Told of every sample that starts."""
+    on_late: Callable[[], None] = lambda: None
+    """Told of every sample that is given up."""
+    _limits: set[asyncio.Timeout] = field(default_factory=set)
+
+    async def keep(self, draw: Callable[[], Awaitable[list[Trajectory]]]) -> list[Trajectory]:
+        """Draw one sample when its turn has come; nothing comes of one that is given up."""
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._limits.add(limit)
+                async with self.slots or nullcontext():
+                    self.on_start()
+                    if self.deadline is not None:
+                        limit.reschedule(asyncio.get_running_loop().time() + self.deadline)
+                    return await draw()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.on_late()
+            return []
+        finally:
+            self._limits.discard(limit)
+
+    def cut(self) -> None:
+        """Give up every sample that has not ended."""
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
+
+
 async def collect_group(
     request: Request,
     step: int,
@@ -29,9 +70,7 @@ async def collect_group(
     max_attempts: int,
     sampling: SamplingParams,
     on_trajectory: OnTrajectory | None = None,
-    slots: asyncio.Semaphore | None = None,
-    deadline: float | None = None,
-    on_late: Callable[[], None] = lambda: None,
+    pace: Pace | None = None,
     wirings: Wirings | None = None,
 ) -> Group:
     """Draw K rollouts of one request.
@@ -49,21 +88,12 @@ async def collect_group(
         max_attempts: tries of each sample.
         sampling: how to sample.
         on_trajectory: told of every attempt that ended.
-        slots: a sample starts when it gets one of these, and gives it back at its end.
-        deadline: seconds from its start after which a sample is given up, and left out of the group.
-        on_late: told of every sample given up.
+        pace: when samples start and when they are given up; those are left out of the group.
         wirings: which renderer the group draws with; it keeps the one that is current when it begins.
     """
     render_seed = derive_seed(run_seed, "render", step, request.id)
 
-    async def sample(index: int) -> list[Trajectory]:
-        async with slots or nullcontext():
-            try:
-                async with asyncio.timeout(deadline):
-                    return await draw(index)
-            except TimeoutError:
-                on_late()
-                return []
+    pace = pace or Pace()
 
     async def draw(index: int) -> list[Trajectory]:
         attempts: list[Trajectory] = []
@@ -86,7 +116,7 @@ async def collect_group(
         return attempts
 
     with (wirings or Wirings()).hold() as renderer:
-        samples = await gather_or_cancel(sample(index) for index in range(group_size))
+        samples = await gather_or_cancel(pace.keep(partial(draw, index)) for index in range(group_size))
     return Group(request.id, step, [trajectory for attempts in samples for trajectory in attempts])
 
 

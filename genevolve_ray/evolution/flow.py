@@ -29,6 +29,8 @@ class FlowState(Record):
     next_lease: int = 0
     open: tuple[int, ...] = ()
     """Leases that are neither consumed nor discarded, in order."""
+    taken: int = 0
+    """Groups that steps have taken."""
     consumed: int = 0
     discarded: int = 0
 
@@ -47,7 +49,8 @@ class Flow:
         """Begin, or go on from a state: the leases that were open then are to be begun again, or are buffered by `hold`."""
         state = state or FlowState()
         self.config = config
-        self.next_lease, self.consumed, self.discarded = state.next_lease, state.consumed, state.discarded
+        self.next_lease, self.taken = state.next_lease, state.taken
+        self.consumed, self.discarded = state.consumed, state.discarded
         self.idle: list[int] = list(state.open)
         """Leases that are open and of which nothing is known: neither running nor buffered."""
         self.running: dict[int, int] = {}
@@ -62,12 +65,12 @@ class Flow:
     def room(self, version: int) -> int:
         """Return how many groups may be begun while the learner is at `version`.
 
-        Samples are leased only while consumed + buffered + running < (version + max_staleness + 1) * batch.
+        Leases are begun only while taken + buffered + running < (version + max_staleness + 1) * batch, in groups: one that
+        lost samples counts in full, or every lost sample would let rollouts run further ahead for good.
         """
         c = self.config
         steps = min(version + c.max_staleness + 1, c.steps)
-        used = self.consumed + sum(self.buffered.values()) + sum(self.running.values())
-        return max(0, -(-(steps * c.batch * c.group_size - used) // c.group_size))
+        return max(0, steps * c.batch - self.taken - len(self.buffered) - len(self.running))
 
     def lease(self) -> int:
         """Begin the next lease: one that a restart left open, else a new one."""
@@ -110,6 +113,7 @@ class Flow:
 
     def consume(self, number: int) -> None:
         """A step takes a buffered lease."""
+        self.taken += 1
         self.consumed += self.buffered.pop(number)
 
     def check(self) -> None:
@@ -134,6 +138,7 @@ class Flow:
         return FlowState(
             next_lease=self.next_lease,
             open=tuple(sorted([*self.idle, *self.running, *self.buffered])),
+            taken=self.taken,
             consumed=self.consumed,
             # A lease that is begun again has all its samples again; `found` counts those that its group lacks.
             discarded=self.discarded - lost,

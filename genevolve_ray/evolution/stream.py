@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.collect import collect_group, distinct
+from genevolve_ray.evolution.collect import Pace, collect_group, distinct
 from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
@@ -63,6 +63,10 @@ class RolloutStream:
         self._oldest: dict[int, int | None] = {}
         """Of each buffered group: its tokens are looked through once."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._paces: dict[int, Pace] = {}
+        self._begun: dict[int, int] = {}
+        """Of each running lease that has begun: the version then, no younger than any of its tokens."""
+        self._version = version
         self._ended = asyncio.Event()
         self._take_in_pending(version)
 
@@ -75,6 +79,8 @@ class RolloutStream:
             self._ended.clear()
             await self._ended.wait()
             self._settle(version)
+        if await self._cut(version):
+            chosen = self._choose(size, version)
         ages = [self._age(number, version) for number in chosen]
         groups = [self._groups.pop(number) for number in chosen]
         for number in chosen:
@@ -92,7 +98,10 @@ class RolloutStream:
 
     def _settle(self, version: int) -> None:
         """Raise what a rollout raised, give up what has become stale, and lease as much as admission allows."""
+        self._version = version
         for number in [n for n, task in self._tasks.items() if task.done()]:
+            del self._paces[number]
+            self._begun.pop(number, None)
             self._tasks.pop(number).result()
         for number in [n for n in self._groups if self._age(n, version) > self._config.loop.max_staleness]:
             self.flow.discard(number)
@@ -100,8 +109,22 @@ class RolloutStream:
         for _ in range(self.flow.room(version)):
             number = self.flow.lease()
             self._check_round(number)
+            self._paces[number] = self._pace(number)
             self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
             self._tasks[number].add_done_callback(lambda _: self._ended.set())
+
+    async def _cut(self, version: int) -> bool:
+        """End groups that the next step would find too old: they go on without their stragglers. Returns whether any did.
+
+        The step has its batch already, so that no sample is given up which it could have waited for.
+        """
+        last = [n for n, begun in self._begun.items() if version - begun >= self._config.loop.max_staleness]
+        for number in last:
+            self._paces[number].cut()
+        if last:
+            await asyncio.wait([self._tasks[number] for number in last])
+            self._settle(version)
+        return bool(last)
 
     def _choose(self, size: int, version: int) -> list[int]:
         """Return the leases that a step takes, in order: one group of a request, and the oldest first.
@@ -130,9 +153,7 @@ class RolloutStream:
             max_attempts=loop.max_attempts,
             sampling=self._sampling,
             on_trajectory=self._watcher.trajectory,
-            slots=self._slots,
-            deadline=loop.sample_deadline,
-            on_late=lambda: self.flow.drop(number),
+            pace=self._paces[number],
             wirings=self._wirings,
         )
         if not group.trajectories:  # every sample came too late
@@ -142,6 +163,14 @@ class RolloutStream:
         self._store.put_group(group, oldest or 0)
         self.flow.hold(number, group.samples)
         self._groups[number] = group
+
+    def _pace(self, number: int) -> Pace:
+        return Pace(
+            self._slots,
+            self._config.loop.sample_deadline,
+            on_start=lambda: self._begun.setdefault(number, self._version),
+            on_late=lambda: self.flow.drop(number),
+        )
 
     def _take_in_pending(self, version: int) -> None:
         """Take in groups that were judged before a restart and that no manifest names.
@@ -197,4 +226,4 @@ def stored_flow(store: RunStore, version: int, settings: FlowConfig) -> FlowStat
     if kept is not None:
         return FlowState.model_validate(kept)
     taken = version * settings.batch
-    return FlowState(next_lease=taken, consumed=taken * settings.group_size)
+    return FlowState(next_lease=taken, taken=taken, consumed=taken * settings.group_size)

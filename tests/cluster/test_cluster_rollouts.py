@@ -20,6 +20,7 @@ class Crew:
     def __init__(self) -> None:
         self.made: list[FakeWorker] = []
         self.killed: list[FakeWorker] = []
+        self.cancelled: list[Any] = []
         self.stillborn: set[int] = set()
         self.fragile = False
 
@@ -32,7 +33,9 @@ class Crew:
             raise ActorDiedError()
 
     def rollouts(self, workers: int, max_restarts: int = 2, attempts: int = 3) -> RayRollouts:
-        pool = WorkerPool(create=self.create, prepare=self.prepare, kill=self.killed.append)
+        pool = WorkerPool(
+            create=self.create, prepare=self.prepare, kill=self.killed.append, cancel=self.cancelled.append
+        )
         return RayRollouts(pool, workers, max_restarts=max_restarts, attempts=attempts)
 
 
@@ -56,6 +59,19 @@ async def test_rollouts_go_to_the_least_loaded_worker(crew: Crew) -> None:
         worker.gate.set()
     assert await playing == list(range(6))
     assert [len(worker.played) for worker in crew.made] == [3, 3]
+
+
+async def test_a_rollout_that_nobody_awaits_any_more_is_taken_back(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=1)
+    await rollouts.start()
+    crew.made[0].gate.clear()
+    playing = asyncio.create_task(rollouts.rollout(0))  # type: ignore[arg-type]
+    await asyncio.wait([playing], timeout=0)
+    playing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await playing
+    assert len(crew.cancelled) == 1
+    assert rollouts._places[0].load == 0
 
 
 async def test_an_update_reaches_every_worker_and_returns_the_worst_difference(crew: Crew) -> None:

@@ -166,6 +166,38 @@ async def test_a_sample_past_its_deadline_is_given_up_and_counted(scene: Scene) 
     assert evolution.store.metrics()[0]["samples_discarded"] == 1
 
 
+async def test_a_group_goes_on_without_its_stragglers_before_it_would_be_too_old(scene: Scene) -> None:
+    rollouts, learner = FakeRollouts(), FakeLearner()
+
+    async def hang(task: RolloutTask) -> None:
+        if (task.key.request_id, task.key.sample) == ("train-1", 0):
+            await asyncio.Event().wait()
+
+    rollouts.before = hang
+    evolution = scene.begin(make_config(mode="async", group_size=3, max_staleness=2, steps=5), rollouts, learner)
+    async with asyncio.timeout(10):
+        await evolve(evolution)
+    seen = {
+        g.request_id: (step, [t.key.sample for t in g.trajectories])
+        for step, groups in enumerate(learner.seen, 1)
+        for g in groups
+    }
+    assert seen["train-1"] == (3, [1, 2])
+    assert evolution.store.metrics()[-1]["samples_discarded"] == 1
+
+
+async def test_a_rollouts_own_time_out_is_no_lateness(scene: Scene) -> None:
+    rollouts = FakeRollouts()
+
+    async def fail(task: RolloutTask) -> None:
+        raise TimeoutError("the engine's own")
+
+    rollouts.before = fail
+    with pytest.raises(ExceptionGroup) as caught:
+        await evolve(scene.begin(make_config(), rollouts))
+    assert caught.group_contains(TimeoutError, match="the engine's own")
+
+
 async def test_no_more_samples_run_than_there_are_slots(scene: Scene) -> None:
     rollouts, seen = FakeRollouts(), [0]
     running = 0
