@@ -36,13 +36,19 @@ class FakeHandle:
 
 
 class FakeWorker:
-    """A rollout worker that can be killed; `gate` holds its rollouts back, a fragile one dies of its first rollout."""
+    """A rollout worker that can be killed; `gate` holds its rollouts back, a fragile one dies of its first rollout.
+
+    `loading` holds its updates back, and `disagreement` is what they then raise.
+    """
 
     def __init__(self, index: int, fragile: bool = False) -> None:
         self.index, self.fragile, self.dead, self.version = index, fragile, False, 0
         self.played: list[tuple[Any, int]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.loading = asyncio.Event()
+        self.loading.set()
+        self.disagreement: Exception | None = None
         self.rollout, self.update = _Remote(self, self._rollout), _Remote(self, self._update)
         self.stop = _Remote(self, self._stop)
 
@@ -54,7 +60,10 @@ class FakeWorker:
         return task
 
     async def _update(self, folder: str, version: int, probe: Any) -> float:
+        await self.loading.wait()
         self._check()
+        if self.disagreement is not None:
+            raise self.disagreement
         self.version = version
         return 0.25 * (self.index + 1)
 

@@ -12,6 +12,7 @@ from ray.exceptions import ActorDiedError
 
 from genevolve_ray.cluster.errors import WorkersLost
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
+from genevolve_ray.engines.protocol import WeightUpdateError
 
 
 class Crew:
@@ -23,9 +24,13 @@ class Crew:
         self.cancelled: list[Any] = []
         self.stillborn: set[int] = set()
         self.fragile = False
+        self.held = False
+        """Whether workers from now on hold their updates back."""
 
     def create(self, index: int) -> FakeWorker:
         self.made.append(FakeWorker(index, self.fragile))
+        if self.held:
+            self.made[-1].loading.clear()
         return self.made[-1]
 
     async def prepare(self, worker: FakeWorker) -> None:
@@ -103,6 +108,33 @@ async def test_a_lost_rollout_is_played_again_by_a_new_worker_with_the_current_w
     assert await rollouts.rollout("task") == "task"  # type: ignore[arg-type]
     assert crew.killed == [crew.made[0]]
     assert crew.made[1].played == [("task", 7)]
+
+
+async def test_a_returning_worker_plays_nothing_before_its_probe_agrees(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=1)
+    await rollouts.start()
+    await rollouts.update("folder", 3, PROBE)
+    crew.made[0].dead, crew.held = True, True
+    playing = asyncio.gather(*(rollouts.rollout(i) for i in range(3)))  # type: ignore[arg-type]
+    await asyncio.wait([playing], timeout=0.05)
+    assert [worker.played for worker in crew.made] == [[], []]
+    crew.made[1].loading.set()
+    await playing
+    assert sorted(crew.made[1].played) == [(0, 3), (1, 3), (2, 3)]
+
+
+async def test_a_returning_worker_whose_probe_disagrees_never_plays(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=1)
+    await rollouts.start()
+    await rollouts.update("folder", 3, PROBE)
+    crew.made[0].dead, crew.held = True, True
+    playing = asyncio.create_task(rollouts.rollout(0))  # type: ignore[arg-type]
+    await asyncio.wait([playing], timeout=0.05)
+    crew.made[1].disagreement = WeightUpdateError("0.3 apart on the probe")
+    crew.made[1].loading.set()
+    with pytest.raises(WeightUpdateError, match="0.3 apart"):
+        await playing
+    assert crew.made[1].played == []
 
 
 async def test_many_rollouts_lost_at_once_cost_one_worker(crew: Crew) -> None:
