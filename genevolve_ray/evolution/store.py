@@ -227,6 +227,10 @@ class RunStore(RunCheckpoints):
         self._persisted[id(group)] = (group, file)
         return file
 
+    def forget_group(self, group: Group) -> None:
+        """Let go of a persisted group that no step will use; its file stays."""
+        self._persisted.pop(id(group), None)
+
     def pending_groups(self) -> list[Group]:
         """Return groups that were persisted but are in no manifest, ordered by file name.
 

@@ -105,7 +105,8 @@ class RolloutStream:
             self._tasks.pop(number).result()
         for number in [n for n in self._groups if self._age(n, version) > self._config.loop.max_staleness]:
             self.flow.discard(number)
-            del self._groups[number], self._oldest[number]
+            self._store.forget_group(self._groups.pop(number))
+            del self._oldest[number]
         for _ in range(self.flow.room(version)):
             number = self.flow.lease()
             self._check_round(number)
@@ -183,12 +184,14 @@ class RolloutStream:
         size = self._config.loop.requests_per_step
         found = {self._lease_of(group, size): group for group in self._store.pending_groups()}
         for number in sorted(found):
-            if not self.flow.found(number, found[number].samples):
-                continue
-            if max((v for t in found[number].trajectories for v in t.ledger.versions), default=0) > version:
+            group = found[number]
+            if not self.flow.found(number, group.samples):
+                self._store.forget_group(group)
+            elif max((v for t in group.trajectories for v in t.ledger.versions), default=0) > version:
                 self.flow.discard(number)
+                self._store.forget_group(group)
             else:
-                self._groups[number], self._oldest[number] = found[number], oldest_version(found[number])
+                self._groups[number], self._oldest[number] = group, oldest_version(group)
 
     def _lease_of(self, group: Group, size: int) -> int:
         first = (group.step - 1) * size

@@ -205,6 +205,16 @@ def test_a_group_that_vanished_is_not_committed(run: Path) -> None:
         assert store.last_step == 0
 
 
+def test_a_group_that_was_given_up_is_not_committed_and_its_file_stays(run: Path) -> None:
+    with RunStore.open(str(run), CONFIG) as store:
+        group = make_group("a", 1)
+        store.put_group(group, 0)
+        store.forget_group(group)
+        with pytest.raises(StoreError, match="never persisted"):
+            store.commit_step(1, [group], {}, "h")
+        assert store.pending_groups() == [group]
+
+
 # --- resume ------------------------------------------------------------------------------------------------------------
 
 

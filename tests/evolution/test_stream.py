@@ -88,6 +88,7 @@ async def test_no_token_is_older_than_allowed(scene: Scene, staleness: int, seed
     assert sum(bool(n) for n in learner.beside) > 20
     used = [path for m in evolution.store.manifests() for path in (g.path for g in m.groups)]
     assert len(used) == len(set(used)) == 90
+    assert not evolution.store._persisted, "what is used or given up is let go"
 
 
 async def test_the_synchronous_loop_draws_nothing_beside_the_learner(scene: Scene) -> None:
