@@ -41,7 +41,8 @@ def namespace() -> Iterator[str]:
         _ip("addr", "add", f"{INSIDE}/30", "dev", HERE)
         _ip("link", "set", HERE, "up")
         _ip("-n", SPACE, "addr", "add", f"{OUTSIDE}/30", "dev", THERE)
-        _ip("-n", SPACE, "link", "set", THERE, "up")
+        for link in ("lo", THERE):
+            _ip("-n", SPACE, "link", "set", link, "up")
         yield SPACE
     except subprocess.CalledProcessError as error:
         pytest.skip(f"veth pairs are not permitted here: {error.stderr.decode().strip()}")
@@ -65,7 +66,8 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 @pytest.mark.slow
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-def test_a_worker_with_its_own_address_completes_an_atlas_run(namespace: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_a_worker_with_its_own_address_completes_an_atlas_run(engine: str, namespace: str, tmp_path: Path) -> None:
     certificate, key = _certificate(tmp_path)
     token = TokenFile(tmp_path / "tokens.json").new("remote", [Scope.ROLLOUT, Scope.STATUS])
     command = [sys.executable, "-c", "from genevolve_ray.cli import main; main()"]
@@ -76,7 +78,7 @@ def test_a_worker_with_its_own_address_completes_an_atlas_run(namespace: str, tm
         f"gateway.tls_certificate={certificate}",
         f"gateway.tls_key={key}",
         "gateway.trust.spot_check=1.0",
-        "engine.kind=transformers",
+        f"engine.kind={engine}",
         f"loop.steps={STEPS}",
         "loop.requests_per_step=2",
         "loop.group_size=3",
@@ -95,7 +97,7 @@ def test_a_worker_with_its_own_address_completes_an_atlas_run(namespace: str, tm
     )
     url = f"https://{INSIDE}:{PORT}"
     worker = subprocess.Popen(
-        ["ip", "netns", "exec", namespace, *command, "worker", "--gateway", url, "--engine", "transformers"]
+        ["ip", "netns", "exec", namespace, *command, "worker", "--gateway", url, "--engine", engine]
         + ["--ca-file", str(certificate), "--folder", str(tmp_path / "worker"), "--concurrent", "6"],
         env=environment,
         stdout=logs[1],
@@ -103,7 +105,7 @@ def test_a_worker_with_its_own_address_completes_an_atlas_run(namespace: str, tm
     )
     try:
         _until(lambda: "listens" in _text(tmp_path / "gateway.log") or gateway.poll() is not None)
-        gateway.wait(timeout=500)
+        _until(lambda: gateway.poll() is not None or worker.poll() is not None, seconds=500)
         # `ip netns exec` becomes the worker itself.
         worker.send_signal(signal.SIGTERM)
         worker.wait(timeout=60)
