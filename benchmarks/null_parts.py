@@ -119,6 +119,15 @@ class Renderer:
         return picture()
 
 
+class OtherRenderer(Renderer):
+    """Paints as the other does, under its own name."""
+
+    def __init__(self, config: LatencyConfig) -> None:
+        """Keep the latency."""
+        super().__init__(config)
+        self.identity = "other null renderer"
+
+
 class Judge:
     """Scores by dice, late."""
 
