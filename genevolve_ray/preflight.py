@@ -7,6 +7,7 @@ import subprocess
 from importlib import resources
 from pathlib import Path
 
+from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.checks import check_model, read_model_config
 from genevolve_ray.evolution.plugins import PluginSpec
@@ -30,7 +31,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
         UserFault: naming the value at fault.
     """
     check_filled_in(config)
-    check_devices(config)
+    check_devices(config, local)
     if model:
         check_policy(config)
     check_embedder(config)
@@ -93,13 +94,13 @@ def check_tokens(config: RunConfig) -> None:
         raise UserFault(f"environment variables of tokens are not set: {named}")
 
 
-def check_devices(config: RunConfig) -> None:
-    """Check that a private cluster on this machine has the GPUs that the configuration asks for.
+def check_devices(config: RunConfig, local: bool = False) -> None:
+    """Check that this process, or a private cluster on this machine, has the GPUs that the configuration asks for.
 
     Raises:
         UserFault: saying what was asked and what exists. A remote cluster answers for itself.
     """
-    if config.cluster.address:
+    if not local and cluster_address(config.cluster):
         return
     asked = {
         "engine.device": config.engine.device,

@@ -94,7 +94,7 @@ def formula(config: RunConfig) -> list[Check]:
 
 def devices(config: RunConfig) -> list[Check]:
     """Return whether the GPUs that are asked for are on this machine; a remote cluster answers for itself."""
-    if config.cluster.address:
+    if cluster_address(config.cluster):
         return []
     try:
         check_devices(config)

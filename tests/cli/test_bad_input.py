@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import genevolve_ray
+from genevolve_ray.config import load_config
+from genevolve_ray.faults import UserFault
+from genevolve_ray.preflight import check_devices
 
 TOOLBOX = "genevolve_ray.evolution.toolbox:LocalTools"
 
@@ -178,3 +181,11 @@ def test_the_command_as_a_shell_sees_it(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
     check_refused((ended.returncode, ended.stdout, ended.stderr), "loop.group_size", "got 1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_the_environment_names_answers_for_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("atlas", ["cluster.rollout_gpus=1"])
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_devices(config)
+    with pytest.raises(UserFault, match="cluster.rollout_gpus=1.0: a GPU is asked for, this machine has 0"):
+        check_devices(config, local=True)
