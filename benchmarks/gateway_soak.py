@@ -36,6 +36,7 @@ from genevolve_ray.gateway.player import Player
 from genevolve_ray.gateway.reasons import Refusal
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.tokens import Scope, TokenFile
+from genevolve_ray.gateway.wire import LeaseGrant
 from genevolve_ray.preflight import model_folder
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -119,10 +120,11 @@ class Crowd:
 
     async def _episode(self, client: GatewayClient, player: Player, dice: random.Random, mortal: bool) -> bool:
         for grant in await client.lease(1, 20):
-            async with self.loaded:
-                await self.loaded.wait_for(lambda oldest=grant.version: self.version >= oldest)
             try:
-                push = await player.play(grant)
+                async with kept(client, grant):
+                    async with self.loaded:
+                        await self.loaded.wait_for(lambda oldest=grant.version: self.version >= oldest)
+                    push = await player.play(grant)
                 assert push is not None
                 if mortal and dice.random() < DEATHS:
                     self.deaths += 1
@@ -138,6 +140,23 @@ class Crowd:
         return True
 
 
+@asynccontextmanager
+async def kept(client: GatewayClient, grant: LeaseGrant) -> AsyncIterator[None]:
+    """Renew a lease while its episode is played, as a worker does."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(grant.seconds / 3)
+            await client.renew(grant.id)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+
 def soak_config(folder: Path, steps: int) -> RunConfig:
     """Return a rehearsal whose every sample is played outside."""
     return load_config(
@@ -148,7 +167,7 @@ def soak_config(folder: Path, steps: int) -> RunConfig:
             "learner.ved.coefficient=0",
             "heldout.requests=0",
             "loop.mode=async",
-            "loop.max_staleness=2",
+            "loop.max_staleness=5",
             f"loop.steps={steps}",
             f"loop.requests_per_step={BATCH}",
             f"loop.group_size={GROUP}",
@@ -158,7 +177,7 @@ def soak_config(folder: Path, steps: int) -> RunConfig:
             "tools={type: 'benchmarks.null_parts:Tools'}",
             "renderer={type: 'benchmarks.null_parts:Renderer'}",
             "judge={type: 'benchmarks.null_parts:Judge'}",
-            f"gateway={{port: 0, only: true, tokens: '{folder / 'tokens.json'}', lease_seconds: 8, kept_versions: 6}}",
+            f"gateway={{port: 0, only: true, tokens: '{folder / 'tokens.json'}', lease_seconds: 8, kept_versions: 10}}",
         ],
     )
 
