@@ -9,8 +9,10 @@ Shape legend: B sequences, T tokens, H hidden, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +134,19 @@ def unique_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def state_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 over sorted names, dtypes, shapes and bytes: equal hashes mean bit-equal state."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
+    """Return a SHA-256 over names, dtypes, shapes and the SHA-256 of each tensor's bytes: equal means bit-equal state.
+
+    Tensors are hashed side by side, on as many cores as there are: one core does some 2 GB/s.
+    """
+
+    def part(name: str) -> bytes:
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        body = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy())
+        return f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode() + body.digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(part, sorted(tensors)))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def hidden_states(model: PreTrainedModel, ids_B_T: Tensor, images: ImageInputs | None = None) -> Tensor:
