@@ -29,8 +29,6 @@ class Pace:
     """A sample starts when it gets one of these, and gives it back at its end."""
     deadline: float | None = None
     """Seconds from its start after which a sample is given up."""
-    on_start: Callable[[], None] = lambda: None
-    """Told of every sample that starts."""
     on_late: Callable[[], None] = lambda: None
     """Told of every sample that is given up."""
     _limits: set[asyncio.Timeout] = field(default_factory=set)
@@ -41,7 +39,6 @@ class Pace:
             async with asyncio.timeout(None) as limit:
                 self._limits.add(limit)
                 async with self.slots or nullcontext():
-                    self.on_start()
                     if self.deadline is not None:
                         limit.reschedule(asyncio.get_running_loop().time() + self.deadline)
                     return await draw()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from genevolve_ray.records.base import Config, Record
-from genevolve_ray.records.trajectory import Group, Outcome
+from genevolve_ray.records.trajectory import Outcome, Trajectory
 
 
 class FlowConfig(Config):
@@ -145,9 +145,7 @@ class Flow:
         )
 
 
-def oldest_version(group: Group) -> int | None:
-    """Return the oldest policy version behind a token that the group would train on, None when it trains on none."""
-    kept = (
-        t.ledger.oldest_version for t in group.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)
-    )
+def oldest_version(*trajectories: Trajectory) -> int | None:
+    """Return the oldest policy version behind a token that would be trained on, None when none would be."""
+    kept = (t.ledger.oldest_version for t in trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE))
     return min((version for version in kept if version is not None), default=None)

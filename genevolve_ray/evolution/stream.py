@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import Pace, collect_group, distinct
@@ -15,7 +16,7 @@ from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.watch import Watcher
 from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group
+from genevolve_ray.records.trajectory import Group, Trajectory
 
 
 @dataclass(frozen=True)
@@ -58,34 +59,38 @@ class RolloutStream:
             steps=loop.steps,
         )
         self.flow = Flow(settings, stored_flow(store, version, settings))
+        self._staleness = loop.max_staleness
         self._slots = asyncio.Semaphore(loop.max_running or settings.batch * loop.group_size * (loop.max_staleness + 1))
         self._groups: dict[int, Group] = {}
         self._oldest: dict[int, int | None] = {}
         """Of each buffered group: its tokens are looked through once."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._paces: dict[int, Pace] = {}
-        self._begun: dict[int, int] = {}
-        """Of each running lease that has begun: the version then, no younger than any of its tokens."""
-        self._version = version
+        self._ended_oldest: dict[int, int] = {}
+        """Of each running lease some of whose samples have ended: the oldest version behind their tokens."""
+        self._next = version
+        """The version that will learn from the next batch."""
         self._ended = asyncio.Event()
         self._take_in_pending(version)
 
     async def take(self, step: int) -> Batch:
         """Return the batch of a step as soon as enough fresh groups are judged. Raises what a rollout raised."""
-        size, version, discarded = self._config.loop.requests_per_step, step - 1, self.flow.discarded
-        self._settle(version)
+        size, discarded = self._config.loop.requests_per_step, self.flow.discarded
+        self._next = step - 1
+        self._settle()
         self._watcher.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
-        while len(chosen := self._choose(size, version)) < size:
+        while len(chosen := self._choose(size)) < size:
             self._ended.clear()
             await self._ended.wait()
-            self._settle(version)
-        if await self._cut(version):
-            chosen = self._choose(size, version)
-        ages = [self._age(number, version) for number in chosen]
+            self._settle()
+        if await self._cut():
+            chosen = self._choose(size)
+        ages = [self._lag(self._oldest[number]) for number in chosen]
         groups = [self._groups.pop(number) for number in chosen]
         for number in chosen:
             self.flow.consume(number)
             del self._oldest[number]
+        self._next = step
         self.flow.check()
         requests = [self._requests.train(number) for number in chosen]
         return Batch(requests, groups, self.flow.state(), self._metrics(ages, self.flow.discarded - discarded))
@@ -96,44 +101,44 @@ class RolloutStream:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _settle(self, version: int) -> None:
+    def _settle(self) -> None:
         """Raise what a rollout raised, give up what has become stale, and lease as much as admission allows."""
-        self._version = version
         for number in [n for n, task in self._tasks.items() if task.done()]:
             del self._paces[number]
-            self._begun.pop(number, None)
+            self._ended_oldest.pop(number, None)
             self._tasks.pop(number).result()
-        for number in [n for n in self._groups if self._age(n, version) > self._config.loop.max_staleness]:
+        for number in [n for n in self._groups if self._lag(self._oldest[n]) > self._staleness]:
             self.flow.discard(number)
             self._store.forget_group(self._groups.pop(number))
             del self._oldest[number]
-        for _ in range(self.flow.room(version)):
+        for _ in range(self.flow.room(self._next)):
             number = self.flow.lease()
             self._check_round(number)
             self._paces[number] = self._pace(number)
             self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
             self._tasks[number].add_done_callback(lambda _: self._ended.set())
 
-    async def _cut(self, version: int) -> bool:
-        """End groups that the next step would find too old: they go on without their stragglers. Returns whether any did.
+    async def _cut(self) -> bool:
+        """End groups of which the next step would find the samples that have ended too old; returns whether any did.
 
-        The step has its batch already, so that no sample is given up which it could have waited for.
+        They go on without their stragglers. The step has its batch already, so that no sample is given up which it could
+        have waited for.
         """
-        last = [n for n, begun in self._begun.items() if version - begun >= self._config.loop.max_staleness]
+        last = [n for n, oldest in self._ended_oldest.items() if self._lag(oldest) >= self._staleness]
         for number in last:
             self._paces[number].cut()
         if last:
             await asyncio.wait([self._tasks[number] for number in last])
-            self._settle(version)
+            self._settle()
         return bool(last)
 
-    def _choose(self, size: int, version: int) -> list[int]:
+    def _choose(self, size: int) -> list[int]:
         """Return the leases that a step takes, in order: one group of a request, and the oldest first.
 
         The oldest are the next to become stale.
         """
         chosen: dict[str, int] = {}
-        for number in sorted(self._groups, key=lambda n: (-self._age(n, version), n)):
+        for number in sorted(self._groups, key=lambda n: (-self._lag(self._oldest[n]), n)):
             chosen.setdefault(self._groups[number].request_id, number)
         return sorted(list(chosen.values())[:size])
 
@@ -153,23 +158,35 @@ class RolloutStream:
             group_size=loop.group_size,
             max_attempts=loop.max_attempts,
             sampling=self._sampling,
-            on_trajectory=self._watcher.trajectory,
+            on_trajectory=partial(self._hear, number),
             pace=self._paces[number],
             wirings=self._wirings,
         )
+        self._leave_out_stale(number, group)
         if not group.trajectories:  # every sample came too late
             self.flow.discard(number)
             return
-        self._oldest[number] = oldest = oldest_version(group)
+        self._oldest[number] = oldest = oldest_version(*group.trajectories)
         self._store.put_group(group, oldest or 0)
         self.flow.hold(number, group.samples)
         self._groups[number] = group
+
+    def _hear(self, number: int, trajectory: Trajectory) -> None:
+        self._watcher.trajectory(trajectory)
+        if (oldest := oldest_version(trajectory)) is not None:
+            self._ended_oldest[number] = min(oldest, self._ended_oldest.get(number, oldest))
+
+    def _leave_out_stale(self, number: int, group: Group) -> None:
+        """Take samples out of a group that ended with tokens too old for the next batch, for the sake of the others."""
+        stale = {t.key.sample for t in group.trajectories if self._lag(oldest_version(t)) > self._staleness}
+        for _ in stale:
+            self.flow.drop(number)
+        group.trajectories[:] = [t for t in group.trajectories if t.key.sample not in stale]
 
     def _pace(self, number: int) -> Pace:
         return Pace(
             self._slots,
             self._config.loop.sample_deadline,
-            on_start=lambda: self._begun.setdefault(number, self._version),
             on_late=lambda: self.flow.drop(number),
         )
 
@@ -191,7 +208,7 @@ class RolloutStream:
                 self.flow.discard(number)
                 self._store.forget_group(group)
             else:
-                self._groups[number], self._oldest[number] = group, oldest_version(group)
+                self._groups[number], self._oldest[number] = group, oldest_version(*group.trajectories)
 
     def _lease_of(self, group: Group, size: int) -> int:
         first = (group.step - 1) * size
@@ -200,10 +217,9 @@ class RolloutStream:
                 return number
         raise StoreError(f"round {group.step} holds a group of request {group.request_id!r}, which it never leased")
 
-    def _age(self, number: int, version: int) -> int:
-        """Return how many versions the oldest token of a buffered group lags behind."""
-        oldest = self._oldest[number]
-        return 0 if oldest is None else version - oldest
+    def _lag(self, oldest: int | None) -> int:
+        """Return how many versions a token lags behind the policy that learns from the next batch."""
+        return 0 if oldest is None else self._next - oldest
 
     def _metrics(self, ages: list[int], discarded: int) -> dict[str, float]:
         counts = self.flow.counts()

@@ -64,7 +64,7 @@ class SlowLearner(FakeLearner):
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         self.beside.append(self.rollouts.running)
-        self.ages += [step - 1 - (oldest_version(g) or 0) for g in groups]
+        self.ages += [step - 1 - (oldest_version(*g.trajectories) or 0) for g in groups]
         await self.dice.wait()
         return await super().step(groups, step, lessons)
 
@@ -184,6 +184,32 @@ async def test_a_group_goes_on_without_its_stragglers_before_it_would_be_too_old
         for g in groups
     }
     assert seen["train-1"] == (3, [1, 2])
+    assert evolution.store.metrics()[-1]["samples_discarded"] == 1
+
+
+async def test_a_sample_that_ends_too_old_is_left_out_of_its_group(scene: Scene) -> None:
+    learner, stuck = FakeLearner(), asyncio.Event()
+
+    class Mixed(FakeRollouts):
+        async def rollout(self, task: RolloutTask) -> Trajectory:
+            begun = self.version
+            if task.key.request_id == "train-1":
+                await stuck.wait()
+            trajectory = await super().rollout(task)
+            if (task.key.request_id, task.key.sample) == ("train-1", 0):
+                trajectory.ledger.versions[3:] = [begun, begun]
+            return trajectory
+
+    evolution = scene.begin(make_config(mode="async", group_size=3, max_staleness=1, steps=6), Mixed(), learner)
+    async with asyncio.timeout(10):
+        version = await evolution.start()
+        running = asyncio.create_task(evolution.run(version))
+        while len(evolution.store.committed_steps()) < 3:
+            await asyncio.sleep(0)
+        stuck.set()
+        await running
+    [late] = [g for groups in learner.seen for g in groups if g.request_id == "train-1"]
+    assert [t.key.sample for t in late.trajectories] == [1, 2]
     assert evolution.store.metrics()[-1]["samples_discarded"] == 1
 
 
