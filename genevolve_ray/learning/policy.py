@@ -141,7 +141,7 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
 
     def part(name: str) -> bytes:
         tensor = tensors[name].detach().cpu().contiguous()
-        body = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy())
+        body = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode() + body.digest()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
