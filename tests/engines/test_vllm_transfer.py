@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,7 +169,7 @@ async def test_a_transfer_that_breaks_off_is_an_error_and_requests_wait_for_anot
 
 
 async def test_weights_that_the_probe_refuses_sample_nothing(
-    engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels, tmp_path: Path
+    engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels
 ) -> None:
     with pytest.raises(WeightUpdateError, match="after the update to version 9"):
         await trainer.send(trainer.source(tiny_models.first), 9, WRONG)
