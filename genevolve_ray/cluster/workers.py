@@ -16,7 +16,7 @@ from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
 from genevolve_ray.cluster.weights import Shipment, forget_node, receive
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.mail import Mail, TransferCall
-from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
 from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
 from genevolve_ray.evolution.inprocess import load_chat, start_engine
 from genevolve_ray.evolution.ports import RolloutTask
@@ -151,6 +151,9 @@ class RolloutWorker:
         engine, mail = cast("VllmEngine", self._engine), self._mail
         try:
             return await engine.receive(mail.calls(), version, probe)
+        except WeightUpdateError as error:
+            mail.close(str(error))
+            raise
         except self._engine_death:
             self._exit()
             raise

@@ -39,7 +39,7 @@ class WeightSource(Protocol):
         ...
 
 
-class Control(Protocol):
+class EngineControl(Protocol):
     """The calls that the learner's end makes on all engines at once (vLLM's `VLLMWeightSyncClient`)."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Meeting:
     timeout: float
 
 
-def open_sender(way: str, meeting: Meeting, source: WeightSource, control: Control) -> Any:
+def open_sender(way: str, meeting: Meeting, source: WeightSource, control: EngineControl) -> Any:
     """Build a group with the engines, and return vLLM's end for the learner's rank 0: `send_weights()`, `shutdown()`.
 
     Args:
@@ -163,7 +163,7 @@ class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
 
     @classmethod
     def trainer_init(
-        cls, init_info: GlooTrainerInitInfo, *, client: Control, source: WeightSource | None = None
+        cls, init_info: GlooTrainerInitInfo, *, client: EngineControl, source: WeightSource | None = None
     ) -> GlooSender:
         """Meet the engines, which are told meanwhile where to."""
         engine = cls(client=client, source=source, packed=False)

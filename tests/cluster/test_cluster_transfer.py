@@ -6,12 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+import ray
 from cluster_fakes import FakeSendingLearner, FakeWorker
 from ray.exceptions import ActorDiedError
 
 from genevolve_ray.cluster import transfer as transfers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
-from genevolve_ray.cluster.transfer import Sender, Transfer, TransferFailed, _Passes
+from genevolve_ray.cluster.transfer import Control, Sender, Transfer, TransferFailed, TransferGroup, _Passes
 from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
 from genevolve_ray.engines.mail import TransferCall
 from genevolve_ray.engines.protocol import WeightUpdateError
@@ -202,6 +203,49 @@ async def test_a_worker_that_hangs_is_ended_in_time_and_replaced(monkeypatch: py
     await world.publish(1)
     assert world.made[0].dead
     assert [worker.version for worker in world.rollouts.workers] == [1, 1]
+
+
+class Delivered:
+    """A worker as the learner sees it: keeps what is delivered."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.deliver, self.got, self._error = self, [], error
+
+    def remote(self, call: TransferCall, argument: dict[str, Any]) -> Exception | None:
+        self.got.append((call, argument))
+        return self._error
+
+
+@pytest.fixture
+def _ray_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(replies: list[Any]) -> None:
+        if replies[0] is not None:
+            raise replies[0]
+
+    monkeypatch.setattr(ray, "wait", lambda replies, num_returns: (replies[-1:], replies[:-1]))
+    monkeypatch.setattr(ray, "get", get)
+
+
+@pytest.mark.usefixtures("_ray_at_once")
+def test_every_engine_is_told_its_own_place_in_the_group() -> None:
+    workers = (Delivered(), Delivered(), Delivered())
+    control = Control(TransferGroup(workers, processes=2, address="host:1", timeout=1.0), lambda: None)
+    control.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    offsets = [argument["rank_offset"] for worker in workers for _, argument in worker.got]
+    assert offsets == [1, 3, 5]
+    control.init_weight_transfer_engine({"packed": True})
+    assert {str(worker.got[1]) for worker in workers} == {str((TransferCall.JOIN, {"packed": True}))}
+
+
+@pytest.mark.usefixtures("_ray_at_once")
+def test_a_worker_that_does_not_receive_ends_the_sending() -> None:
+    # The others would not come back from the collective for which they wait.
+    ended: list[bool] = []
+    workers = (Delivered(), Delivered(ActorDiedError()))
+    control = Control(TransferGroup(workers, 1, "host:1", 1.0), lambda: ended.append(True))
+    with pytest.raises(ActorDiedError):
+        control.update_weights({"names": []})
+    assert ended == [True]
 
 
 class Counted:
