@@ -137,7 +137,6 @@ def _device(way: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the script; returns its exit code."""
     parsed = parse(arguments)
-    prepare_process(1)
     import torch
 
     there = torch.cuda.device_count()
@@ -150,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    prepare_process(1)  # for the processes that start from here: this one computes nothing
     with TemporaryDirectory(prefix="genevolve-transfer-") as folder:
         result = asyncio.run(transfer(parsed, Path(folder) / "run"))
     text = json.dumps(result, indent=2)
