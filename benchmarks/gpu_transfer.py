@@ -19,23 +19,25 @@ from typing import Any
 
 from benchmarks.measure import prepare_process
 
-GPUS = {"nccl": 2, "ipc": 1, "gloo": 0}
-"""How many GPUs each way needs."""
+WAYS = ("nccl", "ipc", "gloo")
 _LIMITS = {"float32": 1e-4, "bfloat16": 0.03}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the command line; without `--way` the best for the GPUs that are there, which may be none."""
     parser = argparse.ArgumentParser(prog="gpu_transfer", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--way", choices=list(GPUS), help="how weights travel (default: nccl on 2 GPUs, ipc on 1)")
+    parser.add_argument("--way", choices=WAYS, help="how weights travel (default: nccl on 2 GPUs, ipc on 1)")
     parser.add_argument("--steps", type=int, default=4, help="learner steps (default 4, at least 3)")
     parser.add_argument("--workers", type=int, default=1, help="rollout workers (default 1)")
+    parser.add_argument("--ranks", type=int, default=1, help="ranks of the learner (default 1; one with ipc)")
     parser.add_argument("--dtype", choices=list(_LIMITS), default="float32", help="of engine and learner")
     parser.add_argument("--policy", type=Path, metavar="DIR", help="model folder (default: the shipped cold start)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
     parsed = parser.parse_args(arguments)
-    if parsed.steps < 3 or parsed.workers < 1:
-        parser.error(f"--steps {parsed.steps} must be at least 3 and --workers {parsed.workers} at least 1")
+    if parsed.steps < 3 or parsed.workers < 1 or parsed.ranks < 1:
+        parser.error(
+            f"--steps {parsed.steps} must be at least 3, --workers {parsed.workers} and --ranks {parsed.ranks} 1"
+        )
     return parsed
 
 
@@ -45,10 +47,12 @@ def settings(parsed: argparse.Namespace, policy: Path) -> list[str]:
         f"policy.model={policy}",
         f"cluster.weights={parsed.way}",
         f"cluster.rollout_workers={parsed.workers}",
+        f"cluster.learner_ranks={parsed.ranks}",
         f"engine.dtype={parsed.dtype}",
         f"learner.dtype={parsed.dtype}",
         f"loop.parity_limit={_LIMITS[parsed.dtype]}",
         f"loop.steps={parsed.steps}",
+        "cluster.start_timeout=600",
         "loop.requests_per_step=2",
         "loop.group_size=4",
         "loop.validate_every=0",
@@ -108,6 +112,7 @@ async def transfer(parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "device": _device(parsed.way),
         "dtype": parsed.dtype,
         "workers": parsed.workers,
+        "ranks": parsed.ranks,
         "checks": checks,
         "limit": limit,
         "probe_difference": [row["probe_difference"] for row in rows],
@@ -141,11 +146,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     there = torch.cuda.device_count()
     parsed.way = parsed.way or ("nccl" if there > 1 else "ipc")
-    needed = GPUS[parsed.way] + (parsed.workers - 1 if parsed.way == "nccl" else 0)
+    needed = {"nccl": parsed.ranks + parsed.workers, "ipc": 1, "gloo": 0}[parsed.way]
     if there < needed:
         print(
-            f"skipped: --way {parsed.way} with --workers {parsed.workers} needs {needed} GPUs, torch {torch.__version__} "
-            f"sees {there} (--way gloo tries everything but the copying itself)",
+            f"skipped: --way {parsed.way} with --ranks {parsed.ranks} and --workers {parsed.workers} needs {needed} GPUs, "
+            f"torch {torch.__version__} sees {there} (--way gloo tries everything but the copying itself)",
             file=sys.stderr,
         )
         return 2

@@ -147,7 +147,7 @@ def test_transfer_script_without_gpu_is_skipped_with_a_word(capsys: pytest.Captu
     from benchmarks.gpu_transfer import main
 
     assert main([]) == 2
-    assert "skipped: --way ipc with --workers 1 needs 1 GPUs" in capsys.readouterr().err
+    assert "skipped: --way ipc with --ranks 1 and --workers 1 needs 1 GPUs" in capsys.readouterr().err
     assert main(["--way", "nccl", "--workers", "3"]) == 2
     assert "needs 4 GPUs" in capsys.readouterr().err
 
