@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 
-_CLASSES = {c.__name__: c for c in (torch.Tensor, torch.nn.Parameter, torch.TypedStorage, torch.UntypedStorage)}
+_CLASSES: dict[str, Any] = {
+    "Tensor": torch.Tensor,
+    "Parameter": torch.nn.Parameter,
+    "TypedStorage": torch.TypedStorage,
+    "UntypedStorage": torch.UntypedStorage,
+}
 
 
 def plain_handles(handles: Any) -> Any:
@@ -34,9 +39,10 @@ def rebuilt_handles(plain: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, type):
-        if _CLASSES.get(value.__name__) is not value:
+        name = value.__name__
+        if _CLASSES.get(name) is not value:
             raise ValueError(f"a handle of GPU memory names the class {value.__module__}.{value.__qualname__}")
-        return {"class": value.__name__}
+        return {"class": name}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     return list(value) if isinstance(value, tuple) else value
