@@ -18,6 +18,7 @@ from genevolve_ray.cluster.placement import (
     check_devices,
     check_environment,
     check_fits,
+    check_shared,
     gang_demands,
     reserve,
     service_demands,
@@ -27,7 +28,8 @@ from genevolve_ray.cluster.renderers import RayRenderers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
-from genevolve_ray.cluster.weights import Outbox, receive
+from genevolve_ray.cluster.transfer import Transfer
+from genevolve_ray.cluster.weights import Outbox, Shipment, receive
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Wiring, worker_environment
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.watch import Silence, Watcher
@@ -119,6 +121,13 @@ class _Launch:
             max_restarts=cluster.max_restarts,
             outbox=outbox,
             elsewhere=lambda: sum(node["Alive"] for node in ray.nodes()) > 1,
+            sends=cluster.weights != "host",
+        )
+        transfer = Transfer(
+            learner,
+            processes=self.config.engine.vllm.tensor_parallel_size,
+            timeout=cluster.weights_timeout,
+            kill=ray.kill,
         )
         pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill, cancel=ray.cancel)
         self.rollouts = RayRollouts(
@@ -127,6 +136,7 @@ class _Launch:
             max_restarts=cluster.max_restarts,
             attempts=cluster.rollout_attempts,
             outbox=outbox,
+            transfer=transfer,
         )
         parts = {
             "learner": learner.start(),
@@ -138,12 +148,14 @@ class _Launch:
             experience = RayExperience(self._create_memory, ray.kill, cluster.experience_attempts)
             parts["experience"] = experience.start()
         await self._all_up(parts)
+        if cluster.weights == "ipc":
+            await check_shared(learner.workers, self.rollouts.workers)
         renderers = RayRenderers(self.renderers, self.rollouts, self.images_uri, cluster.start_timeout)
         callers = {s.role: Wiring(s, self.handles[s.role]).caller() for s in self.services}
 
         def locate(folder: str) -> str:
             shipment = outbox.get(folder)
-            return shipment if isinstance(shipment, str) else receive(shipment)
+            return receive(shipment) if isinstance(shipment, Shipment) else folder
 
         return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds, callers, locate)
 

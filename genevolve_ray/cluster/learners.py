@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ray.exceptions import RayActorError
 
 from genevolve_ray.cluster.errors import arrive
-from genevolve_ray.cluster.weights import Outbox, Shipment, ship
+from genevolve_ray.cluster.transfer import Sender, TransferGroup
+from genevolve_ray.cluster.weights import Offer, Outbox, Shipment, ship
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.ports import LearnerLost, Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from genevolve_ray.evolution.learner import LocalLearner
 
 
+_CHANGING = ("step", "load")
+"""Calls after which the weights are others than those that were published."""
 _AFTERMATH_SECONDS = 10.0
 """How long the other ranks' errors are waited for, to tell the one that died from those that missed it."""
 
@@ -33,6 +36,7 @@ class LearnerWorker:
         """Keep the settings."""
         self._config, self._model_dir, self._rank = config, model_dir, rank
         self._learner: LocalLearner | None = None
+        self._sender: Sender | None = None
 
     async def address(self) -> str:
         """Return `host:port` of this node at which the ranks can meet; it is for rank 0 to say."""
@@ -61,6 +65,8 @@ class LearnerWorker:
             limit = self._config.cluster.learner_timeout
             ranks = join_ranks(self._rank, size, address, self._config.learner.device, limit)
         self._learner = start_learner(self._config, Path(self._model_dir), ranks)
+        if self._config.cluster.weights != "host":
+            self._sender = Sender(self._config.cluster.weights, self._rank, self._learner.outgoing())
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the learner port."""
@@ -72,6 +78,17 @@ class LearnerWorker:
         os.makedirs(folder, exist_ok=True)
         probe = await self.call("publish", folder)
         return probe, ship(folder, elsewhere) if self._rank == 0 else None
+
+    async def write(self, folder: str, elsewhere: bool) -> Shipment | None:
+        """Write the weights as `publish` does, for workers that were not there when they were sent."""
+        os.makedirs(folder, exist_ok=True)
+        await self.call("write", folder)
+        return ship(folder, elsewhere) if self._rank == 0 else None
+
+    async def send(self, group: TransferGroup | None) -> None:
+        """Send the weights to the engines of a group (see `Sender.send`); meanwhile calls of others are answered."""
+        assert self._sender is not None, "cluster.weights=host has no sender"
+        await asyncio.to_thread(self._sender.send, group)
 
 
 class RayLearner:
@@ -88,6 +105,7 @@ class RayLearner:
         max_restarts: int = 0,
         outbox: Outbox | None = None,
         elsewhere: Callable[[], bool] = lambda: False,
+        sends: bool = False,
     ) -> None:
         """Create the learner's actors.
 
@@ -97,14 +115,18 @@ class RayLearner:
             max_restarts: how often they may all be created anew.
             outbox: where published weights are left for the rollout workers.
             elsewhere: whether any other node needs them.
+            sends: whether what is published stays in memory until `send`, and is not written.
         """
         self.workers = list(create())
         self._create, self._kill, self._restarts_left = create, kill, max_restarts
-        self._outbox, self._elsewhere = outbox or Outbox(), elsewhere
+        self._outbox, self._elsewhere, self._sends = outbox or Outbox(), elsewhere, sends
+        # A worker that comes back may ask for weights at any time, and ranks must be called in one order.
+        self._turn = asyncio.Lock()
+        self._offered: str | None = None
 
     async def start(self) -> None:
         """Wait until the model is loaded on every rank."""
-        address = await arrive(self.workers[0].address.remote()) if len(self.workers) > 1 else None
+        address = await self.address() if len(self.workers) > 1 else None
         await _together("start", [arrive(worker.start.remote(address)) for worker in self.workers])
 
     async def restart(self) -> None:
@@ -113,17 +135,18 @@ class RayLearner:
         Raises:
             LearnerLost: when that was done too often.
         """
-        while True:
-            for worker in self.workers:
-                self._kill(worker)
-            if self._restarts_left == 0:
-                raise LearnerLost("the learner died too often (cluster.max_restarts)")
-            self._restarts_left -= 1
-            self.workers = list(self._create())
-            try:
-                return await self.start()
-            except LearnerLost:
-                continue
+        async with self._turn:
+            self._offered = None
+            while True:
+                self.end()
+                if self._restarts_left == 0:
+                    raise LearnerLost("the learner died too often (cluster.max_restarts)")
+                self._restarts_left -= 1
+                self.workers = list(self._create())
+                try:
+                    return await self.start()
+                except LearnerLost:
+                    continue
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
         """Take one optimisation step on judged groups, taught by lessons, and return its metrics."""
@@ -136,12 +159,42 @@ class RayLearner:
         return tokens
 
     async def publish(self, folder: str) -> Probe:
-        """Write the weights to `folder` and return the probe that engines must reproduce."""
-        replies = [arrive(worker.publish.remote(folder, self._elsewhere())) for worker in self.workers]
-        probe, shipment = (await _together("publish", replies))[0]
+        """Write the weights to `folder`, or offer them to be sent, and return the probe that engines must reproduce."""
+        if self._sends:
+            offered: Probe = await self._call("probe")
+            self._offered = folder
+            self._outbox.put(Offer(folder, self._write))
+            return offered
+        async with self._turn:
+            replies = [arrive(worker.publish.remote(folder, self._elsewhere())) for worker in self.workers]
+            probe, shipment = (await _together("publish", replies))[0]
         self._outbox.put(shipment)
         published: Probe = probe
         return published
+
+    async def _write(self, folder: str) -> Shipment | None:
+        """Write what was offered under the name of `folder`; None when these are not its weights any more."""
+        async with self._turn:
+            if self._offered != folder:
+                return None
+            replies = [arrive(worker.write.remote(folder, self._elsewhere())) for worker in self.workers]
+            shipment: Shipment = (await _together("write", replies))[0]
+            return shipment
+
+    async def send(self, group: TransferGroup | None) -> None:
+        """Send the weights to the engines of a group, None: to those of the last one. See `SendingLearner.send`."""
+        async with self._turn:
+            await _together("send", [arrive(worker.send.remote(group)) for worker in self.workers])
+
+    async def address(self) -> str:
+        """Return `host:port` of rank 0's node, at which others can meet it."""
+        address: str = (await _together("address", [arrive(self.workers[0].address.remote())]))[0]
+        return address
+
+    def end(self) -> None:
+        """End all ranks at once: one waits for somebody who will not come."""
+        for worker in self.workers:
+            self._kill(worker)
 
     async def save(self, folder: str) -> None:
         """Write a checkpoint."""
@@ -162,7 +215,10 @@ class RayLearner:
 
             # One copy of a batch for all ranks.
             arguments = tuple(ray.put(argument) for argument in arguments)
-        return (await _together(method, [arrive(w.call.remote(method, *arguments)) for w in self.workers]))[0]
+        async with self._turn:
+            if method in _CHANGING:
+                self._offered = None
+            return (await _together(method, [arrive(w.call.remote(method, *arguments)) for w in self.workers]))[0]
 
 
 async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]:
@@ -191,6 +247,9 @@ async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]
 def learner_environment(config: RunConfig) -> dict[str, str]:
     """Return the environment variables of the learner's process: OpenMP reads its number of threads once, at import."""
     threads = config.learner.threads
-    return {"HF_HUB_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"} | (
-        {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    sends = config.cluster.weights != "host"
+    return (
+        {"HF_HUB_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        | ({"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"} if sends else {})
     )

@@ -58,6 +58,7 @@ def replica_demands(role: str, service: ServiceConfig) -> list[Demand]:
 def check_devices(config: RunConfig) -> None:
     """Check that whoever computes on a GPU reserves one. Raises PlacementError naming the keys and values at fault."""
     cluster = config.cluster
+    check_weights_way(config)
     pairs = (
         ("engine.device", config.engine.device, "cluster.rollout_gpus", cluster.rollout_gpus),
         ("learner.device", config.learner.device, "cluster.learner_gpus", cluster.learner_gpus),
@@ -78,6 +79,60 @@ def check_devices(config: RunConfig) -> None:
     for key, device, reservation, gpus in pairs:
         if device != "cpu" and not gpus:
             raise PlacementError(f"{key}={device} computes on a GPU, but {reservation}={gpus:g} reserves none")
+
+
+def check_weights_way(config: RunConfig) -> None:
+    """Check that weights can travel as `cluster.weights` says. Raises PlacementError naming the values at fault."""
+    cluster, engine = config.cluster, config.engine
+    way = cluster.weights
+    if way == "host":
+        return
+    if config.rehearsal is not None:
+        raise PlacementError(f"cluster.weights={way} sends a policy's weights, and a rehearsal has none: use host")
+    if engine.kind != "vllm":
+        raise PlacementError(f"cluster.weights={way} needs engine.kind=vllm, got {engine.kind}")
+    if config.gateway.port is not None:
+        raise PlacementError(
+            f"cluster.weights={way} writes no files, which gateway.port={config.gateway.port} hands to workers outside"
+        )
+    devices = f"engine.device={engine.device} and learner.device={config.learner.device}"
+    on_cpu = [device == "cpu" for device in (engine.device, config.learner.device)]
+    if way == "gloo" and not all(on_cpu):
+        raise PlacementError(f"cluster.weights=gloo sends between CPUs, got {devices}: use nccl, ipc or host")
+    if way != "gloo" and any(on_cpu):
+        raise PlacementError(f"cluster.weights={way} sends between GPUs, got {devices}: use gloo or host")
+    reserved = f"cluster.learner_gpus={cluster.learner_gpus:g} and cluster.rollout_gpus={cluster.rollout_gpus:g}"
+    if way == "nccl" and not all(gpus.is_integer() for gpus in (cluster.learner_gpus, cluster.rollout_gpus)):
+        raise PlacementError(f"cluster.weights=nccl needs whole GPUs for each, {reserved} may put two on one: use ipc")
+    if way == "ipc" and (cluster.learner_ranks > 1 or engine.vllm.tensor_parallel_size > 1):
+        raise PlacementError(
+            "cluster.weights=ipc is for one GPU that learner and engines share, got "
+            f"cluster.learner_ranks={cluster.learner_ranks} and "
+            f"engine.vllm.tensor_parallel_size={engine.vllm.tensor_parallel_size}: use nccl"
+        )
+    if way == "ipc" and cluster.learner_gpus + cluster.rollout_workers * cluster.rollout_gpus > 1 + _EPSILON:
+        raise PlacementError(
+            f"cluster.weights=ipc is for one GPU that learner and engines share, {reserved} for each of "
+            f"cluster.rollout_workers={cluster.rollout_workers} are more: use nccl"
+        )
+
+
+async def check_shared(learner: Sequence[Any], workers: Sequence[Any]) -> None:
+    """Check that actors were put on one GPU, as `cluster.weights=ipc` needs. Raises PlacementError saying where they are."""
+    places = [await actor.__ray_call__.remote(_gpus_of) for actor in (*learner, *workers)]
+    if any(place != places[0] for place in places):
+        names = [*(f"learner rank {i}" for i in range(len(learner))), *(f"worker {i}" for i in range(len(workers)))]
+        listed = ", ".join(f"{name} {place}" for name, place in zip(names, places, strict=True))
+        raise PlacementError(
+            f"cluster.weights=ipc needs learner and engines on one GPU, got {listed}: use host or nccl"
+        )
+
+
+def _gpus_of(_: Any) -> str:
+    import ray
+
+    context = ray.get_runtime_context()
+    return f"on GPU {', '.join(context.get_accelerator_ids().get('GPU', ()))} of node {context.get_node_id()[:8]}"
 
 
 def check_environment(role: str, environment: Mapping[str, Any], *, local: bool) -> None:

@@ -158,7 +158,14 @@ def _flow(config: RunConfig) -> dict[str, str]:
     running = min(leased, loop.max_running or leased)
     kind = f"asynchronous, tokens at most {loop.max_staleness} versions old" if loop.mode == "async" else "synchronous"
     places = config.cluster.rollout_workers * config.engine.max_concurrent
+    ways = {
+        "host": "as files, once to every node",
+        "nccl": "from GPU to GPU in one NCCL group (cluster.weights=nccl)",
+        "ipc": "within the GPU that learner and engines share (cluster.weights=ipc)",
+        "gloo": "from memory to memory over gloo (cluster.weights=gloo)",
+    }
     return {
         "loop": f"{kind}; {loop.steps} steps of {loop.requests_per_step} x {loop.group_size} samples",
         "in flight": f"at most {leased} samples leased, {running} played at once, {places} decoded at once",
+        "weights": ways[config.cluster.weights],
     }

@@ -11,7 +11,8 @@ from ray.exceptions import RayActorError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from genevolve_ray.cluster.errors import StartError, WorkersLost, arrive
-from genevolve_ray.cluster.weights import Outbox, Shipment
+from genevolve_ray.cluster.transfer import Transfer
+from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.records.trajectory import Trajectory
@@ -59,7 +60,14 @@ class RayRollouts:
     """
 
     def __init__(
-        self, pool: WorkerPool, workers: int, *, max_restarts: int, attempts: int, outbox: Outbox | None = None
+        self,
+        pool: WorkerPool,
+        workers: int,
+        *,
+        max_restarts: int,
+        attempts: int,
+        outbox: Outbox | None = None,
+        transfer: Transfer | None = None,
     ) -> None:
         """Create `workers` workers; `start` waits for them.
 
@@ -69,11 +77,14 @@ class RayRollouts:
             max_restarts: how often each place may be given a new worker.
             attempts: how often one rollout is tried.
             outbox: where the learner leaves what it publishes.
+            transfer: sends what the learner offers without writing it.
         """
         self._outbox = outbox or Outbox()
         self._pool, self._max_restarts, self._attempts = pool, max_restarts, attempts
         self._places = [_Place(index, pool.create(index)) for index in range(workers)]
-        self._weights: tuple[Shipment | str, int, Probe] | None = None
+        self._transfer = transfer
+        self._weights: tuple[Shipment | Offer | str, int, Probe] | None = None
+        self._renewed = asyncio.Event()
 
     @property
     def workers(self) -> list[Any]:
@@ -100,8 +111,32 @@ class RayRollouts:
 
     async def update(self, folder: str, version: int, probe: Probe) -> float:
         """Give every worker new weights, each verified by the probe; returns the worst difference."""
-        self._weights = (self._outbox.get(folder), version, probe)
+        self._weights = weights, _, _ = (self._outbox.get(folder), version, probe)
+        self._renewed.set()
+        self._renewed = asyncio.Event()
+        if isinstance(weights, Offer):
+            return await self._send(version, probe)
         return max(await asyncio.gather(*(self._update(place) for place in self._standing())))
+
+    async def _send(self, version: int, probe: Probe) -> float:
+        """Have the learner send a version to all workers, anew as long as one of them dies of it or before it."""
+        assert self._transfer is not None, "the learner offers what nobody sends"
+        while True:
+            for place in self._standing():
+                await place.ready.wait()
+            places = self._standing()
+            workers = [place.worker for place in places]
+            outcomes = await self._transfer.send(workers, version, probe)
+            differences = [outcome for outcome in outcomes if not isinstance(outcome, RayActorError)]
+            if len(differences) == len(outcomes):
+                return max(differences)
+            await asyncio.gather(
+                *(
+                    self._replace(place, worker)
+                    for place, worker, outcome in zip(places, workers, outcomes, strict=True)
+                    if isinstance(outcome, RayActorError)
+                )
+            )
 
     async def tell(self, call: Callable[[Any], Awaitable[None]]) -> None:
         """Call every worker; where one is dead, the one that takes its place is called."""
@@ -207,8 +242,19 @@ class RayRollouts:
             worker = self._pool.create(place.index)
             try:
                 await self._pool.prepare(worker)
-                if self._weights is not None:
-                    await arrive(worker.update.remote(*self._weights))
+                await self._bring_up_to_date(worker)
             except RayActorError:
                 continue
             return worker
+
+    async def _bring_up_to_date(self, worker: Any) -> None:
+        """Give a new worker the current version as files, verified; before the first version there is nothing to give."""
+        while self._weights is not None:
+            weights, version, probe = self._weights
+            renewed = self._renewed
+            files = await weights.shipment() if isinstance(weights, Offer) else weights
+            if files is not None:
+                await arrive(worker.update.remote(files, version, probe))
+                return
+            # The learner has learned on: it publishes next, and has then what the worker can be given.
+            await renewed.wait()

@@ -72,6 +72,11 @@ class ClusterConfig(Config):
     """Seconds that a rank of the learner waits for the others, before they count as lost."""
     start_timeout: float = Field(default=300.0, gt=0)
     """Seconds that actors and services may take to start."""
+    weights: Literal["host", "nccl", "ipc", "gloo"] = "host"
+    """How a version's weights reach the engines: as files, once to every node through Ray's object store; from GPU to GPU
+    (`nccl`: each has GPUs of its own, `ipc`: learner and engines share one); or over `gloo`, to try that on CPUs."""
+    weights_timeout: float = Field(default=300.0, gt=0)
+    """Seconds that a version may be under way between GPUs, before those that are still at it count as dead."""
     object_store_mib: int = Field(default=256, ge=80)
     log_to_driver: bool = False
     """Print what workers print; otherwise it stays in Ray's log files."""

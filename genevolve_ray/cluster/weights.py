@@ -6,12 +6,13 @@ that needs them unpacks them for all, under a lock, and checks their digest.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,18 +48,35 @@ class Shipment:
     contents: tuple[Any, ...] = ()
 
 
+class Offer:
+    """A version that the learner holds and has written nowhere: engines take it from its memory."""
+
+    def __init__(self, folder: str, write: Callable[[str], Awaitable[Shipment | None]]) -> None:
+        """Name the version by the folder that it would lie in; `write` has the learner put it there."""
+        self.folder, self._write = folder, write
+        self._shipment: Shipment | None = None
+        self._writing = asyncio.Lock()
+
+    async def shipment(self) -> Shipment | None:
+        """Return the version's files, written at the first call; None when the learner has learned on by then."""
+        async with self._writing:
+            if self._shipment is None:
+                self._shipment = await self._write(self.folder)
+            return self._shipment
+
+
 class Outbox:
-    """What the learner has shipped last, by folder; the driver's side of both ends meets here."""
+    """What the learner has published last, by folder; the driver's side of both ends meets here."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._last: tuple[str, Shipment] | None = None
+        self._last: tuple[str, Shipment | Offer] | None = None
 
-    def put(self, shipment: Shipment) -> None:
+    def put(self, shipment: Shipment | Offer) -> None:
         """Keep a shipment; the one before is let go, and with it its copies in the object store."""
         self._last = (shipment.folder, shipment)
 
-    def get(self, folder: str) -> Shipment | str:
+    def get(self, folder: str) -> Shipment | Offer | str:
         """Return the shipment of a folder, the folder itself where nothing was shipped."""
         return self._last[1] if self._last is not None and self._last[0] == folder else folder
 

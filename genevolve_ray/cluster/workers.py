@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
 from genevolve_ray.cluster.weights import Shipment, forget_node, receive
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.engines.protocol import Engine, Probe
-from genevolve_ray.engines.vllm import vllm_environment
+from genevolve_ray.engines.mail import Mail, TransferCall
+from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
+from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
 from genevolve_ray.evolution.inprocess import load_chat, start_engine
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
@@ -66,6 +67,7 @@ class RolloutWorker:
         self._engine: Engine | None = None
         self._chat: ChatFormat | None = None
         self._rollouts: Rollouts | None = None
+        self._mail = Mail()
         self._running = self._finished = 0
         self._seconds_start = 0.0
         self._engine_death: tuple[type[Exception], ...] = ()
@@ -74,7 +76,8 @@ class RolloutWorker:
         """Start the engine. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
         started = perf_counter()
         self._chat = load_chat(Path(self._model_dir))
-        self._engine = await start_engine(self._config, Path(self._model_dir))
+        way = self._config.cluster.weights
+        self._engine = await start_engine(self._config, Path(self._model_dir), None if way == "host" else way)
         if self._engine.name == "vllm":
             from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -134,6 +137,36 @@ class RolloutWorker:
         except self._engine_death:
             self._exit()
             raise
+
+    async def expect(self) -> None:
+        """Make ready for weights that come over device memory."""
+        self._mail = Mail()
+
+    async def receive(self, version: int, probe: Probe) -> float:
+        """Take weights as the learner's end delivers them and verify them; returns the probe difference.
+
+        Raises:
+            WeightUpdateError: see `VllmEngine.receive`.
+        """
+        engine, mail = cast("VllmEngine", self._engine), self._mail
+        try:
+            return await engine.receive(mail.calls(), version, probe)
+        except WeightUpdateError as error:
+            mail.close(str(error))
+            raise
+        except self._engine_death:
+            self._exit()
+            raise
+        finally:
+            mail.close("the engine has come to its end with this version")
+
+    async def deliver(self, call: TransferCall, argument: dict[str, Any] | None = None) -> None:
+        """Make a call of the learner's end on the engine, and wait until it is carried out."""
+        await self._mail.deliver(call, argument)
+
+    async def abandon(self, reason: str) -> None:
+        """Let go of weights that will not come."""
+        self._mail.close(reason)
 
     async def stats(self) -> WorkerStats:
         """Return what this worker has done."""

@@ -9,8 +9,12 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
 
 
-async def create_engine(config: EngineConfig, model_dir: str | Path, banned: Sequence[int] = ()) -> Engine:
+async def create_engine(
+    config: EngineConfig, model_dir: str | Path, banned: Sequence[int] = (), transfer: str | None = None
+) -> Engine:
     """Start the engine that `config` names on the model in `model_dir`.
+
+    `transfer` names the way over device memory on which it may be given weights (`VllmEngine.receive`).
 
     Raises:
         FileNotFoundError: If the model folder or one of its parts is missing.
@@ -27,6 +31,7 @@ async def create_engine(config: EngineConfig, model_dir: str | Path, banned: Seq
             max_num_seqs=config.max_concurrent,
             device=config.device,
             config=config.vllm,
+            transfer=transfer,
         )
     from genevolve_ray.engines.transformers import TransformersEngine
 

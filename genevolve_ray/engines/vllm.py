@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.engines.checks import check_model, check_weights, probe_difference, read_model_config, room_for
 from genevolve_ray.engines.config import MIB, VllmConfig
+from genevolve_ray.engines.mail import TransferCall
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class VllmEngine:
     The model runs in a process of its own, which dies with this one. During an update requests in flight are frozen
     between two decode steps and go on with the new weights, their key-value cache recomputed: such a generation carries
     both versions. Nothing is handed out while an update is unverified, and nothing at all after one that failed, until
-    another succeeds.
+    another succeeds. A transfer that breaks off leaves requests frozen where they are: the next update is for them.
     """
 
     name = "vllm"
@@ -76,6 +78,7 @@ class VllmEngine:
         max_num_seqs: int = 64,
         device: str = "cpu",
         config: VllmConfig | None = None,
+        transfer: str | None = None,
     ) -> VllmEngine:
         """Start the engine process and wait until it can sample (blocks the event loop meanwhile).
 
@@ -87,6 +90,7 @@ class VllmEngine:
             max_num_seqs: Most sequences that are decoded together.
             device: "cpu", or anything else for the accelerator that vLLM finds.
             config: Further settings.
+            transfer: How weights may come over device memory (`receive`): nccl, ipc or gloo; None: only in folders.
 
         Raises:
             FileNotFoundError: If the model folder or one of its parts is missing.
@@ -132,6 +136,10 @@ class VllmEngine:
             arguments["distributed_executor_backend"] = "uni"
         if device != "cpu":
             arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        if transfer is not None:
+            from vllm.config.weight_transfer import WeightTransferConfig
+
+            arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
         engine = cls(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), max_model_len)
         await engine._open().update_weight_version("0")
         return engine
@@ -179,6 +187,27 @@ class VllmEngine:
                 self._verified.set()
         return difference
 
+    async def receive(
+        self, calls: AsyncIterator[tuple[TransferCall, dict[str, Any]]], version: int, probe: Probe | None = None
+    ) -> float:
+        """Freeze requests, take weights as the learner's end sends them, go on and verify; see `update`.
+
+        Returns the mean absolute probe difference. Raises WeightUpdateError when the transfer breaks off, and then
+        requests wait for another update; and when the probe does not agree, and then they fail as after `update`.
+        """
+        async with self._updating:
+            self._verified.clear()
+            await self._take(calls, version)
+            try:
+                difference = await self._judge(version, probe)
+                self._fault = None
+            except WeightUpdateError as error:
+                self._fault = str(error)
+                raise
+            finally:
+                self._verified.set()
+        return difference
+
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probs of a sequence; see `Engine.score`."""
         room_for(len(token_ids), 1, self.max_model_len)
@@ -214,7 +243,45 @@ class VllmEngine:
             self.version = version
         finally:
             await llm.resume_generation()
+        return await self._judge(version, probe)
+
+    async def _judge(self, version: int, probe: Probe | None) -> float:
         return probe_difference(probe, await self._score(probe.token_ids), version) if probe else 0.0
+
+    async def _take(self, calls: AsyncIterator[tuple[TransferCall, dict[str, Any]]], version: int) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm = self._open()
+        await llm.pause_generation(mode="keep", clear_cache=True)
+        started = time.perf_counter()
+        try:
+            async for call, argument in calls:
+                await self._carry_out(call, argument)
+            await llm.collective_rpc("settle_weights")
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            # vLLM raises plain Exception for whatever goes wrong in its processes.
+            await llm.collective_rpc("abandon_update")
+            raise WeightUpdateError(f"the transfer of version {version} broke off: {error}") from error
+        self.load_seconds = time.perf_counter() - started
+        await llm.update_weight_version(str(version))
+        self.version = version
+        await llm.resume_generation()
+
+    async def _carry_out(self, call: TransferCall, argument: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        llm = self._open()
+        if call is TransferCall.JOIN:
+            await llm.shutdown_weight_transfer_engine()
+            await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=argument))
+        elif call is TransferCall.START:
+            await llm.start_weight_update()
+        elif call is TransferCall.PART:
+            await llm.collective_rpc("take_part", args=(argument,))
+        else:
+            await llm.finish_weight_update()
 
     async def _score(self, token_ids: Sequence[int]) -> list[float]:
         # vLLM reads no cached prefix for prompt log-probs, and they skip temperature and logits processors.

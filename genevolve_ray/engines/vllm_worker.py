@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
+from vllm.config import set_current_vllm_config
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from genevolve_ray.engines.ban import ban_mask
+from genevolve_ray.engines.ipc_handles import rebuilt_handles
 from genevolve_ray.engines.orphan import die_with_parent
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ _OWN_PROCESSES = ("EngineCore", "VllmWorker")
 # At import, which happens when the engine process unpickles its arguments: starting takes seconds, and the parent may die
 # in the midst of them.
 die_with_parent(_OWN_PROCESSES)
+WeightTransferEngineFactory.register_engine("gloo", "genevolve_ray.engines.vllm_transfer", "GlooReceiver")
 
 
 class BanMask(LogitsProcessor):  # type: ignore[misc]
@@ -56,19 +60,51 @@ class WeightLoader:
     """Worker extension: methods that vLLM's workers gain, called through `collective_rpc`."""
 
     model_runner: Any
+    vllm_config: Any
+    weight_transfer_engine: Any
+    update_weights: Any
 
     def load_folder(self, folder: str) -> float:
         """Load every *.safetensors of `folder` into the running model; return the seconds it took."""
         start = time.perf_counter()
         self.model_runner.reload_weights(weights_iterator=_tensors(Path(folder)))
-        model = self.model_runner.get_model()
-        head = getattr(model, "lm_head", None)
+        self.pack_head()
+        return time.perf_counter() - start
+
+    def take_part(self, info: dict[str, Any]) -> None:
+        """Receive some of the learner's weights, or all, within an update that has been started."""
+        if handles := info.get("ipc_handles"):
+            info = info | {"ipc_handles": rebuilt_handles(handles)}
+        self.update_weights(info)
+
+    def settle_weights(self) -> None:
+        """Forget what was computed with the old weights, after an update that vLLM's transfer has finished."""
+        self.model_runner.reset_encoder_cache()
+        self.model_runner.reset_mm_cache()
+        self.pack_head()
+
+    def abandon_update(self) -> None:
+        """End an update that did not come to its end, whatever came of it: the weights are then of no use to anyone.
+
+        Layers that wait for the rest of their weights would take the next update's for it.
+        """
+        engine = self.weight_transfer_engine
+        if engine is None:
+            return
+        with set_current_vllm_config(self.vllm_config):
+            engine.finish_weight_update()
+        engine.reset_weight_update_target()
+        engine.shutdown()
+        self._weight_update_active = False
+
+    def pack_head(self) -> None:
+        """Pack the output head's weight anew for its kernel."""
+        head = getattr(self.model_runner.get_model(), "lm_head", None)
         method = getattr(head, "quant_method", None)
         # A tied head shares the embedding's weight but keeps its own packed copy for the CPU kernel, which the reload
         # does not touch: without this its logits are those of the old weights.
         if method is not None:
             method.process_weights_after_loading(head)
-        return time.perf_counter() - start
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:

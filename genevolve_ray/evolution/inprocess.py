@@ -81,15 +81,18 @@ def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
     return banned_token_ids(chat.tokenizer, vocab_size=vocabulary_size(model_dir))
 
 
-async def start_engine(config: EvolutionConfig, model_dir: Path) -> Engine:
-    """Start the engine of a run in this process, with the run's ban mask; in a rehearsal one that plays a script."""
+async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str | None = None) -> Engine:
+    """Start the engine of a run in this process, with the run's ban mask; in a rehearsal one that plays a script.
+
+    `transfer` as of `create_engine`.
+    """
     chat = load_chat(model_dir)
     if config.rehearsal is not None:
         from genevolve_ray.engines.null import NullEngine
 
         turns = config.rehearsal
         return NullEngine(chat.tokenizer, turn_seconds=turns.turn_seconds, tool_calls=turns.tool_calls)
-    return await create_engine(config.engine, model_dir, banned=load_banned(model_dir, chat))
+    return await create_engine(config.engine, model_dir, load_banned(model_dir, chat), transfer)
 
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:

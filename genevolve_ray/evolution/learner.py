@@ -28,6 +28,7 @@ from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 if TYPE_CHECKING:
     from genevolve_ray.learning.distributed import Ranks
     from genevolve_ray.learning.null import NullLearner
+    from genevolve_ray.learning.outgoing import OutgoingWeights
     from genevolve_ray.learning.step import Learner
 
 PROBE_TOKENS = 96
@@ -95,10 +96,27 @@ class LocalLearner:
     async def publish(self, folder: str) -> Probe:
         """Write the weights to `folder` and return the probe that engines must reproduce."""
         # First what all ranks of a learner do together: a full disk then fails rank 0 alone, and no other waits for it.
+        probe = await self.probe()
+        await self.write(folder)
+        return probe
+
+    async def probe(self) -> Probe:
+        """Return the probe that engines with these weights must reproduce."""
         logprobs = self._learner.raw_logprobs(self._probe)
+        return Probe(token_ids=self._probe, logprobs=tuple(logprobs), tolerance=self._tolerance)
+
+    async def write(self, folder: str) -> None:
+        """Write the weights to `folder`."""
         with _writing(folder):
             self._learner.write_weights(folder)
-        return Probe(token_ids=self._probe, logprobs=tuple(logprobs), tolerance=self._tolerance)
+
+    def outgoing(self) -> OutgoingWeights:
+        """Return the weights as tensors, for engines that take them over device memory."""
+        from genevolve_ray.learning.step import Learner
+
+        if not isinstance(self._learner, Learner):
+            raise TypeError(f"a {type(self._learner).__name__} has no weights but in a folder")
+        return self._learner.outgoing()
 
     async def save(self, folder: str) -> None:
         """Write a checkpoint."""

@@ -9,7 +9,7 @@ was trained before; and the merged weights W + scaling * B A, which engines with
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,18 @@ def merged_state(state: Mapping[str, Tensor], scalings: Mapping[str, float]) -> 
             tensor = (tensor.to(up.dtype) + scalings[module] * (up @ down).to(up.dtype)).to(tensor.dtype)
         merged[name.replace(".base_layer.", ".")] = tensor
     return merged
+
+
+def merge_sources(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return what `merged_state` makes of a state with these names: each tensor's name, and those that it is made of."""
+    sources = {}
+    for name in names:
+        if _FACTOR.search(name):
+            continue
+        module = name.removesuffix(".base_layer.weight")
+        factors = tuple(f"{module}.lora_{factor}.{TRAINED}.weight" for factor in "AB") if module != name else ()
+        sources[name.replace(".base_layer.", ".")] = (name, *factors)
+    return sources
 
 
 def write_adapter(state: Mapping[str, Tensor], description: Any, folder: str | Path) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ from genevolve_ray.learning.lora import (
     reference_adapter,
     write_adapter,
 )
+from genevolve_ray.learning.outgoing import OutgoingWeights
 from genevolve_ray.learning.policy import (
     copy_tokenizer,
     has_tokenizer,
@@ -372,6 +373,10 @@ class Learner:
         if not self._ranks.first:
             return ""
         return state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
+
+    def outgoing(self) -> OutgoingWeights:
+        """Return what `write_weights` writes as tensors where the policy computes, for engines that share no folder."""
+        return OutgoingWeights(self.model, self._scalings)
 
     def write_adapter(self, folder: str | Path) -> str:
         """Write the adapter alone in peft's layout, for engines that load adapters; rank 0 returns its checksum.

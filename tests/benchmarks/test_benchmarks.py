@@ -140,6 +140,18 @@ def test_smoke_script_without_gpu_says_so(tmp_path: Path) -> None:
     assert main([]) == 2
 
 
+def test_transfer_script_without_gpu_is_skipped_with_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    from benchmarks.gpu_transfer import main
+
+    assert main([]) == 2
+    assert "skipped: --way ipc with --ranks 1 and --workers 1 needs 1 GPUs" in capsys.readouterr().err
+    assert main(["--way", "nccl", "--workers", "3"]) == 2
+    assert "needs 4 GPUs" in capsys.readouterr().err
+
+
 def test_smoke_script_runs_on_a_cpu(tmp_path: Path) -> None:
     import json
 

@@ -8,6 +8,11 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from genevolve_ray.cluster.transfer import TransferFailed, TransferGroup
+from genevolve_ray.engines.mail import Mail, TransferCall, TransferInterrupted
+from genevolve_ray.engines.protocol import WeightUpdateError
+from genevolve_ray.evolution.ports import LearnerLost
+
 
 def remote_error(cause: Exception) -> Exception:
     """Return what Ray raises at the caller when a remote method raised `cause`."""
@@ -51,6 +56,14 @@ class FakeWorker:
         self.disagreement: Exception | None = None
         self.rollout, self.update = _Remote(self, self._rollout), _Remote(self, self._update)
         self.stop = _Remote(self, self._stop)
+        self.expect, self.receive = _Remote(self, self._expect), _Remote(self, self._receive)
+        self.deliver, self.abandon = _Remote(self, self._deliver), _Remote(self, self._abandon)
+        self.updates: list[tuple[Any, int]] = []
+        self.calls: list[TransferCall] = []
+        self.at: dict[TransferCall, Callable[[], None]] = {}
+        """What happens to it when it is to carry out a call of a transfer."""
+        self.stuck = False
+        self.killed = asyncio.Event()
 
     async def _rollout(self, task: Any) -> Any:
         await self.gate.wait()
@@ -64,8 +77,38 @@ class FakeWorker:
         self._check()
         if self.disagreement is not None:
             raise self.disagreement
+        self.updates.append((folder, version))
         self.version = version
         return 0.25 * (self.index + 1)
+
+    async def _expect(self) -> None:
+        self.mail = Mail()
+
+    async def _receive(self, version: int, probe: Any) -> float:
+        self.version = -1
+        try:
+            async for call, _ in self.mail.calls():
+                self.calls.append(call)
+                self.at.pop(call, lambda: None)()
+                if self.stuck:
+                    await self.killed.wait()
+                self._check()
+        except TransferInterrupted as error:
+            raise WeightUpdateError(f"broke off: {error}") from error
+        finally:
+            self.mail.close("it has ended")
+        self.version = version
+        return 0.25 * (self.index + 1)
+
+    async def _deliver(self, call: TransferCall) -> None:
+        await self.mail.deliver(call)
+
+    async def _abandon(self, reason: str) -> None:
+        self.mail.close(reason)
+
+    def die(self) -> None:
+        self.dead = True
+        self.killed.set()
 
     async def _stop(self) -> None:
         self._check()
@@ -73,6 +116,40 @@ class FakeWorker:
     def _check(self) -> None:
         if self.dead:
             raise ActorDiedError()
+
+
+class FakeSendingLearner:
+    """A learner that sends; `at` has what happens to it when it is to make a call, `broken` what keeps it from sending."""
+
+    def __init__(self) -> None:
+        self.workers: list[Any] = ["rank 0"]
+        self.groups: list[list[Any] | None] = []
+        self.broken: Exception | None = None
+        self.patient = False
+        """It waits for workers that fail it, as a collective does."""
+        self.ended = asyncio.Event()
+
+    async def address(self) -> str:
+        return "host:1"
+
+    async def send(self, group: TransferGroup | None) -> None:
+        self.groups.append(group and list(group.workers))
+        self._workers: Any = self._workers if group is None else group.workers
+        if self.broken is not None:
+            error, self.broken = self.broken, None
+            raise error
+        calls = [TransferCall.START, TransferCall.PART, TransferCall.FINISH]
+        for call in calls if group is None else [TransferCall.JOIN, *calls]:
+            try:
+                await asyncio.gather(*(worker.deliver.remote(call) for worker in self._workers))
+            except (ActorDiedError, TransferInterrupted) as error:
+                if self.patient:
+                    await self.ended.wait()
+                    raise LearnerLost("rank 0 died") from error
+                raise TransferFailed(str(error)) from error
+
+    def end(self) -> None:
+        self.ended.set()
 
 
 class _Remote:

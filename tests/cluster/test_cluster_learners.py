@@ -17,6 +17,7 @@ from ray.exceptions import ActorDiedError
 from genevolve_ray.cluster import learners
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner
 from genevolve_ray.cluster.session import ray_session
+from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
@@ -85,6 +86,56 @@ async def test_a_lost_learner_is_created_anew_within_bounds() -> None:
     await learner.restart()
     with pytest.raises(LearnerLost, match=r"too often \(cluster.max_restarts\)"):
         await learner.restart()
+
+
+class Rank:
+    """A rank that says what it was asked for; `gate` holds its steps back."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.gate = asyncio.Event()
+        self.call, self.write = FakeHandle(remote=self._call), FakeHandle(remote=self._write)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        self.asked.append(method)
+        if method == "step":
+            await self.gate.wait()
+        return method
+
+    async def _write(self, folder: str, elsewhere: bool) -> Any:
+        self.asked.append("write")
+        return Shipment(folder, "node", {})
+
+
+async def test_a_version_that_is_sent_is_written_on_demand_while_the_learner_holds_it() -> None:
+    rank, outbox = Rank(), Outbox()
+    learner = RayLearner(lambda: [rank], outbox=outbox, sends=True)
+    assert await learner.publish("v1") == "probe"
+    offer = outbox.get("v1")
+    assert isinstance(offer, Offer)
+    assert rank.asked == ["probe"], "nothing is written until somebody asks"
+    assert await asyncio.gather(offer.shipment(), offer.shipment()) == [Shipment("v1", "node", {})] * 2
+    assert rank.asked == ["probe", "write"]
+
+
+@pytest.mark.parametrize("change", ["step", "load", "restart"])
+async def test_a_version_that_the_learner_has_left_behind_is_not_written(change: str) -> None:
+    rank, outbox = Rank(), Outbox()
+    rank.start = FakeMethod(None)
+    learner = RayLearner(lambda: [rank], outbox=outbox, sends=True, max_restarts=1)
+    await learner.publish("v1")
+    offer: Any = outbox.get("v1")
+    changes = {"step": lambda: learner.step([], 2), "load": lambda: learner.load("c"), "restart": learner.restart}
+    changing = asyncio.create_task(changes[change]())
+    await asyncio.wait([changing], timeout=0)
+    # Asked for while the learner is still at it: what it will hold then is another version.
+    asking = asyncio.create_task(offer.shipment())
+    rank.gate.set()
+    await changing
+    assert await asking is None
+    assert "write" not in rank.asked
+    await learner.publish("v2")
+    assert await outbox.get("v2").shipment() == Shipment("v2", "node", {})  # type: ignore[union-attr]
 
 
 def group(step: int) -> Group:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from cluster_fakes import FakeHandle, FakeMethod
 
 from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.placement import (
@@ -12,6 +13,7 @@ from genevolve_ray.cluster.placement import (
     check_devices,
     check_environment,
     check_fits,
+    check_shared,
     gang_demands,
     service_demands,
 )
@@ -64,6 +66,46 @@ def test_computing_on_a_gpu_without_reserving_one_is_refused(key: str, reservati
     with pytest.raises(PlacementError, match=f"{key}=cuda computes on a GPU, but {reservation}=0"):
         check_devices(load_config("atlas", [f"{key}=cuda"]))
     check_devices(load_config("atlas", [f"{key}=cuda", f"{reservation}=1"]))
+
+
+GPUS = ("engine.device=cuda", "learner.device=cuda", "cluster.learner_gpus=1", "cluster.rollout_gpus=1")
+SHARED = (*GPUS[:2], "cluster.learner_gpus=0.5", "cluster.rollout_gpus=0.5")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("nccl",), "weights=nccl sends between GPUs, got engine.device=cpu and learner.device=cpu: use gloo"),
+        (("gloo", *GPUS), "weights=gloo sends between CPUs, got engine.device=cuda and learner.device=cuda"),
+        (("gloo", "engine.kind=transformers"), "weights=gloo needs engine.kind=vllm, got transformers"),
+        (("gloo", "rehearsal={}"), "weights=gloo sends a policy's weights, and a rehearsal has none"),
+        (("gloo", "gateway.port=8800"), "weights=gloo writes no files, which gateway.port=8800"),
+        (("nccl", *SHARED), "weights=nccl needs whole GPUs for each, cluster.learner_gpus=0.5"),
+        (("ipc", *GPUS), "weights=ipc is for one GPU .* cluster.learner_gpus=1 and cluster.rollout_gpus=1"),
+        (("ipc", *SHARED, "cluster.rollout_workers=2"), "cluster.rollout_workers=2 are more: use nccl"),
+        (("ipc", *GPUS, "cluster.learner_ranks=2"), "weights=ipc is for one GPU .* cluster.learner_ranks=2"),
+    ],
+)
+def test_a_way_that_weights_cannot_go_is_refused(overrides: tuple[str, ...], named: str) -> None:
+    way, *others = overrides
+    with pytest.raises(PlacementError, match=named):
+        check_devices(load_config("atlas", [f"cluster.weights={way}", *others]))
+
+
+@pytest.mark.parametrize("overrides", [("host",), ("gloo",), ("nccl", *GPUS), ("ipc", *SHARED)])
+def test_a_way_that_weights_can_go_is_not(overrides: tuple[str, ...]) -> None:
+    way, *others = overrides
+    check_devices(load_config("atlas", [f"cluster.weights={way}", *others]))
+
+
+async def test_actors_on_different_gpus_cannot_share_handles() -> None:
+    def actor(place: str) -> FakeHandle:
+        return FakeHandle(__ray_call__=FakeMethod(place))
+
+    shared = "on GPU 0 of node abc"
+    await check_shared([actor(shared)], [actor(shared)])
+    with pytest.raises(PlacementError, match="got learner rank 0 on GPU 0 of node abc, worker 0 on GPU 1 of node abc"):
+        await check_shared([actor(shared)], [actor("on GPU 1 of node abc")])
 
 
 @pytest.mark.parametrize(

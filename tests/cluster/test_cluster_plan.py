@@ -45,6 +45,14 @@ def test_tensor_parallel_workers_need_their_gpus() -> None:
     assert "engine.vllm.tensor_parallel_size=4" in made.obstacle
 
 
+def test_the_way_of_the_weights_is_told_and_refused_where_it_cannot_be() -> None:
+    assert plan().flow["weights"] == "as files, once to every node"
+    made = plan("cluster.weights=gloo")
+    assert made.fits
+    assert "over gloo" in made.flow["weights"]
+    assert "cluster.weights=nccl sends between GPUs" in plan("cluster.weights=nccl").obstacle
+
+
 def test_the_flow_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(plan("loop.mode=async", "loop.max_staleness=2", "loop.max_running=96"))
     shown = capsys.readouterr().out

@@ -31,6 +31,7 @@ class Case:
 
 def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = None) -> dict[str, Any]:
     """Go through a learner's whole life and return what is seen of it; rank 0 writes files to `out`."""
+    from genevolve_ray.learning.policy import state_hash
     from genevolve_ray.learning.step import Learner
 
     learner = Learner(case.model_dir, case.config, (0, 63), ranks=ranks)
@@ -48,6 +49,7 @@ def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = Non
     seen["hash"] = learner.state_hash()
     learner.save(out / "checkpoint")
     learner.write_weights(out / "weights")
+    seen["sent"] = state_hash(dict(learner.outgoing()))
     learner.train_step(sequences(4, 77), 9)
     learner.load(out / "checkpoint")
     seen["hash_again"] = learner.state_hash()

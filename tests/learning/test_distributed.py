@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
 from genevolve_ray.learning.distributed import Ranks, join_ranks, leave_ranks
+from genevolve_ray.learning.policy import state_hash
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -63,6 +64,7 @@ def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: Lea
     assert first["start"] == expected["start"]
     compare(first, expected)
     one, two = (load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("one", "two"))
+    assert (expected["sent"], first["sent"]) == (state_hash(one), state_hash(two))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert (tensor - two[name]).abs().max() < 1e-4, name

@@ -1,0 +1,179 @@
+"""vLLM given weights over gloo: by the learner's own source, tensor for tensor, and what becomes of a transfer that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tiny_qwen3 import BANNED, CONTEXT, TinyModels, forward_logprobs
+
+from genevolve_ray.engines.mail import Mail, TransferCall
+from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.vllm import VllmEngine
+
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+PROMPTS = [tuple(range(10, 10 + n)) for n in (3, 17, 9, 30)]
+WRONG = Probe(token_ids=(1, 2, 3), logprobs=(0.0, 0.0))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tiny_models: TinyModels) -> AsyncIterator[VllmEngine]:
+    engine = await VllmEngine.create(
+        tiny_models.first, banned=BANNED, max_model_len=CONTEXT, max_num_seqs=16, transfer="gloo"
+    )
+    yield engine
+    await engine.close()
+
+
+class Half:
+    """A source that fails in its second half, in the midst of a layer whose tensors vLLM packs into one."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def metadata(self) -> list[Any]:
+        return self._source.metadata()
+
+    def __iter__(self) -> Iterator[Any]:
+        for name, tensor in self._source:
+            if name == "model.layers.1.self_attn.k_proj.weight":
+                raise FloatingPointError("the learner fell over")
+            yield name, tensor
+
+
+class Trainer:
+    """The learner's end in a thread of this process; it has a group with the engine from its first sending on."""
+
+    def __init__(self, engine: VllmEngine, loop: asyncio.AbstractEventLoop) -> None:
+        self._engine, self._loop = engine, loop
+        self._end: Any = None
+
+    def source(self, folder: str) -> Any:
+        from genevolve_ray.learning.outgoing import OutgoingWeights
+        from genevolve_ray.learning.policy import load_policy
+
+        return OutgoingWeights(load_policy(folder), {})
+
+    async def send(self, source: Any, version: int, probe: Probe | None) -> float:
+        self._mail = Mail()
+        receiving = asyncio.ensure_future(self._engine.receive(self._mail.calls(), version, probe))
+        sent = await asyncio.gather(asyncio.to_thread(self._send, source), return_exceptions=True)
+        if isinstance(sent[0], BaseException):
+            self._end = self._end and self._end.shutdown()
+            self._mail.close(str(sent[0]))
+        return await receiving
+
+    def _send(self, source: Any) -> None:
+        from genevolve_ray.engines.vllm_transfer import Meeting, open_sender
+
+        if self._end is None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{free.getsockname()[1]}"
+            self._end = open_sender("gloo", Meeting(address, 2, 60.0), source, self)
+        self._end.source = source
+        self._end.send_weights()
+
+    def _deliver(self, call: TransferCall, argument: dict[str, Any] | None = None) -> None:
+        asyncio.run_coroutine_threadsafe(self._mail.deliver(call, argument), self._loop).result(timeout=60)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self._deliver(TransferCall.JOIN, init_info)
+
+    def start_weight_update(self) -> None:
+        self._deliver(TransferCall.START)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._deliver(TransferCall.PART, update_info)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self._deliver(TransferCall.FINISH)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def trainer(engine: VllmEngine) -> Trainer:
+    return Trainer(engine, asyncio.get_running_loop())
+
+
+def probe_of(folder: str) -> Probe:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = tuple((7 * i * i + 11) % 300 for i in range(40))
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(folder).eval()(torch.tensor([ids])).logits[0, :-1]
+    return Probe(
+        token_ids=ids, logprobs=tuple(logits.log_softmax(-1)[torch.arange(39), torch.tensor(ids[1:])].tolist())
+    )
+
+
+def start_long(engine: VllmEngine) -> list[asyncio.Task[Generation]]:
+    return [
+        asyncio.create_task(engine.generate(p, SamplingParams(max_tokens=60, seed=i), f"long-{i}"))
+        for i, p in enumerate(PROMPTS)
+    ]
+
+
+def check_tokens(results: list[Generation], folders: dict[int, str]) -> None:
+    """Every token has the log-prob that the weights of its version give it."""
+    assert {version for result in results for version in result.versions} == set(folders)
+    for prompt, result in zip(PROMPTS, results, strict=True):
+        assert list(result.versions) == sorted(result.versions)
+        expected = {v: forward_logprobs(folder, prompt, result.tokens, 1.0) for v, folder in folders.items()}
+        for place, (version, logprob) in enumerate(zip(result.versions, result.logprobs, strict=True)):
+            assert logprob == pytest.approx(expected[version][place], abs=1e-4)
+
+
+async def test_what_was_sent_is_what_samples(engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels) -> None:
+    probe = probe_of(tiny_models.second)
+    assert await trainer.send(trainer.source(tiny_models.second), 1, probe) < 1e-5
+    by_transfer = await engine.score(probe.token_ids)
+    await engine.update(tiny_models.first, 2)
+    await engine.update(tiny_models.second, 3)
+    assert await engine.score(probe.token_ids) == by_transfer, "a folder gives the same weights"
+    results = await asyncio.gather(*start_long(engine))
+    check_tokens(results, {3: tiny_models.second})
+
+
+async def test_requests_under_way_go_on_with_the_new_weights(
+    engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels
+) -> None:
+    await engine.update(tiny_models.second, 4)
+    long = start_long(engine)
+    await engine.generate((50, 60), SamplingParams(max_tokens=5, seed=9), "short")
+    await trainer.send(trainer.source(tiny_models.first), 5, probe_of(tiny_models.first))
+    check_tokens(await asyncio.gather(*long), {4: tiny_models.second, 5: tiny_models.first})
+
+
+async def test_a_transfer_that_breaks_off_is_an_error_and_requests_wait_for_another(
+    engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels
+) -> None:
+    await engine.update(tiny_models.first, 6)
+    long = start_long(engine)
+    await engine.generate((50, 60), SamplingParams(max_tokens=5, seed=9), "short")
+    second = trainer.source(tiny_models.second)
+    with pytest.raises(WeightUpdateError, match="the transfer of version 7 broke off"):
+        await trainer.send(Half(second), 7, probe_of(tiny_models.second))
+    late = asyncio.create_task(engine.generate((50, 60), SamplingParams(max_tokens=5), "late"))
+    done, _ = await asyncio.wait([*long, late], timeout=0.5)
+    assert done == set(), "nothing is handed out, and nothing sampled, with half of the weights"
+    # A group of its own, and layers that remember nothing of the first half.
+    assert await trainer.send(second, 8, probe_of(tiny_models.second)) < 1e-5
+    check_tokens(await asyncio.gather(*long), {6: tiny_models.first, 8: tiny_models.second})
+    assert set((await late).versions) == {8}
+
+
+async def test_weights_that_the_probe_refuses_sample_nothing(
+    engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels
+) -> None:
+    with pytest.raises(WeightUpdateError, match="after the update to version 9"):
+        await trainer.send(trainer.source(tiny_models.first), 9, WRONG)
+    with pytest.raises(WeightUpdateError, match="after the update to version 9"):
+        await engine.generate((50, 60), SamplingParams(max_tokens=5), "refused")
+    await trainer.send(trainer.source(tiny_models.first), 10, probe_of(tiny_models.first))
+    assert set((await engine.generate((50, 60), SamplingParams(max_tokens=5), "fine")).versions) == {10}
