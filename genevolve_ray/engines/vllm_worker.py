@@ -6,14 +6,12 @@ vLLM imports this module by the names that `engines/vllm.py` passes; nothing els
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
+from genevolve_ray.adapters import published_tensors
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.orphan import die_with_parent
 
@@ -57,10 +55,12 @@ class WeightLoader:
 
     model_runner: Any
 
-    def load_folder(self, folder: str) -> float:
-        """Load every *.safetensors of `folder` into the running model; return the seconds it took."""
+    def load_folder(self, folder: str, base: str) -> float:
+        """Load a published folder into the running model, an adapter merged into `base`; return the seconds it took."""
         start = time.perf_counter()
-        self.model_runner.reload_weights(weights_iterator=_tensors(Path(folder)))
+        # Merged where the model runs: on one thread of the host a large base would take most of a minute.
+        tensors = published_tensors(folder, base, self.model_runner.device)
+        self.model_runner.reload_weights(weights_iterator=tensors)
         model = self.model_runner.get_model()
         head = getattr(model, "lm_head", None)
         method = getattr(head, "quant_method", None)
@@ -70,9 +70,3 @@ class WeightLoader:
             method.process_weights_after_loading(head)
         return time.perf_counter() - start
 
-
-def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is not iterable
-                yield name, tensors.get_tensor(name)
