@@ -243,7 +243,9 @@ def check_published(folder: str | Path, base: str | Path) -> None:
         return
     if whole := sorted(p.name for p in Path(folder).glob("*.safetensors") if p.name != ADAPTER_FILE):
         raise AdapterMisfit(f"{folder} holds an adapter and whole weights ({whole[0]}): one of them is meant")
-    check_fit({name: (f.up_O_R.shape[0], f.down_R_I.shape[1]) for name, f in read_adapter(folder).factors.items()}, base)
+    check_fit(
+        {name: (f.up_O_R.shape[0], f.down_R_I.shape[1]) for name, f in read_adapter(folder).factors.items()}, base
+    )
 
 
 def check_fit(targets: Mapping[str, tuple[int, int]], base: str | Path) -> None:

@@ -69,4 +69,3 @@ class WeightLoader:
         if method is not None:
             method.process_weights_after_loading(head)
         return time.perf_counter() - start
-

@@ -172,9 +172,7 @@ class _Door:
         self._admit(request, Scope.STATUS)
         return PlainTextResponse(self._gateway.metrics())
 
-    def _file(
-        self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str
-    ) -> tuple[Response, int]:
+    def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> tuple[Response, int]:
         """Return a part of a file, and how many bytes go over the wire."""
         data, start, size = read_range(folder, files, name, request.headers.get("range"))
         media = "application/octet-stream"

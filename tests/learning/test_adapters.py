@@ -195,7 +195,9 @@ def test_a_base_whose_files_use_other_names_is_told_at_the_start(model_dir: Path
     check_publishable(learner.model, model_dir)
     renamed = {f"old.{name}": t for name, t in load_file(model_dir / "model.safetensors").items()}
     save_file(renamed, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"publish=adapter: the adapter changes model\.layers\.0.*publish=merged sends"):
+    with pytest.raises(
+        ValueError, match=r"publish=adapter: the adapter changes model\.layers\.0.*publish=merged sends"
+    ):
         check_publishable(learner.model, tmp_path)
 
 
@@ -262,7 +264,10 @@ def _one_layer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_other_shape, r"changes model.layers.1.mlp.down_proj.weight of shape \(32, 48\), in the base {} it has \(32, 40\)"),
+        (
+            _other_shape,
+            r"changes model.layers.1.mlp.down_proj.weight of shape \(32, 48\), in the base {} it has \(32, 40\)",
+        ),
         (_quantised, r"model.layers.1.mlp.down_proj.weight, which in the base {} is quantised \(I8\)"),
         (_one_layer, r"model.layers.1.mlp.down_proj.weight, which the base {} does not have \(2 of 4 such tensors\)"),
     ],
