@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gateway_helpers import MODEL, House, house
 
+import genevolve_ray
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, SamplingParams, WeightUpdateError
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.base import bring_weights, clear_strangers
+from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.launch import run_facts
 from genevolve_ray.gateway.wire import FileCard, RunCard
 from genevolve_ray.gateway.worker import Progress, Worker, WorkerConfig, WorkerError, start_engine
@@ -160,6 +165,38 @@ async def test_a_worker_whose_base_is_another_is_told_which_file(tmp_path: Path)
         (own / "model.safetensors").write_bytes(data)
         with pytest.raises(WorkerError, match=f"--model {own}: model.safetensors is not that of the run's base"):
             await hire(h, "ben", base=own).run()
+
+
+@pytest.mark.e2e
+async def test_the_command_says_in_a_line_what_is_wrong_with_a_base(tmp_path: Path) -> None:
+    async with house(tmp_path, run=adapting) as h:
+        await Versions(h).publish()
+        command = ["worker", "--gateway", h.server.url, "--model", str(tmp_path), "--folder", str(tmp_path / "worker")]
+        root = str(Path(genevolve_ray.__file__).parents[1])
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from genevolve_ray.cli import main; main()", *command),
+            env=os.environ | {"PYTHONPATH": root, "GENEVOLVE_TOKEN": h.token("anna")},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(120):
+            _, told = await process.communicate()
+        assert process.returncode
+        assert f"--model {tmp_path}: model.safetensors of the run's base is not there" in told.decode()
+        assert "Traceback" not in told.decode()
+
+
+async def test_a_base_is_waited_for_as_long_as_patience_lasts(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        client = GatewayClient(f"http://127.0.0.1:{free.getsockname()[1]}", "token", attempts=1)
+        worker = Worker(client, WorkerConfig(patience=1e-3), tmp_path, _engine)
+        files = [FileCard(name="model.safetensors", size=9, sha256="0" * 64)]
+        with pytest.raises(WorkerError, match="no answer from the gateway for 0.001 s"):
+            await worker._bring_base(files, tmp_path)
+        worker.drain()
+        with pytest.raises(WorkerError, match="drained while the base was loaded"):
+            await worker._bring_base(files, tmp_path)
+        await client.close()
 
 
 async def test_a_base_that_changes_under_a_worker_is_found_out_by_the_probe(tmp_path: Path) -> None:
