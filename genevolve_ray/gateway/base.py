@@ -1,19 +1,26 @@
-"""The weights in a worker's model folder, from which its engine starts: the run's base, or a whole version."""
+"""The folders of a worker: of each version, and the model folder with the run's base or a whole version."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from genevolve_ray.gateway.client import is_there
-from genevolve_ray.gateway.wire import FileCard
+from genevolve_ray.gateway.wire import FileCard, WeightsCard
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
 class BaseMismatch(ValueError):
     """The base that a worker has is not the run's; the message names the file."""
+
+
+def version_name(card: WeightsCard) -> str:
+    """Return the name of a version's folder: after a restart of the run the same number may name other weights."""
+    digests = "".join(file.sha256 for file in card.files)
+    return f"v{card.version:06d}-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
 
 
 def clear_strangers(model: Path, base: Sequence[FileCard]) -> None:

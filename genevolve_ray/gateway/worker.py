@@ -18,7 +18,7 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
-from genevolve_ray.gateway.base import BaseMismatch, bring_weights, clear_strangers, link_base
+from genevolve_ray.gateway.base import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.player import OwnTools, Player
 from genevolve_ray.gateway.reasons import Reason, Refusal
@@ -197,7 +197,7 @@ class Worker:
 
     async def _fetch(self, card: WeightsCard) -> Path:
         """Load a version's files; older ones are removed."""
-        folder = self._folder / f"v{card.version:06d}-{card.files[0].sha256[:8] if card.files else 'empty'}"
+        folder = self._folder / version_name(card)
         before = self._client.received
         try:
             await self._client.download(f"/v1/weights/{card.version}", card.files, folder)

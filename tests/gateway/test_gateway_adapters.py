@@ -17,13 +17,13 @@ from gateway_helpers import MODEL, House, house
 import genevolve_ray
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.engines.protocol import Engine, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.protocol import Engine, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.gateway import client as client_module
-from genevolve_ray.gateway.base import bring_weights, clear_strangers
+from genevolve_ray.gateway.base import bring_weights, clear_strangers, version_name
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.launch import run_facts
-from genevolve_ray.gateway.wire import FileCard, RunCard
+from genevolve_ray.gateway.wire import FileCard, RunCard, WeightsCard
 from genevolve_ray.gateway.worker import Progress, Worker, WorkerConfig, WorkerError, start_engine
 from genevolve_ray.learning.batch import TrainSequence
 
@@ -228,6 +228,16 @@ async def test_the_base_is_shown_to_holders_of_a_token_where_versions_are_adapte
         assert (await http.get("/v1/model/model.safetensors")).status_code == 206
         assert (await stranger.get("/v1/model/model.safetensors")).status_code == 401
     assert not run_facts(adapting("merged"), MODEL).adapter
+
+
+def test_the_same_number_with_other_weights_is_another_folder() -> None:
+    def card(digit: str) -> WeightsCard:
+        same = FileCard(name="adapter_config.json", size=1, sha256="0" * 64)
+        other = FileCard(name="adapter_model.safetensors", size=1, sha256=digit * 64)
+        return WeightsCard(version=3, probe=Probe(token_ids=(1, 2), logprobs=(-1.0,)), files=(same, other))
+
+    assert version_name(card("a")) == version_name(card("a")) != version_name(card("b"))
+    assert version_name(card("a")).startswith("v000003-")
 
 
 def test_weights_are_not_written_through_a_link_to_a_base(tmp_path: Path) -> None:
