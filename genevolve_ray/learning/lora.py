@@ -182,7 +182,7 @@ def publish_adapter(state: Mapping[str, Tensor], description: Any, folder: str |
 def adapter_hash(folder: str | Path) -> str:
     """Return a SHA-256 over an adapter's factors, their scalings and the base's dtype."""
     adapter = adapters.read_adapter(folder)
-    tensors = {f"{BASE_DTYPE}={adapter.base_dtype}": torch.zeros(0)}
+    tensors = {f"{BASE_DTYPE}={adapter.base_dtype}": torch.zeros(1)}
     for name, factors in adapter.factors.items():
         scaling = torch.tensor(factors.scaling, dtype=torch.float64)
         tensors |= {f"{name}.A": factors.down_R_I, f"{name}.B": factors.up_O_R, f"{name}.scaling": scaling}
