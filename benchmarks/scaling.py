@@ -49,12 +49,15 @@ TOOL_SECONDS = 10.0
 PCIE, NETWORK, HOST_ADAM = 50 * GB, 12.5 * GB, 100 * GB
 """Bytes/s between host and GPU, between nodes (100 Gbit/s), and of an AdamW step in host memory."""
 TOKEN_BUDGET = 36_864
+RANK = 16
+"""Of a LoRA adapter on every linear layer of the decoder."""
 
 # --- measured --------------------------------------------------------------------------------------------------------
 SHA256 = 2.1 * GB
 """Bytes/s of one core (AMD EPYC with SHA extensions, Python's hashlib)."""
 
 BLOCKS = LAYERS * (2 * HIDDEN * QUERY + 2 * HIDDEN * KEY_VALUE + 3 * HIDDEN * MLP)
+ADAPTER = LAYERS * RANK * (2 * (HIDDEN + QUERY) + 2 * (HIDDEN + KEY_VALUE) + 3 * (HIDDEN + MLP))
 HEAD = HIDDEN * VOCABULARY
 TRAINED = BLOCKS + 2 * HEAD
 ALL = TRAINED + VISION
@@ -126,14 +129,17 @@ def judge_seconds() -> float:
 
 
 def published_bytes(*, lora: bool = False) -> float:
-    """Return bytes of a version: float32 master weights, with LoRA the bfloat16 base with the adapter merged in."""
-    return ALL * (2 if lora else 4)
+    """Return bytes of a version: float32 master weights, with LoRA the float32 adapter alone."""
+    return 4.0 * (ADAPTER if lora else ALL)
 
 
 def publish_seconds(*, lora: bool = False) -> float:
-    """Return seconds from a finished step to weights on another node, digests left out: off the GPU, network, onto one."""
+    """Return seconds from a finished step to weights on another node, digests left out: off the GPU, network, onto one.
+
+    Of an adapter the engine merges the base, which goes onto the GPU in bfloat16 from its own host's memory.
+    """
     size = published_bytes(lora=lora)
-    return 2 * size / PCIE + size / NETWORK
+    return 2 * size / PCIE + size / NETWORK + (2 * ALL / PCIE if lora else 0.0)
 
 
 def digest_seconds(*, lora: bool = False) -> float:

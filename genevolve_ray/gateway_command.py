@@ -124,6 +124,10 @@ def worker(
     folder: Annotated[
         Path, typer.Option("--folder", help="Where model and weights are kept; used again by the next start.")
     ] = Path("worker"),
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="A folder with the run's base model, where it is here: else it is loaded once."),
+    ] = None,
     tools: Annotated[
         str | None,
         typer.Option("--tools", help="Own toolbox, package.module:Class, for a token with the scope own-tools."),
@@ -149,7 +153,7 @@ def worker(
     with _user_faults():
         settings = WorkerConfig(concurrent=concurrent, drain_seconds=drain, patience=patience)
         connect = partial(_client, gateway, token_env, ca_file, plaintext)
-        run_worker(connect, settings, folder, kind=engine, device=device, tools=tools)
+        run_worker(connect, settings, folder, kind=engine, device=device, tools=tools, base=model)
 
 
 def _client(url: str, token_env: str, ca_file: Path | None, plaintext: bool) -> GatewayClient:

@@ -113,7 +113,9 @@ def receive(shipment: Shipment) -> str:
     if shipment.node == ray.get_runtime_context().get_node_id():
         return shipment.folder
     root = node_root()
-    target = root / Path(shipment.folder).name
+    # On a cluster that outlives drivers, or that two runs share, one number may name other weights.
+    same = hashlib.sha256("".join(shipment.digests.values()).encode()).hexdigest()
+    target = root / f"{Path(shipment.folder).name}-{same[:16]}"
     with _locked(root):
         if not (target / _COMPLETE).exists():
             shutil.rmtree(target, ignore_errors=True)

@@ -30,7 +30,7 @@ class EngineCase:
         vocab_size: The model's vocabulary size.
         banned: The ids the engine was built to ban.
         max_model_len: The engine's context.
-        folder: Other weights of the same architecture.
+        folder: Other weights of the same architecture, whole or an adapter over the model that the engine started on.
         probe: A probe that holds under the weights of `folder`, and not under those the engine starts with.
     """
 

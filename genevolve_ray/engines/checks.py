@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.adapters import AdapterMisfit, check_published, is_adapter
 from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
 
 MIN_CPU_HEAD_DIM = 32
@@ -79,14 +80,17 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
         )
 
 
-def check_weights(folder: str | Path) -> None:
-    """Check that there is something to load in `folder`.
+def check_weights(folder: str | Path, base: str | Path) -> None:
+    """Check that there is something to load in `folder`: whole weights, or an adapter that fits the model folder `base`.
 
     Raises:
         FileNotFoundError: If it holds no *.safetensors; the message names the path.
+        WeightUpdateError: If it holds an adapter that cannot be merged into the base; the message names both.
     """
-    if not any(Path(folder).glob("*.safetensors")):
-        raise FileNotFoundError(f"no *.safetensors to load in {folder}")
+    try:
+        check_published(folder, base)
+    except AdapterMisfit as error:
+        raise WeightUpdateError(f"nothing was loaded from {folder}: {error}") from error
 
 
 def room_for(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
@@ -103,8 +107,15 @@ def room_for(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
     return min(max_tokens, max_model_len - prompt_tokens)
 
 
-def probe_difference(probe: Probe, scored: list[float], version: int) -> float:
+def merged_into(folder: str | Path, base: str | Path) -> str:
+    """Return what to say of the base when an update from `folder` has failed: nothing where it had no part in it."""
+    return f"; the adapter was merged into the base {base}: is it the learner's?" if is_adapter(folder) else ""
+
+
+def probe_difference(probe: Probe, scored: list[float], version: int, remark: str = "") -> float:
     """Return the mean absolute difference between the learner's log-probs on the probe and the engine's.
+
+    `remark` ends the message of an error.
 
     Raises:
         WeightUpdateError: If it exceeds the probe's tolerance (or is not a number).
@@ -115,6 +126,6 @@ def probe_difference(probe: Probe, scored: list[float], version: int) -> float:
     if not difference <= probe.tolerance:
         raise WeightUpdateError(
             f"after the update to version {version} the engine is off by {difference:.3g} (mean absolute log-prob) "
-            f"on the probe, tolerance {probe.tolerance:.3g}"
+            f"on the probe, tolerance {probe.tolerance:.3g}{remark}"
         )
     return difference

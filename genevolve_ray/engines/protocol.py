@@ -95,9 +95,12 @@ class Engine(Protocol):
         ...
 
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
-        """Load the weights in `folder` (safetensors in HF layout), drop every cache, and verify them by the probe.
+        """Load the weights in `folder`, drop every cache, and verify them by the probe.
 
-        Returns the mean absolute probe difference (0.0 without a probe). Raises WeightUpdateError beyond its tolerance.
+        The folder holds whole weights (safetensors in HF layout), or an adapter in peft's layout that is merged into the
+        base: the model folder that the engine was started on, which must stay as it is. Returns the mean absolute probe
+        difference (0.0 without a probe). Raises WeightUpdateError beyond its tolerance, and before anything is loaded
+        for an adapter that does not fit the base.
         """
         ...
 

@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+from genevolve_ray.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.engines.ban import ban_mask
-from genevolve_ray.engines.checks import check_weights, probe_difference, read_model_config, room_for, sees
+from genevolve_ray.engines.checks import (
+    check_weights,
+    merged_into,
+    probe_difference,
+    read_model_config,
+    room_for,
+    sees,
+)
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.wave import Job, run_wave, score_tokens
 from genevolve_ray.records.seeds import derive_seed
@@ -80,6 +87,7 @@ class TransformersEngine:
     ) -> None:
         kind = AutoModelForImageTextToText if sees(read_model_config(model_dir)) else AutoModelForCausalLM
         self.version = 0
+        self._model_dir = Path(model_dir)
         self._deterministic = deterministic
         self._max_batch = max_batch
         self._seed = seed
@@ -134,7 +142,7 @@ class TransformersEngine:
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
         """Load weights between two waves and verify them; see `Engine.update`."""
         self._check_open(fault=False)
-        check_weights(folder)
+        await asyncio.to_thread(check_weights, folder, self._model_dir)
         return await self._in_thread(lambda: self._load(Path(folder), version, probe))
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
@@ -199,19 +207,23 @@ class TransformersEngine:
 
     def _load(self, folder: Path, version: int, probe: Probe | None) -> float:
         self._fault = f"the update to version {version} from {folder} did not complete"
-        weights = {
-            name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()
-        }
-        missing, unexpected = self._model.load_state_dict(weights, strict=False)
-        tied = set(self._model.all_tied_weights_keys)
-        if unexpected or set(missing) - tied:
+        remark = merged_into(folder, self._model_dir)
+        tensors = published_tensors(folder, self._model_dir, self._device)
+        try:
+            missing, unexpected = copy_tensors(self._model.state_dict(), tensors)
+        except ValueError as error:
+            raise WeightUpdateError(f"the weights in {folder} do not fit the model: {error}{remark}") from error
+        missing = [name for name in missing if name not in self._model.all_tied_weights_keys]
+        if is_adapter(folder):
+            unexpected = []  # A base may hold more than this model has a use for; its start passed over it too.
+        if missing or unexpected:
             raise WeightUpdateError(
-                f"the weights in {folder} do not fit the model: missing {sorted(set(missing) - tied)[:5]}, "
-                f"unexpected {sorted(unexpected)[:5]}"
+                f"the weights in {folder} do not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}{remark}"
             )
         self.version = version
         difference = 0.0
         if probe is not None:
-            difference = probe_difference(probe, score_tokens(self._model, probe.token_ids, self._device), version)
+            scored = score_tokens(self._model, probe.token_ids, self._device)
+            difference = probe_difference(probe, scored, version, remark)
         self._fault = None
         return difference

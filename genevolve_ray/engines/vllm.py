@@ -10,7 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.engines.checks import check_model, check_weights, probe_difference, read_model_config, room_for
+from genevolve_ray.engines.checks import (
+    check_model,
+    check_weights,
+    merged_into,
+    probe_difference,
+    read_model_config,
+    room_for,
+)
 from genevolve_ray.engines.config import MIB, VllmConfig
 from genevolve_ray.engines.mail import TransferCall
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
@@ -55,12 +62,13 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, llm: AsyncLLM, max_model_len: int) -> None:
+    def __init__(self, llm: AsyncLLM, max_model_len: int, model_dir: str) -> None:
         self.version = 0
         self.max_model_len = max_model_len
         self.load_seconds = 0.0
         """Seconds the workers took to load the latest weights, verification excluded."""
         self._llm: AsyncLLM | None = llm
+        self._model_dir = model_dir
         self._numbers = itertools.count()
         self._verified = asyncio.Event()
         self._verified.set()
@@ -140,7 +148,7 @@ class VllmEngine:
             from vllm.config.weight_transfer import WeightTransferConfig
 
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
-        engine = cls(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), max_model_len)
+        engine = cls(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), max_model_len, str(model_dir))
         await engine._open().update_weight_version("0")
         return engine
 
@@ -173,7 +181,7 @@ class VllmEngine:
 
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
         """Freeze requests, load weights, clear caches, go on and verify; see `Engine.update`."""
-        check_weights(folder)
+        await asyncio.to_thread(check_weights, folder, self._model_dir)
         async with self._updating:
             self._verified.clear()
             self._fault = f"the update to version {version} from {folder} did not complete"
@@ -238,15 +246,15 @@ class VllmEngine:
         llm = self._open()
         await llm.pause_generation(mode="keep", clear_cache=True)
         try:
-            self.load_seconds = max(await llm.collective_rpc("load_folder", args=(folder,)))
+            self.load_seconds = max(await llm.collective_rpc("load_folder", args=(folder, self._model_dir)))
             await llm.update_weight_version(str(version))
             self.version = version
         finally:
             await llm.resume_generation()
-        return await self._judge(version, probe)
+        return await self._judge(version, probe, merged_into(folder, self._model_dir))
 
-    async def _judge(self, version: int, probe: Probe | None) -> float:
-        return probe_difference(probe, await self._score(probe.token_ids), version) if probe else 0.0
+    async def _judge(self, version: int, probe: Probe | None, remark: str = "") -> float:
+        return probe_difference(probe, await self._score(probe.token_ids), version, remark) if probe else 0.0
 
     async def _take(self, calls: AsyncIterator[tuple[TransferCall, dict[str, Any]]], version: int) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError

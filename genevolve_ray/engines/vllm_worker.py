@@ -6,16 +6,14 @@ vLLM imports this module by the names that `engines/vllm.py` passes; nothing els
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
+from genevolve_ray.adapters import published_tensors
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.ipc_handles import rebuilt_handles
 from genevolve_ray.engines.orphan import die_with_parent
@@ -64,10 +62,12 @@ class WeightLoader:
     weight_transfer_engine: Any
     update_weights: Any
 
-    def load_folder(self, folder: str) -> float:
-        """Load every *.safetensors of `folder` into the running model; return the seconds it took."""
+    def load_folder(self, folder: str, base: str) -> float:
+        """Load a published folder into the running model, an adapter merged into `base`; return the seconds it took."""
         start = time.perf_counter()
-        self.model_runner.reload_weights(weights_iterator=_tensors(Path(folder)))
+        # Merged where the model runs: on one thread of the host a large base would take most of a minute.
+        tensors = published_tensors(folder, base, self.model_runner.device)
+        self.model_runner.reload_weights(weights_iterator=tensors)
         self.pack_head()
         return time.perf_counter() - start
 
@@ -105,10 +105,3 @@ class WeightLoader:
         # does not touch: without this its logits are those of the old weights.
         if method is not None:
             method.process_weights_after_loading(head)
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is not iterable
-                yield name, tensors.get_tensor(name)

@@ -45,7 +45,7 @@ from genevolve_ray.evolution.resolved import check_unchanged, dump_config, load_
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
-CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway")
+CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner.lora.publish")
 """Configuration keys (with all below them) that may differ when a run is resumed."""
 
 

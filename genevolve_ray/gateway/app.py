@@ -105,7 +105,11 @@ class _Door:
     async def model(self, request: Request, name: str) -> Response:
         """Give a part of a file of the model folder."""
         self._admit(request)
-        return self._file(request, self._gateway.run.model_dir, self._gateway.model_files, name)
+        gateway = self._gateway
+        answer, sent = self._file(request, gateway.run.model_dir, gateway.model_files + gateway.base_files, name)
+        if any(file.name == name for file in gateway.base_files):
+            gateway.meters.base_bytes_out += sent
+        return answer
 
     async def weights(self, request: Request, after: int = -1, wait: float = 0.0) -> Response:
         """Name the newest version, as soon as it is beyond `after`; 204 when there is none in time."""
@@ -117,7 +121,9 @@ class _Door:
         """Give a part of a file of a version."""
         self._admit(request)
         found = self._gateway.shelf.get(version)
-        return self._file(request, found.folder, found.card.files, name)
+        answer, sent = self._file(request, found.folder, found.card.files, name)
+        self._gateway.meters.version_bytes_out[version] += sent
+        return answer
 
     async def lease(self, request: Request) -> Response:
         """Give out samples to play."""
@@ -166,14 +172,15 @@ class _Door:
         self._admit(request, Scope.STATUS)
         return PlainTextResponse(self._gateway.metrics())
 
-    def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> Response:
+    def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> tuple[Response, int]:
+        """Return a part of a file, and how many bytes go over the wire."""
         data, start, size = read_range(folder, files, name, request.headers.get("range"))
         media = "application/octet-stream"
         headers = {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{size}", "Accept-Ranges": "bytes"}
         if request.query_params.get("encoding") == ZSTD:
             data, media = compress(data), "application/zstd"
         self._gateway.meters.bytes_out += len(data)
-        return Response(data, 206, headers, media_type=media)
+        return Response(data, 206, headers, media_type=media), len(data)
 
 
 def _json(record: BaseModel) -> Response:

@@ -140,7 +140,7 @@ class GatewayClient:
     async def _download(self, path: str, file: FileCard, target: Path) -> None:
         """Load a file in ranges into `NAME.part`, from where an earlier try left it; whole and right, it gets its name."""
         part = target.with_name(f"{target.name}.part")
-        if await asyncio.to_thread(_is_there, target, file):
+        if await asyncio.to_thread(is_there, target, file):
             return
         have = await asyncio.to_thread(_begun, part, file.size)
         while have < file.size:
@@ -206,7 +206,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_there(path: Path, file: FileCard) -> bool:
+def is_there(path: Path, file: FileCard) -> bool:
     """Return whether a file has been loaded before."""
     return path.is_file() and path.stat().st_size == file.size and _digest(path) == file.sha256
 

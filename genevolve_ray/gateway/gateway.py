@@ -19,7 +19,7 @@ from genevolve_ray.gateway.quarantine import Quarantine
 from genevolve_ray.gateway.reasons import FORGERIES, Reason, Refusal
 from genevolve_ray.gateway.scoring import Scorer
 from genevolve_ray.gateway.settings import GatewayConfig
-from genevolve_ray.gateway.shelf import MODEL_SUFFIXES, Shelf, describe
+from genevolve_ray.gateway.shelf import MODEL_SUFFIXES, Shelf, describe, describe_base
 from genevolve_ray.gateway.tokens import Scope, TokenEntry, TokenFile, require
 from genevolve_ray.gateway.wire import (
     PROTOCOL,
@@ -53,6 +53,8 @@ class RunFacts:
     name: str
     engine: str
     model_dir: Path
+    adapter: bool = False
+    """Whether versions are adapters, for the base that lies in the model folder."""
     turn_seconds: float = 0.0
     tool_calls: int = 0
 
@@ -91,6 +93,7 @@ class Gateway:
         self.desk = Desk(seconds=config.lease_seconds, limit=config.lease_limit, per_owner=config.limits.open_leases)
         self.meters = Meters()
         self.model_files = describe(run.model_dir, MODEL_SUFFIXES)
+        self.base_files = describe_base(run.model_dir) if run.adapter else ()
         self._inspector = Inspector(facts, config.trust, self.shelf, scorer)
         self._scorer = scorer
         self._call_tool: CallTool = call_tool or (lambda tool, arguments, context: tool.call(arguments, context))
@@ -161,6 +164,7 @@ class Gateway:
                     for t in facts.tools.values()
                 ],
                 "model": self.model_files,
+                "base": self.base_files,
                 "turn_seconds": run.turn_seconds,
                 "tool_calls": run.tool_calls,
             }

@@ -150,6 +150,7 @@ def run_facts(run: EvolutionConfig, model_dir: Path) -> RunFacts:
         name=run.name,
         engine=run.engine.kind if script is None else "null",
         model_dir=model_dir,
+        adapter=script is None and run.learner.publishes_adapter,
         turn_seconds=script.turn_seconds if script else 0.0,
         tool_calls=script.tool_calls if script else 0,
     )

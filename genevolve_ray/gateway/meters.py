@@ -37,6 +37,10 @@ class Meters:
         self.workers: dict[str, WorkerMeter] = {}
         self.refused: Counter[str] = Counter()
         self.accepted = self.tokens = self.bytes_in = self.bytes_out = self.requests = 0
+        self.base_bytes_out = 0
+        """Of `bytes_out`, what workers loaded of the base."""
+        self.version_bytes_out: Counter[int] = Counter()
+        """Of `bytes_out`, what they loaded of each version."""
 
     def worker(self, name: str) -> WorkerMeter:
         """Return a worker's meter; asking is seeing."""
@@ -71,6 +75,8 @@ class Meters:
             "tokens_per_second": round(self.tokens / max(seconds, 1e-9), 2),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
+            "base_bytes_out": self.base_bytes_out,
+            "version_bytes_out": {version: self.version_bytes_out[version] for version in versions},
             "requests": self.requests,
             "refused": dict(self.refused),
             "quarantined": out,
@@ -108,6 +114,8 @@ class Meters:
             "genevolve_gateway_requests_total": self.requests,
             "genevolve_gateway_received_bytes_total": self.bytes_in,
             "genevolve_gateway_sent_bytes_total": self.bytes_out,
+            "genevolve_gateway_base_sent_bytes_total": self.base_bytes_out,
+            "genevolve_gateway_weights_sent_bytes_total": self.version_bytes_out.total(),
         }
         lines = [f"# TYPE {name} gauge\n{name} {value:g}" for name, value in gauges.items()]
         lines += [f"# TYPE {name} counter\n{name} {value:.0f}" for name, value in counters.items()]

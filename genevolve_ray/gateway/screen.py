@@ -30,6 +30,7 @@ def run_worker(
     kind: str | None,
     device: str,
     tools: str | None = None,
+    base: Path | None = None,
 ) -> None:
     """Run a worker until it is told to drain, with a line of progress every few seconds.
 
@@ -40,6 +41,7 @@ def run_worker(
         kind: the engine; None takes the run's own.
         device: of the engine.
         tools: import path of a toolbox of the worker's own, where the gateway trusts it.
+        base: a model folder that holds the run's base, which is then not loaded.
 
     Raises:
         WorkerError: when the worker cannot go on.
@@ -62,14 +64,19 @@ def run_worker(
             own = OwnTools(ToolsSpec(type=tools).build(images).tools, images)
         except ValueError as error:
             raise WorkerError(f"--tools {tools}: {error}") from error
-    asyncio.run(_run(connect, config, folder, start, own))
+    asyncio.run(_run(connect, config, folder, start, own, base))
 
 
 async def _run(
-    connect: Callable[[], GatewayClient], config: WorkerConfig, folder: Path, start: StartEngine, own: OwnTools | None
+    connect: Callable[[], GatewayClient],
+    config: WorkerConfig,
+    folder: Path,
+    start: StartEngine,
+    own: OwnTools | None,
+    base: Path | None,
 ) -> None:
     client = connect()
-    worker = Worker(client, config, folder, start, own)
+    worker = Worker(client, config, folder, start, own, base)
     loop = asyncio.get_running_loop()
 
     def drain() -> None:

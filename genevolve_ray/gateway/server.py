@@ -15,7 +15,8 @@ from genevolve_ray.gateway.gateway import Gateway
 from genevolve_ray.gateway.settings import GatewayConfig
 
 T = TypeVar("T")
-_START_SECONDS = 180.0
+_START_SECONDS = 600.0
+"""A base of a hundred gigabytes is hashed before the gateway listens."""
 _GRACE_SECONDS = 3
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from genevolve_ray.adapters import base_files
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.gateway.reasons import Reason, Refusal
 from genevolve_ray.gateway.wire import FileCard, WeightsCard
@@ -79,6 +81,15 @@ def describe(folder: Path, suffixes: tuple[str, ...] | None = None) -> tuple[Fil
     files = sorted(p for p in folder.iterdir() if p.is_file())
     if suffixes is not None:
         files = [p for p in files if p.suffix in suffixes and not p.name.endswith(".index.json")]
+    return _cards(files)
+
+
+def describe_base(folder: Path) -> tuple[FileCard, ...]:
+    """Return the weights of a model folder with sizes and digests, and the index by which they are found."""
+    return _cards(base_files(folder))
+
+
+def _cards(files: Iterable[Path]) -> tuple[FileCard, ...]:
     return tuple(FileCard(name=p.name, size=p.stat().st_size, sha256=file_digest(p)) for p in files)
 
 

@@ -15,7 +15,7 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import Span
 from genevolve_ray.records.observation import ImageSearchObservation, SearchObservation, SkillObservation
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_TOKENS = 1 << 17
 """Most tokens of a trajectory."""
 MAX_SPANS = 1 << 10
@@ -138,6 +138,8 @@ class RunCard(Record):
     max_model_len: int | None
     tools: tuple[ToolCard, ...]
     model: tuple[FileCard, ...]
+    base: tuple[FileCard, ...] = ()
+    """Weights of the base, where versions are adapters: the worker has these very files, or loads them once."""
     turn_seconds: float = 0.0
     tool_calls: int = 0
     """The script of a rehearsal."""

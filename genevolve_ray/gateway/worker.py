@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 
 from pydantic import Field
 
@@ -18,10 +18,11 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.gateway.base import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.player import OwnTools, Player
 from genevolve_ray.gateway.reasons import Reason, Refusal
-from genevolve_ray.gateway.wire import PROTOCOL, LeaseGrant, Push, RunCard, WeightsCard
+from genevolve_ray.gateway.wire import PROTOCOL, FileCard, LeaseGrant, Push, RunCard, WeightsCard
 from genevolve_ray.records.base import Config
 
 _FATAL = frozenset({Reason.NO_TOKEN, Reason.BAD_TOKEN, Reason.TOKEN_EXPIRED, Reason.SCOPE, Reason.QUARANTINED})
@@ -54,14 +55,21 @@ class Progress:
     tokens: int = 0
     given_back: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    base_bytes: int = 0
+    """Bytes that came over the wire for the base."""
+    version_bytes: Counter[int] = field(default_factory=Counter)
+    """Bytes that came over the wire for each version."""
     started: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
         """Return it in one line."""
         rate = 60 * self.accepted / max(time.monotonic() - self.started, 1e-9)
         refused = ", ".join(f"{count} {reason}" for reason, count in self.refused.most_common())
+        loaded = f"{self.version_bytes[self.version] / 1e6:.3g} MB"
+        if self.base_bytes:
+            loaded += f" and {self.base_bytes / 1e6:.3g} MB of base"
         return (
-            f"version {self.version}, {self.playing} playing, {self.accepted} accepted ({rate:.1f} a minute, "
+            f"version {self.version} ({loaded}), {self.playing} playing, {self.accepted} accepted ({rate:.1f} a minute, "
             f"{self.tokens} tokens), {self.given_back} given back, refused: {refused or 'none'}"
         )
 
@@ -80,10 +88,20 @@ class Worker:
         folder: Path,
         start_engine: StartEngine,
         own: OwnTools | None = None,
+        base: Path | None = None,
     ) -> None:
-        """Keep the parts; `folder` is for model and weights, and what lies there from before is used."""
+        """Keep the parts.
+
+        Args:
+            client: the gateway.
+            config: how to work.
+            folder: for model and weights; what lies there from before is used.
+            start_engine: starts the engine.
+            own: tools of this worker's own.
+            base: a model folder that holds the base, for a run whose versions are adapters; without, it is loaded.
+        """
         self._client, self._config, self._folder, self._start = client, config, folder, start_engine
-        self._own = own
+        self._own, self._base = own, base
         self.progress = Progress()
         self._draining = asyncio.Event()
         self._updated = asyncio.Condition()
@@ -127,13 +145,49 @@ class Worker:
         await self._client.download("/v1/model", card.model, model)
         weights = await self._first_weights()
         folder = await self._fetch(weights)
-        for file in folder.glob("*.safetensors"):  # the engine starts from a whole model folder
-            shutil.copyfile(file, model / file.name)
+        # The engine starts from a whole model folder: the base, or where versions are whole, the first of them.
+        await asyncio.to_thread(clear_strangers, model, card.base)
+        if card.base:
+            await self._bring_base(card.base, model)
+        else:
+            await asyncio.to_thread(bring_weights, folder, model)
         engine = await self._start(card, model)
         await engine.update(str(folder), weights.version, weights.probe)
         self.progress.version = weights.version
         chat, profile = load_chat(model), PROFILES[card.profile]
         return Player(self._client, engine, chat, profile, card.tools, self._own), engine
+
+    async def _bring_base(self, files: Sequence[FileCard], model: Path) -> None:
+        """Put the base into the model folder: the worker's own where it has it, else loaded, as long as patience lasts.
+
+        Raises:
+            WorkerError: when the worker's own is another, or it drains; the next start goes on where this one stopped.
+        """
+        if self._base is not None:
+            try:
+                return await asyncio.to_thread(link_base, self._base, model, files)
+            except BaseMismatch as error:
+                raise WorkerError(str(error)) from error
+        before = self._client.received
+        while True:
+            got = self._client.received
+            loading = asyncio.create_task(self._client.download("/v1/model", files, model))
+            draining = asyncio.create_task(self._draining.wait())
+            try:
+                await asyncio.wait([loading, draining], return_when=asyncio.FIRST_COMPLETED)
+                if not loading.done():
+                    raise WorkerError("drained while the base was loaded; the next start goes on from there")
+                return loading.result()
+            except GatewayDown as error:
+                if self._client.received > got:
+                    self._heard = time.monotonic()
+                self._check_patience(error)
+                await self._pause()
+            finally:
+                self.progress.base_bytes = self._client.received - before
+                for task in (loading, draining):
+                    task.cancel()
+                await asyncio.gather(loading, draining, return_exceptions=True)
 
     async def _first_weights(self) -> WeightsCard:
         while not self._draining.is_set():
@@ -143,11 +197,15 @@ class Worker:
 
     async def _fetch(self, card: WeightsCard) -> Path:
         """Load a version's files; older ones are removed."""
-        folder = self._folder / f"v{card.version:06d}-{card.files[0].sha256[:8] if card.files else 'empty'}"
-        await self._client.download(f"/v1/weights/{card.version}", card.files, folder)
+        folder = self._folder / version_name(card)
+        before = self._client.received
+        try:
+            await self._client.download(f"/v1/weights/{card.version}", card.files, folder)
+        finally:
+            self.progress.version_bytes[card.version] += self._client.received - before
         for old in self._folder.glob("v*"):
             if old != folder:
-                await asyncio.to_thread(shutil.rmtree, old, True)
+                await asyncio.to_thread(rmtree, old, True)
         return folder
 
     async def _work(self, engine: Engine) -> None:

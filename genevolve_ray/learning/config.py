@@ -112,12 +112,22 @@ class VedConfig(Config):
         return self
 
 
+class PublishForm(StrEnum):
+    """What of a version travels to the engines when an adapter is trained."""
+
+    ADAPTER = "adapter"
+    """The adapter alone; engines merge it into the base of their own model folder while they load it."""
+    MERGED = "merged"
+    """Whole weights, the adapter merged in by the learner: for engines whose model folder is another than the learner's."""
+
+
 class LoraConfig(Config):
     """Settings of a low-rank adapter: W + alpha / rank * B A on the target modules, everything else frozen.
 
     There is no dropout: the policy that is trained must be the one that sampled. `target_modules` is "all-linear"
     (every linear module of the text decoder, the head left out) or the ends of module names. `start` is a folder in
-    peft's layout to go on from; a fresh adapter starts as the identity, and `seed` decides its A.
+    peft's layout to go on from; a fresh adapter starts as the identity, and `seed` decides its A. Either form of
+    `publish` gives the engines the same weights, bit for bit (where both merge on the same kind of device).
     """
 
     rank: int = Field(default=16, ge=1)
@@ -125,6 +135,7 @@ class LoraConfig(Config):
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     start: str | None = None
     seed: int = Field(default=0, ge=0)
+    publish: PublishForm = PublishForm.ADAPTER
 
     @model_validator(mode="after")
     def _targets(self) -> LoraConfig:
@@ -159,6 +170,11 @@ class LearnerConfig(Config):
     grpo: GrpoConfig = GrpoConfig()
     kl: KlConfig = KlConfig()
     ved: VedConfig = VedConfig()
+
+    @property
+    def publishes_adapter(self) -> bool:
+        """Whether engines are sent an adapter alone."""
+        return self.lora is not None and self.lora.publish is PublishForm.ADAPTER
 
     @model_validator(mode="after")
     def _betas(self) -> LearnerConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from genevolve_ray import adapters
+from genevolve_ray.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE, BASE_DTYPE, PREFIX, AdapterMisfit
 from genevolve_ray.learning.config import LoraConfig
-from genevolve_ray.learning.policy import copy_tokenizer, has_tokenizer, load_policy, vision_tower
+from genevolve_ray.learning.policy import copy_tokenizer, has_tokenizer, load_policy, state_hash, vision_tower
 
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_FILE = "adapter_model.safetensors"
 TRAINED, REFERENCE = "default", "reference"
 _FACTOR = re.compile(r"\.lora_([AB])\.(\w+)\.")
-_PREFIX = "base_model.model."
-"""What peft's files put before a tensor's name."""
 
 
 def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
@@ -38,8 +37,8 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
 
     Raises:
         FileNotFoundError: when the folder of the starting adapter holds none.
-        ValueError: when the starting adapter has another rank, alpha or dropout than the settings, or when a target is
-            no linear module.
+        ValueError: when the starting adapter has another rank, alpha or dropout than the settings or is more than
+            low-rank factors, or when a target is no linear module.
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import PeftModel, get_peft_model
@@ -89,6 +88,7 @@ def _read_config(folder: str, config: LoraConfig) -> Any:
             f"the adapter in {folder!r} has rank {theirs[0]}, alpha {theirs[1]:g}, dropout {theirs[2]:g}; "
             f"the settings say rank {config.rank}, alpha {config.alpha:g}, dropout 0"
         )
+    adapters.read_adapter(folder)  # What cannot be merged, learner and engines would compute differently.
     return found
 
 
@@ -144,7 +144,7 @@ def merged_state(state: Mapping[str, Tensor], scalings: Mapping[str, float]) -> 
         module = name.removesuffix(".base_layer.weight")
         if module != name:
             down, up = (state[f"{module}.lora_{factor}.{TRAINED}.weight"] for factor in "AB")
-            tensor = (tensor.to(up.dtype) + scalings[module] * (up @ down).to(up.dtype)).to(tensor.dtype)
+            tensor = adapters.merge(tensor, down, up, scalings[module])
         merged[name.replace(".base_layer.", ".")] = tensor
     return merged
 
@@ -161,23 +161,57 @@ def merge_sources(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return sources
 
 
-def write_adapter(state: Mapping[str, Tensor], description: Any, folder: str | Path) -> dict[str, Tensor]:
-    """Write an adapter in peft's layout (`adapter_config.json`, `adapter_model.safetensors`) and return its tensors.
+def write_adapter(state: Mapping[str, Tensor], description: Any, folder: str | Path, base_dtype: str) -> None:
+    """Write an adapter in peft's layout (`adapter_config.json`, `adapter_model.safetensors`).
 
     Args:
         state: a model's state, whole or the adapter's part of it.
         description: what `attach_adapter` returned.
         folder: where to; made if need be.
+        base_dtype: the dtype that the base is held in, without which nobody could merge as the learner does.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tensors = {
-        _PREFIX + name.replace(f".{TRAINED}.", "."): tensor.detach().cpu().contiguous()
+        PREFIX + name.replace(f".{TRAINED}.", "."): tensor.detach().cpu().contiguous()
         for name, tensor in adapter_state(state).items()
     }
-    save_file(tensors, target / ADAPTER_FILE, metadata={"format": "pt"})
+    save_file(tensors, target / ADAPTER_FILE, metadata={"format": "pt", BASE_DTYPE: base_dtype})
     description.save_pretrained(target)
-    return tensors
+
+
+def publish_adapter(state: Mapping[str, Tensor], description: Any, folder: str | Path, base_dtype: str) -> str:
+    """Write an adapter for engines, which know their base, and return the checksum of what it adds to any base.
+
+    The folder goes to machines outside, so it does not tell where the base lies here.
+    """
+    nameless = copy(description)
+    nameless.base_model_name_or_path = Path(description.base_model_name_or_path).name
+    write_adapter(state, nameless, folder, base_dtype)
+    return adapter_hash(folder)
+
+
+def adapter_hash(folder: str | Path) -> str:
+    """Return a SHA-256 over an adapter's factors, their scalings and the base's dtype."""
+    adapter = adapters.read_adapter(folder)
+    tensors = {f"{BASE_DTYPE}={adapter.base_dtype}": torch.zeros(1)}
+    for name, factors in adapter.factors.items():
+        scaling = torch.tensor(factors.scaling, dtype=torch.float64)
+        tensors |= {f"{name}.A": factors.down_R_I, f"{name}.B": factors.up_O_R, f"{name}.scaling": scaling}
+    return state_hash(tensors)
+
+
+def check_publishable(model: nn.Module, model_dir: str | Path) -> None:
+    """Check that engines will find what the adapter changes under the same names in the files of the base.
+
+    Raises:
+        ValueError: naming a target that is not there, as in checkpoints that transformers renames while it loads them.
+    """
+    targets = {f"{name}.weight": tuple(layer.get_base_layer().weight.shape) for name, layer in _layers(model)}
+    try:
+        adapters.check_fit(targets, model_dir)
+    except (AdapterMisfit, FileNotFoundError) as error:
+        raise ValueError(f"learner.lora.publish=adapter: {error}; publish=merged sends whole weights") from error
 
 
 def read_adapter(folder: str | Path) -> dict[str, Tensor]:
@@ -186,7 +220,7 @@ def read_adapter(folder: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise FileNotFoundError(f"no {ADAPTER_FILE} in {str(folder)!r}")
     return {
-        re.sub(r"\.lora_([AB])\.", rf".lora_\1.{TRAINED}.", name.removeprefix(_PREFIX)): tensor
+        re.sub(r"\.lora_([AB])\.", rf".lora_\1.{TRAINED}.", name.removeprefix(PREFIX)): tensor
         for name, tensor in load_file(file).items()
     }
 

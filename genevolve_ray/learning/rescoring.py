@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from genevolve_ray.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.learning.logprobs import default_chunk
 from genevolve_ray.learning.policy import head_weight, hidden_states, load_policy
 
@@ -56,15 +56,17 @@ class Rescorer:
         """
         if threads:
             torch.set_num_threads(threads)
+        self._model_dir = Path(model_dir)
         self._model = load_policy(model_dir, dtype, device).requires_grad_(False)
         self._device = torch.device(device)
         self._banned = list(banned)
 
     def load(self, folder: str | Path) -> None:
-        """Take the weights of a folder. Raises ValueError when they do not fit."""
-        weights = {n: t for f in sorted(Path(folder).glob("*.safetensors")) for n, t in load_file(f).items()}
-        missing, unexpected = self._model.load_state_dict(weights, strict=False)
-        if unexpected or set(missing) - set(self._model.all_tied_weights_keys):
+        """Take the weights of a folder, or its adapter merged into the policy's. Raises ValueError when they do not fit."""
+        tensors = published_tensors(folder, self._model_dir, self._device)
+        missing, unexpected = copy_tensors(self._model.state_dict(), tensors)
+        missing = [name for name in missing if name not in self._model.all_tied_weights_keys]
+        if missing or (unexpected and not is_adapter(folder)):
             raise ValueError(f"the weights in {folder} do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
 
     @torch.no_grad()

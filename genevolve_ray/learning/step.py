@@ -36,7 +36,9 @@ from genevolve_ray.learning.logprobs import token_logprobs
 from genevolve_ray.learning.lora import (
     adapter_scalings,
     adapter_state,
+    check_publishable,
     merged_state,
+    publish_adapter,
     read_adapter,
     reference_adapter,
     write_adapter,
@@ -99,6 +101,8 @@ class Learner:
             torch.use_deterministic_algorithms(True, warn_only=True)
         self._ranks = ranks or (lone_rank(config.device) if config.offload else Ranks())
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
+        if config.publishes_adapter:
+            check_publishable(self.model, model_dir)
         self._tokenizer_dir = Path(model_dir) if has_tokenizer(model_dir) else None
         self._reference: PreTrainedModel | None = None
         if config.kl.coefficient > 0:
@@ -353,7 +357,7 @@ class Learner:
         if self._adapter is None:
             self.model.save_pretrained(target, state_dict=state["model"])
         else:
-            write_adapter(state["model"], self._adapter, target)
+            write_adapter(state["model"], self._adapter, target, base_dtype(self.config))
         if self._tokenizer_dir is not None:
             copy_tokenizer(self._tokenizer_dir, target)
         torch.save({"optimizer": state["optimizer"], "rng": state["rng"]}, target / OPTIMIZER_FILE)
@@ -368,7 +372,11 @@ class Learner:
         self.load_state_dict({"model": weights, **rest})
 
     def write_weights(self, folder: str | Path) -> str:
-        """Write the weights for the engines (model.safetensors, an adapter merged in); rank 0 returns their checksum."""
+        """Write a version for the engines, in the form that `lora.publish` says; rank 0 returns its checksum."""
+        return self.write_adapter(folder) if self.config.publishes_adapter else self.write_merged(folder)
+
+    def write_merged(self, folder: str | Path) -> str:
+        """Write whole weights (model.safetensors, an adapter merged in); rank 0 returns their checksum."""
         state = full_state(self.model, self._ranks)
         if not self._ranks.first:
             return ""
@@ -379,7 +387,7 @@ class Learner:
         return OutgoingWeights(self.model, self._scalings)
 
     def write_adapter(self, folder: str | Path) -> str:
-        """Write the adapter alone in peft's layout, for engines that load adapters; rank 0 returns its checksum.
+        """Write the adapter alone in peft's layout; rank 0 returns the checksum of factors, scalings and base dtype.
 
         Raises:
             ValueError: when the learner trains no adapter.
@@ -387,4 +395,4 @@ class Learner:
         if self._adapter is None:
             raise ValueError("learner.lora is not set: there is no adapter to write")
         state = full_state(self.model, self._ranks, adapter_state)
-        return state_hash(write_adapter(state, self._adapter, folder)) if self._ranks.first else ""
+        return publish_adapter(state, self._adapter, folder, base_dtype(self.config)) if self._ranks.first else ""

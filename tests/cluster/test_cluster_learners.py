@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from cluster_fakes import FakeHandle, FakeMethod, remote_error
 from cluster_run import HERE, build_model, run_config
 from ray.exceptions import ActorDiedError
 
+from genevolve_ray.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from genevolve_ray.cluster import learners
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner
 from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
+from genevolve_ray.cluster.workers import RolloutWorker
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
@@ -185,3 +189,33 @@ async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) ->
     assert probe.logprobs == pytest.approx((await alone.publish(str(tmp_path / "alone"))).logprobs, abs=1e-5)
     await alone.load(str(tmp_path / "checkpoint"))
     assert await alone.state_hash() == digest
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_side(tmp_path: Path) -> None:
+    """Two ranks of a learner publish; a rollout worker that is told of another node has the bytes from the store alone."""
+    model = build_model(tmp_path / "model")
+    lora = "learner.lora={rank: 2, alpha: 4}"
+    config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60", "learner.lr=1e-2", lora)
+    with ray_session(config.cluster, namespace="adapters"):
+        path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
+        options: dict[str, Any] = {"num_cpus": 0.1, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+        kind = ray.remote(LearnerWorker).options(**options)
+        outbox = Outbox()
+        learner = RayLearner(
+            lambda: [kind.remote(config, model, rank) for rank in range(2)], outbox=outbox, elsewhere=lambda: True
+        )
+        await learner.start()
+        await learner.step([group(1)], 1)
+        folder = tmp_path / "v000001"
+        probe = await learner.publish(str(folder))
+        shipment = outbox.get(str(folder))
+        assert isinstance(shipment, Shipment) and len(shipment.contents) == 2
+        assert shipment.digests.keys() == {ADAPTER_CONFIG_FILE, ADAPTER_FILE} == {p.name for p in folder.iterdir()}
+        shutil.rmtree(folder)
+        worker = ray.remote(RolloutWorker).options(**options).remote(config, model)
+        await worker.start.remote()
+        assert await worker.update.remote(replace(shipment, node="another"), 1, probe) < 1e-5
+        assert (await worker.stats.remote()).version == 1
+        await worker.stop.remote()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny_qwen3 import BANNED, CONTEXT, VOCAB, TinyModels, build_model, build_tokenizer
+from tiny_qwen3 import BANNED, CONTEXT, VOCAB, TinyModels, build_adapter, build_model, build_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +41,9 @@ def engine_case(tiny_models: TinyModels) -> Any:
         folder=tiny_models.second,
         probe=probe,
     )
+
+
+@pytest.fixture(scope="session")
+def adapter_case(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The contract's case for an adapter over the first tiny model; peft's own forward made the probe."""
+    return build_adapter(tmp_path_factory.mktemp("adapter") / "version", tiny_models.first)

@@ -13,11 +13,13 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
-from tiny_qwen3 import BANNED, CONTEXT, TinyModels, forward_logprobs
+from safetensors.torch import save_file
+from tiny_qwen3 import BANNED, CONTEXT, TinyModels, build_adapter, build_model, forward_logprobs
 
 import genevolve_ray
+from genevolve_ray.adapters import published_tensors
 from genevolve_ray.contracts import engine as contract
-from genevolve_ray.engines.protocol import Generation, SamplingParams
+from genevolve_ray.engines.protocol import Generation, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.engines.vllm import VllmEngine
 
@@ -85,6 +87,32 @@ async def test_scores_are_those_of_the_reference_engine(engine: VllmEngine, tiny
     ids = tuple(range(5, 80))
     assert await engine.score(ids) == pytest.approx(await reference.score(ids), abs=1e-4)
     await reference.close()
+
+
+async def test_an_adapter_is_merged_into_the_base_while_it_is_loaded(
+    engine: VllmEngine, adapter_case: contract.EngineCase, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    await engine.update(tiny_models.second, engine.version + 1)
+    await contract.check_update(engine, adapter_case)
+    ids = tuple(range(5, 80))
+    merged = await engine.score(ids)
+    whole = dict(published_tensors(adapter_case.folder, tiny_models.first))
+    save_file(whole, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    await engine.update(str(tmp_path), engine.version + 1, adapter_case.probe)
+    assert await engine.score(ids) == merged
+
+
+async def test_an_adapter_that_does_not_fit_changes_nothing(
+    engine: VllmEngine, tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    await engine.update(tiny_models.first, engine.version + 1)
+    version, ids = engine.version, tuple(range(5, 30))
+    before = await engine.score(ids)
+    build_adapter(tmp_path / "adapter", build_model(tmp_path / "narrow", 1, hidden=32))
+    with pytest.raises(WeightUpdateError, match=f"in the base {tiny_models.first} it has"):
+        await engine.update(str(tmp_path / "adapter"), version + 1)
+    assert (engine.version, await engine.score(ids)) == (version, before)
+    assert await engine.generate((50, 60), SamplingParams(max_tokens=2, seed=9), "goes-on")
 
 
 async def test_a_request_that_spans_an_update_records_the_version_of_each_token(

@@ -39,14 +39,43 @@ def build_tokenizer() -> Any:
     )
 
 
-def build_model(folder: Path, seed: int) -> str:
+def build_adapter(folder: Path, base: str) -> Any:
+    """Write a random adapter over `base` in peft's layout and return the contract's case for it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from genevolve_ray.contracts.engine import EngineCase
+    from genevolve_ray.engines.protocol import Probe
+
+    wanted = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    torch.manual_seed(7)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), wanted).eval()
+    ids = tuple((7 * i * i + 11) % VOCAB for i in range(40))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.1)
+        logprobs = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    model.save_pretrained(folder)
+    return EngineCase(
+        prompt=(11, 45, 200, 7, 150),
+        vocab_size=VOCAB,
+        banned=BANNED,
+        max_model_len=CONTEXT,
+        folder=str(folder),
+        probe=Probe(token_ids=ids, logprobs=tuple(logprobs[torch.arange(39), torch.tensor(ids[1:])].tolist())),
+    )
+
+
+def build_model(folder: Path, seed: int, hidden: int = 64) -> str:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=VOCAB,
-        hidden_size=64,
+        hidden_size=hidden,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,

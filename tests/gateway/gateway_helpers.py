@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +97,11 @@ class House:
 
 
 @asynccontextmanager
-async def house(folder: Path, inside: Any = None, **gateway: Any) -> AsyncIterator[House]:
+async def house(
+    folder: Path, inside: Any = None, run: Callable[..., RunConfig] = rehearsal, **gateway: Any
+) -> AsyncIterator[House]:
     """Open a gateway on a free port."""
-    config = rehearsal(tokens=str(folder / "tokens.json"), **gateway)
+    config = run(tokens=str(folder / "tokens.json"), **gateway)
     settings: GatewayConfig = config.gateway
     images = MemoryImages()
     parts = local_parts(config, images)

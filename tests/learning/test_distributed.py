@@ -10,6 +10,7 @@ import torch
 from ranks import Case, train, train_on_ranks
 from safetensors.torch import load_file
 
+from genevolve_ray.adapters import published_tensors
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
 from genevolve_ray.learning.distributed import Ranks, join_ranks, leave_ranks
 from genevolve_ray.learning.policy import state_hash
@@ -58,16 +59,19 @@ def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: Lea
     first, second = train_on_ranks(case, 2, tmp_path / "two")
     compare_gradients(second, expected | {"gradients": dict(expected["gradients"])})
     compare_gradients(first, expected)
-    for name in ("start", "hash", "hash_again"):
+    for name in ("start", "hash", "hash_again", "checksum"):
         assert second.pop(name) == "", "rank 0 alone has the hash"
     assert {name: first[name] for name in second} == second, "every rank sees the same"
     assert first["start"] == expected["start"]
     compare(first, expected)
-    one, two = (load_file(tmp_path / name / "weights" / "model.safetensors") for name in ("one", "two"))
+    one, two = (load_file(tmp_path / name / "merged" / "model.safetensors") for name in ("one", "two"))
     assert (expected["sent"], first["sent"]) == (state_hash(one), state_hash(two))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert (tensor - two[name]).abs().max() < 1e-4, name
+    # What rank 0 alone has written, whole or an adapter, makes the weights that were merged over the ranks.
+    published = dict(published_tensors(tmp_path / "two" / "weights", model_dir))
+    assert published.keys() == two.keys() and all(torch.equal(published[name], two[name]) for name in two)
 
 
 def test_a_checkpoint_crosses_between_numbers_of_ranks(untied_dir: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.lora import export_merged
-from genevolve_ray.learning.policy import load_policy, state_hash
+from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.session import policy_folder
 
@@ -100,9 +100,9 @@ def logprobs(model: torch.nn.Module) -> list[float]:
     return [plain[t, PROBE[t + 1]].item() for t in range(len(PROBE) - 1)]
 
 
-def test_published_weights_are_the_merged_ones(model_dir: Path, tmp_path: Path) -> None:
+def test_whole_weights_are_the_merged_ones(model_dir: Path, tmp_path: Path) -> None:
     learner = trained(model_dir)
-    learner.write_weights(tmp_path)
+    learner.write_merged(tmp_path)
     shutil.copyfile(model_dir / "config.json", tmp_path / "config.json")
     merged = Learner(tmp_path, PLAIN)
     assert merged.raw_logprobs(PROBE) == pytest.approx(learner.raw_logprobs(PROBE), abs=1e-5)
@@ -116,9 +116,9 @@ def test_published_weights_are_the_merged_ones(model_dir: Path, tmp_path: Path) 
 def test_the_export_is_what_peft_merges(model_dir: Path, tmp_path: Path) -> None:
     learner = trained(model_dir)
     learner.save(tmp_path / "checkpoint")
-    learner.write_weights(tmp_path / "published")
+    learner.write_merged(tmp_path / "merged")
     export_merged(tmp_path / "checkpoint", tmp_path / "export")
-    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("published", "export"))
+    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "export"))
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
@@ -143,11 +143,7 @@ def test_an_adapter_is_benched_as_a_merged_model(model_dir: Path, tmp_path: Path
         assert folder == model_dir
 
 
-def test_the_adapter_alone_is_written_for_engines_that_load_adapters(model_dir: Path, tmp_path: Path) -> None:
-    learner = trained(model_dir)
-    checksum = learner.write_adapter(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
-    assert checksum == state_hash(load_file(tmp_path / "adapter_model.safetensors"))
+def test_there_is_no_adapter_to_write_where_all_weights_are_trained(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"learner\.lora is not set"):
         Learner(model_dir, PLAIN).write_adapter(tmp_path)
 
