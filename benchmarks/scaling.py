@@ -55,6 +55,8 @@ RANK = 16
 # --- measured --------------------------------------------------------------------------------------------------------
 SHA256 = 2.1 * GB
 """Bytes/s of one core (AMD EPYC with SHA extensions, Python's hashlib)."""
+HASH_CORES = 16
+"""Cores of a host over which tensors and pieces of files are hashed side by side: assumed."""
 
 BLOCKS = LAYERS * (2 * HIDDEN * QUERY + 2 * HIDDEN * KEY_VALUE + 3 * HIDDEN * MLP)
 ADAPTER = LAYERS * RANK * (2 * (HIDDEN + QUERY) + 2 * (HIDDEN + KEY_VALUE) + 3 * (HIDDEN + MLP))
@@ -143,13 +145,13 @@ def publish_seconds(*, lora: bool = False) -> float:
 
 
 def digest_seconds(*, lora: bool = False) -> float:
-    """Return seconds of a step's digests, one after another on one core each.
+    """Return seconds of a step's digests, one after another, each on all cores of its host.
 
     The version is hashed as it is written, as it is shipped and as it arrives; the manifest keeps a hash over trained
     weights and optimizer (with LoRA those of the adapter, which are small).
     """
     state = 0.0 if lora else 4 * ALL + 8 * TRAINED
-    return (3 * published_bytes(lora=lora) + state) / SHA256
+    return (3 * published_bytes(lora=lora) + state) / (SHA256 * HASH_CORES)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -251,7 +253,7 @@ LAYOUTS = (
     Layout(1, 0.5, 0.5, 0, 0, requests=8, staleness=0, lora=True, concurrent=16),
     Layout(8, 1, 1, 5, 1, requests=8, staleness=1, offload=True),
     Layout(64, 8, 4, 48, 4, requests=16, staleness=2),
-    Layout(512, 32, 32, 416, 32, requests=96, staleness=2),
+    Layout(512, 32, 32, 416, 32, requests=96, staleness=3),
 )
 
 
