@@ -383,7 +383,7 @@ class Learner:
         return state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
 
     def outgoing(self) -> OutgoingWeights:
-        """Return what `write_weights` writes as tensors where the policy computes, for engines that share no folder."""
+        """Return what `write_merged` writes as tensors where the policy computes, for engines that share no folder."""
         return OutgoingWeights(self.model, self._scalings)
 
     def write_adapter(self, folder: str | Path) -> str:

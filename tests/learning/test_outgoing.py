@@ -30,7 +30,7 @@ def test_what_is_sent_is_what_is_written(
     outgoing = learner.outgoing()
     for step in range(2):
         learner.train_step(sequences(seed=step), step)
-    learner.write_weights(tmp_path)
+    learner.write_merged(tmp_path)
     written, sent = load_file(tmp_path / "model.safetensors"), dict(outgoing)
     assert sent.keys() == written.keys()
     assert all(torch.equal(sent[name], tensor) for name, tensor in written.items())
