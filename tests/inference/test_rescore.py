@@ -17,49 +17,59 @@ from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import EvalType, Request
-from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory
+from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Termination, Trajectory
 from genevolve_ray.records.verdict import ImageScores, RewardConfig, ScoreFormula, Sufficiency, Verdict, combine_reward
 
 BEFORE = ImageScores(faithfulness=0, visual_correctness=0.5, text_accuracy=None, aesthetics=1)
 
 
+def play(store: RunStore, key: SampleKey, shade: int, *, judged: bool = True) -> Trajectory:
+    """A rollout with pictures of its own; one that was not judged has no program."""
+    ledger = TokenLedger()
+    ledger.append_context([1, 2], SpanKind.PROMPT)
+    trajectory = Trajectory(
+        key=key,
+        prompt="p",
+        ledger=ledger,
+        provenance=Provenance(profile="release", engine="e", renderer="painter/1", judge="old/1"),
+        outcome=Outcome.POLICY_FAILURE,
+        termination=Termination.ANSWER,
+        reason="no program",
+    )
+    if judged:
+        picture, reference = (store.images.put(png(i), width=16, height=16) for i in (shade + 50, shade + 99))
+        trajectory.images = {"IMG_001": ImageHit(title="h", url="u", image=reference)}
+        trajectory.program = Program(
+            gen_prompt="the first reference image", reference_images=(ReferenceImage(img_id="IMG_001"),)
+        )
+        trajectory.rendered, trajectory.outcome, trajectory.reason = picture, Outcome.SCORED, ""
+        trajectory.verdict = Verdict(
+            image=BEFORE,
+            text=Sufficiency(facts=True, reference_binding=True, skill_knowledge=True, executable_constraints=False),
+            judge="old/1",
+            formula=ScoreFormula.RELEASE_SUMMARY,
+        )
+        trajectory.reward = combine_reward(trajectory.verdict, 1, RewardConfig())
+    return trajectory
+
+
 def write_run(root: Path, config: Path) -> Path:
-    """A run with three held-out rollouts: two judged, one without a program."""
-    run = root / "run"
-    with RunStore.open(str(run), load_config(str(config)), run_seed=1) as store:
-        requests, trajectories = [], []
-        for n in range(3):
-            truth, picture, reference = (store.images.put(png(i), width=16, height=16) for i in (n, n + 50, n + 99))
-            requests.append(Request(id=f"t-{n}", prompt=f"p {n}", eval_type=EvalType.QUALITY, truth_image=truth))
-            ledger = TokenLedger()
-            ledger.append_context([1, 2], SpanKind.PROMPT)
-            trajectory = Trajectory(
-                key=SampleKey(step=0, request_id=f"t-{n}", sample=0),
-                prompt=f"p {n}",
-                ledger=ledger,
-                provenance=Provenance(profile="release", engine="e", renderer="painter/1", judge="old/1"),
-                outcome=Outcome.POLICY_FAILURE,
-                termination=Termination.ANSWER,
-                reason="no program",
-            )
-            if n < 2:
-                trajectory.images = {"IMG_001": ImageHit(title="h", url="u", image=reference)}
-                trajectory.program = Program(
-                    gen_prompt="the first reference image", reference_images=(ReferenceImage(img_id="IMG_001"),)
-                )
-                trajectory.rendered, trajectory.outcome, trajectory.reason = picture, Outcome.SCORED, ""
-                trajectory.verdict = Verdict(
-                    image=BEFORE,
-                    text=Sufficiency(
-                        facts=True, reference_binding=True, skill_knowledge=True, executable_constraints=False
-                    ),
-                    judge="old/1",
-                    formula=ScoreFormula.RELEASE_SUMMARY,
-                )
-                trajectory.reward = combine_reward(trajectory.verdict, 1, RewardConfig())
-            trajectories.append(trajectory)
+    """A run with three held-out rollouts, two judged and one without a program, and one step of two rollouts."""
+    run, resolved = root / "run", load_config(str(config))
+    with RunStore.open(str(run), resolved, run_seed=1) as store:
+        truths = [store.images.put(png(n), width=16, height=16) for n in range(3)]
+        requests = [
+            Request(id=f"t-{n}", prompt=f"p {n}", eval_type=EvalType.QUALITY, truth_image=truth)
+            for n, truth in enumerate(truths)
+        ]
+        keys = [SampleKey(step=0, request_id=request.id, sample=0) for request in requests]
         store.put_requests("heldout", requests)
-        store.put_trajectories("heldout-final", trajectories)
+        store.put_trajectories("heldout-final", [play(store, key, n, judged=n < 2) for n, key in enumerate(keys)])
+        trained = resolved.requests.build(store.images).train(0)
+        samples = [SampleKey(step=1, request_id=trained.id, sample=n) for n in range(2)]
+        group = Group(trained.id, 1, [play(store, key, 10 + n) for n, key in enumerate(samples)])
+        store.put_group(group, 0)
+        store.commit_step(1, [group], {}, "state")
     return run
 
 
@@ -82,6 +92,18 @@ def test_another_judge_scores_the_same_pictures(genevolve: Callable[..., Any], t
     rows = json.loads((out / "results_eval.json").read_text())
     assert rows[0]["genevolve_ray"]["judge"] == "loopback-judge/1"
     assert (out / rows[0]["reference_images"][0]["local_path"]).read_bytes() == png(99)
+
+
+def test_the_rollouts_of_training_are_judged_again(genevolve: Callable[..., Any], tmp_path: Path) -> None:
+    with playing(World()) as world:
+        run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"
+        ended = genevolve("rescore", run, "--output", out, "--rollouts", "steps", "--in-process")
+    assert ended.code == 0, ended.err
+    assert world.calls == {"judge": 2}
+    found = json.loads((out / "rescore.json").read_text())
+    assert (found["rows"], found["rollouts"], found["after"]) == (2, "steps", pytest.approx(0.75))
+    rows = json.loads((out / "results_eval.json").read_text())
+    assert [(out / row["output_path"]).read_bytes() for row in rows[:2]] == [png(60), png(61)]
 
 
 def test_stored_verdicts_are_scored_under_another_formula_without_a_judge(
