@@ -219,7 +219,7 @@ def weight_copy(learner: Learner, settings: argparse.Namespace) -> dict[str, flo
         "bytes": float(size),
         "seconds_to_host": median(to_host),
         "seconds_to_device": median(to_device),
-        "seconds_to_folder_with_checksum": median(to_folder),
+        "seconds_to_folder": median(to_folder),
         "gigabytes_per_second_to_host": size / median(to_host) / 1e9,
         "gigabytes_per_second_to_device": size / median(to_device) / 1e9,
         "equal": all(torch.equal(a, b) for a, b in zip(weights, back, strict=True)),

@@ -147,11 +147,11 @@ def publish_seconds(*, lora: bool = False) -> float:
 def digest_seconds(*, lora: bool = False) -> float:
     """Return seconds of a step's digests, one after another, each on all cores of its host.
 
-    The version is hashed as it is written, as it is shipped and as it arrives; the manifest keeps a hash over trained
-    weights and optimizer (with LoRA those of the adapter, which are small).
+    The version is hashed as it is shipped and as it arrives; the manifest keeps a hash over trained weights and
+    optimizer (with LoRA those of the adapter, which are small).
     """
     state = 0.0 if lora else 4 * ALL + 8 * TRAINED
-    return (3 * published_bytes(lora=lora) + state) / (SHA256 * HASH_CORES)
+    return (2 * published_bytes(lora=lora) + state) / (SHA256 * HASH_CORES)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def _rows(watch: Stopwatch, what: str) -> list[Row]:
 
     return [
         row("transport (write, pause, clear, resume)", moved),
-        row("of it written by the learner, with checksum", write),
+        row("of it written by the learner", write),
         row("of it pause, clear caches, resume", swap),
         row("the engine's load, apart", load),
         Row(f"{what}: copying the same bytes", Spread.of(copy), "s"),

@@ -59,16 +59,15 @@ class NullLearner:
         """Return the probe of a weight update."""
         return [null_logprob(self._state)] * (len(token_ids) - 1)
 
-    def write_weights(self, folder: str | Path) -> str:
-        """Write the digest and its padding; rank 0 returns the digest."""
+    def write_weights(self, folder: str | Path) -> None:
+        """Write the digest and its padding."""
         if not self._first:
-            return ""
+            return
         if self._padding:
             with open(Path(folder) / "padding.bin", "wb") as file:
                 for _ in range(self._padding // _MIB):
                     file.write(self._state.encode() * (_MIB // 64))
         self.save(folder)
-        return self._state
 
     def save(self, folder: str | Path) -> None:
         """Write the digest."""

@@ -106,18 +106,11 @@ def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
             shutil.copyfile(Path(source) / name, Path(folder) / name)
 
 
-def weights_to_folder(model: PreTrainedModel, folder: str | Path) -> str:
-    """Write the weights alone to `folder`/model.safetensors, each tied tensor once, and return their state hash."""
-    return state_to_folder(model.state_dict(), folder)
-
-
-def state_to_folder(state: Mapping[str, Tensor], folder: str | Path) -> str:
-    """Write a model's state to `folder`/model.safetensors, each tied tensor once, and return the hash of what it has."""
+def state_to_folder(state: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Write a model's state to `folder`/model.safetensors, each tied tensor once."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = unique_weights(state)
-    save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
-    return state_hash(tensors)
+    save_file(unique_weights(state), target / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def unique_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -371,16 +371,15 @@ class Learner:
         rest = torch.load(Path(folder) / OPTIMIZER_FILE, map_location="cpu", weights_only=True, mmap=True)
         self.load_state_dict({"model": weights, **rest})
 
-    def write_weights(self, folder: str | Path) -> str:
-        """Write a version for the engines, in the form that `lora.publish` says; rank 0 returns its checksum."""
-        return self.write_adapter(folder) if self.config.publishes_adapter else self.write_merged(folder)
+    def write_weights(self, folder: str | Path) -> None:
+        """Write a version for the engines, in the form that `lora.publish` says."""
+        (self.write_adapter if self.config.publishes_adapter else self.write_merged)(folder)
 
-    def write_merged(self, folder: str | Path) -> str:
-        """Write whole weights (model.safetensors, an adapter merged in); rank 0 returns their checksum."""
+    def write_merged(self, folder: str | Path) -> None:
+        """Write whole weights (model.safetensors, an adapter merged in)."""
         state = full_state(self.model, self._ranks)
-        if not self._ranks.first:
-            return ""
-        return state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
+        if self._ranks.first:
+            state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
 
     def outgoing(self) -> OutgoingWeights:
         """Return what `write_merged` writes as tensors where the policy computes, for engines that share no folder."""

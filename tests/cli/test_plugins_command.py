@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from loop_fakes import Scene, make_config
 
 from genevolve_ray.evolution.files import Folder
-from genevolve_ray.evolution.swaps import Swaps, SwapState
+from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
 from genevolve_ray.plugins_check import secrets_of
 from genevolve_ray.session import as_swapped
 
@@ -138,13 +137,19 @@ def test_a_swap_is_asked_for_and_kept_for_a_run_that_does_not_go_on(genevolve: G
     [(SwapState.DONE, 0, "groups that begin now draw with steady/2"), (SwapState.REFUSED, 1, "stays: no weights")],
 )
 def test_the_command_waits_for_the_outcome(
-    genevolve: Genevolve, run: Path, state: SwapState, code: int, text: str
+    genevolve: Genevolve, run: Path, monkeypatch: pytest.MonkeyPatch, state: SwapState, code: int, text: str
 ) -> None:
-    swaps = Swaps(Folder(str(run)))
+    swaps, there, ask = Swaps(Folder(str(run))), threading.Event(), Swaps.ask
+
+    def asked(*arguments: Any) -> Swap:
+        swap = ask(*arguments)
+        there.set()
+        return swap
+
+    monkeypatch.setattr(Swaps, "ask", asked)
 
     def carry_out() -> None:
-        while not swaps.all():
-            time.sleep(0.01)
+        assert there.wait(20)
         changes = {"state": state, "identity": "steady/2", "message": "no weights"}
         swaps.put(swaps.get(1).model_copy(update=changes))
 

@@ -48,7 +48,7 @@ def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = Non
     seen["probe"] = learner.raw_logprobs(PROBE)
     seen["hash"] = learner.state_hash()
     learner.save(out / "checkpoint")
-    seen["checksum"] = learner.write_weights(out / "weights")
+    learner.write_weights(out / "weights")
     learner.write_merged(out / "merged")
     seen["sent"] = state_hash(dict(learner.outgoing()))
     learner.train_step(sequences(4, 77), 9)

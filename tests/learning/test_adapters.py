@@ -179,15 +179,15 @@ def test_what_is_published_does_not_tell_where_the_base_lies(model_dir: Path, tm
 
 def test_the_checksum_is_that_of_what_the_adapter_adds(model_dir: Path, tmp_path: Path) -> None:
     learner = trained(model_dir)
-    first = learner.write_weights(tmp_path / "a")
-    assert learner.write_weights(tmp_path / "b") == first
+    first = learner.write_adapter(tmp_path / "a")
+    assert learner.write_adapter(tmp_path / "b") == first
     learner.train_step(sequences(seed=7), 2)
-    assert learner.write_weights(tmp_path / "c") != first
+    assert learner.write_adapter(tmp_path / "c") != first
     # The same factors under another alpha, or in a base of another dtype, are other weights.
     for number, changes in enumerate(({"lora": LoraConfig(rank=4, alpha=9.0)}, {"dtype": "bfloat16"})):
         other = Learner(model_dir, CONFIG.model_copy(update=changes))
         other.model.load_state_dict(trained(model_dir).state_dict()["model"], strict=False)
-        assert other.write_weights(tmp_path / str(number)) != first
+        assert other.write_adapter(tmp_path / str(number)) != first
 
 
 def test_a_base_whose_files_use_other_names_is_told_at_the_start(model_dir: Path, tmp_path: Path) -> None:
