@@ -33,7 +33,7 @@ from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.launch import local_parts, open_gateway
 from genevolve_ray.gateway.player import Player
-from genevolve_ray.gateway.reasons import Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.gateway.wire import LeaseGrant
@@ -94,7 +94,7 @@ class Crowd:
                     continue
                 folder = self.folder / f"v{card.version}"
                 await client.download(f"/v1/weights/{card.version}", card.files, folder)
-            except (GatewayDown, Refusal):
+            except (GatewayDown, GatewayRefusal):
                 continue
             await self.engine.update(str(folder), card.version, card.probe)
             async with self.loaded:
@@ -135,7 +135,7 @@ class Crowd:
                     return False
                 await client.push(grant.id, push)
                 self.accepted += 1
-            except Refusal as refusal:
+            except GatewayRefusal as refusal:
                 self.late[refusal.reason.value] += 1
         return True
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from genevolve_ray.errors import GenevolveError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -59,7 +61,7 @@ _VARIANTS = (
 """Settings of peft's adapters under which the adapted layer is more than W + scaling * B A."""
 
 
-class AdapterMisfit(ValueError):
+class AdapterMisfit(GenevolveError, ValueError):
     """An adapter cannot be merged into a base exactly; the message names both, and the place at fault."""
 
 

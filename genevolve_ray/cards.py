@@ -11,18 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.experience.embed import build_embedder
 from genevolve_ray.experience.memory import Entry, ExperienceMemory, Hit
 from genevolve_ray.experience.snapshot import decode_memory
-from genevolve_ray.faults import UserFault
 from genevolve_ray.records.leaks import mask
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 @dataclass(frozen=True)
-class RunExperience:
+class StoredExperience:
     """The experience memory of a run after its step `step`, and the settings it was made with."""
 
     step: int
@@ -51,7 +50,7 @@ class RunExperience:
 _PIPE_COLUMNS = 160
 
 
-def load_experience(run: Path | str) -> RunExperience:
+def load_experience(run: Path | str) -> StoredExperience:
     """Return the experience of a run as its last committed step left it.
 
     Raises:
@@ -69,7 +68,7 @@ def load_experience(run: Path | str) -> RunExperience:
     snapshot = store.get_experience(steps[-1])
     # Whatever the run's capacity: nothing is inserted here.
     size = MemoryConfig(capacity=max(1, len(decode_memory(snapshot).entries)))
-    return RunExperience(steps[-1], config, ExperienceMemory.restore(snapshot, size))
+    return StoredExperience(steps[-1], config, ExperienceMemory.restore(snapshot, size))
 
 
 def _console() -> Console:

@@ -284,7 +284,7 @@ def main() -> None:
         sys.exit(143)  # SIGTERM has closed every part in good order; shells call that 128 + 15.
     except Exception as error:
         # The edge of the process: what is not the user's to mend goes on as a traceback.
-        from genevolve_ray.faults import as_user_fault
+        from genevolve_ray.errors import as_user_fault
 
         fault = as_user_fault(error)
         if fault is None:

@@ -11,12 +11,13 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from genevolve_ray.cluster.settings import ClusterConfig
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.metrics import MetricsConfig
 from genevolve_ray.evolution.settings import EvolutionConfig, InferenceConfig
 from genevolve_ray.gateway.settings import GatewayConfig
 
 
-class ConfigError(ValueError):
+class ConfigError(UserFault, ValueError):
     """A configuration that cannot run; the message names each key and the value at fault."""
 
 

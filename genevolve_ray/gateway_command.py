@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,8 +63,7 @@ def status(
         finally:
             await client.close()
 
-    with _user_faults():
-        found = asyncio.run(ask())
+    found = asyncio.run(ask())
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(status_lines(found)))
 
 
@@ -78,15 +75,14 @@ def token_new(
     file: TokenFilePath = _TOKENS,
 ) -> None:
     """Make a token and print it, once: only its hash is kept."""
-    from genevolve_ray.faults import UserFault
+    from genevolve_ray.errors import UserFault
     from genevolve_ray.gateway.tokens import Scope, TokenFile
 
     try:
         scopes = [Scope(text) for text in scope or ["rollout"]]
     except ValueError as error:
         raise UserFault(f"--scope: {error}; there are {', '.join(Scope)}") from error
-    with _user_faults():
-        typer.echo(TokenFile(file).new(name, scopes, None if days is None else days * 86400))
+    typer.echo(TokenFile(file).new(name, scopes, None if days is None else days * 86400))
 
 
 @tokens.command("ls")
@@ -96,10 +92,9 @@ def token_ls(file: TokenFilePath = _TOKENS) -> None:
 
     from genevolve_ray.gateway.tokens import TokenFile
 
-    with _user_faults():
-        for entry in TokenFile(file).entries():
-            until = "never" if entry.expires is None else f"{datetime.fromtimestamp(entry.expires, UTC):%Y-%m-%d %H:%M}"
-            typer.echo(f"{entry.name:<24} {','.join(entry.scopes):<24} expires {until}")
+    for entry in TokenFile(file).entries():
+        until = "never" if entry.expires is None else f"{datetime.fromtimestamp(entry.expires, UTC):%Y-%m-%d %H:%M}"
+        typer.echo(f"{entry.name:<24} {','.join(entry.scopes):<24} expires {until}")
 
 
 @tokens.command("revoke")
@@ -109,8 +104,7 @@ def token_revoke(
     """Revoke a token: from its next request on it is unknown."""
     from genevolve_ray.gateway.tokens import TokenFile
 
-    with _user_faults():
-        TokenFile(file).revoke(name)
+    TokenFile(file).revoke(name)
 
 
 def worker(
@@ -150,17 +144,16 @@ def worker(
     from genevolve_ray.gateway.screen import run_worker
     from genevolve_ray.gateway.worker import WorkerConfig
 
-    with _user_faults():
-        settings = WorkerConfig(concurrent=concurrent, drain_seconds=drain, patience=patience)
-        connect = partial(_client, gateway, token_env, ca_file, plaintext)
-        run_worker(connect, settings, folder, kind=engine, device=device, tools=tools, base=model)
+    settings = WorkerConfig(concurrent=concurrent, drain_seconds=drain, patience=patience)
+    connect = partial(_client, gateway, token_env, ca_file, plaintext)
+    run_worker(connect, settings, folder, kind=engine, device=device, tools=tools, base=model)
 
 
 def _client(url: str, token_env: str, ca_file: Path | None, plaintext: bool) -> GatewayClient:
     """Return a client with the token that the environment holds."""
     from urllib.parse import urlsplit
 
-    from genevolve_ray.faults import UserFault
+    from genevolve_ray.errors import UserFault
     from genevolve_ray.gateway.client import GatewayClient
     from genevolve_ray.gateway.settings import LOOPBACK
 
@@ -172,21 +165,3 @@ def _client(url: str, token_env: str, ca_file: Path | None, plaintext: bool) -> 
     if url.startswith("http://") and urlsplit(url).hostname not in LOOPBACK and not plaintext:
         raise UserFault(f"{url} would carry the token in the clear: use https, or say --plaintext")
     return GatewayClient(url, token, ca_file=ca_file)
-
-
-@contextmanager
-def _user_faults() -> Iterator[None]:
-    """Tell what a user can mend in one line."""
-    from genevolve_ray.engines.protocol import WeightUpdateError
-    from genevolve_ray.faults import UserFault
-    from genevolve_ray.gateway.client import GatewayDown
-    from genevolve_ray.gateway.reasons import Refusal
-    from genevolve_ray.gateway.tokens import TokenFileError
-    from genevolve_ray.gateway.worker import WorkerError
-
-    try:
-        yield
-    except Refusal as error:
-        raise UserFault(f"the gateway refuses: {error}") from error
-    except (GatewayDown, TokenFileError, WeightUpdateError, WorkerError) as error:
-        raise UserFault(str(error)) from error

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genevolve_ray.config import RunConfig
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inprocess import Ports, in_process, start_experience, start_learner
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
 from genevolve_ray.evolution.ports import RenderPort, RolloutPort
 from genevolve_ray.evolution.services import RenderService
 from genevolve_ray.evolution.store import RunStore
-from genevolve_ray.faults import UserFault
 from genevolve_ray.viewer.progress import Progress
 
 if TYPE_CHECKING:
@@ -103,20 +103,16 @@ async def _gateway(
 ) -> AsyncIterator[RolloutPort]:
     """Open the gateway of a run; evidence against workers is kept in the run folder."""
     from genevolve_ray.gateway.launch import open_gateway
-    from genevolve_ray.gateway.server import GatewayStartError
 
     folder = Path(store.root) / "gateway" if store.is_local else Path(f"{config.name}-gateway")
-    try:
-        async with open_gateway(
-            config.gateway,
-            config,
-            model,
-            parts,
-            folder,
-            inside=inside,
-            locate=locate,
-            on_listening=lambda server: screen.note(f"the gateway listens on {server.url}"),
-        ) as rollouts:
-            yield rollouts
-    except GatewayStartError as error:
-        raise UserFault(str(error)) from error
+    async with open_gateway(
+        config.gateway,
+        config,
+        model,
+        parts,
+        folder,
+        inside=inside,
+        locate=locate,
+        on_listening=lambda server: screen.note(f"the gateway listens on {server.url}"),
+    ) as rollouts:
+        yield rollouts

@@ -18,8 +18,8 @@ from rich.table import Table
 from genevolve_ray.config import load_config, with_overrides
 from genevolve_ray.contracts import embedder, judge, renderer, requests, samples, summariser, tools
 from genevolve_ray.contracts.running import Check, run_checks
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import SPECS, PluginFault, PluginSpec, Registered, Role, build_here, registered
-from genevolve_ray.faults import UserFault
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
 

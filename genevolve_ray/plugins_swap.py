@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.plugins import RendererSpec, Role
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
-from genevolve_ray.faults import UserFault
 from genevolve_ray.plugins_check import settings_of, spec_of
 
 _POLL_SECONDS = 0.5

@@ -10,8 +10,8 @@ from pathlib import Path
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.checks import check_model, read_model_config
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.faults import UserFault
 from genevolve_ray.run_checks.tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 
 

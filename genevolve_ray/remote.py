@@ -17,17 +17,17 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from genevolve_ray.errors import GenevolveError, InfraFailure
 from genevolve_ray.metering import record_usage
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote_config import PriceConfig, RemoteConfig
 from genevolve_ray.servers import Server, Servers
-from genevolve_ray.tools.protocol import InfraFailure
 
 if TYPE_CHECKING:
     import httpx
     from tenacity import RetryCallState
 
-__all__ = ["Answer", "PriceConfig", "Refusal", "Remote", "RemoteConfig", "Unusable", "share_limits"]
+__all__ = ["Answer", "PriceConfig", "ServiceRefusal", "Remote", "RemoteConfig", "Unusable", "share_limits"]
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ _HEALTH_SECONDS = 5.0
 """How long a server may take to say that it is well."""
 
 
-class Refusal(InfraFailure):
+class ServiceRefusal(InfraFailure):
     """The service answered, and will answer the same again: a 4xx, a "not implemented", content that it will not make.
 
     Attributes:
@@ -52,12 +52,12 @@ class Refusal(InfraFailure):
         super().__init__(message)
         self.status, self.reason = status, reason
 
-    def __reduce__(self) -> tuple[type[Refusal], tuple[str, int, str]]:
+    def __reduce__(self) -> tuple[type[ServiceRefusal], tuple[str, int, str]]:
         """Cross process boundaries with status and reason."""
         return type(self), (str(self), self.status, self.reason)
 
 
-class Unusable(Exception):
+class Unusable(GenevolveError):
     """An answer that arrived and is of no use this time; raised by readers, it makes the call try again."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
@@ -66,7 +66,7 @@ class Unusable(Exception):
         self.after = after
 
 
-class _Failed(Exception):
+class _Failed(GenevolveError):
     """One try brought nothing; another one may."""
 
     def __init__(self, address: str, reason: str, after: float = 0.0) -> None:
@@ -129,7 +129,7 @@ class Remote:
         `body` goes as JSON (bytes are JSON already), `form` and `files` as multipart; `server` names the one to ask.
 
         Raises:
-            Refusal: for a 4xx or 501 that no retry mends, and where `read` raises it.
+            ServiceRefusal: for a 4xx or 501 that no retry mends, and where `read` raises it.
             InfraFailure: when every try failed: no connection, too slow, 5xx, too large, or Unusable to `read`.
         """
         from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt
@@ -186,7 +186,7 @@ class Remote:
                     done = True
                     server.answered(monotonic())
                     return value
-                except Refusal:
+                except ServiceRefusal:
                     server.answered(monotonic())
                     raise
                 except (Unusable, httpx.RequestError, TimeoutError) as error:
@@ -215,7 +215,7 @@ class Remote:
             raise Unusable(f"status {status}: {_shown(data)}", _seconds(response))
         if status != 200:
             text = self._hushed(f"status {status}: {_shown(data)}")
-            raise Refusal(f"{address} refused: {text}", status, self._hushed(_code(data)))
+            raise ServiceRefusal(f"{address} refused: {text}", status, self._hushed(_code(data)))
         return Answer(response.headers, data, server.url)
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -299,7 +299,7 @@ class Remote:
         if not name:
             return {}
         if not (token := os.environ.get(name, "").strip()):
-            raise Refusal(f"{base}: the environment variable {name} (token_env) is not set", 401)
+            raise ServiceRefusal(f"{base}: the environment variable {name} (token_env) is not set", 401)
         return {header: f"Bearer {token}" if header == "Authorization" else token}
 
     def _hushed(self, text: str) -> str:

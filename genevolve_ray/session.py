@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.measures import evaluation_metrics, paired_interval, verdict_parts
@@ -25,7 +26,6 @@ from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Recording
-from genevolve_ray.faults import UserFault
 from genevolve_ray.gauge import MemoryGauge
 from genevolve_ray.parts import open_ports
 from genevolve_ray.preflight import model_folder, preflight

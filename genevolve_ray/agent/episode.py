@@ -10,6 +10,7 @@ from genevolve_ray.agent.parser import Answer, ToolCall, TurnError, parse_progra
 from genevolve_ray.agent.profile import ProtocolProfile, observation_text, prompt_messages
 from genevolve_ray.agent.speaker import Speaker
 from genevolve_ray.engines.protocol import PromptTooLong
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.observation import ImageSearchObservation
 from genevolve_ray.records.program import ProgramError, ProgramFault
@@ -24,7 +25,7 @@ from genevolve_ray.records.trajectory import (
     Turn,
     TurnKind,
 )
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 
 async def run_episode(

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from genevolve_ray.errors import PolicyFault
 from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.program import (
     IMAGE_ID,
@@ -83,7 +84,7 @@ class Anatomy:
     error: TurnError | None = None
 
 
-class _BadObject(ValueError):
+class _BadObject(PolicyFault):
     def __init__(self, fault: TurnFault, detail: str = "") -> None:
         super().__init__(detail)
         self.fault, self.detail = fault, detail[:_DETAIL_CHARS]

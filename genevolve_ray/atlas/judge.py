@@ -16,12 +16,12 @@ from genevolve_ray.atlas.pixels import Mask, Pixels, Thing, View, has_strip, let
 from genevolve_ray.atlas.reading import CAPACITY, read_prompt
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.sufficiency import check, missing_structure
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Verdict
-from genevolve_ray.tools.protocol import InfraFailure
 
 MAX_THINGS = 24
 """A picture with more is read no further."""

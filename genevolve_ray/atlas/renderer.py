@@ -20,9 +20,9 @@ from genevolve_ray.atlas.pixels import recognise, view
 from genevolve_ray.atlas.reading import CAPACITY, NameKind, PartReading, Reading, read_prompt
 from genevolve_ray.atlas.scene import COLOURS, COMPANION_LOOKS, PATTERNS, SHAPES, Look
 from genevolve_ray.atlas.sprites import Dress
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.seeds import derive_seed
-from genevolve_ray.tools.protocol import InfraFailure
 
 MAX_COUNT = 9
 MAX_GROUPS = 6

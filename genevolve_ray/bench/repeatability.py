@@ -17,6 +17,7 @@ from pydantic import Field
 from rich.table import Table
 
 from genevolve_ray.bench.intervals import Interval
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import JudgeSpec
 from genevolve_ray.judges.protocol import Judge
 from genevolve_ray.metering import metered
@@ -25,7 +26,6 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import NO_TEXT_VALUE, WEIGHTS, ScoreFormula, Sufficiency, Verdict, kscore
-from genevolve_ray.tools.protocol import InfraFailure
 
 Floats = NDArray[np.float64]
 CHECKS = tuple(Sufficiency.model_fields)

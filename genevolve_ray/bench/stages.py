@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from genevolve_ray.bench.jobs import RowEnd
 from genevolve_ray.bench.pictures import STORE, take_picture
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.inference import AgentPort
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
 from genevolve_ray.records.images import ImageRef, ImageStore, reference
@@ -25,8 +26,7 @@ from genevolve_ray.records.published.writers import agent_row, evaluated_row, re
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey
 from genevolve_ray.records.verdict import ScoreFormula
-from genevolve_ray.remote import Refusal
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.remote import ServiceRefusal
 
 SPLIT = "inference"
 T = TypeVar("T")
@@ -38,7 +38,7 @@ async def bounded(work: Callable[[], Awaitable[T]], tries: int) -> T:
     for attempt in range(1, tries + 1):
         try:
             return await work()
-        except Refusal:
+        except ServiceRefusal:
             raise  # It will be refused again.
         except InfraFailure:
             if attempt == tries:

@@ -10,13 +10,13 @@ from genevolve_ray.bench.jobs import RowEnd
 from genevolve_ray.bench.pictures import take_picture
 from genevolve_ray.bench.stages import bounded
 from genevolve_ray.bench.wise import SCORES, Edition, WisePrompt, WiseScore
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import GradePort
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.pictures import ImageRefused
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.rejections import RowFault
 from genevolve_ray.records.published.results import RenderedRow
-from genevolve_ray.tools.protocol import InfraFailure
 
 _FIELD = "wise"
 

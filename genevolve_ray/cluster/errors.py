@@ -7,8 +7,7 @@ from typing import TypeVar
 
 from ray.exceptions import RayTaskError
 
-from genevolve_ray.faults import UserFault
-from genevolve_ray.tools.protocol import InfraFailure, ToolArgumentError
+from genevolve_ray.errors import GenevolveError, InfraFailure, ToolArgumentError, UserFault
 
 T = TypeVar("T")
 
@@ -21,11 +20,11 @@ class StartError(UserFault):
     """A part of the run did not come up; the message names it."""
 
 
-class PluginError(RuntimeError):
+class PluginError(GenevolveError, RuntimeError):
     """A plug-in failed in a way that nobody expects, with an exception of its own package; the message names that."""
 
 
-class WorkersLost(RuntimeError):
+class WorkersLost(GenevolveError, RuntimeError):
     """Rollout workers died more often than they may."""
 
 

@@ -17,7 +17,7 @@ from genevolve_ray.cluster.launch import _Launch
 from genevolve_ray.cluster.placement import Demand, check_fits, gang_demands, reserve, service_demands
 from genevolve_ray.cluster.proxies import Caller, ServeGrader, ServeJudge, ServeRenderer, ServeTool
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
-from genevolve_ray.cluster.services import GradeReplica, ToolCard
+from genevolve_ray.cluster.services import GradeReplica
 from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, Wiring, WorkerStats, worker_environment
 from genevolve_ray.evolution.inference import Episodes, InferencePorts, PolicySource, Wanted, speaking
@@ -26,6 +26,7 @@ from genevolve_ray.evolution.watch import Silence, Watcher
 from genevolve_ray.metering import record_usage
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.tools.protocol import ToolCard
 
 if TYPE_CHECKING:
     from genevolve_ray.config import RunConfig

@@ -18,16 +18,17 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.cluster.replies import taken
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import Verdict
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure
+from genevolve_ray.tools.protocol import EpisodeContext
 
 if TYPE_CHECKING:
-    from genevolve_ray.cluster.services import ToolCard
     from genevolve_ray.cluster.settings import ServiceConfig
+    from genevolve_ray.tools.protocol import ToolCard
 
 T = TypeVar("T")
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.evolution.plugins import PluginSpec, build_here
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
-from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.remote import share_limits
-from genevolve_ray.tools.protocol import EpisodeContext, Tool
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.settings import ServiceConfig
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
 
 _CONSTRUCTOR_TRIES = 2
 _GRACE_SECONDS = 2.0
-
-
-class ToolCard(Record):
-    """What a caller must know of a tool."""
-
-    name: str
-    description: str
-    parameters: dict[str, Any]
 
 
 class _Replica:
@@ -65,7 +56,7 @@ class ToolReplica(_Replica):
     async def describe(self) -> list[ToolCard]:
         """Return what the system prompt says of the tools."""
         tools = self._tools.values()
-        return [ToolCard(name=t.name, description=t.description, parameters=t.parameters) for t in tools]
+        return [ToolCard.of(t) for t in tools]
 
     async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Reply:
         """Call one tool; the reply holds an observation, or what the tool raised."""

@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayError
 from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.engines.mail import TransferCall
 from genevolve_ray.engines.protocol import Probe, WeightUpdateError
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.evolution.ports import LearnerLost
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _AFTERMATH_SECONDS = 15.0
 """How long the others may take to notice that a transfer broke off. Whoever is still in it then waits for the dead."""
 
 
-class TransferFailed(RuntimeError):
+class TransferFailed(GenevolveError, RuntimeError):
     """The learner's end could not send; the message says what the other ends told it."""
 
 

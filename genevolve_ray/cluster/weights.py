@@ -21,13 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from genevolve_ray.errors import GenevolveError
+
 _KEPT = 2
 """Versions that stay on a node: one that is being loaded, and the one before for a worker that is still at it."""
 _COMPLETE = "complete"
 _PIECE = 64 << 20
 
 
-class WeightsDamaged(RuntimeError):
+class WeightsDamaged(GenevolveError, RuntimeError):
     """Bytes that arrived are not those that were sent: the worker must not sample from them."""
 
 

@@ -16,8 +16,8 @@ from genevolve_ray.commands.inference import CONSOLE, Common, agent_of
 from genevolve_ray.commands.judged import show_tables, write_kscore
 from genevolve_ray.commands.rows import bench_file, read_rows, wise_prompts
 from genevolve_ray.config import RunConfig
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
-from genevolve_ray.faults import UserFault
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.files import write_object

@@ -219,7 +219,7 @@ def bench_wise(
     """
     from genevolve_ray.bench.wise import Edition
     from genevolve_ray.commands.benchmarks import bench_wise_run
-    from genevolve_ray.faults import UserFault
+    from genevolve_ray.errors import UserFault
 
     common = _common(config, settings, in_process, in_flight, max_cost, limit)
     if edition not in list(Edition):

@@ -22,8 +22,8 @@ from genevolve_ray.commands.policies import DIRECT, named_policy
 from genevolve_ray.commands.rows import read_rows
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, PolicySource, Wanted
-from genevolve_ray.faults import UserFault
 from genevolve_ray.records.images import ImageStore
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from genevolve_ray.bench.repeatability import repeatability, repeatability_table
 from genevolve_ray.commands.inference import CONSOLE, Common, judge_rows
-from genevolve_ray.faults import UserFault
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.verdict import Sufficiency, Verdict

@@ -12,10 +12,10 @@ from genevolve_ray.commands.carrying import Job, carry_out, result_settings
 from genevolve_ray.commands.inference import CONSOLE, Common
 from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.measures import paired_interval
 from genevolve_ray.evolution.store import RunStore
-from genevolve_ray.faults import UserFault
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -26,7 +26,6 @@ from genevolve_ray.records.published.writers import agent_row, rendered_row, req
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.verdict import ScoreFormula, Verdict, kscore
-from genevolve_ray.tools.protocol import InfraFailure
 
 STEPS = "steps"
 _PICTURES = "pictures"

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genevolve_ray.bench.wise import WisePrompt, read_prompts
-from genevolve_ray.faults import UserFault
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.rejections import DataError, RejectionReport
 from genevolve_ray.records.published.results import read_results

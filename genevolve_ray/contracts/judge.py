@@ -14,13 +14,13 @@ from genevolve_ray.contracts.running import (
     run_all,
 )
 from genevolve_ray.contracts.samples import NOT_A_PICTURE, REQUEST, picture
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.protocol import Judge
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import ScoreFormula, Verdict, kscore
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 def _program() -> Program:

@@ -22,8 +22,8 @@ from genevolve_ray.contracts.running import (
     run_all,
 )
 from genevolve_ray.contracts.samples import NOT_A_PICTURE, picture
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.renderers.protocol import Renderer
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from PIL import Image
 
 from genevolve_ray.contracts.running import check_cancelled, raised_by, run_all
 from genevolve_ray.contracts.samples import REQUEST
+from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import ImageStore, MemoryImages
 from genevolve_ray.records.observation import ImageSearchObservation, Observation
 from genevolve_ray.records.request import Request
-from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 
 class Toolbox(Protocol):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from genevolve_ray.engines.chat import LocalChatConfig, conversation, count_call, identity_of, load_chat_processor
 from genevolve_ray.engines.checks import read_model_config, room_for, sees
 from genevolve_ray.engines.protocol import ChatMessage, PromptTooLong
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.errors import InfraFailure
 
 
 class TransformersChatConfig(LocalChatConfig):

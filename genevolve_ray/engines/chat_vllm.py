@@ -16,7 +16,7 @@ from genevolve_ray.engines.checks import check_model, read_model_config, sees
 from genevolve_ray.engines.config import MIB
 from genevolve_ray.engines.protocol import ChatMessage
 from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.errors import InfraFailure
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from genevolve_ray.errors import GenevolveError
+
 
 class TransferCall(StrEnum):
     """The control plane of a transfer, in the order in which the learner's end makes the calls."""
@@ -22,7 +24,7 @@ class TransferCall(StrEnum):
     """All have come."""
 
 
-class TransferInterrupted(RuntimeError):
+class TransferInterrupted(GenevolveError, RuntimeError):
     """The learner's end will not finish what it began; the message says why."""
 
 

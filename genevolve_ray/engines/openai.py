@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptTooLong, SamplingParams
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
-from genevolve_ray.remote import Answer, Refusal, Unusable
+from genevolve_ray.remote import Answer, ServiceRefusal, Unusable
 
 PATH = "chat/completions"
 _TOO_LONG = re.compile(r"context (?:length|window|size)|maximum context|max_model_len|too long|too many tokens", re.I)
@@ -68,14 +68,14 @@ class OpenAIPolicy:
             body["seed"] = sampling.seed
         try:
             return await self._post(body)
-        except Refusal as error:
+        except ServiceRefusal as error:
             if not _no_room(error):
                 raise
         # Perhaps the conversation fits and only the room that was asked for does not.
         del body[self.config.tokens_field]
         try:
             return await self._post(body)
-        except Refusal as error:
+        except ServiceRefusal as error:
             if _no_room(error):
                 raise PromptTooLong(str(error)) from error
             raise
@@ -125,5 +125,5 @@ def _count(usage: object, name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _no_room(error: Refusal) -> bool:
+def _no_room(error: ServiceRefusal) -> bool:
     return error.status in (400, 413, 422) and bool(_TOO_LONG.search(str(error)))

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Config, Record
 
 
@@ -56,11 +57,11 @@ class Probe(Record):
     tolerance: float = 1e-4
 
 
-class WeightUpdateError(RuntimeError):
+class WeightUpdateError(GenevolveError, RuntimeError):
     """After an update the engine does not agree with the learner on the probe: it must not sample."""
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(GenevolveError, ValueError):
     """The prompt leaves no room in the model's context; carries the numbers in its message."""
 
 

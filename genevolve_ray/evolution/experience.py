@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import ExperienceStep, Lesson
 from genevolve_ray.experience.config import Control, ExperienceConfig
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
@@ -20,8 +21,7 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
-from genevolve_ray.remote import Refusal
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.remote import ServiceRefusal
 
 MAX_FAULTS = 3
 """Faults of a step that are told in words; all are counted."""
@@ -128,5 +128,5 @@ def _inside(group: Group) -> Group:
 
 def _end_if_permanent(fault: Exception) -> None:
     """Raise a refusal that no later step mends: a wrong token, model or address would quietly switch experience off."""
-    if isinstance(fault, Refusal) and fault.status in _PERMANENT:
+    if isinstance(fault, ServiceRefusal) and fault.status in _PERMANENT:
         raise fault

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from genevolve_ray.errors import UserFault
+
 TEMPORARY = ".tmp-"
 """Head of the names of unfinished files and folders; readers skip them, the next writer removes them."""
 _ATOMIC_PUT = frozenset({"s3", "gcs", "abfs"})
@@ -20,7 +22,7 @@ _ATOMIC_PUT = frozenset({"s3", "gcs", "abfs"})
 _PIECE = 1 << 24
 
 
-class StoreError(RuntimeError):
+class StoreError(UserFault, RuntimeError):
     """The run store cannot do what was asked; the message names the file and what was being done."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Config, Record
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
@@ -35,7 +36,7 @@ class FlowState(Record):
     discarded: int = 0
 
 
-class FlowError(RuntimeError):
+class FlowError(GenevolveError, RuntimeError):
     """Samples went missing or appeared from nowhere: a fault of ours."""
 
 

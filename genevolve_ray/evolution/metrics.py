@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
 
 
@@ -34,7 +35,7 @@ class MetricWriter(Protocol):
         ...
 
 
-class MetricWriterError(RuntimeError):
+class MetricWriterError(UserFault, RuntimeError):
     """A metric writer that was asked for cannot be had; the message says what to do."""
 
 

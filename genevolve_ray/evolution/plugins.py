@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from genevolve_ray import __version__
 from genevolve_ray.entrypoints import DISTRIBUTION, OWN
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 
@@ -43,7 +44,7 @@ class Role(StrEnum):
         return f"genevolve_ray.{plural}"
 
 
-class PluginFault(ValueError):
+class PluginFault(UserFault, ValueError):
     """A plug-in cannot be found, loaded, configured or built; the message is one line that names the value at fault."""
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pydantic import Field, model_validator
 
 from genevolve_ray.engines.protocol import Probe, SamplingParams
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageRef
@@ -133,7 +134,7 @@ class GradePort(Protocol):
         ...
 
 
-class LearnerLost(RuntimeError):
+class LearnerLost(GenevolveError, RuntimeError):
     """A process of the learner died; the message names its rank. The loop brings another to the last committed state."""
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerLost, LearnerPort, Lesson, MovedToken
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.watch import Watcher
 
 
-class ResumeError(RuntimeError):
+class ResumeError(GenevolveError, RuntimeError):
     """Stored batches do not lead back to the committed state."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.protocol import Judge, LooksAtReferences
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
@@ -15,7 +16,6 @@ from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import Verdict
 from genevolve_ray.renderers.protocol import Renderer
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 class RenderService:

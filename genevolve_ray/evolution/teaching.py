@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import ProtocolProfile, guide_head, guide_place, guide_text
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.experience.patch import insert_guide
 from genevolve_ray.learning.batch import TeacherContext
 from genevolve_ray.records.experience import Experience
@@ -13,7 +14,7 @@ from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.trajectory import Trajectory
 
 
-class ExperienceLeakError(RuntimeError):
+class ExperienceLeakError(GenevolveError, RuntimeError):
     """A student's context holds experience: what it learned could not be told from what it was told."""
 
 

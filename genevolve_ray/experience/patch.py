@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from genevolve_ray.errors import GenevolveError
 
-class PatchError(ValueError):
+
+class PatchError(GenevolveError, ValueError):
     """Guidance cannot be inserted; the message says where the tokens disagree."""
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.experience.memory import Entry
 from genevolve_ray.records.arrow import MEMORY_SCHEMA, check_schema
 from genevolve_ray.records.experience import Experience, Use
@@ -24,7 +25,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValidationError, ValueError, KeyError)
 """What reading a damaged file may end in."""
 
 
-class SnapshotError(ValueError):
+class SnapshotError(GenevolveError, ValueError):
     """Bytes that are no snapshot of an experience memory, or a damaged one."""
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from genevolve_ray.gateway.gateway import Gateway
 from genevolve_ray.gateway.limits import read_bounded
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.settings import MIB
 from genevolve_ray.gateway.shelf import read_range
 from genevolve_ray.gateway.tokens import Scope, TokenEntry
@@ -33,7 +33,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     """Return the application."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     door = _Door(gateway)
-    app.add_exception_handler(Refusal, door.refused)
+    app.add_exception_handler(GatewayRefusal, door.refused)
     app.add_exception_handler(RequestValidationError, door.malformed)
     app.add_api_route("/healthz", door.health, methods=["GET"])
     app.add_api_route("/v1/run", door.run, methods=["GET"])
@@ -61,7 +61,7 @@ class _Door:
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """Say why."""
-        assert isinstance(error, Refusal)
+        assert isinstance(error, GatewayRefusal)
         self._gateway.meters.refuse(error.reason, error.worker or getattr(request.state, "worker", None))
         headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
         if error.status in (408, 413):
@@ -71,7 +71,7 @@ class _Door:
 
     async def malformed(self, request: Request, error: Exception) -> Response:
         """Say that a path or a query is not what it should be."""
-        return await self.refused(request, Refusal(Reason.MALFORMED, "path or query"))
+        return await self.refused(request, GatewayRefusal(Reason.MALFORMED, "path or query"))
 
     def _admit(self, request: Request, scope: Scope = Scope.ROLLOUT) -> TokenEntry:
         self._gateway.meters.requests += 1
@@ -88,7 +88,7 @@ class _Door:
         if encoding == ZSTD:
             return decompress(body, int(limit * limits.expansion))
         if encoding != "identity":
-            raise Refusal(Reason.MALFORMED, f"content-encoding {encoding[:32]!r} is neither zstd nor identity")
+            raise GatewayRefusal(Reason.MALFORMED, f"content-encoding {encoding[:32]!r} is neither zstd nor identity")
         return body
 
     # --- routes ---

@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.gateway.client import is_there
 from genevolve_ray.gateway.wire import FileCard, WeightsCard
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 
-class BaseMismatch(ValueError):
+class BaseMismatch(GenevolveError, ValueError):
     """The base that a worker has is not the run's; the message names the file."""
 
 

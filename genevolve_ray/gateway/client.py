@@ -14,7 +14,8 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.errors import UserFault
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.shelf import RANGE_BYTES
 from genevolve_ray.gateway.wire import (
     ZSTD,
@@ -35,7 +36,7 @@ _COMPRESS_FROM = 4096
 _SERVER_ERROR = 500
 
 
-class GatewayDown(RuntimeError):
+class GatewayDown(UserFault, RuntimeError):
     """The gateway could not be reached, or had a fault of its own, after bounded retries."""
 
 
@@ -125,7 +126,7 @@ class GatewayClient:
             tries += 1
             try:
                 await self._once("POST", f"/v1/leases/{lease}/trajectory", content=body, headers=headers)
-            except Refusal as refusal:
+            except GatewayRefusal as refusal:
                 if refusal.reason is not Reason.REPLAYED or tries == 1:
                     raise
 
@@ -164,7 +165,7 @@ class GatewayClient:
         """Call the gateway.
 
         Raises:
-            Refusal: with the gateway's reason.
+            GatewayRefusal: with the gateway's reason.
             GatewayDown: after the last try.
         """
         return await self._retrying(attempts or self._attempts)(self._once, method, path, **options)
@@ -191,7 +192,7 @@ class GatewayClient:
             raise GatewayDown(f"{method} {path}: HTTP {answer.status_code}") from error
         if reason is Reason.RATE_LIMITED or answer.status_code >= _SERVER_ERROR:
             raise GatewayDown(f"{method} {path}: {reason.value}")
-        raise Refusal(reason, detail)
+        raise GatewayRefusal(reason, detail)
 
 
 def _read(kind: type[M], answer: httpx.Response) -> M:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.wire import ToolAnswer
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -129,11 +129,11 @@ class Desk:
     async def grant(self, owner: str, count: int, wait: float, version: Callable[[], int]) -> list[Lease]:
         """Return up to `count` new leases; waits for the first, the others only if they are there.
 
-        `version` is asked at the moment of the grant. Raises Refusal for an owner who holds as many as it may.
+        `version` is asked at the moment of the grant. Raises GatewayRefusal for an owner who holds as many as it may.
         """
         room = min(count, self._per_owner - sum(lease.owner == owner for lease in self._open.values()))
         if room <= 0:
-            raise Refusal(Reason.RATE_LIMITED, f"{self._per_owner} leases are open")
+            raise GatewayRefusal(Reason.RATE_LIMITED, f"{self._per_owner} leases are open")
         try:
             async with asyncio.timeout(wait), self._news:
                 await self._news.wait_for(lambda: self._waiting or self._closing)
@@ -151,22 +151,22 @@ class Desk:
         return lease
 
     def find(self, lease_id: str, owner: str) -> Lease:
-        """Return an owner's open lease. Raises Refusal for any other, each kind with its own reason."""
+        """Return an owner's open lease. Raises GatewayRefusal for any other, each kind with its own reason."""
         lease = self._open.get(lease_id)
         if lease is not None:
             if lease.owner != owner:
-                raise Refusal(Reason.OTHERS_LEASE)
+                raise GatewayRefusal(Reason.OTHERS_LEASE)
             if lease.state is LeaseState.CHECKING:
-                raise Refusal(Reason.REPLAYED, "its trajectory is being checked")
+                raise GatewayRefusal(Reason.REPLAYED, "its trajectory is being checked")
             return lease
         if lease_id not in self._closed:
-            raise Refusal(Reason.UNKNOWN_LEASE)
+            raise GatewayRefusal(Reason.UNKNOWN_LEASE)
         holder, state = self._closed[lease_id]
         if holder != owner:
-            raise Refusal(Reason.OTHERS_LEASE)
+            raise GatewayRefusal(Reason.OTHERS_LEASE)
         if state is LeaseState.ANSWERED:
-            raise Refusal(Reason.REPLAYED)
-        raise Refusal(Reason.LEASE_EXPIRED if state is LeaseState.EXPIRED else Reason.WITHDRAWN)
+            raise GatewayRefusal(Reason.REPLAYED)
+        raise GatewayRefusal(Reason.LEASE_EXPIRED if state is LeaseState.EXPIRED else Reason.WITHDRAWN)
 
     def renew(self, lease: Lease) -> float:
         """Make a lease live on; returns the seconds until it expires."""
@@ -189,9 +189,9 @@ class Desk:
             await self._reopen(lease, LeaseState.WITHDRAWN)
 
     def accept(self, lease: Lease, trajectory: Trajectory) -> None:
-        """Answer the sample. Raises Refusal when it is no longer wanted."""
+        """Answer the sample. Raises GatewayRefusal when it is no longer wanted."""
         if lease.id not in self._open or lease.sample.answer.done():
-            raise Refusal(Reason.WITHDRAWN, "the sample is no longer wanted")
+            raise GatewayRefusal(Reason.WITHDRAWN, "the sample is no longer wanted")
         self._close(lease, LeaseState.ANSWERED)
         self.answered += 1
         lease.sample.answer.set_result(trajectory)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from genevolve_ray import __version__
 from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.desk import Call, Desk, Lease
 from genevolve_ray.gateway.inspector import Inspector, PolicyFacts
 from genevolve_ray.gateway.limits import Bucket
 from genevolve_ray.gateway.meters import Meters
 from genevolve_ray.gateway.quarantine import Quarantine
-from genevolve_ray.gateway.reasons import FORGERIES, Reason, Refusal
+from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, Reason
 from genevolve_ray.gateway.scoring import Scorer
 from genevolve_ray.gateway.settings import GatewayConfig
 from genevolve_ray.gateway.shelf import MODEL_SUFFIXES, Shelf, describe, describe_base
@@ -29,7 +30,6 @@ from genevolve_ray.gateway.wire import (
     Receipt,
     RunCard,
     ToolAnswer,
-    ToolCard,
     ToolOrder,
     WeightsCard,
     read_push,
@@ -38,7 +38,7 @@ from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageSearchObservation
 from genevolve_ray.records.pictures import ImageRefused, clean_picture
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 _PICTURES = 20_000
 """Pictures of workers' own tools that may still be named."""
@@ -131,7 +131,7 @@ class Gateway:
     # --- the workers' side ---
 
     def admit(self, header: str | None, scope: Scope) -> TokenEntry:
-        """Return who asks. Raises Refusal for a bad token, a scope that it lacks, a worker shut out, or one in a hurry."""
+        """Return who asks. Raises GatewayRefusal for a bad token, a scope that it lacks, a worker shut out, or one in a hurry."""
         entry = self.tokens.holder(header)
         limits = self.config.limits
         bucket = self._buckets.setdefault(entry.name, Bucket(limits.requests_per_second, limits.burst))
@@ -139,8 +139,8 @@ class Gateway:
             bucket.take()
             require(entry, scope)
             if entry.name in self.quarantine and scope is not Scope.STATUS:
-                raise Refusal(Reason.QUARANTINED)
-        except Refusal as refusal:
+                raise GatewayRefusal(Reason.QUARANTINED)
+        except GatewayRefusal as refusal:
             refusal.worker = entry.name
             raise
         if scope is not Scope.STATUS:
@@ -159,10 +159,7 @@ class Gateway:
                 "engine": run.engine,
                 "dtype": facts.dtype,
                 "max_model_len": facts.max_model_len,
-                "tools": [
-                    ToolCard(name=t.name, description=t.description, parameters=t.parameters)
-                    for t in facts.tools.values()
-                ],
+                "tools": [ToolCard.of(t) for t in facts.tools.values()],
                 "model": self.model_files,
                 "base": self.base_files,
                 "turn_seconds": run.turn_seconds,
@@ -212,10 +209,10 @@ class Gateway:
             if order.index < len(lease.calls):
                 known = lease.calls[order.index]
                 if (known.name, known.arguments) != (order.name, order.arguments):
-                    raise Refusal(Reason.CALL_ORDER, f"call {order.index} was another one")
+                    raise GatewayRefusal(Reason.CALL_ORDER, f"call {order.index} was another one")
                 return known.answer
             if order.index > len(lease.calls) or order.index >= self.facts.profile.max_turns:
-                raise Refusal(Reason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
+                raise GatewayRefusal(Reason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
             answer = await self._carry_out(lease, order)
             lease.calls.append(Call(order.name, order.arguments, answer))
             return answer
@@ -223,7 +220,7 @@ class Gateway:
     async def _carry_out(self, lease: Lease, order: ToolOrder) -> ToolAnswer:
         tool = self.facts.tools.get(order.name)
         if tool is None:
-            raise Refusal(Reason.MALFORMED, f"there is no tool {order.name[:64]!r}")
+            raise GatewayRefusal(Reason.MALFORMED, f"there is no tool {order.name[:64]!r}")
         task = lease.sample.task
         try:
             observation = await self._call_tool(
@@ -239,7 +236,7 @@ class Gateway:
         """Take a played episode, or refuse it; a forgery shuts the worker out."""
         try:
             lease = self.desk.find(lease_id, who.name)
-        except Refusal as refusal:
+        except GatewayRefusal as refusal:
             await self._strike(who.name, refusal, {"lease": lease_id})
             raise
         self.desk.check(lease)
@@ -253,7 +250,7 @@ class Gateway:
                 trajectory = await self._inspector.inspect(lease, push, meter)
                 self.desk.accept(lease, trajectory)
                 undo.pop_all()
-        except Refusal as refusal:
+        except GatewayRefusal as refusal:
             evidence = {"lease": lease_id, "key": str(lease.sample.task.key), "body": body.decode(errors="replace")}
             await self._strike(who.name, refusal, evidence)
             raise
@@ -269,7 +266,7 @@ class Gateway:
         try:
             picture = await asyncio.to_thread(clean_picture, body)
         except ImageRefused as error:
-            raise Refusal(Reason.MALFORMED, str(error)) from error
+            raise GatewayRefusal(Reason.MALFORMED, str(error)) from error
         assert self._images is not None, "a gateway that takes observations has an image store"
         ref = await asyncio.to_thread(
             self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
@@ -283,15 +280,15 @@ class Gateway:
         """Check that a worker may bring observations, and that their pictures were brought too."""
         require(who, Scope.OWN_TOOLS)
         if not self.config.trust.own_tools or self._images is None:
-            raise Refusal(Reason.SCOPE, "this run takes no observations of workers (gateway.trust.own_tools)")
+            raise GatewayRefusal(Reason.SCOPE, "this run takes no observations of workers (gateway.trust.own_tools)")
         for call in calls:
             observation = call.answer.observation
             hits = observation.hits if isinstance(observation, ImageSearchObservation) else ()
             # Known references alone: one from outside could name any file.
             if any(hit.image not in self._pictures for hit in hits):
-                raise Refusal(Reason.UNKNOWN_FILE, "a picture was not brought before")
+                raise GatewayRefusal(Reason.UNKNOWN_FILE, "a picture was not brought before")
 
-    async def _strike(self, worker: str, refusal: Refusal, evidence: Mapping[str, object]) -> None:
+    async def _strike(self, worker: str, refusal: GatewayRefusal, evidence: Mapping[str, object]) -> None:
         if refusal.reason not in FORGERIES:
             return
         meter = self.meters.worker(worker)

@@ -10,7 +10,7 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.gateway.desk import Call, Lease
 from genevolve_ray.gateway.meters import WorkerMeter
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.replay import check_columns, rebuild
 from genevolve_ray.gateway.scoring import Scorer, Scores
 from genevolve_ray.gateway.settings import TrustConfig
@@ -46,7 +46,7 @@ class Inspector:
         self._dice = random.SystemRandom()  # nobody outside can tell which trajectories are scored
 
     async def inspect(self, lease: Lease, push: Push, meter: WorkerMeter) -> Trajectory:
-        """Return the trajectory that is trained on. Raises Refusal; its evidence holds the scores where there are any."""
+        """Return the trajectory that is trained on. Raises GatewayRefusal; its evidence holds the scores where there are any."""
         facts, task = self._facts, lease.sample.task
         check_columns(
             push.ledger,
@@ -67,7 +67,7 @@ class Inspector:
         )
         for version in {v for v, m in zip(push.ledger.versions, push.ledger.policy_mask, strict=True) if m}:
             if version not in self._shelf.versions():
-                raise Refusal(Reason.VERSION_STALE, f"version {version} is not kept any more")
+                raise GatewayRefusal(Reason.VERSION_STALE, f"version {version} is not kept any more")
         if trajectory.ledger.policy_tokens and self._is_due(meter):
             await self._score(trajectory, lease, meter)
         return trajectory
@@ -81,7 +81,7 @@ class Inspector:
         return meter.scored < self._config.probation or self._dice.random() < self._config.spot_check
 
     async def _score(self, trajectory: Trajectory, lease: Lease, meter: WorkerMeter) -> None:
-        """Compare log-probs and dice with the run's own policy. Raises Refusal."""
+        """Compare log-probs and dice with the run's own policy. Raises GatewayRefusal."""
         config, ledger = self._config, trajectory.ledger
         scores = await self._scores(trajectory, lease)
         pushed = [x for x, policy in zip(ledger.logprobs, ledger.policy_mask, strict=True) if policy]
@@ -89,7 +89,7 @@ class Inspector:
         meter.scored, meter.gap = meter.scored + 1, gap.mean
         evidence: dict[str, object] = {"own_logprobs": scores.logprobs, "pushed_logprobs": pushed}
         if not (gap.mean <= self._mean and gap.largest <= self._largest):
-            raise Refusal(
+            raise GatewayRefusal(
                 Reason.WRONG_LOGPROBS,
                 f"off by {gap.mean:.3g} in the mean, {gap.largest:.3g} at most; "
                 f"tolerances are {self._mean:g} and {self._largest:g}",
@@ -102,7 +102,7 @@ class Inspector:
         if drift.tokens < config.calibration_tokens or abs(drift.mean) <= config.calibration_drift:
             return
         if abs(drift.z) > config.calibration_bound:
-            raise Refusal(
+            raise GatewayRefusal(
                 Reason.MISCALIBRATED,
                 f"log-prob and entropy differ by {drift.mean:+.3g} nats a token over {drift.tokens} tokens, "
                 f"{drift.z:+.1f} standard errors",

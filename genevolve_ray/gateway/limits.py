@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 
 
 class Bucket:
@@ -18,12 +18,12 @@ class Bucket:
         self._left, self._at = float(burst), time.monotonic()
 
     def take(self, now: float | None = None) -> None:
-        """Take one. Raises Refusal when the bucket is empty."""
+        """Take one. Raises GatewayRefusal when the bucket is empty."""
         now = time.monotonic() if now is None else now
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1:
-            raise Refusal(Reason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
+            raise GatewayRefusal(Reason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
         self._left -= 1
 
 
@@ -34,10 +34,10 @@ async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limi
     no more is read than twice the limit.
 
     Raises:
-        Refusal: for a body that is announced as, or becomes, larger than `limit`, or takes too long.
+        GatewayRefusal: for a body that is announced as, or becomes, larger than `limit`, or takes too long.
     """
     if announced is not None and announced.isascii() and announced.isdigit() and int(announced[:20]) > 2 * limit:
-        raise Refusal(Reason.OVERSIZED, f"{announced[:20]} bytes, at most {limit}")
+        raise GatewayRefusal(Reason.OVERSIZED, f"{announced[:20]} bytes, at most {limit}")
     body, size = bytearray(), 0
     try:
         async with asyncio.timeout(seconds):
@@ -48,7 +48,7 @@ async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limi
                 if size <= limit:
                     body += chunk
     except TimeoutError as error:
-        raise Refusal(Reason.TOO_SLOW, f"the body took more than {seconds:g} s") from error
+        raise GatewayRefusal(Reason.TOO_SLOW, f"the body took more than {seconds:g} s") from error
     if size > limit:
-        raise Refusal(Reason.OVERSIZED, f"more than {limit} bytes")
+        raise GatewayRefusal(Reason.OVERSIZED, f"more than {limit} bytes")
     return bytes(body)

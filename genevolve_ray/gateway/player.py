@@ -11,14 +11,15 @@ from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.speaker import TokenSpeaker
 from genevolve_ray.engines.protocol import Engine
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.gateway.client import GatewayClient
-from genevolve_ray.gateway.wire import LeaseGrant, LedgerBody, OwnCall, Push, ToolAnswer, ToolCard, ToolOrder
+from genevolve_ray.gateway.wire import LeaseGrant, LedgerBody, OwnCall, Push, ToolAnswer, ToolOrder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageSearchObservation, Observation
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, SampleKey
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 
 @dataclass(frozen=True)

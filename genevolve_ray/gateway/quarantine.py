@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from genevolve_ray.gateway.reasons import Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal
 
 _EVIDENCE_CHARS = 4 << 20
 
@@ -30,7 +30,7 @@ class Quarantine:
         """Return who is shut out."""
         return sorted(self._names)
 
-    def add(self, worker: str, refusal: Refusal, evidence: Mapping[str, object]) -> Path:
+    def add(self, worker: str, refusal: GatewayRefusal, evidence: Mapping[str, object]) -> Path:
         """Shut a worker out and write the evidence; returns its file."""
         self._names.add(worker)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from genevolve_ray.errors import UserFault
+
 
 class Reason(StrEnum):
     """The reasons. What is a forgery counts against the worker; the rest happens to honest ones too."""
@@ -98,12 +100,13 @@ _STATUS = {
 }
 
 
-class Refusal(Exception):
+class GatewayRefusal(UserFault):
     """A request that is not granted; `evidence` is what a quarantine keeps, and never leaves the gateway."""
 
     def __init__(self, reason: Reason, detail: str = "", evidence: dict[str, object] | None = None) -> None:
         """Say why."""
-        super().__init__(f"{reason.value}{': ' + detail if detail else ''}")
+        self.why = f"{reason.value}{': ' + detail if detail else ''}"
+        super().__init__(f"the gateway refuses: {self.why}")
         self.reason, self.detail, self.evidence = reason, detail, evidence or {}
         self.worker: str | None = None
 

@@ -15,14 +15,15 @@ from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.speaker import TokenSpeaker
 from genevolve_ray.engines.checks import room_for
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.desk import Call
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.wire import LedgerBody
 from genevolve_ray.records.ledger import CONTEXT_VERSION, TokenLedger
 from genevolve_ray.records.observation import Observation
 from genevolve_ray.records.trajectory import OUTSIDE, Trajectory
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, Tool, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 _ROUNDING = 1e-4
 """How far above 0 a log-prob may lie by rounding in half precision."""
@@ -39,15 +40,15 @@ def check_columns(ledger: LedgerBody, *, vocabulary: int, banned: frozenset[int]
         newest: the last one published.
 
     Raises:
-        Refusal: with the first thing that is wrong.
+        GatewayRefusal: with the first thing that is wrong.
     """
     n = len(ledger.tokens)
     for name in ("policy_mask", "logprobs", "versions"):
         if len(column := getattr(ledger, name)) != n:
-            raise Refusal(Reason.MALFORMED, f"ledger.{name} has {len(column)} entries for {n} tokens")
+            raise GatewayRefusal(Reason.MALFORMED, f"ledger.{name} has {len(column)} entries for {n} tokens")
     for i, token in enumerate(ledger.tokens):
         if not 0 <= token < vocabulary:
-            raise Refusal(Reason.TOKEN_OUT_OF_RANGE, f"token {token} at {i}, vocabulary of {vocabulary}")
+            raise GatewayRefusal(Reason.TOKEN_OUT_OF_RANGE, f"token {token} at {i}, vocabulary of {vocabulary}")
         if ledger.policy_mask[i]:
             _check_policy_token(ledger, i, banned, oldest, newest)
 
@@ -55,13 +56,13 @@ def check_columns(ledger: LedgerBody, *, vocabulary: int, banned: frozenset[int]
 def _check_policy_token(ledger: LedgerBody, i: int, banned: frozenset[int], oldest: int, newest: int) -> None:
     token, logprob, version = ledger.tokens[i], ledger.logprobs[i], ledger.versions[i]
     if token in banned:
-        raise Refusal(Reason.BANNED_TOKEN, f"token {token} at {i}")
+        raise GatewayRefusal(Reason.BANNED_TOKEN, f"token {token} at {i}")
     if not math.isfinite(logprob) or logprob > _ROUNDING:
-        raise Refusal(Reason.BAD_LOGPROB, f"log-prob {logprob:g} at {i}")
+        raise GatewayRefusal(Reason.BAD_LOGPROB, f"log-prob {logprob:g} at {i}")
     if not 0 <= version <= newest:
-        raise Refusal(Reason.VERSION_NOT_ISSUED, f"version {version} at {i}, the last one is {newest}")
+        raise GatewayRefusal(Reason.VERSION_NOT_ISSUED, f"version {version} at {i}, the last one is {newest}")
     if version < oldest:
-        raise Refusal(Reason.VERSION_STALE, f"version {version} at {i}, the lease is for {oldest} or later")
+        raise GatewayRefusal(Reason.VERSION_STALE, f"version {version} at {i}, the lease is for {oldest} or later")
 
 
 async def rebuild(
@@ -80,7 +81,7 @@ async def rebuild(
     Turns are found by stop tokens and limits, never by the worker's mask.
 
     Raises:
-        Refusal: where the worker's ledger is not the one that comes out.
+        GatewayRefusal: where the worker's ledger is not the one that comes out.
     """
     engine = _ReplayEngine(ledger, f"{OUTSIDE}{worker}", max_model_len)
     script = _Script(calls)
@@ -106,21 +107,23 @@ class _ReplayEngine:
         self._ledger, self._max_model_len = ledger, max_model_len
 
     async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
-        """Return the worker's next turn. Raises PromptTooLong as the worker's engine must have, and Refusal."""
+        """Return the worker's next turn. Raises PromptTooLong as the worker's engine must have, and GatewayRefusal."""
         start, pushed = len(token_ids), self._ledger.tokens
         if pushed[:start] != list(token_ids):
             at = next((i for i, (a, b) in enumerate(zip(pushed, token_ids, strict=False)) if a != b), len(pushed))
-            raise Refusal(Reason.FOREIGN_TOKENS, f"the context differs from the gateway's at {at}")
+            raise GatewayRefusal(Reason.FOREIGN_TOKENS, f"the context differs from the gateway's at {at}")
         limit = room_for(start, sampling.max_tokens, self._max_model_len)
         stops = set(sampling.stop_token_ids)
         end = next((i + 1 for i in range(start, min(start + limit, len(pushed))) if pushed[i] in stops), None)
         finish = FinishReason.STOP if end is not None else FinishReason.LENGTH
         end = end if end is not None else start + limit
         if end > len(pushed):
-            raise Refusal(Reason.BROKEN_TURN, f"the turn at {start} ends neither by a stop token nor at {limit} tokens")
+            raise GatewayRefusal(
+                Reason.BROKEN_TURN, f"the turn at {start} ends neither by a stop token nor at {limit} tokens"
+            )
         versions = self._ledger.versions[start:end]
         if min(versions) < 0:
-            raise Refusal(Reason.SHIFTED_MASKS, f"the turn at {start} holds tokens that are not the policy's")
+            raise GatewayRefusal(Reason.SHIFTED_MASKS, f"the turn at {start} holds tokens that are not the policy's")
         return Generation(
             tokens=tuple(pushed[start:end]),
             logprobs=tuple(self._ledger.logprobs[start:end]),
@@ -149,9 +152,11 @@ class _Script:
     def next(self, name: str, arguments: dict[str, Any]) -> Call:
         call = next(self._calls, None)
         if call is None:
-            raise Refusal(Reason.INVENTED_OBSERVATION, f"no call of {name[:64]} was made here")
+            raise GatewayRefusal(Reason.INVENTED_OBSERVATION, f"no call of {name[:64]} was made here")
         if call.name != name or call.arguments != arguments:
-            raise Refusal(Reason.INVENTED_OBSERVATION, f"the call of {name[:64]} is not the one that was made here")
+            raise GatewayRefusal(
+                Reason.INVENTED_OBSERVATION, f"the call of {name[:64]} is not the one that was made here"
+            )
         return call
 
 
@@ -173,14 +178,14 @@ class _ReplayTool:
 
 
 def _check_same(own: TokenLedger, pushed: LedgerBody) -> None:
-    """Check that the worker saw the episode that the gateway sees. Raises Refusal."""
+    """Check that the worker saw the episode that the gateway sees. Raises GatewayRefusal."""
     if pushed.tokens != own.tokens:
-        raise Refusal(Reason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, the episode has {len(own.tokens)}")
+        raise GatewayRefusal(Reason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, the episode has {len(own.tokens)}")
     if pushed.policy_mask != own.policy_mask:
         at = next(i for i, (a, b) in enumerate(zip(pushed.policy_mask, own.policy_mask, strict=True)) if a != b)
-        raise Refusal(Reason.SHIFTED_MASKS, f"the policy mask differs from the gateway's at {at}")
+        raise GatewayRefusal(Reason.SHIFTED_MASKS, f"the policy mask differs from the gateway's at {at}")
     for i, policy in enumerate(own.policy_mask):
         if not policy and (pushed.logprobs[i] != 0.0 or pushed.versions[i] != CONTEXT_VERSION):
-            raise Refusal(Reason.SHIFTED_MASKS, f"context token {i} has a log-prob or a version")
+            raise GatewayRefusal(Reason.SHIFTED_MASKS, f"context token {i} has a log-prob or a version")
     if pushed.spans != own.spans:
-        raise Refusal(Reason.SHIFTED_SPANS, f"{len(pushed.spans)} spans, the parser finds {len(own.spans)}")
+        raise GatewayRefusal(Reason.SHIFTED_SPANS, f"{len(pushed.spans)} spans, the parser finds {len(own.spans)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.engines.protocol import Engine
+from genevolve_ray.engines.protocol import Engine, WeightUpdateError
 from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.player import OwnTools
@@ -64,7 +64,10 @@ def run_worker(
             own = OwnTools(ToolsSpec(type=tools).build(images).tools, images)
         except ValueError as error:
             raise WorkerError(f"--tools {tools}: {error}") from error
-    asyncio.run(_run(connect, config, folder, start, own, base))
+    try:
+        asyncio.run(_run(connect, config, folder, start, own, base))
+    except WeightUpdateError as error:  # This engine and the run's policy disagree: another engine or dtype may not.
+        raise WorkerError(str(error)) from error
 
 
 async def _run(

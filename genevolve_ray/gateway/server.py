@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from genevolve_ray.errors import UserFault
 from genevolve_ray.gateway.app import create_app
 from genevolve_ray.gateway.gateway import Gateway
 from genevolve_ray.gateway.settings import GatewayConfig
@@ -20,7 +21,7 @@ _START_SECONDS = 600.0
 _GRACE_SECONDS = 3
 
 
-class GatewayStartError(RuntimeError):
+class GatewayStartError(UserFault, RuntimeError):
     """The gateway cannot listen; the message names the address."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genevolve_ray.adapters import base_files
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.wire import FileCard, WeightsCard
 
 RANGE_BYTES = 8 << 20
@@ -65,10 +65,10 @@ class Shelf:
             shutil.rmtree(old.folder, ignore_errors=True)
 
     def get(self, version: int) -> Version:
-        """Return a version. Raises Refusal when it is not kept."""
+        """Return a version. Raises GatewayRefusal when it is not kept."""
         found = self._versions.get(version)
         if found is None:
-            raise Refusal(Reason.UNKNOWN_FILE, f"version {version} is not kept, there are {self.versions()}")
+            raise GatewayRefusal(Reason.UNKNOWN_FILE, f"version {version} is not kept, there are {self.versions()}")
         return found
 
     def close(self) -> None:
@@ -109,26 +109,26 @@ def read_range(folder: Path, files: tuple[FileCard, ...], name: str, header: str
         header: `bytes=A-B` or `bytes=A-`; None reads from the start. At most `RANGE_BYTES` are returned.
 
     Raises:
-        Refusal: for an unknown file and for a range that is none.
+        GatewayRefusal: for an unknown file and for a range that is none.
     """
     card = next((f for f in files if f.name == name), None)
     if card is None:
-        raise Refusal(Reason.UNKNOWN_FILE, name[:128])
+        raise GatewayRefusal(Reason.UNKNOWN_FILE, name[:128])
     start, end = 0, card.size
     if header is not None:
         unit, _, span = header.partition("=")
         first, dash, last = span.partition("-")
         if unit != "bytes" or not dash or not _digits(first) or (last and not _digits(last)):
-            raise Refusal(Reason.BAD_RANGE, header[:64])
+            raise GatewayRefusal(Reason.BAD_RANGE, header[:64])
         start, end = int(first), min(int(last) + 1, card.size) if last else card.size
     if start > card.size or end < start or (start == card.size and card.size):
-        raise Refusal(Reason.BAD_RANGE, f"{name} has {card.size} bytes")
+        raise GatewayRefusal(Reason.BAD_RANGE, f"{name} has {card.size} bytes")
     try:
         with open(folder / card.name, "rb") as file:
             file.seek(start)
             return file.read(min(end - start, RANGE_BYTES)), start, card.size
     except FileNotFoundError as error:
-        raise Refusal(Reason.UNKNOWN_FILE, f"{name} is not kept any more") from error
+        raise GatewayRefusal(Reason.UNKNOWN_FILE, f"{name} is not kept any more") from error
 
 
 def _digits(text: str) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.errors import UserFault
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.records.base import Record
 
 PREFIX = "gvr_"
@@ -50,7 +51,7 @@ class _Entries(Record):
     tokens: tuple[TokenEntry, ...] = ()
 
 
-class TokenFileError(ValueError):
+class TokenFileError(UserFault, ValueError):
     """A file of tokens that cannot be read, or a name that is taken or unknown."""
 
 
@@ -109,20 +110,20 @@ class TokenFile:
         Every entry is compared, each in constant time, so that an answer's time tells nothing of the hashes.
 
         Raises:
-            Refusal: without a bearer token, for one that is unknown, and for one that has expired.
+            GatewayRefusal: without a bearer token, for one that is unknown, and for one that has expired.
         """
         kind, _, token = (header or "").partition(" ")
         if kind.lower() != "bearer" or not token:
-            raise Refusal(Reason.NO_TOKEN, "send Authorization: Bearer TOKEN")
+            raise GatewayRefusal(Reason.NO_TOKEN, "send Authorization: Bearer TOKEN")
         given = digest(token[:MAX_TOKEN_CHARS].strip())
         found = None
         for entry in self.entries():
             if hmac.compare_digest(entry.sha256, given):
                 found = entry
         if found is None:
-            raise Refusal(Reason.BAD_TOKEN)
+            raise GatewayRefusal(Reason.BAD_TOKEN)
         if found.expires is not None and (time.time() if now is None else now) >= found.expires:
-            raise Refusal(Reason.TOKEN_EXPIRED)
+            raise GatewayRefusal(Reason.TOKEN_EXPIRED)
         return found
 
     @contextmanager
@@ -149,6 +150,6 @@ def digest(token: str) -> str:
 
 
 def require(entry: TokenEntry, scope: Scope) -> None:
-    """Check a scope. Raises Refusal."""
+    """Check a scope. Raises GatewayRefusal."""
     if scope not in entry.scopes:
-        raise Refusal(Reason.SCOPE, f"needs the scope {scope.value!r}")
+        raise GatewayRefusal(Reason.SCOPE, f"needs the scope {scope.value!r}")

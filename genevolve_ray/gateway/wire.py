@@ -9,11 +9,12 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from genevolve_ray.engines.protocol import Probe, SamplingParams
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import Span
 from genevolve_ray.records.observation import ImageSearchObservation, SearchObservation, SkillObservation
+from genevolve_ray.tools.protocol import ToolCard
 
 PROTOCOL = 2
 MAX_TOKENS = 1 << 17
@@ -118,14 +119,6 @@ class WeightsCard(Record):
     files: tuple[FileCard, ...]
 
 
-class ToolCard(Record):
-    """A tool as the system prompt describes it."""
-
-    name: str
-    description: str
-    parameters: dict[str, Any]
-
-
 class RunCard(Record):
     """What a worker must know of a run."""
 
@@ -166,49 +159,49 @@ def compress(data: bytes) -> bytes:
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """Return the content of zstd frames, reading no further than `limit`. Raises Refusal beyond it, and for rubbish."""
+    """Return the content of zstd frames, reading no further than `limit`. Raises GatewayRefusal beyond it, and for rubbish."""
     try:
         with pa.CompressedInputStream(pa.BufferReader(data), ZSTD) as stream:
             plain: bytes = stream.read(limit + 1)
     except (OSError, pa.ArrowException) as error:
-        raise Refusal(Reason.MALFORMED, "the body is not zstd") from error
+        raise GatewayRefusal(Reason.MALFORMED, "the body is not zstd") from error
     if len(plain) > limit:
-        raise Refusal(Reason.OVERSIZED, f"more than {limit} bytes once decompressed")
+        raise GatewayRefusal(Reason.OVERSIZED, f"more than {limit} bytes once decompressed")
     return plain
 
 
 def read_json(data: bytes) -> Any:
-    """Return a JSON value without NaN, duplicate keys or deep nesting. Raises Refusal."""
+    """Return a JSON value without NaN, duplicate keys or deep nesting. Raises GatewayRefusal."""
     try:
         value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise Refusal(Reason.MALFORMED, f"not JSON: {str(error)[:120]}") from error
+        raise GatewayRefusal(Reason.MALFORMED, f"not JSON: {str(error)[:120]}") from error
     if _too_deep(value):
-        raise Refusal(Reason.MALFORMED, f"nested more than {MAX_DEPTH} levels deep")
+        raise GatewayRefusal(Reason.MALFORMED, f"nested more than {MAX_DEPTH} levels deep")
     return value
 
 
 def read_push(data: bytes) -> Push:
-    """Return a pushed episode. Raises Refusal naming what is wrong with it."""
+    """Return a pushed episode. Raises GatewayRefusal naming what is wrong with it."""
     value = read_json(data)
     if isinstance(value, dict) and (claimed := [name for name in CLAIMS if name in value]):
-        raise Refusal(Reason.REWARD_CLAIMED, f"{claimed[0]} is made inside", {"claimed": value[claimed[0]]})
+        raise GatewayRefusal(Reason.REWARD_CLAIMED, f"{claimed[0]} is made inside", {"claimed": value[claimed[0]]})
     return validate(Push, value)
 
 
 def read_body(kind: type[B], data: bytes) -> B:
-    """Return a body of a kind. Raises Refusal."""
+    """Return a body of a kind. Raises GatewayRefusal."""
     return validate(kind, read_json(data or b"{}"))
 
 
 def validate(kind: type[B], value: Any) -> B:
-    """Return a value as a body of a kind. Raises Refusal naming the first place at fault."""
+    """Return a value as a body of a kind. Raises GatewayRefusal naming the first place at fault."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise Refusal(Reason.MALFORMED, f"{where}: {first['msg']}"[:200]) from error
+        raise GatewayRefusal(Reason.MALFORMED, f"{where}: {first['msg']}"[:200]) from error
 
 
 def _no_constant(name: str) -> float:

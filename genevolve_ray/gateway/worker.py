@@ -17,18 +17,19 @@ from genevolve_ray import __version__
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.gateway.base import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.player import OwnTools, Player
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.wire import PROTOCOL, FileCard, LeaseGrant, Push, RunCard, WeightsCard
 from genevolve_ray.records.base import Config
 
 _FATAL = frozenset({Reason.NO_TOKEN, Reason.BAD_TOKEN, Reason.TOKEN_EXPIRED, Reason.SCOPE, Reason.QUARANTINED})
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserFault, RuntimeError):
     """The worker cannot go on; the message says why in one line."""
 
 
@@ -131,8 +132,8 @@ class Worker:
         while True:
             try:
                 return await self._client.run()
-            except Refusal as refusal:
-                raise WorkerError(f"the gateway does not take this worker: {refusal}") from refusal
+            except GatewayRefusal as refusal:
+                raise WorkerError(f"the gateway does not take this worker: {refusal.why}") from refusal
             except GatewayDown as error:
                 self._check_patience(error)
                 await self._pause()
@@ -235,9 +236,9 @@ class Worker:
                 self._check_patience(error)
                 await asyncio.sleep(1.0)
                 continue
-            except Refusal as refusal:
+            except GatewayRefusal as refusal:
                 if refusal.reason in _FATAL:
-                    raise WorkerError(f"the gateway has shut this worker out: {refusal}") from refusal
+                    raise WorkerError(f"the gateway has shut this worker out: {refusal.why}") from refusal
                 continue  # the version went while it was loaded
             await engine.update(str(folder), card.version, card.probe)
             self.progress.version = card.version
@@ -253,10 +254,10 @@ class Worker:
             except GatewayDown as error:
                 self._check_patience(error)
                 await self._pause()
-            except Refusal as refusal:
+            except GatewayRefusal as refusal:
                 self.progress.refused[refusal.reason.value] += 1
                 if refusal.reason in _FATAL:
-                    raise WorkerError(f"the gateway has shut this worker out: {refusal}") from refusal
+                    raise WorkerError(f"the gateway has shut this worker out: {refusal.why}") from refusal
 
     async def _leases(self) -> list[LeaseGrant]:
         """Ask for work until there is some or the worker drains; a question that is under way is then dropped."""
@@ -307,14 +308,14 @@ class Worker:
         return await self._player.play(grant)
 
     async def _renew(self, grant: LeaseGrant) -> None:
-        """Keep a lease; ends by Refusal when it is lost."""
+        """Keep a lease; ends by GatewayRefusal when it is lost."""
         while True:
             await asyncio.sleep(grant.seconds / 3)
             await self._client.renew(grant.id)
 
     async def _return(self, grant: LeaseGrant) -> None:
         self.progress.given_back += 1
-        with suppress(Refusal, GatewayDown):
+        with suppress(GatewayRefusal, GatewayDown):
             await self._client.give_back(grant.id)
 
     async def _pause(self) -> None:

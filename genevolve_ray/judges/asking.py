@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from genevolve_ray.engines.protocol import ChatMessage, ChatModel
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.chat import complaint, text_message
 from genevolve_ray.judges.reading import BadAnswer
 from genevolve_ray.texts import neutralise
-from genevolve_ray.tools.protocol import InfraFailure
 
 T = TypeVar("T")
 

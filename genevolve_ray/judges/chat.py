@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
-from genevolve_ray.remote import Answer, Refusal, Unusable
+from genevolve_ray.remote import Answer, ServiceRefusal, Unusable
 from genevolve_ray.remote_config import PaidProbe
 
 PATH = "chat/completions"
@@ -78,7 +78,7 @@ class EndpointChat:
         form = {"name": "answer", "strict": True, "schema": dict(schema)}
         try:
             return await self._post({**body, "response_format": {"type": "json_schema", "json_schema": form}})
-        except Refusal as error:
+        except ServiceRefusal as error:
             if error.status not in _UNSUPPORTED:
                 raise
         answer = await self._post(body)

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from genevolve_ray.engines.protocol import ChatMessage
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.bundle import bundle_head
 from genevolve_ray.judges.chat import EndpointChat, EndpointChatConfig, complaint, text_message
 from genevolve_ray.judges.salvage import salvage_object
@@ -17,7 +18,6 @@ from genevolve_ray.records.experience import SLOTS, Experience
 from genevolve_ray.records.leaks import Secrets, find_leak, secrets_of, without_leaks
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
-from genevolve_ray.tools.protocol import InfraFailure
 
 INSTRUCTIONS = """\
 You compare two attempts of an image-generation agent at the same request. The agent may search texts, search images and \

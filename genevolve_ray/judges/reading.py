@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from genevolve_ray.errors import GenevolveError
+
 MAX_CHARS = 100_000
 """Longest answer that is read at all."""
 _TRAILING = re.compile(r'"(?:[^"\\]|\\.)*+"|,(?=\s*+[}\]])', re.DOTALL)
@@ -20,7 +22,7 @@ _NUMBER = r"[-+]?\d{1,12}(?:\.\d{1,12})?"
 _VALUE = rf"(\"{_NUMBER}\"|{_NUMBER}|\"?(?i:true|false|null|none|nan)\"?)"
 
 
-class BadAnswer(ValueError):
+class BadAnswer(GenevolveError, ValueError):
     """An answer of no use. `faults` say why in our own words: nothing of the answer is repeated."""
 
     def __init__(self, *faults: str) -> None:

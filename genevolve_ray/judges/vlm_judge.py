@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from genevolve_ray.engines.protocol import ChatImage, ChatModel
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.asking import ask
 from genevolve_ray.judges.cache import VerdictCache, judgement_key
 from genevolve_ray.judges.endpoint_sufficiency import SufficiencyReading, read_sufficiency, sufficiency_messages
@@ -24,7 +25,6 @@ from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_pi
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import ScoreFormula, Verdict
-from genevolve_ray.tools.protocol import InfraFailure
 
 _IN_WORDS = 2
 """A judge's rationale has this many parts: of the picture, of the program."""

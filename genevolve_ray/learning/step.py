@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence, micro_batches
 from genevolve_ray.learning.build import base_dtype, build_policy, flops_per_token
 from genevolve_ray.learning.config import LearnerConfig
@@ -59,7 +60,7 @@ from genevolve_ray.learning.ved import ved_loss
 OPTIMIZER_FILE = "optimizer.pt"
 
 
-class NonFiniteStep(FloatingPointError):
+class NonFiniteStep(GenevolveError, FloatingPointError):
     """Loss or gradient is not finite; the step was not applied."""
 
 

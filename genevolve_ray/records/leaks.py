@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.experience import SLOTS, Experience
 from genevolve_ray.records.program import IMAGE_ID
 from genevolve_ray.records.request import Request
@@ -72,7 +73,7 @@ class Leak:
     value: str
 
 
-class LeakError(ValueError):
+class LeakError(GenevolveError, ValueError):
     """A bundle gives part of an answer away; `leak` says what, `field` and `text` where."""
 
     def __init__(self, leak: Leak, field: str, text: str) -> None:

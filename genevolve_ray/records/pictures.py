@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Config
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Format = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 
 
-class ImageRefused(ValueError):
+class ImageRefused(GenevolveError, ValueError):
     """Bytes that are not taken as a picture; the message says why."""
 
 

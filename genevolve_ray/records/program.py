@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from genevolve_ray.errors import PolicyFault
 from genevolve_ray.records.base import Record
 
 IMAGE_ID = re.compile(r"IMG_\d{3,}")
@@ -41,7 +42,7 @@ class ProgramFault(StrEnum):
     NO_IMAGE_SEARCH = "no image_search call before the answer"
 
 
-class ProgramError(ValueError):
+class ProgramError(PolicyFault):
     """An invalid program; `fault` is the rule it breaks, `detail` the value at fault."""
 
     def __init__(self, fault: ProgramFault, detail: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Refusal, Unusable
+from genevolve_ray.remote import ServiceRefusal, Unusable
 from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, count, encoded, shown
 
 CONTENT_REASONS = frozenset(
@@ -41,14 +41,14 @@ class GeminiConfig(HttpRendererConfig):
 
 
 class GeminiRenderer(HttpRenderer):
-    """Renders with `generateContent`. Content that the service will not make is a Refusal with its reason."""
+    """Renders with `generateContent`. Content that the service will not make is a ServiceRefusal with its reason."""
 
     Config = GeminiConfig
     kind = "gemini"
     config: GeminiConfig
 
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
-        """Return a PNG. Raises Refusal or InfraFailure as `HttpRenderer.render`."""
+        """Return a PNG. Raises ServiceRefusal or InfraFailure as `HttpRenderer.render`."""
         pictures = await self.prepared(references, "PNG")
         parts: list[dict[str, Any]] = [{"text": prompt}]
         parts += [{"inline_data": {"mime_type": "image/png", "data": encoded(picture)}} for picture in pictures]
@@ -69,7 +69,7 @@ class GeminiRenderer(HttpRenderer):
         return generation
 
     def find(self, answer: dict[str, Any]) -> str:
-        """Return the first picture that is not part of the model's thoughts. Raises Refusal for refused content."""
+        """Return the first picture that is not part of the model's thoughts. Raises ServiceRefusal for refused content."""
         feedback = answer.get("promptFeedback")
         if isinstance(feedback, Mapping) and (blocked := feedback.get("blockReason")):
             raise self._refusal("blocked the prompt", blocked, feedback.get("blockReasonMessage"))
@@ -84,9 +84,9 @@ class GeminiRenderer(HttpRenderer):
         reasons = ", ".join(str(c.get("finishReason")) for c in candidates) or "no candidates"
         raise Unusable(f"no picture in the answer (finishReason: {shown(reasons)})")
 
-    def _refusal(self, what: str, reason: Any, message: Any) -> Refusal:
+    def _refusal(self, what: str, reason: Any, message: Any) -> ServiceRefusal:
         said = f": {shown(message)}" if message else ""
-        return Refusal(f"{self.config.model} {what} ({shown(reason)}){said}", 200, shown(reason))
+        return ServiceRefusal(f"{self.config.model} {what} ({shown(reason)}){said}", 200, shown(reason))
 
     def tokens(self, answer: dict[str, Any]) -> Usage | None:
         """Return the tokens that the service reports."""

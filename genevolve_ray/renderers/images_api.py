@@ -62,7 +62,7 @@ class ImagesApiRenderer(HttpRenderer):
         return self.config.edits
 
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
-        """Return a PNG. Raises Refusal or InfraFailure as `HttpRenderer.render`."""
+        """Return a PNG. Raises ServiceRefusal or InfraFailure as `HttpRenderer.render`."""
         config, fields = self.config, self._fields(prompt, seed)
         pictures = await self.prepared(references, "PNG") if config.edits else []
         found: bytes | tuple[str, str]

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote import Answer, Remote, RemoteConfig, Unusable
-from genevolve_ray.tools.protocol import InfraFailure
 
 _SHOWN = 300
 _SMALL_BYTES, _SMALL_PIXELS = 1 << 16, 1 << 16
@@ -68,13 +68,13 @@ class HttpRenderer(Remote, ABC):
         """Return a PNG that this process encoded itself.
 
         Raises:
-            Refusal: for a request, or its content, that the service will not take however often it is asked.
+            ServiceRefusal: for a request, or its content, that the service will not take however often it is asked.
             InfraFailure: when every try failed, or a reference is no picture.
         """
 
     @abstractmethod
     def find(self, answer: dict[str, Any]) -> str:
-        """Return the base64 text of the picture in an answer. Raises Unusable or Refusal."""
+        """Return the base64 text of the picture in an answer. Raises Unusable or ServiceRefusal."""
 
     def tokens(self, answer: dict[str, Any]) -> Usage | None:
         """Return the tokens that an answer reports, None where it reports none."""

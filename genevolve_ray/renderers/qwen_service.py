@@ -33,7 +33,7 @@ class QwenServiceRenderer(HttpRenderer):
     config: QwenServiceConfig
 
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
-        """Return a PNG. Raises Refusal or InfraFailure as `HttpRenderer.render`."""
+        """Return a PNG. Raises ServiceRefusal or InfraFailure as `HttpRenderer.render`."""
         config = self.config
         pictures = await self.prepared(references, "JPEG")
         body = {

@@ -12,7 +12,7 @@ from genevolve_ray.cluster.plan import make_plan
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import Check, find_gpus
-from genevolve_ray.faults import UserFault
+from genevolve_ray.errors import UserFault
 from genevolve_ray.preflight import check_devices, model_folder
 from genevolve_ray.run_checks import tree
 from genevolve_ray.run_checks.folders import Weights, context_of

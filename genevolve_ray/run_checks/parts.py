@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import Check, Status
-from genevolve_ray.faults import UserFault
+from genevolve_ray.errors import UserFault
 from genevolve_ray.preflight import check_embedder, check_plugin, check_policy, model_folder
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport

@@ -8,11 +8,11 @@ from typing import Any
 
 from genevolve_ray.doctor import Check
 from genevolve_ray.endpoint import EndpointConfig
-from genevolve_ray.remote import Answer, Refusal, Remote
+from genevolve_ray.errors import InfraFailure
+from genevolve_ray.remote import Answer, Remote, ServiceRefusal
 from genevolve_ray.remote_config import RemoteConfig
 from genevolve_ray.run_checks import tree
 from genevolve_ray.run_checks.parts import clean, note, ok, problem
-from genevolve_ray.tools.protocol import InfraFailure
 
 PROBE_SECONDS = 10.0
 """How long a service may take to answer a question that costs nothing."""
@@ -72,7 +72,7 @@ class _Asked:
         remote = self._remote(PROBE_SECONDS)
         try:
             answer = await remote.call(path, _whole, method="GET")
-        except Refusal as refusal:
+        except ServiceRefusal as refusal:
             if refusal.status in _NO_SUCH_PLACE and path != self.config.health_path:
                 return None
             return self._refused(refusal)
@@ -87,7 +87,7 @@ class _Asked:
         remote = self._remote(PROBE_SECONDS)
         try:
             await remote.call("", _whole, method="GET")
-        except Refusal:
+        except ServiceRefusal:
             return None
         except InfraFailure as failure:
             return self._silent(failure)
@@ -100,7 +100,7 @@ class _Asked:
         assert paid is not None
         try:
             await remote.call(paid.path, Answer.object, body=paid.body)
-        except Refusal as refusal:
+        except ServiceRefusal as refusal:
             return self._refused(refusal)
         except InfraFailure as failure:
             return self._silent(failure)
@@ -122,7 +122,7 @@ class _Asked:
             RemoteConfig(**{n: getattr(self.config, n) for n in RemoteConfig.model_fields} | tighter), "doctor"
         )
 
-    def _refused(self, refusal: Refusal) -> Check:
+    def _refused(self, refusal: ServiceRefusal) -> Check:
         if refusal.status in _TOKEN_REFUSED:
             name = self.config.token_env
             remedy = f"correct what {name} holds" if name else f"set {self.service.key}.token_env"

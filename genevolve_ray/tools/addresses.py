@@ -11,6 +11,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 import httpx
 
+from genevolve_ray.errors import GenevolveError
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -60,7 +62,7 @@ _NAT64 = ip_network("64:ff9b::/96")
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 
 
-class FetchRefused(ValueError):
+class FetchRefused(GenevolveError, ValueError):
     """This address or what it sends is not taken, now or later; the message says why."""
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from genevolve_ray.tools.protocol import ToolArgumentError
+from genevolve_ray.errors import ToolArgumentError
 
 ArgumentsT = TypeVar("ArgumentsT", bound=BaseModel)
 _VALUE_CHARS = 60

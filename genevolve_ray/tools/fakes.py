@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.tools.search import QueryRefused
 
 HitT = TypeVar("HitT")

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.observation import SkillObservation
 from genevolve_ray.tools.arguments import read_arguments
-from genevolve_ray.tools.protocol import EpisodeContext, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext
 
 
 class _Arguments(BaseModel):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
 
@@ -21,7 +22,7 @@ _REMEMBERED = 4096
 """Queries whose answers an index keeps."""
 
 
-class CorpusError(ValueError):
+class CorpusError(UserFault, ValueError):
     """A corpus cannot be used; the message names the file and the line."""
 
 

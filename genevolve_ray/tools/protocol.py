@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.observation import Observation
 from genevolve_ray.records.request import Request
@@ -16,13 +17,7 @@ class EpisodeContext(Record):
     seed: int = 0
 
 
-class ToolArgumentError(ValueError):
-    """The policy's arguments are unusable; the message goes back to it as an observation."""
-
-
-class InfraFailure(RuntimeError):
-    """A tool, renderer or judge gave up after bounded retries. Never a reward, never "no hits"."""
-
+__all__ = ["UNAVAILABLE", "EpisodeContext", "InfraFailure", "OnOutage", "Tool", "ToolArgumentError", "ToolCard"]
 
 OnOutage = Literal["fail", "report"]
 """What a tool makes of an InfraFailure of its source: `fail` lets it through, so that the sample has no reward and is
@@ -40,3 +35,16 @@ class Tool(Protocol):
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
         """Carry the call out. Raises ToolArgumentError for bad arguments, InfraFailure when the source is down."""
         ...
+
+
+class ToolCard(Record):
+    """A tool as the system prompt describes it, without the means to call it."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+    @classmethod
+    def of(cls, tool: Tool) -> ToolCard:
+        """Return the card of a tool."""
+        return cls(name=tool.name, description=tool.description, parameters=tool.parameters)

@@ -7,16 +7,17 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from genevolve_ray.errors import GenevolveError, InfraFailure
 from genevolve_ray.records.observation import QueryResult, SearchObservation, TextHit
 from genevolve_ray.tools.arguments import read_arguments
-from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, InfraFailure, OnOutage
+from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, OnOutage
 
 MAX_TOP_K = 10
 MAX_QUERIES = 5
 Query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
 
 
-class QueryRefused(ValueError):
+class QueryRefused(GenevolveError, ValueError):
     """The source works but does not take this query; the policy reads the message as an error."""
 
 

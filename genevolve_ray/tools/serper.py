@@ -12,18 +12,18 @@ from typing import Any, TypeGuard
 
 from pydantic import Field
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import record_usage
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Refusal, Remote, RemoteConfig, Unusable
+from genevolve_ray.remote import Answer, Remote, RemoteConfig, ServiceRefusal, Unusable
 from genevolve_ray.remote_config import PaidProbe
 from genevolve_ray.tools.addresses import MAX_URL_CHARS, FetchRefused
 from genevolve_ray.tools.cache import AnswerCache
 from genevolve_ray.tools.fetch import SERVICE as FETCH
 from genevolve_ray.tools.fetch import Fetcher
-from genevolve_ray.tools.protocol import InfraFailure
 from genevolve_ray.tools.search import MAX_TOP_K, QueryRefused
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class _Serper(ABC):
         async def call() -> tuple[list[Row], bool]:
             try:
                 return await self._remote.call(self.path, self._read, body={"q": query, "num": self._num}), True
-            except Refusal as refusal:
+            except ServiceRefusal as refusal:
                 if _blames_query(refusal):
                     raise QueryRefused("the search service does not take this query") from refusal
                 raise
@@ -251,7 +251,7 @@ class SerperImages(_Serper):
         return ImageRef.model_validate(found)
 
 
-def _blames_query(refusal: Refusal) -> bool:
+def _blames_query(refusal: ServiceRefusal) -> bool:
     """Return whether the service works and does not take this one query; an empty account has the same status."""
     said = str(refusal).partition(" refused: ")[2].lower()
     return refusal.status in (400, 422) and "query" in said and "credit" not in said

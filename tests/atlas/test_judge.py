@@ -22,9 +22,9 @@ from genevolve_ray.atlas.judge import AtlasJudge, AtlasJudgeConfig, score_images
 from genevolve_ray.atlas.pixels import View, look_at
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.atlas.scene import COMPANION_LOOKS, SKILLS, Look, Part, Scene
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, kscore
-from genevolve_ray.tools.protocol import InfraFailure
 
 SKILL_MARGIN = 0.15
 """Least mean reward that the structure of one demanded skill is worth."""

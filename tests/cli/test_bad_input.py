@@ -12,7 +12,7 @@ import pytest
 
 import genevolve_ray
 from genevolve_ray.config import load_config
-from genevolve_ray.faults import UserFault
+from genevolve_ray.errors import UserFault
 from genevolve_ray.preflight import check_devices
 
 TOOLBOX = "genevolve_ray.evolution.toolbox:LocalTools"

@@ -11,13 +11,14 @@ from typing import Any
 
 from PIL import Image
 
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext
 
 DIE_ONCE = "die once"
 

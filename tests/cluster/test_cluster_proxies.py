@@ -12,10 +12,10 @@ from ray.serve.exceptions import BackPressureError
 
 from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
-from genevolve_ray.cluster.services import ToolCard
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.request import EvalType, Request
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext, ToolCard
 
 OVERLOADED = BackPressureError(num_queued_requests=1, max_queued_requests=1)
 PICTURE = reference(b"picture", width=8, height=8)

@@ -9,11 +9,11 @@ from cluster_fakes import FakeHandle, FakeMethod
 
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer
 from genevolve_ray.cluster.replies import Reply, replied
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import metered, record_usage
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Refusal
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.remote import ServiceRefusal
 
 PICTURE = reference(b"picture", width=8, height=8)
 SPENT = Usage(calls=3, failed_calls=2, images=1, money=0.25)
@@ -43,7 +43,7 @@ async def test_usage_of_a_replica_is_the_callers() -> None:
     assert meter.by_service == {"renderer": SPENT}
 
 
-@pytest.mark.parametrize("error", [InfraFailure("gave up"), Refusal("no", 400)])
+@pytest.mark.parametrize("error", [InfraFailure("gave up"), ServiceRefusal("no", 400)])
 async def test_a_failure_arrives_as_itself_with_what_it_cost(error: InfraFailure) -> None:
     reply = await shipped(error)
     with metered() as meter, pytest.raises(type(error), match=str(error)):

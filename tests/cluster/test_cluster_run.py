@@ -19,12 +19,13 @@ from cluster_run import build_model, run_config
 from genevolve_ray.cluster.launch import ClusterPorts, on_ray
 from genevolve_ray.cluster.proxies import Caller, ServeJudge, ServeRenderer, ServeTool, connect
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, SampleKey
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure, ToolArgumentError
+from genevolve_ray.tools.protocol import EpisodeContext
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 

@@ -16,8 +16,8 @@ from genevolve_ray.cluster.proxies import Caller
 from genevolve_ray.cluster.services import RenderReplica, Service, application
 from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.cluster.settings import ClusterConfig, ServiceConfig
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 def spec(url: str, **settings: object) -> PluginSpec:

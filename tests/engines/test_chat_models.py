@@ -14,8 +14,8 @@ from genevolve_ray.engines.chat import conversation
 from genevolve_ray.engines.chat_transformers import TransformersChat
 from genevolve_ray.engines.chat_vllm import VllmChat
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import metered
-from genevolve_ray.tools.protocol import InfraFailure
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
 ASKED = [ChatMessage("system", ("Be brief.",)), ChatMessage("user", ("What", "is it?"))]

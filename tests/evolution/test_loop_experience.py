@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, Scene, evolve, make_config, make_trajectory
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.restore import stored_lessons
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import OUTSIDE, Group, Outcome, Pair, SampleKey
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 class FakeSummariser:

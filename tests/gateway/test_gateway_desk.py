@@ -12,7 +12,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.desk import Desk, Lease
 from genevolve_ray.gateway.limits import Bucket, read_bounded
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory
@@ -80,7 +80,7 @@ async def _play(operations: list[tuple[str, int]]) -> None:
 async def _try(desk: Desk, lease: Lease, what: str, answered: list[SampleKey]) -> None:
     try:
         found = desk.find(lease.id, lease.owner)
-    except Refusal as refusal:
+    except GatewayRefusal as refusal:
         assert refusal.reason in (Reason.REPLAYED, Reason.WITHDRAWN, Reason.LEASE_EXPIRED)
         return
     if what == "accept":
@@ -113,7 +113,7 @@ async def test_an_owner_holds_so_many_leases_and_no_more() -> None:
     asking = [asyncio.create_task(desk.answer(_task(i))) for i in range(3)]
     await asyncio.sleep(0)
     assert len(await desk.grant("w", 5, 0.0, lambda: 0)) == 2
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         await desk.grant("w", 1, 0.0, lambda: 0)
     assert refused.value.reason is Reason.RATE_LIMITED
     for task in asking:
@@ -137,7 +137,7 @@ def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
     bucket = Bucket(rate=2.0, burst=3)
     for _ in range(3):
         bucket.take(now=bucket._at)
-    with pytest.raises(Refusal):
+    with pytest.raises(GatewayRefusal):
         bucket.take(now=bucket._at + 0.4)
     bucket.take(now=bucket._at + 0.2)
 
@@ -147,7 +147,7 @@ async def test_a_body_that_never_comes_is_given_up() -> None:
         await asyncio.Event().wait()
         yield b""
 
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         await read_bounded(nothing(), None, 100, seconds=0.01)
     assert refused.value.reason is Reason.TOO_SLOW
 
@@ -161,9 +161,9 @@ async def test_of_a_body_that_never_ends_no_more_is_read_than_twice_the_limit() 
             read += 10
             yield bytes(10)
 
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         await read_bounded(endless(), None, 100, seconds=10)
     assert (refused.value.reason, read) == (Reason.OVERSIZED, 210)
-    with pytest.raises(Refusal):
+    with pytest.raises(GatewayRefusal):
         await read_bounded(endless(), "201", 100, seconds=10)
     assert read == 210

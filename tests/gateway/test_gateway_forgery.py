@@ -18,7 +18,7 @@ from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.gateway import launch
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.player import Player
-from genevolve_ray.gateway.reasons import FORGERIES, Reason, Refusal
+from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, Reason
 from genevolve_ray.gateway.scoring import NullScorer, Scores
 from genevolve_ray.gateway.tokens import Scope
 from genevolve_ray.gateway.wire import LeaseGrant, compress
@@ -233,7 +233,7 @@ async def test_a_forger_is_shut_out_with_the_evidence(
     assert (record["worker"], record["reason"]) == ("mallory", reason.value)
     assert record["pushed_logprobs"] != record["own_logprobs"]
     assert scene.token not in files[0].read_text()
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         await scene.client.run()
     assert refused.value.reason is Reason.QUARANTINED
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.tokens import Scope, TokenFile, TokenFileError, require
 
 
@@ -29,14 +29,14 @@ def test_another_process_sees_a_new_token_and_a_revoked_one(file: TokenFile) -> 
     token = file.new("anna", [Scope.ROLLOUT])
     assert other.holder(f"bearer {token}").name == "anna"
     file.revoke("anna")
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         other.holder(f"Bearer {token}")
     assert refused.value.reason is Reason.BAD_TOKEN
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "gvr_abc"])
 def test_what_is_no_bearer_token_is_told_so(file: TokenFile, header: str | None) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         file.holder(header)
     assert refused.value.reason is Reason.NO_TOKEN
 
@@ -45,7 +45,7 @@ def test_a_token_expires(file: TokenFile) -> None:
     token = file.new("anna", [Scope.ROLLOUT], lifetime=60)
     created = file.entries()[0].created
     assert file.holder(f"Bearer {token}", now=created + 59).name == "anna"
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         file.holder(f"Bearer {token}", now=created + 61)
     assert refused.value.reason is Reason.TOKEN_EXPIRED
 
@@ -63,7 +63,7 @@ def test_names_are_unique_and_unknown_ones_told(file: TokenFile) -> None:
 def test_scopes_are_required(file: TokenFile) -> None:
     entry = file.holder(f"Bearer {file.new('anna', [Scope.STATUS])}")
     require(entry, Scope.STATUS)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         require(entry, Scope.ROLLOUT)
     assert refused.value.reason is Reason.SCOPE
 

@@ -10,7 +10,7 @@ from gateway_helpers import house
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.client import GatewayDown
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.shelf import Shelf, describe, read_range
 
 PROBE = Probe(token_ids=(1, 2), logprobs=(-0.5,))
@@ -28,7 +28,7 @@ def test_the_last_versions_are_kept(tmp_path: Path) -> None:
         shelf.put(_published(tmp_path / f"p{version}", f"v{version}"), version, PROBE)
     assert (shelf.versions(), shelf.newest) == ([2, 3], 3)
     assert len(list((tmp_path / "shelf").iterdir())) == 2
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         shelf.get(1)
     assert refused.value.reason is Reason.UNKNOWN_FILE
 
@@ -65,7 +65,7 @@ def test_ranges(tmp_path: Path, header: str | None, expected: tuple[int, int]) -
 )
 def test_ranges_that_are_none(tmp_path: Path, header: str) -> None:
     (tmp_path / "f").write_bytes(b"0123456789")
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         read_range(tmp_path, describe(tmp_path), "f", header)
     assert refused.value.reason is Reason.BAD_RANGE
 
@@ -78,7 +78,7 @@ def test_only_listed_files_are_read(tmp_path: Path, name: str) -> None:
     files = describe(folder)
     (tmp_path / "secret").write_text("s")
     (folder / "secret").write_text("s")
-    with pytest.raises(Refusal):
+    with pytest.raises(GatewayRefusal):
         read_range(folder, files, name, None)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.wire import (
     LeaseOrder,
     Push,
@@ -38,7 +38,7 @@ LEDGER = {
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_push_or_a_refusal(data: bytes) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(GatewayRefusal):
         read_push(data)
 
 
@@ -48,7 +48,7 @@ def test_any_json_in_any_place_is_a_push_or_a_refusal(value: object, column: str
     body = json.dumps({"ledger": {**LEDGER, column: value}}).encode()
     try:
         push = read_push(body)
-    except Refusal as refusal:
+    except GatewayRefusal as refusal:
         assert refusal.reason is Reason.MALFORMED
     else:
         assert isinstance(push, Push)
@@ -61,7 +61,7 @@ def test_any_order_is_read_or_refused(value: object) -> None:
     for kind in (LeaseOrder, ToolOrder):
         try:
             assert isinstance(read_body(kind, json.dumps(value).encode()), kind)
-        except Refusal as refusal:
+        except GatewayRefusal as refusal:
             assert refusal.reason is Reason.MALFORMED
 
 
@@ -70,14 +70,14 @@ def test_any_order_is_read_or_refused(value: object) -> None:
     ['{"a": NaN}', '{"a": 1, "a": 2}', "[" * 2000, '{"a":' * 30 + "1" + "}" * 30, "\ud800".encode("utf-8", "replace")],
 )
 def test_json_that_others_read_differently_is_refused(text: str | bytes) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         read_json(text if isinstance(text, bytes) else text.encode())
     assert refused.value.reason is Reason.MALFORMED
 
 
 @pytest.mark.parametrize("claim", ["reward", "verdict", "outcome", "score", "rendered", "termination"])
 def test_what_is_made_inside_is_not_taken(claim: str) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         read_push(json.dumps({"ledger": LEDGER, claim: 1.0}).encode())
     assert refused.value.reason is Reason.REWARD_CLAIMED
 
@@ -93,11 +93,11 @@ def test_compression_goes_there_and_back(data: bytes) -> None:
 def test_rubbish_is_no_zstd(data: bytes) -> None:
     try:
         decompress(data, 1000)
-    except Refusal as refusal:
+    except GatewayRefusal as refusal:
         assert refusal.reason in (Reason.MALFORMED, Reason.OVERSIZED)
 
 
 def test_a_bomb_is_read_no_further_than_its_limit() -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(GatewayRefusal) as refused:
         decompress(compress(bytes(50 << 20)), 1 << 20)
     assert refused.value.reason is Reason.OVERSIZED

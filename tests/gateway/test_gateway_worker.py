@@ -18,7 +18,7 @@ from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.player import OwnTools
 from genevolve_ray.gateway.port import GatewayRenderers
 from genevolve_ray.gateway.quarantine import Quarantine
-from genevolve_ray.gateway.reasons import Reason, Refusal
+from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.screen import status_lines
 from genevolve_ray.gateway.server import GatewayServer, GatewayStartError
 from genevolve_ray.gateway.settings import GatewayConfig
@@ -127,7 +127,7 @@ async def test_a_worker_that_is_shut_out_ends_with_the_reason(tmp_path: Path) ->
 
 
 async def test_evidence_outlives_the_gateway(tmp_path: Path) -> None:
-    Quarantine(tmp_path / "gateway" / "quarantine").add("anna", Refusal(Reason.WRONG_LOGPROBS), {"lease": "x"})
+    Quarantine(tmp_path / "gateway" / "quarantine").add("anna", GatewayRefusal(Reason.WRONG_LOGPROBS), {"lease": "x"})
     async with house(tmp_path) as h:
         with pytest.raises(WorkerError, match="quarantined"):
             await h.worker("anna").run()

@@ -9,8 +9,8 @@ import pytest
 from scripted_server import Reply, in_turn, serving
 
 from genevolve_ray.endpoint import Endpoint, EndpointConfig
-from genevolve_ray.remote import Refusal
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.errors import InfraFailure
+from genevolve_ray.remote import ServiceRefusal
 
 GOOD = Reply({"answer": 1})
 
@@ -77,7 +77,7 @@ async def test_a_server_that_is_not_there_is_an_infra_failure() -> None:
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 301, 501])
 async def test_a_refusal_is_not_tried_again(status: int) -> None:
     reply = Reply({"error": "no such model"}, status, {"Location": "/elsewhere"})
-    refused = pytest.raises(Refusal, match=f"status {status}: .*no such model")
+    refused = pytest.raises(ServiceRefusal, match=f"status {status}: .*no such model")
     with serving(in_turn(reply)) as server, refused as caught:
         await endpoint(server.url).post("x", {})
     assert caught.value.status == status
@@ -88,7 +88,7 @@ async def test_the_token_is_sent_and_never_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MY_TOKEN", "hush-hush")
     echo = {"error": "bad key hush-hush"}
     with serving(in_turn(Reply(echo, 500), Reply(echo, 401))) as server:
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(ServiceRefusal) as refused:
             await endpoint(server.url, token_env="MY_TOKEN").post("x", {})
         assert server.calls[0].headers["Authorization"] == "Bearer hush-hush"
     with serving(in_turn(Reply(echo, 500))) as server, pytest.raises(InfraFailure) as failed:

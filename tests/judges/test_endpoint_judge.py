@@ -31,6 +31,7 @@ from vlm_judge_helpers import (
     png,
 )
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.services import JudgeService
 from genevolve_ray.judges.endpoint_judge import EndpointJudge
@@ -39,7 +40,6 @@ from genevolve_ray.metering import metered
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.verdict import ScoreFormula, kscore
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 def picture_in(part: dict[str, Any]) -> Image.Image:

@@ -10,11 +10,11 @@ from judge_helpers import REQUEST, good, pair_of, poor
 from pydantic import ValidationError
 from scripted_server import Call, Reply, ScriptedServer, in_turn, serving
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.endpoint_summariser import SCHEMA, EndpointSummariser, EndpointSummariserConfig
 from genevolve_ray.judges.transcript import pair_text
 from genevolve_ray.records.experience import SLOTS, Experience
 from genevolve_ray.records.leaks import check_experience
-from genevolve_ray.tools.protocol import InfraFailure
 
 PAIR = pair_of(good(), poor())
 BULLETS = {

@@ -10,12 +10,12 @@ import pytest
 from scripted_server import Reply, in_turn, serving
 from vlm_judge_helpers import CHECKS, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUTH, answering, judge_of, judged
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.cache import VerdictCache, judgement_key
 from genevolve_ray.metering import metered
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
-from genevolve_ray.tools.protocol import InfraFailure
 
 VERDICT = Verdict(
     image=ImageScores(faithfulness=1, visual_correctness=0.5, aesthetics=0),

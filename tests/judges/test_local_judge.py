@@ -11,12 +11,12 @@ from vlm_judge_helpers import HIT, IMAGE, PROGRAM, REQUEST, TRUTH, judged, png
 
 from genevolve_ray.engines.chat_transformers import TransformersChat
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.judges.local_judge import LocalVlmJudge, LocalVlmJudgeConfig
 from genevolve_ray.judges.vlm_judge import VlmJudgeConfig
 from genevolve_ray.metering import metered
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.tools.protocol import InfraFailure
 
 RUBRIC = "Grade it."
 

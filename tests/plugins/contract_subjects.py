@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from genevolve_ray.contracts.samples import store_picture
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageStore, MemoryImages
 from genevolve_ray.records.observation import ImageSearchObservation
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
-from genevolve_ray.tools.protocol import InfraFailure, ToolArgumentError
 
 
 def decoded(data: bytes) -> Image.Image:

@@ -27,11 +27,11 @@ from genevolve_ray.atlas.summariser import AtlasSummariser
 from genevolve_ray.contracts import embedder, judge, renderer, requests, summariser, tools
 from genevolve_ray.contracts.running import Finding, run_checks
 from genevolve_ray.contracts.samples import NOT_A_PICTURE, REQUEST, picture
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.experience.embed import HashingEmbedder
 from genevolve_ray.judges.summariser import RuleSummariser
 from genevolve_ray.records.images import MemoryImages, reference
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
-from genevolve_ray.tools.protocol import InfraFailure
 
 SECRET = "s3cr3t-token"
 LEFT: list[asyncio.Task[Any]] = []

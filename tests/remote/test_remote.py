@@ -10,10 +10,10 @@ import pytest
 from scripted_server import Reply, in_turn, serving
 
 from genevolve_ray.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import metered
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Refusal, Remote, RemoteConfig, Unusable
-from genevolve_ray.tools.protocol import InfraFailure
+from genevolve_ray.remote import Answer, Remote, RemoteConfig, ServiceRefusal, Unusable
 
 GOOD = Reply({"answer": 1})
 
@@ -113,7 +113,7 @@ def test_usage_adds_up() -> None:
 
 
 def test_a_refusal_crosses_processes_with_its_status() -> None:
-    copy = pickle.loads(pickle.dumps(Refusal("no", 404)))
+    copy = pickle.loads(pickle.dumps(ServiceRefusal("no", 404)))
     assert (str(copy), copy.status) == ("no", 404)
 
 

@@ -15,9 +15,9 @@ import torch
 from diffusers_helpers import RED, Counted, apart, png
 from pydantic import ValidationError
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import metered
 from genevolve_ray.renderers.diffusers import DiffusersConfig, DiffusersRenderer
-from genevolve_ray.tools.protocol import InfraFailure
 
 Build = Callable[..., DiffusersRenderer]
 Replace = Callable[[Any], DiffusersRenderer]

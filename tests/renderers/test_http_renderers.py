@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from played_services import NOT_PICTURES, OWN_FAULTS, PlayedService, always, dead_origin, in_turn, picture
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import metered
-from genevolve_ray.remote import Refusal
+from genevolve_ray.remote import ServiceRefusal
 from genevolve_ray.renderers.gemini import GeminiRenderer
 from genevolve_ray.renderers.images_api import ImagesApiRenderer
 from genevolve_ray.renderers.over_http import HttpRenderer
 from genevolve_ray.renderers.qwen_service import QwenServiceRenderer
-from genevolve_ray.tools.protocol import InfraFailure
 
 SERVICES = ("qwen", "images", "gemini")
 QUICK = {"attempts": 3, "backoff_s": 0, "timeout_s": 20, "max_answer_bytes": 1 << 20}
@@ -76,7 +76,7 @@ async def test_a_fault_that_stays_is_an_infra_failure(name: str, mode: str, serv
     service.script = always(mode)
     with metered() as meter, pytest.raises(InfraFailure, match="gave up after 3 tries") as caught:
         await renderer(name, service.url(name)).render("a cat", [], 7)
-    assert not isinstance(caught.value, Refusal)
+    assert not isinstance(caught.value, ServiceRefusal)
     assert len(service.calls) == 3
     assert meter.by_service["renderer"].images == 0
 
@@ -98,7 +98,7 @@ async def test_a_silent_service_is_given_up(name: str, service: PlayedService) -
 @pytest.mark.parametrize(("mode", "status"), [("forbidden", 401), ("redirect", 302)])
 async def test_a_refused_request_is_not_tried_again(name: str, mode: str, status: int, service: PlayedService) -> None:
     service.script = always(mode)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ServiceRefusal) as caught:
         await renderer(name, service.url(name)).render("a cat", [], 7)
     assert (caught.value.status, len(service.calls)) == (status, 1)
 
@@ -109,7 +109,7 @@ REASONS = {"qwen": "unsafe_prompt", "images": "content_policy_violation", "gemin
 @pytest.mark.parametrize("name", SERVICES)
 async def test_refused_content_is_a_refusal_with_its_reason(name: str, service: PlayedService) -> None:
     service.script = always("refused")
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ServiceRefusal) as caught:
         await renderer(name, service.url(name)).render("a cat", [], 7)
     assert (caught.value.reason, len(service.calls)) == (REASONS[name], 1)
 

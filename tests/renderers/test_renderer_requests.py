@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from played_services import PlayedService, always, picture
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import metered
-from genevolve_ray.remote import Refusal, Unusable
+from genevolve_ray.remote import ServiceRefusal, Unusable
 from genevolve_ray.renderers.gemini import CONTENT_REASONS, GeminiConfig, GeminiRenderer
 from genevolve_ray.renderers.images_api import ImagesApiConfig, ImagesApiRenderer
 from genevolve_ray.renderers.over_http import decoded, encoded
 from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceRenderer
-from genevolve_ray.tools.protocol import InfraFailure
 
 SEED = (1 << 62) + 12345
 
@@ -228,7 +228,7 @@ def test_gemini_pictures_are_found_under_either_name_and_thoughts_passed_over() 
 def test_gemini_content_that_is_not_made_is_a_refusal(reason: str) -> None:
     answer = candidate({"text": "no"}, reason=reason)
     answer["candidates"][0]["finishMessage"] = "try another prompt"
-    with pytest.raises(Refusal, match="try another prompt") as caught:
+    with pytest.raises(ServiceRefusal, match="try another prompt") as caught:
         gemini().find(answer)
     assert (caught.value.reason, caught.value.status) == (reason, 200)
 
@@ -252,7 +252,7 @@ def test_gemini_settings_are_checked(settings: dict[str, Any]) -> None:
 
 
 def test_a_refusal_crosses_processes_with_its_reason() -> None:
-    copy = pickle.loads(pickle.dumps(Refusal("no", 400, "content_policy_violation")))
+    copy = pickle.loads(pickle.dumps(ServiceRefusal("no", 400, "content_policy_violation")))
     assert (str(copy), copy.status, copy.reason) == ("no", 400, "content_policy_violation")
 
 

@@ -10,8 +10,8 @@ import pytest
 from played_services import PlayedService, always, dead_origin, in_turn, picture, playing
 
 from genevolve_ray import remote
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceRenderer
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 @pytest.fixture(scope="module")

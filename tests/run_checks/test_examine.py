@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor import Check, Gpu, Status, exit_status
-from genevolve_ray.faults import UserFault
+from genevolve_ray.errors import UserFault
 from genevolve_ray.preflight import check_policy, preflight
 from genevolve_ray.run_checks import limits, tree
 from genevolve_ray.run_checks.examine import examine

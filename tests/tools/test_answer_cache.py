@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.tools.cache import AnswerCache, CacheConfig
-from genevolve_ray.tools.protocol import InfraFailure
 
 ASKED = {"source": ["https://s.example"], "q": "heron", "num": 10}
 

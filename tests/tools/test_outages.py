@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit, TextHit
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.tools.image_search import ImageSearchTool
-from genevolve_ray.tools.protocol import EpisodeContext, InfraFailure
+from genevolve_ray.tools.protocol import EpisodeContext
 from genevolve_ray.tools.search import SearchTool
 
 EPISODE = EpisodeContext(request=Request(id="r", prompt="p", eval_type=EvalType.QUALITY))

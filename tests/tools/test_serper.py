@@ -10,11 +10,11 @@ import pytest
 from fastapi import Response
 from web_world import World, answer, picture, text_entry
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.metering import metered
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
-from genevolve_ray.remote import Refusal
+from genevolve_ray.remote import ServiceRefusal
 from genevolve_ray.tools.cache import AnswerCache, CacheConfig
-from genevolve_ray.tools.protocol import InfraFailure
 from genevolve_ray.tools.search import QueryRefused
 from genevolve_ray.tools.serper import ImageConfig, SerperImages, SerperText
 
@@ -155,7 +155,7 @@ async def test_a_refused_query_is_the_querys_fault(world: World) -> None:
 
 async def test_a_missing_token_is_named_and_never_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEARCH_TOKEN", raising=False)
-    with pytest.raises(Refusal, match="SEARCH_TOKEN"):
+    with pytest.raises(ServiceRefusal, match="SEARCH_TOKEN"):
         await texts(world, token_env="SEARCH_TOKEN").search("heron", 5)
     assert world.calls["search"] == 0
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from PIL import Image
 from pydantic import Field
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
-from genevolve_ray.tools.protocol import InfraFailure
 
 
 class ColourFieldsConfig(Config):

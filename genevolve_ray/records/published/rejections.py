@@ -9,11 +9,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.errors import GenevolveError, UserFault
+
 DETAIL_CHARS = 200
 """Longest detail that a report keeps of one row."""
 
 
-class DataError(ValueError):
+class DataError(UserFault, ValueError):
     """A data set that cannot be used at all: a file is missing or broken, or nothing is left. Names the file."""
 
 
@@ -96,7 +98,7 @@ class Rejection:
         return f"{self.source}:{self.number}: {self.reason.value}{': ' + self.detail if self.detail else ''}"
 
 
-class RowFault(Exception):
+class RowFault(GenevolveError):
     """Raised inside a reader for the row at hand; the reader turns it into a `Rejection` and goes on."""
 
     def __init__(self, reason: Reason, detail: object = "") -> None:
