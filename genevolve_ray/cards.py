@@ -14,9 +14,8 @@ from rich.table import Table
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
-from genevolve_ray.experience.embed import build_embedder
-from genevolve_ray.experience.memory import Entry, ExperienceMemory, Hit
-from genevolve_ray.experience.snapshot import decode_memory
+from genevolve_ray.experience.factory import build_embedder
+from genevolve_ray.experience.memory import Entry, ExperienceMemory, Hit, decode_memory
 from genevolve_ray.records.leaks import mask
 
 

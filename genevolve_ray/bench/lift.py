@@ -9,7 +9,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.settings import EvolutionConfig
-from genevolve_ray.experience.embed import build_embedder
+from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.experience.recall import recall
 from genevolve_ray.records.experience import Experience

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from genevolve_ray.evolution.files import Folder, StoreError
 from genevolve_ray.evolution.lock import RunLock
 from genevolve_ray.evolution.manifest import StepManifest, step_name
-from genevolve_ray.experience.snapshot import SnapshotError, decode_memory
+from genevolve_ray.experience.memory import SnapshotError, decode_memory
 from genevolve_ray.records.arrow import (
     requests_to_table,
     table_to_requests,

@@ -23,7 +23,7 @@ from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.swaps import RendererHost
-from genevolve_ray.experience.embed import build_embedder
+from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
 

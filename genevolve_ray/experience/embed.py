@@ -1,4 +1,4 @@
-"""The embedder without a model, and the choice between embedders."""
+"""The embedder without a model, and the scaling to unit length that all embedders share."""
 
 from __future__ import annotations
 
@@ -12,30 +12,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from genevolve_ray.experience.config import EmbedderConfig, HashingConfig
-from genevolve_ray.experience.protocol import Embedder
+from genevolve_ray.experience.config import HashingConfig
 
 _WORD = re.compile(r"\w+")
 _EMPTY = "\x00empty"
 """Stands for a text without words: its embedding too has a direction."""
-
-
-def build_embedder(config: EmbedderConfig) -> Embedder:
-    """Build the embedder that a configuration asks for; nothing heavy is imported for another one.
-
-    Raises:
-        ValueError: when the model cannot be loaded.
-    """
-    if config.kind == "transformers":
-        from genevolve_ray.experience.embed_transformers import TransformersEmbedder
-
-        return TransformersEmbedder(config.transformers)
-    if config.kind == "endpoint":
-        from genevolve_ray.experience.embed_endpoint import EndpointEmbedder
-
-        assert config.endpoint is not None
-        return EndpointEmbedder(config.endpoint)
-    return HashingEmbedder(config.hashing)
 
 
 class HashingEmbedder:

@@ -1,14 +1,14 @@
-"""Insertion and retrieval with one and the same key: the memory behind an embedder."""
+"""Retrieval behind an embedder: bundles are inserted and looked for under one function of the request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from genevolve_ray.experience.config import KeyConfig
-from genevolve_ray.experience.key import retrieval_text
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
 from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.leaks import mask
 from genevolve_ray.records.request import Request
 
 
@@ -53,3 +53,18 @@ async def recall(
         return [None] * len(requests)
     vectors = await embedder.embed([retrieval_text(request, key) for request in requests])
     return [memory.retrieve(v, request.id, step) for request, v in zip(requests, vectors, strict=True)]
+
+
+def retrieval_text(request: Request, config: KeyConfig | None = None) -> str:
+    """Return what is embedded for a request, when its bundle is inserted and when a bundle is looked for.
+
+    It stands on the request alone: a summariser's own words, which only exist afterwards, would never match a query.
+    """
+    config = config or KeyConfig()
+    prompt = mask(request.prompt) if config.masked else request.prompt
+    parts = {"eval_type": request.eval_type.value, "category": _spaced(request.category), "prompt": prompt}
+    return "\n".join(parts[field] for field in config.fields if parts[field])
+
+
+def _spaced(category: str) -> str:
+    return " ".join(category.replace("+", " ").split())

@@ -183,7 +183,7 @@ def _bundles(lessons: dict[int, list[Lesson]]) -> dict[int, Bundle]:
 
 def _unused(store: RunStore, lessons: dict[int, list[Lesson]]) -> dict[int, Bundle]:
     """Return the bundles of the last snapshot that no lesson taught with."""
-    from genevolve_ray.experience.snapshot import decode_memory
+    from genevolve_ray.experience.memory import decode_memory
 
     steps = store.experience_steps()
     if not steps:

@@ -10,8 +10,7 @@ from store_helpers import CONFIG, take_step
 
 from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.store import RunStore
-from genevolve_ray.experience.memory import ExperienceMemory
-from genevolve_ray.experience.snapshot import SnapshotError
+from genevolve_ray.experience.memory import ExperienceMemory, SnapshotError
 from genevolve_ray.records.experience import Experience
 
 

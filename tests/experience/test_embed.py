@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genevolve_ray.experience.config import EmbedderConfig, HashingConfig, KeyConfig
-from genevolve_ray.experience.embed import HashingEmbedder, build_embedder, normalised
-from genevolve_ray.experience.key import retrieval_text
+from genevolve_ray.experience.embed import HashingEmbedder, normalised
+from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import ExperienceMemory
-from genevolve_ray.experience.recall import recall, remember
+from genevolve_ray.experience.recall import recall, remember, retrieval_text
 from genevolve_ray.records.request import EvalType, Request
 
 

@@ -10,8 +10,8 @@ from scripted_server import Call, Reply, Script, in_turn, serving
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.experience.config import EmbedderConfig, EndpointEmbedderConfig
-from genevolve_ray.experience.embed import build_embedder
 from genevolve_ray.experience.embed_endpoint import EndpointEmbedder
+from genevolve_ray.experience.factory import build_embedder
 
 
 def embedder(url: str, **settings: Any) -> EndpointEmbedder:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from genevolve_ray.experience.config import EmbedderConfig, TransformersEmbedderConfig
-from genevolve_ray.experience.embed import build_embedder
 from genevolve_ray.experience.embed_transformers import TransformersEmbedder, pool
+from genevolve_ray.experience.factory import build_embedder
 
 TEXTS = ["show name", "show name with its moon on the left, in mosaic", "a", "two flags of glass and metal"]
 

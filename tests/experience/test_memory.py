@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genevolve_ray.experience.config import MemoryConfig
-from genevolve_ray.experience.memory import ExperienceMemory
-from genevolve_ray.experience.snapshot import SnapshotError
+from genevolve_ray.experience.memory import ExperienceMemory, SnapshotError
 from genevolve_ray.records.experience import Experience, Use
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genevolve_ray.experience.patch import PatchError, insert_guide
+from genevolve_ray.evolution.teaching import PatchError, insert_guide
 
 TOKENS = st.lists(st.integers(0, 50), max_size=20)
 

@@ -1,0 +1,26 @@
+"""Builds the embedder that a configuration names."""
+
+from __future__ import annotations
+
+from genevolve_ray.experience.config import EmbedderConfig
+from genevolve_ray.experience.protocol import Embedder
+
+
+def build_embedder(config: EmbedderConfig) -> Embedder:
+    """Build the embedder that a configuration asks for; nothing heavy is imported for another one.
+
+    Raises:
+        ValueError: when the model cannot be loaded.
+    """
+    if config.kind == "transformers":
+        from genevolve_ray.experience.embed_transformers import TransformersEmbedder
+
+        return TransformersEmbedder(config.transformers)
+    if config.kind == "endpoint":
+        from genevolve_ray.experience.embed_endpoint import EndpointEmbedder
+
+        assert config.endpoint is not None
+        return EndpointEmbedder(config.endpoint)
+    from genevolve_ray.experience.embed import HashingEmbedder
+
+    return HashingEmbedder(config.hashing)
