@@ -18,7 +18,7 @@ from genevolve_ray.agent.skillset import SkillMode, skill_view
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation, SearchObservation
-from genevolve_ray.texts import load_text
+from genevolve_ray.records.texts import load_text
 from genevolve_ray.tools.protocol import Tool
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"

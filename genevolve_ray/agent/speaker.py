@@ -20,9 +20,8 @@ from genevolve_ray.engines.protocol import (
     PromptTooLong,
     SamplingParams,
 )
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
-from genevolve_ray.records.usage import POLICY_SERVICE, Usage
+from genevolve_ray.records.usage import POLICY_SERVICE, Usage, record_usage
 
 _CHARS_PER_TOKEN = 4
 """By which tokens are estimated where an endpoint does not report them."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from genevolve_ray.records.observation import ImageHit, QueryResult
-from genevolve_ray.texts import HIDDEN
-from genevolve_ray.texts import neutralise as neutralise
+from genevolve_ray.records.texts import HIDDEN
+from genevolve_ray.records.texts import neutralise as neutralise
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 """What steers a terminal: colours, cursor, titles, links."""

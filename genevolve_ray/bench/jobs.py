@@ -11,9 +11,8 @@ from time import monotonic
 from typing import Protocol
 
 from genevolve_ray.bench.budget import Admission, Budget
-from genevolve_ray.metering import metered
 from genevolve_ray.records.published.cases import ResultRow
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, metered
 
 
 class RowEnd(StrEnum):

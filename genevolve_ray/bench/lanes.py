@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from genevolve_ray.bench.jobs import RowEnd
-from genevolve_ray.metering import metered
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.journal import RowJournal
 from genevolve_ray.records.published.rejections import RowFault
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, metered
 
 
 class Stage(Protocol):

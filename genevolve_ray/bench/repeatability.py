@@ -20,11 +20,11 @@ from genevolve_ray.bench.intervals import Interval
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import JudgeSpec
 from genevolve_ray.judges.protocol import Judge
-from genevolve_ray.metering import metered
 from genevolve_ray.records.base import Config, Record
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import NO_TEXT_VALUE, WEIGHTS, ScoreFormula, Sufficiency, Verdict, kscore
 
 Floats = NDArray[np.float64]

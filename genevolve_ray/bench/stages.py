@@ -26,7 +26,7 @@ from genevolve_ray.records.published.writers import agent_row, evaluated_row, re
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey
 from genevolve_ray.records.verdict import ScoreFormula
-from genevolve_ray.remote import ServiceRefusal
+from genevolve_ray.remote.client import ServiceRefusal
 
 SPLIT = "inference"
 T = TypeVar("T")

@@ -12,12 +12,12 @@ from pydantic import Field
 
 from genevolve_ray.bench.wise import Edition, WisePrompt, WiseScore
 from genevolve_ray.bench.wise_judge import FailedJudgement, judge_text, parse_judgement, rubric
-from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.engines.openai import PATH, read_reply
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Unusable
+from genevolve_ray.remote.client import Answer, Unusable
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 
 class WiseJudgeConfig(EndpointConfig):

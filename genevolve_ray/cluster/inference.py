@@ -23,9 +23,9 @@ from genevolve_ray.cluster.workers import MAX_CONCURRENT, Wiring, WorkerStats, w
 from genevolve_ray.evolution.inference import Episodes, InferencePorts, PolicySource, Wanted, speaking
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.watch import Silence, Watcher
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.usage import record_usage
 from genevolve_ray.tools.protocol import ToolCard
 
 if TYPE_CHECKING:

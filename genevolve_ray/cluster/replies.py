@@ -8,8 +8,7 @@ from typing import Any
 
 from genevolve_ray.cluster.errors import told
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
-from genevolve_ray.metering import metered, record_usage
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, metered, record_usage
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.remote import share_limits
+from genevolve_ray.remote.client import share_limits
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 if TYPE_CHECKING:

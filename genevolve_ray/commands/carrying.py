@@ -25,7 +25,7 @@ from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.preflight import check_plugin, gpu_count
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.published.cases import ResultRow
-from genevolve_ray.remote import RemoteConfig
+from genevolve_ray.remote.config import RemoteConfig
 
 EXIT_FAILED, EXIT_COST = 1, 3
 EXIT_STOPPED = {StopReason.COST: EXIT_COST, StopReason.INTERRUPT: 130, StopReason.TERMINATE: 143}

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, record_usage
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -44,7 +43,7 @@ def load_chat_processor(model_dir: str, model_config: dict[str, Any]) -> Any:
     if not sees(model_config):
         return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     if model_config.get("model_type") in _WITHOUT_VIDEOS and find_spec("torchvision") is None:
-        from genevolve_ray.qwen_vl import load_processor
+        from genevolve_ray.models.qwen_vl import load_processor
 
         return load_processor(model_dir)
     return AutoProcessor.from_pretrained(model_dir, local_files_only=True)

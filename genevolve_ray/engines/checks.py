@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.adapters import AdapterMisfit, check_published, is_adapter
 from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
+from genevolve_ray.models.adapters import AdapterMisfit, check_published, is_adapter
 
 MIN_CPU_HEAD_DIM = 32
 

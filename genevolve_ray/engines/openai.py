@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptTooLong, SamplingParams
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
-from genevolve_ray.remote import Answer, ServiceRefusal, Unusable
+from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 PATH = "chat/completions"
 _TOO_LONG = re.compile(r"context (?:length|window|size)|maximum context|max_model_len|too long|too many tokens", re.I)

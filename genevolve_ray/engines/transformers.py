@@ -13,7 +13,6 @@ from typing import TypeVar
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from genevolve_ray.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.checks import (
     check_weights,
@@ -25,6 +24,7 @@ from genevolve_ray.engines.checks import (
 )
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.wave import Job, run_wave, score_tokens
+from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.records.seeds import derive_seed
 
 T = TypeVar("T")

@@ -13,10 +13,10 @@ from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
-from genevolve_ray.adapters import published_tensors
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.ipc_handles import rebuilt_handles
 from genevolve_ray.engines.orphan import die_with_parent
+from genevolve_ray.models.adapters import published_tensors
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

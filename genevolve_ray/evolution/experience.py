@@ -21,7 +21,7 @@ from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
-from genevolve_ray.remote import ServiceRefusal
+from genevolve_ray.remote.client import ServiceRefusal
 
 MAX_FAULTS = 3
 """Faults of a step that are told in words; all are counted."""

@@ -18,11 +18,11 @@ from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.evolution.settings import EvolutionConfig
-from genevolve_ray.metering import metered
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.usage import metered
 from genevolve_ray.tools.protocol import Tool
 
 _SAMPLE = 1 << 16

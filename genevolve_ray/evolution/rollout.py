@@ -12,9 +12,9 @@ from genevolve_ray.agent.speaker import TokenSpeaker
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
-from genevolve_ray.metering import metered
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.trajectory import Outcome, Trajectory
+from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import RewardConfig, combine_reward
 from genevolve_ray.tools.protocol import Tool
 

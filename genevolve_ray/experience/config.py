@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from genevolve_ray.endpoint import EndpointConfig
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
-from genevolve_ray.remote_config import PaidProbe
+from genevolve_ray.remote.config import PaidProbe
+from genevolve_ray.remote.endpoint import EndpointConfig
 
 
 class KeyConfig(Config):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genevolve_ray.endpoint import Endpoint
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.experience.config import EndpointEmbedderConfig
 from genevolve_ray.experience.embed import normalised
+from genevolve_ray.remote.endpoint import Endpoint
 
 
 class EndpointEmbedder:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from genevolve_ray.adapters import base_files
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
 from genevolve_ray.gateway.wire import FileCard, WeightsCard
+from genevolve_ray.models.adapters import base_files
 
 RANGE_BYTES = 8 << 20
 """Most bytes of one answer."""

@@ -9,7 +9,7 @@ from genevolve_ray.engines.protocol import ChatMessage, ChatModel
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.chat import complaint, text_message
 from genevolve_ray.judges.reading import BadAnswer
-from genevolve_ray.texts import neutralise
+from genevolve_ray.records.texts import neutralise
 
 T = TypeVar("T")
 

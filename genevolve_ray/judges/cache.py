@@ -14,11 +14,10 @@ from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.records.verdict import Verdict
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
-from genevolve_ray.remote import Answer, ServiceRefusal, Unusable
-from genevolve_ray.remote_config import PaidProbe
+from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
+from genevolve_ray.remote.config import PaidProbe
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 PATH = "chat/completions"
 _UNSUPPORTED = frozenset({400, 404, 422, 501})

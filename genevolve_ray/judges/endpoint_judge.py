@@ -6,7 +6,7 @@ from typing import Any
 
 from genevolve_ray.judges.chat import EndpointChat, EndpointChatConfig
 from genevolve_ray.judges.vlm_judge import VlmJudge, VlmJudgeConfig
-from genevolve_ray.remote import RemoteConfig
+from genevolve_ray.remote.config import RemoteConfig
 
 
 class EndpointJudgeConfig(VlmJudgeConfig):

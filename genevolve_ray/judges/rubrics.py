@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.records.texts import load_text, neutralise
 from genevolve_ray.records.verdict import WEIGHTS, Sufficiency
-from genevolve_ray.texts import load_text, neutralise
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 NO_TEXT = "text_accuracy_na"

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from genevolve_ray import adapters
-from genevolve_ray.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE, BASE_DTYPE, PREFIX, AdapterMisfit
 from genevolve_ray.learning.config import LoraConfig
 from genevolve_ray.learning.policy import copy_tokenizer, has_tokenizer, load_policy, state_hash, vision_tower
+from genevolve_ray.models import adapters
+from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE, BASE_DTYPE, PREFIX, AdapterMisfit
 
 TRAINED, REFERENCE = "default", "reference"
 _FACTOR = re.compile(r"\.lora_([AB])\.(\w+)\.")

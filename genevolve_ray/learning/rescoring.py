@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genevolve_ray.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.learning.logprobs import default_chunk
 from genevolve_ray.learning.policy import head_weight, hidden_states, load_policy
+from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_tensors
 
 
 class TokenScores(NamedTuple):

@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image
 
 from genevolve_ray.learning.batch import ImageInputs
-from genevolve_ray.qwen_vl import MERGE_SIZE
-from genevolve_ray.qwen_vl import ImageQwen3VLProcessor as ImageQwen3VLProcessor
-from genevolve_ray.qwen_vl import load_image_processor as load_image_processor
-from genevolve_ray.qwen_vl import load_processor as load_processor
+from genevolve_ray.models.qwen_vl import MERGE_SIZE
+from genevolve_ray.models.qwen_vl import ImageQwen3VLProcessor as ImageQwen3VLProcessor
+from genevolve_ray.models.qwen_vl import load_image_processor as load_image_processor
+from genevolve_ray.models.qwen_vl import load_processor as load_processor
 from genevolve_ray.records.ledger import MediaSpan
 
 

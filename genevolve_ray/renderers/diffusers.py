@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.renderers.batching import Batcher
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig, Plan
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import ServiceRefusal, Unusable
+from genevolve_ray.remote.client import ServiceRefusal, Unusable
 from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, count, encoded, shown
 
 CONTENT_REASONS = frozenset(

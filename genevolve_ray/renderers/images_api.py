@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import Field, field_validator
 
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Unusable
+from genevolve_ray.remote.client import Answer, Unusable
 from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, count
 
 _OWN = frozenset({"prompt", "model", "n", "size", "image", "image[]", "response_format", "stream"})

@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Remote, RemoteConfig, Unusable
+from genevolve_ray.remote.client import Answer, Remote, Unusable
+from genevolve_ray.remote.config import RemoteConfig
 
 _SHOWN = 300
 _SMALL_BYTES, _SMALL_PIXELS = 1 << 16, 1 << 16

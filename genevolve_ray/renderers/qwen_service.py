@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from genevolve_ray.remote import Unusable
+from genevolve_ray.remote.client import Unusable
 from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, encoded, shown
 
 

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 from genevolve_ray.doctor import Check
-from genevolve_ray.endpoint import EndpointConfig
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.remote import Answer, Remote, ServiceRefusal
-from genevolve_ray.remote_config import RemoteConfig
+from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal
+from genevolve_ray.remote.config import RemoteConfig
+from genevolve_ray.remote.endpoint import EndpointConfig
 from genevolve_ray.run_checks import tree
 from genevolve_ray.run_checks.parts import clean, note, ok, problem
 

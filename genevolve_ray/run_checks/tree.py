@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from genevolve_ray.config import RunConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
-from genevolve_ray.remote_config import RemoteConfig
+from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.renderers.presets import NamedConfig
 
 MARK = "FILL_IN"

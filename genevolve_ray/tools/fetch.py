@@ -24,10 +24,9 @@ from pydantic import Field
 
 from genevolve_ray import __version__
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.pictures import ImageRefused, Picture, PictureLimits, clean_picture
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.tools.addresses import FetchRefused, Resolver, addresses_of, check_url, port_of, system_resolver
 
 SERVICE = "image_fetch"

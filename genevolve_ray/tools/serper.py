@@ -13,13 +13,12 @@ from typing import Any, TypeGuard
 from pydantic import Field
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
-from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Remote, RemoteConfig, ServiceRefusal, Unusable
-from genevolve_ray.remote_config import PaidProbe
+from genevolve_ray.records.usage import Usage, record_usage
+from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal, Unusable
+from genevolve_ray.remote.config import PaidProbe, RemoteConfig
 from genevolve_ray.tools.addresses import MAX_URL_CHARS, FetchRefused
 from genevolve_ray.tools.cache import AnswerCache
 from genevolve_ray.tools.fetch import SERVICE as FETCH

@@ -27,12 +27,11 @@ from genevolve_ray.bench.repeatability import (
 )
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import JudgeSpec
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.records.verdict import WEIGHTS, ImageScores, ScoreFormula, Sufficiency, Verdict, kscore, mean_kscore
 
 SUMMARY, EVAL, PAPER = ScoreFormula.RELEASE_SUMMARY, ScoreFormula.RELEASE_EVAL, ScoreFormula.PAPER

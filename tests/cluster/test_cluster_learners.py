@@ -16,7 +16,6 @@ from cluster_fakes import FakeHandle, FakeMethod, remote_error
 from cluster_run import HERE, build_model, run_config
 from ray.exceptions import ActorDiedError
 
-from genevolve_ray.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from genevolve_ray.cluster import learners
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner
 from genevolve_ray.cluster.session import ray_session
@@ -24,6 +23,7 @@ from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
 from genevolve_ray.cluster.workers import RolloutWorker
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import Reward

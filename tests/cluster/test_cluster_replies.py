@@ -10,10 +10,9 @@ from cluster_fakes import FakeHandle, FakeMethod
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer
 from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import metered, record_usage
 from genevolve_ray.records.images import reference
-from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import ServiceRefusal
+from genevolve_ray.records.usage import Usage, metered, record_usage
+from genevolve_ray.remote.client import ServiceRefusal
 
 PICTURE = reference(b"picture", width=8, height=8)
 SPENT = Usage(calls=3, failed_calls=2, images=1, money=0.25)

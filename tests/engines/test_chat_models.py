@@ -15,7 +15,7 @@ from genevolve_ray.engines.chat_transformers import TransformersChat
 from genevolve_ray.engines.chat_vllm import VllmChat
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import metered
+from genevolve_ray.records.usage import metered
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
 ASKED = [ChatMessage("system", ("Be brief.",)), ChatMessage("user", ("What", "is it?"))]

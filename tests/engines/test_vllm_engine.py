@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from tiny_qwen3 import BANNED, CONTEXT, TinyModels, build_adapter, build_model, forward_logprobs
 
 import genevolve_ray
-from genevolve_ray.adapters import published_tensors
 from genevolve_ray.contracts import engine as contract
 from genevolve_ray.engines.protocol import Generation, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.engines.vllm import VllmEngine
+from genevolve_ray.models.adapters import published_tensors
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 

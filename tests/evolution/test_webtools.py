@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from genevolve_ray.evolution.measures import evaluation_metrics
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.webtools import WebTools, WebToolsConfig
-from genevolve_ray.metering import metered
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.trajectory import Outcome, TurnKind
+from genevolve_ray.records.usage import metered
 
 TESTS = Path(__file__).parents[1]
 sys.path += [str(TESTS / "tools"), str(TESTS / "agent")]

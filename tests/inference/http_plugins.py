@@ -13,7 +13,8 @@ from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
-from genevolve_ray.remote import Answer, Remote, RemoteConfig
+from genevolve_ray.remote.client import Answer, Remote
+from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.tools.protocol import EpisodeContext
 
 

@@ -15,12 +15,12 @@ from genevolve_ray.agent.speaker import ChatSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig, read_reply
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.learner import trained_trajectories
-from genevolve_ray.metering import metered
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit, TextHit
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Termination, Trajectory
-from genevolve_ray.remote import Unusable
+from genevolve_ray.records.usage import metered
+from genevolve_ray.remote.client import Unusable
 from genevolve_ray.tools.fakes import FakeSource
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.search import SearchTool

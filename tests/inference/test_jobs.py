@@ -17,10 +17,9 @@ from genevolve_ray.bench.jobfile import claim_folder, job_path
 from genevolve_ray.bench.joblog import JobLog, job_line
 from genevolve_ray.bench.jobs import JobState, RowEnd, Stop, StopReason, run_job
 from genevolve_ray.bench.lanes import Lanes
-from genevolve_ray.metering import record_usage
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.rejections import DataError
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, record_usage
 
 
 def row(number: int, **more: Any) -> ResultRow:

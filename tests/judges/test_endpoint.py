@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from scripted_server import Reply, in_turn, serving
 
-from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.remote import ServiceRefusal
+from genevolve_ray.remote.client import ServiceRefusal
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 GOOD = Reply({"answer": 1})
 

@@ -36,9 +36,9 @@ from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.services import JudgeService
 from genevolve_ray.judges.endpoint_judge import EndpointJudge
 from genevolve_ray.judges.rubrics import KSCORE_SCHEMA, SUFFICIENCY_SCHEMA, fenced, load_rubric
-from genevolve_ray.metering import metered
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.program import Program, ReferenceImage
+from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import ScoreFormula, kscore
 
 

@@ -12,9 +12,8 @@ from vlm_judge_helpers import CHECKS, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUT
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.cache import VerdictCache, judgement_key
-from genevolve_ray.metering import metered
 from genevolve_ray.records.program import Program, ReferenceImage
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, metered
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
 
 VERDICT = Verdict(

@@ -15,8 +15,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.judges.local_judge import LocalVlmJudge, LocalVlmJudgeConfig
 from genevolve_ray.judges.vlm_judge import VlmJudgeConfig
-from genevolve_ray.metering import metered
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.records.usage import Usage, metered
 
 RUBRIC = "Grade it."
 

@@ -17,7 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from genevolve_ray.adapters import (
+from genevolve_ray.learning.config import LearnerConfig, LoraConfig, PublishForm
+from genevolve_ray.learning.lora import check_publishable
+from genevolve_ray.learning.rescoring import Rescorer
+from genevolve_ray.learning.step import Learner
+from genevolve_ray.models.adapters import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
     AdapterMisfit,
@@ -28,10 +32,6 @@ from genevolve_ray.adapters import (
     read_adapter,
     weight_files,
 )
-from genevolve_ray.learning.config import LearnerConfig, LoraConfig, PublishForm
-from genevolve_ray.learning.lora import check_publishable
-from genevolve_ray.learning.rescoring import Rescorer
-from genevolve_ray.learning.step import Learner
 
 CONFIG = LearnerConfig(lr=1e-2, temperature=0.7, lora=LoraConfig(rank=4, alpha=8.0))
 

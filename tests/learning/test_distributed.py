@@ -10,10 +10,10 @@ import torch
 from ranks import Case, train, train_on_ranks
 from safetensors.torch import load_file
 
-from genevolve_ray.adapters import published_tensors
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
 from genevolve_ray.learning.distributed import Ranks, join_ranks, leave_ranks
 from genevolve_ray.learning.policy import state_hash
+from genevolve_ray.models.adapters import published_tensors
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from scripted_server import Reply, in_turn, serving
 
-from genevolve_ray.endpoint import Endpoint, EndpointConfig
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import metered
-from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Remote, RemoteConfig, ServiceRefusal, Unusable
+from genevolve_ray.records.usage import Usage, metered
+from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal, Unusable
+from genevolve_ray.remote.config import RemoteConfig
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 GOOD = Reply({"answer": 1})
 

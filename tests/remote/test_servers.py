@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from genevolve_ray.servers import Servers
+from genevolve_ray.remote.balancing import Servers
 
 NAMES = ("a", "b", "c")
 

@@ -16,7 +16,7 @@ from diffusers_helpers import RED, Counted, apart, png
 from pydantic import ValidationError
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import metered
+from genevolve_ray.records.usage import metered
 from genevolve_ray.renderers.diffusers import DiffusersConfig, DiffusersRenderer
 
 Build = Callable[..., DiffusersRenderer]

@@ -11,8 +11,8 @@ from PIL import Image
 from played_services import NOT_PICTURES, OWN_FAULTS, PlayedService, always, dead_origin, in_turn, picture
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import metered
-from genevolve_ray.remote import ServiceRefusal
+from genevolve_ray.records.usage import metered
+from genevolve_ray.remote.client import ServiceRefusal
 from genevolve_ray.renderers.gemini import GeminiRenderer
 from genevolve_ray.renderers.images_api import ImagesApiRenderer
 from genevolve_ray.renderers.over_http import HttpRenderer

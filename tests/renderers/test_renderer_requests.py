@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from played_services import PlayedService, always, picture
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.metering import metered
-from genevolve_ray.remote import ServiceRefusal, Unusable
+from genevolve_ray.records.usage import metered
+from genevolve_ray.remote.client import ServiceRefusal, Unusable
 from genevolve_ray.renderers.gemini import CONTENT_REASONS, GeminiConfig, GeminiRenderer
 from genevolve_ray.renderers.images_api import ImagesApiConfig, ImagesApiRenderer
 from genevolve_ray.renderers.over_http import decoded, encoded

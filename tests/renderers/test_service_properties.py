@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from played_services import PlayedService, always, dead_origin, in_turn, picture, playing
 
-from genevolve_ray import remote
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.remote.client import client as remote
 from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceRenderer
 
 

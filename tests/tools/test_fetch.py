@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from web_world import World, picture, serving_world, zipped
 
-from genevolve_ray.metering import metered
+from genevolve_ray.records.usage import metered
 from genevolve_ray.tools.addresses import FetchRefused
 from genevolve_ray.tools.fetch import FetchConfig, Fetcher, FetchFailed
 

@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote import Answer, Remote, RemoteConfig
+from genevolve_ray.remote.client import Answer, Remote
+from genevolve_ray.remote.config import RemoteConfig
 
 
 class EndpointConfig(RemoteConfig):

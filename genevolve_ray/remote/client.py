@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from genevolve_ray.errors import GenevolveError, InfraFailure
-from genevolve_ray.metering import record_usage
-from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote_config import PriceConfig, RemoteConfig
-from genevolve_ray.servers import Server, Servers
+from genevolve_ray.records.usage import Usage, record_usage
+from genevolve_ray.remote.balancing import Server, Servers
+from genevolve_ray.remote.config import PriceConfig, RemoteConfig
 
 if TYPE_CHECKING:
     import httpx

@@ -1,0 +1,1 @@
+"""Services over HTTP: one client with bounded retries, balancing, limits, prices."""
