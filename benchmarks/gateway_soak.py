@@ -22,6 +22,7 @@ from typing import Any
 
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.null import NullEngine
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.inprocess import load_chat, start_learner
@@ -37,7 +38,6 @@ from genevolve_ray.gateway.reasons import GatewayRefusal
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.gateway.wire import LeaseGrant
-from genevolve_ray.preflight import model_folder
 from genevolve_ray.records.trajectory import Trajectory
 
 BATCH, GROUP = 8, 6

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Options
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.preflight import model_folder
+from genevolve_ray.doctor.preflight import model_folder
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.batch import MicroBatch, TrainSequence

@@ -168,8 +168,8 @@ def plan(
 
     Example: `genevolve plan paper --set cluster.rollout_workers=8 --node 2x64cpu+8gpu`
     """
-    from genevolve_ray.cluster.plan import make_plan, parse_nodes, print_plan
     from genevolve_ray.config import load_config
+    from genevolve_ray.doctor.plan import make_plan, parse_nodes, print_plan
 
     try:
         named = parse_nodes(nodes) if nodes else None
@@ -253,7 +253,7 @@ def doctor(
 
     Example: `genevolve doctor paper --set policy.model=/models/policy --deep`
     """
-    from genevolve_ray.doctor import diagnose, exit_status, print_diagnosis
+    from genevolve_ray.doctor.machine import diagnose, exit_status, print_diagnosis
 
     if preset is None:
         if settings or deep or spend or run:
@@ -263,7 +263,7 @@ def doctor(
         checks, title = diagnose(), "genevolve doctor"
     else:
         from genevolve_ray.config import load_config
-        from genevolve_ray.run_checks.examine import examine
+        from genevolve_ray.doctor.run import examine
 
         if spend and not deep:
             raise typer.BadParameter("--spend goes with --deep", param_hint="--spend")

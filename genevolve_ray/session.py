@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.loop import Evolution
@@ -28,7 +29,6 @@ from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Recording
 from genevolve_ray.gauge import MemoryGauge
 from genevolve_ray.parts import open_ports
-from genevolve_ray.preflight import model_folder, preflight
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.report import write_report

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from genevolve_ray.config import ConfigError, explain, with_overrides
 from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
+from genevolve_ray.doctor.preflight import gpu_count
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
-from genevolve_ray.preflight import gpu_count
 from genevolve_ray.records.published.rejections import RejectionReport
 
 if TYPE_CHECKING:

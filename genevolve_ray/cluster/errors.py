@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from ray.exceptions import RayTaskError
-
 from genevolve_ray.errors import GenevolveError, InfraFailure, ToolArgumentError, UserFault
 
 T = TypeVar("T")
@@ -34,6 +32,8 @@ async def arrive(reply: Awaitable[T]) -> T:
     Ray would raise a subclass of it whose text is the whole traceback, which must not reach the policy as the message
     of a tool.
     """
+    from ray.exceptions import RayTaskError  # Late: commands that never start Ray read this module for its errors.
+
     try:
         return await reply
     except RayTaskError as error:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import psutil
 from tenacity import Retrying, retry_if_exception_message, retry_never, stop_after_attempt
 
+from genevolve_ray.cluster.errors import PlacementError
+
 if TYPE_CHECKING:
     from genevolve_ray.cluster.settings import ClusterConfig
 
@@ -34,6 +36,24 @@ _DEFAULTS = {
 def cluster_address(config: ClusterConfig) -> str | None:
     """Return the address of the cluster to join, None for a private one."""
     return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def cluster_nodes(address: str) -> list[dict[str, float]]:
+    """Return the resources of each live node of the cluster at an address.
+
+    Raises:
+        PlacementError: when no cluster answers there.
+    """
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise PlacementError(f"no Ray cluster answers at {address}: {error}") from error
+    try:
+        return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
 
 
 @contextmanager

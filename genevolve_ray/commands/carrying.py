@@ -19,10 +19,10 @@ from genevolve_ray.bench.jobs import JobState, RowEnd, Stop, StopReason, run_job
 from genevolve_ray.bench.lanes import Lanes, Stage
 from genevolve_ray.bench.pictures import STORE
 from genevolve_ray.config import RunConfig
+from genevolve_ray.doctor.preflight import check_plugin, gpu_count
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.preflight import check_plugin, gpu_count
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.remote.config import RemoteConfig

@@ -11,11 +11,11 @@ import yaml
 from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, explain
+from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.checks import check_model
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
-from genevolve_ray.preflight import model_folder
 
 DIRECT = "direct"
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from genevolve_ray import preflight
 from genevolve_ray.cli import main
+from genevolve_ray.doctor import preflight
 
 # The fakes of the loop are used here too.
 sys.path.append(str(Path(__file__).parents[1] / "evolution"))

@@ -12,8 +12,8 @@ import pytest
 
 import genevolve_ray
 from genevolve_ray.config import load_config
+from genevolve_ray.doctor.preflight import check_devices
 from genevolve_ray.errors import UserFault
-from genevolve_ray.preflight import check_devices
 
 TOOLBOX = "genevolve_ray.evolution.toolbox:LocalTools"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.doctor import Check, Status
-from genevolve_ray.run_checks import examine
+from genevolve_ray.doctor import run as examine
+from genevolve_ray.doctor.machine import Check, Status
 
 Command = Callable[..., Any]
 

@@ -19,9 +19,9 @@ from genevolve_ray.cluster.errors import PluginError, StartError
 from genevolve_ray.cluster.proxies import Caller
 from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import ray_session
+from genevolve_ray.doctor.preflight import preflight
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec
-from genevolve_ray.preflight import preflight
 from genevolve_ray.records.images import FilesystemImages
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from genevolve_ray.cluster.plan import make_plan, parse_nodes, print_plan
 from genevolve_ray.cluster.services import _replicas
 from genevolve_ray.config import ConfigError, load_config
+from genevolve_ray.doctor.plan import make_plan, parse_nodes, print_plan
 
 
 def plan(*overrides: str, nodes: tuple[str, ...] = ("8cpu",)):  # type: ignore[no-untyped-def]

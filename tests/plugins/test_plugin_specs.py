@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.config import ConfigError, load_config
+from genevolve_ray.doctor.preflight import preflight
 from genevolve_ray.entrypoints import OWN
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution import plugins
@@ -25,7 +26,6 @@ from genevolve_ray.evolution.plugins import (
     build_here,
     registered,
 )
-from genevolve_ray.preflight import preflight
 
 ATLAS = "genevolve_ray.atlas.renderer:AtlasRenderer"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"

@@ -15,8 +15,8 @@ import yaml
 from deploy_files import DEPLOY, MANIFESTS, ROOT, cluster_spec, commands, documents, groups, parse, ray_document
 
 from genevolve_ray import __version__
-from genevolve_ray.cluster.plan import make_plan
 from genevolve_ray.config import load_config
+from genevolve_ray.doctor.plan import make_plan
 
 SCHEMAS = ROOT.parent / "shared" / "schemas"
 EVERY = pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

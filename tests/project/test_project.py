@@ -23,7 +23,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("statement", ["import genevolve_ray.cli", "import genevolve_ray.doctor"])
+@pytest.mark.parametrize("statement", ["import genevolve_ray.cli", "import genevolve_ray.doctor.machine"])
 def test_the_command_line_imports_nothing_heavy(statement: str) -> None:
     code = f"import sys; {statement}; print([n for n in ('ray', 'torch', 'vllm', 'transformers') if n in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -13,8 +13,8 @@ from deploy_files import ROOT, parse
 from benchmarks import scaling
 from benchmarks.scaling import LAYOUTS, TABLES, Layout
 from genevolve_ray.cluster.placement import gang_demands, service_demands
-from genevolve_ray.cluster.plan import make_plan, parse_nodes
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.doctor.plan import make_plan, parse_nodes
 
 PAGE = Path(ROOT / "docs" / "scaling.md").read_text()
 BLOCKS = re.findall(r"```sh\n(genevolve plan .*?)```", PAGE, re.DOTALL)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from doctor_services import AskedServer, asked_server
 
-from genevolve_ray import preflight
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.run_checks import examine
+from genevolve_ray.doctor import preflight
+from genevolve_ray.doctor import run as examine
 
 sys.path.append(str(Path(__file__).parents[1] / "records"))
 

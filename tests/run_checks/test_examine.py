@@ -14,12 +14,12 @@ import pytest
 from safetensors import safe_open
 
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.doctor import Check, Gpu, Status, exit_status
+from genevolve_ray.doctor import limits, tree
+from genevolve_ray.doctor.machine import Check, Gpu, Status, exit_status
+from genevolve_ray.doctor.model_folder import Weights, read_weights
+from genevolve_ray.doctor.preflight import check_policy, preflight
+from genevolve_ray.doctor.run import examine
 from genevolve_ray.errors import UserFault
-from genevolve_ray.preflight import check_policy, preflight
-from genevolve_ray.run_checks import limits, tree
-from genevolve_ray.run_checks.examine import examine
-from genevolve_ray.run_checks.folders import Weights, read_weights
 
 Filled = Callable[..., RunConfig]
 COLD_START = Path(str(resources.files("genevolve_ray.atlas") / "cold_start"))

@@ -9,8 +9,8 @@ import pytest
 from doctor_services import AskedServer, dead_url
 
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.doctor import Check, Status
-from genevolve_ray.run_checks.examine import examine
+from genevolve_ray.doctor.machine import Check, Status
+from genevolve_ray.doctor.run import examine
 
 Filled = Callable[..., RunConfig]
 PAID = {"POST /v1/chat/completions", "POST /search", "POST /v1/embeddings"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from genevolve_ray.config import load_config
-from genevolve_ray.doctor import Status
-from genevolve_ray.run_checks.examine import examine
+from genevolve_ray.doctor.machine import Status
+from genevolve_ray.doctor.run import examine
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

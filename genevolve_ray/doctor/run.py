@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 
 from genevolve_ray.config import RunConfig
-from genevolve_ray.doctor import Check, Status, diagnose
-from genevolve_ray.run_checks import limits, parts, tree
-from genevolve_ray.run_checks.parts import note, ok
-from genevolve_ray.run_checks.probes import probe_services
+from genevolve_ray.doctor import limits, parts, settings_tree
+from genevolve_ray.doctor.machine import Check, Status, diagnose
+from genevolve_ray.doctor.parts import note, ok
+from genevolve_ray.doctor.probes import probe_services
 
 
 def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool = False) -> list[Check]:
@@ -31,9 +31,9 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
     checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
     checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]
     checks += [*limits.learner_memory(config, weights), *limits.disk(config, run_dir, weights)]
-    services = tree.services(config)
+    services = settings_tree.services(config)
     if services and deep:
-        unset = {token.variable for token in tree.unset_tokens(config)}
+        unset = {token.variable for token in settings_tree.unset_tokens(config)}
         checks += asyncio.run(probe_services(services, unset, spend=spend))
     elif services:
         checks.append(note("answers", f"{len(services)} services are not asked", "--deep asks them, over the network"))

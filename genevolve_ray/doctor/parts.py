@@ -9,14 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from genevolve_ray.config import RunConfig
-from genevolve_ray.doctor import Check, Status
+from genevolve_ray.doctor import settings_tree
+from genevolve_ray.doctor.machine import Check, Status
+from genevolve_ray.doctor.model_folder import Weights, check_tokenizer, missing_texts, read_weights
+from genevolve_ray.doctor.preflight import check_embedder, check_plugin, check_policy, model_folder
 from genevolve_ray.errors import UserFault
-from genevolve_ray.preflight import check_embedder, check_plugin, check_policy, model_folder
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
-from genevolve_ray.run_checks import tree
-from genevolve_ray.run_checks.folders import Weights, check_tokenizer, missing_texts, read_weights
 
 GIB = 1024**3
 
@@ -43,7 +43,7 @@ def clean(text: object) -> str:
 
 def left_to_fill_in(config: RunConfig) -> list[Check]:
     """Return a finding for every blank of a preset."""
-    left = tree.fill_ins(config)
+    left = settings_tree.fill_ins(config)
     if not left:
         return [ok("fill in", "nothing is left to fill in")]
     return [
@@ -62,7 +62,7 @@ def _settable(key: str) -> str:
 
 def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | None]:
     """Return what there is to say of the policy's folder, and the size of its weights where they can be read."""
-    if tree.waits(config.policy.model):
+    if settings_tree.waits(config.policy.model):
         return [note("policy", "not looked at before policy.model is filled in")], None
     remedy = "--set policy.model=FOLDER, in Hugging Face layout"
     try:
@@ -84,7 +84,11 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
 def embedder(config: RunConfig) -> list[Check]:
     """Return what there is to say of the embedding model."""
     settings = config.experience.embedder
-    if not config.experience.enabled or settings.kind != "transformers" or tree.waits(settings.transformers.model):
+    if (
+        not config.experience.enabled
+        or settings.kind != "transformers"
+        or settings_tree.waits(settings.transformers.model)
+    ):
         return []
     remedy = "--set experience.embedder.transformers.model=FOLDER, in Hugging Face layout"
     folder = Path(settings.transformers.model)
@@ -100,26 +104,26 @@ def embedder(config: RunConfig) -> list[Check]:
 
 def plugins(config: RunConfig) -> list[Check]:
     """Return, for each role, whether its class can be imported and takes its settings."""
-    without = {token.role for token in tree.unset_tokens(config)}
-    return [_plugin(config, role, role in without) for role in tree.plugin_roles(config)]
+    without = {token.role for token in settings_tree.unset_tokens(config)}
+    return [_plugin(config, role, role in without) for role in settings_tree.plugin_roles(config)]
 
 
 def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     spec = getattr(config, role)
     remedy = f"--set {role}.type=package.module:Class, --set {role}.config.KEY=VALUE"
-    if tree.waits(spec.type):
+    if settings_tree.waits(spec.type):
         return note(role, f"not looked at before {role}.type is filled in")
     if spec.isolated:
         return note(role, f"{spec.type} has an environment of its own (runtime_env) and is checked where it runs")
     try:
-        kind, _ = tree.plugin_settings(role, spec)
-        if tree.waits(spec.config):
+        kind, _ = settings_tree.plugin_settings(role, spec)
+        if settings_tree.waits(spec.config):
             return note(role, f"{spec.type} takes its settings, which are not complete yet")
         if not hasattr(kind, "check") or role == "requests" or without_token:  # The latter two have lines of their own.
             return ok(role, f"{spec.type} takes its settings")
         check_plugin(role, spec)
     except UserFault as fault:
-        if tree.waits(str(fault)):
+        if settings_tree.waits(str(fault)):
             return note(role, f"{spec.type}: settings are not complete yet")
         return problem(role, fault, remedy)
     except Exception as error:  # noqa: BLE001  a plug-in is foreign code: whatever it raises is a finding of its own
@@ -130,10 +134,10 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
 def data(config: RunConfig) -> list[Check]:
     """Return whether the request source can be read, with its first requests and their truth images."""
     spec = config.requests
-    if tree.waits(spec.type) or tree.waits(spec.config):
+    if settings_tree.waits(spec.type) or settings_tree.waits(spec.config):
         return [note("data", "not read before requests.config is filled in")]
     try:
-        tree.plugin_settings("requests", spec)
+        settings_tree.plugin_settings("requests", spec)
     except UserFault:
         return []  # Told with the plug-ins.
     images = MemoryImages()
@@ -174,9 +178,9 @@ def _enough(config: RunConfig, source: Any) -> Iterator[Check]:
 
 def token_variables(config: RunConfig) -> list[Check]:
     """Return a finding for every variable that holds a token. No value is ever shown."""
-    missing = {token.variable for token in tree.unset_tokens(config)}
+    missing = {token.variable for token in settings_tree.unset_tokens(config)}
     keys: dict[str, list[str]] = {}
-    for token in tree.tokens(config):
+    for token in settings_tree.tokens(config):
         keys.setdefault(token.variable, []).append(token.key)
     said = []
     for variable, places in sorted(keys.items()):
@@ -193,8 +197,8 @@ def token_variables(config: RunConfig) -> list[Check]:
 def addresses(config: RunConfig) -> list[Check]:
     """Return where each service is, and whether a token would go there unencrypted."""
     said = []
-    for service in tree.services(config):
-        urls = [url for url in service.config.urls if not tree.waits(url)]
+    for service in settings_tree.services(config):
+        urls = [url for url in service.config.urls if not settings_tree.waits(url)]
         if not urls:
             continue
         listed = f"{service.key}: {', '.join(urls)}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.placement import Demand, check_devices, check_fits, gang_demands, service_demands
-from genevolve_ray.cluster.session import cluster_address
+from genevolve_ray.cluster.session import cluster_address, cluster_nodes
+from genevolve_ray.doctor.machine import find_gpus
 
 if TYPE_CHECKING:
     from genevolve_ray.config import RunConfig
@@ -124,19 +125,8 @@ def print_plan(plan: Plan) -> None:
 def _existing(config: RunConfig) -> tuple[list[dict[str, float]], str]:
     address = cluster_address(config.cluster)
     if address is None:
-        from genevolve_ray.doctor import find_gpus
-
         return [{"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(len(find_gpus()))}], "this machine"
-    import ray
-
-    try:
-        ray.init(address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PlacementError(f"no Ray cluster answers at {address}: {error}") from error
-    try:
-        return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]], f"the cluster at {address}"
-    finally:
-        ray.shutdown()
+    return cluster_nodes(address), f"the cluster at {address}"
 
 
 def _lines(demands: Sequence[Demand], config: RunConfig) -> list[Line]:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
+from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 from genevolve_ray.engines.checks import check_model, read_model_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.run_checks.tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
     """Check what takes a moment: nothing is left to fill in, GPUs, policy, embedder, plug-ins and tokens are there.
 
-    `genevolve doctor` looks at the same and more, and tells everything at once (`run_checks`).
+    `genevolve doctor` looks at the same and more, and tells everything at once (`doctor.run`).
 
     A plug-in with a `runtime_env` is not looked at: it may be importable only where it runs, and is checked there.
 

@@ -6,13 +6,13 @@ import asyncio
 import json
 from typing import Any
 
-from genevolve_ray.doctor import Check
+from genevolve_ray.doctor import settings_tree
+from genevolve_ray.doctor.machine import Check
+from genevolve_ray.doctor.parts import clean, note, ok, problem
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal
 from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.remote.endpoint import EndpointConfig
-from genevolve_ray.run_checks import tree
-from genevolve_ray.run_checks.parts import clean, note, ok, problem
 
 PROBE_SECONDS = 10.0
 """How long a service may take to answer a question that costs nothing."""
@@ -24,7 +24,7 @@ _SHOWN = 8
 _TOKEN_REFUSED = frozenset({401, 403})
 
 
-async def probe_services(services: list[tree.Service], unset: set[str], *, spend: bool) -> list[Check]:
+async def probe_services(services: list[settings_tree.Service], unset: set[str], *, spend: bool) -> list[Check]:
     """Return a finding for every server of every service, asked side by side.
 
     Args:
@@ -33,7 +33,7 @@ async def probe_services(services: list[tree.Service], unset: set[str], *, spend
         spend: whether a call that costs money may be made, one a server.
     """
     able = [service for service in services if service.config.token_env not in unset]
-    asked = [(service, url) for service in able for url in service.config.urls if not tree.waits(url)]
+    asked = [(service, url) for service in able for url in service.config.urls if not settings_tree.waits(url)]
     return [
         check
         for checks in await asyncio.gather(*(_Asked(service, url).checks(spend=spend) for service, url in asked))
@@ -44,7 +44,7 @@ async def probe_services(services: list[tree.Service], unset: set[str], *, spend
 class _Asked:
     """One server, asked without patience: a probe that has to wait says so."""
 
-    def __init__(self, service: tree.Service, url: str) -> None:
+    def __init__(self, service: settings_tree.Service, url: str) -> None:
         self.service, self.config, self.url = service, service.config, url
         self.where = f"{service.key}, {url}"
 
@@ -53,7 +53,7 @@ class _Asked:
         free = await self._free()
         if paid is None:
             return [free or note("answers", f"{self.where}: a server is there; whether it works shows in the run")]
-        if spend and not tree.waits(paid.body):
+        if spend and not settings_tree.waits(paid.body):
             did = await self._paid()
             return [free, did] if free else [did]
         remedy = f"--spend: {paid.costs}, which may cost money"
@@ -144,7 +144,7 @@ class _Asked:
         if not names or any(name == model or name.endswith(f"/{model}") for name in names):
             return ok("answers", f"{said} and lists {model}" if names else said)
         listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-        if tree.waits(model):
+        if settings_tree.waits(model):
             return ok("answers", f"{said} and lists {clean(listed)}")
         status = problem if isinstance(self.config, EndpointConfig) else note
         return status(

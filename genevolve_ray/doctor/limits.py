@@ -8,15 +8,15 @@ from pathlib import Path
 
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.errors import PlacementError
-from genevolve_ray.cluster.plan import make_plan
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
-from genevolve_ray.doctor import Check, find_gpus
+from genevolve_ray.doctor import settings_tree
+from genevolve_ray.doctor.machine import Check, find_gpus
+from genevolve_ray.doctor.model_folder import Weights, context_of
+from genevolve_ray.doctor.parts import GIB, note, ok, problem
+from genevolve_ray.doctor.plan import make_plan
+from genevolve_ray.doctor.preflight import check_devices, model_folder
 from genevolve_ray.errors import UserFault
-from genevolve_ray.preflight import check_devices, model_folder
-from genevolve_ray.run_checks import tree
-from genevolve_ray.run_checks.folders import Weights, context_of
-from genevolve_ray.run_checks.parts import GIB, note, ok, problem
 
 _MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
 """Bytes a parameter takes in float32: itself, AdamW's two moments, its gradient."""
@@ -26,7 +26,7 @@ def context(config: RunConfig) -> list[Check]:
     """Compare the longest sequence of the profile with what engine and model hold."""
     profile, asked = PROFILES[config.profile], config.engine.max_model_len
     longest = profile.max_prompt_tokens + profile.max_response_tokens
-    own = None if tree.waits(config.policy.model) else context_of(_folder(config))
+    own = None if settings_tree.waits(config.policy.model) else context_of(_folder(config))
     if asked and own and asked > own:
         detail = f"engine.max_model_len={asked}, the model's positions end at {own}"
         return [problem("context", detail, f"--set engine.max_model_len={own}")]
@@ -45,7 +45,7 @@ def context(config: RunConfig) -> list[Check]:
 def time_limits(config: RunConfig) -> list[Check]:
     """Compare how long a role's replica may take with how long the service behind it may keep it waiting."""
     said = []
-    for service in tree.services(config):
+    for service in settings_tree.services(config):
         outer = getattr(config.cluster, service.role, None)
         if outer is None:  # The memory's process waits as long as it takes.
             continue
@@ -70,7 +70,7 @@ def time_limits(config: RunConfig) -> list[Check]:
 
 def _repairs(config: RunConfig, role: str) -> int:
     """Return how often a plug-in asks again for an answer that it cannot read."""
-    _, settings = tree.plugin_settings(role, getattr(config, role))
+    _, settings = settings_tree.plugin_settings(role, getattr(config, role))
     repairs = getattr(settings, "repairs", 0)
     return repairs if isinstance(repairs, int) else 0
 
@@ -80,7 +80,7 @@ def formula(config: RunConfig) -> list[Check]:
     if config.judge.isolated:
         return []
     try:
-        _, settings = tree.plugin_settings("judge", config.judge)
+        _, settings = settings_tree.plugin_settings("judge", config.judge)
     except UserFault:
         return []
     named, used = getattr(settings, "formula", None), config.reward.formula
@@ -106,7 +106,7 @@ def devices(config: RunConfig) -> list[Check]:
 def reservations(config: RunConfig) -> list[Check]:
     """Return which plug-ins compute on a GPU that their replicas do not reserve: on Ray they would find none."""
     said = []
-    for role, key, node in tree.settings_nodes(config):
+    for role, key, node in settings_tree.settings_nodes(config):
         service, model = getattr(config.cluster, role, None), getattr(node, "model", None)
         device = model.get("device") if isinstance(model, Mapping) else getattr(node, "device", None)
         if service is not None and str(device).startswith("cuda") and not service.gpus:
