@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from genevolve_ray.bench.stages import JudgeStage, RenderStage
 from genevolve_ray.bench.tables import compare_wise
 from genevolve_ray.bench.wise import Edition, WisePrompt, summarise_wise, write_scores
 from genevolve_ray.bench.wise_stage import WiseStage, prompt_row, scores_of
-from genevolve_ray.commands.carrying import Carried, Job, carry_out, result_settings
 from genevolve_ray.commands.inference import CONSOLE, Common, agent_of
+from genevolve_ray.commands.jobs import Carried, Job, carry_out, result_settings
 from genevolve_ray.commands.judged import show_tables, write_kscore
+from genevolve_ray.commands.policies import policy_folder
 from genevolve_ray.commands.rows import bench_file, read_rows, wise_prompts
-from genevolve_ray.config import RunConfig
+from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.doctor.preflight import preflight
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.records.images import ImageStore
@@ -161,3 +164,27 @@ def _bench(
                 **common.carrying(),
             )
         )
+
+
+def bench_run(
+    suite: str, policy: Path, out: Path, *, world_seed: int, requests: int, engine: str, experience: str
+) -> None:
+    """Score a policy on a suite of held-out requests and write the result."""
+    if suite != "atlas":
+        raise UserFault(f"genevolve bench: unknown suite {suite!r}; there is atlas")
+    from genevolve_ray.atlas.suite import EXPERIENCES, bench_atlas
+
+    if experience not in EXPERIENCES:
+        raise UserFault(f"genevolve bench: --experience {experience!r} is unknown; there are {', '.join(EXPERIENCES)}")
+    config = load_config(suite, [f"engine.kind={engine}"])
+    with policy_folder(policy) as model:
+        config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": str(model)})})
+        preflight(config)
+        result = asyncio.run(
+            bench_atlas(config, model, world_seed=world_seed, requests=requests, experience=experience)
+        )
+    write_object(out, {"policy": str(policy), **result})
+    print(
+        f"{policy}: reward {result['reward_mean']:.3f} sampled, {result['reward_greedy']:.3f} greedy, "
+        f"valid {result['valid_fraction']:.1%} on {requests} requests of test world {world_seed} -> {out}"
+    )

@@ -16,7 +16,7 @@ from genevolve_ray.bench.jobfile import read_job
 from genevolve_ray.bench.lanes import Stage
 from genevolve_ray.bench.sft_rows import write_sft_rows
 from genevolve_ray.bench.stages import AgentStage, DirectStage, JudgeStage, RenderStage
-from genevolve_ray.commands.carrying import Carried, Job, carry_out, refuse_mixed, result_settings
+from genevolve_ray.commands.jobs import Carried, Job, carry_out, refuse_mixed, result_settings
 from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.commands.policies import DIRECT, named_policy
 from genevolve_ray.commands.rows import read_rows

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from genevolve_ray.engines.checks import check_model
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
+from genevolve_ray.evolution.store import RunStore
 
 DIRECT = "direct"
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
@@ -34,8 +36,6 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         endpoint = _endpoint(text)
         yield PolicySource(identity=f"openai:{endpoint.model}", endpoint=endpoint)
     else:
-        from genevolve_ray.session import policy_folder
-
         named = text or config.policy.model
         with policy_folder(model_folder(named)) as folder:
             try:
@@ -59,3 +59,33 @@ def _endpoint(text: str) -> OpenAIPolicyConfig:
         raise UserFault(f"--policy {text}: {explain(error)}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserFault(f"--policy {text}: {error}") from error
+
+
+@contextmanager
+def policy_folder(policy: Path) -> Iterator[Path]:
+    """Lend the model folder that a policy names: itself, or a run's best checkpoint (the latest where none is best).
+
+    An adapter is merged into the base that it names.
+    """
+    if not (policy / "run.json").is_file():
+        with _whole(policy) as folder:
+            yield folder
+        return
+    store = RunStore.read(str(policy))
+    checkpoint = store.best_checkpoint() or store.latest_checkpoint()
+    if checkpoint is None:
+        raise UserFault(f"run {policy} has no checkpoint yet")
+    with store.open_checkpoint(checkpoint.step) as kept, _whole(kept) as folder:
+        yield folder
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Lend a folder of whole weights: the one given, or for an adapter's a merged one that is gone afterwards."""
+    if not (folder / "adapter_config.json").is_file():
+        yield folder
+        return
+    from genevolve_ray.learning.lora import export_merged
+
+    with TemporaryDirectory(prefix="genevolve-merged-") as merged:
+        yield export_merged(folder, merged)

@@ -8,8 +8,8 @@ from typing import Any
 
 from genevolve_ray.bench.lanes import Stage
 from genevolve_ray.bench.stages import JudgeStage
-from genevolve_ray.commands.carrying import Job, carry_out, result_settings
 from genevolve_ray.commands.inference import CONSOLE, Common
+from genevolve_ray.commands.jobs import Job, carry_out, result_settings
 from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
 from genevolve_ray.errors import InfraFailure, UserFault

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import genevolve_ray
-from genevolve_ray import session
 from genevolve_ray.cli import main
+from genevolve_ray.commands import evolve as session
 from genevolve_ray.evolution.inprocess import Ports
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.records.base import Config

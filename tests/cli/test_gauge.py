@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from genevolve_ray import gauge
-from genevolve_ray.gauge import MemoryGauge, tree_memory
+from genevolve_ray.commands import memory_gauge as gauge
+from genevolve_ray.commands.memory_gauge import MemoryGauge, tree_memory
 
 MIB = 1 << 20
 HOLDER = "x = bytearray(b'x' * (64 << 20)); print('held', flush=True); input()"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from loop_fakes import Scene, make_config
 
+from genevolve_ray.commands.evolve import as_swapped
+from genevolve_ray.commands.plugins import secrets_of
 from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
-from genevolve_ray.plugins_check import secrets_of
-from genevolve_ray.session import as_swapped
 
 ATLAS = "genevolve_ray.atlas.renderer:AtlasRenderer"
 PLUGINS = """

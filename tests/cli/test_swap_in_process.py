@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from genevolve_ray.atlas.renderer import AtlasRenderer
+from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState
-from genevolve_ray.session import evolve_run
 
 NEW = RendererSpec(type="genevolve_ray.atlas.renderer:AtlasRenderer", config={"slip": 0.5})
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import load_config
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.learner import LocalLearner
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
-from genevolve_ray.session import evolve_run
 
 POLICY = Path(str(resources.files("genevolve_ray.atlas") / "cold_start"))
 pytestmark = [

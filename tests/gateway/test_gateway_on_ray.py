@@ -13,6 +13,7 @@ import pytest
 from benchmarks.measure import Options
 from benchmarks.rehearsal import rehearsal_config
 from benchmarks.world import default_policy
+from genevolve_ray.commands.assemble import open_ports
 from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.plugins import RendererSpec
@@ -23,7 +24,6 @@ from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
-from genevolve_ray.parts import open_ports
 from genevolve_ray.records.trajectory import Outcome
 
 OUTSIDE = "gateway:remote"

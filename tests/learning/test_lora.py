@@ -12,11 +12,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from genevolve_ray.commands.policies import policy_folder
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.lora import export_merged
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.step import Learner
-from genevolve_ray.session import policy_folder
 
 LORA = LoraConfig(rank=4, alpha=8.0)
 CONFIG = LearnerConfig(lr=1e-2, temperature=0.7, lora=LORA)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from pydantic import ValidationError
-
-from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.commands.assemble import open_ports
+from genevolve_ray.commands.memory_gauge import MemoryGauge
+from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.files import Folder
@@ -27,8 +24,6 @@ from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Recording
-from genevolve_ray.gauge import MemoryGauge
-from genevolve_ray.parts import open_ports
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.report import write_report
@@ -162,6 +157,8 @@ def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: b
     if not (start / "config.json").is_file():
         preflight(config, model=not cold_start)  # Before anything is written.
         if cold_start:
+            from genevolve_ray.commands.sft import sft_run
+
             sft_run("atlas", start, steps=None, seed=None, threads=None)
         else:
             shutil.copytree(model_folder(config.policy.model), start, dirs_exist_ok=True)
@@ -198,137 +195,3 @@ def _headline(config: RunConfig) -> dict[str, object]:
 def report_run(folder: Path) -> Path:
     """Write a run's report again."""
     return write_report(RunStore.read(str(folder)), folder / "report.html")
-
-
-def sft_run(preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
-    """Train the cold start of a preset from nothing."""
-    if preset != "atlas":
-        raise UserFault(f"genevolve sft: no teacher for {preset!r}; there is one for atlas")
-    from genevolve_ray.atlas.command import train
-
-    train(out, steps=steps, seed=seed, threads=threads)
-
-
-def bench_run(
-    suite: str, policy: Path, out: Path, *, world_seed: int, requests: int, engine: str, experience: str
-) -> None:
-    """Score a policy on a suite of held-out requests and write the result."""
-    if suite != "atlas":
-        raise UserFault(f"genevolve bench: unknown suite {suite!r}; there is atlas")
-    from genevolve_ray.atlas.suite import EXPERIENCES, bench_atlas
-
-    if experience not in EXPERIENCES:
-        raise UserFault(f"genevolve bench: --experience {experience!r} is unknown; there are {', '.join(EXPERIENCES)}")
-    config = load_config(suite, [f"engine.kind={engine}"])
-    with policy_folder(policy) as model:
-        config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": str(model)})})
-        preflight(config)
-        result = asyncio.run(
-            bench_atlas(config, model, world_seed=world_seed, requests=requests, experience=experience)
-        )
-    write_json({"policy": str(policy), **result}, out)
-    print(
-        f"{policy}: reward {result['reward_mean']:.3f} sampled, {result['reward_greedy']:.3f} greedy, "
-        f"valid {result['valid_fraction']:.1%} on {requests} requests of test world {world_seed} -> {out}"
-    )
-
-
-def _tuned(preset: str, overrides: Sequence[str], settings: Sequence[str], arms: Sequence[str]) -> dict[Any, RunConfig]:
-    """Return the configuration of each arm that has settings of its own, given as `ARM:key=value`."""
-    from genevolve_ray.bench.arms import Arm
-
-    own: dict[str, list[str]] = {}
-    for setting in settings:
-        arm, colon, override = setting.partition(":")
-        if not colon or arm not in arms:
-            raise UserFault(
-                f"genevolve ablate: --set-arm {setting!r}: write ARM:key=value, ARM being one of {', '.join(arms)}"
-            )
-        own.setdefault(arm, []).append(override)
-    return {Arm(arm): load_config(preset, [*overrides, *added]) for arm, added in own.items()}
-
-
-def ablate_run(
-    preset: str,
-    arms: str,
-    out: Path,
-    *,
-    seeds: int,
-    steps: int | None,
-    world_seed: int,
-    requests: int,
-    settings: Sequence[str],
-    arm_settings: Sequence[str] = (),
-) -> None:
-    """Compare arms over seeds and write the result; the runs are kept beside it and read again when they are done."""
-    if preset != "atlas":
-        raise UserFault(f"genevolve ablate: unknown preset {preset!r}; there is atlas")
-    from genevolve_ray.atlas.teacher import GENERIC
-    from genevolve_ray.bench.ablation import AblationPlan, ablate
-    from genevolve_ray.bench.arms import Arm, arm_config
-    from genevolve_ray.viewer.ablation import write_ablation
-
-    if out.suffix != ".json":
-        raise UserFault(
-            f"genevolve ablate: --json {str(out)!r} must end in .json: the runs and a page are kept beside it"
-        )
-    names = [name.strip() for name in arms.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in list(Arm)]:
-        raise UserFault(f"genevolve ablate: unknown arms {', '.join(unknown)}; there are {', '.join(Arm)}")
-    overrides = [*settings, *([f"loop.steps={steps}"] if steps is not None else [])]
-    config = load_config(preset, overrides)
-    tuned = _tuned(preset, overrides, arm_settings, names)
-    preflight(config)
-    try:
-        plan = AblationPlan(
-            arms=tuple(map(Arm, names)), seeds=seeds, world_seed=world_seed, requests=requests, constant=GENERIC
-        )
-        for arm in plan.arms:
-            arm_config(tuned.get(arm, config), arm, seed=1, constant=GENERIC)
-    except ValidationError as error:
-        raise UserFault(f"genevolve ablate: --arms {arms!r}: {error.errors()[0]['msg']}") from error
-    except ValueError as error:
-        raise UserFault(f"genevolve ablate: {error}") from error
-    folder, model = out.with_suffix(""), model_folder(config.policy.model)
-    result = asyncio.run(ablate(config, model, folder, plan, lambda text: print(text, flush=True), tuned))
-    write_json(result, out)
-    page = write_ablation(result, out.with_suffix(".html"))
-    print(f"{out}\nreport: {page}")
-
-
-def write_json(result: dict[str, Any], out: Path) -> None:
-    """Write a result, making its folder."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(out)
-
-
-@contextmanager
-def policy_folder(policy: Path) -> Iterator[Path]:
-    """Lend the model folder that a policy names: itself, or a run's best checkpoint (the latest where none is best).
-
-    An adapter is merged into the base that it names.
-    """
-    if not (policy / "run.json").is_file():
-        with _whole(policy) as folder:
-            yield folder
-        return
-    store = RunStore.read(str(policy))
-    checkpoint = store.best_checkpoint() or store.latest_checkpoint()
-    if checkpoint is None:
-        raise UserFault(f"run {policy} has no checkpoint yet")
-    with store.open_checkpoint(checkpoint.step) as kept, _whole(kept) as folder:
-        yield folder
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """Lend a folder of whole weights: the one given, or for an adapter's a merged one that is gone afterwards."""
-    if not (folder / "adapter_config.json").is_file():
-        yield folder
-        return
-    from genevolve_ray.learning.lora import export_merged
-
-    with TemporaryDirectory(prefix="genevolve-merged-") as merged:
-        yield export_merged(folder, merged)

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from genevolve_ray.gateway_command import app as gateway
-from genevolve_ray.gateway_command import worker
-from genevolve_ray.plugins_command import plugins
+from genevolve_ray.cli.gateway import app as gateway
+from genevolve_ray.cli.gateway import worker
+from genevolve_ray.cli.plugins import plugins
 
 app = typer.Typer(
     name="genevolve",
@@ -43,8 +43,8 @@ def evolve(
 
     Example: `genevolve evolve atlas --steps 4 --set loop.requests_per_step=4`
     """
+    from genevolve_ray.commands.evolve import evolve_run
     from genevolve_ray.config import load_config
-    from genevolve_ray.session import evolve_run
 
     overrides = [*(settings or []), *([f"loop.steps={steps}"] if steps is not None else [])]
     config = load_config(preset, overrides)
@@ -60,8 +60,8 @@ def demo(
     in_process: InProcess = False,
 ) -> None:
     """Watch an agent evolve: the atlas from its cold start, before and after, and a report to look at (`make demo`)."""
+    from genevolve_ray.commands.evolve import demo_run
     from genevolve_ray.config import load_config
-    from genevolve_ray.session import demo_run
 
     config = load_config("atlas", [f"loop.steps={steps}", *(settings or [])])
     demo_run(config, run or Path("runs/demo"), cold_start=cold_start, in_process=in_process)
@@ -84,11 +84,11 @@ def sft(
     Example: `genevolve sft train.jsonl --model DIR --out DIR --set heldout_paths=[eval.jsonl] --set device=cuda`
     """
     if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")):
-        from genevolve_ray.sft_command import sft_rows_run
+        from genevolve_ray.commands.sft import sft_rows_run
 
         sft_rows_run(Path(source), model, out, settings or [], steps=steps, seed=seed, threads=threads)
         return
-    from genevolve_ray.session import sft_run
+    from genevolve_ray.commands.sft import sft_run
 
     sft_run(source, out, steps=steps, seed=seed, threads=threads)
 
@@ -110,7 +110,7 @@ def bench_atlas(
     experience: Annotated[str, typer.Option("--experience", help="none, ideal or misleading guidance.")] = "none",
 ) -> None:
     """Score a policy on held-out requests, sampled and greedy. Names come from the test partition whatever the seed."""
-    from genevolve_ray.session import bench_run
+    from genevolve_ray.commands.benchmarks import bench_run
 
     bench_run("atlas", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
 
@@ -139,7 +139,7 @@ def ablate(
 
     Example: `genevolve ablate atlas --arms grpo,full --seeds 2 --steps 10 --json runs/ablation.json`
     """
-    from genevolve_ray.session import ablate_run
+    from genevolve_ray.commands.ablation import ablate_run
 
     ablate_run(
         preset,
@@ -183,7 +183,7 @@ def plan(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Write the run's report again: one self-contained HTML page."""
-    from genevolve_ray.session import report_run
+    from genevolve_ray.commands.evolve import report_run
 
     typer.echo(f"report: {report_run(run)}")
 
@@ -198,7 +198,7 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 @experience.command("ls")
 def experience_ls(run: RunFolder) -> None:
     """List the bundles: step, request, gap, and how often each was used."""
-    from genevolve_ray.cards import print_bundles
+    from genevolve_ray.commands.experience import print_bundles
 
     print_bundles(run)
 
@@ -206,7 +206,7 @@ def experience_ls(run: RunFolder) -> None:
 @experience.command("show")
 def experience_show(run: RunFolder, number: Annotated[int, typer.Argument(help="Number of a bundle, see ls.")]) -> None:
     """Show one bundle: its guidance, which attempts it came from, and where it was retrieved later."""
-    from genevolve_ray.cards import print_bundle
+    from genevolve_ray.commands.experience import print_bundle
 
     print_bundle(run, number)
 
@@ -218,7 +218,7 @@ def experience_search(
     top: Annotated[int, typer.Option("--top", min=1, help="How many bundles.")] = 5,
 ) -> None:
     """Find the bundles nearest to a request, with their cosine, through the run's own embedder."""
-    from genevolve_ray.cards import print_search
+    from genevolve_ray.commands.experience import print_search
 
     print_search(run, text, top)
 
@@ -229,7 +229,7 @@ app.command("worker")(worker)
 
 
 def _register() -> None:
-    from genevolve_ray.commands.cli import register
+    from genevolve_ray.cli.inference import register
 
     register(app, bench)
 

@@ -21,7 +21,7 @@ Type = Annotated[str, typer.Argument(help="package.module:Class, or a registered
 @plugins.command("list")
 def list_plugins(role: Annotated[str | None, typer.Argument(help="Only this role.")] = None) -> None:
     """List what installed packages register: role, name, where it comes from, class, and the keys of its settings."""
-    from genevolve_ray.plugins_check import print_plugins
+    from genevolve_ray.commands.plugins import print_plugins
 
     print_plugins(role)
 
@@ -43,7 +43,7 @@ def check(
 
     Example: `genevolve plugins check judge atlas --requests atlas`
     """
-    from genevolve_ray.plugins_check import check_plugin
+    from genevolve_ray.commands.plugins import check_plugin
 
     raise typer.Exit(0 if check_plugin(role, type_, settings or [], config, requests) else 1)
 
@@ -69,7 +69,7 @@ def swap(
 
     Example: `genevolve plugins swap runs/mine diffusers --set model=/models/edit --set steps=8`
     """
-    from genevolve_ray.plugins_swap import print_swaps, swap_renderer
+    from genevolve_ray.commands.plugins import print_swaps, swap_renderer
 
     if type_ is None:
         print_swaps(run)

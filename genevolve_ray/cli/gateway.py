@@ -35,8 +35,8 @@ def serve(
 
     Where engines inside play too, it is `genevolve evolve CONFIG --set gateway.port=8470`.
     """
+    from genevolve_ray.commands.evolve import evolve_run
     from genevolve_ray.config import load_config
-    from genevolve_ray.session import evolve_run
 
     config = load_config(preset, [f"gateway.port={port}", "gateway.only=true", *(settings or [])])
     evolve_run(config, run or Path("runs") / config.name, in_process=True)

@@ -1,0 +1,5 @@
+"""`genevolve`: arguments and help of every command. Nothing heavy is imported before a command runs."""
+
+from genevolve_ray.cli.entry import app, main
+
+__all__ = ["app", "main"]
