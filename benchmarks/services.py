@@ -64,8 +64,8 @@ async def load(call: Call, seeds: Iterator[int], calls: int, spread_s: float) ->
 
 def run(options: Options) -> list[Row]:
     """Measure all variants, one after the other in each repetition, at each service time."""
+    from genevolve_ray.cluster.config import ClusterConfig
     from genevolve_ray.cluster.session import ray_session
-    from genevolve_ray.cluster.settings import ClusterConfig
 
     watch = Stopwatch()
     with (
@@ -149,9 +149,9 @@ def _applications(config: dict[int, dict[str, Any]], images_uri: str) -> Iterato
 
     from ray import serve
 
+    from genevolve_ray.cluster.config import ServiceConfig
     from genevolve_ray.cluster.proxies import Caller
     from genevolve_ray.cluster.services import RenderReplica, Service, application
-    from genevolve_ray.cluster.settings import ServiceConfig
     from genevolve_ray.evolution.plugins import PluginSpec
 
     say("deploying the applications")

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, model_validator
 
-from genevolve_ray.cluster.settings import ClusterConfig
+from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.metrics import MetricsConfig
-from genevolve_ray.evolution.settings import EvolutionConfig, InferenceConfig
 from genevolve_ray.gateway.settings import GatewayConfig
 
 
@@ -21,12 +20,10 @@ class ConfigError(UserFault, ValueError):
     """A configuration that cannot run; the message names each key and the value at fault."""
 
 
-class RunConfig(EvolutionConfig):
+class RunConfig(PlacedConfig):
     """A whole run: what it computes, where it runs, what it logs, who else may roll out."""
 
-    cluster: ClusterConfig = ClusterConfig()
     logging: MetricsConfig = MetricsConfig()
-    inference: InferenceConfig = InferenceConfig()
     gateway: GatewayConfig = GatewayConfig()
 
     @model_validator(mode="after")
@@ -34,6 +31,11 @@ class RunConfig(EvolutionConfig):
         if self.deterministic and self.gateway.port is not None:
             raise ValueError(
                 f"deterministic=true and gateway.port={self.gateway.port}: workers outside do not repeat bit for bit"
+            )
+        if self.gateway.port is not None and self.cluster.weights != "host":
+            raise ValueError(
+                f"cluster.weights={self.cluster.weights} writes no files, "
+                f"which gateway.port={self.gateway.port} hands to workers outside: use host"
             )
         if self.gateway.lag > self.loop.max_staleness:
             raise ValueError(

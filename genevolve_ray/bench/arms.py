@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from genevolve_ray.evolution.settings import EvolutionConfig
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.experience.config import Control
 from genevolve_ray.records.experience import Experience
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.experience.recall import recall

@@ -29,14 +29,14 @@ from genevolve_ray.records.usage import record_usage
 from genevolve_ray.tools.protocol import ToolCard
 
 if TYPE_CHECKING:
-    from genevolve_ray.config import RunConfig
+    from genevolve_ray.cluster.config import PlacedConfig
     from genevolve_ray.engines.protocol import SamplingParams
 
 
 class EpisodeWorker:
     """Plays episodes with one policy and reaches the tools through their service: `start`, `connect`, `rollout`."""
 
-    def __init__(self, config: RunConfig, source: PolicySource, date: str) -> None:
+    def __init__(self, config: PlacedConfig, source: PolicySource, date: str) -> None:
         """Keep the settings; `start` does the work."""
         self._config, self._source, self._date = config, source, date
         self._stack = AsyncExitStack()
@@ -96,7 +96,7 @@ class RayAgent:
     """The agent port over the workers; what an episode used is put on the caller's meter."""
 
     def __init__(
-        self, rollouts: RayRollouts, config: RunConfig, cards: list[ToolCard], tools: Caller, date: str
+        self, rollouts: RayRollouts, config: PlacedConfig, cards: list[ToolCard], tools: Caller, date: str
     ) -> None:
         """Play through `rollouts`; the cards of the tools stand in the system prompt."""
         self._rollouts, self._profile, self._date = rollouts, PROFILES[config.profile], date
@@ -116,7 +116,7 @@ class RayAgent:
 
 @asynccontextmanager
 async def inference_on_ray(
-    config: RunConfig, wanted: Wanted, *, run_name: str, images_uri: str, watcher: Watcher | None = None
+    config: PlacedConfig, wanted: Wanted, *, run_name: str, images_uri: str, watcher: Watcher | None = None
 ) -> AsyncIterator[InferencePorts]:
     """Start the parts on Ray, and end them all at the end, whatever the end.
 
@@ -143,7 +143,7 @@ async def inference_on_ray(
 class _Slim(_Launch):
     """The parts of inference, between start and stop."""
 
-    def __init__(self, config: RunConfig, run_name: str, images_uri: str, wanted: Wanted, watcher: Watcher) -> None:
+    def __init__(self, config: PlacedConfig, run_name: str, images_uri: str, wanted: Wanted, watcher: Watcher) -> None:
         super().__init__(config, run_name, images_uri, "", watcher)
         self.wanted = wanted
         roles = {

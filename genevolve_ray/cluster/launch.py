@@ -35,7 +35,7 @@ from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.watch import Silence, Watcher
 
 if TYPE_CHECKING:
-    from genevolve_ray.config import RunConfig
+    from genevolve_ray.cluster.config import PlacedConfig
 
 
 @dataclass
@@ -55,7 +55,7 @@ class ClusterPorts:
 
 @asynccontextmanager
 async def on_ray(
-    config: RunConfig, *, run_name: str, images_uri: str, model_dir: str | Path, watcher: Watcher | None = None
+    config: PlacedConfig, *, run_name: str, images_uri: str, model_dir: str | Path, watcher: Watcher | None = None
 ) -> AsyncIterator[ClusterPorts]:
     """Start services, rollout workers and learner on Ray, and end them all at the end, whatever the end.
 
@@ -85,7 +85,7 @@ async def on_ray(
 class _Launch:
     """The parts of one run, between start and stop."""
 
-    def __init__(self, config: RunConfig, run_name: str, images_uri: str, model_dir: str, watcher: Watcher) -> None:
+    def __init__(self, config: PlacedConfig, run_name: str, images_uri: str, model_dir: str, watcher: Watcher) -> None:
         self.config, self.images_uri, self.model_dir, self.watcher = config, images_uri, model_dir, watcher
         self.services = services_of(config, run_name)
         self.seconds: dict[str, float] = {}

@@ -19,7 +19,7 @@ from genevolve_ray.evolution.ports import LearnerLost, Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
 
 if TYPE_CHECKING:
-    from genevolve_ray.config import RunConfig
+    from genevolve_ray.cluster.config import PlacedConfig
     from genevolve_ray.evolution.learner import LocalLearner
 
 
@@ -32,7 +32,7 @@ _AFTERMATH_SECONDS = 10.0
 class LearnerWorker:
     """One rank of the learner in a process of its own; `start` loads the model."""
 
-    def __init__(self, config: RunConfig, model_dir: str, rank: int = 0) -> None:
+    def __init__(self, config: PlacedConfig, model_dir: str, rank: int = 0) -> None:
         """Keep the settings."""
         self._config, self._model_dir, self._rank = config, model_dir, rank
         self._learner: LocalLearner | None = None
@@ -244,7 +244,7 @@ async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]
     return [task.result() for task in tasks]
 
 
-def learner_environment(config: RunConfig) -> dict[str, str]:
+def learner_environment(config: PlacedConfig) -> dict[str, str]:
     """Return the environment variables of the learner's process: OpenMP reads its number of threads once, at import."""
     threads = config.learner.threads
     sends = config.cluster.weights != "host"

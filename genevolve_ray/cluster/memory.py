@@ -14,14 +14,14 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group
 
 if TYPE_CHECKING:
-    from genevolve_ray.config import RunConfig
+    from genevolve_ray.cluster.config import PlacedConfig
     from genevolve_ray.evolution.experience import LocalExperience
 
 
 class ExperienceWorker:
     """The memory with its summariser and embedder, in a process of its own."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: PlacedConfig) -> None:
         """Keep the settings; `start` does the work."""
         self._config = config
         self._experience: LocalExperience | None = None

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.cluster.errors import PlacementError
 
 if TYPE_CHECKING:
-    from genevolve_ray.cluster.settings import ServiceConfig
-    from genevolve_ray.config import RunConfig
+    from genevolve_ray.cluster.config import PlacedConfig, ServiceConfig
 
 _PLACEMENT_SECONDS = 10.0
 _EPSILON = 1e-6
@@ -29,7 +28,7 @@ class Demand:
         return f"{self.part} ({_listed(self.resources)})"
 
 
-def gang_demands(config: RunConfig) -> list[Demand]:
+def gang_demands(config: PlacedConfig) -> list[Demand]:
     """Return the demands of learner and rollout workers: bundle i is rank i of the learner, the workers come behind."""
     cluster = config.cluster
     ranks = range(cluster.learner_ranks)
@@ -42,7 +41,7 @@ def gang_demands(config: RunConfig) -> list[Demand]:
     ]
 
 
-def service_demands(config: RunConfig) -> list[Demand]:
+def service_demands(config: PlacedConfig) -> list[Demand]:
     """Return the demands of all replicas, and of the experience memory where there is one."""
     roles = {"tools": config.cluster.tools, "renderer": config.cluster.renderer, "judge": config.cluster.judge}
     memory = [Demand("experience memory", _resources(config.cluster.experience_cpus, 0))]
@@ -55,7 +54,7 @@ def replica_demands(role: str, service: ServiceConfig) -> list[Demand]:
     return [Demand(f"{role} replica {i}", _resources(service.cpus, service.gpus)) for i in range(service.replicas)]
 
 
-def check_devices(config: RunConfig) -> None:
+def check_devices(config: PlacedConfig) -> None:
     """Check that whoever computes on a GPU reserves one. Raises PlacementError naming the keys and values at fault."""
     cluster = config.cluster
     check_weights_way(config)
@@ -81,7 +80,7 @@ def check_devices(config: RunConfig) -> None:
             raise PlacementError(f"{key}={device} computes on a GPU, but {reservation}={gpus:g} reserves none")
 
 
-def check_weights_way(config: RunConfig) -> None:
+def check_weights_way(config: PlacedConfig) -> None:
     """Check that weights can travel as `cluster.weights` says. Raises PlacementError naming the values at fault."""
     cluster, engine = config.cluster, config.engine
     way = cluster.weights
@@ -91,10 +90,6 @@ def check_weights_way(config: RunConfig) -> None:
         raise PlacementError(f"cluster.weights={way} sends a policy's weights, and a rehearsal has none: use host")
     if engine.kind != "vllm":
         raise PlacementError(f"cluster.weights={way} needs engine.kind=vllm, got {engine.kind}")
-    if config.gateway.port is not None:
-        raise PlacementError(
-            f"cluster.weights={way} writes no files, which gateway.port={config.gateway.port} hands to workers outside"
-        )
     devices = f"engine.device={engine.device} and learner.device={config.learner.device}"
     on_cpu = [device == "cpu" for device in (engine.device, config.learner.device)]
     if way == "gloo" and not all(on_cpu):

@@ -27,7 +27,7 @@ from genevolve_ray.records.verdict import Verdict
 from genevolve_ray.tools.protocol import EpisodeContext
 
 if TYPE_CHECKING:
-    from genevolve_ray.cluster.settings import ServiceConfig
+    from genevolve_ray.cluster.config import ServiceConfig
     from genevolve_ray.tools.protocol import ToolCard
 
 T = TypeVar("T")

@@ -18,8 +18,7 @@ from genevolve_ray.remote.client import share_limits
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 if TYPE_CHECKING:
-    from genevolve_ray.cluster.settings import ServiceConfig
-    from genevolve_ray.config import RunConfig
+    from genevolve_ray.cluster.config import PlacedConfig, ServiceConfig
 
 _CONSTRUCTOR_TRIES = 2
 _GRACE_SECONDS = 2.0
@@ -131,7 +130,7 @@ class Service:
     config: ServiceConfig
 
 
-def services_of(config: RunConfig, run_name: str) -> list[Service]:
+def services_of(config: PlacedConfig, run_name: str) -> list[Service]:
     """Return the services of a run, their applications named by run and role."""
     prefix, cluster = re.sub(r"[^\w.-]+", "-", run_name), config.cluster
     return [

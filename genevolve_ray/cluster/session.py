@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_message, retry_never, stop_aft
 from genevolve_ray.cluster.errors import PlacementError
 
 if TYPE_CHECKING:
-    from genevolve_ray.cluster.settings import ClusterConfig
+    from genevolve_ray.cluster.config import ClusterConfig
 
 _MIB = 1 << 20
 _END_SECONDS = 10.0

@@ -25,8 +25,8 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.trajectory import Trajectory
 
 if TYPE_CHECKING:
+    from genevolve_ray.cluster.config import PlacedConfig
     from genevolve_ray.cluster.services import Service
-    from genevolve_ray.config import RunConfig
 
 MAX_CONCURRENT = 4096
 """Calls that a worker takes on at once; what the engine cannot decode together waits in the engine."""
@@ -61,7 +61,7 @@ class RolloutWorker:
     that callers see one kind of death only.
     """
 
-    def __init__(self, config: RunConfig, model_dir: str) -> None:
+    def __init__(self, config: PlacedConfig, model_dir: str) -> None:
         """Keep the settings; `start` does the work."""
         self._config, self._model_dir = config, model_dir
         self._engine: Engine | None = None

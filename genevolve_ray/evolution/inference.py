@@ -14,10 +14,10 @@ from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messag
 from genevolve_ray.agent.speaker import ChatSpeaker, Speaker, TokenSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.request import Request

@@ -15,13 +15,13 @@ from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, RolloutPort, RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.evolution.services import JudgeService, RenderService
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.records.images import ImageStore

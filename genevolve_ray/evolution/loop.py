@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.measures import Clock, check_parity, evaluation_metrics, group_metrics
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
@@ -20,7 +21,6 @@ from genevolve_ray.evolution.ports import (
     RolloutPort,
 )
 from genevolve_ray.evolution.restore import lesson_state, restore, revive
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.transport import WeightTransport

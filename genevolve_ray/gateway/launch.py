@@ -15,11 +15,11 @@ from uuid import uuid4
 
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length, vocabulary_size
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.services import JudgeService, RenderService
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.gateway.gateway import Gateway, RunFacts
 from genevolve_ray.gateway.inspector import PolicyFacts
 from genevolve_ray.gateway.port import GatewayRollouts, SharedRollouts

@@ -16,8 +16,8 @@ from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, make_config
 from genevolve_ray.bench import ablation
 from genevolve_ray.bench.ablation import AblationPlan, ablate
 from genevolve_ray.bench.arms import Arm
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.records.experience import Experience
 

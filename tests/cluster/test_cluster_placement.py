@@ -18,6 +18,7 @@ from genevolve_ray.cluster.placement import (
     service_demands,
 )
 from genevolve_ray.config import load_config
+from genevolve_ray.errors import UserFault
 
 
 def test_the_embedded_preset_fits_one_core() -> None:
@@ -88,7 +89,7 @@ SHARED = (*GPUS[:2], "cluster.learner_gpus=0.5", "cluster.rollout_gpus=0.5")
 )
 def test_a_way_that_weights_cannot_go_is_refused(overrides: tuple[str, ...], named: str) -> None:
     way, *others = overrides
-    with pytest.raises(PlacementError, match=named):
+    with pytest.raises(UserFault, match=named):
         check_devices(load_config("atlas", [f"cluster.weights={way}", *others]))
 
 

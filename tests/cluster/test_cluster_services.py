@@ -11,10 +11,10 @@ sys.path.append(str(Path(__file__).parents[1] / "renderers"))
 
 from played_services import dead_origin, in_turn, playing
 
+from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig
 from genevolve_ray.cluster.proxies import Caller
 from genevolve_ray.cluster.services import RenderReplica, Service, application
 from genevolve_ray.cluster.session import ray_session
-from genevolve_ray.cluster.settings import ClusterConfig, ServiceConfig
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.remote.client import client as remote

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import ray
 
+from genevolve_ray.cluster.config import ClusterConfig
 from genevolve_ray.cluster.session import cluster_address, ray_session
-from genevolve_ray.cluster.settings import ClusterConfig
 
 
 class FakeInit:

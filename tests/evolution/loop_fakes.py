@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import ExperiencePort, Lesson, MovedToken, RolloutTask
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.evolution.store import RunStore
 from genevolve_ray.evolution.transport import HostTransport
 from genevolve_ray.records.ledger import SpanKind, TokenLedger

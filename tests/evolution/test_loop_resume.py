@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_config
 
+from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.restore import ResumeError
-from genevolve_ray.evolution.settings import EvolutionConfig
 from genevolve_ray.records.trajectory import Group
 
 

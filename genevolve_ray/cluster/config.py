@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from genevolve_ray.evolution.config import EvolutionConfig, InferenceConfig
 from genevolve_ray.records.base import Config
 
 
@@ -83,3 +84,10 @@ class ClusterConfig(Config):
     tools: ServiceConfig = ServiceConfig()
     renderer: ServiceConfig = ServiceConfig()
     judge: ServiceConfig = ServiceConfig()
+
+
+class PlacedConfig(EvolutionConfig):
+    """What a run computes, and where it runs: all that the parts on Ray need to know of a run."""
+
+    cluster: ClusterConfig = ClusterConfig()
+    inference: InferenceConfig = InferenceConfig()
