@@ -61,7 +61,7 @@ def compare(folder: Path, seeds: int) -> dict[str, Any]:
     import numpy as np
 
     from genevolve_ray.bench.intervals import nested_interval
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
     from genevolve_ray.records.trajectory import Outcome
 
     scores: dict[str, list[list[float]]] = {mode: [] for mode in MODES}

@@ -251,7 +251,7 @@ def _committed(run: Path) -> int:
 
 def verdict(run: Path, steps: int) -> dict[str, Any]:
     """Return what the run's files show. Raises AssertionError naming what is wrong."""
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
 
     store = RunStore.read(str(run))
     manifests = store.manifests()

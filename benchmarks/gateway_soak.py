@@ -28,7 +28,7 @@ from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.inprocess import load_chat, start_learner
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown

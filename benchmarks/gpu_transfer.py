@@ -73,7 +73,7 @@ async def transfer(parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from genevolve_ray.cluster.launch import on_ray
     from genevolve_ray.config import load_config
     from genevolve_ray.evolution.loop import Evolution
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
     from genevolve_ray.evolution.transport import host_transport
     from genevolve_ray.evolution.watch import Silence
 

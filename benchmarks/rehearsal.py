@@ -45,7 +45,7 @@ async def rehearse(config: RunConfig, folder: Path, policy: Path) -> list[dict[s
     """Run it on Ray and return the metrics of its steps."""
     from genevolve_ray.cluster.launch import on_ray
     from genevolve_ray.evolution.loop import Evolution
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
     from genevolve_ray.evolution.transport import host_transport
     from genevolve_ray.evolution.watch import Silence
 

@@ -17,7 +17,7 @@ SECONDS_LIMIT = 10.0
 
 def run(options: Options) -> list[Row]:
     """Evolve the atlas policy in this process for a few steps, or read the metrics of the run that is named."""
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
 
     if options.run is not None:
         return phases(RunStore.read(str(options.run)).metrics())
@@ -28,7 +28,7 @@ def run(options: Options) -> list[Row]:
 async def _evolve(options: Options, folder: Path) -> list[dict[str, Any]]:
     from genevolve_ray.evolution.inprocess import in_process
     from genevolve_ray.evolution.loop import Evolution
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
     from genevolve_ray.evolution.transport import host_transport
     from genevolve_ray.evolution.watch import Silence
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from genevolve_ray.atlas.drawing import SIZE, decode
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
 HERE = Path(__file__).parent

@@ -24,7 +24,6 @@ from genevolve_ray.bench.lift import measure_lift
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.inprocess import (
     LocalRollouts,
     build_rollouts,
@@ -35,7 +34,8 @@ from genevolve_ray.evolution.inprocess import (
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.measures import evaluation_metrics
 from genevolve_ray.evolution.ports import RequestSource
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.records.base import Config

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.bench.jobs import RowEnd
-from genevolve_ray.bench.pictures import take_picture
-from genevolve_ray.bench.stages import bounded
+from genevolve_ray.bench.jobs.job import RowEnd
+from genevolve_ray.bench.jobs.pictures import take_picture
+from genevolve_ray.bench.jobs.stages import bounded
 from genevolve_ray.bench.wise import SCORES, Edition, WisePrompt, WiseScore
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import GradePort

@@ -15,7 +15,8 @@ from genevolve_ray.cluster.errors import arrive
 from genevolve_ray.cluster.transfer import Sender, TransferGroup
 from genevolve_ray.cluster.weights import Offer, Outbox, Shipment, ship
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.evolution.ports import LearnerLost, Lesson, MovedToken
+from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.records.experience import Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from genevolve_ray.evolution.inprocess import Ports, in_process, start_experienc
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
 from genevolve_ray.evolution.ports import RenderPort, RolloutPort
 from genevolve_ray.evolution.services import RenderService
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.viewer.progress import Progress
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from genevolve_ray.bench.jobs.pipeline import Stage
+from genevolve_ray.bench.jobs.stages import JudgeStage, RenderStage
 from genevolve_ray.bench.knowgen import summarise_knowgen
-from genevolve_ray.bench.lanes import Stage
-from genevolve_ray.bench.stages import JudgeStage, RenderStage
 from genevolve_ray.bench.tables import compare_wise
 from genevolve_ray.bench.wise import Edition, WisePrompt, summarise_wise, write_scores
 from genevolve_ray.bench.wise_stage import WiseStage, prompt_row, scores_of

@@ -16,11 +16,11 @@ from genevolve_ray.commands.memory_gauge import MemoryGauge
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.measures import evaluation_metrics, paired_interval, verdict_parts
 from genevolve_ray.evolution.metrics import open_writers
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Recording

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import Entry, ExperienceMemory, Hit, decode_memory

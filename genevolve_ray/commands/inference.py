@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.bench.jobfile import read_job
-from genevolve_ray.bench.lanes import Stage
-from genevolve_ray.bench.sft_rows import write_sft_rows
-from genevolve_ray.bench.stages import AgentStage, DirectStage, JudgeStage, RenderStage
+from genevolve_ray.bench.jobs.pipeline import Stage
+from genevolve_ray.bench.jobs.settings_file import read_job
+from genevolve_ray.bench.jobs.sft_rows import write_sft_rows
+from genevolve_ray.bench.jobs.stages import AgentStage, DirectStage, JudgeStage, RenderStage
 from genevolve_ray.commands.jobs import Carried, Job, carry_out, refuse_mixed, result_settings
 from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.commands.policies import DIRECT, named_policy

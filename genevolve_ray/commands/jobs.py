@@ -12,12 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from genevolve_ray.bench.budget import Budget
-from genevolve_ray.bench.jobfile import claim_folder, job_path
-from genevolve_ray.bench.joblog import JobLog
-from genevolve_ray.bench.jobs import JobState, RowEnd, Stop, StopReason, run_job
-from genevolve_ray.bench.lanes import Lanes, Stage
-from genevolve_ray.bench.pictures import STORE
+from genevolve_ray.bench.jobs.job import Budget, JobState, RowEnd, Stop, StopReason, run_job
+from genevolve_ray.bench.jobs.pictures import STORE
+from genevolve_ray.bench.jobs.pipeline import Lanes, Stage
+from genevolve_ray.bench.jobs.progress import JobLog
+from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import check_plugin, gpu_count
 from genevolve_ray.errors import UserFault

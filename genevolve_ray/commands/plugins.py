@@ -20,7 +20,6 @@ from genevolve_ray.config import load_config, with_overrides
 from genevolve_ray.contracts import embedder, judge, renderer, requests, samples, summariser, tools
 from genevolve_ray.contracts.running import Check, run_checks
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.plugins import (
     SPECS,
     PluginFault,
@@ -31,6 +30,7 @@ from genevolve_ray.evolution.plugins import (
     build_here,
     registered,
 )
+from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request

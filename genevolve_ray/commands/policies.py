@@ -17,7 +17,7 @@ from genevolve_ray.engines.checks import check_model
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 
 DIRECT = "direct"
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")

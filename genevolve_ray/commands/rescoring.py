@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.bench.lanes import Stage
-from genevolve_ray.bench.stages import JudgeStage
+from genevolve_ray.bench.jobs.pipeline import Stage
+from genevolve_ray.bench.jobs.stages import JudgeStage
 from genevolve_ray.commands.inference import CONSOLE, Common
 from genevolve_ray.commands.jobs import Job, carry_out, result_settings
 from genevolve_ray.commands.judged import write_kscore
@@ -15,7 +15,7 @@ from genevolve_ray.config import RunConfig, load_config, validate_config, with_o
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.measures import paired_interval
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program

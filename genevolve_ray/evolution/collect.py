@@ -10,8 +10,8 @@ from functools import partial
 from typing import TypeVar
 
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
+from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.evolution.manifest import CheckpointConfig
 from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
+from genevolve_ray.evolution.store.manifest import CheckpointConfig
 from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.records.base import Config

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.evolution.ports import ExperienceStep, Lesson
+from genevolve_ray.evolution.ports import ExperienceStep
 from genevolve_ray.experience.config import Control, ExperienceConfig
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
 from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.experience.recall import recall, remember
 from genevolve_ray.judges.protocol import Summariser
-from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.experience import Experience, Lesson
 from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair

@@ -18,10 +18,11 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.ports import LearnerLost, Lesson, MovedToken
+from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
 from genevolve_ray.learning.batch import TeacherContext, TrainSequence
+from genevolve_ray.records.experience import Lesson, MovedToken
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 

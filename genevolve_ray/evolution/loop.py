@@ -20,8 +20,9 @@ from genevolve_ray.evolution.ports import (
     RequestSource,
     RolloutPort,
 )
-from genevolve_ray.evolution.restore import lesson_state, restore, revive
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.restore import restore, revive
+from genevolve_ray.evolution.store.lessons import lesson_state
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.transport import WeightTransport
 from genevolve_ray.evolution.watch import Watcher

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Record
-from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.experience import Experience, Lesson, MovedToken
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -39,30 +39,6 @@ class RolloutTask(Record):
         if self.split == "train" and self.experience is not None:
             raise ValueError(f"training rollout {self.key} carries experience: students never see any")
         return self
-
-
-class Lesson(Record):
-    """A bundle that a request recalled in a step; `own`: written from this very step's rollouts of the request.
-
-    `bundle` is its number in the memory, `similarity` the cosine of its request's key and this one's.
-    """
-
-    request_id: str
-    bundle: int
-    experience: Experience
-    similarity: float
-    own: bool
-
-
-class MovedToken(Record):
-    """A token on which the teacher of a step disagreed: its place in the trajectory's ledger, and log pi - log q.
-
-    Above 0 the teacher finds the token less likely than the student does, below 0 more likely.
-    """
-
-    trajectory: str
-    position: int
-    gap: float
 
 
 class ExperienceStep(Record):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.evolution.ports import ExperiencePort, LearnerLost, LearnerPort, Lesson, MovedToken
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.ports import ExperiencePort, LearnerLost, LearnerPort
+from genevolve_ray.evolution.store.lessons import stored_lessons
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.watch import Watcher
 
 
@@ -52,18 +50,3 @@ async def revive(store: RunStore, learner: LearnerPort, watcher: Watcher) -> Non
             return
         except LearnerLost as error:
             watcher.note(str(error))
-
-
-def lesson_state(lessons: Sequence[Lesson], moved: Sequence[MovedToken]) -> dict[str, Any]:
-    """Return what a step's manifest keeps of its lessons: applying the step again needs them, people want to see them."""
-    return {name: [r.model_dump(mode="json") for r in rs] for name, rs in (("lessons", lessons), ("moved", moved))}
-
-
-def stored_lessons(store: RunStore, step: int) -> list[Lesson]:
-    """Return what a committed step was taught with, in the order of its requests."""
-    return [Lesson.model_validate(lesson) for lesson in store.manifest(step).loop.get("lessons", ())]
-
-
-def stored_moved(store: RunStore, step: int) -> list[MovedToken]:
-    """Return the tokens on which the teacher of a committed step disagreed most."""
-    return [MovedToken.model_validate(token) for token in store.manifest(step).loop.get("moved", ())]

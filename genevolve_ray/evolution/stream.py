@@ -9,10 +9,10 @@ from functools import partial
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import Pace, collect_group, distinct
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.files import StoreError
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.watch import Watcher
 from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from typing import Protocol
 
-from genevolve_ray.evolution.files import Folder, StoreError
-from genevolve_ray.evolution.manifest import Document, now, step_name
 from genevolve_ray.evolution.plugins import RendererSpec
+from genevolve_ray.evolution.store.files import Folder, StoreError
+from genevolve_ray.evolution.store.manifest import Document, now, step_name
 from genevolve_ray.evolution.watch import Watcher
 from genevolve_ray.evolution.wiring import Wirings
 

@@ -39,3 +39,27 @@ class Use(Record):
     request_id: str
     similarity: float
     own: bool
+
+
+class Lesson(Record):
+    """A bundle that a request recalled in a step; `own`: written from this very step's rollouts of the request.
+
+    `bundle` is its number in the memory, `similarity` the cosine of its request's key and this one's.
+    """
+
+    request_id: str
+    bundle: int
+    experience: Experience
+    similarity: float
+    own: bool
+
+
+class MovedToken(Record):
+    """A token on which the teacher of a step disagreed: its place in the trajectory's ledger, and log pi - log q.
+
+    Above 0 the teacher finds the token less likely than the student does, below 0 more likely.
+    """
+
+    trajectory: str
+    position: int
+    gap: float

@@ -13,7 +13,7 @@ from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.viewer.experience import RunExperience, load_experience
 
 if TYPE_CHECKING:
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
 
 BEFORE, AFTER, HELDOUT = "heldout-sft", "heldout-final", "heldout"
 """Names in the run store: trajectories of the policy that the run started from and ended with, and their requests."""
@@ -125,7 +125,7 @@ def load_report_data(source: RunStore | Path | str) -> ReportData:
     Raises:
         StoreError: when there is no run, or naming a file that is corrupt.
     """
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
 
     store = source if isinstance(source, RunStore) else RunStore.read(str(source))
     kept = set(store.trajectory_names())

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genevolve_ray.evolution.ports import Lesson, MovedToken
-from genevolve_ray.records.experience import Experience, Use
+from genevolve_ray.records.experience import Experience, Lesson, MovedToken, Use
 from genevolve_ray.records.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
 
 CARDS = 8
 """Bundles that the page shows."""
@@ -92,7 +91,7 @@ def load_experience(store: RunStore) -> RunExperience | None:
     Raises:
         StoreError: naming a file that is corrupt.
     """
-    from genevolve_ray.evolution.restore import stored_lessons
+    from genevolve_ray.evolution.store.lessons import stored_lessons
 
     lessons = {step: found for step in store.committed_steps() if (found := stored_lessons(store, step))}
     if not lessons:
@@ -195,7 +194,7 @@ def _unused(store: RunStore, lessons: dict[int, list[Lesson]]) -> dict[int, Bund
 
 def _moved(store: RunStore, lessons: dict[int, list[Lesson]], wanted: set[int]) -> dict[int, list[MovedToken]]:
     """Return the moved tokens of bundles, those of the few lessons that moved most."""
-    from genevolve_ray.evolution.restore import stored_moved
+    from genevolve_ray.evolution.store.lessons import stored_moved
 
     found: dict[int, list[list[MovedToken]]] = defaultdict(list)
     for step, taught in lessons.items():

@@ -18,7 +18,7 @@ from genevolve_ray.viewer.lessons import lesson_cards
 from genevolve_ray.viewer.page import render_page, write_page
 
 if TYPE_CHECKING:
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
 
 MAX_ATTEMPTS = 6
 """Training trajectories that the page shows whole."""

@@ -141,7 +141,7 @@ def test_a_run_of_another_configuration_is_left_alone(
     genevolve: Callable[..., tuple[int, str, str]], tmp_path: Path, model: Path
 ) -> None:
     from genevolve_ray.config import load_config
-    from genevolve_ray.evolution.store import RunStore
+    from genevolve_ray.evolution.store.run import RunStore
 
     run, sets = tmp_path / "run", ["--set", f"policy.model={model}"]
     config = load_config("atlas", [f"policy.model={model}"])

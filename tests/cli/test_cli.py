@@ -19,7 +19,7 @@ import genevolve_ray
 from genevolve_ray.cli import main
 from genevolve_ray.commands import evolve as session
 from genevolve_ray.evolution.inprocess import Ports
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.base import Config
 
 HEAVY = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.embed import HashingEmbedder
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.experience.recall import recall, remember

@@ -8,8 +8,8 @@ import pytest
 
 from genevolve_ray.config import ConfigError
 from genevolve_ray.errors import UserFault, as_user_fault
-from genevolve_ray.evolution.files import StoreError
-from genevolve_ray.evolution.lock import RunLockedError
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.evolution.store.lock import RunLockedError
 from genevolve_ray.tools.local import CorpusError
 
 MENDABLE = [

@@ -12,7 +12,7 @@ from loop_fakes import Scene, make_config
 
 from genevolve_ray.commands.evolve import as_swapped
 from genevolve_ray.commands.plugins import secrets_of
-from genevolve_ray.evolution.files import Folder
+from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
 
 ATLAS = "genevolve_ray.atlas.renderer:AtlasRenderer"

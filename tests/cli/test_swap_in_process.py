@@ -7,9 +7,9 @@ from pathlib import Path
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.plugins import RendererSpec
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState
 
 NEW = RendererSpec(type="genevolve_ray.atlas.renderer:AtlasRenderer", config={"slip": 0.5})

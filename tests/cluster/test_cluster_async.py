@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from async_run import STEPS
 
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]

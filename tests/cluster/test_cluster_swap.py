@@ -11,10 +11,10 @@ import pytest
 from cluster_run import build_model, run_config
 
 from genevolve_ray.cluster.launch import on_ray
-from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.plugins import RendererSpec
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState, swapping
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Silence

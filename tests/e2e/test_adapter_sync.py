@@ -11,7 +11,7 @@ from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import load_config
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.learner import LocalLearner
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 
 POLICY = Path(str(resources.files("genevolve_ray.atlas") / "cold_start"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import genevolve_ray
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.trajectory import Trajectory
 
 POLICY = Path(str(resources.files("genevolve_ray.atlas") / "cold_start"))
@@ -38,7 +38,7 @@ SETTINGS = {
 PLAIN = "from genevolve_ray.cli import main; main()"
 DYING = """
 import os, signal
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 put = RunStore.put_group
 def put_and_die(self, group, *rest):
     file = put(self, group, *rest)

@@ -12,9 +12,10 @@ from typing import Any
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.ports import ExperiencePort, Lesson, MovedToken, RolloutTask
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.ports import ExperiencePort, RolloutTask
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.transport import HostTransport
+from genevolve_ray.records.experience import Lesson, MovedToken
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Termination, Trajectory

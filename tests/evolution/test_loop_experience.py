@@ -12,7 +12,7 @@ from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, Scene, evolve, m
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.experience import LocalExperience
-from genevolve_ray.evolution.restore import stored_lessons
+from genevolve_ray.evolution.store.lessons import stored_lessons
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request

@@ -9,10 +9,10 @@ import pyarrow.fs as pafs
 import pytest
 from store_helpers import CONFIG, make_group, save_checkpoint, take_step
 
-from genevolve_ray.evolution.files import Folder, StoreError
-from genevolve_ray.evolution.lock import RunLockedError
-from genevolve_ray.evolution.manifest import CheckpointConfig
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder, StoreError
+from genevolve_ray.evolution.store.lock import RunLockedError
+from genevolve_ray.evolution.store.manifest import CheckpointConfig
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.request import EvalType, Request
 

@@ -11,9 +11,9 @@ import pyarrow.fs as pafs
 import pytest
 from store_helpers import CONFIG, Crash, Fuse, FusedFiles, contents, disk_full, make_group, save_checkpoint, take_step
 
-from genevolve_ray.evolution.files import Folder, StoreError
-from genevolve_ray.evolution.manifest import CheckpointConfig
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder, StoreError
+from genevolve_ray.evolution.store.manifest import CheckpointConfig
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.trajectory import Group
 
 KEEP = CheckpointConfig(keep_last=1, keep_best=0)

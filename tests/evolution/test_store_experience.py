@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from store_helpers import CONFIG, take_step
 
-from genevolve_ray.evolution.files import StoreError
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.memory import ExperienceMemory, SnapshotError
 from genevolve_ray.records.experience import Experience
 

@@ -16,14 +16,14 @@ import pyarrow.fs as pafs
 import pytest
 from store_helpers import CONFIG
 
-from genevolve_ray.evolution.files import Folder
-from genevolve_ray.evolution.lock import FileLock, LeaseLock, RunLockedError
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.lock import FileLock, LeaseLock, RunLockedError
+from genevolve_ray.evolution.store.run import RunStore
 
 HOLD = """
 import sys
-from genevolve_ray.evolution.files import Folder
-from genevolve_ray.evolution.lock import FileLock
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.lock import FileLock
 lock = FileLock(Folder(sys.argv[1]))
 print("locked", flush=True)
 sys.stdin.read()

@@ -11,7 +11,8 @@ import pytest
 from loop_fakes import FakeLearner, FakeRollouts, Scene, evolve, make_config, make_trajectory
 
 from genevolve_ray.evolution.flow import oldest_version
-from genevolve_ray.evolution.ports import Lesson, RolloutTask
+from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.records.experience import Lesson
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from loop_fakes import FakeRollouts, Recorder, Scene, evolve, make_config
 
-from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
 from genevolve_ray.evolution.wiring import Wirings
 

@@ -231,7 +231,7 @@ def test_what_is_no_snapshot_is_an_error(data: bytes) -> None:
 
 
 def test_another_table_is_no_snapshot() -> None:
-    from genevolve_ray.evolution.documents import to_parquet
+    from genevolve_ray.evolution.store.documents import to_parquet
     from genevolve_ray.records.arrow import experiences_to_table
 
     with pytest.raises(SnapshotError, match="experiences/1.*memory/1"):

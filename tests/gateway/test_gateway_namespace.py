@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.records.trajectory import Outcome
 

@@ -14,10 +14,10 @@ from benchmarks.measure import Options
 from benchmarks.rehearsal import rehearsal_config
 from benchmarks.world import default_policy
 from genevolve_ray.commands.assemble import open_ports
-from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.plugins import RendererSpec
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Silence

@@ -12,7 +12,7 @@ from played_bench import write_config
 from played_world import World, playing, png
 
 from genevolve_ray.config import load_config
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program, ReferenceImage

@@ -16,10 +16,10 @@ from benchmarks.measure import Options
 from benchmarks.rehearsal import rehearsal_config, rehearse
 from benchmarks.world import default_policy
 from genevolve_ray.cluster.launch import on_ray
-from genevolve_ray.evolution.files import Folder
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.plugins import RendererSpec
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.evolution.watch import Silence

@@ -12,8 +12,7 @@ import pytest
 from bundle_helpers import make_bundle
 from PIL import Image, ImageDraw
 
-from genevolve_ray.evolution.ports import MovedToken
-from genevolve_ray.records.experience import Use
+from genevolve_ray.records.experience import MovedToken, Use
 from genevolve_ray.records.images import ImageRef, MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.observation import ImageHit

@@ -8,11 +8,10 @@ import pytest
 from bundle_helpers import make_bundle
 from tokenizers import Tokenizer, models
 
-from genevolve_ray.evolution.ports import Lesson, MovedToken
-from genevolve_ray.evolution.restore import lesson_state
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.lessons import lesson_state
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.memory import ExperienceMemory
-from genevolve_ray.records.experience import Experience, Use
+from genevolve_ray.records.experience import Experience, Lesson, MovedToken, Use
 from genevolve_ray.records.trajectory import Group
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.experience import (

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from bundle_helpers import make_bundle
 
-from genevolve_ray.evolution.ports import MovedToken
+from genevolve_ray.records.experience import MovedToken
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import TurnKind

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from genevolve_ray.evolution.files import StoreError
-from genevolve_ray.evolution.store import RunStore
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.trajectory import Group
 from genevolve_ray.viewer.data import ReportData, find_key, load_report_data, pairs

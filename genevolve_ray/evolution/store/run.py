@@ -27,11 +27,12 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel
 
 from genevolve_ray import __version__
-from genevolve_ray.evolution.checkpoints import RunCheckpoints, read_checkpoints, remove_orphans
-from genevolve_ray.evolution.files import Folder, StoreError, sha256
-from genevolve_ray.evolution.groups import decode_group, encode_group
-from genevolve_ray.evolution.lock import RunLock, take_lock
-from genevolve_ray.evolution.manifest import (
+from genevolve_ray.evolution.store.checkpoints import RunCheckpoints, read_checkpoints, remove_orphans
+from genevolve_ray.evolution.store.config import check_unchanged, dump_config, read_resolved
+from genevolve_ray.evolution.store.files import Folder, StoreError, sha256
+from genevolve_ray.evolution.store.groups import decode_group, encode_group
+from genevolve_ray.evolution.store.lock import RunLock, take_lock
+from genevolve_ray.evolution.store.manifest import (
     CheckpointConfig,
     GroupFile,
     MetricValue,
@@ -41,7 +42,6 @@ from genevolve_ray.evolution.manifest import (
     now,
     step_name,
 )
-from genevolve_ray.evolution.resolved import check_unchanged, dump_config, load_config
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
@@ -121,7 +121,7 @@ class RunStore(RunCheckpoints):
         if (stored := self.info.run_seed) != run_seed:
             raise StoreError(f"run {self._folder.root} was begun with run seed {stored}, not {run_seed}")
         check_unchanged(self.config, config, changeable, self._folder.root)
-        if load_config(dump_config(config), "configuration") != self.config:
+        if read_resolved(dump_config(config), "configuration") != self.config:
             self._folder.put("config.yaml", dump_config(config), "resolved configuration")
         self.refresh()
         remove_orphans(self._folder, self._counts)
@@ -188,7 +188,7 @@ class RunStore(RunCheckpoints):
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        return load_config(self._folder.get("config.yaml", "configuration"), self._folder.path("config.yaml"))
+        return read_resolved(self._folder.get("config.yaml", "configuration"), self._folder.path("config.yaml"))
 
     @property
     def images(self) -> FilesystemImages:

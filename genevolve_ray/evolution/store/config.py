@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from genevolve_ray.evolution.files import StoreError
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.records.differences import differences
 
 
 def dump_config(config: BaseModel | Mapping[str, Any]) -> bytes:
@@ -17,7 +18,7 @@ def dump_config(config: BaseModel | Mapping[str, Any]) -> bytes:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode()
 
 
-def load_config(data: bytes, path: str) -> dict[str, Any]:
+def read_resolved(data: bytes, path: str) -> dict[str, Any]:
     """Return a configuration that `dump_config` wrote. Raises StoreError naming the file when it is corrupt."""
     try:
         loaded = yaml.safe_load(data)
@@ -36,22 +37,8 @@ def check_unchanged(
     Raises:
         StoreError: listing the keys that differ and are not (below) one of the `changeable` ones, with both values.
     """
-    before = dict(_leaves(stored))
-    after = dict(_leaves(load_config(dump_config(config), "configuration")))
-    differing = [k for k in {**before, **after} if before.get(k, _ABSENT) != after.get(k, _ABSENT)]
-    forbidden = [k for k in differing if not any(k == c or k.startswith(f"{c}.") for c in changeable)]
+    differing = differences(stored, read_resolved(dump_config(config), "configuration"))
+    forbidden = [d for d in differing if not any(d.key == c or d.key.startswith(f"{c}.") for c in changeable)]
     if forbidden:
-        listed = "; ".join(f"{k}: was {before.get(k, _ABSENT)}, is {after.get(k, _ABSENT)}" for k in sorted(forbidden))
+        listed = "; ".join(f"{d.key}: was {d.before}, is {d.after}" for d in forbidden)
         raise StoreError(f"run {run} was begun with another configuration: {listed}. Set it back or begin a new run")
-
-
-_ABSENT = "(absent)"
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values; an empty mapping is a leaf."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

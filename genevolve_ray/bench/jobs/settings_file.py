@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.records.differences import differences
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.published.rejections import DataError
-
-_ABSENT = "(absent)"
 
 
 def job_path(folder: Path, name: str) -> Path:
@@ -42,16 +41,6 @@ def claim_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     if not before:
         write_object(job_path(folder, name), now)
         return
-    old, new = dict(_leaves(before)), dict(_leaves(now))
-    keys = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
-    if keys:
-        told = "; ".join(f"{key} was {old.get(key, _ABSENT)!r}, is {new.get(key, _ABSENT)!r}" for key in sorted(keys))
+    if differing := differences(before, now):
+        told = "; ".join(f"{d.key} was {d.before!r}, is {d.after!r}" for d in differing)
         raise DataError(f"{folder} holds results of another job: {told}. Set it back, or name another folder")
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genevolve_ray.evolution.files import Folder, StoreError
-from genevolve_ray.evolution.lock import RunLock
-from genevolve_ray.evolution.manifest import StepManifest, step_name
+from genevolve_ray.evolution.store.files import Folder, StoreError
+from genevolve_ray.evolution.store.lock import RunLock
+from genevolve_ray.evolution.store.manifest import StepManifest, step_name
 from genevolve_ray.experience.memory import SnapshotError, decode_memory
 from genevolve_ray.records.arrow import (
     requests_to_table,

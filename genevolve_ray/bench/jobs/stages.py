@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genevolve_ray.bench.jobs import RowEnd
-from genevolve_ray.bench.pictures import STORE, take_picture
+from genevolve_ray.bench.jobs.job import RowEnd
+from genevolve_ray.bench.jobs.pictures import STORE, take_picture
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.inference import AgentPort

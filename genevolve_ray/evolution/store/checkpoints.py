@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.evolution.documents import RunDocuments
-from genevolve_ray.evolution.files import TEMPORARY, Folder, StoreError
-from genevolve_ray.evolution.lock import RunLock
-from genevolve_ray.evolution.manifest import Checkpoint, CheckpointConfig, StoredFile, now, step_name
+from genevolve_ray.evolution.store.documents import RunDocuments
+from genevolve_ray.evolution.store.files import TEMPORARY, Folder, StoreError
+from genevolve_ray.evolution.store.lock import RunLock
+from genevolve_ray.evolution.store.manifest import Checkpoint, CheckpointConfig, StoredFile, now, step_name
 
 FOLDER = "checkpoints"
 

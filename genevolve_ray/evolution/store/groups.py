@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 
-from genevolve_ray.evolution.documents import from_parquet, to_parquet
-from genevolve_ray.evolution.files import StoreError, sha256
-from genevolve_ray.evolution.manifest import GroupFile, step_name
+from genevolve_ray.evolution.store.documents import from_parquet, to_parquet
+from genevolve_ray.evolution.store.files import StoreError, sha256
+from genevolve_ray.evolution.store.manifest import GroupFile, step_name
 from genevolve_ray.records.arrow import table_to_trajectories, trajectories_to_table
 from genevolve_ray.records.trajectory import Group
 

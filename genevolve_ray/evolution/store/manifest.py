@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from genevolve_ray.evolution.files import StoreError
+from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.records.base import Config, Record
 
 SCHEMA_VERSION = 1

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from genevolve_ray.bench.jobs import RowEnd
+from genevolve_ray.bench.jobs.job import RowEnd
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.journal import RowJournal
 from genevolve_ray.records.published.rejections import RowFault

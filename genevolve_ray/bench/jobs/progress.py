@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from genevolve_ray.bench.jobs import JobState, RowEnd
+from genevolve_ray.bench.jobs.job import JobState, RowEnd
 
 _EVERY_SECONDS = 15.0
 

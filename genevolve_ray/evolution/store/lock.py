@@ -26,7 +26,7 @@ from typing import Protocol
 import psutil
 from pydantic import ValidationError
 
-from genevolve_ray.evolution.files import Folder, StoreError
+from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.records.base import Record
 
 LOCK_FILE = ".lock"

@@ -1,0 +1,1 @@
+"""Jobs: rows worked on side by side through stages, resumable, under a budget."""

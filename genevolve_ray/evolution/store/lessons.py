@@ -1,0 +1,24 @@
+"""The lessons of a committed step, kept in its manifest: applying the step again needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.records.experience import Lesson, MovedToken
+
+
+def lesson_state(lessons: Sequence[Lesson], moved: Sequence[MovedToken]) -> dict[str, Any]:
+    """Return what a step's manifest keeps of its lessons: applying the step again needs them, people want to see them."""
+    return {name: [r.model_dump(mode="json") for r in rs] for name, rs in (("lessons", lessons), ("moved", moved))}
+
+
+def stored_lessons(store: RunStore, step: int) -> list[Lesson]:
+    """Return what a committed step was taught with, in the order of its requests."""
+    return [Lesson.model_validate(lesson) for lesson in store.manifest(step).loop.get("lessons", ())]
+
+
+def stored_moved(store: RunStore, step: int) -> list[MovedToken]:
+    """Return the tokens on which the teacher of a committed step disagreed most."""
+    return [MovedToken.model_validate(token) for token in store.manifest(step).loop.get("moved", ())]

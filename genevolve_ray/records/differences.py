@@ -1,0 +1,33 @@
+"""Where two settings trees differ, key by key: what resumed runs and jobs are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+ABSENT = "(absent)"
+"""Stands for a key that one side does not have."""
+
+
+class Difference(NamedTuple):
+    """A dotted key and its value on both sides."""
+
+    key: str
+    before: Any
+    after: Any
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
+    """Return the leaves that differ, in the order of their keys."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    found = (Difference(key, old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted({*old, *new}))
+    return [difference for difference in found if difference.before != difference.after]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values; an empty mapping is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
