@@ -12,8 +12,8 @@ OWN: Mapping[str, Mapping[str, str]] = {
     },
     "tools": {
         "atlas": "genevolve_ray.atlas.sources:AtlasTools",
-        "local": "genevolve_ray.evolution.toolbox:LocalTools",
-        "web": "genevolve_ray.evolution.webtools:WebTools",
+        "local": "genevolve_ray.tools.toolbox:LocalTools",
+        "web": "genevolve_ray.tools.web:WebTools",
     },
     "renderer": {
         "atlas": "genevolve_ray.atlas.renderer:AtlasRenderer",

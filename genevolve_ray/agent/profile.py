@@ -14,12 +14,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from genevolve_ray.agent import wire
-from genevolve_ray.agent.skillset import SkillMode, skill_view
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation, SearchObservation
 from genevolve_ray.records.texts import load_text
 from genevolve_ray.tools.protocol import Tool
+from genevolve_ray.tools.skillset import SkillMode, skill_view
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 TOOLS_MARK = "{{tools}}"

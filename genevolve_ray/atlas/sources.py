@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import Field
 
-from genevolve_ray.agent.skillset import load_skills
 from genevolve_ray.atlas.names import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.world import World, build_world
@@ -20,6 +19,7 @@ from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.local import LocalImageSource, LocalTextSource
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 from genevolve_ray.tools.search import SearchTool
+from genevolve_ray.tools.skillset import load_skills
 
 TOP_K = 3
 """Hits an atlas query returns unless asked otherwise: enough for a choice, short enough for a small context."""

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.profile import PROFILES, system_prompt
-from genevolve_ray.agent.skillset import load_skills, skill_view
 from genevolve_ray.atlas.names import PREFIXES, SUFFIXES
 from genevolve_ray.atlas.scene import (
     COLOURS,
@@ -24,6 +23,7 @@ from genevolve_ray.atlas.scene import (
     TEXTS,
 )
 from genevolve_ray.records.program import ORDINALS
+from genevolve_ray.tools.skillset import load_skills, skill_view
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genevolve_ray.agent.skillset import load_skills, skill_view
+from genevolve_ray.tools.skillset import load_skills, skill_view
 
 SHORT = {
     "quantity_counting": "a number word and in a row",

@@ -15,7 +15,7 @@ from genevolve_ray.config import load_config
 from genevolve_ray.doctor.preflight import check_devices
 from genevolve_ray.errors import UserFault
 
-TOOLBOX = "genevolve_ray.evolution.toolbox:LocalTools"
+TOOLBOX = "genevolve_ray.tools.toolbox:LocalTools"
 
 
 def check_refused(ended: tuple[int, str, str], *named: str) -> None:

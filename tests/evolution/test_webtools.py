@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from genevolve_ray.evolution.measures import evaluation_metrics
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.evolution.webtools import WebTools, WebToolsConfig
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.trajectory import Outcome, TurnKind
 from genevolve_ray.records.usage import metered
+from genevolve_ray.tools.web import WebTools, WebToolsConfig
 
 TESTS = Path(__file__).parents[1]
 sys.path += [str(TESTS / "tools"), str(TESTS / "agent")]
@@ -50,7 +50,7 @@ def settings(world: World, **more: Any) -> dict[str, Any]:
 
 
 def toolbox(world: World, folder: Path, **more: Any) -> WebTools:
-    spec = PluginSpec(type="genevolve_ray.evolution.webtools:WebTools", config=settings(world, **more))
+    spec = PluginSpec(type="genevolve_ray.tools.web:WebTools", config=settings(world, **more))
     return spec.build(FilesystemImages(str(folder / "images")))
 
 

@@ -261,7 +261,7 @@ def test_a_token_that_would_go_unencrypted_is_noted(filled: Filled, tmp_path: Pa
 def test_a_plug_in_that_raises_anything_is_a_line(
     filled: Filled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from genevolve_ray.evolution.webtools import WebTools
+    from genevolve_ray.tools.web import WebTools
 
     def broken(config: object) -> None:
         raise ZeroDivisionError("oh")

@@ -1,4 +1,4 @@
-"""The three tools over a corpus of your own: plug-in `genevolve_ray.evolution.toolbox:LocalTools`."""
+"""The three tools over a corpus of your own: plug-in `genevolve_ray.tools.toolbox:LocalTools`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from genevolve_ray.agent.skillset import load_skills
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore, MemoryImages
 from genevolve_ray.tools.image_search import ImageSearchTool
@@ -14,6 +13,7 @@ from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.local import LocalImageSource, LocalTextSource, load_documents, load_image_library
 from genevolve_ray.tools.protocol import Tool
 from genevolve_ray.tools.search import SearchTool
+from genevolve_ray.tools.skillset import load_skills
 
 
 class LocalToolsConfig(Config):

@@ -1,4 +1,4 @@
-"""The three tools over the web: plug-in `genevolve_ray.evolution.webtools:WebTools`."""
+"""The three tools over the web: plug-in `genevolve_ray.tools.web:WebTools`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from genevolve_ray.agent.skillset import load_skills
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.tools.cache import AnswerCache, CacheConfig
@@ -17,6 +16,7 @@ from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.protocol import OnOutage, Tool
 from genevolve_ray.tools.search import SearchTool
 from genevolve_ray.tools.serper import ImageConfig, SerperConfig, SerperImages, SerperText
+from genevolve_ray.tools.skillset import load_skills
 
 
 class WebToolsConfig(Config):
