@@ -1,7 +1,7 @@
 """Weights over device memory: the learner's rank 0 sends a version to all engines at once, in one group with them.
 
 Three sides: `Transfer` on the driver says who is in the group and judges what came of it, `Sender` is on every rank of the
-learner, and a worker's engine takes what `Control` delivers to it (`engines.mail`). The group is built anew whenever
+learner, and a worker's engine takes what `Control` delivers to it (`engines.transfer_queue`). The group is built anew whenever
 somebody in it was replaced, and after every transfer that broke off.
 """
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ray.exceptions import RayActorError, RayError
 
 from genevolve_ray.cluster.errors import arrive
-from genevolve_ray.engines.mail import TransferCall
 from genevolve_ray.engines.protocol import Probe, WeightUpdateError
+from genevolve_ray.engines.transfer_queue import TransferCall
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.evolution.ports import LearnerLost
 

@@ -15,8 +15,8 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
 from genevolve_ray.cluster.weights import Shipment, forget_node, receive
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.engines.mail import Mail, TransferCall
 from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
+from genevolve_ray.engines.transfer_queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
 from genevolve_ray.evolution.inprocess import load_chat, start_engine
 from genevolve_ray.evolution.ports import RolloutTask
@@ -67,7 +67,7 @@ class RolloutWorker:
         self._engine: Engine | None = None
         self._chat: ChatFormat | None = None
         self._rollouts: Rollouts | None = None
-        self._mail = Mail()
+        self._transfer_queue = TransferQueue()
         self._running = self._finished = 0
         self._seconds_start = 0.0
         self._engine_death: tuple[type[Exception], ...] = ()
@@ -140,7 +140,7 @@ class RolloutWorker:
 
     async def expect(self) -> None:
         """Make ready for weights that come over device memory."""
-        self._mail = Mail()
+        self._transfer_queue = TransferQueue()
 
     async def receive(self, version: int, probe: Probe) -> float:
         """Take weights as the learner's end delivers them and verify them; returns the probe difference.
@@ -148,25 +148,25 @@ class RolloutWorker:
         Raises:
             WeightUpdateError: see `VllmEngine.receive`.
         """
-        engine, mail = cast("VllmEngine", self._engine), self._mail
+        engine, transfer_queue = cast("VllmEngine", self._engine), self._transfer_queue
         try:
-            return await engine.receive(mail.calls(), version, probe)
+            return await engine.receive(transfer_queue.calls(), version, probe)
         except WeightUpdateError as error:
-            mail.close(str(error))
+            transfer_queue.close(str(error))
             raise
         except self._engine_death:
             self._exit()
             raise
         finally:
-            mail.close("the engine has come to its end with this version")
+            transfer_queue.close("the engine has come to its end with this version")
 
     async def deliver(self, call: TransferCall, argument: dict[str, Any] | None = None) -> None:
         """Make a call of the learner's end on the engine, and wait until it is carried out."""
-        await self._mail.deliver(call, argument)
+        await self._transfer_queue.deliver(call, argument)
 
     async def abandon(self, reason: str) -> None:
         """Let go of weights that will not come."""
-        self._mail.close(reason)
+        self._transfer_queue.close(reason)
 
     async def stats(self) -> WorkerStats:
         """Return what this worker has done."""

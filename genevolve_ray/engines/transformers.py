@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from genevolve_ray.engines.ban import ban_mask
+from genevolve_ray.engines.batch_decode import DecodeRequest, run_wave, score_tokens
 from genevolve_ray.engines.checks import (
     check_weights,
     merged_into,
@@ -23,7 +24,6 @@ from genevolve_ray.engines.checks import (
     sees,
 )
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
-from genevolve_ray.engines.wave import Job, run_wave, score_tokens
 from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.records.seeds import derive_seed
 
@@ -38,7 +38,7 @@ class _Waiting:
     """A request that no wave has taken yet; `wave` resolves to (future of the wave's results, row in it)."""
 
     request_id: str
-    job: Job
+    job: DecodeRequest
     wave: asyncio.Future[tuple[asyncio.Future[list[Generation]], int]] = field(repr=False)
 
 
@@ -118,7 +118,7 @@ class TransformersEngine:
         self._check_open()
         limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
         seed = sampling.seed if sampling.seed is not None else derive_seed(self._seed, "engine", request_id)
-        job = Job(prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit)
+        job = DecodeRequest(prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(request_id, job, loop.create_future())
         self._waiting.append(waiting)
@@ -201,7 +201,7 @@ class TransformersEngine:
             quiet = quiet + 1 if len(self._waiting) == seen else 0
             seen = len(self._waiting)
 
-    def _sample(self, jobs: Sequence[Job]) -> list[Generation]:
+    def _sample(self, jobs: Sequence[DecodeRequest]) -> list[Generation]:
         self._check_open()
         return run_wave(self._model, self._banned_V, jobs, self.version)
 

@@ -19,8 +19,8 @@ from genevolve_ray.engines.checks import (
     room_for,
 )
 from genevolve_ray.engines.config import MIB, VllmConfig
-from genevolve_ray.engines.mail import TransferCall
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.transfer_queue import TransferCall
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput

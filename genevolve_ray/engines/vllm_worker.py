@@ -15,7 +15,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.ipc_handles import rebuilt_handles
-from genevolve_ray.engines.orphan import die_with_parent
+from genevolve_ray.engines.parent_watch import die_with_parent
 from genevolve_ray.models.adapters import published_tensors
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from genevolve_ray.engines.chat_endpoint import complaint, text_message
 from genevolve_ray.engines.protocol import ChatMessage, ChatModel
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.judges.chat import complaint, text_message
 from genevolve_ray.judges.reading import BadAnswer
 from genevolve_ray.records.texts import neutralise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genevolve_ray.judges.chat import EndpointChat, EndpointChatConfig
+from genevolve_ray.engines.chat_endpoint import EndpointChat, EndpointChatConfig
 from genevolve_ray.judges.vlm_judge import VlmJudge, VlmJudgeConfig
 from genevolve_ray.remote.config import RemoteConfig
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from genevolve_ray.engines.chat_endpoint import text_message
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
-from genevolve_ray.judges.chat import text_message
 from genevolve_ray.judges.kscore import bounded_line, truth_value
 from genevolve_ray.judges.reading import BadAnswer, read_fields
 from genevolve_ray.judges.rubrics import CHECKS, fenced

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from genevolve_ray.engines.chat_endpoint import text_message
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
-from genevolve_ray.judges.chat import text_message
 from genevolve_ray.judges.reading import BadAnswer, read_fields
 from genevolve_ray.judges.rubrics import NO_TEXT, fenced
 from genevolve_ray.records.verdict import WEIGHTS, ImageScores

@@ -9,8 +9,8 @@ from typing import Any
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from genevolve_ray.cluster.transfer import TransferFailed, TransferGroup
-from genevolve_ray.engines.mail import Mail, TransferCall, TransferInterrupted
 from genevolve_ray.engines.protocol import WeightUpdateError
+from genevolve_ray.engines.transfer_queue import TransferCall, TransferInterrupted, TransferQueue
 from genevolve_ray.evolution.ports import LearnerLost
 
 
@@ -82,12 +82,12 @@ class FakeWorker:
         return 0.25 * (self.index + 1)
 
     async def _expect(self) -> None:
-        self.mail = Mail()
+        self.transfer_queue = TransferQueue()
 
     async def _receive(self, version: int, probe: Any) -> float:
         self.version = -1
         try:
-            async for call, _ in self.mail.calls():
+            async for call, _ in self.transfer_queue.calls():
                 self.calls.append(call)
                 self.at.pop(call, lambda: None)()
                 if self.stuck:
@@ -96,15 +96,15 @@ class FakeWorker:
         except TransferInterrupted as error:
             raise WeightUpdateError(f"broke off: {error}") from error
         finally:
-            self.mail.close("it has ended")
+            self.transfer_queue.close("it has ended")
         self.version = version
         return 0.25 * (self.index + 1)
 
     async def _deliver(self, call: TransferCall) -> None:
-        await self.mail.deliver(call)
+        await self.transfer_queue.deliver(call)
 
     async def _abandon(self, reason: str) -> None:
-        self.mail.close(reason)
+        self.transfer_queue.close(reason)
 
     def die(self) -> None:
         self.dead = True

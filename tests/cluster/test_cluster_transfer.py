@@ -14,8 +14,8 @@ from genevolve_ray.cluster import transfer as transfers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.transfer import Control, Sender, Transfer, TransferFailed, TransferGroup, _Passes
 from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
-from genevolve_ray.engines.mail import TransferCall
 from genevolve_ray.engines.protocol import WeightUpdateError
+from genevolve_ray.engines.transfer_queue import TransferCall
 from genevolve_ray.evolution.ports import LearnerLost
 
 PROBE: Any = None

@@ -14,7 +14,7 @@ import genevolve_ray
 
 PARENT = """
 import multiprocessing, signal
-from genevolve_ray.engines.orphan import die_with_parent
+from genevolve_ray.engines.parent_watch import die_with_parent
 
 def work(ready):
     die_with_parent(("Engine",))

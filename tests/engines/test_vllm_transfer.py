@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from tiny_qwen3 import BANNED, CONTEXT, TinyModels, forward_logprobs
 
-from genevolve_ray.engines.mail import Mail, TransferCall
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.transfer_queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -60,12 +60,12 @@ class Trainer:
         return OutgoingWeights(load_policy(folder), {})
 
     async def send(self, source: Any, version: int, probe: Probe | None) -> float:
-        self._mail = Mail()
-        receiving = asyncio.ensure_future(self._engine.receive(self._mail.calls(), version, probe))
+        self._transfer_queue = TransferQueue()
+        receiving = asyncio.ensure_future(self._engine.receive(self._transfer_queue.calls(), version, probe))
         sent = await asyncio.gather(asyncio.to_thread(self._send, source), return_exceptions=True)
         if isinstance(sent[0], BaseException):
             self._end = self._end and self._end.shutdown()
-            self._mail.close(str(sent[0]))
+            self._transfer_queue.close(str(sent[0]))
         return await receiving
 
     def _send(self, source: Any) -> None:
@@ -80,7 +80,7 @@ class Trainer:
         self._end.send_weights()
 
     def _deliver(self, call: TransferCall, argument: dict[str, Any] | None = None) -> None:
-        asyncio.run_coroutine_threadsafe(self._mail.deliver(call, argument), self._loop).result(timeout=60)
+        asyncio.run_coroutine_threadsafe(self._transfer_queue.deliver(call, argument), self._loop).result(timeout=60)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._deliver(TransferCall.JOIN, init_info)

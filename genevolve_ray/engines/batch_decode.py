@@ -22,7 +22,7 @@ _SCORE_CHUNK = 1024
 
 
 @dataclass
-class Job:
+class DecodeRequest:
     """One request of a wave; `limit` is the number of tokens it may sample."""
 
     prompt: tuple[int, ...]
@@ -106,7 +106,7 @@ def draw(logprobs_B_V: torch.Tensor, uniform_B: torch.Tensor, greedy_B: torch.Te
 class _Rows:
     """The per-row tensors of a wave, which shrink as rows end."""
 
-    def __init__(self, jobs: Sequence[Job], device: torch.device) -> None:
+    def __init__(self, jobs: Sequence[DecodeRequest], device: torch.device) -> None:
         self.jobs = list(jobs)
         self.temperature_B = torch.tensor([j.sampling.temperature for j in jobs], device=device)
         self.top_p_B = torch.tensor([j.sampling.top_p for j in jobs], device=device)
@@ -130,7 +130,7 @@ class _Rows:
 
 
 @torch.inference_mode()
-def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[Job], version: int) -> list[Generation]:
+def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[DecodeRequest], version: int) -> list[Generation]:
     """Sample every job to its end and return the generations in the order of `jobs`.
 
     Args:

@@ -35,7 +35,7 @@ class _Letter:
     done: asyncio.Future[None]
 
 
-class Mail:
+class TransferQueue:
     """One transfer's calls, from whoever delivers them to the engine that iterates over them.
 
     The engine's next step says that it has carried the last call out; if it fails instead, `close` tells whoever waits.
