@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from genevolve_ray.atlas.reading import Reading, read_prompt
 from genevolve_ray.atlas.scene import COUNT_WORDS, SKILLS, SOURCES
 from genevolve_ray.atlas.teacher import MAX_SKILLS, Decisions, as_experience
-from genevolve_ray.judges.bundle import bundle_head
+from genevolve_ray.judges.summariser import bundle_head
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.leaks import check_experience

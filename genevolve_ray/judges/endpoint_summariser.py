@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, model_validator
 from genevolve_ray.engines.chat_endpoint import EndpointChat, EndpointChatConfig, complaint, text_message
 from genevolve_ray.engines.protocol import ChatMessage
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.judges.bundle import bundle_head
-from genevolve_ray.judges.salvage import salvage_object
+from genevolve_ray.judges.reading import salvage_object
+from genevolve_ray.judges.summariser import bundle_head
 from genevolve_ray.judges.transcript import pair_text
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import SLOTS, Experience

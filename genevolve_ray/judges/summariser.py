@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from genevolve_ray.judges.bundle import bundle_head
-from genevolve_ray.judges.habits import Habits, habits_of
+from genevolve_ray.judges.behaviour import Behaviour, behaviour_of
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import SLOTS, Experience
-from genevolve_ray.records.leaks import without_leaks
+from genevolve_ray.records.leaks import mask, without_leaks
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
 
@@ -40,7 +40,7 @@ class RuleSummariser:
 
     async def compare(self, request: Request, pair: Pair) -> Experience:
         """Return the bundle of a pair; a bullet that would give an answer away (a telling title) is left out."""
-        best, worst = habits_of(pair.best), habits_of(pair.worst)
+        best, worst = behaviour_of(pair.best), behaviour_of(pair.worst)
         slots: dict[str, tuple[str, ...]] = {}
         for slot in SLOTS:
             bullets = _RULES[slot](best, worst)
@@ -54,7 +54,7 @@ def _told(best: object, worst: object, text: str) -> str:
     return STANDARD + text[0].lower() + text[1:] if best == worst else text
 
 
-def _search(best: Habits, worst: Habits) -> Iterator[str]:
+def _search(best: Behaviour, worst: Behaviour) -> Iterator[str]:
     does, did = best.searches > 0, worst.searches > 0
     if does:
         yield _told(
@@ -75,7 +75,7 @@ def _search(best: Habits, worst: Habits) -> Iterator[str]:
         yield "Standard: search images for the things whose look must be found, as both attempts did here."
 
 
-def _knowledge(best: Habits, worst: Habits) -> Iterator[str]:
+def _knowledge(best: Behaviour, worst: Behaviour) -> Iterator[str]:
     only, both = [s for s in best.skills if s not in worst.skills], [s for s in best.skills if s in worst.skills]
     if only:
         yield f"Read {_listed(only)} before writing, as only the better attempt did, and then apply what it says."
@@ -89,7 +89,7 @@ def _knowledge(best: Habits, worst: Habits) -> Iterator[str]:
         )
 
 
-def _reference(best: Habits, worst: Habits) -> Iterator[str]:
+def _reference(best: Behaviour, worst: Behaviour) -> Iterator[str]:
     if best.chosen:
         text = (
             f"Choose pictures whose titles say {_listed(best.chosen)} over the other pictures that the search returns."
@@ -103,7 +103,7 @@ def _reference(best: Habits, worst: Habits) -> Iterator[str]:
         yield "Leave out references that no part of the request needs; every further picture pulls the result its way."
 
 
-def _prompt(best: Habits, worst: Habits) -> Iterator[str]:
+def _prompt(best: Behaviour, worst: Behaviour) -> Iterator[str]:
     if best.ordinals:
         text = "Bind each reference by its ordinal phrase to the thing it shows, in the clause about that thing."
         yield _told(True, worst.ordinals, text)
@@ -128,7 +128,7 @@ def _prompt(best: Habits, worst: Habits) -> Iterator[str]:
         yield "Write the prompt out in full: every constraint of the request must appear in it as a visible instruction."
 
 
-def _failures(best: Habits, worst: Habits) -> Iterator[str]:
+def _failures(best: Behaviour, worst: Behaviour) -> Iterator[str]:
     if worst.broken > best.broken:
         yield "Avoid turns that break the protocol: think briefly, then write exactly one tool call or the answer."
     if worst.searches == 0 < best.searches:
@@ -158,3 +158,17 @@ _RULES = {
 
 def _listed(words: tuple[str, ...] | list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def bundle_head(request: Request, pair: Pair) -> dict[str, Any]:
+    """Return the fields of a bundle beside its guidance: what it is about, without the answers, and where it came from."""
+    category = " ".join(request.category.replace("+", " ").split())
+    return {
+        "trigger": ", ".join(part for part in (request.eval_type.value, category) if part),
+        "summary": mask(request.prompt),
+        "step": pair.step,
+        "request_id": pair.request_id,
+        "best": str(pair.best.key),
+        "worst": str(pair.worst.key),
+        "gap": pair.gap,
+    }

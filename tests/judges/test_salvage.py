@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genevolve_ray.judges.salvage import salvage_object
+from genevolve_ray.judges.reading import salvage_object
 
 WANTED = {"a": ["x, }", 'say "hi",]'], "b": {"c": 1}}
 TEXT = json.dumps(WANTED)

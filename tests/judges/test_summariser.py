@@ -11,7 +11,7 @@ from judge_helpers import REQUEST, attempt, call, good, pair_of, poor
 from record_strategies import requests, trajectories
 
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.judges.habits import habits_of
+from genevolve_ray.judges.behaviour import behaviour_of
 from genevolve_ray.judges.summariser import STANDARD, RuleSummariser, RuleSummariserConfig
 from genevolve_ray.records.experience import SLOTS, Experience
 from genevolve_ray.records.leaks import check_experience
@@ -84,13 +84,13 @@ def test_calls_that_were_not_carried_out_are_no_habits() -> None:
     from genevolve_ray.records.trajectory import TurnKind
 
     turns = [t.model_copy(update={"kind": TurnKind.FORMAT_ERROR}) for t in good().turns]
-    habits = habits_of(attempt(0.5, turns, "x"))
-    assert (habits.searches, habits.image_searches, habits.skills, habits.broken) == (0, 0, (), 3)
+    behaviour = behaviour_of(attempt(0.5, turns, "x"))
+    assert (behaviour.searches, behaviour.image_searches, behaviour.skills, behaviour.broken) == (0, 0, (), 3)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"queries": "one"}, {"queries": [1, None]}, {"query": ["a"]}])
 def test_odd_arguments_are_no_obstacle(arguments: dict[str, object]) -> None:
-    assert habits_of(attempt(0.5, [call("search", **arguments)], "x")).searches == 1
+    assert behaviour_of(attempt(0.5, [call("search", **arguments)], "x")).searches == 1
 
 
 @given(request=requests, best=trajectories, worst=trajectories)

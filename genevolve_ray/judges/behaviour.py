@@ -23,7 +23,7 @@ _TITLE_WORDS = 3
 
 
 @dataclass(frozen=True)
-class Habits:
+class Behaviour:
     """One attempt's decisions.
 
     Attributes:
@@ -61,7 +61,7 @@ class Habits:
     tool_calls: int
 
 
-def habits_of(trajectory: Trajectory) -> Habits:
+def behaviour_of(trajectory: Trajectory) -> Behaviour:
     """Return the habits of one attempt, from its turns, its pictures' titles and its program."""
     calls = [turn for turn in trajectory.turns if turn.kind is TurnKind.TOOL_CALL]
     names = [turn.tool for turn in calls]
@@ -69,7 +69,7 @@ def habits_of(trajectory: Trajectory) -> Habits:
     prompt = trajectory.program.gen_prompt if trajectory.program else ""
     last_search = max((i for i, name in enumerate(names) if name == "search"), default=-1)
     skills = (str(t.arguments.get("skill_name", "")) for t in calls if t.tool == "query_knowledge")
-    return Habits(
+    return Behaviour(
         searches=names.count("search"),
         queries=sum(len(_queries(turn)) for turn in calls if turn.tool == "search"),
         image_searches=names.count("image_search"),
