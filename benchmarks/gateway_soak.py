@@ -27,10 +27,10 @@ from genevolve_ray.engines.null import NullEngine
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.inprocess import load_chat, start_learner
 from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.transport import host_transport
-from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.launch import local_parts, open_gateway
 from genevolve_ray.gateway.player import Player
@@ -217,7 +217,7 @@ async def soak(minutes: float, workers: int, rate: float, folder: Path) -> dict[
         ) as outside:
             port = Paced(outside, rate)
             requests, learner = config.requests.build(store.images), start_learner(config, model)
-            evolution = Evolution(config, requests, port, learner, transport, store, Silence(), None)
+            evolution = Evolution(config, requests, port, learner, transport, store, NullMonitor(), None)
             version = await evolution.start()
             async with crowd_of(servers[0], folder, workers, model) as crowd:
                 started = perf_counter()

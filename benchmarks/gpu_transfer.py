@@ -73,11 +73,11 @@ async def transfer(parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from genevolve_ray.cluster.launch import on_ray
     from genevolve_ray.config import load_config
     from genevolve_ray.evolution.loop import Evolution
+    from genevolve_ray.evolution.monitor import NullMonitor
     from genevolve_ray.evolution.store.run import RunStore
     from genevolve_ray.evolution.transport import host_transport
-    from genevolve_ray.evolution.watch import Silence
 
-    class Killer(Silence):
+    class Killer(NullMonitor):
         """Kills a rollout worker once the first step is committed."""
 
         def step(self, step: int, metrics: dict[str, float], validation: dict[str, float] | None = None) -> None:

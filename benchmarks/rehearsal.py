@@ -45,9 +45,9 @@ async def rehearse(config: RunConfig, folder: Path, policy: Path) -> list[dict[s
     """Run it on Ray and return the metrics of its steps."""
     from genevolve_ray.cluster.launch import on_ray
     from genevolve_ray.evolution.loop import Evolution
+    from genevolve_ray.evolution.monitor import NullMonitor
     from genevolve_ray.evolution.store.run import RunStore
     from genevolve_ray.evolution.transport import host_transport
-    from genevolve_ray.evolution.watch import Silence
 
     with (
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
@@ -55,7 +55,7 @@ async def rehearse(config: RunConfig, folder: Path, policy: Path) -> list[dict[s
     ):
         requests = config.requests.build(store.images)
         async with on_ray(config, run_name=folder.name, images_uri=store.images.uri, model_dir=policy) as ports:
-            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, Silence(), None)
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, NullMonitor(), None)
             await loop.run(await loop.start())
         return store.metrics()
 

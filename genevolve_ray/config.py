@@ -12,7 +12,7 @@ from pydantic import ValidationError, model_validator
 
 from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.metrics import MetricsConfig
+from genevolve_ray.evolution.metric_writers import MetricsConfig
 from genevolve_ray.gateway.settings import GatewayConfig
 
 

@@ -8,7 +8,7 @@ from time import perf_counter
 from genevolve_ray.agent import wire
 from genevolve_ray.agent.parser import Answer, ToolCall, TurnError, parse_program, parse_turn
 from genevolve_ray.agent.profile import ProtocolProfile, observation_text, prompt_messages
-from genevolve_ray.agent.speaker import Speaker
+from genevolve_ray.agent.session import PolicySession
 from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
@@ -32,7 +32,7 @@ async def run_episode(
     request: Request,
     *,
     key: SampleKey,
-    speaker: Speaker,
+    session: PolicySession,
     tools: Mapping[str, Tool],
     profile: ProtocolProfile,
     seed: int,
@@ -49,7 +49,7 @@ async def run_episode(
     Args:
         request: what to draw; only its prompt is shown to the policy.
         key: which attempt this is.
-        speaker: the policy in this conversation; it serves one episode.
+        session: the policy in this conversation; it serves one episode.
         tools: the tools by name.
         profile: limits and wording.
         seed: the trajectory's seed; turn t samples with `derive_seed(seed, "turn", t)`.
@@ -57,7 +57,7 @@ async def run_episode(
         split: which requests these are, for provenance.
         date: required by profiles that append the date.
     """
-    episode = _Episode(request, key, speaker, tools, profile, seed, split)
+    episode = _Episode(request, key, session, tools, profile, seed, split)
     return await episode.run(prompt_messages(request.prompt, profile, tools, experience, date))
 
 
@@ -68,21 +68,21 @@ class _Episode:
         self,
         request: Request,
         key: SampleKey,
-        speaker: Speaker,
+        session: PolicySession,
         tools: Mapping[str, Tool],
         profile: ProtocolProfile,
         seed: int,
         split: str,
     ) -> None:
-        self.speaker, self.tools, self.profile, self.seed = speaker, tools, profile, seed
+        self.session, self.tools, self.profile, self.seed = session, tools, profile, seed
         self.context = EpisodeContext(request=request, seed=seed)
         self.images = wire.ImageIds()
         self.turn = self.calls = self.image_searches = 0
         self.trajectory = Trajectory(
             key=key,
             prompt=request.prompt,
-            ledger=speaker.ledger,
-            provenance=Provenance(profile=profile.name, engine=speaker.name, seed=seed, split=split),
+            ledger=session.ledger,
+            provenance=Provenance(profile=profile.name, engine=session.name, seed=seed, split=split),
             images=self.images.images,
             timings={"policy": 0.0, "tools": 0.0},
         )
@@ -90,7 +90,7 @@ class _Episode:
     async def run(self, messages: list[dict[str, str]]) -> Trajectory:
         """Play turns until something ends the episode."""
         try:
-            self.speaker.begin(messages, self.profile.max_prompt_tokens)
+            self.session.begin(messages, self.profile.max_prompt_tokens)
         except PromptTooLong as error:
             self._end(Outcome.INFRA_FAILURE, Termination.ERROR, str(error))
             return self.trajectory
@@ -103,7 +103,7 @@ class _Episode:
 
     @property
     def _remaining(self) -> int:
-        return self.profile.max_response_tokens - self.speaker.used
+        return self.profile.max_response_tokens - self.session.used
 
     @property
     def _last_turn(self) -> bool:
@@ -113,7 +113,7 @@ class _Episode:
         """Sample and carry out one turn. Returns the observation's body, None when the episode is over."""
         started = perf_counter()
         try:
-            spoken = await self.speaker.speak(
+            spoken = await self.session.speak(
                 max_tokens=min(self.profile.max_turn_tokens, self._remaining),
                 seed=derive_seed(self.seed, "turn", self.turn),
                 request_id=f"{self.trajectory.key}/{self.turn}",
@@ -197,7 +197,7 @@ class _Episode:
         if self.turn + 2 >= profile.max_turns or self.calls >= profile.max_tool_calls:
             body = f"{body}\n{profile.messages.final_step}"
         text = wire.wrap(body)
-        if not self.speaker.hear(text, self._remaining):
+        if not self.session.hear(text, self._remaining):
             used = profile.max_response_tokens - self._remaining
             reason = f"{used} of {profile.max_response_tokens} response tokens used without an answer"
             self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER, reason)

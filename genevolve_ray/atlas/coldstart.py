@@ -17,7 +17,7 @@ from genevolve_ray import __version__
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.agent.speaker import TokenSpeaker
+from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.atlas.exercises import exercise
 from genevolve_ray.atlas.names import Partition
 from genevolve_ray.atlas.requests import make_request
@@ -180,7 +180,7 @@ async def play(
         request,
         key=SampleKey(step=0, request_id=request.id, sample=0),
         # An episode only generates.
-        speaker=TokenSpeaker(cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams()),
+        session=TokenSpeaker(cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams()),
         tools=tools,
         profile=PROFILES["atlas"],
         seed=0,

@@ -16,7 +16,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import start_rollouts
-from genevolve_ray.evolution.measures import evaluation_metrics, verdict_parts
+from genevolve_ray.evolution.metrics import evaluation_metrics, verdict_parts
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.seeds import derive_seed

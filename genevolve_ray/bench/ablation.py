@@ -32,12 +32,12 @@ from genevolve_ray.evolution.inprocess import (
     start_learner,
 )
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.measures import evaluation_metrics
+from genevolve_ray.evolution.metrics import evaluation_metrics
+from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.ports import RequestSource
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.transport import host_transport
-from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
@@ -167,7 +167,7 @@ async def _run(
         names = {kind: _tested_name(kind, plan, steps) for kind in (SAMPLED, GREEDY)}
         if not set(names.values()) <= set(store.trajectory_names()):
             evolution = Evolution(
-                config, sources, rollouts, learner, transport, store, Silence(), start_experience(config)
+                config, sources, rollouts, learner, transport, store, NullMonitor(), start_experience(config)
             )
             version = await evolution.start()
             if steps:

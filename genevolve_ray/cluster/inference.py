@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.agent.profile import PROFILES, prompt_messages
-from genevolve_ray.agent.speaker import Speaker
+from genevolve_ray.agent.session import PolicySession
 from genevolve_ray.cluster.errors import StartError, arrive
 from genevolve_ray.cluster.launch import _Launch
 from genevolve_ray.cluster.placement import Demand, check_fits, gang_demands, reserve, service_demands
@@ -19,10 +19,10 @@ from genevolve_ray.cluster.proxies import Caller, ServeGrader, ServeJudge, Serve
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import GradeReplica
 from genevolve_ray.cluster.session import ray_session
-from genevolve_ray.cluster.workers import MAX_CONCURRENT, Wiring, WorkerStats, worker_environment
+from genevolve_ray.cluster.workers import MAX_CONCURRENT, ServiceHandle, WorkerStats, worker_environment
 from genevolve_ray.evolution.inference import Episodes, InferencePorts, PolicySource, Wanted, speaking
+from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.evolution.watch import Silence, Watcher
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.records.usage import record_usage
@@ -40,7 +40,7 @@ class EpisodeWorker:
         """Keep the settings; `start` does the work."""
         self._config, self._source, self._date = config, source, date
         self._stack = AsyncExitStack()
-        self._speak: Callable[[SamplingParams], Speaker] | None = None
+        self._speak: Callable[[SamplingParams], PolicySession] | None = None
         self._episodes: Episodes | None = None
         self._running = self._finished = 0
         self._seconds_start = 0.0
@@ -57,7 +57,7 @@ class EpisodeWorker:
         self._seconds_start = perf_counter() - started
         return await self.stats()
 
-    async def connect(self, tools: Wiring) -> None:
+    async def connect(self, tools: ServiceHandle) -> None:
         """Meet the tools."""
         assert self._speak is not None, "start comes before connect"
         caller = tools.caller()
@@ -116,7 +116,7 @@ class RayAgent:
 
 @asynccontextmanager
 async def inference_on_ray(
-    config: PlacedConfig, wanted: Wanted, *, run_name: str, images_uri: str, watcher: Watcher | None = None
+    config: PlacedConfig, wanted: Wanted, *, run_name: str, images_uri: str, monitor: Monitor | None = None
 ) -> AsyncIterator[InferencePorts]:
     """Start the parts on Ray, and end them all at the end, whatever the end.
 
@@ -127,14 +127,14 @@ async def inference_on_ray(
         PlacementError: when the cluster lacks what is asked for; nothing is started then.
         StartError: when a part does not come up in time; the message names it.
     """
-    watcher = watcher or Silence()
+    monitor = monitor or NullMonitor()
     began = perf_counter()
     with ray_session(config.cluster, namespace=run_name):
-        launch = _Slim(config, run_name, images_uri, wanted, watcher)
+        launch = _Slim(config, run_name, images_uri, wanted, monitor)
         launch.check()
         try:
             ports = await launch.bring_up()
-            watcher.note(f"started in {perf_counter() - began:.1f} s")
+            monitor.note(f"started in {perf_counter() - began:.1f} s")
             yield ports
         finally:
             await launch.stop()
@@ -143,8 +143,8 @@ async def inference_on_ray(
 class _Slim(_Launch):
     """The parts of inference, between start and stop."""
 
-    def __init__(self, config: PlacedConfig, run_name: str, images_uri: str, wanted: Wanted, watcher: Watcher) -> None:
-        super().__init__(config, run_name, images_uri, "", watcher)
+    def __init__(self, config: PlacedConfig, run_name: str, images_uri: str, wanted: Wanted, monitor: Monitor) -> None:
+        super().__init__(config, run_name, images_uri, "", monitor)
         self.wanted = wanted
         roles = {
             "tools": wanted.policy is not None,
@@ -224,6 +224,6 @@ class _Slim(_Launch):
                 await arrive(worker.start.remote())
                 await self.services_up.wait()
                 tools = next(s for s in self.services if s.role == "tools")
-                await arrive(worker.connect.remote(Wiring(tools, self.handles["tools"])))
+                await arrive(worker.connect.remote(ServiceHandle(tools, self.handles["tools"])))
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error

@@ -30,9 +30,9 @@ from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
 from genevolve_ray.cluster.transfer import Transfer
 from genevolve_ray.cluster.weights import Outbox, Shipment, receive
-from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Wiring, worker_environment
+from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, ServiceHandle, worker_environment
+from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import LearnerLost
-from genevolve_ray.evolution.watch import Silence, Watcher
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import PlacedConfig
@@ -55,7 +55,7 @@ class ClusterPorts:
 
 @asynccontextmanager
 async def on_ray(
-    config: PlacedConfig, *, run_name: str, images_uri: str, model_dir: str | Path, watcher: Watcher | None = None
+    config: PlacedConfig, *, run_name: str, images_uri: str, model_dir: str | Path, monitor: Monitor | None = None
 ) -> AsyncIterator[ClusterPorts]:
     """Start services, rollout workers and learner on Ray, and end them all at the end, whatever the end.
 
@@ -66,17 +66,17 @@ async def on_ray(
         PlacementError: when the cluster lacks what the run asks for; nothing is started then.
         StartError: when a part does not come up in time; the message names it.
     """
-    watcher = watcher or Silence()
+    monitor = monitor or NullMonitor()
     check_devices(config)
     began = perf_counter()
     with ray_session(config.cluster, namespace=run_name):
-        launch = _Launch(config, run_name, images_uri, str(model_dir), watcher)
+        launch = _Launch(config, run_name, images_uri, str(model_dir), monitor)
         launch.seconds["ray"] = perf_counter() - began
         launch.check()
         try:
             ports = await launch.start()
             launch.seconds["total"] = perf_counter() - began
-            watcher.note("started " + ", ".join(f"{part} {s:.1f} s" for part, s in launch.seconds.items()))
+            monitor.note("started " + ", ".join(f"{part} {s:.1f} s" for part, s in launch.seconds.items()))
             yield ports
         finally:
             await launch.stop()
@@ -85,15 +85,15 @@ async def on_ray(
 class _Launch:
     """The parts of one run, between start and stop."""
 
-    def __init__(self, config: PlacedConfig, run_name: str, images_uri: str, model_dir: str, watcher: Watcher) -> None:
-        self.config, self.images_uri, self.model_dir, self.watcher = config, images_uri, model_dir, watcher
+    def __init__(self, config: PlacedConfig, run_name: str, images_uri: str, model_dir: str, monitor: Monitor) -> None:
+        self.config, self.images_uri, self.model_dir, self.monitor = config, images_uri, model_dir, monitor
         self.services = services_of(config, run_name)
         self.seconds: dict[str, float] = {}
         self.private = cluster_address(config.cluster) is None
         self.group: Any = None
         self.rollouts: RayRollouts | None = None
         self.handles: dict[str, Any] = {}
-        self.renderers: dict[int, Wiring] = {}
+        self.renderers: dict[int, ServiceHandle] = {}
         """Every renderer that a worker must know, by generation."""
         self.services_up = asyncio.Event()
 
@@ -151,7 +151,7 @@ class _Launch:
         if cluster.weights == "ipc":
             await check_shared(learner.workers, self.rollouts.workers)
         renderers = RayRenderers(self.renderers, self.rollouts, self.images_uri, cluster.start_timeout)
-        callers = {s.role: Wiring(s, self.handles[s.role]).caller() for s in self.services}
+        callers = {s.role: ServiceHandle(s, self.handles[s.role]).caller() for s in self.services}
 
         def locate(folder: str) -> str:
             shipment = outbox.get(folder)
@@ -167,7 +167,7 @@ class _Launch:
             return
         from ray.util import remove_placement_group
 
-        await delete([*self.services, *(wiring.service for wiring in self.renderers.values())])
+        await delete([*self.services, *(service_handle.service for service_handle in self.renderers.values())])
         if self.group is not None:
             remove_placement_group(self.group)
 
@@ -250,8 +250,8 @@ class _Launch:
             async with asyncio.timeout(limit):
                 await arrive(worker.start.remote())
                 await self.services_up.wait()
-                wirings = {s.role: Wiring(s, self.handles[s.role]) for s in self.services}
-                await arrive(worker.connect.remote(wirings["tools"], dict(self.renderers), wirings["judge"]))
+                generations = {s.role: ServiceHandle(s, self.handles[s.role]) for s in self.services}
+                await arrive(worker.connect.remote(generations["tools"], dict(self.renderers), generations["judge"]))
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error
 
@@ -271,5 +271,5 @@ class _Launch:
         await wait_running(self.services, running)
         for service in self.services:
             if service.role == "renderer":
-                self.renderers[0] = Wiring(service, self.handles[service.role])
+                self.renderers[0] = ServiceHandle(service, self.handles[service.role])
         self.services_up.set()

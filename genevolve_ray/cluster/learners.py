@@ -154,9 +154,9 @@ class RayLearner:
         metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons))
         return metrics
 
-    async def moved(self) -> list[MovedToken]:
+    async def teacher_disagreement(self) -> list[MovedToken]:
         """Return the tokens on which the teacher of the last step disagreed most."""
-        tokens: list[MovedToken] = await self._call("moved")
+        tokens: list[MovedToken] = await self._call("teacher_disagreement")
         return tokens
 
     async def publish(self, folder: str) -> Probe:

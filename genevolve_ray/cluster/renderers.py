@@ -13,7 +13,7 @@ from genevolve_ray.cluster.placement import check_environment, check_fits, repli
 from genevolve_ray.cluster.proxies import ServeRenderer
 from genevolve_ray.cluster.rollouts import RayRollouts
 from genevolve_ray.cluster.services import Service
-from genevolve_ray.cluster.workers import Wiring
+from genevolve_ray.cluster.workers import ServiceHandle
 from genevolve_ray.evolution.plugins import RendererSpec
 
 
@@ -21,7 +21,7 @@ class RayRenderers:
     """The renderers of a run on Ray; a new one has the size and limits of the first (`cluster.renderer`)."""
 
     def __init__(
-        self, live: MutableMapping[int, Wiring], rollouts: RayRollouts, images_uri: str, start_timeout: float
+        self, live: MutableMapping[int, ServiceHandle], rollouts: RayRollouts, images_uri: str, start_timeout: float
     ) -> None:
         """Manage the renderers in `live`, which workers that start are given.
 
@@ -46,25 +46,25 @@ class RayRenderers:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(delete, [service])
             undo.callback(self._live.pop, generation, None)
-            wiring = await self._start(service)
-            identity: str = await wiring.caller()("describe")
-            self._live[generation] = wiring
-            await self._rollouts.tell(lambda worker: worker.add_renderer.remote(generation, wiring))
+            service_handle = await self._start(service)
+            identity: str = await service_handle.caller()("describe")
+            self._live[generation] = service_handle
+            await self._rollouts.tell(lambda worker: worker.add_renderer.remote(generation, service_handle))
             undo.pop_all()
         return identity
 
     async def remove_renderer(self, generation: int) -> None:
         """Make every worker forget a renderer and take its application away."""
-        wiring = self._live.pop(generation)
+        service_handle = self._live.pop(generation)
         await self._rollouts.tell(lambda worker: worker.drop_renderer.remote(generation))
-        await delete([wiring.service])
+        await delete([service_handle.service])
 
     async def port(self, generation: int) -> ServeRenderer:
         """Return a stand-in for a renderer that serves, for whoever draws with it beside the workers."""
         caller = self._live[generation].caller()
         return ServeRenderer(await caller("describe"), caller)
 
-    async def _start(self, service: Service) -> Wiring:
+    async def _start(self, service: Service) -> ServiceHandle:
         [handle] = await deploy([service], self._images_uri)
         try:
             async with asyncio.timeout(self._limit):
@@ -75,7 +75,7 @@ class RayRenderers:
                 f"the renderer did not come up within {self._limit:g} s (cluster.start_timeout): "
                 f"{status} {reason(message)}"
             ) from error
-        return Wiring(service, handle)
+        return ServiceHandle(service, handle)
 
 
 def _check_room(service: Service) -> None:

@@ -43,7 +43,7 @@ class WorkerStats(Record):
 
 
 @dataclass(frozen=True)
-class Wiring:
+class ServiceHandle:
     """A service as a worker reaches it: the handle of its application, and its limits."""
 
     service: Service
@@ -85,7 +85,7 @@ class RolloutWorker:
         self._seconds_start = perf_counter() - started
         return await self.stats()
 
-    async def connect(self, tools: Wiring, renderers: Mapping[int, Wiring], judge: Wiring) -> None:
+    async def connect(self, tools: ServiceHandle, renderers: Mapping[int, ServiceHandle], judge: ServiceHandle) -> None:
         """Meet the services; `renderers` by generation, at least one."""
         assert self._engine is not None and self._chat is not None, "start comes before connect"
         (first, renderer), *others = renderers.items()
@@ -100,10 +100,10 @@ class RolloutWorker:
             reward=self._config.reward,
             generation=first,
         )
-        for generation, wiring in others:
-            await self.add_renderer(generation, wiring)
+        for generation, service_handle in others:
+            await self.add_renderer(generation, service_handle)
 
-    async def add_renderer(self, generation: int, renderer: Wiring) -> None:
+    async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:
         """Meet another renderer, for the tasks of its generation."""
         assert self._rollouts is not None, "connect comes before add_renderer"
         caller = renderer.caller()

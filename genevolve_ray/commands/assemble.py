@@ -71,7 +71,7 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
     from genevolve_ray.cluster.launch import on_ray
 
     async with on_ray(
-        config, run_name=config.name, images_uri=store.images.uri, model_dir=model, watcher=screen
+        config, run_name=config.name, images_uri=store.images.uri, model_dir=model, monitor=screen
     ) as ports:
         if config.gateway.port is None:
             yield Ports(ports.rollouts, ports.learner, ports.experience, ports.renderers)

@@ -17,13 +17,13 @@ from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.measures import evaluation_metrics, paired_interval, verdict_parts
-from genevolve_ray.evolution.metrics import open_writers
+from genevolve_ray.evolution.metric_writers import open_writers
+from genevolve_ray.evolution.metrics import evaluation_metrics, paired_interval, verdict_parts
+from genevolve_ray.evolution.monitor import Recording
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
 from genevolve_ray.evolution.transport import host_transport
-from genevolve_ray.evolution.watch import Recording
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.report import write_report
@@ -74,7 +74,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
                 Recording(screen, writers),
                 ports.experience,
             )
-            async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.wirings, screen):
+            async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.generations, screen):
                 version = await evolution.start()
                 await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
                 evolving = perf_counter()

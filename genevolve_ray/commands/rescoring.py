@@ -14,7 +14,7 @@ from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
-from genevolve_ray.evolution.measures import paired_interval
+from genevolve_ray.evolution.metrics import paired_interval
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit

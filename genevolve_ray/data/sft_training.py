@@ -134,7 +134,7 @@ def _without(keys: set[str], rows: Iterator[SftRow], report: RejectionReport) ->
 
 
 def train_on_rows(
-    paths: Sequence[Path], model_dir: Path, out: Path, config: SftRowsConfig, watcher: SftWatcher
+    paths: Sequence[Path], model_dir: Path, out: Path, config: SftRowsConfig, monitor: SftWatcher
 ) -> dict[str, Any]:
     """Fine-tune the model in `model_dir` on rows and write it to `out` in HF layout; return the provenance.
 
@@ -162,7 +162,7 @@ def train_on_rows(
         raise DataError(f"{model_dir}: {error}") from error
     rows = load_rows(paths, encoder, config, report)
     settings = sft_config(config, len(rows.train))
-    watcher.start(report, len(rows.train), len(rows.heldout), settings.steps)
+    monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
     out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written shows before the training, not after it.
     model = load_policy(model_dir, device=config.device)
     examples, heldout = [row.example() for row in rows.heldout], []
@@ -171,10 +171,10 @@ def train_on_rows(
     def evaluate(done: int) -> None:
         if examples:
             heldout.append((done, evaluate_sft(model, examples, config.token_budget, config.dtype)))
-            watcher.heldout(*heldout[-1])
+            monitor.heldout(*heldout[-1])
 
     def after(step: SftStep) -> None:
-        watcher.step(step)
+        monitor.step(step)
         if (step.step + 1) % every == 0 or step.step + 1 == settings.steps:
             evaluate(step.step + 1)
 

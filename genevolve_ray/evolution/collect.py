@@ -10,9 +10,9 @@ from functools import partial
 from typing import TypeVar
 
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.store.files import StoreError
-from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Pace:
+class SampleLimits:
     """When the samples of one group start, and when they are given up."""
 
     slots: asyncio.Semaphore | None = None
@@ -67,8 +67,8 @@ async def collect_group(
     max_attempts: int,
     sampling: SamplingParams,
     on_trajectory: OnTrajectory | None = None,
-    pace: Pace | None = None,
-    wirings: Wirings | None = None,
+    limits: SampleLimits | None = None,
+    generations: RendererGenerations | None = None,
 ) -> Group:
     """Draw K rollouts of one request.
 
@@ -85,12 +85,12 @@ async def collect_group(
         max_attempts: tries of each sample.
         sampling: how to sample.
         on_trajectory: told of every attempt that ended.
-        pace: when samples start and when they are given up; those are left out of the group.
-        wirings: which renderer the group draws with; it keeps the one that is current when it begins.
+        limits: when samples start and when they are given up; those are left out of the group.
+        generations: which renderer the group draws with; it keeps the one that is current when it begins.
     """
     render_seed = derive_seed(run_seed, "render", step, request.id)
 
-    pace = pace or Pace()
+    limits = limits or SampleLimits()
 
     async def draw(index: int) -> list[Trajectory]:
         attempts: list[Trajectory] = []
@@ -112,8 +112,8 @@ async def collect_group(
                 break
         return attempts
 
-    with (wirings or Wirings()).hold() as renderer:
-        samples = await gather_or_cancel(pace.keep(partial(draw, index)) for index in range(group_size))
+    with (generations or RendererGenerations()).hold() as renderer:
+        samples = await gather_or_cancel(limits.keep(partial(draw, index)) for index in range(group_size))
     return Group(request.id, step, [trajectory for attempts in samples for trajectory in attempts])
 
 
@@ -146,7 +146,7 @@ async def evaluate(
     in_flight: int = 64,
     on_trajectory: OnTrajectory | None = None,
     adjust: Callable[[RolloutTask], RolloutTask] = lambda task: task,
-    wirings: Wirings | None = None,
+    generations: RendererGenerations | None = None,
 ) -> list[Trajectory]:
     """Draw one rollout of each request, with at most `in_flight` at once, and return them in request order.
 
@@ -175,5 +175,5 @@ async def evaluate(
                 on_trajectory(trajectory)
             return trajectory
 
-    with (wirings or Wirings()).hold() as renderer:
+    with (generations or RendererGenerations()).hold() as renderer:
         return await gather_or_cancel(one(request) for request in requests)

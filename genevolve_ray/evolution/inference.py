@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messages
-from genevolve_ray.agent.speaker import ChatSpeaker, Speaker, TokenSpeaker
+from genevolve_ray.agent.session import ChatSpeaker, PolicySession, TokenSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.config import EvolutionConfig
@@ -89,7 +89,7 @@ class Episodes:
 
     def __init__(
         self,
-        speak: Callable[[SamplingParams], Speaker],
+        speak: Callable[[SamplingParams], PolicySession],
         tools: Mapping[str, Tool],
         profile: ProtocolProfile,
         date: str = "",
@@ -103,7 +103,7 @@ class Episodes:
             trajectory = await run_episode(
                 task.request,
                 key=task.key,
-                speaker=self._speak(task.sampling),
+                session=self._speak(task.sampling),
                 tools=self._tools,
                 profile=self._profile,
                 seed=task.seed,
@@ -120,7 +120,9 @@ class Episodes:
 
 
 @asynccontextmanager
-async def speaking(config: EvolutionConfig, source: PolicySource) -> AsyncIterator[Callable[[SamplingParams], Speaker]]:
+async def speaking(
+    config: EvolutionConfig, source: PolicySource
+) -> AsyncIterator[Callable[[SamplingParams], PolicySession]]:
     """Bring a policy up in this process, and close it at the end."""
     if source.endpoint is not None:
         policy = OpenAIPolicy(source.endpoint)

@@ -81,7 +81,7 @@ class LocalLearner:
             metrics["teacher_contexts_too_long"] = float(teachers.too_long)
         return {f"learner_{name}" if name in _OWN else name: value for name, value in metrics.items()}
 
-    async def moved(self) -> list[MovedToken]:
+    async def teacher_disagreement(self) -> list[MovedToken]:
         """Return, for each taught request of the last step, the tokens with the largest |log pi - log q|."""
         found: dict[str, list[MovedToken]] = {}
         for trajectory, gaps in zip(self._trained, self._learner.gaps, strict=True):

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.measures import Clock, check_parity, evaluation_metrics, group_metrics
+from genevolve_ray.evolution.generations import RendererGenerations
+from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics
+from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
     ExperienceStep,
@@ -25,8 +27,6 @@ from genevolve_ray.evolution.store.lessons import lesson_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.evolution.transport import WeightTransport
-from genevolve_ray.evolution.watch import Watcher
-from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -41,21 +41,23 @@ class Evolution:
     learner: LearnerPort
     transport: WeightTransport
     store: RunStore
-    watcher: Watcher
+    monitor: Monitor
     experience: ExperiencePort | None = None
-    wirings: Wirings = field(default_factory=Wirings)
+    generations: RendererGenerations = field(default_factory=RendererGenerations)
 
     async def start(self) -> int:
         """Restore the last committed state, give it to the engines, and return its policy version."""
-        version = await restore(self.store, self.learner, self.experience, self.watcher)
+        version = await restore(self.store, self.learner, self.experience, self.monitor)
         await self.publish(version)
         return version
 
     async def run(self, version: int) -> None:
         """Evolve the policy from `version`, which `start` returned, to the last step."""
         config = self.config
-        store, watcher, sampling = self.store, self.watcher, self.sampling()
-        stream = RolloutStream(config, self.requests, self.rollouts, store, watcher, sampling, version, self.wirings)
+        store, monitor, sampling = self.store, self.monitor, self.sampling()
+        stream = RolloutStream(
+            config, self.requests, self.rollouts, store, monitor, sampling, version, self.generations
+        )
         try:
             for step in range(version + 1, config.loop.steps + 1):
                 clock = Clock()
@@ -64,13 +66,13 @@ class Evolution:
                 experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")
                 while not await self.advance(step, batch, experience, clock):
-                    await revive(self.store, self.learner, self.watcher)
+                    await revive(self.store, self.learner, self.monitor)
         finally:
             await stream.close()
 
     async def advance(self, step: int, batch: Batch, experience: ExperienceStep, clock: Clock) -> bool:
         """Learn from a batch, publish and commit; False when the learner was lost on the way, and nothing is committed."""
-        self.watcher.phase("learning", 0, len(batch.groups))
+        self.monitor.phase("learning", 0, len(batch.groups))
         metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
         try:
             metrics |= await self.learner.step(batch.groups, step, experience.lessons)
@@ -80,7 +82,7 @@ class Evolution:
             clock.lap("seconds_sync")
             await self.commit(step, batch, experience, metrics, clock)
         except LearnerLost as error:
-            self.watcher.note(f"step {step}: {error}")
+            self.monitor.note(f"step {step}: {error}")
             return False
         return True
 
@@ -88,15 +90,15 @@ class Evolution:
         """Turn best-worst pairs into bundles, and return the bundle that each request recalls, its own fresh one included."""
         if self.experience is None:
             return ExperienceStep()
-        self.watcher.phase("experience", 0, len(batch.groups))
+        self.monitor.phase("experience", 0, len(batch.groups))
         learned = await self.experience.learn(batch.requests, batch.groups, step)
         for fault in learned.faults:
-            self.watcher.note(f"step {step}, experience: {fault}")
+            self.monitor.note(f"step {step}, experience: {fault}")
         return learned
 
     async def publish(self, version: int) -> float:
         """Give the engines the learner's weights; they sample only after the probe agrees. Returns the difference."""
-        self.watcher.phase("publishing", 0, 1)
+        self.monitor.phase("publishing", 0, 1)
         folder = self.transport.folder(version)
         probe = await self.learner.publish(folder)
         difference = await self.rollouts.update(folder, version, probe)
@@ -115,7 +117,7 @@ class Evolution:
             validation = evaluation_metrics(await self.evaluate(requests, "validation"))
             clock.lap("seconds_validation")
         state_hash = await self.learner.state_hash()
-        moved = await self.learner.moved() if experience.lessons else []
+        moved = await self.learner.teacher_disagreement() if experience.lessons else []
         if step % loop.checkpoint_every == 0 or last:
             with self.store.checkpoint(step, state_hash, validation) as folder:
                 await self.learner.save(str(folder))
@@ -127,21 +129,21 @@ class Evolution:
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
-        state |= {"renderer_swap": self.wirings.current}
+        state |= {"renderer_swap": self.generations.current}
         self.store.commit_step(step, batch.groups, metrics, state_hash, validation, loop=state)
-        self.watcher.step(step, metrics, validation)
+        self.monitor.step(step, metrics, validation)
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:
         """Draw one rollout of each request with the current weights, sampled as in training."""
-        self.watcher.phase("validating", 0, len(requests))
+        self.monitor.phase("validating", 0, len(requests))
         return await evaluate(
             requests,
             self.rollouts,
             run_seed=self.config.seed,
             sampling=self.sampling(),
             split=split,
-            on_trajectory=self.watcher.trajectory,
-            wirings=self.wirings,
+            on_trajectory=self.monitor.trajectory,
+            generations=self.generations,
         )
 
     def sampling(self) -> SamplingParams:

@@ -1,134 +1,137 @@
-"""Where a run's metrics go besides `metrics.jsonl`, which the run store always writes."""
+"""Numbers about groups and evaluations: what a step logs, and paired comparisons with intervals."""
 
 from __future__ import annotations
 
-import importlib
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from time import perf_counter
 
-from pydantic import Field
+import numpy as np
 
-from genevolve_ray.errors import UserFault
-from genevolve_ray.records.base import Config
-
-
-class MetricsConfig(Config):
-    """Further metric writers; none by default."""
-
-    tensorboard: str = ""
-    """Folder for TensorBoard's event files; empty switches it off."""
-    wandb_project: str = ""
-    """Weights & Biases project; empty switches it off."""
-    wandb_mode: str = Field(default="online", pattern="^(online|offline)$")
+from genevolve_ray.errors import GenevolveError
+from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.records.usage import POLICY_SERVICE, Usage
+from genevolve_ray.records.verdict import WEIGHTS
 
 
-class MetricWriter(Protocol):
-    """Takes the metrics of committed steps."""
-
-    def write(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Take one step's metrics; what the writer cannot show (text, missing values) it leaves out."""
-        ...
-
-    def close(self) -> None:
-        """Write out what is buffered; nothing follows."""
-        ...
+class ParityError(GenevolveError, RuntimeError):
+    """Engine and learner disagree about the policy's log-probs: training on them would be training on noise."""
 
 
-class MetricWriterError(UserFault, RuntimeError):
-    """A metric writer that was asked for cannot be had; the message says what to do."""
+def check_parity(step: int, parity: float | None, limit: float) -> None:
+    """Check mean |engine - learner| log-prob of a step. Raises ParityError beyond the limit (or for a NaN).
 
-
-class TensorBoardWriter:
-    """Scalars as TensorBoard event files, by TensorBoard's own writer (which needs no torch)."""
-
-    def __init__(self, folder: str) -> None:
-        """Write to a local folder. Raises MetricWriterError when TensorBoard is not installed."""
-        summary = _import("tensorboard.summary", "tensorboard", "logging.tensorboard")
-        self._writer = summary.Writer(folder)
-
-    def write(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Write the numbers of one step; they are on disk when this returns."""
-        for name, value in scalars(metrics).items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the event file."""
-        self._writer.close()
-
-
-class WandbWriter:
-    """Scalars to Weights & Biases; a run that is resumed goes on under the same id."""
-
-    def __init__(self, config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> None:
-        """Begin or resume a W&B run. Raises MetricWriterError when wandb is not installed."""
-        wandb = _import("wandb", "wandb", "logging.wandb_project")
-        self._run = wandb.init(
-            project=config.wandb_project,
-            mode=config.wandb_mode,
-            id=run_id,
-            name=run_id,
-            config=dict(resolved),
-            resume="allow",
+    None: no token of the step was sampled by the version that learned, so there is nothing to compare.
+    """
+    if parity is not None and not parity <= limit:
+        raise ParityError(
+            f"step {step}: mean |engine - learner| log-prob is {parity:.3g}, loop.parity_limit is {limit:.3g}"
         )
 
-    def write(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Log the numbers of one step."""
-        self._run.log(scalars(metrics), step=step)
 
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
+class Clock:
+    """Seconds of the phases of a step."""
 
+    def __init__(self) -> None:
+        """Start."""
+        self._started = self._last = perf_counter()
+        self._laps: dict[str, float] = {}
 
-class MetricWriters:
-    """Several writers as one."""
+    def lap(self, name: str) -> None:
+        """End a phase: the time since the last one is its."""
+        now = perf_counter()
+        self._laps[name], self._last = now - self._last, now
 
-    def __init__(self, writers: Sequence[MetricWriter]) -> None:
-        """Write to each of `writers`, in order."""
-        self._writers = list(writers)
-
-    def write(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Hand a step's metrics to every writer."""
-        for writer in self._writers:
-            writer.write(step, metrics)
-
-    def close(self) -> None:
-        """Close every writer."""
-        for writer in self._writers:
-            writer.close()
+    def seconds(self) -> dict[str, float]:
+        """Return the phases and `seconds_step`, the time since the start."""
+        return self._laps | {"seconds_step": perf_counter() - self._started}
 
 
-def open_writers(config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> MetricWriters:
-    """Open the writers that a configuration asks for.
+def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the metrics of a step's rollouts; means are over trajectories that have a score."""
+    every = [t for g in groups for t in g.trajectories]
+    scores = [g.scores() for g in groups]
+    metrics = evaluation_metrics(every)
+    metrics |= {
+        "reward_std": float(np.mean([np.std(s) for s in scores if s])) if any(scores) else 0.0,
+        "zero_variance_groups": float(sum(len(s) > 1 and max(s) == min(s) for s in scores)),
+        "short_groups": float(sum(len(s) < 2 for s in scores)),
+        "tokens_total": float(sum(len(t.ledger) for t in every)),
+        "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
+    }
+    return metrics | usage_metrics(every)
 
-    Args:
-        config: which writers.
-        run_id: name of the run, the same when it is resumed.
-        resolved: the run's resolved configuration, for writers that show it.
+
+def usage_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return what the services were used for: sums over trajectories, failed attempts included.
+
+    The policy's own engine counts with its tokens alone. `service_cached_fraction` is the share of answers that a cache
+    gave, the hit rate of a query cache; it is missing where no service was asked.
+    """
+    used: dict[str, Usage] = {}
+    for trajectory in trajectories:
+        for service, usage in trajectory.usage.items():
+            used[service] = used.get(service, Usage()) + usage
+    total = sum(used.values(), Usage())
+    outside = sum((usage for service, usage in used.items() if service != POLICY_SERVICE), Usage())
+    answers = outside.calls - outside.failed_calls + outside.cached
+    return {
+        "service_calls": float(outside.calls),
+        "service_failed_calls": float(outside.failed_calls),
+        "service_cached": float(outside.cached),
+        "prompt_tokens": float(total.prompt_tokens),
+        "completion_tokens": float(total.completion_tokens),
+        "money": total.money,
+        "seconds_services": outside.seconds,
+    } | ({"service_cached_fraction": outside.cached / answers} if answers else {})
+
+
+def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return mean reward, its parts and the shape of the trajectories. Missing scores are counted, never averaged in."""
+    valid = [t for t in trajectories if t.outcome is Outcome.SCORED]
+    failed = [t for t in trajectories if t.outcome is Outcome.POLICY_FAILURE]
+    ended = valid + failed
+    rewards = [t.reward for t in valid if t.reward is not None]
+    return {
+        "reward_mean": _mean([t.score for t in ended]),
+        # A failed program has no parts of its own: it counts as 0 in each, so that the parts add up to the mean.
+        "reward_image": sum(r.image for r in rewards) / max(1, len(ended)),
+        "reward_text": sum(r.text for r in rewards) / max(1, len(ended)),
+        "reward_cost": sum(r.cost for r in rewards) / max(1, len(ended)),
+        "valid_fraction": len(valid) / max(1, len(ended)),
+        "policy_failures": float(len(failed)),
+        "infra_failures": float(len(trajectories) - len(ended)),
+        "tool_outages": float(sum(t.outages for t in trajectories)),
+        "tool_calls_mean": _mean([float(t.tool_calls) for t in ended]),
+        "turns_mean": _mean([float(len(t.turns)) for t in ended]),
+        "response_tokens_mean": _mean([float(t.ledger.policy_tokens) for t in ended]),
+    }
+
+
+def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return the mean of each KScore dimension and each sufficiency check over judged trajectories."""
+    verdicts = [t.verdict for t in trajectories if t.verdict is not None]
+    parts = {name: _mean([v for x in verdicts if (v := getattr(x.image, name)) is not None]) for name in WEIGHTS}
+    checks = ("facts", "reference_binding", "skill_knowledge", "executable_constraints")
+    return parts | {name: _mean([float(getattr(x.text, name)) for x in verdicts]) for name in checks}
+
+
+def paired_interval(
+    before: Sequence[float], after: Sequence[float], *, seed: int, samples: int = 2000, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return (mean, low, high) of after - before by a percentile bootstrap over requests.
 
     Raises:
-        MetricWriterError: when a package is missing.
+        ValueError: when the two have different lengths or are empty.
     """
-    writers: list[MetricWriter] = []
-    if config.tensorboard:
-        writers.append(TensorBoardWriter(config.tensorboard))
-    if config.wandb_project:
-        writers.append(WandbWriter(config, run_id, resolved))
-    return MetricWriters(writers)
+    if len(before) != len(after) or not before:
+        raise ValueError(f"paired rewards needed: {len(before)} before, {len(after)} after")
+    gains = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = gains[rng.integers(len(gains), size=(samples, len(gains)))].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(gains.mean()), float(low), float(high)
 
 
-def scalars(metrics: Mapping[str, object]) -> dict[str, float]:
-    """Return the finite numbers among metrics; truth values count as 0 and 1."""
-    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
-
-
-def _import(module: str, package: str, key: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MetricWriterError(
-            f"{key} is set but {package} is not installed: pip install 'genevolve_ray[{package}]' or leave the key empty"
-        ) from error
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0

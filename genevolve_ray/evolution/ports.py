@@ -128,7 +128,7 @@ class LearnerPort(Protocol):
         """
         ...
 
-    async def moved(self) -> list[MovedToken]:
+    async def teacher_disagreement(self) -> list[MovedToken]:
         """Return the tokens on which the teacher of the last step disagreed most, a few for each taught request."""
         ...
 

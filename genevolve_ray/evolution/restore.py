@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from genevolve_ray.errors import GenevolveError
+from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerLost, LearnerPort
 from genevolve_ray.evolution.store.lessons import stored_lessons
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.watch import Watcher
 
 
 class ResumeError(GenevolveError, RuntimeError):
     """Stored batches do not lead back to the committed state."""
 
 
-async def restore(store: RunStore, learner: LearnerPort, experience: ExperiencePort | None, watcher: Watcher) -> int:
+async def restore(store: RunStore, learner: LearnerPort, experience: ExperiencePort | None, monitor: Monitor) -> int:
     """Load the last checkpoint, apply the stored batches of later steps again, and return the policy version.
 
     The experience memory becomes that of the last committed step.
@@ -26,7 +26,7 @@ async def restore(store: RunStore, learner: LearnerPort, experience: ExperienceP
         with store.open_checkpoint(plan.checkpoint_step) as folder:
             await learner.load(str(folder))
     for step in plan.steps_to_reapply:
-        watcher.note(f"applying the stored batch of step {step} again")
+        monitor.note(f"applying the stored batch of step {step} again")
         await learner.step(store.groups(step), step, stored_lessons(store, step))
     if plan.state_hash is not None and (restored := await learner.state_hash()) != plan.state_hash:
         raise ResumeError(f"step {plan.next_step - 1} was committed with state {plan.state_hash}, got {restored}")
@@ -35,7 +35,7 @@ async def restore(store: RunStore, learner: LearnerPort, experience: ExperienceP
     return plan.next_step - 1
 
 
-async def revive(store: RunStore, learner: LearnerPort, watcher: Watcher) -> None:
+async def revive(store: RunStore, learner: LearnerPort, monitor: Monitor) -> None:
     """Bring a learner in new processes to the last committed state; engines and experience stay as they are.
 
     Engines may hold weights of the very step that was lost: done again on the same batch, it gives the same ones.
@@ -46,7 +46,7 @@ async def revive(store: RunStore, learner: LearnerPort, watcher: Watcher) -> Non
     while True:
         await learner.restart()
         try:
-            await restore(store, learner, None, watcher)
+            await restore(store, learner, None, monitor)
             return
         except LearnerLost as error:
-            watcher.note(str(error))
+            monitor.note(str(error))

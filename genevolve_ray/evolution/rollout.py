@@ -8,7 +8,7 @@ from time import perf_counter
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.speaker import TokenSpeaker
+from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
@@ -105,7 +105,7 @@ class Rollouts:
         trajectory = await run_episode(
             task.request,
             key=task.key,
-            speaker=TokenSpeaker(self._engine, self._chat, task.sampling),
+            session=TokenSpeaker(self._engine, self._chat, task.sampling),
             tools=self._tools,
             profile=self._profile,
             seed=task.seed,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.collect import Pace, collect_group, distinct
+from genevolve_ray.evolution.collect import SampleLimits, collect_group, distinct
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
+from genevolve_ray.evolution.generations import RendererGenerations
+from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.watch import Watcher
-from genevolve_ray.evolution.wiring import Wirings
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
 
@@ -42,16 +42,16 @@ class RolloutStream:
         requests: RequestSource,
         rollouts: RolloutPort,
         store: RunStore,
-        watcher: Watcher,
+        monitor: Monitor,
         sampling: SamplingParams,
         version: int,
-        wirings: Wirings | None = None,
+        generations: RendererGenerations | None = None,
     ) -> None:
         """Go on after the last committed step, whose policy version is `version`; nothing runs before `take`."""
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
-        self._store, self._watcher, self._sampling = store, watcher, sampling
-        self._wirings = wirings or Wirings()
+        self._store, self._monitor, self._sampling = store, monitor, sampling
+        self._generations = generations or RendererGenerations()
         settings = FlowConfig(
             batch=loop.requests_per_step,
             group_size=loop.group_size,
@@ -65,7 +65,7 @@ class RolloutStream:
         self._oldest: dict[int, int | None] = {}
         """Of each buffered group: its tokens are looked through once."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._paces: dict[int, Pace] = {}
+        self._paces: dict[int, SampleLimits] = {}
         self._ended_oldest: dict[int, int] = {}
         """Of each running lease some of whose samples have ended: the oldest version behind their tokens."""
         self._next = version
@@ -78,7 +78,7 @@ class RolloutStream:
         size, discarded = self._config.loop.requests_per_step, self.flow.discarded
         self._next = step - 1
         self._settle()
-        self._watcher.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
+        self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
         while len(chosen := self._choose(size)) < size:
             self._ended.clear()
             await self._ended.wait()
@@ -114,7 +114,7 @@ class RolloutStream:
         for _ in range(self.flow.room(self._next)):
             number = self.flow.lease()
             self._check_round(number)
-            self._paces[number] = self._pace(number)
+            self._paces[number] = self._sample_limits(number)
             self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
             self._tasks[number].add_done_callback(lambda _: self._ended.set())
 
@@ -159,8 +159,8 @@ class RolloutStream:
             max_attempts=loop.max_attempts,
             sampling=self._sampling,
             on_trajectory=partial(self._hear, number),
-            pace=self._paces[number],
-            wirings=self._wirings,
+            limits=self._paces[number],
+            generations=self._generations,
         )
         self._leave_out_stale(number, group)
         if not group.trajectories:  # every sample came too late
@@ -172,7 +172,7 @@ class RolloutStream:
         self._groups[number] = group
 
     def _hear(self, number: int, trajectory: Trajectory) -> None:
-        self._watcher.trajectory(trajectory)
+        self._monitor.trajectory(trajectory)
         if (oldest := oldest_version(trajectory)) is not None:
             self._ended_oldest[number] = min(oldest, self._ended_oldest.get(number, oldest))
 
@@ -183,8 +183,8 @@ class RolloutStream:
             self.flow.drop(number)
         group.trajectories[:] = [t for t in group.trajectories if t.key.sample not in stale]
 
-    def _pace(self, number: int) -> Pace:
-        return Pace(
+    def _sample_limits(self, number: int) -> SampleLimits:
+        return SampleLimits(
             self._slots,
             self._config.loop.sample_deadline,
             on_late=lambda: self.flow.drop(number),

@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from typing import Protocol
 
+from genevolve_ray.evolution.generations import RendererGenerations
+from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.evolution.store.manifest import Document, now, step_name
-from genevolve_ray.evolution.watch import Watcher
-from genevolve_ray.evolution.wiring import Wirings
 
 POLL_SECONDS = 2.0
 """How often the run's folder is asked for swaps."""
@@ -101,18 +101,22 @@ class RendererHost(Protocol):
 
 @asynccontextmanager
 async def swapping(
-    swaps: Swaps, host: RendererHost | None, wirings: Wirings, watcher: Watcher, poll_seconds: float = POLL_SECONDS
+    swaps: Swaps,
+    host: RendererHost | None,
+    generations: RendererGenerations,
+    monitor: Monitor,
+    poll_seconds: float = POLL_SECONDS,
 ) -> AsyncIterator[None]:
     """Carry swaps out while the body runs; one that is not done by then is taken up when the run goes on.
 
     Args:
         swaps: where they are asked for.
         host: who brings renderers up; None for a run whose renderer may not change.
-        wirings: which renderer groups begin with.
-        watcher: told of every swap.
+        generations: which renderer groups begin with.
+        monitor: told of every swap.
         poll_seconds: how often to look.
     """
-    task = asyncio.create_task(_watch(swaps, host, wirings, watcher, poll_seconds), name="swaps")
+    task = asyncio.create_task(_watch(swaps, host, generations, monitor, poll_seconds), name="swaps")
     try:
         yield
     finally:
@@ -122,24 +126,26 @@ async def swapping(
 
 
 async def _watch(
-    swaps: Swaps, host: RendererHost | None, wirings: Wirings, watcher: Watcher, poll_seconds: float
+    swaps: Swaps, host: RendererHost | None, generations: RendererGenerations, monitor: Monitor, poll_seconds: float
 ) -> None:
     told = ""
     while True:
         try:
             for swap in await asyncio.to_thread(swaps.all):
                 if swap.state is SwapState.ASKED:
-                    await _carry_out(swap, swaps, host, wirings, watcher)
+                    await _carry_out(swap, swaps, host, generations, monitor)
         except StoreError as error:  # a damaged request is no reason to end a run
             if told != str(error):
                 told = str(error)
-                watcher.note(f"swaps: {error}")
+                monitor.note(f"swaps: {error}")
         await asyncio.sleep(poll_seconds)
 
 
-async def _carry_out(swap: Swap, swaps: Swaps, host: RendererHost | None, wirings: Wirings, watcher: Watcher) -> None:
-    before = wirings.current
-    watcher.note(f"swap {swap.number}: bringing up {swap.renderer.type}")
+async def _carry_out(
+    swap: Swap, swaps: Swaps, host: RendererHost | None, generations: RendererGenerations, monitor: Monitor
+) -> None:
+    before = generations.current
+    monitor.note(f"swap {swap.number}: bringing up {swap.renderer.type}")
     try:
         if host is None:
             raise ValueError("this run keeps its renderer: deterministic=true")
@@ -148,19 +154,19 @@ async def _carry_out(swap: Swap, swaps: Swaps, host: RendererHost | None, wiring
         reason = " ".join(str(error).split()) or type(error).__name__
         ended = swap.model_copy(update={"state": SwapState.REFUSED, "message": reason, "ended": now()})
         await asyncio.to_thread(swaps.put, ended)
-        watcher.note(f"swap {swap.number} refused, the renderer stays: {reason}")
+        monitor.note(f"swap {swap.number} refused, the renderer stays: {reason}")
         return
     ended = swap.model_copy(update={"state": SwapState.DONE, "identity": identity, "ended": now()})
     await asyncio.to_thread(swaps.put, ended)
-    wirings.switch(swap.number)
-    watcher.note(f"swap {swap.number}: groups that begin now draw with {identity}")
-    await wirings.drained(before)
+    generations.switch(swap.number)
+    monitor.note(f"swap {swap.number}: groups that begin now draw with {identity}")
+    await generations.drained(before)
     try:
         await host.remove_renderer(before)
     except Exception as error:  # noqa: BLE001 - it serves nobody any more, and goes with the run at the latest
-        watcher.note(f"swap {swap.number}: the renderer before it could not be taken away: {error}")
+        monitor.note(f"swap {swap.number}: the renderer before it could not be taken away: {error}")
     else:
-        watcher.note(f"swap {swap.number}: the renderer before it is gone")
+        monitor.note(f"swap {swap.number}: the renderer before it is gone")
 
 
 def _path(number: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.speaker import TokenSpeaker
+from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.gateway.client import GatewayClient
@@ -59,7 +59,7 @@ class Player:
             # What judges know of the request stays inside; the policy reads the prompt alone.
             Request(id=grant.id, prompt=grant.prompt, eval_type=EvalType.QUALITY),
             key=SampleKey(step=0, request_id=grant.id, sample=0),
-            speaker=TokenSpeaker(self._engine, self._chat, grant.sampling),
+            session=TokenSpeaker(self._engine, self._chat, grant.sampling),
             tools=tools,
             profile=self._profile,
             seed=grant.seed,

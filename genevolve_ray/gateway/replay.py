@@ -12,7 +12,7 @@ from typing import Any
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.speaker import TokenSpeaker
+from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.engines.checks import room_for
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
@@ -88,7 +88,7 @@ async def rebuild(
     trajectory = await run_episode(
         task.request,
         key=task.key,
-        speaker=TokenSpeaker(engine, chat, task.sampling),
+        session=TokenSpeaker(engine, chat, task.sampling),
         tools={name: _ReplayTool(tool, script) for name, tool in tools.items()},
         profile=profile,
         seed=task.seed,

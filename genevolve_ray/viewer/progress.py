@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from genevolve_ray.evolution.watch import Watcher
+from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.records.trajectory import Trajectory
 
 ROWS = 10
@@ -29,7 +29,7 @@ PHASES = ("rollouts", "experience", "learning", "publishing", "validating")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-class Progress(Watcher, Protocol):
+class Progress(Monitor, Protocol):
     """A listener of the loop with a screen. A context manager: leaving it restores the terminal, whatever happened."""
 
     def start(self, total_steps: int, config: Mapping[str, object], done: int = 0) -> None:

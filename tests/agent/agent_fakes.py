@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.speaker import TokenSpeaker
+from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.engines.protocol import FinishReason, Generation, PromptTooLong, SamplingParams
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit
@@ -109,11 +109,11 @@ async def play(
     """Run one episode of a scripted policy and check its ledger; options override the arguments of `run_episode`."""
     chat = options.pop("chat", None) or ChatFormat(byte_tokenizer(CHATML))
     engine = options.pop("engine", None) or ScriptedEngine(chat, turns)
-    speaker = TokenSpeaker(engine, chat, options.pop("sampling", SamplingParams()))
+    session = TokenSpeaker(engine, chat, options.pop("sampling", SamplingParams()))
     arguments: dict[str, Any] = {
         "request": Request(id="r1", prompt="a heron at dawn", eval_type=EvalType.KNOWLEDGE),
         "key": SampleKey(step=2, request_id="r1", sample=1),
-        "speaker": speaker,
+        "speaker": session,
         "seed": 7,
     } | options
     trajectory = await run_episode(arguments.pop("request"), profile=profile, tools=tools, **arguments)

@@ -119,7 +119,7 @@ class FakeLearner:
         self.state = hashlib.sha256(batch.encode()).hexdigest()
         return {"parity": self.parity, "loss": 0.25}
 
-    async def moved(self) -> list[MovedToken]:
+    async def teacher_disagreement(self) -> list[MovedToken]:
         return [MovedToken(trajectory="1/r/0/0", position=3, gap=-0.5)]
 
     async def publish(self, folder: str) -> Probe:

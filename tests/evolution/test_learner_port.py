@@ -132,7 +132,10 @@ async def test_the_tokens_that_moved_most_are_named_by_their_place_in_the_ledger
     await wrapped.step([GOOD], 1)
     learner.gaps = [[], [0.1, -2.0]]
     key = str(GOOD.trajectories[1].key)
-    assert [(m.trajectory, m.position, m.gap) for m in await wrapped.moved()] == [(key, 4, -2.0), (key, 3, 0.1)]
+    assert [(m.trajectory, m.position, m.gap) for m in await wrapped.teacher_disagreement()] == [
+        (key, 4, -2.0),
+        (key, 3, 0.1),
+    ]
 
 
 async def test_what_is_no_fault_of_the_disk_is_raised_as_itself(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_
 
 from genevolve_ray.evolution.flow import FlowError
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.measures import ParityError
+from genevolve_ray.evolution.metrics import ParityError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
@@ -24,8 +24,8 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def watched(evolution: Evolution) -> Recorder:
-    assert isinstance(evolution.watcher, Recorder)
-    return evolution.watcher
+    assert isinstance(evolution.monitor, Recorder)
+    return evolution.monitor
 
 
 async def test_each_step_commits_one_version_further(scene: Scene) -> None:

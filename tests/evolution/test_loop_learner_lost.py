@@ -65,7 +65,7 @@ async def test_wherever_it_dies_the_run_ends_as_one_in_which_it_did_not(tmp_path
         assert [m.state_hash for m in evolution.store.manifests()] == expected, f"died at call {death}"
         assert learner.restarts == 1
         assert len(rollouts.tasks) == 4 * 4, "rollouts were begun again"
-        assert any("died in" in note for note in evolution.watcher.notes)
+        assert any("died in" in note for note in evolution.monitor.notes)
         scene.close()
 
 
@@ -75,6 +75,6 @@ async def test_a_second_death_on_the_way_back_is_survived(scene: Scene, tmp_path
     learner = Mortal(12, 13, 14)
     evolution = scene.begin(make_config(**CONFIG), learner=learner)
     await evolve(evolution)
-    assert isinstance(evolution.watcher, Recorder)
+    assert isinstance(evolution.monitor, Recorder)
     assert [m.state_hash for m in evolution.store.manifests()] == expected
     assert learner.restarts == 3

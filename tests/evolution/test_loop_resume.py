@@ -114,8 +114,8 @@ async def test_without_a_checkpoint_every_step_is_applied_again(scene: Scene, mo
     evolution = scene.begin(make_config(), learner=learner)
     assert await evolution.start() == 1
     assert learner.steps == [1]
-    assert isinstance(evolution.watcher, Recorder)
-    assert evolution.watcher.notes == ["applying the stored batch of step 1 again"]
+    assert isinstance(evolution.monitor, Recorder)
+    assert evolution.monitor.notes == ["applying the stored batch of step 1 again"]
 
 
 async def test_a_state_that_cannot_be_reproduced_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

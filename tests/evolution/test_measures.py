@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from loop_fakes import make_trajectory
 
-from genevolve_ray.evolution import measures
-from genevolve_ray.evolution.measures import Clock, evaluation_metrics, group_metrics, paired_interval, verdict_parts
+from genevolve_ray.evolution import metrics as measures
+from genevolve_ray.evolution.metrics import Clock, evaluation_metrics, group_metrics, paired_interval, verdict_parts
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict

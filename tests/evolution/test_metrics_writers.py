@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from genevolve_ray.evolution.metrics import MetricsConfig, MetricWriterError, open_writers, scalars
+from genevolve_ray.evolution.metric_writers import MetricsConfig, MetricWriterError, open_writers, scalars
 
 
 def test_no_writer_by_default() -> None:
@@ -75,7 +75,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, module: str
 
 def test_store_and_metrics_import_neither_torch_nor_ray() -> None:
     code = (
-        "import sys, tensorboard.summary, genevolve_ray.evolution.store.run, genevolve_ray.evolution.metrics;"
+        "import sys, tensorboard.summary, genevolve_ray.evolution.store.run, genevolve_ray.evolution.metric_writers;"
         "sys.exit(bool({'torch', 'ray', 'vllm'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,7 +1,7 @@
 """The recorder passes steps on and writes them."""
 
-from genevolve_ray.evolution.metrics import MetricWriters
-from genevolve_ray.evolution.watch import Recording, Silence
+from genevolve_ray.evolution.metric_writers import MetricWriters
+from genevolve_ray.evolution.monitor import NullMonitor, Recording
 
 
 class Rows:
@@ -15,7 +15,7 @@ class Rows:
         pass
 
 
-class Screen(Silence):
+class Screen(NullMonitor):
     def __init__(self):
         self.seen = []
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from loop_fakes import FakeRollouts, Recorder, Scene, evolve, make_config
 
+from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
-from genevolve_ray.evolution.wiring import Wirings
 
 NEW = RendererSpec(type="painters:Gouache", config={"steps": 4})
 
@@ -50,7 +50,7 @@ def swaps_of(scene: Scene) -> Swaps:
 
 
 def watched(evolution: Any, scene: Scene, host: FakeHost | None) -> Any:
-    return swapping(swaps_of(scene), host, evolution.wirings, evolution.watcher, poll_seconds=0)
+    return swapping(swaps_of(scene), host, evolution.generations, evolution.monitor, poll_seconds=0)
 
 
 async def until_ended(swaps: Swaps, number: int) -> None:
@@ -95,7 +95,7 @@ async def test_a_renderer_that_does_not_come_up_changes_nothing(scene: Scene) ->
     swap = swaps_of(scene).get(1)
     assert (swap.state, swap.message) == (SwapState.REFUSED, "no such model")
     assert {task.renderer for task in rollouts.tasks} == {0}
-    assert "swap 1 refused, the renderer stays: no such model" in evolution.watcher.notes
+    assert "swap 1 refused, the renderer stays: no such model" in evolution.monitor.notes
     assert swaps_of(scene).in_force() is None
 
 
@@ -117,7 +117,7 @@ async def test_a_run_that_keeps_its_renderer_says_so(scene: Scene) -> None:
     async with watched(evolution, scene, None):
         await until_ended(swaps_of(scene), 1)
     assert "deterministic=true" in swaps_of(scene).get(1).message
-    assert evolution.wirings.current == 0
+    assert evolution.generations.current == 0
 
 
 async def test_a_renderer_that_will_not_go_does_not_end_the_run(scene: Scene) -> None:
@@ -130,7 +130,7 @@ async def test_a_renderer_that_will_not_go_does_not_end_the_run(scene: Scene) ->
     async with watched(evolution, scene, Clinging()):
         await until_ended(swaps_of(scene), 1)
         await evolve(evolution)
-    assert "swap 1: the renderer before it could not be taken away: Serve does not answer" in evolution.watcher.notes
+    assert "swap 1: the renderer before it could not be taken away: Serve does not answer" in evolution.monitor.notes
     assert evolution.store.last_step == 3
 
 
@@ -139,24 +139,24 @@ async def test_a_damaged_request_is_told_once_and_ends_nothing(scene: Scene) -> 
     folder = scene.folder / "run/swaps"
     folder.mkdir()
     (folder / "000001.json").write_text("{")
-    watcher: Recorder = evolution.watcher  # type: ignore[assignment]
+    monitor: Recorder = evolution.monitor  # type: ignore[assignment]
     async with watched(evolution, scene, FakeHost()), asyncio.timeout(10):
-        while not watcher.notes:
+        while not monitor.notes:
             await asyncio.sleep(0)
         (folder / "000001.json").unlink()
         swaps_of(scene).ask(NEW)
         await until_ended(swaps_of(scene), 1)
-    assert [note for note in watcher.notes if "corrupt" in note] == watcher.notes[:1]
+    assert [note for note in monitor.notes if "corrupt" in note] == monitor.notes[:1]
 
 
 async def test_a_generation_is_drained_when_the_last_that_holds_it_is_done() -> None:
-    wirings = Wirings()
-    with wirings.hold() as first:
-        with wirings.hold() as second:
-            wirings.switch(1)
-            waiting = asyncio.create_task(wirings.drained(0))
+    generations = RendererGenerations()
+    with generations.hold() as first:
+        with generations.hold() as second:
+            generations.switch(1)
+            waiting = asyncio.create_task(generations.drained(0))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert (first, second, wirings.current, waiting.done()) == (0, 0, 1, False)
+        assert (first, second, generations.current, waiting.done()) == (0, 0, 1, False)
     async with asyncio.timeout(5):
         await waiting

@@ -12,7 +12,7 @@ import pytest
 from fastapi import Response
 from pydantic import ValidationError
 
-from genevolve_ray.evolution.measures import evaluation_metrics
+from genevolve_ray.evolution.metrics import evaluation_metrics
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.trajectory import Outcome, TurnKind

@@ -345,8 +345,8 @@ async def test_without_a_token_and_with_a_wrong_or_expired_one_nothing_is_said(s
 
 
 async def test_a_token_for_status_may_not_roll_out(scene: Scene) -> None:
-    watcher = scene.house.token("watcher", Scope.STATUS)
-    assert await scene.push(token=watcher) == (403, Reason.SCOPE.value)
+    monitor = scene.house.token("watcher", Scope.STATUS)
+    assert await scene.push(token=monitor) == (403, Reason.SCOPE.value)
 
 
 async def test_a_worker_in_a_hurry_is_told_to_slow_down(tmp_path: Path) -> None:

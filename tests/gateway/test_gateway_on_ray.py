@@ -15,12 +15,12 @@ from benchmarks.rehearsal import rehearsal_config
 from benchmarks.world import default_policy
 from genevolve_ray.commands.assemble import open_ports
 from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
 from genevolve_ray.evolution.transport import host_transport
-from genevolve_ray.evolution.watch import Silence
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
@@ -29,7 +29,7 @@ from genevolve_ray.records.trajectory import Outcome
 OUTSIDE = "gateway:remote"
 
 
-class Heard(Silence):
+class Heard(NullMonitor):
     """Keeps what the run tells; the gateway's address is among it."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
             settings = WorkerConfig(concurrent=4, poll_seconds=0.5, drain_seconds=10, patience=5)
             worker = Worker(client, settings, tmp_path / "worker", lambda card, model: start_engine(card, model, None))
             loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, heard)
-            async with swapping(swaps, ports.renderers, loop.wirings, heard, poll_seconds=0.1):
+            async with swapping(swaps, ports.renderers, loop.generations, heard, poll_seconds=0.1):
                 evolving = asyncio.create_task(loop.run(await loop.start()))
                 working = asyncio.create_task(worker.run())
 

@@ -11,7 +11,7 @@ from played_world import World, answer, playing, turn
 
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.agent.speaker import ChatSpeaker
+from genevolve_ray.agent.session import ChatSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig, read_reply
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.learner import trained_trajectories
@@ -47,7 +47,7 @@ async def play(world: World, profile: Any = RELEASE, **settings: Any) -> Traject
         return await run_episode(
             Request(id="r1", prompt="a heron", eval_type=EvalType.KNOWLEDGE),
             key=SampleKey(step=0, request_id="r1", sample=0),
-            speaker=ChatSpeaker(policy, SAMPLING),
+            session=ChatSpeaker(policy, SAMPLING),
             tools=tools(),
             profile=profile,
             seed=5,

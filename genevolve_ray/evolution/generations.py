@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Wirings:
+class RendererGenerations:
     """Renderers come in numbered generations: a group keeps the one it began with, new groups take the current one.
 
     Generation 0 is what the process started with; a swap is the generation of its number.

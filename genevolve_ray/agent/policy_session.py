@@ -36,7 +36,7 @@ class Spoken:
     cut: bool
 
 
-class Speaker(Protocol):
+class PolicySession(Protocol):
     """The policy in one conversation; an episode has one of its own."""
 
     name: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from genevolve_ray.evolution.metrics import MetricWriters
+from genevolve_ray.evolution.metric_writers import MetricWriters
 from genevolve_ray.records.trajectory import Trajectory
 
 
-class Watcher(Protocol):
+class Monitor(Protocol):
     """A listener of the loop."""
 
     def phase(self, name: str, done: int, total: int) -> None:
@@ -29,7 +29,7 @@ class Watcher(Protocol):
         ...
 
 
-class Silence:
+class NullMonitor:
     """Watches without a word."""
 
     def phase(self, name: str, done: int, total: int) -> None:
@@ -48,24 +48,24 @@ class Silence:
 class Recording:
     """Passes everything on to a watcher, and the metrics of committed steps to metric writers as well."""
 
-    def __init__(self, watcher: Watcher, writers: MetricWriters) -> None:
-        """Stand between the loop and `watcher`."""
-        self._watcher, self._writers = watcher, writers
+    def __init__(self, monitor: Monitor, writers: MetricWriters) -> None:
+        """Stand between the loop and `monitor`."""
+        self._monitor, self._writers = monitor, writers
 
     def phase(self, name: str, done: int, total: int) -> None:
         """Pass it on."""
-        self._watcher.phase(name, done, total)
+        self._monitor.phase(name, done, total)
 
     def trajectory(self, trajectory: Trajectory) -> None:
         """Pass it on."""
-        self._watcher.trajectory(trajectory)
+        self._monitor.trajectory(trajectory)
 
     def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
         """Pass it on and write it."""
-        self._watcher.step(step, metrics, validation)
+        self._monitor.step(step, metrics, validation)
         found = {f"validation/{name}": value for name, value in (validation or {}).items()}
         self._writers.write(step, {**metrics, **found})
 
     def note(self, text: str) -> None:
         """Pass it on."""
-        self._watcher.note(text)
+        self._monitor.note(text)

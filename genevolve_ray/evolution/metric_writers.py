@@ -1,0 +1,134 @@
+"""Where a run's metrics go besides `metrics.jsonl`, which the run store always writes."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from genevolve_ray.errors import UserFault
+from genevolve_ray.records.base import Config
+
+
+class MetricsConfig(Config):
+    """Further metric writers; none by default."""
+
+    tensorboard: str = ""
+    """Folder for TensorBoard's event files; empty switches it off."""
+    wandb_project: str = ""
+    """Weights & Biases project; empty switches it off."""
+    wandb_mode: str = Field(default="online", pattern="^(online|offline)$")
+
+
+class MetricWriter(Protocol):
+    """Takes the metrics of committed steps."""
+
+    def write(self, step: int, metrics: Mapping[str, object]) -> None:
+        """Take one step's metrics; what the writer cannot show (text, missing values) it leaves out."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is buffered; nothing follows."""
+        ...
+
+
+class MetricWriterError(UserFault, RuntimeError):
+    """A metric writer that was asked for cannot be had; the message says what to do."""
+
+
+class TensorBoardWriter:
+    """Scalars as TensorBoard event files, by TensorBoard's own writer (which needs no torch)."""
+
+    def __init__(self, folder: str) -> None:
+        """Write to a local folder. Raises MetricWriterError when TensorBoard is not installed."""
+        summary = _import("tensorboard.summary", "tensorboard", "logging.tensorboard")
+        self._writer = summary.Writer(folder)
+
+    def write(self, step: int, metrics: Mapping[str, object]) -> None:
+        """Write the numbers of one step; they are on disk when this returns."""
+        for name, value in scalars(metrics).items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class WandbWriter:
+    """Scalars to Weights & Biases; a run that is resumed goes on under the same id."""
+
+    def __init__(self, config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> None:
+        """Begin or resume a W&B run. Raises MetricWriterError when wandb is not installed."""
+        wandb = _import("wandb", "wandb", "logging.wandb_project")
+        self._run = wandb.init(
+            project=config.wandb_project,
+            mode=config.wandb_mode,
+            id=run_id,
+            name=run_id,
+            config=dict(resolved),
+            resume="allow",
+        )
+
+    def write(self, step: int, metrics: Mapping[str, object]) -> None:
+        """Log the numbers of one step."""
+        self._run.log(scalars(metrics), step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+class MetricWriters:
+    """Several writers as one."""
+
+    def __init__(self, writers: Sequence[MetricWriter]) -> None:
+        """Write to each of `writers`, in order."""
+        self._writers = list(writers)
+
+    def write(self, step: int, metrics: Mapping[str, object]) -> None:
+        """Hand a step's metrics to every writer."""
+        for writer in self._writers:
+            writer.write(step, metrics)
+
+    def close(self) -> None:
+        """Close every writer."""
+        for writer in self._writers:
+            writer.close()
+
+
+def open_writers(config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> MetricWriters:
+    """Open the writers that a configuration asks for.
+
+    Args:
+        config: which writers.
+        run_id: name of the run, the same when it is resumed.
+        resolved: the run's resolved configuration, for writers that show it.
+
+    Raises:
+        MetricWriterError: when a package is missing.
+    """
+    writers: list[MetricWriter] = []
+    if config.tensorboard:
+        writers.append(TensorBoardWriter(config.tensorboard))
+    if config.wandb_project:
+        writers.append(WandbWriter(config, run_id, resolved))
+    return MetricWriters(writers)
+
+
+def scalars(metrics: Mapping[str, object]) -> dict[str, float]:
+    """Return the finite numbers among metrics; truth values count as 0 and 1."""
+    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _import(module: str, package: str, key: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MetricWriterError(
+            f"{key} is set but {package} is not installed: pip install 'genevolve_ray[{package}]' or leave the key empty"
+        ) from error
