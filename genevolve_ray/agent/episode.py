@@ -7,8 +7,8 @@ from time import perf_counter
 
 from genevolve_ray.agent import wire
 from genevolve_ray.agent.parser import Answer, ToolCall, TurnError, parse_program, parse_turn
+from genevolve_ray.agent.policy_session import PolicySession
 from genevolve_ray.agent.profile import ProtocolProfile, observation_text, prompt_messages
-from genevolve_ray.agent.session import PolicySession
 from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience

@@ -16,8 +16,8 @@ from pydantic import Field
 from genevolve_ray import __version__
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.policy_session import TokenSpeaker
 from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.atlas.exercises import exercise
 from genevolve_ray.atlas.names import Partition
 from genevolve_ray.atlas.requests import make_request

@@ -10,8 +10,8 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from genevolve_ray.agent.policy_session import PolicySession
 from genevolve_ray.agent.profile import PROFILES, prompt_messages
-from genevolve_ray.agent.session import PolicySession
 from genevolve_ray.cluster.errors import StartError, arrive
 from genevolve_ray.cluster.launch import _Launch
 from genevolve_ray.cluster.placement import Demand, check_fits, gang_demands, reserve, service_demands

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.policy_session import ChatSpeaker, PolicySession, TokenSpeaker
 from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messages
-from genevolve_ray.agent.session import ChatSpeaker, PolicySession, TokenSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.config import EvolutionConfig

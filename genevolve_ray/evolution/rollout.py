@@ -7,8 +7,8 @@ from time import perf_counter
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.policy_session import TokenSpeaker
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask

@@ -11,8 +11,8 @@ from typing import Any
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.policy_session import TokenSpeaker
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.engines.checks import room_for
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.errors import InfraFailure, ToolArgumentError

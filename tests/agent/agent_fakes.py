@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.policy_session import TokenSpeaker
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.session import TokenSpeaker
 from genevolve_ray.engines.protocol import FinishReason, Generation, PromptTooLong, SamplingParams
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit

@@ -17,7 +17,7 @@ from genevolve_ray.cluster.services import RenderReplica, Service, application
 from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.remote.client import client as remote
+from genevolve_ray.remote import client as remote
 
 
 def spec(url: str, **settings: object) -> PluginSpec:

@@ -10,8 +10,8 @@ import pytest
 from played_world import World, answer, playing, turn
 
 from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.policy_session import ChatSpeaker
 from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.agent.session import ChatSpeaker
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig, read_reply
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.learner import trained_trajectories

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from genevolve_ray.doctor import machine as doctor
 from genevolve_ray.doctor.machine import Check, Gpu, Status
-from genevolve_ray.doctor.machine import machine as doctor
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:

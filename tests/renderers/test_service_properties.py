@@ -10,7 +10,7 @@ import pytest
 from played_services import PlayedService, always, dead_origin, in_turn, picture, playing
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.remote.client import client as remote
+from genevolve_ray.remote import client as remote
 from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceRenderer
 
 
