@@ -26,7 +26,7 @@ class WorkersLost(GenevolveError, RuntimeError):
     """Rollout workers died more often than they may."""
 
 
-async def arrive(reply: Awaitable[T]) -> T:
+async def await_remote(reply: Awaitable[T]) -> T:
     """Await a remote call; what it raised is raised here as itself, with the remote traceback as its cause.
 
     Ray would raise a subclass of it whose text is the whole traceback, which must not reach the policy as the message
@@ -65,7 +65,7 @@ def portable(error: Exception) -> Exception:
     return PluginError(" ".join(f"{type(error).__name__}: {text}".split()))
 
 
-async def told(work: Awaitable[T]) -> T:
+async def portable_errors(work: Awaitable[T]) -> T:
     """Await what a plug-in does in a replica; what it raises is raised as an error that the caller can read."""
     try:
         return await work

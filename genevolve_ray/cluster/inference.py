@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.agent.policy_session import PolicySession
 from genevolve_ray.agent.profile import PROFILES, prompt_messages
-from genevolve_ray.cluster.errors import StartError, arrive
+from genevolve_ray.cluster.errors import StartError, await_remote
 from genevolve_ray.cluster.launch import _Launch
 from genevolve_ray.cluster.placement import Demand, check_fits, gang_demands, reserve, service_demands
 from genevolve_ray.cluster.proxies import Caller, ServeGrader, ServeJudge, ServeRenderer, ServeTool
@@ -221,9 +221,9 @@ class _Slim(_Launch):
         limit = self.config.cluster.start_timeout
         try:
             async with asyncio.timeout(limit):
-                await arrive(worker.start.remote())
+                await await_remote(worker.start.remote())
                 await self.services_up.wait()
                 tools = next(s for s in self.services if s.role == "tools")
-                await arrive(worker.connect.remote(ServiceHandle(tools, self.handles["tools"])))
+                await await_remote(worker.connect.remote(ServiceHandle(tools, self.handles["tools"])))
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.applications import delete, deploy, reason, states, sweep, wait_running
-from genevolve_ray.cluster.errors import StartError, arrive
+from genevolve_ray.cluster.errors import StartError, await_remote
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import (
@@ -24,10 +24,10 @@ from genevolve_ray.cluster.placement import (
     service_demands,
 )
 from genevolve_ray.cluster.proxies import Caller
-from genevolve_ray.cluster.renderers import RayRenderers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
+from genevolve_ray.cluster.swaps import RayRenderers
 from genevolve_ray.cluster.transfer import Transfer
 from genevolve_ray.cluster.weights import Outbox, Shipment, receive
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, ServiceHandle, worker_environment
@@ -248,10 +248,12 @@ class _Launch:
         limit = self.config.cluster.start_timeout
         try:
             async with asyncio.timeout(limit):
-                await arrive(worker.start.remote())
+                await await_remote(worker.start.remote())
                 await self.services_up.wait()
                 generations = {s.role: ServiceHandle(s, self.handles[s.role]) for s in self.services}
-                await arrive(worker.connect.remote(generations["tools"], dict(self.renderers), generations["judge"]))
+                await await_remote(
+                    worker.connect.remote(generations["tools"], dict(self.renderers), generations["judge"])
+                )
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
 
-from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.cluster.transfer import Sender, TransferGroup
 from genevolve_ray.cluster.weights import Offer, Outbox, Shipment, ship
 from genevolve_ray.engines.protocol import Probe
@@ -128,7 +128,7 @@ class RayLearner:
     async def start(self) -> None:
         """Wait until the model is loaded on every rank."""
         address = await self.address() if len(self.workers) > 1 else None
-        await _together("start", [arrive(worker.start.remote(address)) for worker in self.workers])
+        await _together("start", [await_remote(worker.start.remote(address)) for worker in self.workers])
 
     async def restart(self) -> None:
         """Put new actors in the place of all ranks, as they were at the very start; `load` and `step` bring them further.
@@ -167,7 +167,7 @@ class RayLearner:
             self._outbox.put(Offer(folder, self._write))
             return offered
         async with self._turn:
-            replies = [arrive(worker.publish.remote(folder, self._elsewhere())) for worker in self.workers]
+            replies = [await_remote(worker.publish.remote(folder, self._elsewhere())) for worker in self.workers]
             probe, shipment = (await _together("publish", replies))[0]
         self._outbox.put(shipment)
         published: Probe = probe
@@ -178,18 +178,18 @@ class RayLearner:
         async with self._turn:
             if self._offered != folder:
                 return None
-            replies = [arrive(worker.write.remote(folder, self._elsewhere())) for worker in self.workers]
+            replies = [await_remote(worker.write.remote(folder, self._elsewhere())) for worker in self.workers]
             shipment: Shipment = (await _together("write", replies))[0]
             return shipment
 
     async def send(self, group: TransferGroup | None) -> None:
         """Send the weights to the engines of a group, None: to those of the last one. See `SendingLearner.send`."""
         async with self._turn:
-            await _together("send", [arrive(worker.send.remote(group)) for worker in self.workers])
+            await _together("send", [await_remote(worker.send.remote(group)) for worker in self.workers])
 
     async def address(self) -> str:
         """Return `host:port` of rank 0's node, at which others can meet it."""
-        address: str = (await _together("address", [arrive(self.workers[0].address.remote())]))[0]
+        address: str = (await _together("address", [await_remote(self.workers[0].address.remote())]))[0]
         return address
 
     def end(self) -> None:
@@ -219,7 +219,7 @@ class RayLearner:
         async with self._turn:
             if method in _CHANGING:
                 self._offered = None
-            return (await _together(method, [arrive(w.call.remote(method, *arguments)) for w in self.workers]))[0]
+            return (await _together(method, [await_remote(w.call.remote(method, *arguments)) for w in self.workers]))[0]
 
 
 async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]:

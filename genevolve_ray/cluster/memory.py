@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray.exceptions import RayActorError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.evolution.ports import ExperienceStep
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group
@@ -67,7 +67,7 @@ class RayExperience:
 
     async def start(self) -> None:
         """Wait until the memory is there."""
-        await arrive(self.worker.start.remote())
+        await await_remote(self.worker.start.remote())
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write a step's bundles and recall one for each request. Raises RayActorError when actors keep dying."""
@@ -100,7 +100,7 @@ class RayExperience:
         if self._lost:
             await self._renew()
         try:
-            return await arrive(getattr(self.worker, method).remote(*arguments))
+            return await await_remote(getattr(self.worker, method).remote(*arguments))
         except RayActorError:
             self._lost = True
             raise
@@ -111,5 +111,5 @@ class RayExperience:
         self.worker = self._create()
         await self.start()
         if self._committed is not None:
-            await arrive(self.worker.call.remote("restore", self._committed))
+            await await_remote(self.worker.call.remote("restore", self._committed))
         self._lost = False

@@ -16,8 +16,8 @@ from ray.serve.exceptions import (
 )
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from genevolve_ray.cluster.errors import arrive
-from genevolve_ray.cluster.replies import taken
+from genevolve_ray.cluster.errors import await_remote
+from genevolve_ray.cluster.replies import unwrap
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
@@ -92,7 +92,7 @@ class Caller:
         reply = remote(*arguments)
         try:
             async with asyncio.timeout(self.timeout):
-                return taken(await arrive(reply))
+                return unwrap(await await_remote(reply))
         except (TimeoutError, asyncio.CancelledError):
             # Otherwise the replica works on for nobody, and keeps a place and its backend busy.
             if cancel := getattr(reply, "cancel", None):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from genevolve_ray.cluster.errors import told
+from genevolve_ray.cluster.errors import portable_errors
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.usage import Usage, metered, record_usage
 
@@ -25,13 +25,13 @@ async def replied(work: Awaitable[Any]) -> Reply:
     value, error = None, None
     with metered() as meter:
         try:
-            value = await told(work)
+            value = await portable_errors(work)
         except (InfraFailure, ToolArgumentError) as failure:
             error = failure
     return Reply(value, dict(meter.by_service), error)
 
 
-def taken(reply: Any) -> Any:
+def unwrap(reply: Any) -> Any:
     """Return the value of a reply at the caller, with its usage on the caller's meter. Raises the error that came instead."""
     if not isinstance(reply, Reply):
         return reply

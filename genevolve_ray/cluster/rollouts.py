@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ray.exceptions import RayActorError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from genevolve_ray.cluster.errors import StartError, WorkersLost, arrive
+from genevolve_ray.cluster.errors import StartError, WorkersLost, await_remote
 from genevolve_ray.cluster.transfer import Transfer
 from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
 from genevolve_ray.engines.protocol import Probe
@@ -151,7 +151,7 @@ class RayRollouts:
 
     async def stats(self) -> list[Any]:
         """Return the statistics of every worker."""
-        return list(await asyncio.gather(*(arrive(place.worker.stats.remote()) for place in self._places)))
+        return list(await asyncio.gather(*(await_remote(place.worker.stats.remote()) for place in self._places)))
 
     async def stop(self) -> None:
         """Close every engine, then end every worker; one that never came up is ended at once."""
@@ -160,7 +160,7 @@ class RayRollouts:
             try:
                 if place.ready.is_set():
                     async with asyncio.timeout(STOP_SECONDS):
-                        await arrive(place.worker.stop.remote())
+                        await await_remote(place.worker.stop.remote())
             except (RayActorError, TimeoutError):
                 pass  # it is dead already, or dies now
             self._pool.kill(place.worker)
@@ -187,7 +187,7 @@ class RayRollouts:
 
     async def _cancelled_with_us(self, reply: Any) -> Trajectory:
         try:
-            trajectory: Trajectory = await arrive(reply)
+            trajectory: Trajectory = await await_remote(reply)
         except asyncio.CancelledError:
             # Otherwise the worker plays on for nobody, and keeps engine, renderer and judge busy.
             self._pool.cancel(reply)
@@ -210,7 +210,7 @@ class RayRollouts:
         """Call the worker of a place; if it is dead, put another there and raise its RayActorError."""
         worker = place.worker
         try:
-            return await arrive(call(worker))
+            return await await_remote(call(worker))
         except RayActorError:
             await self._replace(place, worker)
             raise
@@ -254,7 +254,7 @@ class RayRollouts:
             renewed = self._renewed
             files = await weights.shipment() if isinstance(weights, Offer) else weights
             if files is not None:
-                await arrive(worker.update.remote(files, version, probe))
+                await await_remote(worker.update.remote(files, version, probe))
                 return
             # The learner has learned on: it publishes next, and has then what the worker can be given.
             await renewed.wait()

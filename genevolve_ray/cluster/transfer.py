@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ray.exceptions import RayActorError, RayError
 
-from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.engines.protocol import Probe, WeightUpdateError
 from genevolve_ray.engines.transfer_queue import TransferCall
 from genevolve_ray.errors import GenevolveError
@@ -199,7 +199,7 @@ class Transfer:
             LearnerLost: when a rank of the learner died, or was ended because it waited for the dead.
             WeightUpdateError: when the transfer failed although everyone lives, or a probe does not agree.
         """
-        ready = await asyncio.gather(*(arrive(w.expect.remote()) for w in workers), return_exceptions=True)
+        ready = await asyncio.gather(*(await_remote(w.expect.remote()) for w in workers), return_exceptions=True)
         if any(isinstance(outcome, BaseException) for outcome in ready):
             return self._judged(ready, None, version)
         members = (*self._learner.workers, *workers)
@@ -207,7 +207,7 @@ class Transfer:
         if members != self._members:
             group = TransferGroup(tuple(workers), self._processes, await self._learner.address(), self._timeout)
         self._members = ()
-        receiving = [asyncio.ensure_future(arrive(w.receive.remote(version, probe))) for w in workers]
+        receiving = [asyncio.ensure_future(await_remote(w.receive.remote(version, probe))) for w in workers]
         sending = asyncio.ensure_future(self._learner.send(group))
         try:
             await self._settle(workers, receiving, sending)
@@ -227,9 +227,11 @@ class Transfer:
         if not late:
             return
         reason = next((str(task.exception()) for task in done if task.exception()), f"not done in {self._timeout:g} s")
-        telling = [arrive(w.abandon.remote(reason)) for w, task in zip(workers, receiving, strict=True) if task in late]
-        told = asyncio.gather(*telling, return_exceptions=True)
-        await asyncio.wait([*late, told], timeout=_AFTERMATH_SECONDS)
+        telling = [
+            await_remote(w.abandon.remote(reason)) for w, task in zip(workers, receiving, strict=True) if task in late
+        ]
+        portable_errors = asyncio.gather(*telling, return_exceptions=True)
+        await asyncio.wait([*late, portable_errors], timeout=_AFTERMATH_SECONDS)
         if not sending.done():
             self._learner.end()
         for worker, task in zip(workers, receiving, strict=True):

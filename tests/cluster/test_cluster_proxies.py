@@ -10,7 +10,7 @@ from cluster_fakes import FakeHandle, FakeMethod, remote_error
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
-from genevolve_ray.cluster.errors import arrive
+from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.images import reference
@@ -91,7 +91,7 @@ async def test_what_a_plug_in_raises_arrives_as_itself_and_at_once(error: Except
 
 async def test_an_error_of_ray_itself_is_left_alone() -> None:
     with pytest.raises(ActorDiedError):
-        await arrive(FakeMethod(ActorDiedError()).remote())
+        await await_remote(FakeMethod(ActorDiedError()).remote())
 
 
 async def test_stand_ins_carry_what_the_services_say_of_themselves() -> None:

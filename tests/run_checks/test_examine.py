@@ -14,7 +14,8 @@ import pytest
 from safetensors import safe_open
 
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.doctor import limits, tree
+from genevolve_ray.doctor import limits
+from genevolve_ray.doctor import settings_tree as tree
 from genevolve_ray.doctor.machine import Check, Gpu, Status, exit_status
 from genevolve_ray.doctor.model_folder import Weights, read_weights
 from genevolve_ray.doctor.preflight import check_policy, preflight
