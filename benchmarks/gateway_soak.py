@@ -31,12 +31,12 @@ from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
+from genevolve_ray.gateway.episodes import EpisodeRunner
 from genevolve_ray.gateway.launch import local_parts, open_gateway
-from genevolve_ray.gateway.player import Player
 from genevolve_ray.gateway.reasons import GatewayRefusal
 from genevolve_ray.gateway.server import GatewayServer
-from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.gateway.wire import LeaseGrant
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -110,21 +110,21 @@ class Crowd:
             client = GatewayClient(self.url, token, attempts=8)
             try:
                 card = await client.run()
-                player = Player(client, self.engine, self.chat, PROFILES[card.profile], card.tools)
-                while await self._episode(client, player, dice, mortal):
+                runner = EpisodeRunner(client, self.engine, self.chat, PROFILES[card.profile], card.tools)
+                while await self._episode(client, runner, dice, mortal):
                     pass
             except GatewayDown:
                 await asyncio.sleep(1)
             finally:
                 await client.close()
 
-    async def _episode(self, client: GatewayClient, player: Player, dice: random.Random, mortal: bool) -> bool:
+    async def _episode(self, client: GatewayClient, runner: EpisodeRunner, dice: random.Random, mortal: bool) -> bool:
         for grant in await client.lease(1, 20):
             try:
                 async with kept(client, grant):
                     async with self.loaded:
                         await self.loaded.wait_for(lambda oldest=grant.version: self.version >= oldest)
-                    push = await player.play(grant)
+                    push = await runner.play(grant)
                 assert push is not None
                 if mortal and dice.random() < DEATHS:
                     self.deaths += 1

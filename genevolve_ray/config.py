@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.metric_writers import MetricsConfig
-from genevolve_ray.gateway.settings import GatewayConfig
+from genevolve_ray.gateway.config import GatewayConfig
 
 
 class ConfigError(UserFault, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.experience.config import Control
+from genevolve_ray.experience.config import AblationControl
 from genevolve_ray.records.experience import Experience
 
 
@@ -47,7 +47,9 @@ def arm_config(base: EvolutionConfig, arm: Arm, *, seed: int, constant: Experien
         quiet = base.learner.ved.model_copy(update={"coefficient": 0.0})
         changes["learner"] = base.learner.model_copy(update={"ved": quiet})
     elif arm is Arm.SHUFFLED:
-        changes["experience"] = base.experience.model_copy(update={"control": Control.SHUFFLED})
+        changes["experience"] = base.experience.model_copy(update={"control": AblationControl.SHUFFLED})
     elif arm is Arm.CONSTANT:
-        changes["experience"] = base.experience.model_copy(update={"control": Control.CONSTANT, "constant": constant})
+        changes["experience"] = base.experience.model_copy(
+            update={"control": AblationControl.CONSTANT, "constant": constant}
+        )
     return type(base).model_validate(base.model_copy(update=changes).model_dump())

@@ -53,7 +53,7 @@ def status(
     """Show workers, leases, versions, throughput, and refusals by reason; the token needs the scope `status`."""
     import json
 
-    from genevolve_ray.gateway.screen import status_lines
+    from genevolve_ray.gateway.console import status_lines
 
     async def ask() -> dict[str, Any]:
         client = _client(url, token_env, ca_file, plaintext)
@@ -76,7 +76,7 @@ def token_new(
 ) -> None:
     """Make a token and print it, once: only its hash is kept."""
     from genevolve_ray.errors import UserFault
-    from genevolve_ray.gateway.tokens import Scope, TokenFile
+    from genevolve_ray.gateway.auth import Scope, TokenFile
 
     try:
         scopes = [Scope(text) for text in scope or ["rollout"]]
@@ -90,7 +90,7 @@ def token_ls(file: TokenFilePath = _TOKENS) -> None:
     """List the tokens: name, scopes, when they expire."""
     from datetime import UTC, datetime
 
-    from genevolve_ray.gateway.tokens import TokenFile
+    from genevolve_ray.gateway.auth import TokenFile
 
     for entry in TokenFile(file).entries():
         until = "never" if entry.expires is None else f"{datetime.fromtimestamp(entry.expires, UTC):%Y-%m-%d %H:%M}"
@@ -102,7 +102,7 @@ def token_revoke(
     name: Annotated[str, typer.Argument(help="Name of the token.")], file: TokenFilePath = _TOKENS
 ) -> None:
     """Revoke a token: from its next request on it is unknown."""
-    from genevolve_ray.gateway.tokens import TokenFile
+    from genevolve_ray.gateway.auth import TokenFile
 
     TokenFile(file).revoke(name)
 
@@ -141,7 +141,7 @@ def worker(
     """
     from functools import partial
 
-    from genevolve_ray.gateway.screen import run_worker
+    from genevolve_ray.gateway.console import run_worker
     from genevolve_ray.gateway.worker import WorkerConfig
 
     settings = WorkerConfig(concurrent=concurrent, drain_seconds=drain, patience=patience)
@@ -155,7 +155,7 @@ def _client(url: str, token_env: str, ca_file: Path | None, plaintext: bool) -> 
 
     from genevolve_ray.errors import UserFault
     from genevolve_ray.gateway.client import GatewayClient
-    from genevolve_ray.gateway.settings import LOOPBACK
+    from genevolve_ray.gateway.config import LOOPBACK
 
     token = os.environ.get(token_env, "").strip()
     if not token:

@@ -1,7 +1,7 @@
 """Weights over device memory: the learner's rank 0 sends a version to all engines at once, in one group with them.
 
 Three sides: `Transfer` on the driver says who is in the group and judges what came of it, `Sender` is on every rank of the
-learner, and a worker's engine takes what `Control` delivers to it (`engines.transfer_queue`). The group is built anew whenever
+learner, and a worker's engine takes what `TransferControl` delivers to it (`engines.transfer_queue`). The group is built anew whenever
 somebody in it was replaced, and after every transfer that broke off.
 """
 
@@ -53,7 +53,7 @@ class TransferGroup:
 # --- the learner's side ----------------------------------------------------------------------------------------------
 
 
-class Control:
+class TransferControl:
     """Makes the calls of vLLM's control plane on all workers at once, each engine told of its own place in the group."""
 
     def __init__(self, group: TransferGroup, on_failure: Callable[[], None]) -> None:
@@ -132,7 +132,7 @@ class Sender:
 
             self._leave()
             meeting = Meeting(group.address, 1 + len(group.workers) * group.processes, group.timeout)
-            self._end = open_sender(self._way, meeting, self._source, Control(group, self._leave))
+            self._end = open_sender(self._way, meeting, self._source, TransferControl(group, self._leave))
         self._end.send_weights()
 
     def _leave(self) -> None:

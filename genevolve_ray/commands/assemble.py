@@ -18,7 +18,7 @@ from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.viewer.progress import Progress
 
 if TYPE_CHECKING:
-    from genevolve_ray.gateway.launch import Parts
+    from genevolve_ray.gateway.launch import GatewayParts
 
 
 @asynccontextmanager
@@ -45,7 +45,7 @@ async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: P
             yield ports
         return
     from genevolve_ray.gateway.launch import local_parts
-    from genevolve_ray.gateway.port import GatewayRenderers
+    from genevolve_ray.gateway.rollouts import GatewayRenderers
 
     async def meet(generation: int, spec: RendererSpec) -> RenderPort:
         if spec.isolated:
@@ -78,14 +78,14 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
             return
         from genevolve_ray.cluster.proxies import connect
         from genevolve_ray.evolution.rollout import Scoring
-        from genevolve_ray.gateway.launch import Parts
-        from genevolve_ray.gateway.port import GatewayRenderers
+        from genevolve_ray.gateway.launch import GatewayParts
+        from genevolve_ray.gateway.rollouts import GatewayRenderers
 
         async def meet(generation: int, spec: RendererSpec) -> RenderPort:
             return await ports.renderers.port(generation)
 
         tools, renderer, judge = await connect(**ports.callers)
-        parts = Parts(tools, Scoring(renderer, judge, config.reward), store.images)
+        parts = GatewayParts(tools, Scoring(renderer, judge, config.reward), store.images)
         async with _gateway(config, model, store, screen, parts, ports.rollouts, ports.locate) as rollouts:
             renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
             yield Ports(rollouts, ports.learner, ports.experience, renderers)
@@ -97,7 +97,7 @@ async def _gateway(
     model: Path,
     store: RunStore,
     screen: Progress,
-    parts: Parts,
+    parts: GatewayParts,
     inside: RolloutPort | None,
     locate: Callable[[str], str] = lambda folder: folder,
 ) -> AsyncIterator[RolloutPort]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import ExperienceStep
-from genevolve_ray.experience.config import Control, ExperienceConfig
+from genevolve_ray.experience.config import AblationControl, ExperienceConfig
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
 from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.experience.protocol import Embedder
@@ -92,12 +92,12 @@ class LocalExperience:
     def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None], step: int) -> list[Lesson]:
         """Return what each request is taught with; the controls change whose bundle it is, never how many are taught."""
         taught = [(r, hit) for r, hit in zip(requests, hits, strict=True) if hit is not None]
-        if self._config.control is Control.SHUFFLED:
+        if self._config.control is AblationControl.SHUFFLED:
             taught = [(r, self._of_another(r, [h for _, h in taught], i)) for i, (r, _) in enumerate(taught)]
         lessons = []
         for request, hit in taught:
             bundle, constant = hit.experience, self._config.constant
-            if self._config.control is Control.CONSTANT and constant is not None:
+            if self._config.control is AblationControl.CONSTANT and constant is not None:
                 bundle = constant
             lessons.append(
                 Lesson(
@@ -105,7 +105,7 @@ class LocalExperience:
                     bundle=hit.number,
                     experience=bundle,
                     similarity=hit.similarity,
-                    own=hit.own and self._config.control is Control.NONE,
+                    own=hit.own and self._config.control is AblationControl.NONE,
                 )
             )
         return lessons

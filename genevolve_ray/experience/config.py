@@ -90,7 +90,7 @@ class EmbedderConfig(Config):
         return self
 
 
-class Control(StrEnum):
+class AblationControl(StrEnum):
     """Whose bundle a teacher reads: the controls tell what experience says from the mere presence of a teacher."""
 
     NONE = "none"
@@ -111,7 +111,7 @@ class ExperienceConfig(Config):
     """Most comparisons a step."""
     outside: bool = False
     """Learn from attempts that workers outside the cluster played, too (docs/gateway.md)."""
-    control: Control = Control.NONE
+    control: AblationControl = AblationControl.NONE
     constant: Experience | None = None
     key: KeyConfig = KeyConfig()
     memory: MemoryConfig = MemoryConfig()
@@ -119,7 +119,7 @@ class ExperienceConfig(Config):
 
     @model_validator(mode="after")
     def _constant_is_given(self) -> ExperienceConfig:
-        if (self.control is Control.CONSTANT) != (self.constant is not None):
+        if (self.control is AblationControl.CONSTANT) != (self.constant is not None):
             raise ValueError(
                 f"control 'constant' and a constant bundle belong together: control={self.control.value!r}, "
                 f"constant={self.constant}"

@@ -9,12 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
+from genevolve_ray.gateway.auth import Scope, TokenEntry
+from genevolve_ray.gateway.config import MIB
 from genevolve_ray.gateway.gateway import Gateway
 from genevolve_ray.gateway.limits import read_bounded
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
-from genevolve_ray.gateway.settings import MIB
-from genevolve_ray.gateway.shelf import read_range
-from genevolve_ray.gateway.tokens import Scope, TokenEntry
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.versions import read_range
 from genevolve_ray.gateway.wire import (
     ZSTD,
     FileCard,
@@ -71,7 +71,7 @@ class _Door:
 
     async def malformed(self, request: Request, error: Exception) -> Response:
         """Say that a path or a query is not what it should be."""
-        return await self.refused(request, GatewayRefusal(Reason.MALFORMED, "path or query"))
+        return await self.refused(request, GatewayRefusal(RefusalReason.MALFORMED, "path or query"))
 
     def _admit(self, request: Request, scope: Scope = Scope.ROLLOUT) -> TokenEntry:
         self._gateway.meters.requests += 1
@@ -88,7 +88,9 @@ class _Door:
         if encoding == ZSTD:
             return decompress(body, int(limit * limits.expansion))
         if encoding != "identity":
-            raise GatewayRefusal(Reason.MALFORMED, f"content-encoding {encoding[:32]!r} is neither zstd nor identity")
+            raise GatewayRefusal(
+                RefusalReason.MALFORMED, f"content-encoding {encoding[:32]!r} is neither zstd nor identity"
+            )
         return body
 
     # --- routes ---
@@ -120,7 +122,7 @@ class _Door:
     async def weights_file(self, request: Request, version: int, name: str) -> Response:
         """Give a part of a file of a version."""
         self._admit(request)
-        found = self._gateway.shelf.get(version)
+        found = self._gateway.version_store.get(version)
         answer, sent = self._file(request, found.folder, found.card.files, name)
         self._gateway.meters.version_bytes_out[version] += sent
         return answer
@@ -138,8 +140,8 @@ class _Door:
     async def renew(self, request: Request, lease: str) -> Response:
         """Let a lease live on."""
         who = self._admit(request)
-        desk = self._gateway.desk
-        return JSONResponse({"seconds": desk.renew(desk.find(lease, who.name))})
+        lease_table = self._gateway.lease_table
+        return JSONResponse({"seconds": lease_table.renew(lease_table.find(lease, who.name))})
 
     async def tools(self, request: Request, lease: str) -> Response:
         """Carry a tool call out."""

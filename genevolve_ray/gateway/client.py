@@ -15,8 +15,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from genevolve_ray.errors import UserFault
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
-from genevolve_ray.gateway.shelf import RANGE_BYTES
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.versions import RANGE_BYTES
 from genevolve_ray.gateway.wire import (
     ZSTD,
     FileCard,
@@ -127,7 +127,7 @@ class GatewayClient:
             try:
                 await self._once("POST", f"/v1/leases/{lease}/trajectory", content=body, headers=headers)
             except GatewayRefusal as refusal:
-                if refusal.reason is not Reason.REPLAYED or tries == 1:
+                if refusal.reason is not RefusalReason.REPLAYED or tries == 1:
                     raise
 
         await self._retrying(self._attempts)(once)
@@ -186,11 +186,11 @@ class GatewayClient:
         if answer.is_success:
             return answer
         try:
-            reason = Reason(answer.json()["reason"])
+            reason = RefusalReason(answer.json()["reason"])
             detail = str(answer.json().get("detail", ""))[:300]
         except (ValueError, KeyError, TypeError) as error:
             raise GatewayDown(f"{method} {path}: HTTP {answer.status_code}") from error
-        if reason is Reason.RATE_LIMITED or answer.status_code >= _SERVER_ERROR:
+        if reason is RefusalReason.RATE_LIMITED or answer.status_code >= _SERVER_ERROR:
             raise GatewayDown(f"{method} {path}: {reason.value}")
         raise GatewayRefusal(reason, detail)
 

@@ -12,16 +12,16 @@ from genevolve_ray import __version__
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.gateway.desk import Call, Desk, Lease
+from genevolve_ray.gateway.auth import Scope, TokenEntry, TokenFile, require
+from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.inspector import Inspector, PolicyFacts
+from genevolve_ray.gateway.leases import Call, LeaseTable, SampleLease
 from genevolve_ray.gateway.limits import Bucket
+from genevolve_ray.gateway.logprobs import Scorer
 from genevolve_ray.gateway.meters import Meters
 from genevolve_ray.gateway.quarantine import Quarantine
-from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, Reason
-from genevolve_ray.gateway.scoring import Scorer
-from genevolve_ray.gateway.settings import GatewayConfig
-from genevolve_ray.gateway.shelf import MODEL_SUFFIXES, Shelf, describe, describe_base
-from genevolve_ray.gateway.tokens import Scope, TokenEntry, TokenFile, require
+from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.versions import MODEL_SUFFIXES, VersionStore, describe, describe_base
 from genevolve_ray.gateway.wire import (
     PROTOCOL,
     LeaseGrant,
@@ -89,12 +89,14 @@ class Gateway:
         self.config, self.run, self.facts = config, run, facts
         self.tokens = TokenFile(config.tokens)
         self.quarantine = Quarantine(folder / "quarantine")
-        self.shelf = Shelf(weights, config.kept_versions)
-        self.desk = Desk(seconds=config.lease_seconds, limit=config.lease_limit, per_owner=config.limits.open_leases)
+        self.version_store = VersionStore(weights, config.kept_versions)
+        self.lease_table = LeaseTable(
+            seconds=config.lease_seconds, limit=config.lease_limit, per_owner=config.limits.open_leases
+        )
         self.meters = Meters()
         self.model_files = describe(run.model_dir, MODEL_SUFFIXES)
         self.base_files = describe_base(run.model_dir) if run.adapter else ()
-        self._inspector = Inspector(facts, config.trust, self.shelf, scorer)
+        self._inspector = Inspector(facts, config.trust, self.version_store, scorer)
         self._scorer = scorer
         self._call_tool: CallTool = call_tool or (lambda tool, arguments, context: tool.call(arguments, context))
         self._images = images
@@ -106,27 +108,27 @@ class Gateway:
     # --- the loop's side ---
 
     async def answer(self, task: RolloutTask, patience: float | None) -> Trajectory:
-        """Return the trajectory of some worker; see `Desk.answer`."""
-        return await self.desk.answer(task, patience)
+        """Return the trajectory of some worker; see `LeaseTable.answer`."""
+        return await self.lease_table.answer(task, patience)
 
     async def publish(self, folder: str, version: int, probe: Probe) -> None:
         """Offer a version to the workers."""
-        await asyncio.to_thread(self.shelf.put, folder, version, probe)
+        await asyncio.to_thread(self.version_store.put, folder, version, probe)
         async with self._published:
             self._published.notify_all()
 
     async def retire(self) -> None:
         """Answer everybody who waits: the server is about to end."""
         self._closing = True
-        await self.desk.close()
+        await self.lease_table.close()
         async with self._published:
             self._published.notify_all()
 
     async def close(self) -> None:
         """Let everything go."""
-        await self.desk.close()
+        await self.lease_table.close()
         await self._scorer.close()
-        await asyncio.to_thread(self.shelf.close)
+        await asyncio.to_thread(self.version_store.close)
 
     # --- the workers' side ---
 
@@ -139,7 +141,7 @@ class Gateway:
             bucket.take()
             require(entry, scope)
             if entry.name in self.quarantine and scope is not Scope.STATUS:
-                raise GatewayRefusal(Reason.QUARANTINED)
+                raise GatewayRefusal(RefusalReason.QUARANTINED)
         except GatewayRefusal as refusal:
             refusal.worker = entry.name
             raise
@@ -171,25 +173,25 @@ class Gateway:
         """Return the newest version when it is beyond `after`, waiting for it; None when there is none in time."""
         try:
             async with asyncio.timeout(wait), self._published:
-                await self._published.wait_for(lambda: self.shelf.newest > after or self._closing)
+                await self._published.wait_for(lambda: self.version_store.newest > after or self._closing)
         except TimeoutError:
             return None
-        if self.shelf.newest <= after:
+        if self.version_store.newest <= after:
             return None
-        return self.shelf.get(self.shelf.newest).card
+        return self.version_store.get(self.version_store.newest).card
 
     async def lease(self, who: TokenEntry, order: LeaseOrder) -> list[LeaseGrant]:
         """Give out what waits."""
-        if self.shelf.newest < 0:
+        if self.version_store.newest < 0:
             return []
-        leases = await self.desk.grant(who.name, order.count, order.wait, self._oldest)
+        leases = await self.lease_table.grant(who.name, order.count, order.wait, self._oldest)
         return [self._grant(lease) for lease in leases]
 
     def _oldest(self) -> int:
         """Return the oldest version that may begin an episode now."""
-        return max(self.shelf.versions()[0], self.shelf.newest - self.config.lag)
+        return max(self.version_store.versions()[0], self.version_store.newest - self.config.lag)
 
-    def _grant(self, lease: Lease) -> LeaseGrant:
+    def _grant(self, lease: SampleLease) -> LeaseGrant:
         task = lease.sample.task
         return LeaseGrant(
             id=lease.id,
@@ -204,23 +206,23 @@ class Gateway:
 
     async def call(self, who: TokenEntry, lease_id: str, order: ToolOrder) -> ToolAnswer:
         """Carry a tool call of an episode out, once, and record it."""
-        lease = self.desk.find(lease_id, who.name)
+        lease = self.lease_table.find(lease_id, who.name)
         async with lease.calling:
             if order.index < len(lease.calls):
                 known = lease.calls[order.index]
                 if (known.name, known.arguments) != (order.name, order.arguments):
-                    raise GatewayRefusal(Reason.CALL_ORDER, f"call {order.index} was another one")
+                    raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} was another one")
                 return known.answer
             if order.index > len(lease.calls) or order.index >= self.facts.profile.max_turns:
-                raise GatewayRefusal(Reason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
+                raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
             answer = await self._carry_out(lease, order)
             lease.calls.append(Call(order.name, order.arguments, answer))
             return answer
 
-    async def _carry_out(self, lease: Lease, order: ToolOrder) -> ToolAnswer:
+    async def _carry_out(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
         tool = self.facts.tools.get(order.name)
         if tool is None:
-            raise GatewayRefusal(Reason.MALFORMED, f"there is no tool {order.name[:64]!r}")
+            raise GatewayRefusal(RefusalReason.MALFORMED, f"there is no tool {order.name[:64]!r}")
         task = lease.sample.task
         try:
             observation = await self._call_tool(
@@ -235,20 +237,22 @@ class Gateway:
     async def push(self, who: TokenEntry, lease_id: str, body: bytes) -> Receipt:
         """Take a played episode, or refuse it; a forgery shuts the worker out."""
         try:
-            lease = self.desk.find(lease_id, who.name)
+            lease = self.lease_table.find(lease_id, who.name)
         except GatewayRefusal as refusal:
             await self._strike(who.name, refusal, {"lease": lease_id})
             raise
-        self.desk.check(lease)
+        self.lease_table.check(lease)
         meter = self.meters.worker(who.name)
         try:
             async with AsyncExitStack() as undo:
-                undo.push_async_callback(self.desk.refuse, lease)  # whosever fault: somebody else plays the sample
+                undo.push_async_callback(
+                    self.lease_table.refuse, lease
+                )  # whosever fault: somebody else plays the sample
                 push = read_push(body)
                 if push.own_calls:
                     self._check_own_tools(who, push.own_calls)
                 trajectory = await self._inspector.inspect(lease, push, meter)
-                self.desk.accept(lease, trajectory)
+                self.lease_table.accept(lease, trajectory)
                 undo.pop_all()
         except GatewayRefusal as refusal:
             evidence = {"lease": lease_id, "key": str(lease.sample.task.key), "body": body.decode(errors="replace")}
@@ -266,7 +270,7 @@ class Gateway:
         try:
             picture = await asyncio.to_thread(clean_picture, body)
         except ImageRefused as error:
-            raise GatewayRefusal(Reason.MALFORMED, str(error)) from error
+            raise GatewayRefusal(RefusalReason.MALFORMED, str(error)) from error
         assert self._images is not None, "a gateway that takes observations has an image store"
         ref = await asyncio.to_thread(
             self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
@@ -280,13 +284,15 @@ class Gateway:
         """Check that a worker may bring observations, and that their pictures were brought too."""
         require(who, Scope.OWN_TOOLS)
         if not self.config.trust.own_tools or self._images is None:
-            raise GatewayRefusal(Reason.SCOPE, "this run takes no observations of workers (gateway.trust.own_tools)")
+            raise GatewayRefusal(
+                RefusalReason.SCOPE, "this run takes no observations of workers (gateway.trust.own_tools)"
+            )
         for call in calls:
             observation = call.answer.observation
             hits = observation.hits if isinstance(observation, ImageSearchObservation) else ()
             # Known references alone: one from outside could name any file.
             if any(hit.image not in self._pictures for hit in hits):
-                raise GatewayRefusal(Reason.UNKNOWN_FILE, "a picture was not brought before")
+                raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "a picture was not brought before")
 
     async def _strike(self, worker: str, refusal: GatewayRefusal, evidence: Mapping[str, object]) -> None:
         if refusal.reason not in FORGERIES:
@@ -295,16 +301,18 @@ class Gateway:
         meter.forged += 1
         if meter.forged >= self.config.trust.quarantine_after:
             await asyncio.to_thread(self.quarantine.add, worker, refusal, evidence)
-            await self.desk.drop_owner(worker)
+            await self.lease_table.drop_owner(worker)
 
     async def give_back(self, who: TokenEntry, lease_id: str) -> None:
         """End a lease that its worker will not play."""
-        await self.desk.give_back(self.desk.find(lease_id, who.name))
+        await self.lease_table.give_back(self.lease_table.find(lease_id, who.name))
 
     def status(self) -> dict[str, object]:
         """Return everything there is to see."""
-        return self.meters.status(self.desk.counts(), self.desk.held(), self.shelf.versions(), self.quarantine.names())
+        return self.meters.status(
+            self.lease_table.counts(), self.lease_table.held(), self.version_store.versions(), self.quarantine.names()
+        )
 
     def metrics(self) -> str:
         """Return the same for Prometheus."""
-        return self.meters.prometheus(self.desk.counts(), self.shelf.versions(), self.quarantine.names())
+        return self.meters.prometheus(self.lease_table.counts(), self.version_store.versions(), self.quarantine.names())

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.gateway.desk import Call, Lease
+from genevolve_ray.gateway.config import TrustConfig
+from genevolve_ray.gateway.leases import Call, SampleLease
+from genevolve_ray.gateway.logprobs import Scorer, Scores
 from genevolve_ray.gateway.meters import WorkerMeter
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.replay import check_columns, rebuild
-from genevolve_ray.gateway.scoring import Scorer, Scores
-from genevolve_ray.gateway.settings import TrustConfig
-from genevolve_ray.gateway.shelf import Shelf
 from genevolve_ray.gateway.trust import TOLERANCES, Calibration, logprob_gap
+from genevolve_ray.gateway.versions import VersionStore
 from genevolve_ray.gateway.wire import Push
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
@@ -37,15 +37,15 @@ class PolicyFacts:
 class Inspector:
     """Turns pushed episodes into the gateway's own trajectories, or refuses them."""
 
-    def __init__(self, facts: PolicyFacts, config: TrustConfig, shelf: Shelf, scorer: Scorer) -> None:
+    def __init__(self, facts: PolicyFacts, config: TrustConfig, version_store: VersionStore, scorer: Scorer) -> None:
         """Bring the parts together."""
-        self._facts, self._config, self._shelf, self._scorer = facts, config, shelf, scorer
+        self._facts, self._config, self._version_store, self._scorer = facts, config, version_store, scorer
         mean, largest = TOLERANCES[facts.dtype]
         self._mean, self._largest = config.mean_tolerance or mean, config.token_tolerance or largest
         self._calibrations: dict[str, Calibration] = {}
         self._dice = random.SystemRandom()  # nobody outside can tell which trajectories are scored
 
-    async def inspect(self, lease: Lease, push: Push, meter: WorkerMeter) -> Trajectory:
+    async def inspect(self, lease: SampleLease, push: Push, meter: WorkerMeter) -> Trajectory:
         """Return the trajectory that is trained on. Raises GatewayRefusal; its evidence holds the scores where there are any."""
         facts, task = self._facts, lease.sample.task
         check_columns(
@@ -53,7 +53,7 @@ class Inspector:
             vocabulary=facts.vocabulary,
             banned=facts.banned,
             oldest=lease.version,
-            newest=self._shelf.newest,
+            newest=self._version_store.newest,
         )
         trajectory = await rebuild(
             task,
@@ -66,13 +66,13 @@ class Inspector:
             max_model_len=facts.max_model_len,
         )
         for version in {v for v, m in zip(push.ledger.versions, push.ledger.policy_mask, strict=True) if m}:
-            if version not in self._shelf.versions():
-                raise GatewayRefusal(Reason.VERSION_STALE, f"version {version} is not kept any more")
+            if version not in self._version_store.versions():
+                raise GatewayRefusal(RefusalReason.VERSION_STALE, f"version {version} is not kept any more")
         if trajectory.ledger.policy_tokens and self._is_due(meter):
             await self._score(trajectory, lease, meter)
         return trajectory
 
-    def _calls(self, lease: Lease, push: Push) -> list[Call]:
+    def _calls(self, lease: SampleLease, push: Push) -> list[Call]:
         if push.own_calls and not lease.calls:
             return [Call(call.name, call.arguments, call.answer) for call in push.own_calls]
         return lease.calls
@@ -80,7 +80,7 @@ class Inspector:
     def _is_due(self, meter: WorkerMeter) -> bool:
         return meter.scored < self._config.probation or self._dice.random() < self._config.spot_check
 
-    async def _score(self, trajectory: Trajectory, lease: Lease, meter: WorkerMeter) -> None:
+    async def _score(self, trajectory: Trajectory, lease: SampleLease, meter: WorkerMeter) -> None:
         """Compare log-probs and dice with the run's own policy. Raises GatewayRefusal."""
         config, ledger = self._config, trajectory.ledger
         scores = await self._scores(trajectory, lease)
@@ -90,7 +90,7 @@ class Inspector:
         evidence: dict[str, object] = {"own_logprobs": scores.logprobs, "pushed_logprobs": pushed}
         if not (gap.mean <= self._mean and gap.largest <= self._largest):
             raise GatewayRefusal(
-                Reason.WRONG_LOGPROBS,
+                RefusalReason.WRONG_LOGPROBS,
                 f"off by {gap.mean:.3g} in the mean, {gap.largest:.3g} at most; "
                 f"tolerances are {self._mean:g} and {self._largest:g}",
                 evidence,
@@ -103,19 +103,19 @@ class Inspector:
             return
         if abs(drift.z) > config.calibration_bound:
             raise GatewayRefusal(
-                Reason.MISCALIBRATED,
+                RefusalReason.MISCALIBRATED,
                 f"log-prob and entropy differ by {drift.mean:+.3g} nats a token over {drift.tokens} tokens, "
                 f"{drift.z:+.1f} standard errors",
                 evidence,
             )
 
-    async def _scores(self, trajectory: Trajectory, lease: Lease) -> Scores:
+    async def _scores(self, trajectory: Trajectory, lease: SampleLease) -> Scores:
         """Return the scores of the policy tokens, each under the version that sampled it."""
         ledger, sampling = trajectory.ledger, lease.sample.task.sampling
         versions = [v for v, policy in zip(ledger.versions, ledger.policy_mask, strict=True) if policy]
         found = {}
         for version in sorted(set(versions)):
-            folder = self._shelf.get(version).folder
+            folder = self._version_store.get(version).folder
             found[version] = await self._scorer.score(
                 folder, ledger.tokens, ledger.policy_mask, sampling.temperature, sampling.top_p
             )

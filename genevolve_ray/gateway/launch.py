@@ -20,12 +20,12 @@ from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.gateway import Gateway, RunFacts
 from genevolve_ray.gateway.inspector import PolicyFacts
-from genevolve_ray.gateway.port import GatewayRollouts, SharedRollouts
-from genevolve_ray.gateway.scoring import NullScorer, PolicyScorer, Scorer
+from genevolve_ray.gateway.logprobs import NullScorer, PolicyScorer, Scorer
+from genevolve_ray.gateway.rollouts import GatewayRollouts, SharedRollouts
 from genevolve_ray.gateway.server import GatewayServer
-from genevolve_ray.gateway.settings import GatewayConfig
 from genevolve_ray.gateway.trust import TOLERANCES
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
@@ -38,7 +38,7 @@ NULL_CONTEXT = 1 << 20
 
 
 @dataclass(frozen=True)
-class Parts:
+class GatewayParts:
     """What the gateway needs of the run: tools, what renders and judges, and the run's pictures."""
 
     tools: Mapping[str, Tool]
@@ -46,11 +46,11 @@ class Parts:
     images: ImageStore
 
 
-def local_parts(config: EvolutionConfig, images: ImageStore) -> Parts:
+def local_parts(config: EvolutionConfig, images: ImageStore) -> GatewayParts:
     """Build tools, renderer and judge in this process."""
     renderer = RenderService(config.renderer.build(), images)
     judge = JudgeService(config.judge.build(), images)
-    return Parts(config.tools.build(images).tools, Scoring(renderer, judge, config.reward), images)
+    return GatewayParts(config.tools.build(images).tools, Scoring(renderer, judge, config.reward), images)
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def open_gateway(
     config: GatewayConfig,
     run: EvolutionConfig,
     model_dir: Path,
-    parts: Parts,
+    parts: GatewayParts,
     folder: Path,
     *,
     inside: RolloutPort | None,

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 
 
 class Bucket:
@@ -23,7 +23,7 @@ class Bucket:
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1:
-            raise GatewayRefusal(Reason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
+            raise GatewayRefusal(RefusalReason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
         self._left -= 1
 
 
@@ -37,7 +37,7 @@ async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limi
         GatewayRefusal: for a body that is announced as, or becomes, larger than `limit`, or takes too long.
     """
     if announced is not None and announced.isascii() and announced.isdigit() and int(announced[:20]) > 2 * limit:
-        raise GatewayRefusal(Reason.OVERSIZED, f"{announced[:20]} bytes, at most {limit}")
+        raise GatewayRefusal(RefusalReason.OVERSIZED, f"{announced[:20]} bytes, at most {limit}")
     body, size = bytearray(), 0
     try:
         async with asyncio.timeout(seconds):
@@ -48,7 +48,7 @@ async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limi
                 if size <= limit:
                     body += chunk
     except TimeoutError as error:
-        raise GatewayRefusal(Reason.TOO_SLOW, f"the body took more than {seconds:g} s") from error
+        raise GatewayRefusal(RefusalReason.TOO_SLOW, f"the body took more than {seconds:g} s") from error
     if size > limit:
-        raise GatewayRefusal(Reason.OVERSIZED, f"more than {limit} bytes")
+        raise GatewayRefusal(RefusalReason.OVERSIZED, f"more than {limit} bytes")
     return bytes(body)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from genevolve_ray.gateway.reasons import Reason
+from genevolve_ray.gateway.reasons import RefusalReason
 
 _ALIVE_SECONDS = 60.0
 
@@ -48,7 +48,7 @@ class Meters:
         meter.seen = time.monotonic()
         return meter
 
-    def refuse(self, reason: Reason, worker: str | None) -> None:
+    def refuse(self, reason: RefusalReason, worker: str | None) -> None:
         """Count a refusal."""
         self.refused[reason.value] += 1
         if worker is not None:
@@ -60,14 +60,14 @@ class Meters:
         return [name for name, meter in self.workers.items() if now - meter.seen < _ALIVE_SECONDS]
 
     def status(
-        self, desk: dict[str, int], held: dict[str, int], versions: list[int], out: list[str]
+        self, lease_table: dict[str, int], held: dict[str, int], versions: list[int], out: list[str]
     ) -> dict[str, object]:
         """Return everything, for `genevolve gateway status`."""
         seconds = time.monotonic() - self.started
         now = time.monotonic()
         return {
             "seconds": round(seconds, 1),
-            "leases": desk,
+            "leases": lease_table,
             "versions": versions,
             "accepted": self.accepted,
             "tokens": self.tokens,
@@ -96,21 +96,21 @@ class Meters:
             },
         }
 
-    def prometheus(self, desk: dict[str, int], versions: list[int], out: list[str]) -> str:
+    def prometheus(self, lease_table: dict[str, int], versions: list[int], out: list[str]) -> str:
         """Return the metrics in Prometheus's text format."""
         gauges: dict[str, float] = {
             "genevolve_gateway_workers_alive": len(self.alive()),
             "genevolve_gateway_workers_quarantined": len(out),
             "genevolve_gateway_version": max(versions, default=-1),
-            "genevolve_gateway_samples_waiting": desk["waiting"],
-            "genevolve_gateway_leases_open": desk["leased"],
+            "genevolve_gateway_samples_waiting": lease_table["waiting"],
+            "genevolve_gateway_leases_open": lease_table["leased"],
         }
         counters: dict[str, float] = {
             "genevolve_gateway_trajectories_accepted_total": self.accepted,
             "genevolve_gateway_tokens_accepted_total": self.tokens,
-            "genevolve_gateway_leases_granted_total": desk["granted"],
-            "genevolve_gateway_leases_expired_total": desk["expired"],
-            "genevolve_gateway_leases_returned_total": desk["returned"],
+            "genevolve_gateway_leases_granted_total": lease_table["granted"],
+            "genevolve_gateway_leases_expired_total": lease_table["expired"],
+            "genevolve_gateway_leases_returned_total": lease_table["returned"],
             "genevolve_gateway_requests_total": self.requests,
             "genevolve_gateway_received_bytes_total": self.bytes_in,
             "genevolve_gateway_sent_bytes_total": self.bytes_out,

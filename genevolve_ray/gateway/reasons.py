@@ -7,7 +7,7 @@ from enum import StrEnum
 from genevolve_ray.errors import UserFault
 
 
-class Reason(StrEnum):
+class RefusalReason(StrEnum):
     """The reasons. What is a forgery counts against the worker; the rest happens to honest ones too."""
 
     NO_TOKEN = "no_token"  # noqa: S105
@@ -65,45 +65,45 @@ class Reason(StrEnum):
 
 FORGERIES = frozenset(
     {
-        Reason.REWARD_CLAIMED,
-        Reason.OTHERS_LEASE,
-        Reason.TOKEN_OUT_OF_RANGE,
-        Reason.BANNED_TOKEN,
-        Reason.BAD_LOGPROB,
-        Reason.VERSION_NOT_ISSUED,
-        Reason.FOREIGN_TOKENS,
-        Reason.SHIFTED_MASKS,
-        Reason.SHIFTED_SPANS,
-        Reason.BROKEN_TURN,
-        Reason.INVENTED_OBSERVATION,
-        Reason.WRONG_LOGPROBS,
-        Reason.MISCALIBRATED,
+        RefusalReason.REWARD_CLAIMED,
+        RefusalReason.OTHERS_LEASE,
+        RefusalReason.TOKEN_OUT_OF_RANGE,
+        RefusalReason.BANNED_TOKEN,
+        RefusalReason.BAD_LOGPROB,
+        RefusalReason.VERSION_NOT_ISSUED,
+        RefusalReason.FOREIGN_TOKENS,
+        RefusalReason.SHIFTED_MASKS,
+        RefusalReason.SHIFTED_SPANS,
+        RefusalReason.BROKEN_TURN,
+        RefusalReason.INVENTED_OBSERVATION,
+        RefusalReason.WRONG_LOGPROBS,
+        RefusalReason.MISCALIBRATED,
     }
 )
 _STATUS = {
-    Reason.NO_TOKEN: 401,
-    Reason.BAD_TOKEN: 401,
-    Reason.TOKEN_EXPIRED: 401,
-    Reason.SCOPE: 403,
-    Reason.QUARANTINED: 403,
-    Reason.OTHERS_LEASE: 403,
-    Reason.UNKNOWN_LEASE: 404,
-    Reason.UNKNOWN_FILE: 404,
-    Reason.TOO_SLOW: 408,
-    Reason.REPLAYED: 409,
-    Reason.CALL_ORDER: 409,
-    Reason.LEASE_EXPIRED: 410,
-    Reason.WITHDRAWN: 410,
-    Reason.OVERSIZED: 413,
-    Reason.BAD_RANGE: 416,
-    Reason.RATE_LIMITED: 429,
+    RefusalReason.NO_TOKEN: 401,
+    RefusalReason.BAD_TOKEN: 401,
+    RefusalReason.TOKEN_EXPIRED: 401,
+    RefusalReason.SCOPE: 403,
+    RefusalReason.QUARANTINED: 403,
+    RefusalReason.OTHERS_LEASE: 403,
+    RefusalReason.UNKNOWN_LEASE: 404,
+    RefusalReason.UNKNOWN_FILE: 404,
+    RefusalReason.TOO_SLOW: 408,
+    RefusalReason.REPLAYED: 409,
+    RefusalReason.CALL_ORDER: 409,
+    RefusalReason.LEASE_EXPIRED: 410,
+    RefusalReason.WITHDRAWN: 410,
+    RefusalReason.OVERSIZED: 413,
+    RefusalReason.BAD_RANGE: 416,
+    RefusalReason.RATE_LIMITED: 429,
 }
 
 
 class GatewayRefusal(UserFault):
     """A request that is not granted; `evidence` is what a quarantine keeps, and never leaves the gateway."""
 
-    def __init__(self, reason: Reason, detail: str = "", evidence: dict[str, object] | None = None) -> None:
+    def __init__(self, reason: RefusalReason, detail: str = "", evidence: dict[str, object] | None = None) -> None:
         """Say why."""
         self.why = f"{reason.value}{': ' + detail if detail else ''}"
         super().__init__(f"the gateway refuses: {self.why}")

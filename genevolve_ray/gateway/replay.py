@@ -17,8 +17,8 @@ from genevolve_ray.engines.checks import room_for
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.gateway.desk import Call
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.leases import Call
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import LedgerBody
 from genevolve_ray.records.ledger import CONTEXT_VERSION, TokenLedger
 from genevolve_ray.records.observation import Observation
@@ -45,10 +45,10 @@ def check_columns(ledger: LedgerBody, *, vocabulary: int, banned: frozenset[int]
     n = len(ledger.tokens)
     for name in ("policy_mask", "logprobs", "versions"):
         if len(column := getattr(ledger, name)) != n:
-            raise GatewayRefusal(Reason.MALFORMED, f"ledger.{name} has {len(column)} entries for {n} tokens")
+            raise GatewayRefusal(RefusalReason.MALFORMED, f"ledger.{name} has {len(column)} entries for {n} tokens")
     for i, token in enumerate(ledger.tokens):
         if not 0 <= token < vocabulary:
-            raise GatewayRefusal(Reason.TOKEN_OUT_OF_RANGE, f"token {token} at {i}, vocabulary of {vocabulary}")
+            raise GatewayRefusal(RefusalReason.TOKEN_OUT_OF_RANGE, f"token {token} at {i}, vocabulary of {vocabulary}")
         if ledger.policy_mask[i]:
             _check_policy_token(ledger, i, banned, oldest, newest)
 
@@ -56,13 +56,15 @@ def check_columns(ledger: LedgerBody, *, vocabulary: int, banned: frozenset[int]
 def _check_policy_token(ledger: LedgerBody, i: int, banned: frozenset[int], oldest: int, newest: int) -> None:
     token, logprob, version = ledger.tokens[i], ledger.logprobs[i], ledger.versions[i]
     if token in banned:
-        raise GatewayRefusal(Reason.BANNED_TOKEN, f"token {token} at {i}")
+        raise GatewayRefusal(RefusalReason.BANNED_TOKEN, f"token {token} at {i}")
     if not math.isfinite(logprob) or logprob > _ROUNDING:
-        raise GatewayRefusal(Reason.BAD_LOGPROB, f"log-prob {logprob:g} at {i}")
+        raise GatewayRefusal(RefusalReason.BAD_LOGPROB, f"log-prob {logprob:g} at {i}")
     if not 0 <= version <= newest:
-        raise GatewayRefusal(Reason.VERSION_NOT_ISSUED, f"version {version} at {i}, the last one is {newest}")
+        raise GatewayRefusal(RefusalReason.VERSION_NOT_ISSUED, f"version {version} at {i}, the last one is {newest}")
     if version < oldest:
-        raise GatewayRefusal(Reason.VERSION_STALE, f"version {version} at {i}, the lease is for {oldest} or later")
+        raise GatewayRefusal(
+            RefusalReason.VERSION_STALE, f"version {version} at {i}, the lease is for {oldest} or later"
+        )
 
 
 async def rebuild(
@@ -111,7 +113,7 @@ class _ReplayEngine:
         start, pushed = len(token_ids), self._ledger.tokens
         if pushed[:start] != list(token_ids):
             at = next((i for i, (a, b) in enumerate(zip(pushed, token_ids, strict=False)) if a != b), len(pushed))
-            raise GatewayRefusal(Reason.FOREIGN_TOKENS, f"the context differs from the gateway's at {at}")
+            raise GatewayRefusal(RefusalReason.FOREIGN_TOKENS, f"the context differs from the gateway's at {at}")
         limit = room_for(start, sampling.max_tokens, self._max_model_len)
         stops = set(sampling.stop_token_ids)
         end = next((i + 1 for i in range(start, min(start + limit, len(pushed))) if pushed[i] in stops), None)
@@ -119,11 +121,13 @@ class _ReplayEngine:
         end = end if end is not None else start + limit
         if end > len(pushed):
             raise GatewayRefusal(
-                Reason.BROKEN_TURN, f"the turn at {start} ends neither by a stop token nor at {limit} tokens"
+                RefusalReason.BROKEN_TURN, f"the turn at {start} ends neither by a stop token nor at {limit} tokens"
             )
         versions = self._ledger.versions[start:end]
         if min(versions) < 0:
-            raise GatewayRefusal(Reason.SHIFTED_MASKS, f"the turn at {start} holds tokens that are not the policy's")
+            raise GatewayRefusal(
+                RefusalReason.SHIFTED_MASKS, f"the turn at {start} holds tokens that are not the policy's"
+            )
         return Generation(
             tokens=tuple(pushed[start:end]),
             logprobs=tuple(self._ledger.logprobs[start:end]),
@@ -152,10 +156,10 @@ class _Script:
     def next(self, name: str, arguments: dict[str, Any]) -> Call:
         call = next(self._calls, None)
         if call is None:
-            raise GatewayRefusal(Reason.INVENTED_OBSERVATION, f"no call of {name[:64]} was made here")
+            raise GatewayRefusal(RefusalReason.INVENTED_OBSERVATION, f"no call of {name[:64]} was made here")
         if call.name != name or call.arguments != arguments:
             raise GatewayRefusal(
-                Reason.INVENTED_OBSERVATION, f"the call of {name[:64]} is not the one that was made here"
+                RefusalReason.INVENTED_OBSERVATION, f"the call of {name[:64]} is not the one that was made here"
             )
         return call
 
@@ -180,12 +184,16 @@ class _ReplayTool:
 def _check_same(own: TokenLedger, pushed: LedgerBody) -> None:
     """Check that the worker saw the episode that the gateway sees. Raises GatewayRefusal."""
     if pushed.tokens != own.tokens:
-        raise GatewayRefusal(Reason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, the episode has {len(own.tokens)}")
+        raise GatewayRefusal(
+            RefusalReason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, the episode has {len(own.tokens)}"
+        )
     if pushed.policy_mask != own.policy_mask:
         at = next(i for i, (a, b) in enumerate(zip(pushed.policy_mask, own.policy_mask, strict=True)) if a != b)
-        raise GatewayRefusal(Reason.SHIFTED_MASKS, f"the policy mask differs from the gateway's at {at}")
+        raise GatewayRefusal(RefusalReason.SHIFTED_MASKS, f"the policy mask differs from the gateway's at {at}")
     for i, policy in enumerate(own.policy_mask):
         if not policy and (pushed.logprobs[i] != 0.0 or pushed.versions[i] != CONTEXT_VERSION):
-            raise GatewayRefusal(Reason.SHIFTED_MASKS, f"context token {i} has a log-prob or a version")
+            raise GatewayRefusal(RefusalReason.SHIFTED_MASKS, f"context token {i} has a log-prob or a version")
     if pushed.spans != own.spans:
-        raise GatewayRefusal(Reason.SHIFTED_SPANS, f"{len(pushed.spans)} spans, the parser finds {len(own.spans)}")
+        raise GatewayRefusal(
+            RefusalReason.SHIFTED_SPANS, f"{len(pushed.spans)} spans, the parser finds {len(own.spans)}"
+        )

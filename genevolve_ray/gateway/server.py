@@ -12,8 +12,8 @@ import uvicorn
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.gateway.app import create_app
+from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.gateway import Gateway
-from genevolve_ray.gateway.settings import GatewayConfig
 
 T = TypeVar("T")
 _START_SECONDS = 600.0

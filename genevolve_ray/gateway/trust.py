@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from genevolve_ray.gateway.scoring import Scores
+from genevolve_ray.gateway.logprobs import Scores
 
 TOLERANCES = {"float32": (1e-3, 0.05), "float64": (1e-3, 0.05), "float16": (0.02, 0.7), "bfloat16": (0.05, 1.5)}
 """By dtype: largest mean of a trajectory, largest of a token."""

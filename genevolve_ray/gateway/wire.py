@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from genevolve_ray.engines.protocol import Probe, SamplingParams
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import Span
@@ -164,9 +164,9 @@ def decompress(data: bytes, limit: int) -> bytes:
         with pa.CompressedInputStream(pa.BufferReader(data), ZSTD) as stream:
             plain: bytes = stream.read(limit + 1)
     except (OSError, pa.ArrowException) as error:
-        raise GatewayRefusal(Reason.MALFORMED, "the body is not zstd") from error
+        raise GatewayRefusal(RefusalReason.MALFORMED, "the body is not zstd") from error
     if len(plain) > limit:
-        raise GatewayRefusal(Reason.OVERSIZED, f"more than {limit} bytes once decompressed")
+        raise GatewayRefusal(RefusalReason.OVERSIZED, f"more than {limit} bytes once decompressed")
     return plain
 
 
@@ -175,9 +175,9 @@ def read_json(data: bytes) -> Any:
     try:
         value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise GatewayRefusal(Reason.MALFORMED, f"not JSON: {str(error)[:120]}") from error
+        raise GatewayRefusal(RefusalReason.MALFORMED, f"not JSON: {str(error)[:120]}") from error
     if _too_deep(value):
-        raise GatewayRefusal(Reason.MALFORMED, f"nested more than {MAX_DEPTH} levels deep")
+        raise GatewayRefusal(RefusalReason.MALFORMED, f"nested more than {MAX_DEPTH} levels deep")
     return value
 
 
@@ -185,7 +185,9 @@ def read_push(data: bytes) -> Push:
     """Return a pushed episode. Raises GatewayRefusal naming what is wrong with it."""
     value = read_json(data)
     if isinstance(value, dict) and (claimed := [name for name in CLAIMS if name in value]):
-        raise GatewayRefusal(Reason.REWARD_CLAIMED, f"{claimed[0]} is made inside", {"claimed": value[claimed[0]]})
+        raise GatewayRefusal(
+            RefusalReason.REWARD_CLAIMED, f"{claimed[0]} is made inside", {"claimed": value[claimed[0]]}
+        )
     return validate(Push, value)
 
 
@@ -201,7 +203,7 @@ def validate(kind: type[B], value: Any) -> B:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise GatewayRefusal(Reason.MALFORMED, f"{where}: {first['msg']}"[:200]) from error
+        raise GatewayRefusal(RefusalReason.MALFORMED, f"{where}: {first['msg']}"[:200]) from error
 
 
 def _no_constant(name: str) -> float:

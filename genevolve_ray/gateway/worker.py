@@ -19,14 +19,22 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
-from genevolve_ray.gateway.base import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
-from genevolve_ray.gateway.player import OwnTools, Player
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.episodes import EpisodeRunner, OwnTools
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import PROTOCOL, FileCard, LeaseGrant, Push, RunCard, WeightsCard
+from genevolve_ray.gateway.worker_folder import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
 from genevolve_ray.records.base import Config
 
-_FATAL = frozenset({Reason.NO_TOKEN, Reason.BAD_TOKEN, Reason.TOKEN_EXPIRED, Reason.SCOPE, Reason.QUARANTINED})
+_FATAL = frozenset(
+    {
+        RefusalReason.NO_TOKEN,
+        RefusalReason.BAD_TOKEN,
+        RefusalReason.TOKEN_EXPIRED,
+        RefusalReason.SCOPE,
+        RefusalReason.QUARANTINED,
+    }
+)
 
 
 class WorkerError(UserFault, RuntimeError):
@@ -47,7 +55,7 @@ class WorkerConfig(Config):
 
 
 @dataclass
-class Progress:
+class WorkerProgress:
     """What a worker has done."""
 
     version: int = -1
@@ -103,7 +111,7 @@ class Worker:
         """
         self._client, self._config, self._folder, self._start = client, config, folder, start_engine
         self._own, self._base = own, base
-        self.progress = Progress()
+        self.progress = WorkerProgress()
         self._draining = asyncio.Event()
         self._updated = asyncio.Condition()
         self._heard = time.monotonic()
@@ -112,7 +120,7 @@ class Worker:
         """Take no more work, finish what is under way."""
         self._draining.set()
 
-    async def run(self) -> Progress:
+    async def run(self) -> WorkerProgress:
         """Work until drained.
 
         Raises:
@@ -120,7 +128,7 @@ class Worker:
         """
         card = await self._meet()
         _check_version(card)
-        self._player, engine = await self._prepare(card)
+        self._runner, engine = await self._prepare(card)
         try:
             await self._work(engine)
         finally:
@@ -140,7 +148,7 @@ class Worker:
                 if self._draining.is_set():
                     raise WorkerError(f"drained before the gateway was there: {error}") from error
 
-    async def _prepare(self, card: RunCard) -> tuple[Player, Engine]:
+    async def _prepare(self, card: RunCard) -> tuple[EpisodeRunner, Engine]:
         """Load model and weights and start the engine."""
         model = self._folder / "model"
         await self._client.download("/v1/model", card.model, model)
@@ -156,7 +164,7 @@ class Worker:
         await engine.update(str(folder), weights.version, weights.probe)
         self.progress.version = weights.version
         chat, profile = load_chat(model), PROFILES[card.profile]
-        return Player(self._client, engine, chat, profile, card.tools, self._own), engine
+        return EpisodeRunner(self._client, engine, chat, profile, card.tools, self._own), engine
 
     async def _bring_base(self, files: Sequence[FileCard], model: Path) -> None:
         """Put the base into the model folder: the worker's own where it has it, else loaded, as long as patience lasts.
@@ -305,7 +313,7 @@ class Worker:
     async def _episode(self, grant: LeaseGrant) -> Push | None:
         async with self._updated:
             await self._updated.wait_for(lambda: self.progress.version >= grant.version)
-        return await self._player.play(grant)
+        return await self._runner.play(grant)
 
     async def _renew(self, grant: LeaseGrant) -> None:
         """Keep a lease; ends by GatewayRefusal when it is lost."""

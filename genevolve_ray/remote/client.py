@@ -150,7 +150,7 @@ class Remote:
         except RetryError as error:
             last = error.last_attempt.exception()
             assert isinstance(last, _Failed)
-            reason = self._hushed(str(last))
+            reason = self._redacted(str(last))
         raise InfraFailure(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
 
     async def aclose(self) -> None:
@@ -213,8 +213,8 @@ class Remote:
         if status in _BUSY or (status >= 500 and status != 501):
             raise Unusable(f"status {status}: {_shown(data)}", _seconds(response))
         if status != 200:
-            text = self._hushed(f"status {status}: {_shown(data)}")
-            raise ServiceRefusal(f"{address} refused: {text}", status, self._hushed(_code(data)))
+            text = self._redacted(f"status {status}: {_shown(data)}")
+            raise ServiceRefusal(f"{address} refused: {text}", status, self._redacted(_code(data)))
         return Answer(response.headers, data, server.url)
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -301,7 +301,7 @@ class Remote:
             raise ServiceRefusal(f"{base}: the environment variable {name} (token_env) is not set", 401)
         return {header: f"Bearer {token}" if header == "Authorization" else token}
 
-    def _hushed(self, text: str) -> str:
+    def _redacted(self, text: str) -> str:
         """Return a text without the token, which some servers repeat when they refuse it."""
         token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
         return text.replace(token, "***") if token else text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.gateway.tokens import Scope, TokenFile
+from genevolve_ray.gateway.auth import Scope, TokenFile
 
 Command = Callable[..., Any]
 

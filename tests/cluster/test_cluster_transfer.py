@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError
 
 from genevolve_ray.cluster import transfer as transfers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
-from genevolve_ray.cluster.transfer import Control, Sender, Transfer, TransferFailed, TransferGroup, _Passes
+from genevolve_ray.cluster.transfer import Sender, Transfer, TransferControl, TransferFailed, TransferGroup, _Passes
 from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
 from genevolve_ray.engines.protocol import WeightUpdateError
 from genevolve_ray.engines.transfer_queue import TransferCall
@@ -229,7 +229,7 @@ def _ray_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_ray_at_once")
 def test_every_engine_is_told_its_own_place_in_the_group() -> None:
     workers = (Delivered(), Delivered(), Delivered())
-    control = Control(TransferGroup(workers, processes=2, address="host:1", timeout=1.0), lambda: None)
+    control = TransferControl(TransferGroup(workers, processes=2, address="host:1", timeout=1.0), lambda: None)
     control.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
     offsets = [argument["rank_offset"] for worker in workers for _, argument in worker.got]
     assert offsets == [1, 3, 5]
@@ -242,7 +242,7 @@ def test_a_worker_that_does_not_receive_ends_the_sending() -> None:
     # The others would not come back from the collective for which they wait.
     ended: list[bool] = []
     workers = (Delivered(), Delivered(ActorDiedError()))
-    control = Control(TransferGroup(workers, 1, "host:1", 1.0), lambda: ended.append(True))
+    control = TransferControl(TransferGroup(workers, 1, "host:1", 1.0), lambda: ended.append(True))
     with pytest.raises(ActorDiedError):
         control.update_weights({"names": []})
     assert ended == [True]

@@ -15,11 +15,11 @@ from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient
+from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.launch import local_parts, open_gateway
 from genevolve_ray.gateway.server import GatewayServer
-from genevolve_ray.gateway.settings import GatewayConfig
-from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
 from genevolve_ray.learning.null import NullLearner
 from genevolve_ray.records.images import MemoryImages

@@ -20,11 +20,11 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.gateway import client as client_module
-from genevolve_ray.gateway.base import bring_weights, clear_strangers, version_name
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.launch import run_facts
 from genevolve_ray.gateway.wire import FileCard, RunCard, WeightsCard
 from genevolve_ray.gateway.worker import Progress, Worker, WorkerConfig, WorkerError, start_engine
+from genevolve_ray.gateway.worker_folder import bring_weights, clear_strangers, version_name
 from genevolve_ray.learning.batch import TrainSequence
 
 BASE = MODEL / "model.safetensors"

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.gateway.desk import Desk, Lease
+from genevolve_ray.gateway.leases import LeaseTable, SampleLease
 from genevolve_ray.gateway.limits import Bucket, read_bounded
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory
@@ -24,12 +24,12 @@ def _task(sample: int) -> RolloutTask:
     return RolloutTask(request=request, key=key, seed=1, render_seed=1, sampling=SamplingParams())
 
 
-def _answer(lease: Lease) -> Trajectory:
+def _answer(lease: SampleLease) -> Trajectory:
     return Trajectory(lease.sample.task.key, "", TokenLedger(), Provenance(profile="p", engine="e"))
 
 
-def _desk(seconds: float = 60.0, per_owner: int = 100) -> Desk:
-    return Desk(seconds=seconds, limit=3600, per_owner=per_owner)
+def _lease_table(seconds: float = 60.0, per_owner: int = 100) -> LeaseTable:
+    return LeaseTable(seconds=seconds, limit=3600, per_owner=per_owner)
 
 
 OPERATIONS = st.lists(
@@ -48,89 +48,89 @@ def test_nothing_is_lost_and_nothing_answered_twice(operations: list[tuple[str, 
 
 
 async def _play(operations: list[tuple[str, int]]) -> None:
-    desk, posed, leases = _desk(), [], []
+    lease_table, posed, leases = _lease_table(), [], []
     answered: list[SampleKey] = []
     for number, (what, i) in enumerate(operations):
         live = leases[i % len(leases)] if leases else None
         if what == "pose":
-            posed.append(asyncio.create_task(desk.answer(_task(number))))
+            posed.append(asyncio.create_task(lease_table.answer(_task(number))))
         elif what == "lease":
-            leases += await desk.grant(f"w{i % 2}", 1 + i % 2, 0.0, lambda: 0)
+            leases += await lease_table.grant(f"w{i % 2}", 1 + i % 2, 0.0, lambda: 0)
         elif what == "cancel" and posed:
             posed[i % len(posed)].cancel()
         elif what == "shut out":
-            await desk.drop_owner(f"w{i % 2}")
+            await lease_table.drop_owner(f"w{i % 2}")
         elif live is not None:
-            await _try(desk, live, what, answered)
+            await _try(lease_table, live, what, answered)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        counts = desk.counts()
+        counts = lease_table.counts()
         assert counts["posed"] == sum(counts[name] for name in ("answered", "given_up", "waiting", "leased"))
-    assert len(answered) == len(set(answered)) == desk.counts()["answered"]
-    while left := await desk.grant("last", 50, 0.0, lambda: 0):
+    assert len(answered) == len(set(answered)) == lease_table.counts()["answered"]
+    while left := await lease_table.grant("last", 50, 0.0, lambda: 0):
         for lease in left:
-            desk.accept(lease, _answer(lease))
-    for lease in list(desk._open.values()):
-        desk.accept(lease, _answer(lease))
+            lease_table.accept(lease, _answer(lease))
+    for lease in list(lease_table._open.values()):
+        lease_table.accept(lease, _answer(lease))
     done = await asyncio.gather(*posed, return_exceptions=True)
     assert all(isinstance(found, Trajectory | asyncio.CancelledError) for found in done)
-    await desk.close()
+    await lease_table.close()
 
 
-async def _try(desk: Desk, lease: Lease, what: str, answered: list[SampleKey]) -> None:
+async def _try(lease_table: LeaseTable, lease: SampleLease, what: str, answered: list[SampleKey]) -> None:
     try:
-        found = desk.find(lease.id, lease.owner)
+        found = lease_table.find(lease.id, lease.owner)
     except GatewayRefusal as refusal:
-        assert refusal.reason in (Reason.REPLAYED, Reason.WITHDRAWN, Reason.LEASE_EXPIRED)
+        assert refusal.reason in (RefusalReason.REPLAYED, RefusalReason.WITHDRAWN, RefusalReason.LEASE_EXPIRED)
         return
     if what == "accept":
-        desk.check(found)
-        desk.accept(found, _answer(found))
+        lease_table.check(found)
+        lease_table.accept(found, _answer(found))
         answered.append(found.sample.task.key)
     elif what == "refuse":
-        desk.check(found)
-        await desk.refuse(found)
+        lease_table.check(found)
+        await lease_table.refuse(found)
     elif what == "return":
-        await desk.give_back(found)
+        await lease_table.give_back(found)
     else:
         found.expires = 0.0
 
 
 async def test_a_lease_that_is_renewed_lives_on_but_not_forever() -> None:
-    desk = Desk(seconds=10, limit=15, per_owner=1)
-    asking = asyncio.create_task(desk.answer(_task(0)))
-    (lease,) = await desk.grant("w", 1, 1.0, lambda: 0)
+    lease_table = LeaseTable(seconds=10, limit=15, per_owner=1)
+    asking = asyncio.create_task(lease_table.answer(_task(0)))
+    (lease,) = await lease_table.grant("w", 1, 1.0, lambda: 0)
     granted = lease.granted
     lease.granted -= 8  # eight seconds ago
-    assert desk.renew(lease) <= 10
+    assert lease_table.renew(lease) <= 10
     assert lease.expires <= max(granted + 10, lease.granted + 15)
     asking.cancel()
-    await desk.close()
+    await lease_table.close()
 
 
 async def test_an_owner_holds_so_many_leases_and_no_more() -> None:
-    desk = _desk(per_owner=2)
-    asking = [asyncio.create_task(desk.answer(_task(i))) for i in range(3)]
+    lease_table = _lease_table(per_owner=2)
+    asking = [asyncio.create_task(lease_table.answer(_task(i))) for i in range(3)]
     await asyncio.sleep(0)
-    assert len(await desk.grant("w", 5, 0.0, lambda: 0)) == 2
+    assert len(await lease_table.grant("w", 5, 0.0, lambda: 0)) == 2
     with pytest.raises(GatewayRefusal) as refused:
-        await desk.grant("w", 1, 0.0, lambda: 0)
-    assert refused.value.reason is Reason.RATE_LIMITED
+        await lease_table.grant("w", 1, 0.0, lambda: 0)
+    assert refused.value.reason is RefusalReason.RATE_LIMITED
     for task in asking:
         task.cancel()
-    await desk.close()
+    await lease_table.close()
 
 
 async def test_a_sample_comes_back_before_those_that_wait() -> None:
-    desk = _desk()
-    asking = [asyncio.create_task(desk.answer(_task(i))) for i in range(3)]
-    (first,) = await desk.grant("w", 1, 1.0, lambda: 0)
-    await desk.give_back(first)
-    (again,) = await desk.grant("w", 1, 1.0, lambda: 0)
+    lease_table = _lease_table()
+    asking = [asyncio.create_task(lease_table.answer(_task(i))) for i in range(3)]
+    (first,) = await lease_table.grant("w", 1, 1.0, lambda: 0)
+    await lease_table.give_back(first)
+    (again,) = await lease_table.grant("w", 1, 1.0, lambda: 0)
     assert again.sample is first.sample and again.id != first.id
     for task in asking:
         task.cancel()
-    await desk.close()
+    await lease_table.close()
 
 
 def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
@@ -149,7 +149,7 @@ async def test_a_body_that_never_comes_is_given_up() -> None:
 
     with pytest.raises(GatewayRefusal) as refused:
         await read_bounded(nothing(), None, 100, seconds=0.01)
-    assert refused.value.reason is Reason.TOO_SLOW
+    assert refused.value.reason is RefusalReason.TOO_SLOW
 
 
 async def test_of_a_body_that_never_ends_no_more_is_read_than_twice_the_limit() -> None:
@@ -163,7 +163,7 @@ async def test_of_a_body_that_never_ends_no_more_is_read_than_twice_the_limit() 
 
     with pytest.raises(GatewayRefusal) as refused:
         await read_bounded(endless(), None, 100, seconds=10)
-    assert (refused.value.reason, read) == (Reason.OVERSIZED, 210)
+    assert (refused.value.reason, read) == (RefusalReason.OVERSIZED, 210)
     with pytest.raises(GatewayRefusal):
         await read_bounded(endless(), "201", 100, seconds=10)
     assert read == 210

@@ -16,11 +16,11 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.null import NullEngine
 from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.gateway import launch
+from genevolve_ray.gateway.auth import Scope
 from genevolve_ray.gateway.client import GatewayClient
-from genevolve_ray.gateway.player import Player
-from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, Reason
-from genevolve_ray.gateway.scoring import NullScorer, Scores
-from genevolve_ray.gateway.tokens import Scope
+from genevolve_ray.gateway.episodes import EpisodeRunner
+from genevolve_ray.gateway.logprobs import NullScorer, Scores
+from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import LeaseGrant, compress
 from genevolve_ray.gateway.worker import WorkerError
 from genevolve_ray.records.ledger import SpanKind
@@ -68,7 +68,7 @@ async def play(h: House, name: str, task: int) -> Scene:
     engine = NullEngine(CHAT.tokenizer, turn_seconds=0, tool_calls=1)
     await engine.update(str(folder), weights.version, weights.probe)
     card = await client.run()
-    push = await Player(client, engine, CHAT, PROFILES[card.profile], card.tools).play(grant)
+    push = await EpisodeRunner(client, engine, CHAT, PROFILES[card.profile], card.tools).play(grant)
     assert push is not None
     return Scene(h, client, token, grant, push.model_dump(mode="json"), answer)
 
@@ -183,45 +183,45 @@ def _text_number(s: Scene) -> None:
     s.ledger["tokens"][0] = "1"
 
 
-FORGED: list[tuple[Callable[[Scene], None], Reason]] = [
-    (_wrong_logprobs, Reason.WRONG_LOGPROBS),
-    (_one_wrong_logprob, Reason.WRONG_LOGPROBS),
-    (_shifted_mask, Reason.SHIFTED_MASKS),
-    (_mask_over_observation, Reason.SHIFTED_MASKS),
-    (_logprob_on_context, Reason.SHIFTED_MASKS),
-    (_foreign_prompt, Reason.FOREIGN_TOKENS),
-    (_foreign_observation, Reason.FOREIGN_TOKENS),
-    (_tail, Reason.FOREIGN_TOKENS),
-    (_out_of_range, Reason.TOKEN_OUT_OF_RANGE),
-    (_negative, Reason.TOKEN_OUT_OF_RANGE),
-    (_banned, Reason.BANNED_TOKEN),
-    (_positive_logprob, Reason.BAD_LOGPROB),
-    (_future_version, Reason.VERSION_NOT_ISSUED),
-    (_old_version, Reason.VERSION_STALE),
-    (_cut_turn, Reason.BROKEN_TURN),
-    (_other_spans, Reason.SHIFTED_SPANS),
-    (_reward, Reason.REWARD_CLAIMED),
-    (_outcome, Reason.REWARD_CLAIMED),
-    (_unknown_key, Reason.MALFORMED),
-    (_short_column, Reason.MALFORMED),
-    (_text_number, Reason.MALFORMED),
+FORGED: list[tuple[Callable[[Scene], None], RefusalReason]] = [
+    (_wrong_logprobs, RefusalReason.WRONG_LOGPROBS),
+    (_one_wrong_logprob, RefusalReason.WRONG_LOGPROBS),
+    (_shifted_mask, RefusalReason.SHIFTED_MASKS),
+    (_mask_over_observation, RefusalReason.SHIFTED_MASKS),
+    (_logprob_on_context, RefusalReason.SHIFTED_MASKS),
+    (_foreign_prompt, RefusalReason.FOREIGN_TOKENS),
+    (_foreign_observation, RefusalReason.FOREIGN_TOKENS),
+    (_tail, RefusalReason.FOREIGN_TOKENS),
+    (_out_of_range, RefusalReason.TOKEN_OUT_OF_RANGE),
+    (_negative, RefusalReason.TOKEN_OUT_OF_RANGE),
+    (_banned, RefusalReason.BANNED_TOKEN),
+    (_positive_logprob, RefusalReason.BAD_LOGPROB),
+    (_future_version, RefusalReason.VERSION_NOT_ISSUED),
+    (_old_version, RefusalReason.VERSION_STALE),
+    (_cut_turn, RefusalReason.BROKEN_TURN),
+    (_other_spans, RefusalReason.SHIFTED_SPANS),
+    (_reward, RefusalReason.REWARD_CLAIMED),
+    (_outcome, RefusalReason.REWARD_CLAIMED),
+    (_unknown_key, RefusalReason.MALFORMED),
+    (_short_column, RefusalReason.MALFORMED),
+    (_text_number, RefusalReason.MALFORMED),
 ]
 
 
 @pytest.mark.parametrize(("forge", "reason"), FORGED, ids=[forge.__name__.strip("_") for forge, _ in FORGED])
-async def test_a_forged_episode_is_refused(scene: Scene, forge: Callable[[Scene], None], reason: Reason) -> None:
+async def test_a_forged_episode_is_refused(scene: Scene, forge: Callable[[Scene], None], reason: RefusalReason) -> None:
     forge(scene)
     status, found = await scene.push()
     assert (status, found) == (422, reason.value)
     assert not scene.answer.done()
-    counts = scene.house.server.gateway.desk.counts()
+    counts = scene.house.server.gateway.lease_table.counts()
     assert (counts["waiting"], counts["answered"]) == (1, 0)  # the sample waits for somebody honest
     assert scene.house.server.gateway.meters.refused[reason.value] == 1
 
 
 @pytest.mark.parametrize(("forge", "reason"), [FORGED[0], FORGED[-1]], ids=["forged", "clumsy"])
 async def test_a_forger_is_shut_out_with_the_evidence(
-    scene: Scene, forge: Callable[[Scene], None], reason: Reason
+    scene: Scene, forge: Callable[[Scene], None], reason: RefusalReason
 ) -> None:
     forge(scene)
     await scene.push()
@@ -235,18 +235,18 @@ async def test_a_forger_is_shut_out_with_the_evidence(
     assert scene.token not in files[0].read_text()
     with pytest.raises(GatewayRefusal) as refused:
         await scene.client.run()
-    assert refused.value.reason is Reason.QUARANTINED
+    assert refused.value.reason is RefusalReason.QUARANTINED
 
 
 async def test_an_observation_that_never_went_through_the_gateway_is_refused(scene: Scene) -> None:
     gateway = scene.house.server.gateway
-    next(iter(gateway.desk._open.values())).calls.clear()
-    assert await scene.push() == (422, Reason.INVENTED_OBSERVATION.value)
+    next(iter(gateway.lease_table._open.values())).calls.clear()
+    assert await scene.push() == (422, RefusalReason.INVENTED_OBSERVATION.value)
 
 
 async def test_own_observations_need_the_scope(scene: Scene) -> None:
     call = {"name": "image_search", "arguments": {"query": "x"}, "answer": {"argument_error": "no"}}
-    assert await scene.push({**scene.body, "own_calls": [call]}) == (403, Reason.SCOPE.value)
+    assert await scene.push({**scene.body, "own_calls": [call]}) == (403, RefusalReason.SCOPE.value)
 
 
 class _Lukewarm(NullScorer):
@@ -269,7 +269,7 @@ async def test_sampling_that_is_too_cold_is_refused_over_many_tokens(
         answers = [asyncio.create_task(h.rollouts.rollout(h.task(i))) for i in range(30)]
         with pytest.raises(WorkerError, match="quarantined"):
             await running
-        assert worker.progress.refused[Reason.MISCALIBRATED.value] == 1
+        assert worker.progress.refused[RefusalReason.MISCALIBRATED.value] == 1
         accepted = h.server.gateway.meters.accepted
         assert 0 < accepted == worker.progress.accepted < 30
         for answer in answers:
@@ -279,29 +279,29 @@ async def test_sampling_that_is_too_cold_is_refused_over_many_tokens(
 
 async def test_the_same_episode_twice_is_refused(scene: Scene) -> None:
     assert await scene.push() == (200, "")
-    assert await scene.push() == (409, Reason.REPLAYED.value)
+    assert await scene.push() == (409, RefusalReason.REPLAYED.value)
     assert scene.house.server.gateway.meters.accepted == 1
 
 
 async def test_another_workers_lease_is_refused_and_its_owner_may_still_answer(scene: Scene) -> None:
     thief = scene.house.token("thief")
-    assert await scene.push(token=thief) == (403, Reason.OTHERS_LEASE.value)
+    assert await scene.push(token=thief) == (403, RefusalReason.OTHERS_LEASE.value)
     assert await scene.push() == (200, "")
 
 
 async def test_an_unknown_lease_is_refused(scene: Scene) -> None:
-    assert await scene.push(lease="x" * 22) == (404, Reason.UNKNOWN_LEASE.value)
+    assert await scene.push(lease="x" * 22) == (404, RefusalReason.UNKNOWN_LEASE.value)
 
 
 async def test_a_lease_given_back_is_refused(scene: Scene) -> None:
     await scene.client.give_back(scene.grant.id)
-    assert await scene.push() == (410, Reason.WITHDRAWN.value)
+    assert await scene.push() == (410, RefusalReason.WITHDRAWN.value)
 
 
 async def test_a_sample_that_is_no_longer_wanted_is_refused(scene: Scene) -> None:
     scene.answer.cancel()
     await asyncio.gather(scene.answer, return_exceptions=True)
-    assert await scene.push() == (410, Reason.WITHDRAWN.value)
+    assert await scene.push() == (410, RefusalReason.WITHDRAWN.value)
 
 
 async def test_an_expired_lease_is_refused_and_given_to_another(tmp_path: Path) -> None:
@@ -311,14 +311,14 @@ async def test_an_expired_lease_is_refused_and_given_to_another(tmp_path: Path) 
         other = h.client(h.token("other"))
         (again,) = await other.lease(1, 10)  # waits until the first lease has expired
         assert again.id != late.grant.id and again.seed == late.grant.seed
-        assert await late.push() == (410, Reason.LEASE_EXPIRED.value)
+        assert await late.push() == (410, RefusalReason.LEASE_EXPIRED.value)
         late.answer.cancel()
         await asyncio.gather(late.answer, return_exceptions=True)
 
 
 async def test_an_oversized_body_is_refused_however_it_comes(scene: Scene) -> None:
     big = json.dumps({**scene.body, "padding": "x" * (300 << 10)}).encode()
-    assert await scene.push(big) == (413, Reason.OVERSIZED.value)
+    assert await scene.push(big) == (413, RefusalReason.OVERSIZED.value)
 
     async def chunks() -> AsyncIterator[bytes]:  # without an announced length
         for start in range(0, len(big), 1 << 15):
@@ -337,31 +337,31 @@ async def test_an_oversized_body_is_refused_however_it_comes(scene: Scene) -> No
 
 async def test_without_a_token_and_with_a_wrong_or_expired_one_nothing_is_said(scene: Scene) -> None:
     expired = scene.house.token("old", lifetime=-1.0)
-    assert await scene.push(token="") == (401, Reason.NO_TOKEN.value)
-    assert await scene.push(token="gvr_" + "x" * 43) == (401, Reason.BAD_TOKEN.value)
-    assert await scene.push(token=expired) == (401, Reason.TOKEN_EXPIRED.value)
+    assert await scene.push(token="") == (401, RefusalReason.NO_TOKEN.value)
+    assert await scene.push(token="gvr_" + "x" * 43) == (401, RefusalReason.BAD_TOKEN.value)
+    assert await scene.push(token=expired) == (401, RefusalReason.TOKEN_EXPIRED.value)
     scene.house.tokens.revoke("mallory")
-    assert await scene.push() == (401, Reason.BAD_TOKEN.value)
+    assert await scene.push() == (401, RefusalReason.BAD_TOKEN.value)
 
 
 async def test_a_token_for_status_may_not_roll_out(scene: Scene) -> None:
     monitor = scene.house.token("watcher", Scope.STATUS)
-    assert await scene.push(token=monitor) == (403, Reason.SCOPE.value)
+    assert await scene.push(token=monitor) == (403, RefusalReason.SCOPE.value)
 
 
 async def test_a_worker_in_a_hurry_is_told_to_slow_down(tmp_path: Path) -> None:
     async with house(tmp_path, limits={"requests_per_second": 0.5, "burst": 3}) as h, h.http(h.token("a")) as http:
         answers = [await http.get("/v1/run") for _ in range(4)]
         assert [a.status_code for a in answers] == [200, 200, 200, 429]
-        assert answers[-1].json()["reason"] == Reason.RATE_LIMITED.value
+        assert answers[-1].json()["reason"] == RefusalReason.RATE_LIMITED.value
 
 
 async def test_a_tool_call_is_carried_out_once_and_in_order(scene: Scene) -> None:
     async with scene.house.http(scene.token) as http:
         path = f"/v1/leases/{scene.grant.id}/tools"
-        known = scene.house.server.gateway.desk._open[scene.grant.id].calls[0]
+        known = scene.house.server.gateway.lease_table._open[scene.grant.id].calls[0]
         same = {"index": 0, "name": known.name, "arguments": known.arguments}
         assert (await http.post(path, json=same)).json()["observation"] is not None
         other = {**same, "arguments": {"query": "something else"}}
-        assert (await http.post(path, json=other)).json()["reason"] == Reason.CALL_ORDER.value
-        assert (await http.post(path, json={**same, "index": 5})).json()["reason"] == Reason.CALL_ORDER.value
+        assert (await http.post(path, json=other)).json()["reason"] == RefusalReason.CALL_ORDER.value
+        assert (await http.post(path, json={**same, "index": 5})).json()["reason"] == RefusalReason.CALL_ORDER.value

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.gateway.tokens import Scope, TokenFile
+from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.records.trajectory import Outcome
 
 INSIDE, OUTSIDE, PORT = "10.213.77.1", "10.213.77.2", 8471
@@ -133,7 +133,7 @@ def test_a_worker_with_its_own_address_completes_an_atlas_run(engine: str, names
 
 def _imports() -> list[str]:
     """What a worker's modules import, in a process of its own."""
-    code = "import sys, genevolve_ray.gateway.screen; print('ray' if 'ray' in sys.modules else '')"
+    code = "import sys, genevolve_ray.gateway.console; print('ray' if 'ray' in sys.modules else '')"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 

@@ -21,8 +21,8 @@ from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
 from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient
-from genevolve_ray.gateway.tokens import Scope, TokenFile
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
 from genevolve_ray.records.trajectory import Outcome
 

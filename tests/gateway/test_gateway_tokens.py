@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
-from genevolve_ray.gateway.tokens import Scope, TokenFile, TokenFileError, require
+from genevolve_ray.gateway.auth import Scope, TokenFile, TokenFileError, require
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def test_another_process_sees_a_new_token_and_a_revoked_one(file: TokenFile) -> 
     file.revoke("anna")
     with pytest.raises(GatewayRefusal) as refused:
         other.holder(f"Bearer {token}")
-    assert refused.value.reason is Reason.BAD_TOKEN
+    assert refused.value.reason is RefusalReason.BAD_TOKEN
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "gvr_abc"])
 def test_what_is_no_bearer_token_is_told_so(file: TokenFile, header: str | None) -> None:
     with pytest.raises(GatewayRefusal) as refused:
         file.holder(header)
-    assert refused.value.reason is Reason.NO_TOKEN
+    assert refused.value.reason is RefusalReason.NO_TOKEN
 
 
 def test_a_token_expires(file: TokenFile) -> None:
@@ -47,7 +47,7 @@ def test_a_token_expires(file: TokenFile) -> None:
     assert file.holder(f"Bearer {token}", now=created + 59).name == "anna"
     with pytest.raises(GatewayRefusal) as refused:
         file.holder(f"Bearer {token}", now=created + 61)
-    assert refused.value.reason is Reason.TOKEN_EXPIRED
+    assert refused.value.reason is RefusalReason.TOKEN_EXPIRED
 
 
 def test_names_are_unique_and_unknown_ones_told(file: TokenFile) -> None:
@@ -65,7 +65,7 @@ def test_scopes_are_required(file: TokenFile) -> None:
     require(entry, Scope.STATUS)
     with pytest.raises(GatewayRefusal) as refused:
         require(entry, Scope.ROLLOUT)
-    assert refused.value.reason is Reason.SCOPE
+    assert refused.value.reason is RefusalReason.SCOPE
 
 
 def test_a_file_that_is_none_is_told_without_its_content(file: TokenFile) -> None:

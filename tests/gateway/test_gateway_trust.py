@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genevolve_ray.gateway.scoring import Scores
+from genevolve_ray.gateway.logprobs import Scores
 from genevolve_ray.gateway.trust import Calibration, drift_of, logprob_gap
 
 VOCABULARY = 12

@@ -10,8 +10,8 @@ from gateway_helpers import house
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.client import GatewayDown
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
-from genevolve_ray.gateway.shelf import Shelf, describe, read_range
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.versions import VersionStore, describe, read_range
 
 PROBE = Probe(token_ids=(1, 2), logprobs=(-0.5,))
 
@@ -23,31 +23,31 @@ def _published(folder: Path, text: str) -> str:
 
 
 def test_the_last_versions_are_kept(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "shelf", keep=2)
+    version_store = VersionStore(tmp_path / "shelf", keep=2)
     for version in range(4):
-        shelf.put(_published(tmp_path / f"p{version}", f"v{version}"), version, PROBE)
-    assert (shelf.versions(), shelf.newest) == ([2, 3], 3)
+        version_store.put(_published(tmp_path / f"p{version}", f"v{version}"), version, PROBE)
+    assert (version_store.versions(), version_store.newest) == ([2, 3], 3)
     assert len(list((tmp_path / "shelf").iterdir())) == 2
     with pytest.raises(GatewayRefusal) as refused:
-        shelf.get(1)
-    assert refused.value.reason is Reason.UNKNOWN_FILE
+        version_store.get(1)
+    assert refused.value.reason is RefusalReason.UNKNOWN_FILE
 
 
 def test_a_version_published_again_is_another_folder(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "shelf", keep=2)
-    shelf.put(_published(tmp_path / "a", "a"), 1, PROBE)
-    first = shelf.get(1)
-    shelf.put(_published(tmp_path / "b", "b"), 1, PROBE)
-    again = shelf.get(1)
+    version_store = VersionStore(tmp_path / "shelf", keep=2)
+    version_store.put(_published(tmp_path / "a", "a"), 1, PROBE)
+    first = version_store.get(1)
+    version_store.put(_published(tmp_path / "b", "b"), 1, PROBE)
+    again = version_store.get(1)
     assert first.folder != again.folder and first.card.files[0].sha256 != again.card.files[0].sha256
 
 
 def test_what_the_learner_removes_stays_on_the_shelf(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "shelf", keep=1)
+    version_store = VersionStore(tmp_path / "shelf", keep=1)
     source = Path(_published(tmp_path / "a", "a"))
-    shelf.put(str(source), 0, PROBE)
+    version_store.put(str(source), 0, PROBE)
     (source / "model.safetensors").unlink()
-    assert (shelf.get(0).folder / "model.safetensors").read_bytes() == b"a" * 1000
+    assert (version_store.get(0).folder / "model.safetensors").read_bytes() == b"a" * 1000
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_ranges_that_are_none(tmp_path: Path, header: str) -> None:
     (tmp_path / "f").write_bytes(b"0123456789")
     with pytest.raises(GatewayRefusal) as refused:
         read_range(tmp_path, describe(tmp_path), "f", header)
-    assert refused.value.reason is Reason.BAD_RANGE
+    assert refused.value.reason is RefusalReason.BAD_RANGE
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "secret", "", "f/../f", "F"])
@@ -133,7 +133,7 @@ async def test_nobody_loads_weights_or_model_without_a_token(tmp_path: Path) -> 
             "/metrics",
         ):
             answer = await http.get(path)
-            assert (answer.status_code, answer.json()["reason"]) == (401, Reason.NO_TOKEN.value), path
+            assert (answer.status_code, answer.json()["reason"]) == (401, RefusalReason.NO_TOKEN.value), path
         assert (await http.get("/docs")).status_code == 404
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import (
     LeaseOrder,
     Push,
@@ -49,7 +49,7 @@ def test_any_json_in_any_place_is_a_push_or_a_refusal(value: object, column: str
     try:
         push = read_push(body)
     except GatewayRefusal as refusal:
-        assert refusal.reason is Reason.MALFORMED
+        assert refusal.reason is RefusalReason.MALFORMED
     else:
         assert isinstance(push, Push)
         assert json.loads(push.model_dump_json())["ledger"][column] == value
@@ -62,7 +62,7 @@ def test_any_order_is_read_or_refused(value: object) -> None:
         try:
             assert isinstance(read_body(kind, json.dumps(value).encode()), kind)
         except GatewayRefusal as refusal:
-            assert refusal.reason is Reason.MALFORMED
+            assert refusal.reason is RefusalReason.MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_any_order_is_read_or_refused(value: object) -> None:
 def test_json_that_others_read_differently_is_refused(text: str | bytes) -> None:
     with pytest.raises(GatewayRefusal) as refused:
         read_json(text if isinstance(text, bytes) else text.encode())
-    assert refused.value.reason is Reason.MALFORMED
+    assert refused.value.reason is RefusalReason.MALFORMED
 
 
 @pytest.mark.parametrize("claim", ["reward", "verdict", "outcome", "score", "rendered", "termination"])
 def test_what_is_made_inside_is_not_taken(claim: str) -> None:
     with pytest.raises(GatewayRefusal) as refused:
         read_push(json.dumps({"ledger": LEDGER, claim: 1.0}).encode())
-    assert refused.value.reason is Reason.REWARD_CLAIMED
+    assert refused.value.reason is RefusalReason.REWARD_CLAIMED
 
 
 @settings(max_examples=50, deadline=None)
@@ -94,10 +94,10 @@ def test_rubbish_is_no_zstd(data: bytes) -> None:
     try:
         decompress(data, 1000)
     except GatewayRefusal as refusal:
-        assert refusal.reason in (Reason.MALFORMED, Reason.OVERSIZED)
+        assert refusal.reason in (RefusalReason.MALFORMED, RefusalReason.OVERSIZED)
 
 
 def test_a_bomb_is_read_no_further_than_its_limit() -> None:
     with pytest.raises(GatewayRefusal) as refused:
         decompress(compress(bytes(50 << 20)), 1 << 20)
-    assert refused.value.reason is Reason.OVERSIZED
+    assert refused.value.reason is RefusalReason.OVERSIZED

@@ -15,14 +15,14 @@ from genevolve_ray.engines.protocol import Engine, Probe
 from genevolve_ray.evolution.inprocess import build_rollouts, load_chat
 from genevolve_ray.evolution.plugins import PluginSpec, RendererSpec
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.gateway.player import OwnTools
-from genevolve_ray.gateway.port import GatewayRenderers
+from genevolve_ray.gateway.auth import Scope
+from genevolve_ray.gateway.config import GatewayConfig
+from genevolve_ray.gateway.console import status_lines
+from genevolve_ray.gateway.episodes import OwnTools
 from genevolve_ray.gateway.quarantine import Quarantine
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
-from genevolve_ray.gateway.screen import status_lines
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.rollouts import GatewayRenderers
 from genevolve_ray.gateway.server import GatewayServer, GatewayStartError
-from genevolve_ray.gateway.settings import GatewayConfig
-from genevolve_ray.gateway.tokens import Scope
 from genevolve_ray.gateway.wire import RunCard
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, start_engine
 from genevolve_ray.records.images import ImageRef, MemoryImages, reference
@@ -38,7 +38,7 @@ async def test_workers_answer_every_sample_and_the_gateway_judges_it(tmp_path: P
         assert {t.outcome for t in found} == {Outcome.SCORED}
         assert {t.provenance.engine for t in found} <= {"gateway:anna", "gateway:ben"}
         assert all(t.reward is not None and t.verdict is not None for t in found)
-        assert h.server.gateway.desk.counts()["answered"] == 12
+        assert h.server.gateway.lease_table.counts()["answered"] == 12
 
 
 async def test_an_answer_from_outside_equals_the_same_sample_played_inside(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_a_drained_worker_finishes_what_it_plays(tmp_path: Path) -> None:
         await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
         worker.drain()
         progress = await running
-        counts = h.server.gateway.desk.counts()
+        counts = h.server.gateway.lease_table.counts()
         assert counts["leased"] == 0 and counts["answered"] == progress.accepted
         assert counts["expired"] == 0
         for answer in answers:
@@ -105,7 +105,7 @@ async def test_what_a_worker_cannot_finish_in_time_is_given_back(tmp_path: Path)
             await asyncio.sleep(0.01)
         slow.drain()
         assert (await running).given_back == 1
-        assert h.server.gateway.desk.counts()["returned"] == 1
+        assert h.server.gateway.lease_table.counts()["returned"] == 1
         quick = h.worker("quick")
         finishing = asyncio.create_task(quick.run())
         assert (await answer).provenance.engine == "gateway:quick"
@@ -127,7 +127,9 @@ async def test_a_worker_that_is_shut_out_ends_with_the_reason(tmp_path: Path) ->
 
 
 async def test_evidence_outlives_the_gateway(tmp_path: Path) -> None:
-    Quarantine(tmp_path / "gateway" / "quarantine").add("anna", GatewayRefusal(Reason.WRONG_LOGPROBS), {"lease": "x"})
+    Quarantine(tmp_path / "gateway" / "quarantine").add(
+        "anna", GatewayRefusal(RefusalReason.WRONG_LOGPROBS), {"lease": "x"}
+    )
     async with house(tmp_path) as h:
         with pytest.raises(WorkerError, match="quarantined"):
             await h.worker("anna").run()
@@ -149,7 +151,7 @@ async def test_without_workers_samples_are_played_inside_and_evaluations_always_
         worker.drain()
         await running
         assert len(inside.played) == 2 + 4
-        assert h.server.gateway.desk.counts()["answered"] == 4
+        assert h.server.gateway.lease_table.counts()["answered"] == 4
 
 
 async def test_a_sample_that_no_worker_takes_in_time_is_played_inside(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ async def test_a_sample_that_no_worker_takes_in_time_is_played_inside(tmp_path: 
         await http.get("/v1/run")  # a worker was seen
         await h.rollouts.rollout(h.task(3))
         assert inside.played == [3]
-        assert h.server.gateway.desk.counts()["given_up"] == 1
+        assert h.server.gateway.lease_table.counts()["given_up"] == 1
 
 
 class _Inside:
@@ -201,7 +203,7 @@ async def test_a_trusted_worker_brings_its_own_observations_and_pictures(tmp_pat
         worker = Worker(h.client(token), config, tmp_path / "own", lambda c, m: start_engine(c, m, None), own)
         (found,) = await played(h, [worker], [h.task(0)])
         assert found.outcome is Outcome.SCORED
-        assert h.server.gateway.desk.counts()["answered"] == 1
+        assert h.server.gateway.lease_table.counts()["answered"] == 1
 
 
 async def test_a_renderer_that_is_swapped_draws_for_both_sides(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ async def test_a_renderer_that_is_swapped_draws_for_both_sides(tmp_path: Path) -
 async def test_pictures_of_own_tools_are_decoded_and_need_the_scope(tmp_path: Path) -> None:
     async with house(tmp_path, trust={"own_tools": True}) as h:
         async with h.http(h.token("anna", Scope.ROLLOUT, Scope.OWN_TOOLS)) as http:
-            assert (await http.put("/v1/images", content=b"<svg/>")).json()["reason"] == Reason.MALFORMED.value
+            assert (await http.put("/v1/images", content=b"<svg/>")).json()["reason"] == RefusalReason.MALFORMED.value
             assert (await http.put("/v1/images", content=picture())).json()["width"] == 8
         async with h.http(h.token("ben")) as http:
             assert (await http.put("/v1/images", content=picture())).status_code == 403

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import ToolAnswer
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -40,7 +40,7 @@ class Sample:
 
     task: RolloutTask
     answer: asyncio.Future[Trajectory]
-    lease: Lease | None = None
+    lease: SampleLease | None = None
     """The lease that is open on it; None while it waits."""
 
 
@@ -54,7 +54,7 @@ class Call:
 
 
 @dataclass(eq=False)
-class Lease:
+class SampleLease:
     """One worker's try at a sample."""
 
     id: str
@@ -68,7 +68,7 @@ class Lease:
     calling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Desk:
+class LeaseTable:
     """Hands out leases and takes answers; it lives in one event loop."""
 
     def __init__(self, *, seconds: float, limit: float, per_owner: int) -> None:
@@ -81,7 +81,7 @@ class Desk:
         """
         self._seconds, self._limit, self._per_owner = seconds, limit, per_owner
         self._waiting: deque[Sample] = deque()
-        self._open: dict[str, Lease] = {}
+        self._open: dict[str, SampleLease] = {}
         self._closed: OrderedDict[str, tuple[str, LeaseState]] = OrderedDict()
         self._news = asyncio.Condition()
         self._closing = False
@@ -126,14 +126,14 @@ class Desk:
 
     # --- the workers' side ---
 
-    async def grant(self, owner: str, count: int, wait: float, version: Callable[[], int]) -> list[Lease]:
+    async def grant(self, owner: str, count: int, wait: float, version: Callable[[], int]) -> list[SampleLease]:
         """Return up to `count` new leases; waits for the first, the others only if they are there.
 
         `version` is asked at the moment of the grant. Raises GatewayRefusal for an owner who holds as many as it may.
         """
         room = min(count, self._per_owner - sum(lease.owner == owner for lease in self._open.values()))
         if room <= 0:
-            raise GatewayRefusal(Reason.RATE_LIMITED, f"{self._per_owner} leases are open")
+            raise GatewayRefusal(RefusalReason.RATE_LIMITED, f"{self._per_owner} leases are open")
         try:
             async with asyncio.timeout(wait), self._news:
                 await self._news.wait_for(lambda: self._waiting or self._closing)
@@ -141,57 +141,57 @@ class Desk:
             return []
         return [self._lease(owner, self._waiting.popleft(), version()) for _ in range(min(room, len(self._waiting)))]
 
-    def _lease(self, owner: str, sample: Sample, version: int) -> Lease:
+    def _lease(self, owner: str, sample: Sample, version: int) -> SampleLease:
         now = asyncio.get_running_loop().time()
-        lease = Lease(secrets.token_urlsafe(16), owner, sample, version, now, now + self._seconds)
+        lease = SampleLease(secrets.token_urlsafe(16), owner, sample, version, now, now + self._seconds)
         sample.lease = self._open[lease.id] = lease
         self.granted += 1
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._sweep(), name="expired leases")
         return lease
 
-    def find(self, lease_id: str, owner: str) -> Lease:
+    def find(self, lease_id: str, owner: str) -> SampleLease:
         """Return an owner's open lease. Raises GatewayRefusal for any other, each kind with its own reason."""
         lease = self._open.get(lease_id)
         if lease is not None:
             if lease.owner != owner:
-                raise GatewayRefusal(Reason.OTHERS_LEASE)
+                raise GatewayRefusal(RefusalReason.OTHERS_LEASE)
             if lease.state is LeaseState.CHECKING:
-                raise GatewayRefusal(Reason.REPLAYED, "its trajectory is being checked")
+                raise GatewayRefusal(RefusalReason.REPLAYED, "its trajectory is being checked")
             return lease
         if lease_id not in self._closed:
-            raise GatewayRefusal(Reason.UNKNOWN_LEASE)
+            raise GatewayRefusal(RefusalReason.UNKNOWN_LEASE)
         holder, state = self._closed[lease_id]
         if holder != owner:
-            raise GatewayRefusal(Reason.OTHERS_LEASE)
+            raise GatewayRefusal(RefusalReason.OTHERS_LEASE)
         if state is LeaseState.ANSWERED:
-            raise GatewayRefusal(Reason.REPLAYED)
-        raise GatewayRefusal(Reason.LEASE_EXPIRED if state is LeaseState.EXPIRED else Reason.WITHDRAWN)
+            raise GatewayRefusal(RefusalReason.REPLAYED)
+        raise GatewayRefusal(RefusalReason.LEASE_EXPIRED if state is LeaseState.EXPIRED else RefusalReason.WITHDRAWN)
 
-    def renew(self, lease: Lease) -> float:
+    def renew(self, lease: SampleLease) -> float:
         """Make a lease live on; returns the seconds until it expires."""
         now = asyncio.get_running_loop().time()
         lease.expires = max(lease.expires, min(now + self._seconds, lease.granted + self._limit))
         return lease.expires - now
 
-    async def give_back(self, lease: Lease) -> None:
+    async def give_back(self, lease: SampleLease) -> None:
         """End a lease; its sample is the next to be given out."""
         self.returned += 1
         await self._reopen(lease, LeaseState.WITHDRAWN)
 
-    def check(self, lease: Lease) -> None:
+    def check(self, lease: SampleLease) -> None:
         """Hold a lease while its trajectory is looked at."""
         lease.state = LeaseState.CHECKING
 
-    async def refuse(self, lease: Lease) -> None:
+    async def refuse(self, lease: SampleLease) -> None:
         """The trajectory was not accepted: somebody else plays the sample."""
         if lease.id in self._open:
             await self._reopen(lease, LeaseState.WITHDRAWN)
 
-    def accept(self, lease: Lease, trajectory: Trajectory) -> None:
+    def accept(self, lease: SampleLease, trajectory: Trajectory) -> None:
         """Answer the sample. Raises GatewayRefusal when it is no longer wanted."""
         if lease.id not in self._open or lease.sample.answer.done():
-            raise GatewayRefusal(Reason.WITHDRAWN, "the sample is no longer wanted")
+            raise GatewayRefusal(RefusalReason.WITHDRAWN, "the sample is no longer wanted")
         self._close(lease, LeaseState.ANSWERED)
         self.answered += 1
         lease.sample.answer.set_result(trajectory)
@@ -201,12 +201,12 @@ class Desk:
         for lease in [x for x in self._open.values() if x.owner == owner and x.state is LeaseState.OPEN]:
             await self._reopen(lease, LeaseState.WITHDRAWN)
 
-    async def _reopen(self, lease: Lease, state: LeaseState) -> None:
+    async def _reopen(self, lease: SampleLease, state: LeaseState) -> None:
         self._close(lease, state)
         if not lease.sample.answer.done():
             await self._put(lease.sample, first=True)
 
-    def _close(self, lease: Lease, state: LeaseState) -> None:
+    def _close(self, lease: SampleLease, state: LeaseState) -> None:
         lease.state, lease.sample.lease = state, None
         del self._open[lease.id]
         self._closed[lease.id] = (lease.owner, state)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import FileCard, WeightsCard
 from genevolve_ray.models.adapters import base_files
 
@@ -28,7 +28,7 @@ class Version:
     folder: Path
 
 
-class Shelf:
+class VersionStore:
     """Keeps the last published versions in a folder of its own."""
 
     def __init__(self, root: Path, keep: int) -> None:
@@ -68,7 +68,9 @@ class Shelf:
         """Return a version. Raises GatewayRefusal when it is not kept."""
         found = self._versions.get(version)
         if found is None:
-            raise GatewayRefusal(Reason.UNKNOWN_FILE, f"version {version} is not kept, there are {self.versions()}")
+            raise GatewayRefusal(
+                RefusalReason.UNKNOWN_FILE, f"version {version} is not kept, there are {self.versions()}"
+            )
         return found
 
     def close(self) -> None:
@@ -113,22 +115,22 @@ def read_range(folder: Path, files: tuple[FileCard, ...], name: str, header: str
     """
     card = next((f for f in files if f.name == name), None)
     if card is None:
-        raise GatewayRefusal(Reason.UNKNOWN_FILE, name[:128])
+        raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, name[:128])
     start, end = 0, card.size
     if header is not None:
         unit, _, span = header.partition("=")
         first, dash, last = span.partition("-")
         if unit != "bytes" or not dash or not _digits(first) or (last and not _digits(last)):
-            raise GatewayRefusal(Reason.BAD_RANGE, header[:64])
+            raise GatewayRefusal(RefusalReason.BAD_RANGE, header[:64])
         start, end = int(first), min(int(last) + 1, card.size) if last else card.size
     if start > card.size or end < start or (start == card.size and card.size):
-        raise GatewayRefusal(Reason.BAD_RANGE, f"{name} has {card.size} bytes")
+        raise GatewayRefusal(RefusalReason.BAD_RANGE, f"{name} has {card.size} bytes")
     try:
         with open(folder / card.name, "rb") as file:
             file.seek(start)
             return file.read(min(end - start, RANGE_BYTES)), start, card.size
     except FileNotFoundError as error:
-        raise GatewayRefusal(Reason.UNKNOWN_FILE, f"{name} is not kept any more") from error
+        raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, f"{name} is not kept any more") from error
 
 
 def _digits(text: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from genevolve_ray.errors import UserFault
-from genevolve_ray.gateway.reasons import GatewayRefusal, Reason
+from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.records.base import Record
 
 PREFIX = "gvr_"
@@ -114,16 +114,16 @@ class TokenFile:
         """
         kind, _, token = (header or "").partition(" ")
         if kind.lower() != "bearer" or not token:
-            raise GatewayRefusal(Reason.NO_TOKEN, "send Authorization: Bearer TOKEN")
+            raise GatewayRefusal(RefusalReason.NO_TOKEN, "send Authorization: Bearer TOKEN")
         given = digest(token[:MAX_TOKEN_CHARS].strip())
         found = None
         for entry in self.entries():
             if hmac.compare_digest(entry.sha256, given):
                 found = entry
         if found is None:
-            raise GatewayRefusal(Reason.BAD_TOKEN)
+            raise GatewayRefusal(RefusalReason.BAD_TOKEN)
         if found.expires is not None and (time.time() if now is None else now) >= found.expires:
-            raise GatewayRefusal(Reason.TOKEN_EXPIRED)
+            raise GatewayRefusal(RefusalReason.TOKEN_EXPIRED)
         return found
 
     @contextmanager
@@ -152,4 +152,4 @@ def digest(token: str) -> str:
 def require(entry: TokenEntry, scope: Scope) -> None:
     """Check a scope. Raises GatewayRefusal."""
     if scope not in entry.scopes:
-        raise GatewayRefusal(Reason.SCOPE, f"needs the scope {scope.value!r}")
+        raise GatewayRefusal(RefusalReason.SCOPE, f"needs the scope {scope.value!r}")

@@ -13,7 +13,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, WeightUpdateError
 from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.gateway.client import GatewayClient
-from genevolve_ray.gateway.player import OwnTools
+from genevolve_ray.gateway.episodes import OwnTools
 from genevolve_ray.gateway.wire import RunCard
 from genevolve_ray.gateway.worker import StartEngine, Worker, WorkerConfig, WorkerError, start_engine
 from genevolve_ray.records.images import MemoryImages

@@ -30,7 +30,7 @@ class OwnTools:
     images: ImageStore
 
 
-class Player:
+class EpisodeRunner:
     """Plays episodes on an engine, with the gateway's tools or, where that is trusted, with tools of its own."""
 
     def __init__(
