@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from genevolve_ray.agent import wire
-from genevolve_ray.agent.parser import Answer, ToolCall, TurnError, parse_program, parse_turn
+from genevolve_ray.agent.parser import FinalAnswer, ToolCall, TurnError, parse_program, parse_turn
 from genevolve_ray.agent.policy_session import PolicySession
 from genevolve_ray.agent.profile import ProtocolProfile, observation_text, prompt_messages
 from genevolve_ray.engines.protocol import PromptTooLong
@@ -133,7 +133,7 @@ class _Episode:
         parsed = parse_turn(text)
         if isinstance(parsed, ToolCall):
             return await self._call(parsed, text, seconds)
-        if isinstance(parsed, Answer) or parsed.final:
+        if isinstance(parsed, FinalAnswer) or parsed.final:
             self._answer(parsed, text, seconds)
             return None
         body = self.profile.messages.format_error.format(detail=self._line(str(parsed)))
@@ -172,7 +172,7 @@ class _Episode:
         outages = "; ".join(observation.outages)
         return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, error=outages, tool_seconds=tool_seconds)
 
-    def _answer(self, answer: Answer | TurnError, text: str, seconds: float) -> None:
+    def _answer(self, answer: FinalAnswer | TurnError, text: str, seconds: float) -> None:
         """End the episode with a program, or with the rule that the answer breaks."""
         reason = ""
         try:

@@ -52,7 +52,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FinalAnswer:
     """A well-formed answer; whether it is a legal program is for `parse_program` to say."""
 
     raw: dict[str, Any]
@@ -71,7 +71,7 @@ class TurnError:
         return f"{self.fault.value}{': ' + self.detail if self.detail else ''}"
 
 
-ParsedTurn = ToolCall | Answer | TurnError
+ParsedTurn = ToolCall | FinalAnswer | TurnError
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def parse_turn(text: str) -> ParsedTurn:
     except _BadObject as bad:
         return TurnError(bad.fault, bad.detail, final=final)
     if final:
-        return Answer(value)
+        return FinalAnswer(value)
     name, arguments = value.get("name"), value.get("arguments")
     if value.keys() != {"name", "arguments"} or not isinstance(name, str) or not isinstance(arguments, dict):
         return TurnError(TurnFault.BAD_CALL, f"got keys {sorted(value)}"[:_DETAIL_CHARS])

@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Group:
+class SceneGroup:
     """`count` equal things that stand together."""
 
     look: Look
@@ -70,7 +70,7 @@ def _rows(count: int) -> list[int]:
     return [min(3, count - start) for start in range(0, count, 3)]
 
 
-def _place_group(group: Group, x: float, y: float, width: float, height: float) -> list[Placed]:
+def _place_group(group: SceneGroup, x: float, y: float, width: float, height: float) -> list[Placed]:
     rows = _rows(group.count)
     inner_w, inner_h = width - 2 * _MARGIN, height - 2 * _MARGIN
     cell = min((inner_w + _GAP) / max(rows), (inner_h + _GAP) / len(rows), 72)
@@ -93,7 +93,7 @@ def _place_group(group: Group, x: float, y: float, width: float, height: float) 
     return placed
 
 
-def layout(groups: Sequence[Group], height: int) -> list[Placed]:
+def layout(groups: Sequence[SceneGroup], height: int) -> list[Placed]:
     """Return where every thing stands on a field of SIZE x `height` pixels.
 
     One group without a side is in the middle; two share the halves, in their order unless a side says else; two on the same
@@ -243,7 +243,7 @@ def field_height(text: str | None) -> int:
 def draw_scene(scene: Scene, rng: np.random.Generator | None = None) -> Image.Image:
     """Return the picture of a scene; `rng` moves each part by up to a pixel or two."""
     groups = [
-        Group(
+        SceneGroup(
             look=part.look,
             count=part.count,
             dress=Dress(legs=part.legs, material=part.material, medium=scene.medium),

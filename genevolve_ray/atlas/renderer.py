@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field
 
-from genevolve_ray.atlas.drawing import Ground, Group, Placed, encode_png, field_height, jitter, layout, paint
+from genevolve_ray.atlas.drawing import Ground, Placed, SceneGroup, encode_png, field_height, jitter, layout, paint
 from genevolve_ray.atlas.pixels import recognise, view
 from genevolve_ray.atlas.reading import CAPACITY, NameKind, PartReading, Reading, read_prompt
 from genevolve_ray.atlas.scene import COLOURS, COMPANION_LOOKS, PATTERNS, SHAPES, Look
@@ -131,7 +131,7 @@ class _Drawing:
             swapped[to] = Look(shape=looks[to].shape, colour=looks[source].colour, pattern=looks[source].pattern)
         return swapped
 
-    def _group(self, key: str, part: PartReading, look: Look) -> Group:
+    def _group(self, key: str, part: PartReading, look: Look) -> SceneGroup:
         count, legs, material = min(part.count, MAX_COUNT), min(part.legs, MAX_COUNT), part.material
         rng = self.stream("count", key)
         if part.count > 1 and self.fails(rng, part.arranged):
@@ -143,7 +143,7 @@ class _Drawing:
             legs = off[int(rng.integers(len(off)))]
         if material and self.fails(self.stream("material", key), part.lit):
             material = None
-        return Group(
+        return SceneGroup(
             look=look,
             count=count,
             dress=Dress(legs=legs, material=material, medium=self._medium()),
@@ -151,7 +151,7 @@ class _Drawing:
             shift=jitter(self.stream("jitter", key)),
         )
 
-    def _misplace(self, groups: list[Group], parts: Sequence[PartReading]) -> list[Group]:
+    def _misplace(self, groups: list[SceneGroup], parts: Sequence[PartReading]) -> list[SceneGroup]:
         """Swap the sides, or crowd the things into one another, where the places are no full phrases."""
         sided = [part for part in parts if part.side]
         rng = self.stream("place")

@@ -23,7 +23,7 @@ WISE_COLUMNS = (*CATEGORIES, "overall")
 DASH = "–"
 
 
-class Line(Record):
+class ComparisonLine(Record):
     """One line of a comparison; `note` says what must be known to read it."""
 
     method: str
@@ -41,7 +41,7 @@ class Comparison(Record):
     columns: tuple[str, ...]
     main: int
     digits: int
-    lines: tuple[Line, ...]
+    lines: tuple[ComparisonLine, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -81,7 +81,7 @@ def compare_wise(ours: Sequence[tuple[str, WiseSummary]], published: Sequence[Pu
     if len(editions) > 1:
         raise ValueError(f"one table has one edition of WISE, these are {', '.join(editions)}")
     lines = [
-        Line(
+        ComparisonLine(
             method=row.method,
             values=(*(row.categories.get(name) for name in CATEGORIES), row.overall),
             origin="published",
@@ -94,7 +94,7 @@ def compare_wise(ours: Sequence[tuple[str, WiseSummary]], published: Sequence[Pu
         zero = (
             f"{missing} of {summary.total} missing; as zero {_show(summary.overall_missing_zero, 4)}" if missing else ""
         )
-        lines.append(Line(method=method, values=means, origin="ours", note=zero))
+        lines.append(ComparisonLine(method=method, values=means, origin="ours", note=zero))
     notes = [f"Published lines: {source}." for source in dict.fromkeys(row.source for row in published)]
     edition = editions[0] if editions else "legacy"
     return Comparison(
@@ -107,12 +107,12 @@ def compare_wise(ours: Sequence[tuple[str, WiseSummary]], published: Sequence[Pu
     )
 
 
-def _published_line(row: PublishedKScore) -> Line:
+def _published_line(row: PublishedKScore) -> ComparisonLine:
     figures = (*(getattr(row, name) for name in MEASURES), row.knowledge, row.quality)
-    return Line(method=row.method, generator=row.generator, values=figures, origin="published")
+    return ComparisonLine(method=row.method, generator=row.generator, values=figures, origin="published")
 
 
-def _our_line(method: str, generator: str, summary: Summary) -> Line:
+def _our_line(method: str, generator: str, summary: Summary) -> ComparisonLine:
     splits = [summary.by_eval_type.get(kind.value) for kind in (EvalType.KNOWLEDGE, EvalType.QUALITY)]
     values = (*(getattr(summary.all, n) for n in MEASURES), *(split.overall if split else None for split in splits))
     told = []
@@ -128,7 +128,7 @@ def _our_line(method: str, generator: str, summary: Summary) -> Line:
     for kind in ("renderer", "judge", "profile"):
         if len(summary.made_by.get(kind, ())) > 1:
             told.append(f"rows of several {kind}s")
-    return Line(
+    return ComparisonLine(
         method=method,
         generator=generator,
         values=values,
@@ -194,7 +194,7 @@ def write_tables(folder: Path, comparisons: Sequence[Comparison], stem: str = "c
     return write_bytes(folder / f"{stem}.md", text), write_bytes(folder / f"{stem}.html", page)
 
 
-def _cells(comparison: Comparison, line: Line) -> list[str]:
+def _cells(comparison: Comparison, line: ComparisonLine) -> list[str]:
     values = [_show(value, comparison.digits) for value in line.values]
     if line.interval is not None:
         low, high = (_show(v, comparison.digits) for v in (line.interval.low, line.interval.high))

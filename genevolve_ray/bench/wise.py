@@ -15,7 +15,7 @@ from pydantic import Field
 from genevolve_ray.bench.intervals import Interval
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.files import encode, published_rows, write_bytes
-from genevolve_ray.records.published.rejections import DataError, Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import DataError, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import integer, text_of
 
 
@@ -129,7 +129,7 @@ def read_prompts(paths: Iterable[Path], report: RejectionReport) -> list[WisePro
             try:
                 prompt = _prompt(row.values)
                 if prompt.prompt_id in found:
-                    raise RowFault(Reason.DUPLICATE_ID, prompt.prompt_id)
+                    raise RowFault(RejectionReason.DUPLICATE_ID, prompt.prompt_id)
             except RowFault as fault:
                 report.reject(row.rejection(fault))
                 continue
@@ -142,7 +142,7 @@ def read_prompts(paths: Iterable[Path], report: RejectionReport) -> list[WisePro
 def _prompt(values: Mapping[str, object]) -> WisePrompt:
     prompt = text_of(values.get("Prompt"), "Prompt").strip()
     if not prompt:
-        raise RowFault(Reason.MISSING_REQUEST, "Prompt")
+        raise RowFault(RejectionReason.MISSING_REQUEST, "Prompt")
     return WisePrompt(
         prompt_id=_prompt_id(values),
         prompt=prompt,
@@ -155,9 +155,9 @@ def _prompt(values: Mapping[str, object]) -> WisePrompt:
 def _prompt_id(values: Mapping[str, object]) -> int:
     prompt_id = integer(values.get("prompt_id"), "prompt_id")
     if prompt_id is None:
-        raise RowFault(Reason.MISSING_ID, "prompt_id")
+        raise RowFault(RejectionReason.MISSING_ID, "prompt_id")
     if not 1 <= prompt_id <= TOTAL:
-        raise RowFault(Reason.BAD_FIELD, f"prompt_id is {prompt_id}, not in 1 to {TOTAL}")
+        raise RowFault(RejectionReason.BAD_FIELD, f"prompt_id is {prompt_id}, not in 1 to {TOTAL}")
     return prompt_id
 
 
@@ -182,7 +182,7 @@ def read_scores(paths: Iterable[Path], edition: Edition, report: RejectionReport
             try:
                 prompt_id = _prompt_id(row.values)
                 if prompt_id in found:
-                    raise RowFault(Reason.DUPLICATE_ID, prompt_id)
+                    raise RowFault(RejectionReason.DUPLICATE_ID, prompt_id)
                 grades = {name: _grade(row.values.get(name), name, edition) for name in GRADES[edition]}
                 subcategory = text_of(row.values.get("Subcategory"), "Subcategory")
             except RowFault as fault:
@@ -197,7 +197,7 @@ def read_scores(paths: Iterable[Path], edition: Edition, report: RejectionReport
 def _grade(value: object, name: str, edition: Edition) -> int:
     grade = integer(value, name)
     if grade is None or not 0 <= grade <= BEST[edition]:
-        raise RowFault(Reason.BAD_FIELD, f"{name} is {grade}, not in 0 to {BEST[edition]}")
+        raise RowFault(RejectionReason.BAD_FIELD, f"{name} is {grade}, not in 0 to {BEST[edition]}")
     return grade
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from genevolve_ray.agent.chat import ChatFormat, ChatTokenizer
 from genevolve_ray.agent.parser import THINK_OPEN
 from genevolve_ray.engines.ban import ENVIRONMENT_TAGS, PROTOCOL_TAGS
-from genevolve_ray.records.published.rejections import Reason, Rejection, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.trajectories import SftRow
 from genevolve_ray.records.seeds import derive_seed
 
@@ -89,7 +89,7 @@ class RowEncoder:
         """Return a row's tokens. Raises RowFault for one that cannot be trained on."""
         for place, message in enumerate(row.messages):
             if control := next((text for text in self._control if text in message.content), None):
-                raise RowFault(Reason.CONTROL_TEXT, f"message {place} holds {control}")
+                raise RowFault(RejectionReason.CONTROL_TEXT, f"message {place} holds {control}")
         first = next(place for place, message in enumerate(row.messages) if message.role == "assistant")
         prompt = [message.model_dump() for message in row.messages[:first]]
         tokens, spans = array("i", self._chat.prompt_ids(prompt)), []
@@ -101,7 +101,7 @@ class RowEncoder:
             else:
                 tokens.extend(self._chat.observation_ids(message.content, ended=True))
         if len(tokens) > self.cutoff:
-            raise RowFault(Reason.TOO_MANY_TOKENS, f"{len(tokens)} tokens, cutoff {self.cutoff}")
+            raise RowFault(RejectionReason.TOO_MANY_TOKENS, f"{len(tokens)} tokens, cutoff {self.cutoff}")
         return TokenizedRow(row.id, tokens, tuple(spans))
 
     def _turn(self, text: str, place: int) -> list[int]:
@@ -110,7 +110,7 @@ class RowEncoder:
         if prefix:
             body = text.lstrip()
             if not body.startswith(THINK_OPEN):
-                raise RowFault(Reason.NO_THINKING, f"message {place}")
+                raise RowFault(RejectionReason.NO_THINKING, f"message {place}")
             body = body.removeprefix(THINK_OPEN)
             text = body.lstrip() if prefix[-1:].isspace() else body
         return [*self._chat.tokenizer.encode(text, add_special_tokens=False), self._chat.end_of_turn_id]

@@ -16,7 +16,7 @@ from genevolve_ray import __version__
 from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.published.exclusion import read_exclusion
-from genevolve_ray.records.published.rejections import DataError, Reason, Rejection, RejectionReport
+from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
 from genevolve_ray.records.published.splits import Split, SplitConfig, split_keys
 from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
 
@@ -128,7 +128,7 @@ def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig,
 def _without(keys: set[str], rows: Iterator[SftRow], report: RejectionReport) -> Iterator[SftRow]:
     for row in rows:
         if row.key in keys:
-            report.reject(Rejection(str(row.source), row.number, Reason.HELD_OUT_REQUEST, row.id))
+            report.reject(Rejection(str(row.source), row.number, RejectionReason.HELD_OUT_REQUEST, row.id))
         else:
             yield row
 

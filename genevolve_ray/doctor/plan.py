@@ -20,7 +20,7 @@ Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Line:
+class PlanLine:
     """Equal processes: what each asks for, and how many there may be more while a service is under load."""
 
     part: str
@@ -30,10 +30,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlacementPlan:
     """What a run asks for, what is there, and why it does not fit (empty where it does)."""
 
-    lines: Sequence[Line]
+    lines: Sequence[PlanLine]
     nodes: Sequence[Resources]
     where: str
     obstacle: str
@@ -49,7 +49,7 @@ class Plan:
         return sum((line.count + (line.more if most else 0)) * line.each.get(resource, 0.0) for line in self.lines)
 
 
-def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> Plan:
+def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> PlacementPlan:
     """Return the plan of a run.
 
     Args:
@@ -73,7 +73,7 @@ def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> Pl
         check_fits(demands, nodes, free)
     except PlacementError as error:
         obstacle = str(error)
-    return Plan(_lines(demands, config), nodes, where, obstacle, _flow(config))
+    return PlacementPlan(_lines(demands, config), nodes, where, obstacle, _flow(config))
 
 
 def parse_nodes(texts: Sequence[str]) -> list[dict[str, float]]:
@@ -95,7 +95,7 @@ def parse_nodes(texts: Sequence[str]) -> list[dict[str, float]]:
     return nodes
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: PlacementPlan) -> None:
     """Print a plan as a table, and what it comes to."""
     from rich.console import Console
     from rich.table import Table
@@ -129,7 +129,7 @@ def _existing(config: RunConfig) -> tuple[list[dict[str, float]], str]:
     return cluster_nodes(address), f"the cluster at {address}"
 
 
-def _lines(demands: Sequence[Demand], config: RunConfig) -> list[Line]:
+def _lines(demands: Sequence[Demand], config: RunConfig) -> list[PlanLine]:
     """Return demands with equal ones in one line, whatever number each of them has."""
     lines = []
     for part, same in groupby(demands, key=lambda d: d.part.rstrip("0123456789 ")):
@@ -137,7 +137,7 @@ def _lines(demands: Sequence[Demand], config: RunConfig) -> list[Line]:
         role = part.removesuffix(" replica")
         service = getattr(config.cluster, role, None) if part.endswith(" replica") else None
         more = service.most_replicas - service.replicas if service is not None else 0
-        lines.append(Line(part, len(group), group[0].resources, more))
+        lines.append(PlanLine(part, len(group), group[0].resources, more))
     return lines
 
 

@@ -24,7 +24,9 @@ _SHOWN = 8
 _TOKEN_REFUSED = frozenset({401, 403})
 
 
-async def probe_services(services: list[settings_tree.Service], unset: set[str], *, spend: bool) -> list[Check]:
+async def probe_services(
+    services: list[settings_tree.ConfiguredService], unset: set[str], *, spend: bool
+) -> list[Check]:
     """Return a finding for every server of every service, asked side by side.
 
     Args:
@@ -44,7 +46,7 @@ async def probe_services(services: list[settings_tree.Service], unset: set[str],
 class _Asked:
     """One server, asked without patience: a probe that has to wait says so."""
 
-    def __init__(self, service: settings_tree.Service, url: str) -> None:
+    def __init__(self, service: settings_tree.ConfiguredService, url: str) -> None:
         self.service, self.config, self.url = service, service.config, url
         self.where = f"{service.key}, {url}"
 

@@ -20,7 +20,7 @@ MARK = "FILL_IN"
 
 
 @dataclass(frozen=True)
-class Service:
+class ConfiguredService:
     """A service outside the run: the role that calls it, the key of its settings, and these."""
 
     role: str
@@ -105,9 +105,13 @@ def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
     return found
 
 
-def services(config: RunConfig) -> list[Service]:
+def services(config: RunConfig) -> list[ConfiguredService]:
     """Return every service outside the run that its parts call."""
-    return [Service(role, key, node) for role, key, node in settings_nodes(config) if isinstance(node, RemoteConfig)]
+    return [
+        ConfiguredService(role, key, node)
+        for role, key, node in settings_nodes(config)
+        if isinstance(node, RemoteConfig)
+    ]
 
 
 def tokens(config: RunConfig) -> list[Token]:

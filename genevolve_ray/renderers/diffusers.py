@@ -20,7 +20,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.renderers.batching import Batcher
-from genevolve_ray.renderers.diffusers_config import DiffusersConfig, Plan
+from genevolve_ray.renderers.diffusers_config import DiffusersConfig, PipelinePlan
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -63,7 +63,7 @@ class DiffusersRenderer:
                 first picture failed.
         """
         self.config = config
-        self._plan = Plan(config)
+        self._plan = PipelinePlan(config)
         self._device = _device(config.device)
         if self._device == "cpu" and config.offload != "none":
             raise ValueError(f"offload={config.offload!r} needs an accelerator, device is cpu")
@@ -88,7 +88,7 @@ class DiffusersRenderer:
         Raises:
             ValueError: as construction does.
         """
-        Plan(config)
+        PipelinePlan(config)
 
     @property
     def takes_references(self) -> bool:
@@ -290,7 +290,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _load(plan: Plan, device: str, dtype: str) -> Any:
+def _load(plan: PipelinePlan, device: str, dtype: str) -> Any:
     """Return the pipeline, on its device, with its LoRA. Raises ValueError naming what cannot be loaded."""
     import torch
 

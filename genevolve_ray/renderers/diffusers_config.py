@@ -108,7 +108,7 @@ class DiffusersConfig(Config):
         return {**{name: value for name, value in named.items() if value is not None}, **self.options}
 
 
-class Plan:
+class PipelinePlan:
     """What a pipeline class makes of a config: the class, the call's parameters, how references are given.
 
     Raises:

@@ -68,7 +68,7 @@ class ReportData:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ReportPair:
     """One held-out request, attempted before and after the run; both attempts have a score."""
 
     request: Request
@@ -99,7 +99,7 @@ def scored(trajectory: Trajectory) -> bool:
     return judged or trajectory.outcome is Outcome.POLICY_FAILURE
 
 
-def pairs(data: ReportData) -> list[Pair]:
+def pairs(data: ReportData) -> list[ReportPair]:
     """Return the held-out requests whose first scored attempts exist on both sides, in the order of the requests."""
     before, after = (_first_scored(side) for side in (data.before, data.after))
     return list(_matched(data.requests, before, after))
@@ -113,10 +113,12 @@ def _first_scored(trajectories: list[Trajectory]) -> dict[str, Trajectory]:
     return first
 
 
-def _matched(requests: list[Request], before: dict[str, Trajectory], after: dict[str, Trajectory]) -> Iterator[Pair]:
+def _matched(
+    requests: list[Request], before: dict[str, Trajectory], after: dict[str, Trajectory]
+) -> Iterator[ReportPair]:
     for request in requests:
         if request.id in before and request.id in after:
-            yield Pair(request, before[request.id], after[request.id])
+            yield ReportPair(request, before[request.id], after[request.id])
 
 
 def load_report_data(source: RunStore | Path | str) -> ReportData:

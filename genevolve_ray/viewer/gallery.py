@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.viewer.data import Pair, scored
+from genevolve_ray.viewer.data import ReportPair, scored
 
 CARDS = 36
 SMALL_SIDE = 128
@@ -32,7 +32,7 @@ _ORPHAN_THINK = re.compile(r"\A((?:(?!<think>).)*?)</think>", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """An image as the page embeds it; `shown` is its width on the page in CSS pixels."""
 
     key: str
@@ -47,9 +47,9 @@ class Pictures:
     def __init__(self, load: Callable[[ImageRef], bytes]) -> None:
         """Read the encoded bytes with `load`."""
         self._load = load
-        self._known: dict[tuple[str, int], Picture | None] = {}
+        self._known: dict[tuple[str, int], PagePicture | None] = {}
 
-    def get(self, ref: ImageRef | None, side: int = LARGE_SIDE) -> Picture | None:
+    def get(self, ref: ImageRef | None, side: int = LARGE_SIDE) -> PagePicture | None:
         """Return an image with neither side above `side`, as a PNG data URI."""
         if ref is None:
             return None
@@ -62,7 +62,7 @@ class Pictures:
         """Return the data URIs of all search results asked for so far: the page keeps each once and fills them in."""
         return {p.key: p.uri for (_, side), p in self._known.items() if p is not None and side == THUMB_SIDE}
 
-    def _encode(self, ref: ImageRef, side: int) -> Picture | None:
+    def _encode(self, ref: ImageRef, side: int) -> PagePicture | None:
         try:
             image: Image.Image = Image.open(io.BytesIO(self._load(ref)))
             image.load()
@@ -75,7 +75,7 @@ class Pictures:
         # Re-encoded, so that no byte of a foreign file reaches the page.
         image.save(buffer, format="PNG")
         uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-        return Picture(
+        return PagePicture(
             f"{ref.sha256[:16]}-{side}", uri, image.width * (2 if small and side >= SMALL_SIDE else 1), small
         )
 
@@ -84,11 +84,11 @@ class Pictures:
 class Chosen:
     """A pair that made it into the gallery, and why: largest gain, largest loss, or drawn at random."""
 
-    pair: Pair
+    pair: ReportPair
     why: str
 
 
-def choose(pairs: Sequence[Pair], cards: int = CARDS, seed: int = 0) -> list[Chosen]:
+def choose(pairs: Sequence[ReportPair], cards: int = CARDS, seed: int = 0) -> list[Chosen]:
     """Return a third each of largest gains, largest losses and random pairs; fewer where there are fewer pairs.
 
     A pair is listed once. Random pairs are drawn from what the other two groups left, with a fixed seed: the same run
@@ -124,14 +124,14 @@ class Breakdown:
         return self.after - self.before
 
 
-def breakdown(pairs: Sequence[Pair]) -> list[Breakdown]:
+def breakdown(pairs: Sequence[ReportPair]) -> list[Breakdown]:
     """Return mean scores by kind, category and difficulty of the request; labels with one value only are left out.
 
     A category that joins several with "+" counts in each of them.
     """
     rows: list[Breakdown] = []
     for label in ("eval_type", "category", "difficulty"):
-        kinds: dict[str, list[Pair]] = defaultdict(list)
+        kinds: dict[str, list[ReportPair]] = defaultdict(list)
         for pair in pairs:
             for kind in str(getattr(pair.request, label)).split("+"):
                 kinds[kind].append(pair)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from genevolve_ray.viewer import figures as draw
-from genevolve_ray.viewer.data import Pair, ReportData, load_report_data, pairs, scored
+from genevolve_ray.viewer.data import ReportData, ReportPair, load_report_data, pairs, scored
 from genevolve_ray.viewer.figures import number
 from genevolve_ray.viewer.gallery import Pictures, attempt, breakdown, choose
 from genevolve_ray.viewer.headlines import tiles
@@ -63,7 +63,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _card(pair: Pair, why: str, pictures: Pictures) -> dict[str, Any]:
+def _card(pair: ReportPair, why: str, pictures: Pictures) -> dict[str, Any]:
     return {
         "pair": pair,
         "why": why,

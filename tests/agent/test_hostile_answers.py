@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.agent.parser import Answer, ToolCall, TurnError, TurnFault, parse_program, parse_turn
+from genevolve_ray.agent.parser import FinalAnswer, ToolCall, TurnError, TurnFault, parse_program, parse_turn
 from genevolve_ray.records.program import ProgramError, ProgramFault
 
 CALL = '<tool_call>{"name": "search", "arguments": {"queries": ["x"]}}</tool_call>'
@@ -88,7 +88,7 @@ def test_what_stands_inside_a_string_is_data(text: str) -> None:
 )
 def test_what_is_thought_is_never_carried_out(thought: str) -> None:
     assert parse_turn(f"<think>{thought}</think>{CALL}") == ToolCall("search", {"queries": ["x"]})
-    assert isinstance(parse_turn(f"<think>{thought}</think>{ANSWER}"), Answer)
+    assert isinstance(parse_turn(f"<think>{thought}</think>{ANSWER}"), FinalAnswer)
     assert isinstance(parse_turn(f"<think>{thought}</think>"), TurnError)
 
 

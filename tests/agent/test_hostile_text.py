@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genevolve_ray.agent import wire
-from genevolve_ray.agent.parser import Answer, ToolCall, parse_turn
+from genevolve_ray.agent.parser import FinalAnswer, ToolCall, parse_turn
 from genevolve_ray.agent.profile import PROFILES, observation_text
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import (
@@ -130,7 +130,7 @@ def test_nothing_foreign_is_a_tag_a_token_or_unseen(name: str) -> None:
         tags = [f"<{slash}{tag}" for slash in ("", "/") for tag in ("tool_response", "tool_call", "answer>", "think>")]
         assert [tag for tag in tags if tag in seen] == []
         assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs") and c != "\n" for c in text)
-        assert not isinstance(parse_turn(text), ToolCall | Answer)
+        assert not isinstance(parse_turn(text), ToolCall | FinalAnswer)
 
 
 @pytest.mark.parametrize("name", [name for name in INJECTIONS if "block" in name])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from genevolve_ray.agent.parser import (
     MAX_DEPTH,
-    Answer,
+    FinalAnswer,
     ToolCall,
     TurnError,
     TurnFault,
@@ -58,7 +58,7 @@ def test_thinking_is_optional() -> None:
 
 
 def test_an_answer_is_read_raw() -> None:
-    assert parse_turn('<answer>{"gen_prompt": 1}</answer>') == Answer({"gen_prompt": 1})
+    assert parse_turn('<answer>{"gen_prompt": 1}</answer>') == FinalAnswer({"gen_prompt": 1})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_nesting_is_bounded() -> None:
     def nested(levels: int) -> str:
         return '<answer>{"a": ' + "[" * (levels - 1) + "]" * (levels - 1) + "}</answer>"
 
-    assert isinstance(parse_turn(nested(MAX_DEPTH)), Answer)
+    assert isinstance(parse_turn(nested(MAX_DEPTH)), FinalAnswer)
     assert fault(nested(MAX_DEPTH + 1)) is TurnFault.BAD_JSON
 
 
@@ -109,14 +109,14 @@ def test_a_broken_answer_is_final_and_a_broken_call_is_not() -> None:
 
 @given(soup)
 def test_any_text_has_a_typed_outcome(text: str) -> None:
-    assert isinstance(parse_turn(text), ToolCall | Answer | TurnError)
+    assert isinstance(parse_turn(text), ToolCall | FinalAnswer | TurnError)
 
 
 @given(st.binary(max_size=64))
 def test_any_bytes_inside_an_action_have_a_typed_outcome(data: bytes) -> None:
     text = data.decode(errors="replace")
     for tag in ("tool_call", "answer"):
-        assert isinstance(parse_turn(f"<{tag}>{text}</{tag}>"), ToolCall | Answer | TurnError)
+        assert isinstance(parse_turn(f"<{tag}>{text}</{tag}>"), ToolCall | FinalAnswer | TurnError)
 
 
 @given(soup)

@@ -26,7 +26,7 @@ from genevolve_ray.bench.wise import (
     write_scores,
 )
 from genevolve_ray.bench.wise_judge import FailedJudgement, JudgementFault, judge_text, parse_judgement, rubric
-from genevolve_ray.records.published.rejections import DataError, Reason, RejectionReport
+from genevolve_ray.records.published.rejections import DataError, RejectionReason, RejectionReport
 
 RANGES = {
     "legacy": {"culture": (1, 400), "time": (401, 567), "space": (568, 700)}
@@ -149,7 +149,7 @@ def test_a_marked_failure_is_missing_and_not_a_score(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = RejectionReport()
     scores = read_scores([path], Edition.LEGACY, report)
-    assert [score.prompt_id for score in scores] == [2] and report.rejected == {Reason.BAD_FIELD: 2}
+    assert [score.prompt_id for score in scores] == [2] and report.rejected == {RejectionReason.BAD_FIELD: 2}
 
 
 def test_prompts_are_read_from_the_users_arrays(tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_prompts_are_read_from_the_users_arrays(tmp_path: Path) -> None:
     prompts = read_prompts([first, second], report)
     assert [(p.prompt_id, p.picture, p.subcategory) for p in prompts] == [(1, "1.png", "s"), (2, "2.png", "s")]
     assert report.rejected == {
-        Reason.BAD_FIELD: 1,
-        Reason.DUPLICATE_ID: 1,
-        Reason.MISSING_ID: 1,
-        Reason.MISSING_REQUEST: 1,
+        RejectionReason.BAD_FIELD: 1,
+        RejectionReason.DUPLICATE_ID: 1,
+        RejectionReason.MISSING_ID: 1,
+        RejectionReason.MISSING_REQUEST: 1,
     }
 
 

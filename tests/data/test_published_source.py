@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from genevolve_ray.data.requests import PublishedRequests, store_image
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.images import MemoryImages
-from genevolve_ray.records.published.rejections import DataError, Reason
+from genevolve_ray.records.published.rejections import DataError, RejectionReason
 
 
 def picture(path: Path, colour: int = 0) -> None:
@@ -62,7 +62,7 @@ def test_no_held_out_request_is_trained_on(data: Path) -> None:
     assert sorted(map(int, epoch(requests, 0))) == [0, *range(4, 60)]
     assert {r.id for r in requests.validation(99)} == {"60", "61", "62", "63", "64", "65", "3"}
     assert {r.id for r in requests.heldout(99)} == {"66", "67", "68", "69", "70", "1", "b"}
-    assert requests.report.rejected == {Reason.HELD_OUT_INDEX: 2, Reason.HELD_OUT_REQUEST: 1}
+    assert requests.report.rejected == {RejectionReason.HELD_OUT_INDEX: 2, RejectionReason.HELD_OUT_REQUEST: 1}
 
 
 def test_further_files_can_be_excluded(data: Path) -> None:
@@ -123,7 +123,7 @@ def test_rows_without_a_picture_are_left_out_or_stop_the_run_that_needs_them(dat
         (data / bench_row(number)["gt_image"]).unlink()
     requests = source(data)
     assert sorted(epoch(requests, 0)) == ["0", "58", "59"]
-    assert requests.report.rejected[Reason.MISSING_IMAGE] == 54
+    assert requests.report.rejected[RejectionReason.MISSING_IMAGE] == 54
     with pytest.raises(DataError, match=r"case_000\d\d\.jpg: cannot be used as a picture"):
         epoch(source(data, check_images=False), 0)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from published_helpers import ANSWER, CALL, OBSERVATION, messages
 
 from genevolve_ray.data.sft_rows import RowEncoder, TokenizedRow, epochs_of
-from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.trajectories import Message, SftRow
 
 TURNS = (CALL, OBSERVATION, CALL, OBSERVATION, ANSWER)
@@ -74,7 +74,7 @@ def test_a_turn_without_thinking_does_not_fit_a_template_that_opens_it() -> None
     encoder = RowEncoder(byte_tokenizer(OPENING))
     with pytest.raises(RowFault) as fault:
         encoder.encode(row_of("<answer>{}</answer>"))
-    assert fault.value.reason is Reason.NO_THINKING
+    assert fault.value.reason is RejectionReason.NO_THINKING
 
 
 def test_placeholders_stay_as_text_and_pictures_are_refused() -> None:
@@ -89,7 +89,7 @@ def test_a_row_is_rejected_above_the_cutoff_never_cut() -> None:
     size = len(rendered(CHATML, row))
     assert len(RowEncoder(byte_tokenizer(CHATML), cutoff=size).encode(row)) == size
     assert list(RowEncoder(byte_tokenizer(CHATML), cutoff=size - 1).encode_all([row], report)) == []
-    (example,) = report.examples(Reason.TOO_MANY_TOKENS)
+    (example,) = report.examples(RejectionReason.TOO_MANY_TOKENS)
     assert str(example) == f"rows.jsonl:4: too_many_tokens: {size} tokens, cutoff {size - 1}"
 
 

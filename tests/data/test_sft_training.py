@@ -16,7 +16,7 @@ from genevolve_ray.data.sft_rows import RowEncoder
 from genevolve_ray.data.sft_training import SftRowsConfig, load_rows, sft_config, train_on_rows
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.sft import evaluate_sft
-from genevolve_ray.records.published.rejections import DataError, Reason, RejectionReport
+from genevolve_ray.records.published.rejections import DataError, RejectionReason, RejectionReport
 
 QUICK = {"dtype": "float32", "lr": 3e-3, "global_batch": 4, "epochs": 4, "token_budget": 4096, "threads": 1}
 
@@ -112,7 +112,7 @@ def test_nothing_to_train_on_is_an_error_that_says_why(tmp_path: Path) -> None:
     path, report = write_lines(tmp_path / "rows.jsonl", [sft_row(1, images=[])]), RejectionReport()
     with pytest.raises(DataError, match=r"(?s)no row to train on in .*rows\.jsonl: 1 rows, 0 kept.*image_count: 1"):
         load([path], report)
-    assert report.rejected == {Reason.IMAGE_COUNT: 1}
+    assert report.rejected == {RejectionReason.IMAGE_COUNT: 1}
 
 
 def test_a_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from genevolve_ray.records.arrow import requests_to_table, table_to_requests
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.published.exclusion import Exclusion, read_exclusion
 from genevolve_ray.records.published.keys import normalise, request_key
-from genevolve_ray.records.published.rejections import Reason, RejectionReport
+from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport
 from genevolve_ray.records.published.requests import PublishedRequest, read_bench, read_rl
 from genevolve_ray.records.published.rows import ReadConfig
 from genevolve_ray.records.request import EvalType
@@ -28,7 +28,7 @@ def read(
     return list(reader([path], report, ReadConfig(**config))), report
 
 
-def reason(report: RejectionReport) -> Reason:
+def reason(report: RejectionReport) -> RejectionReason:
     (found,) = report.rejected
     return found
 
@@ -92,24 +92,24 @@ def test_aliases(tmp_path: Path, changes: dict[str, Any], expected: dict[str, An
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"id": None, "meta": None}, Reason.MISSING_ID),
-        ({"id": [1]}, Reason.BAD_FIELD),
-        ({"id": True}, Reason.BAD_FIELD),
-        ({"question": None}, Reason.MISSING_REQUEST),
-        ({"question": ["a", "b"]}, Reason.BAD_FIELD),
-        ({"question": "\ud800"}, Reason.BAD_TEXT),
-        ({"gt_image": None}, Reason.MISSING_TRUTH),
-        ({"gt_image": {"bytes": "x"}}, Reason.BAD_FIELD),
-        ({"eval_type": "Other"}, Reason.BAD_FIELD),
-        ({"eval_type": None, "category": "unheard"}, Reason.MISSING_EVAL_TYPE),
-        ({"prompt_pool_index": 1.5}, Reason.BAD_FIELD),
-        ({"prompt_pool_index": "--3"}, Reason.BAD_FIELD),
-        ({"meta": [1]}, Reason.BAD_FIELD),
-        ({"meta": "{"}, Reason.BAD_FIELD),
-        ({"secondary_skills": [1]}, Reason.BAD_FIELD),
+        ({"id": None, "meta": None}, RejectionReason.MISSING_ID),
+        ({"id": [1]}, RejectionReason.BAD_FIELD),
+        ({"id": True}, RejectionReason.BAD_FIELD),
+        ({"question": None}, RejectionReason.MISSING_REQUEST),
+        ({"question": ["a", "b"]}, RejectionReason.BAD_FIELD),
+        ({"question": "\ud800"}, RejectionReason.BAD_TEXT),
+        ({"gt_image": None}, RejectionReason.MISSING_TRUTH),
+        ({"gt_image": {"bytes": "x"}}, RejectionReason.BAD_FIELD),
+        ({"eval_type": "Other"}, RejectionReason.BAD_FIELD),
+        ({"eval_type": None, "category": "unheard"}, RejectionReason.MISSING_EVAL_TYPE),
+        ({"prompt_pool_index": 1.5}, RejectionReason.BAD_FIELD),
+        ({"prompt_pool_index": "--3"}, RejectionReason.BAD_FIELD),
+        ({"meta": [1]}, RejectionReason.BAD_FIELD),
+        ({"meta": "{"}, RejectionReason.BAD_FIELD),
+        ({"secondary_skills": [1]}, RejectionReason.BAD_FIELD),
     ],
 )
-def test_a_bad_row_has_its_reason(tmp_path: Path, changes: dict[str, Any], wanted: Reason) -> None:
+def test_a_bad_row_has_its_reason(tmp_path: Path, changes: dict[str, Any], wanted: RejectionReason) -> None:
     rows, report = read(tmp_path, bench_row(7, **changes), bench_row(8))
     assert [row.id for row in rows] == ["8"]
     assert reason(report) is wanted
@@ -122,7 +122,7 @@ def test_a_bad_row_has_its_reason(tmp_path: Path, changes: dict[str, Any], wante
 )
 def test_image_paths_stay_inside_the_data_set(tmp_path: Path, path: str) -> None:
     rows, report = read(tmp_path, bench_row(gt_image=path))
-    assert (rows, reason(report)) == ([], Reason.UNSAFE_PATH)
+    assert (rows, reason(report)) == ([], RejectionReason.UNSAFE_PATH)
 
 
 @settings(deadline=None, derandomize=True)
@@ -145,13 +145,13 @@ def test_images_are_looked_for_on_demand(tmp_path: Path) -> None:
     assert len(read(tmp_path, *made)[0]) == 3
     rows, report = read(tmp_path, *made, check_images=True)
     assert [row.id for row in rows] == ["1"]
-    assert report.rejected == {Reason.MISSING_IMAGE: 2}
+    assert report.rejected == {RejectionReason.MISSING_IMAGE: 2}
     assert len(read(tmp_path, *made, check_images=True, root=tmp_path / "elsewhere")[0]) == 0
 
 
 def test_an_id_comes_once(tmp_path: Path) -> None:
     rows, report = read(tmp_path, bench_row(1), bench_row(2, id="1"))
-    assert (len(rows), reason(report)) == (1, Reason.DUPLICATE_ID)
+    assert (len(rows), reason(report)) == (1, RejectionReason.DUPLICATE_ID)
 
 
 def test_an_rl_row_needs_no_id(tmp_path: Path) -> None:
@@ -188,10 +188,10 @@ def test_bench_requests_are_kept_out_by_index_and_by_text(tmp_path: Path) -> Non
     ]
     left, report = exclude(tmp_path, [bench_row(number) for number in range(4)], rl)
     assert left == ["23"]
-    assert report.rejected == {Reason.HELD_OUT_INDEX: 1, Reason.HELD_OUT_REQUEST: 2}
+    assert report.rejected == {RejectionReason.HELD_OUT_INDEX: 1, RejectionReason.HELD_OUT_REQUEST: 2}
     assert report.kept == 1
-    assert "another text" in report.examples(Reason.HELD_OUT_INDEX)[0].detail
-    assert [r.number for r in report.examples(Reason.HELD_OUT_REQUEST)] == [2, 3]
+    assert "another text" in report.examples(RejectionReason.HELD_OUT_INDEX)[0].detail
+    assert [r.number for r in report.examples(RejectionReason.HELD_OUT_REQUEST)] == [2, 3]
 
 
 def test_a_bench_row_that_is_no_good_keeps_its_request_out_all_the_same(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_bench_row_that_is_no_good_keeps_its_request_out_all_the_same(tmp_path
 def test_an_exclusion_row_without_text_and_index_is_reported(tmp_path: Path) -> None:
     report = RejectionReport()
     read_exclusion([write_lines(tmp_path / "bench.jsonl", [{"id": 1}])], report)
-    assert reason(report) is Reason.MISSING_REQUEST
+    assert reason(report) is RejectionReason.MISSING_REQUEST
 
 
 def test_exclusions_add_up() -> None:

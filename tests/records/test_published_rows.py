@@ -16,7 +16,7 @@ from published_helpers import ANSWER, CALL, bench_row, sft_row, write_lines, wri
 from record_strategies import json_values
 
 from genevolve_ray.records.published.exclusion import read_exclusion
-from genevolve_ray.records.published.rejections import DataError, Reason, Rejection, RejectionReport
+from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
 from genevolve_ray.records.published.requests import read_bench, read_rl
 from genevolve_ray.records.published.rows import raw_rows
 from genevolve_ray.records.published.trajectories import read_sft
@@ -34,9 +34,13 @@ def test_bad_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     rows, report = read(write_lines(tmp_path / "rows.jsonl", lines))
     assert rows == [{"a": 1}, {"b": None}]
     assert (report.seen, report.kept) == (6, 2)
-    assert report.rejected == {Reason.NOT_JSON: 2, Reason.NOT_AN_OBJECT: 1, Reason.NOT_UTF8: 1}
-    assert [r.number for r in report.examples(Reason.NOT_JSON)] == [2, 7]
-    assert str(report.examples(Reason.NOT_AN_OBJECT)[0]) == f"{tmp_path}/rows.jsonl:3: not_an_object: got list"
+    assert report.rejected == {
+        RejectionReason.NOT_JSON: 2,
+        RejectionReason.NOT_AN_OBJECT: 1,
+        RejectionReason.NOT_UTF8: 1,
+    }
+    assert [r.number for r in report.examples(RejectionReason.NOT_JSON)] == [2, 7]
+    assert str(report.examples(RejectionReason.NOT_AN_OBJECT)[0]) == f"{tmp_path}/rows.jsonl:3: not_an_object: got list"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path) -> None:
@@ -50,7 +54,7 @@ def test_a_line_is_bounded_and_the_next_one_is_found(tmp_path: Path, end: bytes)
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join([fits, long, fits, long]) + end)
     rows, report = read(tmp_path / "rows.jsonl", max_row_bytes=len(fits))
     assert len(rows) == 2
-    assert [r.number for r in report.examples(Reason.ROW_TOO_LONG)] == [2, 4]
+    assert [r.number for r in report.examples(RejectionReason.ROW_TOO_LONG)] == [2, 4]
 
 
 @pytest.mark.parametrize(("name", "message"), [("gone.jsonl", "does not exist"), ("rows.csv", "rows are read from")])
@@ -82,14 +86,14 @@ def test_a_parquet_text_that_is_not_utf8_costs_one_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"question": texts}), tmp_path / "rows.parquet")
     rows, report = read(tmp_path / "rows.parquet")
     assert [row["question"] for row in rows] == ["one", "three"]
-    assert [r.number for r in report.examples(Reason.UNREADABLE_VALUE)] == [2]
+    assert [r.number for r in report.examples(RejectionReason.UNREADABLE_VALUE)] == [2]
 
 
 def test_a_parquet_row_is_bounded(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "rows.parquet", [{"a": "x"}, {"a": "x" * 5000}, {"a": "y"}])
     rows, report = read(path, max_row_bytes=1000)
     assert [row["a"] for row in rows] == ["x", "y"]
-    assert report.rejected == {Reason.ROW_TOO_LONG: 1}
+    assert report.rejected == {RejectionReason.ROW_TOO_LONG: 1}
 
 
 def test_broken_parquet_is_a_clear_error(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_any_lines_are_rows_or_typed_rejections(content: list[bytes]) -> None:
             report = RejectionReport()
             rows = list(reader([path], report))  # type: ignore[operator]
             assert report.kept == len(rows) <= report.seen
-            assert all(isinstance(reason, Reason) for reason in report.rejected)
+            assert all(isinstance(reason, RejectionReason) for reason in report.rejected)
             json.dumps(report.as_dict(), ensure_ascii=False).encode()
         read_exclusion([path], RejectionReport())
 
@@ -143,8 +147,8 @@ def test_a_report_counts_shows_and_bounds_its_examples(tmp_path: Path) -> None:
     for number in range(5):
         report.see()
         if number:
-            report.reject(Rejection("a.jsonl", number, Reason.NOT_JSON, "why"))
-    report.note(Rejection("a.jsonl", 9, Reason.SEVERAL_ACTIONS))
+            report.reject(Rejection("a.jsonl", number, RejectionReason.NOT_JSON, "why"))
+    report.note(Rejection("a.jsonl", 9, RejectionReason.SEVERAL_ACTIONS))
     assert report.as_dict() == {
         "seen": 5,
         "kept": 1,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from published_helpers import ANSWER, CALL, OBSERVATION, messages, sft_row, write_lines, write_parquet
 
-from genevolve_ray.records.published.rejections import Reason, RejectionReport
+from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport
 from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
 
 TWO_CALLS = CALL + CALL.partition("\n")[2]
@@ -43,33 +43,33 @@ def test_a_system_message_is_optional_and_no_action_is_sought_in_thinking(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"messages": None}, Reason.NO_MESSAGES),
-        ({"messages": []}, Reason.NO_MESSAGES),
-        ({"messages": ["hi"]}, Reason.BAD_FIELD),
-        ({"messages": [{"role": "tool", "content": "x"}]}, Reason.UNKNOWN_ROLE),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, Reason.UNKNOWN_ROLE),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, Reason.BAD_FIELD),
-        ({"messages": [{"role": "user", "content": "\udfff"}]}, Reason.BAD_TEXT),
-        ({"messages": messages(CALL, OBSERVATION)}, Reason.ROLE_ORDER),
-        ({"messages": messages()}, Reason.ROLE_ORDER),
-        ({"messages": [{"role": "system", "content": "x"}]}, Reason.ROLE_ORDER),
-        ({"messages": messages(ANSWER)[::-1]}, Reason.ROLE_ORDER),
-        ({"messages": messages(ANSWER, request=" ")}, Reason.EMPTY_TURN),
-        ({"messages": messages(" ", OBSERVATION, ANSWER)}, Reason.EMPTY_TURN),
-        ({"messages": messages(CALL, OBSERVATION, CALL)}, Reason.NO_ANSWER),
-        ({"messages": messages("<think><answer>{}</answer></think>"), "images": []}, Reason.NO_ANSWER),
-        ({"messages": messages(CALL, OBSERVATION, "<answer>{}")}, Reason.NO_ANSWER),
-        ({"messages": messages(TWO_CALLS, OBSERVATION, ANSWER)}, Reason.SEVERAL_ACTIONS),
-        ({"messages": messages(CALL, OBSERVATION, CALL + ANSWER)}, Reason.SEVERAL_ACTIONS),
-        ({"messages": messages("thinking aloud", OBSERVATION, ANSWER)}, Reason.NO_ACTION),
-        ({"messages": messages(ANSWER, OBSERVATION, ANSWER)}, Reason.EARLY_ANSWER),
-        ({"images": []}, Reason.IMAGE_COUNT),
-        ({"images": ["a.jpg", "b.jpg"]}, Reason.IMAGE_COUNT),
-        ({"images": ["../a.jpg"]}, Reason.UNSAFE_PATH),
-        ({"images": [{"path": "a.jpg"}]}, Reason.BAD_FIELD),
+        ({"messages": None}, RejectionReason.NO_MESSAGES),
+        ({"messages": []}, RejectionReason.NO_MESSAGES),
+        ({"messages": ["hi"]}, RejectionReason.BAD_FIELD),
+        ({"messages": [{"role": "tool", "content": "x"}]}, RejectionReason.UNKNOWN_ROLE),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, RejectionReason.UNKNOWN_ROLE),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, RejectionReason.BAD_FIELD),
+        ({"messages": [{"role": "user", "content": "\udfff"}]}, RejectionReason.BAD_TEXT),
+        ({"messages": messages(CALL, OBSERVATION)}, RejectionReason.ROLE_ORDER),
+        ({"messages": messages()}, RejectionReason.ROLE_ORDER),
+        ({"messages": [{"role": "system", "content": "x"}]}, RejectionReason.ROLE_ORDER),
+        ({"messages": messages(ANSWER)[::-1]}, RejectionReason.ROLE_ORDER),
+        ({"messages": messages(ANSWER, request=" ")}, RejectionReason.EMPTY_TURN),
+        ({"messages": messages(" ", OBSERVATION, ANSWER)}, RejectionReason.EMPTY_TURN),
+        ({"messages": messages(CALL, OBSERVATION, CALL)}, RejectionReason.NO_ANSWER),
+        ({"messages": messages("<think><answer>{}</answer></think>"), "images": []}, RejectionReason.NO_ANSWER),
+        ({"messages": messages(CALL, OBSERVATION, "<answer>{}")}, RejectionReason.NO_ANSWER),
+        ({"messages": messages(TWO_CALLS, OBSERVATION, ANSWER)}, RejectionReason.SEVERAL_ACTIONS),
+        ({"messages": messages(CALL, OBSERVATION, CALL + ANSWER)}, RejectionReason.SEVERAL_ACTIONS),
+        ({"messages": messages("thinking aloud", OBSERVATION, ANSWER)}, RejectionReason.NO_ACTION),
+        ({"messages": messages(ANSWER, OBSERVATION, ANSWER)}, RejectionReason.EARLY_ANSWER),
+        ({"images": []}, RejectionReason.IMAGE_COUNT),
+        ({"images": ["a.jpg", "b.jpg"]}, RejectionReason.IMAGE_COUNT),
+        ({"images": ["../a.jpg"]}, RejectionReason.UNSAFE_PATH),
+        ({"images": [{"path": "a.jpg"}]}, RejectionReason.BAD_FIELD),
     ],
 )
-def test_a_bad_row_has_its_reason(tmp_path: Path, changes: dict[str, Any], wanted: Reason) -> None:
+def test_a_bad_row_has_its_reason(tmp_path: Path, changes: dict[str, Any], wanted: RejectionReason) -> None:
     rows, report = read(tmp_path, sft_row(1, **changes), sft_row(2))
     assert [row.request for row in rows] == ["a lighthouse with 2 windows"]
     assert report.rejected == {wanted: 1}
@@ -82,24 +82,24 @@ def test_a_hostile_turn_is_read_in_linear_time(tmp_path: Path, piece: str) -> No
     _, report = read(
         tmp_path, sft_row(1, messages=messages(piece * (4_000_000 // len(piece)) + ".", request="x"), images=[])
     )
-    assert report.rejected == {Reason.NO_ANSWER: 1}
+    assert report.rejected == {RejectionReason.NO_ANSWER: 1}
 
 
 def test_broken_turns_can_be_kept_and_are_noted(tmp_path: Path) -> None:
     row = sft_row(1, TWO_CALLS, OBSERVATION, "aloud", "format error", ANSWER)
     rows, report = read(tmp_path, row, broken_turns="keep")
     assert (len(rows), report.kept) == (1, 1)
-    assert report.noted == {Reason.SEVERAL_ACTIONS: 1, Reason.NO_ACTION: 1}
-    assert "tool_call, tool_call" in report.examples(Reason.SEVERAL_ACTIONS)[0].detail
+    assert report.noted == {RejectionReason.SEVERAL_ACTIONS: 1, RejectionReason.NO_ACTION: 1}
+    assert "tool_call, tool_call" in report.examples(RejectionReason.SEVERAL_ACTIONS)[0].detail
 
 
 def test_a_conversation_comes_once(tmp_path: Path) -> None:
     rows, report = read(tmp_path, sft_row(1), sft_row(1), sft_row(2))
-    assert (len(rows), report.rejected) == (2, {Reason.DUPLICATE_ID: 1})
+    assert (len(rows), report.rejected) == (2, {RejectionReason.DUPLICATE_ID: 1})
 
 
 def test_images_are_looked_for_on_demand(tmp_path: Path) -> None:
     (tmp_path / "images/traj_00001").mkdir(parents=True)
     (tmp_path / "images/traj_00001/IMG_001.jpg").write_bytes(b"x")
     rows, report = read(tmp_path, sft_row(1), sft_row(2), check_images=True)
-    assert (len(rows), report.rejected) == (1, {Reason.MISSING_IMAGE: 1})
+    assert (len(rows), report.rejected) == (1, {RejectionReason.MISSING_IMAGE: 1})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genevolve_ray.records.published.names import NameClaims, locate, picture_path
-from genevolve_ray.records.published.rejections import Reason, RowFault
+from genevolve_ray.records.published.rejections import RejectionReason, RowFault
 from genevolve_ray.records.published.results import RenderedRow
 
 UNSAFE = [
@@ -22,7 +22,7 @@ UNSAFE = [
 def test_an_id_that_is_no_file_name_is_refused(row_id: str) -> None:
     with pytest.raises(RowFault) as caught:
         picture_path(row_id)
-    assert caught.value.reason is Reason.UNSAFE_ID
+    assert caught.value.reason is RejectionReason.UNSAFE_ID
 
 
 @pytest.mark.parametrize("row_id", ["0", "case_00012", "a b", "IMG-1.v2", "灯台", "console", "x" * 200])
@@ -45,7 +45,7 @@ def test_two_ids_on_one_file_are_an_error(pair: tuple[str, str]) -> None:
     claims.claim(pair[0])
     with pytest.raises(RowFault) as caught:
         claims.claim(pair[1])
-    assert caught.value.reason is Reason.NAME_COLLISION
+    assert caught.value.reason is RejectionReason.NAME_COLLISION
 
 
 def test_the_same_id_twice_is_a_duplicate() -> None:
@@ -53,7 +53,7 @@ def test_the_same_id_twice_is_a_duplicate() -> None:
     claims.claim("1")
     with pytest.raises(RowFault) as caught:
         claims.claim("1")
-    assert caught.value.reason is Reason.DUPLICATE_ID
+    assert caught.value.reason is RejectionReason.DUPLICATE_ID
 
 
 def test_a_path_is_looked_for_below_each_root(tmp_path: Path) -> None:
@@ -71,14 +71,14 @@ def test_a_path_is_looked_for_below_each_root(tmp_path: Path) -> None:
 def test_a_path_that_leaves_its_root_is_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(RowFault) as caught:
         locate(path, [tmp_path], "gt_image")
-    assert caught.value.reason is Reason.UNSAFE_PATH
+    assert caught.value.reason is RejectionReason.UNSAFE_PATH
 
 
 @pytest.mark.parametrize("path", ["none.png", "x" * 300 + ".png"])
 def test_a_file_that_is_not_there_is_missing(path: str, tmp_path: Path) -> None:
     with pytest.raises(RowFault) as caught:
         locate(path, [tmp_path], "gt_image")
-    assert caught.value.reason is Reason.MISSING_IMAGE
+    assert caught.value.reason is RejectionReason.MISSING_IMAGE
 
 
 def drawn(output_path: str, **fields: str) -> RenderedRow:

@@ -23,7 +23,7 @@ from result_helpers import (
 
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.files import encode, summary_rows_of, write_array
-from genevolve_ray.records.published.rejections import DataError, Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import DataError, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.results import RAW_PROMPT, AgentRow, EvaluatedRow, RenderedRow, read_results
 from genevolve_ray.records.published.writers import (
     agent_row,
@@ -260,12 +260,12 @@ def test_bad_rows_are_left_out_with_a_reason(tmp_path: Path) -> None:
     report = RejectionReport()
     assert len(list(read_results([path], RenderedRow, report))) == 1
     assert report.rejected == {
-        Reason.DUPLICATE_ID: 1,
-        Reason.UNSAFE_ID: 1,
-        Reason.MISSING_ID: 1,
-        Reason.MISSING_REQUEST: 1,
-        Reason.BAD_FIELD: 1,
-        Reason.NOT_AN_OBJECT: 1,
+        RejectionReason.DUPLICATE_ID: 1,
+        RejectionReason.UNSAFE_ID: 1,
+        RejectionReason.MISSING_ID: 1,
+        RejectionReason.MISSING_REQUEST: 1,
+        RejectionReason.BAD_FIELD: 1,
+        RejectionReason.NOT_AN_OBJECT: 1,
     }
 
 
@@ -299,4 +299,4 @@ def test_whatever_a_row_holds_only_a_row_fault_comes_of_it(values: dict[str, Any
         try:
             kind.read(rendered() | values)
         except RowFault as fault:
-            assert fault.reason in Reason
+            assert fault.reason in RejectionReason

@@ -61,7 +61,7 @@ class Holder(Record):
         return f"process {self.pid} on {self.host} since {self.since}"
 
 
-class Lease(Record):
+class LockLease(Record):
     """The content of a lease file; `expires` is in seconds since the epoch."""
 
     holder: Holder
@@ -154,17 +154,17 @@ class LeaseLock:
         self._heartbeat = threading.Thread(target=self._beat, name="run-lease", daemon=True)
         self._heartbeat.start()
 
-    def _read(self) -> Lease | None:
+    def _read(self) -> LockLease | None:
         if self._folder.size(LEASE_FILE) is None:
             return None
         try:
-            return Lease.model_validate_json(self._folder.get(LEASE_FILE, "run lease"))
+            return LockLease.model_validate_json(self._folder.get(LEASE_FILE, "run lease"))
         except ValidationError:
             return None  # what no writer wrote completely, no writer holds
 
     def renew(self) -> None:
         """Extend the lease from now on. Raises StoreError when it cannot be written."""
-        lease = Lease(holder=self._holder, token=self._token, expires=self._clock() + self._seconds)
+        lease = LockLease(holder=self._holder, token=self._token, expires=self._clock() + self._seconds)
         self._folder.put(LEASE_FILE, lease.model_dump_json().encode(), "run lease")
 
     def _beat(self) -> None:

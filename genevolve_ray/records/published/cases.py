@@ -9,7 +9,7 @@ from typing import Any, Self
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.published.names import locate, picture_path
-from genevolve_ray.records.published.rejections import Reason, RowFault
+from genevolve_ray.records.published.rejections import RejectionReason, RowFault
 from genevolve_ray.records.published.requests import (
     CASE_ID_NAMES,
     KNOWLEDGE_CATEGORIES,
@@ -53,11 +53,11 @@ class ResultRow(Record):
         case_id = next((alias for alias in aliases if alias), None)
         row_id = identifier(values.get("id"), "id") or case_id
         if row_id is None:
-            raise RowFault(Reason.MISSING_ID)
+            raise RowFault(RejectionReason.MISSING_ID)
         picture_path(row_id)
         prompt = request_text(values)
         if not prompt:
-            raise RowFault(Reason.MISSING_REQUEST, row_id)
+            raise RowFault(RejectionReason.MISSING_REQUEST, row_id)
         category = first_text(values, meta, ("category",))
         return {
             "id": row_id,
@@ -97,7 +97,7 @@ class ResultRow(Record):
             RowFault: MISSING_TRUTH when the row names none, UNSAFE_PATH, or MISSING_IMAGE.
         """
         if not self.truth:
-            raise RowFault(Reason.MISSING_TRUTH, f"{self.id}: none of {', '.join(TRUTH_NAMES)}")
+            raise RowFault(RejectionReason.MISSING_TRUTH, f"{self.id}: none of {', '.join(TRUTH_NAMES)}")
         return locate(self.truth, roots, TRUTH_NAMES[0])
 
     def request(self, truth_image: ImageRef | None = None) -> Request:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.records.published.keys import request_key
-from genevolve_ray.records.published.rejections import Reason, Rejection, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.requests import PublishedRequest, pool_index, request_text
 from genevolve_ray.records.published.rows import mapping, raw_rows
 
@@ -32,8 +32,8 @@ class Exclusion:
         if row.pool_index is not None and row.pool_index in self.indices:
             # Pools that merely number alike would show here as other texts.
             same = "same text" if row.key in self.keys else "another text"
-            return RowFault(Reason.HELD_OUT_INDEX, f"{row.id}: prompt_pool_index {row.pool_index}, {same}")
-        return RowFault(Reason.HELD_OUT_REQUEST, row.id) if row.key in self.keys else None
+            return RowFault(RejectionReason.HELD_OUT_INDEX, f"{row.id}: prompt_pool_index {row.pool_index}, {same}")
+        return RowFault(RejectionReason.HELD_OUT_REQUEST, row.id) if row.key in self.keys else None
 
     def apply(self, rows: Iterable[PublishedRequest], report: RejectionReport) -> Iterator[PublishedRequest]:
         """Yield the rows that are not kept out; the report counts the others by reason."""
@@ -63,7 +63,9 @@ def read_exclusion(paths: Iterable[Path], report: RejectionReport) -> Exclusion:
         if index is not None:
             indices.add(index)
         if not text and index is None:
-            report.reject(row.rejection(RowFault(Reason.MISSING_REQUEST, "neither a request nor a pool index")))
+            report.reject(
+                row.rejection(RowFault(RejectionReason.MISSING_REQUEST, "neither a request nor a pool index"))
+            )
     return Exclusion(keys, indices)
 
 

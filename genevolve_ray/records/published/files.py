@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.records.published.rejections import DataError, Reason, Rejection, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import JSON_LINES, PARQUET, RawRow, ReadConfig, raw_rows
 
 JSON_ARRAY = ".json"
@@ -105,9 +105,9 @@ def _array_rows(path: Path, text: str, report: RejectionReport, limit: int) -> I
             continue
         report.see()
         if not isinstance(value, dict):
-            report.reject(Rejection(str(path), number, Reason.NOT_AN_OBJECT, f"got {type(value).__name__}"))
+            report.reject(Rejection(str(path), number, RejectionReason.NOT_AN_OBJECT, f"got {type(value).__name__}"))
         elif size > limit:
-            report.reject(Rejection(str(path), number, Reason.ROW_TOO_LONG, f"more than {limit} bytes"))
+            report.reject(Rejection(str(path), number, RejectionReason.ROW_TOO_LONG, f"more than {limit} bytes"))
         else:
             yield RawRow(path, number, value)
 
@@ -127,7 +127,7 @@ def json_value(value: Any, name: str, depth: int = _MAX_DEPTH) -> Any:
         RowFault: for bytes, dates and the like, or something nested too deeply.
     """
     if depth == 0:
-        raise RowFault(Reason.BAD_FIELD, f"{name} is nested more than {_MAX_DEPTH} levels deep")
+        raise RowFault(RejectionReason.BAD_FIELD, f"{name} is nested more than {_MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):
         return {str(key): json_value(inner, f"{name}.{key}", depth - 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -136,7 +136,7 @@ def json_value(value: Any, name: str, depth: int = _MAX_DEPTH) -> Any:
         return value if abs(value) < float("inf") else None
     if value is None or isinstance(value, str | int):
         return value
-    raise RowFault(Reason.BAD_FIELD, f"{name} holds a {type(value).__name__}")
+    raise RowFault(RejectionReason.BAD_FIELD, f"{name} holds a {type(value).__name__}")
 
 
 def encode(value: Any, *, indent: int | None = None) -> bytes:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from genevolve_ray.records.published.rejections import Reason, RowFault
+from genevolve_ray.records.published.rejections import RejectionReason, RowFault
 
 PICTURES = "images"
 """Folder of the rendered pictures, beside `results.json`."""
@@ -35,7 +35,7 @@ def picture_path(row_id: str) -> str:
     elif len(row_id.encode()) > _MAX_BYTES:
         fault = f"has more than {_MAX_BYTES} bytes"
     if fault:
-        raise RowFault(Reason.UNSAFE_ID, f"{row_id!r} {fault}")
+        raise RowFault(RejectionReason.UNSAFE_ID, f"{row_id!r} {fault}")
     return f"{PICTURES}/{row_id}.png"
 
 
@@ -58,7 +58,8 @@ class NameClaims:
         if owner is not None:
             same = owner == row_id
             raise RowFault(
-                Reason.DUPLICATE_ID if same else Reason.NAME_COLLISION, row_id if same else f"{row_id!r} and {owner!r}"
+                RejectionReason.DUPLICATE_ID if same else RejectionReason.NAME_COLLISION,
+                row_id if same else f"{row_id!r} and {owner!r}",
             )
         self._owners[folded] = row_id
         return path
@@ -76,16 +77,16 @@ def locate(path: str, roots: Sequence[Path], name: str) -> Path:
     written = PurePosixPath(path)
     odd = any(mark in path for mark in ("\\", "\0", "://")) or bool(PureWindowsPath(path).drive)
     if not path.strip() or odd or ".." in written.parts:
-        raise RowFault(Reason.UNSAFE_PATH, f"{name}: {path[:100]!r}")
+        raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {path[:100]!r}")
     tops = [Path(os.path.abspath(root)) for root in roots]
     inside = [Path(written)] if written.is_absolute() else [top / written for top in tops]
     inside = [file for file in inside if any(file.is_relative_to(top) for top in tops)]
     if not inside:
-        raise RowFault(Reason.UNSAFE_PATH, f"{name}: {path[:100]!r} lies outside {', '.join(map(str, roots))}")
+        raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {path[:100]!r} lies outside {', '.join(map(str, roots))}")
     for file in inside:
         try:
             if file.is_file():
                 return file
         except OSError as error:
-            raise RowFault(Reason.MISSING_IMAGE, f"{name}: {path[:100]}: {error.strerror}") from error
-    raise RowFault(Reason.MISSING_IMAGE, f"{name}: {path[:100]}")
+            raise RowFault(RejectionReason.MISSING_IMAGE, f"{name}: {path[:100]}: {error.strerror}") from error
+    raise RowFault(RejectionReason.MISSING_IMAGE, f"{name}: {path[:100]}")

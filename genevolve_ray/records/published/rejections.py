@@ -19,7 +19,7 @@ class DataError(UserFault, ValueError):
     """A data set that cannot be used at all: a file is missing or broken, or nothing is left. Names the file."""
 
 
-class Reason(StrEnum):
+class RejectionReason(StrEnum):
     """Why a row is left out (or, as a note, what is odd about a row that is kept)."""
 
     ROW_TOO_LONG = "row_too_long"
@@ -90,7 +90,7 @@ class Rejection:
 
     source: str
     number: int
-    reason: Reason
+    reason: RejectionReason
     detail: str = ""
 
     def __str__(self) -> str:
@@ -101,7 +101,7 @@ class Rejection:
 class RowFault(GenevolveError):
     """Raised inside a reader for the row at hand; the reader turns it into a `Rejection` and goes on."""
 
-    def __init__(self, reason: Reason, detail: object = "") -> None:
+    def __init__(self, reason: RejectionReason, detail: object = "") -> None:
         """Keep the reason and the value, cut and harmless to print."""
         text = " ".join(str(detail).split()).encode(errors="replace").decode()
         super().__init__(f"{reason.value}: {text[:DETAIL_CHARS]}")
@@ -118,10 +118,10 @@ class RejectionReport:
     def __init__(self, examples: int = 5) -> None:
         """Keep at most `examples` rows of each reason."""
         self.seen = 0
-        self.rejected: Counter[Reason] = Counter()
-        self.noted: Counter[Reason] = Counter()
+        self.rejected: Counter[RejectionReason] = Counter()
+        self.noted: Counter[RejectionReason] = Counter()
         self._limit = examples
-        self._examples: dict[Reason, list[Rejection]] = {}
+        self._examples: dict[RejectionReason, list[Rejection]] = {}
 
     @property
     def kept(self) -> int:
@@ -147,7 +147,7 @@ class RejectionReport:
         if len(kept) < self._limit:
             kept.append(rejection)
 
-    def examples(self, reason: Reason) -> list[Rejection]:
+    def examples(self, reason: RejectionReason) -> list[Rejection]:
         """Return the first rows with a reason."""
         return list(self._examples.get(reason, ()))
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.published.keys import request_key
-from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import (
     RawRow,
     ReadConfig,
@@ -149,7 +149,7 @@ def _read(
                 try:
                     request = _parse(row, config.root or path.parent, name)
                     if request.id in seen:
-                        raise RowFault(Reason.DUPLICATE_ID, request.id)
+                        raise RowFault(RejectionReason.DUPLICATE_ID, request.id)
                     if config.check_images:
                         require_file(request.root, request.truth)
                 except RowFault as fault:
@@ -163,7 +163,7 @@ def _read(
 
 def _own_id(found: str | None, prompt: str) -> str:
     if found is None:
-        raise RowFault(Reason.MISSING_ID)
+        raise RowFault(RejectionReason.MISSING_ID)
     return found
 
 
@@ -176,7 +176,7 @@ def _parse(row: RawRow, root: Path, name: Callable[[str | None, str], str]) -> P
     meta, extra = mapping(values.get("meta"), "meta"), mapping(values.get("extra_info"), "extra_info")
     prompt = request_text(values)
     if not prompt:
-        raise RowFault(Reason.MISSING_REQUEST)
+        raise RowFault(RejectionReason.MISSING_REQUEST)
     aliases = [identifier(meta.get(alias), f"meta.{alias}") for alias in CASE_ID_NAMES]
     case_id = next((alias for alias in aliases if alias), None)
     row_id = name(identifier(values.get("id"), "id") or case_id, prompt)
@@ -221,7 +221,7 @@ def _truth(values: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
         for name in TRUTH_NAMES:
             if place.get(name) not in (None, ""):
                 return relative_path(place[name], name)
-    raise RowFault(Reason.MISSING_TRUTH, f"none of {', '.join(TRUTH_NAMES)}")
+    raise RowFault(RejectionReason.MISSING_TRUTH, f"none of {', '.join(TRUTH_NAMES)}")
 
 
 def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str) -> EvalType:
@@ -231,9 +231,9 @@ def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str
             try:
                 return EvalType(text)
             except ValueError as error:
-                raise RowFault(Reason.BAD_FIELD, f"eval_type is {text!r}") from error
+                raise RowFault(RejectionReason.BAD_FIELD, f"eval_type is {text!r}") from error
     if category in QUALITY_CATEGORIES:
         return EvalType.QUALITY
     if category in KNOWLEDGE_CATEGORIES:
         return EvalType.KNOWLEDGE
-    raise RowFault(Reason.MISSING_EVAL_TYPE, f"category {category!r}")
+    raise RowFault(RejectionReason.MISSING_EVAL_TYPE, f"category {category!r}")

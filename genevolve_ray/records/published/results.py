@@ -14,7 +14,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, first_text, has_program, is_direct
 from genevolve_ray.records.published.files import published_rows
 from genevolve_ray.records.published.names import NameClaims, locate
-from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import RawRow, integer, mapping, text_of
 from genevolve_ray.records.trajectory import Termination
 from genevolve_ray.records.verdict import WEIGHTS, ImageScores
@@ -52,7 +52,7 @@ class AgentRow(ResultRow):
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         termination = text_of(values.get("termination"), "termination")
         if termination and termination not in {t.value for t in Termination}:
-            raise RowFault(Reason.BAD_FIELD, f"termination is {termination!r}")
+            raise RowFault(RejectionReason.BAD_FIELD, f"termination is {termination!r}")
         return super()._fields(values) | {
             "gen_prompt": text_of(values.get("gen_prompt"), "gen_prompt"),
             "references": _references(values.get("reference_images")),
@@ -79,7 +79,7 @@ class RenderedRow(ResultRow):
         status = text_of(values.get("image_status"), "image_status")
         said = values.get("success")
         if not isinstance(said, bool | None):
-            raise RowFault(Reason.BAD_FIELD, f"success is {str(said)[:40]!r}, not a boolean")
+            raise RowFault(RejectionReason.BAD_FIELD, f"success is {str(said)[:40]!r}, not a boolean")
         success = said if said is not None else status == STATUS_OK if status else bool(image)
         if success and not image:
             success, status = False, "error: the row names no picture"
@@ -123,7 +123,7 @@ class EvaluatedRow(RenderedRow):
         fields = super()._fields(values)
         said = values.get("eval_success")
         if not isinstance(said, bool | None):
-            raise RowFault(Reason.BAD_FIELD, f"eval_success is {str(said)[:40]!r}, not a boolean")
+            raise RowFault(RejectionReason.BAD_FIELD, f"eval_success is {str(said)[:40]!r}, not a boolean")
         if not fields["success"]:
             return fields | {"failure": fields["status"]}
         raw = values.get("scores")
@@ -209,11 +209,11 @@ def _references(value: Any) -> tuple[ResultReference, ...]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple) or len(value) > _MAX_REFERENCES:
-        raise RowFault(Reason.BAD_FIELD, f"reference_images is no list of at most {_MAX_REFERENCES}")
+        raise RowFault(RejectionReason.BAD_FIELD, f"reference_images is no list of at most {_MAX_REFERENCES}")
     found = []
     for place, item in enumerate(value):
         if not isinstance(item, Mapping):
-            raise RowFault(Reason.BAD_FIELD, f"reference {place} is a {type(item).__name__}, not an object")
+            raise RowFault(RejectionReason.BAD_FIELD, f"reference {place} is a {type(item).__name__}, not an object")
         names = ResultReference.model_fields
         found.append(ResultReference(**{n: text_of(item.get(n), f"reference {place}.{n}") for n in names}))
     return tuple(found)

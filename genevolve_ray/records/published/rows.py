@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.published.rejections import DataError, Reason, Rejection, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
@@ -83,7 +83,7 @@ def _json_lines(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
                     if len(line) > limit and not line.endswith(b"\n"):
                         while (rest := file.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
                             pass
-                        raise RowFault(Reason.ROW_TOO_LONG, f"more than {limit} bytes")
+                        raise RowFault(RejectionReason.ROW_TOO_LONG, f"more than {limit} bytes")
                     if line.strip():
                         yield RawRow(path, number, _decode(line))
                 except RowFault as fault:
@@ -96,11 +96,11 @@ def _decode(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: None)
     except UnicodeDecodeError as error:
-        raise RowFault(Reason.NOT_UTF8, error) from error
+        raise RowFault(RejectionReason.NOT_UTF8, error) from error
     except (ValueError, RecursionError) as error:
-        raise RowFault(Reason.NOT_JSON, error) from error
+        raise RowFault(RejectionReason.NOT_JSON, error) from error
     if not isinstance(value, dict):
-        raise RowFault(Reason.NOT_AN_OBJECT, f"got {type(value).__name__}")
+        raise RowFault(RejectionReason.NOT_AN_OBJECT, f"got {type(value).__name__}")
     return value
 
 
@@ -124,11 +124,11 @@ def _parquet_rows(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
 
 def _parquet_row(row: pa.RecordBatch, limit: int) -> dict[str, Any]:
     if row.nbytes > limit:
-        raise RowFault(Reason.ROW_TOO_LONG, f"{row.nbytes} bytes, limit {limit}")
+        raise RowFault(RejectionReason.ROW_TOO_LONG, f"{row.nbytes} bytes, limit {limit}")
     try:
         values: dict[str, Any] = row.to_pylist()[0]
     except (ValueError, OverflowError, pa.ArrowException) as error:
-        raise RowFault(Reason.UNREADABLE_VALUE, error) from error
+        raise RowFault(RejectionReason.UNREADABLE_VALUE, error) from error
     return values
 
 
@@ -140,7 +140,7 @@ def text_of(value: object, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise RowFault(Reason.BAD_FIELD, f"{name} is a {type(value).__name__}, not a text")
+        raise RowFault(RejectionReason.BAD_FIELD, f"{name} is a {type(value).__name__}, not a text")
     return checked(value, name)
 
 
@@ -149,7 +149,7 @@ def checked(text: str, name: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowFault(Reason.BAD_TEXT, name) from error
+        raise RowFault(RejectionReason.BAD_TEXT, name) from error
     return text
 
 
@@ -168,7 +168,7 @@ def integer(value: object, name: str) -> int | None:
     if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
         return int(value)
     if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
-        raise RowFault(Reason.BAD_FIELD, f"{name} is {str(value)[:40]!r}, not a whole number")
+        raise RowFault(RejectionReason.BAD_FIELD, f"{name} is {str(value)[:40]!r}, not a whole number")
     return int(value)
 
 
@@ -178,11 +178,11 @@ def mapping(value: object, name: str) -> dict[str, Any]:
         try:
             value = json.loads(value, parse_constant=lambda _: None) if value.strip() else None
         except (ValueError, RecursionError) as error:
-            raise RowFault(Reason.BAD_FIELD, f"{name} is a text, but not JSON: {error}") from error
+            raise RowFault(RejectionReason.BAD_FIELD, f"{name} is a text, but not JSON: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise RowFault(Reason.BAD_FIELD, f"{name} is a {type(value).__name__}, not an object")
+        raise RowFault(RejectionReason.BAD_FIELD, f"{name} is a {type(value).__name__}, not an object")
     plain: dict[str, Any] = _plain(value, name, _MAX_DEPTH)
     return plain
 
@@ -190,7 +190,7 @@ def mapping(value: object, name: str) -> dict[str, Any]:
 def _plain(value: Any, name: str, depth: int) -> Any:
     """Return JSON values only; empty members of Parquet structs are dropped, since every row has them all."""
     if depth == 0:
-        raise RowFault(Reason.BAD_FIELD, f"{name} is nested more than {_MAX_DEPTH} levels deep")
+        raise RowFault(RejectionReason.BAD_FIELD, f"{name} is nested more than {_MAX_DEPTH} levels deep")
     if isinstance(value, dict):
         members = ((str(key), inner) for key, inner in value.items() if inner is not None)
         return {checked(key, name): _plain(inner, f"{name}.{key}", depth - 1) for key, inner in members}
@@ -202,7 +202,7 @@ def _plain(value: Any, name: str, depth: int) -> Any:
         return value if abs(value) < float("inf") else None
     if value is None or isinstance(value, int):
         return value
-    raise RowFault(Reason.BAD_FIELD, f"{name} holds a {type(value).__name__}")
+    raise RowFault(RejectionReason.BAD_FIELD, f"{name} holds a {type(value).__name__}")
 
 
 def texts_of(value: object, name: str) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ def texts_of(value: object, name: str) -> tuple[str, ...]:
     if value is None or isinstance(value, str):
         return (checked(value, name),) if value else ()
     if not isinstance(value, list | tuple):
-        raise RowFault(Reason.BAD_FIELD, f"{name} is a {type(value).__name__}, not a list")
+        raise RowFault(RejectionReason.BAD_FIELD, f"{name} is a {type(value).__name__}, not a list")
     return tuple(text_of(item, name) for item in value)
 
 
@@ -220,7 +220,7 @@ def relative_path(value: object, name: str) -> str:
     path = PurePosixPath(text)
     escapes = path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(text).drive)
     if not text.strip() or not path.parts or escapes or any(mark in text for mark in ("\\", "\0", "://")):
-        raise RowFault(Reason.UNSAFE_PATH, f"{name}: {text[:100]!r}")
+        raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {text[:100]!r}")
     return str(path)
 
 
@@ -229,6 +229,6 @@ def require_file(root: Path, path: str) -> None:
     try:
         there = (root / path).is_file()
     except OSError as error:  # A name that is too long for the file system, for instance.
-        raise RowFault(Reason.MISSING_IMAGE, f"{path}: {error.strerror}") from error
+        raise RowFault(RejectionReason.MISSING_IMAGE, f"{path}: {error.strerror}") from error
     if not there:
-        raise RowFault(Reason.MISSING_IMAGE, path)
+        raise RowFault(RejectionReason.MISSING_IMAGE, path)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.keys import request_key
-from genevolve_ray.records.published.rejections import Reason, RejectionReport, RowFault
+from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import (
     RawRow,
     ReadConfig,
@@ -89,7 +89,7 @@ def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConf
                     if notes and settings.broken_turns == "reject":
                         raise notes[0]
                     if parsed.id in seen:
-                        raise RowFault(Reason.DUPLICATE_ID, parsed.id)
+                        raise RowFault(RejectionReason.DUPLICATE_ID, parsed.id)
                     for image in parsed.images if settings.check_images else ():
                         require_file(parsed.root, image)
                 except RowFault as fault:
@@ -108,7 +108,7 @@ def _parse(row: RawRow, root: Path) -> tuple[SftRow, list[RowFault]]:
     images = tuple(relative_path(image, "images") for image in texts_of(row.values.get("images"), "images"))
     marks = sum(message.content.count(IMAGE_MARK) for message in messages)
     if marks != len(images):
-        raise RowFault(Reason.IMAGE_COUNT, f"{len(images)} images, {marks} placeholders")
+        raise RowFault(RejectionReason.IMAGE_COUNT, f"{len(images)} images, {marks} placeholders")
     own = identifier(row.values.get("id"), "id")
     parsed = SftRow(
         id=own or f"sft-{_digest(messages)}",
@@ -123,16 +123,16 @@ def _parse(row: RawRow, root: Path) -> tuple[SftRow, list[RowFault]]:
 
 def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list | tuple) or not value:
-        raise RowFault(Reason.NO_MESSAGES, f"messages is {type(value).__name__}")
+        raise RowFault(RejectionReason.NO_MESSAGES, f"messages is {type(value).__name__}")
     messages = tuple(_message(item, place) for place, item in enumerate(value))
     roles = [message.role for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
-        raise RowFault(Reason.ROLE_ORDER, " ".join(roles))
+        raise RowFault(RejectionReason.ROLE_ORDER, " ".join(roles))
     first = turns.index("user") + len(roles) - len(turns)
     for place, message in enumerate(messages):
         if not message.content.strip() and (message.role == "assistant" or place == first):
-            raise RowFault(Reason.EMPTY_TURN, f"message {place} ({message.role})")
+            raise RowFault(RejectionReason.EMPTY_TURN, f"message {place} ({message.role})")
     return messages
 
 
@@ -141,14 +141,16 @@ _ROLES: TypeAdapter[Any] = TypeAdapter(Literal["system", "user", "assistant"])
 
 def _message(item: Any, place: int) -> Message:
     if not isinstance(item, dict):
-        raise RowFault(Reason.BAD_FIELD, f"message {place} is a {type(item).__name__}, not an object")
+        raise RowFault(RejectionReason.BAD_FIELD, f"message {place} is a {type(item).__name__}, not an object")
     role, content = item.get("role"), item.get("content")
     try:
         known = _ROLES.validate_python(role)
     except ValidationError as error:
-        raise RowFault(Reason.UNKNOWN_ROLE, f"message {place}: {str(role)[:40]!r}") from error
+        raise RowFault(RejectionReason.UNKNOWN_ROLE, f"message {place}: {str(role)[:40]!r}") from error
     if not isinstance(content, str):
-        raise RowFault(Reason.BAD_FIELD, f"content of message {place} is a {type(content).__name__}, not a text")
+        raise RowFault(
+            RejectionReason.BAD_FIELD, f"content of message {place} is a {type(content).__name__}, not a text"
+        )
     return Message(role=known, content=checked(content, f"content of message {place}"))
 
 
@@ -159,13 +161,13 @@ def _broken_turns(turns: list[str]) -> list[RowFault]:
         actions = _actions(turn)
         last = place == len(turns) - 1
         if last and "answer" not in actions:
-            raise RowFault(Reason.NO_ANSWER, f"turn {place}, the last")
+            raise RowFault(RejectionReason.NO_ANSWER, f"turn {place}, the last")
         if len(actions) > 1:
-            faults.append(RowFault(Reason.SEVERAL_ACTIONS, f"turn {place}: {', '.join(actions[:6])}"))
+            faults.append(RowFault(RejectionReason.SEVERAL_ACTIONS, f"turn {place}: {', '.join(actions[:6])}"))
         elif not actions:
-            faults.append(RowFault(Reason.NO_ACTION, f"turn {place}"))
+            faults.append(RowFault(RejectionReason.NO_ACTION, f"turn {place}"))
         elif not last and actions == ["answer"]:
-            faults.append(RowFault(Reason.EARLY_ANSWER, f"turn {place} of {len(turns)}"))
+            faults.append(RowFault(RejectionReason.EARLY_ANSWER, f"turn {place} of {len(turns)}"))
     return faults
 
 
