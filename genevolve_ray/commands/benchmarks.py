@@ -13,7 +13,7 @@ from genevolve_ray.bench.tables import compare_wise
 from genevolve_ray.bench.wise import Edition, WisePrompt, summarise_wise, write_scores
 from genevolve_ray.bench.wise_stage import WiseStage, prompt_row, scores_of
 from genevolve_ray.commands.inference import CONSOLE, Common, agent_of
-from genevolve_ray.commands.jobs import Carried, Job, carry_out, result_settings
+from genevolve_ray.commands.jobs import Job, JobResult, carry_out, result_settings
 from genevolve_ray.commands.judged import show_tables, write_kscore
 from genevolve_ray.commands.policies import policy_folder
 from genevolve_ray.commands.rows import bench_file, read_rows, wise_prompts
@@ -53,14 +53,14 @@ def bench_kscore_run(
         assert ports.judge is not None
         return JudgeStage(ports.judge, images, roots=roots, formula=config.reward.formula, tries=config.inference.tries)
 
-    carried = _bench(suite, config, common, rows, file.parent, out, policy, date, judge)
+    result = _bench(suite, config, common, rows, file.parent, out, policy, date, judge)
     name = method or policy or config.policy.model
     whole = common.limit is None and suite == "genevolve"
-    write_kscore(out / JUDGE, carried.rows, config.reward.formula, method=name, expected=rows, published=whole)
+    write_kscore(out / JUDGE, result.rows, config.reward.formula, method=name, expected=rows, published=whole)
     if suite == "knowgen":
         from genevolve_ray.records.published.results import EvaluatedRow
 
-        evaluated = [EvaluatedRow.read(row.values) for row in carried.rows]
+        evaluated = [EvaluatedRow.read(row.values) for row in result.rows]
         found = summarise_knowgen(evaluated, config.reward.formula, expected=rows)
         write_object(out / JUDGE / "knowgen.json", found.model_dump(mode="json", exclude={"rows"}))
         CONSOLE.print(
@@ -69,7 +69,7 @@ def bench_kscore_run(
             highlight=False,
             soft_wrap=True,
         )
-    return carried.exit_code
+    return result.exit_code
 
 
 def bench_wise_run(
@@ -98,13 +98,13 @@ def bench_wise_run(
         return WiseStage(ports.grader, images, edition, roots=roots, tries=config.inference.tries)
 
     rows = [prompt_row(prompt) for prompt in prompts]
-    carried = _bench("wise", config, common, rows, data if data.is_dir() else data.parent, out, policy, date, judge)
-    _write_wise(out / JUDGE, carried, prompts, edition, method or policy or config.policy.model)
-    return carried.exit_code
+    result = _bench("wise", config, common, rows, data if data.is_dir() else data.parent, out, policy, date, judge)
+    _write_wise(out / JUDGE, result, prompts, edition, method or policy or config.policy.model)
+    return result.exit_code
 
 
-def _write_wise(folder: Path, carried: Carried, prompts: Sequence[WisePrompt], edition: Edition, method: str) -> None:
-    scores = scores_of(carried.rows, edition)
+def _write_wise(folder: Path, result: JobResult, prompts: Sequence[WisePrompt], edition: Edition, method: str) -> None:
+    scores = scores_of(result.rows, edition)
     write_scores(folder / f"scores_{edition.value}.jsonl", scores)
     summary = summarise_wise(scores, edition, prompts)
     write_object(folder / "summary.json", summary.model_dump(mode="json"))
@@ -122,7 +122,7 @@ def _bench(
     policy: str | None,
     date: str | None,
     judge: JudgeOf,
-) -> Carried:
+) -> JobResult:
     """Put rows through all three stages. References lie in the agent's folder, pictures in the renderer's."""
     command = f"bench-{suite}"
     with agent_of(policy, config, out, command, date) as agent:

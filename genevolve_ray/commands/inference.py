@@ -16,7 +16,7 @@ from genevolve_ray.bench.jobs.pipeline import Stage
 from genevolve_ray.bench.jobs.settings_file import read_job
 from genevolve_ray.bench.jobs.sft_rows import write_sft_rows
 from genevolve_ray.bench.jobs.stages import AgentStage, DirectStage, JudgeStage, RenderStage
-from genevolve_ray.commands.jobs import Carried, Job, carry_out, refuse_mixed, result_settings
+from genevolve_ray.commands.jobs import Job, JobResult, carry_out, refuse_mixed, result_settings
 from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.commands.policies import DIRECT, named_policy
 from genevolve_ray.commands.rows import read_rows
@@ -122,12 +122,12 @@ def rollout_run(
             store=out,
             **common.carrying(),
         )
-        carried = carry_out(job)
+        result = carry_out(job)
     if sft is not None:
-        report = write_sft_rows(sft, carried.rows)
+        report = write_sft_rows(sft, result.rows)
         CONSOLE.print(f"{sft}: {report.text()}", highlight=False, soft_wrap=True)
     CONSOLE.print(f"{out / 'results.json'}", highlight=False, soft_wrap=True)
-    return carried.exit_code
+    return result.exit_code
 
 
 def render_run(rows: Path, out: Path, common: Common, *, roots: Sequence[Path]) -> int:
@@ -155,9 +155,9 @@ def render_run(rows: Path, out: Path, common: Common, *, roots: Sequence[Path]) 
         store=out,
         **common.carrying(),
     )
-    carried = carry_out(job)
+    result = carry_out(job)
     CONSOLE.print(f"{out / 'results.json'}", highlight=False, soft_wrap=True)
-    return carried.exit_code
+    return result.exit_code
 
 
 def judge_run(
@@ -166,12 +166,12 @@ def judge_run(
     """Judge every row's picture, write the summaries, and return the exit code. Raises UserFault, ConfigError, DataError."""
     config = common.load(*([f"reward.formula={formula}"] if formula else []))
     folder = out or rows.parent
-    carried = judge_rows(rows, folder, config, common, roots=roots)
-    write_kscore(folder, carried.rows, config.reward.formula, method=method, published=True)
-    return carried.exit_code
+    result = judge_rows(rows, folder, config, common, roots=roots)
+    write_kscore(folder, result.rows, config.reward.formula, method=method, published=True)
+    return result.exit_code
 
 
-def judge_rows(rows: Path, folder: Path, config: RunConfig, common: Common, *, roots: Sequence[Path]) -> Carried:
+def judge_rows(rows: Path, folder: Path, config: RunConfig, common: Common, *, roots: Sequence[Path]) -> JobResult:
     """Judge the rows of a file into a folder."""
 
     def build(ports: InferencePorts, images: ImageStore) -> list[tuple[Stage, Path]]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from genevolve_ray.bench.jobs.job import Budget, JobState, RowEnd, Stop, StopReason, run_job
 from genevolve_ray.bench.jobs.pictures import STORE
-from genevolve_ray.bench.jobs.pipeline import Lanes, Stage
+from genevolve_ray.bench.jobs.pipeline import Pipeline, Stage
 from genevolve_ray.bench.jobs.progress import JobLog
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
@@ -51,7 +51,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Carried:
+class JobResult:
     """How a job ended, and the rows of its last stage."""
 
     state: JobState
@@ -65,20 +65,20 @@ class Carried:
         return EXIT_FAILED if self.state.ends[RowEnd.FAILED] else 0
 
 
-def carry_out(job: Job) -> Carried:
+def carry_out(job: Job) -> JobResult:
     """Carry a job out. Ctrl-C and SIGTERM finish the rows in flight; a second one ends at once. Either can be resumed.
 
     Raises:
         UserFault, DataError: for what cannot run, before anything is called.
     """
     _preflight(job)
-    carried = asyncio.run(_carry(job))
-    if (told := _ending(job, carried.state)) is not None:
+    result = asyncio.run(_carry(job))
+    if (told := _ending(job, result.state)) is not None:
         job.console.print(told, highlight=False, soft_wrap=True)
-    return carried
+    return result
 
 
-async def _carry(job: Job) -> Carried:
+async def _carry(job: Job) -> JobResult:
     images = FilesystemImages(str((job.store / STORE).resolve()))
     with _signals(job) as guard:
         async with _parts(job, images) as ports:
@@ -88,9 +88,9 @@ async def _carry(job: Job) -> Carried:
                 if port is not None
             }
             claim_folder(job.folder, job.name, {**job.settings, **made_by})
-            with Lanes(job.build(ports, images)) as lanes:
-                pending = lanes.pending(job.rows)
-                spent = lanes.spent(job.rows)
+            with Pipeline(job.build(ports, images)) as pipeline:
+                pending = pipeline.pending(job.rows)
+                spent = pipeline.spent(job.rows)
                 # The dearest row of earlier runs is what a row may cost.
                 dearest = max((job.config.inference.row_cost, *spent))
                 budget = Budget(job.max_cost, row_cost=dearest, spent=sum(spent))
@@ -99,7 +99,7 @@ async def _carry(job: Job) -> Carried:
                     with JobLog(job.name, job.console) as log, guard.draining() as stop:
                         await run_job(
                             pending,
-                            lanes.work,
+                            pipeline.work,
                             state,
                             in_flight=job.config.inference.in_flight,
                             budget=budget,
@@ -107,8 +107,8 @@ async def _carry(job: Job) -> Carried:
                             watch=log,
                         )
                 finally:
-                    lanes.write(job.rows)
-                return Carried(state, lanes.outputs(job.rows))
+                    pipeline.write(job.rows)
+                return JobResult(state, pipeline.outputs(job.rows))
 
 
 @asynccontextmanager

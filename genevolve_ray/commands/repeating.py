@@ -24,17 +24,17 @@ def judge_again_run(
     codes = []
     verdicts: dict[str, list[Verdict | None]] = {}
     for number in range(1, repeat + 1):
-        carried = judge_rows(rows, folder / f"repeat-{number}", config, common, roots=roots)
-        if carried.state.taken.cached:
+        result = judge_rows(rows, folder / f"repeat-{number}", config, common, roots=roots)
+        if result.state.taken.cached:
             raise UserFault(
                 "--repeat: verdicts came from a cache, which always agrees with itself: --set judge.config.cache=null"
             )
-        codes.append(carried.exit_code)
-        for row in (EvaluatedRow.read(row.values) for row in carried.rows):
+        codes.append(result.exit_code)
+        for row in (EvaluatedRow.read(row.values) for row in result.rows):
             if row.success:
                 verdicts.setdefault(row.id, []).append(verdict_of(row))
-        if carried.state.stopped is not None:
-            return carried.exit_code
+        if result.state.stopped is not None:
+            return result.exit_code
     if not verdicts:
         raise UserFault(f"{rows}: no row has a picture to judge")
     report = repeatability(list(verdicts.values()), formula=config.reward.formula, seed=config.seed)

@@ -51,7 +51,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
         tries = config.inference.tries
         return [(JudgeStage(judge, images, roots=[out], formula=config.reward.formula, tries=tries), out)]
 
-    carried = carry_out(
+    result = carry_out(
         Job(
             name="rescore",
             config=config,
@@ -69,8 +69,8 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
             **common.carrying(),
         )
     )
-    write_kscore(out, carried.rows, config.reward.formula, method=f"{config.name}, {rollouts}")
-    compared = compare(verdicts, [EvaluatedRow.read(row.values) for row in carried.rows], config.reward.formula)
+    write_kscore(out, result.rows, config.reward.formula, method=f"{config.name}, {rollouts}")
+    compared = compare(verdicts, [EvaluatedRow.read(row.values) for row in result.rows], config.reward.formula)
     write_object(out / "rescore.json", {"run": str(run), "rollouts": rollouts, **compared})
     CONSOLE.print(
         f"{compared['rows']} rows have both scores: KScore {compared['before']} before, {compared['after']} now, "
@@ -78,7 +78,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
         highlight=False,
         soft_wrap=True,
     )
-    return carried.exit_code
+    return result.exit_code
 
 
 class StoredVerdicts:

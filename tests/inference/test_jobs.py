@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from genevolve_ray.bench.jobs.job import Admission, Budget, JobState, RowEnd, Stop, StopReason, run_job
-from genevolve_ray.bench.jobs.pipeline import Lanes
+from genevolve_ray.bench.jobs.pipeline import Pipeline
 from genevolve_ray.bench.jobs.progress import JobLog, job_line
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.records.published.cases import ResultRow
@@ -155,14 +155,14 @@ class Doubling:
 async def test_a_lane_keeps_what_is_done_and_only_the_rest_is_done_again(tmp_path: Path) -> None:
     rows = [row(0)]
     one, two = Doubling("one"), Doubling("two", failing=1)
-    with Lanes([(one, tmp_path), (two, tmp_path)]) as lanes:
-        assert await lanes.work(rows[0]) is RowEnd.FAILED
-        assert lanes.pending(rows) == rows
-    with Lanes([(one, tmp_path), (two, tmp_path)]) as lanes:
-        assert await lanes.work(rows[0]) is RowEnd.DONE
-        assert lanes.pending(rows) == []
-        (made,) = lanes.outputs(rows)
-        assert lanes.spent(rows) == [0.75]
+    with Pipeline([(one, tmp_path), (two, tmp_path)]) as pipeline:
+        assert await pipeline.work(rows[0]) is RowEnd.FAILED
+        assert pipeline.pending(rows) == rows
+    with Pipeline([(one, tmp_path), (two, tmp_path)]) as pipeline:
+        assert await pipeline.work(rows[0]) is RowEnd.DONE
+        assert pipeline.pending(rows) == []
+        (made,) = pipeline.outputs(rows)
+        assert pipeline.spent(rows) == [0.75]
     assert (one.calls, two.calls) == (1, 2)
     assert made.values["two"] == "two of one of input"
     # Every try counts, the one that failed as well.
@@ -171,11 +171,11 @@ async def test_a_lane_keeps_what_is_done_and_only_the_rest_is_done_again(tmp_pat
 
 async def test_a_changed_input_is_worked_on_again_in_every_lane(tmp_path: Path) -> None:
     one, two = Doubling("one"), Doubling("two")
-    with Lanes([(one, tmp_path), (two, tmp_path)]) as lanes:
-        await lanes.work(row(0))
-        assert lanes.pending([row(0)]) == []
-        assert lanes.pending([row(0, question="a stork")]) != []
-        await lanes.work(row(0, question="a stork"))
+    with Pipeline([(one, tmp_path), (two, tmp_path)]) as pipeline:
+        await pipeline.work(row(0))
+        assert pipeline.pending([row(0)]) == []
+        assert pipeline.pending([row(0, question="a stork")]) != []
+        await pipeline.work(row(0, question="a stork"))
     assert (one.calls, two.calls) == (2, 2)
 
 

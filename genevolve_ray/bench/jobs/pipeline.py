@@ -41,7 +41,7 @@ class Stage(Protocol):
         ...
 
 
-class Lane:
+class PipelineStage:
     """A stage with its folder and its journal."""
 
     def __init__(self, stage: Stage, folder: Path) -> None:
@@ -95,19 +95,19 @@ class Lane:
         return {service: Usage(**values) for service, values in found.items()}
 
 
-class Lanes:
+class Pipeline:
     """A row's way through all stages. Use as a context manager; leaving it gives the journals back."""
 
     def __init__(self, stages: Sequence[tuple[Stage, Path]]) -> None:
         """Open every journal. Raises DataError when another process writes one."""
-        self.lanes: list[Lane] = []
+        self.pipeline: list[PipelineStage] = []
         with ExitStack() as undo:
             undo.callback(self.close)
             for stage, folder in stages:
-                self.lanes.append(Lane(stage, folder))
+                self.pipeline.append(PipelineStage(stage, folder))
             undo.pop_all()
 
-    def __enter__(self) -> Lanes:
+    def __enter__(self) -> Pipeline:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,8 +115,8 @@ class Lanes:
 
     def close(self) -> None:
         """Give the journals back."""
-        for lane in self.lanes:
-            lane.journal.close()
+        for stage_run in self.pipeline:
+            stage_run.journal.close()
 
     def pending(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
         """Return the rows that some stage has not finished, in order."""
@@ -125,37 +125,37 @@ class Lanes:
     async def work(self, row: ResultRow) -> RowEnd:
         """Put one row through the stages, see `jobs.Work`."""
         ends = []
-        for lane in self.lanes:
-            values, end = await lane.carry(row)
+        for stage_run in self.pipeline:
+            values, end = await stage_run.carry(row)
             ends.append(end)
             row = ResultRow.read(values)
         return next((end for end in (RowEnd.FAILED, RowEnd.MISSED) if end in ends), RowEnd.DONE)
 
     def spent(self, rows: Sequence[ResultRow]) -> list[float]:
         """Return the money that earlier runs have taken for each of these rows."""
-        return [sum(lane.spent(row.id) for lane in self.lanes) for row in rows]
+        return [sum(stage_run.spent(row.id) for stage_run in self.pipeline) for row in rows]
 
     def write(self, rows: Sequence[ResultRow]) -> None:
         """Write each stage's result file, with the rows that it has, in the order of the input."""
         inputs = list(rows)
-        for lane in self.lanes:
-            lane.journal.write(inputs, lane.path)
-            inputs = self._outputs(lane, inputs)
+        for stage_run in self.pipeline:
+            stage_run.journal.write(inputs, stage_run.path)
+            inputs = self._outputs(stage_run, inputs)
 
     def outputs(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
         """Return what the last stage has made of the rows, as far as it has."""
         inputs = list(rows)
-        for lane in self.lanes:
-            inputs = self._outputs(lane, inputs)
+        for stage_run in self.pipeline:
+            inputs = self._outputs(stage_run, inputs)
         return inputs
 
-    def _outputs(self, lane: Lane, inputs: Sequence[ResultRow]) -> list[ResultRow]:
-        found = (lane.journal.get(row.id) for row in inputs)
+    def _outputs(self, stage_run: PipelineStage, inputs: Sequence[ResultRow]) -> list[ResultRow]:
+        found = (stage_run.journal.get(row.id) for row in inputs)
         return [ResultRow.read(values) for values in found if values is not None]
 
     def _finished(self, row: ResultRow) -> bool:
-        for lane in self.lanes:
-            kept = lane.done(row)
+        for stage_run in self.pipeline:
+            kept = stage_run.done(row)
             if kept is None:
                 return False
             try:
