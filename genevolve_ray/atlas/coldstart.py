@@ -19,7 +19,7 @@ from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.policy_session import TokenSpeaker
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.atlas.exercises import exercise
-from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.sources import world_tools

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from genevolve_ray.agent.chat import ChatTokenizer
-from genevolve_ray.atlas.names import Partition, names_of
+from genevolve_ray.atlas.lexicon import Partition, names_of
 from genevolve_ray.atlas.scene import (
     COLOURS,
     COMPANIONS,

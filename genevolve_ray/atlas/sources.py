@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.world import World, build_world
 from genevolve_ray.records.base import Config

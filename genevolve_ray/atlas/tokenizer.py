@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.profile import PROFILES, system_prompt
-from genevolve_ray.atlas.names import PREFIXES, SUFFIXES
+from genevolve_ray.atlas.lexicon import PREFIXES, SUFFIXES
 from genevolve_ray.atlas.scene import (
     COLOURS,
     COMPANIONS,

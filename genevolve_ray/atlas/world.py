@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from genevolve_ray.atlas.drawing import draw_look, encode_png
-from genevolve_ray.atlas.names import Partition, names_of
+from genevolve_ray.atlas.lexicon import Partition, names_of
 from genevolve_ray.atlas.scene import COLOURS, COUNT_WORDS, KINDS, PATTERNS, SHAPES, SOURCES, TEXTS, Look
 from genevolve_ray.records.images import ImageRef, ImageStore, reference
 from genevolve_ray.records.observation import ImageHit, TextHit

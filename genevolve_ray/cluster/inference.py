@@ -20,9 +20,10 @@ from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import GradeReplica
 from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, ServiceHandle, WorkerStats, worker_environment
-from genevolve_ray.evolution.inference import Episodes, InferencePorts, PolicySource, Wanted, speaking
+from genevolve_ray.evolution.inference import InferencePorts, PolicySource, Wanted, speaking
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.rollout import Episodes
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.records.usage import record_usage

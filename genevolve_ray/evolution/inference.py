@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.policy_session import ChatSpeaker, PolicySession, TokenSpeaker
-from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messages
+from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
+from genevolve_ray.evolution.rollout import Episodes
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.records.usage import metered
-from genevolve_ray.tools.protocol import Tool
 
 _SAMPLE = 1 << 16
 
@@ -82,41 +80,6 @@ class Wanted:
     """The judge plug-in is one of another benchmark's own scale."""
     date: str = ""
     """Required by profiles that append the date."""
-
-
-class Episodes:
-    """Plays episodes without rendering: the agent's half of a rollout."""
-
-    def __init__(
-        self,
-        speak: Callable[[SamplingParams], PolicySession],
-        tools: Mapping[str, Tool],
-        profile: ProtocolProfile,
-        date: str = "",
-    ) -> None:
-        """Bring the parts together; `speak` returns the policy for one conversation."""
-        self._speak, self._tools, self._profile, self._date = speak, tools, profile, date
-
-    async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Play one episode."""
-        with metered() as meter:
-            trajectory = await run_episode(
-                task.request,
-                key=task.key,
-                session=self._speak(task.sampling),
-                tools=self._tools,
-                profile=self._profile,
-                seed=task.seed,
-                experience=task.experience,
-                split=task.split,
-                date=self._date,
-            )
-        trajectory.usage = dict(meter.by_service)
-        return trajectory
-
-    def opening(self, request: Request) -> list[dict[str, str]]:
-        """Return the messages before the first turn."""
-        return prompt_messages(request.prompt, self._profile, self._tools, date=self._date)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
@@ -12,7 +13,6 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationError, model_validator
 
 from genevolve_ray import __version__
-from genevolve_ray.entrypoints import DISTRIBUTION, OWN
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
@@ -211,3 +211,40 @@ def build_here(spec: PluginSpec, *context: ImageStore) -> Any:
 def _line(error: Exception) -> str:
     """Return an error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+DISTRIBUTION = "genevolve_ray"
+OWN: Mapping[str, Mapping[str, str]] = {
+    "requests": {
+        "atlas": "genevolve_ray.atlas.sources:AtlasRequests",
+        "published": "genevolve_ray.data.requests:PublishedRequests",
+    },
+    "tools": {
+        "atlas": "genevolve_ray.atlas.sources:AtlasTools",
+        "local": "genevolve_ray.tools.toolbox:LocalTools",
+        "web": "genevolve_ray.tools.web:WebTools",
+    },
+    "renderer": {
+        "atlas": "genevolve_ray.atlas.renderer:AtlasRenderer",
+        "diffusers": "genevolve_ray.renderers.diffusers:DiffusersRenderer",
+        "gemini": "genevolve_ray.renderers.gemini:GeminiRenderer",
+        "images-api": "genevolve_ray.renderers.images_api:ImagesApiRenderer",
+        "preset": "genevolve_ray.renderers.presets:Named",
+        "qwen-service": "genevolve_ray.renderers.qwen_service:QwenServiceRenderer",
+    },
+    "judge": {
+        "atlas": "genevolve_ray.atlas.judge:AtlasJudge",
+        "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
+        "local": "genevolve_ray.judges.local_judge:LocalVlmJudge",
+    },
+    "summariser": {
+        "atlas": "genevolve_ray.atlas.summariser:AtlasSummariser",
+        "endpoint": "genevolve_ray.judges.endpoint_summariser:EndpointSummariser",
+        "rules": "genevolve_ray.judges.summariser:RuleSummariser",
+    },
+    "embedder": {
+        "endpoint": "genevolve_ray.experience.embed_endpoint:EndpointEmbedder",
+        "hashing": "genevolve_ray.experience.embed:HashingEmbedder",
+        "transformers": "genevolve_ray.experience.embed_transformers:TransformersEmbedder",
+    },
+}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import TokenSpeaker
-from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.engines.protocol import Engine
+from genevolve_ray.agent.policy_session import PolicySession, TokenSpeaker
+from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
+from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
 from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import RewardConfig, combine_reward
@@ -113,3 +114,38 @@ class Rollouts:
             split=task.split,
         )
         return await self._scoring.score(task, trajectory)
+
+
+class Episodes:
+    """Plays episodes without rendering: the agent's half of a rollout."""
+
+    def __init__(
+        self,
+        speak: Callable[[SamplingParams], PolicySession],
+        tools: Mapping[str, Tool],
+        profile: ProtocolProfile,
+        date: str = "",
+    ) -> None:
+        """Bring the parts together; `speak` returns the policy for one conversation."""
+        self._speak, self._tools, self._profile, self._date = speak, tools, profile, date
+
+    async def rollout(self, task: RolloutTask) -> Trajectory:
+        """Play one episode."""
+        with metered() as meter:
+            trajectory = await run_episode(
+                task.request,
+                key=task.key,
+                session=self._speak(task.sampling),
+                tools=self._tools,
+                profile=self._profile,
+                seed=task.seed,
+                experience=task.experience,
+                split=task.split,
+                date=self._date,
+            )
+        trajectory.usage = dict(meter.by_service)
+        return trajectory
+
+    def opening(self, request: Request) -> list[dict[str, str]]:
+        """Return the messages before the first turn."""
+        return prompt_messages(request.prompt, self._profile, self._tools, date=self._date)

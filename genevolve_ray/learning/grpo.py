@@ -5,53 +5,11 @@ Shape legend: P policy tokens of a micro-batch (all its sequences, in order).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection
-
-
-@dataclass(frozen=True)
-class TokenStreams:
-    """What the losses share: one value per policy token [P] of a micro-batch, and the global normaliser.
-
-    Attributes:
-        logprobs_P: log pi at the sampling temperature; carries the gradient.
-        behaviour_P: log mu, from the engine.
-        advantages_P: the sequence's advantage, repeated on its tokens.
-        weights_P: the sequence's loss weight, repeated on its tokens.
-        sequences: non-empty sequences of the GLOBAL batch: every loss divides by it, so that the result depends neither
-            on the micro-batch split nor on the number of ranks.
-        proximal_P: log prox, where the correction needs it.
-        reference_P: log-probs of the reference policy, where its coefficient is above 0.
-        teacher_P: log-probs of the teacher that reads experience, 0 on tokens of sequences without a bundle.
-        taught_P: True on tokens of sequences that have a bundle.
-        gate_P: True on tokens of a kind that may be taught; None means all.
-        sequence_P: which sequence of the micro-batch each token belongs to.
-        taught_sequences: sequences of the GLOBAL batch that have a bundle.
-        current_P: True on tokens that the very version which learns has sampled; None means all.
-    """
-
-    logprobs_P: Tensor
-    behaviour_P: Tensor
-    advantages_P: Tensor
-    weights_P: Tensor
-    sequences: int
-    proximal_P: Tensor | None = None
-    reference_P: Tensor | None = None
-    teacher_P: Tensor | None = None
-    taught_P: Tensor | None = None
-    gate_P: Tensor | None = None
-    sequence_P: Tensor | None = None
-    taught_sequences: int = 0
-    current_P: Tensor | None = None
-
-
-Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]
-"""One loss over the shared streams: its scalar, already normalised, and metrics as sums over the tokens."""
+from genevolve_ray.learning.streams import TokenStreams
 
 
 def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[str, Tensor]]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from genevolve_ray.learning.config import KlConfig
-from genevolve_ray.learning.grpo import TokenStreams
+from genevolve_ray.learning.streams import TokenStreams
 
 
 def reference_kl(streams: TokenStreams, config: KlConfig) -> tuple[Tensor, dict[str, Tensor]]:

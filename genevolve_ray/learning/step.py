@@ -31,7 +31,7 @@ from genevolve_ray.learning.distributed import (
     lone_rank,
     under_root,
 )
-from genevolve_ray.learning.grpo import Term, TokenStreams, grpo_loss
+from genevolve_ray.learning.grpo import grpo_loss
 from genevolve_ray.learning.kl import reference_kl
 from genevolve_ray.learning.logprobs import token_logprobs
 from genevolve_ray.learning.lora import (
@@ -54,7 +54,7 @@ from genevolve_ray.learning.policy import (
     state_hash,
     state_to_folder,
 )
-from genevolve_ray.learning.streams import MAXIMA, Scored, means, parity_metrics, token_streams
+from genevolve_ray.learning.streams import MAXIMA, Scored, Term, TokenStreams, means, parity_metrics, token_streams
 from genevolve_ray.learning.ved import ved_loss
 
 OPTIMIZER_FILE = "optimizer.pt"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from genevolve_ray.learning.config import TokenAggregation, VedConfig, VedForm
-from genevolve_ray.learning.grpo import TokenStreams
+from genevolve_ray.learning.streams import TokenStreams
 
 _ROUNDING = 1e-9
 

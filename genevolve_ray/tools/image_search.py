@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
-from genevolve_ray.tools.arguments import read_arguments
-from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, OnOutage
+from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, OnOutage, read_arguments
 from genevolve_ray.tools.search import MAX_TOP_K, Query, QueryRefused
 
 

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.observation import SkillObservation
-from genevolve_ray.tools.arguments import read_arguments
-from genevolve_ray.tools.protocol import EpisodeContext
+from genevolve_ray.tools.protocol import EpisodeContext, read_arguments
 
 
 class _Arguments(BaseModel):

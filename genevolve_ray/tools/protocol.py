@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.base import Record
@@ -48,3 +50,22 @@ class ToolCard(Record):
     def of(cls, tool: Tool) -> ToolCard:
         """Return the card of a tool."""
         return cls(name=tool.name, description=tool.description, parameters=tool.parameters)
+
+
+ArgumentsT = TypeVar("ArgumentsT", bound=BaseModel)
+_VALUE_CHARS = 60
+
+
+def read_arguments(model: type[ArgumentsT], arguments: dict[str, Any]) -> ArgumentsT:
+    """Validate arguments strictly (no coercion between types).
+
+    Raises:
+        ToolArgumentError: naming the first argument at fault and its value.
+    """
+    try:
+        return model.model_validate(arguments, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "arguments"
+        value = "" if first["type"] == "missing" else f", got {first['input']!r}"[:_VALUE_CHARS]
+        raise ToolArgumentError(f"{where}: {first['msg']}{value}") from error

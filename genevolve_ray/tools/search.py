@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from genevolve_ray.errors import GenevolveError, InfraFailure
 from genevolve_ray.records.observation import QueryResult, SearchObservation, TextHit
-from genevolve_ray.tools.arguments import read_arguments
-from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, OnOutage
+from genevolve_ray.tools.protocol import UNAVAILABLE, EpisodeContext, OnOutage, read_arguments
 
 MAX_TOP_K = 10
 MAX_QUERIES = 5

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.viewer.figures import ablation_figure, number
-from genevolve_ray.viewer.formats import duration, fixed, percent, signed
 from genevolve_ray.viewer.headlines import Tile
-from genevolve_ray.viewer.page import render_page, write_page
+from genevolve_ray.viewer.page import duration, fixed, percent, render_page, signed, write_page
 from genevolve_ray.viewer.scale import Mark, Scale
 
 COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from genevolve_ray.viewer.data import ReportData, find_key
 from genevolve_ray.viewer.figures import column, number
-from genevolve_ray.viewer.formats import duration, fixed, power, signed
+from genevolve_ray.viewer.page import duration, fixed, power, signed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.atlas.coldstart import play
-from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.sources import world_tools

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from genevolve_ray.atlas.names import PREFIXES, SUFFIXES, Partition, names_of
+from genevolve_ray.atlas.lexicon import PREFIXES, SUFFIXES, Partition, names_of
 from genevolve_ray.atlas.world import build_world
 
 

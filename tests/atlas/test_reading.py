@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genevolve_ray.atlas.names import Partition, names_of
+from genevolve_ray.atlas.lexicon import Partition, names_of
 from genevolve_ray.atlas.reading import MAX_CHARACTERS, NameKind, PartReading, read_prompt
 
 STRUCTURED = (

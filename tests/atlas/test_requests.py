@@ -7,7 +7,7 @@ import re
 import pytest
 from atlas_worlds import posed, world_of
 
-from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import MAX_DEMANDS, make_request
 from genevolve_ray.atlas.scene import COUNT_WORDS, PATTERNS, SHAPES, SKILLS, Truth
 from genevolve_ray.atlas.world import build_world

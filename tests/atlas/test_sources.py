@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from atlas_worlds import tools_of, world_of
 
-from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.scene import KINDS, SKILLS, SOURCES, Truth
 from genevolve_ray.atlas.sources import AtlasRequests, AtlasTools, WorldConfig
 from genevolve_ray.records.images import MemoryImages

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.atlas.names import Partition, names_of
+from genevolve_ray.atlas.lexicon import Partition, names_of
 from genevolve_ray.atlas.scene import SKILLS
 from genevolve_ray.atlas.tokenizer import CONTROL, TAGS, build_tokenizer
 from genevolve_ray.engines.ban import banned_token_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from atlas_worlds import world_of
 
-from genevolve_ray.atlas.names import Partition
+from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.scene import COUNT_WORDS, KINDS, SOURCES, TEXTS
 from genevolve_ray.atlas.world import build_world
 from genevolve_ray.records.images import MemoryImages

@@ -23,7 +23,7 @@ from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.launch import run_facts
 from genevolve_ray.gateway.wire import FileCard, RunCard, WeightsCard
-from genevolve_ray.gateway.worker import Progress, Worker, WorkerConfig, WorkerError, start_engine
+from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, WorkerProgress, start_engine
 from genevolve_ray.gateway.worker_folder import bring_weights, clear_strangers, version_name
 from genevolve_ray.learning.batch import TrainSequence
 
@@ -82,7 +82,7 @@ def hire(h: House, name: str, token: str | None = None, base: Path | None = None
     return Worker(h.client(token or h.token(name)), config, h.folder / "workers" / name, _engine, base=base)
 
 
-async def reached(worker: Worker, version: int) -> Progress:
+async def reached(worker: Worker, version: int) -> WorkerProgress:
     """Run a worker until it has loaded a version."""
     running = asyncio.create_task(worker.run())
     async with asyncio.timeout(60):

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection, KlConfig
-from genevolve_ray.learning.grpo import TokenStreams, grpo_loss
+from genevolve_ray.learning.grpo import grpo_loss
 from genevolve_ray.learning.kl import reference_kl
+from genevolve_ray.learning.streams import TokenStreams
 
 LENGTHS = (4, 1, 7)
 ADVANTAGES = (1.5, -0.7, -1.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genevolve_ray.learning.batch import TeacherContext, TrainSequence
 from genevolve_ray.learning.config import TokenAggregation, VedConfig, VedForm
-from genevolve_ray.learning.grpo import TokenStreams
+from genevolve_ray.learning.streams import TokenStreams
 from genevolve_ray.learning.ved import top_gate, ved_loss
 
 V = 7

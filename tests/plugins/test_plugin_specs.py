@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.config import ConfigError, load_config
 from genevolve_ray.doctor.preflight import preflight
-from genevolve_ray.entrypoints import OWN
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution import plugins
 from genevolve_ray.evolution.plugins import (
+    OWN,
     SPECS,
     PluginFault,
     PluginSpec,

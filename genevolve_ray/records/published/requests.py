@@ -10,7 +10,7 @@ from pydantic import Field
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
-from genevolve_ray.records.published.keys import request_key
+from genevolve_ray.records.published.exclusion import request_key
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import (
     RawRow,

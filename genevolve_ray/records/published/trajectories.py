@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from genevolve_ray.records.base import Record
-from genevolve_ray.records.published.keys import request_key
+from genevolve_ray.records.published.exclusion import request_key
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import (
     RawRow,
