@@ -10,9 +10,10 @@ from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from genevolve_ray import __version__
+from genevolve_ray._moved import current_path
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
@@ -88,6 +89,12 @@ class PluginSpec(Config):
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of the processes that hold the plug-in: an interpreter, packages or variables of its own.
     With one, the driver never imports the class; its settings are checked where it runs."""
+
+    @field_validator("type")
+    @classmethod
+    def _present(cls, path: str) -> str:
+        """Call a class of ours by its present path, so that what is recorded compares whatever the file says."""
+        return current_path(path)
 
     @property
     def isolated(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from genevolve_ray._moved import current_path
+
 ABSENT = "(absent)"
 """Stands for a key that one side does not have."""
 
@@ -18,7 +20,10 @@ class Difference(NamedTuple):
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
-    """Return the leaves that differ, in the order of their keys."""
+    """Return the leaves that differ, in the order of their keys.
+
+    An import path of version 0.1 equals the one that it has become.
+    """
     old, new = dict(_leaves(before)), dict(_leaves(after))
     found = (Difference(key, old.get(key, ABSENT), new.get(key, ABSENT)) for key in sorted({*old, *new}))
     return [difference for difference in found if difference.before != difference.after]
@@ -30,4 +35,4 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", current_path(value) if isinstance(value, str) else value

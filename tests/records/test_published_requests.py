@@ -13,9 +13,9 @@ from published_helpers import bench_row, write_lines, write_parquet
 
 from genevolve_ray.records.arrow import requests_to_table, table_to_requests
 from genevolve_ray.records.images import reference
-from genevolve_ray.records.published.exclusion import Exclusion, normalise, read_exclusion, request_key
+from genevolve_ray.records.published.exclusion import Exclusion, read_exclusion
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport
-from genevolve_ray.records.published.requests import PublishedRequest, read_bench, read_rl
+from genevolve_ray.records.published.requests import PublishedRequest, normalise, read_bench, read_rl, request_key
 from genevolve_ray.records.published.rows import ReadConfig
 from genevolve_ray.records.request import EvalType
 

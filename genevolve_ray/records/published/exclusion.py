@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
-from genevolve_ray.records.published.requests import PublishedRequest, pool_index, request_text
+from genevolve_ray.records.published.requests import PublishedRequest, pool_index, request_key, request_text
 from genevolve_ray.records.published.rows import mapping, raw_rows
 
 
@@ -82,17 +80,3 @@ def _index(values: Mapping[str, Any]) -> int | None:
         return pool_index(values, *(mapping(values.get(name), name) for name in ("meta", "extra_info")))
     except RowFault:
         return None
-
-
-def normalise(text: str) -> str:
-    """Return a request as it is compared: NFKC, case folded, runs of white space as one space, none at the ends.
-
-    Punctuation and spelling count. NFKC is applied on both sides of the folding, which can undo it.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
-
-
-def request_key(text: str) -> str:
-    """Return a SHA-256 (hex) of the normalised request."""
-    return hashlib.sha256(normalise(text).encode(errors="backslashreplace")).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ from pydantic import Field
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
-from genevolve_ray.records.published.exclusion import request_key
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import (
     RawRow,
@@ -237,3 +238,17 @@ def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str
     if category in KNOWLEDGE_CATEGORIES:
         return EvalType.KNOWLEDGE
     raise RowFault(RejectionReason.MISSING_EVAL_TYPE, f"category {category!r}")
+
+
+def normalise(text: str) -> str:
+    """Return a request as it is compared: NFKC, case folded, runs of white space as one space, none at the ends.
+
+    Punctuation and spelling count. NFKC is applied on both sides of the folding, which can undo it.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
+
+
+def request_key(text: str) -> str:
+    """Return a SHA-256 (hex) of the normalised request."""
+    return hashlib.sha256(normalise(text).encode(errors="backslashreplace")).hexdigest()

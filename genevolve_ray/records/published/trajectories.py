@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from genevolve_ray.records.base import Record
-from genevolve_ray.records.published.exclusion import request_key
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
+from genevolve_ray.records.published.requests import request_key
 from genevolve_ray.records.published.rows import (
     RawRow,
     ReadConfig,
