@@ -230,8 +230,8 @@ class Transfer:
         telling = [
             await_remote(w.abandon.remote(reason)) for w, task in zip(workers, receiving, strict=True) if task in late
         ]
-        portable_errors = asyncio.gather(*telling, return_exceptions=True)
-        await asyncio.wait([*late, portable_errors], timeout=_AFTERMATH_SECONDS)
+        told = asyncio.gather(*telling, return_exceptions=True)
+        await asyncio.wait([*late, told], timeout=_AFTERMATH_SECONDS)
         if not sending.done():
             self._learner.end()
         for worker, task in zip(workers, receiving, strict=True):

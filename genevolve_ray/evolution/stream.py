@@ -65,7 +65,7 @@ class RolloutStream:
         self._oldest: dict[int, int | None] = {}
         """Of each buffered group: its tokens are looked through once."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._paces: dict[int, SampleLimits] = {}
+        self._limits: dict[int, SampleLimits] = {}
         self._ended_oldest: dict[int, int] = {}
         """Of each running lease some of whose samples have ended: the oldest version behind their tokens."""
         self._next = version
@@ -104,7 +104,7 @@ class RolloutStream:
     def _settle(self) -> None:
         """Raise what a rollout raised, give up what has become stale, and lease as much as admission allows."""
         for number in [n for n, task in self._tasks.items() if task.done()]:
-            del self._paces[number]
+            del self._limits[number]
             self._ended_oldest.pop(number, None)
             self._tasks.pop(number).result()
         for number in [n for n in self._groups if self._lag(self._oldest[n]) > self._staleness]:
@@ -114,7 +114,7 @@ class RolloutStream:
         for _ in range(self.flow.room(self._next)):
             number = self.flow.lease()
             self._check_round(number)
-            self._paces[number] = self._sample_limits(number)
+            self._limits[number] = self._limits_of(number)
             self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
             self._tasks[number].add_done_callback(lambda _: self._ended.set())
 
@@ -126,7 +126,7 @@ class RolloutStream:
         """
         last = [n for n, oldest in self._ended_oldest.items() if self._lag(oldest) >= self._staleness]
         for number in last:
-            self._paces[number].cut()
+            self._limits[number].cut()
         if last:
             await asyncio.wait([self._tasks[number] for number in last])
             self._settle()
@@ -159,7 +159,7 @@ class RolloutStream:
             max_attempts=loop.max_attempts,
             sampling=self._sampling,
             on_trajectory=partial(self._hear, number),
-            limits=self._paces[number],
+            limits=self._limits[number],
             generations=self._generations,
         )
         self._leave_out_stale(number, group)
@@ -183,7 +183,7 @@ class RolloutStream:
             self.flow.drop(number)
         group.trajectories[:] = [t for t in group.trajectories if t.key.sample not in stale]
 
-    def _sample_limits(self, number: int) -> SampleLimits:
+    def _limits_of(self, number: int) -> SampleLimits:
         return SampleLimits(
             self._slots,
             self._config.loop.sample_deadline,

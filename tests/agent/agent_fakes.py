@@ -113,7 +113,7 @@ async def play(
     arguments: dict[str, Any] = {
         "request": Request(id="r1", prompt="a heron at dawn", eval_type=EvalType.KNOWLEDGE),
         "key": SampleKey(step=2, request_id="r1", sample=1),
-        "speaker": session,
+        "session": session,
         "seed": 7,
     } | options
     trajectory = await run_episode(arguments.pop("request"), profile=profile, tools=tools, **arguments)

@@ -90,14 +90,14 @@ async def test_what_every_worker_must_know_reaches_the_one_that_takes_a_dead_one
     rollouts = crew.rollouts(workers=2)
     await rollouts.start()
     crew.made[0].dead = True
-    portable_errors: list[FakeWorker] = []
+    told: list[FakeWorker] = []
 
     async def tell(worker: FakeWorker) -> None:
         worker._check()
-        portable_errors.append(worker)
+        told.append(worker)
 
     await rollouts.tell(tell)
-    assert sorted(crew.made.index(worker) for worker in portable_errors) == [1, 2]
+    assert sorted(crew.made.index(worker) for worker in told) == [1, 2]
 
 
 async def test_a_lost_rollout_is_played_again_by_a_new_worker_with_the_current_weights(crew: Crew) -> None:

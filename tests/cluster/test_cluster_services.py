@@ -27,12 +27,12 @@ def spec(url: str, **settings: object) -> PluginSpec:
 
 @pytest.mark.parametrize(("replicas", "most", "told"), [(3, None, 3), (2, 5, 5)])
 def test_every_replica_is_told_how_many_there_may_be(
-    replicas: int, most: int | None, portable_errors: int, tmp_path: Path
+    replicas: int, most: int | None, told: int, tmp_path: Path
 ) -> None:
     settings = ServiceConfig(replicas=replicas, max_replicas=most)
     service = Service("renderer", "r", RenderReplica, spec("http://h"), settings)
     bound = application(service, str(tmp_path))
-    assert bound._bound_deployment.init_args == (service.spec, str(tmp_path), portable_errors)
+    assert bound._bound_deployment.init_args == (service.spec, str(tmp_path), told)
 
 
 def test_a_replica_keeps_to_its_part_of_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

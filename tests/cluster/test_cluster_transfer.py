@@ -252,14 +252,14 @@ class Counted:
     """A source of five tensors that counts how many were taken."""
 
     def __init__(self) -> None:
-        self.unwrap = 0
+        self.taken = 0
 
     def metadata(self) -> list[Any]:
         return []
 
     def __iter__(self) -> Any:
         for index in range(5):
-            self.unwrap += 1
+            self.taken += 1
             yield str(index), index
 
 
@@ -271,15 +271,15 @@ def test_a_pass_that_breaks_off_is_made_to_its_end() -> None:
         if index == 2:
             break
     passes.complete()
-    assert source.unwrap == 5
+    assert source.taken == 5
     passes.complete()
-    assert source.unwrap == 10, "one that never began is made as well"
+    assert source.taken == 10, "one that never began is made as well"
 
 
 def test_other_ranks_only_gather() -> None:
     source = Counted()
     Sender("nccl", 1, source).send(None)  # type: ignore[arg-type]
-    assert source.unwrap == 5
+    assert source.taken == 5
 
 
 def test_a_workers_death_is_not_told_as_the_learners(monkeypatch: pytest.MonkeyPatch) -> None:

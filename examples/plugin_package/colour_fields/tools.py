@@ -5,12 +5,11 @@ from typing import Any
 
 from PIL import Image
 
-from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
 from genevolve_ray.tools.knowledge import KnowledgeTool
-from genevolve_ray.tools.protocol import EpisodeContext, Tool
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolArgumentError
 from genevolve_ray.tools.skillset import load_skills
 
 

@@ -100,11 +100,11 @@ class Pipeline:
 
     def __init__(self, stages: Sequence[tuple[Stage, Path]]) -> None:
         """Open every journal. Raises DataError when another process writes one."""
-        self.pipeline: list[PipelineStage] = []
+        self.stages: list[PipelineStage] = []
         with ExitStack() as undo:
             undo.callback(self.close)
             for stage, folder in stages:
-                self.pipeline.append(PipelineStage(stage, folder))
+                self.stages.append(PipelineStage(stage, folder))
             undo.pop_all()
 
     def __enter__(self) -> Pipeline:
@@ -115,8 +115,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Give the journals back."""
-        for stage_run in self.pipeline:
-            stage_run.journal.close()
+        for stage in self.stages:
+            stage.journal.close()
 
     def pending(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
         """Return the rows that some stage has not finished, in order."""
@@ -125,37 +125,37 @@ class Pipeline:
     async def work(self, row: ResultRow) -> RowEnd:
         """Put one row through the stages, see `jobs.Work`."""
         ends = []
-        for stage_run in self.pipeline:
-            values, end = await stage_run.carry(row)
+        for stage in self.stages:
+            values, end = await stage.carry(row)
             ends.append(end)
             row = ResultRow.read(values)
         return next((end for end in (RowEnd.FAILED, RowEnd.MISSED) if end in ends), RowEnd.DONE)
 
     def spent(self, rows: Sequence[ResultRow]) -> list[float]:
         """Return the money that earlier runs have taken for each of these rows."""
-        return [sum(stage_run.spent(row.id) for stage_run in self.pipeline) for row in rows]
+        return [sum(stage.spent(row.id) for stage in self.stages) for row in rows]
 
     def write(self, rows: Sequence[ResultRow]) -> None:
         """Write each stage's result file, with the rows that it has, in the order of the input."""
         inputs = list(rows)
-        for stage_run in self.pipeline:
-            stage_run.journal.write(inputs, stage_run.path)
-            inputs = self._outputs(stage_run, inputs)
+        for stage in self.stages:
+            stage.journal.write(inputs, stage.path)
+            inputs = self._outputs(stage, inputs)
 
     def outputs(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
         """Return what the last stage has made of the rows, as far as it has."""
         inputs = list(rows)
-        for stage_run in self.pipeline:
-            inputs = self._outputs(stage_run, inputs)
+        for stage in self.stages:
+            inputs = self._outputs(stage, inputs)
         return inputs
 
-    def _outputs(self, stage_run: PipelineStage, inputs: Sequence[ResultRow]) -> list[ResultRow]:
-        found = (stage_run.journal.get(row.id) for row in inputs)
+    def _outputs(self, stage: PipelineStage, inputs: Sequence[ResultRow]) -> list[ResultRow]:
+        found = (stage.journal.get(row.id) for row in inputs)
         return [ResultRow.read(values) for values in found if values is not None]
 
     def _finished(self, row: ResultRow) -> bool:
-        for stage_run in self.pipeline:
-            kept = stage_run.done(row)
+        for stage in self.stages:
+            kept = stage.done(row)
             if kept is None:
                 return False
             try:
