@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 # As a script, this folder is on the path and the tree is not.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.gpu_smoke import TINY, make_sequences, synchronize, write_model
+from benchmarks.gpu_smoke import TINY, gpu_is_missing, make_sequences, synchronize, write_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -235,14 +235,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the script; returns its exit code."""
     settings = parse(arguments)
-    import torch
-
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        print(
-            f"error: --device {settings.device}: torch {torch.__version__} sees no GPU on this machine "
-            "(--device cpu --tiny tries the script itself)",
-            file=sys.stderr,
-        )
+    if gpu_is_missing(settings.device):
         return 2
     result = measure(settings)
     text = json.dumps(result, indent=2)

@@ -266,17 +266,24 @@ def smoke(settings: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def gpu_is_missing(device: str) -> bool:
+    """Return whether a script cannot have its GPU, and say so on stderr."""
+    import torch
+
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return False
+    print(
+        f"error: --device {device}: torch {torch.__version__} sees no GPU on this machine "
+        "(--device cpu --tiny tries the script itself)",
+        file=sys.stderr,
+    )
+    return True
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the script; returns its exit code."""
     settings = parse(arguments)
-    import torch
-
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        print(
-            f"error: --device {settings.device}: torch {torch.__version__} sees no GPU on this machine "
-            "(--device cpu --tiny tries the script itself)",
-            file=sys.stderr,
-        )
+    if gpu_is_missing(settings.device):
         return 2
     result = smoke(settings)
     text = json.dumps(result, indent=2)

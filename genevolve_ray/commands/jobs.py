@@ -18,7 +18,7 @@ from genevolve_ray.bench.jobs.pipeline import Pipeline, Stage
 from genevolve_ray.bench.jobs.progress import JobLog
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
-from genevolve_ray.doctor.preflight import check_plugin, gpu_count
+from genevolve_ray.doctor.preflight import check_plugin, require_gpus
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
 from genevolve_ray.evolution.plugins import PluginSpec
@@ -166,10 +166,8 @@ def _preflight(job: Job) -> None:
     asked = {f"cluster.{role}.gpus": getattr(config.cluster, role).gpus for role in specs}
     if wanted.policy is not None and wanted.policy.model is not None:
         asked |= {"engine.device": config.engine.device, "cluster.rollout_gpus": config.cluster.rollout_gpus}
-    wanting = {k: v for k, v in asked.items() if v and not str(v).startswith("cpu")}
-    if wanting and not config.cluster.address and not gpu_count():
-        listed = ", ".join(f"{key}={value}" for key, value in wanting.items())
-        raise UserFault(f"{listed}: a GPU is asked for, this machine has none")
+    if not config.cluster.address:  # A remote cluster answers for itself.
+        require_gpus(asked)
 
 
 def _has_price(value: Any) -> bool:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
 from genevolve_ray.config import ConfigError, explain, with_overrides
 from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
-from genevolve_ray.doctor.preflight import gpu_count
+from genevolve_ray.doctor.preflight import require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.published.rejections import RejectionReport
@@ -65,8 +65,8 @@ def sft_rows_run(
         read_model_config(model)
     except (OSError, ValueError) as error:
         raise UserFault(f"--model: {error}") from error
-    if config.device.startswith("cuda") and not gpu_count():
-        raise UserFault(f"device={config.device}: a GPU is asked for, this machine has none")
+    if config.device.startswith("cuda"):
+        require_gpus({"device": config.device})
     with _Screen() as screen:
         screen.say(f"reading {rows}")
         made = train_on_rows([rows], model, out, config, screen)

@@ -28,7 +28,8 @@ GIB = 1024**3
 DEMO_MEMORY_GIB = 8
 DEMO_DISK_GIB = 5
 SHARED_MEMORY_GIB = 1
-GPU_QUERY_SECONDS = 2.0
+GPU_QUERY_SECONDS = 8.0
+"""A driver that is not kept loaded takes seconds to start; one that takes longer hangs."""
 
 MAKE_CPU = "make setup"
 MAKE_CUDA = "make setup BACKEND=cuda"
@@ -116,7 +117,10 @@ def print_diagnosis(checks: Sequence[Check], console: Console | None = None, tit
 
 
 def find_gpus() -> list[Gpu]:
-    """Return the NVIDIA GPUs that nvidia-smi lists; empty without a driver or when it does not answer in time."""
+    """Return the NVIDIA GPUs that nvidia-smi lists; empty without a driver or when it does not answer in time.
+
+    This is the only place that asks the driver. torch would answer too, but takes seconds to import.
+    """
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
+from genevolve_ray.doctor.machine import find_gpus
 from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 from genevolve_ray.engines.checks import check_model, read_model_config
 from genevolve_ray.errors import UserFault
@@ -114,19 +114,22 @@ def check_devices(config: RunConfig, local: bool = False) -> None:
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":
         asked["experience.embedder.transformers.device"] = embedder.transformers.device
+    require_gpus(asked)
+
+
+def require_gpus(asked: Mapping[str, object]) -> None:
+    """Check that this machine has a GPU where a setting asks for one.
+
+    Args:
+        asked: settings by their key: a device by name, or a number of GPUs.
+
+    Raises:
+        UserFault: naming the settings that ask for a GPU, where there is none.
+    """
     wanting = {key: value for key, value in asked.items() if value and not str(value).startswith("cpu")}
-    if wanting and not (found := gpu_count()):
+    if wanting and not find_gpus():
         settings = ", ".join(f"{key}={value}" for key, value in wanting.items())
-        raise UserFault(f"{settings}: a GPU is asked for, this machine has {found}")
-
-
-def gpu_count() -> int:
-    """Return how many NVIDIA GPUs the driver lists, 0 without a driver."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return 0
-    listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, timeout=8, check=False)
-    return sum(line.startswith("GPU") for line in listed.stdout.splitlines())
+        raise UserFault(f"{settings}: a GPU is asked for, this machine has none")
 
 
 def model_folder(model: str) -> Path:

@@ -43,7 +43,7 @@ def genevolve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests run on a machine without a GPU, wherever they run."""
-    monkeypatch.setattr(preflight, "gpu_count", lambda: 0)
+    monkeypatch.setattr(preflight, "find_gpus", list)
 
 
 def model_of(folder: Path, head_dim: int = 32) -> Path:

@@ -12,7 +12,7 @@ import pytest
 
 import genevolve_ray
 from genevolve_ray.config import load_config
-from genevolve_ray.doctor.preflight import check_devices
+from genevolve_ray.doctor.preflight import check_devices, require_gpus
 from genevolve_ray.errors import UserFault
 
 TOOLBOX = "genevolve_ray.tools.toolbox:LocalTools"
@@ -187,5 +187,11 @@ def test_a_cluster_that_the_environment_names_answers_for_its_own_gpus(monkeypat
     config = load_config("atlas", ["cluster.rollout_gpus=1"])
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check_devices(config)
-    with pytest.raises(UserFault, match="cluster.rollout_gpus=1.0: a GPU is asked for, this machine has 0"):
+    with pytest.raises(UserFault, match="cluster.rollout_gpus=1.0: a GPU is asked for, this machine has none"):
         check_devices(config, local=True)
+
+
+def test_whatever_asks_for_a_gpu_is_refused_in_the_same_words() -> None:
+    require_gpus({"a": "cpu", "b": "cpu:0", "c": 0, "d": ""})
+    with pytest.raises(UserFault, match="^a=cuda:1, b=0.5: a GPU is asked for, this machine has none$"):
+        require_gpus({"a": "cuda:1", "b": 0.5, "c": "cpu"})

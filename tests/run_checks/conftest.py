@@ -23,7 +23,7 @@ SECRET = "never-to-be-shown"
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A healthy machine without GPU, cluster or tokens, wherever the tests run."""
     monkeypatch.setattr(examine, "diagnose", lambda run_dir: [])
-    monkeypatch.setattr(preflight, "gpu_count", lambda: 0)
+    monkeypatch.setattr(preflight, "find_gpus", list)
     for name in (*TOKENS, "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
