@@ -60,8 +60,8 @@ def compare(folder: Path, seeds: int) -> dict[str, Any]:
     """Return held-out rewards by seed, their paired difference with its interval, and how stale and fast the runs were."""
     import numpy as np
 
-    from genevolve_ray.bench.intervals import nested_interval
     from genevolve_ray.evolution.store.run import RunStore
+    from genevolve_ray.records.intervals import nested_interval
     from genevolve_ray.records.trajectory import Outcome
 
     scores: dict[str, list[list[float]]] = {mode: [] for mode in MODES}

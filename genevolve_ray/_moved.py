@@ -25,6 +25,7 @@ MODULES: Mapping[str, str] = {
     "atlas.command": "commands.sft",
     "atlas.names": "atlas.lexicon",
     "bench.budget": "bench.jobs.job",
+    "bench.intervals": "records.intervals",
     "bench.jobfile": "bench.jobs.settings_file",
     "bench.joblog": "bench.jobs.progress",
     "bench.lanes": "bench.jobs.pipeline",

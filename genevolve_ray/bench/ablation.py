@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from genevolve_ray.bench.arms import Arm, arm_config
-from genevolve_ray.bench.intervals import Interval, grouped_interval, nested_interval
 from genevolve_ray.bench.lift import measure_lift
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.evolution.collect import evaluate
@@ -40,6 +39,7 @@ from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.intervals import Interval, grouped_interval, nested_interval
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 from rich.table import Table
 
-from genevolve_ray.bench.intervals import Interval
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import JudgeSpec
 from genevolve_ray.judges.protocol import Judge
 from genevolve_ray.records.base import Config, Record
+from genevolve_ray.records.intervals import Interval, percentile_interval
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
@@ -270,12 +270,7 @@ def _kscore_intervals(
     # A draw from R judgements varies by (R - 1) / R of what the judge does: put that right with the mean over rows.
     repeats = float(np.mean(counts_N))
     error = float(judge_alone.std()) * float(np.sqrt(repeats / (repeats - 1))) if repeats > 1 else None
-    return _interval(once, centre), _interval(mean, centre), error
-
-
-def _interval(means: Floats, centre: float) -> Interval:
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(mean=centre, low=float(low), high=float(high))
+    return percentile_interval(centre, once), percentile_interval(centre, mean), error
 
 
 def _nanmean(scores_R_D: Floats) -> Floats:

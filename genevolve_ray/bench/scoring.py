@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genevolve_ray.bench.intervals import Interval, resampled_intervals
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.intervals import Interval, resampled_intervals
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.results import RAW_PROMPT, EvaluatedRow
 from genevolve_ray.records.verdict import NO_TEXT_VALUE, WEIGHTS, ImageScores, ScoreFormula, mean_kscore

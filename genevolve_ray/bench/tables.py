@@ -10,11 +10,11 @@ from jinja2 import Environment, select_autoescape
 from rich.table import Table
 from rich.text import Text
 
-from genevolve_ray.bench.intervals import Interval
 from genevolve_ray.bench.published import KSCORE, WISE, PublishedKScore, PublishedWise
 from genevolve_ray.bench.scoring import MEASURES, Summary
 from genevolve_ray.bench.wise import CATEGORIES, WiseSummary
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.intervals import Interval
 from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.request import EvalType
 

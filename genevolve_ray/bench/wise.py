@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field
 
-from genevolve_ray.bench.intervals import Interval
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.intervals import Interval, stratified_interval
 from genevolve_ray.records.published.files import encode, published_rows, write_bytes
 from genevolve_ray.records.published.rejections import DataError, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import integer, text_of
@@ -266,13 +265,8 @@ def summarise_wise(
     overall = sum(weights[n] * mean for n, mean in complete.items()) if len(complete) == len(CATEGORIES) else None
     interval = None
     if overall is not None and samples:
-        drawn = np.zeros(samples)
-        rng = np.random.default_rng(seed)
-        for name in CATEGORIES:
-            known = np.array([values[i] for i in category_ids(name, edition) if i in values])
-            drawn += weights[name] * known[rng.integers(len(known), size=(samples, len(known)))].mean(axis=1)
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        interval = Interval(mean=overall, low=float(low), high=float(high))
+        strata = [[values[i] for i in category_ids(name, edition) if i in values] for name in CATEGORIES]
+        interval = stratified_interval(strata, WEIGHTS[edition], mean=overall, seed=seed, samples=samples)
     return WiseSummary(
         edition=edition,
         categories=categories,

@@ -18,12 +18,13 @@ from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.metric_writers import open_writers
-from genevolve_ray.evolution.metrics import evaluation_metrics, paired_interval, verdict_parts
+from genevolve_ray.evolution.metrics import evaluation_metrics, verdict_parts
 from genevolve_ray.evolution.monitor import Recording
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
 from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.report import write_report
@@ -135,10 +136,14 @@ def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
     if len(found) == 2:
         before, after = paired_scores(found["sft"], found["final"])
         heldout = config.heldout
-        gain, low, high = paired_interval(
+        gain = paired_interval(
             before, after, seed=config.seed, samples=heldout.bootstrap, confidence=heldout.confidence
         )
-        summary |= {"heldout_gain": gain, "heldout_gain_interval": [low, high], "heldout_pairs": len(before)}
+        summary |= {
+            "heldout_gain": gain.mean,
+            "heldout_gain_interval": [gain.low, gain.high],
+            "heldout_pairs": len(before),
+        }
     return summary
 
 

@@ -14,9 +14,9 @@ from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
-from genevolve_ray.evolution.metrics import paired_interval
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import ImageRef, ImageStore
+from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
@@ -104,14 +104,14 @@ def compare(before: dict[str, Verdict], after: Sequence[EvaluatedRow], formula: 
     old, new = ([kscore(pair[side], formula) for pair in both] for side in (0, 1))
     if not both:
         return {"rows": 0, "formula": formula.value} | dict.fromkeys(("before", "after", "difference", "interval"))
-    difference, low, high = paired_interval(old, new, seed=0)
+    found = paired_interval(old, new, seed=0)
     return {
         "rows": len(both),
         "formula": formula.value,
         "before": round(sum(old) / len(old), 4),
         "after": round(sum(new) / len(new), 4),
-        "difference": round(difference, 4),
-        "interval": [round(low, 4), round(high, 4)],
+        "difference": round(found.mean, 4),
+        "interval": [round(found.low, 4), round(found.high, 4)],
         "identical": sum(a == b for a, b in both),
     }
 

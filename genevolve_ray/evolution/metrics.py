@@ -1,4 +1,4 @@
-"""Numbers about groups and evaluations: what a step logs, and paired comparisons with intervals."""
+"""Numbers about groups and evaluations: what a step logs, and the parts of verdicts."""
 
 from __future__ import annotations
 
@@ -113,24 +113,6 @@ def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     parts = {name: _mean([v for x in verdicts if (v := getattr(x.image, name)) is not None]) for name in WEIGHTS}
     checks = ("facts", "reference_binding", "skill_knowledge", "executable_constraints")
     return parts | {name: _mean([float(getattr(x.text, name)) for x in verdicts]) for name in checks}
-
-
-def paired_interval(
-    before: Sequence[float], after: Sequence[float], *, seed: int, samples: int = 2000, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Return (mean, low, high) of after - before by a percentile bootstrap over requests.
-
-    Raises:
-        ValueError: when the two have different lengths or are empty.
-    """
-    if len(before) != len(after) or not before:
-        raise ValueError(f"paired rewards needed: {len(before)} before, {len(after)} after")
-    gains = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
-    rng = np.random.default_rng(seed)
-    means = gains[rng.integers(len(gains), size=(samples, len(gains)))].mean(axis=1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(gains.mean()), float(low), float(high)
 
 
 def _mean(values: Sequence[float]) -> float:

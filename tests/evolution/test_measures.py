@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import product
-
-import numpy as np
 import pytest
 from loop_fakes import make_trajectory
 
 from genevolve_ray.evolution import metrics as measures
-from genevolve_ray.evolution.metrics import Clock, evaluation_metrics, group_metrics, paired_interval, verdict_parts
+from genevolve_ray.evolution.metrics import Clock, evaluation_metrics, group_metrics, verdict_parts
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
@@ -17,41 +14,6 @@ from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Suf
 
 def attempt(outcome: Outcome = Outcome.SCORED, score: float = 0.5, sample: int = 0) -> Trajectory:
     return make_trajectory(SampleKey(step=1, request_id="r", sample=sample), outcome, score)
-
-
-def test_the_interval_of_equal_gains_is_a_point() -> None:
-    assert paired_interval([0.1, 0.5, 0.9], [0.3, 0.7, 1.1], seed=3) == pytest.approx((0.2, 0.2, 0.2))
-
-
-def test_the_interval_of_two_gains_is_that_of_all_four_resamples() -> None:
-    """Gains 0 and 1: a resample of two has the mean 0, 1/2 or 1 with odds 1 : 2 : 1, so 25% lie at either end."""
-    assert sorted(sum(pair) / 2 for pair in product((0, 1), repeat=2)) == [0, 0.5, 0.5, 1]
-    wide = paired_interval([0.0, 0.0], [0.0, 1.0], seed=3, samples=4000, confidence=0.6)
-    narrow = paired_interval([0.0, 0.0], [0.0, 1.0], seed=3, samples=4000, confidence=0.4)
-    assert wide == (0.5, 0.0, 1.0)
-    assert narrow == (0.5, 0.5, 0.5)
-
-
-def test_the_interval_agrees_with_the_normal_one_on_many_pairs() -> None:
-    rng = np.random.default_rng(0)
-    before = rng.random(400)
-    after = before + rng.normal(0.1, 0.3, 400)
-    gains = after - before
-    mean, low, high = paired_interval(before.tolist(), after.tolist(), seed=1)
-    half = 1.96 * gains.std(ddof=1) / 20
-    assert mean == pytest.approx(gains.mean())
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.005)
-
-
-def test_the_interval_follows_from_its_seed() -> None:
-    before, after = [0.1, 0.4, 0.2, 0.8], [0.3, 0.3, 0.9, 0.8]
-    assert paired_interval(before, after, seed=1) == paired_interval(before, after, seed=1)
-
-
-@pytest.mark.parametrize(("before", "after"), [([], []), ([0.1], []), ([0.1], [0.2, 0.3])])
-def test_unpaired_rewards_are_refused(before: list[float], after: list[float]) -> None:
-    with pytest.raises(ValueError, match=f"{len(before)} before, {len(after)} after"):
-        paired_interval(before, after, seed=1)
 
 
 def test_failures_of_the_policy_count_as_zero_and_of_the_world_not_at_all() -> None:

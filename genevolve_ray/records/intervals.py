@@ -1,4 +1,8 @@
-"""Intervals of means over seeds and requests.
+"""Percentile bootstrap intervals of means: the one place where scores get their intervals.
+
+Pairs are resampled by `scipy.stats.bootstrap`. The other designs are ours, because scipy has none of them: it draws
+neither seeds and then requests, nor groups and then members. It gives no interval for a statistic that one sample lacks
+(NaN), and refuses a sample of one row, which a small category of a benchmark is. Where scipy can answer, a test compares.
 
 Shape legend: S seeds, M requests or rows, D columns of a row, B bootstrap samples, K statistics.
 """
@@ -9,7 +13,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from genevolve_ray.records.base import Record
 
@@ -20,6 +24,40 @@ class Interval(Record):
     mean: float
     low: float
     high: float
+
+
+def percentile_interval(mean: float, means_B: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Return a mean with the percentiles of its bootstrap samples that leave out equal tails."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means_B, [tail, 1 - tail])
+    return Interval(mean=mean, low=float(low), high=float(high))
+
+
+def paired_interval(
+    before: Sequence[float], after: Sequence[float], *, seed: int, samples: int = 2000, confidence: float = 0.95
+) -> Interval:
+    """Return the mean of after - before, with an interval that resamples pairs.
+
+    Raises:
+        ValueError: when the two have different lengths or are empty.
+    """
+    if len(before) != len(after) or not before:
+        raise ValueError(f"paired rewards needed: {len(before)} before, {len(after)} after")
+    gains_M = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    mean = float(gains_M.mean())
+    if len(gains_M) == 1:  # scipy refuses a single pair; every resample of it is itself
+        return Interval(mean=mean, low=mean, high=mean)
+    from scipy.stats import bootstrap  # takes a second to import
+
+    found = bootstrap(
+        (gains_M,),
+        np.mean,
+        n_resamples=samples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(mean=mean, low=float(found.low), high=float(found.high))
 
 
 def nested_interval(
@@ -45,9 +83,7 @@ def nested_interval(
         drawn = rng.integers(seeds, size=(seeds, 1))
         picked = rng.integers(requests, size=(1, requests))
         means[i] = _mean(values_S_M[drawn, picked])
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(mean=_mean(values_S_M), low=float(low), high=float(high))
+    return percentile_interval(_mean(values_S_M), means, confidence)
 
 
 def grouped_interval(groups: Sequence[Sequence[float]], *, seed: int, samples: int = 4000) -> Interval:
@@ -67,8 +103,27 @@ def grouped_interval(groups: Sequence[Sequence[float]], *, seed: int, samples: i
         )
         for _ in range(samples)
     ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(mean=fmean(float(array.mean()) for array in arrays), low=float(low), high=float(high))
+    return percentile_interval(fmean(float(array.mean()) for array in arrays), means)
+
+
+def stratified_interval(
+    strata: Sequence[Sequence[float]], weights: Sequence[float], *, mean: float, seed: int, samples: int = 2000
+) -> Interval:
+    """Return a weighted sum of the means of strata with an interval that resamples within each of them.
+
+    Args:
+        strata: the values of each stratum, none of them empty.
+        weights: what the mean of each counts for.
+        mean: the weighted sum itself, as the caller reports it.
+        seed: of the draws.
+        samples: number of samples.
+    """
+    rng = np.random.default_rng(seed)
+    drawn_B = np.zeros(samples)
+    for values, weight in zip(strata, weights, strict=True):
+        known = np.asarray(values, dtype=np.float64)
+        drawn_B += weight * known[rng.integers(len(known), size=(samples, len(known)))].mean(axis=1)
+    return percentile_interval(mean, drawn_B)
 
 
 def resampled_intervals(
@@ -105,15 +160,11 @@ def resampled_intervals(
         drawn = rng.integers(count, size=(min(at_once, samples - first), count))
         parts.append(statistics(rows_M_D[drawn]))
     drawn_B_K, own_K = np.concatenate(parts), statistics(rows_M_D[None])[0]
-    tail = (1 - confidence) / 2
     intervals: list[Interval | None] = []
     for own, column in zip(own_K, drawn_B_K.T, strict=True):
         known = column[~np.isnan(column)]
-        if np.isnan(own) or not known.size:
-            intervals.append(None)
-            continue
-        low, high = np.quantile(known, [tail, 1 - tail])
-        intervals.append(Interval(mean=float(own), low=float(low), high=float(high)))
+        missing = np.isnan(own) or not known.size
+        intervals.append(None if missing else percentile_interval(float(own), known, confidence))
     return intervals
 
 
