@@ -96,6 +96,7 @@ MODULES: Mapping[str, str] = {
     "sft_command": "commands.sft",
     "texts": "records.texts",
     "tools.arguments": "tools.protocol",
+    "tools.cache": "remote.cache",
     "viewer.formats": "viewer.page",
 }
 """Old module -> new module, below the package."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from genevolve_ray.engines.protocol import ChatImage, ChatModel
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.asking import ask
-from genevolve_ray.judges.cache import VerdictCache, judgement_key
+from genevolve_ray.judges.cache import VerdictCache, judgement_question
 from genevolve_ray.judges.endpoint_sufficiency import SufficiencyReading, read_sufficiency, sufficiency_messages
 from genevolve_ray.judges.kscore import KScoreReading, OutOfRange, kscore_messages, read_kscore
 from genevolve_ray.judges.rubrics import KSCORE_SCHEMA, SUFFICIENCY_SCHEMA, digest, load_rubric
@@ -104,8 +104,8 @@ class VlmJudge:
         work = partial(self._judge, request, image, truth, program, references)
         if self._cache is None:
             return await work()
-        key = judgement_key(request.prompt, image, truth, program, references, self.identity)
-        return await self._cache.verdict(key, work)
+        question = judgement_question(request.prompt, image, truth, program, references, self.identity)
+        return await self._cache.verdict(question, work)
 
     def check_health(self) -> None:
         """Raise when one of the models can no longer answer."""

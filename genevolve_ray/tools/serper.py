@@ -17,10 +17,10 @@ from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
 from genevolve_ray.records.usage import Usage, record_usage
+from genevolve_ray.remote.cache import AnswerCache
 from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal, Unusable
 from genevolve_ray.remote.config import PaidProbe, RemoteConfig
 from genevolve_ray.tools.addresses import MAX_URL_CHARS, FetchRefused
-from genevolve_ray.tools.cache import AnswerCache
 from genevolve_ray.tools.fetch import SERVICE as FETCH
 from genevolve_ray.tools.fetch import Fetcher
 from genevolve_ray.tools.search import MAX_TOP_K, QueryRefused
@@ -34,7 +34,7 @@ Row = dict[str, str]
 
 
 class SerperConfig(RemoteConfig):
-    """Where the search service is. A query costs money once: answers are kept (`tools.cache`)."""
+    """Where the search service is. A query costs money once: answers are kept (`remote.cache`)."""
 
     url: str | tuple[str, ...] = "https://google.serper.dev"
     token_env: str = "SERPER_API_KEY"  # noqa: S105  the name of a variable

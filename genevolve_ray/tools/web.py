@@ -9,7 +9,7 @@ from pydantic import Field
 
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import FilesystemImages, ImageStore
-from genevolve_ray.tools.cache import AnswerCache, CacheConfig
+from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.fetch import FetchConfig, Fetcher
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.knowledge import KnowledgeTool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from scripted_server import Reply, in_turn, serving
 from vlm_judge_helpers import CHECKS, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUTH, answering, judge_of, judged
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.judges.cache import VerdictCache, judgement_key
+from genevolve_ray.judges.cache import VERSION, VerdictCache, judgement_question
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.usage import Usage, metered
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.remote.cache import entry_name
 
+ASKED = {"q": "ab"}
 VERDICT = Verdict(
     image=ImageScores(faithfulness=1, visual_correctness=0.5, aesthetics=0),
     text=Sufficiency(facts=True, reference_binding=True, skill_knowledge=True, executable_constraints=False),
@@ -35,8 +38,8 @@ async def test_a_second_judgement_is_a_hit_in_another_process_too(tmp_path: Path
     assert meter.total == Usage(cached=1)
     assert len(server.calls) == 2
     (file,) = tmp_path.glob("*/*.json")
-    assert json.loads(file.read_text())["verdict"]["image"]["faithfulness"] == 1
-    assert not list(tmp_path.glob("*/*.part"))
+    assert json.loads(file.read_text())["answer"]["image"]["faithfulness"] == 1
+    assert list(tmp_path.glob("*/*")) == [file]
 
 
 async def test_judgements_under_way_are_shared(tmp_path: Path) -> None:
@@ -71,9 +74,9 @@ async def test_one_who_leaves_does_not_take_the_others_along(tmp_path: Path) -> 
         await go.wait()
         return VERDICT
 
-    first = asyncio.create_task(cache.verdict("ab", judge))
+    first = asyncio.create_task(cache.verdict(ASKED, judge))
     await started.wait()
-    second = asyncio.create_task(cache.verdict("ab", judge))
+    second = asyncio.create_task(cache.verdict(ASKED, judge))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -96,12 +99,12 @@ async def test_when_all_have_left_the_work_stops_and_can_begin_anew(tmp_path: Pa
     async def judge() -> Verdict:
         return VERDICT
 
-    only = asyncio.create_task(cache.verdict("ab", forever))
+    only = asyncio.create_task(cache.verdict(ASKED, forever))
     await started.wait()
     only.cancel()
     with pytest.raises(asyncio.CancelledError):
         await only
-    assert await cache.verdict("ab", judge) == VERDICT
+    assert await cache.verdict(ASKED, judge) == VERDICT
     assert stopped.is_set()
 
 
@@ -111,32 +114,55 @@ def test_one_cache_serves_several_event_loops(tmp_path: Path) -> None:
     async def judge() -> Verdict:
         return VERDICT
 
-    assert [asyncio.run(cache.verdict("ab", judge)) for _ in range(2)] == [VERDICT] * 2
+    assert [asyncio.run(cache.verdict(ASKED, judge)) for _ in range(2)] == [VERDICT] * 2
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"version": "judgement/0"}', None])
-async def test_a_file_that_is_no_verdict_is_a_miss_and_is_written_anew(tmp_path: Path, content: bytes | None) -> None:
-    cache = VerdictCache(tmp_path)
-    cache.put("ab", VERDICT)
-    kept = cache.path("ab").read_bytes()
-    cache.path("ab").write_bytes(kept.replace(b'"ab"', b'"cd"') if content is None else content)
-    assert cache.get("ab") is None
+async def given() -> Verdict:
+    return VERDICT
 
-    async def judge() -> Verdict:
-        return VERDICT
 
-    assert await cache.verdict("ab", judge) == VERDICT
-    assert cache.path("ab").read_bytes() == kept
+async def never() -> Verdict:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff", b"[]", b'{"version": "judgement/0"}', b'{"version": "judgement/0", "key": 1, "verdict": {}}']
+    + [(b'"ab"', b'"cd"'), (b'"faithfulness": 1', b'"faithfulness": 7'), (b'"judge": "j", ', b"")],
+)
+async def test_a_file_that_is_no_verdict_is_a_miss_and_is_written_anew(
+    tmp_path: Path, content: bytes | tuple[bytes, bytes]
+) -> None:
+    await VerdictCache(tmp_path).verdict(ASKED, given)
+    (file,) = tmp_path.glob("*/*.json")
+    kept = json.loads(file.read_bytes())
+    if isinstance(content, tuple):
+        assert content[0] in file.read_bytes()
+        content = file.read_bytes().replace(*content)
+    file.write_bytes(content)
+    with metered() as meter:
+        assert await VerdictCache(tmp_path).verdict(ASKED, given) == VERDICT
+    assert meter.total.cached == 0
+    assert json.loads(file.read_bytes()) | {"at": kept["at"]} == kept
+    assert await VerdictCache(tmp_path).verdict(ASKED, never) == VERDICT
+
+
+async def test_verdicts_of_the_first_version_are_read(tmp_path: Path) -> None:
+    question = judgement_question(REQUEST.prompt, IMAGE, TRUTH, PROGRAM, [HIT], "judge")
+    parts = {**question, "program": PROGRAM.model_dump()}
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()  # as it named its files
+    file = tmp_path / key[:2] / f"{key}.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps({"version": VERSION, "key": key, "verdict": VERDICT.model_dump(mode="json")}))
+    assert await VerdictCache(tmp_path).verdict(question, never) == VERDICT
+    file.write_text(file.read_text().replace(key, "0" * 64))
+    assert await VerdictCache(tmp_path).verdict(question, given) == VERDICT
+    assert json.loads(file.read_text()).keys() == {"question", "at", "answer"}
 
 
 async def test_a_folder_that_cannot_be_written_loses_no_verdict(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path)
-    (tmp_path / "ab").write_text("a file where a folder should be")
-
-    async def judge() -> Verdict:
-        return VERDICT
-
-    assert await cache.verdict("ab", judge) == VERDICT
+    (tmp_path / entry_name(ASKED)[:2]).write_text("a file where a folder should be")
+    assert await VerdictCache(tmp_path).verdict(ASKED, given) == VERDICT
 
 
 def test_a_key_depends_on_all_that_a_verdict_depends_on() -> None:
@@ -146,12 +172,12 @@ def test_a_key_depends_on_all_that_a_verdict_depends_on() -> None:
     base = (REQUEST.prompt, IMAGE, TRUTH, PROGRAM, [HIT], "judge")
     changes = {0: ("x",), 1: (TRUTH,), 2: (IMAGE,), 3: (program, noted), 5: ("other",)}
     changes[4] = ([], [HIT, HIT], [HIT.model_copy(update={"title": "x"})], [other_picture])  # type: ignore[assignment]
-    keys = [judgement_key(*base)]
+    keys = [entry_name(judgement_question(*base))]
     for at, values in changes.items():
-        keys += [judgement_key(*base[:at], value, *base[at + 1 :]) for value in values]  # type: ignore[arg-type]
+        keys += [entry_name(judgement_question(*base[:at], value, *base[at + 1 :])) for value in values]  # type: ignore[arg-type]
     assert len(set(keys)) == len(keys) == 11
     moved = HIT.model_copy(update={"url": "https://example.org/elsewhere.png"})
-    assert judgement_key(*base[:4], [moved], "judge") == keys[0]
+    assert entry_name(judgement_question(*base[:4], [moved], "judge")) == keys[0]
 
 
 async def test_other_settings_are_other_verdicts(tmp_path: Path) -> None:

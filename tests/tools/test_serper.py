@@ -13,8 +13,8 @@ from web_world import World, answer, picture, text_entry
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.usage import metered
+from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.remote.client import ServiceRefusal
-from genevolve_ray.tools.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.search import QueryRefused
 from genevolve_ray.tools.serper import ImageConfig, SerperImages, SerperText
 

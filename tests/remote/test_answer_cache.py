@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.tools.cache import AnswerCache, CacheConfig
+from genevolve_ray.remote.cache import AnswerCache, CacheConfig, entry_name
 
 ASKED = {"source": ["https://s.example"], "q": "heron", "num": 10}
 
@@ -109,6 +109,33 @@ async def test_a_cancelled_caller_takes_nobody_with_it(tmp_path: Path) -> None:
     assert await second == ([1], True)
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+@pytest.mark.parametrize("finish", [True, False])
+async def test_a_call_that_nobody_waits_for_finishes_or_stops_as_configured(tmp_path: Path, finish: bool) -> None:
+    service = Service([1], [2])
+    kept = AnswerCache(CacheConfig(), str(tmp_path), finish=finish)
+    service.go.clear()
+    only = asyncio.create_task(kept.ask(ASKED, service))
+    async with asyncio.timeout(10):
+        while not service.calls:
+            await asyncio.sleep(0)
+    only.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await only
+    again = asyncio.create_task(kept.ask(ASKED, service))
+    await asyncio.sleep(0)
+    service.go.set()
+    assert await again == (([1], True) if finish else ([2], False))
+    assert service.calls == (1 if finish else 2)
+
+
+async def test_a_folder_that_fails_costs_a_call_and_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / entry_name(ASKED)[:2]).write_text("a file where a folder should be")
+    service, kept = Service([1], [2]), cache(tmp_path)
+    assert await kept.ask(ASKED, service) == ([1], False)
+    assert await kept.ask(ASKED, service) == ([2], False)
+    assert "could not be kept" in caplog.text
 
 
 async def test_the_first_of_two_replicas_to_write_wins(tmp_path: Path) -> None:

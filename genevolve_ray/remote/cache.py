@@ -1,9 +1,10 @@
-"""Answers of a search that are kept: the same question gets the same answer, from every replica and after a restart.
+"""Answers of services that are kept: a question is asked once, by every replica and after a restart.
 
-Answers are small JSON files named by the hash of what was asked, below a local folder or a pyarrow URI. Files rather
-than SQLite: replicas on several machines share them over whatever the run store lies on (SQLite's WAL needs shared
-memory, so one machine), object stores hold them too, an answer never changes once it is written, so nothing needs a
-transaction, and a person can read or delete them one by one.
+Searches, pictures and verdicts are kept here. Answers are small JSON files named by the hash of the question, below a
+local folder or a pyarrow URI. The package `diskcache` is no substitute: its SQLite files belong to one machine, while
+replicas on several machines share these files over whatever the run store lies on, object stores included. An answer
+never changes once it is written, so nothing needs a transaction. A person can read or delete answers one by one, and
+loading one runs no code (diskcache unpickles).
 
 Of two replicas that ask at the same moment, the first to write wins on a local disk and the second takes its answer; on
 an object store a window of one write remains. Failures are never kept.
@@ -16,11 +17,13 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,10 +32,13 @@ from pydantic import Field
 
 from genevolve_ray.records.base import Config
 
+_LOG = logging.getLogger(__name__)
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """What file systems without hard links say."""
 Json = Any
 """A JSON value."""
+Entry = dict[str, Json]
+"""A stored answer: `question`, `at` (seconds since the epoch) and `answer`."""
 
 
 class CacheConfig(Config):
@@ -46,17 +52,45 @@ class CacheConfig(Config):
     """Answers that a process keeps at hand."""
 
 
+def entry_name(question: Mapping[str, Json]) -> str:
+    """Return the name of a question's file: the sha256 of its JSON, as hexadecimal text."""
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+
+
+def read_entry(found: Json, question: Mapping[str, Json]) -> Entry | None:
+    """Return a file's JSON value as the entry of a question, None when it is not one (cut off, edited)."""
+    whole = isinstance(found, dict) and found.keys() == {"question", "at", "answer"}
+    if not whole or found["question"] != dict(question) or not isinstance(found["at"], int | float):
+        return None
+    entry: Entry = found
+    return entry
+
+
 class AnswerCache:
     """Keeps JSON answers by question; questions asked side by side become one call."""
 
-    def __init__(self, config: CacheConfig, folder: str = "", now: Callable[[], float] = time.time) -> None:
-        """Keep answers below `folder`, a path or URI; an empty one keeps them in this process alone."""
-        self._config, self._now = config, now
-        self._files = _Files(folder) if folder else None
-        self._recent: OrderedDict[str, dict[str, Json]] = OrderedDict()
-        self._running: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[tuple[Json, bool]]]] = (
-            WeakKeyDictionary()
-        )
+    def __init__(
+        self,
+        config: CacheConfig,
+        folder: str = "",
+        now: Callable[[], float] = time.time,
+        *,
+        finish: bool = True,
+        read: Callable[[Json, Mapping[str, Json]], Entry | None] = read_entry,
+    ) -> None:
+        """Keep answers below a folder.
+
+        Args:
+            config: how long answers are kept.
+            folder: a path or URI; an empty one keeps answers in this process alone.
+            now: seconds since the epoch.
+            finish: whether a call continues after every caller was cancelled, so that its answer is kept.
+            read: turns a file's JSON value into the entry of a question, None when it is not one.
+        """
+        self._config, self._now, self._finish = config, now, finish
+        self._files = _Files(folder, read) if folder else None
+        self._recent: OrderedDict[str, Entry] = OrderedDict()
+        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Flight]] = WeakKeyDictionary()
 
     def check(self) -> None:
         """Write and remove a file. Raises OSError when the folder cannot be used."""
@@ -65,7 +99,7 @@ class AnswerCache:
 
     async def get(self, question: Mapping[str, Json]) -> Json | None:
         """Return the kept answer, None when there is none or it has expired."""
-        name = _name(question)
+        name = entry_name(question)
         entry = self._recent.get(name)
         if entry is None and self._files is not None:
             entry = await asyncio.to_thread(self._files.read, name, question)
@@ -76,7 +110,7 @@ class AnswerCache:
 
     async def put(self, question: Mapping[str, Json], answer: Json, *, replace: bool = False) -> Json:
         """Keep an answer and return the one that counts: an earlier one of another replica, unless it is to be replaced."""
-        name = _name(question)
+        name = entry_name(question)
         entry = {"question": dict(question), "at": self._now(), "answer": answer}
         if self._files is not None:
             kept = await asyncio.to_thread(self._files.write, name, entry, None if replace else self._expired)
@@ -89,8 +123,8 @@ class AnswerCache:
     ) -> tuple[Json, bool]:
         """Return (answer, whether it came without a call of one's own).
 
-        Callers that ask the same at the same time share one call, and its failure. The call goes on when a caller is
-        cancelled: others may wait for it, and the answer is kept.
+        Callers that ask the same at the same time share one call, and its failure; a caller that is cancelled takes
+        nobody with it. A folder that cannot be read or written costs a call and a warning, never the answer.
 
         Args:
             question: a JSON object, all that decides the answer.
@@ -99,24 +133,44 @@ class AnswerCache:
         Raises:
             Exception: what `call` raised.
         """
-        running = self._running.setdefault(asyncio.get_running_loop(), {})
-        name = _name(question)
-        if (task := running.get(name)) is not None:
-            return (await asyncio.shield(task))[0], True
-        # Looking is part of the task: between a look and a call nobody else can slip in.
-        task = running[name] = asyncio.create_task(self._look_or_call(question, call))
-        task.add_done_callback(lambda done: (running.pop(name, None), done.cancelled() or done.exception()))
-        return await asyncio.shield(task)
+        flights = self._flights.setdefault(asyncio.get_running_loop(), {})
+        name = entry_name(question)
+        flight = flights.get(name)
+        shared = flight is not None
+        if flight is None:
+            # Looking is part of the task: between a look and a call nobody else can slip in.
+            flight = flights[name] = _Flight(asyncio.create_task(self._look_or_call(question, call)))
+            flight.task.add_done_callback(partial(_land, flights, name, flight))
+        flight.waiting += 1
+        try:
+            answer, cached = await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not self._finish:
+                flight.task.cancel()
+                _land(flights, name, flight, None)
+        return answer, shared or cached
 
     async def _look_or_call(
         self, question: Mapping[str, Json], call: Callable[[], Awaitable[tuple[Json, bool]]]
     ) -> tuple[Json, bool]:
-        if (kept := await self.get(question)) is not None:
+        kept = None
+        try:
+            kept = await self.get(question)
+        except OSError as error:
+            _LOG.warning("an answer could not be looked up: %s", error)
+        if kept is not None:
             return kept, True
         answer, keep = await call()
-        return (await self.put(question, answer) if keep else answer), False
+        if not keep:
+            return answer, False
+        try:
+            return await self.put(question, answer), False
+        except OSError as error:  # A full disk is no reason to lose what was paid for.
+            _LOG.warning("an answer could not be kept: %s", error)
+            return answer, False
 
-    def _remember(self, name: str, entry: dict[str, Json]) -> None:
+    def _remember(self, name: str, entry: Entry) -> None:
         self._recent[name] = entry
         self._recent.move_to_end(name)
         while len(self._recent) > self._config.memory:
@@ -127,10 +181,28 @@ class AnswerCache:
         return limit is not None and self._now() - entry["at"] > limit
 
 
+class _Flight:
+    """A call under way and how many wait for it."""
+
+    def __init__(self, task: asyncio.Task[tuple[Json, bool]]) -> None:
+        self.task, self.waiting = task, 0
+
+
+def _land(
+    flights: dict[str, _Flight], name: str, flight: _Flight, done: asyncio.Task[tuple[Json, bool]] | None
+) -> None:
+    """Forget a flight; another one of that name may have begun since."""
+    if flights.get(name) is flight:
+        del flights[name]
+    if done is not None and not done.cancelled():
+        done.exception()  # Looked at, so that asyncio does not report a failure that nobody waited for.
+
+
 class _Files:
     """Whole JSON files; they appear completely or not at all."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, read: Callable[[Json, Mapping[str, Json]], Entry | None]) -> None:
+        self._entry = read
         self._fs, self._root = pafs.LocalFileSystem(), os.path.abspath(folder)
         if "://" in folder:
             self._fs, self._root = pafs.FileSystem.from_uri(folder)
@@ -147,21 +219,15 @@ class _Files:
             stream.write(b"")
         self._fs.delete_file(path)
 
-    def read(self, name: str, question: Mapping[str, Json]) -> dict[str, Json] | None:
-        """Return an entry, None when there is none; a file that is not one (cut off, edited) counts as none."""
+    def read(self, name: str, question: Mapping[str, Json]) -> Entry | None:
+        """Return an entry, None when there is none; a file that is not one counts as none."""
         try:
             with self._fs.open_input_stream(self._path(name)) as stream:
-                entry = json.loads(stream.read())
+                return self._entry(json.loads(stream.read()), question)
         except (FileNotFoundError, ValueError, RecursionError):
             return None
-        whole = isinstance(entry, dict) and entry.keys() == {"question", "at", "answer"}
-        if not whole or entry["question"] != dict(question) or not isinstance(entry["at"], int | float):
-            return None
-        return entry
 
-    def write(
-        self, name: str, entry: dict[str, Json], stale: Callable[[Mapping[str, Json]], bool] | None
-    ) -> dict[str, Json] | None:
+    def write(self, name: str, entry: Entry, stale: Callable[[Mapping[str, Json]], bool] | None) -> Entry | None:
         """Write an entry unless a good one is there that is not `stale`, which is then returned."""
         path, data = self._path(name), json.dumps(entry).encode()
         self._fs.create_dir(path.rpartition("/")[0], recursive=True)
@@ -197,7 +263,3 @@ def _linked(source: str, target: str) -> bool:
         if error.errno not in _NO_LINKS:
             raise
     return True
-
-
-def _name(question: Mapping[str, Json]) -> str:
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
