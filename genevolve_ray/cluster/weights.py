@@ -7,19 +7,18 @@ that needs them unpacks them for all, under a lock, and checks their digest.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from genevolve_ray.errors import GenevolveError
 
@@ -118,7 +117,7 @@ def receive(shipment: Shipment) -> str:
     # On a cluster that outlives drivers, or that two runs share, one number may name other weights.
     same = hashlib.sha256("".join(shipment.digests.values()).encode()).hexdigest()
     target = root / f"{Path(shipment.folder).name}-{same[:16]}"
-    with _locked(root):
+    with FileLock(root / ".lock"):
         if not (target / _COMPLETE).exists():
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
@@ -146,13 +145,6 @@ def node_root() -> Path:
 def forget_node() -> None:
     """Remove this node's folder; a worker that still needs it unpacks anew."""
     shutil.rmtree(node_root(), ignore_errors=True)
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    with open(root / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _node_name() -> str:

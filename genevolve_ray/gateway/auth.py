@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import Field, ValidationError
 
 from genevolve_ray.errors import UserFault
@@ -126,16 +125,10 @@ class TokenFile:
             raise GatewayRefusal(RefusalReason.TOKEN_EXPIRED)
         return found
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one process change the file at a time."""
+    def _locked(self) -> FileLock:
+        """Let one process change the file at a time. The lock has a file of its own: a change replaces the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
 
     def _write(self, entries: tuple[TokenEntry, ...]) -> None:
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".tokens-")  # mode 0600

@@ -1,28 +1,29 @@
 """One writer per run.
 
-On local disks the lock is `flock` on the run's `.lock` file: the kernel drops it when the process dies, however it
-dies, so a lock file without a living holder is free. (Network file systems mounted locally must support `flock`.)
+On local disks the lock is `flock` on the run's `.lock` file, through the package `filelock`: the kernel drops it when
+the process dies, however it dies, so a lock file without a living holder is free. (Network file systems mounted locally
+must support `flock`.)
 
-Elsewhere it is a lease: `.lease.json` names the owner and an expiry, and the owner's heartbeat renews it. A writer that
-dies holds the run until its lease expires, and every write first checks that the lease is still its own. pyarrow has no
-conditional put, so two writers that start within one round trip may both write the lease; the one whose write is
-overtaken sees that when it reads the lease back, at the latest before its first commit. The clocks of the writers must
-agree to within the lease's length.
+Elsewhere it is a lease of our own, because `filelock` locks files and not the objects of a store: `.lease.json` names the
+owner and an expiry, and the owner's heartbeat renews it. A writer that dies holds the run until its lease expires, and
+every write first checks that the lease is still its own. pyarrow has no conditional put, so two writers that start within
+one round trip may both write the lease; the one whose write is overtaken sees that when it reads the lease back, at the
+latest before its first commit. The clocks of the writers must agree to within the lease's length.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
+import filelock
 import psutil
 from pydantic import ValidationError
 
@@ -81,58 +82,34 @@ class RunLock(Protocol):
         ...
 
 
-_OPEN_LOCKS: set[int] = set()
-
-
-def _drop_in_child() -> None:
-    """Close inherited locks: a forked child that outlives this process must not keep the run locked."""
-    for handle in _OPEN_LOCKS:
-        os.close(handle)
-    _OPEN_LOCKS.clear()
-
-
-os.register_at_fork(after_in_child=_drop_in_child)
-
-
 class FileLock:
-    """`flock` on a file of a local folder, which dies with the process."""
+    """`flock` on a file of a local folder, which dies with the process and which a forked child does not inherit."""
 
     def __init__(self, folder: Folder) -> None:
         """Take the lock. Raises RunLockedError naming the holder, StoreError when the file cannot be opened."""
-        path = folder.local(LOCK_FILE)
+        self._path = Path(folder.local(LOCK_FILE))
+        # The file is never deleted: a holder of the deleted file and one of its successor would both own the run.
+        # Any thread may release what another one took.
+        self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False, preserve_lock_file=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # The file is never deleted: a holder of the deleted file and one of its successor would both own the run.
-            self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StoreError(f"cannot open {path} (run lock): {error}") from error
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = _describe(os.read(self._handle, 4096))
-            os.close(self._handle)
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            holder = _describe(self._path.read_bytes())
             raise RunLockedError(f"run {folder.root} is being written by {holder}; stop it first") from error
-        _OPEN_LOCKS.add(self._handle)
-        self._path = str(path)
-        self._write(Holder.current().model_dump_json().encode())
-
-    def _write(self, data: bytes) -> None:
-        if self._handle is not None:
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, data, 0)
+        except OSError as error:
+            raise StoreError(f"cannot open {self._path} (run lock): {error}") from error
+        self._path.write_text(Holder.current().model_dump_json(), encoding="utf-8")
 
     def check(self) -> None:
         """Check that the lock was not released. Raises RunLockedError."""
-        if self._handle is None:
+        if not self._lock.is_locked:
             raise RunLockedError(f"{self._path} was released")
 
     def release(self) -> None:
         """Unlock; the empty file stays."""
-        if self._handle is not None:
-            self._write(b"")
-            _OPEN_LOCKS.discard(self._handle)
-            os.close(self._handle)
-            self._handle = None
+        if self._lock.is_locked:
+            self._path.write_bytes(b"")
+            self._lock.release()
 
 
 class LeaseLock:

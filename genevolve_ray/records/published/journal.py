@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from filelock import lock_descriptor
 
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.files import encode
@@ -64,10 +65,8 @@ class RowJournal:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         with ExitStack() as undo:
             undo.callback(self.close)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise DataError(f"{path}: another process is writing this journal") from error
+            if not lock_descriptor(self._file, blocking=False):
+                raise DataError(f"{path}: another process is writing this journal")
             self._size = self._load()
             self._cut()
             undo.pop_all()
