@@ -12,7 +12,8 @@ from pydantic import Field
 
 from genevolve_ray.bench.wise import Edition, WisePrompt, WiseScore
 from genevolve_ray.bench.wise_judge import FailedJudgement, judge_text, parse_judgement, rubric
-from genevolve_ray.engines.openai import PATH, read_reply
+from genevolve_ray.engines.chat_endpoint import PATH
+from genevolve_ray.engines.openai import read_reply
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.usage import Usage

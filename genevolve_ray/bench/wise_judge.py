@@ -1,4 +1,7 @@
-"""The judge of WISE: a rubric, our own or a user's, and its answer read strictly."""
+"""The judge of WISE: a rubric, our own or a user's, and its answer read strictly.
+
+WISE's judges answer in lines, not in JSON, so `judges.reading` shares with this module only how reasoning is cut off.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from genevolve_ray.bench.wise import BEST, GRADES, SCORES, Edition, WisePrompt, WiseScore
+from genevolve_ray.judges.reading import after_reasoning
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.rejections import DataError
 
 _SLOT = re.compile(r"\{\{(prompt|explanation)\}\}")
-_THINKING = re.compile(r"\A.*</think>", re.DOTALL)
 
 
 def rubric(edition: Edition, path: Path | None = None) -> str:
@@ -59,7 +62,7 @@ def parse_judgement(answer: str, prompt: WisePrompt, edition: Edition) -> WiseSc
 
     Case, Markdown emphasis and other lines do not matter; anything beside the number on its line does.
     """
-    said = _THINKING.sub("", answer)
+    said = after_reasoning(answer)
     if not said.strip():
         return FailedJudgement(fault=JudgementFault.EMPTY)
     grades: dict[str, int] = {}

@@ -107,6 +107,11 @@ def answer_text(answer: Mapping[str, Any]) -> str:
         content = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
         raise Unusable(f"chat completion without choices[0].message.content: {str(answer)[:200]}") from error
+    return content_text(content)
+
+
+def content_text(content: object) -> str:
+    """Return the text of a message's content, "" where it holds none."""
     if isinstance(content, list):  # Some servers answer in parts.
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""

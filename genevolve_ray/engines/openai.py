@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from genevolve_ray.engines.chat_endpoint import PATH, content_text
 from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptTooLong, SamplingParams
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
 from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
-PATH = "chat/completions"
 _TOO_LONG = re.compile(r"context (?:length|window|size)|maximum context|max_model_len|too long|too many tokens", re.I)
 """How servers say that a conversation does not fit."""
 _OURS = frozenset(
@@ -107,9 +107,7 @@ def read_reply(answer: dict[str, Any]) -> ChatReply:
         thinking = message.get("reasoning_content") or message.get("reasoning")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise Unusable(f"chat completion without choices[0].message: {str(answer)[:200]}") from error
-    if isinstance(content, list):  # Some servers answer in parts.
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    text = content if isinstance(content, str) else ""
+    text = content_text(content)
     if isinstance(thinking, str) and thinking.strip() and "</think>" not in text:
         text = f"<think>{thinking.strip()}</think>\n{text.lstrip()}"
     elif "</think>" in text and "<think>" not in text:

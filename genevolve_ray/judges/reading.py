@@ -2,7 +2,11 @@
 
 The request, the program and letters in the pictures are foreign, and a model may quote them. So an answer is one JSON
 object and nothing is chosen among several readings: two objects, a field given twice, reasoning that quotes the format
-are faults, and a fault is asked for again.
+are faults, and a fault is asked for again. That is why no repairing parser such as `json_repair` stands here: it returns
+some reading of any text, and so a score that a quoted text brought along.
+
+Every answer of a model that judges is read here: grades by `read_fields`, texts by `salvage_object`, and what follows the
+reasoning by `after_reasoning`.
 """
 
 from __future__ import annotations
@@ -71,11 +75,41 @@ def read_fields(text: str, wanted: Iterable[str], nested: str = "") -> Fields:
     return Fields(found)
 
 
-def _decoded(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the object between the outermost braces, None when that is not JSON. Raises BadAnswer for a doubled field."""
+def after_reasoning(text: str) -> str:
+    """Return what follows the last mark that ends reasoning, the whole text where there is none."""
+    return text.rpartition("</think>")[2]
+
+
+def salvage_object(text: str) -> dict[str, Any]:
+    """Return the JSON object of an answer: what stands between its outermost braces, without trailing commas.
+
+    For texts alone: a field that is given twice has its last value, as in plain JSON.
+
+    Raises:
+        ValueError: saying what is wrong, when there is no such object.
+    """
+    body = _body(after_reasoning(text))
+    if body is None:
+        raise BadAnswer("there is no {...} in the answer")
+    found = _load(body, ())
+    try:
+        # Half a surrogate pair, which JSON can escape and no file can hold, is a ValueError here.
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise BadAnswer("the answer is nested too deeply") from error
+    return found
+
+
+def _body(text: str) -> str | None:
+    """Return what stands between the outermost braces, without trailing commas; None without braces."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return None
+    return _TRAILING.sub(lambda m: "" if m.group() == "," else m.group(), text[start : end + 1])
+
+
+def _load(body: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the JSON object. Raises BadAnswer for one of `names` with two values, ValueError for what is no JSON."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -85,17 +119,23 @@ def _decoded(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
             seen[name] = value
         return seen
 
-    body = _TRAILING.sub(lambda m: "" if m.group() == "," else m.group(), text[start : end + 1])
     try:
         # Not strict: models write line breaks inside strings.
-        loaded = json.loads(body, strict=False, object_pairs_hook=once)
-    except BadAnswer:
-        raise
+        loaded: dict[str, Any] = json.loads(body, strict=False, object_pairs_hook=once)
     except RecursionError as error:
         raise BadAnswer("the answer is nested too deeply") from error
+    return loaded
+
+
+def _decoded(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the object between the outermost braces, None when that is not JSON. Raises BadAnswer for a doubled field."""
+    body = _body(text)
+    try:
+        return None if body is None else _load(body, names)
+    except BadAnswer:
+        raise
     except ValueError:
         return None
-    return loaded if isinstance(loaded, dict) else None
 
 
 def _after_reasoning(text: str, names: tuple[str, ...]) -> str:
@@ -179,30 +219,3 @@ def _scalar(text: str) -> Any:
     if word in named:
         return named[word]
     return word if text.startswith('"') else float(word)
-
-
-_THINK = re.compile(r"\A.*</think>", re.DOTALL)
-_STRING_OR_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])', re.DOTALL)
-
-
-def salvage_object(text: str) -> dict[str, Any]:
-    """Return the JSON object of an answer: what stands between its outermost braces, without trailing commas.
-
-    Raises:
-        ValueError: saying what is wrong, when there is no such object.
-    """
-    text = _THINK.sub("", text)
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start:
-        raise ValueError("there is no {...} in the answer")
-    body = _STRING_OR_COMMA.sub(lambda m: "" if m.group() == "," else m.group(), text[start : end + 1])
-    try:
-        # Not strict: models write line breaks inside strings.
-        loaded = json.loads(body, strict=False)
-        # Half a surrogate pair, which JSON can escape and no file can hold, is a ValueError here.
-        json.dumps(loaded, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise ValueError("the answer is nested too deeply") from error
-    if not isinstance(loaded, dict):
-        raise ValueError("the answer is not a JSON object")
-    return loaded

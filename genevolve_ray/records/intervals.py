@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from genevolve_ray.records.base import Record
 
@@ -26,7 +26,7 @@ class Interval(Record):
     high: float
 
 
-def percentile_interval(mean: float, means_B: ArrayLike, confidence: float = 0.95) -> Interval:
+def percentile_interval(mean: float, means_B: NDArray[np.float64], confidence: float = 0.95) -> Interval:
     """Return a mean with the percentiles of its bootstrap samples that leave out equal tails."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(means_B, [tail, 1 - tail])
@@ -103,7 +103,7 @@ def grouped_interval(groups: Sequence[Sequence[float]], *, seed: int, samples: i
         )
         for _ in range(samples)
     ]
-    return percentile_interval(fmean(float(array.mean()) for array in arrays), means)
+    return percentile_interval(fmean(float(array.mean()) for array in arrays), np.array(means))
 
 
 def stratified_interval(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genevolve_ray.judges.reading import salvage_object
+from genevolve_ray.judges.reading import after_reasoning, salvage_object
 
 WANTED = {"a": ["x, }", 'say "hi",]'], "b": {"c": 1}}
 TEXT = json.dumps(WANTED)
@@ -29,6 +29,11 @@ TEXT = json.dumps(WANTED)
 )
 def test_the_object_is_found(answer: str) -> None:
     assert salvage_object(answer) == WANTED
+
+
+@pytest.mark.parametrize("text", ["x", "<think>y</think>x", "y</think>z</think>x"])
+def test_what_follows_the_last_reasoning_counts(text: str) -> None:
+    assert after_reasoning(text) == "x"
 
 
 def test_line_breaks_inside_strings_are_let_through() -> None:
