@@ -13,6 +13,7 @@ from genevolve_ray.gateway.auth import Scope, TokenEntry
 from genevolve_ray.gateway.config import MIB
 from genevolve_ray.gateway.gateway import Gateway
 from genevolve_ray.gateway.limits import read_bounded
+from genevolve_ray.gateway.meters import CONTENT_TYPE
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.versions import read_range
 from genevolve_ray.gateway.wire import (
@@ -172,7 +173,7 @@ class _Door:
     async def metrics(self, request: Request) -> Response:
         """Show the metrics."""
         self._admit(request, Scope.STATUS)
-        return PlainTextResponse(self._gateway.metrics())
+        return Response(self._gateway.metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> tuple[Response, int]:
         """Return a part of a file, and how many bytes go over the wire."""

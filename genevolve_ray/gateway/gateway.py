@@ -313,6 +313,6 @@ class Gateway:
             self.lease_table.counts(), self.lease_table.held(), self.version_store.versions(), self.quarantine.names()
         )
 
-    def metrics(self) -> str:
+    def metrics(self) -> bytes:
         """Return the same for Prometheus."""
         return self.meters.prometheus(self.lease_table.counts(), self.version_store.versions(), self.quarantine.names())

@@ -6,9 +6,17 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
 from genevolve_ray.gateway.reasons import RefusalReason
 
+__all__ = ["CONTENT_TYPE", "Meters", "WorkerMeter"]
+
 _ALIVE_SECONDS = 60.0
+_PREFIX = "genevolve_gateway_"
 
 
 @dataclass
@@ -96,30 +104,47 @@ class Meters:
             },
         }
 
-    def prometheus(self, lease_table: dict[str, int], versions: list[int], out: list[str]) -> str:
-        """Return the metrics in Prometheus's text format."""
-        gauges: dict[str, float] = {
-            "genevolve_gateway_workers_alive": len(self.alive()),
-            "genevolve_gateway_workers_quarantined": len(out),
-            "genevolve_gateway_version": max(versions, default=-1),
-            "genevolve_gateway_samples_waiting": lease_table["waiting"],
-            "genevolve_gateway_leases_open": lease_table["leased"],
+    def prometheus(self, lease_table: dict[str, int], versions: list[int], out: list[str]) -> bytes:
+        """Return the metrics in Prometheus's text format (`CONTENT_TYPE`).
+
+        The counts stay plain numbers of this object, because the status page shows them too. prometheus_client writes
+        them down when they are asked for, so that names, label values and numbers follow the format.
+        """
+        gauges = {
+            "workers_alive": ("Workers seen within the last minute", len(self.alive())),
+            "workers_quarantined": ("Workers that are shut out", len(out)),
+            "version": ("Newest version of the weights, -1 before the first", max(versions, default=-1)),
+            "samples_waiting": ("Samples that no worker has leased", lease_table["waiting"]),
+            "leases_open": ("Samples that workers are playing", lease_table["leased"]),
         }
-        counters: dict[str, float] = {
-            "genevolve_gateway_trajectories_accepted_total": self.accepted,
-            "genevolve_gateway_tokens_accepted_total": self.tokens,
-            "genevolve_gateway_leases_granted_total": lease_table["granted"],
-            "genevolve_gateway_leases_expired_total": lease_table["expired"],
-            "genevolve_gateway_leases_returned_total": lease_table["returned"],
-            "genevolve_gateway_requests_total": self.requests,
-            "genevolve_gateway_received_bytes_total": self.bytes_in,
-            "genevolve_gateway_sent_bytes_total": self.bytes_out,
-            "genevolve_gateway_base_sent_bytes_total": self.base_bytes_out,
-            "genevolve_gateway_weights_sent_bytes_total": self.version_bytes_out.total(),
+        counters = {
+            "trajectories_accepted": ("Trajectories taken in", self.accepted),
+            "tokens_accepted": ("Policy tokens of accepted trajectories", self.tokens),
+            "leases_granted": ("Leases given out", lease_table["granted"]),
+            "leases_expired": ("Leases that ran out", lease_table["expired"]),
+            "leases_returned": ("Leases given back", lease_table["returned"]),
+            "requests": ("Requests with or without a valid token", self.requests),
+            "received_bytes": ("Bytes of bodies received", self.bytes_in),
+            "sent_bytes": ("Bytes of files sent", self.bytes_out),
+            "base_sent_bytes": ("Bytes sent of the base model", self.base_bytes_out),
+            "weights_sent_bytes": ("Bytes sent of versions of the weights", self.version_bytes_out.total()),
         }
-        lines = [f"# TYPE {name} gauge\n{name} {value:g}" for name, value in gauges.items()]
-        lines += [f"# TYPE {name} counter\n{name} {value:.0f}" for name, value in counters.items()]
-        name = "genevolve_gateway_refused_total"
-        lines.append(f"# TYPE {name} counter")
-        lines += [f'{name}{{reason="{reason}"}} {count}' for reason, count in sorted(self.refused.items())]
-        return "\n".join(lines) + "\n"
+        families: list[Metric] = [GaugeMetricFamily(_PREFIX + n, text, value) for n, (text, value) in gauges.items()]
+        families += [CounterMetricFamily(_PREFIX + n, text, value) for n, (text, value) in counters.items()]
+        refused = CounterMetricFamily(f"{_PREFIX}refused", "Requests refused, by the reason", labels=["reason"])
+        for reason, count in sorted(self.refused.items()):
+            refused.add_metric([reason], count)
+        registry = CollectorRegistry()
+        registry.register(_Snapshot([*families, refused]))
+        return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    """Gives prometheus_client what was counted elsewhere."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        """Return the metrics."""
+        return self._families

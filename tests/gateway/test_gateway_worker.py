@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from gateway_helpers import MODEL, house, played
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.null_parts import picture
 from genevolve_ray.engines.null import NullEngine
@@ -185,12 +186,18 @@ async def test_status_and_metrics_tell_what_happened(tmp_path: Path) -> None:
         async with h.http(h.token("watcher", Scope.STATUS)) as http:
             status = (await http.get("/v1/status")).json()
             await http.post("/v1/leases", json={"count": 1})
-            metrics = (await http.get("/metrics")).text
+            answer = await http.get("/metrics")
         assert status["accepted"] == status["leases"]["answered"] == 3
         assert status["workers"]["anna"]["accepted"] == 3 and status["versions"] == [0]
         assert any("anna" in line for line in status_lines(status))
-        assert "genevolve_gateway_trajectories_accepted_total 3\n" in metrics
-        assert 'genevolve_gateway_refused_total{reason="scope"} 1' in metrics
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+        samples = {(s.name, *s.labels.values()): s.value for family in families.values() for s in family.samples}
+        assert samples["genevolve_gateway_trajectories_accepted_total",] == 3
+        assert samples["genevolve_gateway_refused_total", "scope"] == 1
+        assert samples["genevolve_gateway_version",] == 0
+        assert families["genevolve_gateway_refused"].type == "counter"
+        assert families["genevolve_gateway_workers_alive"].type == "gauge"
 
 
 async def test_a_trusted_worker_brings_its_own_observations_and_pictures(tmp_path: Path) -> None:
