@@ -74,9 +74,9 @@ class _Door:
         """Say that a path or a query is not what it should be."""
         return await self.refused(request, GatewayRefusal(RefusalReason.MALFORMED, "path or query"))
 
-    def _admit(self, request: Request, scope: Scope = Scope.ROLLOUT) -> TokenEntry:
+    async def _admit(self, request: Request, scope: Scope = Scope.ROLLOUT) -> TokenEntry:
         self._gateway.meters.requests += 1
-        who = self._gateway.admit(request.headers.get("authorization"), scope)
+        who = await self._gateway.admit(request.headers.get("authorization"), scope)
         request.state.worker = who.name
         return who
 
@@ -102,12 +102,12 @@ class _Door:
 
     async def run(self, request: Request) -> Response:
         """Describe the run."""
-        self._admit(request)
+        await self._admit(request)
         return _json(self._gateway.card())
 
     async def model(self, request: Request, name: str) -> Response:
         """Give a part of a file of the model folder."""
-        self._admit(request)
+        await self._admit(request)
         gateway = self._gateway
         answer, sent = self._file(request, gateway.run.model_dir, gateway.model_files + gateway.base_files, name)
         if any(file.name == name for file in gateway.base_files):
@@ -116,13 +116,13 @@ class _Door:
 
     async def weights(self, request: Request, after: int = -1, wait: float = 0.0) -> Response:
         """Name the newest version, as soon as it is beyond `after`; 204 when there is none in time."""
-        self._admit(request)
+        await self._admit(request)
         card = await self._gateway.weights(after, min(max(wait, 0.0), MAX_WAIT))
         return Response(status_code=204) if card is None else _json(card)
 
     async def weights_file(self, request: Request, version: int, name: str) -> Response:
         """Give a part of a file of a version."""
-        self._admit(request)
+        await self._admit(request)
         found = self._gateway.version_store.get(version)
         answer, sent = self._file(request, found.folder, found.card.files, name)
         self._gateway.meters.version_bytes_out[version] += sent
@@ -130,7 +130,7 @@ class _Door:
 
     async def lease(self, request: Request) -> Response:
         """Give out samples to play."""
-        who = self._admit(request)
+        who = await self._admit(request)
         order = read_body(LeaseOrder, await self._body(request))
         grants = await self._gateway.lease(who, order)
         if await request.is_disconnected():
@@ -140,39 +140,39 @@ class _Door:
 
     async def renew(self, request: Request, lease: str) -> Response:
         """Let a lease live on."""
-        who = self._admit(request)
+        who = await self._admit(request)
         lease_table = self._gateway.lease_table
         return JSONResponse({"seconds": lease_table.renew(lease_table.find(lease, who.name))})
 
     async def tools(self, request: Request, lease: str) -> Response:
         """Carry a tool call out."""
-        who = self._admit(request)
+        who = await self._admit(request)
         order = read_body(ToolOrder, await self._body(request))
         return _json(await self._gateway.call(who, lease, order))
 
     async def trajectory(self, request: Request, lease: str) -> Response:
         """Take a played episode."""
-        who = self._admit(request)
+        who = await self._admit(request)
         return _json(await self._gateway.push(who, lease, await self._body(request)))
 
     async def give_back(self, request: Request, lease: str) -> Response:
         """End a lease."""
-        await self._gateway.give_back(self._admit(request), lease)
+        await self._gateway.give_back(await self._admit(request), lease)
         return Response(status_code=204)
 
     async def image(self, request: Request) -> Response:
         """Take a picture of a trusted worker's own tools."""
-        who = self._admit(request, Scope.OWN_TOOLS)
+        who = await self._admit(request, Scope.OWN_TOOLS)
         return _json(await self._gateway.put_image(who, await self._body(request)))
 
     async def status(self, request: Request) -> Response:
         """Show everything."""
-        self._admit(request, Scope.STATUS)
+        await self._admit(request, Scope.STATUS)
         return JSONResponse(self._gateway.status())
 
     async def metrics(self, request: Request) -> Response:
         """Show the metrics."""
-        self._admit(request, Scope.STATUS)
+        await self._admit(request, Scope.STATUS)
         return Response(self._gateway.metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> tuple[Response, int]:

@@ -132,13 +132,13 @@ class Gateway:
 
     # --- the workers' side ---
 
-    def admit(self, header: str | None, scope: Scope) -> TokenEntry:
+    async def admit(self, header: str | None, scope: Scope) -> TokenEntry:
         """Return who asks. Raises GatewayRefusal for a bad token, a scope that it lacks, a worker shut out, or one in a hurry."""
         entry = self.tokens.holder(header)
         limits = self.config.limits
         bucket = self._buckets.setdefault(entry.name, Bucket(limits.requests_per_second, limits.burst))
         try:
-            bucket.take()
+            await bucket.take()
             require(entry, scope)
             if entry.name in self.quarantine and scope is not Scope.STATUS:
                 raise GatewayRefusal(RefusalReason.QUARANTINED)

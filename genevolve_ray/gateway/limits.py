@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
+
+from aiolimiter import AsyncLimiter
 
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 
 
 class Bucket:
-    """Lets `rate` requests a second through, and `burst` at once."""
+    """Lets `rate` requests a second through, and `burst` at once; belongs to one event loop."""
 
     def __init__(self, rate: float, burst: int) -> None:
         """Start full."""
-        self._rate, self._burst = rate, burst
-        self._left, self._at = float(burst), time.monotonic()
+        self._rate, self._limiter = rate, AsyncLimiter(burst, burst / rate)
 
-    def take(self, now: float | None = None) -> None:
-        """Take one. Raises GatewayRefusal when the bucket is empty."""
-        now = time.monotonic() if now is None else now
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
+    async def take(self) -> None:
+        """Take one. Raises GatewayRefusal when the bucket is empty: a worker must wait outside, not in here."""
+        if not self._limiter.has_capacity():
             raise GatewayRefusal(RefusalReason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
-        self._left -= 1
+        await self._limiter.acquire()
 
 
 async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limit: int, seconds: float) -> bytes:

@@ -109,7 +109,6 @@ class Remote:
         self.config, self.service = config, service
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = WeakKeyDictionary()
         self._servers = Servers(config.urls)
-        self._next_start = 0.0
 
     async def call(
         self,
@@ -171,11 +170,11 @@ class Remote:
 
         connections = self._connections()
         async with connections.gate:
-            await self._slot()
+            await connections.turn()
             # Chosen now and not when the call began to wait: by now a server may have failed.
             server = self._servers.named(named) if named else await self._healthy(connections)
             with server.busy():
-                await self._patience(server)
+                await self._patience(server, connections)
                 started, done = monotonic(), False
                 try:
                     async with asyncio.timeout(self.config.timeout_s):
@@ -270,22 +269,13 @@ class Remote:
             server.let_down(monotonic(), self.config.cooldown_s)
         return well
 
-    async def _slot(self) -> None:
-        """Wait until the rate allows another start."""
-        if self.config.rate_per_s is None:
-            return
-        now = monotonic()
-        mine = max(now, self._next_start)
-        self._next_start = mine + 1.0 / (self.config.rate_per_s * _SHARE)
-        await asyncio.sleep(mine - now)
-
-    async def _patience(self, server: Server) -> None:
+    async def _patience(self, server: Server, connections: _Connections) -> None:
         """Wait as long as the server asked its callers to."""
         left = server.asked_to_wait_until - monotonic()
         if left > 0:
             # All that wait would start at once otherwise.
             await asyncio.sleep(left + random.uniform(0, self.config.backoff_s))
-            await self._slot()
+            await connections.turn()
 
     def _connections(self) -> _Connections:
         loop = asyncio.get_running_loop()
@@ -321,6 +311,7 @@ class _Connections:
 
     def __init__(self, config: RemoteConfig) -> None:
         import httpx
+        from aiolimiter import AsyncLimiter
 
         # The gate bounds the connections; a question about health needs one beside it.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
@@ -332,6 +323,13 @@ class _Connections:
         )
         self.gate = asyncio.Semaphore(config.concurrency)
         self.asking = asyncio.Lock()
+        # One start each 1/rate seconds, never several at once: services count in short windows too.
+        self._rate = AsyncLimiter(1, 1 / (config.rate_per_s * _SHARE)) if config.rate_per_s is not None else None
+
+    async def turn(self) -> None:
+        """Wait until the rate allows another start."""
+        if self._rate is not None:
+            await self._rate.acquire()
 
 
 @lru_cache(maxsize=1)

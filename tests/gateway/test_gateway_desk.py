@@ -133,13 +133,23 @@ async def test_a_sample_comes_back_before_those_that_wait() -> None:
     await lease_table.close()
 
 
-def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
+async def test_a_bucket_lets_a_burst_through_and_then_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock[0])
     bucket = Bucket(rate=2.0, burst=3)
     for _ in range(3):
-        bucket.take(now=bucket._at)
+        await bucket.take()
+    clock[0] += 0.4
+    with pytest.raises(GatewayRefusal) as refused:
+        await bucket.take()
+    assert refused.value.reason is RefusalReason.RATE_LIMITED
+    clock[0] += 0.1
+    await bucket.take()
+    clock[0] += 60
+    for _ in range(3):
+        await bucket.take()
     with pytest.raises(GatewayRefusal):
-        bucket.take(now=bucket._at + 0.4)
-    bucket.take(now=bucket._at + 0.2)
+        await bucket.take()
 
 
 async def test_a_body_that_never_comes_is_given_up() -> None:
