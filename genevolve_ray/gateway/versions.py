@@ -104,6 +104,9 @@ def file_digest(path: Path) -> str:
 def read_range(folder: Path, files: tuple[FileCard, ...], name: str, header: str | None) -> tuple[bytes, int, int]:
     """Return bytes of a listed file, where they start, and the file's size.
 
+    Starlette's `FileResponse` serves ranges, but not these: workers ask for each range compressed by itself, an answer is
+    bounded whatever range is asked for, and a bad range is a refusal with a reason that the meters count.
+
     Args:
         folder: where the files lie.
         files: those that may be read; a name that is not among them is refused, whatever lies there.

@@ -1,4 +1,12 @@
-"""Calls of a service over HTTP: equal servers in turn, bounded retries, rate and size, typed failure, a meter."""
+"""Calls of a service over HTTP: equal servers in turn, bounded retries, rate and size, typed failure, a meter.
+
+Chat models are called from here too, and not through the package `openai`, which vLLM installs anyway. Its client knows
+one server, and retries only what HTTP calls a failure. Here an answer that its reader cannot use is a failed try as
+well, the next try may go to another server, and an outage (`InfraFailure`) is told apart from a refusal
+(`ServiceRefusal`) by type. Each try is metered and priced, answers are bounded in bytes before they are parsed, and a
+token that a server repeats in its error is replaced. Searches, renderers and embedders need the same from services
+that are not OpenAI's. Under all of it stand kept libraries: httpx, tenacity for retries, aiolimiter for rates.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Which foreign addresses may be asked for a picture: the public internet, in plain spelling, and nothing else."""
+"""Which foreign addresses may be asked for a picture: the public internet, in plain spelling, and nothing else.
+
+These tables are stricter than `ipaddress.is_global` and the kept packages httpx-secure 2.0 (`is_global` and NAT64) and
+safehttpx 0.2: all three pass 6to4 addresses, ISATAP addresses, 6to4 relays and a cloud's platform address, and the first
+two also multicast. Of a name with several addresses httpx-secure connects to one before it checks that one, and
+safehttpx takes the first public one, while here every address is checked before any connection.
+"""
 
 from __future__ import annotations
 

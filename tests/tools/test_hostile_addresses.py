@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 from hypothesis import given
@@ -243,3 +243,20 @@ def test_no_address_that_python_calls_private_passes(address: object) -> None:
         return
     mapped = getattr(address, "ipv4_mapped", None) or address
     assert mapped.is_global and not mapped.is_multicast
+
+
+# What `is_global` and the packages compared in the docstring of `tools.addresses` let pass.
+STRICTER = ("168.63.129.16", "192.88.99.1", "224.0.1.1", "2002:a00:1::1", "3fff::1", "2001:4860:4860::5efe:a00:1")
+
+
+@given(st.ip_addresses(v=4) | st.ip_addresses(v=6, network="2000::/3"))
+def test_no_address_passes_that_the_standard_library_calls_private(address: IPv4Address | IPv6Address) -> None:
+    with contextlib.suppress(FetchRefused):
+        check_address(address)
+        assert address.is_global
+
+
+@pytest.mark.parametrize("text", STRICTER)
+def test_addresses_that_only_these_tables_refuse(text: str) -> None:
+    with pytest.raises(FetchRefused):
+        check_address(ip_address(text))
