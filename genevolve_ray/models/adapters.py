@@ -3,7 +3,8 @@
 A version of the policy is published as a folder: whole weights, or an adapter alone in peft's layout (`adapter_config.json`,
 `adapter_model.safetensors`). Of an adapter the reader has the base in a model folder of its own, and computes
 W + scaling * B A while it reads, so no more than one tensor is held at a time; peft's own `merge_and_unload` needs the
-whole base in memory as a model. Learner and engines share this one formula: what an engine merges equals, bit for bit, what the learner would have merged and sent.
+whole base in memory as a model. Learner and engines share this one formula: what an engine merges equals, bit for bit,
+what the learner would have merged and sent.
 
 What cannot be merged exactly is refused by name, before any weight of a running model is touched.
 
