@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -304,7 +305,7 @@ def _part(span: _Span) -> PartReading:
     )
 
 
-def _first(table: lx.Mapping[str, str], words: str, body: str) -> str | None:
+def _first(table: Mapping[str, str], words: str, body: str) -> str | None:
     match = re.search(rf"\b(?:{words})\b", body)
     return table[match.group(0)] if match else None
 

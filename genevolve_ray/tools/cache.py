@@ -154,8 +154,9 @@ class _Files:
                 entry = json.loads(stream.read())
         except (FileNotFoundError, ValueError, RecursionError):
             return None
-        whole = isinstance(entry, dict) and entry.keys() == {"question", "at", "answer"}
-        if not whole or entry["question"] != dict(question) or not isinstance(entry["at"], int | float):
+        if not isinstance(entry, dict) or entry.keys() != {"question", "at", "answer"}:
+            return None
+        if entry["question"] != dict(question) or not isinstance(entry["at"], int | float):
             return None
         return entry
 
