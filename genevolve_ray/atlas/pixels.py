@@ -34,8 +34,6 @@ class Thing:
     y: float
     """Centre row in pixels."""
     area: int
-    aspect: float
-    """Width over height."""
     crop: NDArray[np.float32]
     """float32[CROP, CROP, 3] in [0, 255], white where the thing is pale or ends."""
     solid: NDArray[np.float32]
@@ -150,7 +148,6 @@ def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Th
         x=(box[1].start + box[1].stop) / 2,
         y=(box[0].start + box[0].stop) / 2,
         area=area,
-        aspect=width / height,
         crop=crop,
         solid=cover,
         size=side,

@@ -36,8 +36,6 @@ class PartReading(Record):
     name: str
     kind: NameKind
     count: int = 1
-    counted: bool = False
-    """A count is stated (otherwise `count` is 1)."""
     colour: str | None = None
     pattern: str | None = None
     shape: str | None = None
@@ -287,7 +285,6 @@ def _part(span: _Span) -> PartReading:
         name=span.name,
         kind=span.kind,
         count=1 if count is None else count,
-        counted=count is not None,
         colour=_first(lx.COLOUR_WORDS, lx.COLOUR, plain),
         pattern=_first(lx.PATTERN_WORDS, lx.PATTERN, plain),
         shape=span.name
