@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -101,6 +102,9 @@ class Crowd:
                 self.version = card.version
                 self.loaded.notify_all()
 
+    def _reached(self, version: int) -> bool:
+        return self.version >= version
+
     async def work(self, token: str, dice: random.Random, mortal: bool) -> None:
         """Play episodes; a mortal worker dies now and then and comes back, its lease left to expire.
 
@@ -123,7 +127,7 @@ class Crowd:
             try:
                 async with kept(client, grant):
                     async with self.loaded:
-                        await self.loaded.wait_for(lambda oldest=grant.version: self.version >= oldest)
+                        await self.loaded.wait_for(partial(self._reached, grant.version))
                     push = await runner.play(grant)
                 assert push is not None
                 if mortal and dice.random() < DEATHS:

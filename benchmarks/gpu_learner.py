@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.gpu_smoke import TINY, gpu_is_missing, make_sequences, synchronize, write_model
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
     from genevolve_ray.learning.batch import TrainSequence
     from genevolve_ray.learning.config import LearnerConfig
@@ -108,7 +108,7 @@ def learner_config(settings: argparse.Namespace) -> LearnerConfig:
     )
 
 
-def parameter_flops(parameters: Sequence[nn.Parameter]) -> float:
+def parameter_flops(parameters: Sequence[Tensor]) -> float:
     """Return operations per token of a forward and backward pass through the parameters."""
     return sum((6.0 if p.requires_grad else 4.0) * p.numel() for p in parameters)
 

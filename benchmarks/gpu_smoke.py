@@ -121,7 +121,8 @@ def plain_logprobs(model: Any, sequence: TrainSequence, *, half: bool) -> Tensor
     with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
         logits_T_V = model(input_ids=ids_T[None], use_cache=False).logits[0]
     logprobs_T = logits_T_V[:-1].float().log_softmax(-1).gather(1, ids_T[1:, None])[:, 0]
-    return logprobs_T[torch.tensor(sequence.policy_mask[1:], device=device)].cpu()
+    policy_logprobs: Tensor = logprobs_T[torch.tensor(sequence.policy_mask[1:], device=device)].cpu()
+    return policy_logprobs
 
 
 def parity(learner: Learner, sequences: Sequence[TrainSequence], scores: Sequence[Sequence[float]]) -> dict[str, Any]:

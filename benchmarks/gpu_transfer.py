@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,7 +81,7 @@ async def transfer(parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
     class Killer(NullMonitor):
         """Kills a rollout worker once the first step is committed."""
 
-        def step(self, step: int, metrics: dict[str, float], validation: dict[str, float] | None = None) -> None:
+        def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
             if step == 1:
                 kill("ray::RolloutWorker")
 

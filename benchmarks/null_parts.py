@@ -54,12 +54,16 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
+class NoConfig(Config):
+    """No settings."""
+
+
 class Requests:
     """As many requests as anyone wants; one picture is the truth of all."""
 
-    Config = Config
+    Config = NoConfig
 
-    def __init__(self, config: Config, images: ImageStore) -> None:
+    def __init__(self, config: NoConfig, images: ImageStore) -> None:
         """Store the picture."""
         self._truth = images.put(picture(), width=8, height=8)
 
@@ -89,9 +93,9 @@ class _Tool:
 class Tools:
     """The three tools, each with one answer."""
 
-    Config = Config
+    Config = NoConfig
 
-    def __init__(self, config: Config, images: ImageStore) -> None:
+    def __init__(self, config: NoConfig, images: ImageStore) -> None:
         """Store the picture that every image search finds."""
         hit = ImageHit(title="grey", url="", image=images.put(picture(), width=8, height=8))
         text = TextHit(title="t", url="", snippet="fact")

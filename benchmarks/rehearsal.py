@@ -66,7 +66,7 @@ def simulated_nodes(count: int, cpus: float) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     say(f"starting {count} simulated nodes")
-    node = {"num_cpus": cpus, "object_store_memory": 400 << 20}
+    node: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": 400 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         for _ in range(count - 1):

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -90,9 +91,7 @@ async def _measure(
             for delay, (name, call) in itertools.product(DELAYS_MS, variants.items()):
                 if name == EMPTY and delay:
                     continue
-                shown = await load(
-                    lambda seed, call=call, delay=delay: call(delay, seed), seeds, calls[delay], delay / 1e3
-                )
+                shown = await load(partial(call, delay), seeds, calls[delay], delay / 1e3)
                 watch.add(f"{name} {delay} latency", shown.latency)
                 watch.add(f"{name} {delay} occupancy", shown.occupancy)
 

@@ -188,7 +188,7 @@ def run_trl(config: RunConfig, policy: Path, work: Work, watch: Stopwatch, betwe
 
     from genevolve_ray.learning.policy import load_policy
 
-    class Timer(TrainerCallback):  # type: ignore[misc]
+    class Timer(TrainerCallback):
         started = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -198,7 +198,7 @@ def run_trl(config: RunConfig, policy: Path, work: Work, watch: Stopwatch, betwe
             watch.add("TRL", time.perf_counter() - Timer.started)
             between(int(state.global_step) - 1)
 
-    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         if {len(tokens) for tokens in completion_ids} != {work.new_tokens}:
             raise RuntimeError(f"TRL sampled {[len(x) for x in completion_ids]} tokens, not {work.new_tokens} each")
         return [even_share(tokens) for tokens in completion_ids]

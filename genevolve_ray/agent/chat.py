@@ -23,7 +23,10 @@ _REMEMBERED = 2048
 class ChatTokenizer(Protocol):
     """The part of a Hugging Face tokenizer that is used here."""
 
-    all_special_ids: Any
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Return the ids of the special tokens."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of token ids, added tokens included."""

@@ -139,18 +139,18 @@ def _light(mood: str | None, ground: NDArray[np.float32]) -> NDArray[np.float32]
         ground = ground + 5 * np.clip(waves, 0, 1)[..., None]
     elif mood == "festive":
         angle = np.arctan2(ys - SIZE * 0.95, xs - SIZE / 2)
-        ground = ground - np.float32([2, 7, 9]) * (np.sin(angle * 18) > 0)[..., None]
+        ground = ground - np.array([2, 7, 9], np.float32) * (np.sin(angle * 18) > 0)[..., None]
         rng = np.random.default_rng(5)
         for cx, cy, tone in zip(
             rng.integers(3, 125, 34), rng.integers(3, 122, 34), rng.integers(0, 3, 34), strict=True
         ):
-            colour = np.float32([(248, 218, 204), (214, 234, 214), (236, 208, 230)][tone])
+            colour = np.array([(248, 218, 204), (214, 234, 214), (236, 208, 230)][tone], np.float32)
             ground[(xs - cx) ** 2 + (ys - cy) ** 2 < 5] = colour
     elif mood == "dusk":
         sun = np.exp(-((xs - SIZE * 0.5) ** 2 + (ys - SIZE * 0.9) ** 2) / 1800)
-        ground = ground + sun[..., None] * np.float32([14, 18, 2])
+        ground = ground + sun[..., None] * np.array([14, 18, 2], np.float32)
         hills = ys > 104 + 6 * np.sin(xs / 17) + 3 * np.sin(xs / 7 + 1)
-        ground = np.where(hills[..., None], np.float32([196, 186, 212]), ground)
+        ground = np.where(hills[..., None], np.array([196, 186, 212], np.float32), ground)
     return ground
 
 
@@ -177,7 +177,7 @@ def ground_pixels(ground: Ground, has_text: bool) -> Pixels:
         canvas = np.full((SIZE, SIZE, 3), 186, np.float32)
         canvas += np.random.default_rng(9).normal(0, 11, (SIZE, SIZE, 1)).clip(-28, 40)
     else:
-        top, bottom = (np.float32(c) for c in _GRADIENTS[ground.mood])
+        top, bottom = (np.array(c, np.float32) for c in _GRADIENTS[ground.mood])
         t = np.linspace(0, 1, SIZE, dtype=np.float32)[:, None, None]
         canvas = _light(ground.mood, np.broadcast_to(top * (1 - t) + bottom * t, (SIZE, SIZE, 3)).astype(np.float32))
     canvas = _texture(ground.medium, canvas).clip(150, 255)
@@ -265,7 +265,7 @@ def draw_look(look: Look, rng: np.random.Generator | None = None, *, size: int =
 
     `rng` varies the tint of the ground and the place and size of the thing, so that two photographs of the same thing differ.
     """
-    tint, x, y = np.float32([247, 245, 240]), 0, 0
+    tint, x, y = np.array([247, 245, 240], np.float32), 0, 0
     if rng is not None:
         tint = tint - rng.integers(0, 16, 3).astype(np.float32)
         size, x, y = size + int(rng.integers(-8, 5)), int(rng.integers(-6, 7)), int(rng.integers(-6, 7))

@@ -7,14 +7,13 @@ prompt (a name) and `#1` for the first quoted text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
 from genevolve_ray.atlas.scene import COLOURS, COMPANIONS, COUNT_WORDS, KINDS, PATTERNS, SHAPES
 
 
-def _table(**synonyms: str) -> Mapping[str, str]:
+def _table(**synonyms: str) -> MappingProxyType[str, str]:
     """Return word -> meaning from meaning="several words"."""
     return MappingProxyType({word: meaning for meaning, words in synonyms.items() for word in words.split()})
 

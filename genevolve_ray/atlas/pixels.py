@@ -34,8 +34,6 @@ class Thing:
     y: float
     """Centre row in pixels."""
     area: int
-    aspect: float
-    """Width over height."""
     crop: NDArray[np.float32]
     """float32[CROP, CROP, 3] in [0, 255], white where the thing is pale or ends."""
     solid: NDArray[np.float32]
@@ -67,7 +65,7 @@ def load(data: bytes) -> Pixels:
 
 def luminance(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     """Return the brightness of RGB pixels (last axis) in [0, 255]."""
-    return pixels.astype(np.float32) @ np.float32([0.3, 0.59, 0.11])
+    return pixels.astype(np.float32) @ np.array([0.3, 0.59, 0.11], np.float32)
 
 
 def _chroma(pixels: Pixels) -> NDArray[np.uint8]:
@@ -141,7 +139,7 @@ def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Th
     # CMYK: four channels that are resized each for itself (RGBA would weigh the colours by the fourth).
     reduced = Image.frombuffer("CMYK", (side, side), square, "raw", "CMYK", 0, 1).resize((CROP, CROP), _BOX)
     small = np.asarray(reduced).astype(np.float32)
-    crop, cover = small[..., :3], small[..., 3] / 255
+    crop, cover = small[..., :3], small[..., 3] / np.float32(255)
     weight = cover * (cover > 0.5)
     total = ndimage.uniform_filter(luminance(crop) * weight, 3, mode="constant")
     light = total / np.maximum(ndimage.uniform_filter(weight, 3, mode="constant"), 1e-3)
@@ -150,7 +148,6 @@ def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Th
         x=(box[1].start + box[1].stop) / 2,
         y=(box[0].start + box[0].stop) / 2,
         area=area,
-        aspect=width / height,
         crop=crop,
         solid=cover,
         size=side,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -35,8 +36,6 @@ class PartReading(Record):
     name: str
     kind: NameKind
     count: int = 1
-    counted: bool = False
-    """A count is stated (otherwise `count` is 1)."""
     colour: str | None = None
     pattern: str | None = None
     shape: str | None = None
@@ -286,7 +285,6 @@ def _part(span: _Span) -> PartReading:
         name=span.name,
         kind=span.kind,
         count=1 if count is None else count,
-        counted=count is not None,
         colour=_first(lx.COLOUR_WORDS, lx.COLOUR, plain),
         pattern=_first(lx.PATTERN_WORDS, lx.PATTERN, plain),
         shape=span.name
@@ -304,7 +302,7 @@ def _part(span: _Span) -> PartReading:
     )
 
 
-def _first(table: lx.Mapping[str, str], words: str, body: str) -> str | None:
+def _first(table: Mapping[str, str], words: str, body: str) -> str | None:
     match = re.search(rf"\b(?:{words})\b", body)
     return table[match.group(0)] if match else None
 

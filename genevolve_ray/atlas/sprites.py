@@ -90,7 +90,7 @@ def _mix(layer: Layer, mask: NDArray[np.generic], colour: tuple[int, int, int], 
     """Blend a colour into a layer in place, where the mask (bool, or weights in [0, 1]) says so."""
     weight = mask.astype(np.float32)[..., None] * np.float32(amount)
     layer *= 1 - weight
-    layer += weight * np.float32(colour)
+    layer += weight * np.array(colour, np.float32)
 
 
 def _material(layer: Layer, body: Mask, depth: Layer, material: str) -> None:
@@ -184,7 +184,7 @@ def _paint_body(look: Look, dress: Dress, body: Mask, fine: int) -> Layer:
     width = max(round(1.6 * fine), round(side * 0.022))
     core = ndimage.minimum_filter(body.view(np.uint8), 2 * width + 1, mode="constant")
     rim = body & (core == 0)
-    layer[rim] = 0.15 * layer[rim] + 0.85 * 0.55 * np.float32(colour)
+    layer[rim] = 0.15 * layer[rim] + 0.85 * 0.55 * np.array(colour, np.float32)
     return layer
 
 
@@ -194,7 +194,8 @@ def _reduce(picture: NDArray[np.float32], size: int, fine: int) -> Image.Image:
     A pixel is either of the thing or of the ground: what a thing looks like must not depend on what is behind it.
     """
     picture[..., :3] *= picture[..., 3:] / 255
-    picture = sum((picture[i::fine, j::fine] for i in range(fine) for j in range(fine)), np.float32(0)) / fine**2
-    picture[..., :3] *= 255 / np.maximum(picture[..., 3:], 1)
-    picture[..., 3] = 255 * (picture[..., 3] >= 127)
-    return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8), "RGBA")
+    blocks = (picture[i::fine, j::fine] for i in range(fine) for j in range(fine))
+    small: Layer = np.asarray(sum(blocks, np.float32(0)) / fine**2)
+    small[..., :3] *= 255 / np.maximum(small[..., 3:], 1)
+    small[..., 3] = 255 * (small[..., 3] >= 127)
+    return Image.fromarray(small.round().clip(0, 255).astype(np.uint8), "RGBA")

@@ -11,7 +11,6 @@ from genevolve_ray.records.base import Record
 
 KSCORE_SOURCE = "GenEvolve project page (arXiv 2605.21605 v2), GenEvolve-Bench; judge and seeds are the authors'"
 WISE_SOURCE = "GenEvolve project page (arXiv 2605.21605 v2), WISE legacy (WiScore)"
-KNOWLEDGE_CASES, QUALITY_CASES = 335, 259
 
 
 class PublishedKScore(Record):

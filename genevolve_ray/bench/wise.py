@@ -98,13 +98,6 @@ BEST = {Edition.LEGACY: 2, Edition.VERIFIED: 1}
 """The best grade; the worst is 0."""
 
 
-def category_of(prompt_id: int, edition: Edition) -> str:
-    """Return the category of an id. Raises ValueError for an id that is none."""
-    if not 1 <= prompt_id <= TOTAL:
-        raise ValueError(f"prompt_id {prompt_id} is not in 1 to {TOTAL}")
-    return next(n for n, last in zip(CATEGORIES, LAST_IDS[edition], strict=True) if prompt_id <= last)
-
-
 def category_ids(category: str, edition: Edition) -> range:
     """Return the ids of a category."""
     place = CATEGORIES.index(category)

@@ -18,6 +18,8 @@ from genevolve_ray.remote.client import share_limits
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 if TYPE_CHECKING:
+    from ray.serve import Application
+
     from genevolve_ray.cluster.config import PlacedConfig, ServiceConfig
 
 _CONSTRUCTOR_TRIES = 2
@@ -152,13 +154,12 @@ def _replicas(config: ServiceConfig) -> dict[str, Any]:
     return {"autoscaling_config": bounds}
 
 
-def application(service: Service, images_uri: str) -> Any:
+def application(service: Service, images_uri: str) -> Application:
     """Return the Serve application of a service."""
     from ray import serve
 
     config = service.config
-    deployment = serve.deployment(
-        service.replica,
+    deploy = serve.deployment(
         name=service.role,
         **_replicas(config),
         max_ongoing_requests=config.max_ongoing,
@@ -169,4 +170,4 @@ def application(service: Service, images_uri: str) -> Any:
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.runtime_env},
     )
-    return deployment.bind(service.spec, images_uri, config.most_replicas)
+    return deploy(service.replica).bind(service.spec, images_uri, config.most_replicas)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -47,7 +48,7 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
     import ray
 
     try:
-        ray.init(address, log_to_driver=False, logging_level="error")
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise PlacementError(f"no Ray cluster answers at {address}: {error}") from error
     try:
@@ -115,13 +116,14 @@ def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:
         os.environ.setdefault(name, value)
     import ray
 
-    options = {"include_dashboard": False, "object_store_memory": config.object_store_mib * _MIB}
+    own = address is None
     ray.init(
         address or "local",
         namespace=namespace,
         log_to_driver=config.log_to_driver,
-        logging_level="error",
-        **(options if address is None else {}),
+        logging_level=logging.ERROR,
+        include_dashboard=False if own else None,
+        object_store_memory=config.object_store_mib * _MIB if own else None,
     )
 
 

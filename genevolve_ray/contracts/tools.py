@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, get_args
 
 from jsonschema import Draft202012Validator
@@ -138,7 +139,7 @@ def _bad(tool: Tool, good: dict[str, Any]) -> list[dict[str, Any]]:
 async def check_cancellation(toolbox: Toolbox, case: ToolsCase) -> None:
     """A call that is cancelled ends and leaves nothing running."""
     for tool in toolbox.tools.values():
-        await check_cancelled(lambda tool=tool: tool.call(case.of(tool), _episode(case)))  # type: ignore[misc]
+        await check_cancelled(partial(tool.call, case.of(tool), _episode(case)))
 
 
 CHECKS = (check_description, check_observation, check_bad_arguments, check_cancellation)

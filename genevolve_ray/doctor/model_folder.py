@@ -53,7 +53,7 @@ def _parameters(file: Path) -> int:
             tensors: dict[str, Any] = json.loads(stream.read(length))
             tensors.pop("__metadata__", None)
             ends = [int(tensor["data_offsets"][1]) for tensor in tensors.values()]
-            count = sum(prod(tensor["shape"]) for tensor in tensors.values())
+            count: int = sum(prod(tensor["shape"]) for tensor in tensors.values())
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(f"{file} has no readable safetensors header: {error}") from error
     if size != 8 + length + max(ends, default=0):

@@ -43,7 +43,7 @@ class DecodeRequest:
         return len(self.tokens) >= self.limit
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+class GrowingLayer(DynamicLayer):
     """A cache layer that reserves slots in blocks: DynamicLayer would copy the whole cache for each decoded token."""
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

@@ -47,7 +47,7 @@ class TransformersChat:
         kind = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
         self._model = kind.from_pretrained(
             config.model, dtype=getattr(torch, config.dtype), attn_implementation="sdpa", local_files_only=True
-        ).to(config.device)
+        ).to(config.device)  # type: ignore[arg-type] # transformers wraps torch's method without binding it
         self._model.eval().requires_grad_(False)
         # A folder's own sampling settings are of no use to greedy answers, and transformers warns of them.
         self._model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)

@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ class VllmChatConfig(LocalChatConfig):
     """Settings of the vLLM chat model."""
 
     device: str = "cuda"
-    dtype: str = Field(default="bfloat16", pattern=r"^(float32|bfloat16|float16)$")  # type: ignore[assignment]
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     kv_cache_mib: int | None = Field(default=None, ge=1)
     """Memory of the key-value cache; None: vLLM takes its share of the GPU."""

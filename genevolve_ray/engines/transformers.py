@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,7 +97,7 @@ class TransformersEngine:
         self._executor = ThreadPoolExecutor(1, "transformers-engine", self._start_thread)
         self._model = kind.from_pretrained(
             model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
-        ).to(device)
+        ).to(device)  # type: ignore[arg-type] # transformers wraps torch's method without binding it
         self._model.eval().requires_grad_(False)
         config = self._model.config.get_text_config()
         self.max_model_len: int = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
@@ -184,7 +185,7 @@ class TransformersEngine:
             if not wave:
                 continue
             jobs = [waiting.job for waiting in wave]
-            results = self._in_thread(lambda jobs=jobs: self._sample(jobs))  # type: ignore[misc]
+            results = self._in_thread(partial(self._sample, jobs))
             for row, waiting in enumerate(wave):
                 waiting.wave.set_result((results, row))
             await asyncio.wait([results])

@@ -174,7 +174,7 @@ class VllmEngine:
             versions[span.start : span.end] = [int(span.version)] * (span.end - span.start)
         return Generation(
             tokens=tuple(completion.token_ids),
-            logprobs=tuple(completion.logprobs.logprobs),  # type: ignore[union-attr]
+            logprobs=tuple(completion.logprobs.logprobs),
             versions=tuple(versions),
             finish=FinishReason(str(completion.finish_reason)),
         )
@@ -294,7 +294,7 @@ class VllmEngine:
     async def _score(self, token_ids: Sequence[int]) -> list[float]:
         # vLLM reads no cached prefix for prompt log-probs, and they skip temperature and logits processors.
         output = await self._run(token_ids, "score", temperature=0.0, max_tokens=1, prompt_logprobs=0)
-        return list(output.prompt_logprobs.logprobs)  # type: ignore[union-attr]
+        return list(output.prompt_logprobs.logprobs)
 
     async def _run(self, token_ids: Sequence[int], request_id: str, **sampling: Any) -> RequestOutput:
         from vllm import SamplingParams as VllmSampling

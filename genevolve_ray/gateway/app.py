@@ -181,7 +181,7 @@ class _Door:
         media = "application/octet-stream"
         headers = {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{size}", "Accept-Ranges": "bytes"}
         if request.query_params.get("encoding") == ZSTD:
-            data, media = compress(data), "application/zstd"
+            data, media = compress(data, self._gateway.config.zstd_level), "application/zstd"
         self._gateway.meters.bytes_out += len(data)
         return Response(data, 206, headers, media_type=media), len(data)
 

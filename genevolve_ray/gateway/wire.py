@@ -152,9 +152,9 @@ class RefusalBody(Record):
     detail: str = ""
 
 
-def compress(data: bytes) -> bytes:
-    """Return a zstd frame."""
-    packed: bytes = pa.Codec(ZSTD).compress(data, asbytes=True)
+def compress(data: bytes, level: int | None = None) -> bytes:
+    """Return a zstd frame, compressed at a level from 1 to 19 or at the library's own."""
+    packed: bytes = pa.Codec(ZSTD, compression_level=level).compress(data, asbytes=True)
     return packed
 
 

@@ -141,12 +141,6 @@ def lone_rank(device: str) -> Ranks:
     return Ranks(0, 1, init_device_mesh(kind, (1,)))
 
 
-def leave_ranks() -> None:
-    """End the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def empty_batch(device: torch.device) -> MicroBatch:
     """Return a micro-batch without sequences: its passes run every collective and add zero to every sum."""
     nothing_P = torch.zeros(0, dtype=torch.long, device=device)

@@ -51,7 +51,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
         targets = config.target_modules
         wanted = PeftLoraConfig(
             r=config.rank,
-            lora_alpha=config.alpha,
+            lora_alpha=config.alpha,  # type: ignore[arg-type] # declared int; peft computes with any number
             lora_dropout=0.0,
             target_modules=targets if isinstance(targets, str) else list(targets),
             # The vision tower of a vision-language model stays as it is.
@@ -70,6 +70,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
         if not isinstance(module.get_base_layer(), nn.Linear):
             raise ValueError(f"LoRA target {name} is a {type(module.get_base_layer()).__name__}, not a Linear")
     description = wrapped.peft_config[TRAINED]
+    assert model.name_or_path is not None
     # Others find the base by this name, from wherever they are started.
     description.base_model_name_or_path = str(Path(model.name_or_path).resolve())
     return description

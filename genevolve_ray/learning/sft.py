@@ -148,7 +148,7 @@ def sft_step(
     total = 0.0
     for part in parts:
         loss = -batch_logprobs(model, part, config.dtype).sum() / count
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
     if not (math.isfinite(total) and math.isfinite(norm)):

@@ -228,7 +228,7 @@ class Learner:
                 value, parts = term(streams)
                 loss = loss + value
                 metrics.update(parts)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._note_gaps(batch, streams)
             totals["loss"] += loss.item()
             for name, metric in metrics.items():

@@ -15,11 +15,11 @@ PATCH_SIZE, MERGE_SIZE = 16, 2
 """Qwen3-VL's, for a folder that says nothing."""
 
 
-class ImageQwen3VLProcessor(Qwen3VLProcessor):  # type: ignore[misc]
+class ImageQwen3VLProcessor(Qwen3VLProcessor):
     """Qwen3-VL's processor without videos: transformers derives a processor's parts from these parameter names."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)  # type: ignore[no-untyped-call]
 
 
 def load_image_processor(model_dir: str | Path) -> Any:

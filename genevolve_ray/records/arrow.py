@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.experience import SLOTS
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import MediaSpan, Span, TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -32,7 +32,6 @@ TRAJECTORIES_VERSION = "trajectories/3"
 _TRAJECTORIES_BEFORE_USAGE = "trajectories/2"
 _TRAJECTORIES_BEFORE_FLAGS = "trajectories/1"
 REQUESTS_VERSION = "requests/1"
-EXPERIENCES_VERSION = "experiences/1"
 MEMORY_VERSION = "memory/1"
 _VERSION_KEY = b"genevolve_ray.schema"
 
@@ -152,8 +151,9 @@ REQUEST_SCHEMA = _schema(
 )
 """One row per request; `meta` is JSON text."""
 
-EXPERIENCE_SCHEMA = _schema(
-    EXPERIENCES_VERSION,
+USE = _struct(step=pa.int64(), request_id=pa.string(), similarity=pa.float64(), own=pa.bool_())
+MEMORY_SCHEMA = _schema(
+    MEMORY_VERSION,
     [
         _required("trigger", pa.string()),
         _required("summary", pa.string()),
@@ -161,15 +161,6 @@ EXPERIENCE_SCHEMA = _schema(
         _required("step", pa.int64()),
         *(_required(name, pa.string()) for name in ("request_id", "best", "worst")),
         _required("gap", pa.float64()),
-    ],
-)
-"""One row per experience bundle."""
-
-USE = _struct(step=pa.int64(), request_id=pa.string(), similarity=pa.float64(), own=pa.bool_())
-MEMORY_SCHEMA = _schema(
-    MEMORY_VERSION,
-    [
-        *EXPERIENCE_SCHEMA,
         _required("number", pa.int64()),
         _required("key", pa.string()),
         _required("embedding", pa.list_(pa.float32())),
@@ -212,17 +203,6 @@ def table_to_requests(table: pa.Table) -> list[Request]:
     """Return the requests of a table that `requests_to_table` made. Raises ValueError for another schema."""
     check_schema(table, REQUEST_SCHEMA)
     return [Request.model_validate({**row, "meta": json.loads(row["meta"])}) for row in table.to_pylist()]
-
-
-def experiences_to_table(experiences: Sequence[Experience]) -> pa.Table:
-    """Return N bundles as a table of `EXPERIENCE_SCHEMA`, in order."""
-    return _table([dict(e) for e in experiences], EXPERIENCE_SCHEMA)
-
-
-def table_to_experiences(table: pa.Table) -> list[Experience]:
-    """Return the bundles of a table that `experiences_to_table` made. Raises ValueError for another schema."""
-    check_schema(table, EXPERIENCE_SCHEMA)
-    return [Experience.model_validate(row) for row in table.to_pylist()]
 
 
 def check_schema(table: pa.Table, schema: pa.Schema) -> None:

@@ -51,7 +51,7 @@ class Batcher(Generic[Job, Done]):
         """
         if self._closed:
             raise RuntimeError("the batcher is closed")
-        entry = _Waiting(key, job, asyncio.get_running_loop().create_future())
+        entry: _Waiting[Job, Done] = _Waiting(key, job, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         if self._task is None or self._task.done():  # None yet, or that of a loop that has ended.
             self._arrived = asyncio.Event()

@@ -81,6 +81,7 @@ class _Serper(ABC):
                     raise QueryRefused("the search service does not take this query") from refusal
                 raise
 
+        found: list[Row]
         found, cached = await self._cache.ask(self._question(query), call)
         if cached:
             record_usage(self._remote.service, Usage(cached=1))

@@ -25,7 +25,8 @@ def render_page(template: str, context: dict[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = _environment()
-    source = environment.loader.get_source  # type: ignore[union-attr]
+    assert environment.loader is not None
+    source = environment.loader.get_source
     scripts = {"plotly": get_plotlyjs(), "page": source(environment, "report.js")[0]}
     page = environment.get_template(template).render(
         **context,

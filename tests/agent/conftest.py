@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from agent_fakes import image_hit
+from fake_sources import FakeSource
 from hypothesis import settings
 
 from genevolve_ray.records.observation import TextHit
-from genevolve_ray.tools.fakes import FakeSource
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.search import SearchTool

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from agent_fakes import CHATML, SEARCH_IMAGES, ScriptedEngine, answer, byte_tokenizer, call, image_hit, play
+from fake_sources import FakeSource
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES, SHORT_MESSAGES, ProtocolProfile
@@ -18,7 +19,6 @@ from genevolve_ray.records.program import ProgramFault
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, Termination, Trajectory, TurnKind
-from genevolve_ray.tools.fakes import FakeSource
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.protocol import EpisodeContext
 from genevolve_ray.tools.search import SearchTool

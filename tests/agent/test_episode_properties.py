@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from agent_fakes import CHATML, SEARCH_IMAGES, ScriptedEngine, answer, byte_tokenizer, call, image_hit, play
+from fake_sources import FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.observation import TextHit
 from genevolve_ray.records.trajectory import Outcome, Termination
-from genevolve_ray.tools.fakes import FakeSource
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.search import SearchTool

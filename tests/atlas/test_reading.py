@@ -38,9 +38,7 @@ def test_structured_prompt_is_read_whole() -> None:
         side="left",
         placed=True,
     )
-    assert moon == PartReading(
-        name="moon", kind=NameKind.COMPANION, count=5, counted=True, arranged=True, side="right", placed=True
-    )
+    assert moon == PartReading(name="moon", kind=NameKind.COMPANION, count=5, arranged=True, side="right", placed=True)
     assert (reading.text, reading.quoted, reading.text_place) == ("SOL", True, True)
     assert (reading.mood, reading.lit, reading.medium, reading.applied) == ("calm", True, "mosaic", True)
     assert (reading.words, reading.extra, reading.unknown) == (46, (), ())

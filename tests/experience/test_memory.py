@@ -232,7 +232,7 @@ def test_what_is_no_snapshot_is_an_error(data: bytes) -> None:
 
 def test_another_table_is_no_snapshot() -> None:
     from genevolve_ray.evolution.store.documents import to_parquet
-    from genevolve_ray.records.arrow import experiences_to_table
+    from genevolve_ray.records.arrow import requests_to_table
 
-    with pytest.raises(SnapshotError, match="experiences/1.*memory/1"):
-        ExperienceMemory.restore(to_parquet(experiences_to_table([bundle("a")])))
+    with pytest.raises(SnapshotError, match="requests/1.*memory/1"):
+        ExperienceMemory.restore(to_parquet(requests_to_table([])))

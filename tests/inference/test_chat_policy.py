@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_sources import FakeSource
 from played_world import World, answer, playing, turn
 
 from genevolve_ray.agent.episode import run_episode
@@ -21,7 +22,6 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Termination, Trajectory
 from genevolve_ray.records.usage import metered
 from genevolve_ray.remote.client import Unusable
-from genevolve_ray.tools.fakes import FakeSource
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.search import SearchTool
 

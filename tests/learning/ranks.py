@@ -76,12 +76,12 @@ def gradients(learner: Any, case: Case) -> dict[str, torch.Tensor]:
 
 
 def _main(rank: int, size: int, port: int, case: Case, out: Path, checkpoint: str | None) -> None:
-    from genevolve_ray.learning.distributed import join_ranks, leave_ranks
+    from genevolve_ray.learning.distributed import join_ranks
 
     torch.set_num_threads(1)
     ranks = join_ranks(rank, size, f"127.0.0.1:{port}", timeout=60)
     torch.save(train(case, out, ranks, checkpoint), out / f"seen_{rank}.pt")
-    leave_ranks()
+    torch.distributed.destroy_process_group()
     # The result is on disk, and torch's threads race with the end of the interpreter: now and then one aborts.
     os._exit(0)
 

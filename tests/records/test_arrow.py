@@ -12,20 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from record_strategies import experiences, requests, trajectories
+from record_strategies import requests, trajectories
 
 from genevolve_ray.records.arrow import (
-    EXPERIENCE_SCHEMA,
+    MEMORY_SCHEMA,
     REQUEST_SCHEMA,
     TRAJECTORY_SCHEMA,
-    experiences_to_table,
     requests_to_table,
-    table_to_experiences,
     table_to_requests,
     table_to_trajectories,
     trajectories_to_table,
 )
-from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory, Turn, TurnKind
@@ -66,12 +63,6 @@ def test_trajectories_survive_parquet(made: list[Trajectory]) -> None:
 @given(st.lists(requests, max_size=3))
 def test_requests_survive_parquet(made: list[Request]) -> None:
     assert table_to_requests(through_parquet(requests_to_table(made))) == made
-
-
-@EXAMPLES
-@given(st.lists(experiences, max_size=3))
-def test_experiences_survive_parquet(made: list[Experience]) -> None:
-    assert table_to_experiences(through_parquet(experiences_to_table(made))) == made
 
 
 @EXAMPLES
@@ -170,4 +161,4 @@ def test_only_free_form_dicts_are_json() -> None:
     texts = {f.name for f in TRAJECTORY_SCHEMA if f.type == pa.string()}
     assert texts == {"prompt", "outcome", "termination", "reason"}
     assert REQUEST_SCHEMA.field("truth_image").type.field("width").type == pa.int32()
-    assert EXPERIENCE_SCHEMA.field("failure_avoidance").type == pa.list_(pa.string())
+    assert MEMORY_SCHEMA.field("failure_avoidance").type == pa.list_(pa.string())

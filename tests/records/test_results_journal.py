@@ -15,7 +15,7 @@ from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.journal import RowJournal
 from genevolve_ray.records.published.rejections import DataError, RowFault
 from genevolve_ray.records.published.results import AgentRow, EvaluatedRow, RenderedRow
-from genevolve_ray.records.published.writers import agent_row, evaluated_row, failed_agent_row, rendered_row
+from genevolve_ray.records.published.writers import agent_row, evaluated_row, rendered_row
 from genevolve_ray.records.trajectory import Termination
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula
 
@@ -44,7 +44,6 @@ def test_what_is_done_is_kept_and_what_failed_is_tried_again(tmp_path: Path) -> 
         journal.append(drawn(rows[2]))
         journal.append(drawn(rows[1], error="down"))
     with open_journal(tmp_path) as journal:
-        assert journal.finished_ids() == {"2"}
         assert ids(journal.pending(rows)) == ["0", "1", "3"]
         journal.append(drawn(rows[1]))
         assert ids(journal.pending(rows)) == ["0", "3"]
@@ -127,7 +126,7 @@ def test_a_row_that_could_not_be_written_leaves_no_trace(tmp_path: Path, monkeyp
         monkeypatch.undo()
         assert (tmp_path / "results.jsonl").read_bytes() == before
         journal.append(drawn(rows[1]))
-        assert journal.finished_ids() == {"0", "1"}
+        assert journal.pending(rows) == []
 
 
 def test_a_result_of_another_input_is_made_again_and_not_written(tmp_path: Path) -> None:
@@ -196,4 +195,4 @@ def test_ids_that_share_a_file_are_not_written(tmp_path: Path) -> None:
 
 def test_a_row_without_a_usable_id_is_refused(tmp_path: Path) -> None:
     with open_journal(tmp_path, AgentRow) as journal, pytest.raises(RowFault, match="unsafe_id"):
-        journal.append(failed_agent_row({"id": "../x", "prompt": "p"}, "down"))
+        journal.append({"id": "../x", "prompt": "p"})

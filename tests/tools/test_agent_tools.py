@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fake_sources import FakeSource
 
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit, TextHit
 from genevolve_ray.records.request import EvalType, Request
-from genevolve_ray.tools.fakes import FakeSource
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.protocol import EpisodeContext, Tool

@@ -42,9 +42,10 @@ class ColourFields:
         picture.save(buffer, "PNG")
         return buffer.getvalue()
 
-    def _mean_colour(self, data: bytes) -> tuple[int, ...]:
+    def _mean_colour(self, data: bytes) -> tuple[int, int, int]:
         try:
             with Image.open(io.BytesIO(data)) as picture:
-                return picture.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+                red, green, blue = picture.convert("RGB").resize((1, 1), Image.Resampling.BOX).tobytes()
         except (OSError, ValueError, SyntaxError) as error:
             raise InfraFailure(f"{self.identity}: a reference picture cannot be read: {error}") from error
+        return red, green, blue

@@ -1,4 +1,4 @@
-"""What a run keeps beside its steps: validations, experience, held-out trajectories, requests, summary and report."""
+"""What a run keeps beside its steps: validations, experience, held-out trajectories, requests and summary."""
 
 from __future__ import annotations
 
@@ -142,12 +142,6 @@ class RunDocuments:
     def summary(self) -> dict[str, Any]:
         """Return the summary, empty before there is one."""
         return self._get_json("summary.json", "summary") if self._folder.size("summary.json") is not None else {}
-
-    def put_report(self, html: str) -> str:
-        """Write `report.html` and return its path inside the filesystem."""
-        self._writable()
-        self._folder.put("report.html", html.encode(), "report")
-        return self._folder.path("report.html")
 
     def _put_table(self, kind: str, name: str, table: pa.Table) -> None:
         self._writable()

@@ -44,12 +44,6 @@ def published_rows(
     return _array_rows(path, _array_text(path, max_file_bytes), report, max_row_bytes)
 
 
-def summary_rows_of(path: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> list[dict[str, Any]]:
-    """Return the appended averages of an evaluation file. Raises DataError as `published_rows` does."""
-    items = _array_items(path, _array_text(path, max_file_bytes))
-    return [value for _, value, _ in items if isinstance(value, dict) and SUMMARY_MARK in value]
-
-
 def _array_text(path: Path, limit: int) -> str:
     if not path.is_file():
         raise DataError(f"{path}: {'is no file' if path.exists() else 'does not exist'}")

@@ -115,10 +115,6 @@ class RowJournal:
         row: dict[str, Any] = json.loads(os.pread(self._file, place.size, place.offset))
         return row
 
-    def finished_ids(self) -> set[str]:
-        """Return the ids whose row is finished; failed ones are tried again."""
-        return {row_id for row_id in self._places if self._is_finished(self.get(row_id) or {})}
-
     def pending(
         self, inputs: Iterable[ResultRow], intact: Callable[[Mapping[str, Any]], bool] = lambda row: True
     ) -> list[ResultRow]:

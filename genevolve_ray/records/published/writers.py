@@ -11,7 +11,7 @@ from genevolve_ray.records.published.names import picture_path
 from genevolve_ray.records.published.requests import TRUTH_NAMES
 from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Termination, Trajectory
+from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.records.verdict import NO_TEXT_VALUE, ImageScores, ScoreFormula, kscore
 
 _ERROR_CHARS = 1000
@@ -83,22 +83,6 @@ def agent_row(
         "rounds": len(trajectory.turns),
         "error": trajectory.reason[:_ERROR_CHARS] or None,
         PROVENANCE: _provenance(row, ours | dict(provenance or {})),
-    }
-
-
-def failed_agent_row(
-    row: Mapping[str, Any], error: str, *, provenance: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the row of a request that the agent could not be asked: no program, and `error` says why."""
-    return {
-        **row,
-        "gen_prompt": "",
-        "reference_images": [],
-        "messages": [],
-        "termination": Termination.ERROR.value,
-        "rounds": 0,
-        "error": error[:_ERROR_CHARS] or "unknown",
-        PROVENANCE: _provenance(row, provenance or {}),
     }
 
 
