@@ -23,7 +23,7 @@ UV_INSTALL    := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
                  $(foreach file,$(REQUIREMENTS),-r $(file))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format docs bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ lint: setup ## ruff, mypy and the import contracts
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## write the pages that are made from code (docs/configuration.md)
+	$(BIN)/python -m docs.configuration
 
 bench: setup ## measure this machine: episodes, learner, transport, services, TRL (ARGS are passed on)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -68,6 +68,7 @@ class SftRowsConfig(Config):
     exclude_paths: tuple[Path, ...] = ()
     """Bench rows: their requests are kept out of training."""
     heldout_paths: tuple[Path, ...] = ()
+    """Files of rows for the held-out loss; their requests are kept out of training."""
     heldout_fraction: float = Field(default=200 / 9000, ge=0, lt=1)
     """Share of requests held out where there are no `heldout_paths`; 0 leaves the held-out loss away."""
     evaluate_every: int = Field(default=0, ge=0)

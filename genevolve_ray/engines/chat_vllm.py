@@ -45,6 +45,7 @@ class VllmChatConfig(LocalChatConfig):
     timeout_s: float = Field(default=600, gt=0)
     """Seconds an answer may take, waiting included."""
     threads: int = Field(default=1, ge=1)
+    """OpenMP threads of the engine process."""
 
 
 class VllmChat:

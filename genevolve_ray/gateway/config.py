@@ -60,7 +60,7 @@ class GatewayConfig(Config):
     """Whether and how a run takes rollouts from outside the cluster. Without a port there is no gateway."""
 
     port: int | None = Field(default=None, ge=0, le=65535)
-    """0 takes a free port."""
+    """Port to listen at; 0 takes a free one, None opens no gateway."""
     host: str = "127.0.0.1"
     """Address to listen at; beyond loopback it needs TLS or `plaintext`."""
     tokens: Path = Path("gateway-tokens.json")
