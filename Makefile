@@ -58,12 +58,12 @@ lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: setup ## write the pages that are made from code (docs/configuration.md)
+	$(BIN)/python -m docs.configuration
+
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-docs: setup ## write the pages that are made from code (docs/configuration.md)
-	$(BIN)/python -m docs.configuration
 
 bench: setup ## measure this machine: episodes, learner, transport, services, TRL (ARGS are passed on)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -12,6 +12,7 @@ from docs_pages import CONFIGS, DOCS, PACKAGE, PAGES, ROOT, groups, invented, is
 from genevolve_ray._moved import MODULES, NAMES, current_path
 from genevolve_ray.evolution.plugins import Role
 
+pytestmark = pytest.mark.filterwarnings("ignore:genevolve_ray:DeprecationWarning")
 CHANGELOG = ROOT / "CHANGELOG.md"
 EVERY = pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=lambda page: str(page.relative_to(ROOT)))
 ROOMS = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
@@ -53,7 +54,6 @@ def is_old(path: str) -> bool:
     return renamed or any(module == old or module.startswith(f"{old}.") for old in MODULES)
 
 
-@pytest.mark.filterwarnings("ignore:genevolve_ray:DeprecationWarning")
 @EVERY
 def test_an_import_path_leads_somewhere(page: Path) -> None:
     named = {path for path in IMPORT.findall(page.read_text(encoding="utf-8")) if path not in GROUPS}
