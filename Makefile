@@ -58,9 +58,6 @@ lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-docs: setup ## write the pages that are made from code (docs/configuration.md)
-	$(BIN)/python -m docs.configuration
-
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -71,3 +68,6 @@ bench: setup ## measure this machine: episodes, learner, transport, services, TR
 clean: ## remove the environment and all caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+docs: setup ## write the pages that are made from code (docs/configuration.md)
+	$(BIN)/python -m docs.configuration
