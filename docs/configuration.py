@@ -270,16 +270,17 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def key_paths() -> set[str]:
+@cache
+def key_paths() -> frozenset[str]:
     """Return every key that a run takes, as full paths; `ROLE.config.KEY` for the settings of our plug-ins."""
     run, beside, _ = sections()
-    return {
+    return frozenset(
         f"{place}.{name}" if place else name
         for section in [*run, *beside]
         for place in section.places
         for name in section.kind.model_fields
         if section.kind not in (SftRowsConfig, OpenAIPolicyConfig)
-    }
+    )
 
 
 def undescribed() -> list[str]:

@@ -30,6 +30,8 @@ CONFIGS = [
     *sorted((ROOT / "deploy").glob("*.yaml")),
     *sorted((ROOT / ".github").rglob("*.yml")),
     *sorted((ROOT / "examples").rglob("*.toml")),
+    *sorted((ROOT / "examples").rglob("*.sh")),
+    *sorted((ROOT / "deploy").glob("*.sh")),
 ]
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
