@@ -23,7 +23,7 @@ UV_INSTALL    := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
                  $(foreach file,$(REQUIREMENTS),-r $(file))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format docs bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,3 +68,6 @@ bench: setup ## measure this machine: episodes, learner, transport, services, TR
 clean: ## remove the environment and all caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+docs: setup ## write the pages that are made from code (docs/configuration.md)
+	$(BIN)/python -m docs.configuration

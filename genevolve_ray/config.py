@@ -24,7 +24,9 @@ class RunConfig(PlacedConfig):
     """A whole run: what it computes, where it runs, what it logs, who else may roll out."""
 
     logging: MetricsConfig = MetricsConfig()
+    """Metric writers beside `metrics.jsonl`."""
     gateway: GatewayConfig = GatewayConfig()
+    """Rollouts from machines outside the cluster."""
 
     @model_validator(mode="after")
     def _outside_fits(self) -> RunConfig:

@@ -31,6 +31,7 @@ class AtlasJudgeConfig(Config):
     """Where the bins 0, 0.5 and 1 begin, and what counts as the same thing to the eye."""
 
     formula: ScoreFormula = ScoreFormula.PAPER
+    """How a request without text is scored (`records/verdict.py`)."""
     capacity: int = Field(default=CAPACITY, ge=1)
     """Words of a prompt that the generator takes in."""
     right: float = Field(default=0.97, gt=0, le=1)

@@ -36,6 +36,7 @@ class AtlasRendererConfig(Config):
     slip: float = Field(default=0.03, ge=0, le=1)
     """The same where the structure is there."""
     capacity: int = Field(default=CAPACITY, ge=1)
+    """Words of a prompt that the generator takes in; later ones are ignored."""
 
 
 class AtlasRenderer:

@@ -29,7 +29,9 @@ class WorldConfig(Config):
     """Which worlds a run lives in. Training, validation and test never share a proper name."""
 
     seed: int = Field(default=1, ge=0)
+    """Seed of the worlds."""
     entities: int = Field(default=48, ge=2, le=96)
+    """Named things in each world."""
 
 
 class AtlasRequests:

@@ -14,12 +14,15 @@ class ServiceConfig(Config):
     """One Ray Serve application: how many replicas, and what each takes."""
 
     replicas: int = Field(default=1, ge=1)
+    """Replicas that Serve keeps running."""
     max_replicas: int | None = Field(default=None, ge=1)
     """With it Serve adds replicas up to so many while calls pile up, and goes back to `replicas` when they do not."""
     target_ongoing: int | None = Field(default=None, ge=1)
     """Calls on a replica beyond which another is added; None: half of `max_ongoing`."""
     cpus: float = Field(default=0.1, gt=0)
+    """CPUs that Ray reserves for a replica; fractions share one."""
     gpus: float = Field(default=0.0, ge=0)
+    """GPUs that Ray reserves for a replica; fractions share one."""
     max_ongoing: int = Field(default=64, ge=1)
     """Calls a replica works on at once."""
     max_queued: int = Field(default=1024, ge=1)
@@ -56,8 +59,11 @@ class ClusterConfig(Config):
     address: str | None = None
     """Ray address; None starts a private cluster on this machine (or joins RAY_ADDRESS)."""
     rollout_workers: int = Field(default=1, ge=1)
+    """Rollout workers, each with an engine of its own."""
     rollout_cpus: float = Field(default=0.35, gt=0)
+    """CPUs that Ray reserves for a rollout worker."""
     rollout_gpus: float = Field(default=0.0, ge=0)
+    """GPUs that Ray reserves for a rollout worker."""
     rollout_attempts: int = Field(default=3, ge=1)
     """How often a rollout is tried when the worker that plays it dies."""
     max_restarts: int = Field(default=3, ge=0)
@@ -65,8 +71,11 @@ class ClusterConfig(Config):
     learner_ranks: int = Field(default=1, ge=1)
     """Processes that the learner is sharded over (FSDP2), placed together; each takes the following."""
     learner_cpus: float = Field(default=0.3, gt=0)
+    """CPUs that Ray reserves for a rank of the learner."""
     learner_gpus: float = Field(default=0.0, ge=0)
+    """GPUs that Ray reserves for a rank of the learner."""
     experience_cpus: float = Field(default=0.05, gt=0)
+    """CPUs that Ray reserves for the experience memory."""
     experience_attempts: int = Field(default=3, ge=1)
     """How often a step's experience is worked out when the memory's process dies."""
     learner_timeout: float = Field(default=120.0, gt=0)
@@ -79,15 +88,21 @@ class ClusterConfig(Config):
     weights_timeout: float = Field(default=300.0, gt=0)
     """Seconds that a version may be under way between GPUs, before those that are still at it count as dead."""
     object_store_mib: int = Field(default=256, ge=80)
+    """Size of Ray's object store in a private cluster, MiB."""
     log_to_driver: bool = False
     """Print what workers print; otherwise it stays in Ray's log files."""
     tools: ServiceConfig = ServiceConfig()
+    """Replicas of the tools."""
     renderer: ServiceConfig = ServiceConfig()
+    """Replicas of the renderer."""
     judge: ServiceConfig = ServiceConfig()
+    """Replicas of the judge."""
 
 
 class PlacedConfig(EvolutionConfig):
     """What a run computes, and where it runs: all that the parts on Ray need to know of a run."""
 
     cluster: ClusterConfig = ClusterConfig()
+    """Where the parts of the run are placed."""
     inference: InferenceConfig = InferenceConfig()
+    """How rows are processed outside training."""

@@ -35,12 +35,17 @@ class PublishedRequestsConfig(Config):
     """
 
     paths: tuple[Path, ...] = Field(min_length=1)
+    """Files of rows to train on (.jsonl, .ndjson, .parquet)."""
     validation_paths: tuple[Path, ...] = ()
+    """Files of validation rows; empty: `split` takes them from `paths`."""
     heldout_paths: tuple[Path, ...] = ()
+    """Files of held-out rows; empty: `split` takes them from `paths`."""
     exclude_paths: tuple[Path, ...] = ()
+    """Files of further rows whose requests are never trained on."""
     image_root: Path | None = None
     """Folder that image paths of every file are relative to; by default each file's own folder."""
     split: SplitConfig = SplitConfig()
+    """How rows of `paths` are divided where a part has no files of its own."""
     seed: int = Field(default=1, ge=0)
     """Order of the requests; it does not move any between the parts (`split.seed` does)."""
     check_images: bool = True

@@ -34,12 +34,17 @@ class SftRowsConfig(Config):
     """
 
     epochs: int = Field(default=2, ge=1)
+    """Passes over the rows."""
     global_batch: int = Field(default=32, ge=1)
+    """Rows of one step."""
     max_steps: int | None = Field(default=None, ge=1)
     """Ends the training early; the schedule is that of the steps really taken."""
     lr: float = Field(default=1e-5, ge=0)
+    """Learning rate of AdamW after the warm-up."""
     weight_decay: float = Field(default=1e-6, ge=0)
+    """AdamW's decoupled weight decay."""
     warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
     """Where the cosine ends; not known of the paper."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -53,18 +58,23 @@ class SftRowsConfig(Config):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """What passes compute in, and what is saved; master weights and optimizer are float32."""
     device: str = "cpu"
+    """Torch device, such as `cpu` or `cuda`."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0 leaves torch's setting alone."""
     seed: int = Field(default=1, ge=0)
+    """Order of the rows, and the split."""
     images: ImageMode = "text"
+    """`text`: pictures stay `<image>` placeholders; `vision` is refused until the learner reads pictures."""
     exclude_paths: tuple[Path, ...] = ()
     """Bench rows: their requests are kept out of training."""
     heldout_paths: tuple[Path, ...] = ()
+    """Files of rows for the held-out loss; their requests are kept out of training."""
     heldout_fraction: float = Field(default=200 / 9000, ge=0, lt=1)
     """Share of requests held out where there are no `heldout_paths`; 0 leaves the held-out loss away."""
     evaluate_every: int = Field(default=0, ge=0)
     """Steps between held-out losses; 0 means once an epoch. There is always one before the first step and at the end."""
     reading: SftReadConfig = SftReadConfig()
+    """How rows are read."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SftRowsConfig:

@@ -24,8 +24,11 @@ class LocalChatConfig(Config):
     """A chat model in a folder of Hugging Face layout; nothing is downloaded."""
 
     model: str = Field(min_length=1)
+    """A model folder in Hugging Face layout."""
     device: str = "cpu"
+    """Torch device, such as `cpu` or `cuda`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
     max_model_len: int | None = Field(default=None, ge=2)
     """Tokens of a conversation and its answer; by default the model's own limit."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)

@@ -31,10 +31,13 @@ class VllmChatConfig(LocalChatConfig):
     device: str = "cuda"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of the GPU's memory that vLLM may take, where `kv_cache_mib` is None."""
     kv_cache_mib: int | None = Field(default=None, ge=1)
     """Memory of the key-value cache; None: vLLM takes its share of the GPU."""
     tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that the model is sharded over."""
     enforce_eager: bool = False
+    """Run without CUDA graphs and compilation."""
     max_concurrent: int = Field(default=64, ge=1)
     """Most conversations that are decoded together; more wait their turn."""
     max_images: int = Field(default=8, ge=1)
@@ -42,6 +45,7 @@ class VllmChatConfig(LocalChatConfig):
     timeout_s: float = Field(default=600, gt=0)
     """Seconds an answer may take, waiting included."""
     threads: int = Field(default=1, ge=1)
+    """OpenMP threads of the engine process."""
 
 
 class VllmChat:

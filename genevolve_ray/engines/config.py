@@ -26,9 +26,11 @@ class VllmConfig(Config):
     kv_cache_mib: int | None = Field(default=256, ge=1)
     """Memory of the key-value cache. None: vLLM takes its share of the GPU (`gpu_memory_utilization`)."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of the GPU's memory that vLLM may take, where `kv_cache_mib` is None."""
     enforce_eager: bool = True
     """False captures CUDA graphs and compiles; on CPU the engine is always eager."""
     tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that one engine is sharded over."""
     threads: int = Field(default=1, ge=1)
     """OpenMP threads of the engine process; thread pools that overlap with the learner's cost up to ten times."""
     seed: int = 0
@@ -39,14 +41,19 @@ class EngineConfig(Config):
     """Which engine samples, and how."""
 
     kind: Literal["vllm", "transformers"] = "vllm"
+    """`vllm`, or `transformers`, the reference engine."""
     device: str = "cpu"
+    """Torch device of the engine, such as `cpu` or `cuda`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
     max_model_len: int | None = Field(default=None, ge=2)
     """Tokens a sequence may have in all; by default the model's own limit."""
     max_concurrent: int = Field(default=64, ge=1)
     """Most sequences that are decoded together; more requests wait their turn."""
     vllm: VllmConfig = VllmConfig()
+    """Settings of the vLLM engine."""
     transformers: TransformersConfig = TransformersConfig()
+    """Settings of the reference engine."""
 
     @model_validator(mode="after")
     def _deterministic_needs_transformers(self) -> EngineConfig:

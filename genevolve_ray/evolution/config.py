@@ -20,7 +20,9 @@ class LoopConfig(Config):
     """How a run proceeds (PAPER section 3 for the paper's figures)."""
 
     steps: int = Field(default=40, ge=1)
+    """Optimization steps of the whole run."""
     requests_per_step: int = Field(default=8, ge=1)
+    """Requests (groups) that one step learns from."""
     group_size: int = Field(default=6, ge=2)
     """K rollouts of each request; at least two, or nothing can be compared."""
     mode: Literal["sync", "async"] = "sync"
@@ -36,7 +38,9 @@ class LoopConfig(Config):
     validate_every: int = Field(default=10, ge=0)
     """Steps between validations; 0 switches them off."""
     validation_requests: int = Field(default=32, ge=1)
+    """Requests of a validation."""
     checkpoint_every: int = Field(default=10, ge=1)
+    """Steps between checkpoints."""
     parity_limit: float = Field(default=1e-4, gt=0)
     """Largest mean |engine - learner| log-prob at equal version before the run stops: 1e-4 for fp32, about 0.03 for bf16."""
 
@@ -62,14 +66,18 @@ class HeldoutConfig(Config):
     requests: int = Field(default=200, ge=0)
     """How many held-out requests; 0 switches the comparison off."""
     bootstrap: int = Field(default=2000, ge=100)
+    """Resamples behind the interval of the gain."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Level of that interval."""
 
 
 class SamplingConfig(Config):
     """How training rollouts are sampled."""
 
     temperature: float = Field(default=0.7, gt=0)
+    """Sampling temperature; `learner.temperature` must be the same."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus sampling: least probability mass that is kept; 1 keeps all tokens."""
 
 
 class InferenceConfig(Config):
@@ -78,6 +86,7 @@ class InferenceConfig(Config):
     temperature: float = Field(default=0.7, ge=0)
     """Of the policy's sampling; 0 is greedy."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus sampling: least probability mass that is kept; 1 keeps all tokens."""
     in_flight: int = Field(default=32, ge=1)
     """Rows that are worked on at once."""
     tries: int = Field(default=3, ge=1)
@@ -113,23 +122,39 @@ class EvolutionConfig(Config):
     """Everything that decides what a run computes."""
 
     name: str = Field(default="run", pattern=r"^[\w.-]+$")
+    """Name of the run; by default its folder is `runs/NAME`."""
     seed: int = Field(default=1, ge=0)
+    """Root of the seeds of sampling and rendering."""
     deterministic: bool = False
     """Bit-equal runs: one process, reference engine, one thread, turns in lock-step, every request seeded."""
     profile: str = "release"
+    """Protocol of an episode, one of `agent.profile.PROFILES`: `release`, `paper-eval` or `atlas`."""
     policy: PolicyConfig
+    """The policy to evolve."""
     engine: EngineConfig = EngineConfig()
+    """What samples tokens."""
     sampling: SamplingConfig = SamplingConfig()
+    """How training rollouts are sampled."""
     loop: LoopConfig = LoopConfig()
+    """How the run proceeds."""
     reward: RewardConfig = RewardConfig()
+    """How a verdict becomes a reward."""
     learner: LearnerConfig = LearnerConfig()
+    """What trains the policy, and by which losses."""
     heldout: HeldoutConfig = HeldoutConfig()
+    """The comparison before and after the run."""
     checkpoints: CheckpointConfig = CheckpointConfig()
+    """Which checkpoints are kept."""
     requests: RequestsSpec
+    """Plug-in that poses the requests."""
     tools: ToolsSpec
+    """Plug-in that holds the policy's tools."""
     renderer: RendererSpec
+    """Plug-in that draws programs."""
     judge: JudgeSpec
+    """Plug-in that scores pictures and programs."""
     experience: ExperienceConfig = ExperienceConfig()
+    """The experience memory and its retrieval."""
     summariser: SummariserSpec = SummariserSpec(type="genevolve_ray.judges.summariser:RuleSummariser")
     """What compares best and worst attempts; used where `experience.enabled`."""
     rehearsal: RehearsalConfig | None = None

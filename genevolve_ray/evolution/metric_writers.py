@@ -21,6 +21,7 @@ class MetricsConfig(Config):
     wandb_project: str = ""
     """Weights & Biases project; empty switches it off."""
     wandb_mode: str = Field(default="online", pattern="^(online|offline)$")
+    """`online`, or `offline` to write local files only."""
 
 
 class MetricWriter(Protocol):

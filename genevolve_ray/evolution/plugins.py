@@ -86,6 +86,7 @@ class PluginSpec(Config):
     type: str = Field(pattern=r"^([\w.]+:\w+|[\w][\w.-]*)$")
     """`package.module:Class`, or the name under which an installed package registers one for the role."""
     config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the class, validated by its `Config`; the plug-ins' own keys are listed below."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of the processes that hold the plug-in: an interpreter, packages or variables of its own.
     With one, the driver never imports the class; its settings are checked where it runs."""

@@ -17,6 +17,7 @@ class KeyConfig(Config):
     """Which parts of a request its retrieval key is made of."""
 
     fields: tuple[Literal["eval_type", "category", "prompt"], ...] = Field(default=("prompt",), min_length=1)
+    """Parts of the request that enter the key, in order."""
     masked: bool = True
     """Names, numbers and quoted texts of the prompt are masked: requests are alike in what they ask to be done."""
 
@@ -25,9 +26,11 @@ class MemoryConfig(Config):
     """How much is remembered, what counts as alike, and what is forgotten first (see `ExperienceMemory`)."""
 
     capacity: int = Field(default=500, ge=1)
+    """Bundles that are kept; beyond it the least valuable is dropped."""
     threshold: float = Field(default=0.84, ge=-1, le=1)
     """Least cosine of a retrieval; below it nothing is retrieved."""
     gap_weight: float = Field(default=1.0, ge=0)
+    """Worth of a bundle for each unit of its reward gap."""
     age_weight: float = Field(default=0.01, ge=0)
     """Worth that a bundle loses per step: at the defaults, 20 steps weigh as much as a gap of 0.20."""
 
@@ -42,6 +45,7 @@ class HashingConfig(Config):
     """The embedder without a model: words and pairs of neighbouring words, hashed."""
 
     dimension: int = Field(default=1024, ge=8)
+    """Length of the vectors."""
 
 
 class TransformersEmbedderConfig(Config):
@@ -54,15 +58,20 @@ class TransformersEmbedderConfig(Config):
     prefix: str = ""
     """Stands before every text, for models that were trained with one ("query: ")."""
     max_tokens: int = Field(default=512, ge=2)
+    """Tokens of a text that are read; the rest is cut off."""
     batch_size: int = Field(default=16, ge=1)
+    """Texts of one forward pass."""
     device: str = "cpu"
+    """Torch device, such as `cpu` or `cuda`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
 
 
 class EndpointEmbedderConfig(EndpointConfig):
     """An embedding model behind `POST {url}/embeddings`, as OpenAI, vLLM and others serve it."""
 
     batch_size: int = Field(default=64, ge=1)
+    """Texts of one call."""
     dimensions: int | None = Field(default=None, ge=1)
     """Asks the server for shorter vectors, where the model has them."""
 
@@ -75,9 +84,13 @@ class EmbedderConfig(Config):
     """Which embedder turns retrieval keys into vectors."""
 
     kind: Literal["hashing", "transformers", "endpoint"] = "hashing"
+    """Which of the three below is used."""
     hashing: HashingConfig = HashingConfig()
+    """Settings of `kind: hashing`."""
     transformers: TransformersEmbedderConfig = TransformersEmbedderConfig()
+    """Settings of `kind: transformers`."""
     endpoint: EndpointEmbedderConfig | None = None
+    """Settings of `kind: endpoint`, which needs them."""
 
     @model_validator(mode="after")
     def _complete(self) -> EmbedderConfig:
@@ -105,6 +118,7 @@ class ExperienceConfig(Config):
     """What becomes of best-worst pairs (PAPER section 4)."""
 
     enabled: bool = False
+    """Whether pairs become experience at all; distillation needs it."""
     min_gap: float = Field(default=0.20, ge=0, le=1)
     """Least difference of the rewards of a pair."""
     max_pairs: int = Field(default=8, ge=1)
@@ -112,10 +126,15 @@ class ExperienceConfig(Config):
     outside: bool = False
     """Learn from attempts that workers outside the cluster played, too (docs/gateway.md)."""
     control: AblationControl = AblationControl.NONE
+    """Whose bundle the teacher reads: an ablation's control."""
     constant: Experience | None = None
+    """The bundle that every teacher reads under `control: constant`."""
     key: KeyConfig = KeyConfig()
+    """How a request becomes a retrieval key."""
     memory: MemoryConfig = MemoryConfig()
+    """The memory's size, threshold and eviction."""
     embedder: EmbedderConfig = EmbedderConfig()
+    """What turns keys into vectors."""
 
     @model_validator(mode="after")
     def _constant_is_given(self) -> ExperienceConfig:

@@ -16,7 +16,9 @@ class LimitsConfig(Config):
     """What a token may ask of the gateway."""
 
     requests_per_second: float = Field(default=50.0, gt=0)
+    """Mean rate of a token's calls."""
     burst: int = Field(default=200, ge=1)
+    """Calls that a token may make at once, above that rate."""
     body_mib: float = Field(default=4.0, gt=0)
     """Largest body as it arrives, and once more after decompression times `expansion`."""
     expansion: float = Field(default=3.0, ge=1)
@@ -26,6 +28,7 @@ class LimitsConfig(Config):
     open_leases: int = Field(default=256, ge=1)
     """Leases that a token may hold at once."""
     connections: int = Field(default=2048, ge=1)
+    """Connections that the gateway serves at once, over all tokens."""
 
 
 class TrustConfig(Config):
@@ -57,12 +60,15 @@ class GatewayConfig(Config):
     """Whether and how a run takes rollouts from outside the cluster. Without a port there is no gateway."""
 
     port: int | None = Field(default=None, ge=0, le=65535)
-    """0 takes a free port."""
+    """Port to listen at; 0 takes a free one, None opens no gateway."""
     host: str = "127.0.0.1"
+    """Address to listen at; beyond loopback it needs TLS or `plaintext`."""
     tokens: Path = Path("gateway-tokens.json")
     """File of hashed tokens, see `genevolve gateway token`; it is read again when it changes."""
     tls_certificate: Path | None = None
+    """PEM file of the certificate; with `tls_key`."""
     tls_key: Path | None = None
+    """PEM file of the certificate's private key."""
     plaintext: bool = False
     """Listen beyond loopback without TLS: only behind a proxy that ends it."""
     share: float = Field(default=0.5, gt=0, le=1)
@@ -80,8 +86,11 @@ class GatewayConfig(Config):
     kept_versions: int = Field(default=4, ge=1)
     """Weights that stay for download and re-scoring; a token of an older version is refused."""
     zstd_level: int = Field(default=3, ge=1, le=19)
+    """Compression level of weights on the wire."""
     limits: LimitsConfig = LimitsConfig()
+    """What a token may ask."""
     trust: TrustConfig = TrustConfig()
+    """How workers are checked."""
 
     @model_validator(mode="after")
     def _safe(self) -> GatewayConfig:

@@ -62,11 +62,13 @@ class EndpointSummariserConfig(EndpointChatConfig):
     repairs: int = Field(default=2, ge=0)
     """How often a malformed answer is asked for again, with what was wrong with it."""
     min_words: int = Field(default=12, ge=1)
+    """Least words of a bullet."""
     max_words: int = Field(default=22, ge=1)
     """Words of a bullet."""
     max_bullets: int = Field(default=4, ge=1)
     """Bullets of a slot; further ones are left out."""
     turn_chars: int = Field(default=1200, ge=80)
+    """Most characters of one turn, and of one observation, that the model reads."""
     attempt_chars: int = Field(default=12_000, ge=400)
     """How much of each attempt the model reads."""
 

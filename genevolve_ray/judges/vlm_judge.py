@@ -34,9 +34,11 @@ class VlmJudgeConfig(Config):
     """What judges over chat models have in common. All but `cache` enters the identity."""
 
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
+    """How a request without text is scored; it should be `reward.formula`."""
     kscore_rubric: str = "kscore"
     """One of `judges/prompts`, a file, or `module:attribute`."""
     sufficiency_rubric: str = "sufficiency"
+    """Rubric of the program's sufficiency, named in the same ways."""
     max_tokens: int = Field(default=2048, ge=64)
     """Tokens of one answer; models that reason aloud need more."""
     repairs: int = Field(default=2, ge=0)
@@ -50,6 +52,7 @@ class VlmJudgeConfig(Config):
     image_side: int = Field(default=4096, ge=28, le=4096)
     """Pictures are scaled down to this many pixels on their longer side."""
     jpeg_quality: int = Field(default=92, ge=1, le=95)
+    """JPEG quality of the pictures that a model is shown."""
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
     """Encoded pictures that are larger are not opened."""
     reference_pictures: bool = False

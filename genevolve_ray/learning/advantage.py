@@ -15,14 +15,12 @@ from genevolve_ray.records.base import Config
 
 
 class AdvantageConfig(Config):
-    """How rewards become advantages.
-
-    `ddof` 1 is the sample standard deviation (torch's default, which the paper's launcher descends from), 0 the
-    population's. `eps` keeps a group of nearly equal rewards from exploding.
-    """
+    """How rewards become advantages."""
 
     ddof: int = Field(default=1, ge=0, le=1)
+    """1: sample standard deviation (torch's default, which the paper's launcher descends from); 0: the population's."""
     eps: float = Field(default=1e-6, gt=0)
+    """Added to the standard deviation, so that a group of nearly equal rewards does not explode."""
 
 
 @dataclass(frozen=True)

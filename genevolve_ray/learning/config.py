@@ -25,18 +25,23 @@ class ImportanceCorrection(StrEnum):
 class GrpoConfig(Config):
     """Settings of the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
 
-    `behaviour_cap` truncates prox / mu in the decoupled form; tokens whose prox / mu lies below `behaviour_floor` or above
-    `behaviour_ceiling` are masked there: truncation bounds the variance, masking drops tokens whose context the policy has
-    left behind. The share of tokens that each touches is logged. Aggregation is `seq-mean-token-sum`: summed over the
-    tokens of a sequence, averaged over the non-empty sequences of the global batch.
+    In the decoupled form, truncation bounds the variance and masking drops tokens whose context the policy has left
+    behind. The share of tokens that each touches is logged. Aggregation is `seq-mean-token-sum`: summed over the tokens
+    of a sequence, averaged over the non-empty sequences of the global batch.
     """
 
     clip_low: float = Field(default=0.20, ge=0, lt=1)
+    """Ratios are clipped at 1 - `clip_low`."""
     clip_high: float = Field(default=0.28, ge=0)
+    """Ratios are clipped at 1 + `clip_high`."""
     correction: ImportanceCorrection = ImportanceCorrection.BYPASS
+    """Which policy the ratio is taken against."""
     behaviour_cap: float = Field(default=2.0, gt=0)
+    """Greatest weight prox / mu in the `decoupled` form, which bounds the variance."""
     behaviour_floor: float | None = Field(default=None, ge=0)
+    """Tokens whose prox / mu lies below are masked in the `decoupled` form; None masks none."""
     behaviour_ceiling: float | None = Field(default=None, gt=0)
+    """Tokens whose prox / mu lies above are masked in the `decoupled` form; None masks none."""
 
     @model_validator(mode="after")
     def _order(self) -> GrpoConfig:
@@ -63,7 +68,9 @@ class KlConfig(Config):
     """
 
     coefficient: float = Field(default=0.0, ge=0)
+    """Weight beta of the KL divergence to the policy at the start; 0 holds no reference model."""
     rho_cap: float = Field(default=2.0, gt=0)
+    """Greatest importance weight pi / mu."""
 
 
 class VedForm(StrEnum):
@@ -92,7 +99,9 @@ class VedConfig(Config):
     """
 
     coefficient: float = Field(default=0.0, ge=0)
+    """Weight lambda of the distillation loss; 0 runs no teacher."""
     form: VedForm = VedForm.SCORE
+    """Which estimator of the divergence is differentiated."""
     rho_cap: float = Field(default=2.0, gt=0)
     """Greatest importance weight pi / mu."""
     gap_clip: float = Field(default=10.0, gt=0)
@@ -104,6 +113,7 @@ class VedConfig(Config):
     gate_kinds: tuple[Literal["think", "tool_call", "answer", "text"], ...] = ()
     """Kinds of span whose tokens may be taught; empty means all."""
     aggregation: TokenAggregation = TokenAggregation.SUM
+    """How the token losses of a sequence are combined."""
 
     @model_validator(mode="after")
     def _cap_belongs_to_the_paper_form(self) -> VedConfig:
@@ -124,18 +134,22 @@ class PublishForm(StrEnum):
 class LoraConfig(Config):
     """Settings of a low-rank adapter: W + alpha / rank * B A on the target modules, everything else frozen.
 
-    There is no dropout: the policy that is trained must be the one that sampled. `target_modules` is "all-linear"
-    (every linear module of the text decoder, the head left out) or the ends of module names. `start` is a folder in
-    peft's layout to go on from; a fresh adapter starts as the identity, and `seed` decides its A. Either form of
-    `publish` gives the engines the same weights, bit for bit (where both merge on the same kind of device).
+    There is no dropout: the policy that is trained must be the one that sampled. Either form of `publish` gives the
+    engines the same weights, bit for bit (where both merge on the same kind of device).
     """
 
     rank: int = Field(default=16, ge=1)
+    """Rank of the adapter's matrices."""
     alpha: float = Field(default=32.0, gt=0)
+    """Scale: the adapter enters with alpha / rank."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """`all-linear` (every linear module of the text decoder, the head left out), or the ends of module names."""
     start: str | None = None
+    """Adapter folder in peft's layout to continue from; None starts with the identity."""
     seed: int = Field(default=0, ge=0)
+    """Decides matrix A of a fresh adapter."""
     publish: PublishForm = PublishForm.ADAPTER
+    """What of a version travels to the engines; both forms give them the same weights."""
 
     @model_validator(mode="after")
     def _targets(self) -> LoraConfig:
@@ -145,31 +159,42 @@ class LoraConfig(Config):
 
 
 class LearnerConfig(Config):
-    """Settings of the learner. Master weights and optimizer are float32; `dtype` is what the passes compute in.
-
-    `temperature` must be the sampling temperature of the rollouts. `threads` 0 leaves torch's setting alone. With
-    `lora` only the adapter is trained, in float32, and a bfloat16 base stays in bfloat16. `gradient_checkpointing`
-    keeps one state per layer and computes the rest again in the backward pass. `offload` keeps master weights,
-    gradients and optimizer state in host memory and steps there (FSDP2's CPU offload, also on one rank).
-    """
+    """Settings of the learner."""
 
     lr: float = Field(default=4e-5, ge=0)
+    """Learning rate of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two decay rates."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises to `lr`; it is constant afterwards."""
     grad_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
     token_budget: int = Field(default=4096, ge=1)
+    """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
     temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the rollouts; `sampling.temperature` must be the same."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """What the passes compute in; master weights and optimizer are float32."""
     device: str = "cpu"
+    """Torch device of the learner, such as `cpu` or `cuda`."""
     threads: int = Field(default=0, ge=0)
+    """Torch threads; 0 leaves torch's setting alone."""
     gradient_checkpointing: bool = False
+    """Keep one state per layer and compute the rest again in the backward pass."""
     offload: bool = False
+    """Keep master weights, gradients and optimizer state in host memory and step there (FSDP2's CPU offload, also on one rank)."""
     lora: LoraConfig | None = None
+    """Train an adapter alone, in float32; a bfloat16 base stays in bfloat16."""
     advantage: AdvantageConfig = AdvantageConfig()
+    """How rewards become advantages."""
     grpo: GrpoConfig = GrpoConfig()
+    """The policy loss."""
     kl: KlConfig = KlConfig()
+    """The penalty for moving away from the start."""
     ved: VedConfig = VedConfig()
+    """The distillation loss."""
 
     @property
     def publishes_adapter(self) -> bool:

@@ -15,17 +15,29 @@ class Experience(Record):
     """
 
     trigger: str = ""
+    """When the guidance applies; with `summary` the text that describes the pair."""
     summary: str = ""
+    """The difference of the pair in one sentence."""
     search_strategy: tuple[str, ...] = ()
+    """Bullets on what to search for, and when."""
     knowledge_activation: tuple[str, ...] = ()
+    """Bullets on which skills to read."""
     reference_selection: tuple[str, ...] = ()
+    """Bullets on which pictures to choose as references."""
     prompt_construction: tuple[str, ...] = ()
+    """Bullets on how to write the prompt."""
     failure_avoidance: tuple[str, ...] = ()
+    """Bullets on what failed."""
     step: int = -1
+    """Step whose rollouts were compared; -1: none."""
     request_id: str = ""
+    """Request of the pair."""
     best: str = ""
+    """Trajectory id of the better attempt."""
     worst: str = ""
+    """Trajectory id of the worse attempt."""
     gap: float = 0.0
+    """Difference of their rewards."""
 
     def slots(self) -> dict[str, tuple[str, ...]]:
         """Return the non-empty guidance slots in order."""

@@ -28,14 +28,17 @@ class PictureLimits(Config):
     formats: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
     """Formats by content, whatever a name or a header claims; other decoders are never tried."""
     max_bytes: int = Field(default=20 << 20, ge=64)
+    """Largest encoded picture, bytes."""
     max_pixels: int = Field(default=40_000_000, ge=1)
     """Width times height, checked on the header before anything is decoded."""
     min_side: int = Field(default=1, ge=1)
+    """Least pixels of each side."""
     long_side: int | None = Field(default=None, ge=1)
     """Larger pictures are scaled down to this many pixels on their longer side."""
     output: Literal["PNG", "JPEG"] = "PNG"
     """JPEG has no transparency: it is laid on white."""
     quality: int = Field(default=92, ge=1, le=95)
+    """JPEG quality of the output."""
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,13 @@ class RewardConfig(Config):
     """
 
     image_weight: float = Field(default=0.5, ge=0)
+    """Weight of the picture's KScore."""
     text_weight: float = Field(default=0.5, ge=0)
+    """Weight of the program's sufficiency."""
     call_cost: float = Field(default=0.0, ge=0)
+    """Cost of each tool call."""
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
+    """How a request without text enters the KScore."""
 
     @model_validator(mode="after")
     def _weights(self) -> RewardConfig:

@@ -18,8 +18,11 @@ class PriceConfig(Config):
     per_call: float = Field(default=0, ge=0)
     """For each answer that arrived with status 200."""
     per_image: float = Field(default=0, ge=0)
+    """For each picture."""
     per_million_prompt_tokens: float = Field(default=0, ge=0)
+    """For a million tokens of prompts."""
     per_million_completion_tokens: float = Field(default=0, ge=0)
+    """For a million tokens of answers."""
 
     def of(self, usage: Usage) -> float:
         """Return what an amount of use costs."""
@@ -53,10 +56,13 @@ class RemoteConfig(Config):
     connect_timeout_s: float = Field(default=10, gt=0)
     """Seconds of it until the connection stands: a machine that is gone need not take a generator's patience."""
     attempts: int = Field(default=4, ge=1)
+    """Tries of one call in all."""
     backoff_s: float = Field(default=0.5, ge=0)
     """First upper limit of the random wait between tries; it doubles up to `max_backoff_s`."""
     max_backoff_s: float = Field(default=20, ge=0)
+    """Upper limit of the wait between two tries, seconds."""
     max_answer_bytes: int = Field(default=32 << 20, ge=1024)
+    """Largest answer that is read, bytes."""
     concurrency: int = Field(default=64, ge=1)
     """Calls of one process that are on the way at once; more wait their turn."""
     rate_per_s: float | None = Field(default=None, gt=0)
@@ -69,7 +75,9 @@ class RemoteConfig(Config):
     A server from which nothing was heard for `health_s` is asked there before it gets a call.
     """
     health_s: float = Field(default=10, ge=0)
+    """Seconds of silence after which `health_path` is asked."""
     price: PriceConfig = PriceConfig()
+    """What the service costs; `--max-cost` counts with it."""
 
     @field_validator("url")
     @classmethod

@@ -15,6 +15,7 @@ class EndpointConfig(RemoteConfig):
     """A model behind an OpenAI-style endpoint; `url` goes up to and including the version, as `http://host:8000/v1`."""
 
     model: str = Field(min_length=1)
+    """Name of the model, as the server calls it."""
 
     def probe_path(self) -> str:
         """Return where such endpoints list their models."""

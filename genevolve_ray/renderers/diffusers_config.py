@@ -46,11 +46,17 @@ class DiffusersConfig(Config):
     that ends in NaN are found before a run. Takes the time of one picture a replica."""
 
     steps: int | None = Field(default=None, ge=1, le=1000)
+    """Denoising steps (`num_inference_steps`)."""
     guidance_scale: float | None = Field(default=None, ge=0)
+    """The pipeline's parameter of that name."""
     true_cfg_scale: float | None = Field(default=None, ge=0)
+    """The pipeline's parameter of that name."""
     negative_prompt: str | None = None
+    """What the picture should not show."""
     strength: float | None = Field(default=None, gt=0, le=1)
+    """How far image-to-image departs from the reference."""
     width: int | None = Field(default=None, ge=16, multiple_of=16)
+    """Pixels; with `height`."""
     height: int | None = Field(default=None, ge=16, multiple_of=16)
     """Pixels. None: the pipeline's choice, which may follow the first reference."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
@@ -70,6 +76,7 @@ class DiffusersConfig(Config):
     lora_file: str | None = Field(default=None, pattern=r"^[\w.-]+\.safetensors$")
     """Which file of that folder or id."""
     lora_scale: float = 1.0
+    """Weight of the LoRA."""
     lora_fuse: bool = False
     """Add it to the weights once, which saves time at each step."""
 

@@ -29,6 +29,7 @@ class HttpRendererConfig(RemoteConfig):
     timeout_s: float = Field(default=600, gt=0)
     """Seconds one try may take; generators are slow. `cluster.renderer.timeout` should leave room for all tries."""
     model: str = Field(min_length=1)
+    """Name of the generator; it enters the identity."""
     reference_side: int = Field(default=2048, ge=64)
     """References are scaled down to this many pixels on their longer side before they are sent."""
     picture: PictureLimits = PictureLimits(min_side=16)

@@ -169,6 +169,7 @@ class NamedConfig(Config):
     """A preset and what to change of its settings."""
 
     name: str
+    """Name of the preset (docs/renderers.md lists them)."""
     overrides: dict[str, JsonValue] = Field(default_factory=dict)
     """Settings of the preset's renderer; each replaces the preset's as a whole."""
 

@@ -55,9 +55,11 @@ class FetchConfig(Config):
     total_s: float = Field(default=10, gt=0)
     """Seconds for one picture, redirects and decoding included."""
     max_redirects: int = Field(default=3, ge=0, le=10)
+    """Redirects that are followed; each is checked like the first address."""
     allow_downgrade: bool = False
     """Whether https may redirect to http."""
     ports: tuple[int, ...] = (80, 443)
+    """Ports that may be connected to."""
     allow: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that are asked although they are not on the public internet. DANGEROUS: whoever writes a web page that
     a search finds can then make this machine ask any address in them. For tests and for an intranet of pictures only."""

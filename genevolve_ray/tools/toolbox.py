@@ -20,9 +20,13 @@ class LocalToolsConfig(Config):
     """Text corpus and image library as JSON lines (see `tools.local`), and perhaps a folder of skills."""
 
     texts: Path
+    """JSON lines of texts for `search`."""
     pictures: Path
+    """JSON lines of captioned pictures for `image_search`."""
     skills: Path | None = None
+    """Folder of skills for `query_knowledge`; None: the eight that ship."""
     top_k: int = Field(default=5, ge=1, le=10)
+    """Results of a search, where the policy names no number."""
 
 
 class LocalTools:

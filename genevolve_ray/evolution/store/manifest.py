@@ -130,8 +130,11 @@ class CheckpointConfig(Config):
     """Which checkpoints stay: the newest `keep_last`, and the `keep_best` with the highest validation `best_metric`."""
 
     keep_last: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
     keep_best: int = Field(default=1, ge=0)
+    """Checkpoints that are kept for their validation besides."""
     best_metric: str = "reward_mean"
+    """Validation metric that decides which are best; higher is better."""
 
 
 class ResumePlan(Record):

@@ -29,10 +29,15 @@ class SplitConfig(Config):
     """
 
     validation: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the requests for validation."""
     test: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the requests that are held out."""
     validation_count: int | None = Field(default=None, ge=0)
+    """Number of requests for validation, instead of a fraction."""
     test_count: int | None = Field(default=None, ge=0)
+    """Number of held-out requests, instead of a fraction."""
     seed: int = Field(default=0, ge=0)
+    """Seed of the hash that decides a request's part."""
 
     @model_validator(mode="after")
     def _parts(self) -> SplitConfig:

@@ -60,12 +60,12 @@ class SftRow(Record):
 class SftReadConfig(ReadConfig):
     """How SFT rows are read.
 
-    `broken_turns` is about rows with a turn that the protocol does not allow: several actions (some published ones have
-    them), none, or an answer too early. Trained on, they teach turns that our runtime answers with a format error, so they
-    are rejected; "keep" keeps them and the report counts them as notes.
+    The protocol does not allow a turn with several actions (some published rows have them), without one, or with an answer
+    too early. Trained on, such rows teach turns that our runtime answers with a format error.
     """
 
     broken_turns: Literal["reject", "keep"] = "reject"
+    """What becomes of rows with a turn that the protocol does not allow; kept ones are counted as notes."""
 
 
 def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConfig | None = None) -> Iterator[SftRow]:

@@ -1,0 +1,50 @@
+"""Commands that a page shows exist, with the options that it shows. None of them is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from deploy_files import parse
+from docs_pages import PAGES, ROOT, Command, commands
+
+from genevolve_ray.cli import app
+
+SHOWN = [(page, command) for page in PAGES for command in commands(page)]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def label(value: Any) -> str:
+    return value.text if isinstance(value, Command) else str(value.relative_to(ROOT))
+
+
+def test_the_pages_show_commands() -> None:
+    assert len(SHOWN) > 40
+
+
+@pytest.mark.parametrize(("page", "command"), [pair for pair in SHOWN if pair[1].whole], ids=label)
+def test_a_command_line_can_be_run_as_it_stands(page: Path, command: Command) -> None:
+    parse(command.words)
+
+
+@pytest.mark.parametrize(("page", "command"), [pair for pair in SHOWN if not pair[1].whole], ids=label)
+def test_a_command_in_a_sentence_has_its_name_and_its_options(page: Path, command: Command) -> None:
+    """`[...]` marks what may be left out, `a|b` and `a | b` what may stand in one place."""
+    words = re.sub(r"[\[\]]", " ", re.sub(r" ?\| ?", "|", command.text)).split()
+    here = typer.main.get_command(app)
+    while words and hasattr(here, "commands") and not words[0].startswith("-"):
+        names = words.pop(0).split("|")
+        assert [name for name in names if name not in here.commands] == []
+        here = here.commands[names[0]]
+    inside = getattr(here, "commands", {"": here}).values()
+    known = {option for one in inside for parameter in one.params for option in parameter.opts} | {"--help"}
+    assert [word for word in words if word.startswith("--") and word.partition("=")[0] not in known] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_make_target_exists(page: Path) -> None:
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {name for name in named if f"\n{name}: " not in MAKEFILE} == set()
