@@ -49,7 +49,7 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
     try:
         ray.init(address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PlacementError(f"no Ray cluster answers at {address}: {error}") from error
+        raise PlacementError(f"no Ray cluster found at {address}: {error}") from error
     try:
         return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     finally:

@@ -96,7 +96,7 @@ async def check_concurrent(engine: Engine, case: EngineCase) -> None:
     )
     for result, sampling in zip(results, samplings, strict=True):
         _check_shape(result, sampling, case, engine.version)
-        assert len(result.tokens) == sampling.max_tokens, "a request got another one's limit"
+        assert len(result.tokens) == sampling.max_tokens, "a request used the limit of another request"
     assert len({result.tokens[:4] for result in results}) > 1, "twelve seeds gave one continuation"
 
 
@@ -136,7 +136,7 @@ async def check_update(engine: Engine, case: EngineCase) -> None:
             await attempt()
         except WeightUpdateError:
             continue
-        raise AssertionError("an engine that disagrees with the probe goes on sampling")
+        raise AssertionError("an engine that disagrees with the probe continues to sample")
     await engine.update(case.folder, version + 2, case.probe)
     _check_shape(await engine.generate(case.prompt, sampling, "contract-mended"), sampling, case, version + 2)
 

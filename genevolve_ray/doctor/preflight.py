@@ -44,9 +44,7 @@ def check_filled_in(config: RunConfig) -> None:
     """Check that a preset's blanks are filled in. Raises UserFault naming those that are not."""
     if left := fill_ins(config):
         keys = ", ".join(key for key, _ in left)
-        raise UserFault(
-            f"still to be filled in: {keys} (--set, or a copy of the preset; `genevolve doctor` tells more)"
-        )
+        raise UserFault(f"not filled in: {keys} (--set, or a copy of the preset; see `genevolve doctor`)")
 
 
 def check_policy(config: RunConfig) -> None:
@@ -75,7 +73,7 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
     if spec.isolated:
         if local:
             keys = ", ".join(spec.runtime_env)
-            raise UserFault(f"{role}.runtime_env ({keys}) needs processes of its own: run without --in-process")
+            raise UserFault(f"{role}.runtime_env ({keys}) needs separate processes: run without --in-process")
         return
     kind, settings = plugin_settings(role, spec)
     try:
@@ -117,7 +115,7 @@ def check_devices(config: RunConfig, local: bool = False) -> None:
     wanting = {key: value for key, value in asked.items() if value and not str(value).startswith("cpu")}
     if wanting and not (found := gpu_count()):
         settings = ", ".join(f"{key}={value}" for key, value in wanting.items())
-        raise UserFault(f"{settings}: a GPU is asked for, this machine has {found}")
+        raise UserFault(f"{settings}: a GPU is required, but this machine has {found}")
 
 
 def gpu_count() -> int:

@@ -94,7 +94,7 @@ class VerdictCache:
         try:
             await asyncio.to_thread(self.put, key, verdict)
         except OSError as error:  # A full disk is no reason to lose what was paid for.
-            logger.warning("a verdict could not be kept in %s: %s", self._folder, error)
+            logger.warning("a verdict could not be cached in %s: %s", self._folder, error)
         return verdict, False
 
     def path(self, key: str) -> Path:

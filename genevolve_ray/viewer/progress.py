@@ -280,7 +280,7 @@ class LiveProgress:
         if not self._steps or left <= 0:
             return ""
         usual = statistics.median(self._steps)
-        return f"{clock(left * usual - min(usual, self._now() - self._stepped))} to go"
+        return f"{clock(left * usual - min(usual, self._now() - self._stepped))} remaining"
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -96,7 +96,7 @@ def test_the_held_out_comparison_can_be_switched_off() -> None:
         ("engine.kind=sglang", "engine.kind: .*'vllm' or 'transformers', got 'sglang'"),
         ("loop=3", "loop: .*got 3"),
         ("policy={}", "policy.model: missing"),
-        ("profile=nobody", "profile 'nobody' is unknown; there are atlas"),
+        ("profile=nobody", "profile 'nobody' is unknown; known: atlas"),
         ("sampling.temperature=0.5", "learner.temperature=.*, sampling.temperature=0.5"),
         ("deterministic=true", "deterministic=true needs engine.kind=transformers, got 'vllm'"),
         ("engine.transformers.deterministic=true", "transformers.deterministic is set and kind is 'vllm'"),
