@@ -136,7 +136,7 @@ def render_run(rows: Path, out: Path, common: Common, *, roots: Sequence[Path]) 
     refuse_mixed(out, "render", "rollout")
     if out.resolve() == rows.parent.resolve():
         raise UserFault(
-            f"--output {out}: holds the input, {rows.name}, which render would overwrite: name another folder"
+            f"--output {out}: contains the input, {rows.name}, which render would overwrite: name another folder"
         )
 
     def build(ports: InferencePorts, images: ImageStore) -> list[tuple[Stage, Path]]:

@@ -198,7 +198,7 @@ def refuse_mixed(folder: Path, name: str, other: str) -> None:
     """Check that a folder does not hold another command's `results.json`. Raises UserFault."""
     if job_path(folder, other).is_file():
         raise UserFault(
-            f"{folder} holds the results of `genevolve {other}`, which {name} would overwrite: name another"
+            f"{folder} holds the results of `genevolve {other}`, which {name} would overwrite: name another folder"
         )
 
 

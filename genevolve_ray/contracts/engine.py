@@ -47,14 +47,14 @@ def _check_shape(result: Generation, sampling: SamplingParams, case: EngineCase,
     assert 1 <= size <= sampling.max_tokens, f"{size} tokens for max_tokens {sampling.max_tokens}"
     assert len(result.logprobs) == len(result.versions) == size, "tokens, logprobs and versions differ in length"
     assert all(math.isfinite(p) and p <= 1e-6 for p in result.logprobs), f"log-probs out of range: {result.logprobs}"
-    assert all(0 <= token < case.vocab_size for token in result.tokens), "a token lies outside the vocabulary"
+    assert all(0 <= token < case.vocab_size for token in result.tokens), "a token is outside the vocabulary"
     assert not set(result.tokens) & set(case.banned), f"banned tokens were sampled: {result.tokens}"
     assert set(result.versions) == {version}, f"versions {set(result.versions)}, expected {version}"
     stops = [i for i, token in enumerate(result.tokens) if token in sampling.stop_token_ids]
     if result.finish is FinishReason.STOP:
-        assert stops == [size - 1], f"finish is stop and stop tokens stand at {stops} of {size}"
+        assert stops == [size - 1], f"finish is stop, but stop tokens are at {stops} of {size}"
     else:
-        assert not stops, f"finish is length and stop tokens stand at {stops} of {size}"
+        assert not stops, f"finish is length, but stop tokens are at {stops} of {size}"
 
 
 async def check_generate(engine: Engine, case: EngineCase) -> None:

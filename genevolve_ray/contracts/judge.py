@@ -85,7 +85,7 @@ async def check_unreadable(judge: Judge, case: JudgeCase) -> None:
         error = await raised_by(_judge(judge, case, image, truth))
         assert error is not None, f"{what} received a verdict"
         assert isinstance(error, InfraFailure), f"{what} raised {type(error).__name__}: {error}"
-        assert not any(secret in str(error) for secret in case.secrets), "the error holds a secret of the settings"
+        assert not any(secret in str(error) for secret in case.secrets), "the error contains a secret of the settings"
 
 
 async def check_concurrent(judge: Judge, case: JudgeCase) -> None:

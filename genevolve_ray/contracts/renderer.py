@@ -119,7 +119,7 @@ async def check_bad_reference(renderer: Renderer, case: RendererCase) -> None:
     error = await raised_by(renderer.render(case.prompt, [NOT_A_PICTURE], 1))
     assert error is not None, "a reference that is not an image caused no error"
     assert isinstance(error, InfraFailure | ValueError), f"a bad reference raised {type(error).__name__}: {error}"
-    assert not any(secret in str(error) for secret in case.secrets), "the error holds a secret of the settings"
+    assert not any(secret in str(error) for secret in case.secrets), "the error contains a secret of the settings"
     _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a bad reference")
 
 

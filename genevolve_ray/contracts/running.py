@@ -86,7 +86,7 @@ def check_identity(subject: Any, secrets: Sequence[str]) -> None:
     assert isinstance(identity, str) and identity.strip(), f"identity must be a string, got {identity!r}"
     assert "\n" not in identity and len(identity) <= 1000, f"identity must be one short line, got {identity[:200]!r}"
     assert subject.identity == identity, f"identity changed from {identity!r} to {subject.identity!r}"
-    assert not any(secret in identity for secret in secrets), "identity holds a secret of the settings"
+    assert not any(secret in identity for secret in secrets), "identity contains a secret of the settings"
 
 
 def check_same_identity(subject: Any, identity: str) -> None:

@@ -95,7 +95,7 @@ def check_tokenizer(folder: Path) -> str:
         raise ValueError(f"the tokenizer in {folder} has {len(tokenizer)} ids, but the model embeds {rows}")
     prompt = form.prompt_ids([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
     end = tokenizer.decode([form.end_of_turn_id])
-    return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt takes {len(prompt)} tokens"
+    return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt has {len(prompt)} tokens"
 
 
 def context_of(folder: Path) -> int | None:

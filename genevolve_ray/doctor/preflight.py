@@ -115,7 +115,7 @@ def check_devices(config: RunConfig, local: bool = False) -> None:
     wanting = {key: value for key, value in asked.items() if value and not str(value).startswith("cpu")}
     if wanting and not (found := gpu_count()):
         settings = ", ".join(f"{key}={value}" for key, value in wanting.items())
-        raise UserFault(f"{settings}: a GPU is required, but this machine has {found}")
+        raise UserFault(f"{settings}: a GPU is asked for, this machine has {found}")
 
 
 def gpu_count() -> int:
@@ -139,4 +139,4 @@ def model_folder(model: str) -> Path:
     try:
         return Path(str(resources.files(package) / name))
     except (ModuleNotFoundError, TypeError) as error:
-        raise FileNotFoundError(f"{model}: there is no package {package}") from error
+        raise FileNotFoundError(f"{model}: no such package: {package}") from error

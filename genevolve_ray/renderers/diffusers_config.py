@@ -82,7 +82,7 @@ class DiffusersConfig(Config):
     @classmethod
     def _not_ours(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if taken := sorted(_RESERVED & set(value)):
-            raise ValueError(f"options must not hold {', '.join(taken)}: use its own setting, or it is fixed")
+            raise ValueError(f"options must not contain {', '.join(taken)}: use its own setting, or it is fixed")
         return value
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ class ImagesApiConfig(HttpRendererConfig):
     @classmethod
     def _not_ours(cls, value: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:
         if taken := sorted(_OWN & set(value)):
-            raise ValueError(f"extra must not hold {', '.join(taken)}: use its own setting, or it is fixed")
+            raise ValueError(f"extra must not contain {', '.join(taken)}: use its own setting, or it is fixed")
         return value
 
 

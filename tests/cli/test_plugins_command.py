@@ -83,7 +83,7 @@ def test_a_plug_in_that_breaks_its_contract_ends_with_1_and_the_reasons(genevolv
     ended = genevolve("plugins", "check", "renderer", "painter", "--set", "api_token=hush-hush")
     assert ended.code == 1
     assert "FAIL  picture: one reference gave 5 bytes that are not an image" in ended.out
-    assert "FAIL  names itself: identity holds a secret of the settings" in ended.out
+    assert "FAIL  names itself: identity contains a secret of the settings" in ended.out
     assert "skip  seed" in ended.out
     assert "hush-hush" not in ended.out + ended.err
 
