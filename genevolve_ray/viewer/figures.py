@@ -301,13 +301,7 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
             ],
             yaxis={"rangemode": "tozero"},
         ),
-        _curves(
-            metrics,
-            "entropy",
-            "Entropy",
-            "Entropy of the policy on its own tokens, in nats.",
-            [("entropy", "entropy", 2)],
-        ),
+        _curves(metrics, "entropy", "Entropy", "Over the policy's own tokens, in nats.", [("entropy", "entropy", 2)]),
         _curves(metrics, "kl", "KL to the reference policy", "Per policy token, in nats.", [("kl", "KL", 3)]),
         _curves(
             metrics,

@@ -134,7 +134,7 @@ def test_a_swap_is_asked_for_and_kept_for_a_run_that_does_not_go_on(genevolve: G
 
 @pytest.mark.parametrize(
     ("state", "code", "text"),
-    [(SwapState.DONE, 0, "new groups use steady/2"), (SwapState.REFUSED, 1, "stays: no weights")],
+    [(SwapState.DONE, 0, "new groups use steady/2"), (SwapState.REFUSED, 1, "unchanged: no weights")],
 )
 def test_the_command_waits_for_the_outcome(
     genevolve: Genevolve, run: Path, monkeypatch: pytest.MonkeyPatch, state: SwapState, code: int, text: str
