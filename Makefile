@@ -1,4 +1,4 @@
-# Everything starts here, from a bare checkout with Python 3.11 and make. `make` alone lists the targets.
+# Entry points for a bare checkout with Python 3.11 and make. `make` lists the targets.
 
 PYTHON  ?= python3.11
 BACKEND ?= cpu
@@ -9,14 +9,14 @@ UV_PIN  := uv==0.13.9
 REQUIREMENTS := requirements/$(BACKEND).txt requirements/dev.txt
 OVERRIDES    := $(if $(filter cpu,$(BACKEND)),--override requirements/overrides-cpu.txt)
 
-# The name of the stamp holds a checksum of all that decides what is installed: while it matches, set-up does nothing
-# and needs no network.
+# The name of the stamp contains a checksum of all files that determine the installation. While it matches, setup does
+# nothing and needs no network.
 SETUP_KEY := $(BACKEND)-$(firstword $(shell cat requirements/*.txt pyproject.toml | cksum))
 STAMP     := $(VENV)/.setup-$(SETUP_KEY)
 STARTED   := $(shell date +%s)
 
-# Where torch comes from. uv does not read pip's configuration, so the folders that pip would look into are passed on.
-# Without such a folder (or where it lacks the wheel) uv picks torch's own index for the chosen backend.
+# The source of torch. uv does not read pip's configuration, so pip's folders are passed to it. Without such a folder (or
+# without the wheel in it), uv uses torch's own index for the selected backend.
 FIND_LINKS    := $(foreach place,$(PIP_FIND_LINKS),--find-links $(place))
 TORCH_BACKEND := --torch-backend=$(if $(filter cpu,$(BACKEND)),cpu,auto)
 UV_INSTALL    := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode $(OVERRIDES) \
@@ -39,33 +39,33 @@ $(STAMP):
 	@rm -f $(VENV)/.setup-*
 	@touch $@
 
-demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start trains the start first)
+demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start first trains the starting checkpoint)
 	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo $(ARGS)
 
-# Tests need no network, and one thread each: the pools of engine and learner would fight over the cores.
+# Tests need no network. They use one thread each, because the pools of engine and learner would compete for the cores.
 test test-slow: export HF_HUB_OFFLINE := 1
 test test-slow: export OMP_NUM_THREADS := 1
 
-test: setup ## every test but the slow ones (some 12 minutes on two cores; ARGS go to pytest)
+test: setup ## run all tests except the slow ones (about 12 minutes on two cores; ARGS go to pytest)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: setup ## the tests that take minutes each
+test-slow: setup ## run the slow tests, which take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: setup ## ruff, mypy and the import contracts
+lint: setup ## run ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-format: setup ## let ruff rewrite what it can
+format: setup ## apply the automatic fixes of ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure this machine: episodes, learner, transport, services, TRL (ARGS are passed on)
+bench: setup ## measure this machine: episodes, learner, transport, services, TRL (ARGS go to the benchmarks)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-clean: ## remove the environment and all caches; runs/ stays
+clean: ## remove the environment and all caches; keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -241,11 +241,11 @@ class Layout:
         return decode + TOOL_SECONDS + picture_seconds() + 2 * judge_seconds() + self.chains()["learner"]
 
     def in_flight(self) -> float:
-        """Return samples under way at once: Little's law, throughput times latency."""
+        """Return samples in flight: Little's law, throughput times latency."""
         return self.samples / self.step_seconds() * self.latency()
 
     def staleness_needed(self) -> int:
-        """Return the smallest `max_staleness` whose leases, (max_staleness + 1) steps, cover what is under way."""
+        """Return the smallest `max_staleness` whose leases, (max_staleness + 1) steps, cover the samples in flight."""
         return ceil(self.in_flight() / self.samples) - 1
 
 
@@ -306,9 +306,9 @@ def layout_table(layouts: Sequence[Layout] = LAYOUTS) -> list[str]:
 
 
 def flow_table(layouts: Sequence[Layout] = LAYOUTS) -> list[str]:
-    """Return throughput, latency and what must be under way."""
+    """Return throughput, latency and samples in flight."""
     lines = [
-        "| GPUs | trajectories/s | latency, s | under way | `max_staleness` at least | set | policy tokens/s | pictures/s |",
+        "| GPUs | trajectories/s | latency, s | in flight | `max_staleness` at least | set | policy tokens/s | pictures/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for layout in layouts:

@@ -1,12 +1,12 @@
 #!/bin/bash
-# A run on a Slurm allocation: a Ray head on its first node, which is also where the driver runs, a worker on every other.
+# A run on a Slurm allocation: a Ray head and the driver on its first node, and a Ray worker on every other node.
 #
 #   sbatch --nodes=2 --gpus-per-node=8 deploy/slurm.sh paper.yaml /shared/runs/paper
 #   sbatch --nodes=2 deploy/slurm.sh atlas /shared/runs/atlas --set cluster.strategy=SPREAD
 #
-# Configuration, run folder, models and data must be reachable under the same paths on every node, the folder on a file
-# system that supports flock. Preempted, out of time or short of a node, the job goes back into the queue and the same
-# command resumes the run; what a user must mend (exit code 2) does not.
+# Configuration, run folder, models and data must have the same paths on every node. The run folder needs a file system
+# that supports flock. If the job is preempted, out of time or short of a node, it is requeued, and the same command
+# resumes the run. Exit code 2 needs a fix by the user and is not requeued.
 #SBATCH --job-name=genevolve
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -27,7 +27,7 @@ start_seconds=${GENEVOLVE_START_SECONDS:-300}
 port=$((20000 + SLURM_JOB_ID % 20000))
 export PATH=${GENEVOLVE_BIN:-$PWD/.venv/bin}:$PATH
 
-# One token for this user's clusters, in a file that only they can read; it appears on no command line and in no log.
+# One token for this user's clusters, in a file that only this user can read. No command line or log contains it.
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 unset RAY_AUTH_TOKEN
@@ -42,20 +42,20 @@ head=$SLURMD_NODENAME
 address=$(hostname --ip-address)
 address=${address%% *}
 export RAY_ADDRESS=$address:$port
-# A step gets one core unless it says more.
+# By default a step gets one core.
 step=(srun --overlap --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE")
 options=(--num-cpus="$SLURM_CPUS_ON_NODE" --temp-dir="/tmp/ray-$SLURM_JOB_ID" --block)
 steps=()
 
-finish() { # end what this script started, whatever the end
+finish() { # end all steps of this script on every exit path
     for pid in "${steps[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
     wait || true
 }
 trap finish EXIT
 
-again() { # back into the queue, a bounded number of times
+again() { # requeue the job, a bounded number of times
     if ((${SLURM_RESTART_COUNT:-0} >= max_restarts)); then
-        echo "$1; this was restart ${SLURM_RESTART_COUNT:-0} of $max_restarts, no further one" >&2
+        echo "$1; not requeued after restart ${SLURM_RESTART_COUNT:-0} of $max_restarts" >&2
         exit 1
     fi
     echo "$1; requeued" >&2
@@ -63,10 +63,10 @@ again() { # back into the queue, a bounded number of times
     exit 0
 }
 
-told=0
+terminated=0
 child=
-trap 'told=1; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM
-await() { # wait for a child to its end; a signal interrupts `wait`, and the child then needs time to close its parts
+trap 'terminated=1; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true' TERM
+await() { # wait until a child exits; a signal interrupts `wait`, and the child then needs time to shut down
     child=$1 status=0
     wait "$child" || status=$?
     while kill -0 "$child" 2>/dev/null; do
@@ -76,7 +76,7 @@ await() { # wait for a child to its end; a signal interrupts `wait`, and the chi
     child=
 }
 
-come_up() { # wait until so many nodes are there
+await_nodes() { # wait until this many nodes have joined
     python - "$1" "$start_seconds" <<'PYTHON' &
 import sys
 import time
@@ -90,33 +90,33 @@ while True:
         break
     except ConnectionError:
         if time.monotonic() > deadline:
-            sys.exit("the head node did not come up")
+            sys.exit("the head node did not start")
 while sum(node["Alive"] for node in ray.nodes()) < nodes:
     if time.monotonic() > deadline:
-        sys.exit(f"not all of {nodes} nodes came up")
+        sys.exit(f"not all of {nodes} nodes joined")
     time.sleep(1)
 PYTHON
     await $!
-    ((told == 0)) || again "told to stop"
-    ((status == 0)) || again "the cluster did not come up"
+    ((terminated == 0)) || again "received SIGTERM"
+    ((status == 0)) || again "the cluster did not start"
 }
 
 "${step[@]}" --nodes=1 --nodelist="$head" \
     ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false "${options[@]}" &
 steps+=($!)
-come_up 1
+await_nodes 1
 if ((SLURM_JOB_NUM_NODES > 1)); then
     "${step[@]}" --nodes=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
         ray start --address="$RAY_ADDRESS" "${options[@]}" &
     steps+=($!)
-    come_up "$SLURM_JOB_NUM_NODES"
+    await_nodes "$SLURM_JOB_NUM_NODES"
 fi
 
 genevolve evolve "$config" --run "$run" --set cluster.address=auto "$@" &
 await $!
-((told == 0)) || again "told to stop"
+((terminated == 0)) || again "received SIGTERM"
 case $status in
 0) ;;
 2) exit 2 ;;
-*) again "the driver ended with $status" ;;
+*) again "the driver exited with $status" ;;
 esac

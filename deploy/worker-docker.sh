@@ -1,6 +1,6 @@
 #!/bin/sh
-# A rollout worker outside the cluster in a container. It opens no port; the token comes from the environment of whoever
-# calls this and appears on no command line.
+# A rollout worker outside the cluster in a container. It opens no port. The token comes from the caller's environment
+# and appears on no command line.
 #
 #   read -rs GENEVOLVE_TOKEN && export GENEVOLVE_TOKEN
 #   sh deploy/worker-docker.sh https://gateway.example.org:8470

@@ -32,17 +32,17 @@ class RunConfig(PlacedConfig):
     def _outside_fits(self) -> RunConfig:
         if self.deterministic and self.gateway.port is not None:
             raise ValueError(
-                f"deterministic=true and gateway.port={self.gateway.port}: workers outside do not repeat bit for bit"
+                f"deterministic=true and gateway.port={self.gateway.port}: outside workers are not bit-exact"
             )
         if self.gateway.port is not None and self.cluster.weights != "host":
             raise ValueError(
                 f"cluster.weights={self.cluster.weights} writes no files, "
-                f"which gateway.port={self.gateway.port} hands to workers outside: use host"
+                f"but gateway.port={self.gateway.port} sends files to outside workers: use host"
             )
         if self.gateway.lag > self.loop.max_staleness:
             raise ValueError(
-                f"gateway.lag={self.gateway.lag} is beyond loop.max_staleness={self.loop.max_staleness}: "
-                "such work would be discarded"
+                f"gateway.lag={self.gateway.lag} exceeds loop.max_staleness={self.loop.max_staleness}: "
+                "such samples would be discarded"
             )
         return self
 
@@ -110,7 +110,7 @@ def _read(preset: str) -> dict[str, Any]:
         elif preset in presets():
             text = (resources.files("genevolve_ray") / "configs" / f"{preset}.yaml").read_text(encoding="utf-8")
         else:
-            raise ConfigError(f"unknown preset {preset!r}: there are {', '.join(presets())}, or give a .yaml file")
+            raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(presets())}, or pass a .yaml file")
         values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{preset}: {error}") from error

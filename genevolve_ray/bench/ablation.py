@@ -163,7 +163,7 @@ async def _run(
         learner = start_learner(config, model)
         steps = 0 if arm is Arm.SFT else config.loop.steps
         if store.last_step > steps:
-            raise StoreError(f"run {folder} has taken {store.last_step} steps already, {steps} are asked for")
+            raise StoreError(f"run {folder} has already taken {store.last_step} steps, but {steps} are requested")
         names = {kind: _tested_name(kind, plan, steps) for kind in (SAMPLED, GREEDY)}
         if not set(names.values()) <= set(store.trajectory_names()):
             evolution = Evolution(

@@ -38,7 +38,7 @@ def arm_config(base: EvolutionConfig, arm: Arm, *, seed: int, constant: Experien
     """
     if not base.experience.enabled or base.learner.ved.coefficient <= 0:
         raise ValueError(
-            "an ablation starts from the full method: "
+            "an ablation needs the full method: "
             f"experience.enabled={base.experience.enabled}, learner.ved.coefficient={base.learner.ved.coefficient:g}"
         )
     changes: dict[str, object] = {"name": f"{arm.value}-{seed}", "seed": seed}

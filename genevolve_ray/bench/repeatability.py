@@ -139,7 +139,7 @@ async def repeat_judgements(
     with metered() as meter:
         flat = await asyncio.gather(*(one(row) for _ in range(repeats) for row in rows))
     if meter.total.cached:
-        raise ValueError(f"{meter.total.cached} verdicts of {judge.identity} came from a cache: switch it off")
+        raise ValueError(f"{meter.total.cached} verdicts of {judge.identity} came from a cache: disable it")
     return [flat[i :: len(rows)] for i in range(len(rows))]
 
 
@@ -164,7 +164,7 @@ def repeatability(
     attempts = [verdict for row in verdicts for verdict in row]
     given = [verdict for verdict in attempts if verdict is not None]
     if not attempts:
-        raise ValueError(f"no judgement in {len(verdicts)} rows")
+        raise ValueError(f"no judgment in {len(verdicts)} rows")
     formulas = sorted({verdict.formula for verdict in given})
     if formula is None and len(formulas) > 1:
         raise ValueError(f"verdicts are under {', '.join(formulas)}: name the formula")
@@ -310,7 +310,7 @@ def repeatability_table(report: Repeatability) -> Table:
         f"{report.rows} rows x {report.repeats}; failed {report.failure_rate:.1%}, flagged {report.flagged_rate:.1%}, "
         f"rows without a verdict {report.lost_rows}\n"
         f"KScore ({report.formula.value}), each row judged once: {told(report.single)}\n"
-        f"with the mean of its judgements: {told(report.averaged)}; "
+        f"with the mean of its judgments: {told(report.averaged)}; "
         f"widening {shown(report.widening, '.2f')}, judge alone ±{shown(report.judge_error, '.4f')} (standard error)"
     )
     table = Table(title=f"Repeatability of {', '.join(report.judges) or 'a judge'}", caption=caption)

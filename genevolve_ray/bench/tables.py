@@ -124,7 +124,7 @@ def _our_line(method: str, generator: str, summary: Summary) -> ComparisonLine:
     if summary.off_grid:
         told.append(f"scores off 0, 0.5, 1: {sum(summary.off_grid.values())}")
     if "True" in summary.made_by.get("references_ignored", ()):
-        told.append("generator took no references")
+        told.append("generator ignored references")
     for kind in ("renderer", "judge", "profile"):
         if len(summary.made_by.get(kind, ())) > 1:
             told.append(f"rows of several {kind}s")

@@ -127,7 +127,7 @@ def read_prompts(paths: Iterable[Path], report: RejectionReport) -> list[WisePro
                 continue
             found[prompt.prompt_id] = prompt
     if not found:
-        raise DataError(f"{', '.join(named) or 'no file'}: holds no WISE prompt")
+        raise DataError(f"{', '.join(named) or 'no file'}: contains no WISE prompt")
     return [found[prompt_id] for prompt_id in sorted(found)]
 
 
@@ -245,7 +245,7 @@ def summarise_wise(
     values: dict[int, float] = {}
     for score in scores:
         if not isinstance(score, SCORES[edition]) or score.prompt_id in values:
-            wrong = "is there twice" if score.prompt_id in values else f"is not of the {edition.value} edition"
+            wrong = "occurs twice" if score.prompt_id in values else f"is not part of the {edition.value} edition"
             raise ValueError(f"the score of prompt_id {score.prompt_id} {wrong}")
         values[score.prompt_id] = score.value
     categories = {name: _category(values, category_ids(name, edition)) for name in CATEGORIES}

@@ -51,7 +51,7 @@ class WiseJudge:
         try:
             picture = await asyncio.to_thread(clean_picture, image, limits)
         except ImageRefused as error:
-            raise InfraFailure(f"picture of prompt {prompt.prompt_id} cannot be sent: {error}") from error
+            raise InfraFailure(f"image of prompt {prompt.prompt_id} cannot be sent: {error}") from error
         data = base64.b64encode(picture.data).decode("ascii")
         body: dict[str, Any] = {
             "model": self.config.model,

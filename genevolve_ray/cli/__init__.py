@@ -1,4 +1,4 @@
-"""`genevolve`: arguments and help of every command. Nothing heavy is imported before a command runs."""
+"""Arguments and help of every `genevolve` command. Nothing heavy is imported before a command runs."""
 
 from genevolve_ray.cli.entry import app, main
 

@@ -1,4 +1,4 @@
-"""`genevolve`: each command a few lines over the packages below. Nothing heavy is imported before a command runs."""
+"""Command-line arguments of `genevolve`. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from genevolve_ray.cli.plugins import plugins
 
 app = typer.Typer(
     name="genevolve",
-    help="Evolve image-generation agents: rollouts, judgement and GRPO as actors on Ray, or in one process.",
+    help="Train self-evolving image-generation agents: rollouts, judgment and GRPO as actors on Ray, or in one process.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 
-Preset = Annotated[str, typer.Argument(help="A preset (atlas) or a YAML file of your own.")]
-Run = Annotated[Path | None, typer.Option("--run", help="Folder of the run; one that exists is resumed.")]
+Preset = Annotated[str, typer.Argument(help="A preset (atlas) or your own YAML file.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Folder of the run; an existing run is resumed.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set loop.group_size=8. Repeatable.")]
-InProcess = Annotated[bool, typer.Option("--in-process", help="The same loop without Ray, in this process.")]
+InProcess = Annotated[bool, typer.Option("--in-process", help="Run the same loop without Ray, in this process.")]
 
 
 @app.command()
 def evolve(
     preset: Preset,
     run: Run = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimisation steps (loop.steps).")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimization steps (loop.steps).")] = None,
     settings: Sets = None,
     in_process: InProcess = False,
 ) -> None:
-    """Evolve a policy: K rollouts of each request, judged pictures, one GRPO step, new weights to the engines.
+    """Evolve a policy: K rollouts of each request, judged images, one GRPO step, new weights for the engines.
 
-    Ends with a comparison on held-out requests and a report. Stopped or killed, the same command goes on at the first step
-    that was not committed.
+    The run ends with a comparison on held-out requests and a report. If it is stopped or killed, the same command resumes
+    it at the first uncommitted step.
 
     Example: `genevolve evolve atlas --steps 4 --set loop.requests_per_step=4`
     """
@@ -54,12 +54,12 @@ def evolve(
 @app.command()
 def demo(
     run: Run = None,
-    cold_start: Annotated[bool, typer.Option("--cold-start", help="Train the cold start first.")] = False,
+    cold_start: Annotated[bool, typer.Option("--cold-start", help="First train the cold start.")] = False,
     steps: Annotated[int, typer.Option("--steps", help="GRPO steps.")] = 40,
     settings: Sets = None,
     in_process: InProcess = False,
 ) -> None:
-    """Watch an agent evolve: the atlas from its cold start, before and after, and a report to look at (`make demo`)."""
+    """Train the atlas agent from its cold start, compare before and after, and write a report (`make demo`)."""
     from genevolve_ray.commands.evolve import demo_run
     from genevolve_ray.config import load_config
 
@@ -69,7 +69,7 @@ def demo(
 
 @app.command()
 def sft(
-    source: Annotated[str, typer.Argument(help="atlas (its own teacher), or a file of rows: .jsonl or .parquet.")],
+    source: Annotated[str, typer.Argument(help="atlas (with its own teacher), or a file of rows: .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
     seed: Annotated[
@@ -79,7 +79,7 @@ def sft(
     model: Annotated[Path | None, typer.Option("--model", help="Rows only: the model folder to train.")] = None,
     settings: Sets = None,
 ) -> None:
-    """Supervised fine-tuning: the atlas cold start from nothing, or a model folder on published SFT rows.
+    """Run supervised fine-tuning: the atlas cold start from scratch, or a model folder on published SFT rows.
 
     Example: `genevolve sft train.jsonl --model DIR --out DIR --set heldout_paths=[eval.jsonl] --set device=cuda`
     """
@@ -94,7 +94,7 @@ def sft(
 
 
 bench = typer.Typer(
-    help="Put a policy through a benchmark and score it: `genevolve bench genevolve --data DIR --output DIR`.",
+    help="Run a policy on a benchmark and score it: `genevolve bench genevolve --data DIR --output DIR`.",
     no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")
@@ -103,13 +103,13 @@ app.add_typer(bench, name="bench")
 @bench.command("atlas")
 def bench_atlas(
     policy: Annotated[Path, typer.Option("--policy", help="A run folder (its best checkpoint) or a model folder.")],
-    out: Annotated[Path, typer.Option("--json", help="Where the result is written.")],
+    out: Annotated[Path, typer.Option("--json", help="Output file of the result.")],
     world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="How many held-out requests.")] = 200,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Number of held-out requests.")] = 200,
     engine: Annotated[str, typer.Option("--engine", help="vllm or transformers.")] = "vllm",
-    experience: Annotated[str, typer.Option("--experience", help="none, ideal or misleading guidance.")] = "none",
+    experience: Annotated[str, typer.Option("--experience", help="Guidance: none, ideal or misleading.")] = "none",
 ) -> None:
-    """Score a policy on held-out requests, sampled and greedy. Names come from the test partition whatever the seed."""
+    """Score a policy on held-out requests, sampled and greedy. Names come from the test partition for every seed."""
     from genevolve_ray.commands.benchmarks import bench_run
 
     bench_run("atlas", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
@@ -118,24 +118,24 @@ def bench_atlas(
 @app.command()
 def ablate(
     preset: Annotated[str, typer.Argument(help="The preset: atlas.")],
-    out: Annotated[Path, typer.Option("--json", help="Where the result is written; the runs are kept beside it.")],
+    out: Annotated[Path, typer.Option("--json", help="Output file of the result; the runs are kept in its folder.")],
     arms: Annotated[str, typer.Option("--arms", help="Any of sft, grpo, full, shuffled, constant.")] = (
         "sft,grpo,full,shuffled,constant"
     ),
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 5,
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimisation steps of each run (loop.steps).")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimization steps of each run (loop.steps).")] = None,
     world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="How many held-out requests.")] = 200,
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Number of held-out requests.")] = 200,
     settings: Sets = None,
     arm_settings: Annotated[
         list[str] | None,
         typer.Option("--set-arm", help="A key for one arm: --set-arm grpo:learner.lr=2e-4. Repeatable."),
     ] = None,
 ) -> None:
-    """Tell what each part of the method adds: arms that differ in one thing, over several seeds, with intervals.
+    """Measure the contribution of each component: arms that differ in one aspect, over several seeds, with intervals.
 
-    `shuffled` gives the teacher another request's experience and `constant` one fixed text: they tell what experience
-    says from the mere presence of a teacher. Runs that are done are not made again.
+    `shuffled` gives the teacher another request's experience, and `constant` one fixed text. They separate the content
+    of experience from the mere presence of a teacher. Finished runs are not repeated.
 
     Example: `genevolve ablate atlas --arms grpo,full --seeds 2 --steps 10 --json runs/ablation.json`
     """
@@ -159,12 +159,12 @@ def plan(
     preset: Preset,
     settings: Sets = None,
     nodes: Annotated[
-        list[str] | None, typer.Option("--node", help="Plan for these: --node 4x64cpu+8gpu. Repeatable.")
+        list[str] | None, typer.Option("--node", help="Plan for these nodes: --node 4x64cpu+8gpu. Repeatable.")
     ] = None,
 ) -> None:
-    """Say what a run will ask of the cluster, and whether it fits; starts nothing. Exit code 1 where it does not.
+    """Show the resources that a run requests and whether they fit, without starting anything. Exit code 1 if they do not.
 
-    Without --node: the cluster that the run would join (cluster.address, RAY_ADDRESS), or this machine.
+    Without --node, the plan uses the cluster that the run would join (cluster.address, RAY_ADDRESS), or this machine.
 
     Example: `genevolve plan paper --set cluster.rollout_workers=8 --node 2x64cpu+8gpu`
     """
@@ -182,14 +182,14 @@ def plan(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Write the run's report again: one self-contained HTML page."""
+    """Write the report of a run again: one self-contained HTML page."""
     from genevolve_ray.commands.evolve import report_run
 
     typer.echo(f"report: {report_run(run)}")
 
 
 experience = typer.Typer(
-    help="Look into the experience memory of a run, as its last committed step left it.", no_args_is_help=True
+    help="Inspect the experience memory of a run, as of its last committed step.", no_args_is_help=True
 )
 app.add_typer(experience, name="experience")
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
@@ -197,7 +197,7 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
 @experience.command("ls")
 def experience_ls(run: RunFolder) -> None:
-    """List the bundles: step, request, gap, and how often each was used."""
+    """List the bundles: step, request, gap, and number of uses."""
     from genevolve_ray.commands.experience import print_bundles
 
     print_bundles(run)
@@ -205,7 +205,7 @@ def experience_ls(run: RunFolder) -> None:
 
 @experience.command("show")
 def experience_show(run: RunFolder, number: Annotated[int, typer.Argument(help="Number of a bundle, see ls.")]) -> None:
-    """Show one bundle: its guidance, which attempts it came from, and where it was retrieved later."""
+    """Show one bundle: its guidance, the attempts it came from, and its later retrievals."""
     from genevolve_ray.commands.experience import print_bundle
 
     print_bundle(run, number)
@@ -215,9 +215,9 @@ def experience_show(run: RunFolder, number: Annotated[int, typer.Argument(help="
 def experience_search(
     run: RunFolder,
     text: Annotated[str, typer.Argument(help="A request, as a user would write it.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="How many bundles.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of bundles.")] = 5,
 ) -> None:
-    """Find the bundles nearest to a request, with their cosine, through the run's own embedder."""
+    """Find the bundles nearest to a request, with their cosine, using the run's own embedder."""
     from genevolve_ray.commands.experience import print_search
 
     print_search(run, text, top)
@@ -239,17 +239,19 @@ _register()
 
 @app.command()
 def doctor(
-    preset: Annotated[str | None, typer.Argument(help="A preset or a YAML file: what would its run lack?")] = None,
+    preset: Annotated[
+        str | None, typer.Argument(help="A preset or a YAML file; omit it to check the machine only.")
+    ] = None,
     run: Run = None,
     settings: Sets = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Ask services and cluster too, over the network.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check services and cluster, over the network.")] = False,
     spend: Annotated[
-        bool, typer.Option("--spend", help="With --deep: one small call of each service that may cost money.")
+        bool, typer.Option("--spend", help="With --deep: one small call to each service that may cost money.")
     ] = False,
 ) -> None:
-    """Say what this machine can run, or what a run still lacks before it can start, and how to get it.
+    """Report what this machine can run, or what a run still lacks before it can start, and how to fix it.
 
-    Exit code 0: nothing is in the way; 1: something is; 2: the configuration cannot be read.
+    Exit code 0: no problem found; 1: at least one problem; 2: the configuration cannot be read.
 
     Example: `genevolve doctor paper --set policy.model=/models/policy --deep`
     """
@@ -258,7 +260,7 @@ def doctor(
     if preset is None:
         if settings or deep or spend or run:
             raise typer.BadParameter(
-                "--run, --set, --deep and --spend are about a run: name its preset", param_hint="preset"
+                "--run, --set, --deep and --spend need a run: name its preset", param_hint="preset"
             )
         checks, title = diagnose(), "genevolve doctor"
     else:
@@ -266,7 +268,7 @@ def doctor(
         from genevolve_ray.doctor.run import examine
 
         if spend and not deep:
-            raise typer.BadParameter("--spend goes with --deep", param_hint="--spend")
+            raise typer.BadParameter("--spend requires --deep", param_hint="--spend")
         config = load_config(preset, settings or [])
         checks = examine(config, run or Path("runs") / config.name, deep=deep, spend=spend)
         title = f"genevolve doctor {preset}"
@@ -275,15 +277,15 @@ def doctor(
 
 
 def main() -> None:
-    """Run a command; what a user can mend ends in one clear line and exit code 2."""
-    # The bars of the libraries would run through ours, and through those lines.
+    """Run a command. An error that the user can fix ends with one clear line and exit code 2."""
+    # The progress bars of libraries would interleave with ours and with the error lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except asyncio.CancelledError:
-        sys.exit(143)  # SIGTERM has closed every part in good order; shells call that 128 + 15.
+        sys.exit(143)  # SIGTERM closed every component cleanly; shells report 128 + 15.
     except Exception as error:
-        # The edge of the process: what is not the user's to mend goes on as a traceback.
+        # The edge of the process: an error that the user cannot fix propagates as a traceback.
         from genevolve_ray.errors import as_user_fault
 
         fault = as_user_fault(error)

@@ -1,4 +1,4 @@
-"""`genevolve gateway ...` and `genevolve worker`."""
+"""The commands `genevolve gateway ...` and `genevolve worker`."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ import typer
 if TYPE_CHECKING:
     from genevolve_ray.gateway.client import GatewayClient
 
-app = typer.Typer(help="Take rollouts from machines outside the cluster (docs/gateway.md).", no_args_is_help=True)
-tokens = typer.Typer(help="The bearer tokens of workers: made, listed, revoked.", no_args_is_help=True)
+app = typer.Typer(help="Run rollouts on machines outside the cluster (docs/gateway.md).", no_args_is_help=True)
+tokens = typer.Typer(help="Create, list and revoke the bearer tokens of workers.", no_args_is_help=True)
 app.add_typer(tokens, name="token")
 
 TOKEN_VARIABLE = "GENEVOLVE_TOKEN"  # noqa: S105 - the name of a variable
 TokenFilePath = Annotated[Path, typer.Option("--file", help="The file of hashed tokens (gateway.tokens).")]
 TokenEnv = Annotated[str, typer.Option("--token-env", help="Environment variable that holds the token.")]
-Plaintext = Annotated[bool, typer.Option("--plaintext", help="Send the token in the clear to another machine.")]
-CaFile = Annotated[Path | None, typer.Option("--ca-file", help="Certificates to trust beside the system's.")]
+Plaintext = Annotated[
+    bool, typer.Option("--plaintext", help="Permit sending the token unencrypted to another machine.")
+]
+CaFile = Annotated[Path | None, typer.Option("--ca-file", help="Certificates to trust in addition to the system's.")]
 _TOKENS = Path("gateway-tokens.json")
 
 
 @app.command("serve")
 def serve(
-    preset: Annotated[str, typer.Argument(help="A preset (atlas) or a YAML file of your own.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; one that exists is resumed.")] = None,
+    preset: Annotated[str, typer.Argument(help="A preset (atlas) or your own YAML file.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Folder of the run; an existing run is resumed.")] = None,
     port: Annotated[int, typer.Option("--port", help="Port to listen on (gateway.port).")] = 8470,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key. Repeatable.")] = None,
 ) -> None:
-    """Evolve on the rollouts of workers outside alone: no engine here, learner, tools, renderer and judge in this process.
+    """Evolve with rollouts of outside workers only: no local engine; learner, tools, renderer and judge in this process.
 
-    Where engines inside play too, it is `genevolve evolve CONFIG --set gateway.port=8470`.
+    To use engines inside the cluster as well: `genevolve evolve CONFIG --set gateway.port=8470`.
     """
     from genevolve_ray.commands.evolve import evolve_run
     from genevolve_ray.config import load_config
@@ -48,9 +50,9 @@ def status(
     token_env: TokenEnv = TOKEN_VARIABLE,
     ca_file: CaFile = None,
     plaintext: Plaintext = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show workers, leases, versions, throughput, and refusals by reason; the token needs the scope `status`."""
+    """Show workers, leases, versions, throughput, and rejections by reason; the token needs the scope `status`."""
     import json
 
     from genevolve_ray.gateway.console import status_lines
@@ -69,25 +71,25 @@ def status(
 
 @tokens.command("new")
 def token_new(
-    name: Annotated[str, typer.Argument(help="Name of the worker, one token for each.")],
+    name: Annotated[str, typer.Argument(help="Name of the worker; each worker has its own token.")],
     scope: Annotated[list[str] | None, typer.Option("--scope", help="rollout, own-tools, status. Repeatable.")] = None,
     days: Annotated[float | None, typer.Option("--days", min=0, help="Days until it expires (default: never).")] = None,
     file: TokenFilePath = _TOKENS,
 ) -> None:
-    """Make a token and print it, once: only its hash is kept."""
+    """Create a token and print it once; only its hash is stored."""
     from genevolve_ray.errors import UserFault
     from genevolve_ray.gateway.auth import Scope, TokenFile
 
     try:
         scopes = [Scope(text) for text in scope or ["rollout"]]
     except ValueError as error:
-        raise UserFault(f"--scope: {error}; there are {', '.join(Scope)}") from error
+        raise UserFault(f"--scope: {error}; valid scopes: {', '.join(Scope)}") from error
     typer.echo(TokenFile(file).new(name, scopes, None if days is None else days * 86400))
 
 
 @tokens.command("ls")
 def token_ls(file: TokenFilePath = _TOKENS) -> None:
-    """List the tokens: name, scopes, when they expire."""
+    """List the tokens: name, scopes, expiry."""
     from datetime import UTC, datetime
 
     from genevolve_ray.gateway.auth import TokenFile
@@ -101,7 +103,7 @@ def token_ls(file: TokenFilePath = _TOKENS) -> None:
 def token_revoke(
     name: Annotated[str, typer.Argument(help="Name of the token.")], file: TokenFilePath = _TOKENS
 ) -> None:
-    """Revoke a token: from its next request on it is unknown."""
+    """Revoke a token; its next request is rejected."""
     from genevolve_ray.gateway.auth import TokenFile
 
     TokenFile(file).revoke(name)
@@ -113,18 +115,18 @@ def worker(
     engine: Annotated[
         str | None, typer.Option("--engine", help="vllm, transformers or null (default: the run's own).")
     ] = None,
-    concurrent: Annotated[int, typer.Option("--concurrent", min=1, help="Episodes at once.")] = 8,
+    concurrent: Annotated[int, typer.Option("--concurrent", min=1, help="Number of concurrent episodes.")] = 8,
     device: Annotated[str, typer.Option("--device", help="Device of the engine: cpu, cuda.")] = "cpu",
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where model and weights are kept; used again by the next start.")
+        Path, typer.Option("--folder", help="Folder of model and weights; reused by the next start.")
     ] = Path("worker"),
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="A folder with the run's base model, where it is here: else it is loaded once."),
+        typer.Option("--model", help="Local folder of the run's base model; without it, the base is downloaded once."),
     ] = None,
     tools: Annotated[
         str | None,
-        typer.Option("--tools", help="Own toolbox, package.module:Class, for a token with the scope own-tools."),
+        typer.Option("--tools", help="Worker-side toolbox, package.module:Class; the token needs the scope own-tools."),
     ] = None,
     ca_file: CaFile = None,
     plaintext: Plaintext = False,
@@ -133,9 +135,9 @@ def worker(
         float, typer.Option("--patience", min=1, help="Seconds without the gateway before giving up.")
     ] = 600.0,
 ) -> None:
-    """Play rollouts for a run elsewhere: its requests, weights and tools come from the gateway, the engine is here.
+    """Generate rollouts for a remote run: requests, weights and tools come from the gateway, and the engine is local.
 
-    Ctrl-C or SIGTERM drains: no new episodes, those under way are finished or given back.
+    Ctrl-C or SIGTERM drains: no new episodes start, and those in progress finish or are returned.
 
     Example: `GENEVOLVE_TOKEN=... genevolve worker --gateway https://train.example:8470 --engine vllm --concurrent 32`
     """
@@ -150,7 +152,7 @@ def worker(
 
 
 def _client(url: str, token_env: str, ca_file: Path | None, plaintext: bool) -> GatewayClient:
-    """Return a client with the token that the environment holds."""
+    """Return a client with the token from the environment."""
     from urllib.parse import urlsplit
 
     from genevolve_ray.errors import UserFault
@@ -163,5 +165,5 @@ def _client(url: str, token_env: str, ca_file: Path | None, plaintext: bool) -> 
     if not url.startswith(("https://", "http://")):
         raise UserFault(f"--gateway {url!r}: write http(s)://host:port")
     if url.startswith("http://") and urlsplit(url).hostname not in LOOPBACK and not plaintext:
-        raise UserFault(f"{url} would carry the token in the clear: use https, or say --plaintext")
+        raise UserFault(f"--gateway {url}: http would send the token unencrypted; use https or pass --plaintext")
     return GatewayClient(url, token, ca_file=ca_file)

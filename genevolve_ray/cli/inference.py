@@ -1,4 +1,4 @@
-"""The command line of rollout, render, judge, rescore and the benchmarks. Nothing heavy is imported before one runs."""
+"""Arguments of rollout, render, judge, rescore and the benchmarks. Nothing heavy is imported before one runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from genevolve_ray.commands.inference import Common
 
 Rows = Annotated[Path, typer.Option("--input", help="Rows: .jsonl, .json (an array) or .parquet.")]
-Out = Annotated[Path, typer.Option("--output", help="Folder of the results; one with the same job is gone on with.")]
+Out = Annotated[
+    Path, typer.Option("--output", help="Folder of the results; an existing folder with the same job is resumed.")
+]
 Policy = Annotated[
     str | None,
     typer.Option(
@@ -21,25 +23,29 @@ Policy = Annotated[
         "direct (no agent). Default: policy.model.",
     ),
 ]
-ConfigFile = Annotated[str, typer.Option("--config", help="A preset (atlas) or a YAML file of your own.")]
+ConfigFile = Annotated[str, typer.Option("--config", help="A preset (atlas) or your own YAML file.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set inference.temperature=0.")]
-InProcess = Annotated[bool, typer.Option("--in-process", help="Without Ray, in this process.")]
-InFlight = Annotated[int | None, typer.Option("--in-flight", min=1, help="Rows at once (inference.in_flight).")]
+InProcess = Annotated[bool, typer.Option("--in-process", help="Run without Ray, in this process.")]
+InFlight = Annotated[
+    int | None, typer.Option("--in-flight", min=1, help="Number of concurrent rows (inference.in_flight).")
+]
 MaxCost = Annotated[
     float | None,
-    typer.Option("--max-cost", min=0, help="Stop before this much money is spent, earlier runs of the job included."),
+    typer.Option("--max-cost", min=0, help="Stop before this cost is exceeded, including earlier runs of the job."),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first rows.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Process only the first N rows.")]
 Roots = Annotated[
     list[Path] | None,
-    typer.Option("--data", help="Folder that pictures of the rows lie in, beside the input's own. Repeatable."),
+    typer.Option("--data", help="Additional folder with images of the rows, besides the input's own. Repeatable."),
 ]
 Formula = Annotated[
     str | None, typer.Option("--formula", help="release-summary, release-eval or paper (reward.formula).")
 ]
-Date = Annotated[str | None, typer.Option("--date", help="Date shown to the policy, where its profile shows one.")]
-Method = Annotated[str, typer.Option("--method", help="Your name in the table.")]
-DataArgument = Annotated[Path, typer.Option("--data", help="The benchmark: its file of rows, or the folder of it.")]
+Date = Annotated[str | None, typer.Option("--date", help="Date shown to the policy, if its profile shows one.")]
+Method = Annotated[str, typer.Option("--method", help="Name of your method in the table.")]
+DataArgument = Annotated[
+    Path, typer.Option("--data", help="The benchmark: its file of rows, or the folder of that file.")
+]
 
 
 def _common(
@@ -68,10 +74,10 @@ def rollout(
     max_cost: MaxCost = None,
     limit: Limit = None,
 ) -> None:
-    """Let a policy answer requests: search, look, and leave a program for a generator.
+    """Let a policy answer requests: search, inspect images, and produce a program for a generator.
 
-    Writes `results.json`, and every picture that the policy was shown below `store`. Stopped or killed, the same command
-    goes on. Ends with 0, with 1 when rows failed, with 3 at --max-cost.
+    The output is `results.json`, and below `store` every image that the policy received. If the job is stopped or killed,
+    the same command resumes it. Exit code: 0, 1 if rows failed, 3 at --max-cost.
 
     Example: `genevolve rollout --input test.jsonl --output out/agent --policy runs/demo --config atlas`
     """
@@ -92,10 +98,10 @@ def render(
     max_cost: MaxCost = None,
     limit: Limit = None,
 ) -> None:
-    """Draw what the agent left: `images/{id}.png` for each row with a program, and `results.json`.
+    """Render the agent's programs: `images/{id}.png` for each row with a program, and `results.json`.
 
-    A row without a program is failed, never drawn from its raw request; rows that no agent had to do with are drawn from
-    it. Needs no policy and no engine.
+    A row without a program fails and is never rendered from its raw request. Rows that no agent processed are rendered
+    from their request. The command needs no policy and no engine.
 
     Example: `genevolve render --input out/agent/results.json --output out/render --config my.yaml`
     """
@@ -107,12 +113,15 @@ def render(
 
 def judge(
     rows: Rows,
-    out: Annotated[Path | None, typer.Option("--output", help="Folder; by default the input's own.")] = None,
+    out: Annotated[Path | None, typer.Option("--output", help="Output folder (default: the input's own).")] = None,
     config: ConfigFile = "atlas",
     data: Roots = None,
     formula: Formula = None,
     repeat: Annotated[
-        int, typer.Option("--repeat", min=1, help="Judge so often, to see how far the judge agrees.")
+        int,
+        typer.Option(
+            "--repeat", min=1, help="Number of judgments per row, to measure the judge's agreement with itself."
+        ),
     ] = 1,
     method: Method = "ours",
     settings: Sets = None,
@@ -121,9 +130,9 @@ def judge(
     max_cost: MaxCost = None,
     limit: Limit = None,
 ) -> None:
-    """Score pictures beside their ground truth: `results_eval.json`, `summary.json`, `summary.csv`, and a table.
+    """Score images against their ground truth: `results_eval.json`, `summary.json`, `summary.csv`, and a table.
 
-    What cannot be judged is missing, never 0. Tables carry 95% intervals, with the published rows beside.
+    A row that cannot be judged is missing, never 0. Tables have 95% intervals and include the published rows.
 
     Example: `genevolve judge --input out/render/results.json --data GenEvolve-Bench --config my.yaml`
     """
@@ -144,16 +153,16 @@ def rescore(
     ] = "heldout-final",
     formula: Formula = None,
     stored: Annotated[
-        bool, typer.Option("--stored", help="Keep the stored verdicts and ask no judge: another formula alone.")
+        bool, typer.Option("--stored", help="Keep the stored verdicts, call no judge, and change only the formula.")
     ] = False,
-    config: Annotated[str | None, typer.Option("--config", help="By default the run's own configuration.")] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Configuration (default: the run's own).")] = None,
     settings: Sets = None,
     in_process: InProcess = False,
     in_flight: InFlight = None,
     max_cost: MaxCost = None,
     limit: Limit = None,
 ) -> None:
-    """Judge a run's stored rollouts again, with another judge or formula, into a folder of its own.
+    """Judge a run's stored rollouts again, with another judge or formula, into a separate folder.
 
     Example: `genevolve rescore runs/demo --output out/again --set judge='{type: "my_judge:Judge"}'`
     """
@@ -183,9 +192,9 @@ def _kscore_suite(suite: str, about: str) -> None:
         common = _common(config, settings, in_process, in_flight, max_cost, limit)
         raise typer.Exit(bench_kscore_run(suite, data, out, policy, common, formula=formula, date=date, method=method))
 
-    command.__doc__ = f"""{about}: agent, generator and judge over its rows, as one job with one state.
+    command.__doc__ = f"""Run {about}: agent, generator and judge over its rows, as one resumable job.
 
-    Leaves `agent`, `render` and `judge` below the output folder, each with its result file.
+    The output folder contains `agent`, `render` and `judge`, each with its result file.
 
     Example: `genevolve bench {suite} --data DIR --output out --policy runs/demo --config my.yaml`
     """
@@ -201,7 +210,7 @@ def bench_wise(
     data: DataArgument,
     out: Out,
     policy: Policy = None,
-    edition: Annotated[str, typer.Option("--edition", help="legacy or verified; their scores cannot be compared.")] = (
+    edition: Annotated[str, typer.Option("--edition", help="legacy or verified; their scores are not comparable.")] = (
         "verified"
     ),
     config: ConfigFile = "atlas",
@@ -213,7 +222,7 @@ def bench_wise(
     max_cost: MaxCost = None,
     limit: Limit = None,
 ) -> None:
-    """WISE from your own copy of its JSON arrays: agent, generator and WISE's judge, as one job with one state.
+    """Run WISE from your own copy of its JSON arrays: agent, generator and WISE's judge, as one resumable job.
 
     Example: `genevolve bench wise --edition legacy --data WISE/data --output out --policy direct --config my.yaml`
     """
@@ -223,13 +232,13 @@ def bench_wise(
 
     common = _common(config, settings, in_process, in_flight, max_cost, limit)
     if edition not in list(Edition):
-        raise UserFault(f"--edition {edition!r} is unknown; there are {', '.join(Edition)}")
+        raise UserFault(f"--edition {edition!r} is unknown; valid editions: {', '.join(Edition)}")
     code = bench_wise_run(data, out, policy, common, edition=Edition(edition), date=date, method=method)
     raise typer.Exit(code)
 
 
 def register(app: typer.Typer, bench: typer.Typer) -> None:
-    """Put the commands on the command line."""
+    """Register the commands."""
     for command in (rollout, render, judge, rescore):
         app.command()(command)
     for suite, suite_command in _SUITES.items():

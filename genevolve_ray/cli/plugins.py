@@ -1,4 +1,4 @@
-"""`genevolve plugins`: which there are, whether one keeps its contract, and another renderer for a run that goes on."""
+"""The commands `genevolve plugins`: list plug-ins, check one, and swap the renderer of a running evolution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Type = Annotated[str, typer.Argument(help="package.module:Class, or a registered
 
 @plugins.command("list")
 def list_plugins(role: Annotated[str | None, typer.Argument(help="Only this role.")] = None) -> None:
-    """List what installed packages register: role, name, where it comes from, class, and the keys of its settings."""
+    """List the plug-ins of installed packages: role, name, origin, class, and the keys of their settings."""
     from genevolve_ray.commands.plugins import print_plugins
 
     print_plugins(role)
@@ -34,12 +34,14 @@ def check(
     config: File = None,
     requests: Annotated[
         str | None,
-        typer.Option("--requests", help="A preset or YAML file of a run: its request source poses the sample request."),
+        typer.Option(
+            "--requests", help="A preset or YAML file of a run whose request source supplies the sample request."
+        ),
     ] = None,
 ) -> None:
-    """Run the contract of a role against a plug-in. Exit code 1 when a check fails.
+    """Run the contract of a role against a plug-in. Exit code 1 if a check fails.
 
-    Judges that read more of a request than its prompt need --requests.
+    A judge that reads more of a request than its prompt needs --requests.
 
     Example: `genevolve plugins check judge atlas --requests atlas`
     """
@@ -61,11 +63,11 @@ def swap(
     ] = None,
     wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the outcome.")] = 300.0,
 ) -> None:
-    """Give a running evolution another renderer, between groups; without a TYPE, list the swaps of the run.
+    """Replace the renderer of a running evolution, between groups; without a TYPE, list the swaps of the run.
 
-    The new renderer starts beside the old one. Groups that begin once it serves draw with it, groups under way end on the
-    old one, which is then taken away. If it does not come up, nothing changes. A run that is not going on takes the swap
-    up when it does. Exit code 1 when the swap was refused.
+    The new renderer starts beside the old one. New groups use it once it serves. Groups in progress finish on the old
+    one, which is then removed. If the new renderer does not start, nothing changes. A stopped run performs the swap when
+    it resumes. Exit code 1 if the swap was rejected.
 
     Example: `genevolve plugins swap runs/mine diffusers --set model=/models/edit --set steps=8`
     """

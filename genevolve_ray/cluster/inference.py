@@ -60,14 +60,14 @@ class EpisodeWorker:
 
     async def connect(self, tools: ServiceHandle) -> None:
         """Meet the tools."""
-        assert self._speak is not None, "start comes before connect"
+        assert self._speak is not None, "call start before connect"
         caller = tools.caller()
         stand_ins = {card.name: ServeTool(card, caller) for card in await caller("describe")}
         self._episodes = Episodes(self._speak, stand_ins, PROFILES[self._config.profile], self._date)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play one episode."""
-        assert self._episodes is not None, "connect comes before rollout"
+        assert self._episodes is not None, "call connect before rollout"
         self._running += 1
         try:
             trajectory = await self._episodes.rollout(task)
@@ -227,4 +227,4 @@ class _Slim(_Launch):
                 tools = next(s for s in self.services if s.role == "tools")
                 await await_remote(worker.connect.remote(ServiceHandle(tools, self.handles["tools"])))
         except TimeoutError as error:
-            raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error
+            raise StartError(f"a rollout worker did not start within {limit:g} s (cluster.start_timeout)") from error

@@ -184,9 +184,7 @@ class _Launch:
                 task.cancel()
         if late:
             names = ", ".join(sorted(task.get_name() for task in late))
-            raise StartError(
-                f"{names} did not come up within {limit:g} s (cluster.start_timeout){await self._why(late)}"
-            )
+            raise StartError(f"{names} did not start within {limit:g} s (cluster.start_timeout){await self._why(late)}")
 
     async def _timed(self, part: str, work: Awaitable[None]) -> None:
         from ray.exceptions import RayActorError
@@ -195,7 +193,7 @@ class _Launch:
         try:
             await work
         except (RayActorError, LearnerLost) as error:
-            raise StartError(f"the process of {part} died while it started: {error}") from error
+            raise StartError(f"the process of {part} died during startup: {error}") from error
         self.seconds[part] = perf_counter() - started
 
     async def _why(self, late: set[asyncio.Task[None]]) -> str:
@@ -255,7 +253,7 @@ class _Launch:
                     worker.connect.remote(generations["tools"], dict(self.renderers), generations["judge"])
                 )
         except TimeoutError as error:
-            raise StartError(f"a rollout worker did not come up within {limit:g} s (cluster.start_timeout)") from error
+            raise StartError(f"a rollout worker did not start within {limit:g} s (cluster.start_timeout)") from error
 
     # --- services ---
 

@@ -71,7 +71,7 @@ class LearnerWorker:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the learner port."""
-        assert self._learner is not None, "start comes first"
+        assert self._learner is not None, "call start first"
         return await getattr(self._learner, method)(*arguments)
 
     async def publish(self, folder: str, elsewhere: bool) -> tuple[Probe, Shipment | None]:

@@ -34,7 +34,7 @@ class ExperienceWorker:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the experience port."""
-        assert self._experience is not None, "start comes first, and only runs with experience have this actor"
+        assert self._experience is not None, "call start first; only runs with experience have this actor"
         return await getattr(self._experience, method)(*arguments)
 
     async def learn(self, *arguments: Any) -> tuple[ExperienceStep, bytes]:

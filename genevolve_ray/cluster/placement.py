@@ -72,7 +72,7 @@ def check_devices(config: PlacedConfig) -> None:
     ways = config.engine.vllm.tensor_parallel_size
     if config.engine.kind == "vllm" and config.engine.device != "cpu" and ways > 1 and cluster.rollout_gpus < ways:
         raise PlacementError(
-            f"engine.vllm.tensor_parallel_size={ways} needs so many GPUs for each rollout worker, "
+            f"engine.vllm.tensor_parallel_size={ways} needs this many GPUs for each rollout worker, "
             f"cluster.rollout_gpus={cluster.rollout_gpus:g}"
         )
     for key, device, reservation, gpus in pairs:
@@ -150,7 +150,7 @@ def check_environment(role: str, environment: Mapping[str, Any], *, local: bool)
     # Ray would go on trying to start it for as long as it is let.
     python = str(environment.get("py_executable") or "").split(" ")[0]
     if local and python and shutil.which(python) is None:
-        raise PlacementError(f"{role}.runtime_env.py_executable: there is no program {python!r}")
+        raise PlacementError(f"{role}.runtime_env.py_executable: no such program: {python!r}")
 
 
 def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> None:
@@ -166,7 +166,7 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], 
     """
     for demand in demands:
         if not any(_within(demand.resources, node) for node in nodes):
-            raise PlacementError(f"no node can hold the {demand}: there are {_nodes(nodes)}")
+            raise PlacementError(f"no node can hold the {demand}: the cluster has {_nodes(nodes)}")
     total: dict[str, float] = {}
     for demand in demands:
         for name, amount in demand.resources.items():
@@ -174,8 +174,8 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], 
     if not _within(total, free):
         relevant = {name: free.get(name, 0.0) for name in total}
         raise PlacementError(
-            f"the run asks for {_listed(total)} in all and {_listed(relevant)} is free on {_nodes(nodes)}; "
-            f"it would place {', '.join(map(str, demands))}"
+            f"the run requests {_listed(total)} in total, and {_listed(relevant)} is free on {_nodes(nodes)}; "
+            f"demands: {', '.join(map(str, demands))}"
         )
 
 
@@ -188,7 +188,7 @@ def reserve(demands: Sequence[Demand], strategy: str = "PACK") -> Any:
         remove_placement_group(group)
         raise PlacementError(
             f"{', '.join(map(str, demands))} could not be placed together within {_PLACEMENT_SECONDS:g} s: "
-            "other work holds parts of the nodes that are big enough"
+            "other work occupies the nodes that are large enough"
         )
     return group
 

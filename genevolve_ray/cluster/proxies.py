@@ -83,9 +83,7 @@ class Caller:
         try:
             return await retrying(self._once, remote, arguments)
         except RETRYABLE as error:
-            text = (
-                f"{self.service}: {method} failed {self.attempts} times, at last with {type(error).__name__}: {error}"
-            )
+            text = f"{self.service}: {method} failed {self.attempts} times; last error: {type(error).__name__}: {error}"
             raise InfraFailure(text) from error
 
     async def _once(self, remote: Callable[..., Awaitable[Any]], arguments: Sequence[Any]) -> Any:

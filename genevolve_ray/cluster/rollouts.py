@@ -120,7 +120,7 @@ class RayRollouts:
 
     async def _send(self, version: int, probe: Probe) -> float:
         """Have the learner send a version to all workers, anew as long as one of them dies of it or before it."""
-        assert self._transfer is not None, "the learner offers what nobody sends"
+        assert self._transfer is not None, "the learner published weights that have no sender"
         while True:
             for place in self._standing():
                 await place.ready.wait()

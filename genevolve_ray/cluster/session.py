@@ -50,7 +50,7 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PlacementError(f"no Ray cluster answers at {address}: {error}") from error
+        raise PlacementError(f"no Ray cluster found at {address}: {error}") from error
     try:
         return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     finally:

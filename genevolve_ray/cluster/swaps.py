@@ -70,9 +70,9 @@ class RayRenderers:
             async with asyncio.timeout(self._limit):
                 await wait_running([service])
         except TimeoutError as error:
-            status, message = (await states([service])).get(service.name, ("", "Serve does not know it"))
+            status, message = (await states([service])).get(service.name, ("", "unknown to Serve"))
             raise StartError(
-                f"the renderer did not come up within {self._limit:g} s (cluster.start_timeout): "
+                f"the renderer did not start within {self._limit:g} s (cluster.start_timeout): "
                 f"{status} {reason(message)}"
             ) from error
         return ServiceHandle(service, handle)

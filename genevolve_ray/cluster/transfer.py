@@ -226,7 +226,9 @@ class Transfer:
         )
         if not late:
             return
-        reason = next((str(task.exception()) for task in done if task.exception()), f"not done in {self._timeout:g} s")
+        reason = next(
+            (str(task.exception()) for task in done if task.exception()), f"not finished within {self._timeout:g} s"
+        )
         telling = [
             await_remote(w.abandon.remote(reason)) for w, task in zip(workers, receiving, strict=True) if task in late
         ]

@@ -87,7 +87,7 @@ class RolloutWorker:
 
     async def connect(self, tools: ServiceHandle, renderers: Mapping[int, ServiceHandle], judge: ServiceHandle) -> None:
         """Meet the services; `renderers` by generation, at least one."""
-        assert self._engine is not None and self._chat is not None, "start comes before connect"
+        assert self._engine is not None and self._chat is not None, "call start before connect"
         (first, renderer), *others = renderers.items()
         stand_ins = await connect(tools.caller(), renderer.caller(), judge.caller())
         self._rollouts = Rollouts(
@@ -105,18 +105,18 @@ class RolloutWorker:
 
     async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:
         """Meet another renderer, for the tasks of its generation."""
-        assert self._rollouts is not None, "connect comes before add_renderer"
+        assert self._rollouts is not None, "call connect before add_renderer"
         caller = renderer.caller()
         self._rollouts.add_renderer(generation, ServeRenderer(await caller("describe"), caller))
 
     async def drop_renderer(self, generation: int) -> None:
         """Forget a renderer that no task needs any more."""
-        assert self._rollouts is not None, "connect comes before drop_renderer"
+        assert self._rollouts is not None, "call connect before drop_renderer"
         self._rollouts.drop_renderer(generation)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample."""
-        assert self._rollouts is not None, "connect comes before rollout"
+        assert self._rollouts is not None, "call connect before rollout"
         self._running += 1
         try:
             trajectory = await self._rollouts.rollout(task)
@@ -130,7 +130,7 @@ class RolloutWorker:
 
     async def update(self, weights: Shipment | str, version: int, probe: Probe) -> float:
         """Load published weights into the engine and verify them; returns the probe difference."""
-        assert self._engine is not None, "start comes before update"
+        assert self._engine is not None, "call start before update"
         folder = weights if isinstance(weights, str) else await asyncio.to_thread(receive, weights)
         try:
             return await self._engine.update(folder, version, probe)
@@ -158,7 +158,7 @@ class RolloutWorker:
             self._exit()
             raise
         finally:
-            transfer_queue.close("the engine has come to its end with this version")
+            transfer_queue.close("the engine ended with this version")
 
     async def deliver(self, call: TransferCall, argument: dict[str, Any] | None = None) -> None:
         """Make a call of the learner's end on the engine, and wait until it is carried out."""

@@ -44,7 +44,7 @@ def ablate_run(
 ) -> None:
     """Compare arms over seeds and write the result; the runs are kept beside it and read again when they are done."""
     if preset != "atlas":
-        raise UserFault(f"genevolve ablate: unknown preset {preset!r}; there is atlas")
+        raise UserFault(f"genevolve ablate: unknown preset {preset!r}; known: atlas")
     from genevolve_ray.atlas.teacher import GENERIC
     from genevolve_ray.bench.ablation import AblationPlan, ablate
     from genevolve_ray.bench.arms import Arm, arm_config
@@ -52,11 +52,11 @@ def ablate_run(
 
     if out.suffix != ".json":
         raise UserFault(
-            f"genevolve ablate: --json {str(out)!r} must end in .json: the runs and a page are kept beside it"
+            f"genevolve ablate: --json {str(out)!r} must end in .json: the runs and the report are kept in its folder"
         )
     names = [name.strip() for name in arms.split(",") if name.strip()]
     if unknown := [name for name in names if name not in list(Arm)]:
-        raise UserFault(f"genevolve ablate: unknown arms {', '.join(unknown)}; there are {', '.join(Arm)}")
+        raise UserFault(f"genevolve ablate: unknown arms {', '.join(unknown)}; known: {', '.join(Arm)}")
     overrides = [*settings, *([f"loop.steps={steps}"] if steps is not None else [])]
     config = load_config(preset, overrides)
     tuned = _tuned(preset, overrides, arm_settings, names)

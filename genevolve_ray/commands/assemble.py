@@ -32,7 +32,7 @@ async def open_ports(
     """
     screen.note("starting engine and learner" if local else "starting Ray, services, engine and learner")
     if config.gateway.port is not None and config.gateway.only and not local:
-        raise UserFault("gateway.only=true needs --in-process: on Ray the engines inside are there anyway")
+        raise UserFault("gateway.only=true needs --in-process: on Ray, the engines inside always run")
     opened = _in_process(config, model, store, screen) if local else _on_ray(config, model, store, screen)
     async with opened as ports:
         yield ports
@@ -49,7 +49,7 @@ async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: P
 
     async def meet(generation: int, spec: RendererSpec) -> RenderPort:
         if spec.isolated:
-            raise PluginFault("renderer.runtime_env needs processes of its own, this run is one process")
+            raise PluginFault("renderer.runtime_env needs separate processes, but this run is one process")
         return RenderService(await asyncio.to_thread(build_here, spec), store.images)
 
     parts = local_parts(config, store.images)
@@ -113,6 +113,6 @@ async def _gateway(
         folder,
         inside=inside,
         locate=locate,
-        on_listening=lambda server: screen.note(f"the gateway listens on {server.url}"),
+        on_listening=lambda server: screen.note(f"gateway listening on {server.url}"),
     ) as rollouts:
         yield rollouts

@@ -86,7 +86,7 @@ def bench_wise_run(
     config = common.load()
     if config.judge.type != WISE_JUDGE:
         raise UserFault(
-            f"judge: WISE has a judge of its own, not {config.judge.type}: --set "
+            f"judge: WISE needs its own judge, not {config.judge.type}: --set "
             f"'judge={{type: \"{WISE_JUDGE}\", config: {{url: ..., model: ...}}}}'"
         )
     spec = config.judge.model_copy(update={"config": {**config.judge.config, "edition": edition.value}})
@@ -171,11 +171,11 @@ def bench_run(
 ) -> None:
     """Score a policy on a suite of held-out requests and write the result."""
     if suite != "atlas":
-        raise UserFault(f"genevolve bench: unknown suite {suite!r}; there is atlas")
+        raise UserFault(f"genevolve bench: unknown suite {suite!r}; known: atlas")
     from genevolve_ray.atlas.suite import EXPERIENCES, bench_atlas
 
     if experience not in EXPERIENCES:
-        raise UserFault(f"genevolve bench: --experience {experience!r} is unknown; there are {', '.join(EXPERIENCES)}")
+        raise UserFault(f"genevolve bench: --experience {experience!r} is unknown; known: {', '.join(EXPERIENCES)}")
     config = load_config(suite, [f"engine.kind={engine}"])
     with policy_folder(policy) as model:
         config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": str(model)})})

@@ -33,7 +33,7 @@ from genevolve_ray.viewer.report import write_report
 def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
     """Evolve a policy in a run folder, to the end, and return the summary. Ctrl-C and SIGTERM end it in good order."""
     if config.deterministic and not in_process:
-        raise UserFault("deterministic=true needs --in-process: processes side by side do not repeat bit for bit")
+        raise UserFault("deterministic=true needs --in-process: parallel processes are not bit-exact")
     preflight(as_swapped(config, folder), local=in_process)
     return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
 

@@ -33,7 +33,7 @@ class StoredExperience:
             if entry.number == number:
                 return entry
         raise UserFault(
-            f"no bundle {number} in the memory of step {self.step}: it was replaced, forgotten or never made"
+            f"no bundle {number} in the memory of step {self.step}: it was replaced, evicted or never created"
         )
 
     def search(self, text: str, top: int) -> list[Hit]:
@@ -59,11 +59,11 @@ def load_experience(run: Path | str) -> StoredExperience:
     store = RunStore.read(str(run))
     steps = store.experience_steps()
     if not steps:
-        raise UserFault(f"run {run} keeps no experience: it was evolved without, or has no committed step yet")
+        raise UserFault(f"run {run} has no experience: it is disabled, or no step is committed yet")
     try:
         config = ExperienceConfig.model_validate(store.config.get("experience", {}))
     except ValidationError as error:
-        raise UserFault(f"run {run}: its settings of experience cannot be read: {error.errors()[0]['msg']}") from error
+        raise UserFault(f"run {run}: its experience settings cannot be read: {error.errors()[0]['msg']}") from error
     snapshot = store.get_experience(steps[-1])
     # Whatever the run's capacity: nothing is inserted here.
     size = MemoryConfig(capacity=max(1, len(decode_memory(snapshot).entries)))
@@ -115,7 +115,7 @@ def print_search(run: Path, text: str, top: int) -> None:
     """Print the bundles nearest to a request; those that a run would not have retrieved are dimmed."""
     found = load_experience(run)
     threshold = found.config.memory.threshold
-    table = Table(title=f"nearest bundles; a run retrieves from cosine {threshold:g} on")
+    table = Table(title=f"nearest bundles; a run retrieves bundles above cosine {threshold:g}")
     for heading in ("bundle", "cosine", "step"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("request", no_wrap=True)

@@ -97,7 +97,7 @@ def agent_of(policy: str | None, config: RunConfig, folder: Path, command: str, 
     if policy != DIRECT and PROFILES[config.profile].append_date:
         shown = date or str(read_job(folder, command).get("date") or datetime.now(UTC).date().isoformat())
     elif date:
-        raise UserFault(f"--date {date}: profile {config.profile!r} shows the policy no date")
+        raise UserFault(f"--date {date}: profile {config.profile!r} does not show the policy a date")
     with named_policy(policy, config) as source:
         yield Agent(source, shown, config)
 
@@ -135,7 +135,9 @@ def render_run(rows: Path, out: Path, common: Common, *, roots: Sequence[Path]) 
     config = common.load()
     refuse_mixed(out, "render", "rollout")
     if out.resolve() == rows.parent.resolve():
-        raise UserFault(f"--output {out}: holds the input, {rows.name}, which render would write over: name another")
+        raise UserFault(
+            f"--output {out}: contains the input, {rows.name}, which render would overwrite: name another folder"
+        )
 
     def build(ports: InferencePorts, images: ImageStore) -> list[tuple[Stage, Path]]:
         assert ports.renderer is not None

@@ -160,7 +160,7 @@ def _preflight(job: Job) -> None:
         priced.append(wanted.policy.endpoint.model_dump())
     if job.max_cost is not None and not any(map(_has_price, priced)):
         raise UserFault(
-            f"--max-cost {job.max_cost:g}: no service has a price, so nothing would ever cost anything; set "
+            f"--max-cost {job.max_cost:g}: no service has a price, so the cost would always be 0; set "
             "`price` in the config of the policy's endpoint, tools, renderer or judge"
         )
     asked = {f"cluster.{role}.gpus": getattr(config.cluster, role).gpus for role in specs}
@@ -179,18 +179,16 @@ def _has_price(value: Any) -> bool:
 
 def _ending(job: Job, state: JobState) -> str | None:
     left = state.total - state.kept - state.ends[RowEnd.DONE] - state.ends[RowEnd.MISSED]
-    again = "The same command goes on from here"
+    again = "The same command resumes it"
     if state.stopped is StopReason.COST:
         return (
-            f"stopped below --max-cost {job.max_cost:g}: {state.spent:.4g} is spent and another row could pass it; "
+            f"stopped below --max-cost {job.max_cost:g}: {state.spent:.4g} is spent and another row could exceed it; "
             f"{left} of {state.total} rows are left. {again} with a higher cap."
         )
     if state.stopped is not None:
         return f"stopped: {left} of {state.total} rows are left. {again}."
     if failed := state.ends[RowEnd.FAILED]:
-        return (
-            f"{failed} of {state.total} rows failed and have no result; {job.folder} says why. {again} and tries them."
-        )
+        return f"{failed} of {state.total} rows failed and have no result; {job.folder} has the reasons. {again} and retries them."
     return None
 
 
@@ -198,7 +196,7 @@ def refuse_mixed(folder: Path, name: str, other: str) -> None:
     """Check that a folder does not hold another command's `results.json`. Raises UserFault."""
     if job_path(folder, other).is_file():
         raise UserFault(
-            f"{folder} holds the results of `genevolve {other}`, which {name} would overwrite: name another"
+            f"{folder} holds the results of `genevolve {other}`, which {name} would overwrite: name another folder"
         )
 
 
@@ -228,7 +226,7 @@ class _Guard:
             self._task.cancel()
             return
         self._stop.ask(reason)
-        self._console.print("finishing the rows in flight; once more ends at once")
+        self._console.print("finishing the rows in flight; a second signal ends the process at once")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def role_of(name: str) -> Role:
     try:
         return Role(name)
     except ValueError as error:
-        raise UserFault(f"there is no role {name!r} for plug-ins: there are {', '.join(Role)}") from error
+        raise UserFault(f"unknown role {name!r} of plug-ins; known: {', '.join(Role)}") from error
 
 
 def settings_of(file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def swap_renderer(
         spec.settings(spec.resolve())
     swaps = swaps_of(run)
     swap = swaps.ask(spec)
-    print(f"swap {swap.number} of {run}: {type_} is asked for", flush=True)
+    print(f"swap {swap.number} of {run}: {type_} requested", flush=True)
     ended = _wait(swaps, swap.number, wait)
     print(_told(ended, run), flush=True)
     return ended.state is not SwapState.REFUSED
@@ -206,13 +206,13 @@ def print_swaps(run: Path) -> None:
     for swap in swaps_of(run).all():
         said = escape(swap.identity or swap.message)
         table.add_row(str(swap.number), swap.asked, escape(swap.renderer.type), swap.state, said)
-    Console().print(table if table.row_count else f"{run}: the renderer was never swapped")
+    Console().print(table if table.row_count else f"{run}: no swaps")
 
 
 def swaps_of(run: Path) -> Swaps:
     """Return the swaps of a run. Raises UserFault when there is no run."""
     if not (run / "run.json").is_file():
-        raise UserFault(f"there is no run at {run}")
+        raise UserFault(f"no run found at {run}")
     return Swaps(Folder(str(run)))
 
 
@@ -222,7 +222,7 @@ def _environment(text: str | None) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserFault(f"--runtime-env {text!r} is no YAML") from error
+        raise UserFault(f"--runtime-env {text!r} is not YAML") from error
     if not isinstance(value, dict) or not value:
         raise UserFault(f"--runtime-env {text!r}: write a mapping such as {{pip: [diffusers]}}")
     return value
@@ -238,10 +238,10 @@ def _wait(swaps: Swaps, number: int, seconds: float) -> Swap:
 
 def _told(swap: Swap, run: Path) -> str:
     if swap.state is SwapState.DONE:
-        return f"swap {swap.number} is done: groups that begin now draw with {swap.identity}"
+        return f"swap {swap.number} is done: new groups use {swap.identity}"
     if swap.state is SwapState.REFUSED:
-        return f"swap {swap.number} was refused, the renderer stays: {swap.message}"
+        return f"swap {swap.number} was rejected; the renderer is unchanged: {swap.message}"
     return (
-        f"swap {swap.number} is not carried out yet: the renderer is still coming up, or the run is not going on. "
-        f"`genevolve plugins swap {run}` tells what became of it"
+        f"swap {swap.number} is not done yet: the renderer is still starting, or the run is stopped. "
+        f"`genevolve plugins swap {run}` shows the outcome"
     )

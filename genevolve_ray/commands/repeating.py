@@ -27,7 +27,7 @@ def judge_again_run(
         result = judge_rows(rows, folder / f"repeat-{number}", config, common, roots=roots)
         if result.state.taken.cached:
             raise UserFault(
-                "--repeat: verdicts came from a cache, which always agrees with itself: --set judge.config.cache=null"
+                "--repeat: verdicts came from a cache, so they would always agree: --set judge.config.cache=null"
             )
         codes.append(result.exit_code)
         for row in (EvaluatedRow.read(row.values) for row in result.rows):
@@ -36,7 +36,7 @@ def judge_again_run(
         if result.state.stopped is not None:
             return result.exit_code
     if not verdicts:
-        raise UserFault(f"{rows}: no row has a picture to judge")
+        raise UserFault(f"{rows}: no row has an image to judge")
     report = repeatability(list(verdicts.values()), formula=config.reward.formula, seed=config.seed)
     write_object(folder / "repeatability.json", report.model_dump(mode="json"))
     Console().print(repeatability_table(report))

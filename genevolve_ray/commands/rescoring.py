@@ -35,10 +35,10 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
     """Judge stored rollouts again and return the exit code. Raises UserFault, ConfigError, StoreError, DataError."""
     store = RunStore.read(str(run))
     if out.resolve().is_relative_to(run.resolve()):
-        raise UserFault(f"--output {out}: lies inside the run, which rescore never writes to: name another folder")
+        raise UserFault(f"--output {out}: is inside the run, to which rescore never writes: name another folder")
     config = _config(store, common, formula)
     if stored and config.judge.model_dump() != store.config["judge"]:
-        raise UserFault("--stored keeps the verdicts of the run's own judge: leave it out to ask another one")
+        raise UserFault("--stored keeps the verdicts of the run's own judge: omit it to use another judge")
     before = list(_rollouts(store, rollouts))[: common.limit]
     if not before:
         raise UserFault(f"{run}: no rendered rollout in {rollouts}")
@@ -94,7 +94,7 @@ class StoredVerdicts:
     ) -> Verdict:
         """Return the stored verdict. Raises InfraFailure for a rollout that has none."""
         if request.id not in self._verdicts:
-            raise InfraFailure(f"the run has no verdict on {request.id}")
+            raise InfraFailure(f"the run has no verdict for {request.id}")
         return self._verdicts[request.id]
 
 

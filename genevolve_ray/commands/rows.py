@@ -21,9 +21,9 @@ def read_rows(paths: Sequence[Path], console: Console, limit: int | None = None)
     report = RejectionReport()
     rows = list(read_results(paths, ResultRow, report))
     if report.rejected:
-        console.print(f"left out: {report.text()}", highlight=False, soft_wrap=True)
+        console.print(f"rejected rows: {report.text()}", highlight=False, soft_wrap=True)
     if not rows:
-        raise DataError(f"{', '.join(map(str, paths))}: no row is left: {report.text()}")
+        raise DataError(f"{', '.join(map(str, paths))}: no usable row: {report.text()}")
     return rows[:limit]
 
 
@@ -52,5 +52,5 @@ def wise_prompts(data: Path, console: Console) -> list[WisePrompt]:
     report = RejectionReport()
     prompts = read_prompts(paths, report)
     if report.rejected:
-        console.print(f"left out: {report.text()}", highlight=False, soft_wrap=True)
+        console.print(f"rejected rows: {report.text()}", highlight=False, soft_wrap=True)
     return prompts

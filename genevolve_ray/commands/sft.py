@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def sft_run(preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
     """Train the cold start of a preset from nothing."""
     if preset != "atlas":
-        raise UserFault(f"genevolve sft: no teacher for {preset!r}; there is one for atlas")
+        raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: atlas")
     train(out, steps=steps, seed=seed, threads=threads)
 
 

@@ -29,10 +29,10 @@ class EmbedderCase:
 
 async def _embed(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
     rows = await embedder.embed(texts)
-    assert isinstance(rows, np.ndarray), f"{type(rows).__name__} came back, not an array"
+    assert isinstance(rows, np.ndarray), f"{type(rows).__name__} was returned, not an array"
     assert rows.dtype == np.float32, f"the rows are {rows.dtype}, not float32"
     assert rows.ndim == 2, f"the shape is {rows.shape}, not [n, d]"
-    assert rows.shape[0] == len(texts), f"{rows.shape[0]} rows came back for {len(texts)} texts"
+    assert rows.shape[0] == len(texts), f"{rows.shape[0]} rows were returned for {len(texts)} texts"
     return rows
 
 

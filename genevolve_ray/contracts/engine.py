@@ -47,14 +47,14 @@ def _check_shape(result: Generation, sampling: SamplingParams, case: EngineCase,
     assert 1 <= size <= sampling.max_tokens, f"{size} tokens for max_tokens {sampling.max_tokens}"
     assert len(result.logprobs) == len(result.versions) == size, "tokens, logprobs and versions differ in length"
     assert all(math.isfinite(p) and p <= 1e-6 for p in result.logprobs), f"log-probs out of range: {result.logprobs}"
-    assert all(0 <= token < case.vocab_size for token in result.tokens), "a token lies outside the vocabulary"
+    assert all(0 <= token < case.vocab_size for token in result.tokens), "a token is outside the vocabulary"
     assert not set(result.tokens) & set(case.banned), f"banned tokens were sampled: {result.tokens}"
     assert set(result.versions) == {version}, f"versions {set(result.versions)}, expected {version}"
     stops = [i for i, token in enumerate(result.tokens) if token in sampling.stop_token_ids]
     if result.finish is FinishReason.STOP:
-        assert stops == [size - 1], f"finish is stop and stop tokens stand at {stops} of {size}"
+        assert stops == [size - 1], f"finish is stop, but stop tokens are at {stops} of {size}"
     else:
-        assert not stops, f"finish is length and stop tokens stand at {stops} of {size}"
+        assert not stops, f"finish is length, but stop tokens are at {stops} of {size}"
 
 
 async def check_generate(engine: Engine, case: EngineCase) -> None:
@@ -96,7 +96,7 @@ async def check_concurrent(engine: Engine, case: EngineCase) -> None:
     )
     for result, sampling in zip(results, samplings, strict=True):
         _check_shape(result, sampling, case, engine.version)
-        assert len(result.tokens) == sampling.max_tokens, "a request got another one's limit"
+        assert len(result.tokens) == sampling.max_tokens, "a request used the limit of another request"
     assert len({result.tokens[:4] for result in results}) > 1, "twelve seeds gave one continuation"
 
 
@@ -136,7 +136,7 @@ async def check_update(engine: Engine, case: EngineCase) -> None:
             await attempt()
         except WeightUpdateError:
             continue
-        raise AssertionError("an engine that disagrees with the probe goes on sampling")
+        raise AssertionError("an engine that disagrees with the probe continues to sample")
     await engine.update(case.folder, version + 2, case.probe)
     _check_shape(await engine.generate(case.prompt, sampling, "contract-mended"), sampling, case, version + 2)
 

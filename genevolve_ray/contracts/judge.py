@@ -65,27 +65,27 @@ async def check_verdict(judge: Judge, case: JudgeCase) -> None:
         Verdict.model_validate(verdict.model_dump())
     except ValueError as error:
         raise AssertionError(f"the verdict is out of range: {error}") from error
-    assert verdict.judge == judge.identity, f"the verdict names {verdict.judge!r}, the judge is {judge.identity!r}"
+    assert verdict.judge == judge.identity, f"the verdict names {verdict.judge!r}, but the judge is {judge.identity!r}"
 
 
 async def check_truth_scores_best(judge: Judge, case: JudgeCase) -> None:
     """The truth image itself scores no worse than another picture."""
     same = kscore((await _judge(judge, case, case.truth)).image, ScoreFormula.PAPER)
     other = kscore((await _judge(judge, case, picture("rectangle", "black"))).image, ScoreFormula.PAPER)
-    assert same >= other, f"the truth image scores {same:g}, another picture {other:g}"
+    assert same >= other, f"the ground-truth image scores {same:g}, another image {other:g}"
 
 
 async def check_unreadable(judge: Judge, case: JudgeCase) -> None:
     """A picture or a truth image that is missing or no picture is an InfraFailure, never a score."""
     for what, image, truth in (
-        ("a truth image that is no picture", picture(), NOT_A_PICTURE),
-        ("an empty truth image", picture(), b""),
-        ("a rendered image that is no picture", NOT_A_PICTURE, case.truth),
+        ("a ground-truth file that is not an image", picture(), NOT_A_PICTURE),
+        ("an empty ground-truth image", picture(), b""),
+        ("a rendered file that is not an image", NOT_A_PICTURE, case.truth),
     ):
         error = await raised_by(_judge(judge, case, image, truth))
-        assert error is not None, f"{what} was given a verdict"
+        assert error is not None, f"{what} received a verdict"
         assert isinstance(error, InfraFailure), f"{what} raised {type(error).__name__}: {error}"
-        assert not any(secret in str(error) for secret in case.secrets), "the error holds a secret of the settings"
+        assert not any(secret in str(error) for secret in case.secrets), "the error contains a secret of the settings"
 
 
 async def check_concurrent(judge: Judge, case: JudgeCase) -> None:
@@ -93,7 +93,7 @@ async def check_concurrent(judge: Judge, case: JudgeCase) -> None:
     images = [picture(shape, colour) for shape in ("ellipse", "rectangle") for colour in ("red", "blue")]
     verdicts = await asyncio.gather(*(_judge(judge, case, image) for image in images))
     makers = {verdict.judge for verdict in verdicts}
-    assert makers == {judge.identity}, f"verdicts of four calls at once name {makers}"
+    assert makers == {judge.identity}, f"verdicts of four concurrent calls name {makers}"
 
 
 async def check_names_itself(judge: Judge, case: JudgeCase) -> None:

@@ -56,9 +56,9 @@ def _check_png(data: bytes, what: str) -> None:
             image.load()
             kind, size = image.format, image.size
     except (OSError, ValueError, SyntaxError) as error:
-        raise AssertionError(f"{what} gave {len(data)} bytes that are no picture: {error}") from error
+        raise AssertionError(f"{what} gave {len(data)} bytes that are not an image: {error}") from error
     assert kind == "PNG", f"{what} gave a {kind}, not a PNG"
-    assert min(size) >= 8, f"{what} gave a picture of {size[0]} x {size[1]} pixels"
+    assert min(size) >= 8, f"{what} gave an image of {size[0]} x {size[1]} pixels"
 
 
 async def check_picture(renderer: Renderer, case: RendererCase) -> None:
@@ -80,9 +80,9 @@ async def check_references_matter(renderer: Renderer, case: RendererCase) -> Non
     if not _takes_references(renderer):
         raise NotAsked("it takes no references")
     if not getattr(renderer, "deterministic", False):
-        raise NotAsked("only a deterministic renderer can show it")
+        raise NotAsked("only a deterministic renderer can be checked")
     one, other = [await renderer.render(case.prompt, [reference], 1) for reference in _references(2)]
-    assert one != other, "two different references gave the same picture: they are not used"
+    assert one != other, "two different references gave the same image: they are not used"
 
 
 async def check_seed(renderer: Renderer, case: RendererCase) -> None:
@@ -90,7 +90,7 @@ async def check_seed(renderer: Renderer, case: RendererCase) -> None:
     if not getattr(renderer, "deterministic", False):
         raise NotAsked("it does not declare `deterministic = True`")
     first, second = [await renderer.render(case.prompt, _references(1), 7) for _ in range(2)]
-    assert first == second, "it declares to be deterministic, and one seed gave two pictures"
+    assert first == second, "it declares to be deterministic, but one seed gave two images"
 
 
 async def check_concurrent(renderer: Renderer, case: RendererCase) -> None:
@@ -98,10 +98,10 @@ async def check_concurrent(renderer: Renderer, case: RendererCase) -> None:
     seeds = [1, 2, 3, 4]
     pictures = await asyncio.gather(*(renderer.render(case.prompt, _references(1), seed) for seed in seeds))
     for data in pictures:
-        _check_png(data, "one of four calls at once")
+        _check_png(data, "one of four concurrent calls")
     if getattr(renderer, "deterministic", False):
         alone = [await renderer.render(case.prompt, _references(1), seed) for seed in seeds]
-        assert alone == list(pictures), "four calls at once gave other pictures than one after the other"
+        assert alone == list(pictures), "four concurrent calls gave other images than sequential calls"
 
 
 async def check_names_itself(renderer: Renderer, case: RendererCase) -> None:
@@ -117,16 +117,16 @@ async def check_bad_reference(renderer: Renderer, case: RendererCase) -> None:
     if not _takes_references(renderer):
         raise NotAsked("it takes no references")
     error = await raised_by(renderer.render(case.prompt, [NOT_A_PICTURE], 1))
-    assert error is not None, "a reference that is no picture was drawn as if nothing were wrong"
+    assert error is not None, "a reference that is not an image caused no error"
     assert isinstance(error, InfraFailure | ValueError), f"a bad reference raised {type(error).__name__}: {error}"
-    assert not any(secret in str(error) for secret in case.secrets), "the error holds a secret of the settings"
+    assert not any(secret in str(error) for secret in case.secrets), "the error contains a secret of the settings"
     _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a bad reference")
 
 
 async def check_cancellation(renderer: Renderer, case: RendererCase) -> None:
     """A call that is cancelled ends, leaves nothing running, and the next call works."""
     await check_cancelled(lambda: renderer.render(case.prompt, _references(1), 1))
-    _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a cancelled one")
+    _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a canceled one")
 
 
 CHECKS = (

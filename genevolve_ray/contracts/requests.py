@@ -34,7 +34,9 @@ def _parts(source: RequestSource, count: int) -> dict[str, list[Request]]:
 async def check_requests(source: RequestSource, case: RequestsCase) -> None:
     """Every part gives requests of ours, as many as were asked for, each with an id and a prompt."""
     for part, requests in _parts(source, case.count).items():
-        assert len(requests) == case.count, f"{part}: {case.count} requests were asked for, {len(requests)} came"
+        assert len(requests) == case.count, (
+            f"{part}: {case.count} requests were requested, {len(requests)} were returned"
+        )
         for request in requests:
             assert isinstance(request, Request), f"{part} gave {type(request).__name__}, not a Request"
             assert request.id.strip() and request.prompt.strip(), f"{part}: a request lacks id or prompt: {request}"
@@ -45,24 +47,24 @@ async def check_same_index(source: RequestSource, case: RequestsCase) -> None:
     forward = [source.train(index) for index in range(case.count)]
     backward = [source.train(index) for index in reversed(range(case.count))][::-1]
     wrong = [i for i, (one, other) in enumerate(zip(forward, backward, strict=True)) if one != other]
-    assert not wrong, f"training requests {wrong} changed when they were asked for again"
+    assert not wrong, f"training requests {wrong} changed in a second call"
 
 
 async def check_built_anew(source: RequestSource, case: RequestsCase) -> None:
     """A source that is built anew from the same settings poses the same requests: that is what resuming needs."""
     if case.again is None:
-        raise NotAsked("no way to build it anew was given")
+        raise NotAsked("no factory for a rebuild was given")
     first, second = _parts(source, case.count), _parts(case.again(), case.count)
     for part, requests in first.items():
         wrong = [i for i, (one, other) in enumerate(zip(requests, second[part], strict=True)) if one != other]
-        assert not wrong, f"{part} requests {wrong} are others when the source is built anew"
+        assert not wrong, f"{part} requests {wrong} changed after the source was rebuilt"
 
 
 async def check_prefix(source: RequestSource, case: RequestsCase) -> None:
     """The first requests of a part are the same however many are asked for."""
     for part in (source.validation, source.heldout):
         few, many = part(case.count // 2), part(case.count)
-        assert few == many[: len(few)], "the first requests depend on how many are asked for"
+        assert few == many[: len(few)], "the first requests depend on the requested number"
 
 
 async def check_apart(source: RequestSource, case: RequestsCase) -> None:
@@ -83,7 +85,9 @@ async def check_truths(source: RequestSource, case: RequestsCase) -> None:
                 try:
                     case.images.get(request.truth_image)
                 except FileNotFoundError as error:
-                    raise AssertionError(f"{part}: the truth image of {request.id} is not in the store") from error
+                    raise AssertionError(
+                        f"{part}: the ground-truth image of {request.id} is not in the store"
+                    ) from error
 
 
 CHECKS = (check_requests, check_same_index, check_built_anew, check_prefix, check_apart, check_truths)

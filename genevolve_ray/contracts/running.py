@@ -11,7 +11,7 @@ from typing import Any
 Check = Callable[[Any, Any], Awaitable[None]]
 LIMIT_SECONDS = 300.0
 PATIENCE_SECONDS = 5.0
-"""How long a cancelled call, and what it started, may take to end."""
+"""How long a canceled call, and what it started, may take to end."""
 
 
 class NotAsked(Exception):
@@ -83,10 +83,10 @@ async def raised_by(work: Awaitable[Any]) -> Exception | None:
 def check_identity(subject: Any, secrets: Sequence[str]) -> None:
     """Check that a plug-in names itself, in one line, always alike, without a secret."""
     identity = getattr(subject, "identity", None)
-    assert isinstance(identity, str) and identity.strip(), f"identity must be a text, it is {identity!r}"
-    assert "\n" not in identity and len(identity) <= 1000, f"identity must be one short line, it is {identity[:200]!r}"
+    assert isinstance(identity, str) and identity.strip(), f"identity must be a string, got {identity!r}"
+    assert "\n" not in identity and len(identity) <= 1000, f"identity must be one short line, got {identity[:200]!r}"
     assert subject.identity == identity, f"identity changed from {identity!r} to {subject.identity!r}"
-    assert not any(secret in identity for secret in secrets), "identity holds a secret of the settings"
+    assert not any(secret in identity for secret in secrets), "identity contains a secret of the settings"
 
 
 def check_same_identity(subject: Any, identity: str) -> None:
@@ -102,10 +102,10 @@ async def check_cancelled(work: Callable[[], Awaitable[Any]]) -> None:
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait({task}, timeout=seconds)
-    assert task.done(), f"a cancelled call was still running after {seconds:g} s"
+    assert task.done(), f"a canceled call was still running after {seconds:g} s"
     if not task.cancelled() and (error := task.exception()) is not None:
-        raise AssertionError(f"a cancelled call raised {type(error).__name__}: {error}")
+        raise AssertionError(f"a canceled call raised {type(error).__name__}: {error}")
     left = asyncio.all_tasks() - before - {task}
     if left:
         _, left = await asyncio.wait(left, timeout=seconds)
-    assert not left, f"a cancelled call left {len(left)} tasks running: {', '.join(t.get_name() for t in left)}"
+    assert not left, f"a canceled call left {len(left)} tasks running: {', '.join(t.get_name() for t in left)}"

@@ -34,11 +34,11 @@ async def check_bundle(summariser: Summariser, case: SummariserCase) -> None:
     """A pair gives a bundle with guidance that gives nothing of the answer away."""
     bundle = await summariser.compare(case.request, case.pair)
     assert isinstance(bundle, Experience), f"it returned {type(bundle).__name__}, not an Experience"
-    assert bundle.slots(), "the bundle holds no guidance"
+    assert bundle.slots(), "the bundle contains no guidance"
     try:
         check_experience(bundle, case.request, [case.pair.best, case.pair.worst])
     except LeakError as leak:
-        raise AssertionError(f"the bundle gives the answer away: {leak}") from leak
+        raise AssertionError(f"the bundle leaks the answer: {leak}") from leak
 
 
 async def check_origin(summariser: Summariser, case: SummariserCase) -> None:
@@ -46,7 +46,7 @@ async def check_origin(summariser: Summariser, case: SummariserCase) -> None:
     bundle, of = await summariser.compare(case.request, case.pair), case.pair
     recorded = (bundle.step, bundle.request_id, bundle.best, bundle.worst, bundle.gap)
     expected = (of.step, of.request_id, str(of.best.key), str(of.worst.key), of.gap)
-    assert recorded == expected, f"the bundle records {recorded}, it came from {expected}"
+    assert recorded == expected, f"the bundle records {recorded}, but it came from {expected}"
 
 
 async def check_equal_attempts(summariser: Summariser, case: SummariserCase) -> None:
@@ -56,7 +56,7 @@ async def check_equal_attempts(summariser: Summariser, case: SummariserCase) -> 
     try:
         check_experience(bundle, case.request, [twin.best])
     except LeakError as leak:
-        raise AssertionError(f"the bundle gives the answer away: {leak}") from leak
+        raise AssertionError(f"the bundle leaks the answer: {leak}") from leak
 
 
 async def check_names_itself(summariser: Summariser, case: SummariserCase) -> None:

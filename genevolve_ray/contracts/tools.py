@@ -78,20 +78,20 @@ async def check_description(toolbox: Toolbox, case: ToolsCase) -> None:
     """Every tool has its name, a description, and parameters that are a JSON schema of an object."""
     assert toolbox.tools, "the toolbox is empty"
     for name, tool in toolbox.tools.items():
-        assert tool.name == name, f"the tool under {name!r} calls itself {tool.name!r}"
+        assert tool.name == name, f"the tool named {name!r} has the name {tool.name!r}"
         assert tool.description.strip(), f"{name} has no description"
         try:
             Draft202012Validator.check_schema(tool.parameters)
         except SchemaError as error:
-            raise AssertionError(f"the parameters of {name} are no JSON schema: {error.message}") from error
-        assert tool.parameters.get("type") == "object", f"the parameters of {name} are no object: {tool.parameters}"
+            raise AssertionError(f"the parameters of {name} are not a JSON schema: {error.message}") from error
+        assert tool.parameters.get("type") == "object", f"the parameters of {name} are not an object: {tool.parameters}"
 
 
 async def check_observation(toolbox: Toolbox, case: ToolsCase) -> None:
     """Good arguments give an observation of our records, and every picture in it lies in the store as it was found."""
     for name, tool in toolbox.tools.items():
         seen = await tool.call(case.of(tool), _episode(case))
-        assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, no observation"
+        assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, not an observation"
         assert not seen.outages, f"{name} is out of service: {'; '.join(seen.outages)}"
         if isinstance(seen, ImageSearchObservation):
             _check_pictures(name, seen, case.images)
@@ -102,17 +102,17 @@ def _check_pictures(name: str, seen: ImageSearchObservation, images: ImageStore)
         try:
             data = images.get(hit.image)
         except FileNotFoundError as error:
-            raise AssertionError(f"{name} found {hit.title!r}, whose picture is not in the image store") from error
+            raise AssertionError(f"{name} found {hit.title!r}, whose image is not in the image store") from error
         digest = hashlib.sha256(data).hexdigest()
-        assert digest == hit.image.sha256, f"{name}: the picture of {hit.title!r} is not the one that was stored"
+        assert digest == hit.image.sha256, f"{name}: the image of {hit.title!r} is not the one that was stored"
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 picture.load()
                 size = picture.size
         except (OSError, ValueError, SyntaxError) as error:
-            raise AssertionError(f"{name}: the picture of {hit.title!r} cannot be decoded: {error}") from error
+            raise AssertionError(f"{name}: the image of {hit.title!r} cannot be decoded: {error}") from error
         named = hit.image.width, hit.image.height
-        assert size == named, f"{name}: the picture of {hit.title!r} is {size}, its reference says {named}"
+        assert size == named, f"{name}: the image of {hit.title!r} is {size}, but its reference has {named}"
 
 
 async def check_bad_arguments(toolbox: Toolbox, case: ToolsCase) -> None:
@@ -120,10 +120,10 @@ async def check_bad_arguments(toolbox: Toolbox, case: ToolsCase) -> None:
     for name, tool in toolbox.tools.items():
         for bad in _bad(tool, case.of(tool)):
             error = await raised_by(tool.call(bad, _episode(case)))
-            assert error is not None, f"{name} took the arguments {bad}, which its schema forbids"
+            assert error is not None, f"{name} accepted the arguments {bad}, which its schema forbids"
             kind = type(error).__name__
-            assert isinstance(error, ToolArgumentError), f"{name} met the arguments {bad} with {kind}: {error}"
-            assert str(error).strip(), f"{name} refused {bad} without a word"
+            assert isinstance(error, ToolArgumentError), f"{name} answered the arguments {bad} with {kind}: {error}"
+            assert str(error).strip(), f"{name} refused {bad} without a message"
 
 
 def _bad(tool: Tool, good: dict[str, Any]) -> list[dict[str, Any]]:

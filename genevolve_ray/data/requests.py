@@ -83,7 +83,7 @@ class PublishedRequests:
         self._rows = self._read()
         for split, rows in self._rows.items():
             if not rows:
-                raise DataError(f"no {split.value} requests left of {_names(config.paths)}: {self.report.text()}")
+                raise DataError(f"no {split.value} requests left in {_names(config.paths)}: {self.report.text()}")
         self._stored: dict[Path, ImageRef] = {}
         self._order = lru_cache(maxsize=4)(self._shuffle)
 
@@ -104,7 +104,7 @@ class PublishedRequests:
             excluding = RejectionReport()
             kept_out |= (found := read_exclusion((path,), excluding))
             if not (found.keys or found.indices):
-                raise DataError(f"{path} keeps no request out of training: {excluding.text()}")
+                raise DataError(f"{path} excludes no request from training: {excluding.text()}")
         validation = list(kept_out.apply(read_rl(config.validation_paths, self.report, reading), self.report))
         indices = (row.pool_index for row in validation if row.pool_index is not None)
         kept_out |= Exclusion((row.key for row in validation), indices)
@@ -173,12 +173,12 @@ def store_image(path: Path, images: ImageStore) -> ImageRef:
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
-            raise DataError(f"{path}: {size} bytes, an image may have {MAX_IMAGE_BYTES}")
+            raise DataError(f"{path}: {size} bytes, the limit is {MAX_IMAGE_BYTES}")
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as picture:
             (width, height), media_type = picture.size, Image.MIME.get(picture.format or "", "image/png")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be used as a picture: {error}") from error
+        raise DataError(f"{path}: cannot be used as an image: {error}") from error
     return images.put(data, width=width, height=height, media_type=media_type)
 
 

@@ -118,7 +118,9 @@ def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig,
         raise DataError(f"no row to evaluate on in {', '.join(map(str, config.heldout_paths))}: {report.text()}")
     excluded = set(read_exclusion(config.exclude_paths, report).keys) if config.exclude_paths else set()
     if config.exclude_paths and not excluded:
-        raise DataError(f"{', '.join(map(str, config.exclude_paths))} keep no request out of training: {report.text()}")
+        raise DataError(
+            f"{', '.join(map(str, config.exclude_paths))} exclude no request from training: {report.text()}"
+        )
     away = {row.key for row in apart} | excluded
     if apart:
         train = _without(away, read_sft(paths, report, config.reading), report)

@@ -28,7 +28,7 @@ def context(config: RunConfig) -> list[Check]:
     longest = profile.max_prompt_tokens + profile.max_response_tokens
     own = None if settings_tree.waits(config.policy.model) else context_of(_folder(config))
     if asked and own and asked > own:
-        detail = f"engine.max_model_len={asked}, the model's positions end at {own}"
+        detail = f"engine.max_model_len={asked}, but the model supports only {own}"
         return [problem("context", detail, f"--set engine.max_model_len={own}")]
     limit = asked or own
     if limit is None:
@@ -36,9 +36,9 @@ def context(config: RunConfig) -> list[Check]:
     said = f"profile {profile.name}: {profile.max_prompt_tokens} prompt + {profile.max_response_tokens} response tokens"
     remedy = f"--set engine.max_model_len={longest}"
     if limit <= profile.max_prompt_tokens:
-        return [problem("context", f"{said}; the engine holds {limit}, which a prompt alone may fill", remedy)]
+        return [problem("context", f"{said}; the engine holds {limit}, which a prompt alone can fill", remedy)]
     if limit < longest:
-        return [note("context", f"{said}; the engine holds {limit} and cuts longer episodes short", remedy)]
+        return [note("context", f"{said}; the engine holds {limit} and truncates longer episodes", remedy)]
     return [ok("context", f"{said} fit the engine's {limit}")]
 
 
@@ -58,10 +58,10 @@ def time_limits(config: RunConfig) -> list[Check]:
         )
         rounds = 1 + _repairs(config, service.role)
         if outer.timeout <= needed:
-            why = "a slow service is asked again while it still works"
+            why = "a slow service would be called again while it still works"
             said.append(problem("time", f"{text}: {why}", f"--set {key}={needed + 60:g}, or fewer attempts"))
         elif outer.timeout <= needed * rounds:
-            why = f"an answer asked for again {rounds - 1} times may take up to {needed * rounds:g} s"
+            why = f"an answer with {rounds - 1} retries may take up to {needed * rounds:g} s"
             said.append(note("time", f"{text}; {why}", f"--set {key}={needed * rounds + 60:g}"))
         else:
             said.append(ok("time", text))
@@ -87,7 +87,7 @@ def formula(config: RunConfig) -> list[Check]:
     if named is None:
         return []
     if named != used:
-        detail = f"judge.config.formula={named!s}, reward.formula={used!s}: verdicts would name a score that is not the reward's"
+        detail = f"judge.config.formula={named!s}, reward.formula={used!s}: the verdicts would use another score than the reward"
         return [problem("formula", detail, f"--set judge.config.formula={used!s}")]
     return [ok("formula", str(used))]
 
@@ -99,8 +99,10 @@ def devices(config: RunConfig) -> list[Check]:
     try:
         check_devices(config)
     except UserFault as fault:
-        return [problem("devices", fault, "a machine with GPUs, cluster.address=..., or engine.device=cpu for a trial")]
-    return [ok("devices", f"what is asked for is there ({len(find_gpus())} GPUs)")]
+        return [
+            problem("devices", fault, "use a machine with GPUs, cluster.address=..., or engine.device=cpu for a trial")
+        ]
+    return [ok("devices", f"the requested devices are available ({len(find_gpus())} GPUs)")]
 
 
 def reservations(config: RunConfig) -> list[Check]:
@@ -120,14 +122,18 @@ def placement(config: RunConfig, *, deep: bool) -> list[Check]:
     address = cluster_address(config.cluster)
     if address is not None and not deep:
         return [
-            note("placement", f"the cluster at {address} is not asked", "--deep, or genevolve plan --node 4x64cpu+8gpu")
+            note(
+                "placement",
+                f"the cluster at {address} was not checked",
+                "--deep, or genevolve plan --node 4x64cpu+8gpu",
+            )
         ]
     try:
         plan = make_plan(config)
     except PlacementError as error:
         return [problem("placement", error, "start the cluster, or correct cluster.address and RAY_ADDRESS")]
     if not plan.fits:
-        return [problem("placement", plan.obstacle, "genevolve plan shows every process and what it asks for")]
+        return [problem("placement", plan.obstacle, "genevolve plan shows every process and its resources")]
     return [ok("placement", f"{plan.total('CPU'):g} CPU and {plan.total('GPU'):g} GPU fit {plan.where}")]
 
 
@@ -162,11 +168,9 @@ def disk(config: RunConfig, run_dir: Path, weights: Weights | None) -> list[Chec
         return [ok("disk", text)]
     kept = config.checkpoints.keep_last + config.checkpoints.keep_best + 1  # One is written before another goes.
     needed = kept * weights.parameters * (_MASTER_BYTES + _ADAM_BYTES) / GIB
-    text = (
-        f"{text}; {kept} checkpoints with their optimizer take {needed:.1f} GiB, pictures and trajectories come on top"
-    )
+    text = f"{text}; {kept} checkpoints with their optimizer need {needed:.1f} GiB, plus images and trajectories"
     if free < needed:
-        return [problem("disk", text, "another place with --run, or checkpoints.keep_last=1 and keep_best=0")]
+        return [problem("disk", text, "another folder with --run, or checkpoints.keep_last=1 and keep_best=0")]
     return [ok("disk", text)]
 
 

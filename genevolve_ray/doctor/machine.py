@@ -171,7 +171,7 @@ def _cores() -> Check:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if count >= 2:
         return Check("cores", Status.OK, str(count))
-    return Check("cores", Status.NOTE, f"{count}: the demo is timed for 2 and will take about twice as long")
+    return Check("cores", Status.NOTE, f"{count}: the demo expects 2 and will take about twice as long")
 
 
 def _memory_limit() -> int:
@@ -199,7 +199,7 @@ def _disk(run_dir: Path) -> Check:
     if free >= DEMO_DISK_GIB:
         return Check("disk", Status.OK, detail)
     return Check(
-        "disk", Status.NOTE, f"{detail}; a run may write {DEMO_DISK_GIB} GiB", "choose another place with --run"
+        "disk", Status.NOTE, f"{detail}; a run may write {DEMO_DISK_GIB} GiB", "choose another folder with --run"
     )
 
 
@@ -271,7 +271,7 @@ def _gpu(gpus: Sequence[Gpu]) -> Check:
     listed = ", ".join(f"{gpu.name} ({gpu.memory_mib / 1024:.0f} GiB)" for gpu in gpus)
     if torch_cuda_version() and version_of("vllm"):
         return Check("gpu", Status.OK, listed)
-    return Check("gpu", Status.NOTE, f"{listed}, unused: this environment is the CPU one", f"make clean; {MAKE_CUDA}")
+    return Check("gpu", Status.NOTE, f"{listed}, unused: this is a CPU environment", f"make clean; {MAKE_CUDA}")
 
 
 def _abilities(checks: Sequence[Check], gpus: Sequence[Gpu]) -> list[Check]:
@@ -289,7 +289,7 @@ def _abilities(checks: Sequence[Check], gpus: Sequence[Gpu]) -> list[Check]:
             "Qwen3-VL",
             version_of("torchvision") is not None,
             "in vLLM and transformers",
-            "in transformers, images only: vLLM needs torchvision for it, which CPU environments leave out",
+            "in transformers, images only: vLLM needs torchvision for it, which CPU environments omit",
         ),
     ]
 

@@ -48,7 +48,7 @@ def _parameters(file: Path) -> int:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER):
-            raise ValueError(f"{file} is no whole safetensors file: {size} bytes")
+            raise ValueError(f"{file} is not a complete safetensors file: {size} bytes")
         try:
             tensors: dict[str, Any] = json.loads(stream.read(length))
             tensors.pop("__metadata__", None)
@@ -57,7 +57,7 @@ def _parameters(file: Path) -> int:
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(f"{file} has no readable safetensors header: {error}") from error
     if size != 8 + length + max(ends, default=0):
-        raise ValueError(f"{file} has {size} bytes, its header says {8 + length + max(ends, default=0)}")
+        raise ValueError(f"{file} has {size} bytes, but its header declares {8 + length + max(ends, default=0)}")
     return count
 
 
@@ -92,10 +92,10 @@ def check_tokenizer(folder: Path) -> str:
         raise ValueError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
     form, rows = ChatFormat(tokenizer), vocabulary_size(folder)
     if len(tokenizer) > rows:
-        raise ValueError(f"the tokenizer in {folder} knows {len(tokenizer)} ids, the model embeds {rows}")
+        raise ValueError(f"the tokenizer in {folder} has {len(tokenizer)} ids, but the model embeds {rows}")
     prompt = form.prompt_ids([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
     end = tokenizer.decode([form.end_of_turn_id])
-    return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt takes {len(prompt)} tokens"
+    return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt has {len(prompt)} tokens"
 
 
 def context_of(folder: Path) -> int | None:

@@ -63,7 +63,7 @@ def _settable(key: str) -> str:
 def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | None]:
     """Return what there is to say of the policy's folder, and the size of its weights where they can be read."""
     if settings_tree.waits(config.policy.model):
-        return [note("policy", "not looked at before policy.model is filled in")], None
+        return [note("policy", "not checked until policy.model is filled in")], None
     remedy = "--set policy.model=FOLDER, in Hugging Face layout"
     try:
         check_policy(config)
@@ -112,15 +112,15 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     spec = getattr(config, role)
     remedy = f"--set {role}.type=package.module:Class, --set {role}.config.KEY=VALUE"
     if settings_tree.waits(spec.type):
-        return note(role, f"not looked at before {role}.type is filled in")
+        return note(role, f"not checked until {role}.type is filled in")
     if spec.isolated:
-        return note(role, f"{spec.type} has an environment of its own (runtime_env) and is checked where it runs")
+        return note(role, f"{spec.type} has its own environment (runtime_env) and is checked there")
     try:
         kind, _ = settings_tree.plugin_settings(role, spec)
         if settings_tree.waits(spec.config):
-            return note(role, f"{spec.type} takes its settings, which are not complete yet")
+            return note(role, f"{spec.type} accepts its settings, which are not complete yet")
         if not hasattr(kind, "check") or role == "requests" or without_token:  # The latter two have lines of their own.
-            return ok(role, f"{spec.type} takes its settings")
+            return ok(role, f"{spec.type} accepts its settings")
         check_plugin(role, spec)
     except UserFault as fault:
         if settings_tree.waits(str(fault)):
@@ -128,14 +128,14 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
         return problem(role, fault, remedy)
     except Exception as error:  # noqa: BLE001  a plug-in is foreign code: whatever it raises is a finding of its own
         return problem(role, f"{spec.type}: {type(error).__name__}: {error}", remedy)
-    return ok(role, f"{spec.type} takes its settings and passes its check")
+    return ok(role, f"{spec.type} accepts its settings and passes its check")
 
 
 def data(config: RunConfig) -> list[Check]:
     """Return whether the request source can be read, with its first requests and their truth images."""
     spec = config.requests
     if settings_tree.waits(spec.type) or settings_tree.waits(spec.config):
-        return [note("data", "not read before requests.config is filled in")]
+        return [note("data", "not read until requests.config is filled in")]
     try:
         settings_tree.plugin_settings("requests", spec)
     except UserFault:
@@ -154,7 +154,7 @@ def data(config: RunConfig) -> list[Check]:
             said.append(note("data", " ".join(report.text().split())))
         return [*said, *_enough(config, source)]
     except Exception as error:  # noqa: BLE001  foreign code again; our own reader's words name file and row
-        return [problem("data", f"{type(error).__name__}: {error}", "see docs/data.md for the files that are read")]
+        return [problem("data", f"{type(error).__name__}: {error}", "see docs/data.md for the supported files")]
 
 
 def _first(part: str, drawn: list[Request], images: MemoryImages) -> Check:
@@ -162,7 +162,7 @@ def _first(part: str, drawn: list[Request], images: MemoryImages) -> Check:
         return problem("data", f"{part}: no request", "see docs/data.md")
     request = drawn[0]
     if request.truth_image is None:
-        return note("data", f"{part}: {request.id} has no truth image, which most judges need")
+        return note("data", f"{part}: {request.id} has no ground-truth image, which most judges need")
     size = f"{request.truth_image.width} x {request.truth_image.height}"
     images.get(request.truth_image)
     return ok("data", f"{part}: first request {request.id}, truth image {size}")
@@ -173,7 +173,7 @@ def _enough(config: RunConfig, source: Any) -> Iterator[Check]:
     if not hasattr(source, "__len__"):
         return
     wanted, there = config.loop.steps * config.loop.requests_per_step, len(source)
-    yield ok("data", f"{there} training requests; the run draws {wanted}, {wanted / max(there, 1):.1f} times each")
+    yield ok("data", f"{there} training requests; the run uses {wanted}, {wanted / max(there, 1):.1f} times each")
 
 
 def token_variables(config: RunConfig) -> list[Check]:
@@ -204,7 +204,7 @@ def addresses(config: RunConfig) -> list[Check]:
         listed = f"{service.key}: {', '.join(urls)}"
         open_hosts = [url for url in urls if service.config.token_env and _in_the_clear(url)]
         if open_hosts:
-            said.append(note("service", f"{listed}: the token goes there unencrypted", "use https"))
+            said.append(note("service", f"{listed}: the token would be sent unencrypted", "use https"))
         else:
             said.append(ok("service", listed))
     return said

@@ -59,7 +59,7 @@ def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> Pl
     Raises:
         PlacementError: when the cluster that is named cannot be reached.
     """
-    where = "the nodes that were named"
+    where = "the given nodes"
     if nodes is None:
         nodes, where = _existing(config)
     free: dict[str, float] = {}
@@ -101,7 +101,7 @@ def print_plan(plan: PlacementPlan) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table("part", "processes", "CPU each", "GPU each", "CPU", "GPU", title="what the run asks for")
+    table = Table("part", "processes", "CPU each", "GPU each", "CPU", "GPU", title="resources of the run")
     for line in plan.lines:
         cpu, gpu = line.each.get("CPU", 0.0), line.each.get("GPU", 0.0)
         count = f"{line.count} to {line.count + line.more}" if line.more else str(line.count)
@@ -111,7 +111,7 @@ def print_plan(plan: PlacementPlan) -> None:
     for name, text in plan.flow.items():
         console.print(f"{name}: {text}")
     there = ", ".join(f"{n.get('CPU', 0):g} CPU + {n.get('GPU', 0):g} GPU" for n in plan.nodes) or "nothing"
-    console.print(f"there is, on {plan.where}: {there}", soft_wrap=True)
+    console.print(f"available on {plan.where}: {there}", soft_wrap=True)
     if not plan.fits:
         console.print(f"[red]does not fit:[/] {plan.obstacle}", soft_wrap=True)
         return
@@ -119,7 +119,9 @@ def print_plan(plan: PlacementPlan) -> None:
     total = sum(n.get("CPU", 0.0) for n in plan.nodes), sum(n.get("GPU", 0.0) for n in plan.nodes)
     most = plan.total("CPU", most=True), plan.total("GPU", most=True)
     if most[0] > total[0] or most[1] > total[1]:
-        console.print(f"services at their most would need {most[0]:g} CPU and {most[1]:g} GPU: they stop short of that")
+        console.print(
+            f"services at their maximum would need {most[0]:g} CPU and {most[1]:g} GPU: they scale up only as far as resources permit"
+        )
 
 
 def _existing(config: RunConfig) -> tuple[list[dict[str, float]], str]:
@@ -151,11 +153,11 @@ def _flow(config: RunConfig) -> dict[str, str]:
     ways = {
         "host": "as files, once to every node",
         "nccl": "from GPU to GPU in one NCCL group (cluster.weights=nccl)",
-        "ipc": "within the GPU that learner and engines share (cluster.weights=ipc)",
+        "ipc": "within the GPU shared by learner and engines (cluster.weights=ipc)",
         "gloo": "from memory to memory over gloo (cluster.weights=gloo)",
     }
     return {
         "loop": f"{kind}; {loop.steps} steps of {loop.requests_per_step} x {loop.group_size} samples",
-        "in flight": f"at most {leased} samples leased, {running} played at once, {places} decoded at once",
+        "in flight": f"at most {leased} samples leased, {running} running concurrently, {places} decoded concurrently",
         "weights": ways[config.cluster.weights],
     }

@@ -44,9 +44,7 @@ def check_filled_in(config: RunConfig) -> None:
     """Check that a preset's blanks are filled in. Raises UserFault naming those that are not."""
     if left := fill_ins(config):
         keys = ", ".join(key for key, _ in left)
-        raise UserFault(
-            f"still to be filled in: {keys} (--set, or a copy of the preset; `genevolve doctor` tells more)"
-        )
+        raise UserFault(f"not filled in: {keys} (--set, or a copy of the preset; see `genevolve doctor`)")
 
 
 def check_policy(config: RunConfig) -> None:
@@ -75,7 +73,7 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
     if spec.isolated:
         if local:
             keys = ", ".join(spec.runtime_env)
-            raise UserFault(f"{role}.runtime_env ({keys}) needs processes of its own: run without --in-process")
+            raise UserFault(f"{role}.runtime_env ({keys}) needs separate processes: run without --in-process")
         return
     kind, settings = plugin_settings(role, spec)
     try:
@@ -144,4 +142,4 @@ def model_folder(model: str) -> Path:
     try:
         return Path(str(resources.files(package) / name))
     except (ModuleNotFoundError, TypeError) as error:
-        raise FileNotFoundError(f"{model}: there is no package {package}") from error
+        raise FileNotFoundError(f"{model}: no such package: {package}") from error

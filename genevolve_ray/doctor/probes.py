@@ -54,12 +54,12 @@ class _Asked:
         paid = self.config.paid_probe()
         free = await self._free()
         if paid is None:
-            return [free or note("answers", f"{self.where}: a server is there; whether it works shows in the run")]
+            return [free or note("answers", f"{self.where}: a server answers; its function is tested by the run")]
         if spend and not settings_tree.waits(paid.body):
             did = await self._paid()
             return [free, did] if free else [did]
         remedy = f"--spend: {paid.costs}, which may cost money"
-        return [free or note("answers", f"{self.where}: a server is there; whether it works is not known", remedy)]
+        return [free or note("answers", f"{self.where}: a server answers; its function was not tested", remedy)]
 
     async def _free(self) -> Check | None:
         """Return what asking for nothing shows, None where it shows no more than that somebody answers."""
@@ -108,7 +108,7 @@ class _Asked:
             return self._silent(failure)
         finally:
             await remote.aclose()
-        return ok("answers", f"{self.where}: did its work ({paid.costs})")
+        return ok("answers", f"{self.where}: works ({paid.costs})")
 
     def _remote(self, seconds: float) -> Remote:
         """Return a client of this server alone, with one try; the settings are valid, only tighter."""
@@ -127,8 +127,8 @@ class _Asked:
     def _refused(self, refusal: ServiceRefusal) -> Check:
         if refusal.status in _TOKEN_REFUSED:
             name = self.config.token_env
-            remedy = f"correct what {name} holds" if name else f"set {self.service.key}.token_env"
-            return problem("answers", f"{self.where}: refused without a token that it takes: {clean(refusal)}", remedy)
+            remedy = f"correct the value of {name}" if name else f"set {self.service.key}.token_env"
+            return problem("answers", f"{self.where}: rejected without a valid token: {clean(refusal)}", remedy)
         return problem("answers", f"{self.where}: {clean(refusal)}", f"correct the settings at {self.service.key}")
 
     def _silent(self, failure: InfraFailure) -> Check:

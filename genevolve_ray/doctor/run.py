@@ -36,7 +36,9 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
         unset = {token.variable for token in settings_tree.unset_tokens(config)}
         checks += asyncio.run(probe_services(services, unset, spend=spend))
     elif services:
-        checks.append(note("answers", f"{len(services)} services are not asked", "--deep asks them, over the network"))
+        checks.append(
+            note("answers", f"{len(services)} services were not checked", "--deep checks them over the network")
+        )
     problems = sum(check.status is Status.PROBLEM for check in checks)
     closing = note("can start", f"not yet: {problems} problems") if problems else ok("can start", f"run {config.name}")
     return [*checks, closing]

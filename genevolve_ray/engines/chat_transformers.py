@@ -43,7 +43,7 @@ class TransformersChat:
         self.sees = sees(model_config)
         self._processor = load_chat_processor(config.model, model_config)
         if not self._processor.chat_template:
-            raise ValueError(f"{config.model} holds no chat template: it is no chat model")
+            raise ValueError(f"{config.model} has no chat template: it is not a chat model")
         kind = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
         self._model = kind.from_pretrained(
             config.model, dtype=getattr(torch, config.dtype), attn_implementation="sdpa", local_files_only=True

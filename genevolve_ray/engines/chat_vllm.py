@@ -66,13 +66,13 @@ class VllmChat:
         self.sees = sees(model_config)
         if self.sees and config.device == "cpu":
             raise ValueError(
-                f"vLLM cannot load {config.model} on a CPU: for models that see it needs torchvision, which is not "
-                "there beside a CPU torch: use backend: transformers"
+                f"vLLM cannot load {config.model} on a CPU: vision models need torchvision, which is not "
+                "available with a CPU torch: use backend: transformers"
             )
         check_model(config.model, device=config.device)
         self._processor = load_chat_processor(config.model, model_config)
         if not self._processor.chat_template:
-            raise ValueError(f"{config.model} holds no chat template: it is no chat model")
+            raise ValueError(f"{config.model} has no chat template: it is not a chat model")
         os.environ.update(vllm_environment(device=config.device, threads=config.threads))
         self._llm: AsyncLLM | None = _start(config, sees=self.sees)
         self._numbers = itertools.count()

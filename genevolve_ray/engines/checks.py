@@ -66,7 +66,7 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
     if device == "cpu" and sees(config):
         name = (config.get("architectures") or [config.get("model_type")])[0]
         raise ValueError(
-            f"vLLM needs torchvision for {name} ({Path(model_dir) / 'config.json'}), which is not there on a CPU: "
+            f"vLLM needs torchvision for {name} ({Path(model_dir) / 'config.json'}), which is not available on a CPU: "
             "use engine.kind=transformers"
         )
     text = config.get("text_config") or config
@@ -103,13 +103,17 @@ def room_for(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
     if prompt_tokens == 0:
         raise ValueError("the prompt is empty")
     if prompt_tokens >= max_model_len:
-        raise PromptTooLong(f"the prompt has {prompt_tokens} tokens and the context holds {max_model_len}")
+        raise PromptTooLong(f"the prompt has {prompt_tokens} tokens, but the context holds {max_model_len}")
     return min(max_tokens, max_model_len - prompt_tokens)
 
 
 def merged_into(folder: str | Path, base: str | Path) -> str:
     """Return what to say of the base when an update from `folder` has failed: nothing where it had no part in it."""
-    return f"; the adapter was merged into the base {base}: is it the learner's?" if is_adapter(folder) else ""
+    return (
+        f"; the adapter was merged into the base {base}: check that it is the learner's base"
+        if is_adapter(folder)
+        else ""
+    )
 
 
 def probe_difference(probe: Probe, scored: list[float], version: int, remark: str = "") -> float:
@@ -121,7 +125,7 @@ def probe_difference(probe: Probe, scored: list[float], version: int, remark: st
         WeightUpdateError: If it exceeds the probe's tolerance (or is not a number).
     """
     if len(scored) != len(probe.logprobs):
-        raise WeightUpdateError(f"the probe has {len(probe.logprobs)} log-probs and the engine scored {len(scored)}")
+        raise WeightUpdateError(f"the probe has {len(probe.logprobs)} log-probs, but the engine scored {len(scored)}")
     difference = sum(abs(a - b) for a, b in zip(scored, probe.logprobs, strict=True)) / max(len(scored), 1)
     if not difference <= probe.tolerance:
         raise WeightUpdateError(

@@ -59,6 +59,6 @@ class EngineConfig(Config):
     def _deterministic_needs_transformers(self) -> EngineConfig:
         if self.transformers.deterministic and self.kind != "transformers":
             raise ValueError(
-                f"transformers.deterministic is set and kind is {self.kind!r}: only that engine is bit-exact"
+                f"transformers.deterministic is set, but kind is {self.kind!r}: only that engine is bit-exact"
             )
         return self

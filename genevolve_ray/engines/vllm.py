@@ -271,7 +271,7 @@ class VllmEngine:
         except Exception as error:
             # vLLM raises plain Exception for whatever goes wrong in its processes.
             await llm.collective_rpc("abandon_update")
-            raise WeightUpdateError(f"the transfer of version {version} broke off: {error}") from error
+            raise WeightUpdateError(f"the transfer of version {version} failed: {error}") from error
         self.load_seconds = time.perf_counter() - started
         await llm.update_weight_version(str(version))
         self.version = version

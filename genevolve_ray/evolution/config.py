@@ -163,7 +163,7 @@ class EvolutionConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:
         if self.profile not in PROFILES:
-            raise ValueError(f"profile {self.profile!r} is unknown; there are {', '.join(sorted(PROFILES))}")
+            raise ValueError(f"profile {self.profile!r} is unknown; known: {', '.join(sorted(PROFILES))}")
         if self.learner.temperature != self.sampling.temperature:
             raise ValueError(
                 "learner and engine must use one temperature: "
@@ -171,14 +171,14 @@ class EvolutionConfig(Config):
             )
         if self.learner.ved.coefficient > 0 and not self.experience.enabled:
             raise ValueError(
-                "distillation needs experience to distil: "
+                "distillation needs experience: "
                 f"learner.ved.coefficient={self.learner.ved.coefficient:g}, experience.enabled=false"
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
         if self.deterministic and (self.loop.mode == "async" or self.loop.sample_deadline is not None):
             raise ValueError(
-                "deterministic=true needs loop.mode=sync without loop.sample_deadline: clocks decide there"
+                "deterministic=true needs loop.mode=sync without loop.sample_deadline, because timing would affect the result"
             )
         if self.deterministic:
             self._lock_step()

@@ -90,7 +90,7 @@ class Flow:
     def hold(self, number: int, samples: int) -> None:
         """A running lease is judged. Raises FlowError when its group holds another number of samples than it should."""
         if samples != self.running[number]:
-            raise FlowError(f"lease {number} has {self.running[number]} samples, its group accounts for {samples}")
+            raise FlowError(f"lease {number} has {self.running[number]} samples, but its group accounts for {samples}")
         self.buffered[number] = self.running.pop(number)
 
     def found(self, number: int, samples: int) -> bool:

@@ -97,7 +97,7 @@ async def speaking(
     # Rendering, judging and endpoints do without torch.
     from genevolve_ray.evolution.inprocess import load_chat, start_engine
 
-    assert source.model is not None, "a policy is a model folder or an endpoint"
+    assert source.model is not None, "a policy must be a model folder or an endpoint"
     chat = load_chat(source.model)
     engine = await start_engine(config, source.model)
     try:

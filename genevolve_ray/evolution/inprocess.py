@@ -51,7 +51,7 @@ class LocalRollouts:
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
         """Build a renderer beside the one that is there. Raises PluginFault for one that cannot live in this process."""
         if spec.isolated:
-            raise PluginFault("renderer.runtime_env needs processes of its own, this run is one process")
+            raise PluginFault("renderer.runtime_env needs separate processes, but this run is one process")
         service = RenderService(await asyncio.to_thread(build_here, spec), self._images)
         self._rollouts.add_renderer(generation, service)
         return service.identity

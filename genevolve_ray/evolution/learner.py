@@ -75,7 +75,9 @@ class LocalLearner:
         sequences = training_sequences(groups, self._advantage, teachers)
         if not sequences:
             reasons = {t.reason for g in groups for t in g.trajectories if t.outcome is Outcome.INFRA_FAILURE}
-            raise RuntimeError(f"step {step} has nothing to train on, all {len(groups)} groups are short: {reasons}")
+            raise RuntimeError(
+                f"step {step} has no training data, because all {len(groups)} groups are incomplete: {reasons}"
+            )
         metrics = self._learner.train_step(sequences, step - 1)
         if teachers is not None:
             metrics["teacher_contexts_too_long"] = float(teachers.too_long)
@@ -116,7 +118,7 @@ class LocalLearner:
         from genevolve_ray.learning.step import Learner
 
         if not isinstance(self._learner, Learner):
-            raise TypeError(f"a {type(self._learner).__name__} has no weights but in a folder")
+            raise TypeError(f"a {type(self._learner).__name__} provides weights only as a folder")
         return self._learner.outgoing()
 
     async def save(self, folder: str) -> None:

@@ -120,7 +120,7 @@ class PluginSpec(Config):
         if not paths:
             names = ", ".join(sorted({plugin.name for plugin in there})) or "none"
             raise PluginFault(
-                f"no {self.role} is registered as {self.type!r} ({self.role.group}): there are {names}; "
+                f"no {self.role} is registered as {self.type!r} ({self.role.group}); known: {names}; "
                 "or write package.module:Class"
             )
         return paths.pop()
@@ -165,8 +165,8 @@ class RequestsSpec(PluginSpec):
     def _in_the_driver(self) -> RequestsSpec:
         if self.runtime_env:
             raise ValueError(
-                f"requests.runtime_env ({', '.join(self.runtime_env)}): a request source is built by the driver and has no "
-                "environment of its own"
+                f"requests.runtime_env ({', '.join(self.runtime_env)}): a request source is built by the driver and cannot have its "
+                "own environment"
             )
         return self
 

@@ -37,7 +37,7 @@ class RolloutTask(Record):
     @model_validator(mode="after")
     def _students_see_no_experience(self) -> RolloutTask:
         if self.split == "train" and self.experience is not None:
-            raise ValueError(f"training rollout {self.key} carries experience: students never see any")
+            raise ValueError(f"training rollout {self.key} carries experience, which students must never see")
         return self
 
 

@@ -63,6 +63,6 @@ class JudgeService:
     ) -> Verdict:
         """Judge a picture beside its truth. Raises InfraFailure when it cannot be judged."""
         if request.truth_image is None:
-            raise InfraFailure(f"request {request.id} has no truth image to judge against")
+            raise InfraFailure(f"request {request.id} has no ground-truth image for the judge")
         truth = self._images.get(request.truth_image)
         return await self._judge.judge(request, self._images.get(image), truth, program, references)

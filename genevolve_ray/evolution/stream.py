@@ -215,7 +215,7 @@ class RolloutStream:
         for number in range(first, first + size):
             if self._requests.train(number).id == group.request_id:
                 return number
-        raise StoreError(f"round {group.step} holds a group of request {group.request_id!r}, which it never leased")
+        raise StoreError(f"round {group.step} holds a group of request {group.request_id!r}, which was never leased")
 
     def _lag(self, oldest: int | None) -> int:
         """Return how many versions a token lags behind the policy that learns from the next batch."""

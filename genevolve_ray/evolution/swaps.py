@@ -145,28 +145,28 @@ async def _carry_out(
     swap: Swap, swaps: Swaps, host: RendererHost | None, generations: RendererGenerations, monitor: Monitor
 ) -> None:
     before = generations.current
-    monitor.note(f"swap {swap.number}: bringing up {swap.renderer.type}")
+    monitor.note(f"swap {swap.number}: starting {swap.renderer.type}")
     try:
         if host is None:
-            raise ValueError("this run keeps its renderer: deterministic=true")
+            raise ValueError("deterministic=true does not permit swaps")
         identity = await host.add_renderer(swap.number, swap.renderer)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on with the renderer that it has
         reason = " ".join(str(error).split()) or type(error).__name__
         ended = swap.model_copy(update={"state": SwapState.REFUSED, "message": reason, "ended": now()})
         await asyncio.to_thread(swaps.put, ended)
-        monitor.note(f"swap {swap.number} refused, the renderer stays: {reason}")
+        monitor.note(f"swap {swap.number} rejected; the renderer is unchanged: {reason}")
         return
     ended = swap.model_copy(update={"state": SwapState.DONE, "identity": identity, "ended": now()})
     await asyncio.to_thread(swaps.put, ended)
     generations.switch(swap.number)
-    monitor.note(f"swap {swap.number}: groups that begin now draw with {identity}")
+    monitor.note(f"swap {swap.number}: new groups use {identity}")
     await generations.drained(before)
     try:
         await host.remove_renderer(before)
     except Exception as error:  # noqa: BLE001 - it serves nobody any more, and goes with the run at the latest
-        monitor.note(f"swap {swap.number}: the renderer before it could not be taken away: {error}")
+        monitor.note(f"swap {swap.number}: the previous renderer could not be removed: {error}")
     else:
-        monitor.note(f"swap {swap.number}: the renderer before it is gone")
+        monitor.note(f"swap {swap.number}: the previous renderer is removed")
 
 
 def _path(number: int) -> str:

@@ -84,7 +84,9 @@ def insert_guide(tokens: Sequence[int], before: Sequence[int], guide: Sequence[i
     if list(tokens[:place]) != list(before):
         pairs = zip(tokens, before, strict=False)
         at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens), place))
-        raise PatchError(f"the context leaves the system prompt's {place} tokens at token {at}: no boundary of tokens")
+        raise PatchError(
+            f"the context differs from the system prompt's {place} tokens at token {at}: not a token boundary"
+        )
     if guide and list(tokens[place : place + len(guide)]) == list(guide):
-        raise PatchError("the guidance stands in the context already: a student's context never holds experience")
+        raise PatchError("the guidance is already in the context: a student's context never holds experience")
     return [*before, *guide, *tokens[place:]]

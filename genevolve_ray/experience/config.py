@@ -140,7 +140,7 @@ class ExperienceConfig(Config):
     def _constant_is_given(self) -> ExperienceConfig:
         if (self.control is AblationControl.CONSTANT) != (self.constant is not None):
             raise ValueError(
-                f"control 'constant' and a constant bundle belong together: control={self.control.value!r}, "
+                f"control 'constant' and a constant bundle must be set together: control={self.control.value!r}, "
                 f"constant={self.constant}"
             )
         return self

@@ -66,9 +66,9 @@ def _vectors(answer: dict[str, Any], count: int) -> NDArray[np.float32]:
     data = answer["data"]
     order = [int(entry["index"]) for entry in data]
     if sorted(order) != list(range(count)):
-        raise ValueError(f"{count} texts were sent, vectors came for {order[:8]}")
+        raise ValueError(f"{count} texts were sent, but vectors were returned for {order[:8]}")
     rows = sorted(data, key=lambda entry: int(entry["index"]))
     vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
     if vectors.ndim != 2:
-        raise ValueError(f"not one flat vector per text: shape {vectors.shape}")
+        raise ValueError(f"expected one flat vector per text: shape {vectors.shape}")
     return vectors

@@ -26,7 +26,7 @@ async def remember(
     """
     for request, experience in bundles:
         if experience.request_id != request.id:
-            raise ValueError(f"the bundle of request {experience.request_id!r} came with request {request.id!r}")
+            raise ValueError(f"the bundle of request {experience.request_id!r} was passed with request {request.id!r}")
     if not bundles:
         return []
     texts = [retrieval_text(request, key) for request, _ in bundles]

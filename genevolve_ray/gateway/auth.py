@@ -74,7 +74,7 @@ class TokenFile:
             try:
                 self._entries = _Entries.model_validate_json(self.path.read_bytes()).tokens
             except (ValidationError, OSError) as error:
-                raise TokenFileError(f"{self.path} is not a file of tokens: {type(error).__name__}") from error
+                raise TokenFileError(f"{self.path} is not a token file: {type(error).__name__}") from error
             self._seen = seen
         return self._entries
 
@@ -91,7 +91,7 @@ class TokenFile:
         )
         with self._locked():
             if any(e.name == name for e in self.entries()):
-                raise TokenFileError(f"there is a token named {name!r} in {self.path}: revoke it first")
+                raise TokenFileError(f"a token named {name!r} exists in {self.path}: revoke it first")
             self._write((*self.entries(), entry))
         return token
 
@@ -100,7 +100,7 @@ class TokenFile:
         with self._locked():
             kept = tuple(e for e in self.entries() if e.name != name)
             if len(kept) == len(self.entries()):
-                raise TokenFileError(f"there is no token named {name!r} in {self.path}")
+                raise TokenFileError(f"no token named {name!r} in {self.path}")
             self._write(kept)
 
     def holder(self, header: str | None, now: float | None = None) -> TokenEntry:

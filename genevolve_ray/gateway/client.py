@@ -95,7 +95,7 @@ class GatewayClient:
         try:
             return TypeAdapter(list[LeaseGrant]).validate_python(answer.json()["leases"])
         except (ValueError, KeyError, TypeError) as error:
-            raise GatewayDown(f"the gateway's answer makes no sense: {type(error).__name__}") from error
+            raise GatewayDown(f"the gateway's answer is invalid: {type(error).__name__}") from error
 
     async def renew(self, lease: str) -> None:
         """Keep a lease."""
@@ -199,7 +199,7 @@ def _read(kind: type[M], answer: httpx.Response) -> M:
     try:
         return kind.model_validate_json(answer.content)
     except ValidationError as error:
-        raise GatewayDown(f"the gateway's {kind.__name__} makes no sense: {error.error_count()} errors") from error
+        raise GatewayDown(f"the gateway's {kind.__name__} is invalid: {error.error_count()} errors") from error
 
 
 def _digest(path: Path) -> str:

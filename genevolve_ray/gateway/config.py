@@ -96,16 +96,16 @@ class GatewayConfig(Config):
     def _safe(self) -> GatewayConfig:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError(
-                "gateway.tls_certificate and gateway.tls_key belong together: "
+                "gateway.tls_certificate and gateway.tls_key must be set together: "
                 f"{self.tls_certificate} and {self.tls_key}"
             )
         if self.host not in LOOPBACK and self.tls_certificate is None and not self.plaintext:
             raise ValueError(
-                f"gateway.host={self.host} would send tokens in the clear: give gateway.tls_certificate and "
-                "gateway.tls_key, or say gateway.plaintext=true behind a proxy that ends TLS"
+                f"gateway.host={self.host} would send tokens unencrypted: set gateway.tls_certificate and "
+                "gateway.tls_key, or set gateway.plaintext=true behind a proxy that terminates TLS"
             )
         if self.lag >= self.kept_versions:
             raise ValueError(
-                f"gateway.lag={self.lag} needs versions that are not kept: gateway.kept_versions={self.kept_versions}"
+                f"gateway.lag={self.lag} needs more versions than are kept: gateway.kept_versions={self.kept_versions}"
             )
         return self

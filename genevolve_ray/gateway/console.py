@@ -47,7 +47,7 @@ def run_worker(
         WorkerError: when the worker cannot go on.
     """
     if kind is not None and kind not in _KINDS:
-        raise WorkerError(f"--engine {kind!r} is unknown; there are {', '.join(_KINDS)}")
+        raise WorkerError(f"--engine {kind!r} is unknown; known: {', '.join(_KINDS)}")
 
     async def start(card: RunCard, model: Path) -> Engine:
         chosen = kind or card.engine
@@ -115,17 +115,17 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         f"up {found['seconds']:.0f} s, versions {', '.join(map(str, found['versions'])) or 'none'}",
         f"samples: {leases['posed']} posed, {leases['answered']} answered, {leases['waiting']} waiting, "
         f"{leases['leased']} leased, {leases['given_up']} given up",
-        f"leases: {leases['granted']} granted, {leases['expired']} expired, {leases['returned']} given back",
+        f"leases: {leases['granted']} granted, {leases['expired']} expired, {leases['returned']} returned",
         f"accepted: {found['accepted']} ({found['accepted_per_minute']:g} a minute), "
         f"{found['tokens_per_second']:g} policy tokens a second",
-        f"refused: {refused or 'nothing'}",
+        f"rejected: {refused or 'none'}",
     ]
     if found["quarantined"]:
         lines.append(f"quarantined: {', '.join(found['quarantined'])}")
     for name, worker in found["workers"].items():
         lines.append(
             f"  {name:<20} v{worker['version']:<4} {worker['leases']:>3} leases {worker['accepted']:>6} accepted "
-            f"{sum(worker['refused'].values()):>4} refused  gap {worker['logprob_gap']:.2g}  "
+            f"{sum(worker['refused'].values()):>4} rejected  gap {worker['logprob_gap']:.2g}  "
             f"drift {worker['drift']:+.2g}  seen {worker['seen_seconds_ago']:.0f} s ago"
         )
     return lines

@@ -84,7 +84,7 @@ class _Calls:
         if answer.argument_error is not None:
             raise ToolArgumentError(answer.argument_error)
         if answer.observation is None:
-            raise InfraFailure(answer.outage or "the gateway's tool gave nothing")
+            raise InfraFailure(answer.outage or "the gateway's tool returned nothing")
         return answer.observation
 
 

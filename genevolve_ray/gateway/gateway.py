@@ -211,7 +211,7 @@ class Gateway:
             if order.index < len(lease.calls):
                 known = lease.calls[order.index]
                 if (known.name, known.arguments) != (order.name, order.arguments):
-                    raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} was another one")
+                    raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} differs from the first request")
                 return known.answer
             if order.index > len(lease.calls) or order.index >= self.facts.profile.max_turns:
                 raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
@@ -222,7 +222,7 @@ class Gateway:
     async def _carry_out(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
         tool = self.facts.tools.get(order.name)
         if tool is None:
-            raise GatewayRefusal(RefusalReason.MALFORMED, f"there is no tool {order.name[:64]!r}")
+            raise GatewayRefusal(RefusalReason.MALFORMED, f"unknown tool {order.name[:64]!r}")
         task = lease.sample.task
         try:
             observation = await self._call_tool(
@@ -271,7 +271,7 @@ class Gateway:
             picture = await asyncio.to_thread(clean_picture, body)
         except ImageRefused as error:
             raise GatewayRefusal(RefusalReason.MALFORMED, str(error)) from error
-        assert self._images is not None, "a gateway that takes observations has an image store"
+        assert self._images is not None, "a gateway that accepts observations needs an image store"
         ref = await asyncio.to_thread(
             self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
         )
@@ -285,14 +285,14 @@ class Gateway:
         require(who, Scope.OWN_TOOLS)
         if not self.config.trust.own_tools or self._images is None:
             raise GatewayRefusal(
-                RefusalReason.SCOPE, "this run takes no observations of workers (gateway.trust.own_tools)"
+                RefusalReason.SCOPE, "this run accepts no observations of workers (gateway.trust.own_tools)"
             )
         for call in calls:
             observation = call.answer.observation
             hits = observation.hits if isinstance(observation, ImageSearchObservation) else ()
             # Known references alone: one from outside could name any file.
             if any(hit.image not in self._pictures for hit in hits):
-                raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "a picture was not brought before")
+                raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "an image was not uploaded before")
 
     async def _strike(self, worker: str, refusal: GatewayRefusal, evidence: Mapping[str, object]) -> None:
         if refusal.reason not in FORGERIES:

@@ -67,7 +67,7 @@ class Inspector:
         )
         for version in {v for v, m in zip(push.ledger.versions, push.ledger.policy_mask, strict=True) if m}:
             if version not in self._version_store.versions():
-                raise GatewayRefusal(RefusalReason.VERSION_STALE, f"version {version} is not kept any more")
+                raise GatewayRefusal(RefusalReason.VERSION_STALE, f"version {version} is no longer kept")
         if trajectory.ledger.policy_tokens and self._is_due(meter):
             await self._score(trajectory, lease, meter)
         return trajectory
@@ -91,7 +91,7 @@ class Inspector:
         if not (gap.mean <= self._mean and gap.largest <= self._largest):
             raise GatewayRefusal(
                 RefusalReason.WRONG_LOGPROBS,
-                f"off by {gap.mean:.3g} in the mean, {gap.largest:.3g} at most; "
+                f"difference {gap.mean:.3g} in the mean, {gap.largest:.3g} at most; "
                 f"tolerances are {self._mean:g} and {self._largest:g}",
                 evidence,
             )

@@ -191,7 +191,7 @@ class LeaseTable:
     def accept(self, lease: SampleLease, trajectory: Trajectory) -> None:
         """Answer the sample. Raises GatewayRefusal when it is no longer wanted."""
         if lease.id not in self._open or lease.sample.answer.done():
-            raise GatewayRefusal(RefusalReason.WITHDRAWN, "the sample is no longer wanted")
+            raise GatewayRefusal(RefusalReason.WITHDRAWN, "the sample is no longer needed")
         self._close(lease, LeaseState.ANSWERED)
         self.answered += 1
         lease.sample.answer.set_result(trajectory)

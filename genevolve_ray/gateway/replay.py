@@ -60,7 +60,7 @@ def _check_policy_token(ledger: LedgerBody, i: int, banned: frozenset[int], olde
     if not math.isfinite(logprob) or logprob > _ROUNDING:
         raise GatewayRefusal(RefusalReason.BAD_LOGPROB, f"log-prob {logprob:g} at {i}")
     if not 0 <= version <= newest:
-        raise GatewayRefusal(RefusalReason.VERSION_NOT_ISSUED, f"version {version} at {i}, the last one is {newest}")
+        raise GatewayRefusal(RefusalReason.VERSION_NOT_ISSUED, f"version {version} at {i}, but the newest is {newest}")
     if version < oldest:
         raise GatewayRefusal(
             RefusalReason.VERSION_STALE, f"version {version} at {i}, the lease is for {oldest} or later"
@@ -156,10 +156,10 @@ class _Script:
     def next(self, name: str, arguments: dict[str, Any]) -> Call:
         call = next(self._calls, None)
         if call is None:
-            raise GatewayRefusal(RefusalReason.INVENTED_OBSERVATION, f"no call of {name[:64]} was made here")
+            raise GatewayRefusal(RefusalReason.INVENTED_OBSERVATION, f"no call of {name[:64]} was recorded here")
         if call.name != name or call.arguments != arguments:
             raise GatewayRefusal(
-                RefusalReason.INVENTED_OBSERVATION, f"the call of {name[:64]} is not the one that was made here"
+                RefusalReason.INVENTED_OBSERVATION, f"the call of {name[:64]} differs from the recorded call"
             )
         return call
 
@@ -185,7 +185,7 @@ def _check_same(own: TokenLedger, pushed: LedgerBody) -> None:
     """Check that the worker saw the episode that the gateway sees. Raises GatewayRefusal."""
     if pushed.tokens != own.tokens:
         raise GatewayRefusal(
-            RefusalReason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, the episode has {len(own.tokens)}"
+            RefusalReason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, but the episode has {len(own.tokens)}"
         )
     if pushed.policy_mask != own.policy_mask:
         at = next(i for i, (a, b) in enumerate(zip(pushed.policy_mask, own.policy_mask, strict=True)) if a != b)

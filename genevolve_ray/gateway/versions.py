@@ -69,7 +69,7 @@ class VersionStore:
         found = self._versions.get(version)
         if found is None:
             raise GatewayRefusal(
-                RefusalReason.UNKNOWN_FILE, f"version {version} is not kept, there are {self.versions()}"
+                RefusalReason.UNKNOWN_FILE, f"version {version} is not kept; kept versions: {self.versions()}"
             )
         return found
 
@@ -133,7 +133,7 @@ def read_range(folder: Path, files: tuple[FileCard, ...], name: str, header: str
             file.seek(start)
             return file.read(min(end - start, RANGE_BYTES)), start, card.size
     except FileNotFoundError as error:
-        raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, f"{name} is not kept any more") from error
+        raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, f"{name} is no longer kept") from error
 
 
 def _digits(text: str) -> bool:

@@ -25,7 +25,7 @@ MAX_DEPTH = 24
 """Deepest nesting of a body."""
 ZSTD = "zstd"
 CLAIMS = ("reward", "verdict", "outcome", "score", "rendered", "termination")
-"""What is made inside and never taken from a worker."""
+"""What is computed by the gateway and never taken from a worker."""
 
 Int32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
 
@@ -186,7 +186,7 @@ def read_push(data: bytes) -> Push:
     value = read_json(data)
     if isinstance(value, dict) and (claimed := [name for name in CLAIMS if name in value]):
         raise GatewayRefusal(
-            RefusalReason.REWARD_CLAIMED, f"{claimed[0]} is made inside", {"claimed": value[claimed[0]]}
+            RefusalReason.REWARD_CLAIMED, f"{claimed[0]} is computed by the gateway", {"claimed": value[claimed[0]]}
         )
     return validate(Push, value)
 
@@ -213,7 +213,7 @@ def _no_constant(name: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return value
 
 

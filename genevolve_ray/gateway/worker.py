@@ -78,8 +78,8 @@ class WorkerProgress:
         if self.base_bytes:
             loaded += f" and {self.base_bytes / 1e6:.3g} MB of base"
         return (
-            f"version {self.version} ({loaded}), {self.playing} playing, {self.accepted} accepted ({rate:.1f} a minute, "
-            f"{self.tokens} tokens), {self.given_back} given back, refused: {refused or 'none'}"
+            f"version {self.version} ({loaded}), {self.playing} in progress, {self.accepted} accepted ({rate:.1f} a minute, "
+            f"{self.tokens} tokens), {self.given_back} returned, rejected: {refused or 'none'}"
         )
 
 
@@ -141,12 +141,12 @@ class Worker:
             try:
                 return await self._client.run()
             except GatewayRefusal as refusal:
-                raise WorkerError(f"the gateway does not take this worker: {refusal.why}") from refusal
+                raise WorkerError(f"the gateway rejected this worker: {refusal.why}") from refusal
             except GatewayDown as error:
                 self._check_patience(error)
                 await self._pause()
                 if self._draining.is_set():
-                    raise WorkerError(f"drained before the gateway was there: {error}") from error
+                    raise WorkerError(f"drained before the gateway was reachable: {error}") from error
 
     async def _prepare(self, card: RunCard) -> tuple[EpisodeRunner, Engine]:
         """Load model and weights and start the engine."""
@@ -185,7 +185,7 @@ class Worker:
             try:
                 await asyncio.wait([loading, draining], return_when=asyncio.FIRST_COMPLETED)
                 if not loading.done():
-                    raise WorkerError("drained while the base was loaded; the next start goes on from there")
+                    raise WorkerError("drained while the base was loading; the next start resumes the download")
                 return loading.result()
             except GatewayDown as error:
                 if self._client.received > got:
@@ -202,7 +202,7 @@ class Worker:
         while not self._draining.is_set():
             if (card := await self._client.weights(-1, self._config.poll_seconds)) is not None:
                 return card
-        raise WorkerError("there were no weights yet")
+        raise WorkerError("no weights available yet")
 
     async def _fetch(self, card: WeightsCard) -> Path:
         """Load a version's files; older ones are removed."""
@@ -246,7 +246,7 @@ class Worker:
                 continue
             except GatewayRefusal as refusal:
                 if refusal.reason in _FATAL:
-                    raise WorkerError(f"the gateway has shut this worker out: {refusal.why}") from refusal
+                    raise WorkerError(f"the gateway has quarantined this worker: {refusal.why}") from refusal
                 continue  # the version went while it was loaded
             await engine.update(str(folder), card.version, card.probe)
             self.progress.version = card.version
@@ -265,7 +265,7 @@ class Worker:
             except GatewayRefusal as refusal:
                 self.progress.refused[refusal.reason.value] += 1
                 if refusal.reason in _FATAL:
-                    raise WorkerError(f"the gateway has shut this worker out: {refusal.why}") from refusal
+                    raise WorkerError(f"the gateway has quarantined this worker: {refusal.why}") from refusal
 
     async def _leases(self) -> list[LeaseGrant]:
         """Ask for work until there is some or the worker drains; a question that is under way is then dropped."""

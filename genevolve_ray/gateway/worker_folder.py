@@ -49,9 +49,9 @@ def link_base(own: Path, model: Path, base: Sequence[FileCard]) -> None:
     for file in base:
         path = own / file.name
         if not path.is_file():
-            raise BaseMismatch(f"--model {own}: {file.name} of the run's base is not there")
+            raise BaseMismatch(f"--model {own}: {file.name} of the run's base is missing")
         if not is_there(path, file):
-            raise BaseMismatch(f"--model {own}: {file.name} is not that of the run's base (size or SHA-256)")
+            raise BaseMismatch(f"--model {own}: {file.name} differs from the run's base (size or SHA-256)")
     for file in base:
         path, target = (own / file.name).resolve(), model / file.name
         if target.resolve() != path:

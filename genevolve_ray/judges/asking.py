@@ -44,4 +44,4 @@ async def ask(
             faults = bad.faults
         again = text_message("assistant", neutralise(answer[:_QUOTED]) or "(nothing)")
         conversation = [*messages, again, complaint(faults)]
-    raise InfraFailure(f"{chat.identity} gave no usable {what} in {1 + repairs} answers: {'; '.join(faults[:4])}")
+    raise InfraFailure(f"{chat.identity} returned no usable {what} in {1 + repairs} answers: {'; '.join(faults[:4])}")

@@ -75,7 +75,7 @@ class EndpointSummariserConfig(EndpointChatConfig):
     @model_validator(mode="after")
     def _lengths(self) -> EndpointSummariserConfig:
         if self.min_words > self.max_words:
-            raise ValueError(f"no bullet has min_words={self.min_words} and max_words={self.max_words}")
+            raise ValueError(f"no bullet can satisfy min_words={self.min_words} and max_words={self.max_words}")
         return self
 
 
@@ -138,7 +138,7 @@ class EndpointSummariser:
             messages = [*messages[:2], text_message("assistant", reply), complaint(faults)]
         if usable is None:
             raise InfraFailure(
-                f"{self.identity} gave no usable answer in {1 + config.repairs}: {'; '.join(faults[:3])}"
+                f"{self.identity} returned no usable answer in {1 + config.repairs}: {'; '.join(faults[:3])}"
             )
         return self._bundle(usable, request, pair)
 

@@ -46,7 +46,7 @@ class LocalVlmJudge(VlmJudge):
         self.config = config
         self._chat = chat or load_backend(config.backend, config.model)
         if not getattr(self._chat, "sees", True):
-            raise ValueError(f"a judge must see pictures, {self._chat.identity} is a model of texts alone")
+            raise ValueError(f"a judge must read images, but {self._chat.identity} is a text-only model")
         super().__init__(config, "local-judge", self._chat, self._chat)
 
     def without_cache(self) -> LocalVlmJudge:

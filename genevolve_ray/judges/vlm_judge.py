@@ -171,7 +171,7 @@ class VlmJudge:
 
     def _reference_pictures(self, request_id: str, references: Sequence[ImageHit]) -> list[ChatImage]:
         if self._images is None:
-            raise InfraFailure(f"{self.identity} has reference_pictures set and was given no image store")
+            raise InfraFailure(f"{self.identity} has reference_pictures set but received no image store")
         try:
             found = {f"reference {n}": self._images.get(hit.image) for n, hit in enumerate(references, 1)}
         except OSError as error:
@@ -184,7 +184,7 @@ class VlmJudge:
             try:
                 picture = clean_picture(data, self._limits)
             except ImageRefused as error:
-                message = f"{self.identity} cannot see the {name} picture of {request_id}: {error}"
+                message = f"{self.identity} cannot read the {name} image of {request_id}: {error}"
                 raise InfraFailure(message) from error
             shown.append(ChatImage(picture.data, picture.media_type))
         return shown

@@ -111,7 +111,7 @@ class TrainSequence:
             [t for t, wanted in zip(s.tokens, s.policy_mask, strict=True) if wanted] for s in (teacher, self)
         )
         if teacher.images is not self.images:
-            raise ValueError("the teacher must see the student's own pictures, or it would teach blindness")
+            raise ValueError("the teacher must see the student's own images, or it would score other inputs")
         if theirs != own or len(teacher.gate) not in (0, len(own)):
             raise ValueError(
                 f"the teacher must score the student's own tokens: {len(theirs)} and {len(own)} policy tokens, "

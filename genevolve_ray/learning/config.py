@@ -49,10 +49,10 @@ class GrpoConfig(Config):
         if masks and self.correction is not ImportanceCorrection.DECOUPLED:
             raise ValueError(
                 f"behaviour_floor={self.behaviour_floor} and behaviour_ceiling={self.behaviour_ceiling} mask prox / mu, "
-                f"which correction={self.correction.value} has none of: set correction=decoupled"
+                f"which correction={self.correction.value} does not compute: set correction=decoupled"
             )
         if self.clip_low == 0 and self.clip_high == 0:
-            raise ValueError("clip_low = clip_high = 0 leaves no ratio that can move")
+            raise ValueError("clip_low = clip_high = 0 leaves no room for the ratio")
         return self
 
     @property
@@ -154,7 +154,7 @@ class LoraConfig(Config):
     @model_validator(mode="after")
     def _targets(self) -> LoraConfig:
         if not self.target_modules:
-            raise ValueError("target_modules=() leaves nothing to adapt")
+            raise ValueError("target_modules=() selects nothing to adapt")
         return self
 
 

@@ -162,7 +162,7 @@ def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: b
         half: compute in bfloat16 (shards and reduced gradients keep their own precision).
         offload: keep shards, gradients and optimizer state on the host.
     """
-    assert ranks.mesh is not None, "there is nothing to shard over"
+    assert ranks.mesh is not None, "no process group to shard over"
     device = torch.device(ranks.mesh.device_type)
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
     offloading = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
@@ -270,7 +270,7 @@ def load_full_state(
     target = model.state_dict()
     target = target if wanted is None else wanted(target)
     if strangers := sorted(set(state) ^ set(target)):
-        raise RuntimeError(f"the state does not fit the model, these tensors are in only one of them: {strangers[:5]}")
+        raise RuntimeError(f"the state does not match the model; tensors in only one of them: {strangers[:5]}")
     for name, tensor in state.items():
         _copy(target[name], tensor, name)
 

@@ -64,9 +64,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
     head: Any = model
     for name, module in _layers(model):
         if module is head.get_output_embeddings():
-            raise ValueError(
-                f"LoRA target {name} is the output projection, by whose weight the learner multiplies itself"
-            )
+            raise ValueError(f"LoRA target {name} is the output projection, which the learner applies itself")
         if not isinstance(module.get_base_layer(), nn.Linear):
             raise ValueError(f"LoRA target {name} is a {type(module.get_base_layer()).__name__}, not a Linear")
     description = wrapped.peft_config[TRAINED]
@@ -87,7 +85,7 @@ def _read_config(folder: str, config: LoraConfig) -> Any:
     if theirs != (config.rank, config.alpha, 0.0):
         raise ValueError(
             f"the adapter in {folder!r} has rank {theirs[0]}, alpha {theirs[1]:g}, dropout {theirs[2]:g}; "
-            f"the settings say rank {config.rank}, alpha {config.alpha:g}, dropout 0"
+            f"the settings have rank {config.rank}, alpha {config.alpha:g}, dropout 0"
         )
     adapters.read_adapter(folder)  # What cannot be merged, learner and engines would compute differently.
     return found
@@ -212,7 +210,7 @@ def check_publishable(model: nn.Module, model_dir: str | Path) -> None:
     try:
         adapters.check_fit(targets, model_dir)
     except (AdapterMisfit, FileNotFoundError) as error:
-        raise ValueError(f"learner.lora.publish=adapter: {error}; publish=merged sends whole weights") from error
+        raise ValueError(f"learner.lora.publish=adapter: {error}; publish=merged sends full weights") from error
 
 
 def read_adapter(folder: str | Path) -> dict[str, Tensor]:

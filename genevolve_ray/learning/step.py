@@ -393,6 +393,6 @@ class Learner:
             ValueError: when the learner trains no adapter.
         """
         if self._adapter is None:
-            raise ValueError("learner.lora is not set: there is no adapter to write")
+            raise ValueError("learner.lora is not set: no adapter to write")
         state = full_state(self.model, self._ranks, adapter_state)
         return publish_adapter(state, self._adapter, folder, base_dtype(self.config)) if self._ranks.first else ""

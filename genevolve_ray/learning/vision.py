@@ -56,7 +56,7 @@ def media_inputs(media: Sequence[MediaSpan], read: Callable[[MediaSpan], bytes],
         tokens = placeholder_tokens(grid, processor.merge_size)
         if tuple(grid) != span.grid or span.end - span.start != tokens:
             raise ValueError(
-                f"the picture of tokens [{span.start}, {span.end}) has patch grid {tuple(grid)} for {tokens} tokens; "
-                f"the ledger says {span.grid} (sha256 {span.sha256[:12]})"
+                f"the image of tokens [{span.start}, {span.end}) has patch grid {tuple(grid)} for {tokens} tokens; "
+                f"the ledger has {span.grid} (sha256 {span.sha256[:12]})"
             )
     return found

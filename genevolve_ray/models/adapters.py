@@ -113,7 +113,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     if index.is_file():
         names = sorted(set(_object(index).get("weight_map", {}).values()))
         if strays := [name for name in names if Path(name).name != name]:
-            raise ValueError(f"{index} names a file elsewhere: {strays[0]!r}")
+            raise ValueError(f"{index} names a file outside its folder: {strays[0]!r}")
         files = [root / name for name in names]
     else:
         files = sorted(file for file in root.glob("*.safetensors") if file.name != ADAPTER_FILE)
@@ -157,7 +157,7 @@ def read_adapter(folder: str | Path) -> Adapter:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is not iterable
                 found = _FACTOR.fullmatch(name)
                 if found is None:
-                    raise AdapterMisfit(f"adapter {root}: {name} is no factor of a linear layer")
+                    raise AdapterMisfit(f"adapter {root}: {name} is not a factor of a linear layer")
                 halves.setdefault(found[1], {})[found[2]] = tensors.get_tensor(name)
     except SafetensorError as error:
         raise AdapterMisfit(f"adapter {root}: {ADAPTER_FILE} cannot be read: {error}") from error
@@ -177,7 +177,7 @@ def _factors(root: Path, config: Mapping[str, Any], module: str, pair: Mapping[s
     alpha = _by_pattern(root, config, "alpha_pattern", module, config["lora_alpha"])
     shapes = tuple(down_R_I.shape), tuple(up_O_R.shape)
     if not (down_R_I.ndim == up_O_R.ndim == 2 and down_R_I.shape[0] == up_O_R.shape[1] == rank):
-        raise AdapterMisfit(f"{where} has factors of shapes {shapes[0]} and {shapes[1]}, its rank is {rank}")
+        raise AdapterMisfit(f"{where} has factors of shapes {shapes[0]} and {shapes[1]}, but its rank is {rank}")
     if not (down_R_I.is_floating_point() and down_R_I.dtype == up_O_R.dtype):
         raise AdapterMisfit(f"{where} has factors of dtypes {down_R_I.dtype} and {up_O_R.dtype}")
     return Factors(down_R_I, up_O_R, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
@@ -210,7 +210,7 @@ def _read_config(root: Path) -> dict[str, Any]:
     if (bias := config.get("bias", "none")) != "none":
         raise AdapterMisfit(f"adapter {root}: bias={bias!r} cannot be merged here")
     if (start := config.get("init_lora_weights", True)) not in _PLAIN_STARTS:
-        raise AdapterMisfit(f"adapter {root}: init_lora_weights={start!r} belongs to a base with other weights")
+        raise AdapterMisfit(f"adapter {root}: init_lora_weights={start!r} requires a base with other weights")
     for key in ("r", "lora_alpha"):
         if key not in config:
             raise AdapterMisfit(f"adapter {root}: {ADAPTER_CONFIG_FILE} has no {key}")
@@ -245,7 +245,7 @@ def check_published(folder: str | Path, base: str | Path) -> None:
         weight_files(folder)
         return
     if whole := sorted(p.name for p in Path(folder).glob("*.safetensors") if p.name != ADAPTER_FILE):
-        raise AdapterMisfit(f"{folder} holds an adapter and whole weights ({whole[0]}): one of them is meant")
+        raise AdapterMisfit(f"{folder} has an adapter and full weights ({whole[0]}): keep only one of them")
     check_fit(
         {name: (f.up_O_R.shape[0], f.down_R_I.shape[1]) for name, f in read_adapter(folder).factors.items()}, base
     )
@@ -269,7 +269,7 @@ def check_fit(targets: Mapping[str, tuple[int, int]], base: str | Path) -> None:
                         f"the adapter changes {name} of shape {tuple(wanted)}, in the base {base} it has {shape}"
                     )
                 if dtype not in _FLOATS:
-                    raise AdapterMisfit(f"the adapter changes {name}, which in the base {base} is quantised ({dtype})")
+                    raise AdapterMisfit(f"the adapter changes {name}, which in the base {base} is quantized ({dtype})")
     if left:
         raise AdapterMisfit(_strangers(left, len(targets), base))
 

@@ -158,7 +158,7 @@ class Remote:
             last = error.last_attempt.exception()
             assert isinstance(last, _Failed)
             reason = self._redacted(str(last))
-        raise InfraFailure(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
+        raise InfraFailure(f"{last.address} failed after {self.config.attempts} tries: {reason}")
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -228,7 +228,7 @@ class Remote:
         limit = self.config.max_answer_bytes
         # What is small on the wire may be huge unpacked, in one piece: nothing compressed was asked for.
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise Unusable("answer is compressed although that was not asked for")
+            raise Unusable("answer is compressed, although compression was not requested")
         declared = response.headers.get("content-length", "")
         data = bytearray()
         if not (declared.isdigit() and int(declared) > limit):
@@ -257,7 +257,7 @@ class Remote:
                 server = self._servers.choose(monotonic())
                 if not self._stale(server) or await self._well(connections.client, server):
                     return server
-        raise _Failed(_at(server.url, self.config.health_path), "no server says that it is well")
+        raise _Failed(_at(server.url, self.config.health_path), "no server is healthy")
 
     def _stale(self, server: Server) -> bool:
         return bool(self.config.health_path) and monotonic() - server.heard >= self.config.health_s

@@ -90,7 +90,7 @@ class RemoteConfig(Config):
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"url must be an http or https address, got {url!r}")
             if parts.username or parts.password or parts.query:
-                raise ValueError(f"url of {parts.hostname!r} holds credentials or a query: name token_env instead")
+                raise ValueError(f"url of {parts.hostname!r} contains credentials or a query: use token_env instead")
         return value
 
     @property

@@ -66,7 +66,7 @@ class DiffusersRenderer:
         self._plan = PipelinePlan(config)
         self._device = _device(config.device)
         if self._device == "cpu" and config.offload != "none":
-            raise ValueError(f"offload={config.offload!r} needs an accelerator, device is cpu")
+            raise ValueError(f"offload={config.offload!r} needs an accelerator, but device is cpu")
         dtype = config.dtype if config.dtype != "auto" else "float32" if self._device == "cpu" else "bfloat16"
         self.identity = self._plan.identity(dtype)
         self.pipeline = _load(self._plan, self._device, dtype)
@@ -145,7 +145,7 @@ class DiffusersRenderer:
             outcome = InfraFailure(f"{self._plan.name}: {type(error).__name__}: {_line(error)}")
         if isinstance(outcome, BaseException):
             self.close()
-            raise ValueError(f"a first picture with {self._plan.settings} failed: {outcome}")
+            raise ValueError(f"a first image with {self._plan.settings} failed: {outcome}")
 
     # References
 
@@ -188,7 +188,7 @@ class DiffusersRenderer:
         try:
             result = self.pipeline(**self._arguments(jobs))
         except (torch.OutOfMemoryError, MemoryError):
-            return _OutOfMemory(f"{self._plan.name}: out of memory with {len(jobs)} picture(s) at once")
+            return _OutOfMemory(f"{self._plan.name}: out of memory with {len(jobs)} image(s) in one batch")
         except torch.AcceleratorError as error:
             self._broken = f"{self._plan.name}: the device failed: {_line(error)}"
             return InfraFailure(self._broken)
@@ -197,7 +197,7 @@ class DiffusersRenderer:
             return InfraFailure(f"{self._plan.name}: {type(error).__name__}: {_line(error)}")
         images, withheld = np.asarray(result.images), getattr(result, "nsfw_content_detected", None)
         if images.ndim != 4 or images.shape[0] != len(jobs) or images.shape[3] != 3:
-            return InfraFailure(f"{self._plan.name}: {len(jobs)} RGB picture(s) expected, got shape {images.shape}")
+            return InfraFailure(f"{self._plan.name}: {len(jobs)} RGB image(s) expected, got shape {images.shape}")
         hidden = withheld if isinstance(withheld, list) else [False] * len(jobs)
         return [self._encoded(image, bool(flag)) for image, flag in zip(images, hidden, strict=True)]
 
@@ -236,14 +236,14 @@ class DiffusersRenderer:
         if withheld:
             return InfraFailure(f"{name}: withheld by the pipeline's safety checker")
         if not np.isfinite(image).all():
-            return InfraFailure(f"{name}: the picture is not finite (try dtype bfloat16 or float32)")
+            return InfraFailure(f"{name}: the image is not finite (try dtype bfloat16 or float32)")
         if self.config.width and (width, height) != (self.config.width, self.config.height):
             return InfraFailure(
-                f"{name}: {self.config.width} x {self.config.height} pixels asked for, got {width} x {height}"
+                f"{name}: {self.config.width} x {self.config.height} pixels requested, got {width} x {height}"
             )
         pixels = (image * 255).round().clip(0, 255).astype(np.uint8)
         if pixels.min() == pixels.max():
-            return InfraFailure(f"{name}: the picture is one flat grey or black")
+            return InfraFailure(f"{name}: the image is uniformly gray or black")
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         return buffer.getvalue()
@@ -286,7 +286,7 @@ def _device(name: str) -> str:
     if count is None:
         count = torch.cuda.device_count() if kind == "cuda" else torch.xpu.device_count()
     if int(index or 0) >= count:
-        raise ValueError(f"device={name!r}: this machine has {count} of that kind")
+        raise ValueError(f"device={name!r}: this machine has {count} of this kind")
     return name
 
 
@@ -322,7 +322,7 @@ def _load(plan: PipelinePlan, device: str, dtype: str) -> Any:
 def _apply_lora(pipeline: Any, config: DiffusersConfig) -> None:
     """Put a LoRA on the pipeline. Raises ValueError naming it when it does not fit."""
     if not hasattr(pipeline, "load_lora_weights"):
-        raise ValueError(f"lora={config.lora!r}: {type(pipeline).__name__} takes no LoRA")
+        raise ValueError(f"lora={config.lora!r}: {type(pipeline).__name__} does not support LoRA")
     options = {"weight_name": config.lora_file} if config.lora_file else {}
     try:
         pipeline.load_lora_weights(

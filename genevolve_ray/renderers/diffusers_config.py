@@ -89,7 +89,7 @@ class DiffusersConfig(Config):
     @classmethod
     def _not_ours(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if taken := sorted(_RESERVED & set(value)):
-            raise ValueError(f"options must not hold {', '.join(taken)}: it has a setting of its own or is fixed")
+            raise ValueError(f"options must not contain {', '.join(taken)}: use its own setting, or it is fixed")
         return value
 
     @model_validator(mode="after")
@@ -99,7 +99,7 @@ class DiffusersConfig(Config):
         if self.width and self.height and self.width * self.height > self.max_pixels:
             raise ValueError(f"width={self.width} x height={self.height} is more than max_pixels={self.max_pixels}")
         if self.lora is None and (self.lora_file or self.lora_fuse):
-            raise ValueError(f"lora_file={self.lora_file!r}, lora_fuse={self.lora_fuse}: there is no lora")
+            raise ValueError(f"lora_file={self.lora_file!r}, lora_fuse={self.lora_fuse}: lora is not set")
         return self
 
     @property
@@ -135,7 +135,7 @@ class PipelinePlan:
         known = traits_of(self.name, self.parameters)
         references: References = known.references if config.references == "auto" else config.references
         if references != "none" and "image" not in self.parameters:
-            raise ValueError(f"references={references!r}: {self.name} takes no image")
+            raise ValueError(f"references={references!r}: {self.name} accepts no image")
         self.traits = Traits(references, known.batches, known.needs_picture)
         if config.max_batch > 1 and known.batches == "never":
             raise ValueError(f"max_batch={config.max_batch}: {self.name} renders one prompt at a time")
@@ -147,7 +147,7 @@ class PipelinePlan:
             own = {"num_inference_steps": "steps"}
             names = ", ".join(own.get(name, name) for name in strange)
             takes = ", ".join(sorted(self.parameters - _RESERVED | (self.parameters & set(_NAMED))))
-            raise ValueError(f"{self.name} takes no {names}; it takes {takes}")
+            raise ValueError(f"{self.name} does not accept {names}; it accepts {takes}")
 
     @property
     def settings(self) -> str:
@@ -185,7 +185,7 @@ def base_name(place: str) -> str:
 def check_place(key: str, place: str) -> None:
     """Raise ValueError unless a place exists or could be an id of the hub."""
     if not Path(place).expanduser().exists() and not _HUB_ID.match(place):
-        raise ValueError(f"{key}={place!r}: no such folder or file, and no id of the hub (owner/name)")
+        raise ValueError(f"{key}={place!r}: not a folder, a file, or a hub id (owner/name)")
 
 
 def pipeline_class(config: DiffusersConfig) -> Any:

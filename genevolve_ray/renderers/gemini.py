@@ -82,9 +82,9 @@ class GeminiRenderer(HttpRenderer):
         for candidate in candidates:
             reason = candidate.get("finishReason")
             if reason in CONTENT_REASONS:
-                raise self._refusal("would not make the picture", reason, candidate.get("finishMessage"))
+                raise self._refusal("refused to generate the image", reason, candidate.get("finishMessage"))
         reasons = ", ".join(str(c.get("finishReason")) for c in candidates) or "no candidates"
-        raise Unusable(f"no picture in the answer (finishReason: {shown(reasons)})")
+        raise Unusable(f"no image in the answer (finishReason: {shown(reasons)})")
 
     def _refusal(self, what: str, reason: Any, message: Any) -> ServiceRefusal:
         said = f": {shown(message)}" if message else ""

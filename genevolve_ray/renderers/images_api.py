@@ -44,7 +44,7 @@ class ImagesApiConfig(HttpRendererConfig):
     @classmethod
     def _not_ours(cls, value: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:
         if taken := sorted(_OWN & set(value)):
-            raise ValueError(f"extra must not hold {', '.join(taken)}: it has a setting of its own or is fixed")
+            raise ValueError(f"extra must not contain {', '.join(taken)}: use its own setting, or it is fixed")
         return value
 
 
@@ -113,7 +113,7 @@ class ImagesApiRenderer(HttpRenderer):
         if isinstance(picture, str) and picture:
             return picture
         if entry.get("url"):
-            raise Unusable("the picture came as an address: ask for b64_json, or set allow_url_answers")
+            raise Unusable("the answer contains an image URL: request b64_json, or set allow_url_answers")
         raise Unusable("no data[0].b64_json in the answer")
 
     def tokens(self, answer: dict[str, Any]) -> Usage | None:
@@ -142,7 +142,7 @@ def _place(server: str, url: str) -> tuple[str, str]:
     except ValueError:
         same = False
     if not same or full.username or full.password:
-        raise Unusable("the picture's address is on another host: it is not fetched")
+        raise Unusable("the image URL is on another host: it is not fetched")
     return f"{own.scheme}://{own.netloc}", full.path.lstrip("/") + (f"?{full.query}" if full.query else "")
 
 

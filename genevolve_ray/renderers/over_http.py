@@ -39,7 +39,7 @@ class HttpRendererConfig(RemoteConfig):
     @classmethod
     def _png(cls, value: PictureLimits) -> PictureLimits:
         if value.output != "PNG":
-            raise ValueError(f"picture.output must be PNG, which is what renderers return, got {value.output!r}")
+            raise ValueError(f"picture.output must be PNG, the format of all renderers, got {value.output!r}")
         return value
 
 
@@ -137,13 +137,13 @@ def decoded(text: str, max_bytes: int) -> bytes:
     if text.startswith("data:"):
         head, _, text = text.partition(",")
         if not head.endswith(";base64"):
-            raise Unusable("picture is a data URL without base64")
+            raise Unusable("image is a data URL without base64")
     if len(text) > (max_bytes + 2) // 3 * 4:
-        raise Unusable(f"picture is longer than {max_bytes} bytes")
+        raise Unusable(f"image is longer than {max_bytes} bytes")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Unusable(f"picture is not base64: {error}") from error
+        raise Unusable(f"image is not base64: {error}") from error
 
 
 def shown(text: Any) -> str:

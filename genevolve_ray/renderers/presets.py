@@ -161,7 +161,7 @@ def renderer_presets() -> dict[str, dict[str, Any]]:
 def renderer_preset(name: str) -> dict[str, Any]:
     """Return one preset. Raises ValueError that lists the names."""
     if name not in _PRESETS:
-        raise ValueError(f"renderer preset {name!r} is not known; there are {', '.join(_PRESETS)}")
+        raise ValueError(f"renderer preset {name!r} is unknown; known: {', '.join(_PRESETS)}")
     return copy.deepcopy(_PRESETS[name])
 
 

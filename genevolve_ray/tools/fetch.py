@@ -106,7 +106,7 @@ class Fetcher:
             except ImageRefused as error:
                 raise FetchRefused(str(error)) from error
             except TimeoutError as error:
-                raise FetchFailed(f"no picture within {self.config.total_s:g} s") from error
+                raise FetchFailed(f"no image within {self.config.total_s:g} s") from error
             finally:
                 usage = Usage(calls=1, failed_calls=not done, images=done, seconds=monotonic() - started)
                 record_usage(SERVICE, usage)

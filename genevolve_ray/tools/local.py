@@ -102,7 +102,7 @@ def load_documents(path: Path) -> list[TextHit]:
         except ValidationError as error:
             raise CorpusError(f"{path}:{number}: {_first(error)}") from error
     if not documents:
-        raise CorpusError(f"{path}: holds no documents")
+        raise CorpusError(f"{path}: contains no documents")
     return documents
 
 
@@ -128,7 +128,7 @@ def load_image_library(path: Path, store: ImageStore) -> list[ImageHit]:
         ref = store.put(data, width=width, height=height, media_type=media_type)
         images.append(ImageHit(title=entry.title, url=entry.url, page_url=entry.page_url, image=ref))
     if not images:
-        raise CorpusError(f"{path}: holds no images")
+        raise CorpusError(f"{path}: contains no images")
     return images
 
 

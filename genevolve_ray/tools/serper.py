@@ -107,7 +107,7 @@ class _Serper(ABC):
         row = self._fields(entry) if isinstance(entry, dict) and isinstance(entry.get("title"), str) else None
         if row is None:
             self.skipped["malformed entry"] += 1
-            _LOG.info("%s: a malformed entry of an answer is left out", self._remote.service)
+            _LOG.info("%s: a malformed entry of an answer was skipped", self._remote.service)
         return row
 
     @abstractmethod
@@ -206,9 +206,9 @@ class SerperImages(_Serper):
                 for _ in range(min(top_k, len(rows))):
                     group.create_task(fill_a_place())
         except TimeoutError:
-            failures.append(InfraFailure(f"pictures not there within {self._config.deadline_s:g} s"))
+            failures.append(InfraFailure(f"images not received within {self._config.deadline_s:g} s"))
         if failures and not found:
-            raise InfraFailure(f"none of {len(rows)} pictures could be fetched: {failures[0]}")
+            raise InfraFailure(f"none of {len(rows)} images could be fetched: {failures[0]}")
         return [found[rank].model_dump(mode="json") for rank in sorted(found)], not failures
 
     async def _hit(self, row: Row) -> ImageHit | None:
@@ -220,9 +220,9 @@ class SerperImages(_Serper):
                 image = await self._stored(address)
             except FetchRefused as refusal:
                 self.skipped["picture refused"] += 1
-                _LOG.info("a picture is left out: %s", refusal)
+                _LOG.info("an image was skipped: %s", refusal)
             except InfraFailure as error:
-                self.skipped["picture not delivered"] += 1
+                self.skipped["image not delivered"] += 1
                 failure = error
             else:
                 return ImageHit(title=row["title"], url=address, page_url=row["link"], image=image)

@@ -20,11 +20,11 @@ COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3}
 """Places in the page's palette, so that an arm keeps its colour whichever others stand beside it."""
 OTHER_COLOUR = 4
 ABOUT = {
-    "sft": "the policy as it starts",
+    "sft": "the initial policy",
     "grpo": "GRPO alone",
     "full": "GRPO and distillation from experience",
-    "shuffled": "as full, the teacher reads another request's bundle",
-    "constant": "as full, the teacher reads one fixed bundle",
+    "shuffled": "as full, but the teacher reads another request's bundle",
+    "constant": "as full, but the teacher reads one fixed bundle",
 }
 BUNDLES = {"own": "a request's own bundle", "remembered": "another request's bundle"}
 _MINUS = "_minus_"
@@ -212,7 +212,7 @@ def _tiles(arms: Mapping[str, Mapping[str, Any]], gaps: list[GapRow], bundles: l
     last = "full" if means.get("full") is not None else next((n for n in reversed(means) if means[n] is not None), "")
     if last:
         start = means.get("sft") if last != "sft" else None
-        note = f"{last}{' against sft' if start is not None else ''}, held out"
+        note = f"{last}{' versus sft' if start is not None else ''}, held out"
         tiles.append(Tile("Reward", fixed(means[last]), before=fixed(start) if start is not None else "", note=note))
     for row in (*gaps[:1], *bundles):
         if row.mean is not None:

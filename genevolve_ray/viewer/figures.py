@@ -102,7 +102,7 @@ def reward_figure(metrics: Rows, validations: Rows) -> Figure | None:
     caption = (
         f"Mean over the rollouts of a step; lines are means over {SMOOTHING_STEPS} steps, the faint line is every step."
     )
-    return Figure("reward", "Reward and its parts", caption, {"data": traces, "layout": _layout()}, wide=True)
+    return Figure("reward", "Reward and its components", caption, {"data": traces, "layout": _layout()}, wide=True)
 
 
 def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
@@ -121,7 +121,7 @@ def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
             _trace([min(_known(steps)), max(_known(steps))], [limit, limit], "limit", 4, mode="lines", line=dashes)
         )
     layout = _layout(yaxis={"type": "log", "exponentformat": "power", "dtick": 1})
-    caption = "Mean |engine − learner| log-prob at equal weights. Above the limit the run stops."
+    caption = "Mean |engine − learner| log-prob at equal weights. The run stops above the limit."
     return Figure("parity", "Parity of engine and learner", caption, {"data": traces, "layout": layout}, wide=True)
 
 
@@ -142,7 +142,7 @@ def seconds_figure(metrics: Rows) -> Figure | None:
     ]
     layout = _layout(barmode="stack", bargap=0.15, yaxis={"ticksuffix": " s"})
     spec = {"data": traces, "layout": layout}
-    return Figure("seconds", "Where the seconds go", "Wall time of each step by phase.", spec, wide=True)
+    return Figure("seconds", "Time by phase", "Wall time of each step by phase.", spec, wide=True)
 
 
 def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
@@ -160,7 +160,7 @@ def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
     points = _trace(before, after, "requests", 0, mode="markers", marker=marker, text=text, hovertemplate=hover)
     layout = _layout(hovermode="closest", showlegend=False, xaxis={"title": {"text": "reward before"}})
     layout["yaxis"] = {"title": {"text": "reward after"}}
-    caption = "One point per held-out request; above the dotted line the run made it better."
+    caption = "One point per held-out request; points above the dotted line improved."
     return Figure("heldout", "Every held-out request", caption, {"data": [diagonal, points], "layout": layout})
 
 
@@ -188,7 +188,7 @@ def hits_figure(metrics: Rows) -> Figure | None:
     if not traces:
         traces = [_trace(steps, rates, "recalled", 0)]
     layout = _layout(barmode="stack", bargap=0.15, yaxis={"tickformat": ".0%", "range": [0, 1]})
-    caption = "Share of a step's requests that recalled a bundle: the one it just wrote, or one remembered."
+    caption = "Fraction of a step's requests that recalled a bundle, either just written or remembered."
     return Figure("hits", "Experience recalled", caption, {"data": traces, "layout": layout})
 
 
@@ -201,7 +201,7 @@ def gap_figure(metrics: Rows) -> Figure | None:
     ]
     rows = [{**row, **more} for row, more in zip(metrics, gated, strict=True)]
     series = [("gate", "gated |gap|", 3), ("ved_gap_abs", "|gap|", 0), ("ved_gap", "gap", 2)]
-    caption = "log π − log q per taught token; above 0 the teacher finds what was sampled less likely."
+    caption = "log π − log q per taught token; above 0, the teacher assigns a lower probability to the sampled token."
     return _curves(rows, "gap", "Gap to the teacher", caption, series)
 
 
@@ -214,7 +214,7 @@ def experience_figures(metrics: Rows) -> list[Figure | None]:
             metrics,
             "memory",
             "Experience memory",
-            "Bundles that the memory holds after the step.",
+            "Bundles in the memory after the step.",
             [("experience_memory", "bundles", 5)],
             yaxis=from_zero,
         ),
@@ -222,7 +222,7 @@ def experience_figures(metrics: Rows) -> list[Figure | None]:
             metrics,
             "pairs",
             "Best-worst pairs",
-            "Compared in a step, and those whose comparison came to nothing.",
+            "Pairs compared in a step, and those without a result.",
             [("experience_pairs", "compared", 0), ("experience_failures", "failed", 4)],
             yaxis=from_zero,
         ),
@@ -238,7 +238,7 @@ def experience_figures(metrics: Rows) -> list[Figure | None]:
             metrics,
             "bounds",
             "Bounded distillation",
-            "Share of taught tokens whose ratio is capped, or whose gap is clipped.",
+            "Fraction of taught tokens with a capped ratio or a clipped gap.",
             [("ved_rho_capped", "ratio", 0), ("ved_gap_clipped", "gap", 1)],
             yaxis={"tickformat": ".2%", "rangemode": "tozero"},
         ),
@@ -246,7 +246,7 @@ def experience_figures(metrics: Rows) -> list[Figure | None]:
             metrics,
             "taught",
             "Taught sequences",
-            "That a teacher scored, and those whose patched context was too long.",
+            "Sequences that a teacher scored, and those with a context that was too long.",
             [("taught_sequences", "taught", 2), ("teacher_contexts_too_long", "too long", 4)],
             yaxis=from_zero,
         ),
@@ -285,7 +285,7 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
             metrics,
             "valid",
             "Valid programs",
-            "Share of episodes that end in a program a generator may run.",
+            "Fraction of episodes that end with a valid program.",
             [("valid_fraction", "valid", 1)],
             yaxis=share,
         ),
@@ -293,7 +293,7 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
             metrics,
             "failures",
             "Failures and flat groups",
-            "Policy failures score 0, infra failures are drawn again, flat groups have no variance.",
+            "Policy failures score 0, infrastructure failures are drawn again, flat groups have no variance.",
             [
                 ("policy_failures", "policy", 3),
                 ("infra_failures", "infra", 4),
@@ -301,15 +301,13 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
             ],
             yaxis={"rangemode": "tozero"},
         ),
-        _curves(
-            metrics, "entropy", "Entropy", "Of the policy on its own tokens, in nats.", [("entropy", "entropy", 2)]
-        ),
+        _curves(metrics, "entropy", "Entropy", "Over the policy's own tokens, in nats.", [("entropy", "entropy", 2)]),
         _curves(metrics, "kl", "KL to the reference policy", "Per policy token, in nats.", [("kl", "KL", 3)]),
         _curves(
             metrics,
             "clip",
             "Clipped tokens",
-            "Share of policy tokens at the lower and upper clip of the ratio.",
+            "Fraction of policy tokens at the lower and upper clip of the ratio.",
             [("clip_low", "low", 0), ("clip_high", "high", 1)],
             yaxis={"tickformat": ".2%", "rangemode": "tozero"},
         ),
@@ -327,7 +325,7 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
             metrics,
             "speed",
             "Tokens per second",
-            "Through whole episodes, tools and judging included.",
+            "Over whole episodes, including tools and judging.",
             [("tokens_per_second", "tokens/s", 1)],
             yaxis={"rangemode": "tozero"},
         ),

@@ -271,7 +271,7 @@ class LiveProgress:
         elapsed = self._now() - self._began
         line = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(self._total, 1), completed=self._done, width=min(40, self._console.width // 3))
-        line.add_row(f"step {self._done}/{self._total}", bar, f"{clock(elapsed)} gone", self._to_go())
+        line.add_row(f"step {self._done}/{self._total}", bar, f"{clock(elapsed)} elapsed", self._to_go())
         return line
 
     def _to_go(self) -> str:
@@ -280,7 +280,7 @@ class LiveProgress:
         if not self._steps or left <= 0:
             return ""
         usual = statistics.median(self._steps)
-        return f"{clock(left * usual - min(usual, self._now() - self._stepped))} to go"
+        return f"{clock(left * usual - min(usual, self._now() - self._stepped))} remaining"
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -124,7 +124,7 @@ def test_formulas_are_not_mixed() -> None:
     with pytest.raises(ValueError, match="name the formula"):
         repeatability(mixed)
     assert repeatability(mixed, formula=PAPER).formula is PAPER
-    with pytest.raises(ValueError, match="no judgement in 1 rows"):
+    with pytest.raises(ValueError, match="no judgment in 1 rows"):
         repeatability([[]])
 
 

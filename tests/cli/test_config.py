@@ -96,10 +96,10 @@ def test_the_held_out_comparison_can_be_switched_off() -> None:
         ("engine.kind=sglang", "engine.kind: .*'vllm' or 'transformers', got 'sglang'"),
         ("loop=3", "loop: .*got 3"),
         ("policy={}", "policy.model: missing"),
-        ("profile=nobody", "profile 'nobody' is unknown; there are atlas"),
+        ("profile=nobody", "profile 'nobody' is unknown; known: atlas"),
         ("sampling.temperature=0.5", "learner.temperature=.*, sampling.temperature=0.5"),
         ("deterministic=true", "deterministic=true needs engine.kind=transformers, got 'vllm'"),
-        ("engine.transformers.deterministic=true", "transformers.deterministic is set and kind is 'vllm'"),
+        ("engine.transformers.deterministic=true", "transformers.deterministic is set, but kind is 'vllm'"),
         ("reward={image_weight: 0, text_weight: 0}", "image_weight=0.0, text_weight=0.0"),
         ("tools.type=not a path", "tools.type: .*got 'not a path'"),
         ("loop.group_size", "--set 'loop.group_size': write key=value"),
@@ -119,7 +119,7 @@ def test_every_fault_is_listed() -> None:
 
 
 def test_an_unknown_preset_names_those_that_are() -> None:
-    with pytest.raises(ConfigError, match="unknown preset 'atlass': there are .*atlas"):
+    with pytest.raises(ConfigError, match="unknown preset 'atlass'; known: .*atlas"):
         load_config("atlass")
 
 

@@ -121,7 +121,7 @@ def test_a_run_without_experience_is_told(genevolve: Command, tmp_path: Path) ->
     RunStore.open(str(tmp_path / "plain"), {"seed": 1}).close()
     code, _, err = genevolve("experience", "ls", str(tmp_path / "plain"))
     assert code == 2
-    assert "keeps no experience" in err
+    assert "has no experience" in err
 
 
 def test_a_corrupt_snapshot_is_named(genevolve: Command, run: Path) -> None:

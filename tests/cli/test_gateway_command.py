@@ -64,7 +64,7 @@ def test_a_token_is_not_sent_in_the_clear(
 ) -> None:
     monkeypatch.setenv("GENEVOLVE_TOKEN", "gvr_secret")
     ended = genevolve(*arguments, "http://192.0.2.1:8470")
-    assert ended.code == 2 and "in the clear" in ended.err and "gvr_secret" not in ended.err
+    assert ended.code == 2 and "unencrypted" in ended.err and "gvr_secret" not in ended.err
 
 
 def test_an_address_beyond_loopback_needs_tls(genevolve: Command, tmp_path: Path) -> None:

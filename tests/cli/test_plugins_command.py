@@ -82,8 +82,8 @@ def test_the_list_tells_where_each_comes_from_and_what_it_takes(genevolve: Genev
 def test_a_plug_in_that_breaks_its_contract_ends_with_1_and_the_reasons(genevolve: Genevolve) -> None:
     ended = genevolve("plugins", "check", "renderer", "painter", "--set", "api_token=hush-hush")
     assert ended.code == 1
-    assert "FAIL  picture: one reference gave 5 bytes that are no picture" in ended.out
-    assert "FAIL  names itself: identity holds a secret of the settings" in ended.out
+    assert "FAIL  picture: one reference gave 5 bytes that are not an image" in ended.out
+    assert "FAIL  names itself: identity contains a secret of the settings" in ended.out
     assert "skip  seed" in ended.out
     assert "hush-hush" not in ended.out + ended.err
 
@@ -105,11 +105,11 @@ def test_a_run_lends_its_requests_to_a_judge_that_reads_them(genevolve: Genevolv
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("check", "painter", "x:X"), "there is no role 'painter' for plug-ins: there are requests, tools, renderer"),
+        (("check", "painter", "x:X"), "unknown role 'painter' of plug-ins; known: requests, tools, renderer"),
         (("check", "renderer", "a b"), "renderer 'a b': write package.module:Class"),
         (("check", "renderer", ATLAS, "--config", "nowhere.yaml"), "--config nowhere.yaml: "),
         (("check", "renderer", ATLAS, "--set", "slip"), "--set 'slip': write key=value"),
-        (("swap", "nowhere", ATLAS), "there is no run at nowhere"),
+        (("swap", "nowhere", ATLAS), "no run found at nowhere"),
     ],
 )
 def test_bad_input_is_one_line(genevolve: Genevolve, arguments: tuple[str, ...], line: str) -> None:
@@ -126,7 +126,7 @@ def test_bad_settings_are_a_failed_check_that_names_the_value(genevolve: Genevol
 
 def test_a_swap_is_asked_for_and_kept_for_a_run_that_does_not_go_on(genevolve: Genevolve, run: Path) -> None:
     ended = genevolve("plugins", "swap", str(run), ATLAS, "--set", "slip=0.5", "--wait", "0")
-    assert (ended.code, "swap 1 is not carried out yet" in ended.out) == (0, True)
+    assert (ended.code, "swap 1 is not done yet" in ended.out) == (0, True)
     [swap] = Swaps(Folder(str(run))).all()
     assert (swap.renderer.type, swap.renderer.config, swap.state) == (ATLAS, {"slip": 0.5}, SwapState.ASKED)
     assert "asked" in genevolve("plugins", "swap", str(run)).out
@@ -134,7 +134,7 @@ def test_a_swap_is_asked_for_and_kept_for_a_run_that_does_not_go_on(genevolve: G
 
 @pytest.mark.parametrize(
     ("state", "code", "text"),
-    [(SwapState.DONE, 0, "groups that begin now draw with steady/2"), (SwapState.REFUSED, 1, "stays: no weights")],
+    [(SwapState.DONE, 0, "new groups use steady/2"), (SwapState.REFUSED, 1, "unchanged: no weights")],
 )
 def test_the_command_waits_for_the_outcome(
     genevolve: Genevolve, run: Path, monkeypatch: pytest.MonkeyPatch, state: SwapState, code: int, text: str

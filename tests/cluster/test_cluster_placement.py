@@ -80,7 +80,7 @@ SHARED = (*GPUS[:2], "cluster.learner_gpus=0.5", "cluster.rollout_gpus=0.5")
         (("gloo", *GPUS), "weights=gloo sends between CPUs, got engine.device=cuda and learner.device=cuda"),
         (("gloo", "engine.kind=transformers"), "weights=gloo needs engine.kind=vllm, got transformers"),
         (("gloo", "rehearsal={}"), "weights=gloo sends a policy's weights, and a rehearsal has none"),
-        (("gloo", "gateway.port=8800"), "weights=gloo writes no files, which gateway.port=8800"),
+        (("gloo", "gateway.port=8800"), "weights=gloo writes no files, but gateway.port=8800"),
         (("nccl", *SHARED), "weights=nccl needs whole GPUs for each, cluster.learner_gpus=0.5"),
         (("ipc", *GPUS), "weights=ipc is for one GPU .* cluster.learner_gpus=1 and cluster.rollout_gpus=1"),
         (("ipc", *SHARED, "cluster.rollout_workers=2"), "cluster.rollout_workers=2 are more: use nccl"),
@@ -114,7 +114,7 @@ async def test_actors_on_different_gpus_cannot_share_handles() -> None:
     [
         (
             {"py_executable": "/nowhere/bin/python"},
-            "runtime_env.py_executable: there is no program '/nowhere/bin/python'",
+            "runtime_env.py_executable: the row has no program '/nowhere/bin/python'",
         ),
         ({"pip": ["a"], "uv": ["b"]}, "runtime_env: The 'pip' field, 'uv' field, and 'conda' field"),
         ({"env_vars": {"A": 1}}, "runtime_env: .*env_vars"),

@@ -34,7 +34,7 @@ async def test_a_call_is_tried_again_until_it_succeeds(fault: Exception) -> None
 
 async def test_after_the_last_try_it_is_an_infrastructure_failure_that_names_the_service() -> None:
     method = FakeMethod(ActorDiedError())
-    with pytest.raises(InfraFailure, match="renderer: render failed 3 times, at last with ActorDiedError"):
+    with pytest.raises(InfraFailure, match="renderer: render failed 3 times; last error: ActorDiedError"):
         await ServeRenderer("r", caller(method)).render("a heron", [], seed=1)
     assert method.calls == 3
 
@@ -48,7 +48,7 @@ async def test_a_call_that_takes_too_long_is_given_up() -> None:
             await asyncio.Event().wait()
 
     never = Never()
-    with pytest.raises(InfraFailure, match="failed 2 times, at last with TimeoutError"):
+    with pytest.raises(InfraFailure, match="failed 2 times; last error: TimeoutError"):
         await caller(never, attempts=2, timeout=0.01)("render")  # type: ignore[arg-type]
     assert never.calls == 2
 

@@ -124,13 +124,13 @@ def test_rows_without_a_picture_are_left_out_or_stop_the_run_that_needs_them(dat
     requests = source(data)
     assert sorted(epoch(requests, 0)) == ["0", "58", "59"]
     assert requests.report.rejected[RejectionReason.MISSING_IMAGE] == 54
-    with pytest.raises(DataError, match=r"case_000\d\d\.jpg: cannot be used as a picture"):
+    with pytest.raises(DataError, match=r"case_000\d\d\.jpg: cannot be used as an image"):
         epoch(source(data, check_images=False), 0)
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"text")
-    with pytest.raises(DataError, match=r"a\.png: cannot be used as a picture"):
+    with pytest.raises(DataError, match=r"a\.png: cannot be used as an image"):
         store_image(tmp_path / "a.png", MemoryImages())
 
 

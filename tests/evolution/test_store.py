@@ -137,9 +137,9 @@ def test_a_reader_sees_new_steps_after_refresh_and_cannot_write(run: Path) -> No
 
 
 def test_no_run_is_begun_unless_asked(run: Path) -> None:
-    with pytest.raises(StoreError, match=f"there is no run at {run}"):
+    with pytest.raises(StoreError, match=f"no run found at {run}"):
         RunStore.open(str(run), CONFIG, create=False)
-    with pytest.raises(StoreError, match=f"there is no run at {run}"):
+    with pytest.raises(StoreError, match=f"no run found at {run}"):
         RunStore.read(str(run))
     assert not run.exists()
 
@@ -175,7 +175,7 @@ def test_a_group_is_used_once(run: Path) -> None:
         store.commit_step(1, [group], {}, "h")
         with pytest.raises(StoreError, match="never persisted, or is used"):
             store.commit_step(2, [group], {}, "h")
-        with pytest.raises(StoreError, match="is committed already: the group of a was drawn twice"):
+        with pytest.raises(StoreError, match="is committed already: the group of a was generated twice"):
             store.put_group(group, 0)
 
 

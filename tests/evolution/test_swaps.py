@@ -95,7 +95,7 @@ async def test_a_renderer_that_does_not_come_up_changes_nothing(scene: Scene) ->
     swap = swaps_of(scene).get(1)
     assert (swap.state, swap.message) == (SwapState.REFUSED, "no such model")
     assert {task.renderer for task in rollouts.tasks} == {0}
-    assert "swap 1 refused, the renderer stays: no such model" in evolution.monitor.notes
+    assert "swap 1 rejected; the renderer is unchanged: no such model" in evolution.monitor.notes
     assert swaps_of(scene).in_force() is None
 
 
@@ -130,7 +130,7 @@ async def test_a_renderer_that_will_not_go_does_not_end_the_run(scene: Scene) ->
     async with watched(evolution, scene, Clinging()):
         await until_ended(swaps_of(scene), 1)
         await evolve(evolution)
-    assert "swap 1: the renderer before it could not be taken away: Serve does not answer" in evolution.monitor.notes
+    assert "swap 1: the previous renderer could not be removed: Serve does not answer" in evolution.monitor.notes
     assert evolution.store.last_step == 3
 
 

@@ -158,7 +158,7 @@ async def test_a_worker_whose_base_is_another_is_told_which_file(tmp_path: Path)
     own.mkdir()
     async with house(tmp_path, run=adapting) as h:
         await Versions(h).publish()
-        with pytest.raises(WorkerError, match=f"--model {own}: model.safetensors of the run's base is not there"):
+        with pytest.raises(WorkerError, match=f"--model {own}: model.safetensors of the run's base is missing"):
             await hire(h, "anna", base=own).run()
         data = bytearray(BASE.read_bytes())
         data[-1] ^= 1
@@ -181,7 +181,7 @@ async def test_the_command_says_in_a_line_what_is_wrong_with_a_base(tmp_path: Pa
         async with asyncio.timeout(120):
             _, told = await process.communicate()
         assert process.returncode
-        assert f"--model {tmp_path}: model.safetensors of the run's base is not there" in told.decode()
+        assert f"--model {tmp_path}: model.safetensors of the run's base is missing" in told.decode()
         assert "Traceback" not in told.decode()
 
 
@@ -194,7 +194,7 @@ async def test_a_base_is_waited_for_as_long_as_patience_lasts(tmp_path: Path) ->
         with pytest.raises(WorkerError, match="no answer from the gateway for 0.001 s"):
             await worker._bring_base(files, tmp_path)
         worker.drain()
-        with pytest.raises(WorkerError, match="drained while the base was loaded"):
+        with pytest.raises(WorkerError, match="drained while the base was loading"):
             await worker._bring_base(files, tmp_path)
         await client.close()
 

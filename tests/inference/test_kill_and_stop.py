@@ -97,7 +97,7 @@ def test_a_signal_finishes_the_rows_in_flight(world: World, tmp_path: Path, numb
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == code, err
-    assert "finishing the rows in flight" in err and "The same command goes on from here" in err
+    assert "finishing the rows in flight" in err and "The same command resumes it" in err
     done = json.loads((tmp_path / "out" / "judge" / "results_eval.json").read_text())
     ids = [row["id"] for row in done if "summary_type" not in row]
     assert 0 < len(ids) < COUNT

@@ -124,7 +124,7 @@ def test_stored_verdicts_are_scored_under_another_formula_without_a_judge(
     [
         (("--output", "run/again"), "lies inside the run"),
         (("--output", "o", "--rollouts", "nothing"), "the run has heldout-final, steps"),
-        (("--output", "o", "--stored", "--set", "judge.config.version=2"), "leave it out to ask another one"),
+        (("--output", "o", "--stored", "--set", "judge.config.version=2"), "omit it to use another judge"),
     ],
 )
 def test_what_cannot_be_rescored_is_told(

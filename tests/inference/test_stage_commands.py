@@ -73,7 +73,7 @@ def test_three_commands_hand_their_files_on(genevolve: Callable[..., Any], tmp_p
         (("render", "--input", "x.jsonl", "--output", "."), "write over"),
         (("bench", "genevolve", "--data", "none", "--output", "o"), "'none' does not exist"),
         (("bench", "wise", "--data", ".", "--output", "o"), "WISE has a judge of its own"),
-        (("bench", "wise", "--data", ".", "--output", "o", "--edition", "new"), "there are legacy, verified"),
+        (("bench", "wise", "--data", ".", "--output", "o", "--edition", "new"), "valid editions: legacy, verified"),
         (("judge", "--input", "x.jsonl", "--set", "judge.type=no.module:Judge"), "judge: plug-in 'no.module:Judge'"),
     ],
 )

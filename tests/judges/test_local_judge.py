@@ -127,5 +127,5 @@ class Blind:
 
 
 def test_a_model_that_does_not_see_is_refused() -> None:
-    with pytest.raises(ValueError, match="blind is a model of texts alone"):
+    with pytest.raises(ValueError, match="blind is a text-only model"):
         LocalVlmJudge(LocalVlmJudgeConfig(backend=f"{__name__}:Blind", model={}))

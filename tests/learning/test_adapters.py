@@ -211,7 +211,7 @@ def test_a_base_whose_files_use_other_names_is_told_at_the_start(model_dir: Path
         ({"modules_to_save": ["lm_head"]}, r'modules_to_save=\["lm_head"\] cannot be merged'),
         ({"bias": "all"}, "bias='all' cannot be merged"),
         ({"lora_bias": True}, "lora_bias=true cannot be merged"),
-        ({"target_modules": ["embed_tokens"]}, "embed_tokens.* is no factor of a linear layer"),
+        ({"target_modules": ["embed_tokens"]}, "embed_tokens.* is not a factor of a linear layer"),
         ({"target_modules": [], "target_parameters": ["q_proj.weight"]}, "target_parameters=.* cannot be merged"),
     ],
 )
@@ -227,7 +227,7 @@ def test_adapters_that_are_more_than_low_rank_factors(
     ("changes", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' belongs to a base with other weights"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' requires a base with other weights"),
         ({"r": 8}, r"has factors of shapes \(4, .*\) and .*, its rank is 8"),
         ({"r": 0}, "are numbers above 0, .* has 0"),
         ({"lora_alpha": "6"}, "are numbers above 0, .* has '6'"),
@@ -311,7 +311,7 @@ def test_folders_that_are_no_version(model_dir: Path, tmp_path: Path) -> None:
 def test_an_index_names_files_of_its_own_folder(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
-    with pytest.raises(ValueError, match="names a file elsewhere: '../secret.safetensors'"):
+    with pytest.raises(ValueError, match="names a file outside its folder: '../secret.safetensors'"):
         weight_files(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
     with pytest.raises(FileNotFoundError, match="lacks gone.safetensors"):

@@ -148,7 +148,7 @@ async def test_a_reference_of_too_many_pixels_is_not_decoded(build: Build) -> No
         ({"true_cfg_scale": 4.0}, "Lumina2Pipeline takes no true_cfg_scale; it takes .*guidance_scale"),
         ({"strength": 0.5}, "Lumina2Pipeline takes no strength"),
         ({"options": {"shininess": 3}}, "Lumina2Pipeline takes no shininess"),
-        ({"references": "list"}, "references='list': Lumina2Pipeline takes no image"),
+        ({"references": "list"}, "references='list': Lumina2Pipeline accepts no image"),
         ({"pipeline": "NoSuchPipeline"}, "pipeline='NoSuchPipeline': diffusers .* has no such pipeline"),
         ({"pipeline": "AutoencoderKL"}, "pipeline='AutoencoderKL'"),
         ({"pipeline": "DDPMPipeline"}, "DDPMPipeline does not render from a prompt"),

@@ -116,7 +116,7 @@ async def test_a_server_that_answers_is_not_asked_for_its_health(service: Played
 
 async def test_when_all_servers_are_ill_it_is_an_infra_failure(service: PlayedService) -> None:
     service.well = False
-    with pytest.raises(InfraFailure, match="gave up after 3 tries: no server says that it is well"):
+    with pytest.raises(InfraFailure, match="gave up after 3 tries: no server is healthy"):
         await renderer(service.origin, health_path="health").render("a cat", [], 1)
     assert (len(service.calls), service.health_calls) == (0, 3)
 

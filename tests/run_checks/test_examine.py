@@ -81,7 +81,7 @@ def test_nothing_is_asked_over_the_network_unless_told_to(filled: Filled, server
 
 
 def test_preflight_names_the_blanks() -> None:
-    with pytest.raises(UserFault, match=r"still to be filled in: .*policy\.model.*renderer\.config\.url\.0"):
+    with pytest.raises(UserFault, match=r"not filled in: .*policy\.model.*renderer\.config\.url\.0"):
         preflight(load_config("paper"))
 
 

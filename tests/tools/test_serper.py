@@ -199,7 +199,7 @@ async def test_what_cannot_be_fetched_gives_way_to_the_next(world: World) -> Non
     pictures = Pictures(world)
     assert await pictures.titles(top_k=2) == ["picture good-1", "picture good-2"]
     assert world.calls["good-3"] == 0
-    assert pictures.source.skipped == {"picture refused": 1, "picture not delivered": 1}
+    assert pictures.source.skipped == {"picture refused": 1, "image not delivered": 1}
 
 
 async def test_a_thumbnail_stands_in_and_names_itself(world: World) -> None:
@@ -221,7 +221,7 @@ async def test_a_slow_host_does_not_hold_up_the_others(world: World) -> None:
 async def test_when_no_picture_arrives_that_is_an_outage(world: World, mode: str) -> None:
     found(world, mode, mode + "-2")
     pictures = Pictures(world, total_s=0.4)
-    with pytest.raises(InfraFailure, match="none of 2 pictures could be fetched"):
+    with pytest.raises(InfraFailure, match="none of 2 images could be fetched"):
         await pictures.titles()
     again = world.calls[mode]
     with pytest.raises(InfraFailure):

@@ -61,7 +61,7 @@ def test_the_page_has_every_section_and_says_what_was_compared(result: dict[str,
     page = read(result)
     assert page.sections == SECTIONS
     assert "2 seeds · 10 steps of 48 rollouts · 200 held-out requests · test world 3" in page.words
-    assert "Reward0.500 → 0.700full against sft, held out" in page.words
+    assert "Reward0.500 → 0.700full versus sft, held out" in page.words
 
 
 def test_each_arm_has_its_row_with_a_dot_for_every_seed(result: dict[str, Any]) -> None:

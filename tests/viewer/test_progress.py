@@ -137,7 +137,7 @@ def test_the_time_to_go_follows_the_usual_step() -> None:
     clock.seconds += 4.0
     progress.close()
     # Seven steps at the median of 10 s, four seconds of the next one gone.
-    assert "0:54 gone 1:06 to go" in drawing(progress)
+    assert "0:54 elapsed 1:06 remaining" in drawing(progress)
 
 
 def test_notes_are_not_markup() -> None:

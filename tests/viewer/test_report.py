@@ -87,8 +87,8 @@ def test_experience_shows_pairs_with_their_card(report_data: ReportData) -> None
     page = read(report_data)
     assert page.count("article", _class="lesson") == 2
     assert "31 bundles written; 32 lessons: 20 from a request's own bundle of the same step, 12 from" in page.words
-    assert "Shown are 2: recalled most often" in page.words
-    assert "bundle 1 · written in step 2 · test-77-00001 · best less worst +0.500" in page.words
+    assert "The page shows 2: those recalled most often" in page.words
+    assert "bundle 1 · written in step 2 · test-77-00001 · best minus worst +0.500" in page.words
     assert "Searchsearch the facts firstAvoiddo not use the fan picture" in page.words
 
 

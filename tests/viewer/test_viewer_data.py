@@ -50,7 +50,7 @@ def test_a_run_that_has_only_begun_has_data_too(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no run at"):
+    with pytest.raises(StoreError, match="no run found at"):
         load_report_data(tmp_path / "nothing")
 
 

@@ -1,1 +1,1 @@
-"""Plug-ins for genevolve_ray: a renderer that paints colour fields, and tools over a folder of pictures."""
+"""Plug-ins for genevolve_ray: a renderer of color fields, and tools over a folder of images."""

@@ -1,4 +1,4 @@
-"""A renderer: one field of colour for the prompt, and one for each reference picture."""
+"""A renderer with one color field for the prompt and one for each reference image."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from genevolve_ray.records.base import Config
 
 
 class ColourFieldsConfig(Config):
-    """How large the picture is."""
+    """Hold the size of the image."""
 
     size: int = Field(default=96, ge=16, le=2048)
 
 
 class ColourFields:
-    """Paints fields side by side; the same prompt, references and seed give the same bytes."""
+    """Draw fields side by side; the same prompt, references and seed give the same bytes."""
 
     Config = ColourFieldsConfig
     deterministic = True
 
     def __init__(self, config: ColourFieldsConfig) -> None:
-        """Keep the config; the identity tells it from the same renderer with other settings."""
+        """Keep the config; the identity distinguishes renderers with other settings."""
         self._size = config.size
         self.identity = f"colour-fields/1:{config.size}"
 
@@ -47,5 +47,5 @@ class ColourFields:
             with Image.open(io.BytesIO(data)) as picture:
                 red, green, blue = picture.convert("RGB").resize((1, 1), Image.Resampling.BOX).tobytes()
         except (OSError, ValueError, SyntaxError) as error:
-            raise InfraFailure(f"{self.identity}: a reference picture cannot be read: {error}") from error
+            raise InfraFailure(f"{self.identity}: a reference image cannot be read: {error}") from error
         return red, green, blue

@@ -1,4 +1,4 @@
-"""A toolbox: image search over a folder, by the words of the file names, and the skills that come with genevolve_ray."""
+"""A toolbox with image search over a folder, by words of the file names, and the built-in skills of genevolve_ray."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from genevolve_ray.tools.skillset import load_skills
 
 
 class PictureFolderConfig(Config):
-    """Where the pictures (PNG) lie."""
+    """Hold the folder of the images (PNG)."""
 
     folder: Path
 
 
 class FolderSearch:
-    """The tool `image_search`: what the policy calls, and what the system prompt says of it."""
+    """Implement the tool `image_search` with its description for the system prompt."""
 
     name, description = "image_search", "Find pictures by the words of their names."
     parameters: dict[str, Any] = {
@@ -30,14 +30,14 @@ class FolderSearch:
     }
 
     def __init__(self, folder: Path, images: ImageStore) -> None:
-        """Put every picture into the run's store; only references travel."""
+        """Put every image into the run's store; only references travel."""
         self._library = [_stored(path, images) for path in sorted(folder.glob("*.png"))]
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> ImageSearchObservation:
-        """Return the pictures whose names hold a word of the query. Raises ToolArgumentError for no query."""
+        """Return the images whose names contain a word of the query. Raise ToolArgumentError without a query."""
         query = arguments.get("query")
         if not isinstance(query, str) or not query.strip():
-            raise ToolArgumentError("query must be a text")
+            raise ToolArgumentError("query must be a string")
         words = set(query.lower().split())
         return ImageSearchObservation(query=query, hits=tuple(h for h in self._library if words & set(h.title.split())))
 
@@ -49,7 +49,7 @@ def _stored(path: Path, images: ImageStore) -> ImageHit:
 
 
 class PictureFolder:
-    """The plug-in: all tools of a run."""
+    """Provide all tools of a run as a plug-in."""
 
     Config = PictureFolderConfig
 

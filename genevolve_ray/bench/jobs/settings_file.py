@@ -27,7 +27,7 @@ def read_job(folder: Path, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: is corrupt: {error}") from error
     if not isinstance(found, dict):
-        raise DataError(f"{path}: holds no settings")
+        raise DataError(f"{path}: contains no settings")
     return found
 
 
@@ -43,4 +43,6 @@ def claim_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         return
     if differing := differences(before, now):
         told = "; ".join(f"{d.key} was {d.before!r}, is {d.after!r}" for d in differing)
-        raise DataError(f"{folder} holds results of another job: {told}. Set it back, or name another folder")
+        raise DataError(
+            f"{folder} holds results of another job: {told}. Restore the old settings, or name another folder"
+        )

@@ -136,7 +136,7 @@ class RenderStage:
         if not row.is_direct and not row.has_program:
             told = row.values.get("error")
             reason = f": {told}" if isinstance(told, str) and told else ""
-            return result(f"there is no program{reason}"), RowEnd.MISSED
+            return result(f"the row has no program{reason}"), RowEnd.MISSED
         try:
             agent = AgentRow.read(row.values)
             pictures = [await self._reference(r.local_path) for r in agent.references]

@@ -127,7 +127,7 @@ def _check(file: StoredFile, path: Path, name: str) -> None:
     except OSError as error:
         raise StoreError(f"cannot read {name} (checkpoint file): {error}") from error
     if digest != file.sha256:
-        raise StoreError(f"{name} is corrupt: its content does not match the manifest that names it")
+        raise StoreError(f"{name} is corrupt: its content does not match its manifest")
 
 
 def remove_checkpoint(folder: Folder, step: int) -> None:
@@ -181,9 +181,9 @@ class RunCheckpoints(RunDocuments):
         """
         self._writable()
         if not 0 <= step <= self.last_step + 1:
-            raise StoreError(f"no checkpoint of step {step} can be made after step {self.last_step}")
+            raise StoreError(f"no checkpoint of step {step} can be written after step {self.last_step}")
         if step in self._counting():
-            raise StoreError(f"{self._folder.path(folder_path(step))} exists: step {step} has its checkpoint")
+            raise StoreError(f"{self._folder.path(folder_path(step))} exists: step {step} already has a checkpoint")
         with write_checkpoint(self._folder, step, state_hash, dict(validation or {}), now()) as folder:
             yield folder
         self._prune()

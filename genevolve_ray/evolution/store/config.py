@@ -25,7 +25,7 @@ def read_resolved(data: bytes, path: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} is corrupt: {error}") from error
     if not isinstance(loaded, dict):
-        raise StoreError(f"{path} is corrupt: it holds no configuration")
+        raise StoreError(f"{path} is corrupt: it contains no configuration")
     return loaded
 
 
@@ -41,4 +41,4 @@ def check_unchanged(
     forbidden = [d for d in differing if not any(d.key == c or d.key.startswith(f"{c}.") for c in changeable)]
     if forbidden:
         listed = "; ".join(f"{d.key}: was {d.before}, is {d.after}" for d in forbidden)
-        raise StoreError(f"run {run} was begun with another configuration: {listed}. Set it back or begin a new run")
+        raise StoreError(f"run {run} was started with another configuration: {listed}. Restore it or start a new run")

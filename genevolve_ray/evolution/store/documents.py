@@ -82,7 +82,7 @@ class RunDocuments:
         """Return the snapshot of a committed step. Raises StoreError when there is none or it is corrupt."""
         name = _experience_path(step)
         if step > self.last_step:
-            raise StoreError(f"step {step} is not committed in {self._folder.root}: its experience does not count")
+            raise StoreError(f"step {step} is not committed in {self._folder.root}: its experience is ignored")
         data = self._folder.get(name, "experience snapshot")
         try:
             decode_memory(data)
@@ -158,7 +158,7 @@ class RunDocuments:
         except ValueError as error:
             raise StoreError(f"{self._folder.path(name)} is corrupt: {error}") from error
         if not isinstance(loaded, dict):
-            raise StoreError(f"{self._folder.path(name)} is corrupt: it holds no object")
+            raise StoreError(f"{self._folder.path(name)} is corrupt: it contains no object")
         return loaded
 
 
@@ -183,5 +183,7 @@ def _experience_path(step: int) -> str:
 
 def _table_path(kind: str, name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for {kind}: letters, digits, '.', '_', '-', and '/' between parts")
+        raise ValueError(
+            f"{name!r} is not a valid name for {kind}: letters, digits, '.', '_', '-', and '/' between parts"
+        )
     return f"{kind}/{name}.parquet"

@@ -49,7 +49,7 @@ def decode_group(name: str, data: bytes, path: str) -> tuple[GroupFile, Group]:
         group = Group(description["request_id"], description["step"], table_to_trajectories(table))
         return _file(name, data, group, description["policy_version"]), group
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} is no judged group: {error}") from error
+        raise StoreError(f"{path} is not a judged group: {error}") from error
 
 
 def _file(name: str, data: bytes, group: Group, policy_version: int) -> GroupFile:

@@ -124,7 +124,7 @@ class LeaseLock:
         self._stop, self._guard = threading.Event(), threading.Lock()
         if (lease := self._read()) is not None and (left := lease.expires - clock()) > 0:
             raise RunLockedError(
-                f"run {folder.uri} is being written by {lease.holder}; its lease ends in {left:.0f} s unless renewed"
+                f"run {folder.uri} is being written by {lease.holder}; its lease expires in {left:.0f} s unless renewed"
             )
         self.renew()
         self.check()
@@ -160,9 +160,11 @@ class LeaseLock:
         lease = self._read()
         if self._stop.is_set() or lease is None or lease.token != self._token:
             holder = lease.holder if lease else "nobody"
-            raise RunLockedError(f"run {self._folder.uri} is no longer ours: its lease is held by {holder}")
+            raise RunLockedError(
+                f"run {self._folder.uri} is no longer locked by this process: its lease is held by {holder}"
+            )
         if lease.expires <= self._clock():
-            raise RunLockedError(f"run {self._folder.uri} is no longer ours: its lease ran out")
+            raise RunLockedError(f"run {self._folder.uri} is no longer locked by this process: its lease expired")
 
     def release(self) -> None:
         """Delete the lease if it is still ours."""

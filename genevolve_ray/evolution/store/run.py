@@ -90,7 +90,7 @@ class RunStore(RunCheckpoints):
         """
         folder = Folder(uri, filesystem)
         if not create and folder.size("run.json") is None:
-            raise StoreError(f"there is no run at {folder.root}")
+            raise StoreError(f"no run found at {folder.root}")
         store = cls(folder, take_lock(folder), keep or CheckpointConfig())
         with ExitStack() as undo:
             undo.callback(store.close)
@@ -108,7 +108,7 @@ class RunStore(RunCheckpoints):
         """Open a run for reading; it may be written meanwhile. Raises StoreError where there is no run."""
         store = cls(Folder(uri, filesystem), None, keep or CheckpointConfig())
         if store._folder.size("run.json") is None:
-            raise StoreError(f"there is no run at {store._folder.root}")
+            raise StoreError(f"no run found at {store._folder.root}")
         store.refresh()
         return store
 
@@ -119,7 +119,7 @@ class RunStore(RunCheckpoints):
 
     def _continue(self, config: BaseModel | Mapping[str, Any], run_seed: int, changeable: Collection[str]) -> None:
         if (stored := self.info.run_seed) != run_seed:
-            raise StoreError(f"run {self._folder.root} was begun with run seed {stored}, not {run_seed}")
+            raise StoreError(f"run {self._folder.root} was started with run seed {stored}, not {run_seed}")
         check_unchanged(self.config, config, changeable, self._folder.root)
         if read_resolved(dump_config(config), "configuration") != self.config:
             self._folder.put("config.yaml", dump_config(config), "resolved configuration")
@@ -222,7 +222,7 @@ class RunStore(RunCheckpoints):
         self._writable()
         file, data = encode_group(group, policy_version)
         if file.path in self._used:
-            raise StoreError(f"{file.path} is committed already: the group of {group.request_id} was drawn twice")
+            raise StoreError(f"{file.path} is committed already: the group of {group.request_id} was generated twice")
         self._folder.put(file.path, data, f"group of request {group.request_id}")
         self._persisted[id(group)] = (group, file)
         return file
@@ -305,7 +305,7 @@ class RunStore(RunCheckpoints):
         for group in groups:
             if id(group) not in self._persisted:
                 raise StoreError(
-                    f"step {step}: the group of request {group.request_id} was never persisted, or is used"
+                    f"step {step}: the group of request {group.request_id} was never persisted, or is already used"
                 )
             file = self._persisted[id(group)][1]
             if file.path in self._used or file in files:

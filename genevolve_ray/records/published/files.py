@@ -46,7 +46,7 @@ def published_rows(
 
 def _array_text(path: Path, limit: int) -> str:
     if not path.is_file():
-        raise DataError(f"{path}: {'is no file' if path.exists() else 'does not exist'}")
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
@@ -82,10 +82,10 @@ def _array_items(path: Path, text: str) -> Iterator[tuple[int, Any, int]]:
             if mark == "]":
                 break
             if mark != ",":
-                raise DataError(f"{path}: the array ends in the middle, after row {number}")
+                raise DataError(f"{path}: the array is truncated after row {number}")
             place = _skip(text, place + 1)
     if _skip(text, place + 1) != len(text):
-        raise DataError(f"{path}: something follows the array")
+        raise DataError(f"{path}: content after the array")
 
 
 def _skip(text: str, place: int) -> int:

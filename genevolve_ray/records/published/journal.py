@@ -182,7 +182,7 @@ class RowJournal:
                     row_id = ResultRow.read(json.loads(line)).id
                 except (ValueError, RecursionError, AttributeError, TypeError, RowFault) as error:
                     if file.read(1):
-                        raise DataError(f"{self.path}:{number}: is no row of a journal: {error}") from error
+                        raise DataError(f"{self.path}:{number}: is not a row of a journal: {error}") from error
                     break
                 if not line.endswith(b"\n"):
                     break

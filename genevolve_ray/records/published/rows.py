@@ -59,7 +59,7 @@ def raw_rows(path: Path, report: RejectionReport, max_row_bytes: int = ReadConfi
     if suffix not in JSON_LINES + PARQUET:
         raise DataError(f"{path}: rows are read from {', '.join(JSON_LINES + PARQUET)} files")
     if not path.is_file():
-        raise DataError(f"{path}: {'is no file' if path.exists() else 'does not exist'}")
+        raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
     rows = _json_lines(path, max_row_bytes) if suffix in JSON_LINES else _parquet_rows(path, max_row_bytes)
     return _readable(rows, report)
 
@@ -178,7 +178,7 @@ def mapping(value: object, name: str) -> dict[str, Any]:
         try:
             value = json.loads(value, parse_constant=lambda _: None) if value.strip() else None
         except (ValueError, RecursionError) as error:
-            raise RowFault(RejectionReason.BAD_FIELD, f"{name} is a text, but not JSON: {error}") from error
+            raise RowFault(RejectionReason.BAD_FIELD, f"{name} is a string, but not JSON: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -42,7 +42,7 @@ class SplitConfig(Config):
     @model_validator(mode="after")
     def _parts(self) -> SplitConfig:
         if self.validation + self.test >= 1:
-            raise ValueError(f"nothing is left for training: validation={self.validation}, test={self.test}")
+            raise ValueError(f"no rows are left for training: validation={self.validation}, test={self.test}")
         counts = self.validation_count is not None or self.test_count is not None
         if counts and (self.validation or self.test):
             raise ValueError("give fractions (validation, test) or counts (validation_count, test_count), not both")
@@ -75,7 +75,7 @@ def split_keys(keys: Iterable[str], config: SplitConfig) -> dict[str, Split]:
         first, second = test or 0, (test or 0) + (validation or 0)
         if second and second >= len(ordered):
             raise ValueError(
-                f"test_count={first} and validation_count={second - first} of {len(ordered)} leave none for training"
+                f"test_count={first} and validation_count={second - first} of {len(ordered)} leaves none for training"
             )
         parts = [Split.TEST] * first + [Split.VALIDATION] * (second - first)
         parts += [Split.TRAIN] * (len(ordered) - second)

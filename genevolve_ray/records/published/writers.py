@@ -155,7 +155,7 @@ def evaluated_row(
     """
     rendered = RenderedRow.read(row)
     if scores is not None and (error or not rendered.success):
-        raise ValueError(f"row {rendered.id} has scores, and yet: {error or rendered.status}")
+        raise ValueError(f"row {rendered.id} has scores, but also an error: {error or rendered.status}")
     ours: dict[str, Any] = {"judge": judge, "formula": formula.value}
     if off_grid:
         ours["off_grid"] = list(off_grid)
