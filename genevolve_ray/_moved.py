@@ -1,8 +1,8 @@
-"""Finds modules and names by the import paths that they had in version 0.1, with a DeprecationWarning.
+"""Finder of modules and names by their import paths of version 0.1, with a DeprecationWarning.
 
-A path that a user wrote in a YAML file or a plug-in goes on working, and so do pickles. What an old path leads to is the
-same object as under its new one. `genevolve_ray` installs the finder when it is imported; an old path costs nothing
-until it is used.
+Paths that a user wrote in a YAML file or a plug-in continue to work, and so do pickles. An old path leads to the same
+object as the new one. `genevolve_ray` installs the finder when it is imported; an old path costs nothing until it is
+used.
 """
 
 from __future__ import annotations
@@ -130,11 +130,11 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "sft_run": "commands.sft:sft_run",
     },
 }
-"""Old module -> the names in it that are called otherwise now, or stand elsewhere."""
+"""Old module -> its names that were renamed or moved to another module."""
 
 
 def current_path(path: str) -> str:
-    """Return the import path `module:Name` under its present name; any other text comes back as it is."""
+    """Return the import path `module:Name` under its present name; any other text is returned unchanged."""
     module, colon, name = path.partition(":")
     old = module.removeprefix(f"{ROOT}.")
     if not colon or old == module:
@@ -145,7 +145,7 @@ def current_path(path: str) -> str:
 
 
 def lazy_names(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` for a package that was a module once: its names, imported when they are used.
+    """Return `__getattr__` and `__dir__` for a package that was a module: its names, imported at first use.
 
     Args:
         package: the package's full name.
@@ -166,13 +166,13 @@ def lazy_names(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], 
 
 
 def install() -> None:
-    """Let imports of old paths succeed. Called once, when the package is imported."""
+    """Let imports of old paths succeed. The package calls this once, when it is imported."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.insert(0, _OldPaths())
 
 
 class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds old paths before the file system is asked: a package that was renamed may hold a module of the same name."""
+    """Finds old paths before the file system is searched: a renamed package may hold a module of the same name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -183,10 +183,10 @@ class _OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self, is_package=old == "run_checks")
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the present module, or a stand-in that knows the renamed names as well, in the place of the old one."""
+        """Replace the old module by the present one, or by a module that also resolves the renamed names."""
         old = module.__name__.removeprefix(f"{ROOT}.")
         present = f"{ROOT}.{MODULES[old]}"
-        # Level 2 would be right for an import statement only, and the machinery of imports lies between.
+        # Stack level 2 would be exact only for an import statement, and frames of the import machinery are in between.
         warnings.warn(f"{module.__name__} is {present} now", DeprecationWarning, stacklevel=2)
         found = importlib.import_module(present)
         renamed = NAMES.get(old, {})

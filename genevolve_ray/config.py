@@ -1,4 +1,7 @@
-"""Composes the config classes; `configs/*.yaml` are presets. Reads no environment and starts nothing."""
+"""The configuration of a whole run, composed of the packages' config classes; `configs/*.yaml` are presets.
+
+The module reads no environment variables and starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ from genevolve_ray.gateway.config import GatewayConfig
 
 
 class ConfigError(UserFault, ValueError):
-    """A configuration that cannot run; the message names each key and the value at fault."""
+    """Signal a configuration that cannot run; the message names each invalid key and its value."""
 
 
 class RunConfig(PlacedConfig):
-    """A whole run: what it computes, where it runs, what it logs, who else may roll out."""
+    """Configure a whole run: what it computes, where it runs, what it logs, and which outside workers may roll out."""
 
     logging: MetricsConfig = MetricsConfig()
-    """Metric writers beside `metrics.jsonl`."""
+    """Metric writers in addition to `metrics.jsonl`."""
     gateway: GatewayConfig = GatewayConfig()
     """Rollouts from machines outside the cluster."""
 
@@ -54,7 +57,7 @@ def presets() -> list[str]:
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Load a preset by name or a YAML file by path, apply `key.path=value` overrides, and validate the whole.
+    """Load a preset by name or a YAML file by path, apply `key.path=value` overrides, and validate the result.
 
     Raises:
         ConfigError: for an unknown preset, unreadable YAML, an override without "=", an unknown key or a bad value.
@@ -66,7 +69,7 @@ def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str
     """Apply `key.path=value` overrides, with YAML values, to plain values in place and return them.
 
     Raises:
-        ConfigError: for one without "=", a value that is no YAML, or a key below a plain value.
+        ConfigError: for an override without "=", a value that is not YAML, or a key below a plain value.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -80,7 +83,7 @@ def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def validate_config(values: dict[str, Any]) -> RunConfig:
-    """Validate plain values. Raises ConfigError naming each key and value at fault."""
+    """Validate plain values. Raises ConfigError naming each invalid key and its value."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -88,7 +91,7 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
 
 
 def explain(error: ValidationError) -> str:
-    """Return everything that is wrong, on one line."""
+    """Return all errors of a validation on one line."""
     return "; ".join(_explain(entry) for entry in error.errors())
 
 

@@ -1,7 +1,7 @@
-"""The errors of the package by kind: who can mend them, and what becomes of a rollout that meets one.
+"""The errors of the package by kind: who can fix them, and how a rollout that meets one ends.
 
-Subclasses stand beside what raises them. A subclass keeps the built-in kind that it has by nature (`ValueError`,
-`RuntimeError`), so that pydantic and plain callers see it as such.
+Each subclass is defined next to the code that raises it. A subclass keeps its natural built-in kind (`ValueError`,
+`RuntimeError`), so that pydantic and plain callers recognize it.
 """
 
 from __future__ import annotations
@@ -13,30 +13,33 @@ _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.E
 
 
 class GenevolveError(Exception):
-    """Root of all errors that this package raises on purpose."""
+    """Provide the root of all errors that this package raises on purpose."""
 
 
 class UserFault(GenevolveError):
-    """Bad input, or a machine that lacks something: ends a command with one clear message and exit code 2."""
+    """Report bad input, or a machine that lacks something: ends a command with one clear message and exit code 2."""
 
 
 class InfraFailure(GenevolveError, RuntimeError):
-    """A tool, renderer or judge gave up after bounded retries. Never a reward, never "no hits"."""
+    """Signal that a tool, renderer or judge failed after bounded retries. Never a reward, never "no hits"."""
 
 
 class PolicyFault(GenevolveError, ValueError):
-    """The policy wrote something unusable: it reads the message as an observation, or its rollout fails with reward 0."""
+    """Signal unusable output of the policy.
+
+    The policy reads the message as an observation, or its rollout fails with reward 0.
+    """
 
 
 class ToolArgumentError(PolicyFault):
-    """The policy's arguments are unusable; the message goes back to it as an observation."""
+    """Signal unusable arguments of the policy; the message is returned to it as an observation."""
 
 
 def as_user_fault(error: BaseException) -> UserFault | None:
-    """Return what a user can mend behind an error, None when the error is ours.
+    """Return the cause that a user can fix behind an error, None when the error is ours.
 
-    The cause may sit inside exception groups (tasks side by side). Errors of the operating system about files and disks
-    are a user's to mend too.
+    The cause may be inside exception groups (of concurrent tasks). Errors of the operating system about files and disks
+    are also the user's to fix.
     """
     if isinstance(error, UserFault):
         return error

@@ -1,4 +1,4 @@
-"""What every plug-in of a role keeps, as checks that its author can run: `genevolve plugins check`, or from any test.
+"""Contracts of the plug-in roles, as checks that an author can run: `genevolve plugins check`, or from any test.
 
 Each module holds the checks of one role as plain async functions `check_*(subject, case)`. A check that fails raises
 AssertionError with the values that broke the contract; `check_<role>` runs them all.

@@ -16,11 +16,11 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class EmbedderCase:
-    """What the checks need to know.
+    """Hold the inputs of the embedder checks.
 
     Attributes:
-        texts: different texts; the empty one has a direction as well.
-        secrets: texts that must not show anywhere, such as tokens.
+        texts: different texts; the empty text must have a direction as well.
+        secrets: texts that must not appear anywhere, such as tokens.
     """
 
     texts: tuple[str, ...] = ("three lanterns beside a sign", "", "a map of the moons, drawn in ink", "Ωμέγα 🌔")
@@ -37,7 +37,7 @@ async def _embed(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32
 
 
 async def check_shape(embedder: Embedder, case: EmbedderCase) -> None:
-    """One float32 row a text, always of the same width."""
+    """Check that every text gives one float32 row, always of the same width."""
     rows = await _embed(embedder, case.texts)
     assert rows.shape[1] > 0, "the rows are empty"
     single = await _embed(embedder, case.texts[:1])
@@ -46,14 +46,14 @@ async def check_shape(embedder: Embedder, case: EmbedderCase) -> None:
 
 
 async def check_unit_norm(embedder: Embedder, case: EmbedderCase) -> None:
-    """Every row has length 1, also that of an empty text."""
+    """Check that every row has length 1, also the row of an empty text."""
     lengths = np.linalg.norm((await _embed(embedder, case.texts)).astype(np.float64), axis=1)
     for text, length in zip(case.texts, lengths, strict=True):
         assert abs(length - 1) < _TOLERANCE, f"the row of {text!r} has length {length:.6g}"
 
 
 async def check_deterministic(embedder: Embedder, case: EmbedderCase) -> None:
-    """A text has one direction, whatever stands beside it and in whatever order."""
+    """Check that a text has one direction, independent of the other texts in the call and of their order."""
     rows = await _embed(embedder, case.texts)
     again = (await _embed(embedder, case.texts[::-1]))[::-1]
     alone = np.concatenate([await _embed(embedder, [text]) for text in case.texts])
@@ -63,7 +63,7 @@ async def check_deterministic(embedder: Embedder, case: EmbedderCase) -> None:
 
 
 async def check_tells_apart(embedder: Embedder, case: EmbedderCase) -> None:
-    """A text is nearer to itself than to another one."""
+    """Check that different texts have different directions."""
     rows = await _embed(embedder, case.texts)
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -1)
@@ -71,7 +71,7 @@ async def check_tells_apart(embedder: Embedder, case: EmbedderCase) -> None:
 
 
 async def check_names_itself(embedder: Embedder, case: EmbedderCase) -> None:
-    """It has an identity that is stable and holds no secret."""
+    """Check that the embedder has an identity that is stable and contains no secret."""
     check_identity(embedder, case.secrets)
     identity = embedder.identity
     await _embed(embedder, case.texts)
@@ -79,7 +79,7 @@ async def check_names_itself(embedder: Embedder, case: EmbedderCase) -> None:
 
 
 async def check_cancellation(embedder: Embedder, case: EmbedderCase) -> None:
-    """A call that is cancelled ends and leaves nothing running."""
+    """Check that a canceled call ends and leaves nothing running."""
     await check_cancelled(lambda: embedder.embed(case.texts))
 
 

@@ -1,7 +1,7 @@
 """The contract of an engine as async checks, for the project's own engines and for plug-in authors.
 
-Each check raises AssertionError with the numbers that broke the contract. `check_engine` runs them all and leaves the
-engine with the weights of `case.folder` and a version above the one it came with.
+Each check raises AssertionError with the numbers that broke the contract. `check_engine` runs them all. It leaves the
+engine with the weights of `case.folder` and with a version above the initial one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from genevolve_ray.engines.protocol import (
 
 @dataclass(frozen=True)
 class EngineCase:
-    """What the checks need to know of the engine's model.
+    """Hold the inputs of the engine checks, which depend on the engine's model.
 
     Attributes:
-        prompt: Token ids of a short prompt.
-        vocab_size: The model's vocabulary size.
-        banned: The ids the engine was built to ban.
-        max_model_len: The engine's context.
-        folder: Other weights of the same architecture, whole or an adapter over the model that the engine started on.
-        probe: A probe that holds under the weights of `folder`, and not under those the engine starts with.
+        prompt: token ids of a short prompt.
+        vocab_size: size of the model's vocabulary.
+        banned: token ids that the engine was built to ban.
+        max_model_len: context length of the engine, tokens.
+        folder: other weights of the same architecture: whole weights, or an adapter over the initial model.
+        probe: a probe that holds under the weights of `folder`, and does not hold under the initial weights.
     """
 
     prompt: tuple[int, ...]
@@ -58,7 +58,7 @@ def _check_shape(result: Generation, sampling: SamplingParams, case: EngineCase,
 
 
 async def check_generate(engine: Engine, case: EngineCase) -> None:
-    """Shapes, finite log-probs, the token limit and the ban mask."""
+    """Check shapes, finite log-probs, the token limit and the ban mask."""
     for temperature, top_p in ((1.0, 1.0), (0.7, 0.8), (0.0, 1.0)):
         sampling = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=16, seed=3)
         result = await engine.generate(case.prompt, sampling, f"contract-generate-{temperature}")
@@ -67,7 +67,7 @@ async def check_generate(engine: Engine, case: EngineCase) -> None:
 
 
 async def check_stop(engine: Engine, case: EngineCase) -> None:
-    """A stop token ends the continuation and is its last token."""
+    """Check that a stop token ends the continuation and is its last token."""
     free = SamplingParams(temperature=1.0, max_tokens=8, seed=5)
     first = (await engine.generate(case.prompt, free, "contract-stop-free")).tokens[0]
     allowed = tuple(set(range(case.vocab_size)) - set(case.banned))
@@ -79,7 +79,7 @@ async def check_stop(engine: Engine, case: EngineCase) -> None:
 
 
 async def check_greedy(engine: Engine, case: EngineCase) -> None:
-    """Temperature 0 gives the same tokens whatever the seed."""
+    """Check that temperature 0 gives the same tokens for every seed."""
     results = [
         await engine.generate(case.prompt, SamplingParams(temperature=0, max_tokens=8, seed=seed), f"greedy-{seed}")
         for seed in (1, 2)
@@ -88,7 +88,7 @@ async def check_greedy(engine: Engine, case: EngineCase) -> None:
 
 
 async def check_concurrent(engine: Engine, case: EngineCase) -> None:
-    """Requests of different lengths in flight at once each get their own answer; different seeds differ."""
+    """Check that concurrent requests of different lengths get their own answers, and that different seeds differ."""
     samplings = [SamplingParams(temperature=1.0, max_tokens=4 + i, seed=i) for i in range(12)]
     prompts = [case.prompt + case.prompt[: i % 3] for i in range(12)]
     results = await asyncio.gather(
@@ -101,7 +101,7 @@ async def check_concurrent(engine: Engine, case: EngineCase) -> None:
 
 
 async def check_context(engine: Engine, case: EngineCase) -> None:
-    """A prompt that fills the context is refused; one that nearly does is cut at its end."""
+    """Check that a prompt that fills the context is refused, and that a continuation is cut where the context ends."""
     long = (case.prompt * case.max_model_len)[: case.max_model_len]
     sampling = SamplingParams(max_tokens=8, seed=0)
     try:
@@ -116,7 +116,10 @@ async def check_context(engine: Engine, case: EngineCase) -> None:
 
 
 async def check_update(engine: Engine, case: EngineCase) -> None:
-    """An update changes the scores, is verified by the probe, and a wrong probe stops the engine until it is mended."""
+    """Check that an update changes the scores and is verified by the probe.
+
+    A wrong probe must stop the engine until a correct update follows.
+    """
     before = await engine.score(case.probe.token_ids)
     version = engine.version + 1
     difference = await engine.update(case.folder, version, case.probe)
@@ -142,6 +145,6 @@ async def check_update(engine: Engine, case: EngineCase) -> None:
 
 
 async def check_engine(engine: Engine, case: EngineCase) -> None:
-    """Run every check against one engine."""
+    """Run every check against one engine. Raises AssertionError at the first one that fails."""
     for check in (check_generate, check_stop, check_greedy, check_concurrent, check_context, check_update):
         await check(engine, case)

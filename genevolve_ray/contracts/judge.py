@@ -35,14 +35,14 @@ def _hit() -> ImageHit:
 
 @dataclass(frozen=True)
 class JudgeCase:
-    """What the checks need to know.
+    """Hold the inputs of the judge checks.
 
     Attributes:
-        request: what was asked; a judge that reads its `meta` needs one of its own source.
-        truth: the encoded truth image of that request.
-        program: what was drawn.
-        references: what its references stand for.
-        secrets: texts that must not show anywhere, such as tokens.
+        request: the request; a judge that reads its `meta` needs one from its own source.
+        truth: the encoded ground-truth image of the request.
+        program: the program that was rendered.
+        references: the images that the references of the program name.
+        secrets: texts that must not appear anywhere, such as tokens.
     """
 
     request: Request = REQUEST
@@ -57,10 +57,10 @@ async def _judge(judge: Judge, case: JudgeCase, image: bytes, truth: bytes | Non
 
 
 async def check_verdict(judge: Judge, case: JudgeCase) -> None:
-    """A verdict has every score in range, names the judge, and says by which formula it counts."""
+    """Check that a verdict has every score in range, names the judge, and states the formula that it counts under."""
     verdict = await _judge(judge, case, picture("rectangle", "blue"))
     assert isinstance(verdict, Verdict), f"it returned {type(verdict).__name__}, not a Verdict"
-    # A verdict may have been made without validation.
+    # A verdict may have been built without validation.
     try:
         Verdict.model_validate(verdict.model_dump())
     except ValueError as error:
@@ -69,14 +69,17 @@ async def check_verdict(judge: Judge, case: JudgeCase) -> None:
 
 
 async def check_truth_scores_best(judge: Judge, case: JudgeCase) -> None:
-    """The truth image itself scores no worse than another picture."""
+    """Check that the ground-truth image itself scores no worse than another image."""
     same = kscore((await _judge(judge, case, case.truth)).image, ScoreFormula.PAPER)
     other = kscore((await _judge(judge, case, picture("rectangle", "black"))).image, ScoreFormula.PAPER)
     assert same >= other, f"the ground-truth image scores {same:g}, another image {other:g}"
 
 
 async def check_unreadable(judge: Judge, case: JudgeCase) -> None:
-    """A picture or a truth image that is missing or no picture is an InfraFailure, never a score."""
+    """Check that an unreadable image or ground-truth image is an InfraFailure, never a score.
+
+    "Unreadable" means empty data, or data that is not an image.
+    """
     for what, image, truth in (
         ("a ground-truth file that is not an image", picture(), NOT_A_PICTURE),
         ("an empty ground-truth image", picture(), b""),
@@ -89,7 +92,7 @@ async def check_unreadable(judge: Judge, case: JudgeCase) -> None:
 
 
 async def check_concurrent(judge: Judge, case: JudgeCase) -> None:
-    """Four judgements at once all give a verdict of this judge."""
+    """Check that four concurrent judgments each give a verdict of this judge."""
     images = [picture(shape, colour) for shape in ("ellipse", "rectangle") for colour in ("red", "blue")]
     verdicts = await asyncio.gather(*(_judge(judge, case, image) for image in images))
     makers = {verdict.judge for verdict in verdicts}
@@ -97,7 +100,7 @@ async def check_concurrent(judge: Judge, case: JudgeCase) -> None:
 
 
 async def check_names_itself(judge: Judge, case: JudgeCase) -> None:
-    """It has an identity that is stable and holds no secret."""
+    """Check that the judge has an identity that is stable and contains no secret."""
     check_identity(judge, case.secrets)
     identity = judge.identity
     await _judge(judge, case, picture())
@@ -105,7 +108,7 @@ async def check_names_itself(judge: Judge, case: JudgeCase) -> None:
 
 
 async def check_cancellation(judge: Judge, case: JudgeCase) -> None:
-    """A judgement that is cancelled ends and leaves nothing running."""
+    """Check that a canceled judgment ends and leaves nothing running."""
     await check_cancelled(lambda: _judge(judge, case, picture()))
 
 

@@ -1,7 +1,7 @@
 """The contract of a renderer.
 
-Two optional attributes say more about one: `deterministic` (the same prompt, references and seed give the same bytes) and
-`takes_references` (False for a generator that draws from the prompt alone).
+A renderer may declare two optional attributes. `deterministic`: the same prompt, references and seed give the same
+bytes. `takes_references`: False for a generator that uses the prompt alone.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from genevolve_ray.renderers.protocol import Renderer
 
 @dataclass(frozen=True)
 class RendererCase:
-    """What the checks need to know.
+    """Hold the inputs of the renderer checks.
 
     Attributes:
         prompt: names the first reference image.
-        max_references: how many references a program may have (2 in the released protocol).
-        secrets: texts that must not show anywhere, such as tokens.
+        max_references: most references that a program may have (2 in the released protocol).
+        secrets: texts that must not appear anywhere, such as tokens.
     """
 
     prompt: str = "a lantern as the first reference image shows, in the middle, on a pale ground"
@@ -62,12 +62,12 @@ def _check_png(data: bytes, what: str) -> None:
 
 
 async def check_picture(renderer: Renderer, case: RendererCase) -> None:
-    """What comes back is a PNG that decodes."""
+    """Check that the result is a PNG that decodes."""
     _check_png(await renderer.render(case.prompt, _references(1), 1), "one reference")
 
 
 async def check_references(renderer: Renderer, case: RendererCase) -> None:
-    """Every number of references that a program may have is taken."""
+    """Check that the renderer accepts every number of references that a program may have."""
     if not _takes_references(renderer):
         raise NotAsked("it takes no references")
     for count in range(1, case.max_references + 1):
@@ -76,7 +76,7 @@ async def check_references(renderer: Renderer, case: RendererCase) -> None:
 
 
 async def check_references_matter(renderer: Renderer, case: RendererCase) -> None:
-    """Another reference gives another picture."""
+    """Check that another reference gives another image."""
     if not _takes_references(renderer):
         raise NotAsked("it takes no references")
     if not getattr(renderer, "deterministic", False):
@@ -86,7 +86,7 @@ async def check_references_matter(renderer: Renderer, case: RendererCase) -> Non
 
 
 async def check_seed(renderer: Renderer, case: RendererCase) -> None:
-    """The same seed gives the same bytes, where the renderer declares that it is deterministic."""
+    """Check that the same seed gives the same bytes, if the renderer declares that it is deterministic."""
     if not getattr(renderer, "deterministic", False):
         raise NotAsked("it does not declare `deterministic = True`")
     first, second = [await renderer.render(case.prompt, _references(1), 7) for _ in range(2)]
@@ -94,7 +94,7 @@ async def check_seed(renderer: Renderer, case: RendererCase) -> None:
 
 
 async def check_concurrent(renderer: Renderer, case: RendererCase) -> None:
-    """Calls at once do not disturb one another."""
+    """Check that concurrent calls do not affect each other."""
     seeds = [1, 2, 3, 4]
     pictures = await asyncio.gather(*(renderer.render(case.prompt, _references(1), seed) for seed in seeds))
     for data in pictures:
@@ -105,7 +105,7 @@ async def check_concurrent(renderer: Renderer, case: RendererCase) -> None:
 
 
 async def check_names_itself(renderer: Renderer, case: RendererCase) -> None:
-    """It has an identity that is stable and holds no secret."""
+    """Check that the renderer has an identity that is stable and contains no secret."""
     check_identity(renderer, case.secrets)
     identity = renderer.identity
     await renderer.render(case.prompt, _references(1), 1)
@@ -113,7 +113,7 @@ async def check_names_itself(renderer: Renderer, case: RendererCase) -> None:
 
 
 async def check_bad_reference(renderer: Renderer, case: RendererCase) -> None:
-    """A reference that is no picture is an InfraFailure or a ValueError, and the next call works."""
+    """Check that a reference that is no image raises InfraFailure or ValueError, and that the next call works."""
     if not _takes_references(renderer):
         raise NotAsked("it takes no references")
     error = await raised_by(renderer.render(case.prompt, [NOT_A_PICTURE], 1))
@@ -124,7 +124,7 @@ async def check_bad_reference(renderer: Renderer, case: RendererCase) -> None:
 
 
 async def check_cancellation(renderer: Renderer, case: RendererCase) -> None:
-    """A call that is cancelled ends, leaves nothing running, and the next call works."""
+    """Check that a canceled call ends and leaves nothing running, and that the next call works."""
     await check_cancelled(lambda: renderer.render(case.prompt, _references(1), 1))
     _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a canceled one")
 

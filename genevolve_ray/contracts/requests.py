@@ -13,12 +13,12 @@ from genevolve_ray.records.request import Request
 
 @dataclass(frozen=True)
 class RequestsCase:
-    """What the checks need to know.
+    """Hold the inputs of the request source checks.
 
     Attributes:
         images: the store that the source was built over.
-        count: how many requests of each part are looked at.
-        again: builds the same source anew, over a store of its own.
+        count: number of requests of each part that the checks read.
+        again: builds the same source anew, over a separate store; None skips that check.
     """
 
     images: ImageStore = field(default_factory=MemoryImages)
@@ -32,7 +32,7 @@ def _parts(source: RequestSource, count: int) -> dict[str, list[Request]]:
 
 
 async def check_requests(source: RequestSource, case: RequestsCase) -> None:
-    """Every part gives requests of ours, as many as were asked for, each with an id and a prompt."""
+    """Check that every part gives `Request` objects, in the requested number, each with an id and a prompt."""
     for part, requests in _parts(source, case.count).items():
         assert len(requests) == case.count, (
             f"{part}: {case.count} requests were requested, {len(requests)} were returned"
@@ -43,7 +43,7 @@ async def check_requests(source: RequestSource, case: RequestsCase) -> None:
 
 
 async def check_same_index(source: RequestSource, case: RequestsCase) -> None:
-    """The same index is always the same request, in whatever order it is asked for."""
+    """Check that an index always gives the same request, in any order of calls."""
     forward = [source.train(index) for index in range(case.count)]
     backward = [source.train(index) for index in reversed(range(case.count))][::-1]
     wrong = [i for i, (one, other) in enumerate(zip(forward, backward, strict=True)) if one != other]
@@ -51,7 +51,7 @@ async def check_same_index(source: RequestSource, case: RequestsCase) -> None:
 
 
 async def check_built_anew(source: RequestSource, case: RequestsCase) -> None:
-    """A source that is built anew from the same settings poses the same requests: that is what resuming needs."""
+    """Check that a source rebuilt from the same settings gives the same requests: resuming depends on it."""
     if case.again is None:
         raise NotAsked("no factory for a rebuild was given")
     first, second = _parts(source, case.count), _parts(case.again(), case.count)
@@ -61,14 +61,14 @@ async def check_built_anew(source: RequestSource, case: RequestsCase) -> None:
 
 
 async def check_prefix(source: RequestSource, case: RequestsCase) -> None:
-    """The first requests of a part are the same however many are asked for."""
+    """Check that the first requests of a part do not depend on the requested number."""
     for part in (source.validation, source.heldout):
         few, many = part(case.count // 2), part(case.count)
         assert few == many[: len(few)], "the first requests depend on the requested number"
 
 
 async def check_apart(source: RequestSource, case: RequestsCase) -> None:
-    """Training, validation and held-out requests share neither id nor prompt."""
+    """Check that training, validation and held-out requests share neither id nor prompt."""
     parts = list(_parts(source, case.count).items())
     for i, (name, requests) in enumerate(parts):
         for other, others in parts[i + 1 :]:
@@ -78,7 +78,7 @@ async def check_apart(source: RequestSource, case: RequestsCase) -> None:
 
 
 async def check_truths(source: RequestSource, case: RequestsCase) -> None:
-    """The truth images that requests name lie in the store."""
+    """Check that the ground-truth images that requests name are in the store."""
     for part, requests in _parts(source, case.count).items():
         for request in requests:
             if request.truth_image is not None:

@@ -1,4 +1,4 @@
-"""Runs checks one by one and keeps what came of each."""
+"""Sequential execution of checks, with one finding for each."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 Check = Callable[[Any, Any], Awaitable[None]]
 LIMIT_SECONDS = 300.0
 PATIENCE_SECONDS = 5.0
-"""How long a canceled call, and what it started, may take to end."""
+"""How long a canceled call, and tasks that it started, may take to end."""
 
 
 class NotAsked(Exception):
-    """A check does not apply to this plug-in; the message says why."""
+    """Signal that a check does not apply to this plug-in; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one check: `passed` is None where it does not apply.
+    """Describe the result of one check: `passed` is None where it does not apply.
 
-    `name` and `about` say what is checked, `reason` what was found.
+    `name` and `about` describe the check; `reason` explains the result.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Finding:
 async def run_checks(
     checks: Sequence[Check], subject: Any, case: Any, *, limit: float = LIMIT_SECONDS
 ) -> AsyncIterator[Finding]:
-    """Run checks one after the other, and yield what came of each; an error of any kind is a failure of its check.
+    """Run checks one after the other and yield a finding for each. An error of any kind is a failure of its check.
 
     Args:
         checks: functions of subject and case.
         subject: the plug-in.
-        case: what they need to know.
+        case: the inputs of the checks.
         limit: seconds that one check may take.
     """
     for check in checks:
@@ -72,7 +72,7 @@ async def run_all(checks: Sequence[Check], subject: Any, case: Any) -> None:
 
 
 async def raised_by(work: Awaitable[Any]) -> Exception | None:
-    """Await work and return what it raised, None when it returned."""
+    """Await work and return the exception that it raised, None when it returned."""
     try:
         await work
     except Exception as error:  # noqa: BLE001 - the check judges what it was
@@ -81,7 +81,7 @@ async def raised_by(work: Awaitable[Any]) -> Exception | None:
 
 
 def check_identity(subject: Any, secrets: Sequence[str]) -> None:
-    """Check that a plug-in names itself, in one line, always alike, without a secret."""
+    """Check that a plug-in has an identity: one line, constant, without a secret."""
     identity = getattr(subject, "identity", None)
     assert isinstance(identity, str) and identity.strip(), f"identity must be a string, got {identity!r}"
     assert "\n" not in identity and len(identity) <= 1000, f"identity must be one short line, got {identity[:200]!r}"
@@ -90,12 +90,12 @@ def check_identity(subject: Any, secrets: Sequence[str]) -> None:
 
 
 def check_same_identity(subject: Any, identity: str) -> None:
-    """Check that use has not changed who a plug-in is."""
+    """Check that use has not changed the identity of a plug-in."""
     assert subject.identity == identity, f"use changed the identity from {identity!r} to {subject.identity!r}"
 
 
 async def check_cancelled(work: Callable[[], Awaitable[Any]]) -> None:
-    """Check that a call that is cancelled ends soon and leaves no task of its own running."""
+    """Check that a canceled call ends soon and leaves no task of its own running."""
     seconds, before = PATIENCE_SECONDS, asyncio.all_tasks()
     task = asyncio.ensure_future(work())
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Small inputs that the checks share: pictures, a request, two attempts at it."""
+"""Small inputs that the checks share: images, a request, two attempts at it."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def picture(shape: str = "ellipse", colour: str = "red") -> bytes:
 
 
 def store_picture(images: ImageStore, title: str, shape: str = "ellipse", colour: str = "red") -> ImageHit:
-    """Put a picture into a store and return it as a search would."""
+    """Put an image into a store and return it as a search result."""
     image = images.put(picture(shape, colour), width=SIZE, height=SIZE)
     return ImageHit(title=title, url=f"https://example.org/{shape}.png", image=image)
 
 
 def pair(request: Request, images: ImageStore) -> Pair:
-    """Return two judged attempts at a request: one that looked things up, one that guessed."""
+    """Return two judged attempts at a request: one that searched, one that guessed."""
     best = _attempt(request, images, 0, good=True)
     worst = _attempt(request, images, 1, good=False)
     return Pair(request.id, 1, best, worst, best.score - worst.score)

@@ -1,4 +1,4 @@
-"""The contract of a summariser."""
+"""The contract of a `summariser` plug-in."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from genevolve_ray.records.trajectory import Pair
 
 @dataclass(frozen=True)
 class SummariserCase:
-    """What the checks need to know.
+    """Hold the inputs of the summary checks.
 
     Attributes:
-        request: what was asked.
+        request: the request of both attempts.
         pair: two judged attempts at it.
-        secrets: texts that must not show anywhere, such as tokens.
+        secrets: texts that must not appear anywhere, such as tokens.
     """
 
     request: Request = REQUEST
@@ -31,7 +31,7 @@ class SummariserCase:
 
 
 async def check_bundle(summariser: Summariser, case: SummariserCase) -> None:
-    """A pair gives a bundle with guidance that gives nothing of the answer away."""
+    """Check that a pair gives a bundle whose guidance does not reveal the answer."""
     bundle = await summariser.compare(case.request, case.pair)
     assert isinstance(bundle, Experience), f"it returned {type(bundle).__name__}, not an Experience"
     assert bundle.slots(), "the bundle contains no guidance"
@@ -42,7 +42,7 @@ async def check_bundle(summariser: Summariser, case: SummariserCase) -> None:
 
 
 async def check_origin(summariser: Summariser, case: SummariserCase) -> None:
-    """A bundle records its step, request, both attempts and their gap."""
+    """Check that a bundle records its step, request, both attempts and their gap."""
     bundle, of = await summariser.compare(case.request, case.pair), case.pair
     recorded = (bundle.step, bundle.request_id, bundle.best, bundle.worst, bundle.gap)
     expected = (of.step, of.request_id, str(of.best.key), str(of.worst.key), of.gap)
@@ -50,7 +50,7 @@ async def check_origin(summariser: Summariser, case: SummariserCase) -> None:
 
 
 async def check_equal_attempts(summariser: Summariser, case: SummariserCase) -> None:
-    """Two attempts that do not differ still give a bundle that gives nothing away."""
+    """Check that two attempts that do not differ still give a bundle, which does not reveal the answer."""
     twin = Pair(case.pair.request_id, case.pair.step, case.pair.best, case.pair.best, 0.0)
     bundle = await summariser.compare(case.request, twin)
     try:
@@ -60,7 +60,7 @@ async def check_equal_attempts(summariser: Summariser, case: SummariserCase) -> 
 
 
 async def check_names_itself(summariser: Summariser, case: SummariserCase) -> None:
-    """It has an identity that is stable and holds no secret."""
+    """Check that the plug-in has an identity that is stable and contains no secret."""
     check_identity(summariser, case.secrets)
     identity = summariser.identity
     await summariser.compare(case.request, case.pair)
@@ -68,7 +68,7 @@ async def check_names_itself(summariser: Summariser, case: SummariserCase) -> No
 
 
 async def check_cancellation(summariser: Summariser, case: SummariserCase) -> None:
-    """A comparison that is cancelled ends and leaves nothing running."""
+    """Check that a canceled comparison ends and leaves nothing running."""
     await check_cancelled(lambda: summariser.compare(case.request, case.pair))
 
 
@@ -76,5 +76,5 @@ CHECKS = (check_bundle, check_origin, check_equal_attempts, check_names_itself, 
 
 
 async def check_summariser(summariser: Summariser, case: SummariserCase | None = None) -> None:
-    """Run every check against one summariser. Raises AssertionError listing those that failed."""
+    """Run every check against one `Summariser`. Raises AssertionError listing those that failed."""
     await run_all(CHECKS, summariser, case or SummariserCase())

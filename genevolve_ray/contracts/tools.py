@@ -23,19 +23,19 @@ from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 
 class Toolbox(Protocol):
-    """What a tools plug-in is: its tools by name."""
+    """Define the interface of a `tools` plug-in: its tools by name."""
 
     tools: Mapping[str, Tool]
 
 
 @dataclass(frozen=True)
 class ToolsCase:
-    """What the checks need to know.
+    """Hold the inputs of the toolbox checks.
 
     Attributes:
         images: the store that the toolbox was built over.
-        request: what the episode is about.
-        arguments: good arguments by the name of the tool; without them they are made up from the tool's schema.
+        request: the request of the episode.
+        arguments: valid arguments by the name of the tool; missing ones are generated from the tool's schema.
     """
 
     images: ImageStore = field(default_factory=MemoryImages)
@@ -43,7 +43,7 @@ class ToolsCase:
     arguments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, tool: Tool) -> dict[str, Any]:
-        """Return good arguments of a tool."""
+        """Return valid arguments of a tool."""
         made = {name: _example(schema, self.request) for name, schema in _required(tool.parameters).items()}
         return dict(self.arguments.get(tool.name, made))
 
@@ -75,7 +75,7 @@ def _episode(case: ToolsCase) -> EpisodeContext:
 
 
 async def check_description(toolbox: Toolbox, case: ToolsCase) -> None:
-    """Every tool has its name, a description, and parameters that are a JSON schema of an object."""
+    """Check that every tool has its name, a description, and parameters that are a JSON schema of an object."""
     assert toolbox.tools, "the toolbox is empty"
     for name, tool in toolbox.tools.items():
         assert tool.name == name, f"the tool named {name!r} has the name {tool.name!r}"
@@ -88,7 +88,7 @@ async def check_description(toolbox: Toolbox, case: ToolsCase) -> None:
 
 
 async def check_observation(toolbox: Toolbox, case: ToolsCase) -> None:
-    """Good arguments give an observation of our records, and every picture in it lies in the store as it was found."""
+    """Check that valid arguments give an `Observation`, and that the store holds each of its images unchanged."""
     for name, tool in toolbox.tools.items():
         seen = await tool.call(case.of(tool), _episode(case))
         assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, not an observation"
@@ -116,7 +116,7 @@ def _check_pictures(name: str, seen: ImageSearchObservation, images: ImageStore)
 
 
 async def check_bad_arguments(toolbox: Toolbox, case: ToolsCase) -> None:
-    """Arguments that the schema forbids raise ToolArgumentError, whose message the policy reads."""
+    """Check that arguments that the schema forbids raise ToolArgumentError, whose message the policy reads."""
     for name, tool in toolbox.tools.items():
         for bad in _bad(tool, case.of(tool)):
             error = await raised_by(tool.call(bad, _episode(case)))
@@ -127,7 +127,7 @@ async def check_bad_arguments(toolbox: Toolbox, case: ToolsCase) -> None:
 
 
 def _bad(tool: Tool, good: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return arguments that a tool's schema forbids: one left out, one of another type."""
+    """Return arguments that a tool's schema forbids: one is missing, one has another type."""
     candidates: list[dict[str, Any]] = []
     for key in _required(tool.parameters):
         candidates.append({k: v for k, v in good.items() if k != key})
@@ -137,7 +137,7 @@ def _bad(tool: Tool, good: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 async def check_cancellation(toolbox: Toolbox, case: ToolsCase) -> None:
-    """A call that is cancelled ends and leaves nothing running."""
+    """Check that a canceled call ends and leaves nothing running."""
     for tool in toolbox.tools.values():
         await check_cancelled(partial(tool.call, case.of(tool), _episode(case)))
 
