@@ -1,4 +1,4 @@
-"""`genevolve ablate`: the same start, requests, rollouts and steps for every arm, over several seeds.
+"""`genevolve ablate`: arms with the same initial policy, requests, rollouts and steps, over several seeds.
 
 Shape legend: S seeds, M requests.
 """
@@ -63,12 +63,12 @@ DIAGNOSTICS = (
     "clip_low",
     "clip_high",
 )
-"""Metrics of a step whose means over the run stand beside each arm's reward."""
+"""Metrics of a step whose means over the run are listed with each arm's reward."""
 DIFFERENCES = ((Arm.FULL, Arm.GRPO), (Arm.FULL, Arm.SHUFFLED), (Arm.FULL, Arm.CONSTANT), (Arm.GRPO, Arm.SFT))
 
 
 class AblationPlan(Config):
-    """What is compared with what, on which requests."""
+    """Configure the arms of an ablation, its seeds and the requests that it compares them on."""
 
     arms: tuple[Arm, ...] = Field(default=tuple(Arm), min_length=1)
     seeds: int = Field(default=5, ge=1)
@@ -76,7 +76,7 @@ class AblationPlan(Config):
     """Seed of the world whose test partition the arms are compared on."""
     requests: int = Field(default=200, ge=1)
     constant: Experience
-    """What the arm `constant` reads."""
+    """The text that the teacher of the arm `constant` reads."""
 
     @model_validator(mode="after")
     def _each_once(self) -> AblationPlan:
@@ -112,19 +112,19 @@ async def ablate(
 ) -> dict[str, Any]:
     """Run every arm under every seed, one run folder each below `folder`, and compare them on held-out requests.
 
-    Runs that are finished already are read, not made again; one that was interrupted goes on where it stopped.
+    Finished runs are read, not repeated. An interrupted run resumes where it stopped.
 
     Args:
-        base: the full method; the arms are taken from it.
+        base: the full method; the arms are derived from it.
         model: the policy that all arms start from.
         folder: where the runs are kept.
         plan: arms, seeds and requests.
-        note: told of every run.
-        tuned: arms that are taken from another full method than `base`: each may have the rates that suit it best.
+        note: called with a line of text for every run.
+        tuned: arms that are derived from another full method than `base`, so that each may use its best rates.
 
     Returns:
-        `arms`: per arm `mean`, `low`, `high`, `greedy`, `per_seed`, its validation `curve` and `area`, and diagnostics;
-        `full_minus_grpo` and the like; `bundle_lift`; and what was compared.
+        `arms`: per arm `mean`, `low`, `high`, `greedy`, `per_seed`, its validation `curve` and `area`, and diagnostics.
+        `full_minus_grpo` and the other paired differences; `bundle_lift`; and the sizes of the comparison.
     """
     scores: dict[Arm, list[NDArray[np.float64]]] = {arm: [] for arm in plan.arms}
     rows: dict[Arm, list[dict[str, Any]]] = {arm: [] for arm in plan.arms}
@@ -153,7 +153,7 @@ async def _engine(base: EvolutionConfig, model: Path) -> AsyncIterator[Engine]:
 async def _run(
     config: EvolutionConfig, arm: Arm, model: Path, engine: Engine, folder: Path, plan: AblationPlan
 ) -> tuple[NDArray[np.float64], dict[str, Any], dict[str, Any] | None]:
-    """Make or finish one run; return its held-out scores [M], its row, and what its bundles are worth in a context."""
+    """Run or finish one run; return its held-out scores [M], its row, and the gain from its bundles in a prompt."""
     with (
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
         host_transport() as transport,
@@ -184,7 +184,10 @@ async def _run(
 
 
 def _tested_name(kind: str, plan: AblationPlan, steps: int) -> str:
-    """Return under which name an arm keeps held-out trajectories: other requests or steps are another measurement."""
+    """Return the name that an arm keeps held-out trajectories under.
+
+    Other requests or another number of steps are another measurement, so the name contains them.
+    """
     return f"ablation-{kind}-world{plan.world_seed}-requests{plan.requests}-step{steps:06d}"
 
 
@@ -207,7 +210,7 @@ async def _test(
 async def _lift(
     config: EvolutionConfig, rollouts: LocalRollouts, engine: Engine, model: Path, sources: _Sources, store: RunStore
 ) -> dict[str, Any]:
-    """Return what a run's bundles add to the reward of the policy that it started from, standing in its context."""
+    """Return the gain in reward that a run's bundles give to the policy that it started from, placed in its context."""
     await engine.update(str(model), 0)
     trained = {r.id: r for i in range(config.loop.steps * config.loop.requests_per_step) if (r := sources.train(i))}
     return await measure_lift(config, rollouts, list(trained.values()), store.get_experience(store.last_step))
@@ -244,7 +247,7 @@ def _row(store: RunStore, names: dict[str, str]) -> dict[str, Any]:
 
 
 def area(curve: Sequence[Sequence[float]]) -> float | None:
-    """Return the mean height of a curve of (step, value) by the trapezoid rule, None with fewer than two points."""
+    """Return the mean height of a curve of (step, value) by the trapezoid rule, None for fewer than two points."""
     if len(curve) < 2:
         return None
     steps, values = (np.array(x, dtype=float) for x in zip(*curve, strict=True))

@@ -1,4 +1,4 @@
-"""The arms of an ablation: one configuration each, which differ in nothing but what they are named for."""
+"""The arms of an ablation: one configuration each, which differ only in the component that names them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from genevolve_ray.records.experience import Experience
 
 
 class Arm(StrEnum):
-    """What is trained. All arms start from one policy and meet the same requests in the same order."""
+    """Name the trained variant. All arms start from one policy and receive the same requests in the same order."""
 
     SFT = "sft"
-    """Nothing: the policy as it starts."""
+    """No training: the initial policy."""
     GRPO = "grpo"
-    """GRPO alone: no experience is written, no teacher asked."""
+    """GRPO alone: no experience is written, no teacher is called."""
     FULL = "full"
-    """GRPO and distillation from the teacher that reads what each request recalled."""
+    """GRPO and distillation from the teacher, which reads the experience recalled for each request."""
     SHUFFLED = "shuffled"
     """The full method, but the teacher reads another request's bundle."""
     CONSTANT = "constant"
@@ -30,11 +30,11 @@ def arm_config(base: EvolutionConfig, arm: Arm, *, seed: int, constant: Experien
     Args:
         base: the full method.
         arm: which arm.
-        seed: seed of the run: it decides the dice of sampling and rendering, not the requests.
+        seed: seed of the run. It determines the random numbers of sampling and rendering, not the requests.
         constant: the bundle of the arm `constant`.
 
     Raises:
-        ValueError: when the base has no distillation to take away.
+        ValueError: when the base has no distillation to remove.
     """
     if not base.experience.enabled or base.learner.ved.coefficient <= 0:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""KnowGen, Gen-Searcher's benchmark: KScore over two groups of categories, the overall score the mean of the two.
+"""KnowGen, Gen-Searcher's benchmark: KScore over two groups of categories; the overall score is the mean of the two.
 
-Rows are those of `results.json`; the category stands in `meta.category` or beside it. The judge and its dimensions are
-those of KScore.
+Rows are those of `results.json`; the category is `meta.category` or a field of the row. The judge and its dimensions
+are those of KScore.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ GROUPS = {
 
 
 class KnowGenSummary(Record):
-    """KnowGen's scores under one formula (its own evaluator uses release-eval).
+    """Summarize KnowGen's scores under one formula (its own evaluator uses release-eval).
 
-    `overall` is the mean of the groups' overall scores, None unless both have one; `rows` is the summary over all rows
-    alike, `uncategorised` the cases of neither group, which count in `rows` alone.
+    `overall` is the mean of the groups' overall scores, None unless both have one. `rows` is the summary over all rows.
+    `uncategorised` lists the cases of neither group, which count in `rows` alone.
     """
 
     formula: ScoreFormula

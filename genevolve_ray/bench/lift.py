@@ -1,4 +1,4 @@
-"""What bundles are worth in a context: the same policy, requests and dice, with a bundle in its prompt and without."""
+"""The gain from bundles in a prompt: the same policy, requests and random seeds, with a bundle and without."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
 MOST = 200
-"""Requests that are asked at most, for each kind of bundle."""
+"""Most requests that are measured for each kind of bundle."""
 
 
 async def measure_lift(
@@ -29,7 +29,7 @@ async def measure_lift(
 
     Args:
         config: the run that wrote the memory.
-        rollouts: where the policy under test samples.
+        rollouts: samples the policy under test.
         requests: training requests of that run.
         snapshot: its experience memory.
     """

@@ -1,8 +1,9 @@
-"""Published results, as figures to stand beside one's own. None of them was measured by this project.
+"""Published results, for comparison with one's own. This project measured none of them.
 
-The KScore table agrees with itself to rounding in two ways: each overall value is the weighted sum of its four dimensions,
-and the mean of its two splits weighted by their 335 and 259 cases (but for one row, off by .0003). Both hold together only
-for an average of per-row scores whose text mean is over all rows, so the table reads as `release-summary`.
+The KScore table is consistent with itself to rounding in two ways. Each overall value is the weighted sum of its four
+dimensions. It is also the mean of its two splits, weighted by their 335 and 259 cases (except one row, off by .0003).
+Both hold together only for an average of per-row scores whose text mean is over all rows. The table is therefore read
+as `release-summary`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ WISE_SOURCE = "GenEvolve project page (arXiv 2605.21605 v2), WISE legacy (WiScor
 
 
 class PublishedKScore(Record):
-    """A row of the KScore table on GenEvolve-Bench; all values in [0, 1]."""
+    """Hold a row of the KScore table on GenEvolve-Bench; all values are in [0, 1]."""
 
     method: str
     generator: str
@@ -29,7 +30,7 @@ class PublishedKScore(Record):
 
 
 class PublishedWise(Record):
-    """An overall WiScore, with the six categories where they were published."""
+    """Hold an overall WiScore, with the six categories where they were published."""
 
     method: str
     overall: float

@@ -1,4 +1,4 @@
-"""How far a judge agrees with itself: the same rows judged several times, and what that does to a KScore.
+"""Agreement of a judge with itself: the same rows judged several times, and the effect on a KScore.
 
 Shape legend: N rows, R repeats, D KScore dimensions in the order of WEIGHTS.
 """
@@ -32,21 +32,21 @@ CHECKS = tuple(Sufficiency.model_fields)
 
 
 class Agreement(Record):
-    """How far repeats of one measure agree; figures are None where there is nothing to compare."""
+    """Report how far repeats of one measure agree; figures are None where there is nothing to compare."""
 
     rows: int
-    """Rows with at least two judgements."""
+    """Rows with at least two judgments."""
     exact: float | None
-    """Share of pairs of repeats of a row that are equal; "no text asked" equals only itself."""
+    """Share of pairs of repeats of a row that are equal; "no text required" equals only itself."""
     mean_difference: float | None
     """Mean absolute difference of such pairs, where both are numbers."""
     row_share: float | None
-    """ICC(1): the share of a single judgement's variance that lies between rows; the rest is the judge's own. It can be
-    negative where a judge tells rows apart worse than chance; None where nothing varies."""
+    """ICC(1): the share of a single judgment's variance that is between rows; the rest is the judge's own. It can be
+    negative where a judge distinguishes rows worse than chance; None where nothing varies."""
 
 
 class Repeatability(Record):
-    """What repeated judgements of the same rows say about the judge."""
+    """Report the agreement of repeated judgments of the same rows."""
 
     judges: tuple[str, ...]
     formula: ScoreFormula
@@ -54,23 +54,23 @@ class Repeatability(Record):
     repeats: int
     """Most repeats of a row."""
     failure_rate: float
-    """Share of judgements that gave no verdict."""
+    """Share of judgments that gave no verdict."""
     lost_rows: int
-    """Rows without any verdict; they are in none of the figures below."""
+    """Rows without any verdict; the figures below exclude them."""
     flagged_rate: float
     """Share of verdicts with a flag."""
     measures: dict[str, Agreement]
     """By KScore dimension, sufficiency check, `sufficiency` and `kscore`."""
     single: Interval | None
-    """KScore of the rows, each judged once: the interval resamples rows, and which of its judgements counts."""
+    """KScore of the rows, each judged once: the interval resamples rows, and which of its judgments counts."""
     averaged: Interval | None
-    """The same where each row counts with the mean of its judgements."""
+    """The same where each row counts with the mean of its judgments."""
     judge_error: float | None
-    """Standard error that the judge alone gives the KScore of these rows, each judged once: the rows held fixed."""
+    """Standard error that the judge alone causes in the KScore of these rows, each judged once: the rows are fixed."""
 
     @property
     def widening(self) -> float | None:
-        """How much wider the single interval is than the averaged one, as a ratio; None without width."""
+        """Ratio of the widths of the single and the averaged interval; None without width."""
         if self.single is None or self.averaged is None or self.averaged.high <= self.averaged.low:
             return None
         return (self.single.high - self.single.low) / (self.averaged.high - self.averaged.low)
@@ -78,7 +78,7 @@ class Repeatability(Record):
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """What a judge is given for one row."""
+    """Hold the input of a judge for one row."""
 
     request: Request
     image: bytes
@@ -88,15 +88,15 @@ class JudgedRow:
 
 
 class RepeatabilityConfig(Config):
-    """Which judge is asked, and how."""
+    """Configure the judge and its calls."""
 
     judge: JudgeSpec
     formula: ScoreFormula | None = None
-    """Under which formula the KScore is; by default the verdicts' own."""
+    """Formula of the KScore; by default the verdicts' own."""
     concurrency: int = Field(default=8, ge=1)
-    """Judgements on the way at once."""
+    """Concurrent judgments."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
 
 async def judge_repeatability_run(
@@ -115,10 +115,10 @@ async def judge_repeatability_run(
 async def repeat_judgements(
     judge: Judge, rows: Sequence[JudgedRow], repeats: int, *, concurrency: int = 8
 ) -> list[list[Verdict | None]]:
-    """Return N lists of R verdicts, None for a judgement that failed.
+    """Return N lists of R verdicts, None for a judgment that failed.
 
-    A judge with a cache is asked without it (`without_cache()`): a cache always agrees with itself. Repeats of a row are
-    spread over the whole run, so that a judge that drifts shows it.
+    A judge with a cache is called without it (`without_cache()`): a cache always agrees with itself. Repeats of a row
+    are spread over the whole run, so that the drift of a judge becomes visible.
 
     Raises:
         ValueError: when `repeats` is below 2, or verdicts still came from a cache.
@@ -153,13 +153,13 @@ def repeatability(
     """Return how far repeated verdicts of the same rows agree.
 
     Args:
-        verdicts: N rows of any number of judgements each, None for a failed one, which is missing and never 0.
+        verdicts: N rows of any number of judgments each; None for a failed one, which is missing and never 0.
         formula: of the KScore; by default the verdicts' own.
         seed: of the bootstrap.
-        samples: of the bootstrap.
+        samples: number of bootstrap samples.
 
     Raises:
-        ValueError: when there is no judgement at all, or the verdicts are under several formulas and none is named.
+        ValueError: when there is no judgment at all, or when the verdicts have several formulas and `formula` is None.
     """
     attempts = [verdict for row in verdicts for verdict in row]
     given = [verdict for verdict in attempts if verdict is not None]
@@ -192,9 +192,9 @@ def repeatability(
 
 
 def agreement(rows: Sequence[Sequence[float | None]]) -> Agreement:
-    """Return how far repeats agree; rows with fewer than two values say nothing."""
+    """Return how far repeats agree; rows with fewer than two values do not count."""
     repeated = [row for row in rows if len(row) > 1]
-    # The mean over rows of the mean over a row's pairs: a row with more repeats weighs no more.
+    # The mean over rows of the mean over a row's pairs: a row with more repeats weighs no more than another.
     equal = [float(np.mean([a == b for a, b in combinations(row, 2)])) for row in repeated]
     gaps = []
     for row in repeated:
@@ -241,7 +241,7 @@ def _measures(formula: ScoreFormula) -> Mapping[str, Callable[[Verdict], float |
 def _kscore_intervals(
     rows: Sequence[Sequence[Verdict]], formula: ScoreFormula, seed: int, samples: int
 ) -> tuple[Interval, Interval, float | None]:
-    """Return the KScore's interval with one judgement a row and with their mean, and the judge's own standard error."""
+    """Return the KScore's interval with one judgment a row and with their mean, and the judge's own standard error."""
     longest = max(len(row) for row in rows)
     scores_N_R_D = np.full((len(rows), longest, len(WEIGHTS)), np.nan)
     for i, row in enumerate(rows):
@@ -250,7 +250,7 @@ def _kscore_intervals(
     counts_N = np.array([len(row) for row in rows])
     per_row = formula is not ScoreFormula.RELEASE_EVAL
     rng, everything = np.random.default_rng(seed), np.arange(len(rows))
-    # With release-eval, dimensions are averaged first; a row's text is then its mean over the judgements that had text.
+    # With release-eval, dimensions are averaged first; a row's text is then its mean over the judgments that had text.
     means_N_D = np.stack([_nanmean(scores_N_R_D[i, : counts_N[i]]) for i in everything])
     values_N = [float(np.mean(_row_kscores(scores_N_R_D[i, : counts_N[i]], formula))) for i in everything]
     row_values_N = np.array(values_N)
@@ -267,7 +267,7 @@ def _kscore_intervals(
         once[i], mean[i] = _set_kscore(drawn(picked), formula), mean_of(picked)
         judge_alone[i] = _set_kscore(drawn(everything), formula)
     centre = mean_of(everything)
-    # A draw from R judgements varies by (R - 1) / R of what the judge does: put that right with the mean over rows.
+    # A draw from R judgments has (R - 1) / R of the judge's variance: correct that with the mean R over rows.
     repeats = float(np.mean(counts_N))
     error = float(judge_alone.std()) * float(np.sqrt(repeats / (repeats - 1))) if repeats > 1 else None
     return percentile_interval(centre, once), percentile_interval(centre, mean), error

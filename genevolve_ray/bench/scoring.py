@@ -1,6 +1,7 @@
-"""KScore of evaluated rows: averages under each named formula, with intervals, missing and failed kept apart.
+"""KScore of evaluated rows: averages under each named formula, with intervals; missing and failed rows are separate.
 
-Shape legend: M rows, D the four dimensions in the order of `WEIGHTS` (text NaN where none was asked), B bootstrap samples.
+Shape legend: M rows, D the four dimensions in the order of `WEIGHTS` (text is NaN where none was required), B bootstrap
+samples.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _TEXT = DIMENSIONS.index("text_accuracy")
 
 
 class SplitScores(Record):
-    """Averages of one split; None where no row has the score.
+    """Hold the averages of one split; None where no row has the score.
 
-    `overall_missing_zero` counts every case without scores as 0. Text is averaged over rows that ask for text; only
+    `overall_missing_zero` counts every case without scores as 0. Text is averaged over rows that require text; only
     `release-summary` counts the others, as 0.5.
     """
 
@@ -45,11 +46,11 @@ class SplitScores(Record):
 
 
 class Summary(Record):
-    """What an evaluation comes to under one formula.
+    """Summarize an evaluation under one formula.
 
-    `missing_case_ids` have no picture that counts, `failed_case_ids` have one and no scores, `raw_prompt_case_ids` are the
-    missing ones that were drawn from the raw prompt; `unexpected_case_ids` are not of the benchmark and left out.
-    `off_grid` counts scores that are none of 0, 0.5 and 1, by dimension.
+    `missing_case_ids` have no valid image. `failed_case_ids` have an image but no scores. `raw_prompt_case_ids` are
+    those missing ones that were rendered from the raw prompt. `unexpected_case_ids` are not part of the benchmark and
+    are left out. `off_grid` counts scores other than 0, 0.5 and 1, by dimension.
     """
 
     eval_json: str
@@ -92,8 +93,8 @@ def summarise(
     Args:
         rows: the evaluated rows; a case has at most one.
         formula: how rows without required text count.
-        eval_json: which file the rows are from.
-        expected: the benchmark's rows, which are the denominator; by default what `rows` holds.
+        eval_json: the file that the rows are from.
+        expected: the rows of the benchmark, which are the denominator; by default `rows`.
         samples: bootstrap samples of the 95% intervals over rows; 0 for none.
         seed: of the bootstrap.
 
@@ -135,7 +136,7 @@ def summarise(
 
 
 def _match(rows: Sequence[EvaluatedRow], expected: Sequence[ResultRow]) -> tuple[list[_Case], list[str]]:
-    """Pair cases with rows by case id; where several rows of the benchmark share one, by id."""
+    """Pair cases with rows by case id, or by id where several rows of the benchmark share a case id."""
     names = [row.case_id for row in expected]
     shared = len(set(names)) < len(names) or len({row.case_id for row in rows}) < len(rows)
 
@@ -182,15 +183,15 @@ def _split(cases: Sequence[_Case], formula: ScoreFormula, samples: int, seed: in
 
 
 def score_table(scores: Sequence[ImageScores]) -> NDArray[np.float64]:
-    """Return scores as [M, D], NaN where no text was asked."""
+    """Return scores as [M, D], NaN where no text was required."""
     rows = [[np.nan if (v := getattr(s, name)) is None else v for name in DIMENSIONS] for s in scores]
     return np.array(rows, dtype=np.float64).reshape(-1, len(DIMENSIONS))
 
 
 def measures(table_B_M_D: NDArray[np.float64], formula: ScoreFormula) -> NDArray[np.float64]:
-    """Return the dimension means and the overall score of B sets of rows, [B, D + 1]; NaN text where no row asks for it.
+    """Return the dimension means and the overall score of B sets of rows, [B, D + 1].
 
-    The formulas are those of `records.verdict.mean_kscore`, over many sets at once.
+    Text is NaN where no row requires it. The formulas are those of `records.verdict.mean_kscore`, over many sets at once.
     """
     weights_D = np.array([WEIGHTS[name] for name in DIMENSIONS])
     text_B_M = table_B_M_D[..., _TEXT]
@@ -217,9 +218,9 @@ def measures(table_B_M_D: NDArray[np.float64], formula: ScoreFormula) -> NDArray
 def average_rows(
     rows: Sequence[EvaluatedRow], formula: ScoreFormula = ScoreFormula.RELEASE_EVAL
 ) -> list[dict[str, Any]]:
-    """Return the averages that are appended to an evaluation file, per type and over all; published ones are release-eval.
+    """Return the averages to append to an evaluation file, per type and over all; published ones are release-eval.
 
-    A split without scores has nulls, and the formula stands in our own field.
+    A split without scores has nulls; the formula is in the project's own field.
     """
     parts: dict[str, list[EvaluatedRow]] = {}
     for row in rows:
@@ -239,12 +240,12 @@ def average_rows(
 
 
 def rounded(value: float | None) -> float | None:
-    """Return a number as published files have them, with four decimals."""
+    """Return a number with four decimals, as published files have them."""
     return None if value is None else round(value, 4)
 
 
 def _makers(rows: Iterable[EvaluatedRow]) -> dict[str, tuple[str, ...]]:
-    """Return who made the scored rows; more than one value of a kind means that unlike rows were averaged."""
+    """Return the makers of the scored rows; more than one value of a kind means that unlike rows were averaged."""
     kinds = ("profile", "renderer", "judge", "direct", "references_ignored")
     found: dict[str, set[str]] = {kind: set() for kind in kinds}
     for row in rows:

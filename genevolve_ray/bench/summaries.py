@@ -26,7 +26,7 @@ CSV_COLUMNS = (
     "overall",
     "overall_missing_zero",
 )
-"""The published columns; ours adds `formula` as the last."""
+"""The published columns; this project adds `formula` as the last one."""
 
 
 def write_summaries(
@@ -57,7 +57,7 @@ def write_summaries(
 
 
 def summary_dict(summary: Summary, overalls: Mapping[str, float | None] | None = None) -> dict[str, Any]:
-    """Return a summary as the published JSON object, with `formula` beside and the rest of ours inside one field."""
+    """Return a summary as the published JSON object, plus `formula` and one field with the project's own figures."""
     ours: dict[str, Any] = {
         "overall_by_formula": dict(overalls or {summary.formula.value: rounded(summary.all.overall)}),
         "text_accuracy_over": "all rows, no text as 0.5"
@@ -119,5 +119,5 @@ def _intervals(split: SplitScores) -> dict[str, list[float | None]]:
 
 
 def _harmless(name: str) -> str:
-    """Return a name of a file's own that no spreadsheet runs as a formula."""
+    """Return a name that a spreadsheet does not run as a formula."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

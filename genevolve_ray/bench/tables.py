@@ -1,4 +1,4 @@
-"""Our results beside the published ones: for the terminal, as Markdown, and as a page that needs nothing else."""
+"""Own results next to the published ones: for the terminal, as Markdown, and as a self-contained page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DASH = "–"
 
 
 class ComparisonLine(Record):
-    """One line of a comparison; `note` says what must be known to read it."""
+    """Hold one line of a comparison; `note` states what a reader needs for its interpretation."""
 
     method: str
     generator: str = ""
@@ -35,7 +35,7 @@ class ComparisonLine(Record):
 
 
 class Comparison(Record):
-    """Lines under common columns; `main` is the column that the interval is about."""
+    """Hold lines under common columns; `main` is the column of the interval."""
 
     title: str
     columns: tuple[str, ...]
@@ -48,10 +48,10 @@ class Comparison(Record):
 def compare_kscore(
     ours: Sequence[tuple[str, str, Summary]], published: Sequence[PublishedKScore] = KSCORE
 ) -> Comparison:
-    """Return our summaries, each with its method and generator, beside the published table.
+    """Return own summaries, each with its method and generator, next to the published table.
 
     Raises:
-        ValueError: when our summaries are not all under one formula.
+        ValueError: when the own summaries are not all under one formula.
     """
     formulas = sorted({summary.formula.value for _, _, summary in ours})
     if len(formulas) > 1:
@@ -72,10 +72,11 @@ def compare_kscore(
 
 
 def compare_wise(ours: Sequence[tuple[str, WiseSummary]], published: Sequence[PublishedWise] = WISE) -> Comparison:
-    """Return our WISE summaries beside the published WiScores; only those of the legacy edition are comparable.
+    """Return own WISE summaries next to the published WiScores; only those of the legacy edition are comparable.
 
     Raises:
-        ValueError: when our summaries are of two editions, or verified ones stand beside published legacy ones.
+        ValueError: when the own summaries are of two editions, or verified ones would be listed with published legacy
+            ones.
     """
     editions = sorted({summary.edition.value for _, summary in ours} | ({"legacy"} if published else set()))
     if len(editions) > 1:
@@ -139,7 +140,7 @@ def _our_line(method: str, generator: str, summary: Summary) -> ComparisonLine:
 
 
 def rich_table(comparison: Comparison) -> Table:
-    """Return a comparison for the terminal, its notes below; names are shown as they are, without markup."""
+    """Return a comparison for the terminal, its notes below; names are shown literally, without markup."""
     about = [
         f"{line.method}{f', {line.generator}' if line.generator else ''}: {line.note}"
         for line in comparison.lines
@@ -175,7 +176,7 @@ def markdown_table(comparison: Comparison) -> str:
 
 
 def html_page(comparisons: Sequence[Comparison]) -> str:
-    """Return comparisons as one page that loads nothing and runs nothing; every text in it is escaped."""
+    """Return comparisons as one page that loads nothing and runs no script; every text in it is escaped."""
     shown = [
         {
             "comparison": c,
@@ -188,7 +189,7 @@ def html_page(comparisons: Sequence[Comparison]) -> str:
 
 
 def write_tables(folder: Path, comparisons: Sequence[Comparison], stem: str = "comparison") -> tuple[Path, Path]:
-    """Write comparisons as Markdown and as a page, complete or not at all, and return both paths."""
+    """Write comparisons as Markdown and as a page, each atomically, and return both paths."""
     text = "\n".join(markdown_table(c) for c in comparisons).encode(errors="replace")
     page = html_page(comparisons).encode()
     return write_bytes(folder / f"{stem}.md", text), write_bytes(folder / f"{stem}.html", page)

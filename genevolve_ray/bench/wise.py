@@ -1,6 +1,6 @@
-"""WISE, both editions: a user's own prompt files, files of scores, and WiScore with what is missing told apart.
+"""WISE, both editions: a user's own prompt files, files of scores, and WiScore with missing scores distinguished.
 
-The files of WISE carry no licence, so none is shipped.
+The files of WISE have no license, so the package includes none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from genevolve_ray.records.published.rows import integer, text_of
 
 
 class Edition(StrEnum):
-    """Which WISE: their scores cannot be compared."""
+    """Name the edition of WISE: scores of different editions cannot be compared."""
 
     LEGACY = "legacy"
     """Three grades from 0 to 2 and WiScore; the published GenEvolve figures are of this edition."""
@@ -37,12 +37,12 @@ WEIGHTS: Mapping[Edition, tuple[float, ...]] = {
     Edition.LEGACY: (0.4, 0.167, 0.133, 0.1, 0.1, 0.1),
     Edition.VERIFIED: (0.4, 0.12, 0.12, 0.12, 0.12, 0.12),
 }
-"""What each category counts for in the overall score."""
+"""Weight of each category in the overall score."""
 TOTAL = 1000
 
 
 class WisePrompt(Record):
-    """One prompt; its picture is `{prompt_id}.png`."""
+    """Hold one prompt; its image is `{prompt_id}.png`."""
 
     prompt_id: int = Field(ge=1, le=TOTAL)
     prompt: str
@@ -52,12 +52,12 @@ class WisePrompt(Record):
 
     @property
     def picture(self) -> str:
-        """Name of the picture's file."""
+        """File name of the image."""
         return f"{self.prompt_id}.png"
 
 
 class LegacyScore(Record):
-    """The judge's three grades of one picture."""
+    """Hold the judge's three grades of one image."""
 
     prompt_id: int = Field(ge=1, le=TOTAL)
     subcategory: str = ""
@@ -72,7 +72,7 @@ class LegacyScore(Record):
 
 
 class VerifiedScore(Record):
-    """The judge's one grade of one picture."""
+    """Hold the judge's one grade of one image."""
 
     prompt_id: int = Field(ge=1, le=TOTAL)
     subcategory: str = ""
@@ -89,7 +89,7 @@ GRADES = {
     Edition.LEGACY: {"consistency": "Consistency", "realism": "Realism", "aesthetic_quality": "Aesthetic Quality"},
     Edition.VERIFIED: {"score": "Score"},
 }
-"""What is graded: the field in files, and the name on the judge's line."""
+"""The graded aspects: the field in files, and the name on the judge's line."""
 SCORES: dict[Edition, type[LegacyScore] | type[VerifiedScore]] = {
     Edition.LEGACY: LegacyScore,
     Edition.VERIFIED: VerifiedScore,
@@ -109,7 +109,7 @@ def category_ids(category: str, edition: Edition) -> range:
 
 
 def read_prompts(paths: Iterable[Path], report: RejectionReport) -> list[WisePrompt]:
-    """Return the prompts of a user's JSON arrays, by id; what cannot be used goes to the report.
+    """Return the prompts of a user's JSON arrays, by id; the report receives unusable entries.
 
     Raises:
         DataError: for a file that is missing or broken, or when no prompt is left.
@@ -154,7 +154,7 @@ def _prompt_id(values: Mapping[str, object]) -> int:
 
 
 def write_scores(path: Path, scores: Iterable[WiseScore]) -> Path:
-    """Write scores as the published JSON lines, by id, complete or not at all, and return the path."""
+    """Write scores as the published JSON lines, by id, atomically, and return the path."""
     lines = []
     for score in sorted(scores, key=lambda s: s.prompt_id):
         fields = score.model_dump()
@@ -197,7 +197,7 @@ def _grade(value: object, name: str, edition: Edition) -> int:
 
 
 class CategoryScore(Record):
-    """One category: the mean over the ids that have a score, None without any, and the mean with the others as 0."""
+    """Hold one category: the mean over ids with a score (None without any), and the mean with the others as 0."""
 
     mean: float | None
     mean_missing_zero: float
@@ -206,9 +206,9 @@ class CategoryScore(Record):
 
 
 class WiseSummary(Record):
-    """WISE as a whole.
+    """Summarize WISE as a whole.
 
-    `overall` weights the category means; it is None when a category has no score at all, for a sum without it would be no
+    `overall` weights the category means. It is None when a category has no score at all, since a partial sum is not a
     WISE score. `overall_missing_zero` counts every missing id as 0. `interval` resamples ids within each category.
     """
 
@@ -230,12 +230,13 @@ def summarise_wise(
     samples: int = 2000,
     seed: int = 0,
 ) -> WiseSummary:
-    """Return the scores of an edition's 1,000 ids; an id without a score is missing, never 0 unless said.
+    """Return the scores of an edition's 1,000 ids; only `overall_missing_zero` counts an id without a score as 0.
 
     Args:
         scores: one per id.
-        edition: whose id ranges and weights count.
-        prompts: the prompts, for how many ids a subcategory has; without them it has those with scores.
+        edition: the edition whose id ranges and weights apply.
+        prompts: the prompts, for the number of ids in each subcategory; without them it is the number of those with
+            scores.
         samples: bootstrap samples of the 95% interval; 0 for none.
         seed: of the bootstrap.
 

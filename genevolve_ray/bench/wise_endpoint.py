@@ -22,23 +22,23 @@ from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 
 class WiseJudgeConfig(EndpointConfig):
-    """Which model judges, by which edition's rubric. Decoding is greedy: temperature 0."""
+    """Configure the judge model and the edition of its rubric. Decoding is greedy: temperature 0."""
 
     edition: Edition = Edition.VERIFIED
     rubric: Path | None = None
-    """A rubric of your own, with {{prompt}} and {{explanation}} in their places."""
+    """A rubric of your own, with the placeholders {{prompt}} and {{explanation}}."""
     max_tokens: int = Field(default=1024, ge=16)
     long_side: int = Field(default=2048, ge=64)
-    """Pictures are scaled down to this many pixels on their longer side."""
+    """Images are scaled down to this many pixels on their longer side."""
 
 
 class WiseJudge:
-    """Grades one picture a call. An answer that is no judgement is asked for again, like any other failure."""
+    """Grade one image per call. An answer that is no judgment is requested again, like any other failure."""
 
     Config = WiseJudgeConfig
 
     def __init__(self, config: WiseJudgeConfig) -> None:
-        """Read the rubric; nothing is called yet. Raises DataError for a rubric that cannot be used."""
+        """Read the rubric; no call is made yet. Raises DataError for a rubric that cannot be used."""
         self.config = config
         self._rubric = rubric(config.edition, config.rubric)
         digest = hashlib.sha256(f"{self._rubric}{config.long_side}".encode()).hexdigest()[:8]
@@ -46,7 +46,7 @@ class WiseJudge:
         self._endpoint = Endpoint(config, "judge")
 
     async def grade(self, prompt: WisePrompt, image: bytes) -> WiseScore:
-        """Return the grades of a picture. Raises InfraFailure when no answer was a judgement."""
+        """Return the grades of an image. Raises InfraFailure when no answer was a judgment."""
         limits = PictureLimits(output="JPEG", long_side=self.config.long_side)
         try:
             picture = await asyncio.to_thread(clean_picture, image, limits)

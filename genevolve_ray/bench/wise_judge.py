@@ -1,6 +1,6 @@
-"""The judge of WISE: a rubric, our own or a user's, and its answer read strictly.
+"""The judge of WISE: a rubric, the project's own or a user's, and strict parsing of its answer.
 
-WISE's judges answer in lines, not in JSON, so `judges.reading` shares with this module only how reasoning is cut off.
+WISE's judges answer in lines, not in JSON, so this module shares with `judges.reading` only the removal of reasoning.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _SLOT = re.compile(r"\{\{(prompt|explanation)\}\}")
 
 
 def rubric(edition: Edition, path: Path | None = None) -> str:
-    """Return the judge's rubric, our own or a user's, with the places {{prompt}} and {{explanation}}.
+    """Return the judge's rubric, the project's own or a user's, with the placeholders {{prompt}} and {{explanation}}.
 
     Raises:
-        DataError: for a rubric that cannot be read or has no place for the prompt.
+        DataError: for a rubric that cannot be read or has no placeholder for the prompt.
     """
     if path is None:
         return files("genevolve_ray.bench").joinpath(f"prompts/wise_{edition.value}.md").read_text(encoding="utf-8")
@@ -36,13 +36,13 @@ def rubric(edition: Edition, path: Path | None = None) -> str:
 
 
 def judge_text(prompt: WisePrompt, text: str) -> str:
-    """Return a rubric with a prompt and its explanation in their places; what they say opens no further place."""
+    """Return a rubric filled with a prompt and its explanation; placeholders inside these texts are not expanded."""
     values = {"prompt": prompt.prompt, "explanation": prompt.explanation}
     return _SLOT.sub(lambda slot: values[slot.group(1)], text)
 
 
 class JudgementFault(StrEnum):
-    """Why a judge's answer is no judgement."""
+    """Name the reason that a judge's answer is no judgment."""
 
     EMPTY = "the answer is empty"
     MISSING_LINE = "a line is missing"
@@ -51,16 +51,16 @@ class JudgementFault(StrEnum):
 
 
 class FailedJudgement(Record):
-    """An answer that is no judgement: the picture then has no score, which is not 0."""
+    """Describe an answer that is no judgment: the image then has no score, which is not 0."""
 
     fault: JudgementFault
     detail: str = ""
 
 
 def parse_judgement(answer: str, prompt: WisePrompt, edition: Edition) -> WiseScore | FailedJudgement:
-    """Return the score in a judge's answer: one line for each grade, each once, a whole number in its range.
+    """Return the score in a judge's answer: one line for each grade, each once, an integer in its range.
 
-    Case, Markdown emphasis and other lines do not matter; anything beside the number on its line does.
+    Case, Markdown emphasis and other lines do not matter; any other text on the line of a number does.
     """
     said = after_reasoning(answer)
     if not said.strip():

@@ -1,4 +1,4 @@
-"""WISE as rows: prompts become requests, pictures are graded, grades become WISE's own files."""
+"""WISE as rows: prompts become requests, images are graded, grades become WISE's own files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIELD = "wise"
 
 
 def prompt_row(prompt: WisePrompt) -> ResultRow:
-    """Return a prompt as a row; its explanation is for the judge and stands where no policy reads it."""
+    """Return a prompt as a row; its explanation is for the judge, in a field that no policy reads."""
     return ResultRow.read(
         {
             "id": str(prompt.prompt_id),
@@ -34,14 +34,14 @@ def prompt_row(prompt: WisePrompt) -> ResultRow:
 
 
 class WiseStage:
-    """A judge grades each picture by WISE's rubric. What cannot be graded has no score, which is not 0."""
+    """Grade each image by WISE's rubric. An image that cannot be graded has no score, which is not 0."""
 
     name, kind, results = "judge", ResultRow, "results_eval.json"
 
     def __init__(
         self, judge: GradePort, images: ImageStore, edition: Edition, *, roots: Sequence[Path], tries: int
     ) -> None:
-        """Grade through the image store; pictures are looked for below `roots`."""
+        """Grade through the image store; images are read from below `roots`."""
         self._judge, self._images, self._roots, self._tries = judge, images, tuple(roots), tries
         self._edition = edition
 

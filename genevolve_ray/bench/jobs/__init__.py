@@ -1,4 +1,4 @@
-"""Jobs: rows worked on side by side through stages, resumable, under a budget."""
+"""Jobs: rows processed concurrently through stages, resumable, under a budget."""
 
 from genevolve_ray._moved import lazy_names
 

@@ -1,4 +1,7 @@
-"""A job: rows through stages, many at once, within a budget; stopped at any time it leaves what is done, and can go on."""
+"""A job: rows processed concurrently through stages, within a budget.
+
+A job that stops at any time keeps its finished rows and can resume.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ from genevolve_ray.records.usage import Usage, metered
 
 
 class RowEnd(StrEnum):
-    """What became of a row."""
+    """Name the result of a row."""
 
     DONE = "done"
     MISSED = "missed"
-    """The policy left no program: a result, and a second try would be another result."""
+    """The policy left no program: this is a result, and a second try would be another result."""
     FAILED = "failed"
-    """The outside world failed after bounded tries: no result, the row is tried again when the job goes on."""
+    """The outside world failed after bounded tries: no result. The row is tried again when the job resumes."""
 
 
 class StopReason(StrEnum):
-    """Why a job ended before its last row."""
+    """Name the reason that a job ended before its last row."""
 
     COST = "cost"
     INTERRUPT = "interrupt"
@@ -33,30 +36,30 @@ class StopReason(StrEnum):
 
 
 class Stop:
-    """Asks a job to end in good order: no row starts any more, and those in flight are finished."""
+    """Request that a job ends cleanly: no further row starts, and rows in flight finish."""
 
     def __init__(self) -> None:
-        """Nothing is asked yet."""
+        """Start without a request to stop."""
         self.reason: StopReason | None = None
         self._asked = asyncio.Event()
 
     def ask(self, reason: StopReason) -> None:
-        """Ask; the first reason stays."""
+        """Request the stop; the first reason is kept."""
         self.reason = self.reason or reason
         self._asked.set()
 
     async def wait(self) -> None:
-        """Wait until somebody asks."""
+        """Wait until a stop is requested."""
         await self._asked.wait()
 
 
 @dataclass
 class JobState:
-    """How far a job is; `usage` is what this run of it took, by service."""
+    """Track the progress of a job; `usage` is the usage of this run, by service."""
 
     total: int
     kept: int = 0
-    """Rows that an earlier run had done."""
+    """Rows that an earlier run had finished."""
     in_flight: int = 0
     ends: dict[RowEnd, int] = field(default_factory=lambda: dict.fromkeys(RowEnd, 0))
     usage: dict[str, Usage] = field(default_factory=dict)
@@ -88,15 +91,16 @@ class JobState:
 
 
 class JobWatch(Protocol):
-    """Who looks on."""
+    """Define an observer of a job."""
 
     def update(self, state: JobState) -> None:
-        """Say that something has changed."""
+        """Receive the state after a change."""
         ...
 
 
 Work = Callable[[ResultRow], Awaitable[RowEnd]]
-"""Puts one row through its stages and keeps the result; whatever the outside world does is an end, not an error."""
+"""Processes one row through its stages and keeps the result; a failure of the outside world is a `RowEnd`, not an
+error."""
 
 
 async def run_job(
@@ -109,9 +113,9 @@ async def run_job(
     stop: Stop,
     watch: JobWatch,
 ) -> JobState:
-    """Work on rows, at most `in_flight` at once, until all are done, the budget is used up, or somebody asks to stop.
+    """Process rows, at most `in_flight` at once, until all are done, the budget is used up, or a stop is requested.
 
-    Cancelled, or at an error of ours, the rows in flight are cancelled; what was kept before is kept.
+    When the job is canceled, or an internal error occurs, rows in flight are canceled. Results kept before remain.
     """
     waiting, running = deque(rows), set[asyncio.Task[None]]()
     asked = asyncio.ensure_future(stop.wait())
@@ -157,34 +161,35 @@ async def run_job(
 
 
 class Admission(StrEnum):
-    """Whether another row may start."""
+    """Decide whether another row may start."""
 
     START = "start"
     WAIT = "wait"
-    """Not now: what is in flight may cost too much, but it may also cost less."""
+    """Not now: the rows in flight may cost too much, but they may also cost less."""
     STOP = "stop"
-    """Never: what is left is less than a row may cost."""
+    """Never: the rest of the budget is less than a row may cost."""
 
 
 class Budget:
-    """Reserves for each row the largest cost that a row has had, or the configured one if that is larger.
+    """Reserve for each row the largest cost of a row so far, or the configured cost if that is larger.
 
-    Until a row has cost anything, and without a configured cost, rows go one at a time: nothing is known to reserve. A row
-    that costs more than any before it can only then pass the cap, so give `row_cost` where rows differ much.
+    Until a row has had a cost, and without a configured cost, rows run one at a time, since there is no amount to
+    reserve. Only a row that costs more than all earlier ones can exceed the cap. Set `row_cost` where costs differ
+    much.
     """
 
     def __init__(self, cap: float | None, *, row_cost: float = 0.0, spent: float = 0.0) -> None:
-        """Begin with what earlier runs of the job have spent; no cap admits everything."""
+        """Start from the cost of earlier runs of the job; no cap admits everything."""
         self.cap, self.spent, self.in_flight = cap, spent, 0
         self._row_cost = row_cost
 
     @property
     def reserved(self) -> float:
-        """What is set aside for one row."""
+        """The amount that is reserved for one row."""
         return self._row_cost
 
     def admit(self) -> Admission:
-        """Say whether a row may start, and count it as in flight when it may."""
+        """Return whether a row may start, and count it as in flight if it may."""
         if self.cap is None:
             admission = Admission.START
         elif self._row_cost == 0:
@@ -198,7 +203,7 @@ class Budget:
         return admission
 
     def settle(self, cost: float) -> None:
-        """Take in what a row that was in flight has cost."""
+        """Add the cost of a row that was in flight."""
         self.in_flight -= 1
         self.spent += cost
         self._row_cost = max(self._row_cost, cost)

@@ -1,4 +1,4 @@
-"""Picture files of a data set or of earlier results, taken into an output folder's store."""
+"""Image files of a data set or of earlier results, imported into an output folder's store."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits
 
 STORE = "store"
-"""Folder of content-addressed pictures in an output folder."""
+"""Folder of content-addressed images in an output folder."""
 _LIMITS = PictureLimits(max_bytes=64 << 20)
 
 
 async def take_picture(path: Path, images: ImageStore) -> ImageRef:
-    """Put a picture file into the store as it is, once it has been decoded whole. Raises ImageRefused for anything else."""
+    """Put an image file into the store unchanged, if it decodes completely. Raises ImageRefused otherwise."""
     return await asyncio.to_thread(_take, path, images)
 
 
@@ -38,6 +38,6 @@ def _take(path: Path, images: ImageStore) -> ImageRef:
     except ImageRefused:
         raise
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, ArithmeticError) as error:
-        # What Pillow's decoders raise on broken files is not confined to one class.
+        # Pillow's decoders raise more than one class of error on broken files.
         raise ImageRefused(f"{path.name}: not a {' / '.join(_LIMITS.formats)} picture: {error}") from error
     return images.put(data, width=width, height=height, media_type=media_type)

@@ -1,4 +1,4 @@
-"""Stages of a job, one behind the other: each keeps its rows in a journal, so that nothing that is done is done twice."""
+"""Sequential stages of a job: each keeps its rows in a journal, so that no finished work is repeated."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from genevolve_ray.records.usage import Usage, metered
 
 
 class Stage(Protocol):
-    """What is done to a row."""
+    """Define one processing step of a row."""
 
     @property
     def name(self) -> str:
-        """Name in what a row says of its making."""
+        """Name of the stage in the provenance of a row."""
         ...
 
     @property
     def kind(self) -> type[ResultRow]:
-        """What its rows are read as."""
+        """The class that its rows are read as."""
         ...
 
     @property
     def results(self) -> str:
-        """Name of its file; the journal has the same stem."""
+        """Name of the result file; the journal has the same stem."""
         ...
 
     async def do(self, row: ResultRow) -> tuple[dict[str, Any], RowEnd]:
-        """Return the row with its result, or with the reason why there is none, and which of the two it is."""
+        """Return the row with its result, or with the reason for its absence, and the kind of end."""
         ...
 
     def intact(self, kept: Mapping[str, Any]) -> bool:
-        """Return whether what a kept row stands for is still there, and counts."""
+        """Return whether the result of a kept row still exists and is valid."""
         ...
 
 
 class PipelineStage:
-    """A stage with its folder and its journal."""
+    """Bind a stage to its folder and its journal."""
 
     def __init__(self, stage: Stage, folder: Path) -> None:
         """Open the journal. Raises DataError when another process writes it."""
@@ -51,15 +51,15 @@ class PipelineStage:
 
     @property
     def path(self) -> Path:
-        """The stage's result file."""
+        """The result file of the stage."""
         return self.folder / self.stage.results
 
     def done(self, row: ResultRow) -> dict[str, Any] | None:
-        """Return the finished row that stems from `row`, None when there is none."""
+        """Return the finished row that was derived from `row`, None when there is none."""
         return None if self.journal.pending([row], self.stage.intact) else self.journal.get(row.id)
 
     async def carry(self, row: ResultRow) -> tuple[dict[str, Any], RowEnd]:
-        """Return what the stage makes of a row, kept from an earlier run or made now."""
+        """Return the stage's result for a row, kept from an earlier run or computed now."""
         if (kept := self.done(row)) is not None:
             return kept, RowEnd.DONE
         with metered() as meter:
@@ -71,13 +71,13 @@ class PipelineStage:
         return values, end
 
     def spent(self, row_id: str) -> float:
-        """Return the money that the stage has taken for a row over all tries that ended."""
+        """Return the money that the stage has spent on a row over all tries that ended."""
         return sum((usage.money for usage in self._usage(self.journal.get(row_id)).values()), 0.0)
 
     def _with_usage(
         self, values: dict[str, Any], before: Mapping[str, Any] | None, used: Mapping[str, Usage]
     ) -> dict[str, Any]:
-        """Add what the row took, earlier tries included, to what it says of its making."""
+        """Add the usage of the row, earlier tries included, to its provenance."""
         total = self._usage(before)
         for service, usage in used.items():
             total[service] = total.get(service, Usage()) + usage
@@ -96,7 +96,7 @@ class PipelineStage:
 
 
 class Pipeline:
-    """A row's way through all stages. Use as a context manager; leaving it gives the journals back."""
+    """Process rows through all stages. A context manager; leaving it releases the journals."""
 
     def __init__(self, stages: Sequence[tuple[Stage, Path]]) -> None:
         """Open every journal. Raises DataError when another process writes one."""
@@ -114,7 +114,7 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        """Give the journals back."""
+        """Release the journals."""
         for stage in self.stages:
             stage.journal.close()
 
@@ -123,7 +123,7 @@ class Pipeline:
         return [row for row in rows if not self._finished(row)]
 
     async def work(self, row: ResultRow) -> RowEnd:
-        """Put one row through the stages, see `jobs.Work`."""
+        """Process one row through the stages, see `jobs.Work`."""
         ends = []
         for stage in self.stages:
             values, end = await stage.carry(row)
@@ -132,7 +132,7 @@ class Pipeline:
         return next((end for end in (RowEnd.FAILED, RowEnd.MISSED) if end in ends), RowEnd.DONE)
 
     def spent(self, rows: Sequence[ResultRow]) -> list[float]:
-        """Return the money that earlier runs have taken for each of these rows."""
+        """Return the money that earlier runs have spent on each of these rows."""
         return [sum(stage.spent(row.id) for stage in self.stages) for row in rows]
 
     def write(self, rows: Sequence[ResultRow]) -> None:
@@ -143,7 +143,7 @@ class Pipeline:
             inputs = self._outputs(stage, inputs)
 
     def outputs(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
-        """Return what the last stage has made of the rows, as far as it has."""
+        """Return the last stage's results of the rows, as far as they exist."""
         inputs = list(rows)
         for stage in self.stages:
             inputs = self._outputs(stage, inputs)

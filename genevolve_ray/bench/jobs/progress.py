@@ -1,4 +1,4 @@
-"""What a person sees of a job: one live line on a terminal, a line now and then anywhere else."""
+"""Progress of a job for a person: one live line on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def job_line(state: JobState) -> str:
 
 
 class JobLog:
-    """Shows a job's line. A context manager: leaving it restores the terminal."""
+    """Show the progress line of a job. A context manager; leaving it restores the terminal."""
 
     def __init__(self, name: str, console: Console | None = None) -> None:
-        """Begin to show; `name` stands before the line."""
+        """Start the display; `name` precedes the line."""
         self._name, self._console = name, console or Console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
         self._told, self._last = monotonic(), ""
 
     def update(self, state: JobState) -> None:
-        """Show the state, where it has changed; without a terminal at most every few seconds, and at the end."""
+        """Show the state if it has changed; without a terminal at most every few seconds, and at the end."""
         line = f"{self._name}: {job_line(state)}"
         if self._live is not None:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))

@@ -1,4 +1,4 @@
-"""`NAME.job.json`: what a job's results were made with. A folder holds one job, so it goes on only with the same settings."""
+"""`NAME.job.json`: the settings of a job. A folder holds one job, which resumes only with the same settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_job(folder: Path, name: str) -> dict[str, Any]:
 
 
 def claim_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
-    """Begin a job in a folder, or check that the one in it was begun with the same settings.
+    """Start a job in a folder, or check that the job in it was started with the same settings.
 
     Raises:
         DataError: naming each setting that differs, with both values.

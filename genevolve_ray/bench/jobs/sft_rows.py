@@ -1,4 +1,4 @@
-"""Valid trajectories as SFT rows, `{messages, images}`, so that what a policy did well can be trained on."""
+"""Valid trajectories as SFT rows, `{messages, images}`, to train on successful rollouts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from genevolve_ray.records.trajectory import Termination
 
 
 def write_sft_rows(path: Path, rows: Iterable[ResultRow]) -> RejectionReport:
-    """Write the agent rows that hold a program as SFT rows, in order, and return what our reader makes of them.
+    """Write the agent rows that hold a program as SFT rows, in order, and return the report of `read_sft`.
 
-    Observations are text, so rows have no images. A conversation in which the policy wrote a placeholder for one is left
-    out, and so is a row that the reader would reject (a turn that broke the protocol on the way to the answer); the
-    report tells why.
+    Observations are text, so rows have no images. A conversation in which the policy wrote an image placeholder is left
+    out. So is a row that the reader would reject (a turn that broke the protocol before the answer). The report names
+    the reasons.
 
     Raises:
         OSError: when the file cannot be written.

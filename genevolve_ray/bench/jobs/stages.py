@@ -34,12 +34,12 @@ Made = tuple[dict[str, Any], RowEnd]
 
 
 async def bounded(work: Callable[[], Awaitable[T]], tries: int) -> T:
-    """Do something that the outside world may fail at, at most `tries` times. Raises the last InfraFailure."""
+    """Retry work that the outside world may fail, at most `tries` times. Raises the last InfraFailure."""
     for attempt in range(1, tries + 1):
         try:
             return await work()
         except ServiceRefusal:
-            raise  # It will be refused again.
+            raise  # A retry would be refused as well.
         except InfraFailure:
             if attempt == tries:
                 raise
@@ -47,31 +47,31 @@ async def bounded(work: Callable[[], Awaitable[T]], tries: int) -> T:
 
 
 class DirectStage:
-    """No agent: the request itself goes to the generator, the baseline. Rows stay without the agent's fields."""
+    """Skip the agent: the generator receives the request itself, as a baseline. Rows have no fields of an agent."""
 
     name, kind, results = "agent", ResultRow, "results.json"
 
     async def do(self, row: ResultRow) -> Made:
-        """Return the row as it came, marked."""
+        """Return the row unchanged but marked."""
         return {**row.values, PROVENANCE: {**row.provenance, "policy": "direct"}}, RowEnd.DONE
 
     def intact(self, kept: Mapping[str, Any]) -> bool:
-        """Return whether the row is one that no agent had to do with."""
+        """Return whether no agent processed the row."""
         return ResultRow.read(kept).is_direct
 
 
 class AgentStage:
-    """The policy answers each request; an episode that the outside world broke is played again with other seeds."""
+    """Let the policy answer each request. An episode that failed for external reasons is repeated with other seeds."""
 
     name, kind, results = "agent", AgentRow, "results.json"
 
     def __init__(self, agent: AgentPort, sampling: SamplingParams, *, policy: str, seed: int, tries: int) -> None:
-        """Play with `agent`; `policy` is its identity, seeds derive from `seed` and the request's id."""
+        """Run episodes with `agent`; `policy` is its identity, and seeds derive from `seed` and the request's id."""
         self._agent, self._sampling, self._policy = agent, sampling, policy
         self._seed, self._tries = seed, tries
 
     async def do(self, row: ResultRow) -> Made:
-        """Return the row with what the agent made of its request."""
+        """Return the row with the agent's answer to its request."""
         request = row.request()
         for attempt in range(self._tries):
             task = RolloutTask(
@@ -96,12 +96,12 @@ class AgentStage:
         return values, ends.get(trajectory.outcome, RowEnd.DONE)
 
     def intact(self, kept: Mapping[str, Any]) -> bool:
-        """A finished episode stands for itself."""
+        """Return True: a finished episode needs no further file."""
         return True
 
 
 class RenderStage:
-    """A generator draws each program; the picture lies at `images/{id}.png`. Rows without a program are failed."""
+    """Render each program with a generator into `images/{id}.png`. Rows without a program are failed."""
 
     name, kind, results = "render", RenderedRow, "results.json"
 
@@ -115,12 +115,12 @@ class RenderStage:
         seed: int,
         tries: int,
     ) -> None:
-        """Render into `folder` through the image store; references are looked for below `roots`."""
+        """Render into `folder` through the image store; references are read from below `roots`."""
         self._renderer, self._images, self._folder, self._roots = renderer, images, folder, tuple(roots)
         self._seed, self._tries = seed, tries
 
     async def do(self, row: ResultRow) -> Made:
-        """Return the row with its picture."""
+        """Return the row with its image."""
         seed = render_seed(self._seed, row.id)
 
         def result(error: str = "") -> dict[str, Any]:
@@ -148,7 +148,7 @@ class RenderStage:
         return result(), RowEnd.DONE
 
     def intact(self, kept: Mapping[str, Any]) -> bool:
-        """Return whether the picture is still there."""
+        """Return whether the image still exists."""
         return (self._folder / ResultRow.read(kept).picture).is_file()
 
     async def _reference(self, path: str) -> ImageRef:
@@ -156,7 +156,7 @@ class RenderStage:
 
 
 class JudgeStage:
-    """A judge scores each picture beside the truth. What cannot be judged has no scores, which is not 0."""
+    """Judge each image against the ground truth. A row that cannot be judged has no scores, which is not 0."""
 
     name, kind, results = "judge", EvaluatedRow, "results_eval.json"
 
@@ -169,7 +169,7 @@ class JudgeStage:
         formula: ScoreFormula,
         tries: int,
     ) -> None:
-        """Judge through the image store; pictures and truths are looked for below `roots`."""
+        """Judge through the image store; images and ground truths are read from below `roots`."""
         self._judge, self._images, self._roots = judge, images, tuple(roots)
         self._formula, self._tries = formula, tries
 
@@ -202,14 +202,14 @@ class JudgeStage:
         return values, RowEnd.DONE
 
     def intact(self, kept: Mapping[str, Any]) -> bool:
-        """Scores stand for themselves."""
+        """Return True: scores need no further file."""
         return True
 
     def _result(self, row: ResultRow, error: str = "") -> dict[str, Any]:
         return evaluated_row(row.values, judge=self._judge.identity, formula=self._formula, error=error)
 
     async def _program(self, row: ResultRow) -> tuple[Program, list[ImageHit]]:
-        """Return the program that was drawn; for a generator that was asked directly, the request without references."""
+        """Return the program that was rendered; without an agent, the request itself without references."""
         if row.is_direct:
             return Program(gen_prompt=row.prompt, reference_images=()), []
         agent = AgentRow.read(row.values)
@@ -221,7 +221,7 @@ class JudgeStage:
         return Program(gen_prompt=agent.gen_prompt, reference_images=listed), hits
 
     async def _seen(self, path: str) -> ImageRef:
-        """Return a reference's picture, or an empty one: judges read what references stand for, not their pixels."""
+        """Return a reference's image, or an empty one: judges read the metadata of references, not their pixels."""
         try:
             return await take_picture(locate(path, self._roots, "local_path"), self._images)
         except (RowFault, ImageRefused):
@@ -229,5 +229,5 @@ class JudgeStage:
 
 
 def render_seed(seed: int, row_id: str) -> int:
-    """Return the seed that a request is rendered with, the same for every policy: differences are then paired."""
+    """Return the seed that a request is rendered with, the same for every policy, so that differences are paired."""
     return derive_seed(seed, "render", SPLIT, row_id)
