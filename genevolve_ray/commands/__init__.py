@@ -1,1 +1,1 @@
-"""The commands that work on rows: what they read, which parts they bring up, what they leave."""
+"""The commands that process rows: their inputs, the parts that they start, and their output files."""

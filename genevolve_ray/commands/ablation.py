@@ -1,4 +1,4 @@
-"""What `genevolve ablate` does: arms that differ in one thing, over several seeds."""
+"""The command `genevolve ablate`: arms that differ in one component, over several seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genevolve_ray.records.published.files import write_object
 
 
 def _tuned(preset: str, overrides: Sequence[str], settings: Sequence[str], arms: Sequence[str]) -> dict[Any, RunConfig]:
-    """Return the configuration of each arm that has settings of its own, given as `ARM:key=value`."""
+    """Return the configuration of each arm that has its own settings, given as `ARM:key=value`."""
     from genevolve_ray.bench.arms import Arm
 
     own: dict[str, list[str]] = {}
@@ -42,7 +42,7 @@ def ablate_run(
     settings: Sequence[str],
     arm_settings: Sequence[str] = (),
 ) -> None:
-    """Compare arms over seeds and write the result; the runs are kept beside it and read again when they are done."""
+    """Compare arms over seeds and write the result; the runs are kept next to it, and finished ones are read again."""
     if preset != "atlas":
         raise UserFault(f"genevolve ablate: unknown preset {preset!r}; known: atlas")
     from genevolve_ray.atlas.teacher import GENERIC

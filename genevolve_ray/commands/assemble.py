@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 async def open_ports(
     config: RunConfig, model: Path, store: RunStore, screen: Progress, *, local: bool
 ) -> AsyncIterator[Ports]:
-    """Bring up rollouts and learner, in this process or on Ray, and the gateway where `gateway.port` is given.
+    """Start rollouts and learner, in this process or on Ray, and the gateway where `gateway.port` is set.
 
     Raises:
-        UserFault: when the gateway cannot listen, or `gateway.only` is asked for on Ray.
+        UserFault: when the gateway cannot listen, or `gateway.only` is set on Ray.
     """
     screen.note("starting engine and learner" if local else "starting Ray, services, engine and learner")
     if config.gateway.port is not None and config.gateway.only and not local:

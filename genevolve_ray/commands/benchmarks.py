@@ -123,7 +123,7 @@ def _bench(
     date: str | None,
     judge: JudgeOf,
 ) -> JobResult:
-    """Put rows through all three stages. References lie in the agent's folder, pictures in the renderer's."""
+    """Process rows through all three stages. References are in the agent's folder, images in the renderer's."""
     command = f"bench-{suite}"
     with agent_of(policy, config, out, command, date) as agent:
 

@@ -1,4 +1,4 @@
-"""What the commands do: open the run, bring up the parts, evolve, compare, report."""
+"""The commands of an evolution: open the run, start the parts, evolve, compare, report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from genevolve_ray.viewer.report import write_report
 
 
 def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
-    """Evolve a policy in a run folder, to the end, and return the summary. Ctrl-C and SIGTERM end it in good order."""
+    """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly."""
     if config.deterministic and not in_process:
         raise UserFault("deterministic=true needs --in-process: parallel processes are not bit-exact")
     preflight(as_swapped(config, folder), local=in_process)
@@ -39,7 +39,7 @@ def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str
 
 
 def as_swapped(config: RunConfig, folder: Path) -> RunConfig:
-    """Return a configuration with the renderer that a run in a folder draws with since its last swap."""
+    """Return a configuration with the renderer that a run in a folder uses since its last swap."""
     swap = Swaps(Folder(str(folder))).in_force()
     return config if swap is None else config.model_copy(update={"renderer": swap.renderer})
 
@@ -148,7 +148,7 @@ def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
 
 
 def paired_scores(before: list[Trajectory], after: list[Trajectory]) -> tuple[list[float], list[float]]:
-    """Return the scores of requests that have one on both sides, in one order; what is missing is left out, not 0."""
+    """Return the scores of requests that have one on both sides, in one order; missing ones are left out, not 0."""
     scored = (Outcome.SCORED, Outcome.POLICY_FAILURE)
     first = {t.key.request_id: t.score for t in before if t.outcome in scored}
     second = {t.key.request_id: t.score for t in after if t.outcome in scored}
@@ -157,7 +157,7 @@ def paired_scores(before: list[Trajectory], after: list[Trajectory]) -> tuple[li
 
 
 def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: bool) -> dict[str, Any]:
-    """Evolve the atlas from its cold start, kept at `folder`/sft, and say what came of it."""
+    """Evolve the atlas from its cold start, kept at `folder`/sft, and print the result."""
     start = folder / "sft"
     if not (start / "config.json").is_file():
         preflight(config, model=not cold_start)  # Before anything is written.

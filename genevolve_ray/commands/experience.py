@@ -21,14 +21,14 @@ from genevolve_ray.records.leaks import mask
 
 @dataclass(frozen=True)
 class StoredExperience:
-    """The experience memory of a run after its step `step`, and the settings it was made with."""
+    """Hold the experience memory of a run after its step `step`, and the settings it was made with."""
 
     step: int
     config: ExperienceConfig
     memory: ExperienceMemory
 
     def entry(self, number: int) -> Entry:
-        """Return a bundle by its number. Raises UserFault when it is not there (never was, or is forgotten)."""
+        """Return a bundle by its number. Raises UserFault when it does not exist (it never did, or it was evicted)."""
         for entry in self.memory.entries:
             if entry.number == number:
                 return entry
@@ -53,7 +53,7 @@ def load_experience(run: Path | str) -> StoredExperience:
     """Return the experience of a run as its last committed step left it.
 
     Raises:
-        StoreError: when there is no run, or naming the snapshot that is corrupt.
+        StoreError: when there is no run, or naming the corrupt snapshot.
         UserFault: when the run keeps no experience.
     """
     store = RunStore.read(str(run))
@@ -65,13 +65,13 @@ def load_experience(run: Path | str) -> StoredExperience:
     except ValidationError as error:
         raise UserFault(f"run {run}: its experience settings cannot be read: {error.errors()[0]['msg']}") from error
     snapshot = store.get_experience(steps[-1])
-    # Whatever the run's capacity: nothing is inserted here.
+    # The run's capacity does not matter: nothing is inserted here.
     size = MemoryConfig(capacity=max(1, len(decode_memory(snapshot).entries)))
     return StoredExperience(steps[-1], config, ExperienceMemory.restore(snapshot, size))
 
 
 def _console() -> Console:
-    """Return the console; where output is no terminal rich would take it for one of 80 columns."""
+    """Return the console; rich would assume 80 columns where the output is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=_PIPE_COLUMNS)
 
@@ -92,7 +92,7 @@ def print_bundles(run: Path) -> None:
 
 
 def print_bundle(run: Path, number: int) -> None:
-    """Print one bundle as a card. Raises UserFault when it is not there."""
+    """Print one bundle as a card. Raises UserFault when it does not exist."""
     entry = load_experience(run).entry(number)
     bundle, console = entry.experience, _console()
     console.rule(f"bundle {number}: step {bundle.step}, request {escape(bundle.request_id)}, gap {bundle.gap:.2f}")

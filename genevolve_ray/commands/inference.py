@@ -29,7 +29,7 @@ from genevolve_ray.records.images import ImageStore
 
 @dataclass(frozen=True)
 class Common:
-    """Options that all these commands have."""
+    """Hold the options that all these commands have."""
 
     config: str = "atlas"
     settings: Sequence[str] = ()
@@ -39,12 +39,12 @@ class Common:
     limit: int | None = None
 
     def load(self, *more: str) -> RunConfig:
-        """Return the configuration with the options in it."""
+        """Return the configuration with the options applied."""
         options = [f"inference.in_flight={self.in_flight}"] if self.in_flight is not None else []
         return load_config(self.config, [*self.settings, *options, *more])
 
     def carrying(self) -> dict[str, Any]:
-        """Return what a job takes of the options."""
+        """Return the options that a job takes, as its keyword arguments."""
         return {"max_cost": self.max_cost, "in_process": self.in_process}
 
 
@@ -53,7 +53,7 @@ CONSOLE = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Agent:
-    """A policy as a job needs it: its source, its stage, and what results depend on."""
+    """Describe a policy as a job needs it: its source, its stage, and the settings that results depend on."""
 
     source: PolicySource | None
     date: str
@@ -71,7 +71,7 @@ class Agent:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return what its answers depend on."""
+        """Return the settings that its answers depend on."""
         if self.source is None:
             return {"policy": DIRECT}
         config = self.config
@@ -88,10 +88,10 @@ class Agent:
 
 @contextmanager
 def agent_of(policy: str | None, config: RunConfig, folder: Path, command: str, date: str | None) -> Iterator[Agent]:
-    """Lend a policy for a job. A date, where the profile shows one, is the job's own from its first day on.
+    """Lend a policy for a job. A date, if the profile shows one, stays that of the job's first day.
 
     Raises:
-        UserFault: naming the value at fault.
+        UserFault: naming the invalid value.
     """
     shown = ""
     if policy != DIRECT and PROFILES[config.profile].append_date:

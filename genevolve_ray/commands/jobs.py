@@ -1,4 +1,4 @@
-"""Carries a job out: brings its parts up, works through its rows, ends in good order, and says what came of it."""
+"""Execution of a job: start its parts, process its rows, end cleanly, and print the result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Build = Callable[[InferencePorts, ImageStore], list[tuple[Stage, Path]]]
 
 @dataclass(frozen=True)
 class Job:
-    """What a command asks for; `build` returns the stages over the parts, each with the folder of its results."""
+    """Describe the job of a command; `build` returns the stages over the parts, each with the folder of its results."""
 
     name: str
     config: RunConfig
@@ -42,9 +42,9 @@ class Job:
     wanted: Wanted
     build: Build
     settings: Mapping[str, Any]
-    """What results depend on, beside the identities of renderer and judge: a folder keeps to them."""
+    """Settings that results depend on, besides the identities of renderer and judge; they are fixed for a folder."""
     store: Path
-    """Folder that the picture store lies in."""
+    """Folder that contains the image store."""
     max_cost: float | None = None
     in_process: bool = False
     console: Console = field(default_factory=lambda: Console(stderr=True))
@@ -52,24 +52,26 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended, and the rows of its last stage."""
+    """Hold the final state of a job and the rows of its last stage."""
 
     state: JobState
     rows: list[ResultRow]
 
     @property
     def exit_code(self) -> int:
-        """0 when every row has its result, 1 when some failed, 3 at the cost cap, 130 or 143 when asked to stop."""
+        """0 when every row has its result, 1 when some failed, 3 at the cost cap, 130 or 143 after a signal."""
         if self.state.stopped is not None:
             return EXIT_STOPPED[self.state.stopped]
         return EXIT_FAILED if self.state.ends[RowEnd.FAILED] else 0
 
 
 def carry_out(job: Job) -> JobResult:
-    """Carry a job out. Ctrl-C and SIGTERM finish the rows in flight; a second one ends at once. Either can be resumed.
+    """Execute a job.
+
+    The first Ctrl-C or SIGTERM finishes the rows in flight; a second one ends the job at once. Both can be resumed.
 
     Raises:
-        UserFault, DataError: for what cannot run, before anything is called.
+        UserFault, DataError: for anything that cannot run, before any call is made.
     """
     _preflight(job)
     result = asyncio.run(_carry(job))
@@ -91,7 +93,7 @@ async def _carry(job: Job) -> JobResult:
             with Pipeline(job.build(ports, images)) as pipeline:
                 pending = pipeline.pending(job.rows)
                 spent = pipeline.spent(job.rows)
-                # The dearest row of earlier runs is what a row may cost.
+                # The highest cost of a row so far is the estimate of the cost of a row.
                 dearest = max((job.config.inference.row_cost, *spent))
                 budget = Budget(job.max_cost, row_cost=dearest, spent=sum(spent))
                 state = JobState(total=len(job.rows), kept=len(job.rows) - len(pending), spent=sum(spent))
@@ -137,7 +139,7 @@ def used_specs(config: RunConfig, wanted: Wanted) -> dict[str, PluginSpec]:
 
 
 def result_settings(spec: PluginSpec) -> dict[str, Any]:
-    """Return a plug-in and its settings, without where a service is, how patiently it is called, and what is cached."""
+    """Return a plug-in and its settings, without service addresses, retry limits, time limits and cache settings."""
     return {"type": spec.type, "config": _without_operation(spec.config)}
 
 
@@ -166,7 +168,7 @@ def _preflight(job: Job) -> None:
     asked = {f"cluster.{role}.gpus": getattr(config.cluster, role).gpus for role in specs}
     if wanted.policy is not None and wanted.policy.model is not None:
         asked |= {"engine.device": config.engine.device, "cluster.rollout_gpus": config.cluster.rollout_gpus}
-    if not config.cluster.address:  # A remote cluster answers for itself.
+    if not config.cluster.address:  # A remote cluster has its own environment.
         require_gpus(asked)
 
 
@@ -204,7 +206,7 @@ def refuse_mixed(folder: Path, name: str, other: str) -> None:
 
 
 class _Guard:
-    """Turns signals into a stop while rows are worked on, and into cancellation before and after."""
+    """Turns signals into a stop while rows are processed, and into cancellation before and after."""
 
     def __init__(self, console: Console) -> None:
         self._task, self._console = asyncio.current_task(), console
@@ -212,7 +214,7 @@ class _Guard:
 
     @contextmanager
     def draining(self) -> Iterator[Stop]:
-        """Lend a stop that signals ask."""
+        """Lend a stop that signals request."""
         self._stop = Stop()
         try:
             yield self._stop
@@ -220,7 +222,7 @@ class _Guard:
             self._stop = None
 
     def heard(self, reason: StopReason) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         if self._stop is None or self._stop.reason is not None:
             assert self._task is not None
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""What stands beside judged rows: averages in the evaluation file, summaries, and a table with the published rows."""
+"""Files derived from judged rows: averages in the evaluation file, summaries, and a table with the published rows."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def write_kscore(
     """Write averages, summaries and tables of evaluated rows into a folder, and show the table.
 
     Args:
-        folder: where `results_eval.json` lies.
+        folder: the folder of `results_eval.json`.
         rows: the evaluated rows.
         formula: the configured one; the summaries of the others are written as well.
-        method: our name in the table.
-        expected: the benchmark's rows, which are the denominator; by default the rows themselves.
-        published: whether the published rows stand in the table.
+        method: name of this method in the table.
+        expected: the rows of the benchmark, which are the denominator; by default `rows`.
+        published: whether the table includes the published rows.
     """
     evaluated = [EvaluatedRow.read(row.values) for row in rows]
     path = folder / EVALUATION

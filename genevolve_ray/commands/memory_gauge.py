@@ -1,4 +1,4 @@
-"""How much memory a run takes: its process and everything below it."""
+"""Memory of a run: its process and all descendants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 
 class MemoryGauge:
-    """Samples the memory of this process and its descendants in the background.
+    """Sample the memory of this process and its descendants in the background.
 
     `peak` is the largest sum of proportional set sizes (shared pages counted once), in bytes.
     """

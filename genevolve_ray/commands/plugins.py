@@ -1,4 +1,4 @@
-"""What `genevolve plugins list`, `check` and `swap` do."""
+"""The commands `genevolve plugins list`, `check` and `swap`."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _say(passed: bool | None, name: str, text: str) -> None:
 
 
 def _contract(role: Role, spec: PluginSpec, images: MemoryImages, posed_by: str | None) -> tuple[Sequence[Check], Any]:
-    """Return the checks of a role and what they need to know."""
+    """Return the checks of a role and their inputs."""
     secrets = tuple(secrets_of(spec.settings(spec.resolve()).model_dump(mode="json")))
     request = _request(posed_by, images)
     if role is Role.RENDERER:
@@ -162,7 +162,7 @@ def _request(posed_by: str | None, images: MemoryImages) -> Request:
 
 
 def secrets_of(settings: Any, key: str = "") -> Iterator[str]:
-    """Yield what must show nowhere: the values of keys that sound secret, or what the environment holds for `*_env` keys."""
+    """Yield values that must not be shown: those of keys that sound secret, or of the variables that `*_env` keys name."""
     if isinstance(settings, Mapping):
         for name, value in settings.items():
             yield from secrets_of(value, str(name))
@@ -181,12 +181,12 @@ _POLL_SECONDS = 0.5
 def swap_renderer(
     run: Path, type_: str, overrides: Sequence[str], file: Path | None, runtime_env: str | None, wait: float
 ) -> bool:
-    """Ask a run for another renderer and wait for the outcome; returns False when it was refused.
+    """Request another renderer for a run and wait for the outcome; return False when it was refused.
 
-    What has no environment of its own is loaded here first, with its settings, so that a slip is told at once.
+    A plug-in without its own environment is loaded here first, with its settings, so that an error is reported at once.
 
     Raises:
-        UserFault, PluginFault: naming the value at fault; nothing was asked then.
+        UserFault, PluginFault: naming the invalid value; the swap was not requested then.
     """
     spec = spec_of(Role.RENDERER, type_, settings_of(file, overrides), _environment(runtime_env))
     assert isinstance(spec, RendererSpec)

@@ -28,7 +28,7 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
     """Lend the policy that `--policy` names, None for `direct`; by default the configuration's `policy.model`.
 
     Raises:
-        UserFault: naming the value at fault.
+        UserFault: naming the invalid value.
     """
     if text == DIRECT:
         yield None
@@ -81,7 +81,7 @@ def policy_folder(policy: Path) -> Iterator[Path]:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """Lend a folder of whole weights: the one given, or for an adapter's a merged one that is gone afterwards."""
+    """Lend a folder of whole weights: the given one, or for an adapter a merged one that is deleted afterwards."""
     if not (folder / "adapter_config.json").is_file():
         yield folder
         return

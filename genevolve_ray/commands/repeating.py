@@ -1,4 +1,4 @@
-"""`genevolve judge --repeat N`: the same pictures judged several times, to see how far the judge agrees with itself."""
+"""`genevolve judge --repeat N`: the same images judged several times, to measure the judge's agreement with itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genevolve_ray.records.verdict import Sufficiency, Verdict
 def judge_again_run(
     rows: Path, out: Path | None, common: Common, *, roots: Sequence[Path], formula: str | None, repeat: int
 ) -> int:
-    """Judge every row `repeat` times, each into a folder of its own, and write how far the judgements agree."""
+    """Judge every row `repeat` times, each time into a separate folder, and write how far the judgments agree."""
     config = common.load(*([f"reward.formula={formula}"] if formula else []))
     folder = out or rows.parent
     codes = []
@@ -45,7 +45,7 @@ def judge_again_run(
 
 
 def verdict_of(row: EvaluatedRow) -> Verdict | None:
-    """Return the verdict behind a row that we have judged, None for one without scores."""
+    """Return the verdict behind a row that this project judged, None for one without scores."""
     ours = row.provenance
     if row.scores is None:
         return None

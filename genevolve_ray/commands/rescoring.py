@@ -1,4 +1,4 @@
-"""`genevolve rescore`: a run's stored rollouts, judged again elsewhere; the run is only read."""
+"""`genevolve rescore`: a run's stored rollouts, judged again into a separate folder; the run is only read."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
 
 
 class StoredVerdicts:
-    """A judge that says again what was said: the verdicts that a run has kept."""
+    """Replay the verdicts that a run has kept, as a judge."""
 
     def __init__(self, verdicts: dict[str, Verdict]) -> None:
         """Keep the verdicts by row id."""
@@ -143,7 +143,7 @@ def _rollouts(store: RunStore, name: str) -> Iterator[tuple[str, Request, Trajec
 
 
 def _training_requests(store: RunStore, wanted: set[str]) -> dict[str, Request]:
-    """Return training requests by id, from the run's own source: the same index is always the same request."""
+    """Return training requests by id, from the run's own source: an index always gives the same request."""
     from genevolve_ray.records.images import MemoryImages
 
     config = validate_config(store.config)
@@ -159,7 +159,7 @@ def _training_requests(store: RunStore, wanted: set[str]) -> dict[str, Request]:
 
 
 def _row(store: RunStore, out: Path, row_id: str, request: Request, trajectory: Trajectory) -> ResultRow:
-    """Return a rollout as a rendered row, its pictures as files of the output folder."""
+    """Return a rollout as a rendered row, with its images as files of the output folder."""
     truth = _picture(store, out, request.truth_image) if request.truth_image is not None else ""
     asked = request_values(request.model_copy(update={"id": row_id}), truth)
     agent = agent_row(

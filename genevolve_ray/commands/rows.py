@@ -1,4 +1,4 @@
-"""What the commands read: rows of a file or of a benchmark's folder, with what is left out said in a few lines."""
+"""Input of the commands: rows of a file or of a benchmark's folder, with a short report of rejected ones."""
 
 from __future__ import annotations
 

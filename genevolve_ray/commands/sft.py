@@ -50,11 +50,11 @@ def sft_rows_run(
     seed: int | None = None,
     threads: int | None = None,
 ) -> None:
-    """Fine-tune a model folder on a file of rows and say what became of rows and loss.
+    """Fine-tune a model folder on a file of rows, and print the counts of rows and the loss.
 
     Raises:
-        UserFault: for a missing --model, a model that is none, a device that is not there.
-        ConfigError, DataError: for settings and data at fault.
+        UserFault: for a missing --model, a folder that is no model, a device that is not available.
+        ConfigError, DataError: for invalid settings and data.
     """
     if model is None:
         raise UserFault(f"genevolve sft {rows}: rows need --model, the folder of the model to train")
@@ -74,7 +74,7 @@ def sft_rows_run(
 
 
 def rows_config(settings: Sequence[str]) -> SftRowsConfig:
-    """Return the settings with `key=value` overrides. Raises ConfigError naming each key and value at fault."""
+    """Return the settings with `key=value` overrides. Raises ConfigError naming each invalid key and its value."""
     try:
         return SftRowsConfig.model_validate(with_overrides({}, settings))
     except ValidationError as error:
@@ -82,7 +82,7 @@ def rows_config(settings: Sequence[str]) -> SftRowsConfig:
 
 
 class _Screen:
-    """A bar where there is a terminal, lines now and then elsewhere."""
+    """A progress bar on a terminal, occasional lines elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console()
@@ -98,11 +98,11 @@ class _Screen:
         self._steps = 0
 
     def say(self, text: str) -> None:
-        """Print a text as it is."""
+        """Print a text literally."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
-        """Say what was read."""
+        """Print the counts of rows and steps."""
         self._steps = steps
         self.say(report.text())
         self.say(f"training on {train} rows for {steps} steps, {heldout} rows held out")

@@ -1,1 +1,1 @@
-"""Published data as the parts use it: rows as training examples, and rows as a run's requests."""
+"""Adapters of published data: rows as training examples, and rows as a run's requests."""

@@ -24,14 +24,14 @@ from genevolve_ray.records.seeds import derive_seed
 
 MAX_IMAGE_BYTES = 64 << 20
 _APART = 64
-"""A request of the end of an epoch comes again after at least so many others (a third of the epoch, if that is less)."""
+"""A request of the end of an epoch returns after at least so many others (a third of the epoch, if that is less)."""
 
 
 class PublishedRequestsConfig(Config):
-    """Which rows a run trains on, validates on, and is compared on.
+    """Configure the rows that a run trains on, validates on, and is compared on.
 
     Validation and held-out requests come from files of their own (GenEvolve-Bench for the latter) or are split off the
-    training rows. Whatever is held out, and whatever `exclude_paths` hold, is never trained on.
+    training rows. Held-out requests, and those in `exclude_paths`, are never trained on.
     """
 
     paths: tuple[Path, ...] = Field(min_length=1)
@@ -49,7 +49,7 @@ class PublishedRequestsConfig(Config):
     seed: int = Field(default=1, ge=0)
     """Order of the requests; it does not move any between the parts (`split.seed` does)."""
     check_images: bool = True
-    """Whether rows without their image file are left out from the start; otherwise a run stops where it needs one."""
+    """Whether rows without their image file are left out at the start; otherwise a run stops at the first such row."""
 
     @model_validator(mode="after")
     def _parts(self) -> PublishedRequestsConfig:
@@ -64,16 +64,16 @@ class PublishedRequestsConfig(Config):
 
 
 class PublishedRequests:
-    """Requests of published rows.
+    """Provide the requests of published rows.
 
-    Training requests are shuffled anew in every epoch. Their order follows from `seed` and the rows alone: it is the same
-    however the files are ordered. `report` says which rows were left out and why.
+    Training requests are shuffled anew in every epoch. Their order follows from `seed` and the rows alone: the order of
+    the files does not matter. `report` names the rows that were left out, with reasons.
     """
 
     Config = PublishedRequestsConfig
 
     def __init__(self, config: PublishedRequestsConfig, images: ImageStore) -> None:
-        """Read all rows; truth images go to `images` when their request is first asked for.
+        """Read all rows; truth images are written to `images` when their request is first used.
 
         Raises:
             DataError: for a file that is missing or broken, or when nothing is left to train, validate or compare on.
@@ -98,7 +98,7 @@ class PublishedRequests:
         config = self._config
         reading = ReadConfig(root=config.image_root, check_images=config.check_images)
         heldout = list(read_bench(config.heldout_paths, self.report, reading))
-        # Bad bench rows are reported above; here they keep their requests out all the same.
+        # Bad bench rows are reported above; here they still exclude their requests.
         kept_out = Exclusion(())
         for path in (*config.exclude_paths, *config.heldout_paths):
             excluding = RejectionReport()
@@ -121,7 +121,7 @@ class PublishedRequests:
         }
 
     def _sorted(self, rows: Iterable[PublishedRequest]) -> list[PublishedRequest]:
-        """Return rows in an order that is the same however they were read, and mixes their kinds."""
+        """Return rows in an order that is independent of the order of reading, and mixes their kinds."""
         return sorted(rows, key=lambda row: (rank(row.id, self._config.seed), row.id))
 
     def __len__(self) -> int:
@@ -144,8 +144,8 @@ class PublishedRequests:
     def _shuffle(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return an epoch's order.
 
-        A step may reach from one epoch into the next and must not hold a request twice, so what stood at the end of the
-        last epoch changes places with the middle of this one. The ends stay as they were drawn: no epoch depends on
+        A step may reach from one epoch into the next and must not hold a request twice. The last requests of the
+        previous epoch therefore swap places with the middle of this one. The ends remain as drawn: no epoch depends on
         more than the one before.
         """
         order = self._drawn(epoch)
@@ -169,7 +169,7 @@ class PublishedRequests:
 
 
 def store_image(path: Path, images: ImageStore) -> ImageRef:
-    """Put an image file into a store as it is. Raises DataError when it is missing, too large or no picture."""
+    """Put an image file into a store unchanged. Raises DataError when it is missing, too large or not an image."""
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:

@@ -1,10 +1,12 @@
-"""SFT rows as training examples: the chat template's own tokens, and a mask of what the assistant wrote.
+"""SFT rows as training examples: the chat template's own tokens, and a mask of the assistant's tokens.
 
-The tokens are those of the token ledger that the same conversation would have left in an episode: the prompt is rendered
-by the template once, every assistant turn is encoded by itself and closed by the end-of-turn token, and each observation
-adds what the template puts between two turns. Where a template strips earlier thinking, the thinking stays: at run time
-the policy reads its own earlier thinking (see `agent.chat`), so that is the context to be trained on, and one pass over
-the conversation then trains every turn. For templates that keep thinking the tokens equal the template's rendering.
+The tokens equal those of the token ledger of an episode with the same conversation. The template renders the prompt.
+Every assistant turn is encoded by itself and closed by the end-of-turn token. Each observation adds the tokens that the
+template puts between two turns.
+
+Some templates strip earlier thinking. Here it stays, because the policy reads its own earlier thinking at run time (see
+`agent.chat`). Training uses that context, and one pass over the conversation trains every turn. For templates that keep
+thinking, the tokens equal the template's rendering.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ ImageMode = Literal["text", "vision"]
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """A conversation as tokens, four bytes each; `spans` are the assistant's tokens as [start, end).
+    """Hold a conversation as tokens, four bytes each; `spans` are the assistant's tokens as [start, end).
 
     A data set stays in memory in this form; `example` makes the lists that a training step takes.
     """
@@ -46,7 +48,7 @@ class TokenizedRow:
 
     @property
     def target_tokens(self) -> int:
-        """Number of tokens that the loss is about."""
+        """Number of tokens that contribute to the loss."""
         return sum(end - start for start, end in self.spans)
 
     def example(self) -> SftExample:
@@ -60,16 +62,16 @@ class TokenizedRow:
 
 
 class RowEncoder:
-    """Turns SFT rows into tokens by one tokenizer."""
+    """Encode SFT rows as tokens of one tokenizer."""
 
     def __init__(self, tokenizer: ChatTokenizer, cutoff: int = 32768, images: ImageMode = "text") -> None:
         """Read the template.
 
         Args:
             tokenizer: a Hugging Face tokenizer with a chat template.
-            cutoff: most tokens of a row; longer ones are rejected, since a cut conversation would have lost its answer.
-            images: "text" leaves the `<image>` placeholders as the text that they are; "vision" would replace them by
-                the tokens of the pictures.
+            cutoff: most tokens of a row. Longer rows are rejected, since a cut conversation would have lost its answer.
+            images: "text" keeps the `<image>` placeholders as text; "vision" would replace them by the tokens of the
+                images.
 
         Raises:
             ValueError: for "vision", or a template whose turns have no end.
@@ -79,7 +81,7 @@ class RowEncoder:
                 "images=vision needs a vision processor in the learner, which this version does not have: "
                 "images=text trains on the placeholders as text"
             )
-        # Hardly any observation of a data set comes twice.
+        # Observations of a data set rarely repeat.
         self._chat = ChatFormat(tokenizer, remembered=16)
         self.cutoff = cutoff
         special = {self._chat.decode([token]) for token in tokenizer.all_special_ids}
@@ -105,7 +107,7 @@ class RowEncoder:
         return TokenizedRow(row.id, tokens, tuple(spans))
 
     def _turn(self, text: str, place: int) -> list[int]:
-        """Return a turn as the policy would have sampled it: without what the template opens for it, with its end."""
+        """Return a turn as the policy would have sampled it: without the template's opening, with its end token."""
         prefix = self._chat.thinking_prefix
         if prefix:
             body = text.lstrip()

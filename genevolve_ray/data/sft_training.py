@@ -28,7 +28,7 @@ PROVENANCE_FILE = "sft.json"
 
 
 class SftRowsConfig(Config):
-    """Settings of fine-tuning on rows; defaults are the paper's figures (PAPER section 5) where they are known.
+    """Configure fine-tuning on rows; defaults are the paper's figures (PAPER section 5) where they are known.
 
     Held-out rows come from `heldout_paths`, or are split off by request (the published split is 8,800 + 200).
     """
@@ -38,7 +38,7 @@ class SftRowsConfig(Config):
     global_batch: int = Field(default=32, ge=1)
     """Rows of one step."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Ends the training early; the schedule is that of the steps really taken."""
+    """Ends the training early; the schedule covers the steps that are really taken."""
     lr: float = Field(default=1e-5, ge=0)
     """Learning rate of AdamW after the warm-up."""
     weight_decay: float = Field(default=1e-6, ge=0)
@@ -46,35 +46,35 @@ class SftRowsConfig(Config):
     warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Where the cosine ends; not known of the paper."""
+    """Final learning rate of the cosine schedule, as a fraction of `lr`; the paper does not state it."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Not known of the paper: AdamW's usual ones."""
+    """AdamW's usual values; the paper does not state them."""
     grad_clip: float = Field(default=1.0, gt=0)
-    """Not known of the paper."""
+    """Largest norm of the gradient; the paper does not state it."""
     cutoff: int = Field(default=32768, ge=2)
     """Most tokens of a row; longer rows are rejected, not cut."""
     token_budget: int = Field(default=32768, ge=1)
     """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """What passes compute in, and what is saved; master weights and optimizer are float32."""
+    """Data type of forward and backward passes and of the saved weights; master weights and optimizer are float32."""
     device: str = "cpu"
     """Torch device, such as `cpu` or `cuda`."""
     threads: int = Field(default=0, ge=0)
-    """Torch threads; 0 leaves torch's setting alone."""
+    """Torch threads; 0 keeps torch's setting."""
     seed: int = Field(default=1, ge=0)
     """Order of the rows, and the split."""
     images: ImageMode = "text"
-    """`text`: pictures stay `<image>` placeholders; `vision` is refused until the learner reads pictures."""
+    """`text`: images stay `<image>` placeholders; `vision` is refused until the learner reads images."""
     exclude_paths: tuple[Path, ...] = ()
-    """Bench rows: their requests are kept out of training."""
+    """Rows of benchmarks: their requests are kept out of training."""
     heldout_paths: tuple[Path, ...] = ()
     """Files of rows for the held-out loss; their requests are kept out of training."""
     heldout_fraction: float = Field(default=200 / 9000, ge=0, lt=1)
-    """Share of requests held out where there are no `heldout_paths`; 0 leaves the held-out loss away."""
+    """Share of requests held out where there are no `heldout_paths`; 0 disables the held-out loss."""
     evaluate_every: int = Field(default=0, ge=0)
     """Steps between held-out losses; 0 means once an epoch. There is always one before the first step and at the end."""
     reading: SftReadConfig = SftReadConfig()
-    """How rows are read."""
+    """Reading of the rows."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SftRowsConfig:
@@ -84,31 +84,31 @@ class SftRowsConfig(Config):
 
 
 class SftWatcher(Protocol):
-    """Listens to a training."""
+    """Define an observer of a training."""
 
     def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
-        """Hear what was read: the report, rows to train and evaluate on, steps to take."""
+        """Receive the report of the rows, the numbers of rows to train and evaluate on, and the number of steps."""
         ...
 
     def step(self, step: SftStep) -> None:
-        """Hear what a step did."""
+        """Receive the result of a step."""
         ...
 
     def heldout(self, done: int, evaluation: SftEvaluation) -> None:
-        """Hear the held-out loss after `done` steps."""
+        """Receive the held-out loss after `done` steps."""
         ...
 
 
 @dataclass(frozen=True)
 class RowSets:
-    """Rows as tokens, for training and for the held-out loss."""
+    """Hold rows as tokens, for training and for the held-out loss."""
 
     train: list[TokenizedRow]
     heldout: list[TokenizedRow]
 
 
 def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig, report: RejectionReport) -> RowSets:
-    """Read, split and tokenise rows. A request that is held out is never trained on.
+    """Read, split and tokenize rows. A request that is held out is never trained on.
 
     Raises:
         DataError: for a file that is missing or broken, or when no row is left to train on.
@@ -150,8 +150,8 @@ def train_on_rows(
 ) -> dict[str, Any]:
     """Fine-tune the model in `model_dir` on rows and write it to `out` in HF layout; return the provenance.
 
-    Beside the checkpoint stand `rejections.json` (which rows were left out and why) and `sft.json` (settings, counts,
-    losses).
+    The folder of the checkpoint also holds `rejections.json` (rows that were left out, with reasons) and `sft.json`
+    (settings, counts, losses).
 
     Raises:
         DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision`.
@@ -175,7 +175,7 @@ def train_on_rows(
     rows = load_rows(paths, encoder, config, report)
     settings = sft_config(config, len(rows.train))
     monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
-    out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written shows before the training, not after it.
+    out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written fails before the training, not after it.
     model = load_policy(model_dir, device=config.device)
     examples, heldout = [row.example() for row in rows.heldout], []
     every = config.evaluate_every or max(1, math.ceil(len(rows.train) / config.global_batch))
@@ -213,7 +213,7 @@ def train_on_rows(
 
 
 def sft_config(config: SftRowsConfig, rows: int) -> SftConfig:
-    """Return the settings of `learning.sft` for so many rows: the number of steps follows from epochs and batch."""
+    """Return the settings of `learning.sft` for a number of rows: the number of steps follows from epochs and batch."""
     from genevolve_ray.learning.sft import SftConfig
 
     steps = math.ceil(config.epochs * rows / config.global_batch)

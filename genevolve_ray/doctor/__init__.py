@@ -1,4 +1,4 @@
-"""What a machine can run, and what a run still lacks, told before anything starts."""
+"""Diagnosis before the start: the abilities of a machine, and the missing requirements of a run."""
 
 from genevolve_ray._moved import lazy_names
 

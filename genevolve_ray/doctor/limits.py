@@ -43,11 +43,11 @@ def context(config: RunConfig) -> list[Check]:
 
 
 def time_limits(config: RunConfig) -> list[Check]:
-    """Compare how long a role's replica may take with how long the service behind it may keep it waiting."""
+    """Compare the time limit of a role's replica with the time that the service behind it may take."""
     said = []
     for service in settings_tree.services(config):
         outer = getattr(config.cluster, service.role, None)
-        if outer is None:  # The memory's process waits as long as it takes.
+        if outer is None:  # The memory's process has no time limit.
             continue
         inner = service.config
         needed = inner.patience_s
@@ -69,7 +69,7 @@ def time_limits(config: RunConfig) -> list[Check]:
 
 
 def _repairs(config: RunConfig, role: str) -> int:
-    """Return how often a plug-in asks again for an answer that it cannot read."""
+    """Return how often a plug-in repeats a request whose answer it cannot read."""
     _, settings = settings_tree.plugin_settings(role, getattr(config, role))
     repairs = getattr(settings, "repairs", 0)
     return repairs if isinstance(repairs, int) else 0
@@ -93,7 +93,7 @@ def formula(config: RunConfig) -> list[Check]:
 
 
 def devices(config: RunConfig) -> list[Check]:
-    """Return whether the GPUs that are asked for are on this machine; a remote cluster answers for itself."""
+    """Return whether the requested GPUs are on this machine; a remote cluster is not checked here."""
     if cluster_address(config.cluster):
         return []
     try:
@@ -106,7 +106,7 @@ def devices(config: RunConfig) -> list[Check]:
 
 
 def reservations(config: RunConfig) -> list[Check]:
-    """Return which plug-ins compute on a GPU that their replicas do not reserve: on Ray they would find none."""
+    """Return the plug-ins that compute on a GPU that their replicas do not reserve: on Ray they would find none."""
     said = []
     for role, key, node in settings_tree.settings_nodes(config):
         service, model = getattr(config.cluster, role, None), getattr(node, "model", None)
@@ -118,7 +118,7 @@ def reservations(config: RunConfig) -> list[Check]:
 
 
 def placement(config: RunConfig, *, deep: bool) -> list[Check]:
-    """Return whether the run's processes fit the machine, or the cluster, which is asked with `deep` only."""
+    """Return whether the run's processes fit the machine or the cluster; a cluster is queried with `deep` only."""
     address = cluster_address(config.cluster)
     if address is not None and not deep:
         return [
@@ -138,7 +138,7 @@ def placement(config: RunConfig, *, deep: bool) -> list[Check]:
 
 
 def learner_memory(config: RunConfig, weights: Weights | None) -> list[Check]:
-    """Compare what master weights, gradients and AdamW take on each rank with the GPUs of this machine."""
+    """Compare the memory of master weights, gradients and AdamW on each rank with the GPUs of this machine."""
     learner = config.learner
     gpus = find_gpus()
     if (
@@ -160,13 +160,13 @@ def learner_memory(config: RunConfig, weights: Weights | None) -> list[Check]:
 
 
 def disk(config: RunConfig, run_dir: Path, weights: Weights | None) -> list[Check]:
-    """Compare the free space at the run folder with what the checkpoints that are kept will take."""
+    """Compare the free space at the run folder with the size of the checkpoints that are kept."""
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / GIB
     text = f"{free:.1f} GiB free for {run_dir}"
     if weights is None or config.learner.lora:
         return [ok("disk", text)]
-    kept = config.checkpoints.keep_last + config.checkpoints.keep_best + 1  # One is written before another goes.
+    kept = config.checkpoints.keep_last + config.checkpoints.keep_best + 1  # One is written before another is deleted.
     needed = kept * weights.parameters * (_MASTER_BYTES + _ADAM_BYTES) / GIB
     text = f"{text}; {kept} checkpoints with their optimizer need {needed:.1f} GiB, plus images and trajectories"
     if free < needed:

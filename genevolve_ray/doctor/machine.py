@@ -1,8 +1,8 @@
-"""What this machine can run: `genevolve doctor`.
+"""Abilities of this machine: `genevolve doctor`.
 
-Looks at the machine and at installed packages through their metadata. Nothing heavy is imported (torch alone would
-take seconds, and a broken installation would take the diagnosis down with it), so the answer comes within a second or
-two and on broken environments too.
+The checks examine the machine, and installed packages through their metadata. Nothing heavy is imported: torch alone
+would take seconds, and a broken installation would break the diagnosis too. The answer therefore takes a second or two,
+on broken environments as well.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ DEMO_MEMORY_GIB = 8
 DEMO_DISK_GIB = 5
 SHARED_MEMORY_GIB = 1
 GPU_QUERY_SECONDS = 8.0
-"""A driver that is not kept loaded takes seconds to start; one that takes longer hangs."""
+"""A driver that is not kept loaded takes seconds to start; a longer delay is treated as a hang."""
 
 MAKE_CPU = "make setup"
 MAKE_CUDA = "make setup BACKEND=cuda"
 
-# package -> what it is for; without these the demo cannot run
+# package -> its purpose; without these the demo cannot run
 REQUIRED = {
     "torch": "the learner",
     "transformers": "policy models and tokenizers",
@@ -44,7 +44,7 @@ REQUIRED = {
     "bm25s": "local search",
     "plotly": "the report",
 }
-# package -> what is lost without it
+# package -> the feature that is missing without it
 OPTIONAL = {
     "diffusers": "in-process image generators",
     "peft": "LoRA policies",
@@ -56,19 +56,19 @@ CUDA_LINKED = ("torchvision", "torchaudio", "torchcodec")
 
 
 class Status(StrEnum):
-    """How a check came out."""
+    """Grade the outcome of a check."""
 
     OK = "ok"
-    """As it should be."""
+    """The check passed."""
     NOTE = "note"
     """Nothing is stopped; something optional is missing, tight or not known."""
     PROBLEM = "problem"
-    """The demo, or the run that is looked at, cannot run as it is, or would go wrong."""
+    """The demo, or the examined run, cannot run with this machine or configuration, or would give wrong results."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `remedy` says how to get what is missing; it is empty where nothing is."""
+    """Describe one finding. `remedy` explains the fix; it is empty where none is needed."""
 
     name: str
     status: Status
@@ -78,7 +78,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU as the driver reports it; memory in MiB."""
+    """Describe one NVIDIA GPU as the driver reports it; memory in MiB."""
 
     name: str
     memory_mib: int
@@ -88,7 +88,7 @@ def diagnose(run_dir: Path = Path("runs")) -> list[Check]:
     """Return every finding about this machine, machine first, abilities last.
 
     Args:
-        run_dir: where runs would be written; its filesystem is checked for space. It need not exist.
+        run_dir: folder of future runs; its filesystem is checked for space. It need not exist.
     """
     gpus = find_gpus()
     checks = [_python(), _cores(), _memory(), _disk(run_dir), _shared_memory()]
@@ -119,7 +119,7 @@ def print_diagnosis(checks: Sequence[Check], console: Console | None = None, tit
 def find_gpus() -> list[Gpu]:
     """Return the NVIDIA GPUs that nvidia-smi lists; empty without a driver or when it does not answer in time.
 
-    This is the only place that asks the driver. torch would answer too, but takes seconds to import.
+    Only this function queries the driver. torch would answer too, but takes seconds to import.
     """
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
@@ -149,7 +149,7 @@ def version_of(package: str) -> str | None:
 def torch_cuda_version() -> str | None:
     """Return the CUDA version that the installed torch was built for, None for a CPU build or without torch.
 
-    Read from torch's own version file: a version without a local tag says nothing about the build.
+    The source is torch's own version file: a version without a local tag does not identify the build.
     """
     try:
         file = metadata.distribution("torch").locate_file("torch/version.py")
@@ -235,7 +235,10 @@ def _torch_build() -> Check:
 
 
 def _cuda_linked_packages() -> Check:
-    """A torchvision from the public index next to a CPU torch breaks `import transformers` with a misleading error."""
+    """Report a torchvision from the public index next to a CPU torch.
+
+    It breaks `import transformers` with a misleading error.
+    """
     installed = {name: version for name in CUDA_LINKED if (version := version_of(name))}
     listed = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed"
     if torch_cuda_version():
@@ -275,7 +278,7 @@ def _gpu(gpus: Sequence[Gpu]) -> Check:
 
 
 def _abilities(checks: Sequence[Check], gpus: Sequence[Gpu]) -> list[Check]:
-    """Return what the findings add up to: which kinds of run are possible here."""
+    """Return the conclusion of the findings: the kinds of run that are possible here."""
     healthy = exit_status(checks) == 0
     on_gpu = bool(gpus) and torch_cuda_version() is not None and version_of("vllm") is not None
     size = "full-size models" if on_gpu else "tiny models only, without a GPU"

@@ -1,4 +1,4 @@
-"""Whether a model folder is whole: weights that end where their header says, tokenizer, chat template."""
+"""Integrity of a model folder: weights that end where their header says, tokenizer, chat template."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 from genevolve_ray.engines.checks import context_length
 
 _MAX_HEADER = 100 << 20
-"""Bytes that the format allows for a header."""
+"""Largest header that the format allows, in bytes."""
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the weights of a folder come to."""
+    """Describe the weights of a folder."""
 
     parameters: int
     bytes: int
 
 
 def read_weights(folder: Path) -> Weights:
-    """Return the size of a folder's safetensors, each of which is there and whole.
+    """Return the size of a folder's safetensors, after a check that every file exists and is complete.
 
-    A download that broke off shows here, in a moment, and not when an engine has started.
+    An interrupted download is found here at once, and not when an engine has started.
 
     Raises:
         FileNotFoundError: naming a shard that the index lists and the folder lacks.
-        ValueError: naming a file that is no safetensors or has another length than its header says.
+        ValueError: naming a file that is not safetensors or whose length differs from its header.
     """
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
@@ -43,7 +43,7 @@ def read_weights(folder: Path) -> Weights:
 
 
 def _parameters(file: Path) -> int:
-    """Return the number of parameters in one file. Raises ValueError when it is not whole."""
+    """Return the number of parameters in one file. Raises ValueError when it is not complete."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -62,7 +62,7 @@ def _parameters(file: Path) -> int:
 
 
 def missing_texts(folder: Path) -> list[str]:
-    """Return what a folder lacks beside its weights, in words: a tokenizer, a chat template."""
+    """Return the missing items besides the weights, in words: a tokenizer, a chat template."""
     lacking = []
     if not any((folder / name).is_file() for name in TOKENIZERS):
         lacking.append(f"a tokenizer ({', '.join(TOKENIZERS)})")
@@ -74,7 +74,7 @@ def missing_texts(folder: Path) -> list[str]:
 
 
 def check_tokenizer(folder: Path) -> str:
-    """Load the tokenizer, render a conversation with its template, and return what was found in words.
+    """Load the tokenizer, render a conversation with its template, and return the findings in words.
 
     Takes seconds: it imports transformers.
 
@@ -99,7 +99,7 @@ def check_tokenizer(folder: Path) -> str:
 
 
 def context_of(folder: Path) -> int | None:
-    """Return the most tokens that a model's positions allow, None where that cannot be told."""
+    """Return the most tokens that a model's positions allow, None where the number is unknown."""
     try:
         return context_length(folder)
     except (OSError, ValueError):

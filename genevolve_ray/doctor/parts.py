@@ -1,4 +1,4 @@
-"""Checks of a run's parts: what is left to fill in, model folders, plug-ins, data, tokens, services by their settings."""
+"""Checks of a run's parts: values to fill in, model folders, plug-ins, data, tokens, services by their settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = 1024**3
 
 
 def ok(name: str, detail: str) -> Check:
-    """Return a finding that all is well."""
+    """Return a finding of a passed check."""
     return Check(name, Status.OK, detail)
 
 
@@ -32,12 +32,12 @@ def note(name: str, detail: str, remedy: str = "") -> Check:
 
 
 def problem(name: str, detail: object, remedy: str = "") -> Check:
-    """Return a finding that stops the run, or makes it go wrong."""
+    """Return a finding that stops the run, or would make its results wrong."""
     return Check(name, Status.PROBLEM, " ".join(clean(detail).split()), remedy)
 
 
 def clean(text: object) -> str:
-    """Return words of others fit for a terminal."""
+    """Return external text in a form that is safe for a terminal."""
     return "".join(char if char.isprintable() else " " for char in str(text))
 
 
@@ -61,7 +61,7 @@ def _settable(key: str) -> str:
 
 
 def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | None]:
-    """Return what there is to say of the policy's folder, and the size of its weights where they can be read."""
+    """Return the findings about the policy's folder, and the size of its weights where they can be read."""
     if settings_tree.waits(config.policy.model):
         return [note("policy", "not checked until policy.model is filled in")], None
     remedy = "--set policy.model=FOLDER, in Hugging Face layout"
@@ -82,7 +82,7 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
 
 
 def embedder(config: RunConfig) -> list[Check]:
-    """Return what there is to say of the embedding model."""
+    """Return the findings about the embedding model."""
     settings = config.experience.embedder
     if (
         not config.experience.enabled
@@ -139,7 +139,7 @@ def data(config: RunConfig) -> list[Check]:
     try:
         settings_tree.plugin_settings("requests", spec)
     except UserFault:
-        return []  # Told with the plug-ins.
+        return []  # Reported with the plug-ins.
     images = MemoryImages()
     try:
         source = spec.build(images)
@@ -169,7 +169,7 @@ def _first(part: str, drawn: list[Request], images: MemoryImages) -> Check:
 
 
 def _enough(config: RunConfig, source: Any) -> Iterator[Check]:
-    """Say how often a run goes through its requests, where the source knows how many it has."""
+    """Report how often a run repeats its requests, where the source knows their number."""
     if not hasattr(source, "__len__"):
         return
     wanted, there = config.loop.steps * config.loop.requests_per_step, len(source)

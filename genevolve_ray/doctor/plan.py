@@ -1,4 +1,4 @@
-"""`genevolve plan`: what a run will ask of a cluster, and whether it fits, before anything starts."""
+"""`genevolve plan`: the resources that a run requests from a cluster, and whether they fit, before anything starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Resources = Mapping[str, float]
 
 @dataclass(frozen=True)
 class PlanLine:
-    """Equal processes: what each asks for, and how many there may be more while a service is under load."""
+    """Describe equal processes: their resources, and how many more may start while a service is under load."""
 
     part: str
     count: int
@@ -31,7 +31,7 @@ class PlanLine:
 
 @dataclass(frozen=True)
 class PlacementPlan:
-    """What a run asks for, what is there, and why it does not fit (empty where it does)."""
+    """Describe the requested resources, the available nodes, and the reason for a misfit (empty where the run fits)."""
 
     lines: Sequence[PlanLine]
     nodes: Sequence[Resources]
@@ -41,11 +41,11 @@ class PlacementPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the run can start."""
+        """True when the run can start."""
         return not self.obstacle
 
     def total(self, resource: str, *, most: bool = False) -> float:
-        """Return how much of a resource all processes ask for, with `most` those of a loaded service as well."""
+        """Return the amount of a resource that all processes request; `most` includes those of a loaded service."""
         return sum((line.count + (line.more if most else 0)) * line.each.get(resource, 0.0) for line in self.lines)
 
 
@@ -54,10 +54,10 @@ def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> Pl
 
     Args:
         config: the run.
-        nodes: the nodes to plan for; without them those of the cluster that the run would join, or this machine.
+        nodes: the nodes to plan for; by default those of the cluster that the run would join, or this machine.
 
     Raises:
-        PlacementError: when the cluster that is named cannot be reached.
+        PlacementError: when the named cluster cannot be reached.
     """
     where = "the given nodes"
     if nodes is None:
@@ -77,7 +77,7 @@ def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> Pl
 
 
 def parse_nodes(texts: Sequence[str]) -> list[dict[str, float]]:
-    """Read nodes such as `8cpu`, `64cpu+8gpu`, `4x64cpu+8gpu`. Raises ValueError naming the text at fault."""
+    """Parse nodes such as `8cpu`, `64cpu+8gpu`, `4x64cpu+8gpu`. Raises ValueError naming the invalid text."""
     nodes: list[dict[str, float]] = []
     for text in texts:
         count, times, rest = text.lower().partition("x")
@@ -96,7 +96,7 @@ def parse_nodes(texts: Sequence[str]) -> list[dict[str, float]]:
 
 
 def print_plan(plan: PlacementPlan) -> None:
-    """Print a plan as a table, and what it comes to."""
+    """Print a plan as a table, and its conclusion."""
     from rich.console import Console
     from rich.table import Table
 
@@ -132,7 +132,7 @@ def _existing(config: RunConfig) -> tuple[list[dict[str, float]], str]:
 
 
 def _lines(demands: Sequence[Demand], config: RunConfig) -> list[PlanLine]:
-    """Return demands with equal ones in one line, whatever number each of them has."""
+    """Return demands with equal ones in one line, for any number of each."""
     lines = []
     for part, same in groupby(demands, key=lambda d: d.part.rstrip("0123456789 ")):
         group = list(same)

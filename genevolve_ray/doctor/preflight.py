@@ -1,4 +1,4 @@
-"""Checks that take a moment and save minutes: what cannot run is said before anything starts."""
+"""Checks that take a moment and save minutes: a run that cannot work is rejected before anything starts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from genevolve_ray.evolution.plugins import PluginSpec
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
-    """Check what takes a moment: nothing is left to fill in, GPUs, policy, embedder, plug-ins and tokens are there.
+    """Check in a moment that nothing is left to fill in, and that GPUs, policy, embedder, plug-ins and tokens exist.
 
-    `genevolve doctor` looks at the same and more, and tells everything at once (`doctor.run`).
+    `genevolve doctor` checks the same and more, and reports everything at once (`doctor.run`).
 
-    A plug-in with a `runtime_env` is not looked at: it may be importable only where it runs, and is checked there.
+    A plug-in with a `runtime_env` is skipped: it may be importable only where it runs, and is checked there.
 
     Args:
         config: the run.
-        model: whether the policy must be there already.
+        model: whether the policy must exist already.
         local: whether everything runs in this process, where no plug-in can have an environment of its own.
 
     Raises:
-        UserFault: naming the value at fault.
+        UserFault: naming the invalid value.
     """
     check_filled_in(config)
     check_devices(config, local)
@@ -41,7 +41,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
 
 
 def check_filled_in(config: RunConfig) -> None:
-    """Check that a preset's blanks are filled in. Raises UserFault naming those that are not."""
+    """Check that the blanks of a preset are filled in. Raises UserFault naming those that are not."""
     if left := fill_ins(config):
         keys = ", ".join(key for key, _ in left)
         raise UserFault(f"not filled in: {keys} (--set, or a copy of the preset; see `genevolve doctor`)")
@@ -53,14 +53,14 @@ def check_policy(config: RunConfig) -> None:
         folder = model_folder(config.policy.model)
         if config.engine.kind == "vllm":
             check_model(folder, device=config.engine.device)
-        else:  # The reference engine takes what vLLM does not.
+        else:  # The reference engine accepts models that vLLM does not.
             read_model_config(folder)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
 
 
 def check_embedder(config: RunConfig) -> None:
-    """Check that an embedding model of one's own is there. Raises UserFault."""
+    """Check that a configured embedding model exists. Raises UserFault."""
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":
         folder = Path(embedder.transformers.model)
@@ -69,7 +69,7 @@ def check_embedder(config: RunConfig) -> None:
 
 
 def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
-    """Check that a plug-in loads with its settings, where this process can. Raises UserFault naming the value at fault."""
+    """Check that a plug-in loads with its settings, if this process can. Raises UserFault naming the invalid value."""
     if spec.isolated:
         if local:
             keys = ", ".join(spec.runtime_env)
@@ -93,10 +93,10 @@ def check_tokens(config: RunConfig) -> None:
 
 
 def check_devices(config: RunConfig, local: bool = False) -> None:
-    """Check that this process, or a private cluster on this machine, has the GPUs that the configuration asks for.
+    """Check that this process, or a private cluster on this machine, has the GPUs that the configuration requests.
 
     Raises:
-        UserFault: saying what was asked and what exists. A remote cluster answers for itself.
+        UserFault: naming the requested and the available devices. A remote cluster is not checked.
     """
     if not local and cluster_address(config.cluster):
         return
@@ -116,13 +116,13 @@ def check_devices(config: RunConfig, local: bool = False) -> None:
 
 
 def require_gpus(asked: Mapping[str, object]) -> None:
-    """Check that this machine has a GPU where a setting asks for one.
+    """Check that this machine has a GPU where a setting requests one.
 
     Args:
         asked: settings by their key: a device by name, or a number of GPUs.
 
     Raises:
-        UserFault: naming the settings that ask for a GPU, where there is none.
+        UserFault: naming the settings that request a GPU, where there is none.
     """
     wanting = {key: value for key, value in asked.items() if value and not str(value).startswith("cpu")}
     if wanting and not find_gpus():

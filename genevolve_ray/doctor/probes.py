@@ -1,4 +1,4 @@
-"""Asks each service of a run, over the network, once and within seconds."""
+"""Network probes: one call to each service of a run, within seconds."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.remote.endpoint import EndpointConfig
 
 PROBE_SECONDS = 10.0
-"""How long a service may take to answer a question that costs nothing."""
+"""How long a service may take to answer a call that costs nothing."""
 PAID_SECONDS = 60.0
-"""How long it may take to do a little of its work."""
+"""How long a service may take for a small amount of paid work."""
 _NO_SUCH_PLACE = frozenset({404, 405, 501})
 _SHOWN = 8
-"""Names of models that a finding lists."""
+"""Most names of models that a finding lists."""
 _TOKEN_REFUSED = frozenset({401, 403})
 
 
 async def probe_services(
     services: list[settings_tree.ConfiguredService], unset: set[str], *, spend: bool
 ) -> list[Check]:
-    """Return a finding for every server of every service, asked side by side.
+    """Return a finding for every server of every service, queried concurrently.
 
     Args:
-        services: whom to ask.
-        unset: variables of tokens that are not set here; services that need them are not asked.
-        spend: whether a call that costs money may be made, one a server.
+        services: the services to query.
+        unset: variables of tokens that are not set here; services that need them are not queried.
+        spend: whether a call that costs money may be made, one per server.
     """
     able = [service for service in services if service.config.token_env not in unset]
     asked = [(service, url) for service in able for url in service.config.urls if not settings_tree.waits(url)]
@@ -44,7 +44,7 @@ async def probe_services(
 
 
 class _Asked:
-    """One server, asked without patience: a probe that has to wait says so."""
+    """One server, queried without retries: a probe that has to wait reports it."""
 
     def __init__(self, service: settings_tree.ConfiguredService, url: str) -> None:
         self.service, self.config, self.url = service, service.config, url
@@ -62,7 +62,7 @@ class _Asked:
         return [free or note("answers", f"{self.where}: a server answers; its function was not tested", remedy)]
 
     async def _free(self) -> Check | None:
-        """Return what asking for nothing shows, None where it shows no more than that somebody answers."""
+        """Return the finding of a call that costs nothing, None where it shows only that a server answers."""
         for path in dict.fromkeys((self.config.health_path, self.config.probe_path())):
             if path and (found := await self._get(path)) is not None:
                 return found
@@ -85,7 +85,7 @@ class _Asked:
         return self._listed(answer, path)
 
     async def _knock(self) -> Check | None:
-        """Ask for the base address: any answer shows that a server is there."""
+        """Call the base address: any answer shows that a server exists."""
         remote = self._remote(PROBE_SECONDS)
         try:
             await remote.call("", _whole, method="GET")
@@ -137,7 +137,7 @@ class _Asked:
         )
 
     def _listed(self, answer: Answer, path: str) -> Check:
-        """Return that a server answers, and whether it lists the model that will be asked for."""
+        """Return that a server answers, and whether it lists the model that the run will use."""
         said = f"{self.where}: answers at {path}"
         model = getattr(self.config, "model", "")
         if path != "models" or not model:

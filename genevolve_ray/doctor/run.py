@@ -13,14 +13,14 @@ from genevolve_ray.doctor.probes import probe_services
 
 
 def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool = False) -> list[Check]:
-    """Return what a run lacks and what it has, with how to mend each.
+    """Return the available and the missing requirements of a run, with a remedy for each problem.
 
-    Of the machine only what stops every run is repeated; `diagnose` tells the rest.
+    Of the machine, only findings that stop every run are repeated; `diagnose` reports the rest.
 
     Args:
         config: the run.
-        run_dir: where it would be written; it need not exist.
-        deep: load the tokenizer, and ask the services and the cluster over the network.
+        run_dir: its future folder; it need not exist.
+        deep: load the tokenizer, and query the services and the cluster over the network.
         spend: with `deep`, make the one call of each service that costs money.
     """
     checks = [check for check in diagnose(run_dir) if check.status is Status.PROBLEM]

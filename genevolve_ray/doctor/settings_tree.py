@@ -1,4 +1,4 @@
-"""Finding things in a run's configuration: values to fill in, plug-ins' settings, services and the tokens they need."""
+"""Searches in a run's configuration: values to fill in, plug-ins' settings, services and the tokens they need."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.renderers.presets import NamedConfig
 
 MARK = "FILL_IN"
-"""Stands in a preset where only the user knows the value."""
+"""Placeholder in a preset for a value that only the user knows."""
 
 
 @dataclass(frozen=True)
 class ConfiguredService:
-    """A service outside the run: the role that calls it, the key of its settings, and these."""
+    """Identify a service outside the run: the role that calls it, the key of its settings, and the settings."""
 
     role: str
     key: str
@@ -30,7 +30,7 @@ class ConfiguredService:
 
 @dataclass(frozen=True)
 class Token:
-    """A token that the settings at `key` ask for, by the name of its environment variable."""
+    """Identify a token that the settings at `key` need, by the name of its environment variable."""
 
     role: str
     key: str
@@ -43,7 +43,7 @@ def plugin_roles(config: RunConfig) -> tuple[str, ...]:
 
 
 def fill_ins(config: RunConfig) -> list[tuple[str, str]]:
-    """Return (key, value) of what is still to be filled in, leaving out parts that are switched off."""
+    """Return (key, value) of every value that is still to be filled in; parts that are switched off are left out."""
     unused = () if config.experience.enabled else ("experience", "summariser")
     return list(_marked(config.model_dump(mode="json", exclude=set(unused)), ""))
 
@@ -72,7 +72,7 @@ def plugin_settings(role: str, spec: PluginSpec) -> tuple[Any, Any]:
     """Return a plug-in's class and its validated settings.
 
     Raises:
-        UserFault: naming the value at fault.
+        UserFault: naming the invalid value.
     """
     try:
         kind = spec.resolve()
@@ -86,7 +86,7 @@ def plugin_settings(role: str, spec: PluginSpec) -> tuple[Any, Any]:
 def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
     """Return (role, key, settings) of every settings object of plug-ins and embedder.
 
-    Plug-ins that are broken, or importable only in processes of their own, are left out.
+    Plug-ins that are broken, or importable only in their own processes, are left out.
     """
     found: list[tuple[str, str, BaseModel]] = []
     for role in plugin_roles(config):
@@ -96,7 +96,7 @@ def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
             _, settings = plugin_settings(role, getattr(config, role))
         except UserFault:
             continue
-        if isinstance(settings, NamedConfig):  # What a preset's name stands for.
+        if isinstance(settings, NamedConfig):  # The settings behind a preset's name.
             _, settings = settings.resolve()
         found += [(role, key, node) for key, node in nodes(settings, f"{role}.config")]
     embedder = config.experience.embedder
@@ -115,7 +115,7 @@ def services(config: RunConfig) -> list[ConfiguredService]:
 
 
 def tokens(config: RunConfig) -> list[Token]:
-    """Return every token that the parts of a run ask for."""
+    """Return every token that the parts of a run need."""
     named = ((role, key, getattr(node, "token_env", "")) for role, key, node in settings_nodes(config))
     return [Token(role, key, name) for role, key, name in named if isinstance(name, str) and name]
 
