@@ -162,7 +162,7 @@ def _request(posed_by: str | None, images: MemoryImages) -> Request:
 
 
 def secrets_of(settings: Any, key: str = "") -> Iterator[str]:
-    """Yield values that must not be shown: those of keys that sound secret, or of the variables that `*_env` keys name."""
+    """Yield secret values: those of keys that sound secret, or of the variables that `*_env` keys name."""
     if isinstance(settings, Mapping):
         for name, value in settings.items():
             yield from secrets_of(value, str(name))
