@@ -35,7 +35,7 @@ async def check_requests(source: RequestSource, case: RequestsCase) -> None:
     """Every part gives requests of ours, as many as were asked for, each with an id and a prompt."""
     for part, requests in _parts(source, case.count).items():
         assert len(requests) == case.count, (
-            f"{part}: {case.count} requests were requested, {len(requests)} were returned"
+            f"{part}: expected {case.count} requests, got {len(requests)}"
         )
         for request in requests:
             assert isinstance(request, Request), f"{part} gave {type(request).__name__}, not a Request"
