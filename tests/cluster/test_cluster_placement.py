@@ -28,7 +28,9 @@ def test_the_embedded_preset_fits_one_core() -> None:
 
 def test_a_part_too_big_for_any_node_is_named_with_the_nodes() -> None:
     demands = [Demand("learner", {"CPU": 1.0, "GPU": 2.0})]
-    with pytest.raises(PlacementError, match=r"learner \(1 CPU, 2 GPU\): the cluster has 2 nodes with 8 CPU, 1 GPU \| 4 CPU"):
+    with pytest.raises(
+        PlacementError, match=r"learner \(1 CPU, 2 GPU\): the cluster has 2 nodes with 8 CPU, 1 GPU \| 4 CPU"
+    ):
         check_fits(demands, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0}], {"CPU": 12.0, "GPU": 1.0})
 
 

@@ -69,7 +69,10 @@ def test_three_commands_hand_their_files_on(genevolve: Callable[..., Any], tmp_p
         (("rollout", "--input", "x.jsonl", "--output", "o", "--policy", "nowhere"), "--policy: "),
         (("rollout", "--input", "none.jsonl", "--output", "o", "--policy", "direct"), "none.jsonl: does not exist"),
         (("rollout", "--input", "x.jsonl", "--output", "o", "--policy", "direct", "--sft", "s.jsonl"), "direct has no"),
-        (("rollout", "--input", "x.jsonl", "--output", "o", "--policy", "direct", "--date", "2026-01-01"), "does not show the policy a date"),
+        (
+            ("rollout", "--input", "x.jsonl", "--output", "o", "--policy", "direct", "--date", "2026-01-01"),
+            "does not show the policy a date",
+        ),
         (("render", "--input", "x.jsonl", "--output", "."), "overwrite"),
         (("bench", "genevolve", "--data", "none", "--output", "o"), "'none' does not exist"),
         (("bench", "wise", "--data", ".", "--output", "o"), "WISE needs its own judge"),

@@ -168,7 +168,10 @@ async def test_an_answer_that_cannot_be_read_is_asked_for_again(bad: Reply) -> N
 
 @pytest.mark.parametrize("bad", FAULTS.values(), ids=FAULTS)
 async def test_answers_that_stay_unreadable_are_an_infra_failure(bad: Reply) -> None:
-    with serving(answering(kscore=bad)) as server, pytest.raises(InfraFailure, match="vlm returned no usable KScore in 2"):
+    with (
+        serving(answering(kscore=bad)) as server,
+        pytest.raises(InfraFailure, match="vlm returned no usable KScore in 2"),
+    ):
         await judged(judge_of(server.url, repairs=1))
     with serving(answering(checks=bad)) as server, pytest.raises(InfraFailure, match="no usable sufficiency in 2"):
         await judged(judge_of(server.url, repairs=1))
