@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +28,12 @@ from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
 from genevolve_ray.cluster.services import Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
 from genevolve_ray.cluster.swaps import RayRenderers
-from genevolve_ray.cluster.transfer import Transfer
-from genevolve_ray.cluster.weights import Outbox, Shipment, receive
+from genevolve_ray.cluster.transports.device import Transfer
+from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, ServiceHandle, worker_environment
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import remove_leftovers
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import PlacedConfig
@@ -49,8 +50,6 @@ class ClusterPorts:
     seconds: dict[str, float] = field(default_factory=dict)
     callers: dict[str, Caller] = field(default_factory=dict)
     """The services by role, for whoever calls them beside the rollout workers."""
-    locate: Callable[[str], str] = lambda folder: folder
-    """Returns where a published folder lies on the driver's node."""
 
 
 @asynccontextmanager
@@ -80,6 +79,8 @@ async def on_ray(
             yield ports
         finally:
             await launch.stop()
+    # What was published by processes that could not remove it themselves; a private cluster's are gone by now.
+    remove_leftovers()
 
 
 class _Launch:
@@ -92,6 +93,7 @@ class _Launch:
         self.private = cluster_address(config.cluster) is None
         self.group: Any = None
         self.rollouts: RayRollouts | None = None
+        self.learner: RayLearner | None = None
         self.handles: dict[str, Any] = {}
         self.renderers: dict[int, ServiceHandle] = {}
         """Every renderer that a worker must know, by generation."""
@@ -114,12 +116,10 @@ class _Launch:
 
         cluster = self.config.cluster
         self.group = reserve(gang_demands(self.config), cluster.strategy)
-        outbox = Outbox()
-        learner = RayLearner(
+        self.learner = learner = RayLearner(
             self._create_learner,
             kill=ray.kill,
             max_restarts=cluster.max_restarts,
-            outbox=outbox,
             elsewhere=lambda: sum(node["Alive"] for node in ray.nodes()) > 1,
             sends=cluster.weights != "host",
         )
@@ -135,7 +135,6 @@ class _Launch:
             cluster.rollout_workers,
             max_restarts=cluster.max_restarts,
             attempts=cluster.rollout_attempts,
-            outbox=outbox,
             transfer=transfer,
         )
         parts = {
@@ -153,18 +152,17 @@ class _Launch:
         renderers = RayRenderers(self.renderers, self.rollouts, self.images_uri, cluster.start_timeout)
         callers = {s.role: ServiceHandle(s, self.handles[s.role]).caller() for s in self.services}
 
-        def locate(folder: str) -> str:
-            shipment = outbox.get(folder)
-            return receive(shipment) if isinstance(shipment, Shipment) else folder
-
-        return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds, callers, locate)
+        return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds, callers)
 
     async def stop(self) -> None:
         """Close the engines and take the services away; a private cluster then ends with the session."""
         if self.rollouts is not None:
             await self.rollouts.stop()
+        forget_weights()
         if self.private:
             return
+        if self.learner is not None:
+            await self.learner.stop()
         from ray.util import remove_placement_group
 
         await delete([*self.services, *(service_handle.service for service_handle in self.renderers.values())])

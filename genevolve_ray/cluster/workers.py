@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
-from genevolve_ray.cluster.weights import Shipment, forget_node, receive
+from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
 from genevolve_ray.engines.transfer_queue import TransferCall, TransferQueue
@@ -21,6 +20,7 @@ from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
 from genevolve_ray.evolution.inprocess import load_chat, start_engine
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts
+from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -128,12 +128,12 @@ class RolloutWorker:
         self._finished += 1
         return trajectory
 
-    async def update(self, weights: Shipment | str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Load published weights into the engine and verify them; returns the probe difference."""
         assert self._engine is not None, "start comes before update"
-        folder = weights if isinstance(weights, str) else await asyncio.to_thread(receive, weights)
+        folder = await weights.folder()
         try:
-            return await self._engine.update(folder, version, probe)
+            return await self._engine.update(folder, weights.version, weights.probe)
         except self._engine_death:
             self._exit()
             raise
@@ -182,7 +182,7 @@ class RolloutWorker:
         """Close the engine."""
         if self._engine is not None:
             await self._engine.close()
-        forget_node()
+        forget_weights()
 
     def _exit(self) -> None:
         """End this process without a goodbye: to callers the worker is dead, like its engine."""

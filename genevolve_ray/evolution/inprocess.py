@@ -14,7 +14,7 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
-from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
@@ -23,6 +23,7 @@ from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, RolloutPo
 from genevolve_ray.evolution.rollout import Rollouts
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.swaps import RendererHost
+from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, weight_folders
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
@@ -64,9 +65,9 @@ class LocalRollouts:
         """Play, render and judge one sample."""
         return await self._rollouts.rollout(task)
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Load published weights and verify them."""
-        return await self._engine.update(folder, version, probe)
+        return await self._engine.update(await weights.folder(), weights.version, weights.probe)
 
 
 def load_chat(model_dir: Path) -> ChatFormat:
@@ -115,10 +116,12 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
     return build_rollouts(config, model_dir, engine, images), engine
 
 
-def start_learner(config: EvolutionConfig, model_dir: Path, ranks: Ranks | None = None) -> LocalLearner:
-    """Load the learner, or this process's rank of it, with the ban mask that the engines use."""
+def start_learner(
+    config: EvolutionConfig, model_dir: Path, folders: WeightFolders, ranks: Ranks | None = None
+) -> LocalLearner:
+    """Load the learner, or this process's rank of it, with the ban mask that the engines use; it writes to `folders`."""
     chat = load_chat(model_dir)
-    return build_learner(config, model_dir, load_banned(model_dir, chat), chat, ranks)
+    return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
 
 
 def start_experience(config: EvolutionConfig) -> LocalExperience | None:
@@ -132,9 +135,10 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
 @asynccontextmanager
 async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> AsyncIterator[Ports]:
     """Build every part here and close the engine at the end."""
-    learner = start_learner(config, model_dir)
-    rollouts, engine = await start_rollouts(config, model_dir, images)
-    try:
-        yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
-    finally:
-        await engine.close()
+    with weight_folders() as folders:
+        learner = start_learner(config, model_dir, folders)
+        rollouts, engine = await start_rollouts(config, model_dir, images)
+        try:
+            yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
+        finally:
+            await engine.close()

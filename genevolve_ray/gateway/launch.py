@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.evolution.weights import memory_folder
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.gateway import Gateway, RunFacts
 from genevolve_ray.gateway.inspector import PolicyFacts
@@ -62,7 +62,6 @@ async def open_gateway(
     folder: Path,
     *,
     inside: RolloutPort | None,
-    locate: Callable[[str], str] = lambda folder: folder,
     on_listening: Callable[[GatewayServer], None] = lambda server: None,
 ) -> AsyncIterator[RolloutPort]:
     """Listen while the run goes on, and yield the rollout port over both sides; without `inside` over workers alone.
@@ -76,7 +75,6 @@ async def open_gateway(
         parts: what answers inside.
         folder: where evidence is kept.
         inside: the rollout port over the run's own engines.
-        locate: returns where a published folder lies on this machine.
         on_listening: told of the server once it listens.
 
     Raises:
@@ -106,7 +104,7 @@ async def open_gateway(
         await asyncio.to_thread(server.start)
         try:
             on_listening(server)
-            outside = GatewayRollouts(server, parts.scoring, locate)
+            outside = GatewayRollouts(server, parts.scoring)
             yield outside if inside is None else SharedRollouts(inside, outside, config.share, config.patience)
         finally:
             await server.stop()
@@ -118,9 +116,7 @@ def _shelf_folder() -> Iterator[Path]:
 
     The name ends in the process's id, as theirs: what a killed driver leaves is swept by the next one.
     """
-    base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())  # noqa: S108
-    folder = base / f"genevolve-weights-gateway-{uuid4().hex[:8]}-{os.getpid()}"
-    folder.mkdir(mode=0o700)
+    folder = memory_folder(f"gateway-{uuid4().hex[:8]}", os.getpid())
     try:
         yield folder
     finally:

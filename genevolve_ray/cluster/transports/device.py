@@ -8,17 +8,19 @@ somebody in it was replaced, and after every transfer that broke off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray.exceptions import RayActorError, RayError
 
 from genevolve_ray.cluster.errors import await_remote
-from genevolve_ray.engines.protocol import Probe, WeightUpdateError
+from genevolve_ray.cluster.transports.host import FilesPayload
+from genevolve_ray.engines.protocol import WeightUpdateError
 from genevolve_ray.engines.transfer_queue import TransferCall
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import PublishedWeights
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.outgoing import OutgoingWeights
@@ -27,6 +29,34 @@ Task = asyncio.Future[Any]
 
 _AFTERMATH_SECONDS = 15.0
 """How long the others may take to notice that a transfer broke off. Whoever is still in it then waits for the dead."""
+
+
+class WeightsGone(GenevolveError, RuntimeError):
+    """The learner has learned more: it cannot write the version that is asked for."""
+
+
+class TensorsPayload:
+    """Stand for a version that the learner holds in memory and has written nowhere; it stays on the driver."""
+
+    def __init__(self, write: Callable[[], Awaitable[FilesPayload | None]]) -> None:
+        """Keep `write`, which has the learner write the version, and returns None when it holds another by then."""
+        self._write = write
+        self._files: FilesPayload | None = None
+        self._writing = asyncio.Lock()
+
+    async def files(self) -> FilesPayload | None:
+        """Return the version's files, written at the first call; None when the learner has learned more by then."""
+        async with self._writing:
+            if self._files is None:
+                self._files = await self._write()
+            return self._files
+
+    async def folder(self) -> str:
+        """Return a folder of this node that holds the files. Raises WeightsGone."""
+        files = await self.files()
+        if files is None:
+            raise WeightsGone("the learner holds a later version than the one that is asked for")
+        return await files.folder()
 
 
 class TransferFailed(GenevolveError, RuntimeError):
@@ -190,7 +220,7 @@ class Transfer:
         self._learner, self._processes, self._timeout, self._kill = learner, processes, timeout, kill
         self._members: tuple[Any, ...] = ()
 
-    async def send(self, workers: Sequence[Any], version: int, probe: Probe) -> list[float | RayActorError]:
+    async def send(self, workers: Sequence[Any], weights: PublishedWeights) -> list[float | RayActorError]:
         """Send a version to `workers`; returns, for each, the probe difference or that it died.
 
         With a death among them nobody is sure to have the version: it must be sent again.
@@ -199,6 +229,7 @@ class Transfer:
             LearnerLost: when a rank of the learner died, or was ended because it waited for the dead.
             WeightUpdateError: when the transfer failed although everyone lives, or a probe does not agree.
         """
+        version, probe = weights.version, weights.probe
         ready = await asyncio.gather(*(await_remote(w.expect.remote()) for w in workers), return_exceptions=True)
         if any(isinstance(outcome, BaseException) for outcome in ready):
             return self._judged(ready, None, version)
