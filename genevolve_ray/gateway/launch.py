@@ -15,10 +15,9 @@ from uuid import uuid4
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.evolution.inprocess import build_scoring, load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
-from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.weights import memory_folder
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.gateway import Gateway, RunFacts
@@ -48,9 +47,7 @@ class GatewayParts:
 
 def local_parts(config: EvolutionConfig, images: ImageStore) -> GatewayParts:
     """Build tools, renderer and judge in this process."""
-    renderer = RenderService(config.renderer.build(), images)
-    judge = JudgeService(config.judge.build(), images)
-    return GatewayParts(config.tools.build(images).tools, Scoring(renderer, judge, config.reward), images)
+    return GatewayParts(config.tools.build(images).tools, build_scoring(config, images), images)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.cluster.transports.device import TensorsPayload
 from genevolve_ray.cluster.transports.host import FilesPayload
 from genevolve_ray.cluster.workers import RolloutWorker
+from genevolve_ray.evolution.inference import PolicySource
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import WeightFolders
@@ -213,7 +214,8 @@ async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_si
         folder = Path(files.path)
         assert files.digests.keys() == {ADAPTER_CONFIG_FILE, ADAPTER_FILE} == {p.name for p in folder.iterdir()}
         shutil.rmtree(folder)
-        worker = ray.remote(RolloutWorker).options(**options).remote(config, model)
+        source = PolicySource(identity="tiny", model=Path(model))
+        worker = ray.remote(RolloutWorker).options(**options).remote(config, source)
         await worker.start.remote()
         assert await worker.update.remote(replace(weights, payload=replace(files, node="another"))) < 1e-5
         assert (await worker.stats.remote()).version == 1
