@@ -14,7 +14,7 @@ from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect, connec
 from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall, TransferQueue
+from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
 from genevolve_ray.evolution.inference import PolicySource, RunningPolicy, open_policy
 from genevolve_ray.evolution.ports import RolloutTask

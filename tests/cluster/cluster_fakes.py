@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from genevolve_ray.cluster.transports.device import TransferFailed, TransferGroup
 from genevolve_ray.engines.protocol import WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall, TransferInterrupted, TransferQueue
+from genevolve_ray.engines.transports.queue import TransferCall, TransferInterrupted, TransferQueue
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import PublishedWeights
 

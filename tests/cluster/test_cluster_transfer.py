@@ -24,7 +24,7 @@ from genevolve_ray.cluster.transports.device import (
 )
 from genevolve_ray.cluster.transports.host import FilesPayload
 from genevolve_ray.engines.protocol import WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall
+from genevolve_ray.engines.transports.queue import TransferCall
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import PublishedWeights
 

@@ -31,7 +31,7 @@ _PIECE = 64 << 20
 
 
 class WeightsDamaged(GenevolveError, RuntimeError):
-    """Bytes that arrived are not those that were sent: the worker must not sample from them."""
+    """Report that the bytes that arrived are not those that were sent: the worker must not sample from them."""
 
 
 @dataclass(frozen=True)
