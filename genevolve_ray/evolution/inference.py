@@ -61,7 +61,7 @@ class AgentPort(Protocol):
 
 @dataclass
 class InferencePorts:
-    """The parts that were asked for."""
+    """Hold the parts that were asked for."""
 
     agent: AgentPort | None = None
     renderer: RenderPort | None = None
@@ -71,7 +71,7 @@ class InferencePorts:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which parts a command needs; no policy, no engine and no tools."""
+    """Name the parts that a run or a command needs; without a policy there is neither an engine nor tools."""
 
     policy: PolicySource | None = None
     render: bool = False

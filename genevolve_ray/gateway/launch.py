@@ -82,7 +82,7 @@ async def open_gateway(
     async def call(tool: Tool, arguments: dict[str, object], context: EpisodeContext) -> object:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tool.call(arguments, context), home))
 
-    with _shelf_folder() as weights:
+    with _version_folder() as weights:
 
         def build() -> Gateway:
             facts = policy_facts(run, model_dir, parts.tools)
@@ -108,7 +108,7 @@ async def open_gateway(
 
 
 @contextmanager
-def _shelf_folder() -> Iterator[Path]:
+def _version_folder() -> Iterator[Path]:
     """Make a folder for versions, in memory where there is a RAM disk, beside those that the engines inside load.
 
     The name ends in the process's id, as theirs: what a killed driver leaves is swept by the next one.
