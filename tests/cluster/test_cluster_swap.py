@@ -17,7 +17,6 @@ from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState, swapping
-from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.records.trajectory import Outcome
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -50,10 +49,10 @@ async def test_a_renderer_is_replaced_between_groups(tmp_path: Path) -> None:
         return RendererSpec.model_validate(config.renderer.model_dump() | {"type": f"cluster_plugins:{name}"})
 
     run = tmp_path / "run"
-    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store, host_transport() as transport:
+    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
         requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
         async with on_ray(config, run_name="swap", images_uri=store.images.uri, model_dir=model) as ports:
-            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, NullMonitor())
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, store, NullMonitor())
             async with swapping(swaps, ports.renderers, loop.generations, NullMonitor(), poll_seconds=0.1):
                 running = asyncio.create_task(loop.run(await loop.start()))
 

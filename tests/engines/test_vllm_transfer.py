@@ -12,7 +12,7 @@ import pytest_asyncio
 from tiny_qwen3 import BANNED, CONTEXT, TinyModels, forward_logprobs
 
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall, TransferQueue
+from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -69,7 +69,7 @@ class Trainer:
         return await receiving
 
     def _send(self, source: Any) -> None:
-        from genevolve_ray.engines.vllm_transfer import Meeting, open_sender
+        from genevolve_ray.engines.transports.sender import Meeting, open_sender
 
         if self._end is None:
             with socket.socket() as free:

@@ -13,6 +13,7 @@ from loop_fakes import make_config, make_trajectory
 from safetensors import SafetensorError
 
 from genevolve_ray.evolution.learner import PROBE_TOKENS, LocalLearner, build_learner, training_sequences
+from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.learning import step as learning_step
 from genevolve_ray.learning.advantage import AdvantageConfig
 from genevolve_ray.learning.batch import TrainSequence
@@ -50,8 +51,8 @@ def attempt(name: str, sample: int, outcome: Outcome, score: float) -> Trajector
     return make_trajectory(SampleKey(step=1, request_id=name, sample=sample), outcome, score)
 
 
-def port(learner: StubLearner) -> LocalLearner:
-    return LocalLearner(learner, AdvantageConfig(), (3, 1, 2), 1e-4)  # type: ignore[arg-type]
+def port(learner: StubLearner, folder: Path = Path("nowhere")) -> LocalLearner:
+    return LocalLearner(learner, AdvantageConfig(), (3, 1, 2), 1e-4, WeightFolders(folder))  # type: ignore[arg-type]
 
 
 GOOD = group((Outcome.SCORED, 0.2), (Outcome.SCORED, 0.8))
@@ -104,7 +105,9 @@ async def test_a_step_without_a_comparison_says_why() -> None:
 
 
 async def test_the_probe_is_scored_by_the_learner(tmp_path: Path) -> None:
-    probe = await port(StubLearner()).publish(str(tmp_path))
+    weights = await port(StubLearner(), tmp_path).publish(7)
+    probe = weights.probe
+    assert (weights.version, await weights.folder()) == (7, str(tmp_path / "v000007"))
     assert (probe.token_ids, probe.logprobs, probe.tolerance) == ((3, 1, 2), (-1.0, -1.0), 1e-4)
 
 
@@ -112,16 +115,18 @@ async def test_the_probe_is_scored_by_the_learner(tmp_path: Path) -> None:
 async def test_what_cannot_be_written_is_an_os_error(tmp_path: Path, error: Exception) -> None:
     learner = StubLearner()
     learner.error = error
-    for work in (port(learner).publish, port(learner).save):
-        with pytest.raises(OSError, match=f"{tmp_path} cannot be written .* bytes are free there.: {error}") as caught:
-            await work(str(tmp_path))
+    written = port(learner, tmp_path)
+    for work, folder in ((written.publish(1), tmp_path / "v000001"), (written.save(str(tmp_path)), tmp_path)):
+        with pytest.raises(OSError, match=f"{folder} cannot be written .* bytes are free there.: {error}") as caught:
+            await work
         assert caught.value.errno == errno.EIO
 
 
 def test_the_probe_follows_from_the_run_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_step, "Learner", StubLearner)
     chat: Any = SimpleNamespace(tokenizer=range(50))
-    probes = [build_learner(make_config(seed=seed), Path("model"), (0, 1), chat)._probe for seed in (1, 1, 2)]
+    folders = WeightFolders(Path("nowhere"))
+    probes = [build_learner(make_config(seed=seed), Path("model"), (0, 1), chat, folders)._probe for seed in (1, 1, 2)]
     assert probes[0] == probes[1] != probes[2]
     assert len(probes[0]) == PROBE_TOKENS
     assert all(0 <= token < 50 for token in probes[0])

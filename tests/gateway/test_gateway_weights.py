@@ -8,6 +8,7 @@ import pytest
 from gateway_helpers import house
 
 from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights
 from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.client import GatewayDown
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
@@ -91,7 +92,7 @@ async def test_a_download_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: 
         source.mkdir()
         data = bytes(i * i % 251 for i in range(5500))
         (source / "model.safetensors").write_bytes(data)
-        await h.rollouts.update(str(source), 0, PROBE)
+        await h.rollouts.update(PublishedWeights(0, PROBE, FolderPayload(str(source))))
         client = h.client(h.token("anna"))
         card = await client.weights(-1, 1)
         assert card is not None

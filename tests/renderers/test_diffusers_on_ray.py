@@ -22,7 +22,6 @@ from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
-from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.renderers.diffusers import DiffusersRenderer
 
@@ -82,10 +81,10 @@ async def test_another_pipeline_takes_over_while_the_run_goes_on(
         f"renderer={json.dumps(plugin(model_of, NAME))}",
     )
     run = tmp_path / "run"
-    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store, host_transport() as transport:
+    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
         requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
         async with on_ray(config, run_name="pipes", images_uri=store.images.uri, model_dir=policy) as ports:
-            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, NullMonitor())
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, store, NullMonitor())
             async with swapping(swaps, ports.renderers, loop.generations, NullMonitor(), poll_seconds=0.2):
                 running = asyncio.create_task(loop.run(await loop.start()))
 

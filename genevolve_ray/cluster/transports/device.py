@@ -1,24 +1,26 @@
 """Weights over device memory: the learner's rank 0 sends a version to all engines at once, in one group with them.
 
-Three sides: `Transfer` on the driver says who is in the group and judges what came of it, `Sender` is on every rank of the
-learner, and a worker's engine takes what `TransferControl` delivers to it (`engines.transfer_queue`). The group is built anew whenever
-somebody in it was replaced, and after every transfer that broke off.
+Three sides: `Transfer` on the driver decides who is in the group and judges the outcome, `Sender` is on every rank of
+the learner, and a worker's engine takes what `TransferControl` delivers to it (`engines.transports.queue`). The group is
+built anew whenever a member was replaced, and after every transfer that broke off.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray.exceptions import RayActorError, RayError
 
 from genevolve_ray.cluster.errors import await_remote
-from genevolve_ray.engines.protocol import Probe, WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall
+from genevolve_ray.cluster.transports.host import FilesPayload
+from genevolve_ray.engines.protocol import WeightUpdateError
+from genevolve_ray.engines.transports.queue import TransferCall
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import PublishedWeights
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.outgoing import OutgoingWeights
@@ -26,16 +28,44 @@ if TYPE_CHECKING:
 Task = asyncio.Future[Any]
 
 _AFTERMATH_SECONDS = 15.0
-"""How long the others may take to notice that a transfer broke off. Whoever is still in it then waits for the dead."""
+"""How long the others may take to notice that a transfer broke off. Who is still in it then waits for a dead process."""
+
+
+class WeightsGone(GenevolveError, RuntimeError):
+    """Report that the learner has learned more: it cannot write the version that is asked for."""
+
+
+class TensorsPayload:
+    """Stand for a version that the learner holds in memory and has written nowhere; it stays on the driver."""
+
+    def __init__(self, write: Callable[[], Awaitable[FilesPayload | None]]) -> None:
+        """Keep `write`, which has the learner write the version, and returns None when it holds another by then."""
+        self._write = write
+        self._files: FilesPayload | None = None
+        self._writing = asyncio.Lock()
+
+    async def files(self) -> FilesPayload | None:
+        """Return the version's files, written at the first call; None when the learner has learned more by then."""
+        async with self._writing:
+            if self._files is None:
+                self._files = await self._write()
+            return self._files
+
+    async def folder(self) -> str:
+        """Return a folder of this node that holds the files. Raises WeightsGone."""
+        files = await self.files()
+        if files is None:
+            raise WeightsGone("the learner holds a later version than the one that is asked for")
+        return await files.folder()
 
 
 class TransferFailed(GenevolveError, RuntimeError):
-    """The learner's end could not send; the message says what the other ends told it."""
+    """Report that the learner's end could not send; the message has the errors of the other ends."""
 
 
 @dataclass(frozen=True)
 class TransferGroup:
-    """Who is to be sent to.
+    """Name the receivers of a transfer.
 
     Attributes:
         workers: the rollout workers, in the order of their ranks.
@@ -54,7 +84,7 @@ class TransferGroup:
 
 
 class TransferControl:
-    """Makes the calls of vLLM's control plane on all workers at once, each engine told of its own place in the group."""
+    """Make the calls of vLLM's control plane on all workers at once, each with its own place in the group."""
 
     def __init__(self, group: TransferGroup, on_failure: Callable[[], None]) -> None:
         """Reach the workers of a group; `on_failure` ends the sending to engines that do not receive."""
@@ -73,18 +103,18 @@ class TransferControl:
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Have every engine take weights; handles of GPU memory go as plain values."""
         if handles := update_info.get("ipc_handles"):
-            from genevolve_ray.engines.ipc_handles import plain_handles
+            from genevolve_ray.engines.transports.ipc import plain_handles
 
             update_info = update_info | {"ipc_handles": plain_handles(handles)}
         try:
             self._all(TransferCall.PART, [update_info] * len(self._group.workers))
         except RayError:
-            # The main thread is at sending to one that does not receive any more.
+            # The main thread is still sending to a worker that no longer receives.
             self._on_failure()
             raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Tell every engine that all weights have come."""
+        """Let every engine know that all weights have come."""
         self._all(TransferCall.FINISH)
 
     def _all(self, call: TransferCall, arguments: Sequence[dict[str, Any]] | None = None) -> None:
@@ -99,14 +129,14 @@ class TransferControl:
 
 
 class Sender:
-    """A rank's part in sending: rank 0 sends, the others help it to gather what is sharded."""
+    """Do a rank's part in sending: rank 0 sends, the others help it to gather what is sharded."""
 
     def __init__(self, way: str, rank: int, source: OutgoingWeights) -> None:
         """Send what `source` yields; rank 0 imports vLLM now, which takes seconds."""
         self._way, self._rank, self._source = way, rank, _Passes(source)
         self._end: Any = None
         if rank == 0:
-            import genevolve_ray.engines.vllm_transfer  # noqa: F401
+            import genevolve_ray.engines.transports.gloo  # noqa: F401
 
     def send(self, group: TransferGroup | None) -> None:
         """Send the weights as they are now, in a new group or, with None, in the one that there is.
@@ -128,7 +158,7 @@ class Sender:
 
     def _send(self, group: TransferGroup | None) -> None:
         if group is not None:
-            from genevolve_ray.engines.vllm_transfer import Meeting, open_sender
+            from genevolve_ray.engines.transports.sender import Meeting, open_sender
 
             self._leave()
             meeting = Meeting(group.address, 1 + len(group.workers) * group.processes, group.timeout)
@@ -165,7 +195,7 @@ class _Passes:
 
 
 class SendingLearner(Protocol):
-    """What the driver needs of the learner; `RayLearner` has it."""
+    """List what the driver needs of the learner; `RayLearner` has it."""
 
     workers: list[Any]
 
@@ -183,14 +213,14 @@ class SendingLearner(Protocol):
 
 
 class Transfer:
-    """Brings a version from the learner's memory into the engines of all workers at once."""
+    """Bring a version from the learner's memory into the engines of all workers at once."""
 
     def __init__(self, learner: SendingLearner, *, processes: int, timeout: float, kill: Callable[[Any], None]) -> None:
         """Send from a learner to engines of so many processes each; `kill` ends a worker at once."""
         self._learner, self._processes, self._timeout, self._kill = learner, processes, timeout, kill
         self._members: tuple[Any, ...] = ()
 
-    async def send(self, workers: Sequence[Any], version: int, probe: Probe) -> list[float | RayActorError]:
+    async def send(self, workers: Sequence[Any], weights: PublishedWeights) -> list[float | RayActorError]:
         """Send a version to `workers`; returns, for each, the probe difference or that it died.
 
         With a death among them nobody is sure to have the version: it must be sent again.
@@ -199,6 +229,7 @@ class Transfer:
             LearnerLost: when a rank of the learner died, or was ended because it waited for the dead.
             WeightUpdateError: when the transfer failed although everyone lives, or a probe does not agree.
         """
+        version, probe = weights.version, weights.probe
         ready = await asyncio.gather(*(await_remote(w.expect.remote()) for w in workers), return_exceptions=True)
         if any(isinstance(outcome, BaseException) for outcome in ready):
             return self._judged(ready, None, version)

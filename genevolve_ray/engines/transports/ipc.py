@@ -1,4 +1,4 @@
-"""Handles of GPU memory as plain values: they cross into vLLM's process without pickle.
+"""vLLM's CUDA IPC transfer: its settings, and handles of GPU memory as plain values that need no pickle.
 
 A handle is what `torch.multiprocessing.reductions.reduce_tensor` returns for a tensor on a GPU: two classes, a dtype,
 numbers and the driver's bytes. vLLM itself would have them pickled, and asks for VLLM_ALLOW_INSECURE_SERIALIZATION.
@@ -11,12 +11,22 @@ from typing import Any
 
 import torch
 
+from genevolve_ray.engines.transports.sender import BUFFER_BYTES, Meeting, WeightSource
+
 _CLASSES: dict[str, Any] = {
     "Tensor": torch.Tensor,
     "Parameter": torch.nn.Parameter,
     "TypedStorage": torch.TypedStorage,
     "UntypedStorage": torch.UntypedStorage,
 }
+
+
+def settings_of(meeting: Meeting, source: WeightSource) -> Any:
+    """Return the settings of the learner's end; a tensor that is larger than a piece must fit into one."""
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+    largest = max(form.dtype.itemsize * torch.Size(form.shape).numel() for form in source.metadata())
+    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(largest, BUFFER_BYTES), rank=0)
 
 
 def plain_handles(handles: Any) -> Any:

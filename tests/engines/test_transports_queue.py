@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from genevolve_ray.engines.transfer_queue import TransferCall, TransferInterrupted, TransferQueue
+from genevolve_ray.engines.transports.queue import TransferCall, TransferInterrupted, TransferQueue
 
 
 async def test_a_call_returns_when_the_engine_has_carried_it_out() -> None:

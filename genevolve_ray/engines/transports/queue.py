@@ -12,7 +12,7 @@ from genevolve_ray.errors import GenevolveError
 
 
 class TransferCall(StrEnum):
-    """The control plane of a transfer, in the order in which the learner's end makes the calls."""
+    """Name the calls of a transfer, in the order in which the learner's end makes them."""
 
     JOIN = "join"
     """Enter a new group; whoever is in one already leaves it."""
@@ -25,25 +25,25 @@ class TransferCall(StrEnum):
 
 
 class TransferInterrupted(GenevolveError, RuntimeError):
-    """The learner's end will not finish what it began; the message says why."""
+    """Report that the learner's end will not finish what it began; the message says why."""
 
 
 @dataclass
-class _Letter:
+class _Pending:
     call: TransferCall
     argument: dict[str, Any]
     done: asyncio.Future[None]
 
 
 class TransferQueue:
-    """One transfer's calls, from whoever delivers them to the engine that iterates over them.
+    """Pass one transfer's calls from whoever delivers them to the engine that iterates over them.
 
     The engine's next step says that it has carried the last call out; if it fails instead, `close` tells whoever waits.
     """
 
     def __init__(self) -> None:
         """Start empty."""
-        self._letters: asyncio.Queue[_Letter | None] = asyncio.Queue()
+        self._pending: asyncio.Queue[_Pending | None] = asyncio.Queue()
         self._waiting: set[asyncio.Future[None]] = set()
         self._closed: str | None = None
 
@@ -53,7 +53,7 @@ class TransferQueue:
             raise TransferInterrupted(self._closed)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(done)
-        self._letters.put_nowait(_Letter(call, argument or {}, done))
+        self._pending.put_nowait(_Pending(call, argument or {}, done))
         try:
             await done
         finally:
@@ -67,16 +67,16 @@ class TransferQueue:
         for done in self._waiting:
             if not done.done():
                 done.set_exception(TransferInterrupted(reason))
-        self._letters.put_nowait(None)
+        self._pending.put_nowait(None)
 
     async def calls(self) -> AsyncIterator[tuple[TransferCall, dict[str, Any]]]:
-        """Yield the calls up to the last, FINISH. Raises TransferInterrupted once the mail is closed."""
+        """Yield the calls up to the last, FINISH. Raises TransferInterrupted once the queue is closed."""
         call = None
         while call is not TransferCall.FINISH:
-            letter = await self._letters.get()
-            if letter is None or self._closed is not None:
+            pending = await self._pending.get()
+            if pending is None or self._closed is not None:
                 raise TransferInterrupted(self._closed)
-            call = letter.call
-            yield call, letter.argument
-            if not letter.done.done():
-                letter.done.set_result(None)
+            call = pending.call
+            yield call, pending.argument
+            if not pending.done.done():
+                pending.done.set_result(None)

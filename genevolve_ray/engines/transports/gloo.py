@@ -1,16 +1,15 @@
-"""The learner's end of vLLM's weight transfer, and a transfer of our own over gloo, for CPUs.
+"""A transfer over gloo, for CPUs: both ends.
 
-The gloo transfer is vLLM's NCCL transfer with another communicator: rendezvous, order of calls, checks of what is sent
+It is vLLM's NCCL transfer with another communicator: rendezvous, order of calls, checks of what is sent
 and layer-wise loading are inherited, so that what is tested on a CPU is what runs on GPUs, the copying itself apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -23,77 +22,11 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
-BUFFER_BYTES = 256 << 20
-"""Size of the pieces in which weights travel between GPUs; a larger tensor is a piece of its own."""
-
-
-class WeightSource(Protocol):
-    """The two channels of vLLM's own `WeightSource` that its transfers read."""
-
-    def metadata(self) -> list[Any]:
-        """Return name, dtype and shape of each tensor, in the order of a pass."""
-        ...
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield name and whole tensor."""
-        ...
-
-
-class EngineControl(Protocol):
-    """The calls that the learner's end makes on all engines at once (vLLM's `VLLMWeightSyncClient`)."""
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Have every engine enter the group."""
-        ...
-
-    def start_weight_update(self) -> None:
-        """Have every engine expect weights."""
-        ...
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Have every engine take some weights."""
-        ...
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Tell every engine that all weights have come."""
-        ...
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Where a group meets and how many it is: the learner's rank 0, and every process of every engine."""
-
-    address: str
-    size: int
-    timeout: float
-
-
-def open_sender(way: str, meeting: Meeting, source: WeightSource, control: EngineControl) -> Any:
-    """Build a group with the engines, and return vLLM's end for the learner's rank 0: `send_weights()`, `shutdown()`.
-
-    Args:
-        way: nccl, ipc or gloo.
-        meeting: where the group meets.
-        source: what is sent.
-        control: makes the calls on the engines that belong to it.
-    """
-    host, _, port = meeting.address.rpartition(":")
-    place: dict[str, Any] = {"master_address": host, "master_port": int(port), "world_size": meeting.size}
-    info: Any
-    if way == "ipc":
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-        largest = max(form.dtype.itemsize * torch.Size(form.shape).numel() for form in source.metadata())
-        info = IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(largest, BUFFER_BYTES), rank=0)
-    elif way == "nccl":
-        info = NCCLTrainerInitInfo(**place, packed_buffer_size_bytes=BUFFER_BYTES, rank=0)
-    else:
-        info = GlooTrainerInitInfo(**place, packed=False, timeout=meeting.timeout, rank=0)
-    return WeightTransferTrainerFactory.trainer_init(info, client=control, source=source)
+from genevolve_ray.engines.transports.sender import EngineControl, Meeting, WeightSource
 
 
 class GlooGroup:
-    """A broadcast from rank 0, in a group beside whatever else torch.distributed knows in this process."""
+    """Broadcast from rank 0, in a group beside whatever else torch.distributed knows in this process."""
 
     def __init__(self, address: str, port: int, rank: int, size: int, timeout: float) -> None:
         """Meet the others. Raises torch's DistStoreError when they do not come in time."""
@@ -117,21 +50,21 @@ class GlooGroup:
 
 @dataclass(kw_only=True)
 class GlooInitInfo(NCCLWeightTransferInitInfo):  # type: ignore[misc]
-    """What an engine is told of a group: as for NCCL, and how many seconds it may wait for the others."""
+    """Describe a group to an engine: as for NCCL, and how many seconds it may wait for the others."""
 
     timeout: float = 300.0
 
 
 @dataclass
 class GlooTrainerInitInfo(NCCLTrainerInitInfo):  # type: ignore[misc]
-    """What the learner's end is told of a group."""
+    """Describe a group to the learner's end."""
 
     backend: ClassVar[str] = "gloo"
     timeout: float = 300.0
 
 
 class GlooReceiver(NCCLWeightTransferEngine):  # type: ignore[misc]
-    """An engine's end: tensors come one by one and are loaded layer by layer."""
+    """Receive at an engine: tensors come one by one and are loaded layer by layer."""
 
     init_info_cls = GlooInitInfo
 
@@ -157,7 +90,7 @@ class GlooReceiver(NCCLWeightTransferEngine):  # type: ignore[misc]
 
 
 class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
-    """The learner's end."""
+    """Send at the learner."""
 
     init_info_cls = GlooTrainerInitInfo
 
@@ -185,6 +118,11 @@ class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
         group = self.model_update_group
         for _, tensor in self._checked_iter(source, meta):
             group.broadcast(tensor.contiguous())
+
+
+def settings_of(meeting: Meeting, source: WeightSource) -> GlooTrainerInitInfo:
+    """Return the settings of the learner's end; tensors go one by one."""
+    return GlooTrainerInitInfo(**meeting.place(), packed=False, timeout=meeting.timeout, rank=0)
 
 
 WeightTransferTrainerFactory.register_engine("gloo", GlooSender)

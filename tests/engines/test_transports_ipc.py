@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from genevolve_ray.engines.ipc_handles import plain_handles, rebuilt_handles
+from genevolve_ray.engines.transports.ipc import plain_handles, rebuilt_handles
 
 # The layout of torch's `rebuild_cuda_tensor`; the bytes are the driver's.
 HANDLE = (
