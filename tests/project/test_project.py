@@ -101,6 +101,12 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert sorted(name_of(folder) for folder in folders if not (folder / "__init__.py").exists()) == []
 
 
+def test_tests_mirror_the_packages() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    besides = {Path("benchmarks"), Path("e2e"), Path("project")}
+    assert sorted(str(path) for path in folders - besides if not (PACKAGE / path / "__init__.py").exists()) == []
+
+
 def test_ci_runs_the_linters_and_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci/run").read_text()
     assert "make lint" in script and "make test" in script
