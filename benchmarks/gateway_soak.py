@@ -25,13 +25,12 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.null import NullEngine
-from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.inprocess import load_chat, start_learner
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.evolution.weights import PublishedWeights, weight_folders
 from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.episodes import EpisodeRunner
@@ -66,9 +65,9 @@ class Paced:
         self.answered[str(trajectory.key)] += 1
         return trajectory
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Pass the weights on."""
-        return await self.port.update(folder, version, probe)
+        return await self.port.update(weights)
 
 
 @dataclass
@@ -213,15 +212,15 @@ async def soak(minutes: float, workers: int, rate: float, folder: Path) -> dict[
     servers: list[GatewayServer] = []
     with (
         RunStore.open(str(folder / "run"), config, run_seed=config.seed, keep=config.checkpoints) as store,
-        host_transport() as transport,
+        weight_folders() as folders,
     ):
         parts = local_parts(config, store.images)
         async with open_gateway(
             config.gateway, config, model, parts, folder / "gateway", inside=None, on_listening=servers.append
         ) as outside:
             port = Paced(outside, rate)
-            requests, learner = config.requests.build(store.images), start_learner(config, model)
-            evolution = Evolution(config, requests, port, learner, transport, store, NullMonitor(), None)
+            requests, learner = config.requests.build(store.images), start_learner(config, model, folders)
+            evolution = Evolution(config, requests, port, learner, store, NullMonitor(), None)
             version = await evolution.start()
             async with crowd_of(servers[0], folder, workers, model) as crowd:
                 started = perf_counter()

@@ -76,7 +76,6 @@ async def transfer(parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from genevolve_ray.evolution.loop import Evolution
     from genevolve_ray.evolution.monitor import NullMonitor
     from genevolve_ray.evolution.store.run import RunStore
-    from genevolve_ray.evolution.transport import host_transport
 
     class Killer(NullMonitor):
         """Kills a rollout worker once the first step is committed."""
@@ -89,11 +88,10 @@ async def transfer(parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
     config = load_config("atlas", settings(parsed, policy))
     with (
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
-        host_transport() as transport,
     ):
         requests = config.requests.build(store.images)
         async with on_ray(config, run_name="transfer", images_uri=store.images.uri, model_dir=policy) as ports:
-            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, Killer(), None)
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, store, Killer(), None)
             before = {worker.pid for worker in await ports.rollouts.stats()}
             await loop.run(await loop.start())
             after = await ports.rollouts.stats()

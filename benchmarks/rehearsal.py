@@ -47,15 +47,13 @@ async def rehearse(config: RunConfig, folder: Path, policy: Path) -> list[dict[s
     from genevolve_ray.evolution.loop import Evolution
     from genevolve_ray.evolution.monitor import NullMonitor
     from genevolve_ray.evolution.store.run import RunStore
-    from genevolve_ray.evolution.transport import host_transport
 
     with (
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
-        host_transport() as transport,
     ):
         requests = config.requests.build(store.images)
         async with on_ray(config, run_name=folder.name, images_uri=store.images.uri, model_dir=policy) as ports:
-            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, NullMonitor(), None)
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, store, NullMonitor(), None)
             await loop.run(await loop.start())
         return store.metrics()
 
@@ -63,6 +61,9 @@ async def rehearse(config: RunConfig, folder: Path, policy: Path) -> list[dict[s
 @contextmanager
 def simulated_nodes(count: int, cpus: float) -> Iterator[str]:
     """Start Ray with several nodes on this machine and return its address."""
+    from genevolve_ray.cluster.session import set_defaults
+
+    set_defaults()
     from ray.cluster_utils import Cluster
 
     say(f"starting {count} simulated nodes")

@@ -30,19 +30,17 @@ async def _evolve(options: Options, folder: Path) -> list[dict[str, Any]]:
     from genevolve_ray.evolution.loop import Evolution
     from genevolve_ray.evolution.monitor import NullMonitor
     from genevolve_ray.evolution.store.run import RunStore
-    from genevolve_ray.evolution.transport import host_transport
 
     steps = max(3, options.repeats + 1)
     config = atlas_config(options, f"loop.steps={steps}", "loop.validate_every=0")
     with (
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
-        host_transport() as transport,
     ):
         requests = config.requests.build(store.images)
         say("starting engine and learner")
         async with in_process(config, options.policy, store.images) as ports:
             evolution = Evolution(
-                config, requests, ports.rollouts, ports.learner, transport, store, NullMonitor(), ports.experience
+                config, requests, ports.rollouts, ports.learner, store, NullMonitor(), ports.experience
             )
             version = await evolution.start()
             say(f"{steps} steps, the first is warm-up")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks.measure import Options, Row, Spread, Stopwatch, paired_ratio, say
 from benchmarks.world import atlas_config
 from genevolve_ray.config import RunConfig
-from genevolve_ray.evolution.transport import HostTransport, host_transport
+from genevolve_ray.evolution.weights import WeightFolders, weight_folders
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.step import Learner
@@ -42,14 +42,14 @@ def _measure(config: RunConfig, policy: Path, repeats: int) -> list[Row]:
 
     learner = Learner(policy, config.learner)
     watch = Stopwatch()
-    with host_transport() as transport:
-        asyncio.run(_publish(config, policy, learner, transport, watch, repeats))
+    with weight_folders() as folders:
+        asyncio.run(_publish(config, policy, learner, folders, watch, repeats))
     parameters = sum(parameter.numel() for parameter in learner.model.parameters())
     return _rows(watch, f"{parameters / 1e6:.1f}M parameters")
 
 
 async def _publish(
-    config: RunConfig, policy: Path, learner: Learner, transport: HostTransport, watch: Stopwatch, repeats: int
+    config: RunConfig, policy: Path, learner: Learner, folders: WeightFolders, watch: Stopwatch, repeats: int
 ) -> None:
     from genevolve_ray.engines.vllm import VllmEngine
     from genevolve_ray.learning.policy import WEIGHTS_FILE
@@ -59,7 +59,7 @@ async def _publish(
     try:
         for version in range(1, repeats + 2):
             say(f"publishing version {version}")
-            folder = transport.folder(version)
+            folder = folders.create(version)
             with watch.measure("write"):
                 learner.write_weights(folder)
             with watch.measure("update"):
@@ -68,7 +68,7 @@ async def _publish(
             weights = Path(folder) / WEIGHTS_FILE
             with watch.measure("copy"):
                 shutil.copyfile(weights, weights.with_suffix(".copy"))
-            transport.release(version)
+            folders.release(version)
     finally:
         await engine.close()
 

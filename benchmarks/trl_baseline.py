@@ -21,7 +21,7 @@ from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_rat
 from benchmarks.world import BareLoop, atlas_config, concurrency
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.protocol import Engine, Generation, SamplingParams
-from genevolve_ray.evolution.transport import HostTransport, host_transport
+from genevolve_ray.evolution.weights import WeightFolders, weight_folders
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.batch import TrainSequence
@@ -86,12 +86,12 @@ class Ours:
     """Our step on the same work: engine, learner, publication with its probe; and the two bare parts of the floor."""
 
     def __init__(
-        self, config: RunConfig, policy: Path, work: Work, engine: Engine, transport: HostTransport, watch: Stopwatch
+        self, config: RunConfig, policy: Path, work: Work, engine: Engine, folders: WeightFolders, watch: Stopwatch
     ) -> None:
         """Load learner and bare loop; the engine has been started on the same weights."""
         from genevolve_ray.learning.step import Learner
 
-        self._config, self._work, self._engine, self._transport, self._watch = config, work, engine, transport, watch
+        self._config, self._work, self._engine, self._folders, self._watch = config, work, engine, folders, watch
         self._learner: Learner = Learner(policy, config.learner, work.banned)
         self._bare = BareLoop(policy, config)
         self._version = 0
@@ -149,12 +149,12 @@ class Ours:
         from genevolve_ray.engines.protocol import Probe
 
         self._version += 1
-        folder = self._transport.folder(self._version)
+        folder = self._folders.create(self._version)
         self._learner.write_weights(folder)
         tokens = tuple((self._work.prompts[0][0] * PROBE_TOKENS)[:PROBE_TOKENS])
         logprobs = tuple(self._learner.raw_logprobs(tokens))
         await self._engine.update(folder, self._version, Probe(token_ids=tokens, logprobs=logprobs))
-        self._transport.release(self._version - 1)
+        self._folders.release(self._version - 1)
 
     async def _floor(self, step: int, sequences: Sequence[TrainSequence]) -> None:
         from genevolve_ray.learning.batch import micro_batches
@@ -166,10 +166,10 @@ class Ours:
             self._bare.step(batches)
         # An update with the weights it has: the next step's prompts shall not find this one's in the cache.
         self._version += 1
-        folder = self._transport.folder(self._version)
+        folder = self._folders.create(self._version)
         self._learner.write_weights(folder)
         await self._engine.update(folder, self._version)
-        self._transport.release(self._version - 1)
+        self._folders.release(self._version - 1)
 
 
 def run_trl(config: RunConfig, policy: Path, work: Work, watch: Stopwatch, between: Callable[[int], None]) -> None:
@@ -267,11 +267,11 @@ def run(options: Options) -> list[Row]:
     )
     torch.set_num_threads(options.threads)
     work, watch = prepare(config, options), Stopwatch()
-    with asyncio.Runner() as runner, host_transport() as transport:
+    with asyncio.Runner() as runner, weight_folders() as folders:
         say("starting the engine")
         engine = runner.run(create_engine(config.engine, options.policy, work.banned))
         try:
-            ours = Ours(config, options.policy, work, engine, transport, watch)
+            ours = Ours(config, options.policy, work, engine, folders, watch)
 
             def between(step: int) -> None:
                 say(f"repetition {step} of {options.repeats} (0 is warm-up)")

@@ -44,7 +44,7 @@ async def _measure(
 ) -> tuple[list[float], list[float]]:
     """Return the seconds of each publication, and of copying its bytes for each worker, taken in turn."""
     from genevolve_ray.cluster.launch import on_ray
-    from genevolve_ray.evolution.transport import host_transport
+    from genevolve_ray.cluster.transports.host import FilesPayload
 
     config = rehearsal_config(
         options,
@@ -55,17 +55,17 @@ async def _measure(
         f"cluster.rollout_cpus={worker}",
     )
     moved, copied = [], []
-    with host_transport() as transport:
-        images, name = str(folder / "images"), f"weights-{learner:g}"
-        async with on_ray(config, run_name=name, images_uri=images, model_dir=options.policy) as ports:
-            for version in range(1, options.repeats + 2):
-                target = transport.folder(version)
-                started = perf_counter()
-                probe = await ports.learner.publish(target)
-                await ports.rollouts.update(target, version, probe)
-                moved.append(perf_counter() - started)
-                copied.append(_copies(Path(target) / "padding.bin", workers))
-                transport.release(version - 1)
+    images, name = str(folder / "images"), f"weights-{learner:g}"
+    async with on_ray(config, run_name=name, images_uri=images, model_dir=options.policy) as ports:
+        for version in range(1, options.repeats + 2):
+            started = perf_counter()
+            weights = await ports.learner.publish(version)
+            await ports.rollouts.update(weights)
+            moved.append(perf_counter() - started)
+            # The nodes are simulated: what lies on the learner's can be read here.
+            assert isinstance(weights.payload, FilesPayload)
+            copied.append(_copies(Path(weights.payload.path) / "padding.bin", workers))
+            await ports.learner.release(version - 1)
     return moved[1:], copied[1:]
 
 

@@ -36,7 +36,7 @@ from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.ports import RequestSource
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.transport import host_transport
+from genevolve_ray.evolution.weights import weight_folders
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.intervals import Interval, grouped_interval, nested_interval
@@ -156,19 +156,17 @@ async def _run(
     """Run or finish one run; return its held-out scores [M], its row, and the gain from its bundles in a prompt."""
     with (
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
-        host_transport() as transport,
+        weight_folders() as folders,
     ):
         sources = _Sources(config.requests.build(store.images), _tested(config, plan, store))
         rollouts = build_rollouts(config, model, engine, store.images)
-        learner = start_learner(config, model)
+        learner = start_learner(config, model, folders)
         steps = 0 if arm is Arm.SFT else config.loop.steps
         if store.last_step > steps:
             raise StoreError(f"run {folder} has already taken {store.last_step} steps, but {steps} are requested")
         names = {kind: _tested_name(kind, plan, steps) for kind in (SAMPLED, GREEDY)}
         if not set(names.values()) <= set(store.trajectory_names()):
-            evolution = Evolution(
-                config, sources, rollouts, learner, transport, store, NullMonitor(), start_experience(config)
-            )
+            evolution = Evolution(config, sources, rollouts, learner, store, NullMonitor(), start_experience(config))
             version = await evolution.start()
             if steps:
                 await evolution.run(version)

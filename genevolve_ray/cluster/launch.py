@@ -1,11 +1,11 @@
-"""A run's parts on Ray: checked, started side by side, and gone at the end."""
+"""The parts of a run or an inference job on Ray: checked, started side by side, and gone at the end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -15,24 +15,28 @@ from genevolve_ray.cluster.errors import StartError, await_remote
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import (
+    Demand,
     check_devices,
     check_environment,
     check_fits,
     check_shared,
-    gang_demands,
+    learner_demands,
     reserve,
     service_demands,
+    worker_demands,
 )
 from genevolve_ray.cluster.proxies import Caller
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
-from genevolve_ray.cluster.services import Service, services_of
+from genevolve_ray.cluster.services import GradeReplica, Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
 from genevolve_ray.cluster.swaps import RayRenderers
-from genevolve_ray.cluster.transfer import Transfer
-from genevolve_ray.cluster.weights import Outbox, Shipment, receive
+from genevolve_ray.cluster.transports.device import Transfer
+from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, ServiceHandle, worker_environment
+from genevolve_ray.evolution.inference import PolicySource, Wanted
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import remove_leftovers
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import PlacedConfig
@@ -49,127 +53,136 @@ class ClusterPorts:
     seconds: dict[str, float] = field(default_factory=dict)
     callers: dict[str, Caller] = field(default_factory=dict)
     """The services by role, for whoever calls them beside the rollout workers."""
-    locate: Callable[[str], str] = lambda folder: folder
-    """Returns where a published folder lies on the driver's node."""
 
 
 @asynccontextmanager
 async def on_ray(
     config: PlacedConfig, *, run_name: str, images_uri: str, model_dir: str | Path, monitor: Monitor | None = None
 ) -> AsyncIterator[ClusterPorts]:
-    """Start services, rollout workers and learner on Ray, and end them all at the end, whatever the end.
+    """Start services, rollout workers and learner of a run on Ray; see `launched`."""
+    check_devices(config)
+    policy = PolicySource(identity=Path(model_dir).name, model=Path(model_dir))
+    wanted = Wanted(policy=policy, render=True, judge=True, train=True)
+    async with launched(config, wanted, run_name=run_name, images_uri=images_uri, monitor=monitor) as launch:
+        rollouts, learner = launch.rollouts, launch.learner
+        assert rollouts is not None and learner is not None, "a run that trains has both"
+        renderers = RayRenderers(launch.renderers, rollouts, images_uri, config.cluster.start_timeout)
+        yield ClusterPorts(rollouts, learner, launch.experience, renderers, launch.seconds, launch.callers())
+
+
+@asynccontextmanager
+async def launched(
+    config: PlacedConfig, wanted: Wanted, *, run_name: str, images_uri: str, monitor: Monitor | None = None
+) -> AsyncIterator[Launch]:
+    """Start the wanted parts on Ray, and end them all at the end, whatever the end.
 
     Enter it in the main thread. Replicas and workers open the image store and the model folder themselves, so both must
     be reachable from every node.
 
     Raises:
-        PlacementError: when the cluster lacks what the run asks for; nothing is started then.
+        PlacementError: when the cluster lacks what is asked for; nothing is started then.
         StartError: when a part does not come up in time; the message names it.
     """
     monitor = monitor or NullMonitor()
-    check_devices(config)
     began = perf_counter()
-    with ray_session(config.cluster, namespace=run_name):
-        launch = _Launch(config, run_name, images_uri, str(model_dir), monitor)
-        launch.seconds["ray"] = perf_counter() - began
-        launch.check()
-        try:
-            ports = await launch.start()
-            launch.seconds["total"] = perf_counter() - began
-            monitor.note("started " + ", ".join(f"{part} {s:.1f} s" for part, s in launch.seconds.items()))
-            yield ports
-        finally:
-            await launch.stop()
+    try:
+        with ray_session(config.cluster, namespace=run_name):
+            launch = Launch(config, wanted, run_name, images_uri)
+            launch.seconds["ray"] = perf_counter() - began
+            launch.check()
+            try:
+                await launch.start()
+                launch.seconds["total"] = perf_counter() - began
+                monitor.note("started " + ", ".join(f"{part} {s:.1f} s" for part, s in launch.seconds.items()))
+                yield launch
+            finally:
+                await launch.stop()
+    finally:
+        # Whoever was killed could not remove its weights; the processes of a private cluster are gone by now.
+        remove_leftovers()
 
 
-class _Launch:
-    """The parts of one run, between start and stop."""
+class Launch:
+    """Hold the wanted parts of a run or an inference job on Ray, between start and stop."""
 
-    def __init__(self, config: PlacedConfig, run_name: str, images_uri: str, model_dir: str, monitor: Monitor) -> None:
-        self.config, self.images_uri, self.model_dir, self.monitor = config, images_uri, model_dir, monitor
-        self.services = services_of(config, run_name)
+    def __init__(self, config: PlacedConfig, wanted: Wanted, run_name: str, images_uri: str) -> None:
+        """Plan the parts; `start` brings them up.
+
+        Args:
+            config: what the parts compute, and where.
+            wanted: which parts there are.
+            run_name: names the applications.
+            images_uri: the picture store of the run or job.
+        """
+        self.config, self.wanted, self.images_uri = config, wanted, images_uri
+        self.services = wanted_services(config, wanted, run_name)
         self.seconds: dict[str, float] = {}
-        self.private = cluster_address(config.cluster) is None
-        self.group: Any = None
+        """How long each part took to start."""
         self.rollouts: RayRollouts | None = None
-        self.handles: dict[str, Any] = {}
+        self.learner: RayLearner | None = None
+        self.experience: RayExperience | None = None
         self.renderers: dict[int, ServiceHandle] = {}
         """Every renderer that a worker must know, by generation."""
-        self.services_up = asyncio.Event()
+        self._ranks = learner_demands(config) if wanted.train else []
+        self._workers: list[Demand] = []
+        if wanted.policy is not None:
+            self._workers = worker_demands(config, engines=wanted.policy.endpoint is None)
+        self._private = cluster_address(config.cluster) is None
+        self._group: Any = None
+        self._handles: dict[str, Any] = {}
+        self._services_up = asyncio.Event()
 
     def check(self) -> None:
-        """Check that the cluster has what the run asks for."""
+        """Check that the cluster has what the parts ask for. Raises PlacementError."""
         import ray
 
         for service in self.services:
-            check_environment(service.role, service.spec.runtime_env, local=self.private)
+            check_environment(service.role, service.spec.runtime_env, local=self._private)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         # What is available is known a moment later than what exists; in a private cluster it is the same.
-        free = ray.cluster_resources() if self.private else ray.available_resources()
-        check_fits([*gang_demands(self.config), *service_demands(self.config)], nodes, free)
+        free = ray.cluster_resources() if self._private else ray.available_resources()
+        roles = [service.role for service in self.services] + (["experience"] if self.wanted.train else [])
+        check_fits([*self._ranks, *self._workers, *service_demands(self.config, roles)], nodes, free)
 
-    async def start(self) -> ClusterPorts:
+    async def start(self) -> None:
         """Start every part side by side: the engine takes longest, and everything else fits into that time."""
-        import ray
-
         cluster = self.config.cluster
-        self.group = reserve(gang_demands(self.config), cluster.strategy)
-        outbox = Outbox()
-        learner = RayLearner(
-            self._create_learner,
-            kill=ray.kill,
-            max_restarts=cluster.max_restarts,
-            outbox=outbox,
-            elsewhere=lambda: sum(node["Alive"] for node in ray.nodes()) > 1,
-            sends=cluster.weights != "host",
-        )
-        transfer = Transfer(
-            learner,
-            processes=self.config.engine.vllm.tensor_parallel_size,
-            timeout=cluster.weights_timeout,
-            kill=ray.kill,
-        )
-        pool = WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill, cancel=ray.cancel)
-        self.rollouts = RayRollouts(
-            pool,
-            cluster.rollout_workers,
-            max_restarts=cluster.max_restarts,
-            attempts=cluster.rollout_attempts,
-            outbox=outbox,
-            transfer=transfer,
-        )
-        parts = {
-            "learner": learner.start(),
-            "rollout workers": self.rollouts.start(),
-            "services": self._start_services(),
-        }
-        experience = None
-        if self.config.experience.enabled:
-            experience = RayExperience(self._create_memory, ray.kill, cluster.experience_attempts)
-            parts["experience"] = experience.start()
+        parts: dict[str, Awaitable[None]] = {}
+        if gang := [*self._ranks, *self._workers]:
+            self._group = reserve(gang, cluster.strategy)
+        if self.wanted.train:
+            self.learner = self._new_learner()
+            parts["learner"] = self.learner.start()
+        if self._workers:
+            self.rollouts = self._new_rollouts()
+            parts["rollout workers"] = self.rollouts.start()
+        if self.services:
+            parts["services"] = self._start_services()
+        if self.wanted.train and self.config.experience.enabled:
+            self.experience = self._new_experience()
+            parts["experience"] = self.experience.start()
         await self._all_up(parts)
-        if cluster.weights == "ipc":
-            await check_shared(learner.workers, self.rollouts.workers)
-        renderers = RayRenderers(self.renderers, self.rollouts, self.images_uri, cluster.start_timeout)
-        callers = {s.role: ServiceHandle(s, self.handles[s.role]).caller() for s in self.services}
+        if self.learner is not None and self.rollouts is not None and cluster.weights == "ipc":
+            await check_shared(self.learner.workers, self.rollouts.workers)
 
-        def locate(folder: str) -> str:
-            shipment = outbox.get(folder)
-            return receive(shipment) if isinstance(shipment, Shipment) else folder
-
-        return ClusterPorts(self.rollouts, learner, experience, renderers, self.seconds, callers, locate)
+    def callers(self) -> dict[str, Caller]:
+        """Return the services by role, for whoever calls them beside the rollout workers."""
+        return {service.role: self._handle(service).caller() for service in self.services}
 
     async def stop(self) -> None:
         """Close the engines and take the services away; a private cluster then ends with the session."""
         if self.rollouts is not None:
             await self.rollouts.stop()
-        if self.private:
+        forget_weights()
+        if self._private:
             return
         from ray.util import remove_placement_group
 
+        if self.learner is not None:
+            await self.learner.stop()
         await delete([*self.services, *(service_handle.service for service_handle in self.renderers.values())])
-        if self.group is not None:
-            remove_placement_group(self.group)
+        if self._group is not None:
+            remove_placement_group(self._group)
 
     async def _all_up(self, parts: dict[str, Any]) -> None:
         """Wait until all parts are up. Raises the first part's error, or StartError naming those that are late."""
@@ -204,34 +217,68 @@ class _Launch:
 
     # --- actors ---
 
+    def _new_learner(self) -> RayLearner:
+        import ray
+
+        return RayLearner(
+            self._create_learner,
+            kill=ray.kill,
+            max_restarts=self.config.cluster.max_restarts,
+            elsewhere=lambda: sum(node["Alive"] for node in ray.nodes()) > 1,
+            sends=self.config.cluster.weights != "host",
+        )
+
+    def _new_rollouts(self) -> RayRollouts:
+        import ray
+
+        cluster, transfer = self.config.cluster, None
+        if self.learner is not None:
+            ways = self.config.engine.vllm.tensor_parallel_size
+            transfer = Transfer(self.learner, processes=ways, timeout=cluster.weights_timeout, kill=ray.kill)
+        return RayRollouts(
+            WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill, cancel=ray.cancel),
+            len(self._workers),
+            max_restarts=cluster.max_restarts,
+            attempts=cluster.rollout_attempts,
+            transfer=transfer,
+        )
+
+    def _new_experience(self) -> RayExperience:
+        import ray
+
+        return RayExperience(self._create_memory, ray.kill, self.config.cluster.experience_attempts)
+
     def _actor(self, kind: type, bundle: int, environment: dict[str, str], options: dict[str, Any]) -> Any:
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         return ray.remote(kind).options(
             scheduling_strategy=strategy, runtime_env={"env_vars": environment}, max_restarts=0, **options
         )
 
     def _create_learner(self) -> list[Any]:
+        assert self.wanted.policy is not None, "a learner trains a policy"
         cluster, environment = self.config.cluster, learner_environment(self.config)
         options = {"num_cpus": cluster.learner_cpus, "num_gpus": cluster.learner_gpus}
+        model = str(self.wanted.policy.model)
         return [
-            self._actor(LearnerWorker, rank, environment, options).remote(self.config, self.model_dir, rank)
-            for rank in range(cluster.learner_ranks)
+            self._actor(LearnerWorker, rank, environment, options).remote(self.config, model, rank)
+            for rank in range(len(self._ranks))
         ]
 
     def _create_worker(self, index: int) -> Any:
-        cluster = self.config.cluster
+        source, cluster = self.wanted.policy, self.config.cluster
+        assert source is not None, "workers play with a policy"
         options = {
             "num_cpus": cluster.rollout_cpus,
-            "num_gpus": cluster.rollout_gpus,
+            "num_gpus": cluster.rollout_gpus if source.endpoint is None else 0.0,
             "max_concurrency": MAX_CONCURRENT,
         }
-        actor = self._actor(
-            RolloutWorker, cluster.learner_ranks + index, worker_environment(self.config.engine), options
-        )
-        return actor.remote(self.config, self.model_dir)
+        environment = worker_environment(self.config.engine) if source.endpoint is None else {}
+        transfer = cluster.weights if self.wanted.train and cluster.weights != "host" else None
+        actor = self._actor(RolloutWorker, len(self._ranks) + index, environment, options)
+        return actor.remote(self.config, source, date=self.wanted.date, transfer=transfer)
 
     def _create_memory(self) -> Any:
         import ray
@@ -242,16 +289,16 @@ class _Launch:
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 
     async def _prepare(self, worker: Any) -> None:
-        """Wait until a worker's engine runs and it has met the services."""
+        """Wait until a worker's policy is there and it has met the services."""
         limit = self.config.cluster.start_timeout
         try:
             async with asyncio.timeout(limit):
                 await await_remote(worker.start.remote())
-                await self.services_up.wait()
-                generations = {s.role: ServiceHandle(s, self.handles[s.role]) for s in self.services}
-                await await_remote(
-                    worker.connect.remote(generations["tools"], dict(self.renderers), generations["judge"])
-                )
+                await self._services_up.wait()
+                met = {service.role: self._handle(service) for service in self.services}
+                # Without a learner the job renders and judges in steps of its own.
+                scoring = (dict(self.renderers), met["judge"]) if self.wanted.train else ()
+                await await_remote(worker.connect.remote(met["tools"], *scoring))
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not start within {limit:g} s (cluster.start_timeout)") from error
 
@@ -260,10 +307,10 @@ class _Launch:
     async def _start_services(self) -> None:
         """Deploy the applications and wait until they run. Raises StartError with the plug-in's line when one cannot."""
         started = perf_counter()
-        if not self.private:
+        if not self._private:
             await sweep(self.services)
         handles = await deploy(self.services, self.images_uri)
-        self.handles = {service.role: handle for service, handle in zip(self.services, handles, strict=True)}
+        self._handles = {service.role: handle for service, handle in zip(self.services, handles, strict=True)}
 
         def running(service: Service) -> None:
             self.seconds[service.role] = perf_counter() - started
@@ -271,5 +318,17 @@ class _Launch:
         await wait_running(self.services, running)
         for service in self.services:
             if service.role == "renderer":
-                self.renderers[0] = ServiceHandle(service, self.handles[service.role])
-        self.services_up.set()
+                self.renderers[0] = self._handle(service)
+        self._services_up.set()
+
+    def _handle(self, service: Service) -> ServiceHandle:
+        return ServiceHandle(service, self._handles[service.role])
+
+
+def wanted_services(config: PlacedConfig, wanted: Wanted, run_name: str) -> list[Service]:
+    """Return the services that are wanted; a judge of another benchmark's scale grades."""
+    roles = {"tools": wanted.policy is not None, "renderer": wanted.render, "judge": wanted.judge or wanted.grade}
+    services = [service for service in services_of(config, run_name) if roles[service.role]]
+    if wanted.grade:
+        services = [replace(s, replica=GradeReplica) if s.role == "judge" else s for s in services]
+    return services

@@ -6,16 +6,19 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
 
 from genevolve_ray.cluster.errors import await_remote
-from genevolve_ray.cluster.transfer import Sender, TransferGroup
-from genevolve_ray.cluster.weights import Offer, Outbox, Shipment, ship
-from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.cluster.transports.device import Sender, TensorsPayload, TransferGroup
+from genevolve_ray.cluster.transports.host import FilesPayload, forget_weights, pack, run_folder
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, remove_leftovers
 from genevolve_ray.records.experience import Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
 
@@ -28,6 +31,7 @@ _CHANGING = ("step", "load")
 """Calls after which the weights are others than those that were published."""
 _AFTERMATH_SECONDS = 10.0
 """How long the other ranks' errors are waited for, to tell the one that died from those that missed it."""
+_STOP_SECONDS = 5.0
 
 
 class LearnerWorker:
@@ -65,7 +69,10 @@ class LearnerWorker:
 
             limit = self._config.cluster.learner_timeout
             ranks = join_ranks(self._rank, size, address, self._config.learner.device, limit)
-        self._learner = start_learner(self._config, Path(self._model_dir), ranks)
+        remove_leftovers()
+        # Only the first rank's folders are ever filled; ranks of one node must not empty each other's.
+        folders = WeightFolders(run_folder() / f"learner-{self._rank}")
+        self._learner = start_learner(self._config, Path(self._model_dir), folders, ranks)
         if self._config.cluster.weights != "host":
             self._sender = Sender(self._config.cluster.weights, self._rank, self._learner.outgoing())
 
@@ -74,22 +81,26 @@ class LearnerWorker:
         assert self._learner is not None, "call start first"
         return await getattr(self._learner, method)(*arguments)
 
-    async def publish(self, folder: str, elsewhere: bool) -> tuple[Probe, Shipment | None]:
-        """Write the weights to a folder of this node; rank 0 returns the probe, and what other nodes are sent."""
-        os.makedirs(folder, exist_ok=True)
-        probe = await self.call("publish", folder)
-        return probe, ship(folder, elsewhere) if self._rank == 0 else None
+    async def publish(self, version: int, elsewhere: bool) -> PublishedWeights | None:
+        """Write the weights to a folder of this node; rank 0 returns them, with contents where they go `elsewhere`."""
+        weights: PublishedWeights = await self.call("publish", version)
+        if self._rank:
+            return None
+        return replace(weights, payload=pack(await weights.folder(), elsewhere))
 
-    async def write(self, folder: str, elsewhere: bool) -> Shipment | None:
+    async def write(self, version: int, elsewhere: bool) -> FilesPayload | None:
         """Write the weights as `publish` does, for workers that were not there when they were sent."""
-        os.makedirs(folder, exist_ok=True)
-        await self.call("write", folder)
-        return ship(folder, elsewhere) if self._rank == 0 else None
+        folder = await self.call("write", version)
+        return pack(folder, elsewhere) if self._rank == 0 else None
 
     async def send(self, group: TransferGroup | None) -> None:
         """Send the weights to the engines of a group (see `Sender.send`); meanwhile calls of others are answered."""
         assert self._sender is not None, "cluster.weights=host has no sender"
         await asyncio.to_thread(self._sender.send, group)
+
+    async def stop(self) -> None:
+        """Remove what was published from this node."""
+        forget_weights()
 
 
 class RayLearner:
@@ -104,7 +115,6 @@ class RayLearner:
         *,
         kill: Callable[[Any], None] = lambda worker: None,
         max_restarts: int = 0,
-        outbox: Outbox | None = None,
         elsewhere: Callable[[], bool] = lambda: False,
         sends: bool = False,
     ) -> None:
@@ -114,16 +124,16 @@ class RayLearner:
             create: returns one new actor for each rank, in their order.
             kill: ends an actor at once.
             max_restarts: how often they may all be created anew.
-            outbox: where published weights are left for the rollout workers.
             elsewhere: whether any other node needs them.
             sends: whether what is published stays in memory until `send`, and is not written.
         """
         self.workers = list(create())
         self._create, self._kill, self._restarts_left = create, kill, max_restarts
-        self._outbox, self._elsewhere, self._sends = outbox or Outbox(), elsewhere, sends
+        self._elsewhere, self._sends = elsewhere, sends
         # A worker that comes back may ask for weights at any time, and ranks must be called in one order.
         self._turn = asyncio.Lock()
-        self._offered: str | None = None
+        self._held: int | None = None
+        """The version that was published last, while the learner's weights are still those."""
 
     async def start(self) -> None:
         """Wait until the model is loaded on every rank."""
@@ -137,7 +147,7 @@ class RayLearner:
             LearnerLost: when that was done too often.
         """
         async with self._turn:
-            self._offered = None
+            self._held = None
             while True:
                 self.end()
                 if self._restarts_left == 0:
@@ -159,28 +169,29 @@ class RayLearner:
         tokens: list[MovedToken] = await self._call("teacher_disagreement")
         return tokens
 
-    async def publish(self, folder: str) -> Probe:
-        """Write the weights to `folder`, or offer them to be sent, and return the probe that engines must reproduce."""
+    async def publish(self, version: int) -> PublishedWeights:
+        """Return the weights as a version: files on the learner's node, or tensors in its memory where it sends."""
         if self._sends:
-            offered: Probe = await self._call("probe")
-            self._offered = folder
-            self._outbox.put(Offer(folder, self._write))
-            return offered
+            probe = await self._call("probe")
+            self._held = version
+            return PublishedWeights(version, probe, TensorsPayload(partial(self._write, version)))
         async with self._turn:
-            replies = [await_remote(worker.publish.remote(folder, self._elsewhere())) for worker in self.workers]
-            probe, shipment = (await _together("publish", replies))[0]
-        self._outbox.put(shipment)
-        published: Probe = probe
-        return published
+            replies = [await_remote(worker.publish.remote(version, self._elsewhere())) for worker in self.workers]
+            published: PublishedWeights = (await _together("publish", replies))[0]
+            return published
 
-    async def _write(self, folder: str) -> Shipment | None:
-        """Write what was offered under the name of `folder`; None when these are not its weights any more."""
+    async def _write(self, version: int) -> FilesPayload | None:
+        """Write a version that was published as tensors; None when the learner does not hold it any more."""
         async with self._turn:
-            if self._offered != folder:
+            if self._held != version:
                 return None
-            replies = [await_remote(worker.write.remote(folder, self._elsewhere())) for worker in self.workers]
-            shipment: Shipment = (await _together("write", replies))[0]
-            return shipment
+            replies = [await_remote(worker.write.remote(version, self._elsewhere())) for worker in self.workers]
+            files: FilesPayload = (await _together("write", replies))[0]
+            return files
+
+    async def release(self, version: int) -> None:
+        """Remove the files of a version that every engine has replaced."""
+        await self._call("release", version)
 
     async def send(self, group: TransferGroup | None) -> None:
         """Send the weights to the engines of a group, None: to those of the last one. See `SendingLearner.send`."""
@@ -196,6 +207,12 @@ class RayLearner:
         """End all ranks at once: one waits for somebody who will not come."""
         for worker in self.workers:
             self._kill(worker)
+
+    async def stop(self) -> None:
+        """Have every rank remove what it published; one that is dead or busy does not hold up the end."""
+        with suppress(RayActorError, TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await asyncio.gather(*(await_remote(worker.stop.remote()) for worker in self.workers))
 
     async def save(self, folder: str) -> None:
         """Write a checkpoint."""
@@ -218,7 +235,7 @@ class RayLearner:
             arguments = tuple(ray.put(argument) for argument in arguments)
         async with self._turn:
             if method in _CHANGING:
-                self._offered = None
+                self._held = None
             return (await _together(method, [await_remote(w.call.remote(method, *arguments)) for w in self.workers]))[0]
 
 

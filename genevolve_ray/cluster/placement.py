@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _PLACEMENT_SECONDS = 10.0
 _EPSILON = 1e-6
+ROLES = ("tools", "renderer", "judge", "experience")
+"""What a run has beside learner and rollout workers."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,32 @@ class Demand:
 
 def gang_demands(config: PlacedConfig) -> list[Demand]:
     """Return the demands of learner and rollout workers: bundle i is rank i of the learner, the workers come behind."""
+    return [*learner_demands(config), *worker_demands(config)]
+
+
+def learner_demands(config: PlacedConfig) -> list[Demand]:
+    """Return the demands of the learner, one for each rank."""
     cluster = config.cluster
     ranks = range(cluster.learner_ranks)
     names = [f"learner rank {i}" for i in ranks] if len(ranks) > 1 else ["learner"]
-    learner = _resources(cluster.learner_cpus, cluster.learner_gpus)
-    worker = _resources(cluster.rollout_cpus, cluster.rollout_gpus)
-    return [
-        *(Demand(name, learner) for name in names),
-        *(Demand(f"rollout worker {i}", worker) for i in range(cluster.rollout_workers)),
-    ]
+    return [Demand(name, _resources(cluster.learner_cpus, cluster.learner_gpus)) for name in names]
 
 
-def service_demands(config: PlacedConfig) -> list[Demand]:
-    """Return the demands of all replicas, and of the experience memory where there is one."""
-    roles = {"tools": config.cluster.tools, "renderer": config.cluster.renderer, "judge": config.cluster.judge}
-    memory = [Demand("experience memory", _resources(config.cluster.experience_cpus, 0))]
-    replicas = [demand for role, service in roles.items() for demand in replica_demands(role, service)]
-    return replicas + (memory if config.experience.enabled else [])
+def worker_demands(config: PlacedConfig, *, engines: bool = True) -> list[Demand]:
+    """Return the demands of the rollout workers; those that have no engine need no GPU."""
+    cluster = config.cluster
+    resources = _resources(cluster.rollout_cpus, cluster.rollout_gpus if engines else 0.0)
+    return [Demand(f"rollout worker {i}", resources) for i in range(cluster.rollout_workers)]
+
+
+def service_demands(config: PlacedConfig, roles: Collection[str] = ROLES) -> list[Demand]:
+    """Return the demands of the replicas of some services, and of the experience memory where there is one."""
+    cluster = config.cluster
+    services = {"tools": cluster.tools, "renderer": cluster.renderer, "judge": cluster.judge}
+    demands = [demand for role in services if role in roles for demand in replica_demands(role, services[role])]
+    if "experience" in roles and config.experience.enabled:
+        demands.append(Demand("experience memory", _resources(cluster.experience_cpus, 0)))
+    return demands
 
 
 def replica_demands(role: str, service: ServiceConfig) -> list[Demand]:

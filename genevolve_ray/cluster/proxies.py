@@ -153,12 +153,16 @@ class ServeGrader:
         return await self._caller("grade", prompt, image)
 
 
+async def connect_tools(tools: Caller) -> dict[str, ServeTool]:
+    """Ask the tools service what it has, once, and return stand-ins by name."""
+    return {card.name: ServeTool(card, tools) for card in await tools("describe")}
+
+
 async def connect(
     tools: Caller, renderer: Caller, judge: Caller
 ) -> tuple[dict[str, ServeTool], ServeRenderer, ServeJudge]:
     """Ask the services who they are, once, and return their stand-ins."""
-    cards, renderer_identity, judge_identity = await asyncio.gather(
-        tools("describe"), renderer("describe"), judge("describe")
+    stand_ins, renderer_identity, judge_identity = await asyncio.gather(
+        connect_tools(tools), renderer("describe"), judge("describe")
     )
-    stand_ins = {card.name: ServeTool(card, tools) for card in cards}
     return stand_ins, ServeRenderer(renderer_identity, renderer), ServeJudge(judge_identity, judge)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from genevolve_ray.cluster.errors import StartError, WorkersLost, await_remote
-from genevolve_ray.cluster.transfer import Transfer
-from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
-from genevolve_ray.engines.protocol import Probe
+from genevolve_ray.cluster.transports.device import TensorsPayload, Transfer
 from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.trajectory import Trajectory
 
 T = TypeVar("T")
@@ -66,7 +65,6 @@ class RayRollouts:
         *,
         max_restarts: int,
         attempts: int,
-        outbox: Outbox | None = None,
         transfer: Transfer | None = None,
     ) -> None:
         """Create `workers` workers; `start` waits for them.
@@ -76,14 +74,12 @@ class RayRollouts:
             workers: how many places there are.
             max_restarts: how often each place may be given a new worker.
             attempts: how often one rollout is tried.
-            outbox: where the learner leaves what it publishes.
-            transfer: sends what the learner offers without writing it.
+            transfer: sends what the learner publishes without writing it.
         """
-        self._outbox = outbox or Outbox()
         self._pool, self._max_restarts, self._attempts = pool, max_restarts, attempts
         self._places = [_Place(index, pool.create(index)) for index in range(workers)]
         self._transfer = transfer
-        self._weights: tuple[Shipment | Offer | str, int, Probe] | None = None
+        self._weights: PublishedWeights | None = None
         self._renewed = asyncio.Event()
 
     @property
@@ -109,16 +105,16 @@ class RayRollouts:
                 f"the rollout {task.key} was lost with its worker {self._attempts} times (cluster.rollout_attempts)"
             ) from error
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Give every worker new weights, each verified by the probe; returns the worst difference."""
-        self._weights = weights, _, _ = (self._outbox.get(folder), version, probe)
+        self._weights = weights
         self._renewed.set()
         self._renewed = asyncio.Event()
-        if isinstance(weights, Offer):
-            return await self._send(version, probe)
+        if isinstance(weights.payload, TensorsPayload):
+            return await self._send(weights)
         return max(await asyncio.gather(*(self._update(place) for place in self._standing())))
 
-    async def _send(self, version: int, probe: Probe) -> float:
+    async def _send(self, weights: PublishedWeights) -> float:
         """Have the learner send a version to all workers, anew as long as one of them dies of it or before it."""
         assert self._transfer is not None, "the learner published weights that have no sender"
         while True:
@@ -126,7 +122,7 @@ class RayRollouts:
                 await place.ready.wait()
             places = self._standing()
             workers = [place.worker for place in places]
-            outcomes = await self._transfer.send(workers, version, probe)
+            outcomes = await self._transfer.send(workers, weights)
             differences = [outcome for outcome in outcomes if not isinstance(outcome, RayActorError)]
             if len(differences) == len(outcomes):
                 return max(differences)
@@ -198,13 +194,13 @@ class RayRollouts:
         assert self._weights is not None
         weights = self._weights
         try:
-            return await self._on(place, lambda worker: worker.update.remote(*weights))
+            return await self._on(place, lambda worker: worker.update.remote(weights))
         except RayActorError:
             if place.lost is not None:
                 self._standing()
                 return 0.0
             # The new worker was given the same weights, and verified, before it took the place.
-            return await self._on(place, lambda worker: worker.update.remote(*weights))
+            return await self._on(place, lambda worker: worker.update.remote(weights))
 
     async def _on(self, place: _Place, call: Callable[[Any], Awaitable[T]]) -> T:
         """Call the worker of a place; if it is dead, put another there and raise its RayActorError."""
@@ -250,11 +246,11 @@ class RayRollouts:
     async def _bring_up_to_date(self, worker: Any) -> None:
         """Give a new worker the current version as files, verified; before the first version there is nothing to give."""
         while self._weights is not None:
-            weights, version, probe = self._weights
-            renewed = self._renewed
-            files = await weights.shipment() if isinstance(weights, Offer) else weights
+            weights, renewed = self._weights, self._renewed
+            payload = weights.payload
+            files = await payload.files() if isinstance(payload, TensorsPayload) else payload
             if files is not None:
-                await await_remote(worker.update.remote(files, version, probe))
+                await await_remote(worker.update.remote(replace(weights, payload=files)))
                 return
-            # The learner has learned on: it publishes next, and has then what the worker can be given.
+            # The learner has learned more: it publishes next, and has then what the worker can be given.
             await renewed.wait()

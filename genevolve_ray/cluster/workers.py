@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
-from genevolve_ray.cluster.weights import Shipment, forget_node, receive
+from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect, connect_tools
+from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall, TransferQueue
+from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
-from genevolve_ray.evolution.inprocess import load_chat, start_engine
+from genevolve_ray.evolution.inference import PolicySource, RunningPolicy, open_policy
 from genevolve_ray.evolution.ports import RolloutTask
-from genevolve_ray.evolution.rollout import Rollouts
+from genevolve_ray.evolution.rollout import Rollouts, Scoring
+from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -33,7 +32,7 @@ MAX_CONCURRENT = 4096
 
 
 class WorkerStats(Record):
-    """What a rollout worker has done since it started."""
+    """Report what a rollout worker has done since it started; `version` is -1 without an engine."""
 
     pid: int
     version: int
@@ -55,17 +54,28 @@ class ServiceHandle:
 
 
 class RolloutWorker:
-    """Samples with one engine and reaches tools, renderer and judge through their services.
+    """Play episodes with one policy, and reach tools, renderer and judge through their services.
 
-    `start`, then `connect`, then `rollout` as often as wanted. A worker whose engine process has died ends itself, so
-    that callers see one kind of death only.
+    `start`, then `connect`, then `rollout` as often as wanted. With renderers and a judge it scores what it plays, and
+    where an engine samples the policy it takes new weights. A worker whose engine process has died ends itself, so that
+    callers see one kind of death only.
     """
 
-    def __init__(self, config: PlacedConfig, model_dir: str) -> None:
-        """Keep the settings; `start` does the work."""
-        self._config, self._model_dir = config, model_dir
-        self._engine: Engine | None = None
-        self._chat: ChatFormat | None = None
+    def __init__(
+        self, config: PlacedConfig, source: PolicySource, *, date: str = "", transfer: str | None = None
+    ) -> None:
+        """Keep the settings; `start` does the work.
+
+        Args:
+            config: the settings of the run or job.
+            source: the policy.
+            date: required by profiles that append the date.
+            transfer: the way over device memory on which weights may come; None for files only.
+        """
+        self._config, self._source, self._date, self._transfer = config, source, date, transfer
+        self._stack = AsyncExitStack()
+        self._policy: RunningPolicy | None = None
+        self._scoring: Scoring | None = None
         self._rollouts: Rollouts | None = None
         self._transfer_queue = TransferQueue()
         self._running = self._finished = 0
@@ -73,49 +83,48 @@ class RolloutWorker:
         self._engine_death: tuple[type[Exception], ...] = ()
 
     async def start(self) -> WorkerStats:
-        """Start the engine. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
+        """Bring the policy up. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
         started = perf_counter()
-        self._chat = load_chat(Path(self._model_dir))
-        way = self._config.cluster.weights
-        self._engine = await start_engine(self._config, Path(self._model_dir), None if way == "host" else way)
-        if self._engine.name == "vllm":
+        self._policy = await self._stack.enter_async_context(open_policy(self._config, self._source, self._transfer))
+        if self._policy.engine is not None and self._policy.engine.name == "vllm":
             from vllm.v1.engine.exceptions import EngineDeadError
 
             self._engine_death = (EngineDeadError,)
         self._seconds_start = perf_counter() - started
         return await self.stats()
 
-    async def connect(self, tools: ServiceHandle, renderers: Mapping[int, ServiceHandle], judge: ServiceHandle) -> None:
-        """Meet the services; `renderers` by generation, at least one."""
-        assert self._engine is not None and self._chat is not None, "call start before connect"
-        (first, renderer), *others = renderers.items()
-        stand_ins = await connect(tools.caller(), renderer.caller(), judge.caller())
-        self._rollouts = Rollouts(
-            engine=self._engine,
-            chat=self._chat,
-            tools=stand_ins[0],
-            renderer=stand_ins[1],
-            judge=stand_ins[2],
-            profile=PROFILES[self._config.profile],
-            reward=self._config.reward,
-            generation=first,
-        )
-        for generation, service_handle in others:
-            await self.add_renderer(generation, service_handle)
+    async def connect(
+        self,
+        tools: ServiceHandle,
+        renderers: Mapping[int, ServiceHandle] | None = None,
+        judge: ServiceHandle | None = None,
+    ) -> None:
+        """Meet the services; with a judge, and at least one renderer by its generation, rollouts are scored."""
+        assert self._policy is not None, "call start before connect"
+        if judge is None or not renderers:
+            stand_ins = await connect_tools(tools.caller())
+        else:
+            (first, renderer), *others = renderers.items()
+            stand_ins, painter, critic = await connect(tools.caller(), renderer.caller(), judge.caller())
+            self._scoring = Scoring(painter, critic, self._config.reward, first)
+            for generation, service_handle in others:
+                await self.add_renderer(generation, service_handle)
+        profile = PROFILES[self._config.profile]
+        self._rollouts = Rollouts(self._policy.speak, stand_ins, profile, self._date, self._scoring)
 
     async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:
         """Meet another renderer, for the tasks of its generation."""
-        assert self._rollouts is not None, "call connect before add_renderer"
+        assert self._scoring is not None, "only a worker that scores has renderers"
         caller = renderer.caller()
-        self._rollouts.add_renderer(generation, ServeRenderer(await caller("describe"), caller))
+        self._scoring.add_renderer(generation, ServeRenderer(await caller("describe"), caller))
 
     async def drop_renderer(self, generation: int) -> None:
         """Forget a renderer that no task needs any more."""
-        assert self._rollouts is not None, "call connect before drop_renderer"
-        self._rollouts.drop_renderer(generation)
+        assert self._scoring is not None, "only a worker that scores has renderers"
+        self._scoring.drop_renderer(generation)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Play, render and judge one sample."""
+        """Draw one sample."""
         assert self._rollouts is not None, "call connect before rollout"
         self._running += 1
         try:
@@ -128,12 +137,11 @@ class RolloutWorker:
         self._finished += 1
         return trajectory
 
-    async def update(self, weights: Shipment | str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Load published weights into the engine and verify them; returns the probe difference."""
-        assert self._engine is not None, "call start before update"
-        folder = weights if isinstance(weights, str) else await asyncio.to_thread(receive, weights)
+        engine, folder = self._engine(), await weights.folder()
         try:
-            return await self._engine.update(folder, version, probe)
+            return await engine.update(folder, weights.version, weights.probe)
         except self._engine_death:
             self._exit()
             raise
@@ -148,7 +156,7 @@ class RolloutWorker:
         Raises:
             WeightUpdateError: see `VllmEngine.receive`.
         """
-        engine, transfer_queue = cast("VllmEngine", self._engine), self._transfer_queue
+        engine, transfer_queue = cast("VllmEngine", self._engine()), self._transfer_queue
         try:
             return await engine.receive(transfer_queue.calls(), version, probe)
         except WeightUpdateError as error:
@@ -170,19 +178,23 @@ class RolloutWorker:
 
     async def stats(self) -> WorkerStats:
         """Return what this worker has done."""
+        engine = self._policy.engine if self._policy is not None else None
         return WorkerStats(
             pid=os.getpid(),
-            version=self._engine.version if self._engine else -1,
+            version=engine.version if engine is not None else -1,
             running=self._running,
             finished=self._finished,
             seconds_start=self._seconds_start,
         )
 
     async def stop(self) -> None:
-        """Close the engine."""
-        if self._engine is not None:
-            await self._engine.close()
-        forget_node()
+        """Close the policy."""
+        await self._stack.aclose()
+        forget_weights()
+
+    def _engine(self) -> Engine:
+        assert self._policy is not None and self._policy.engine is not None, "an endpoint takes no weights"
+        return self._policy.engine
 
     def _exit(self) -> None:
         """End this process without a goodbye: to callers the worker is dead, like its engine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_her
 from genevolve_ray.evolution.ports import RenderPort, RolloutPort
 from genevolve_ray.evolution.services import RenderService
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.evolution.weights import weight_folders
 from genevolve_ray.viewer.progress import Progress
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: P
 
     parts = local_parts(config, store.images)
     if config.gateway.only:
-        learner = start_learner(config, model)
-        async with _gateway(config, model, store, screen, parts, None) as rollouts:
-            yield Ports(rollouts, learner, start_experience(config), GatewayRenderers(None, parts.scoring, meet))
+        with weight_folders() as folders:
+            learner = start_learner(config, model, folders)
+            async with _gateway(config, model, store, screen, parts, None) as rollouts:
+                yield Ports(rollouts, learner, start_experience(config), GatewayRenderers(None, parts.scoring, meet))
         return
     async with (
         in_process(config, model, store.images) as ports,
@@ -86,7 +88,7 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
 
         tools, renderer, judge = await connect(**ports.callers)
         parts = GatewayParts(tools, Scoring(renderer, judge, config.reward), store.images)
-        async with _gateway(config, model, store, screen, parts, ports.rollouts, ports.locate) as rollouts:
+        async with _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts:
             renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
             yield Ports(rollouts, ports.learner, ports.experience, renderers)
 
@@ -99,7 +101,6 @@ async def _gateway(
     screen: Progress,
     parts: GatewayParts,
     inside: RolloutPort | None,
-    locate: Callable[[str], str] = lambda folder: folder,
 ) -> AsyncIterator[RolloutPort]:
     """Open the gateway of a run; evidence against workers is kept in the run folder."""
     from genevolve_ray.gateway.launch import open_gateway
@@ -112,7 +113,6 @@ async def _gateway(
         parts,
         folder,
         inside=inside,
-        locate=locate,
         on_listening=lambda server: screen.note(f"gateway listening on {server.url}"),
     ) as rollouts:
         yield rollouts

@@ -23,7 +23,6 @@ from genevolve_ray.evolution.monitor import Recording
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
-from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.viewer.progress import open_progress
@@ -58,7 +57,6 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
     with (
         MemoryGauge() as gauge,
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
-        host_transport() as transport,
         open_progress() as screen,
         closing(open_writers(config.logging, config.name, config.model_dump(mode="json"))) as writers,
     ):
@@ -70,7 +68,6 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
                 requests,
                 ports.rollouts,
                 ports.learner,
-                transport,
                 store,
                 Recording(screen, writers),
                 ports.experience,

@@ -20,7 +20,7 @@ from genevolve_ray.engines.checks import (
 )
 from genevolve_ray.engines.config import MIB, VllmConfig
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall
+from genevolve_ray.engines.transports.queue import TransferCall
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput

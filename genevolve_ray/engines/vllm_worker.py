@@ -14,8 +14,8 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from genevolve_ray.engines.ban import ban_mask
-from genevolve_ray.engines.ipc_handles import rebuilt_handles
 from genevolve_ray.engines.parent_watch import die_with_parent
+from genevolve_ray.engines.transports.ipc import rebuilt_handles
 from genevolve_ray.models.adapters import published_tensors
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _OWN_PROCESSES = ("EngineCore", "VllmWorker")
 # At import, which happens when the engine process unpickles its arguments: starting takes seconds, and the parent may die
 # in the midst of them.
 die_with_parent(_OWN_PROCESSES)
-WeightTransferEngineFactory.register_engine("gloo", "genevolve_ray.engines.vllm_transfer", "GlooReceiver")
+WeightTransferEngineFactory.register_engine("gloo", "genevolve_ray.engines.transports.gloo", "GlooReceiver")
 
 
 class BanMask(LogitsProcessor):  # type: ignore[misc]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from genevolve_ray.agent.policy_session import ChatSpeaker, PolicySession, TokenSpeaker
+from genevolve_ray.agent.policy_session import ChatSpeaker, TokenSpeaker
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
-from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
-from genevolve_ray.evolution.rollout import Episodes
+from genevolve_ray.evolution.rollout import Rollouts, Speak
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
@@ -61,7 +61,7 @@ class AgentPort(Protocol):
 
 @dataclass
 class InferencePorts:
-    """The parts that were asked for."""
+    """Hold the parts that were asked for."""
 
     agent: AgentPort | None = None
     renderer: RenderPort | None = None
@@ -71,26 +71,37 @@ class InferencePorts:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which parts a command needs; no policy, no engine and no tools."""
+    """Name the parts that a run or a command needs; without a policy there is neither an engine nor tools."""
 
     policy: PolicySource | None = None
     render: bool = False
     judge: bool = False
     grade: bool = False
     """The judge plug-in is one of another benchmark's own scale."""
+    train: bool = False
+    """A learner trains the policy: what is played is rendered and judged at once, and engines take each version."""
     date: str = ""
     """Required by profiles that append the date."""
 
 
+@dataclass(frozen=True)
+class RunningPolicy:
+    """Hold a policy that plays in this process."""
+
+    speak: Speak
+    engine: Engine | None = None
+    """Samples the policy; None for an endpoint, whose weights nobody here can replace."""
+
+
 @asynccontextmanager
-async def speaking(
-    config: EvolutionConfig, source: PolicySource
-) -> AsyncIterator[Callable[[SamplingParams], PolicySession]]:
-    """Bring a policy up in this process, and close it at the end."""
+async def open_policy(
+    config: EvolutionConfig, source: PolicySource, transfer: str | None = None
+) -> AsyncIterator[RunningPolicy]:
+    """Bring a policy up in this process, and close it at the end; `transfer` as of `create_engine`."""
     if source.endpoint is not None:
         policy = OpenAIPolicy(source.endpoint)
         try:
-            yield lambda sampling: ChatSpeaker(policy, sampling)
+            yield RunningPolicy(lambda sampling: ChatSpeaker(policy, sampling))
         finally:
             await policy.aclose()
         return
@@ -99,9 +110,9 @@ async def speaking(
 
     assert source.model is not None, "a policy must be a model folder or an endpoint"
     chat = load_chat(source.model)
-    engine = await start_engine(config, source.model)
+    engine = await start_engine(config, source.model, transfer)
     try:
-        yield lambda sampling: TokenSpeaker(engine, chat, sampling)
+        yield RunningPolicy(lambda sampling: TokenSpeaker(engine, chat, sampling), engine)
     finally:
         await engine.close()
 
@@ -121,9 +132,9 @@ async def inference_in_process(
 
         ports = InferencePorts()
         if wanted.policy is not None:
-            speak = await stack.enter_async_context(speaking(config, wanted.policy))
+            policy = await stack.enter_async_context(open_policy(config, wanted.policy))
             tools = built(config.tools, images).tools
-            ports.agent = Episodes(speak, tools, PROFILES[config.profile], wanted.date)
+            ports.agent = Rollouts(policy.speak, tools, PROFILES[config.profile], wanted.date)
         if wanted.render:
             ports.renderer = RenderService(built(config.renderer), images)
         if wanted.judge:

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.policy_session import TokenSpeaker
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
-from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, RolloutPort, RolloutTask
-from genevolve_ray.evolution.rollout import Rollouts
+from genevolve_ray.evolution.rollout import Rollouts, Scoring
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.swaps import RendererHost
+from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, weight_folders
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
@@ -44,29 +46,29 @@ class Ports:
 class LocalRollouts:
     """The rollout port over one engine in this process; it also holds the renderers."""
 
-    def __init__(self, rollouts: Rollouts, engine: Engine, images: ImageStore) -> None:
-        """Bring rollouts, their engine and the run's pictures together."""
-        self._rollouts, self._engine, self._images = rollouts, engine, images
+    def __init__(self, rollouts: Rollouts, scoring: Scoring, engine: Engine, images: ImageStore) -> None:
+        """Bring rollouts, what scores them, their engine and the run's pictures together."""
+        self._rollouts, self._scoring, self._engine, self._images = rollouts, scoring, engine, images
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
         """Build a renderer beside the one that is there. Raises PluginFault for one that cannot live in this process."""
         if spec.isolated:
             raise PluginFault("renderer.runtime_env needs separate processes, but this run is one process")
         service = RenderService(await asyncio.to_thread(build_here, spec), self._images)
-        self._rollouts.add_renderer(generation, service)
+        self._scoring.add_renderer(generation, service)
         return service.identity
 
     async def remove_renderer(self, generation: int) -> None:
         """Let a renderer go."""
-        self._rollouts.drop_renderer(generation)
+        self._scoring.drop_renderer(generation)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample."""
         return await self._rollouts.rollout(task)
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Load published weights and verify them."""
-        return await self._engine.update(folder, version, probe)
+        return await self._engine.update(await weights.folder(), weights.version, weights.probe)
 
 
 def load_chat(model_dir: Path) -> ChatFormat:
@@ -97,16 +99,19 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
     """Build everything around an engine in this process; it stays the caller's to close."""
-    rollouts = Rollouts(
-        engine=engine,
-        chat=load_chat(model_dir),
-        tools=config.tools.build(images).tools,
-        renderer=RenderService(config.renderer.build(), images),
-        judge=JudgeService(config.judge.build(), images),
-        profile=PROFILES[config.profile],
-        reward=config.reward,
-    )
-    return LocalRollouts(rollouts, engine, images)
+    chat, tools = load_chat(model_dir), config.tools.build(images).tools
+    scoring = build_scoring(config, images)
+
+    def speak(sampling: SamplingParams) -> TokenSpeaker:
+        return TokenSpeaker(engine, chat, sampling)
+
+    return LocalRollouts(Rollouts(speak, tools, PROFILES[config.profile], scoring=scoring), scoring, engine, images)
+
+
+def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:
+    """Build a run's renderer and judge in this process."""
+    renderer = RenderService(config.renderer.build(), images)
+    return Scoring(renderer, JudgeService(config.judge.build(), images), config.reward)
 
 
 async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> tuple[LocalRollouts, Engine]:
@@ -115,10 +120,12 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
     return build_rollouts(config, model_dir, engine, images), engine
 
 
-def start_learner(config: EvolutionConfig, model_dir: Path, ranks: Ranks | None = None) -> LocalLearner:
-    """Load the learner, or this process's rank of it, with the ban mask that the engines use."""
+def start_learner(
+    config: EvolutionConfig, model_dir: Path, folders: WeightFolders, ranks: Ranks | None = None
+) -> LocalLearner:
+    """Load the learner, or this process's rank of it, with the ban mask that the engines use; it writes to `folders`."""
     chat = load_chat(model_dir)
-    return build_learner(config, model_dir, load_banned(model_dir, chat), chat, ranks)
+    return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
 
 
 def start_experience(config: EvolutionConfig) -> LocalExperience | None:
@@ -132,9 +139,10 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
 @asynccontextmanager
 async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> AsyncIterator[Ports]:
     """Build every part here and close the engine at the end."""
-    learner = start_learner(config, model_dir)
-    rollouts, engine = await start_rollouts(config, model_dir, images)
-    try:
-        yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
-    finally:
-        await engine.close()
+    with weight_folders() as folders:
+        learner = start_learner(config, model_dir, folders)
+        rollouts, engine = await start_rollouts(config, model_dir, images)
+        try:
+            yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
+        finally:
+            await engine.close()

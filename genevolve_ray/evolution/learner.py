@@ -20,6 +20,7 @@ from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.teaching import TeacherPatch
+from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights, WeightFolders
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
 from genevolve_ray.learning.batch import TeacherContext, TrainSequence
 from genevolve_ray.records.experience import Lesson, MovedToken
@@ -48,6 +49,7 @@ class LocalLearner:
         advantage: AdvantageConfig,
         probe: Sequence[int],
         tolerance: float,
+        folders: WeightFolders,
         patch: TeacherPatch | None = None,
     ) -> None:
         """Wrap a learner.
@@ -57,10 +59,12 @@ class LocalLearner:
             advantage: how rewards become advantages.
             probe: the token ids by which weight updates are verified.
             tolerance: largest mean |engine - learner| log-prob on them.
+            folders: where versions are written.
             patch: builds what the teacher reads; without one lessons teach nothing.
         """
         self._learner, self._advantage = learner, advantage
         self._probe, self._tolerance, self._patch = tuple(probe), tolerance, patch
+        self._folders = folders
         self._trained: list[Trajectory] = []
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
@@ -96,22 +100,27 @@ class LocalLearner:
             )
         return [m for tokens in found.values() for m in sorted(tokens, key=lambda m: -abs(m.gap))[:MOVED_TOKENS]]
 
-    async def publish(self, folder: str) -> Probe:
-        """Write the weights to `folder` and return the probe that engines must reproduce."""
+    async def publish(self, version: int) -> PublishedWeights:
+        """Write the weights as a version, and return it with the probe that engines must reproduce."""
         # First what all ranks of a learner do together: a full disk then fails rank 0 alone, and no other waits for it.
         probe = await self.probe()
-        await self.write(folder)
-        return probe
+        return PublishedWeights(version, probe, FolderPayload(await self.write(version)))
+
+    async def release(self, version: int) -> None:
+        """Remove a version that every engine has replaced."""
+        self._folders.release(version)
 
     async def probe(self) -> Probe:
         """Return the probe that engines with these weights must reproduce."""
         logprobs = self._learner.raw_logprobs(self._probe)
         return Probe(token_ids=self._probe, logprobs=tuple(logprobs), tolerance=self._tolerance)
 
-    async def write(self, folder: str) -> None:
-        """Write the weights to `folder`."""
+    async def write(self, version: int) -> str:
+        """Write the weights to a fresh folder for a version, and return it."""
+        folder = self._folders.create(version)
         with _writing(folder):
             self._learner.write_weights(folder)
+        return folder
 
     def outgoing(self) -> OutgoingWeights:
         """Return the weights as tensors, for engines that take them over device memory."""
@@ -167,7 +176,12 @@ class _Teachers:
 
 
 def build_learner(
-    config: EvolutionConfig, model_dir: Path, banned: Sequence[int], chat: ChatFormat, ranks: Ranks | None = None
+    config: EvolutionConfig,
+    model_dir: Path,
+    banned: Sequence[int],
+    chat: ChatFormat,
+    folders: WeightFolders,
+    ranks: Ranks | None = None,
 ) -> LocalLearner:
     """Load the policy and wrap it.
 
@@ -176,6 +190,7 @@ def build_learner(
         model_dir: the policy, in HF layout.
         banned: ids that neither engine nor learner gives any probability.
         chat: the policy's template; the probe is drawn from the ids of its tokenizer.
+        folders: where versions are written.
         ranks: this process's place among several that share the policy.
     """
     rng = np.random.default_rng(derive_seed(config.seed, "probe"))
@@ -185,7 +200,7 @@ def build_learner(
     if config.experience.enabled:
         limit = min(n for n in (config.engine.max_model_len, context_length(model_dir)) if n is not None)
         patch = TeacherPatch(chat, PROFILES[config.profile], limit, config.learner.ved.gate_kinds)
-    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, patch)
+    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch)
 
 
 def _policy_learner(

@@ -26,7 +26,6 @@ from genevolve_ray.evolution.restore import restore, revive
 from genevolve_ray.evolution.store.lessons import lesson_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
-from genevolve_ray.evolution.transport import WeightTransport
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -39,7 +38,6 @@ class Evolution:
     requests: RequestSource
     rollouts: RolloutPort
     learner: LearnerPort
-    transport: WeightTransport
     store: RunStore
     monitor: Monitor
     experience: ExperiencePort | None = None
@@ -99,11 +97,10 @@ class Evolution:
     async def publish(self, version: int) -> float:
         """Give the engines the learner's weights; they sample only after the probe agrees. Returns the difference."""
         self.monitor.phase("publishing", 0, 1)
-        folder = self.transport.folder(version)
-        probe = await self.learner.publish(folder)
-        difference = await self.rollouts.update(folder, version, probe)
+        weights = await self.learner.publish(version)
+        difference = await self.rollouts.update(weights)
         # The current version stays: a rollout worker that restarts needs it before its first token.
-        self.transport.release(version - 1)
+        await self.learner.release(version - 1)
         return difference
 
     async def commit(

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from pydantic import Field, model_validator
 
-from genevolve_ray.engines.protocol import Probe, SamplingParams
+from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import GenevolveError
+from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience, Lesson, MovedToken
 from genevolve_ray.records.images import ImageRef
@@ -73,7 +74,7 @@ class RolloutPort(Protocol):
         """Play, render and judge one sample; the outcome is typed, never an exception of the outside world."""
         ...
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Load published weights into every engine and verify them by effect; returns the worst probe difference."""
         ...
 
@@ -132,8 +133,12 @@ class LearnerPort(Protocol):
         """Return the tokens on which the teacher of the last step disagreed most, a few for each taught request."""
         ...
 
-    async def publish(self, folder: str) -> Probe:
-        """Write the weights to `folder` and return a probe: fixed tokens and the learner's log-probs on them."""
+    async def publish(self, version: int) -> PublishedWeights:
+        """Return the weights as a version, with a probe: fixed tokens and the learner's log-probs on them."""
+        ...
+
+    async def release(self, version: int) -> None:
+        """Forget a version that every engine has replaced; one that is not there is no error."""
         ...
 
     async def save(self, folder: str) -> None:

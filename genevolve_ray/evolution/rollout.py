@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from time import perf_counter
 
-from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import PolicySession, TokenSpeaker
+from genevolve_ray.agent.policy_session import PolicySession
 from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
-from genevolve_ray.engines.protocol import Engine, SamplingParams
+from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
 from genevolve_ray.records.program import Program
@@ -18,6 +17,9 @@ from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import RewardConfig, combine_reward
 from genevolve_ray.tools.protocol import Tool
+
+Speak = Callable[[SamplingParams], PolicySession]
+"""Returns the policy for one conversation."""
 
 
 class Scoring:
@@ -69,68 +71,30 @@ class Scoring:
 
 
 class Rollouts:
-    """Plays episodes and has their programs rendered and judged; many may run at once."""
+    """Play episodes, and have their programs rendered and judged where there is a scoring; many may run at once."""
 
     def __init__(
         self,
-        *,
-        engine: Engine,
-        chat: ChatFormat,
-        tools: Mapping[str, Tool],
-        renderer: RenderPort,
-        judge: JudgePort,
-        profile: ProtocolProfile,
-        reward: RewardConfig,
-        generation: int = 0,
-    ) -> None:
-        """Bring the parts together; `generation` is the number of the renderer, which tasks name."""
-        self._engine, self._chat, self._tools, self._profile = engine, chat, tools, profile
-        self._scoring = Scoring(renderer, judge, reward, generation)
-
-    def add_renderer(self, generation: int, renderer: RenderPort) -> None:
-        """Draw tasks of a generation with a renderer."""
-        self._scoring.add_renderer(generation, renderer)
-
-    def drop_renderer(self, generation: int) -> None:
-        """Forget a renderer that no task needs any more; one that is not there is no error."""
-        self._scoring.drop_renderer(generation)
-
-    async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Play, render and judge one sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
-        with metered() as meter:
-            trajectory = await self._play(task)
-        trajectory.usage = dict(meter.by_service)
-        return trajectory
-
-    async def _play(self, task: RolloutTask) -> Trajectory:
-        trajectory = await run_episode(
-            task.request,
-            key=task.key,
-            session=TokenSpeaker(self._engine, self._chat, task.sampling),
-            tools=self._tools,
-            profile=self._profile,
-            seed=task.seed,
-            experience=task.experience,
-            split=task.split,
-        )
-        return await self._scoring.score(task, trajectory)
-
-
-class Episodes:
-    """Plays episodes without rendering: the agent's half of a rollout."""
-
-    def __init__(
-        self,
-        speak: Callable[[SamplingParams], PolicySession],
+        speak: Speak,
         tools: Mapping[str, Tool],
         profile: ProtocolProfile,
         date: str = "",
+        scoring: Scoring | None = None,
     ) -> None:
-        """Bring the parts together; `speak` returns the policy for one conversation."""
+        """Bring the parts together.
+
+        Args:
+            speak: returns the policy for one conversation.
+            tools: by name.
+            profile: the protocol of the episodes.
+            date: required by profiles that append the date.
+            scoring: what renders and judges; without it a valid program ends as PENDING.
+        """
         self._speak, self._tools, self._profile, self._date = speak, tools, profile, date
+        self._scoring = scoring
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Play one episode."""
+        """Draw one sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
         with metered() as meter:
             trajectory = await run_episode(
                 task.request,
@@ -143,6 +107,8 @@ class Episodes:
                 split=task.split,
                 date=self._date,
             )
+            if self._scoring is not None:
+                trajectory = await self._scoring.score(task, trajectory)
         trajectory.usage = dict(meter.by_service)
         return trajectory
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from uuid import uuid4
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.evolution.inprocess import build_scoring, load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
-from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.evolution.weights import memory_folder
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.gateway import Gateway, RunFacts
 from genevolve_ray.gateway.inspector import PolicyFacts
@@ -48,9 +47,7 @@ class GatewayParts:
 
 def local_parts(config: EvolutionConfig, images: ImageStore) -> GatewayParts:
     """Build tools, renderer and judge in this process."""
-    renderer = RenderService(config.renderer.build(), images)
-    judge = JudgeService(config.judge.build(), images)
-    return GatewayParts(config.tools.build(images).tools, Scoring(renderer, judge, config.reward), images)
+    return GatewayParts(config.tools.build(images).tools, build_scoring(config, images), images)
 
 
 @asynccontextmanager
@@ -62,7 +59,6 @@ async def open_gateway(
     folder: Path,
     *,
     inside: RolloutPort | None,
-    locate: Callable[[str], str] = lambda folder: folder,
     on_listening: Callable[[GatewayServer], None] = lambda server: None,
 ) -> AsyncIterator[RolloutPort]:
     """Listen while the run goes on, and yield the rollout port over both sides; without `inside` over workers alone.
@@ -76,7 +72,6 @@ async def open_gateway(
         parts: what answers inside.
         folder: where evidence is kept.
         inside: the rollout port over the run's own engines.
-        locate: returns where a published folder lies on this machine.
         on_listening: told of the server once it listens.
 
     Raises:
@@ -87,7 +82,7 @@ async def open_gateway(
     async def call(tool: Tool, arguments: dict[str, object], context: EpisodeContext) -> object:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tool.call(arguments, context), home))
 
-    with _shelf_folder() as weights:
+    with _version_folder() as weights:
 
         def build() -> Gateway:
             facts = policy_facts(run, model_dir, parts.tools)
@@ -106,21 +101,19 @@ async def open_gateway(
         await asyncio.to_thread(server.start)
         try:
             on_listening(server)
-            outside = GatewayRollouts(server, parts.scoring, locate)
+            outside = GatewayRollouts(server, parts.scoring)
             yield outside if inside is None else SharedRollouts(inside, outside, config.share, config.patience)
         finally:
             await server.stop()
 
 
 @contextmanager
-def _shelf_folder() -> Iterator[Path]:
+def _version_folder() -> Iterator[Path]:
     """Make a folder for versions, in memory where there is a RAM disk, beside those that the engines inside load.
 
     The name ends in the process's id, as theirs: what a killed driver leaves is swept by the next one.
     """
-    base = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())  # noqa: S108
-    folder = base / f"genevolve-weights-gateway-{uuid4().hex[:8]}-{os.getpid()}"
-    folder.mkdir(mode=0o700)
+    folder = memory_folder(f"gateway-{uuid4().hex[:8]}", os.getpid())
     try:
         yield folder
     finally:

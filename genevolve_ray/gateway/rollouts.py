@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from time import perf_counter
 
-from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.ports import RenderPort, RolloutPort, RolloutTask
 from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.swaps import RendererHost
+from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.records.trajectory import Trajectory
 
@@ -19,11 +19,9 @@ from genevolve_ray.records.trajectory import Trajectory
 class GatewayRollouts:
     """Samples played outside, rendered and judged inside."""
 
-    def __init__(
-        self, server: GatewayServer, scoring: Scoring, locate: Callable[[str], str] = lambda folder: folder
-    ) -> None:
-        """Bring server and scoring together; `locate` returns where a published folder lies on this machine."""
-        self._server, self._scoring, self._locate = server, scoring, locate
+    def __init__(self, server: GatewayServer, scoring: Scoring) -> None:
+        """Bring server and scoring together."""
+        self._server, self._scoring = server, scoring
 
     async def rollout(self, task: RolloutTask, patience: float | None = None) -> Trajectory:
         """Have one sample played by some worker. Raises TimeoutError when none took it within `patience` seconds."""
@@ -32,9 +30,10 @@ class GatewayRollouts:
         trajectory.timings["outside"] = perf_counter() - started
         return await self._scoring.score(task, trajectory)
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Offer weights to the workers, who verify them by the probe before they sample; nothing is waited for."""
-        await self._server.ask(self._server.gateway.publish(self._locate(folder), version, probe))
+        folder = await weights.folder()
+        await self._server.ask(self._server.gateway.publish(folder, weights.version, weights.probe))
         return 0.0
 
     def workers(self) -> int:
@@ -67,12 +66,9 @@ class SharedRollouts:
                     pass
         return await self._inside.rollout(task)
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         """Give the weights to both sides; returns the worst probe difference inside."""
-        differences = await asyncio.gather(
-            self._inside.update(folder, version, probe), self._outside.update(folder, version, probe)
-        )
-        return max(differences)
+        return max(await asyncio.gather(self._inside.update(weights), self._outside.update(weights)))
 
 
 class GatewayRenderers:

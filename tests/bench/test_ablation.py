@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "evolution"))
-
 from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, make_config
 
 from genevolve_ray.bench import ablation
@@ -18,6 +14,7 @@ from genevolve_ray.bench.ablation import AblationPlan, ablate
 from genevolve_ray.bench.arms import Arm
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.records.experience import Experience
 
@@ -67,13 +64,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
         return built
 
+    def start_learner(config: EvolutionConfig, model: Path, folders: WeightFolders) -> FakeLearner:
+        made["learner"].append(FakeLearner())
+        made["learner"][-1].folders = folders
+        return made["learner"][-1]
+
     async def start_engine(*_: Any) -> StubEngine:
         made["engine"].append(StubEngine())
         return made["engine"][-1]
 
     monkeypatch.setattr(ablation, "start_engine", start_engine)
     monkeypatch.setattr(ablation, "build_rollouts", build("rollouts", FakeRollouts))
-    monkeypatch.setattr(ablation, "start_learner", build("learner", FakeLearner))
+    monkeypatch.setattr(ablation, "start_learner", start_learner)
     monkeypatch.setattr(
         ablation, "start_experience", lambda config: StubExperience() if config.experience.enabled else None
     )

@@ -8,10 +8,11 @@ from typing import Any
 
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from genevolve_ray.cluster.transfer import TransferFailed, TransferGroup
+from genevolve_ray.cluster.transports.device import TransferFailed, TransferGroup
 from genevolve_ray.engines.protocol import WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall, TransferInterrupted, TransferQueue
+from genevolve_ray.engines.transports.queue import TransferCall, TransferInterrupted, TransferQueue
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import PublishedWeights
 
 
 def remote_error(cause: Exception) -> Exception:
@@ -72,13 +73,13 @@ class FakeWorker:
         self.played.append((task, self.version))
         return task
 
-    async def _update(self, folder: str, version: int, probe: Any) -> float:
+    async def _update(self, weights: PublishedWeights) -> float:
         await self.loading.wait()
         self._check()
         if self.disagreement is not None:
             raise self.disagreement
-        self.updates.append((folder, version))
-        self.version = version
+        self.updates.append((weights.payload, weights.version))
+        self.version = weights.version
         return 0.25 * (self.index + 1)
 
     async def _expect(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ from ray.exceptions import ActorDiedError
 from genevolve_ray.cluster import learners
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner
 from genevolve_ray.cluster.session import ray_session
-from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
+from genevolve_ray.cluster.transports.device import TensorsPayload
+from genevolve_ray.cluster.transports.host import FilesPayload
 from genevolve_ray.cluster.workers import RolloutWorker
+from genevolve_ray.evolution.inference import PolicySource
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
@@ -106,40 +110,40 @@ class Rank:
             await self.gate.wait()
         return method
 
-    async def _write(self, folder: str, elsewhere: bool) -> Any:
+    async def _write(self, version: int, elsewhere: bool) -> Any:
         self.asked.append("write")
-        return Shipment(folder, "node", {})
+        return FilesPayload(f"v{version}", "node", {})
 
 
 async def test_a_version_that_is_sent_is_written_on_demand_while_the_learner_holds_it() -> None:
-    rank, outbox = Rank(), Outbox()
-    learner = RayLearner(lambda: [rank], outbox=outbox, sends=True)
-    assert await learner.publish("v1") == "probe"
-    offer = outbox.get("v1")
-    assert isinstance(offer, Offer)
+    rank = Rank()
+    learner = RayLearner(lambda: [rank], sends=True)
+    weights = await learner.publish(1)
+    assert (weights.version, weights.probe) == (1, "probe")
+    tensors = weights.payload
+    assert isinstance(tensors, TensorsPayload)
     assert rank.asked == ["probe"], "nothing is written until somebody asks"
-    assert await asyncio.gather(offer.shipment(), offer.shipment()) == [Shipment("v1", "node", {})] * 2
+    assert await asyncio.gather(tensors.files(), tensors.files()) == [FilesPayload("v1", "node", {})] * 2
     assert rank.asked == ["probe", "write"]
 
 
 @pytest.mark.parametrize("change", ["step", "load", "restart"])
 async def test_a_version_that_the_learner_has_left_behind_is_not_written(change: str) -> None:
-    rank, outbox = Rank(), Outbox()
+    rank = Rank()
     rank.start = FakeMethod(None)
-    learner = RayLearner(lambda: [rank], outbox=outbox, sends=True, max_restarts=1)
-    await learner.publish("v1")
-    offer: Any = outbox.get("v1")
+    learner = RayLearner(lambda: [rank], sends=True, max_restarts=1)
+    tensors: Any = (await learner.publish(1)).payload
     changes = {"step": lambda: learner.step([], 2), "load": lambda: learner.load("c"), "restart": learner.restart}
     changing = asyncio.create_task(changes[change]())
     await asyncio.wait([changing], timeout=0)
     # Asked for while the learner is still at it: what it will hold then is another version.
-    asking = asyncio.create_task(offer.shipment())
+    asking = asyncio.create_task(tensors.files())
     rank.gate.set()
     await changing
     assert await asking is None
     assert "write" not in rank.asked
-    await learner.publish("v2")
-    assert await outbox.get("v2").shipment() == Shipment("v2", "node", {})  # type: ignore[union-attr]
+    again: Any = (await learner.publish(2)).payload
+    assert await again.files() == FilesPayload("v2", "node", {})
 
 
 def group(step: int) -> Group:
@@ -163,59 +167,67 @@ def group(step: int) -> Group:
     return Group("r", step, trajectories)
 
 
+@pytest.fixture(scope="module")
+def actors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[type], Any]]:
+    """Make actor classes of a Ray session that the tests share."""
+    config = run_config(tmp_path_factory.mktemp("session"))
+    path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
+    options: dict[str, Any] = {"num_cpus": 0.1, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+    with ray_session(config.cluster, namespace="ranks"):
+        yield lambda kind: ray.remote(kind).options(**options)
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) -> None:
+async def test_two_ranks_on_ray_learn_what_one_process_learns(actors: Callable[[type], Any], tmp_path: Path) -> None:
     model = build_model(tmp_path / "model")
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60")
-    alone = start_learner(config, Path(model))
+    alone = start_learner(config, Path(model), WeightFolders(tmp_path / "alone"))
     expected = [await alone.step([group(1)], 1), await alone.step([group(2)], 2)]
-    with ray_session(config.cluster, namespace="ranks"):
-        path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
-        kind = ray.remote(LearnerWorker).options(num_cpus=0.1, runtime_env={"env_vars": {"PYTHONPATH": path}})
-        learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)])
-        await learner.start()
-        metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
-        probe = await learner.publish(str(tmp_path / "weights"))
-        await learner.save(str(tmp_path / "checkpoint"))
-        digest = await learner.state_hash()
-        pid = ray.get(learner.workers[1].__ray_call__.remote(lambda _: os.getpid()))
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(LearnerLost, match="rank 1 of the learner died in 'step'"):
-            await learner.step([group(3)], 3)
+    kind = actors(LearnerWorker)
+    learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill)
+    await learner.start()
+    metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
+    probe = (await learner.publish(2)).probe
+    await learner.save(str(tmp_path / "checkpoint"))
+    digest = await learner.state_hash()
+    pid = ray.get(learner.workers[1].__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(LearnerLost, match="rank 1 of the learner died in 'step'"):
+        await learner.step([group(3)], 3)
+    learner.end()
     for mine, other in zip(metrics, expected, strict=True):
         for name in ("loss", "grad_norm", "entropy", "parity_max"):
             assert mine[name] == pytest.approx(other[name], rel=1e-5, abs=1e-5), name
-    assert probe.logprobs == pytest.approx((await alone.publish(str(tmp_path / "alone"))).logprobs, abs=1e-5)
+    assert probe.logprobs == pytest.approx((await alone.publish(2)).probe.logprobs, abs=1e-5)
     await alone.load(str(tmp_path / "checkpoint"))
     assert await alone.state_hash() == digest
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_side(tmp_path: Path) -> None:
+async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_side(
+    actors: Callable[[type], Any], tmp_path: Path
+) -> None:
     """Two ranks of a learner publish; a rollout worker that is told of another node has the bytes from the store alone."""
     model = build_model(tmp_path / "model")
     lora = "learner.lora={rank: 2, alpha: 4}"
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60", "learner.lr=1e-2", lora)
-    with ray_session(config.cluster, namespace="adapters"):
-        path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
-        options: dict[str, Any] = {"num_cpus": 0.1, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
-        kind = ray.remote(LearnerWorker).options(**options)
-        outbox = Outbox()
-        learner = RayLearner(
-            lambda: [kind.remote(config, model, rank) for rank in range(2)], outbox=outbox, elsewhere=lambda: True
-        )
-        await learner.start()
-        await learner.step([group(1)], 1)
-        folder = tmp_path / "v000001"
-        probe = await learner.publish(str(folder))
-        shipment = outbox.get(str(folder))
-        assert isinstance(shipment, Shipment) and len(shipment.contents) == 2
-        assert shipment.digests.keys() == {ADAPTER_CONFIG_FILE, ADAPTER_FILE} == {p.name for p in folder.iterdir()}
-        shutil.rmtree(folder)
-        worker = ray.remote(RolloutWorker).options(**options).remote(config, model)
-        await worker.start.remote()
-        assert await worker.update.remote(replace(shipment, node="another"), 1, probe) < 1e-5
-        assert (await worker.stats.remote()).version == 1
-        await worker.stop.remote()
+    kind = actors(LearnerWorker)
+    learner = RayLearner(
+        lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill, elsewhere=lambda: True
+    )
+    source = PolicySource(identity="tiny", model=Path(model))
+    worker = actors(RolloutWorker).remote(config, source)
+    await asyncio.gather(learner.start(), worker.start.remote())
+    await learner.step([group(1)], 1)
+    weights = await learner.publish(1)
+    files = weights.payload
+    assert isinstance(files, FilesPayload) and len(files.contents) == 2
+    folder = Path(files.path)
+    assert files.digests.keys() == {ADAPTER_CONFIG_FILE, ADAPTER_FILE} == {p.name for p in folder.iterdir()}
+    shutil.rmtree(folder)
+    assert await worker.update.remote(replace(weights, payload=replace(files, node="another"))) < 1e-5
+    assert (await worker.stats.remote()).version == 1
+    await worker.stop.remote()
+    learner.end()

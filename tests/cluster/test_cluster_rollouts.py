@@ -12,7 +12,8 @@ from ray.exceptions import ActorDiedError
 
 from genevolve_ray.cluster.errors import WorkersLost
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
-from genevolve_ray.engines.protocol import WeightUpdateError
+from genevolve_ray.engines.protocol import Probe, WeightUpdateError
+from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights
 
 
 class Crew:
@@ -49,7 +50,8 @@ def crew() -> Crew:
     return Crew()
 
 
-PROBE: Any = None
+def weights(version: int) -> PublishedWeights:
+    return PublishedWeights(version, Probe(token_ids=(1, 2), logprobs=(-0.5,)), FolderPayload("folder"))
 
 
 async def test_rollouts_go_to_the_least_loaded_worker(crew: Crew) -> None:
@@ -82,7 +84,7 @@ async def test_a_rollout_that_nobody_awaits_any_more_is_taken_back(crew: Crew) -
 async def test_an_update_reaches_every_worker_and_returns_the_worst_difference(crew: Crew) -> None:
     rollouts = crew.rollouts(workers=3)
     await rollouts.start()
-    assert await rollouts.update("folder", 4, PROBE) == 0.75
+    assert await rollouts.update(weights(4)) == 0.75
     assert [worker.version for worker in crew.made] == [4, 4, 4]
 
 
@@ -103,7 +105,7 @@ async def test_what_every_worker_must_know_reaches_the_one_that_takes_a_dead_one
 async def test_a_lost_rollout_is_played_again_by_a_new_worker_with_the_current_weights(crew: Crew) -> None:
     rollouts = crew.rollouts(workers=1)
     await rollouts.start()
-    await rollouts.update("folder", 7, PROBE)
+    await rollouts.update(weights(7))
     crew.made[0].dead = True
     assert await rollouts.rollout("task") == "task"  # type: ignore[arg-type]
     assert crew.killed == [crew.made[0]]
@@ -113,7 +115,7 @@ async def test_a_lost_rollout_is_played_again_by_a_new_worker_with_the_current_w
 async def test_a_returning_worker_plays_nothing_before_its_probe_agrees(crew: Crew) -> None:
     rollouts = crew.rollouts(workers=1)
     await rollouts.start()
-    await rollouts.update("folder", 3, PROBE)
+    await rollouts.update(weights(3))
     crew.made[0].dead, crew.held = True, True
     playing = asyncio.gather(*(rollouts.rollout(i) for i in range(3)))  # type: ignore[arg-type]
     await asyncio.wait([playing], timeout=0.05)
@@ -126,7 +128,7 @@ async def test_a_returning_worker_plays_nothing_before_its_probe_agrees(crew: Cr
 async def test_a_returning_worker_whose_probe_disagrees_never_plays(crew: Crew) -> None:
     rollouts = crew.rollouts(workers=1)
     await rollouts.start()
-    await rollouts.update("folder", 3, PROBE)
+    await rollouts.update(weights(3))
     crew.made[0].dead, crew.held = True, True
     playing = asyncio.create_task(rollouts.rollout(0))  # type: ignore[arg-type]
     await asyncio.wait([playing], timeout=0.05)
@@ -154,7 +156,7 @@ async def test_a_worker_that_dies_during_an_update_is_replaced_and_updated(crew:
     rollouts = crew.rollouts(workers=2)
     await rollouts.start()
     crew.made[1].dead = True
-    assert await rollouts.update("folder", 3, PROBE) == 0.5
+    assert await rollouts.update(weights(3)) == 0.5
     assert [worker.version for worker in rollouts.workers] == [3, 3]
 
 
@@ -175,11 +177,11 @@ async def test_a_place_that_cannot_be_filled_is_given_up_and_the_others_play_on(
     await rollouts.start()
     crew.made[0].dead = True
     assert [await rollouts.rollout(i) for i in range(4)] == list(range(4))  # type: ignore[arg-type]
-    assert await rollouts.update("folder", 5, PROBE) == 0.5
+    assert await rollouts.update(weights(5)) == 0.5
     assert crew.made[1].version == 5
     crew.made[1].dead, crew.stillborn = True, {2, 3, 4, 5}
     with pytest.raises(WorkersLost, match="worker"):
-        await rollouts.update("folder", 6, PROBE)
+        await rollouts.update(weights(6))
 
 
 async def test_a_rollout_that_kills_its_workers_is_not_tried_for_ever(crew: Crew) -> None:

@@ -73,10 +73,7 @@ async def session(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ses
 
 
 async def update(session: Session, version: int) -> float:
-    folder = session.root / f"v{version}"
-    folder.mkdir(exist_ok=True)
-    probe = await session.ports.learner.publish(str(folder))
-    return await session.ports.rollouts.update(str(folder), version, probe)
+    return await session.ports.rollouts.update(await session.ports.learner.publish(version))
 
 
 async def test_an_update_is_verified_by_the_learners_probe(session: Session) -> None:

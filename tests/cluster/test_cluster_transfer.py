@@ -10,13 +10,23 @@ import ray
 from cluster_fakes import FakeSendingLearner, FakeWorker
 from ray.exceptions import ActorDiedError
 
-from genevolve_ray.cluster import transfer as transfers
 from genevolve_ray.cluster.rollouts import RayRollouts, WorkerPool
-from genevolve_ray.cluster.transfer import Sender, Transfer, TransferControl, TransferFailed, TransferGroup, _Passes
-from genevolve_ray.cluster.weights import Offer, Outbox, Shipment
+from genevolve_ray.cluster.transports import device as transfers
+from genevolve_ray.cluster.transports.device import (
+    Sender,
+    TensorsPayload,
+    Transfer,
+    TransferControl,
+    TransferFailed,
+    TransferGroup,
+    WeightsGone,
+    _Passes,
+)
+from genevolve_ray.cluster.transports.host import FilesPayload
 from genevolve_ray.engines.protocol import WeightUpdateError
-from genevolve_ray.engines.transfer_queue import TransferCall
+from genevolve_ray.engines.transports.queue import TransferCall
 from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.weights import PublishedWeights
 
 PROBE: Any = None
 ROUND = [TransferCall.START, TransferCall.PART, TransferCall.FINISH]
@@ -24,20 +34,19 @@ JOINED = [TransferCall.JOIN, *ROUND]
 
 
 class World:
-    """Fake workers in places, a learner that offers versions and writes one only while it holds it."""
+    """Fake workers in places, a learner that publishes versions and writes one only while it holds it."""
 
     def __init__(self, workers: int, timeout: float = 60.0) -> None:
         self.made: list[FakeWorker] = []
-        self.learner, self.outbox = FakeSendingLearner(), Outbox()
-        self.written: list[str] = []
-        self.held: str | None = None
+        self.learner = FakeSendingLearner()
+        self.written: list[int] = []
+        self.held: int | None = None
         pool = WorkerPool(create=self.create, prepare=self.prepare, kill=lambda w: w.die(), cancel=lambda reply: None)
         self.rollouts = RayRollouts(
             pool,
             workers,
             max_restarts=3,
             attempts=3,
-            outbox=self.outbox,
             transfer=Transfer(self.learner, processes=1, timeout=timeout, kill=lambda w: w.die()),
         )
 
@@ -48,16 +57,16 @@ class World:
     async def prepare(self, worker: FakeWorker) -> None:
         pass
 
-    async def write(self, folder: str) -> Shipment | None:
-        if self.held != folder:
+    async def write(self, version: int) -> FilesPayload | None:
+        if self.held != version:
             return None
-        self.written.append(folder)
-        return Shipment(folder, "node", {})
+        self.written.append(version)
+        return FilesPayload(f"v{version}", "node", {})
 
     async def publish(self, version: int) -> float:
-        self.held = f"v{version}"
-        self.outbox.put(Offer(self.held, self.write))
-        return await self.rollouts.update(self.held, version, PROBE)
+        self.held = version
+        payload = TensorsPayload(lambda: self.write(version))
+        return await self.rollouts.update(PublishedWeights(version, PROBE, payload))
 
 
 async def started(workers: int, **settings: Any) -> World:
@@ -82,8 +91,8 @@ async def test_a_worker_that_came_back_has_the_version_before_it_plays_and_is_in
     world.made[0].dead = True
     await asyncio.gather(*(world.rollouts.rollout(i) for i in range(4)))  # type: ignore[arg-type]
     newcomer = world.made[2]
-    assert world.written == ["v1"]
-    assert newcomer.updates == [(Shipment("v1", "node", {}), 1)]
+    assert world.written == [1]
+    assert newcomer.updates == [(FilesPayload("v1", "node", {}), 1)]
     assert {version for _, version in newcomer.played} == {1}
     await world.publish(2)
     assert world.learner.groups[1:] == [[newcomer, world.made[1]]]
@@ -102,7 +111,7 @@ async def test_a_version_is_written_once_for_all_who_came_back() -> None:
     await world.rollouts.tell(call)
     assert [worker.version for worker in world.rollouts.workers] == [1, 1, 1]
     assert len(world.made) == 5
-    assert world.written == ["v1"]
+    assert world.written == [1]
 
 
 async def test_a_worker_that_comes_when_the_learner_has_learned_on_waits_for_the_next_version() -> None:
@@ -119,6 +128,13 @@ async def test_a_worker_that_comes_when_the_learner_has_learned_on_waits_for_the
     assert [version for _, version in newcomer.updates] == [2]
     assert newcomer.played == [("task", 2)]
     assert world.learner.groups == [[world.made[0]], [newcomer]]
+
+
+async def test_files_of_a_version_that_nobody_holds_any_more_cannot_be_had() -> None:
+    world = World(1)
+    world.held = 2
+    with pytest.raises(WeightsGone, match="a later version"):
+        await TensorsPayload(lambda: world.write(1)).folder()
 
 
 async def test_another_learner_is_in_another_group() -> None:

@@ -14,7 +14,7 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.ports import ExperiencePort, RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.transport import HostTransport
+from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights, WeightFolders
 from genevolve_ray.records.experience import Lesson, MovedToken
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import EvalType, Request
@@ -88,16 +88,19 @@ class FakeRollouts:
             await self.before(task)
         return make_trajectory(task.key, self.outcome(task), task.seed % 1000 / 1000, self.version)
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
-        assert Path(folder, "weights").is_file()
-        assert probe is PROBE
-        self.updates.append(version)
-        self.version = version
+    async def update(self, weights: PublishedWeights) -> float:
+        assert Path(await weights.folder(), "weights").is_file()
+        assert weights.probe is PROBE
+        self.updates.append(weights.version)
+        self.version = weights.version
         return 1e-7
 
 
 class FakeLearner:
     """Its state is a digest of every batch that it has seen, in order; `noise` makes it differ from its like."""
+
+    folders: WeightFolders
+    """A `Scene` sets it."""
 
     def __init__(self, noise: str = "") -> None:
         self.state, self.noise, self.parity = "start", noise, 1e-6
@@ -122,9 +125,13 @@ class FakeLearner:
     async def teacher_disagreement(self) -> list[MovedToken]:
         return [MovedToken(trajectory="1/r/0/0", position=3, gap=-0.5)]
 
-    async def publish(self, folder: str) -> Probe:
+    async def publish(self, version: int) -> PublishedWeights:
+        folder = self.folders.create(version)
         Path(folder, "weights").write_text(self.state)
-        return PROBE
+        return PublishedWeights(version, PROBE, FolderPayload(folder))
+
+    async def release(self, version: int) -> None:
+        self.folders.release(version)
 
     async def save(self, folder: str) -> None:
         Path(folder, "state").write_text(self.state)
@@ -175,13 +182,13 @@ class Scene:
         """A loop as a fresh process would begin it: the last one's store is closed, everything else is new."""
         self.close()
         self.store = RunStore.open(str(self.folder / "run"), config, run_seed=config.seed, keep=config.checkpoints)
-        transport = HostTransport(self.folder / "weights")
+        learner = learner or FakeLearner()
+        learner.folders = WeightFolders(self.folder / "weights")
         return Evolution(
             config,
             FakeRequests(),
             rollouts or FakeRollouts(),
-            learner or FakeLearner(),
-            transport,
+            learner,
             self.store,
             Recorder(),
             experience,

@@ -15,6 +15,7 @@ from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights
 from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.config import GatewayConfig
@@ -93,7 +94,7 @@ class House:
         folder.mkdir()
         learner.write_weights(folder)
         probe = Probe(token_ids=(1, 2), logprobs=tuple(learner.raw_logprobs((1, 2))))
-        await self.rollouts.update(str(folder), version, probe)
+        await self.rollouts.update(PublishedWeights(version, probe, FolderPayload(str(folder))))
 
 
 @asynccontextmanager

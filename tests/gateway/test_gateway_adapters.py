@@ -19,6 +19,7 @@ from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.evolution.inprocess import start_learner
+from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.launch import run_facts
@@ -56,7 +57,8 @@ class Versions:
     """The learner of a run, and what each version that it published weighs."""
 
     def __init__(self, house: House) -> None:
-        self._house, self._port = house, start_learner(house.config, MODEL)
+        folders = WeightFolders(house.folder / "versions")
+        self._house, self._port = house, start_learner(house.config, MODEL, folders)
         self.sizes: list[int] = []
 
     async def publish(self) -> None:
@@ -66,11 +68,9 @@ class Versions:
             tokens = [5 + version, 9, 27, 41, 33]
             sequence = TrainSequence(tokens, [False, *[True] * 4], [-3.0] * 5, advantage=1.0)
             self._port._learner.train_step([sequence], version - 1)
-        folder = self._house.folder / f"version-{version}"
-        folder.mkdir()
-        probe = await self._port.publish(str(folder))
-        self.sizes.append(sum(file.stat().st_size for file in folder.iterdir()))
-        await self._house.rollouts.update(str(folder), version, probe)
+        weights = await self._port.publish(version)
+        self.sizes.append(sum(file.stat().st_size for file in Path(await weights.folder()).iterdir()))
+        await self._house.rollouts.update(weights)
 
 
 async def _engine(card: RunCard, model: Path) -> Engine:
@@ -163,7 +163,7 @@ async def test_a_worker_whose_base_is_another_is_told_which_file(tmp_path: Path)
         data = bytearray(BASE.read_bytes())
         data[-1] ^= 1
         (own / "model.safetensors").write_bytes(data)
-        with pytest.raises(WorkerError, match=f"--model {own}: model.safetensors is not that of the run's base"):
+        with pytest.raises(WorkerError, match=f"--model {own}: model.safetensors differs from the run's base"):
             await hire(h, "ben", base=own).run()
 
 

@@ -20,7 +20,6 @@ from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
-from genevolve_ray.evolution.transport import host_transport
 from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
@@ -40,7 +39,7 @@ class Heard(NullMonitor):
 
     @property
     def url(self) -> str:
-        [url] = [note.rpartition(" ")[2] for note in self.notes if "listens on" in note]
+        [url] = [note.rpartition(" ")[2] for note in self.notes if "listening on" in note]
         return url
 
 
@@ -56,13 +55,13 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
     )
     other: dict[str, Any] = config.renderer.model_dump() | {"type": "benchmarks.null_parts:OtherRenderer"}
     heard = Heard()
-    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store, host_transport() as transport:
+    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
         requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
         async with open_ports(config, policy, store, heard, local=False) as ports:  # type: ignore[arg-type]
             client = GatewayClient(heard.url, TokenFile(tokens).new("remote", (Scope.ROLLOUT,)))
             settings = WorkerConfig(concurrent=4, poll_seconds=0.5, drain_seconds=10, patience=5)
             worker = Worker(client, settings, tmp_path / "worker", lambda card, model: start_engine(card, model, None))
-            loop = Evolution(config, requests, ports.rollouts, ports.learner, transport, store, heard)
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, store, heard)
             async with swapping(swaps, ports.renderers, loop.generations, heard, poll_seconds=0.1):
                 evolving = asyncio.create_task(loop.run(await loop.start()))
                 working = asyncio.create_task(worker.run())

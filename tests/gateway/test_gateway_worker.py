@@ -12,10 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.null_parts import picture
 from genevolve_ray.engines.null import NullEngine
-from genevolve_ray.engines.protocol import Engine, Probe
+from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.inprocess import build_rollouts, load_chat
 from genevolve_ray.evolution.plugins import PluginSpec, RendererSpec
 from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.gateway.auth import Scope
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.console import status_lines
@@ -175,7 +176,7 @@ class _Inside:
         self.played.append(task.key.sample)
         return Trajectory(task.key, "", TokenLedger(), Provenance(profile="atlas", engine="inside"))
 
-    async def update(self, folder: str, version: int, probe: Probe) -> float:
+    async def update(self, weights: PublishedWeights) -> float:
         return 0.0
 
 

@@ -1,0 +1,128 @@
+"""A transfer over gloo, for CPUs: both ends.
+
+It is vLLM's NCCL transfer with another communicator: rendezvous, order of calls, checks of what is sent
+and layer-wise loading are inherited, so that what is tested on a CPU is what runs on GPUs, the copying itself apart.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, worker_init_payload
+from vllm.distributed.weight_transfer.nccl_engine import (
+    NCCLTrainerInitInfo,
+    NCCLTrainerWeightTransferEngine,
+    NCCLWeightTransferEngine,
+    NCCLWeightTransferUpdateInfo,
+)
+
+from genevolve_ray.engines.transports.sender import EngineControl, Meeting, WeightSource
+
+
+class GlooGroup:
+    """Broadcast from rank 0, in a group beside whatever else torch.distributed knows in this process."""
+
+    def __init__(self, address: str, port: int, rank: int, size: int, timeout: float) -> None:
+        """Meet the others. Raises torch's DistStoreError when they do not come in time."""
+        limit = timedelta(seconds=timeout)
+        store = dist.TCPStore(address, port, size, is_master=rank == 0, timeout=limit)
+        self._group: Any = dist.ProcessGroupGloo(dist.PrefixStore("weights", store), rank, size, limit)
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Send a contiguous tensor to all others, or receive it. Raises RuntimeError when one of them is gone."""
+        if self._group is None:
+            raise RuntimeError("the group is closed")
+        self._group.broadcast(tensor, 0).wait()
+
+    def destroy(self) -> None:
+        """Leave: a broadcast under way here ends with an error, and so does everyone else's."""
+        group, self._group = self._group, None
+        if group is not None:
+            # The connections close with the last reference; `abort` frees the one that a broadcast holds.
+            group.abort()
+
+
+@dataclass(kw_only=True)
+class GlooInitInfo(NCCLWeightTransferInitInfo):  # type: ignore[misc]
+    """Describe a group to an engine: as for NCCL, and how many seconds it may wait for the others."""
+
+    timeout: float = 300.0
+
+
+@dataclass
+class GlooTrainerInitInfo(NCCLTrainerInitInfo):  # type: ignore[misc]
+    """Describe a group to the learner's end."""
+
+    backend: ClassVar[str] = "gloo"
+    timeout: float = 300.0
+
+
+class GlooReceiver(NCCLWeightTransferEngine):  # type: ignore[misc]
+    """Receive at an engine: tensors come one by one and are loaded layer by layer."""
+
+    init_info_cls = GlooInitInfo
+
+    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+        """Enter a group."""
+        rank = init_info.rank_offset + self.parallel_config.rank
+        self.model_update_group = GlooGroup(
+            init_info.master_address, init_info.master_port, rank, init_info.world_size, init_info.timeout
+        )
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive; there is no accelerator to wait for."""
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
+        """Receive the tensors that are announced, and load each at once."""
+        if self.model_update_group is None:
+            raise RuntimeError("the engine is in no group")
+        for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
+            self.model_update_group.broadcast(tensor)
+            self.model.load_weights([(name, tensor)])
+
+
+class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
+    """Send at the learner."""
+
+    init_info_cls = GlooTrainerInitInfo
+
+    @classmethod
+    def trainer_init(
+        cls, init_info: GlooTrainerInitInfo, *, client: EngineControl, source: WeightSource | None = None
+    ) -> GlooSender:
+        """Meet the engines, which are told meanwhile where to."""
+        engine = cls(client=client, source=source, packed=False)
+        place = (init_info.master_address, init_info.master_port)
+        told = GlooInitInfo(
+            master_address=place[0],
+            master_port=place[1],
+            rank_offset=1,
+            world_size=init_info.world_size,
+            timeout=init_info.timeout,
+        )
+        with ThreadPoolExecutor(max_workers=1) as threads:
+            joined = threads.submit(client.init_weight_transfer_engine, worker_init_payload(told))
+            engine.model_update_group = GlooGroup(*place, 0, init_info.world_size, init_info.timeout)
+            joined.result()
+        return engine
+
+    def _broadcast(self, source: WeightSource, meta: list[Any]) -> None:
+        group = self.model_update_group
+        for _, tensor in self._checked_iter(source, meta):
+            group.broadcast(tensor.contiguous())
+
+
+def settings_of(meeting: Meeting, source: WeightSource) -> GlooTrainerInitInfo:
+    """Return the settings of the learner's end; tensors go one by one."""
+    return GlooTrainerInitInfo(**meeting.place(), packed=False, timeout=meeting.timeout, rank=0)
+
+
+WeightTransferTrainerFactory.register_engine("gloo", GlooSender)

@@ -1,0 +1,72 @@
+"""`genevolve sft ROWS`: what a user sees, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    from published_helpers import sft_row, write_lines
+
+    return write_lines(tmp_path / "rows.jsonl", [*(sft_row(i) for i in range(4)), b"{"])
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A tiny model that can be trained."""
+    from agent_fakes import CHATML
+    from tiny_qwen3 import build_model, build_tokenizer
+
+    build_model(tmp_path / "tiny", seed=0)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_a_training_says_what_it_read_and_how_it_went(
+    genevolve: Callable[..., Any], tmp_path: Path, rows: Path, tiny: Path
+) -> None:
+    sets = [part for key in ("dtype=float32", "heldout_fraction=0.4", "global_batch=2") for part in ("--set", key)]
+    options = ["--model", str(tiny), "--out", str(tmp_path / "out"), "--steps", "2", "--seed", "3", "--threads", "1"]
+    code, out, _ = genevolve("sft", str(rows), *options, *sets)
+    assert code == 0
+    assert "5 rows, 4 kept, 1 rejected" in out
+    assert "not_json: 1" in out
+    assert "step 2/2 loss" in out
+    assert "held-out loss after 2 steps" in out
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "rejections.json", "sft.json"):
+        assert (tmp_path / "out" / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--model"),
+        (["--model", "/no/such/model"], "--model: model folder does not exist: /no/such/model"),
+        (["--model", "MODEL", "--set", "lr=fast"], "lr: "),
+        (["--model", "MODEL", "--set", "rate=1"], "rate: unknown key (value 1)"),
+        (["--model", "MODEL", "--set", "device=cuda"], "device=cuda: a GPU is asked for"),
+        (["--model", "MODEL"], "no tokenizer files"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(
+    genevolve: Callable[..., Any], tmp_path: Path, rows: Path, model: Path, arguments: list[str], named: str
+) -> None:
+    chosen = [str(model) if argument == "MODEL" else argument for argument in arguments]
+    code, _, err = genevolve("sft", str(rows), "--out", str(tmp_path / "out"), *chosen)
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert err.startswith("error: ") and named in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_missing_are_refused(genevolve: Callable[..., Any], tmp_path: Path, tiny: Path) -> None:
+    code, _, err = genevolve("sft", str(tmp_path / "gone.jsonl"), "--model", str(tiny), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert err.splitlines()[-1] == f"error: {tmp_path / 'gone.jsonl'}: does not exist"
+    assert not (tmp_path / "out").exists()
