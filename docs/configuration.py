@@ -1,7 +1,7 @@
 """Write `docs/configuration.md` from the configuration classes: `python -m docs.configuration` (`make docs`).
 
-A key is described by the string below its field, where a reader of the code looks for it. The strings are read from the
-source text: pydantic could keep them at run time, but reading them there costs every command a tenth of a second.
+The string below a field describes its key, next to the code. The strings are read from the source text: pydantic could
+keep them at run time, but that would add a tenth of a second to every command.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ HEAD = """\
 
 <!-- Written by `make docs` from the classes in `genevolve_ray`; change the strings below their fields instead. -->
 
-Every key of a run, its type, its default, and what it means. Set one with `--set key=value` (the value is YAML) or in a
-YAML file; `genevolve_ray/configs/atlas.yaml` is a commented start. An unknown key or an impossible value ends in one line
-that names it. A type in parentheses has keys of its own, which the linked section lists. Presets may set other values
-than these defaults.
+Every key of a run, with its type, default and meaning. Set one with `--set key=value` (the value is YAML) or in a YAML
+file; `genevolve_ray/configs/atlas.yaml` is a commented example. An unknown key or an invalid value ends the command with
+one line that names it. A type in parentheses has its own keys, which the linked section lists. Presets may set other
+values than these defaults.
 """
 
 OTHERS: tuple[tuple[str, str, type[BaseModel]], ...] = (
@@ -54,11 +54,11 @@ OTHERS: tuple[tuple[str, str, type[BaseModel]], ...] = (
 
 @dataclass
 class Section:
-    """A table of the page: the settings of one class, at one place or at several."""
+    """Describe a table of the page: the settings of one class, at one place or at several."""
 
     kind: type[BaseModel]
     name: str = ""
-    """What it is called; by default its places."""
+    """Title; by default the places."""
     places: list[str] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Key:
-    """One field as the page shows it."""
+    """Describe one field as the page shows it."""
 
     name: str
     type: str
@@ -87,7 +87,7 @@ class Key:
 
 @cache
 def described(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the strings that stand below the fields of one class, by field, each on one line."""
+    """Return the strings below the fields of one class, by field, each on one line."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     body = typing.cast(ast.ClassDef, tree.body[0]).body
     found = {}
@@ -100,7 +100,7 @@ def described(kind: type[BaseModel]) -> dict[str, str]:
 
 
 def meaning(kind: type[BaseModel], name: str) -> str:
-    """Return what a field means, said by the class or by the nearest base that says it; "" when none does."""
+    """Return the meaning of a field from the class or the nearest base that describes it; "" when none does."""
     bases = (base for base in kind.__mro__ if issubclass(base, BaseModel) and base is not BaseModel)
     return next((text for base in bases if (text := described(base).get(name))), "")
 
@@ -114,7 +114,7 @@ def parts(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def sections() -> tuple[list[Section], list[Section], list[Section]]:
-    """Return the tables of a run, of the plug-ins with what stands beside them, and of what several of them share."""
+    """Return the tables of a run, of plug-ins and other settings, and of the keys that several of them share."""
     run: dict[type[BaseModel], Section] = {}
     _collect(run, RunConfig, "", name="The whole run")
     beside: dict[type[BaseModel], Section] = {}
@@ -124,7 +124,7 @@ def sections() -> tuple[list[Section], list[Section], list[Section]]:
             config = getattr(importlib.import_module(module), kind).Config
             above = f"experience.embedder.{name}" if role == "embedder" else f"{role}.config"
             if config not in run:
-                _collect(beside, config, above, run, f"{role} `{name}`")
+                _collect(beside, config, above, run, f"`{role}` `{name}`")
     for title, above, config in OTHERS:
         _collect(beside, config, above, run, title)
     listed = [*run.values(), *beside.values()]
@@ -153,7 +153,7 @@ def _collect(
 
 
 def _merged(kind: type[BaseModel]) -> type[BaseModel]:
-    """Return the class that stands for another on the page: the plug-ins of all roles have the same keys."""
+    """Return the class that represents another on the page: the plug-ins of all roles have the same keys."""
     return PluginSpec if issubclass(kind, PluginSpec) else kind
 
 
@@ -162,7 +162,7 @@ def _shared(base: type) -> bool:
 
 
 def keys(section: Section) -> list[Key]:
-    """Return the rows of a table: the fields that the class adds to what it shares with others, or sets otherwise."""
+    """Return the rows of a table: the fields that the class adds to its shared bases, or sets differently."""
     return [
         Key(name, _type(info), _default(info), meaning(section.kind, name))
         for name, info in section.kind.model_fields.items()
@@ -220,7 +220,7 @@ def _default(info: FieldInfo) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """Return a value as one writes it in YAML, on one line."""
+    """Return a value in YAML, on one line."""
     value = value.value if isinstance(value, Enum) else value
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {_yaml(inner)}" for name, inner in value.items()) + "}"
@@ -244,7 +244,7 @@ def page() -> str:
     text = [HEAD, "## A run", *map(_table, run)]
     named = ", ".join(f"[{section.name}](#{section.anchor})" for section in beside if section.name)
     text += ["## Plug-ins and other settings", f"{named}.", *map(_table, beside)]
-    text += ["## Shared by several", "Keys that the sections above add to their own.", *map(_table, shared)]
+    text += ["## Shared keys", "Several of the sections above have these keys in addition to their own.", *map(_table, shared)]
     return "\n\n".join(part.strip() for part in text) + "\n"
 
 
@@ -252,8 +252,8 @@ def _table(section: Section) -> str:
     places = ", ".join(f"`{place}`" for place in dict.fromkeys(section.places) if place)
     about = f"{_sentence(section.kind)}." if section.title != _sentence(section.kind) else ""
     bases = [base for base in section.kind.__mro__[1:] if _shared(base)]
-    stands = f"Stands at {places}." if places and section.title != places else ""
-    lines = [f'### <a id="{section.anchor}"></a>{section.title}', " ".join(filter(None, [about, stands]))]
+    location = f"Location: {places}." if places and section.title != places else ""
+    lines = [f'### <a id="{section.anchor}"></a>{section.title}', " ".join(filter(None, [about, location]))]
     if rows := keys(section):
         above = f"{section.places[0]}." if len(section.places) == 1 and section.places[0] else ""
         cells = [
@@ -262,7 +262,7 @@ def _table(section: Section) -> str:
         lines.append("\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *cells]))
     if bases:
         names = ", ".join(f"[{base.__name__}](#{base.__name__.lower()})" for base in bases)
-        lines.append(f"And the keys of {names}.")
+        lines.append(f"Also the keys of {names}.")
     return "\n\n".join(line for line in lines if line)
 
 
