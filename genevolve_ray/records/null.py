@@ -1,13 +1,13 @@
-"""The policy of a rehearsal: a digest instead of weights, and one log-prob that follows from it.
+"""The policy of a rehearsal: a digest instead of weights, and one log-prob computed from it.
 
-Engine and learner of a rehearsal both reckon with it, so that an engine with the wrong weights is found out as a real one
-would be.
+Engine and learner of a rehearsal both compute the log-prob from the digest. An engine with the wrong weights is
+therefore detected in the same way as a real one.
 """
 
 from __future__ import annotations
 
 NULL_FILE = "null.json"
-"""Holds the digest among a version's files."""
+"""File of a version that holds the digest."""
 
 
 def null_logprob(state: str) -> float:
