@@ -33,7 +33,7 @@ async def ask(
     with these answers.
 
     Raises:
-        InfraFailure: when the model gave up, or no answer could be read. A missing value is never replaced by a default.
+        InfraFailure: when the model gave up, or no answer could be read. A missing value never becomes a default.
     """
     conversation = list(messages)
     faults: tuple[str, ...] = ()

@@ -55,8 +55,8 @@ class RowJournal:
         Args:
             path: the journal, `results.jsonl` as a rule.
             kind: the stage: `AgentRow`, `RenderedRow` or `EvaluatedRow`.
-            made_by: provenance that a finished row must have to count (renderer, judge, formula, ...): a row with another
-                provenance is made again.
+            made_by: provenance that a finished row must have to count (renderer, judge, formula, ...); with another
+                provenance a row is made again.
 
         Raises:
             DataError: when another process writes it, or a line before the last is broken.
