@@ -130,7 +130,7 @@ def sections() -> tuple[list[Section], list[Section], list[Section]]:
     listed = [*run.values(), *beside.values()]
     shared = {base for section in listed for base in section.kind.__mro__[1:] if _shared(base)} - {*run, *beside}
     ordered = sorted(shared, key=lambda base: (len(base.__mro__), base.__name__))
-    return list(run.values()), list(beside.values()), [Section(base, _sentence(base)) for base in ordered]
+    return list(run.values()), list(beside.values()), [Section(base, f"`{base.__name__}`") for base in ordered]
 
 
 def _collect(
@@ -244,7 +244,11 @@ def page() -> str:
     text = [HEAD, "## A run", *map(_table, run)]
     named = ", ".join(f"[{section.name}](#{section.anchor})" for section in beside if section.name)
     text += ["## Plug-ins and other settings", f"{named}.", *map(_table, beside)]
-    text += ["## Shared keys", "Several of the sections above have these keys in addition to their own.", *map(_table, shared)]
+    text += [
+        "## Shared keys",
+        "Several of the sections above have these keys in addition to their own.",
+        *map(_table, shared),
+    ]
     return "\n\n".join(part.strip() for part in text) + "\n"
 
 

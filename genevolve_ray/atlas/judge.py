@@ -41,7 +41,7 @@ class AtlasJudgeConfig(Config):
     outline: float = Field(default=0.95, gt=0, le=1)
     """Least overlap (intersection over union) of two outlines of the same thing."""
     hue: float = Field(default=11, gt=0)
-    """Greatest difference in hue of two things of the same colour, degrees."""
+    """Greatest difference in hue of two objects of the same color, degrees."""
     detail: float = Field(default=2.5, gt=0)
     """Greatest mean difference in brightness (0 to 255) inside two things of the same pattern and material."""
     resized: float = Field(default=4, ge=1)

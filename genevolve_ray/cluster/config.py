@@ -26,7 +26,7 @@ class ServiceConfig(Config):
     max_ongoing: int = Field(default=64, ge=1)
     """Calls a replica works on at once."""
     max_queued: int = Field(default=1024, ge=1)
-    """Calls that may wait at a caller; beyond, the caller is told that the service is overloaded and tries again."""
+    """Calls that may wait at a caller; further calls fail as overloaded and are retried."""
     attempts: int = Field(default=4, ge=1)
     """How often a call is tried when a replica dies or is overloaded, before it is an infrastructure failure."""
     timeout: float = Field(default=300.0, gt=0)
@@ -83,10 +83,11 @@ class ClusterConfig(Config):
     start_timeout: float = Field(default=300.0, gt=0)
     """Seconds that actors and services may take to start."""
     weights: Literal["host", "nccl", "ipc", "gloo"] = "host"
-    """How a version's weights reach the engines: as files, once to every node through Ray's object store; from GPU to GPU
-    (`nccl`: each has GPUs of its own, `ipc`: learner and engines share one); or over `gloo`, to try that on CPUs."""
+    """Transport of a version's weights to the engines. `host`: as files, once to every node through Ray's object store.
+    `nccl`: from GPU to GPU, with separate GPUs for learner and engines. `ipc`: learner and engines share a GPU.
+    `gloo`: for tests of the GPU transports on CPUs."""
     weights_timeout: float = Field(default=300.0, gt=0)
-    """Seconds that a version may be under way between GPUs, before those that are still at it count as dead."""
+    """Seconds that the transfer of a version between GPUs may take, before unfinished processes count as dead."""
     object_store_mib: int = Field(default=256, ge=80)
     """Size of Ray's object store in a private cluster, MiB."""
     log_to_driver: bool = False

@@ -26,7 +26,7 @@ class LoopConfig(Config):
     group_size: int = Field(default=6, ge=2)
     """K rollouts of each request; at least two, or nothing can be compared."""
     mode: Literal["sync", "async"] = "sync"
-    """`async`: rollouts go on while the learner works. `sync` is the same loop with `max_staleness` 0."""
+    """`async`: rollouts continue while the learner works. `sync` is the same loop with `max_staleness` 0."""
     max_staleness: int = Field(default=0, ge=0)
     """Policy versions that a token may lag behind the policy that learns from it: 0 in sync mode, by default 1 in async."""
     max_running: int | None = Field(default=None, ge=1)
@@ -109,7 +109,7 @@ class RehearsalConfig(Config):
     """
 
     turn_seconds: float = Field(default=0.02, ge=0)
-    """How long the engine takes for a turn, whatever else it is at."""
+    """Seconds that the engine takes for a turn, independent of its load."""
     tool_calls: int = Field(default=4, ge=1)
     """Tool calls of every episode, the first of which is an image search."""
     step_seconds: float = Field(default=0.0, ge=0)

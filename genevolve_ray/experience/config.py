@@ -56,7 +56,7 @@ class TransformersEmbedderConfig(Config):
     pooling: Literal["last", "mean"] = "last"
     """`last`: the last token's state (Qwen3-Embedding); `mean`: the mean over tokens."""
     prefix: str = ""
-    """Stands before every text, for models that were trained with one ("query: ")."""
+    """Precedes every text, for models that were trained with one ("query: ")."""
     max_tokens: int = Field(default=512, ge=2)
     """Tokens of a text that are read; the rest is cut off."""
     batch_size: int = Field(default=16, ge=1)
@@ -137,7 +137,7 @@ class ExperienceConfig(Config):
     memory: MemoryConfig = MemoryConfig()
     """The memory's size, threshold and eviction."""
     embedder: EmbedderConfig = EmbedderConfig()
-    """What turns keys into vectors."""
+    """The embedder of retrieval keys."""
 
     @model_validator(mode="after")
     def _constant_is_given(self) -> ExperienceConfig:

@@ -63,7 +63,7 @@ class EndpointSummariserConfig(EndpointChatConfig):
     max_tokens: int = Field(default=2048, ge=64)
     """Tokens of one answer."""
     repairs: int = Field(default=2, ge=0)
-    """How often a malformed answer is asked for again, with what was wrong with it."""
+    """Retries after a malformed answer; each sends the error to the model."""
     min_words: int = Field(default=12, ge=1)
     """Least words of a bullet."""
     max_words: int = Field(default=22, ge=1)

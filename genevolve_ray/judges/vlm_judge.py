@@ -42,9 +42,9 @@ class VlmJudgeConfig(Config):
     max_tokens: int = Field(default=2048, ge=64)
     """Tokens of one answer; models that reason aloud need more."""
     repairs: int = Field(default=2, ge=0)
-    """How often an answer that cannot be read is asked for again, with what was wrong with it."""
+    """Retries after an unreadable answer; each sends the error to the model."""
     out_of_range: OutOfRange = "clip"
-    """What becomes of a grade outside [0, 1]: clipped and flagged, or refused and asked for again."""
+    """Treatment of a grade outside [0, 1]: clip and flag it, or refuse it and request another answer."""
     rationale_chars: int = Field(default=1000, ge=0)
     """Most characters that are kept of each rationale."""
     text_chars: int = Field(default=24_000, ge=100)
@@ -58,7 +58,7 @@ class VlmJudgeConfig(Config):
     reference_pictures: bool = False
     """Show the sufficiency model the reference pictures, not only their titles and notes."""
     cache: str | None = None
-    """Folder of verdicts that are not asked for again; None: no cache."""
+    """Cache folder of verdicts; None: no cache."""
 
 
 class VlmJudge:

@@ -26,7 +26,7 @@ class PictureLimits(Config):
     """Configure which pictures are accepted, and how they are encoded."""
 
     formats: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
-    """Formats by content, whatever a name or a header claims; other decoders are never tried."""
+    """Formats by content, independent of file names and headers; other decoders are never tried."""
     max_bytes: int = Field(default=20 << 20, ge=64)
     """Largest encoded picture, bytes."""
     max_pixels: int = Field(default=40_000_000, ge=1)

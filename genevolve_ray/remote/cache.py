@@ -45,11 +45,11 @@ class CacheConfig(Config):
     """Configure the location of cached answers and their lifetime."""
 
     folder: str = ""
-    """A path or pyarrow URI; runs that name the same folder share it. Empty: beside the run's pictures."""
+    """A path or pyarrow URI; runs that name the same folder share it. Empty: next to the run's images."""
     expire_s: float | None = Field(default=None, gt=0)
-    """Seconds after which an answer is asked for anew; None: never. Short times let one group see two answers."""
+    """Seconds after which an answer expires; None: never. With short times, one group may see two answers."""
     memory: int = Field(default=4096, ge=1)
-    """Answers that a process keeps at hand."""
+    """Answers that a process keeps in memory."""
 
 
 def entry_name(question: Mapping[str, Json]) -> str:

@@ -54,7 +54,8 @@ class RemoteConfig(Config):
     timeout_s: float = Field(default=60, gt=0)
     """Seconds one try may take."""
     connect_timeout_s: float = Field(default=10, gt=0)
-    """Seconds of it until the connection stands: a machine that is gone need not take a generator's patience."""
+    """Seconds of it for the connection, so that an unreachable machine does not use up a generator's long time limit.
+"""
     attempts: int = Field(default=4, ge=1)
     """Tries of one call in all."""
     backoff_s: float = Field(default=0.5, ge=0)
@@ -64,20 +65,18 @@ class RemoteConfig(Config):
     max_answer_bytes: int = Field(default=32 << 20, ge=1024)
     """Largest answer that is read, bytes."""
     concurrency: int = Field(default=64, ge=1)
-    """Calls of one process that are on the way at once; more wait their turn."""
+    """Concurrent calls of one process; further calls wait."""
     rate_per_s: float | None = Field(default=None, gt=0)
     """Most calls that start in a second, tries included, over all replicas of the service together."""
     cooldown_s: float = Field(default=10, ge=0)
-    """Seconds that a server which failed is passed over while another one is there."""
+    """Seconds that a failed server is skipped while another one is available."""
     health_path: str = Field(default="", pattern=r"^[\w./-]*$")
-    """Path under `url` that answers a GET with 200 while the server is well, busy or not; empty: none is asked.
-
-    A server from which nothing was heard for `health_s` is asked there before it gets a call.
-    """
+    """Path under `url` that answers a GET with 200 while the server is healthy, busy or not; empty: no check. A server
+    that was silent for `health_s` is checked before it gets a call."""
     health_s: float = Field(default=10, ge=0)
-    """Seconds of silence after which `health_path` is asked."""
+    """Seconds of silence after which `health_path` is checked."""
     price: PriceConfig = PriceConfig()
-    """What the service costs; `--max-cost` counts with it."""
+    """Price of the service, for `--max-cost`."""
 
     @field_validator("url")
     @classmethod

@@ -42,8 +42,8 @@ class DiffusersConfig(Config):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch in the rendering thread."""
     warm_up: bool = True
-    """Make one picture at construction, so that a value the pipeline does not bear, memory that does not suffice and a dtype
-    that ends in NaN are found before a run. Takes the time of one picture a replica."""
+    """Render one image at construction. This detects rejected values, insufficient memory and a dtype that gives NaN
+    before a run. It takes the time of one image per replica."""
 
     steps: int | None = Field(default=None, ge=1, le=1000)
     """Denoising steps (`num_inference_steps`)."""
@@ -52,7 +52,7 @@ class DiffusersConfig(Config):
     true_cfg_scale: float | None = Field(default=None, ge=0)
     """The pipeline's parameter of that name."""
     negative_prompt: str | None = None
-    """What the picture should not show."""
+    """Content that the image should not show."""
     strength: float | None = Field(default=None, gt=0, le=1)
     """How far image-to-image departs from the reference."""
     width: int | None = Field(default=None, ge=16, multiple_of=16)
@@ -62,10 +62,10 @@ class DiffusersConfig(Config):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Any further parameter of the pipeline's call, such as `max_sequence_length`."""
     seed_device: Literal["cpu", "device"] = "cpu"
-    """Where noise is drawn. On the CPU it is the same for every device."""
+    """Device of the random noise. From the CPU it is the same for every device."""
 
     references: Literal["auto", "list", "first", "none"] = "auto"
-    """How many references reach the pipeline; `auto`: what is known of its class."""
+    """References that the pipeline receives; `auto`: the known value for its class."""
     reference_side: int = Field(default=2048, ge=16)
     """References are scaled down to this many pixels on their longer side."""
     max_pixels: int = Field(default=40_000_000, ge=256)
@@ -83,7 +83,7 @@ class DiffusersConfig(Config):
     max_batch: int = Field(default=1, ge=1, le=256)
     """Calls that arrive together are rendered together, where the class can."""
     batch_wait_ms: float = Field(default=50.0, ge=0, le=60_000)
-    """How long the first call of a batch waits for company."""
+    """Milliseconds that the first call of a batch waits for others."""
 
     @field_validator("options")
     @classmethod

@@ -30,7 +30,7 @@ class GeminiConfig(HttpRendererConfig):
     token_header: str = Field(default="x-goog-api-key", pattern=r"^[A-Za-z0-9-]+$")
     model: str = Field(default="gemini-2.5-flash-image", pattern=r"^[\w.-]+$")
     response_modalities: tuple[Literal["TEXT", "IMAGE"], ...] = ("IMAGE",)
-    """What the model may answer with."""
+    """Media that the model may return."""
     aspect_ratio: str = Field(default="", pattern=r"^([1-9]\d?:[1-9]\d?)?$")
     """As `16:9`; empty: the model's choice."""
     image_size: str = Field(default="", pattern=r"^(512|[1-9]K)?$")

@@ -24,20 +24,20 @@ class ImagesApiConfig(HttpRendererConfig):
     size: str = Field(default="1024x1024", pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")
     """WIDTHxHEIGHT, or `auto` for the service's choice."""
     edits: bool = True
-    """Whether the service edits: without, references are not sent, and every row is marked so."""
+    """Whether the service edits images. Without editing, references are not sent, and every row states it."""
     image_field: Literal["image", "image[]", "auto"] = "image"
     """Name of a reference's part: `image` repeated (vLLM-Omni, SGLang), `image[]`, or `auto` as OpenAI has it: `image`
     for one, `image[]` for several."""
     response_format: Literal["b64_json", "url", ""] = "b64_json"
     """Empty: not sent, for services that know one form and refuse the field."""
     seed_field: str = "seed"
-    """Under which name the seed is sent; empty: not sent, and pictures of one program differ from call to call."""
+    """Field of the seed; empty: no seed is sent, and images of one program differ between calls."""
     seed_bits: int = Field(default=63, ge=8, le=63)
-    """Seeds are cut to so many bits, where a service takes small ones only."""
+    """Seeds are reduced to this many bits, for services that accept only small ones."""
     extra: dict[str, str | bool | int | float] = Field(default_factory=dict)
     """Further fields, as `num_inference_steps` or `quality`."""
     allow_url_answers: bool = False
-    """Whether a picture that comes as an address is fetched, and then from the answering server alone."""
+    """Whether an image that is returned as an address is fetched; only the answering server is contacted."""
 
     def probe_path(self) -> str:
         """Return the path at which such services list their models."""

@@ -36,7 +36,7 @@ class HttpRendererConfig(RemoteConfig):
     reference_side: int = Field(default=2048, ge=64)
     """References are scaled down to this many pixels on their longer side before they are sent."""
     picture: PictureLimits = PictureLimits(min_side=16)
-    """What is taken as an answer; it is always encoded anew, as PNG."""
+    """Accepted answers; an image is always encoded again, as PNG."""
 
     @field_validator("picture")
     @classmethod

@@ -18,13 +18,13 @@ class QwenServiceConfig(HttpRendererConfig):
     """Configure the service and its sampling; `url` is the parent of `/generate`."""
 
     model: str = Field(default="Qwen-Image-Edit", min_length=1)
-    """Which model the service runs: it is not sent, but named in every artefact."""
+    """Model that the service runs: it is not sent, but every artifact names it."""
     true_cfg_scale: float = Field(default=4.0, ge=0)
     """Classifier-free guidance against the negative prompt."""
     guidance_scale: float = Field(default=1.0, ge=0)
     """Guidance of distilled models."""
     negative_prompt: str = " "
-    """What the picture should not show."""
+    """Content that the image should not show."""
     num_inference_steps: int = Field(default=40, ge=1)
     """40 for the full model; 4 to 8 with a distilled LoRA."""
     width: int = Field(default=1024, ge=256, le=4096, multiple_of=16)

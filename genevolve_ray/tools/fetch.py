@@ -61,14 +61,15 @@ class FetchConfig(Config):
     ports: tuple[int, ...] = (80, 443)
     """Ports that may be connected to."""
     allow: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks that are asked although they are not on the public internet. DANGEROUS: whoever writes a web page that
-    a search finds can then make this machine ask any address in them. For tests and for an intranet of pictures only."""
+    """Networks that are allowed although they are not on the public internet. DANGEROUS: the author of any web page
+    that a search finds can then make this machine call any address in them. For tests and for an intranet of images
+    only."""
     concurrency: int = Field(default=32, ge=1)
-    """Pictures of one process that are on the way at once."""
+    """Images that one process fetches concurrently."""
     picture: PictureLimits = PictureLimits(
         max_bytes=10 << 20, max_pixels=24_000_000, min_side=16, long_side=1536, output="JPEG"
     )
-    """What is taken as a picture; `max_bytes` bounds what is read, and once more what it unpacks to."""
+    """Accepted images; `max_bytes` limits the download, and again its decompressed size."""
 
 
 class Fetcher:

@@ -42,8 +42,8 @@ class SerperConfig(RemoteConfig):
     timeout_s: float = Field(default=20, gt=0)
     max_answer_bytes: int = Field(default=4 << 20, ge=1024)
     num: int = Field(default=10, ge=MAX_TOP_K, le=100)
-    """Results asked for, whatever number is shown: so one question has one answer, and pictures that cannot be fetched
-    have substitutes. Some services charge more for more than ten."""
+    """Results that are requested, independent of the number that is shown. One query then has one answer, and images
+    that cannot be fetched have substitutes. Some services charge more for more than ten."""
 
     def paid_probe(self) -> PaidProbe:
         """Return the probe: one query."""
@@ -54,9 +54,9 @@ class ImageConfig(Config):
     """Configure the attempts at fetching the pictures of a result, and their time limit."""
 
     thumbnails: bool = True
-    """Whether the service's own small picture stands in for an original that cannot be fetched."""
+    """Whether the service's own thumbnail replaces an original that cannot be fetched."""
     deadline_s: float = Field(default=25, gt=0)
-    """Seconds for all pictures of a query together; what is not there by then is left out."""
+    """Seconds for all images of a query together; later ones are left out."""
 
 
 class _Serper(ABC):

@@ -25,18 +25,18 @@ class WebToolsConfig(Config):
     serper: SerperConfig = SerperConfig()
     """The search service."""
     cache: CacheConfig = CacheConfig()
-    """Where its answers are kept."""
+    """The cache of its answers."""
     fetch: FetchConfig = FetchConfig()
-    """How pictures are fetched."""
+    """Limits of fetching images."""
     images: ImageConfig = ImageConfig()
-    """Which pictures of a result are tried."""
+    """Attempts at the images of a result."""
     skills: Path | None = None
     """Folder of skills for `query_knowledge`; None: the eight that ship."""
     top_k: int = Field(default=5, ge=1, le=10)
     """Results of a search, where the policy names no number."""
     on_outage: OnOutage = "fail"
     """`fail`: an outage ends the episode without a reward and the sample is drawn again. `report`: the policy reads
-    that the service is unavailable and goes on; the turn is marked, and metrics count it as `tool_outages`."""
+    that the service is unavailable and continues; the turn is marked, and metrics count it as `tool_outages`."""
 
 
 class WebTools:

@@ -68,7 +68,7 @@ class SftReadConfig(ReadConfig):
     """
 
     broken_turns: Literal["reject", "keep"] = "reject"
-    """What becomes of rows with a turn that the protocol does not allow; kept ones are counted as notes."""
+    """Treatment of rows with a turn that the protocol does not allow; kept ones are counted as notes."""
 
 
 def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConfig | None = None) -> Iterator[SftRow]:
