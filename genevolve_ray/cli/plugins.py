@@ -65,7 +65,7 @@ def swap(
 ) -> None:
     """Replace the renderer of a running evolution, between groups; without a TYPE, list the swaps of the run.
 
-    The new renderer starts beside the old one. New groups use it once it serves. Groups in progress finish on the old
+    The new renderer starts next to the old one. New groups use it once it serves. Groups in progress finish on the old
     one, which is then removed. If the new renderer does not start, nothing changes. A stopped run performs the swap when
     it resumes. Exit code 1 if the swap was rejected.
 

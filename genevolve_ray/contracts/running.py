@@ -62,7 +62,7 @@ async def _outcome(check: Check, subject: Any, case: Any, limit: float) -> tuple
     except TimeoutError as error:
         late = clock.expired()
         return False, f"it took more than {limit:g} s" if late else f"it raised TimeoutError: {error}"
-    except Exception as error:  # noqa: BLE001 - whatever a plug-in raises is a finding about it
+    except Exception as error:  # noqa: BLE001 - any error of a plug-in is a finding about it
         return False, " ".join(f"it raised {type(error).__name__}: {error}".split())
     return True, ""
 
@@ -77,7 +77,7 @@ async def raised_by(work: Awaitable[Any]) -> Exception | None:
     """Await work and return the exception that it raised, None when it returned."""
     try:
         await work
-    except Exception as error:  # noqa: BLE001 - the check judges what it was
+    except Exception as error:  # noqa: BLE001 - the caller checks its type
         return error
     return None
 

@@ -126,7 +126,7 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
         if settings_tree.waits(str(fault)):
             return note(role, f"{spec.type}: settings are not complete yet")
         return problem(role, fault, remedy)
-    except Exception as error:  # noqa: BLE001  a plug-in is foreign code: whatever it raises is a finding of its own
+    except Exception as error:  # noqa: BLE001  a plug-in is foreign code: any error is a finding of its own
         return problem(role, f"{spec.type}: {type(error).__name__}: {error}", remedy)
     return ok(role, f"{spec.type} accepts its settings and passes its check")
 
@@ -153,7 +153,7 @@ def data(config: RunConfig) -> list[Check]:
         if isinstance(report, RejectionReport) and report.rejected:
             said.append(note("data", " ".join(report.text().split())))
         return [*said, *_enough(config, source)]
-    except Exception as error:  # noqa: BLE001  foreign code again; our own reader's words name file and row
+    except Exception as error:  # noqa: BLE001  foreign code again; the message of the reader names file and row
         return [problem("data", f"{type(error).__name__}: {error}", "see docs/data.md for the supported files")]
 
 
