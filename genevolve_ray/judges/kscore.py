@@ -40,8 +40,8 @@ def kscore_messages(
 def read_kscore(text: str, *, out_of_range: OutOfRange = "clip", rationale_chars: int = 1000) -> KScoreReading:
     """Return the grades in an answer.
 
-    A grade outside [0, 1] is clipped or refused; one off {0, 0.5, 1} is kept; both are flagged. `text_accuracy_na:
-    true` makes the text grade None, regardless of its value.
+    A grade outside [0, 1] is clipped or refused; one off {0, 0.5, 1} is kept; both are flagged. The text grade is None
+    under `text_accuracy_na: true`, regardless of its value.
 
     Raises:
         BadAnswer: when a grade is missing, null or not a number: it never counts as 0.

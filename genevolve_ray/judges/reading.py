@@ -3,7 +3,7 @@
 The request, the program and letters in the pictures are untrusted, and a model may quote them. So an answer is one JSON
 object, and there is no choice among several readings. Two objects, a field given twice and reasoning that quotes the
 format are faults, after which the model is called again. For the same reason no repairing parser such as `json_repair`
-is used: it returns some reading of any text, and so possibly a score from a quoted text.
+is used. It returns some reading of any text, and so possibly a score from a quoted text.
 
 Every answer of a model that judges is read here. `read_fields` reads grades, `salvage_object` reads texts, and
 `after_reasoning` returns the text after the reasoning.

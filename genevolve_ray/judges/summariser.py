@@ -17,7 +17,7 @@ STANDARD = "Standard: "
 
 
 class RuleSummariserConfig(Config):
-    """Configure the output of the rules."""
+    """Configure the bullets that the summarizer's rules write."""
 
     standards: bool = True
     """State what both attempts did as well, marked as standard."""

@@ -114,7 +114,7 @@ def stratified_interval(
 
     Args:
         strata: the values of each stratum, none of them empty.
-        weights: what the mean of each counts for.
+        weights: the weight of each mean.
         mean: the weighted sum itself, as the caller reports it.
         seed: of the draws.
         samples: number of samples.

@@ -47,7 +47,7 @@ def load_text(source: str, folder: Path, what: str) -> str:
     Args:
         source: `name` for `folder/name.md`, a path, or `module:attribute`.
         folder: the folder of the project's own texts of this kind.
-        what: what the text is, for messages.
+        what: the kind of text, for messages.
 
     Raises:
         ValueError: naming the source, when it is neither a text of the project, a file, nor `module:attribute`.

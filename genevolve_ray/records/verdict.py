@@ -93,9 +93,9 @@ def mean_kscore(rows: list[ImageScores], formula: ScoreFormula) -> float:
 
 
 class RewardConfig(Config):
-    """Configure the reward: image_weight * R_image + text_weight * R_text - call_cost * tool calls.
+    """Configure the reward: max(0, image_weight * R_image + text_weight * R_text - call_cost * tool calls).
 
-    The result is floored at 0. The paper's reward is the default (0.5, 0.5, no cost).
+    The paper's reward is the default (0.5, 0.5, no cost).
     """
 
     image_weight: float = Field(default=0.5, ge=0)

@@ -12,10 +12,7 @@ from genevolve_ray.remote.config import RemoteConfig
 
 
 class EndpointConfig(RemoteConfig):
-    """Configure a model behind an OpenAI-style endpoint.
-
-    `url` includes the version, as `http://host:8000/v1`.
-    """
+    """Configure a model behind an OpenAI-style endpoint; `url` includes the version, as `http://host:8000/v1`."""
 
     model: str = Field(min_length=1)
     """Name of the model, as the server calls it."""

@@ -23,7 +23,7 @@ _SEED_BITS = 31
 
 
 class GeminiConfig(HttpRendererConfig):
-    """Configure the model and its output."""
+    """Configure the Gemini model and its output."""
 
     url: str | tuple[str, ...] = "https://generativelanguage.googleapis.com"
     token_env: str = "GEMINI_API_KEY"  # noqa: S105 - a name, not a token

@@ -16,10 +16,7 @@ _OWN = frozenset({"prompt", "model", "n", "size", "image", "image[]", "response_
 
 
 class ImagesApiConfig(HttpRendererConfig):
-    """Configure the service and its output.
-
-    `url` includes the version, as `http://host:8000/v1`.
-    """
+    """Configure an images API and its output; `url` includes the version, as `http://host:8000/v1`."""
 
     size: str = Field(default="1024x1024", pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")
     """WIDTHxHEIGHT, or `auto` for the service's choice."""

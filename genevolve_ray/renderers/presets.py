@@ -21,7 +21,7 @@ _QWEN_SERVICE = "genevolve_ray.renderers.qwen_service:QwenServiceRenderer"
 _DIFFUSERS = "genevolve_ray.renderers.diffusers:DiffusersRenderer"
 _SQUARE = {"width": 1024, "height": 1024}
 
-# Steps and guidance are those of the model cards unless a line says otherwise; `dtype` auto is bfloat16 on a GPU.
+# Steps and guidance are those of the model cards unless a line states others; `dtype` auto is bfloat16 on a GPU.
 _PRESETS: dict[str, dict[str, Any]] = {
     "lumina-image-2.0": {
         "type": _DIFFUSERS,

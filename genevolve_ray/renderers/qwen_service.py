@@ -15,7 +15,7 @@ from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, 
 
 
 class QwenServiceConfig(HttpRendererConfig):
-    """Configure the service and its sampling; `url` is the parent of `/generate`."""
+    """Configure the Qwen-Image-Edit service and its sampling; `url` is the parent of `/generate`."""
 
     model: str = Field(default="Qwen-Image-Edit", min_length=1)
     """Model that the service runs: it is not sent, but every artifact names it."""

@@ -66,8 +66,7 @@ class RejectionReason(StrEnum):
     UNKNOWN_ROLE = "unknown_role"
     """A message has a role other than system, user and assistant."""
     ROLE_ORDER = "role_order"
-    """The order of roles is wrong. Valid: an optional system text, then user and assistant in turns, the assistant
-    last."""
+    """Roles are out of order. Valid: an optional system text, then user and assistant in turns, the assistant last."""
     EMPTY_TURN = "empty_turn"
     """The text of an assistant turn, or of the request, is empty."""
     NO_ANSWER = "no_answer"

@@ -48,7 +48,7 @@ def agent_row(
         trajectory: the attempt.
         opening: the messages before the first turn (system prompt and request).
         local_path: returns the path of a reference's picture, given its id and hit.
-        provenance: what else is to be recorded about how the row was made (seeds, cost, ...).
+        provenance: further values about the making of the row (seeds, cost, ...).
     """
     program = trajectory.program
     versions = sorted({v for v in trajectory.ledger.versions if v >= 0})
@@ -107,7 +107,7 @@ def rendered_row(
         render_seed: its seed, where it has one.
         error: why there is no picture; "" when there is one.
         references_ignored: whether the generator used the prompt alone, because it cannot take references.
-        provenance: what else is to be recorded (cost, ...).
+        provenance: further values to record (cost, ...).
 
     Raises:
         RowFault: for an id that cannot name a picture.
@@ -149,10 +149,10 @@ def evaluated_row(
         rationale: the judge's reasons.
         off_grid: dimensions whose score was none of 0, 0.5 and 1, or was clipped.
         error: why there are no scores; by default the status of the row's rendering.
-        provenance: what else is to be recorded (cost, ...).
+        provenance: further values to record (cost, ...).
 
     Raises:
-        ValueError: for scores of a row that has no picture which counts, or for scores beside an error.
+        ValueError: for scores of a row without a valid picture, or for scores together with an error.
     """
     rendered = RenderedRow.read(row)
     if scores is not None and (error or not rendered.success):
