@@ -32,7 +32,7 @@ class AtlasSummariserConfig(Config):
     drop_needless: bool = True
     """A skill that was read and left no trace in a prompt that the judge found complete is not recommended."""
     state_applied: bool = False
-    """Also recommend a skill whose structure is in the prompt although it was not read in this attempt."""
+    """Also recommend a skill whose structure is in the prompt although this attempt did not read it."""
 
 
 class AtlasSummariser:

@@ -26,7 +26,7 @@ class ServiceConfig(Config):
     max_ongoing: int = Field(default=64, ge=1)
     """Calls a replica works on at once."""
     max_queued: int = Field(default=1024, ge=1)
-    """Calls that may wait at a caller; further calls fail as overloaded and are retried."""
+    """Calls that may wait at a caller; beyond, the caller receives an overload error and tries again."""
     attempts: int = Field(default=4, ge=1)
     """How often a call is tried when a replica dies or is overloaded, before it is an infrastructure failure."""
     timeout: float = Field(default=300.0, gt=0)
@@ -87,7 +87,7 @@ class ClusterConfig(Config):
     `nccl`: from GPU to GPU, with separate GPUs for learner and engines. `ipc`: learner and engines share a GPU.
     `gloo`: for tests of the GPU transports on CPUs."""
     weights_timeout: float = Field(default=300.0, gt=0)
-    """Seconds that the transfer of a version between GPUs may take, before unfinished processes count as dead."""
+    """Seconds that a transfer of a version between GPUs may take; processes still in it after that count as dead."""
     object_store_mib: int = Field(default=256, ge=80)
     """Size of Ray's object store in a private cluster, MiB."""
     log_to_driver: bool = False

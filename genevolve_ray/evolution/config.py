@@ -109,7 +109,7 @@ class RehearsalConfig(Config):
     """
 
     turn_seconds: float = Field(default=0.02, ge=0)
-    """Seconds that the engine takes for a turn, independent of its load."""
+    """How long the engine takes for a turn, independent of its load."""
     tool_calls: int = Field(default=4, ge=1)
     """Tool calls of every episode, the first of which is an image search."""
     step_seconds: float = Field(default=0.0, ge=0)
