@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,18 @@ from genevolve_ray.cluster.workers import RolloutWorker
 from genevolve_ray.evolution.inference import PolicySource
 from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
-from genevolve_ray.evolution.weights import WeightFolders
+from genevolve_ray.evolution.weights import WeightFolders, remove_leftovers
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import Reward
+
+
+@pytest.fixture
+def _no_leftovers() -> Iterator[None]:
+    """Remove what actors published that are started without a launch."""
+    yield
+    remove_leftovers()
 
 
 @pytest.fixture
@@ -168,6 +176,7 @@ def group(step: int) -> Group:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("_no_leftovers")
 async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) -> None:
     model = build_model(tmp_path / "model")
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60")
@@ -196,6 +205,7 @@ async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) ->
 
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("_no_leftovers")
 async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_side(tmp_path: Path) -> None:
     """Two ranks of a learner publish; a rollout worker that is told of another node has the bytes from the store alone."""
     model = build_model(tmp_path / "model")
