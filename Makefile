@@ -5,6 +5,7 @@ BACKEND ?= cpu
 VENV    := .venv
 BIN     := $(VENV)/bin
 UV_PIN  := uv==0.13.9
+JOBS    ?= 2
 
 REQUIREMENTS := requirements/$(BACKEND).txt requirements/dev.txt
 OVERRIDES    := $(if $(filter cpu,$(BACKEND)),--override requirements/overrides-cpu.txt)
@@ -42,12 +43,13 @@ $(STAMP):
 demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start first trains the starting checkpoint)
 	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo $(ARGS)
 
-# Tests need no network. They use one thread each, because the pools of engine and learner would compete for the cores.
+# JOBS processes share the tests; tests/conftest.py says how. Tests need no network. They use one thread each, because the
+# pools of engine and learner would compete for the cores.
 test test-slow: export HF_HUB_OFFLINE := 1
 test test-slow: export OMP_NUM_THREADS := 1
 
-test: setup ## run all tests except the slow ones (about 12 minutes on two cores; ARGS go to pytest)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: setup ## run all tests except the slow ones (under 8 minutes on two cores; ARGS go to pytest)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) $(ARGS)
 
 test-slow: setup ## run the slow tests, which take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -61,6 +61,9 @@ async def rehearse(config: RunConfig, folder: Path, policy: Path) -> list[dict[s
 @contextmanager
 def simulated_nodes(count: int, cpus: float) -> Iterator[str]:
     """Start Ray with several nodes on this machine and return its address."""
+    from genevolve_ray.cluster.session import set_defaults
+
+    set_defaults()
     from ray.cluster_utils import Cluster
 
     say(f"starting {count} simulated nodes")

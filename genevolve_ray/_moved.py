@@ -87,6 +87,7 @@ MODULES: Mapping[str, str] = {
     "plugins_swap": "commands.plugins",
     "preflight": "doctor.preflight",
     "qwen_vl": "models.qwen_vl",
+    "records.null": "learning.null",
     "records.published.keys": "records.published.requests",
     "remote_config": "remote.config",
     "run_checks": "doctor",

@@ -1,19 +1,52 @@
-"""The helpers of every folder on the import path, the command line in this process, and the end of a test run."""
+"""The helpers of every folder on the import path, the order of a parallel run, the command line in this process, the end."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, and no stop-watch: a busy machine must not fail a property.
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 # Tests of one package use helpers that lie beside the tests of another; each folder's tests must also run alone.
 sys.path += sorted({str(module.parent) for module in Path(__file__).parent.rglob("*.py")})
 
 _STATUS = pytest.StashKey[int]()
+
+
+@cache
+def _unit(nodeid: str) -> str:
+    """Return which tests of a parallel run stay together in one process: those of a file.
+
+    All files that start clusters or engines are one unit: two of these at a time would only get into each other's way.
+    """
+    file = nodeid.partition("::")[0]
+    return "e2e" if "mark.e2e" in (Path(__file__).parents[1] / file).read_text(encoding="utf-8") else file
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of a parallel run: the longest unit goes first
+        items.sort(key=lambda item: _unit(item.nodeid) != "e2e")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _unit(nodeid)
+
+    config.option.loadscopereorder = False
+    return Units(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -63,4 +96,4 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run on a machine without a GPU, wherever the tests run."""
     from genevolve_ray.doctor import preflight
 
-    monkeypatch.setattr(preflight, "gpu_count", lambda: 0)
+    monkeypatch.setattr(preflight, "find_gpus", list)

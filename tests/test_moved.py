@@ -15,6 +15,7 @@ from genevolve_ray._moved import MODULES, NAMES, current_path
 from genevolve_ray.config import load_config
 from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.evolution.store.config import check_unchanged, dump_config, read_resolved
+from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.records.differences import differences
 
 pytestmark = pytest.mark.filterwarnings("ignore:genevolve_ray:DeprecationWarning")
@@ -109,3 +110,13 @@ def test_no_old_path_hides_a_present_module() -> None:
         path = Path(genevolve_ray.__path__[0], *old.split("."))
         assert not path.with_suffix(".py").exists()
         assert not path.is_dir()
+
+
+def test_a_run_is_resumed_by_a_version_that_knows_more_keys() -> None:
+    """A key that is newer than the run changes nothing while it has its default value."""
+    config = load_config("atlas")
+    stored = read_resolved(dump_config(config), "config.yaml")
+    del stored["loop"]["sample_deadline"], stored["heldout"]["confidence"]
+    check_unchanged(stored, config, (), "run")
+    with pytest.raises(StoreError, match=r"loop.sample_deadline: was \(absent\), is 5.0"):
+        check_unchanged(stored, load_config("atlas", ["loop.sample_deadline=5"]), (), "run")

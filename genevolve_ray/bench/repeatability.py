@@ -310,7 +310,7 @@ def repeatability_table(report: Repeatability) -> Table:
         f"{report.rows} rows x {report.repeats}; failed {report.failure_rate:.1%}, flagged {report.flagged_rate:.1%}, "
         f"rows without a verdict {report.lost_rows}\n"
         f"KScore ({report.formula.value}), each row judged once: {told(report.single)}\n"
-        f"with the mean of its judgments: {told(report.averaged)}; "
+        f"with the mean of its judgments: {told(report.averaged)}\n"
         f"widening {shown(report.widening, '.2f')}, judge alone ±{shown(report.judge_error, '.4f')} (standard error)"
     )
     table = Table(title=f"Repeatability of {', '.join(report.judges) or 'a judge'}", caption=caption)

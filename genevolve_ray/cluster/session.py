@@ -111,9 +111,14 @@ def _reaper(processes: set[psutil.Process]) -> Iterator[None]:
         shell.wait()
 
 
-def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:
+def set_defaults() -> None:
+    """Set the environment of the Ray processes that this one starts; what the user has set stays."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:
+    set_defaults()
     import ray
 
     own = address is None

@@ -34,9 +34,7 @@ def _parts(source: RequestSource, count: int) -> dict[str, list[Request]]:
 async def check_requests(source: RequestSource, case: RequestsCase) -> None:
     """Every part gives requests of ours, as many as were asked for, each with an id and a prompt."""
     for part, requests in _parts(source, case.count).items():
-        assert len(requests) == case.count, (
-            f"{part}: {case.count} requests were requested, {len(requests)} were returned"
-        )
+        assert len(requests) == case.count, f"{part}: expected {case.count} requests, got {len(requests)}"
         for request in requests:
             assert isinstance(request, Request), f"{part} gave {type(request).__name__}, not a Request"
             assert request.id.strip() and request.prompt.strip(), f"{part}: a request lacks id or prompt: {request}"

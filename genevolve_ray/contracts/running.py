@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from genevolve_ray.errors import GenevolveError
+
 Check = Callable[[Any, Any], Awaitable[None]]
 LIMIT_SECONDS = 300.0
 PATIENCE_SECONDS = 5.0
 """How long a canceled call, and what it started, may take to end."""
 
 
-class NotAsked(Exception):
+class NotAsked(GenevolveError):
     """A check does not apply to this plug-in; the message says why."""
 
 

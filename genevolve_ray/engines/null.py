@@ -11,7 +11,7 @@ from typing import Any
 
 from genevolve_ray.engines.checks import probe_difference, room_for
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams
-from genevolve_ray.records.null import NULL_FILE, null_logprob
+from genevolve_ray.learning.null import NULL_FILE, null_logprob
 
 _CALLS = (
     ("image_search", {"query": "reference"}),

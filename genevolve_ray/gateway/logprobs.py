@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from genevolve_ray.records.null import NULL_FILE, null_logprob
+from genevolve_ray.learning.null import NULL_FILE, null_logprob
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.rescoring import Rescorer

@@ -1,7 +1,8 @@
 """Sequences as the learner sees them, and token-budget micro-batches of them.
 
 Padding is on the right, without an attention mask. A causal model's real tokens never see later positions, so SDPA
-keeps its causal fast path. Sorting by length keeps the padding small.
+keeps its causal fast path. Sorting by length keeps the padding small. Importing this module is cheap (no torch): every
+rollout worker and every driver imports it, and few of them compute.
 
 Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro-batch (all its sequences, in order).
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PAD = 0
 """Any valid id serves: nothing is ever read from a padded position."""
@@ -67,6 +69,8 @@ class ImageInputs:
         """Return the pictures of several sequences as one, None without any."""
         if not parts:
             return None
+        import torch
+
         return ImageInputs(torch.cat([p.pixel_values for p in parts]), torch.cat([p.grid_thw for p in parts]))
 
 
@@ -155,6 +159,8 @@ def collate(
     Raises:
         ValueError: for an empty sequence, or a policy token at position 0, which no position predicts.
     """
+    import torch
+
     chosen = [sequences[i] for i in indices]
     lengths = [len(s.tokens) for s in chosen]
     ids = torch.full((len(chosen), max(lengths)), PAD, dtype=torch.long)

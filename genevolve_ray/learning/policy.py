@@ -64,7 +64,7 @@ def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cp
     if dtype not in DTYPES:
         raise ValueError(f"unknown policy dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"policy device {device!r} is configured, but torch {torch.__version__} sees no GPU")
+        raise ValueError(f"policy device {device!r} was asked for, but torch {torch.__version__} sees no GPU")
     sees = hasattr(AutoConfig.from_pretrained(folder, local_files_only=True), "vision_config")
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)

@@ -158,7 +158,7 @@ class Remote:
             last = error.last_attempt.exception()
             assert isinstance(last, _Failed)
             reason = self._redacted(str(last))
-        raise InfraFailure(f"{last.address} failed after {self.config.attempts} tries: {reason}")
+        raise InfraFailure(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""

@@ -185,7 +185,7 @@ def base_name(place: str) -> str:
 def check_place(key: str, place: str) -> None:
     """Raise ValueError unless a place exists or could be an id of the hub."""
     if not Path(place).expanduser().exists() and not _HUB_ID.match(place):
-        raise ValueError(f"{key}={place!r}: not a folder, a file, or a hub id (owner/name)")
+        raise ValueError(f"{key}={place!r}: no such folder or file, and not a hub id (owner/name)")
 
 
 def pipeline_class(config: DiffusersConfig) -> Any:

@@ -7,16 +7,11 @@ from typing import Any
 import pytest
 from agent_fakes import image_hit
 from fake_sources import FakeSource
-from hypothesis import settings
 
 from genevolve_ray.records.observation import TextHit
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.search import SearchTool
-
-# The same examples every time, and no stop-watch: a busy machine must not fail a property.
-settings.register_profile("agent", deadline=None, derandomize=True)
-settings.load_profile("agent")
 
 
 @pytest.fixture

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "evolution"))
-
 from loop_fakes import FakeLearner, FakeRequests, FakeRollouts, make_config
 
 from genevolve_ray.bench import ablation

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from genevolve_ray.gateway.auth import Scope, TokenFile
+from genevolve_ray.gateway.client import GatewayClient
 
 Command = Callable[..., Any]
 
@@ -52,6 +53,7 @@ def test_a_worker_that_cannot_start_says_why(
     genevolve: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
 ) -> None:
     monkeypatch.setenv("GENEVOLVE_TOKEN", "gvr_secret")
+    monkeypatch.setitem(GatewayClient.__init__.__kwdefaults__, "backoff", 0.01)
     folder = ["--folder", str(tmp_path / "w"), "--patience", "1"]
     ended = genevolve("worker", "--gateway", "http://127.0.0.1:1", *folder, *options)
     assert ended.code == 2

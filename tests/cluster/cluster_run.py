@@ -11,6 +11,8 @@ from genevolve_ray.config import RunConfig, load_config
 
 HERE = Path(__file__).parent
 CONTEXT = 640
+REHEARSED = ("rehearsal={tool_calls: 1}", "experience.enabled=false", "learner.ved.coefficient=0")
+"""Settings of a run whose processes are those of any other but compute nothing, and so start soon."""
 
 
 def build_model(folder: Path) -> str:
@@ -65,7 +67,7 @@ async def hold(root: Path) -> None:
 
     from genevolve_ray.cluster.launch import on_ray
 
-    config: Any = run_config(root)
+    config: Any = run_config(root, *REHEARSED)
     async with on_ray(config, run_name="hold", images_uri=str(root / "images"), model_dir=str(root / "model")):
         pids = [process.pid for process in psutil.Process().children(recursive=True)]
         temporary = root / "pids.tmp"

@@ -14,7 +14,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 def test_every_version_is_sent_and_a_killed_worker_comes_back_with_the_current_one(tmp_path: Path) -> None:
     # In a process of its own: the fixed thread pools and the killed worker are nobody else's affair.
-    command = [sys.executable, "-m", "benchmarks.gpu_transfer", "--way", "gloo", "--workers", "2", "--ranks", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu_transfer",
+        "--way",
+        "gloo",
+        "--workers",
+        "2",
+        "--ranks",
+        "2",
+        "--steps",
+        "3",
+    ]
     out = tmp_path / "result.json"
     ended = subprocess.run(
         [*command, "--json", str(out)],

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,27 +174,36 @@ def group(step: int) -> Group:
     return Group("r", step, trajectories)
 
 
+@pytest.fixture(scope="module")
+def actors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[type], Any]]:
+    """Make actor classes of a Ray session that the tests share."""
+    config = run_config(tmp_path_factory.mktemp("session"))
+    path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
+    options: dict[str, Any] = {"num_cpus": 0.1, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+    with ray_session(config.cluster, namespace="ranks"):
+        yield lambda kind: ray.remote(kind).options(**options)
+
+
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("_no_leftovers")
-async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) -> None:
+async def test_two_ranks_on_ray_learn_what_one_process_learns(actors: Callable[[type], Any], tmp_path: Path) -> None:
     model = build_model(tmp_path / "model")
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60")
     alone = start_learner(config, Path(model), WeightFolders(tmp_path / "alone"))
     expected = [await alone.step([group(1)], 1), await alone.step([group(2)], 2)]
-    with ray_session(config.cluster, namespace="ranks"):
-        path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
-        kind = ray.remote(LearnerWorker).options(num_cpus=0.1, runtime_env={"env_vars": {"PYTHONPATH": path}})
-        learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)])
-        await learner.start()
-        metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
-        probe = (await learner.publish(2)).probe
-        await learner.save(str(tmp_path / "checkpoint"))
-        digest = await learner.state_hash()
-        pid = ray.get(learner.workers[1].__ray_call__.remote(lambda _: os.getpid()))
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(LearnerLost, match="rank 1 of the learner died in 'step'"):
-            await learner.step([group(3)], 3)
+    kind = actors(LearnerWorker)
+    learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill)
+    await learner.start()
+    metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
+    probe = (await learner.publish(2)).probe
+    await learner.save(str(tmp_path / "checkpoint"))
+    digest = await learner.state_hash()
+    pid = ray.get(learner.workers[1].__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(LearnerLost, match="rank 1 of the learner died in 'step'"):
+        await learner.step([group(3)], 3)
+    learner.end()
     for mine, other in zip(metrics, expected, strict=True):
         for name in ("loss", "grad_norm", "entropy", "parity_max"):
             assert mine[name] == pytest.approx(other[name], rel=1e-5, abs=1e-5), name
@@ -206,27 +215,28 @@ async def test_two_ranks_on_ray_learn_what_one_process_learns(tmp_path: Path) ->
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("_no_leftovers")
-async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_side(tmp_path: Path) -> None:
+async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_side(
+    actors: Callable[[type], Any], tmp_path: Path
+) -> None:
     """Two ranks of a learner publish; a rollout worker that is told of another node has the bytes from the store alone."""
     model = build_model(tmp_path / "model")
     lora = "learner.lora={rank: 2, alpha: 4}"
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60", "learner.lr=1e-2", lora)
-    with ray_session(config.cluster, namespace="adapters"):
-        path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
-        options: dict[str, Any] = {"num_cpus": 0.1, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
-        kind = ray.remote(LearnerWorker).options(**options)
-        learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)], elsewhere=lambda: True)
-        await learner.start()
-        await learner.step([group(1)], 1)
-        weights = await learner.publish(1)
-        files = weights.payload
-        assert isinstance(files, FilesPayload) and len(files.contents) == 2
-        folder = Path(files.path)
-        assert files.digests.keys() == {ADAPTER_CONFIG_FILE, ADAPTER_FILE} == {p.name for p in folder.iterdir()}
-        shutil.rmtree(folder)
-        source = PolicySource(identity="tiny", model=Path(model))
-        worker = ray.remote(RolloutWorker).options(**options).remote(config, source)
-        await worker.start.remote()
-        assert await worker.update.remote(replace(weights, payload=replace(files, node="another"))) < 1e-5
-        assert (await worker.stats.remote()).version == 1
-        await worker.stop.remote()
+    kind = actors(LearnerWorker)
+    learner = RayLearner(
+        lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill, elsewhere=lambda: True
+    )
+    source = PolicySource(identity="tiny", model=Path(model))
+    worker = actors(RolloutWorker).remote(config, source)
+    await asyncio.gather(learner.start(), worker.start.remote())
+    await learner.step([group(1)], 1)
+    weights = await learner.publish(1)
+    files = weights.payload
+    assert isinstance(files, FilesPayload) and len(files.contents) == 2
+    folder = Path(files.path)
+    assert files.digests.keys() == {ADAPTER_CONFIG_FILE, ADAPTER_FILE} == {p.name for p in folder.iterdir()}
+    shutil.rmtree(folder)
+    assert await worker.update.remote(replace(weights, payload=replace(files, node="another"))) < 1e-5
+    assert (await worker.stats.remote()).version == 1
+    await worker.stop.remote()
+    learner.end()

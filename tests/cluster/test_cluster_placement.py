@@ -28,13 +28,15 @@ def test_the_embedded_preset_fits_one_core() -> None:
 
 def test_a_part_too_big_for_any_node_is_named_with_the_nodes() -> None:
     demands = [Demand("learner", {"CPU": 1.0, "GPU": 2.0})]
-    with pytest.raises(PlacementError, match=r"learner \(1 CPU, 2 GPU\): there are 2 nodes with 8 CPU, 1 GPU \| 4 CPU"):
+    with pytest.raises(
+        PlacementError, match=r"learner \(1 CPU, 2 GPU\): the cluster has 2 nodes with 8 CPU, 1 GPU \| 4 CPU"
+    ):
         check_fits(demands, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0}], {"CPU": 12.0, "GPU": 1.0})
 
 
 def test_parts_that_fit_one_by_one_and_not_together_are_refused() -> None:
     demands = [Demand(f"rollout worker {i}", {"CPU": 2.0}) for i in range(3)]
-    with pytest.raises(PlacementError, match="asks for 6 CPU in all and 5 CPU is free on 2 nodes"):
+    with pytest.raises(PlacementError, match="requests 6 CPU in total, and 5 CPU is free on 2 nodes"):
         check_fits(demands, [{"CPU": 4.0}, {"CPU": 4.0}], {"CPU": 5.0})
 
 
@@ -114,7 +116,7 @@ async def test_actors_on_different_gpus_cannot_share_handles() -> None:
     [
         (
             {"py_executable": "/nowhere/bin/python"},
-            "runtime_env.py_executable: the row has no program '/nowhere/bin/python'",
+            "runtime_env.py_executable: no such program: '/nowhere/bin/python'",
         ),
         ({"pip": ["a"], "uv": ["b"]}, "runtime_env: The 'pip' field, 'uv' field, and 'conda' field"),
         ({"env_vars": {"A": 1}}, "runtime_env: .*env_vars"),

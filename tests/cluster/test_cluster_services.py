@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "renderers"))
-
 from played_services import dead_origin, in_turn, playing
 
 from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig

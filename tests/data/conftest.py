@@ -1,14 +1,10 @@
-"""The tests of data use the made-up rows of records, the tokenizers of the agent and the tiny model of the engines."""
+"""A tiny policy folder for the tests of data."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-for folder in ("records", "agent", "engines"):
-    sys.path.append(str(Path(__file__).parents[1] / folder))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -49,25 +51,28 @@ RunStore.put_group = put_and_die
 """
 
 
-def evolve(run: Path, die_in: int | None = None) -> subprocess.Popen[str]:
-    """Run the command to its end; with `die_in` it is killed as soon as a group of that step is on disk."""
+@contextmanager
+def evolving(run: Path, die_in: int | None = None) -> Iterator[int]:
+    """Run the command to its end, beside what the block does; with `die_in` it is killed once a group of that step is on disk.
+
+    Yields the process id.
+    """
     code = PLAIN if die_in is None else DYING.format(step=die_in) + PLAIN
     sets = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     arguments = ["evolve", "atlas", "--in-process", "--run", str(run), *sets]
     environment = os.environ | {"PYTHONPATH": str(Path(genevolve_ray.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-    try:
-        output, _ = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    assert process.returncode == (0 if die_in is None else -signal.SIGKILL), output
-    return process
+    output = run.with_name(f"{run.name}-{die_in}.log")
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            yield process.pid
+            process.wait(timeout=600)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == (0 if die_in is None else -signal.SIGKILL), output.read_text()
 
 
 def told(trajectories: list[Trajectory]) -> list[tuple[object, ...]]:
@@ -81,26 +86,35 @@ def timeless(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    """A run that nothing interrupted."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    evolve(run)
-    return RunStore.read(str(run))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, RunStore]:
+    """A run that nothing interrupted, and the same run killed twice: before there is a checkpoint, and after that of step 2.
+
+    They run side by side: each of them keeps one core busy.
+    """
+    root = tmp_path_factory.mktemp("runs")
+    whole, run = root / "whole", root / "killed"
+    with evolving(whole):
+        for step in (2, 3):
+            with evolving(run, die_in=step) as dead:
+                pass
+            store = RunStore.read(str(run))
+            assert store.last_step == step - 1
+            assert store.resume_plan().steps_to_reapply == ((1,) if step == 2 else ())
+            assert len([group for group in store.pending_groups() if group.step == step]) == 1
+        with evolving(run):
+            pass
+        assert not list(Path("/dev/shm").glob(f"genevolve-weights-{dead}"))
+    return RunStore.read(str(whole)), RunStore.read(str(run))
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    """The same run, killed twice: before there is a checkpoint, and after the one of step 2."""
-    run = tmp_path_factory.mktemp("killed") / "run"
-    for step in (2, 3):
-        dead = evolve(run, die_in=step)
-        store = RunStore.read(str(run))
-        assert store.last_step == step - 1
-        assert store.resume_plan().steps_to_reapply == ((1,) if step == 2 else ())
-        assert len([group for group in store.pending_groups() if group.step == step]) == 1
-    evolve(run)
-    assert not list(Path("/dev/shm").glob(f"genevolve-weights-{dead.pid}"))
-    return RunStore.read(str(run))
+def whole(runs: tuple[RunStore, RunStore]) -> RunStore:
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def killed(runs: tuple[RunStore, RunStore]) -> RunStore:
+    return runs[1]
 
 
 def test_every_state_is_the_same(whole: RunStore, killed: RunStore) -> None:

@@ -1,11 +1,16 @@
-"""The tiny models of the engine tests, built once."""
+"""The tiny models of the engine tests, built once, and one vLLM engine."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 from tiny_qwen3 import BANNED, CONTEXT, VOCAB, TinyModels, build_adapter, build_model, build_tokenizer
+
+if TYPE_CHECKING:
+    from genevolve_ray.engines.vllm import VllmEngine
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +52,18 @@ def engine_case(tiny_models: TinyModels) -> Any:
 def adapter_case(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The contract's case for an adapter over the first tiny model; peft's own forward made the probe."""
     return build_adapter(tmp_path_factory.mktemp("adapter") / "version", tiny_models.first)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def engine(tiny_models: TinyModels) -> AsyncIterator[VllmEngine]:
+    """One vLLM engine for whole modules of tests, open to both ways of new weights; its start takes longer than they do."""
+    from genevolve_ray.engines.protocol import SamplingParams
+    from genevolve_ray.engines.vllm import VllmEngine
+
+    engine = await VllmEngine.create(
+        tiny_models.first, banned=BANNED, max_model_len=CONTEXT, max_num_seqs=16, transfer="gloo"
+    )
+    yield engine
+    await engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await engine.generate((1, 2), SamplingParams(), "late")

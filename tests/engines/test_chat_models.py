@@ -57,7 +57,7 @@ async def test_a_model_of_texts_answers_through_transformers(chat_dir: str) -> N
     used = meter.by_service["chat"]
     assert (used.calls, used.prompt_tokens) == (2, 2 * (len("Be brief.What\nis it?") + 5))
     assert used.completion_tokens <= 24
-    with metered() as meter, pytest.raises(InfraFailure, match="tokens and the context holds 256"):
+    with metered() as meter, pytest.raises(InfraFailure, match="tokens, but the context holds 256"):
         await chat.chat([ChatMessage("user", ("x" * 300,))], max_tokens=12)
     assert meter.total.failed_calls == 1
     chat.check_health()

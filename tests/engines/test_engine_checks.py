@@ -57,5 +57,5 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
 
 def test_the_room_ends_with_the_context() -> None:
     assert (room_for(10, 5, 20), room_for(18, 5, 20)) == (5, 2)
-    with pytest.raises(PromptTooLong, match=r"20 tokens .* 20"):
+    with pytest.raises(PromptTooLong, match=r"20 tokens, .* 20"):
         room_for(20, 5, 20)

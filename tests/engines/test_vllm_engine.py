@@ -6,15 +6,13 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import pytest_asyncio
 from safetensors.torch import save_file
-from tiny_qwen3 import BANNED, CONTEXT, TinyModels, build_adapter, build_model, forward_logprobs
+from tiny_qwen3 import CONTEXT, TinyModels, build_adapter, build_model, forward_logprobs
 
 import genevolve_ray
 from genevolve_ray.contracts import engine as contract
@@ -23,19 +21,10 @@ from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.engines.vllm import VllmEngine
 from genevolve_ray.models.adapters import published_tensors
 
-pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 PROMPTS = [tuple(range(10, 10 + n)) for n in (3, 17, 9, 30)]
 TEMPERATURES = (1.0, 0.7, 1.3, 1.0)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tiny_models: TinyModels) -> AsyncIterator[VllmEngine]:
-    engine = await VllmEngine.create(tiny_models.first, banned=BANNED, max_model_len=CONTEXT, max_num_seqs=16)
-    yield engine
-    await engine.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        await engine.generate((1, 2), SamplingParams(), "late")
 
 
 async def sample_all(engine: VllmEngine) -> list[Generation]:

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from tiny_qwen3 import BANNED, CONTEXT, TinyModels, forward_logprobs
+from tiny_qwen3 import TinyModels, forward_logprobs
 
 from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 PROMPTS = [tuple(range(10, 10 + n)) for n in (3, 17, 9, 30)]
 WRONG = Probe(token_ids=(1, 2, 3), logprobs=(0.0, 0.0))
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tiny_models: TinyModels) -> AsyncIterator[VllmEngine]:
-    engine = await VllmEngine.create(
-        tiny_models.first, banned=BANNED, max_model_len=CONTEXT, max_num_seqs=16, transfer="gloo"
-    )
-    yield engine
-    await engine.close()
 
 
 class Half:
@@ -95,7 +86,7 @@ class Trainer:
         self._deliver(TransferCall.FINISH)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def trainer(engine: VllmEngine) -> Trainer:
     return Trainer(engine, asyncio.get_running_loop())
 
@@ -130,50 +121,53 @@ def check_tokens(results: list[Generation], folders: dict[int, str]) -> None:
 
 
 async def test_what_was_sent_is_what_samples(engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels) -> None:
-    probe = probe_of(tiny_models.second)
-    assert await trainer.send(trainer.source(tiny_models.second), 1, probe) < 1e-5
+    probe, before = probe_of(tiny_models.second), engine.version
+    assert await trainer.send(trainer.source(tiny_models.second), before + 1, probe) < 1e-5
     by_transfer = await engine.score(probe.token_ids)
-    await engine.update(tiny_models.first, 2)
-    await engine.update(tiny_models.second, 3)
+    await engine.update(tiny_models.first, before + 2)
+    await engine.update(tiny_models.second, before + 3)
     assert await engine.score(probe.token_ids) == by_transfer, "a folder gives the same weights"
     results = await asyncio.gather(*start_long(engine))
-    check_tokens(results, {3: tiny_models.second})
+    check_tokens(results, {before + 3: tiny_models.second})
 
 
 async def test_requests_under_way_go_on_with_the_new_weights(
     engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels
 ) -> None:
-    await engine.update(tiny_models.second, 4)
+    old, new = engine.version + 1, engine.version + 2
+    await engine.update(tiny_models.second, old)
     long = start_long(engine)
     await engine.generate((50, 60), SamplingParams(max_tokens=5, seed=9), "short")
-    await trainer.send(trainer.source(tiny_models.first), 5, probe_of(tiny_models.first))
-    check_tokens(await asyncio.gather(*long), {4: tiny_models.second, 5: tiny_models.first})
+    await trainer.send(trainer.source(tiny_models.first), new, probe_of(tiny_models.first))
+    check_tokens(await asyncio.gather(*long), {old: tiny_models.second, new: tiny_models.first})
 
 
 async def test_a_transfer_that_breaks_off_is_an_error_and_requests_wait_for_another(
     engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels
 ) -> None:
-    await engine.update(tiny_models.first, 6)
+    old, broken, new = (engine.version + n for n in (1, 2, 3))
+    await engine.update(tiny_models.first, old)
     long = start_long(engine)
     await engine.generate((50, 60), SamplingParams(max_tokens=5, seed=9), "short")
     second = trainer.source(tiny_models.second)
-    with pytest.raises(WeightUpdateError, match="the transfer of version 7 broke off"):
-        await trainer.send(Half(second), 7, probe_of(tiny_models.second))
+    with pytest.raises(WeightUpdateError, match=f"the transfer of version {broken} broke off"):
+        await trainer.send(Half(second), broken, probe_of(tiny_models.second))
     late = asyncio.create_task(engine.generate((50, 60), SamplingParams(max_tokens=5), "late"))
     done, _ = await asyncio.wait([*long, late], timeout=0.5)
     assert done == set(), "nothing is handed out, and nothing sampled, with half of the weights"
     # A group of its own, and layers that remember nothing of the first half.
-    assert await trainer.send(second, 8, probe_of(tiny_models.second)) < 1e-5
-    check_tokens(await asyncio.gather(*long), {6: tiny_models.first, 8: tiny_models.second})
-    assert set((await late).versions) == {8}
+    assert await trainer.send(second, new, probe_of(tiny_models.second)) < 1e-5
+    check_tokens(await asyncio.gather(*long), {old: tiny_models.first, new: tiny_models.second})
+    assert set((await late).versions) == {new}
 
 
 async def test_weights_that_the_probe_refuses_sample_nothing(
     engine: VllmEngine, trainer: Trainer, tiny_models: TinyModels
 ) -> None:
-    with pytest.raises(WeightUpdateError, match="after the update to version 9"):
-        await trainer.send(trainer.source(tiny_models.first), 9, WRONG)
-    with pytest.raises(WeightUpdateError, match="after the update to version 9"):
+    wrong, new = engine.version + 1, engine.version + 2
+    with pytest.raises(WeightUpdateError, match=f"after the update to version {wrong}"):
+        await trainer.send(trainer.source(tiny_models.first), wrong, WRONG)
+    with pytest.raises(WeightUpdateError, match=f"after the update to version {wrong}"):
         await engine.generate((50, 60), SamplingParams(max_tokens=5), "refused")
-    await trainer.send(trainer.source(tiny_models.first), 10, probe_of(tiny_models.first))
-    assert set((await engine.generate((50, 60), SamplingParams(max_tokens=5), "fine")).versions) == {10}
+    await trainer.send(trainer.source(tiny_models.first), new, probe_of(tiny_models.first))
+    assert set((await engine.generate((50, 60), SamplingParams(max_tokens=5), "fine")).versions) == {new}

@@ -47,7 +47,7 @@ def test_a_discarded_group_makes_room_and_a_lost_sample_does_not() -> None:
 
 def test_a_group_that_lost_a_sample_on_the_way_is_a_fault() -> None:
     one = flow()
-    with pytest.raises(FlowError, match="lease 0 has 3 samples, its group accounts for 2"):
+    with pytest.raises(FlowError, match="lease 0 has 3 samples, but its group accounts for 2"):
         one.hold(one.lease(), 2)
 
 

@@ -152,6 +152,6 @@ async def test_samples_must_add_up(scene: Scene) -> None:
             return trajectory
 
     evolution = scene.begin(make_config(), Forgetful())
-    with pytest.raises(FlowError, match="lease 0 has 2 samples, its group accounts for 1"):
+    with pytest.raises(FlowError, match="lease 0 has 2 samples, but its group accounts for 1"):
         await evolve(evolution)
     assert evolution.store.last_step == 0

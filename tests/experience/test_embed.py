@@ -104,6 +104,6 @@ async def test_what_is_remembered_is_recalled() -> None:
 
 async def test_a_bundle_of_another_request_is_refused() -> None:
     memory = ExperienceMemory()
-    with pytest.raises(ValueError, match="'b' came with request 'a'"):
+    with pytest.raises(ValueError, match="'b' was passed with request 'a'"):
         await remember(memory, HashingEmbedder(), [(request("a", "x"), bundle("b"))])
     assert len(memory) == 0

@@ -163,7 +163,7 @@ async def test_a_worker_whose_base_is_another_is_told_which_file(tmp_path: Path)
         data = bytearray(BASE.read_bytes())
         data[-1] ^= 1
         (own / "model.safetensors").write_bytes(data)
-        with pytest.raises(WorkerError, match=f"--model {own}: model.safetensors is not that of the run's base"):
+        with pytest.raises(WorkerError, match=f"--model {own}: model.safetensors differs from the run's base"):
             await hire(h, "ben", base=own).run()
 
 

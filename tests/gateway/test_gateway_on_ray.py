@@ -39,7 +39,7 @@ class Heard(NullMonitor):
 
     @property
     def url(self) -> str:
-        [url] = [note.rpartition(" ")[2] for note in self.notes if "listens on" in note]
+        [url] = [note.rpartition(" ")[2] for note in self.notes if "listening on" in note]
         return url
 
 

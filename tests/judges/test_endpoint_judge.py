@@ -168,7 +168,10 @@ async def test_an_answer_that_cannot_be_read_is_asked_for_again(bad: Reply) -> N
 
 @pytest.mark.parametrize("bad", FAULTS.values(), ids=FAULTS)
 async def test_answers_that_stay_unreadable_are_an_infra_failure(bad: Reply) -> None:
-    with serving(answering(kscore=bad)) as server, pytest.raises(InfraFailure, match="vlm gave no usable KScore in 2"):
+    with (
+        serving(answering(kscore=bad)) as server,
+        pytest.raises(InfraFailure, match="vlm returned no usable KScore in 2"),
+    ):
         await judged(judge_of(server.url, repairs=1))
     with serving(answering(checks=bad)) as server, pytest.raises(InfraFailure, match="no usable sufficiency in 2"):
         await judged(judge_of(server.url, repairs=1))
@@ -216,9 +219,9 @@ async def test_a_server_that_flaps_is_waited_out(name: str) -> None:
 async def test_a_pictures_bytes_that_are_none_are_an_infra_failure() -> None:
     with serving(answering()) as server:
         judge = judge_of(server.url)
-        with pytest.raises(InfraFailure, match="cannot see the generated picture of case-7"):
+        with pytest.raises(InfraFailure, match="cannot read the generated image of case-7"):
             await judge.judge(REQUEST, b"no picture", TRUTH, PROGRAM, [HIT])
-        with pytest.raises(InfraFailure, match="cannot see the ground-truth picture"):
+        with pytest.raises(InfraFailure, match="cannot read the ground-truth image"):
             await judge.judge(REQUEST, IMAGE, TRUTH[:60], PROGRAM, [HIT])
 
 

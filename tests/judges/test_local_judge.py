@@ -39,7 +39,7 @@ def local(folder: str, **settings: Any) -> LocalVlmJudge:
 
 
 async def test_random_weights_give_an_infra_failure_and_no_score(random_vlm: str) -> None:
-    with metered() as meter, pytest.raises(InfraFailure, match=r"gave no usable \w+ in 2 answers"):
+    with metered() as meter, pytest.raises(InfraFailure, match=r"returned no usable \w+ in 2 answers"):
         await judged(local(random_vlm, repairs=1))
     assert meter.by_service["judge"].calls >= 2
 
@@ -90,7 +90,7 @@ async def test_the_model_looks_at_the_pictures(random_vlm: str) -> None:
 
 async def test_a_conversation_that_does_not_fit_is_an_infra_failure(tmp_path: Path) -> None:
     judge = local(build_vlm(tmp_path, context=40))
-    with pytest.raises(InfraFailure, match="tokens and the context holds 40"):
+    with pytest.raises(InfraFailure, match="tokens, but the context holds 40"):
         await judge.judge(REQUEST, IMAGE, TRUTH, PROGRAM, [HIT])
 
 

@@ -68,7 +68,7 @@ def test_what_is_no_linear_module_cannot_be_adapted(model_dir: Path) -> None:
     lora = LORA.model_copy(update={"target_modules": ("embed_tokens",)})
     with pytest.raises(ValueError, match="LoRA target model.embed_tokens is a Embedding, not a Linear"):
         Learner(model_dir, CONFIG.model_copy(update={"lora": lora}))
-    with pytest.raises(ValueError, match=r"target_modules=\(\) leaves nothing"):
+    with pytest.raises(ValueError, match=r"target_modules=\(\) selects nothing"):
         LoraConfig(target_modules=())
 
 
@@ -181,7 +181,7 @@ def test_going_on_from_an_adapter_refers_to_that_adapter(model_dir: Path, tmp_pa
 def test_a_starting_adapter_must_fit_the_settings(model_dir: Path, tmp_path: Path) -> None:
     Learner(model_dir, CONFIG).save(tmp_path)
     lora = LoraConfig(rank=8, alpha=8.0, start=str(tmp_path))
-    with pytest.raises(ValueError, match="has rank 4, alpha 8, dropout 0; the settings say rank 8, alpha 8"):
+    with pytest.raises(ValueError, match="has rank 4, alpha 8, dropout 0; the settings have rank 8, alpha 8"):
         Learner(model_dir, CONFIG.model_copy(update={"lora": lora}))
     with pytest.raises(FileNotFoundError, match="no adapter_config.json"):
         gone = lora.model_copy(update={"start": str(tmp_path / "nowhere")})

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "genevolve_ray"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES = 400
+SMALL_FILE_LINES = 40
+MAX_SMALL_FILES = 12
 MAX_FUNCTION_LINES = 60
 UNFINISHED = ("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error")
 
@@ -58,6 +60,21 @@ def test_files_stay_short() -> None:
     assert {name: length for name, length in lengths.items() if length > MAX_FILE_LINES} == {}
 
 
+def test_few_files_are_slivers() -> None:
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in SOURCES if path.name != "__init__.py"}
+    small = sorted(name for name, length in lengths.items() if length < SMALL_FILE_LINES)
+    assert len(small) <= MAX_SMALL_FILES, f"put some of them where they are used: {small}"
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_nothing_is_left_unfinished() -> None:
     assert [name_of(path) for path in SOURCES if any(mark in path.read_text() for mark in UNFINISHED)] == []
 
@@ -82,6 +99,12 @@ def test_every_data_file_of_the_package_is_shipped() -> None:
 def test_every_folder_with_modules_is_a_package() -> None:
     folders = {path.parent for path in SOURCES}
     assert sorted(name_of(folder) for folder in folders if not (folder / "__init__.py").exists()) == []
+
+
+def test_tests_mirror_the_packages() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    besides = {Path("benchmarks"), Path("e2e"), Path("project")}
+    assert sorted(str(path) for path in folders - besides if not (PACKAGE / path / "__init__.py").exists()) == []
 
 
 def test_ci_runs_the_linters_and_the_test_command_of_the_readme() -> None:

@@ -67,9 +67,9 @@ async def test_one_bad_picture_does_not_spoil_its_batch(build: Build) -> None:
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (np.full((1, 64, 64, 3), 0.0), "flat grey or black"),
-        (np.random.default_rng(0).random((1, 32, 64, 3)), "64 x 64 pixels asked for, got 64 x 32"),
-        (np.random.default_rng(0).random((2, 64, 64, 3)), r"1 RGB picture\(s\) expected"),
+        (np.full((1, 64, 64, 3), 0.0), "uniformly gray or black"),
+        (np.random.default_rng(0).random((1, 32, 64, 3)), "64 x 64 pixels requested, got 64 x 32"),
+        (np.random.default_rng(0).random((2, 64, 64, 3)), r"1 RGB image\(s\) expected"),
     ],
 )
 async def test_a_picture_that_was_not_asked_for_is_a_failure(
@@ -101,7 +101,7 @@ async def test_a_batch_that_does_not_fit_is_split(build: Build, renderer_of: Cal
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (torch.OutOfMemoryError("full"), r"out of memory with 1 picture\(s\)"),
+        (torch.OutOfMemoryError("full"), r"out of memory with 1 image\(s\)"),
         (MemoryError(), "out of memory"),
         (RuntimeError("shapes\ndo not match"), "RuntimeError: shapes do not match"),
         (ValueError("prompt of a wrong kind"), "ValueError: prompt of a wrong kind"),
@@ -145,9 +145,9 @@ async def test_a_reference_of_too_many_pixels_is_not_decoded(build: Build) -> No
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"true_cfg_scale": 4.0}, "Lumina2Pipeline takes no true_cfg_scale; it takes .*guidance_scale"),
-        ({"strength": 0.5}, "Lumina2Pipeline takes no strength"),
-        ({"options": {"shininess": 3}}, "Lumina2Pipeline takes no shininess"),
+        ({"true_cfg_scale": 4.0}, "Lumina2Pipeline does not accept true_cfg_scale; it accepts .*guidance_scale"),
+        ({"strength": 0.5}, "Lumina2Pipeline does not accept strength"),
+        ({"options": {"shininess": 3}}, "Lumina2Pipeline does not accept shininess"),
         ({"references": "list"}, "references='list': Lumina2Pipeline accepts no image"),
         ({"pipeline": "NoSuchPipeline"}, "pipeline='NoSuchPipeline': diffusers .* has no such pipeline"),
         ({"pipeline": "AutoencoderKL"}, "pipeline='AutoencoderKL'"),
@@ -174,7 +174,7 @@ def test_a_setting_that_cannot_be_is_named(build: Build, changes: dict[str, Any]
             {"joint_attention_kwargs": 3},
             "joint_attention_kwargs=3 failed: FluxPipeline: AttributeError",
         ),
-        ("FluxKontextPipeline", {"max_area": 512}, "max_area=512.*64 x 64 pixels asked for, got"),
+        ("FluxKontextPipeline", {"max_area": 512}, "max_area=512.*64 x 64 pixels requested, got"),
     ],
 )
 def test_a_first_picture_finds_values_that_a_pipeline_does_not_bear(

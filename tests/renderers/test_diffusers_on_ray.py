@@ -1,4 +1,4 @@
-"""A diffusion pipeline as the generator of an evolution step on Ray: engine and learner rehearse, its pictures are real."""
+"""A diffusion pipeline as the generator of an evolution on Ray: engine and learner rehearse, its pictures are real."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from diffusers_helpers import LIGHT, pixels
 
 from benchmarks.measure import Options
-from benchmarks.rehearsal import rehearsal_config, rehearse
+from benchmarks.rehearsal import rehearsal_config
 from benchmarks.world import default_policy
 from genevolve_ray.cluster.launch import on_ray
 from genevolve_ray.evolution.loop import Evolution
@@ -21,7 +22,7 @@ from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
+from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState, swapping
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.renderers.diffusers import DiffusersRenderer
 
@@ -34,22 +35,65 @@ def plugin(model_of: Callable[[str], Path], name: str) -> dict[str, Any]:
     return {"type": "genevolve_ray.renderers.diffusers:DiffusersRenderer", "config": settings}
 
 
-def test_a_step_on_ray_is_rendered_by_a_pipeline(model_of: Callable[[str], Path], tmp_path: Path) -> None:
-    spec = plugin(model_of, NAME)
+@dataclass
+class Evolved:
+    """A run whose pipeline was replaced on the way."""
+
+    first: dict[str, Any]
+    """The plug-in that it began with."""
+    store: RunStore
+    swap: Swap
+
+
+@pytest.fixture(scope="module")
+def evolved(model_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Evolved:
+    """One run on Ray for all tests of this module: to load pipelines, engines and Ray takes longer than its steps."""
+    first, other = plugin(model_of, NAME), RendererSpec.model_validate(plugin(model_of, OTHER))
+    run = tmp_path_factory.mktemp("pipes") / "run"
+    swap = asyncio.run(evolve(run, first, other))
+    return Evolved(first, RunStore.read(str(run)), swap)
+
+
+async def evolve(run: Path, first: dict[str, Any], other: RendererSpec) -> Swap:
+    """Evolve for two steps, replace the pipeline, go on for four steps, and return what became of the replacement."""
     policy = default_policy()
     config = rehearsal_config(
         Options(policy),
-        "loop.steps=1",
+        "loop.steps=100000",
+        "loop.mode=async",
         "loop.requests_per_step=2",
         "loop.group_size=2",
+        "rehearsal.step_seconds=0.1",
         "cluster.start_timeout=500",
-        f"renderer={json.dumps(spec)}",
+        f"renderer={json.dumps(first)}",
     )
-    metrics = asyncio.run(rehearse(config, tmp_path / "run", policy))
-    assert [row["valid_fraction"] for row in metrics] == [1.0]
+    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
+        requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
+        async with on_ray(config, run_name="pipes", images_uri=store.images.uri, model_dir=policy) as ports:
+            loop = Evolution(config, requests, ports.rollouts, ports.learner, store, NullMonitor())
+            async with swapping(swaps, ports.renderers, loop.generations, NullMonitor(), poll_seconds=0.2):
+                running = asyncio.create_task(loop.run(await loop.start()))
 
-    store = RunStore.read(str(tmp_path / "run"))
-    here = DiffusersRenderer(DiffusersRenderer.Config.model_validate(spec["config"]))
+                async def until(condition: Callable[[], bool]) -> None:
+                    while not condition():
+                        assert not running.done(), "the run came to its end first"
+                        await asyncio.sleep(0.1)
+
+                await until(lambda: store.last_step >= 2)
+                number = swaps.ask(other).number
+                await until(lambda: swaps.get(number).state is not SwapState.ASKED)
+                after = store.last_step
+                await until(lambda: store.last_step >= after + 4)
+                running.cancel()
+                with suppress(asyncio.CancelledError):
+                    await running
+        return swaps.get(number)
+
+
+def test_a_step_on_ray_is_rendered_by_a_pipeline(evolved: Evolved) -> None:
+    store = evolved.store
+    assert store.metrics()[0]["valid_fraction"] == 1.0
+    here = DiffusersRenderer(DiffusersRenderer.Config.model_validate(evolved.first["config"]))
     pictures = {}
     for group in store.groups(1):
         for played in group.trajectories:
@@ -66,45 +110,11 @@ def test_a_step_on_ray_is_rendered_by_a_pipeline(model_of: Callable[[str], Path]
     assert len(set(pictures.values())) == 2, "each request has a seed of its own, and so a picture"
 
 
-async def test_another_pipeline_takes_over_while_the_run_goes_on(
-    model_of: Callable[[str], Path], tmp_path: Path
-) -> None:
-    policy = default_policy()
-    config = rehearsal_config(
-        Options(policy),
-        "loop.steps=100000",
-        "loop.mode=async",
-        "loop.requests_per_step=2",
-        "loop.group_size=2",
-        "rehearsal.step_seconds=0.1",
-        "cluster.start_timeout=500",
-        f"renderer={json.dumps(plugin(model_of, NAME))}",
-    )
-    run = tmp_path / "run"
-    with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
-        requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
-        async with on_ray(config, run_name="pipes", images_uri=store.images.uri, model_dir=policy) as ports:
-            loop = Evolution(config, requests, ports.rollouts, ports.learner, store, NullMonitor())
-            async with swapping(swaps, ports.renderers, loop.generations, NullMonitor(), poll_seconds=0.2):
-                running = asyncio.create_task(loop.run(await loop.start()))
-
-                async def until(condition: Callable[[], bool]) -> None:
-                    while not condition():
-                        assert not running.done(), "the run came to its end first"
-                        await asyncio.sleep(0.1)
-
-                await until(lambda: store.last_step >= 2)
-                number = swaps.ask(RendererSpec.model_validate(plugin(model_of, OTHER))).number
-                await until(lambda: swaps.get(number).state is not SwapState.ASKED)
-                swapped = swaps.get(number)
-                assert swapped.state is SwapState.DONE, swapped.message
-                after = store.last_step
-                await until(lambda: store.last_step >= after + 4)
-                running.cancel()
-                with suppress(asyncio.CancelledError):
-                    await running
-        groups = [group for step in store.committed_steps() for group in store.groups(step)]
-        rows = store.metrics()
+def test_another_pipeline_takes_over_while_the_run_goes_on(evolved: Evolved) -> None:
+    assert evolved.swap.state is SwapState.DONE, evolved.swap.message
+    store = evolved.store
+    groups = [group for step in store.committed_steps() for group in store.groups(step)]
+    rows = store.metrics()
     drawn_by = [{t.provenance.renderer for t in group.trajectories} for group in groups]
     assert all(len(renderers) == 1 for renderers in drawn_by)
     assert NAME in min(drawn_by[0]) and OTHER in min(drawn_by[-1])

@@ -49,7 +49,7 @@ def test_what_is_not_known_are_settings_of_the_renderer() -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="'dall-e' is not known; there are lumina-image-2.0, .*nano-banana-pro"):
+    with pytest.raises(ValueError, match="'dall-e' is unknown; known: lumina-image-2.0, .*nano-banana-pro"):
         renderer_preset("dall-e")
 
 
@@ -59,7 +59,7 @@ def test_an_override_of_a_wrong_kind_is_named() -> None:
 
 
 def test_an_override_that_the_pipeline_does_not_take_is_found_before_a_run() -> None:
-    with pytest.raises(ValueError, match="ZImagePipeline takes no strength"):
+    with pytest.raises(ValueError, match="ZImagePipeline does not accept strength"):
         Named.check(NamedConfig(name="z-image", overrides={"strength": 0.5}))
 
 

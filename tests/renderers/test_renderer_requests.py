@@ -130,7 +130,7 @@ async def test_images_api_tokens_are_counted(service: PlayedService) -> None:
 
 async def test_an_address_as_answer_is_not_fetched_unless_allowed(service: PlayedService) -> None:
     service.script = always("url")
-    with pytest.raises(InfraFailure, match="came as an address"):
+    with pytest.raises(InfraFailure, match="contains an image URL"):
         await images(url=service.url("images")).render("a cat", [], 7)
     assert [call.path for call in service.calls] == ["/v1/images/generations"]
 

@@ -92,7 +92,7 @@ def test_documents_are_loaded(tmp_path: Path) -> None:
         (b'{"title": "T", "url": "u", "snippet": "S", "extra": 1}', ":1: extra"),
         (b"[1]", ":1: row"),
         (b"\xff\xfe", "cannot be read"),
-        (b"\n", "holds no documents"),
+        (b"\n", "contains no documents"),
     ],
 )
 def test_a_broken_corpus_names_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from genevolve_ray.evolution.store.files import StoreError
-from genevolve_ray.records.differences import differences
+from genevolve_ray.records.differences import ABSENT, differences
 
 
 def dump_config(config: BaseModel | Mapping[str, Any]) -> bytes:
@@ -32,12 +32,17 @@ def read_resolved(data: bytes, path: str) -> dict[str, Any]:
 def check_unchanged(
     stored: Mapping[str, Any], config: BaseModel | Mapping[str, Any], changeable: Collection[str], run: str
 ) -> None:
-    """Check that a run is resumed with the configuration it was begun with.
+    """Check that a run is resumed with the configuration that it started with.
+
+    A key that the stored configuration does not know is newer than the run. With its default value it changes nothing.
 
     Raises:
         StoreError: listing the keys that differ and are not (below) one of the `changeable` ones, with both values.
     """
     differing = differences(stored, read_resolved(dump_config(config), "configuration"))
+    if isinstance(config, BaseModel):
+        chosen = {d.key for d in differences({}, config.model_dump(mode="json", exclude_defaults=True))}
+        differing = [d for d in differing if d.before != ABSENT or d.key in chosen]
     forbidden = [d for d in differing if not any(d.key == c or d.key.startswith(f"{c}.") for c in changeable)]
     if forbidden:
         listed = "; ".join(f"{d.key}: was {d.before}, is {d.after}" for d in forbidden)

@@ -122,7 +122,7 @@ def test_stored_verdicts_are_scored_under_another_formula_without_a_judge(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--output", "run/again"), "lies inside the run"),
+        (("--output", "run/again"), "is inside the run"),
         (("--output", "o", "--rollouts", "nothing"), "the run has heldout-final, steps"),
         (("--output", "o", "--stored", "--set", "judge.config.version=2"), "omit it to use another judge"),
     ],

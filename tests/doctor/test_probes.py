@@ -77,7 +77,7 @@ def test_a_token_that_is_refused_is_said(filled: Filled, server: AskedServer, tm
     server.answers["GET /v1/models"] = (401, {"error": {"message": "bad key never-to-be-shown"}})
     check = answers(filled(), tmp_path)["judge.config.kscore"]
     assert check.status is Status.PROBLEM
-    assert check.remedy == "correct what GEMINI_API_KEY holds"
+    assert check.remedy == "correct the value of GEMINI_API_KEY"
     assert "never-to-be-shown" not in check.detail
 
 
@@ -137,4 +137,4 @@ def test_words_of_a_service_reach_the_terminal_harmless(filled: Filled, server: 
 def test_a_cluster_is_asked_only_when_told_to(filled: Filled, tmp_path: Path) -> None:
     checks = examine(filled("cluster.address=ray://nowhere.invalid:1"), tmp_path)
     [check] = [check for check in checks if check.name == "placement"]
-    assert (check.status, "is not asked" in check.detail) == (Status.NOTE, True)
+    assert (check.status, "was not checked" in check.detail) == (Status.NOTE, True)

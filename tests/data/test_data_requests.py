@@ -136,7 +136,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
 
 def test_a_part_without_rows_is_an_error_before_the_run(data: Path) -> None:
     write_lines(data / "validation.jsonl", [b"{"])
-    with pytest.raises(DataError, match=r"(?s)no validation requests left of .*not_json: 1"):
+    with pytest.raises(DataError, match=r"(?s)no validation requests left in .*not_json: 1"):
         source(data)
 
 

@@ -48,7 +48,7 @@ def test_the_seed_draws_another_split() -> None:
 
 
 def test_counts_that_leave_nothing_are_refused_with_the_numbers() -> None:
-    with pytest.raises(ValueError, match=r"test_count=2 and validation_count=3 of 5 leave none"):
+    with pytest.raises(ValueError, match=r"test_count=2 and validation_count=3 of 5 leaves none"):
         split_keys("abcde", SplitConfig(test_count=2, validation_count=3))
 
 

@@ -112,10 +112,10 @@ def test_no_token_is_shown(filled: Filled, tmp_path: Path) -> None:
         ("requests.config.paths=[/no/such.jsonl]", "data", "/no/such.jsonl"),
         ("judge.config.formula=paper", "formula", "judge.config.formula=paper, reward.formula=release-summary"),
         ("cluster.renderer.timeout=2480", "time", "4 tries x (600 + 20 s) = 2480 s, cluster.renderer.timeout=2480"),
-        ("cluster.rollout_workers=100000", "placement", "asks for"),
+        ("cluster.rollout_workers=100000", "placement", "requests"),
         ("engine.device=cuda", "devices", "engine.device=cuda"),
-        ("engine.max_model_len=4096", "context", "positions end at 2048"),
-        ("engine.max_model_len=512", "context", "a prompt alone may fill"),
+        ("engine.max_model_len=4096", "context", "supports only 2048"),
+        ("engine.max_model_len=512", "context", "a prompt alone can fill"),
         ("experience.embedder.transformers.model=/no/such/model", "embedder", "/no/such/model"),
     ],
 )
@@ -193,7 +193,7 @@ def test_the_parameters_of_a_folder_are_counted(policy: Path) -> None:
 def test_weights_of_a_broken_download_are_named(policy: Path) -> None:
     file = policy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=f"{file} has .* bytes, its header says"):
+    with pytest.raises(ValueError, match=f"{file} has .* bytes, but its header declares"):
         read_weights(policy)
 
 
@@ -232,7 +232,7 @@ def test_a_plug_in_with_an_environment_of_its_own_is_not_imported_here(filled: F
     checks = of(filled(judge), tmp_path)
     assert problems(checks) == []
     [check] = named(checks, "judge")
-    assert (check.status, "checked where it runs" in check.detail) == (Status.NOTE, True)
+    assert (check.status, "is checked there" in check.detail) == (Status.NOTE, True)
 
 
 def test_a_missing_truth_image_is_counted(filled: Filled, data: Path, tmp_path: Path) -> None:

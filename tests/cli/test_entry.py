@@ -89,7 +89,7 @@ def evolve(genevolve: Callable[..., Any], fakes: None, tmp_path: Path, model: Pa
     """`genevolve evolve` on the fakes, two steps of 2 x 2 with a comparison on three requests."""
     settings = {
         "policy.model": model,
-        "requests": "{type: 'test_cli:Requests'}",
+        "requests": "{type: 'test_entry:Requests'}",
         "loop.requests_per_step": 2,
         "loop.group_size": 2,
         "loop.validate_every": 0,

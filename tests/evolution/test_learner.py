@@ -97,7 +97,9 @@ async def test_a_step_counts_from_zero_inside_and_names_its_own_metrics() -> Non
 
 async def test_a_step_without_a_comparison_says_why() -> None:
     learner = StubLearner()
-    with pytest.raises(RuntimeError, match="step 4 has nothing to train on, all 1 groups are short.*infra_failure of"):
+    with pytest.raises(
+        RuntimeError, match="step 4 has no training data, because all 1 groups are incomplete.*infra_failure of"
+    ):
         await port(learner).step([group((Outcome.INFRA_FAILURE, 0.0), (Outcome.SCORED, 0.5))], 4)
     assert learner.steps == []
 

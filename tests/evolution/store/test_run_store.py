@@ -113,7 +113,7 @@ def test_remote_addresses_keep_their_options() -> None:
 
 
 def test_names_cannot_leave_the_run(run: Path) -> None:
-    with RunStore.open(str(run), CONFIG) as store, pytest.raises(ValueError, match=r"'\.\./x' is no name"):
+    with RunStore.open(str(run), CONFIG) as store, pytest.raises(ValueError, match=r"'\.\./x' is not a valid name"):
         store.put_trajectories("../x", [])
 
 
@@ -173,7 +173,7 @@ def test_a_group_is_used_once(run: Path) -> None:
         with pytest.raises(StoreError, match="would use steps/000001/groups/a-.*twice"):
             store.commit_step(1, [group, group], {}, "h")
         store.commit_step(1, [group], {}, "h")
-        with pytest.raises(StoreError, match="never persisted, or is used"):
+        with pytest.raises(StoreError, match="never persisted, or is already used"):
             store.commit_step(2, [group], {}, "h")
         with pytest.raises(StoreError, match="is committed already: the group of a was generated twice"):
             store.put_group(group, 0)
@@ -285,7 +285,7 @@ def test_steps_and_logging_may_change(run: Path) -> None:
 
 def test_another_run_seed_is_refused(run: Path) -> None:
     RunStore.open(str(run), CONFIG, run_seed=1).close()
-    with pytest.raises(StoreError, match="begun with run seed 1, not 2"):
+    with pytest.raises(StoreError, match="started with run seed 1, not 2"):
         RunStore.open(str(run), CONFIG, run_seed=2)
 
 
@@ -339,7 +339,7 @@ def test_a_failed_checkpoint_leaves_nothing(place: tuple[str, pafs.FileSystem | 
             pass
         save_checkpoint(store, 0, "h")
         assert [c.step for c in store.checkpoints()] == [0]
-        with pytest.raises(StoreError, match="step 0 has its checkpoint"), store.checkpoint(0, "h"):
+        with pytest.raises(StoreError, match="step 0 already has a checkpoint"), store.checkpoint(0, "h"):
             pass
 
 

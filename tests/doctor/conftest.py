@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from doctor_services import AskedServer, asked_server
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor import preflight
 from genevolve_ray.doctor import run as examine
-
-sys.path.append(str(Path(__file__).parents[1] / "records"))
 
 TOKENS = ("GEMINI_API_KEY", "SERPER_API_KEY")
 SECRET = "never-to-be-shown"

@@ -109,7 +109,7 @@ def test_a_lease_keeps_other_writers_out_and_names_the_holder(remote: Folder) ->
     clock = Clock()
     lock = LeaseLock(remote, seconds=100, clock=clock)
     clock.now += 40
-    with pytest.raises(RunLockedError, match=rf"written by process {os.getpid()} on .*; its lease ends in 60 s"):
+    with pytest.raises(RunLockedError, match=rf"written by process {os.getpid()} on .*; its lease expires in 60 s"):
         LeaseLock(remote, seconds=100, clock=clock)
     lock.release()
     LeaseLock(remote, seconds=100, clock=clock).release()
@@ -131,10 +131,10 @@ def test_an_expired_lease_is_taken_over_and_its_owner_told(remote: Folder) -> No
     clock = Clock()
     first = LeaseLock(remote, seconds=100, clock=clock)
     clock.now += 101
-    with pytest.raises(RunLockedError, match="its lease ran out"):
+    with pytest.raises(RunLockedError, match="its lease expired"):
         first.check()
     second = LeaseLock(remote, seconds=100, clock=clock)
-    with pytest.raises(RunLockedError, match="no longer ours: its lease is held by process"):
+    with pytest.raises(RunLockedError, match="no longer locked by this process: its lease is held by process"):
         first.check()
     first.release()
     second.check()  # the first owner did not delete what is no longer its own

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_fakes import SEARCH_IMAGES, answer, call, play
 from fastapi import Response
 from pydantic import ValidationError
+from web_world import World, serving_world, text_entry
+from web_world import answer as reply
 
+from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.evolution.metrics import evaluation_metrics
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.trajectory import Outcome, TurnKind
 from genevolve_ray.records.usage import metered
 from genevolve_ray.tools.web import WebTools, WebToolsConfig
-
-TESTS = Path(__file__).parents[1]
-sys.path += [str(TESTS / "tools"), str(TESTS / "agent")]
-
-from agent_fakes import SEARCH_IMAGES, answer, call, play  # noqa: E402
-from web_world import World, serving_world, text_entry  # noqa: E402
-from web_world import answer as reply  # noqa: E402
-
-from genevolve_ray.agent.profile import PROFILES  # noqa: E402
 
 PROFILE = PROFILES["release"].model_copy(
     update={"max_prompt_tokens": 20_000, "max_response_tokens": 20_000, "max_turn_tokens": 900}

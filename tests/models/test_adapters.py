@@ -228,7 +228,7 @@ def test_adapters_that_are_more_than_low_rank_factors(
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' requires a base with other weights"),
-        ({"r": 8}, r"has factors of shapes \(4, .*\) and .*, its rank is 8"),
+        ({"r": 8}, r"has factors of shapes \(4, .*\) and .*, but its rank is 8"),
         ({"r": 0}, "are numbers above 0, .* has 0"),
         ({"lora_alpha": "6"}, "are numbers above 0, .* has '6'"),
         ({"alpha_pattern": {"(": 1}}, r"alpha_pattern has a bad pattern '\('"),
@@ -268,7 +268,7 @@ def _one_layer(folder: Path) -> None:
             _other_shape,
             r"changes model.layers.1.mlp.down_proj.weight of shape \(32, 48\), in the base {} it has \(32, 40\)",
         ),
-        (_quantised, r"model.layers.1.mlp.down_proj.weight, which in the base {} is quantised \(I8\)"),
+        (_quantised, r"model.layers.1.mlp.down_proj.weight, which in the base {} is quantized \(I8\)"),
         (_one_layer, r"model.layers.1.mlp.down_proj.weight, which the base {} does not have \(2 of 4 such tensors\)"),
     ],
     ids=["shape", "quantised", "missing"],
@@ -297,7 +297,7 @@ def test_folders_that_are_no_version(model_dir: Path, tmp_path: Path) -> None:
         check_published(tmp_path, model_dir)
     peft_folder(tmp_path, model_dir)
     shutil.copyfile(model_dir / "model.safetensors", tmp_path / "model.safetensors")
-    with pytest.raises(AdapterMisfit, match=r"an adapter and whole weights \(model.safetensors\)"):
+    with pytest.raises(AdapterMisfit, match=r"an adapter and full weights \(model.safetensors\)"):
         check_published(tmp_path, model_dir)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / ADAPTER_FILE).write_bytes(b"torn")

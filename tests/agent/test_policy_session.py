@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +22,6 @@ from genevolve_ray.records.usage import metered
 from genevolve_ray.remote.client import Unusable
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.search import SearchTool
-
-sys.path.append(str(Path(__file__).parents[1] / "evolution"))
 
 RELEASE = PROFILES["release"]
 SAMPLING = SamplingParams(temperature=0.3, top_p=0.9)

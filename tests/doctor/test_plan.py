@@ -28,7 +28,7 @@ def test_a_process_larger_than_any_node_is_named() -> None:
 
 
 def test_a_run_that_is_too_large_in_all_is_refused() -> None:
-    assert "the run asks for" in plan("cluster.rollout_workers=30", "cluster.rollout_cpus=1").obstacle
+    assert "the run requests" in plan("cluster.rollout_workers=30", "cluster.rollout_cpus=1").obstacle
 
 
 def test_replicas_under_load_are_counted_apart() -> None:
@@ -57,7 +57,7 @@ def test_the_flow_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(plan("loop.mode=async", "loop.max_staleness=2", "loop.max_running=96"))
     shown = capsys.readouterr().out
     assert "at most 2 versions old" in shown
-    assert "at most 144 samples leased, 96 played at once" in shown
+    assert "at most 144 samples leased, 96 running concurrently" in shown
     assert "fits" in shown
 
 

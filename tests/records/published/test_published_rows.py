@@ -69,7 +69,7 @@ def test_a_file_that_is_missing_shows_before_the_first_row(
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         raw_rows(tmp_path / "rows.jsonl", RejectionReport())
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "records"))
 
 
 @pytest.fixture
@@ -22,7 +19,6 @@ def rows(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A tiny model that can be trained."""
-    sys.path += [str(Path(__file__).parents[1] / name) for name in ("engines", "agent")]
     from agent_fakes import CHATML
     from tiny_qwen3 import build_model, build_tokenizer
 

@@ -103,7 +103,7 @@ def test_an_isolated_plug_in_is_not_imported_here(install: Any) -> None:
 
 def test_an_isolated_plug_in_cannot_run_in_this_process() -> None:
     config = load_config("atlas", ["renderer.runtime_env={env_vars: {TOKEN: hidden}}"])
-    with pytest.raises(UserFault, match=r"^renderer.runtime_env \(env_vars\) needs processes of its own"):
+    with pytest.raises(UserFault, match=r"^renderer.runtime_env \(env_vars\) needs separate processes"):
         preflight(config, model=False, local=True)
 
 

@@ -13,6 +13,8 @@ from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.client import GatewayDown
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.versions import VersionStore, describe, read_range
+from genevolve_ray.gateway.wire import compress, decompress
+from genevolve_ray.learning.null import NullLearner
 
 PROBE = Probe(token_ids=(1, 2), logprobs=(-0.5,))
 
@@ -104,6 +106,17 @@ async def test_a_download_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: 
         await client.download("/v1/weights/0", card.files, target)  # it is there
         assert h.server.gateway.meters.requests - before == 2
         await client.close()
+
+
+@pytest.mark.parametrize("level", [1, 19])
+async def test_ranges_are_compressed_at_the_configured_level(tmp_path: Path, level: int) -> None:
+    async with house(tmp_path, zstd_level=level) as h, h.http(h.token("anna")) as http:
+        await h.publish(0, NullLearner(weights_mib=1))
+        path = "/v1/weights/0/padding.bin"
+        plain = (await http.get(path)).content
+        packed = (await http.get(path, params={"encoding": "zstd"})).content
+        assert packed == compress(plain, level) and decompress(packed, len(plain)) == plain
+        assert compress(plain, 1) != compress(plain, 19)
 
 
 async def test_a_damaged_part_is_found_out_and_loaded_anew(tmp_path: Path) -> None:
