@@ -1,4 +1,4 @@
-"""How a run is laid out on Ray. Importing this module is cheap."""
+"""Layout of a run on Ray. Importing this module is cheap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genevolve_ray.records.base import Config
 
 
 class ServiceConfig(Config):
-    """One Ray Serve application: how many replicas, and what each takes."""
+    """Configure one Ray Serve application: the number of replicas and the resources of each."""
 
     replicas: int = Field(default=1, ge=1)
     """Replicas that Serve keeps running."""
@@ -26,7 +26,7 @@ class ServiceConfig(Config):
     max_ongoing: int = Field(default=64, ge=1)
     """Calls a replica works on at once."""
     max_queued: int = Field(default=1024, ge=1)
-    """Calls that may wait at a caller; beyond, the caller is told that the service is overloaded and tries again."""
+    """Calls that may wait at a caller; beyond, the caller receives an overload error and tries again."""
     attempts: int = Field(default=4, ge=1)
     """How often a call is tried when a replica dies or is overloaded, before it is an infrastructure failure."""
     timeout: float = Field(default=300.0, gt=0)
@@ -42,16 +42,16 @@ class ServiceConfig(Config):
 
     @property
     def most_replicas(self) -> int:
-        """Replicas that there may be at once."""
+        """Largest number of concurrent replicas."""
         return self.max_replicas or self.replicas
 
 
 class ClusterConfig(Config):
-    """Placement of a run.
+    """Configure the placement of a run.
 
-    The default is collocated: learner and engines share the machine and take turns, because a synchronous step never
-    needs both at once. With GPUs, whole ones for each (`rollout_gpus`, `learner_gpus`) keep them apart, fractions that
-    add up to one let them share.
+    By default, learner and engines share the machine and take turns, because a synchronous step never needs both
+    concurrently. With GPUs, whole ones for each (`rollout_gpus`, `learner_gpus`) keep them apart; fractions that add up
+    to one let them share.
     """
 
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
@@ -86,7 +86,7 @@ class ClusterConfig(Config):
     """How a version's weights reach the engines: as files, once to every node through Ray's object store; from GPU to GPU
     (`nccl`: each has GPUs of its own, `ipc`: learner and engines share one); or over `gloo`, to try that on CPUs."""
     weights_timeout: float = Field(default=300.0, gt=0)
-    """Seconds that a version may be under way between GPUs, before those that are still at it count as dead."""
+    """Seconds that a transfer of a version between GPUs may take; processes still in it after that count as dead."""
     object_store_mib: int = Field(default=256, ge=80)
     """Size of Ray's object store in a private cluster, MiB."""
     log_to_driver: bool = False
@@ -100,7 +100,7 @@ class ClusterConfig(Config):
 
 
 class PlacedConfig(EvolutionConfig):
-    """What a run computes, and where it runs: all that the parts on Ray need to know of a run."""
+    """Configure the results and the placement of a run: the settings that its parts on Ray need."""
 
     cluster: ClusterConfig = ClusterConfig()
     """Where the parts of the run are placed."""
