@@ -1,1 +1,1 @@
-"""Engines that sample tokens, chat models, and their settings."""
+"""Engines that sample tokens, vLLM (default) and transformers (reference), behind one protocol; chat models."""
