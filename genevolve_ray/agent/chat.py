@@ -1,9 +1,9 @@
-"""The chat template's own tokens, so that what the engine consumed is what the learner trains on.
+"""The chat template's own tokens: the learner trains on exactly the tokens that the engine consumed.
 
-Policy turns are never re-tokenised: the prompt is rendered once, and each observation appends the tokens that the
+Policy turns are never re-tokenized. The prompt is rendered once, and each observation appends the tokens that the
 template puts between one assistant turn and the next. A template that strips earlier thinking would render a different
-history than the one the engine really conditioned on; keeping the tokens as they were is right for training, because
-behaviour log-probs and the learner's log-probs then stand on the same context.
+history than the one on which the engine was conditioned. Keeping the tokens unchanged is right for training: behavior
+log-probs and the learner's log-probs are then computed on the same context.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from genevolve_ray.records.ledger import SpanKind
 
 _SENTINEL = "genevolve-sentinel"
 _REMEMBERED = 2048
-"""Observations whose tokens are kept by default: the rollouts of a group read the same skills and often the same hits."""
+"""Observations whose tokens are cached by default: the rollouts of a group read the same skills and often the same
+hits."""
 
 
 class ChatTokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used here."""
+    """Define the part of a Hugging Face tokenizer that is used here."""
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -46,15 +47,15 @@ class ChatTokenizer(Protocol):
 
 
 class ChatFormat:
-    """One tokenizer's chat template, as token sequences.
+    """Provide one tokenizer's chat template as token sequences.
 
     Attributes:
         end_of_turn_id: the special token that closes an assistant turn.
-        thinking_prefix: what the generation prompt already opened of the policy's thinking (a <think> tag, or nothing).
+        thinking_prefix: the part of the policy's thinking that the generation prompt opens (a <think> tag, or nothing).
     """
 
     def __init__(self, tokenizer: ChatTokenizer, remembered: int = _REMEMBERED) -> None:
-        """Read the turn structure off the template; the tokens of `remembered` observations are kept.
+        """Derive the turn structure from the template; the tokens of `remembered` observations are cached.
 
         Raises:
             ValueError: when the template does not close an assistant turn with a special token.
@@ -85,7 +86,7 @@ class ChatFormat:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def observation_ids(self, text: str, ended: bool) -> list[int]:
-        """Return the tokens between a policy turn and the next: the user message `text` and the generation prompt.
+        """Return the tokens between a policy turn and the next: a user message and the generation prompt.
 
         Args:
             text: content of the user message.
@@ -95,16 +96,16 @@ class ChatFormat:
         return ids[1:] if ended else ids[:]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the exact text of tokens: special tokens kept, spaces untouched."""
+        """Return the exact text of tokens: special tokens kept, spaces unchanged."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def turn_text(self, tokens: Sequence[int]) -> str:
-        """Return a turn as the parser reads it: without its end-of-turn token, with the thinking opened for it."""
+        """Return a turn as the parser reads it: without its end-of-turn token, with the thinking prefix."""
         body = tokens[:-1] if self.ended(tokens) else tokens
         return self.thinking_prefix + self.decode(body)
 
     def ended(self, tokens: Sequence[int]) -> bool:
-        """Return whether a policy turn closed itself."""
+        """Return whether a policy turn has its end-of-turn token."""
         return bool(tokens) and tokens[-1] == self.end_of_turn_id
 
     def split_turn(self, tokens: Sequence[int]) -> list[tuple[SpanKind, list[int]]]:

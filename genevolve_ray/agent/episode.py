@@ -1,4 +1,4 @@
-"""One episode: policy and tools in turns until an answer, with every limit of the profile enforced."""
+"""One episode: policy and tools alternate until an answer, with every limit of the profile enforced."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ async def run_episode(
     split: str = "train",
     date: str = "",
 ) -> Trajectory:
-    """Let the policy answer one request and return the trajectory, whatever became of it.
+    """Let the policy answer one request and return the trajectory, for every outcome.
 
     A valid program ends as PENDING (not judged yet). No program, or an invalid one, is a POLICY_FAILURE with its
-    reason: an answer is final, valid or not. A tool whose source gave up, a chat endpoint that did, or a request whose
-    prompt does not fit, is an INFRA_FAILURE: it says nothing about the policy.
+    reason: an answer is final, valid or not. Three cases are an INFRA_FAILURE, which is unrelated to the policy: a tool
+    whose source gave up, a chat endpoint that gave up, and a request whose prompt does not fit.
 
     Args:
         request: what to draw; only its prompt is shown to the policy.
@@ -62,7 +62,7 @@ async def run_episode(
 
 
 class _Episode:
-    """The state of one episode."""
+    """Hold the state of one episode."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class _Episode:
         )
 
     async def run(self, messages: list[dict[str, str]]) -> Trajectory:
-        """Play turns until something ends the episode."""
+        """Play turns until the episode ends."""
         try:
             self.session.begin(messages, self.profile.max_prompt_tokens)
         except PromptTooLong as error:
@@ -110,7 +110,7 @@ class _Episode:
         return self.turn + 1 >= self.profile.max_turns
 
     async def _play_turn(self) -> str | None:
-        """Sample and carry out one turn. Returns the observation's body, None when the episode is over."""
+        """Sample and execute one turn. Returns the observation's body, None when the episode is over."""
         started = perf_counter()
         try:
             spoken = await self.session.speak(
@@ -140,7 +140,7 @@ class _Episode:
         return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, error=str(parsed))
 
     async def _call(self, call: ToolCall, text: str, seconds: float) -> str | None:
-        """Carry out a tool call, or say why not."""
+        """Execute a tool call, or return the reason why it cannot be executed."""
         messages, limit = self.profile.messages, self.profile.max_tool_calls
         name = self._line(call.name)
         tool = self.tools.get(call.name)
@@ -168,7 +168,7 @@ class _Episode:
             self.image_searches += 1
             hits = self.images.assign(observation.hits)
         body = observation_text(observation, self.profile, hits)
-        # An outage that the policy was told of marks the turn, and so the trajectory.
+        # An outage that is reported to the policy marks the turn, and so the trajectory.
         outages = "; ".join(observation.outages)
         return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, error=outages, tool_seconds=tool_seconds)
 
@@ -206,7 +206,10 @@ class _Episode:
         return True
 
     def _context_full(self, message: str) -> None:
-        """The engine has no room: the request's fault before the first turn, the policy's spending after it."""
+        """End the episode because the engine has no room.
+
+        Before the first turn the request is the cause, after it the policy's own use of tokens.
+        """
         if self.turn == 0:
             self._end(Outcome.INFRA_FAILURE, Termination.ERROR, message)
         else:

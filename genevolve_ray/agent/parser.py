@@ -1,4 +1,7 @@
-"""What a policy turn says: optional thinking, then exactly one tool call or answer. Nothing here raises on bad text."""
+"""The parser of policy turns: optional thinking, then exactly one tool call or answer.
+
+No text, however malformed, raises an error here.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 _TAGS = {SpanKind.TOOL_CALL: ("<tool_call>", "</tool_call>"), SpanKind.ANSWER: ("<answer>", "</answer>")}
 _ALL_TAGS = tuple(tag for pair in _TAGS.values() for tag in pair)
 MAX_DEPTH = 16
-"""Deepest nesting of JSON that a turn may hold; every legal action needs at most four levels."""
+"""Deepest nesting of JSON that a turn may contain; every legal action needs at most four levels."""
 _DETAIL_CHARS = 160
 
 
 class TurnFault(StrEnum):
-    """Why a turn holds no action that can be carried out."""
+    """Name the reason why a turn contains no action that can be executed."""
 
     EMPTY = "the turn is empty"
     UNCLOSED_THINK = "<think> is never closed"
@@ -45,7 +48,7 @@ class TurnFault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A well-formed call; whether the tool exists and takes these arguments is not known yet."""
+    """Represent a well-formed call; whether the tool exists and accepts these arguments is not known yet."""
 
     name: str
     arguments: dict[str, Any]
@@ -53,14 +56,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class FinalAnswer:
-    """A well-formed answer; whether it is a legal program is for `parse_program` to say."""
+    """Represent a well-formed answer; `parse_program` decides whether it is a legal program."""
 
     raw: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class TurnError:
-    """A turn without a usable action. `final` marks a complete <answer> whose content is broken: an answer is final."""
+    """Represent a turn without a usable action.
+
+    `final` marks a complete <answer> whose content is broken: an answer is final.
+    """
 
     fault: TurnFault
     detail: str = ""
@@ -76,7 +82,7 @@ ParsedTurn = ToolCall | FinalAnswer | TurnError
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """Where the parts of a turn lie: thinking is text[:think_end], the rest is of `kind` (TEXT when malformed)."""
+    """Mark the parts of a turn: thinking is text[:think_end], the rest is of `kind` (TEXT when malformed)."""
 
     think_end: int
     kind: SpanKind
@@ -118,7 +124,7 @@ def _missing_action(rest: str) -> TurnFault:
 
 
 def parse_turn(text: str) -> ParsedTurn:
-    """Return what a turn asks for, or why it asks for nothing. Never raises."""
+    """Return the action of a turn, or the reason why it has none. Never raises."""
     anatomy = dissect(text)
     if anatomy.error is not None:
         return anatomy.error
@@ -144,7 +150,7 @@ def _load_object(body: str) -> dict[str, Any]:
             raise _BadObject(TurnFault.NOT_AN_OBJECT, f"got {type(value).__name__}")
         if _too_deep(value):
             raise _BadObject(TurnFault.BAD_JSON, f"nested more than {MAX_DEPTH} levels deep")
-        # Lone surrogates and overflowing numbers pass json.loads but can be neither tokenised nor stored.
+        # Lone surrogates and overflowing numbers pass json.loads but can be neither tokenized nor stored.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except RecursionError as error:
         raise _BadObject(TurnFault.BAD_JSON, "nested too deeply") from error
@@ -193,7 +199,7 @@ def parse_program(obj: object, known_ids: Set[str], max_references: int = 2) -> 
         max_references: most references allowed; at least one is required.
 
     Raises:
-        ProgramError: with the typed fault and the value at fault.
+        ProgramError: with the typed fault and the invalid value.
     """
     if not isinstance(obj, dict):
         raise ProgramError(ProgramFault.NOT_JSON, f"got {type(obj).__name__}")

@@ -1,7 +1,8 @@
-"""Who speaks for the policy in an episode: an engine over tokens, or a chat endpoint over texts.
+"""The policy's side of an episode: an engine over tokens, or a chat endpoint over texts.
 
-The episode is the same for both: it says what room there is, reads a turn as text, and answers with an observation. Only an
-engine leaves tokens and log-probs in the ledger; what a chat endpoint said can be rendered and judged, never trained on.
+The episode is the same for both: it sets the token limits, reads a turn as text, and answers with an observation. Only
+an engine leaves tokens and log-probs in the ledger. Turns of a chat endpoint can be rendered and judged, but not
+trained on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage, record_usage
 
 _CHARS_PER_TOKEN = 4
-"""By which tokens are estimated where an endpoint does not report them."""
+"""Used to estimate tokens where an endpoint does not report them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One turn as the parser reads it; `cut` when the token limit ended it."""
+    """Hold one turn as the parser reads it; `cut` when the token limit ended it."""
 
     text: str
     tokens: int
@@ -37,7 +38,7 @@ class Spoken:
 
 
 class PolicySession(Protocol):
-    """The policy in one conversation; an episode has one of its own."""
+    """Define the policy in one conversation; each episode has its own session."""
 
     name: str
     ledger: TokenLedger
@@ -48,7 +49,7 @@ class PolicySession(Protocol):
         ...
 
     def begin(self, messages: Sequence[dict[str, str]], max_tokens: int) -> None:
-        """Take the messages before the first turn. Raises PromptTooLong when they have more than `max_tokens`."""
+        """Accept the messages before the first turn. Raises PromptTooLong for more than `max_tokens`."""
         ...
 
     async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
@@ -56,15 +57,15 @@ class PolicySession(Protocol):
         ...
 
     def hear(self, text: str, room: int) -> bool:
-        """Take an observation, unless it has `room` tokens or more. Returns whether it was taken."""
+        """Accept an observation, unless it has `room` tokens or more. Returns whether it was accepted."""
         ...
 
 
 class TokenSpeaker:
-    """A policy sampled by an engine: every token, and its log-prob, is in the ledger."""
+    """Sample the policy with an engine: every token, and its log-prob, is in the ledger."""
 
     def __init__(self, engine: Engine, chat: ChatFormat, sampling: SamplingParams) -> None:
-        """Speak for `engine`; token limit, seed and stop tokens of `sampling` are set per turn."""
+        """Sample from `engine`; token limit, seed and stop tokens of `sampling` are set per turn."""
         self.name, self.ledger = engine.name, TokenLedger()
         self._engine, self._chat, self._sampling = engine, chat, sampling
         self._prompt_tokens = 0
@@ -75,7 +76,7 @@ class TokenSpeaker:
         return len(self.ledger) - self._prompt_tokens
 
     def begin(self, messages: Sequence[dict[str, str]], max_tokens: int) -> None:
-        """Put the template's tokens of the messages into the ledger. Raises PromptTooLong."""
+        """Append the template's tokens of the messages to the ledger. Raises PromptTooLong."""
         prompt = self._chat.prompt_ids(messages)
         if len(prompt) > max_tokens:
             raise PromptTooLong(f"prompt has {len(prompt)} tokens, limit {max_tokens}")
@@ -102,7 +103,7 @@ class TokenSpeaker:
         return Spoken(text, len(generation.tokens), generation.finish is FinishReason.LENGTH)
 
     def hear(self, text: str, room: int) -> bool:
-        """Append the template's tokens of an observation, where there is room for them."""
+        """Append the template's tokens of an observation, if there is room for them."""
         tokens = self._chat.observation_ids(text, ended=self._chat.ended(self.ledger.tokens))
         if len(tokens) >= room:
             return False
@@ -118,14 +119,14 @@ class TokenSpeaker:
 
 
 class ChatSpeaker:
-    """A policy behind a chat endpoint: messages go, text comes, and the ledger stays empty.
+    """Call a policy behind a chat endpoint: messages in, text out; the ledger remains empty.
 
-    Token limits hold by the numbers that the endpoint reports, so a prompt that is too long shows with the first answer.
-    Where it reports none they are estimated from the length of the text.
+    Token limits use the numbers that the endpoint reports, so a prompt that is too long is detected with the first
+    answer. Where it reports none they are estimated from the length of the text.
     """
 
     def __init__(self, policy: ChatPolicy, sampling: SamplingParams) -> None:
-        """Speak for `policy`; token limit and seed of `sampling` are set per turn."""
+        """Call `policy`; token limit and seed of `sampling` are set per turn."""
         self.name, self.ledger = policy.name, TokenLedger()
         self._policy, self._sampling = policy, sampling
         self._messages: list[dict[str, str]] = []
@@ -139,12 +140,12 @@ class ChatSpeaker:
         return self._used
 
     def begin(self, messages: Sequence[dict[str, str]], max_tokens: int) -> None:
-        """Keep the messages; whether they are too long is known when the endpoint has counted them."""
+        """Keep the messages; their number of tokens is known when the endpoint has counted them."""
         self._messages = [dict(message) for message in messages]
         self._max_prompt = max_tokens
 
     async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
-        """Ask for a turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
+        """Request a turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
         sampling = self._sampling.model_copy(update={"max_tokens": max_tokens, "seed": seed})
         reply = await self._policy.reply(self._messages, sampling)
         said = _estimate(reply.text) if reply.completion_tokens is None else reply.completion_tokens
@@ -160,7 +161,7 @@ class ChatSpeaker:
         return Spoken(reply.text, said, reply.finish is FinishReason.LENGTH)
 
     def hear(self, text: str, room: int) -> bool:
-        """Append an observation as a user message, where there seems to be room for it."""
+        """Append an observation as a user message, if there is room for it by the estimate."""
         size = _estimate(text)
         if size >= room:
             return False

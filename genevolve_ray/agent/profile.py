@@ -1,6 +1,6 @@
-"""Protocol profiles: the limits of an episode and the exact words around it.
+"""Protocol profiles: the limits of an episode and the exact wording around it.
 
-A checkpoint trained under one profile does worse under another, so a profile has a name that every output records.
+A checkpoint trained under one profile performs worse under another, so a profile has a name that every output records.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ImageField = Literal["title", "url", "local_path", "page_url"]
 
 
 class Messages(Config):
-    """What the runtime says to the policy; fields in braces are filled in."""
+    """Hold the runtime's messages to the policy; fields in braces are filled in."""
 
     format_error: str = (
         "Format error: {detail}. Nothing was carried out. Think inside <think></think>, then write exactly one "
@@ -57,11 +57,11 @@ SHORT_MESSAGES = Messages(
 
 
 class ProtocolProfile(Config):
-    """One way to hold an episode. Token limits are in tokens of the policy's tokenizer.
+    """Define one protocol of an episode. Token limits are in tokens of the policy's tokenizer.
 
     `max_response_tokens` counts everything after the prompt, observations included. `prompt` names the system prompt:
-    one of the texts in `agent/prompts`, a file, or an importable attribute `module:name`; in that text a line
-    `{{tools}}` stands for the tool definitions and `{{max_references}}` for that number.
+    one of the texts in `agent/prompts`, a file, or an importable attribute `module:name`. In that text a line
+    `{{tools}}` is the place of the tool definitions and `{{max_references}}` that of the number.
     """
 
     name: str
@@ -126,8 +126,8 @@ def system_prompt(
 ) -> str:
     """Return the system prompt.
 
-    Experience stands before the tool definitions as whole lines of its own, so that the tokens after it are the same
-    with and without it. `date` is required, and used, only where the profile appends it.
+    Experience precedes the tool definitions as whole lines of its own, so that the tokens after it are the same with
+    and without it. `date` is required, and used, only where the profile appends it.
 
     Raises:
         ValueError: when the profile appends a date and none is given, or the prompt text cannot be found.
@@ -143,17 +143,17 @@ def system_prompt(
 
 
 def guide_place(profile: ProtocolProfile) -> str:
-    """Return the part of the system prompt that stands before a guide. Raises ValueError as `load_prompt` does."""
+    """Return the part of the system prompt that precedes a guide. Raises ValueError as `load_prompt` does."""
     return _frame(profile)[0]
 
 
 def _frame(profile: ProtocolProfile) -> tuple[str, bool, str]:
-    """Return what stands before a guide, whether tool definitions must follow it, and what comes after them."""
+    """Return the text before a guide, whether tool definitions must follow it, and the text after them."""
     text = load_prompt(profile.prompt).replace(REFERENCES_MARK, str(profile.max_references))
     before, mark, after = text.partition(f"{TOOLS_MARK}\n")
     if mark:
         return before, True, after
-    # A foreign text already holds its tool definitions.
+    # An external prompt already contains its tool definitions.
     at = text.find("<tools>")
     line = text.rfind("\n", 0, at) + 1 if at >= 0 else len(text)
     return text[:line], False, text[line:]
@@ -184,7 +184,7 @@ def load_prompt(source: str) -> str:
 
 
 def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:
-    """Return the tool definitions as whole lines, in the protocol's order whatever the order of the mapping."""
+    """Return the tool definitions as whole lines, in the protocol's order instead of the mapping's."""
     known = [name for name in _TOOL_ORDER if name in tools]
     names = known + sorted(set(tools) - set(known))
     if profile.tool_style == "names":
@@ -207,7 +207,7 @@ def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:
 
 
 def guide_text(profile: ProtocolProfile, experience: Experience) -> str:
-    """Return a bundle as the lines of a guide, "" when no slot says anything. It begins with `guide_head`."""
+    """Return a bundle as the lines of a guide, "" when all slots are empty. It begins with `guide_head`."""
     slots = {
         name: [wire.one_line(bullet, profile.max_field_chars) for bullet in bullets]
         for name, bullets in experience.slots().items()
@@ -225,7 +225,7 @@ def guide_text(profile: ProtocolProfile, experience: Experience) -> str:
 
 
 def guide_head(profile: ProtocolProfile) -> str:
-    """Return the first line of every guide: where it stands, experience is in the context."""
+    """Return the first line of every guide; its presence shows that a context contains experience."""
     return "Guide:\n" if profile.guide_style == "lines" else "# Guide from earlier requests of this kind\n"
 
 

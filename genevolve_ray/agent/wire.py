@@ -1,4 +1,4 @@
-"""How observations read: the published wire protocol, with foreign text made harmless."""
+"""Text form of observations: the published wire protocol, with neutralized external text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from genevolve_ray.records.texts import HIDDEN
 from genevolve_ray.records.texts import neutralise as neutralise
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
-"""What steers a terminal: colours, cursor, titles, links."""
+"""Terminal control sequences: colors, cursor, titles, links."""
 _MARKER = re.compile(
     r"[-\u2010-\u2015\u2212]{2,}(?=\s*(?:end\s+of\s+)?(?:image\s+)?search\s+(?:result|error))", re.IGNORECASE
 )
@@ -18,10 +18,10 @@ _FOREIGN_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
 
 
 def one_line(text: str, max_chars: int) -> str:
-    """Return foreign text as one harmless line of at most `max_chars` characters: it cannot imitate a block.
+    """Return external text as one line of at most `max_chars` characters that cannot imitate a block.
 
-    What nobody sees is left out: control characters, terminal sequences, characters that turn the direction of writing
-    or hide text. Dashes before the words of a block marker become one.
+    Invisible text is removed: control characters, terminal sequences, and characters that change the direction of
+    writing or hide text. Dashes before the words of a block marker become one.
     """
     seen = HIDDEN.sub("", _ANSI.sub("", text))
     line = _MARKER.sub("—", " ".join(neutralise(seen).split()))
@@ -29,12 +29,12 @@ def one_line(text: str, max_chars: int) -> str:
 
 
 def foreign_line(text: str, max_chars: int) -> str:
-    """Return a title or snippet as one harmless line in which nothing looks like an image id: IMG_001 becomes IMG-001."""
+    """Return a title or snippet as one safe line without image ids: IMG_001 becomes IMG-001."""
     return _FOREIGN_ID.sub("IMG-", one_line(text, max_chars))
 
 
 def link_line(text: str, max_chars: int) -> str:
-    """Return a foreign address as one harmless word."""
+    """Return an external address as one safe word."""
     return one_line(text, max_chars).replace(" ", "%20")
 
 
@@ -44,7 +44,7 @@ def wrap(body: str) -> str:
 
 
 _WRITERS = {"title": foreign_line, "snippet": foreign_line, "url": link_line, "page_url": link_line}
-"""How foreign fields are written; `local_path` is our own."""
+"""Formatters of external fields; `local_path` is the project's own."""
 
 
 def _entry(head: str, fields: Iterable[tuple[str, str]], max_chars: int) -> str:
@@ -53,7 +53,7 @@ def _entry(head: str, fields: Iterable[tuple[str, str]], max_chars: int) -> str:
 
 
 def text_block(results: Sequence[QueryResult], fields: Sequence[str], max_chars: int) -> str:
-    """Return the digest of a `search` call: one block per query, a failed query shown as an error."""
+    """Return the digest of a `search` call: one block per query; a failed query is shown as an error."""
     blocks = []
     for result in results:
         query = one_line(result.query, max_chars)
@@ -75,7 +75,7 @@ def image_block(query: str, hits: Sequence[tuple[str, ImageHit]], fields: Sequen
         values = {
             "title": hit.title,
             "url": hit.url,
-            # The path of the published layout; the pixels themselves travel by content address.
+            # The path of the published layout; the pixels themselves are passed by content address.
             "local_path": f"images/{img_id}.{hit.image.media_type.split('/')[-1]}",
             "page_url": hit.page_url,
         }
@@ -85,12 +85,15 @@ def image_block(query: str, hits: Sequence[tuple[str, ImageHit]], fields: Sequen
 
 
 def image_error(query: str, error: str, max_chars: int) -> str:
-    """Return how a refused image query reads: as an error, never as an empty result."""
+    """Return the text of a refused image query: an error, never an empty result."""
     return f"--- image search error for [{one_line(query, max_chars)}]: {one_line(error, max_chars)} ---"
 
 
 class ImageIds:
-    """Ids IMG_001, IMG_002, ... of one trajectory; the same image (same content or same url) keeps its id."""
+    """Assign ids IMG_001, IMG_002, ... within one trajectory.
+
+    The same image (same content or same url) keeps its id.
+    """
 
     def __init__(self) -> None:
         """Start without images."""

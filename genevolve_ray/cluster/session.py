@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
@@ -121,15 +122,11 @@ def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:
     set_defaults()
     import ray
 
-    own = address is None
-    ray.init(
-        address or "local",
-        namespace=namespace,
-        log_to_driver=config.log_to_driver,
-        logging_level=logging.ERROR,
-        include_dashboard=False if own else None,
-        object_store_memory=config.object_store_mib * _MIB if own else None,
-    )
+    init = partial(ray.init, namespace=namespace, log_to_driver=config.log_to_driver, logging_level=logging.ERROR)
+    if address is None:
+        init("local", include_dashboard=False, object_store_memory=config.object_store_mib * _MIB)
+    else:
+        init(address or "local")
 
 
 def _end(processes: set[psutil.Process], patience: float = _END_SECONDS) -> None:

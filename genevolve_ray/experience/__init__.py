@@ -1,1 +1,1 @@
-"""Experience: best-worst pairs, the memory of what they taught, and the text under which it is found again."""
+"""Experience: best-worst pairs, the memory of their lessons, and the text under which a lesson is retrieved."""

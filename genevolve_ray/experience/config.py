@@ -14,7 +14,7 @@ from genevolve_ray.remote.endpoint import EndpointConfig
 
 
 class KeyConfig(Config):
-    """Which parts of a request its retrieval key is made of."""
+    """Configure the parts of a request that form its retrieval key."""
 
     fields: tuple[Literal["eval_type", "category", "prompt"], ...] = Field(default=("prompt",), min_length=1)
     """Parts of the request that enter the key, in order."""
@@ -23,7 +23,7 @@ class KeyConfig(Config):
 
 
 class MemoryConfig(Config):
-    """How much is remembered, what counts as alike, and what is forgotten first (see `ExperienceMemory`)."""
+    """Configure the memory's capacity, similarity and eviction (see `ExperienceMemory`)."""
 
     capacity: int = Field(default=500, ge=1)
     """Bundles that are kept; beyond it the least valuable is dropped."""
@@ -42,14 +42,14 @@ class MemoryConfig(Config):
 
 
 class HashingConfig(Config):
-    """The embedder without a model: words and pairs of neighbouring words, hashed."""
+    """Configure the embedder without a model: words and pairs of adjacent words, hashed."""
 
     dimension: int = Field(default=1024, ge=8)
     """Length of the vectors."""
 
 
 class TransformersEmbedderConfig(Config):
-    """A sentence-embedding model in HF layout."""
+    """Configure a sentence-embedding model in HF layout."""
 
     model: str = ""
     """A model folder."""
@@ -68,7 +68,7 @@ class TransformersEmbedderConfig(Config):
 
 
 class EndpointEmbedderConfig(EndpointConfig):
-    """An embedding model behind `POST {url}/embeddings`, as OpenAI, vLLM and others serve it."""
+    """Configure an embedding model behind `POST {url}/embeddings`, as OpenAI, vLLM and others serve it."""
 
     batch_size: int = Field(default=64, ge=1)
     """Texts of one call."""
@@ -76,12 +76,12 @@ class EndpointEmbedderConfig(EndpointConfig):
     """Asks the server for shorter vectors, where the model has them."""
 
     def paid_probe(self) -> PaidProbe:
-        """Return one short text to embed."""
+        """Return the probe: one short text to embed."""
         return PaidProbe("embeddings", {"model": self.model, "input": ["yes"]}, "the embedding of one word")
 
 
 class EmbedderConfig(Config):
-    """Which embedder turns retrieval keys into vectors."""
+    """Configure the embedder that turns retrieval keys into vectors."""
 
     kind: Literal["hashing", "transformers", "endpoint"] = "hashing"
     """Which of the three below is used."""
@@ -104,18 +104,21 @@ class EmbedderConfig(Config):
 
 
 class AblationControl(StrEnum):
-    """Whose bundle a teacher reads: the controls tell what experience says from the mere presence of a teacher."""
+    """Name the bundle that a teacher reads.
+
+    The controls separate the effect of the experience from the mere presence of a teacher.
+    """
 
     NONE = "none"
     """The bundle that the request recalled."""
     SHUFFLED = "shuffled"
     """The bundle of another request."""
     CONSTANT = "constant"
-    """One fixed generic bundle, `constant`, whatever was recalled."""
+    """One fixed generic bundle, `constant`, independent of the retrieval."""
 
 
 class ExperienceConfig(Config):
-    """What becomes of best-worst pairs (PAPER section 4)."""
+    """Configure the use of best-worst pairs (PAPER section 4)."""
 
     enabled: bool = False
     """Whether pairs become experience at all; distillation needs it."""

@@ -16,13 +16,14 @@ from genevolve_ray.experience.config import HashingConfig
 
 _WORD = re.compile(r"\w+")
 _EMPTY = "\x00empty"
-"""Stands for a text without words: its embedding too has a direction."""
+"""Replaces a text without words, so that its embedding has a direction too."""
 
 
 class HashingEmbedder:
-    """Feature hashing of words and pairs of neighbours (Weinberger et al. 2009): no model, no download, the same everywhere.
+    """Embed texts by feature hashing of words and of pairs of adjacent words (Weinberger et al. 2009).
 
-    Texts are alike where they share words in the same order. It knows no synonyms.
+    It needs no model and no download, and gives the same result on every machine. Texts are similar where they share
+    words in the same order. It does not know synonyms.
     """
 
     Config = HashingConfig
@@ -37,7 +38,7 @@ class HashingEmbedder:
         rows = np.zeros((len(texts), self._dimension), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             _add(row, _features(text))
-            if not row.any():  # No words, or features that cancelled each other out.
+            if not row.any():  # No words, or features that canceled each other out.
                 _add(row, [_EMPTY])
         return normalised(rows)
 

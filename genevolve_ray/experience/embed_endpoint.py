@@ -15,7 +15,7 @@ from genevolve_ray.remote.endpoint import Endpoint
 
 
 class EndpointEmbedder:
-    """`POST {url}/embeddings`, a batch of texts a call, bounded retries (see `Endpoint`)."""
+    """Embed texts with `POST {url}/embeddings`, one batch a call, with bounded retries (see `Endpoint`)."""
 
     Config = EndpointEmbedderConfig
 
@@ -30,7 +30,7 @@ class EndpointEmbedder:
         """Return float32[n, d] with rows of length 1.
 
         Raises:
-            InfraFailure: when the endpoint gave up, or answered with something else than n vectors of one length.
+            InfraFailure: when the endpoint gave up, or its answer was not n vectors of one length.
         """
         size = self.config.batch_size
         rows: list[NDArray[np.float32]] = []
@@ -39,7 +39,7 @@ class EndpointEmbedder:
         return np.concatenate(rows) if rows else np.zeros((0, self._dimension or 0), dtype=np.float32)
 
     async def _batch(self, texts: list[str]) -> NDArray[np.float32]:
-        # Several servers refuse an empty text.
+        # Several servers reject an empty text.
         body: dict[str, Any] = {
             "model": self.config.model,
             "input": [t or " " for t in texts],
@@ -62,7 +62,7 @@ class EndpointEmbedder:
 
 
 def _vectors(answer: dict[str, Any], count: int) -> NDArray[np.float32]:
-    """Return the vectors in the order of the texts: servers may answer in another one and say so in `index`."""
+    """Return the vectors in the order of the texts: servers may answer in another order, given by `index`."""
     data = answer["data"]
     order = [int(entry["index"]) for entry in data]
     if sorted(order) != list(range(count)):

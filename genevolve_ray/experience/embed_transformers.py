@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class TransformersEmbedder:
-    """Pools the last hidden states of a text model; texts that are longer than `max_tokens` are cut.
+    """Pool the last hidden states of a text model; texts that are longer than `max_tokens` are truncated.
 
-    Padding stands on the side that the model's tokenizer pads on; pooling sees through it on either side.
+    Padding is on the side that the model's tokenizer uses; pooling handles either side.
     """
 
     Config = TransformersEmbedderConfig
@@ -46,7 +46,7 @@ class TransformersEmbedder:
             )
         except (OSError, ValueError) as error:
             raise ValueError(f"embedder.transformers.model={config.model!r} cannot be loaded: {error}") from error
-        if self._tokenizer.pad_token_id is None:  # Masked anyway: any token will do.
+        if self._tokenizer.pad_token_id is None:  # Masked anyway, so any token is suitable.
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
         self._model = model.to(config.device).eval()
 
@@ -71,11 +71,11 @@ class TransformersEmbedder:
         tokens = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self.config.max_tokens, return_tensors="pt"
         ).to(self.config.device)
-        if tokens["input_ids"].shape[1] == 0:  # Nothing but empty texts, and a tokenizer that adds no marks.
+        if tokens["input_ids"].shape[1] == 0:  # Only empty texts, and a tokenizer that adds no special tokens.
             blank = torch.zeros((len(texts), 1), dtype=torch.long, device=self.config.device)
             tokens = {"input_ids": blank, "attention_mask": blank}
         mask_B_T = tokens["attention_mask"]
-        # A row without any token would have nothing to attend to: its padding stands for the empty text.
+        # A row without any token would have nothing to attend to: its padding represents the empty text.
         mask_B_T = torch.where(mask_B_T.sum(dim=1, keepdim=True) == 0, torch.ones_like(mask_B_T), mask_B_T)
         with torch.inference_mode():
             hidden_B_T_d = self._model(input_ids=tokens["input_ids"], attention_mask=mask_B_T).last_hidden_state
@@ -84,7 +84,7 @@ class TransformersEmbedder:
 
 
 def pool(hidden_B_T_d: Tensor, mask_B_T: Tensor, pooling: str) -> Tensor:
-    """Return one vector per text, [B, d], from hidden states; `mask_B_T` is 0 on padding, whichever side it is on."""
+    """Return one vector per text, [B, d], from hidden states; `mask_B_T` is 0 on padding, on either side."""
     import torch
 
     if pooling == "mean":

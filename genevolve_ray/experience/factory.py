@@ -1,4 +1,4 @@
-"""Builds the embedder that a configuration names."""
+"""Construction of the configured embedder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from genevolve_ray.experience.protocol import Embedder
 
 
 def build_embedder(config: EmbedderConfig) -> Embedder:
-    """Build the embedder that a configuration asks for; nothing heavy is imported for another one.
+    """Build the configured embedder; heavy dependencies of the other ones are not imported.
 
     Raises:
         ValueError: when the model cannot be loaded.

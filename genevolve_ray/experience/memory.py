@@ -1,17 +1,17 @@
 """The experience memory: bundles under the embeddings of their requests.
 
-Exact search: every retrieval compares the query with every row, so what is found never depends on an index. At the sizes
-this is for, that is memory bandwidth and nothing else.
+Exact search: every retrieval compares the query with every row, so the result never depends on an index. At the
+intended sizes, memory bandwidth is the only cost.
 
-Eviction, when the memory is full: the bundle with the least
+Eviction, when the memory is full, drops the bundle with the least
 
     worth = gap_weight * gap - age_weight * (current step - step of the bundle)
 
-goes, the older one of equals; bundles of the current step go last, so that a request finds its own fresh bundle. (The step
-is a common term of all worths, so the order does not change while nothing is inserted.)
+Among equals the older bundle is dropped. Bundles of the current step are dropped last, so that a request finds its own
+fresh bundle. (The step is a common term of all worths, so the order does not change while nothing is inserted.)
 
-A later bundle of the same request replaces the earlier one: it has the same key, so it would hide it for ever anyway, and
-it is about the policy of today. The earlier one stays in the snapshots of its time.
+A later bundle of the same request replaces the earlier one. It has the same key, so it would always hide the earlier
+one anyway, and it describes the current policy. The earlier one remains in the snapshots of its time.
 
 Shape legend: n bundles, d dimensions.
 
@@ -44,11 +44,11 @@ _UNIT = 1e-3
 
 @dataclass
 class Entry:
-    """One bundle in the memory.
+    """Hold one bundle in the memory.
 
     Attributes:
-        number: names the bundle within its run; numbers are given in order of insertion and never again.
-        key: the text whose embedding it is found by.
+        number: names the bundle within its run; numbers are assigned in order of insertion and never reused.
+        key: the text whose embedding is searched.
         experience: the bundle.
         uses: where it was retrieved, in order.
     """
@@ -61,7 +61,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Hit:
-    """A bundle and how near it is to a query (cosine). `own`: it is the query's request's, of the same step."""
+    """Hold a bundle and its cosine similarity to a query.
+
+    `own`: the bundle belongs to the request of the query, in the same step.
+    """
 
     number: int
     experience: Experience
@@ -70,7 +73,7 @@ class Hit:
 
 
 class ExperienceMemory:
-    """Keeps bundles, finds the nearest, forgets the least worth. One writer; nothing here is thread-safe."""
+    """Keep bundles, find the nearest, evict the least worth. One writer; nothing here is thread-safe."""
 
     def __init__(self, config: MemoryConfig | None = None) -> None:
         """Start empty; the first vector decides the dimension."""
@@ -82,7 +85,7 @@ class ExperienceMemory:
         self._row_of: dict[str, int] = {}
         self._next = 0
 
-    # --- what is in it -----------------------------------------------------------------------------------------------
+    # --- content -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,7 +106,7 @@ class ExperienceMemory:
 
     @property
     def next_number(self) -> int:
-        """The number that the next bundle gets."""
+        """The number of the next bundle."""
         return self._next
 
     # --- insertion ---------------------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class ExperienceMemory:
         return number
 
     def _place_for(self, experience: Experience) -> int:
-        """Return the row for a new bundle: the one that it replaces, a free one, or that of the least worth."""
+        """Return the row for a new bundle: that of the bundle it replaces, a free one, or that of least worth."""
         if (row := self._row_of.get(experience.request_id)) is not None:
             return row
         if len(self) < self.config.capacity:
@@ -175,12 +178,12 @@ class ExperienceMemory:
     def retrieve(self, vector: NDArray[np.float32], request_id: str, step: int) -> Hit | None:
         """Return the nearest bundle if it reaches the threshold, else None, and record the use.
 
-        Of equally near bundles the request's own fresh one comes first, then the youngest.
+        Among equally near bundles the request's own fresh one comes first, then the youngest.
 
         Args:
             vector: float32[d] of length 1: the embedding of the request's retrieval key.
-            request_id: the request that asks; its own bundle of the same step is reported as `own`.
-            step: the step in which it asks.
+            request_id: the querying request; its own bundle of the same step is reported as `own`.
+            step: the step of the query.
 
         Raises:
             ValueError: when the vector has another dimension than the memory's, or not length 1.
@@ -199,7 +202,7 @@ class ExperienceMemory:
         return Hit(entry.number, entry.experience, float(best), own)
 
     def search(self, vector: NDArray[np.float32], top_k: int = 5) -> list[Hit]:
-        """Return the nearest bundles, best first (the youngest of equals), whatever the threshold; records no use.
+        """Return the nearest bundles, best first (the youngest of equals), without a threshold; records no use.
 
         Raises:
             ValueError: when the vector has another dimension than the memory's, or not length 1.
@@ -213,17 +216,17 @@ class ExperienceMemory:
     # --- persistence -------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
-        """Return everything as the bytes of a Parquet file, from which `restore` makes an equal memory."""
+        """Return the state as the bytes of a Parquet file, from which `restore` makes an equal memory."""
         return encode_memory(self)
 
     @classmethod
     def restore(cls, data: bytes, config: MemoryConfig | None = None) -> ExperienceMemory:
-        """Return the memory of a snapshot: embeddings bit for bit, rows in their places, uses and numbers.
+        """Return the memory of a snapshot: embeddings bit for bit, rows in their positions, uses and numbers.
 
-        With a smaller capacity the bundles of least worth are forgotten.
+        With a smaller capacity the bundles of least worth are dropped.
 
         Raises:
-            SnapshotError: when the bytes are no snapshot, or damaged.
+            SnapshotError: when the bytes are not a snapshot, or damaged.
         """
         state = decode_memory(data)
         return cls._of(state.entries, state.vectors, state.next_number, config or MemoryConfig())
@@ -255,16 +258,19 @@ def _worth_of(entry: Entry, config: MemoryConfig) -> tuple[float, int]:
 
 _NEXT = b"genevolve_ray.next_number"
 _DAMAGE = (pa.ArrowException, OSError, ValidationError, ValueError, KeyError)
-"""What reading a damaged file may end in."""
+"""Exceptions that reading a damaged file may raise."""
 
 
 class SnapshotError(GenevolveError, ValueError):
-    """Bytes that are no snapshot of an experience memory, or a damaged one."""
+    """Signal that bytes are not a snapshot of an experience memory, or a damaged one."""
 
 
 @dataclass(frozen=True)
 class MemoryState:
-    """What a snapshot holds: entries with their embeddings, float32[n, d], and the number that comes next."""
+    """Hold the content of a snapshot.
+
+    It consists of entries with their embeddings, float32[n, d], and the next number.
+    """
 
     entries: list[Entry]
     vectors: NDArray[np.float32]
@@ -297,10 +303,10 @@ def encode_memory(memory: ExperienceMemory) -> bytes:
 
 
 def decode_memory(data: bytes) -> MemoryState:
-    """Return what a snapshot holds.
+    """Return the content of a snapshot.
 
     Raises:
-        SnapshotError: when the bytes are no snapshot of this version, or damaged.
+        SnapshotError: when the bytes are not a snapshot of this version, or damaged.
     """
     try:
         table = pq.read_table(io.BytesIO(data), use_threads=False, page_checksum_verification=True)

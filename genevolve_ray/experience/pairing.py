@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from genevolve_ray.records.trajectory import Group, Outcome, Pair, Trajectory
 
 _ROUNDING = 1e-9
-"""0.7 - 0.5 is a gap of 0.2 although floating point says a little less."""
+"""0.7 - 0.5 is a gap of 0.2 although the floating-point result is slightly less."""
 
 
 def best_worst(group: Group) -> Pair | None:
     """Return the best and the worst judged attempt of a group, the first of equals; None with fewer than two.
 
-    Only SCORED attempts count: neither an outage nor a broken protocol is a lesson about drawing.
+    Only SCORED attempts count: neither an outage nor a protocol violation teaches anything about drawing.
     """
     judged = [t for t in group.trajectories if t.outcome is Outcome.SCORED and t.reward is not None]
     if len(judged) < 2:
@@ -37,7 +37,7 @@ def best_worst_pairs(groups: Sequence[Group], *, min_gap: float = 0.20, max_pair
 
 
 def _wide(pair: Pair, min_gap: float) -> bool:
-    """Return whether a gap counts; attempts that scored the same teach nothing, whatever the limit."""
+    """Return whether a gap counts; attempts with equal scores teach nothing, regardless of the limit."""
     return pair.gap >= min_gap - _ROUNDING and pair.gap > _ROUNDING
 
 

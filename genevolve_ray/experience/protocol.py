@@ -1,4 +1,4 @@
-"""What an embedder is."""
+"""The interface of an embedder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Embedder(Protocol):
-    """Turns texts into directions: alike texts into alike ones. `identity` names it and its settings."""
+    """Define an embedder: it maps similar texts to similar vectors. `identity` names it and its settings."""
 
     identity: str
 

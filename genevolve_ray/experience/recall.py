@@ -1,4 +1,4 @@
-"""Retrieval behind an embedder: bundles are inserted and looked for under one function of the request."""
+"""Retrieval with an embedder: bundles are inserted and searched under one function of the request."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def recall(
     step: int,
     key: KeyConfig | None = None,
 ) -> list[Hit | None]:
-    """Return for each request the bundle that helps it, None where none is near enough; uses are recorded.
+    """Return the nearest bundle for each request, None where none is near enough; uses are recorded.
 
     Raises:
         InfraFailure: when the embedder gave up.
@@ -56,9 +56,9 @@ async def recall(
 
 
 def retrieval_text(request: Request, config: KeyConfig | None = None) -> str:
-    """Return what is embedded for a request, when its bundle is inserted and when a bundle is looked for.
+    """Return the text that is embedded for a request, both to insert its bundle and to search for one.
 
-    It stands on the request alone: a summariser's own words, which only exist afterwards, would never match a query.
+    It depends on the request alone: a summarizer's own words, which only exist afterwards, would never match a query.
     """
     config = config or KeyConfig()
     prompt = mask(request.prompt) if config.masked else request.prompt

@@ -1,4 +1,4 @@
-"""Asking a judge model until its answer can be read, within bounds."""
+"""Repeated calls of a judge model until its answer can be read, within bounds."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ async def ask(
     max_tokens: int,
     repairs: int,
 ) -> tuple[T, int]:
-    """Return what `read` makes of the model's answer, and how many answers it could not read before.
+    """Return the value that `read` returns for the model's answer, and the number of unreadable answers before.
 
-    A bad answer is shown to the model again with its faults, `repairs` times; the conversation does not grow with them.
+    A bad answer is shown to the model again with its faults, at most `repairs` times. The conversation does not grow
+    with these answers.
 
     Raises:
-        InfraFailure: when the model gave up, or no answer could be read. What is missing is never made up.
+        InfraFailure: when the model gave up, or no answer could be read. A missing value never becomes a default.
     """
     conversation = list(messages)
     faults: tuple[str, ...] = ()

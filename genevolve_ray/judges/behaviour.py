@@ -1,4 +1,4 @@
-"""What an attempt did, as habits that can be compared: no names, numbers or texts of its request."""
+"""Behavior of an attempt, as comparable habits: no names, numbers or texts of its request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TITLE_WORDS = 3
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One attempt's decisions.
+    """Describe the decisions of one attempt.
 
     Attributes:
         searches: text searches that were carried out.
@@ -35,10 +35,10 @@ class Behaviour:
         skills: skills read, in the order of reading.
         references: pictures that the program names.
         chosen: words that titles of chosen pictures have and those of others lack.
-        ordinals: whether the prompt says which reference stands for what.
+        ordinals: whether the prompt states the role of each reference.
         clauses: clauses of the prompt.
         quoted: whether the prompt quotes a text.
-        placed: whether the prompt says where things are.
+        placed: whether the prompt states the positions of objects.
         words: words of the prompt.
         broken: turns that broke the protocol.
         tool_calls: calls that were carried out.
@@ -94,10 +94,10 @@ def _queries(turn: Turn) -> list[str]:
 
 
 def _telling_words(trajectory: Trajectory, program: Program | None) -> tuple[str, ...]:
-    """Return the words that set the titles of the chosen pictures apart from those that were passed over.
+    """Return the words that distinguish the titles of the chosen pictures from those of the others.
 
-    Names, numbers and quoted texts are masked first, and words of the request are left out: they are what the picture is
-    of, not what sort of picture it is.
+    Names, numbers and quoted texts are masked first. Words of the request are excluded: they name the subject of the
+    picture, not its kind.
     """
     chosen = {reference.img_id for reference in program.reference_images} if program else set()
     asked = set(_plain_words(trajectory.prompt))

@@ -1,4 +1,4 @@
-"""Verdicts kept by content: the same picture, program and judge are paid for once."""
+"""A cache of verdicts by content: each combination of picture, program and judge is paid for once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def judgement_question(
 ) -> dict[str, Json]:
     """Return everything that a verdict depends on, as a JSON object.
 
-    `identity` must name whatever settings alter a verdict. Of references their titles and pixels count, not where they
-    were found.
+    `identity` must name all settings that alter a verdict. Of references their titles and pixels count, not their
+    sources.
     """
     return {
         "version": VERSION,
@@ -38,10 +38,10 @@ def judgement_question(
 
 
 class VerdictCache:
-    """Keeps verdicts in an `AnswerCache`; any number of processes may share its folder.
+    """Keep verdicts in an `AnswerCache`; any number of processes may share its folder.
 
-    Only verdicts are kept, never failures. A judgement that nobody waits for any more is cancelled: a caller that gave
-    up asks anew, and must not meet the call that was too slow.
+    Only verdicts are kept, never failures. A judgment without a waiter is canceled: a caller that gave up asks again,
+    and must not join the call that was too slow.
     """
 
     def __init__(self, folder: str | Path, service: str = "judge") -> None:
@@ -55,7 +55,7 @@ class VerdictCache:
         self._answers.check()
 
     async def verdict(self, question: Mapping[str, Json], judge: Callable[[], Awaitable[Verdict]]) -> Verdict:
-        """Return the verdict on a question, from `judge()` when it is not there. Raises what `judge` raises."""
+        """Return the verdict on a question, from `judge()` when it is not cached. Raises what `judge` raises."""
 
         async def call() -> tuple[Any, bool]:
             return (await judge()).model_dump(mode="json"), True

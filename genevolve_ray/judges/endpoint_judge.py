@@ -1,4 +1,7 @@
-"""The judge over any OpenAI-style endpoints: KScore from a vision-language model, sufficiency from the same or another."""
+"""The judge over any OpenAI-style endpoints.
+
+KScore comes from a vision-language model, sufficiency from the same or another one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from genevolve_ray.remote.config import RemoteConfig
 
 
 class EndpointJudgeConfig(VlmJudgeConfig):
-    """Which models judge, and how."""
+    """Configure the models of the judge."""
 
     kscore: EndpointChatConfig
     """A model that sees pictures."""
@@ -19,7 +22,7 @@ class EndpointJudgeConfig(VlmJudgeConfig):
 
 
 class EndpointJudge(VlmJudge):
-    """`POST {url}/chat/completions`, two calls a verdict, side by side."""
+    """Judge with `POST {url}/chat/completions`: two concurrent calls for each verdict."""
 
     Config = EndpointJudgeConfig
     config: EndpointJudgeConfig
@@ -32,12 +35,12 @@ class EndpointJudge(VlmJudge):
         super().__init__(config, "endpoint-judge", kscore, other)
 
     def without_cache(self) -> EndpointJudge:
-        """Return the same judge, which asks its models every time."""
+        """Return the same judge without a cache, so that it calls its models every time."""
         bare = EndpointJudge(self.config.model_copy(update={"cache": None}))
         bare._images = self._images
         return bare
 
     def decoding(self) -> list[Any]:
-        """Return models and decoding settings, without where the servers are and how they are called."""
+        """Return models and decoding settings, without addresses and call settings of the servers."""
         configs = (self.config.kscore, self.config.sufficiency or self.config.kscore)
         return [{**c.model_dump(exclude=set(RemoteConfig.model_fields)), "temperature": 0} for c in configs]

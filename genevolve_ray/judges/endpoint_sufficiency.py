@@ -17,7 +17,7 @@ from genevolve_ray.records.verdict import Sufficiency
 
 @dataclass(frozen=True)
 class SufficiencyReading:
-    """What a sufficiency answer says; `flags` as in `Verdict.flags`."""
+    """Hold the content of a sufficiency answer; `flags` as in `Verdict.flags`."""
 
     checks: Sufficiency
     rationale: str = ""
@@ -35,7 +35,7 @@ def sufficiency_messages(
 ) -> list[ChatMessage]:
     """Return the conversation: the rubric, then request, prompt, and title and note of each reference.
 
-    `pictures` are those of the references in the same order, or none; they stand before the texts.
+    `pictures` are those of the references in the same order, or none; they precede the texts.
     """
     listed = [
         f"the {ordinal} reference image: title: {_line(hit.title)}; note: {_line(reference.note)}"

@@ -1,4 +1,7 @@
-"""The summariser over any OpenAI-style chat endpoint: a JSON schema, temperature 0, and bounded repair of bad answers."""
+"""The summarizer over any OpenAI-style chat endpoint.
+
+It uses a JSON schema, temperature 0, and bounded repair of bad answers.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ SCHEMA: dict[str, Any] = {
 
 
 class EndpointSummariserConfig(EndpointChatConfig):
-    """Which model compares, and what it must keep to."""
+    """Configure the model that compares, and the limits of its answers."""
 
     max_tokens: int = Field(default=2048, ge=64)
     """Tokens of one answer."""
@@ -80,7 +83,7 @@ class EndpointSummariserConfig(EndpointChatConfig):
 
 
 class _Answer(Record):
-    """The answer as it must be; a missing slot is an empty one."""
+    """Define the valid form of an answer; a missing slot is an empty one."""
 
     trigger: str = ""
     summary: str = ""
@@ -93,17 +96,18 @@ class _Answer(Record):
 
 @dataclass(frozen=True)
 class _Checked:
-    """What is usable of an answer, and what is wrong with the rest."""
+    """Hold the usable part of an answer, and the faults of the rest."""
 
     usable: Experience | None
     faults: tuple[str, ...]
 
 
 class EndpointSummariser:
-    """`POST {url}/chat/completions`, a conversation a pair.
+    """Compare pairs with `POST {url}/chat/completions`, one conversation a pair.
 
-    An answer that is no JSON, breaks the schema, or has a bullet that is too long or gives an answer away is asked for
-    again with its faults, `repairs` times. Of the last answer the good bullets are kept, if there are any.
+    The model must repair an answer that is not JSON, breaks the schema, or has a bullet that is too long or reveals an
+    answer. It receives the faults, at most `repairs` times. The good bullets of the last answer are kept, if there are
+    any.
     """
 
     Config = EndpointSummariserConfig
@@ -143,7 +147,7 @@ class EndpointSummariser:
         return self._bundle(usable, request, pair)
 
     def _bundle(self, usable: Experience, request: Request, pair: Pair) -> Experience:
-        """Return a bundle with its provenance; what the model left empty of the key is filled by the rules."""
+        """Return a bundle with its provenance; the rules fill empty parts of the key."""
         head = bundle_head(request, pair)
         written = {k: v for k in ("trigger", "summary") if (v := getattr(usable, k))}
         attempts = (pair.best, pair.worst)
@@ -176,7 +180,7 @@ class EndpointSummariser:
         return _Checked(Experience(**key).model_copy(update=slots), tuple(faults))
 
     def _fault(self, bullet: str, secrets: Secrets) -> str:
-        """Return what is wrong with a bullet, "" for a good one."""
+        """Return the fault of a bullet, "" for a good one."""
         words = len(bullet.removeprefix("Standard:").split())
         if not self.config.min_words <= words <= self.config.max_words:
             return f"{words} words instead of {self.config.min_words} to {self.config.max_words}"

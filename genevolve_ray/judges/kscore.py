@@ -1,4 +1,4 @@
-"""KScore from a model that sees: request, generated picture and ground truth in, four grades out (PAPER section 2)."""
+"""KScore from a vision model: request, generated picture and ground truth in, four grades out (PAPER section 2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLAIN = re.compile(r"\s*[-+]?\d{1,12}(?:\.\d{1,12})?\s*")
 
 @dataclass(frozen=True)
 class KScoreReading:
-    """What a KScore answer says; `flags` as in `Verdict.flags`."""
+    """Hold the content of a KScore answer; `flags` as in `Verdict.flags`."""
 
     scores: ImageScores
     rationale: str = ""
@@ -40,11 +40,11 @@ def kscore_messages(
 def read_kscore(text: str, *, out_of_range: OutOfRange = "clip", rationale_chars: int = 1000) -> KScoreReading:
     """Return the grades in an answer.
 
-    A grade outside [0, 1] is clipped or refused; one off {0, 0.5, 1} is kept; both are flagged. `text_accuracy_na: true`
-    makes the text grade None, whatever it says.
+    A grade outside [0, 1] is clipped or refused; one off {0, 0.5, 1} is kept; both are flagged. The text grade is None
+    under `text_accuracy_na: true`, regardless of its value.
 
     Raises:
-        BadAnswer: when a grade is missing, null or no number: it is never taken for 0.
+        BadAnswer: when a grade is missing, null or not a number: it never counts as 0.
     """
     fields = read_fields(text, (*WEIGHTS, NO_TEXT), nested="scores")
     flags = ["salvaged"] if fields.salvaged else []
@@ -66,7 +66,7 @@ def read_kscore(text: str, *, out_of_range: OutOfRange = "clip", rationale_chars
 
 
 def bounded_line(value: Any, max_chars: int) -> str:
-    """Return a model's text as one line within bounds, "" for anything that is no text."""
+    """Return a model's text as one line within bounds, "" for a value that is not text."""
     if not isinstance(value, str):
         return ""
     line = " ".join(value.encode(errors="replace").decode().split())
@@ -74,7 +74,7 @@ def bounded_line(value: Any, max_chars: int) -> str:
 
 
 def truth_value(value: Any) -> bool | None:
-    """Return what a model means by a value that should be true or false, None when it is neither."""
+    """Return the boolean that a model's value denotes, None when it denotes neither."""
     if isinstance(value, str):
         value = {"true": True, "false": False}.get(value.strip().lower())
     if isinstance(value, bool):
@@ -83,7 +83,7 @@ def truth_value(value: Any) -> bool | None:
 
 
 def _flag_value(values: Mapping[str, Any], faults: list[str]) -> bool:
-    """Return whether no text was asked for; a missing flag says no."""
+    """Return whether the request contains no text, by the answer's flag; a missing flag means false."""
     value = values.get(NO_TEXT)
     known = False if value is None else truth_value(value)
     if known is None:

@@ -1,4 +1,7 @@
-"""The judge as a vision-language model in its own replica: no server beside the run, the same rubrics and reading."""
+"""The judge as a vision-language model in its own replica.
+
+It needs no separate server, and uses the same rubrics and the same reading of answers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ BACKENDS = {
 
 
 class LocalVlmJudgeConfig(VlmJudgeConfig):
-    """Which model judges, through what, and how."""
+    """Configure the model of the judge and its backend."""
 
     backend: str = Field(default="vllm", pattern=r"^(vllm|transformers|[\w.]+:\w+)$")
     """`vllm`, `transformers`, or `package.module:Class` of a chat model with a `Config`, built as `Class(config, service)`."""
@@ -27,7 +30,7 @@ class LocalVlmJudgeConfig(VlmJudgeConfig):
 
 
 class LocalVlmJudge(VlmJudge):
-    """One model for both calls of a verdict. Give its replicas a GPU: `cluster.judge.gpus: 1`."""
+    """Judge with one model for both calls of a verdict. Give its replicas a GPU: `cluster.judge.gpus: 1`."""
 
     Config = LocalVlmJudgeConfig
     config: LocalVlmJudgeConfig
@@ -37,11 +40,11 @@ class LocalVlmJudge(VlmJudge):
 
         Args:
             config: the settings.
-            chat: a chat model that is there already, instead of the configured one.
+            chat: an existing chat model, instead of the configured one.
 
         Raises:
-            ValueError: naming a backend or rubric that cannot be found, or a model that does not see.
-            FileNotFoundError: naming a model folder that is not there.
+            ValueError: naming a backend or rubric that cannot be found, or a model without vision.
+            FileNotFoundError: naming a model folder that does not exist.
         """
         self.config = config
         self._chat = chat or load_backend(config.backend, config.model)
@@ -50,13 +53,16 @@ class LocalVlmJudge(VlmJudge):
         super().__init__(config, "local-judge", self._chat, self._chat)
 
     def without_cache(self) -> LocalVlmJudge:
-        """Return the same judge over the same loaded model, which is asked every time."""
+        """Return the same judge over the same loaded model, without a cache."""
         bare = LocalVlmJudge(self.config.model_copy(update={"cache": None}), self._chat)
         bare._images = self._images
         return bare
 
     def decoding(self) -> list[Any]:
-        """Return the model's name and what alters its answers; where it runs is no part of it."""
+        """Return the model's name and the settings that alter its answers.
+
+        The place where it runs is excluded.
+        """
         kept = {name: self.config.model.get(name) for name in ("dtype", "max_model_len", "chat_template_kwargs")}
         return [self._chat.identity, self.config.backend, kept, {"temperature": 0}]
 

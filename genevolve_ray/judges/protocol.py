@@ -1,4 +1,4 @@
-"""What a judge and a summariser are."""
+"""Interfaces of judges and summarizers."""
 
 from __future__ import annotations
 
@@ -15,43 +15,46 @@ from genevolve_ray.records.verdict import Verdict
 
 
 class Judge(Protocol):
-    """Scores one rendered program. `identity` names it and its settings in every artefact."""
+    """Define a judge of rendered programs. `identity` names it and its settings in every artifact."""
 
     identity: str
 
     async def judge(
         self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
     ) -> Verdict:
-        """Return the verdict on an encoded image, beside the encoded truth image.
+        """Return the verdict on an encoded image, compared with the encoded truth image.
 
-        The image dimensions come from request, image and truth alone; the sufficiency of the program may look at the
-        program and at what its references stand for (in ordinal order).
+        The image dimensions come from request, image and truth alone. The sufficiency of the program may use the
+        program and the hits of its references (in ordinal order).
 
-        Raises InfraFailure when the judge gave up after bounded retries: a failed judgement is missing, never 0.
+        Raises InfraFailure when the judge gave up after bounded retries: a failed judgment is missing, never 0.
         """
         ...
 
 
 class Summariser(Protocol):
-    """Says what a best-worst pair teaches. `identity` names it and its settings."""
+    """Define a summarizer of best-worst pairs. `identity` names it and its settings."""
 
     identity: str
 
     async def compare(self, request: Request, pair: Pair) -> Experience:
-        """Return a bundle that carries behaviour, not answers: `check_experience` passes for request and pair.
+        """Return a bundle that carries behavior, not answers: `check_experience` passes for request and pair.
 
-        Where the two attempts do not differ, the best one's behaviour is kept. Step, request id, both attempts and the
+        Where the two attempts do not differ, the best one's behavior is kept. Step, request id, both attempts and the
         gap are recorded in the bundle.
 
-        Raises InfraFailure when the summariser gave up after bounded retries: the pair is then left out.
+        Raises InfraFailure when the summarizer gave up after bounded retries: the pair is then left out.
         """
         ...
 
 
 @runtime_checkable
 class LooksAtReferences(Protocol):
-    """A judge that also looks at the pictures of references: its service hands it the run's image store once."""
+    """Define a judge that also uses the pictures of references.
+
+    Its service passes the run's image store to it once.
+    """
 
     def use_images(self, images: ImageStore) -> None:
-        """Take the store."""
+        """Keep the store."""
         ...

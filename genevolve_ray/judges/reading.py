@@ -1,12 +1,12 @@
-"""A judge model's answer, read so that nothing in it can pass for a score that the model did not give.
+"""Strict reading of a judge model's answer: only scores that the model itself gave are accepted.
 
-The request, the program and letters in the pictures are foreign, and a model may quote them. So an answer is one JSON
-object and nothing is chosen among several readings: two objects, a field given twice, reasoning that quotes the format
-are faults, and a fault is asked for again. That is why no repairing parser such as `json_repair` stands here: it returns
-some reading of any text, and so a score that a quoted text brought along.
+The request, the program and letters in the pictures are untrusted, and a model may quote them. So an answer is one JSON
+object, and there is no choice among several readings. Two objects, a field given twice and reasoning that quotes the
+format are faults, after which the model is called again. For the same reason no repairing parser such as `json_repair`
+is used. It returns some reading of any text, and so possibly a score from a quoted text.
 
-Every answer of a model that judges is read here: grades by `read_fields`, texts by `salvage_object`, and what follows the
-reasoning by `after_reasoning`.
+Every answer of a model that judges is read here. `read_fields` reads grades, `salvage_object` reads texts, and
+`after_reasoning` returns the text after the reasoning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _VALUE = rf"(\"{_NUMBER}\"|{_NUMBER}|\"?(?i:true|false|null|none|nan)\"?)"
 
 
 class BadAnswer(GenevolveError, ValueError):
-    """An answer of no use. `faults` say why in our own words: nothing of the answer is repeated."""
+    """Signal an unusable answer. `faults` state the reasons in fixed words: nothing of the answer is repeated."""
 
     def __init__(self, *faults: str) -> None:
         """Keep the faults."""
@@ -37,7 +37,7 @@ class BadAnswer(GenevolveError, ValueError):
 
 @dataclass(frozen=True)
 class Fields:
-    """What an answer holds; `salvaged`: it was no JSON, and only the wanted fields were read from it."""
+    """Hold the fields of an answer; `salvaged`: it was not JSON, and only the wanted fields were read from it."""
 
     values: dict[str, Any]
     salvaged: bool = False
@@ -46,9 +46,10 @@ class Fields:
 def read_fields(text: str, wanted: Iterable[str], nested: str = "") -> Fields:
     """Return the fields of the one JSON object in an answer.
 
-    Fences and talk around the outermost braces are left out, as are reasoning before it and trailing commas. Where the
-    object is broken (an unescaped quote in a text, an end that is cut off), the `wanted` fields are read one by one from
-    an unbroken row of them right after the first or right before the last brace; they are numbers, true, false or null.
+    Fences and text around the outermost braces are removed, as are reasoning before it and trailing commas. Where the
+    object is broken (an unescaped quote in a text, a truncated end), the `wanted` fields are read one by one. They are
+    read from an unbroken row of them right after the first or right before the last brace; they are numbers, true,
+    false or null.
 
     Args:
         text: the answer.
@@ -76,17 +77,17 @@ def read_fields(text: str, wanted: Iterable[str], nested: str = "") -> Fields:
 
 
 def after_reasoning(text: str) -> str:
-    """Return what follows the last mark that ends reasoning, the whole text where there is none."""
+    """Return the text after the last mark that ends reasoning, the whole text where there is none."""
     return text.rpartition("</think>")[2]
 
 
 def salvage_object(text: str) -> dict[str, Any]:
-    """Return the JSON object of an answer: what stands between its outermost braces, without trailing commas.
+    """Return the JSON object of an answer: the text from first to last brace, without trailing commas.
 
     For texts alone: a field that is given twice has its last value, as in plain JSON.
 
     Raises:
-        ValueError: saying what is wrong, when there is no such object.
+        ValueError: stating the fault, when there is no such object.
     """
     body = _body(after_reasoning(text))
     if body is None:
@@ -101,7 +102,7 @@ def salvage_object(text: str) -> dict[str, Any]:
 
 
 def _body(text: str) -> str | None:
-    """Return what stands between the outermost braces, without trailing commas; None without braces."""
+    """Return the text between the outermost braces, without trailing commas; None without braces."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return None
@@ -109,7 +110,7 @@ def _body(text: str) -> str | None:
 
 
 def _load(body: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the JSON object. Raises BadAnswer for one of `names` with two values, ValueError for what is no JSON."""
+    """Return the JSON object. Raises BadAnswer for one of `names` with two values, ValueError for invalid JSON."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -128,7 +129,7 @@ def _load(body: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _decoded(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the object between the outermost braces, None when that is not JSON. Raises BadAnswer for a doubled field."""
+    """Return the object between the outermost braces, None for invalid JSON. Raises BadAnswer for a doubled field."""
     body = _body(text)
     try:
         return None if body is None else _load(body, names)
@@ -139,14 +140,17 @@ def _decoded(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
 
 
 def _after_reasoning(text: str, names: tuple[str, ...]) -> str:
-    """Return what follows the reasoning. Raises BadAnswer when reasoning has no end, or may be the answer itself."""
+    """Return the text after the reasoning.
+
+    Raises BadAnswer when reasoning has no end, or may be the answer itself.
+    """
     opened = text.lstrip().startswith("<think>")
     reasoning, closed, rest = text.partition("</think>")
     if not closed:
         if opened:
             raise BadAnswer("the reasoning has no end")
         return text
-    # Only what the model itself opened is surely reasoning; else the mark may stand in a text of the answer.
+    # Only a tag that the model itself opened is surely reasoning; otherwise the mark may be in a text of the answer.
     if not opened and _field(names).search(reasoning):
         raise BadAnswer("fields stand before the end of the reasoning")
     return rest
@@ -167,7 +171,7 @@ def _several(text: str) -> bool:
 
 
 def _field(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what matches a field with its value and the comma or brace after it."""
+    """Return a pattern of a field with its value and the comma or brace after it."""
     return re.compile(rf"""["']?({"|".join(names)})["']?\s*+:\s*+{_VALUE}\s*+[,}}]\s*+""")
 
 

@@ -1,4 +1,7 @@
-"""What judge models are told: rubrics, the schemas of their answers, and foreign texts behind marks they cannot forge."""
+"""Inputs of judge models: rubrics, the schemas of their answers, and untrusted texts in fences.
+
+The fences cannot be forged by the texts between them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ CHECKS = tuple(Sufficiency.model_fields)
 
 
 def _object(**properties: Mapping[str, Any]) -> dict[str, Any]:
-    # The subset that servers accept as strict: every field required, no other one. The rationale stands first, so that
+    # The subset that servers accept as strict: every field required, no other one. The rationale comes first, so that
     # the model reasons before it scores.
     return {
         "type": "object",
@@ -38,15 +41,16 @@ def load_rubric(source: str) -> str:
 
 
 def digest(text: str) -> str:
-    """Return a short name of a text by its content."""
+    """Return a short name of a text, derived from its content."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def fenced(sections: Mapping[str, str], max_chars: int) -> str:
-    """Return foreign texts, each between marks that carry a hash of them all.
+    """Return untrusted texts, each between marks that carry a hash of them all.
 
-    A text cannot hold its own hash, so none can close its section and go on as instructions; control tokens of chat
-    templates and reasoning tags are made harmless. A section that is longer than `max_chars` loses its end, and says so.
+    A text cannot contain its own hash, so none can close its section and continue as instructions. Control tokens of
+    chat templates and reasoning tags are neutralized. A section that is longer than `max_chars` is truncated, with a
+    note.
     """
     clean = {name: _bounded(neutralise(text), max_chars) for name, text in sections.items()}
     mark = digest("\0".join(part for item in clean.items() for part in item))

@@ -1,4 +1,4 @@
-"""The summariser that needs no model: it compares what two attempts did, and says it in short imperative bullets."""
+"""The summarizer without a model: it compares two attempts by rules and writes short imperative bullets."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
 
 STANDARD = "Standard: "
-"""Marks the best attempt's behaviour where the worst one did the same."""
+"""Marks the best attempt's behavior where the worst one did the same."""
 
 
 class RuleSummariserConfig(Config):
-    """What the rules say."""
+    """Configure the bullets that the summarizer's rules write."""
 
     standards: bool = True
     """State what both attempts did as well, marked as standard."""
 
 
 class RuleSummariser:
-    """Compares decisions, not pictures: tools and queries, skills, references by their titles, the form of the prompt.
+    """Compare decisions, not pictures: tools and queries, skills, references by their titles, the prompt's form.
 
-    A bullet comes from a rule that fits the pair, so the same pair always gives the same bundle. Where the attempts do not
-    differ, the best one's behaviour is kept and marked as standard; which of the differences earned the reward the rules
-    cannot know.
+    A bullet comes from a rule that fits the pair, so the same pair always gives the same bundle. Where the attempts do
+    not differ, the best one's behavior is kept and marked as standard. The rules cannot determine which of the
+    differences earned the reward.
     """
 
     Config = RuleSummariserConfig
@@ -39,7 +39,7 @@ class RuleSummariser:
         self.config = config or RuleSummariserConfig()
 
     async def compare(self, request: Request, pair: Pair) -> Experience:
-        """Return the bundle of a pair; a bullet that would give an answer away (a telling title) is left out."""
+        """Return the bundle of a pair; a bullet that would reveal an answer (by a specific title) is left out."""
         best, worst = behaviour_of(pair.best), behaviour_of(pair.worst)
         slots: dict[str, tuple[str, ...]] = {}
         for slot in SLOTS:
@@ -50,7 +50,7 @@ class RuleSummariser:
 
 
 def _told(best: object, worst: object, text: str) -> str:
-    """Return a bullet about something that the best attempt did, marked where the worst one did it too."""
+    """Return a bullet about an action of the best attempt, marked where the worst one did the same."""
     return STANDARD + text[0].lower() + text[1:] if best == worst else text
 
 
@@ -161,7 +161,7 @@ def _listed(words: tuple[str, ...] | list[str]) -> str:
 
 
 def bundle_head(request: Request, pair: Pair) -> dict[str, Any]:
-    """Return the fields of a bundle beside its guidance: what it is about, without the answers, and where it came from."""
+    """Return the fields of a bundle besides its guidance: its subject, without the answers, and its provenance."""
     category = " ".join(request.category.replace("+", " ").split())
     return {
         "trigger": ", ".join(part for part in (request.eval_type.value, category) if part),

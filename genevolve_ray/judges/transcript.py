@@ -1,4 +1,4 @@
-"""A best-worst pair as a judge model reads it: plain text, every part bounded."""
+"""Text form of a best-worst pair for a judge model: plain text, every part bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def pair_text(request: Request, pair: Pair, *, turn_chars: int, attempt_chars: i
     """Return request and both attempts as text.
 
     Args:
-        request: what was asked.
+        request: the request of both attempts.
         pair: the attempts.
         turn_chars: most characters of one turn, and of one observation.
         attempt_chars: most characters of one attempt; its middle is left out where it is longer.
@@ -47,7 +47,7 @@ def _clip(text: str, limit: int) -> str:
 
 
 def _middle(text: str, limit: int) -> str:
-    """Return a text without its middle where it is too long: how an attempt began and ended says most."""
+    """Return a text without its middle where it is too long: beginning and end of an attempt are most informative."""
     if len(text) <= limit:
         return text
     half = (limit - 7) // 2

@@ -1,4 +1,4 @@
-"""A judge made of chat models: KScore from one that sees, sufficiency from one that reads, both at once."""
+"""A judge made of chat models: KScore from a vision model, sufficiency from a text model, both concurrently."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IN_WORDS = 2
 
 
 class VlmJudgeConfig(Config):
-    """What judges over chat models have in common. All but `cache` enters the identity."""
+    """Configure the common part of judges over chat models. All but `cache` enters the identity."""
 
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
     """How a request without text is scored; it should be `reward.formula`."""
@@ -62,12 +62,12 @@ class VlmJudgeConfig(Config):
 
 
 class VlmJudge:
-    """Keeps to `judges.protocol.Judge`, over any chat models; plug-ins build it with theirs."""
+    """Implement `judges.protocol.Judge` over any chat models; plug-ins build it with theirs."""
 
     config: VlmJudgeConfig
 
     def __init__(self, config: VlmJudgeConfig, kind: str, kscore: ChatModel, sufficiency: ChatModel) -> None:
-        """Bring the parts together and load the rubrics.
+        """Combine the parts and load the rubrics.
 
         Args:
             config: of the plug-in.
@@ -93,7 +93,7 @@ class VlmJudge:
         )
 
     def use_images(self, images: ImageStore) -> None:
-        """Take the store in which the references' pictures lie; see `judges.protocol.LooksAtReferences`."""
+        """Keep the store of the references' pictures; see `judges.protocol.LooksAtReferences`."""
         self._images = images
 
     async def judge(
@@ -102,7 +102,7 @@ class VlmJudge:
         """Return the verdict on a rendered program; see `Judge.judge`.
 
         Raises:
-            InfraFailure: when a picture cannot be opened, or one of the models gave up or gave no answer of use.
+            InfraFailure: when a picture cannot be opened, or one of the models gave up or gave no usable answer.
         """
         work = partial(self._judge, request, image, truth, program, references)
         if self._cache is None:
@@ -116,7 +116,7 @@ class VlmJudge:
             model.check_health()
 
     async def aclose(self) -> None:
-        """Release what the models hold."""
+        """Release the resources of the models."""
         for model in dict.fromkeys((self._kscore, self._sufficiency)):
             await model.aclose()
 
@@ -190,7 +190,7 @@ class VlmJudge:
         return shown
 
     def _settings(self) -> str:
-        """Return everything that alters a verdict, as text: no address, no token, no folder."""
+        """Return all settings that alter a verdict, as text: no address, no token, no folder."""
         own: dict[str, Any] = json.loads(self.config.model_dump_json(include=set(VlmJudgeConfig.model_fields)))
         for name in ("cache", "kscore_rubric", "sufficiency_rubric"):
             own.pop(name)
@@ -199,5 +199,5 @@ class VlmJudge:
         return json.dumps(own, sort_keys=True)
 
     def decoding(self) -> list[Any]:
-        """Return what beside `VlmJudgeConfig` alters the models' answers, as JSON values."""
+        """Return the settings besides `VlmJudgeConfig` that alter the models' answers, as JSON values."""
         return [self._kscore.identity, self._sufficiency.identity, {"temperature": 0}]

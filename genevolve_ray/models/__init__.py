@@ -1,1 +1,1 @@
-"""Facts of model folders that engines and learner share: adapters, processors."""
+"""Parts of model folders that engines and learner share: adapters, processors."""

@@ -1,12 +1,12 @@
-"""Adapters on their way to whoever runs the policy: read, checked against a base, merged into its tensors one by one.
+"""Adapters for the engines: read, checked against a base, merged into its tensors one by one.
 
-A version of the policy is published as a folder: whole weights, or an adapter alone in peft's layout (`adapter_config.json`,
-`adapter_model.safetensors`). Of an adapter the reader has the base in a model folder of its own, and computes
-W + scaling * B A while it reads, so no more than one tensor is held at a time; peft's own `merge_and_unload` needs the
-whole base in memory as a model. Learner and engines share this one formula: what an engine merges equals, bit for bit,
-what the learner would have merged and sent.
+A version of the policy is published as a folder: whole weights, or an adapter alone in peft's layout
+(`adapter_config.json`, `adapter_model.safetensors`). For an adapter the reader has the base in a separate model folder.
+It computes W + scaling * B A while it reads, so no more than one tensor is held at a time. The function
+`merge_and_unload` of peft needs the whole base in memory as a model. Learner and engines share this one formula: the
+merge of an engine equals, bit for bit, the merge of the learner.
 
-What cannot be merged exactly is refused by name, before any weight of a running model is touched.
+An adapter that cannot be merged exactly is rejected by name, before any weight of a running model is changed.
 
 Shape legend: R rank, I inputs and O outputs of a linear layer.
 """
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What peft's files put before a tensor's name."""
+"""Prefix of tensor names in peft's files."""
 BASE_DTYPE = "base_dtype"
-"""Key of an adapter file's metadata: the dtype in which its learner held the base, which decides how W is rounded."""
+"""Key of an adapter file's metadata: the dtype in which its learner held the base. It determines the rounding of W."""
 
 _WEIGHTS_FILE, _INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _MAX_CONFIG_BYTES = 1 << 20
@@ -42,7 +42,8 @@ _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])\.weight")
 _CASTS = {"float64": "double", "float32": "float", "bfloat16": "bfloat16", "float16": "half"}
 _FLOATS = ("F64", "F32", "BF16", "F16")
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
-"""Values of `init_lora_weights` that leave the base as it is; others (pissa, corda, ...) train against a changed one."""
+"""Values of `init_lora_weights` that leave the base unchanged. With others (pissa, corda, ...) a changed one is
+trained."""
 _VARIANTS = (
     "use_dora",
     "use_qalora",
@@ -63,12 +64,15 @@ _VARIANTS = (
 
 
 class AdapterMisfit(GenevolveError, ValueError):
-    """An adapter cannot be merged into a base exactly; the message names both, and the place at fault."""
+    """Signal that an adapter cannot be merged into a base exactly.
+
+    The message names both, and the invalid part.
+    """
 
 
 @dataclass(frozen=True)
 class Factors:
-    """What one linear layer gains: scaling * up_O_R @ down_R_I."""
+    """Hold the update of one linear layer: scaling * up_O_R @ down_R_I."""
 
     down_R_I: Tensor
     up_O_R: Tensor
@@ -77,7 +81,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter read from a folder; factors by the name of the base's tensor that they change."""
+    """Hold an adapter read from a folder; factors by the name of the base's tensor that they change."""
 
     folder: Path
     factors: Mapping[str, Factors]
@@ -85,7 +89,7 @@ class Adapter:
 
 
 def merge(weight_O_I: Tensor, down_R_I: Tensor, up_O_R: Tensor, scaling: float) -> Tensor:
-    """Return W + scaling * B A in W's dtype, computed in the adapter's own, float32 at the least."""
+    """Return W + scaling * B A in W's dtype, computed in the adapter's dtype, at least float32."""
     up_O_R, down_R_I = (t if t.dtype.itemsize >= 4 else t.float() for t in (up_O_R, down_R_I))
     merged: Tensor = (weight_O_I.to(up_O_R.dtype) + scaling * (up_O_R @ down_R_I)).to(weight_O_I.dtype)
     return merged
@@ -100,10 +104,10 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """Return the safetensors of whole weights: `model.safetensors`, else those of the index, else all but an adapter's.
+    """Return the safetensors of whole weights: `model.safetensors`, else the index's files, else all but an adapter.
 
     Raises:
-        FileNotFoundError: when there are none, or one that the index names is not there.
+        FileNotFoundError: when there are none, or when a file of the index does not exist.
         ValueError: for an index that cannot be read or names a file elsewhere.
     """
     root = Path(folder)
@@ -125,7 +129,7 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def base_files(folder: str | Path) -> list[Path]:
-    """Return what another machine needs to have the same base: the weights, and the index where there is one."""
+    """Return the files that define the base on another machine: the weights, and the index where there is one."""
     files = weight_files(folder)
     index = Path(folder) / _INDEX_FILE
     return [*files, index] if index.is_file() and files[0].name != _WEIGHTS_FILE else files
@@ -144,7 +148,7 @@ def read_adapter(folder: str | Path) -> Adapter:
 
     Raises:
         FileNotFoundError: when one of its files is missing.
-        AdapterMisfit: naming what cannot be read, or is not W + scaling * B A on linear layers.
+        AdapterMisfit: naming the part that cannot be read, or is not W + scaling * B A on linear layers.
     """
     root = Path(folder)
     if missing := [name for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE) if not (root / name).is_file()]:
@@ -168,7 +172,10 @@ def read_adapter(folder: str | Path) -> Adapter:
 
 
 def _factors(root: Path, config: Mapping[str, Any], module: str, pair: Mapping[str, Tensor]) -> Factors:
-    """Return a layer's factors, its scaling as peft has it. Raises AdapterMisfit when they do not belong together."""
+    """Return a layer's factors with peft's scaling.
+
+    Raises AdapterMisfit when they do not belong together.
+    """
     where = f"adapter {root}: {module}"
     if pair.keys() != {"A", "B"}:
         raise AdapterMisfit(f"{where} has lora_{min(pair)} alone")
@@ -184,7 +191,7 @@ def _factors(root: Path, config: Mapping[str, Any], module: str, pair: Mapping[s
 
 
 def _by_pattern(root: Path, config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
-    """Return a layer's value as peft looks it up: of the first pattern that the end of its name matches."""
+    """Return a layer's value as peft looks it up: that of the first pattern that matches the end of its name."""
     value = default
     for pattern, special in (config.get(key) or {}).items():
         try:
@@ -200,7 +207,7 @@ def _by_pattern(root: Path, config: Mapping[str, Any], key: str, module: str, de
 
 
 def _read_config(root: Path) -> dict[str, Any]:
-    """Return an adapter's description. Raises AdapterMisfit for one that says more than low-rank factors."""
+    """Return an adapter's description. Raises AdapterMisfit for one with more than low-rank factors."""
     config = _object(root / ADAPTER_CONFIG_FILE)
     if (kind := config.get("peft_type")) != "LORA":
         raise AdapterMisfit(f"adapter {root}: peft_type is {kind!r}, only LORA can be merged here")
@@ -233,13 +240,13 @@ def _object(file: Path) -> dict[str, Any]:
 
 
 def check_published(folder: str | Path, base: str | Path) -> None:
-    """Check that a published folder can be loaded: whole weights that are there, or an adapter that fits the base.
+    """Check that a published folder can be loaded: existing whole weights, or an adapter that fits the base.
 
-    Of the base only the headers are read.
+    Only the headers of the base are read.
 
     Raises:
         FileNotFoundError: when there is nothing to load, or a part is missing.
-        AdapterMisfit: when the adapter cannot be merged into the base; the message names the first place at fault.
+        AdapterMisfit: when the adapter cannot be merged into the base; the message names the first invalid part.
     """
     if not is_adapter(folder):
         weight_files(folder)
@@ -256,7 +263,7 @@ def check_fit(targets: Mapping[str, tuple[int, int]], base: str | Path) -> None:
 
     Raises:
         FileNotFoundError: when the base has no weights.
-        AdapterMisfit: naming the first target that is not there or has another shape.
+        AdapterMisfit: naming the first target that does not exist or has another shape.
     """
     left = dict(targets)
     for file in weight_files(base):
@@ -288,12 +295,12 @@ def merged_tensors(
     """Yield the tensors of a base with an adapter merged in, each in the dtype in which the learner holds the base.
 
     Args:
-        base: names and tensors, as they are read; each is let go when the next is asked for.
-        adapter: what `read_adapter` returned.
+        base: names and tensors, as they are read; each is released when the next is requested.
+        adapter: the result of `read_adapter`.
         device: where to merge; by default where the base's tensor is.
 
     Raises:
-        AdapterMisfit: at the end, when a factor has met no tensor.
+        AdapterMisfit: at the end, when a factor matched no tensor.
     """
     left = dict(adapter.factors)
     for name, tensor in base:
@@ -311,7 +318,7 @@ def merged_tensors(
 def published_tensors(
     folder: str | Path, base: str | Path, device: torch.device | str | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of a published version: those in the folder, or the base's with the folder's adapter merged in.
+    """Yield the weights of a published version: the folder's, or the base's with the folder's adapter merged in.
 
     Raises like `weight_files`, `read_adapter` and `merged_tensors`.
     """
@@ -321,7 +328,7 @@ def published_tensors(
 
 
 def copy_tensors(own: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]) -> tuple[list[str], list[str]]:
-    """Copy tensors, one at a time, into a model's state of the same names; return what was missing and what unexpected.
+    """Copy tensors, one at a time, into a model's state of the same names; return missing and unexpected names.
 
     Raises:
         ValueError: naming the first tensor of another shape.

@@ -1,1 +1,1 @@
-"""What flows through the system: plain, validated records that import neither torch nor ray."""
+"""Data records of the system: plain, validated types that import neither torch nor ray."""

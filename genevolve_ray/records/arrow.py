@@ -1,11 +1,11 @@
-"""Arrow schemas of the records, and the exact way there and back.
+"""Arrow schemas of the records, and lossless conversion in both directions.
 
 Every column is typed; JSON text stands only for free-form dicts (`Turn.arguments`, `Request.meta`). Integers of the
-ledger are int32. Log-probs are float64, not float32: engines report Python floats, the GRPO ratio is computed from
-exactly these values, and a step that is applied again from its stored batch must give bit-equal weights.
+ledger are int32. Log-probs are float64, not float32: engines report Python floats, and the GRPO ratio is computed from
+exactly these values. A step that is applied again from its stored batch must give bit-equal weights.
 
-What does not survive: tuples inside free-form dicts come back as lists, and lone surrogates, which UTF-8 cannot hold (a
-policy can write one as a JSON escape), come back as the text of their escape.
+Two things are not preserved. Tuples inside free-form dicts are read back as lists. Lone surrogates, which UTF-8 cannot
+encode but a policy can write as a JSON escape, are read back as the text of their escape.
 
 Shape legend: N rows, T tokens of one trajectory.
 """
@@ -139,7 +139,8 @@ _SCHEMA_BEFORE_FLAGS = _schema(
 _TRAJECTORY_SCHEMAS = {
     s.metadata[_VERSION_KEY]: s for s in (TRAJECTORY_SCHEMA, _SCHEMA_BEFORE_USAGE, _SCHEMA_BEFORE_FLAGS)
 }
-"""What is read: `trajectories/2` had no usage, `trajectories/1` no flags of verdicts either. They are no longer written."""
+"""Schemas that can be read. `trajectories/2` had no usage, and `trajectories/1` had no flags of verdicts either.
+Neither version is written any more."""
 
 REQUEST_SCHEMA = _schema(
     REQUESTS_VERSION,

@@ -6,12 +6,15 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """A frozen record: unknown fields are errors, values never change after construction."""
+    """Provide the base of records: frozen, without unknown fields.
+
+    Unknown fields are errors, and values never change after construction.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Config(BaseModel):
-    """A frozen settings class; it stands beside the component that it configures."""
+    """Provide the base of settings classes: frozen; each is defined next to the component that it configures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

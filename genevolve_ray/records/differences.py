@@ -1,4 +1,4 @@
-"""Where two settings trees differ, key by key: what resumed runs and jobs are compared by."""
+"""Differences between two settings trees, key by key, as used to compare resumed runs and jobs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from genevolve_ray._moved import current_path
 
 ABSENT = "(absent)"
-"""Stands for a key that one side does not have."""
+"""Marks a key that one side does not have."""
 
 
 class Difference(NamedTuple):
-    """A dotted key and its value on both sides."""
+    """Hold a dotted key and its value on both sides."""
 
     key: str
     before: Any

@@ -1,4 +1,4 @@
-"""Visual experience: what a best-worst pair taught, as guidance without the answers."""
+"""Visual experience: the lesson of a best-worst pair, as guidance without the answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SLOTS = ("search_strategy", "knowledge_activation", "reference_selection", "prom
 
 
 class Experience(Record):
-    """One bundle: five slots of short imperative bullets, and where it came from.
+    """Hold one bundle: five slots of short imperative bullets, and its provenance.
 
     `trigger` and `summary` are the retrieval key; only the slots are ever shown to a teacher.
     """
@@ -45,7 +45,10 @@ class Experience(Record):
 
 
 class Use(Record):
-    """One retrieval of a bundle: for which request of which step, how near it was, and whether it was the request's own."""
+    """Record one retrieval of a bundle.
+
+    Names the request and the step, the similarity, and whether the bundle was the request's own.
+    """
 
     step: int
     request_id: str
@@ -54,9 +57,10 @@ class Use(Record):
 
 
 class Lesson(Record):
-    """A bundle that a request recalled in a step; `own`: written from this very step's rollouts of the request.
+    """Represent a bundle that a request recalled in a step.
 
-    `bundle` is its number in the memory, `similarity` the cosine of its request's key and this one's.
+    `own`: the bundle was written from the rollouts of this request in this very step. `bundle` is its number in the
+    memory, `similarity` the cosine between the key of its request and the key of this request.
     """
 
     request_id: str
@@ -67,9 +71,10 @@ class Lesson(Record):
 
 
 class MovedToken(Record):
-    """A token on which the teacher of a step disagreed: its place in the trajectory's ledger, and log pi - log q.
+    """Represent a token on which the teacher of a step disagreed.
 
-    Above 0 the teacher finds the token less likely than the student does, below 0 more likely.
+    Holds the token's position in the trajectory's ledger, and log pi - log q. Above 0 the teacher finds the token less
+    likely than the student does, below 0 more likely.
     """
 
     trajectory: str

@@ -1,4 +1,4 @@
-"""Pixels travel by reference: content-addressed files and the small record that names one."""
+"""Image references and stores: content-addressed files, and the small record that names one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genevolve_ray.records.base import Record
 
 
 class ImageRef(Record):
-    """The name of an image by its content: `sha256` of the encoded bytes, and its size in pixels."""
+    """Name an image by its content: `sha256` of the encoded bytes, and its size in pixels."""
 
     sha256: str
     width: int
@@ -25,7 +25,7 @@ class ImageRef(Record):
 
 
 class ImageStore(Protocol):
-    """Where encoded images are kept."""
+    """Define a store of encoded images."""
 
     def put(self, data: bytes, *, width: int, height: int, media_type: str = "image/png") -> ImageRef:
         """Store encoded bytes and return their reference; storing the same bytes twice is one file."""
@@ -42,7 +42,7 @@ def reference(data: bytes, *, width: int, height: int, media_type: str = "image/
 
 
 class MemoryImages:
-    """An image store in memory, for tests and short-lived evaluations."""
+    """Keep images in memory, for tests and short-lived evaluations."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -62,7 +62,7 @@ class MemoryImages:
 
 
 class FilesystemImages:
-    """An image store under a folder of any pyarrow filesystem (local disk, S3, GCS, ...)."""
+    """Keep images in a folder of any pyarrow filesystem (local disk, S3, GCS, ...)."""
 
     def __init__(self, uri: str, filesystem: pafs.FileSystem | None = None) -> None:
         """Open (and create) the folder named by a path or pyarrow URI; with `filesystem`, by a path inside it."""
@@ -74,7 +74,7 @@ class FilesystemImages:
         self._fs.create_dir(self._root, recursive=True)
 
     def beside(self, name: str) -> str:
-        """Return the path or URI of a folder next to this one, "" where only a given filesystem object leads to it."""
+        """Return the path or URI of a sibling folder, "" where only a given filesystem object gives access to it."""
         head, mark, options = self.uri.partition("?")
         if "://" not in head and not isinstance(self._fs, pafs.LocalFileSystem):
             return ""

@@ -1,8 +1,9 @@
-"""Percentile bootstrap intervals of means: the one place where scores get their intervals.
+"""Percentile bootstrap intervals of means: the single implementation for all scores.
 
-Pairs are resampled by `scipy.stats.bootstrap`. The other designs are ours, because scipy has none of them: it draws
-neither seeds and then requests, nor groups and then members. It gives no interval for a statistic that one sample lacks
-(NaN), and refuses a sample of one row, which a small category of a benchmark is. Where scipy can answer, a test compares.
+Pairs are resampled by `scipy.stats.bootstrap`. The other designs are implemented here, because scipy has none of them:
+it draws neither seeds and then requests, nor groups and then members. It gives no interval for a statistic that one
+sample lacks (NaN). It also rejects a sample of one row, and a small category of a benchmark may have only one. Wherever
+scipy supports a design, a test compares the results.
 
 Shape legend: S seeds, M requests or rows, D columns of a row, B bootstrap samples, K statistics.
 """
@@ -19,7 +20,7 @@ from genevolve_ray.records.base import Record
 
 
 class Interval(Record):
-    """A mean and its percentile bootstrap interval."""
+    """Hold a mean and its percentile bootstrap interval."""
 
     mean: float
     low: float
@@ -27,7 +28,7 @@ class Interval(Record):
 
 
 def percentile_interval(mean: float, means_B: NDArray[np.float64], confidence: float = 0.95) -> Interval:
-    """Return a mean with the percentiles of its bootstrap samples that leave out equal tails."""
+    """Return a mean with the percentiles of its bootstrap samples that exclude equal tails."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(means_B, [tail, 1 - tail])
     return Interval(mean=mean, low=float(low), high=float(high))
@@ -66,10 +67,10 @@ def nested_interval(
     """Return the mean of scores (or of paired differences) with an interval that resamples seeds, then requests.
 
     Training runs vary more than the requests they are tested on: an interval over requests alone would be too narrow.
-    Seeds are drawn with replacement, then requests, the same ones for every drawn seed: all seeds are tested on the same
-    requests, so what is easy for one is easy for all. Scores that are missing (NaN: an infrastructure failure) are left
-    out of every mean, never counted as 0. With few seeds a percentile interval is somewhat too narrow; with one seed it
-    knows nothing of how runs vary.
+    Seeds are drawn with replacement, then requests. Every drawn seed gets the same requests, because all seeds are
+    tested on the same requests: a request that is easy for one is easy for all. Missing scores (NaN: an infrastructure
+    failure) are excluded from every mean, never counted as 0. With few seeds a percentile interval is somewhat too
+    narrow. With one seed it contains no information about the variance between runs.
 
     Raises:
         ValueError: when there is no score at all, or a seed without any.
@@ -113,7 +114,7 @@ def stratified_interval(
 
     Args:
         strata: the values of each stratum, none of them empty.
-        weights: what the mean of each counts for.
+        weights: the weight of each mean.
         mean: the weighted sum itself, as the caller reports it.
         seed: of the draws.
         samples: number of samples.

@@ -1,7 +1,7 @@
-"""What a request's answer is made of, how it is masked, and the check that a bundle gives none of it away.
+"""Components of a request's answer, their masking, and the check that a bundle reveals none of them.
 
-A bundle carries behaviour, not answers (PAPER section 4): no proper names, counts, quoted texts, image ids or links. Names
-are told by their capital, so in scripts without capitals only the other kinds are seen.
+A bundle carries behavior, not answers (PAPER section 4): no proper names, counts, quoted texts, image ids or links.
+Names are detected by their capital letter, so in scripts without capitals only the other kinds are found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NUMBER_WORDS = {
     **{"dozen": "12", "hundred": "100", "thousand": "1000"},
 }
 _SINGULAR = "1"
-""" "One" and "1" are hardly ever an answer and often an article: one clause for each thing."""
+"""The number one ("one", "1") is rarely an answer and often an article: one clause for each thing."""
 
 ORDINARY = frozenset(
     "a an and any are as at be because before after both but by can do does each either every few for from has have if in "
@@ -45,7 +45,7 @@ ORDINARY = frozenset(
     "third fourth fifth last next quantity spatial aesthetic creative anatomy physical material consistency binding "
     "counting coherence rendering anchored quality json url link id".split()
 )
-"""Words of guidance and of grammar: capitalised (at the start of a line, in a title) they are still no names."""
+"""Words of guidance and of grammar: capitalized (at the start of a line, in a title) they are still not names."""
 
 _QUOTED = re.compile(r"[\"“”„«»]([^\"“”„«»\n]{1,200})[\"“”„«»]|(?<!\w)['‘]([^'‘’\n]{1,120})['’](?!\w)")
 _MARKS = re.compile(r"[\"“”„«»‘]|(?<!\w)['’]|['’](?!\w)")
@@ -55,7 +55,7 @@ _ENDS_SENTENCE = re.compile(r"(?:^|[.!?:\n•*]|^\s*-)[\s\"“„«'‘(\[]*$")
 
 
 class LeakKind(StrEnum):
-    """Which part of an answer a bundle gives away."""
+    """Name the kind of answer that a bundle reveals."""
 
     NAME = "name"
     NUMBER = "number"
@@ -67,24 +67,27 @@ class LeakKind(StrEnum):
 
 @dataclass(frozen=True)
 class Leak:
-    """One value that a text must not hold."""
+    """Represent one value that a text must not contain."""
 
     kind: LeakKind
     value: str
 
 
 class LeakError(GenevolveError, ValueError):
-    """A bundle gives part of an answer away; `leak` says what, `field` and `text` where."""
+    """Report a bundle that reveals part of an answer.
+
+    `leak` holds the value and its kind, `field` and `text` its position.
+    """
 
     def __init__(self, leak: Leak, field: str, text: str) -> None:
-        """Keep the leak and its place."""
+        """Keep the leak and its position."""
         super().__init__(f"{field} holds the {leak.kind.value} {leak.value!r}: {text!r}")
         self.leak, self.field, self.text = leak, field, text
 
 
 @dataclass(frozen=True)
 class _Word:
-    """A word or number of a text; `initial` where its capital may be that of a sentence."""
+    """Hold a word or number of a text; `initial` where its capital may be that of a sentence."""
 
     text: str
     start: int
@@ -92,12 +95,12 @@ class _Word:
 
     @property
     def number(self) -> str:
-        """Its value as digits, "" where it is no number."""
+        """The value as digits, "" where the word is no number."""
         return self.text if self.text[0].isdigit() else _NUMBER_WORDS.get(self.text.lower(), "")
 
     @property
     def capital(self) -> bool:
-        """Whether it is written like a name."""
+        """True for a word that is written like a name."""
         return self.text[0].isupper()
 
 
@@ -113,9 +116,9 @@ def _quoted(text: str) -> list[str]:
 
 
 def mask(text: str) -> str:
-    """Return a request without what makes it this one request: its names, numbers, quoted texts, ids and links.
+    """Return a request without its identifying parts: names, numbers, quoted texts, ids and links.
 
-    A capitalised word is a name unless it opens a sentence and is an ordinary word; runs of names become one.
+    A capitalized word is a name unless it opens a sentence and is an ordinary word; adjacent names become one.
     """
     text = _LINK.sub(" link ", text)
     text = IMAGE_ID.sub(" image ", text)
@@ -135,10 +138,10 @@ def mask(text: str) -> str:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What bundles about a request must not hold.
+    """Hold the values that bundles about a request must not contain.
 
-    `names` are looked for in any case, `capitalised` (from foreign titles and snippets, where any word may have a capital)
-    only inside a sentence and as they are written.
+    `names` are searched for in any case. `capitalised` comes from external titles and snippets, where any word may have
+    a capital: its words are searched for only inside a sentence and with the same case.
     """
 
     request_id: str
@@ -150,7 +153,7 @@ class Secrets:
 
 
 def secrets_of(request: Request, trajectories: Sequence[Trajectory] = ()) -> Secrets:
-    """Collect the answers: from the request, and from what the attempts asked, saw and wrote.
+    """Collect the answers from the request, and from the queries, observations and texts of the attempts.
 
     A word that the request also uses as an ordinary one (it survives `mask`) is no secret.
     """
@@ -175,24 +178,24 @@ def secrets_of(request: Request, trajectories: Sequence[Trajectory] = ()) -> Sec
 
 
 def _surely_a_name(word: str, plain: set[str]) -> bool:
-    """Return whether a word that opens a sentence is a name: it is not ordinary, and nowhere written without capital."""
+    """Return whether a word that opens a sentence is a name: it is not ordinary, and never written without capital."""
     return word.lower() not in ORDINARY and word.lower() not in plain
 
 
 def _written(trajectory: Trajectory) -> Iterator[str]:
-    """Yield what an attempt asked and wrote, and what its judge said."""
+    """Yield the queries and texts of an attempt, and the text of its judge."""
     for turn in trajectory.turns:
         if turn.tool != "query_knowledge":
             yield from _strings(turn.arguments)
     if trajectory.program is not None:
         yield trajectory.program.gen_prompt
         yield from (reference.note for reference in trajectory.program.reference_images)
-    if trajectory.verdict is not None:  # A judge sees the truth, and a summariser reads what it says.
+    if trajectory.verdict is not None:  # A judge sees the truth, and a summarizer reads the judge's text.
         yield trajectory.verdict.rationale
 
 
 def _seen(trajectory: Trajectory) -> Iterator[str]:
-    """Yield what an attempt was shown: foreign titles and snippets, not the project's own skills."""
+    """Yield what an attempt was shown: external titles and snippets, not the project's own skills."""
     yield from (hit.title for hit in trajectory.images.values())
     yield from (turn.observation for turn in trajectory.turns if turn.tool != "query_knowledge")
 
@@ -209,7 +212,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def find_leak(text: str, secrets: Secrets) -> Leak | None:
-    """Return the first part of an answer that a text gives away, None for a clean one.
+    """Return the first part of an answer that a text reveals, None for a clean one.
 
     Ordinal phrases ("the first reference image"), "one", and ordinary words of guidance are clean.
     """
@@ -244,12 +247,15 @@ def _names_request(text: str, request_id: str) -> bool:
 
 
 def _stands_in(value: str, text: str) -> bool:
-    """Return whether a value stands in a text as whole words, in any case."""
+    """Return whether a text contains a value as whole words, in any case."""
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _quotes(quote: str, text: str) -> bool:
-    """Return whether a text holds a quoted one; if that is made of ordinary words, only where it shouts or is a title."""
+    """Return whether a text contains a quoted one.
+
+    A quoted text made of ordinary words counts only where it is in capitals or is a title.
+    """
     if not _is_ordinary(quote):
         return _stands_in(quote, text)
     telling = quote.isupper() or (" " in quote and not quote.islower())
@@ -262,10 +268,10 @@ def _is_ordinary(value: str) -> bool:
 
 
 def check_experience(experience: Experience, request: Request, trajectories: Sequence[Trajectory] = ()) -> None:
-    """Check that a bundle carries behaviour alone, in its guidance and in its retrieval key.
+    """Check that a bundle carries behavior alone, in its guidance and in its retrieval key.
 
     Raises:
-        LeakError: naming the first value that it gives away.
+        LeakError: naming the first value that it reveals.
     """
     secrets = secrets_of(request, trajectories)
     for field, text in _texts(experience):
@@ -274,7 +280,7 @@ def check_experience(experience: Experience, request: Request, trajectories: Seq
 
 
 def without_leaks(experience: Experience, request: Request, trajectories: Sequence[Trajectory] = ()) -> Experience:
-    """Return a bundle without the bullets that give something away; a trigger or summary that does is replaced."""
+    """Return a bundle without the bullets that reveal an answer; such a trigger or summary is replaced."""
     secrets = secrets_of(request, trajectories)
     changes: dict[str, object] = {
         slot: tuple(b for b in getattr(experience, slot) if find_leak(b, secrets) is None) for slot in SLOTS

@@ -1,4 +1,4 @@
-"""The token ledger: what the engine consumed and produced is what the learner trains on.
+"""The token ledger: the learner trains on exactly the tokens that the engine consumed and produced.
 
 Shape legend: T tokens of one trajectory.
 """
@@ -13,7 +13,7 @@ from genevolve_ray.records.base import Record
 
 
 class SpanKind(StrEnum):
-    """What a span of tokens is."""
+    """Name the kind of a span of tokens."""
 
     PROMPT = "prompt"
     """The template's tokens before the first policy token."""
@@ -26,7 +26,7 @@ class SpanKind(StrEnum):
     TEXT = "text"
     """Policy: anything else it wrote (malformed turns)."""
     OBSERVATION = "observation"
-    """The template's tokens of a message that came back to the policy."""
+    """The template's tokens of a message returned to the policy."""
 
 
 POLICY_KINDS = frozenset({SpanKind.THINK, SpanKind.TOOL_CALL, SpanKind.ANSWER, SpanKind.TEXT})
@@ -34,7 +34,7 @@ CONTEXT_VERSION = -1
 
 
 class Span(Record):
-    """Tokens [start, end) of one kind; spans tile the ledger."""
+    """Mark tokens [start, end) of one kind; spans tile the ledger."""
 
     kind: SpanKind
     start: int
@@ -42,7 +42,7 @@ class Span(Record):
 
 
 class MediaSpan(Record):
-    """Placeholder tokens [start, end) of one image observation: content hash and patch grid (t, h, w)."""
+    """Mark placeholder tokens [start, end) of one image observation: content hash and patch grid (t, h, w)."""
 
     start: int
     end: int
@@ -52,12 +52,12 @@ class MediaSpan(Record):
 
 @dataclass
 class TokenLedger:
-    """Append-only record of one trajectory's tokens.
+    """Record the tokens of one trajectory; append-only.
 
     Attributes:
         tokens: token ids, length T.
         policy_mask: True where the policy sampled the token.
-        logprobs: behaviour log-probs (natural log, at the sampling temperature); 0.0 on context tokens.
+        logprobs: behavior log-probs (natural log, at the sampling temperature); 0.0 on context tokens.
         versions: policy version that sampled each token; -1 on context tokens.
         spans: tiles [0, T) in order.
         media: image placeholders; empty while observations are text.
@@ -88,7 +88,7 @@ class TokenLedger:
     def append_policy(
         self, tokens: Sequence[int], logprobs: Sequence[float], versions: Sequence[int], kind: SpanKind
     ) -> None:
-        """Append sampled tokens with their behaviour log-probs and policy versions.
+        """Append sampled tokens with their behavior log-probs and policy versions.
 
         Raises:
             ValueError: when lengths differ, a version is negative, or the kind is a context kind.
@@ -129,7 +129,7 @@ class TokenLedger:
         return min((v for v, m in zip(self.versions, self.policy_mask, strict=True) if m), default=None)
 
     def check(self) -> None:
-        """Check the invariants. Raises ValueError naming what does not hold."""
+        """Check the invariants. Raises ValueError naming the violated one."""
         n = len(self.tokens)
         columns: dict[str, Sequence[object]] = {
             "policy_mask": self.policy_mask,

@@ -1,4 +1,4 @@
-"""What tools return: structured results; the protocol profile decides how they read."""
+"""Structured results of tools; the protocol profile decides how they are shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from genevolve_ray.records.images import ImageRef
 
 
 class TextHit(Record):
-    """One text search result."""
+    """Represent one text search result."""
 
     title: str
     url: str
@@ -15,28 +15,28 @@ class TextHit(Record):
 
 
 class QueryResult(Record):
-    """The hits of one query, or the reason it failed (an outage is told as an outage, never as "no hits")."""
+    """Hold the hits of one query, or the reason it failed (an outage is reported as such, never as "no hits")."""
 
     query: str
     hits: tuple[TextHit, ...] = ()
     error: str = ""
     outage: str = ""
-    """What failed in the outside world, where that is told to the policy as an error; never shown to it."""
+    """External failure, where the policy receives it as an error; the text itself is never shown to it."""
 
 
 class SearchObservation(Record):
-    """Result of `search`: one entry per query."""
+    """Hold the result of `search`: one entry per query."""
 
     results: tuple[QueryResult, ...]
 
     @property
     def outages(self) -> tuple[str, ...]:
-        """What failed in the outside world, for each query that met it."""
+        """External failures, one for each affected query."""
         return tuple(result.outage for result in self.results if result.outage)
 
 
 class ImageHit(Record):
-    """One image search result; pixels are kept aside under `image`."""
+    """Represent one image search result; pixels are stored separately under `image`."""
 
     title: str
     url: str
@@ -45,29 +45,29 @@ class ImageHit(Record):
 
 
 class ImageSearchObservation(Record):
-    """Result of `image_search`."""
+    """Hold the result of `image_search`."""
 
     query: str
     hits: tuple[ImageHit, ...] = ()
     error: str = ""
     outage: str = ""
-    """What failed in the outside world, where that is told to the policy as an error; never shown to it."""
+    """External failure, where the policy receives it as an error; the text itself is never shown to it."""
 
     @property
     def outages(self) -> tuple[str, ...]:
-        """What failed in the outside world."""
+        """External failures."""
         return (self.outage,) if self.outage else ()
 
 
 class SkillObservation(Record):
-    """Result of `query_knowledge`: the Markdown of one skill."""
+    """Hold the result of `query_knowledge`: the Markdown of one skill."""
 
     skill_name: str
     markdown: str
 
     @property
     def outages(self) -> tuple[str, ...]:
-        """Skills are at hand: nothing fails."""
+        """Always empty: skills are local, so nothing fails."""
         return ()
 
 

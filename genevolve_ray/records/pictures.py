@@ -1,4 +1,4 @@
-"""Foreign pictures: decoded within bounds and encoded again, so that nothing but pixels goes on."""
+"""Untrusted pictures: decoded within bounds and encoded again, so that only pixels are passed on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Format = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 
 
 class ImageRefused(GenevolveError, ValueError):
-    """Bytes that are not taken as a picture; the message says why."""
+    """Signal that bytes are not accepted as a picture; the message states the reason."""
 
 
 class PictureLimits(Config):
-    """What is taken as a picture, and what becomes of it."""
+    """Configure which pictures are accepted, and how they are encoded."""
 
     formats: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
     """Formats by content, whatever a name or a header claims; other decoders are never tried."""
@@ -43,7 +43,7 @@ class PictureLimits(Config):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that this process encoded itself; sizes in pixels."""
+    """Hold a picture that this process encoded itself; sizes in pixels."""
 
     data: bytes
     width: int
@@ -52,10 +52,10 @@ class Picture:
 
 
 def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
-    """Decode foreign bytes and encode the first frame anew, turned upright, without metadata.
+    """Decode untrusted bytes and re-encode the first frame, turned upright, without metadata.
 
     Raises:
-        ImageRefused: for too many bytes or pixels, another format, a file that is cut off or broken.
+        ImageRefused: for too many bytes or pixels, another format, a file that is truncated or broken.
     """
     from PIL import Image, ImageOps
 
@@ -64,7 +64,7 @@ def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
         raise ImageRefused(f"{len(data)} bytes, allowed {limits.max_bytes}")
     try:
         with warnings.catch_warnings():
-            # Our own limit stands before any decoding.
+            # The project's own limit is checked before any decoding.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=limits.formats) as image:
                 _check_size(image.size, limits)
@@ -77,7 +77,7 @@ def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
     except Image.DecompressionBombError as error:
         raise ImageRefused(str(error)) from error
     except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, ArithmeticError, EOFError) as error:
-        # What Pillow's decoders raise on broken files is not confined to one class.
+        # Pillow's decoders raise errors of several classes on broken files.
         raise ImageRefused(f"not a {' / '.join(limits.formats)} picture: {type(error).__name__}") from error
 
 
@@ -97,7 +97,7 @@ def _encode(image: PillowImage, limits: PictureLimits) -> Picture:
     if limits.long_side is not None and max(pixels.size) > limits.long_side:
         pixels.thumbnail((limits.long_side, limits.long_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    # A new image holds pixels only: no profile, no text chunk, nothing behind the end of the file.
+    # A new image holds pixels only: no profile, no text chunk, no bytes after the end of the file.
     if limits.output == "JPEG":
         canvas = Image.new("RGB", pixels.size, "white")
         canvas.paste(pixels, mask=pixels.getchannel("A") if transparent else None)

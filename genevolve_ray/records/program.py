@@ -1,4 +1,4 @@
-"""The prompt-reference program z = (g, R): what the agent hands to the generator (PAPER section 1)."""
+"""The prompt-reference program z = (g, R): the agent's output and the generator's input (PAPER section 1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DETAIL_CHARS = 160
 
 
 class ProgramFault(StrEnum):
-    """Why an answer is not a program that a generator may run."""
+    """Name the reason why an answer is not a program that a generator may run."""
 
     NOT_JSON = "answer is not a JSON object"
     FIELDS = "answer needs exactly gen_prompt (text) and reference_images (list of img_id and note)"
@@ -43,7 +43,7 @@ class ProgramFault(StrEnum):
 
 
 class ProgramError(PolicyFault):
-    """An invalid program; `fault` is the rule it breaks, `detail` the value at fault."""
+    """Report an invalid program; `fault` is the rule it breaks, `detail` the invalid value."""
 
     def __init__(self, fault: ProgramFault, detail: str = "") -> None:
         """Keep the fault and the value, cut to a length that can be shown."""
@@ -54,14 +54,14 @@ class ProgramError(PolicyFault):
 
 
 class ReferenceImage(Record):
-    """One reference of a program: an image id of this trajectory and why it is there."""
+    """Represent one reference of a program: an image id of this trajectory and the reason for it."""
 
     img_id: str = Field(pattern=r"^IMG_\d{3,}$")
     note: str = ""
 
 
 class Program(Record):
-    """A prompt and 1-2 references; the prompt names references by ordinal phrase only."""
+    """Hold a prompt and 1-2 references; the prompt names references by ordinal phrase only."""
 
     gen_prompt: str
     reference_images: tuple[ReferenceImage, ...]
@@ -73,7 +73,7 @@ def image_number(img_id: str) -> int:
 
 
 def _as_seen(text: str) -> str:
-    """Return a text as it reads: look-alike letters folded to plain ones, without the characters nobody sees."""
+    """Return a text as it reads: look-alike letters folded to plain ones, without invisible characters."""
     return "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
 
 
@@ -81,7 +81,7 @@ def check_program(program: Program, *, known_ids: set[str], max_references: int 
     """Check a program against the rules of the protocol.
 
     Raises:
-        ProgramError: naming the first rule that is broken and the value at fault.
+        ProgramError: naming the first rule that is broken and the invalid value.
     """
     prompt, ids = program.gen_prompt, [r.img_id for r in program.reference_images]
     if not prompt.strip():

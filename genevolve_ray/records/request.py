@@ -12,19 +12,20 @@ from genevolve_ray.records.images import ImageRef
 
 
 class EvalType(StrEnum):
-    """The two families of requests in the published benchmark."""
+    """Name the two families of requests in the published benchmark."""
 
     KNOWLEDGE = "Knowledge-Anchored"
-    """Looks or facts must be found with the tools."""
+    """Appearances or facts must be found with the tools."""
     QUALITY = "Quality-Anchored"
-    """Counts, layout, attribute binding, text and the like must be executed well."""
+    """Counts, layout, attribute binding, text and similar aspects must be executed well."""
 
 
 class Request(Record):
-    """One image request.
+    """Represent one image request.
 
-    `truth_image` is the ground-truth picture for the judge; the policy never sees it. `meta` carries what a source knows
-    beyond the common fields (for atlas: the scene behind the request); it reaches judges and teachers, never the policy.
+    `truth_image` is the ground-truth picture for the judge; the policy never sees it. `meta` holds facts of a source
+    beyond the common fields (for atlas: the scene behind the request). Judges and teachers receive it, the policy never
+    does.
     """
 
     id: str

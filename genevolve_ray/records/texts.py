@@ -1,4 +1,4 @@
-"""Texts that models read: replaceable prompts and rubrics, and foreign text made harmless."""
+"""Texts that models read: replaceable prompts and rubrics, and neutralized external text."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import unicodedata
 from pathlib import Path
 
 _OPENING = re.compile(r"[<＜﹤]")
-"""The bracket, and what Unicode's compatibility folding makes one of."""
+"""The opening bracket, and the characters that Unicode's compatibility folding turns into it."""
 _TAG = re.compile(
     r"\s*/?\s*(?:(?:think|tool_call|tool_response|tools?|answer|image|img|video|audio|s|bos|eos|pad|unk|mask|sep|cls"
     r"|start_of_turn|end_of_turn|begin_of_text|end_of_text)\s*/?\s*>"
-    r"|(?:think|tool_call|tool_response|answer)\b"  # The protocol's own, also with attributes or never closed.
+    r"|(?:think|tool_call|tool_response|answer)\b"  # The protocol's own tags, also with attributes or unclosed.
     r"|[|｜])",
     re.IGNORECASE,
 )
 _TAG_CHARS = 64
-"""Longest tag that is looked for."""
+"""Longest tag that is searched for."""
 HIDDEN = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f\x80-\x84\x86-\x9f"  # control characters that are no white space
     "\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible; direction of writing
     "\U000e0000-\U000e0fff"  # tag characters and further variation selectors: text within text
     "]|(?<=[\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f])"  # joiners, which only other scripts need
 )
-"""Characters that nobody sees."""
+"""Characters that are invisible."""
 
 
 def neutralise(text: str) -> str:
-    """Return foreign text in which no protocol tag or control token can be read: its "<" becomes "‹".
+    """Return external text in which no protocol tag or control token can be read: its "<" becomes "‹".
 
-    Tags count in any case, with spaces or hidden characters inside, and in letters that Unicode folds to plain ones. Half
-    surrogate pairs, which no tokenizer can encode, become "?".
+    Tags count in any case, with spaces or hidden characters inside, and in letters that Unicode folds to plain ones.
+    Half surrogate pairs, which no tokenizer can encode, become "?".
     """
     return _OPENING.sub(lambda found: _bracket(text, found), text).encode(errors="replace").decode()
 
@@ -46,8 +46,8 @@ def load_text(source: str, folder: Path, what: str) -> str:
 
     Args:
         source: `name` for `folder/name.md`, a path, or `module:attribute`.
-        folder: where the project's own texts of this kind lie.
-        what: what the text is, for messages.
+        folder: the folder of the project's own texts of this kind.
+        what: the kind of text, for messages.
 
     Raises:
         ValueError: naming the source, when it is neither a text of the project, a file, nor `module:attribute`.

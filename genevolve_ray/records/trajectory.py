@@ -1,4 +1,4 @@
-"""A trajectory: everything one attempt at one request did, and what came of it."""
+"""A trajectory: all turns of one attempt at one request, and the outcome."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from genevolve_ray.records.verdict import Reward, Verdict
 
 
 class Outcome(StrEnum):
-    """What became of a trajectory. A failure of the outside world is never a reward."""
+    """Name the outcome of a trajectory. An external failure is never a reward."""
 
     PENDING = "pending"
     """A valid program that is not judged yet."""
     SCORED = "scored"
-    """Rendered and judged: the reward is the judge's."""
+    """Rendered and judged: the reward comes from the judge."""
     POLICY_FAILURE = "policy_failure"
     """No program or a broken protocol: reward 0, with the reason."""
     INFRA_FAILURE = "infra_failure"
@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 
 class Termination(StrEnum):
-    """Why the episode ended (names of the published agent output)."""
+    """Name the reason why the episode ended (names of the published agent output)."""
 
     ANSWER = "answer"
     NO_ANSWER = "no_answer"
@@ -38,7 +38,7 @@ class Termination(StrEnum):
 
 
 class TurnKind(StrEnum):
-    """What one policy turn turned out to be."""
+    """Name the kind of one policy turn."""
 
     TOOL_CALL = "tool_call"
     ANSWER = "answer"
@@ -47,7 +47,7 @@ class TurnKind(StrEnum):
 
 
 class Turn(Record):
-    """One policy turn as text, for people and summarisers; the ledger holds the tokens."""
+    """Hold one policy turn as text, for people and summarizers; the ledger holds the tokens."""
 
     kind: TurnKind
     text: str
@@ -60,7 +60,7 @@ class Turn(Record):
 
 
 class SampleKey(Record):
-    """Which attempt this is: seeds derive from it, and no two attempts share one."""
+    """Identify an attempt: seeds derive from the key, and no two attempts share one."""
 
     step: int
     request_id: str
@@ -73,11 +73,11 @@ class SampleKey(Record):
 
 
 OUTSIDE = "gateway:"
-"""Begins the engine's name where a worker outside the cluster played; the worker's name follows."""
+"""Prefix of the engine's name for trajectories of a worker outside the cluster; the worker's name follows."""
 
 
 class Provenance(Record):
-    """What made this trajectory: every artefact names its makers."""
+    """Record the components that made a trajectory: every artifact names its makers."""
 
     profile: str
     engine: str
@@ -89,16 +89,16 @@ class Provenance(Record):
 
     @property
     def outside(self) -> bool:
-        """Whether a worker outside the cluster played it."""
+        """True for a trajectory that a worker outside the cluster produced."""
         return self.engine.startswith(OUTSIDE)
 
 
 @dataclass
 class Trajectory:
-    """One attempt at one request.
+    """Hold one attempt at one request.
 
-    `images` maps the ids the policy saw (IMG_###) to what they stand for; `rendered` is the generator's picture; `usage` is
-    what each service was used for, the engine being `policy`.
+    `images` maps the ids the policy saw (IMG_###) to their hits; `rendered` is the generator's picture; `usage` is the
+    use of each service, the engine being `policy`.
     """
 
     key: SampleKey
@@ -124,12 +124,15 @@ class Trajectory:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the ledger holds what the policy sampled; a chat endpoint gives text alone, which nothing can train on."""
+        """True if the ledger holds sampled tokens; a chat endpoint gives only text, which cannot be trained on."""
         return len(self.ledger) > 0 or not self.turns
 
     @property
     def outages(self) -> int:
-        """Number of tool calls that met an outage of the outside world, whether the policy was told or the episode ended."""
+        """Number of tool calls that met an external outage.
+
+        Counts both outages reported to the policy and those that ended the episode.
+        """
         return sum(t.kind is TurnKind.TOOL_CALL and bool(t.error) for t in self.turns)
 
     @property
@@ -148,25 +151,25 @@ class Trajectory:
 
 @dataclass
 class Group:
-    """K trajectories of one request: one renderer, one judge, one render seed."""
+    """Hold K trajectories of one request: one renderer, one judge, one render seed."""
 
     request_id: str
     step: int
     trajectories: list[Trajectory]
 
     def scores(self) -> list[float]:
-        """Scores of the trajectories that have one, in sample order."""
+        """Return the scores of the trajectories that have one, in sample order."""
         return [t.score for t in self.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)]
 
     @property
     def samples(self) -> int:
-        """Number of samples drawn, however many attempts each took."""
+        """Return the number of samples drawn, independent of the attempts each took."""
         return len({t.key.sample for t in self.trajectories})
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The best and the worst judged attempt at one request in one step; `gap` is the difference of their rewards."""
+    """Hold the best and the worst judged attempt at one request in one step; `gap` is their difference in reward."""
 
     request_id: str
     step: int

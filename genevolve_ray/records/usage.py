@@ -1,4 +1,4 @@
-"""What calls of services took, and who pays: code that calls a service adds to the meter that is open around it."""
+"""Usage of services and its price: code that calls a service adds to the meter that is open around it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from contextvars import ContextVar
 from genevolve_ray.records.base import Record
 
 POLICY_SERVICE = "policy"
-"""Name under which the policy's engine, or the endpoint in its place, stands on a meter."""
+"""Name of the policy's engine, or of the endpoint in its place, on a meter."""
 
 
 class Usage(Record):
-    """An amount of use; amounts add up. `money` is in the currency of the configured prices."""
+    """Hold an amount of use; amounts can be added. `money` is in the currency of the configured prices."""
 
     calls: int = 0
-    """Requests sent, every try counted."""
+    """Requests sent, counting every try."""
     failed_calls: int = 0
-    """Tries that brought nothing."""
+    """Tries without a result."""
     cached: int = 0
-    """Answers that a cache gave without a call."""
+    """Answers that a cache provided without a call."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     images: int = 0
     seconds: float = 0.0
-    """Seconds that calls were on the way, added up over calls side by side."""
+    """Seconds that calls were in flight; concurrent calls add up."""
     money: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
@@ -33,10 +33,10 @@ class Usage(Record):
 
 
 class Meter:
-    """Adds usage up, by the name of the service that was used."""
+    """Add usage up, by the name of the service that was used."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
+        """Start with no usage."""
         self.by_service: dict[str, Usage] = {}
 
     def add(self, service: str, usage: Usage) -> None:
@@ -54,7 +54,7 @@ _METER: ContextVar[Meter | None] = ContextVar("genevolve_ray_meter", default=Non
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """Open a meter around calls; tasks that start inside inherit it. Meters nest: the outer one hears everything too."""
+    """Open a meter around calls; tasks that start inside inherit it. An outer meter also counts all inner usage."""
     outer, meter = _METER.get(), Meter()
     token = _METER.set(meter)
     try:
@@ -67,7 +67,7 @@ def metered() -> Iterator[Meter]:
 
 
 def record_usage(service: str, usage: Usage) -> None:
-    """Add to the open meter; without one the usage is nobody's."""
+    """Add to the open meter; without one the usage is not recorded."""
     meter = _METER.get()
     if meter is not None:
         meter.add(service, usage)

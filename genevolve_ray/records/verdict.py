@@ -1,4 +1,4 @@
-"""What a judge says, the named KScore formulas, and the reward."""
+"""A judge's verdict, the named KScore formulas, and the reward."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ NO_TEXT_VALUE = 0.5
 
 
 class ScoreFormula(StrEnum):
-    """How a row without required text enters the overall score (FORMATS, KScore)."""
+    """Name how a row without required text enters the overall score (FORMATS, KScore)."""
 
     RELEASE_SUMMARY = "release-summary"
     """Mean of per-row overall; a no-text row counts text as 0.5."""
     RELEASE_EVAL = "release-eval"
     """Dimension means first; the text mean is over rows with text only, 0.5 if there are none."""
     PAPER = "paper"
-    """A no-text row is renormalised over the other three dimensions."""
+    """A no-text row is renormalized over the other three dimensions."""
 
 
 class ImageScores(Record):
-    """The four KScore dimensions, each in [0, 1] (the published judge uses 0, 0.5, 1); text None when no text is asked."""
+    """Hold the four KScore dimensions, each in [0, 1] (the published judge uses 0, 0.5, 1).
+
+    The text dimension is None when the request contains no text.
+    """
 
     faithfulness: float = Field(ge=0, le=1)
     visual_correctness: float = Field(ge=0, le=1)
@@ -34,7 +37,10 @@ class ImageScores(Record):
 
 
 class Sufficiency(Record):
-    """Whether the program alone states what the picture needs: four checks, so five bins of 0.25 (PAPER section 2)."""
+    """Record whether the program alone states what the picture needs.
+
+    There are four checks, so five bins of 0.25 (PAPER section 2).
+    """
 
     facts: bool
     reference_binding: bool
@@ -48,7 +54,7 @@ class Sufficiency(Record):
 
 
 class Verdict(Record):
-    """A judge's view of one rendered program, and who made it."""
+    """Hold a judge's view of one rendered program, and the judge's identity."""
 
     image: ImageScores
     text: Sufficiency
@@ -56,7 +62,7 @@ class Verdict(Record):
     judge: str
     formula: ScoreFormula
     flags: tuple[str, ...] = ()
-    """What is odd about the judgement, as `code` or `code:field`: a score off the grid or clipped, a salvaged answer."""
+    """Anomalies of the judgment, as `code` or `code:field`: a score off the grid or clipped, a salvaged answer."""
 
 
 def kscore(scores: ImageScores, formula: ScoreFormula) -> float:
@@ -87,7 +93,7 @@ def mean_kscore(rows: list[ImageScores], formula: ScoreFormula) -> float:
 
 
 class RewardConfig(Config):
-    """R = image_weight * R_image + text_weight * R_text - call_cost * tool calls, floored at 0.
+    """Configure the reward: max(0, image_weight * R_image + text_weight * R_text - call_cost * tool calls).
 
     The paper's reward is the default (0.5, 0.5, no cost).
     """
@@ -111,7 +117,7 @@ class RewardConfig(Config):
 
 
 class Reward(Record):
-    """A scored trajectory's reward and its parts, all logged."""
+    """Hold a scored trajectory's reward and its parts, all logged."""
 
     total: float
     image: float

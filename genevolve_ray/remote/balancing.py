@@ -1,4 +1,4 @@
-"""Which of several equal servers gets the next call: the least busy one that has not just failed, ties in turn."""
+"""Load balancing over equal servers: the next call goes to the least busy healthy server, ties in turn."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class Server:
-    """One server as its callers see it; times in seconds of one monotonic clock."""
+    """Track one server from the client's side; times in seconds of one monotonic clock."""
 
     url: str
     running: int = 0
-    """Calls on their way to it."""
+    """Calls in flight to it."""
     failed: bool = False
-    """Its last answer was no use, or none came."""
+    """Its last answer was unusable, or none arrived."""
     shunned_until: float = 0.0
-    """Until then it is passed over while another one is there."""
+    """Until then it is skipped while another one is available."""
     asked_to_wait_until: float = 0.0
-    """Until then it wants no calls at all."""
+    """Until then it accepts no calls."""
     heard: float = float("-inf")
-    """When it last answered."""
+    """Time of its last answer."""
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Count a call that is on its way."""
+        """Count a call in flight."""
         self.running += 1
         try:
             yield
@@ -33,27 +33,27 @@ class Server:
             self.running -= 1
 
     def answered(self, now: float) -> None:
-        """Note a good answer, or a refusal: it takes a server that works to refuse."""
+        """Record a good answer, or a refusal: only a working server can refuse."""
         self.failed, self.heard, self.shunned_until = False, now, 0.0
 
     def let_down(self, now: float, cooldown: float) -> None:
-        """Note a try that brought nothing."""
+        """Record a try without a result."""
         self.failed, self.shunned_until = True, max(self.shunned_until, now + cooldown)
 
     def asked_to_wait(self, now: float, seconds: float) -> None:
-        """Note that the server itself asked for patience."""
+        """Record that the server requested a wait."""
         self.asked_to_wait_until = max(self.asked_to_wait_until, now + seconds)
 
 
 class Servers:
-    """Equal servers behind one service.
+    """Balance calls over the equal servers of one service.
 
-    A server that hangs gathers calls only until it has as many as the others; after its first failure it is passed over
-    for a while and then gets one call at a time until it answers again, so that a long timeout is not spent by many.
+    A server that hangs receives calls only until it has as many as the others. After its first failure it is skipped
+    for a while and then gets one call at a time until it answers again, so that only few calls wait for a long timeout.
     """
 
     def __init__(self, urls: Sequence[str]) -> None:
-        """Start with all of them in good standing."""
+        """Start with all of them healthy."""
         self.all = [Server(url) for url in urls]
         self._next = 0
 
@@ -66,7 +66,7 @@ class Servers:
         return chosen
 
     def named(self, url: str) -> Server:
-        """Return the server of that address; a foreign one counts for itself alone."""
+        """Return the server of that address; an unknown one gets a separate count."""
         return next((s for s in self.all if s.url == url), None) or Server(url)
 
     @staticmethod

@@ -1,13 +1,13 @@
-"""Answers of services that are kept: a question is asked once, by every replica and after a restart.
+"""A cache of answers of services: each question is asked once, by all replicas and after a restart.
 
 Searches, pictures and verdicts are kept here. Answers are small JSON files named by the hash of the question, below a
 local folder or a pyarrow URI. The package `diskcache` is no substitute: its SQLite files belong to one machine, while
-replicas on several machines share these files over whatever the run store lies on, object stores included. An answer
-never changes once it is written, so nothing needs a transaction. A person can read or delete answers one by one, and
-loading one runs no code (diskcache unpickles).
+replicas on several machines share these files on any storage of the run store, object stores included. An answer never
+changes once it is written, so nothing needs a transaction. A person can read or delete answers one by one, and loading
+one runs no code (diskcache unpickles).
 
-Of two replicas that ask at the same moment, the first to write wins on a local disk and the second takes its answer; on
-an object store a window of one write remains. Failures are never kept.
+If two replicas ask at the same moment, on a local disk the first to write wins and the second takes its answer. On an
+object store a window of one write remains. Failures are never kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from genevolve_ray.records.base import Config
 
 _LOG = logging.getLogger(__name__)
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-"""What file systems without hard links say."""
+"""Error codes of file systems without hard links."""
 Json = Any
 """A JSON value."""
 Entry = dict[str, Json]
@@ -42,7 +42,7 @@ Entry = dict[str, Json]
 
 
 class CacheConfig(Config):
-    """Where answers are kept, and how long."""
+    """Configure the location of cached answers and their lifetime."""
 
     folder: str = ""
     """A path or pyarrow URI; runs that name the same folder share it. Empty: beside the run's pictures."""
@@ -67,7 +67,7 @@ def read_entry(found: Json, question: Mapping[str, Json]) -> Entry | None:
 
 
 class AnswerCache:
-    """Keeps JSON answers by question; questions asked side by side become one call."""
+    """Keep JSON answers by question; concurrent equal questions become one call."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class AnswerCache:
             config: how long answers are kept.
             folder: a path or URI; an empty one keeps answers in this process alone.
             now: seconds since the epoch.
-            finish: whether a call continues after every caller was cancelled, so that its answer is kept.
+            finish: whether a call continues after every caller was canceled, so that its answer is kept.
             read: turns a file's JSON value into the entry of a question, None when it is not one.
         """
         self._config, self._now, self._finish = config, now, finish
@@ -109,7 +109,10 @@ class AnswerCache:
         return entry["answer"]
 
     async def put(self, question: Mapping[str, Json], answer: Json, *, replace: bool = False) -> Json:
-        """Keep an answer and return the one that counts: an earlier one of another replica, unless it is to be replaced."""
+        """Keep an answer and return the valid one.
+
+        The valid one is an earlier answer of another replica, unless that is to be replaced.
+        """
         name = entry_name(question)
         entry = {"question": dict(question), "at": self._now(), "answer": answer}
         if self._files is not None:
@@ -121,14 +124,14 @@ class AnswerCache:
     async def ask(
         self, question: Mapping[str, Json], call: Callable[[], Awaitable[tuple[Json, bool]]]
     ) -> tuple[Json, bool]:
-        """Return (answer, whether it came without a call of one's own).
+        """Return (answer, whether it was obtained without a call by this caller).
 
-        Callers that ask the same at the same time share one call, and its failure; a caller that is cancelled takes
-        nobody with it. A folder that cannot be read or written costs a call and a warning, never the answer.
+        Callers that ask the same at the same time share one call, and its failure; the cancellation of one caller does
+        not affect the others. A folder that cannot be read or written costs a call and a warning, never the answer.
 
         Args:
-            question: a JSON object, all that decides the answer.
-            call: brings (answer, whether to keep it).
+            question: a JSON object with everything that determines the answer.
+            call: returns (answer, whether to keep it).
 
         Raises:
             Exception: what `call` raised.
@@ -138,7 +141,7 @@ class AnswerCache:
         flight = flights.get(name)
         shared = flight is not None
         if flight is None:
-            # Looking is part of the task: between a look and a call nobody else can slip in.
+            # The look-up is part of the task, so that no other caller can run between look-up and call.
             flight = flights[name] = _Flight(asyncio.create_task(self._look_or_call(question, call)))
             flight.task.add_done_callback(partial(_land, flights, name, flight))
         flight.waiting += 1
@@ -166,7 +169,7 @@ class AnswerCache:
             return answer, False
         try:
             return await self.put(question, answer), False
-        except OSError as error:  # A full disk is no reason to lose what was paid for.
+        except OSError as error:  # A full disk must not lose an answer that was paid for.
             _LOG.warning("an answer could not be kept: %s", error)
             return answer, False
 
@@ -182,7 +185,7 @@ class AnswerCache:
 
 
 class _Flight:
-    """A call under way and how many wait for it."""
+    """Hold a call in progress and the number of its waiters."""
 
     def __init__(self, task: asyncio.Task[tuple[Json, bool]]) -> None:
         self.task, self.waiting = task, 0
@@ -191,15 +194,15 @@ class _Flight:
 def _land(
     flights: dict[str, _Flight], name: str, flight: _Flight, done: asyncio.Task[tuple[Json, bool]] | None
 ) -> None:
-    """Forget a flight; another one of that name may have begun since."""
+    """Forget a finished flight; another one of that name may have begun since."""
     if flights.get(name) is flight:
         del flights[name]
     if done is not None and not done.cancelled():
-        done.exception()  # Looked at, so that asyncio does not report a failure that nobody waited for.
+        done.exception()  # Read, so that asyncio does not report a failure without a waiter.
 
 
 class _Files:
-    """Whole JSON files; they appear completely or not at all."""
+    """Store whole JSON files; writes are atomic."""
 
     def __init__(self, folder: str, read: Callable[[Json, Mapping[str, Json]], Entry | None]) -> None:
         self._entry = read
@@ -220,7 +223,7 @@ class _Files:
         self._fs.delete_file(path)
 
     def read(self, name: str, question: Mapping[str, Json]) -> Entry | None:
-        """Return an entry, None when there is none; a file that is not one counts as none."""
+        """Return an entry, None when there is none; an invalid file counts as none."""
         try:
             with self._fs.open_input_stream(self._path(name)) as stream:
                 return self._entry(json.loads(stream.read()), question)
@@ -228,14 +231,14 @@ class _Files:
             return None
 
     def write(self, name: str, entry: Entry, stale: Callable[[Mapping[str, Json]], bool] | None) -> Entry | None:
-        """Write an entry unless a good one is there that is not `stale`, which is then returned."""
+        """Write an entry, unless there is a valid one that is not `stale`, which is then returned."""
         path, data = self._path(name), json.dumps(entry).encode()
         self._fs.create_dir(path.rpartition("/")[0], recursive=True)
         earlier = self.read(name, entry["question"]) if stale is not None else None
         if earlier is not None and stale is not None and not stale(earlier):
             return earlier
         if not self._local:
-            # Object stores show a file when its stream is closed.
+            # Object stores make a file visible when its stream is closed.
             with self._fs.open_output_stream(path) as stream:
                 stream.write(data)
             return None
@@ -244,7 +247,7 @@ class _Files:
             with open(aside, "xb") as file:
                 file.write(data)
             if stale is not None and earlier is None and not os.path.exists(path) and not _linked(aside, path):
-                # Somebody was faster between our look and our link.
+                # Another writer was faster between the check and the link.
                 return self.read(name, entry["question"])
             os.replace(aside, path)
         finally:
@@ -254,7 +257,7 @@ class _Files:
 
 
 def _linked(source: str, target: str) -> bool:
-    """Give a finished file its name, unless a file has it already: then return False."""
+    """Give a finished file its name; return False if a file has the name already."""
     try:
         os.link(source, target)
     except FileExistsError:

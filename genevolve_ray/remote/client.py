@@ -1,11 +1,12 @@
-"""Calls of a service over HTTP: equal servers in turn, bounded retries, rate and size, typed failure, a meter.
+"""A client for services over HTTP: equal servers, bounded retries, limits of rate and size, typed failures, a meter.
 
-Chat models are called from here too, and not through the package `openai`, which vLLM installs anyway. Its client knows
-one server, and retries only what HTTP calls a failure. Here an answer that its reader cannot use is a failed try as
-well, the next try may go to another server, and an outage (`InfraFailure`) is told apart from a refusal
-(`ServiceRefusal`) by type. Each try is metered and priced, answers are bounded in bytes before they are parsed, and a
-token that a server repeats in its error is replaced. Searches, renderers and embedders need the same from services
-that are not OpenAI's. Under all of it stand kept libraries: httpx, tenacity for retries, aiolimiter for rates.
+Chat models are called with it too, and not with the package `openai`, which vLLM installs anyway. That client knows one
+server, and retries only what HTTP calls a failure. Here an answer that its reader cannot use is a failed try as well,
+and the next try may go to another server. An outage (`InfraFailure`) and a refusal (`ServiceRefusal`) have different
+types. Each try is metered and priced, and answers are bounded in bytes before they are parsed. A token that a server
+repeats in its error is redacted. Searches, renderers and embedders need the same from services that are not OpenAI's.
+
+The client builds on maintained libraries: httpx, tenacity for retries, aiolimiter for rates.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ _BUSY = frozenset({408, 409, 425, 429})
 _SHOWN = 300
 """Characters of a server's own error text that a message keeps."""
 _HEALTH_SECONDS = 5.0
-"""How long a server may take to say that it is well."""
+"""Timeout of a health check, seconds."""
 
 
 class ServiceRefusal(InfraFailure):
-    """The service answered, and will answer the same again: a 4xx, a "not implemented", content that it will not make.
+    """Signal that the service answered, and that another try would get the same answer.
+
+    Examples are a 4xx, a "not implemented", or content that it refuses to make.
 
     Attributes:
         status: the HTTP status; 200 where the refusal came in a regular answer.
@@ -60,21 +63,21 @@ class ServiceRefusal(InfraFailure):
         self.status, self.reason = status, reason
 
     def __reduce__(self) -> tuple[type[ServiceRefusal], tuple[str, int, str]]:
-        """Cross process boundaries with status and reason."""
+        """Preserve status and reason across process boundaries."""
         return type(self), (str(self), self.status, self.reason)
 
 
 class Unusable(GenevolveError):
-    """An answer that arrived and is of no use this time; raised by readers, it makes the call try again."""
+    """Signal that an answer arrived but cannot be used; raised by readers, it makes the call try again."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
-        """Keep the wait in seconds that the server asked for."""
+        """Keep the wait in seconds that the server requested."""
         super().__init__(reason)
         self.after = after
 
 
 class _Failed(GenevolveError):
-    """One try brought nothing; another one may."""
+    """Signal that one try failed and that another one may succeed."""
 
     def __init__(self, address: str, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -83,7 +86,7 @@ class _Failed(GenevolveError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back with status 200, from the server with that base address; header names are in lower case."""
+    """Hold an answer with status 200 from the server with that base address; header names are in lower case."""
 
     headers: Mapping[str, str]
     data: bytes
@@ -104,16 +107,22 @@ _SHARE = 1.0
 
 
 def share_limits(replicas: int) -> None:
-    """Say that this process is one of so many equal replicas: each keeps to its part of every rate."""
+    """Set the number of equal replicas of this process: each uses its share of every rate."""
     global _SHARE
     _SHARE = 1.0 / replicas
 
 
 class Remote:
-    """Calls one service. Connections are kept for each event loop; any number of calls may be on the way."""
+    """Call one service.
+
+    Connections are kept for each event loop; any number of calls may be in flight.
+    """
 
     def __init__(self, config: RemoteConfig, service: str) -> None:
-        """Keep the config; `service` is the name on the meter. The token is read at each call and shown nowhere."""
+        """Keep the config; `service` is the name on the meter.
+
+        The token is read at each call and shown nowhere.
+        """
         self.config, self.service = config, service
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Connections] = WeakKeyDictionary()
         self._servers = Servers(config.urls)
@@ -130,19 +139,20 @@ class Remote:
         headers: Mapping[str, str] | None = None,
         server: str | None = None,
     ) -> T:
-        """Send a request and return what `read`, plain or async, makes of the answer.
+        """Send a request and return the value that `read`, plain or async, returns for the answer.
 
-        `body` goes as JSON (bytes are JSON already), `form` and `files` as multipart; `server` names the one to ask.
+        `body` is sent as JSON (bytes are JSON already), `form` and `files` as multipart; `server` names the server to
+        call.
 
         Raises:
-            ServiceRefusal: for a 4xx or 501 that no retry mends, and where `read` raises it.
-            InfraFailure: when every try failed: no connection, too slow, 5xx, too large, or Unusable to `read`.
+            ServiceRefusal: for a 4xx or 501 that no retry can fix, and where `read` raises it.
+            InfraFailure: when every try failed: no connection, a timeout, 5xx, too large, or Unusable raised by `read`.
         """
         from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt
 
         headers = dict(headers or {})
         if body is not None:
-            # Encoded once, whatever the number of tries; as ASCII, since a policy can write half a surrogate pair.
+            # Encoded once for all tries; as ASCII, since a policy can write half a surrogate pair.
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
             headers = {"Content-Type": "application/json", **headers}
         what = {"content": body, "data": form, "files": files}
@@ -179,7 +189,7 @@ class Remote:
         connections = self._connections()
         async with connections.gate:
             await connections.turn()
-            # Chosen now and not when the call began to wait: by now a server may have failed.
+            # Chosen now and not when the call began to wait: a server may have failed in the meantime.
             server = self._servers.named(named) if named else await self._healthy(connections)
             with server.busy():
                 await self._patience(server, connections)
@@ -203,7 +213,7 @@ class Remote:
                     self.spend(usage)
 
     def _failed(self, server: Server, path: str, error: Exception) -> _Failed:
-        """Return a failed try, and have other calls wait too where the server asked for it."""
+        """Return a failed try, and delay other calls too where the server requested it."""
         after = min(error.after, self.config.max_backoff_s) if isinstance(error, Unusable) else 0.0
         if after:
             server.asked_to_wait(monotonic(), after)
@@ -226,7 +236,7 @@ class Remote:
 
     async def _read(self, response: httpx.Response) -> bytes:
         limit = self.config.max_answer_bytes
-        # What is small on the wire may be huge unpacked, in one piece: nothing compressed was asked for.
+        # A small compressed body may be huge when decompressed in one piece; the request accepted no compression.
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Unusable("answer is compressed, although compression was not requested")
         declared = response.headers.get("content-length", "")
@@ -241,19 +251,22 @@ class Remote:
         raise Unusable(f"answer is longer than {limit} bytes")
 
     def spend(self, usage: Usage) -> None:
-        """Put usage on the open meter, priced; readers add the tokens and pictures of an answer."""
+        """Add usage to the open meter, priced; readers add the tokens and pictures of an answer."""
         record_usage(self.service, usage.model_copy(update={"money": self.config.price.of(usage)}))
 
-    # --- which server, when, and who we are ---
+    # --- choice of server, waits, and the token ---
 
     async def _healthy(self, connections: _Connections) -> Server:
-        """Return the server of the next call, asked for its health if there is a place to ask. Raises _Failed."""
+        """Return the server of the next call.
+
+        Its health is checked first if a health path is configured. Raises _Failed.
+        """
         server = self._servers.choose(monotonic())
         if not self._stale(server):
             return server
         async with connections.asking:
             for _ in self._servers.all:
-                # Chosen anew: while this call waited, another one may have asked.
+                # Chosen again: while this call waited, another one may have checked the health.
                 server = self._servers.choose(monotonic())
                 if not self._stale(server) or await self._well(connections.client, server):
                     return server
@@ -278,10 +291,10 @@ class Remote:
         return well
 
     async def _patience(self, server: Server, connections: _Connections) -> None:
-        """Wait as long as the server asked its callers to."""
+        """Wait as long as the server requested."""
         left = server.asked_to_wait_until - monotonic()
         if left > 0:
-            # All that wait would start at once otherwise.
+            # Otherwise all waiting calls would start at once.
             await asyncio.sleep(left + random.uniform(0, self.config.backoff_s))
             await connections.turn()
 
@@ -300,12 +313,12 @@ class Remote:
         return {header: f"Bearer {token}" if header == "Authorization" else token}
 
     def _redacted(self, text: str) -> str:
-        """Return a text without the token, which some servers repeat when they refuse it."""
+        """Return a text without the token, which some servers repeat in their refusal."""
         token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
         return text.replace(token, "***") if token else text
 
     def _wait(self, state: RetryCallState) -> float:
-        """Return a random wait, or what the server asked for, within the limit."""
+        """Return a random wait, or the one that the server requested, within the limit."""
         from tenacity import wait_random_exponential
 
         drawn = wait_random_exponential(multiplier=self.config.backoff_s, max=self.config.max_backoff_s)(state)
@@ -315,13 +328,13 @@ class Remote:
 
 
 class _Connections:
-    """What belongs to one event loop."""
+    """Hold the connections and limits of one event loop."""
 
     def __init__(self, config: RemoteConfig) -> None:
         import httpx
         from aiolimiter import AsyncLimiter
 
-        # The gate bounds the connections; a question about health needs one beside it.
+        # The gate bounds the connections; a health check needs an additional one.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
         self.client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=config.connect_timeout_s),
@@ -342,7 +355,7 @@ class _Connections:
 
 @lru_cache(maxsize=1)
 def _trust() -> ssl.SSLContext:
-    """Certificates are read once; a client reads them anew otherwise."""
+    """Return the certificates, read once; otherwise each client would read them again."""
     return ssl.create_default_context()
 
 
@@ -351,7 +364,7 @@ def _at(base: str, path: str) -> str:
 
 
 def _seconds(response: httpx.Response) -> float:
-    """Return the wait that a server asked for, in seconds or as a date; 0 where it did not."""
+    """Return the wait that a server requested, in seconds or as a date; 0 where it requested none."""
     value = response.headers.get("retry-after", "")
     if value.isascii() and value.isdigit():
         return float(value)
@@ -366,7 +379,7 @@ def _shown(data: bytes) -> str:
 
 
 def _code(data: bytes) -> str:
-    """Return the service's own code in an error body of the OpenAI or Google kind; empty where there is none."""
+    """Return the service's own code in an error body in the OpenAI or Google format; empty where there is none."""
     try:
         error = json.loads(data)["error"]
         codes = (error.get("code"), error.get("status"), error.get("type"))

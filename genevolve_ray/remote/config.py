@@ -1,4 +1,4 @@
-"""Where a service is, how patiently and how often it is called, and what it costs."""
+"""Settings of a service: its address, the patience and rate of its calls, and its price."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genevolve_ray.records.usage import Usage
 
 
 class PriceConfig(Config):
-    """What a service costs, in any one currency. What is not set costs nothing."""
+    """Configure the price of a service, in any one currency. Settings that are not set cost nothing."""
 
     per_call: float = Field(default=0, ge=0)
     """For each answer that arrived with status 200."""
@@ -25,7 +25,7 @@ class PriceConfig(Config):
     """For a million tokens of answers."""
 
     def of(self, usage: Usage) -> float:
-        """Return what an amount of use costs."""
+        """Return the price of an amount of use."""
         tokens = (
             usage.prompt_tokens * self.per_million_prompt_tokens
             + usage.completion_tokens * self.per_million_completion_tokens
@@ -35,7 +35,7 @@ class PriceConfig(Config):
 
 @dataclass(frozen=True)
 class PaidProbe:
-    """A POST of JSON to `path` that shows whether a service works, and what it costs in words."""
+    """Describe a POST of JSON to `path` that shows whether a service works, with its cost in words."""
 
     path: str
     body: dict[str, Any]
@@ -43,7 +43,7 @@ class PaidProbe:
 
 
 class RemoteConfig(Config):
-    """Where a service is, and how patiently and how often it is called."""
+    """Configure the address of a service, and the patience and rate of its calls."""
 
     url: str | tuple[str, ...]
     """Base address, or those of several equal servers that are called in turn."""
@@ -95,15 +95,21 @@ class RemoteConfig(Config):
 
     @property
     def patience_s(self) -> float:
-        """Most seconds that one call may take once it has a place: every try at its slowest, and the waits between them."""
+        """Return the most seconds that one call may take after it has left the queue.
+
+        The sum counts every try at its timeout, and the waits between them.
+        """
         return self.attempts * (self.timeout_s + self.max_backoff_s)
 
     def probe_path(self) -> str:
-        """Return what a GET without cost shows service and token at, "" where there is only the base address to knock at."""
+        """Return the path at which a free GET checks service and token.
+
+        The path is "" where only the base address can be requested.
+        """
         return self.health_path
 
     def paid_probe(self) -> PaidProbe | None:
-        """Return the cheapest call that does what the service is for and costs something, None where none is cheap."""
+        """Return the cheapest paid call that exercises the service's purpose, None where none is cheap."""
         return None
 
     @property

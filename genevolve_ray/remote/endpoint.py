@@ -12,18 +12,18 @@ from genevolve_ray.remote.config import RemoteConfig
 
 
 class EndpointConfig(RemoteConfig):
-    """A model behind an OpenAI-style endpoint; `url` goes up to and including the version, as `http://host:8000/v1`."""
+    """Configure a model behind an OpenAI-style endpoint; `url` includes the version, as `http://host:8000/v1`."""
 
     model: str = Field(min_length=1)
     """Name of the model, as the server calls it."""
 
     def probe_path(self) -> str:
-        """Return where such endpoints list their models."""
+        """Return the path at which such endpoints list their models."""
         return "models"
 
 
 class Endpoint(Remote):
-    """Calls one endpoint."""
+    """Call one endpoint."""
 
     config: EndpointConfig
 
@@ -32,13 +32,13 @@ class Endpoint(Remote):
         super().__init__(config, service)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """POST a JSON body to `url/path` and return the JSON object that comes back. Raises as `Remote.call`."""
+        """POST a JSON body to `url/path` and return the JSON object of the answer. Raises as `Remote.call`."""
         answer = await self.call(path, Answer.object, body=body)
         self.count_tokens(answer)
         return answer
 
     def count_tokens(self, answer: dict[str, Any]) -> None:
-        """Put the tokens that an answer reports on the meter."""
+        """Add the tokens that an answer reports to the meter."""
         reported = answer.get("usage")
         if isinstance(reported, dict):
             tokens = {name: reported.get(name) for name in ("prompt_tokens", "completion_tokens")}

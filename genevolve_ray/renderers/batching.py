@@ -1,4 +1,4 @@
-"""Calls that arrive together are worked on together: one worker thread, batches of equal keys, first come first served."""
+"""Batching of concurrent calls: one worker thread, batches of equal keys, first come first served."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Waiting(Generic[Job, Done]):
 
 
 class Batcher(Generic[Job, Done]):
-    """Runs jobs in one thread, up to `max_batch` of equal key at a time, so that the event loop stays free.
+    """Run jobs in one thread, up to `max_batch` of equal key at a time, so that the event loop is never blocked.
 
-    A job that finds no company waits at most `wait_s` for it, and not at all with `max_batch=1`. Jobs whose callers have
-    gone before their turn are dropped; a batch that has begun runs to its end.
+    A job waits at most `wait_s` for others of its key, and not at all with `max_batch=1`. Jobs whose callers were
+    canceled before their turn are dropped; a batch that has begun runs to its end.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class Batcher(Generic[Job, Done]):
             raise RuntimeError("the batcher is closed")
         entry: _Waiting[Job, Done] = _Waiting(key, job, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
-        if self._task is None or self._task.done():  # None yet, or that of a loop that has ended.
+        if self._task is None or self._task.done():  # None yet, or one of a loop that has ended.
             self._arrived = asyncio.Event()
             self._task = asyncio.get_running_loop().create_task(self._drain())
         self._arrived.set()
         return await entry.future
 
     def alone(self, job: Job) -> Done | BaseException:
-        """Run one job in the thread and wait for it, without an event loop: for construction, before there are others."""
+        """Run one job in the thread and wait for it, without an event loop: for use in constructors."""
         [result] = self._executor.submit(self._run, [job]).result()
         return result
 
     def close(self) -> None:
-        """Let the thread end after the batch that it works on; jobs that still wait for their turn fail."""
+        """Let the thread end after its current batch; waiting jobs fail."""
         self._closed = True
         self._arrived.set()
         self._executor.shutdown(wait=False)
@@ -93,7 +93,7 @@ class Batcher(Generic[Job, Done]):
                     entry.future.set_result(result)
 
     def _alive(self) -> list[_Waiting[Job, Done]]:
-        """Forget jobs that nobody waits for any more, and return the rest."""
+        """Drop jobs without a waiting caller, and return the rest."""
         self._waiting = [entry for entry in self._waiting if not entry.future.done()]
         return self._waiting
 
@@ -101,7 +101,7 @@ class Batcher(Generic[Job, Done]):
         return sum(entry.key == key for entry in self._alive()) < self._max_batch
 
     async def _gather(self) -> list[_Waiting[Job, Done]]:
-        """Take the next batch off the queue: the oldest job and those of its key, waiting a little for company."""
+        """Take the next batch off the queue: the oldest job and those of its key, after a short wait for more."""
         key = self._waiting[0].key
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._wait_s

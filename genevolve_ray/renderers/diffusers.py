@@ -1,6 +1,6 @@
 """Pictures from any diffusers pipeline, in this process.
 
-Shape legend: B pictures of a batch, H x W pixels, 3 colours in [0, 1].
+Shape legend: B pictures of a batch, H x W pixels, 3 colors in [0, 1].
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _CANVAS_SIDE = 1024
 _LEAST_SIDE = 64
-"""Pixels on the shorter side that a reference is scaled up to."""
+"""Pixels on the shorter side to which a smaller reference is scaled up."""
 _SEED_BITS = 63
 _WARM_UP_PROMPT = "a red apple on a wooden table"
 
@@ -40,17 +40,18 @@ class _Job:
 
 
 class DiffusersRenderer:
-    """Renders with a diffusers pipeline in a thread of its own, one call at a time, so that the event loop stays free.
+    """Render with a diffusers pipeline in a separate thread, one call at a time, without blocking the event loop.
 
-    What is promised:
+    Guarantees:
 
     - The same prompt, references and seed give the same bytes from the same process on the same hardware and libraries,
       as long as it renders them alone (`max_batch=1`). On GPUs this holds as far as their kernels are deterministic.
-    - Every picture has a generator of its own, so its noise depends on its seed, never on its company. With `max_batch`
-      above 1 kernels may round differently for different batch sizes: pictures then agree nearly, not to the bit.
-    - A reference that cannot be decoded, a picture that is not finite, of another size than asked for, or of one flat
-      colour, memory that ran out and a fault inside the pipeline are `InfraFailure`s. A batch that does not fit into
-      memory is split and tried again.
+    - Every picture has its own generator, so its noise depends on its seed, never on the rest of the batch. With
+      `max_batch` above 1 kernels may round differently for different batch sizes: pictures then agree approximately,
+      not bit for bit.
+    - These failures are `InfraFailure`s: a reference that cannot be decoded, a picture that is not finite, has the
+      wrong size or has one flat color, a lack of memory, and an error inside the pipeline. A batch that does not fit
+      into memory is split and tried again.
     """
 
     Config = DiffusersConfig
@@ -59,8 +60,8 @@ class DiffusersRenderer:
         """Load the pipeline.
 
         Raises:
-            ValueError: naming the setting that the pipeline does not take, what cannot be loaded, or, with `warm_up`, why a
-                first picture failed.
+            ValueError: naming the setting that the pipeline does not take, or the part that cannot be loaded.
+                With `warm_up` also with the reason why a first picture failed.
         """
         self.config = config
         self._plan = PipelinePlan(config)
@@ -92,19 +93,19 @@ class DiffusersRenderer:
 
     @property
     def takes_references(self) -> bool:
-        """Whether reference pictures reach the generator; where not, `identity` says `references-ignored`."""
+        """True if reference pictures reach the generator; otherwise `identity` says `references-ignored`."""
         return self._plan.traits.references != "none"
 
     @property
     def deterministic(self) -> bool:
-        """Whether equal calls are promised equal bytes: on a CPU, one picture at a time."""
+        """True if equal calls are guaranteed equal bytes: on a CPU, one picture at a time."""
         return self._device == "cpu" and self.config.max_batch == 1 and not self.config.compile
 
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
         """Return a PNG for a prompt and the references that the pipeline takes, in ordinal order.
 
         Raises:
-            InfraFailure: as the class says.
+            InfraFailure: for the failures that the class lists.
         """
         started, failed = monotonic(), 1
         try:
@@ -117,7 +118,7 @@ class DiffusersRenderer:
         return data
 
     def check_health(self) -> None:
-        """Raise RuntimeError after a fault of the device that only a new process mends."""
+        """Raise RuntimeError after an error of the device that only a new process can clear."""
         if self._broken:
             raise RuntimeError(self._broken)
 
@@ -141,7 +142,7 @@ class DiffusersRenderer:
         try:
             outcome = self._batcher.alone(_Job(_WARM_UP_PROMPT, pictures, seed=0))
         except (TypeError, AttributeError, LookupError, ArithmeticError, AssertionError) as error:
-            # Foreign code on a setting of a wrong kind.
+            # Library code raises anything for a setting of a wrong kind.
             outcome = InfraFailure(f"{self._plan.name}: {type(error).__name__}: {_line(error)}")
         if isinstance(outcome, BaseException):
             self.close()
@@ -150,9 +151,10 @@ class DiffusersRenderer:
     # References
 
     def _prepared(self, references: Sequence[bytes]) -> tuple[tuple[PillowImage, ...], Hashable]:
-        """Return what the pipeline sees: decoded references, a blank canvas where it insists on one, or nothing.
+        """Return the pipeline's inputs: decoded references, a blank canvas where it requires one, or nothing.
 
-        With it comes what calls of one batch have in common: the shapes, or the references where a batch shares them.
+        The second value is the common part of the calls of one batch: the shapes, or the references where a batch
+        shares them.
         """
         from PIL import Image, ImageOps
 
@@ -176,7 +178,7 @@ class DiffusersRenderer:
         if not isinstance(outcome, InfraFailure):
             return outcome
         if isinstance(outcome, _OutOfMemory):
-            _free_memory()  # Here no exception holds on to the frames of the call any more.
+            _free_memory()  # Here no exception references the frames of the call any more.
             if len(jobs) > 1:
                 half = len(jobs) // 2
                 return self._render(jobs[:half]) + self._render(jobs[half:])
@@ -193,7 +195,7 @@ class DiffusersRenderer:
             self._broken = f"{self._plan.name}: the device failed: {_line(error)}"
             return InfraFailure(self._broken)
         except (RuntimeError, ValueError, ArithmeticError) as error:
-            # What a prompt or a reference sets off inside foreign code; nothing of ours raises these here.
+            # Errors that a prompt or a reference causes inside library code; the project's code raises none here.
             return InfraFailure(f"{self._plan.name}: {type(error).__name__}: {_line(error)}")
         images, withheld = np.asarray(result.images), getattr(result, "nsfw_content_detected", None)
         if images.ndim != 4 or images.shape[0] != len(jobs) or images.shape[3] != 3:
@@ -202,7 +204,7 @@ class DiffusersRenderer:
         return [self._encoded(image, bool(flag)) for image, flag in zip(images, hidden, strict=True)]
 
     def _arguments(self, jobs: list[_Job]) -> dict[str, Any]:
-        """Return the arguments of one call: plain values for one job, lists with a generator each for several."""
+        """Return the arguments of one call: plain values for one job, lists with separate generators for several."""
         import torch
 
         plan, config, several = self._plan, self.config, len(jobs) > 1
@@ -219,7 +221,7 @@ class DiffusersRenderer:
             arguments["negative_prompt"] = [config.negative_prompt] * len(jobs)
         if config.width and config.height and "width" in plan.parameters:
             arguments |= {"width": config.width, "height": config.height}
-            if "max_area" in plan.parameters:  # Kontext scales what is asked for to this area.
+            if "max_area" in plan.parameters:  # Kontext scales the requested size to this area.
                 arguments.setdefault("max_area", config.width * config.height)
         if pictures := jobs[0].pictures:
             if plan.traits.references == "list":
@@ -229,7 +231,7 @@ class DiffusersRenderer:
         return arguments
 
     def _encoded(self, image: np.ndarray[Any, Any], withheld: bool) -> bytes | InfraFailure:
-        """Return one picture, float[H, W, 3], as PNG, or why it is none."""
+        """Return one picture, float[H, W, 3], as PNG, or the reason why it is invalid."""
         from PIL import Image
 
         name, (height, width) = self._plan.name, image.shape[:2]
@@ -254,7 +256,7 @@ class _OutOfMemory(InfraFailure):
 
 
 def _decoded(data: bytes, ordinal: int, config: DiffusersConfig) -> PillowImage:
-    """Return a reference as RGB, transparency laid on white. Raises InfraFailure when it is no picture."""
+    """Return a reference as RGB, with transparency on white. Raises InfraFailure when it is not a picture."""
     from PIL import Image
 
     limits = PictureLimits(max_pixels=config.max_pixels, long_side=config.reference_side)
@@ -266,7 +268,7 @@ def _decoded(data: bytes, ordinal: int, config: DiffusersConfig) -> PillowImage:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
     if min(picture.size) < _LEAST_SIDE:
-        # Pipelines count in patches, and divide by none.
+        # Pipelines count in patches, and divide by their number, which must not be 0.
         scale = _LEAST_SIDE / min(picture.size)
         picture = picture.resize(
             (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
@@ -276,7 +278,7 @@ def _decoded(data: bytes, ordinal: int, config: DiffusersConfig) -> PillowImage:
 
 
 def _device(name: str) -> str:
-    """Return the device to use. Raises ValueError when it is not there."""
+    """Return the device to use. Raises ValueError when it does not exist."""
     import torch
 
     if name == "auto":
@@ -291,7 +293,7 @@ def _device(name: str) -> str:
 
 
 def _load(plan: PipelinePlan, device: str, dtype: str) -> Any:
-    """Return the pipeline, on its device, with its LoRA. Raises ValueError naming what cannot be loaded."""
+    """Return the pipeline, on its device, with its LoRA. Raises ValueError naming the part that cannot be loaded."""
     import torch
 
     config = plan.config
@@ -301,7 +303,7 @@ def _load(plan: PipelinePlan, device: str, dtype: str) -> Any:
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"model={config.model!r} cannot be loaded as {plan.name}: {_line(error)}") from error
     modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    if all(module.dtype != asked for module in modules):  # Older versions know the argument by another name.
+    if all(module.dtype != asked for module in modules):  # Older versions use another name for the argument.
         pipeline.to(dtype=asked)
     pipeline.set_progress_bar_config(disable=True)
     if config.lora is not None:
@@ -320,7 +322,7 @@ def _load(plan: PipelinePlan, device: str, dtype: str) -> Any:
 
 
 def _apply_lora(pipeline: Any, config: DiffusersConfig) -> None:
-    """Put a LoRA on the pipeline. Raises ValueError naming it when it does not fit."""
+    """Add a LoRA to the pipeline. Raises ValueError naming it when it does not fit."""
     if not hasattr(pipeline, "load_lora_weights"):
         raise ValueError(f"lora={config.lora!r}: {type(pipeline).__name__} does not support LoRA")
     options = {"weight_name": config.lora_file} if config.lora_file else {}
@@ -330,7 +332,7 @@ def _apply_lora(pipeline: Any, config: DiffusersConfig) -> None:
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ValueError(f"lora={config.lora!r} cannot be loaded: {_line(error)}") from error
-    # diffusers warns, and goes on, where no name in the file is one of the model's.
+    # diffusers only warns where no name in the file is one of the model's.
     if not any("lora" in adapters for adapters in pipeline.get_list_adapters().values()):
         raise ValueError(f"lora={config.lora!r}: none of its weights belongs to {type(pipeline).__name__}")
     if config.lora_fuse:

@@ -1,4 +1,4 @@
-"""Settings of the renderer in process, and what a pipeline class makes of them before any weight is read."""
+"""Settings of the in-process renderer, and their check against a pipeline class before any weight is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RESERVED = frozenset(
 
 
 class DiffusersConfig(Config):
-    """Which pipeline, where it runs, and how it samples. What is left None is the pipeline's own default."""
+    """Configure the pipeline, its device, and its sampling. A value of None means the pipeline's own default."""
 
     model: str = Field(min_length=1)
     """A folder in diffusers' layout, or an id of the hub; only safetensors are read."""
@@ -116,14 +116,14 @@ class DiffusersConfig(Config):
 
 
 class PipelinePlan:
-    """What a pipeline class makes of a config: the class, the call's parameters, how references are given.
+    """Match a config with its pipeline class: the class, the call's parameters, the form of references.
 
     Raises:
-        ValueError: naming the setting that the class does not take, or the model, class or LoRA that is not there.
+        ValueError: naming the setting that the class does not take, or the model, class or LoRA that does not exist.
     """
 
     def __init__(self, config: DiffusersConfig) -> None:
-        """Read `model_index.json` and the signature of the class; no weights."""
+        """Read `model_index.json` and the signature of the class, but no weights."""
         check_place("model", config.model)
         if config.lora is not None:
             check_place("lora", config.lora)
@@ -158,7 +158,7 @@ class PipelinePlan:
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def identity(self, dtype: str) -> str:
-        """Return the name of this generator and its settings: no path, no host, equal on equal machines."""
+        """Return the name of this generator and its settings: no path, no host, the same on equal machines."""
         config = self.config
         parts = ["diffusers/1", self.name, base_name(config.model) + (f"@{config.revision}" if config.revision else "")]
         shown = {name: config.asked[name] for name in _NAMED if name in config.asked and name != "negative_prompt"}
@@ -178,18 +178,18 @@ _SHORT = {"num_inference_steps": "steps"}
 
 
 def base_name(place: str) -> str:
-    """Return the last part of a path or hub id, without anything that could upset an identity."""
+    """Return the last part of a path or hub id, without characters that an identity must not contain."""
     return re.sub(r"[^\w.-]+", "-", Path(place).name or Path(place).resolve().name)
 
 
 def check_place(key: str, place: str) -> None:
-    """Raise ValueError unless a place exists or could be an id of the hub."""
+    """Raise ValueError unless a path exists or could be an id of the hub."""
     if not Path(place).expanduser().exists() and not _HUB_ID.match(place):
         raise ValueError(f"{key}={place!r}: no such folder or file, and not a hub id (owner/name)")
 
 
 def pipeline_class(config: DiffusersConfig) -> Any:
-    """Return the class that is configured, else the one that the model names.
+    """Return the configured class, else the one that the model names.
 
     Raises:
         ValueError: naming the class or the model.

@@ -1,4 +1,4 @@
-"""What is known of diffusers' pipeline classes: how they take reference pictures, and what they can batch."""
+"""Properties of diffusers' pipeline classes: their form of reference pictures, and their support of batches."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Batches = Literal["each", "shared", "never"]
 
 @dataclass(frozen=True)
 class Traits:
-    """How a pipeline is called."""
+    """Describe how a pipeline is called."""
 
     references: References
-    """`list`: any number of pictures; `first`: one picture, the others are left out; `none`: it looks at no picture."""
+    """`list`: any number of pictures; `first`: one picture, the others are left out; `none`: it uses no picture."""
     batches: Batches
     """With references: `each` prompt of a batch has its own picture, all share theirs (`shared`), or one prompt at a time
     (`never`). Without references `each` and `shared` are the same."""
     needs_picture: bool = False
-    """Whether it refuses a call without a picture: then a blank canvas stands in."""
+    """True if the pipeline refuses a call without a picture: it then receives a blank canvas."""
 
 
 TEXT_ONLY = Traits("none", "each")
 FROM_PICTURE = Traits("first", "each", needs_picture=True)
-"""Image-to-image: the picture is where the generator starts, not something it may refer to."""
+"""Image-to-image: the generator starts from the picture and cannot refer to it."""
 
 TRAITS = {
     "FluxPipeline": TEXT_ONLY,
@@ -49,6 +49,9 @@ TRAITS = {
 
 
 def traits_of(pipeline: str, parameters: frozenset[str]) -> Traits:
-    """Return what is known of a class, else what the parameters of its `__call__` suggest: one picture, never batched."""
+    """Return the known properties of a class.
+
+    For other classes they are derived from the parameters of `__call__`: one picture, never batched.
+    """
     guess = Traits("first", "never", needs_picture=True) if "image" in parameters else Traits("none", "never")
     return TRAITS.get(pipeline, guess)

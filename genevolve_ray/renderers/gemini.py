@@ -1,4 +1,7 @@
-"""Gemini's image models over REST: text and pictures as parts of one content, a picture among the parts of the answer."""
+"""Gemini's image models over REST.
+
+A request is one content with text and pictures as parts; the answer has a picture among its parts.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ CONTENT_REASONS = frozenset(
     """SAFETY IMAGE_SAFETY PROHIBITED_CONTENT IMAGE_PROHIBITED_CONTENT RECITATION IMAGE_RECITATION BLOCKLIST SPII
     LANGUAGE""".split()
 )
-"""Finish reasons that are about the content; others (no image this time, too many tokens, "other") may pass."""
+"""Finish reasons that concern the content; others (no image this time, too many tokens, "other") may be temporary."""
 _SEED_BITS = 31
 
 
 class GeminiConfig(HttpRendererConfig):
-    """The model and what is asked of it."""
+    """Configure the Gemini model and its output."""
 
     url: str | tuple[str, ...] = "https://generativelanguage.googleapis.com"
     token_env: str = "GEMINI_API_KEY"  # noqa: S105 - a name, not a token
@@ -38,12 +41,12 @@ class GeminiConfig(HttpRendererConfig):
     """Send `seed` with each call."""
 
     def probe_path(self) -> str:
-        """Return where the model is described."""
+        """Return the path at which the model is described."""
         return f"v1beta/models/{self.model}"
 
 
 class GeminiRenderer(HttpRenderer):
-    """Renders with `generateContent`. Content that the service will not make is a ServiceRefusal with its reason."""
+    """Render with `generateContent`. Refused content is a ServiceRefusal with its reason."""
 
     Config = GeminiConfig
     kind = "gemini"
@@ -71,7 +74,7 @@ class GeminiRenderer(HttpRenderer):
         return generation
 
     def find(self, answer: dict[str, Any]) -> str:
-        """Return the first picture that is not part of the model's thoughts. Raises ServiceRefusal for refused content."""
+        """Return the first picture outside the model's thoughts. Raises ServiceRefusal for refused content."""
         feedback = answer.get("promptFeedback")
         if isinstance(feedback, Mapping) and (blocked := feedback.get("blockReason")):
             raise self._refusal("blocked the prompt", blocked, feedback.get("blockReasonMessage"))

@@ -16,7 +16,7 @@ _OWN = frozenset({"prompt", "model", "n", "size", "image", "image[]", "response_
 
 
 class ImagesApiConfig(HttpRendererConfig):
-    """The service and what is asked of it; `url` goes up to and including the version, as `http://host:8000/v1`."""
+    """Configure an images API and its output; `url` includes the version, as `http://host:8000/v1`."""
 
     size: str = Field(default="1024x1024", pattern=r"^(auto|[1-9]\d{1,3}x[1-9]\d{1,3})$")
     """WIDTHxHEIGHT, or `auto` for the service's choice."""
@@ -37,7 +37,7 @@ class ImagesApiConfig(HttpRendererConfig):
     """Whether a picture that comes as an address is fetched, and then from the answering server alone."""
 
     def probe_path(self) -> str:
-        """Return where such services list their models."""
+        """Return the path at which such services list their models."""
         return "models"
 
     @field_validator("extra")
@@ -49,7 +49,7 @@ class ImagesApiConfig(HttpRendererConfig):
 
 
 class ImagesApiRenderer(HttpRenderer):
-    """Renders with `/images/edits` where there are references, else with `/images/generations`."""
+    """Render with `/images/edits` where there are references, else with `/images/generations`."""
 
     Config = ImagesApiConfig
     kind = "images-api"
@@ -58,7 +58,7 @@ class ImagesApiRenderer(HttpRenderer):
 
     @property
     def takes_references(self) -> bool:
-        """Whether reference pictures reach the generator."""
+        """True if reference pictures reach the generator."""
         return self.config.edits
 
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
@@ -93,7 +93,7 @@ class ImagesApiRenderer(HttpRenderer):
         return {**fields, **config.extra}
 
     async def _found(self, answer: Answer) -> bytes | tuple[str, str]:
-        """Return the picture, or the server and path where it can be fetched."""
+        """Return the picture, or the server and path from which it can be fetched."""
         if not self.config.allow_url_answers:
             return await self.read(answer)
         content = answer.object()
@@ -134,7 +134,10 @@ def _entry(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(server: str, url: str) -> tuple[str, str]:
-    """Return origin and path of an address on the answering server. Raises Unusable for any other host, port or scheme."""
+    """Return origin and path of an address on the answering server.
+
+    Raises Unusable for any other host, port or scheme.
+    """
     own = urlsplit(server)
     try:
         full = urlsplit(urljoin(f"{server}/", url))

@@ -1,4 +1,7 @@
-"""What renderers behind HTTP share: references on the way out, foreign pictures on the way in, an identity without hosts."""
+"""Common part of renderers behind HTTP.
+
+It prepares references for sending, re-encodes untrusted pictures, and builds an identity without hosts.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ from genevolve_ray.remote.config import RemoteConfig
 
 _SHOWN = 300
 _SMALL_BYTES, _SMALL_PIXELS = 1 << 16, 1 << 16
-"""Up to here an answer or a picture takes about a millisecond, less than handing it to a thread may take."""
+"""Up to this size an answer or a picture takes about a millisecond, less than a hand-over to a thread may take."""
 
 
 class HttpRendererConfig(RemoteConfig):
-    """What renderers behind HTTP have in common."""
+    """Configure the common settings of renderers behind HTTP."""
 
     timeout_s: float = Field(default=600, gt=0)
     """Seconds one try may take; generators are slow. `cluster.renderer.timeout` should leave room for all tries."""
@@ -44,14 +47,14 @@ class HttpRendererConfig(RemoteConfig):
 
 
 class HttpRenderer(Remote, ABC):
-    """A generator behind HTTP.
+    """Provide the base of generators behind HTTP.
 
-    `identity` names the class, the model and, as a digest, the settings that alter pictures: equal on equal servers.
+    `identity` names the class, the model and, as a digest, the settings that alter pictures: the same on equal servers.
     """
 
     kind: ClassVar[str]
     unseen: ClassVar[frozenset[str]] = frozenset()
-    """Settings of its own that no picture shows."""
+    """Settings of the class that do not affect pictures."""
     config: HttpRendererConfig
 
     def __init__(self, config: HttpRendererConfig) -> None:
@@ -62,7 +65,7 @@ class HttpRenderer(Remote, ABC):
 
     @property
     def takes_references(self) -> bool:
-        """Whether reference pictures reach the generator."""
+        """True if reference pictures reach the generator."""
         return True
 
     @abstractmethod
@@ -70,8 +73,8 @@ class HttpRenderer(Remote, ABC):
         """Return a PNG that this process encoded itself.
 
         Raises:
-            ServiceRefusal: for a request, or its content, that the service will not take however often it is asked.
-            InfraFailure: when every try failed, or a reference is no picture.
+            ServiceRefusal: for a request, or its content, that the service permanently rejects.
+            InfraFailure: when every try failed, or a reference is not a picture.
         """
 
     @abstractmethod
@@ -83,7 +86,7 @@ class HttpRenderer(Remote, ABC):
         return None
 
     async def read(self, answer: Answer) -> bytes:
-        """Return the picture of an answer, encoded anew; what is large is worked on beside the event loop."""
+        """Return the picture of an answer, encoded again; large ones are processed outside the event loop."""
         small = len(answer.data) <= _SMALL_BYTES
         content = answer.object() if small else await asyncio.to_thread(answer.object)
         self.spend_tokens(content)
@@ -91,7 +94,7 @@ class HttpRenderer(Remote, ABC):
         return await self.taken(decoded(text, limit) if small else await asyncio.to_thread(decoded, text, limit))
 
     async def taken(self, data: bytes) -> bytes:
-        """Return a picture encoded anew, and count it. Raises Unusable."""
+        """Return a picture encoded again, and count it. Raises Unusable."""
         try:
             picture = await cleaned(data, self.config.picture)
         except ImageRefused as error:
@@ -100,12 +103,12 @@ class HttpRenderer(Remote, ABC):
         return picture
 
     def spend_tokens(self, content: dict[str, Any]) -> None:
-        """Put the tokens of an answer on the meter, of use or not."""
+        """Add the tokens of an answer to the meter, whether it is usable or not."""
         if (tokens := self.tokens(content)) is not None:
             self.spend(tokens)
 
     async def prepared(self, references: Sequence[bytes], output: Literal["PNG", "JPEG"]) -> list[bytes]:
-        """Return the references as they are sent. Raises InfraFailure naming the one that is no picture."""
+        """Return the references as they are sent. Raises InfraFailure naming an invalid one."""
         limits, done = PictureLimits(output=output, long_side=self.config.reference_side), []
         for ordinal, data in enumerate(references, 1):
             try:
@@ -116,14 +119,14 @@ class HttpRenderer(Remote, ABC):
 
 
 async def cleaned(data: bytes, limits: PictureLimits) -> bytes:
-    """Return what `clean_picture` makes of foreign bytes; a large picture does not hold up the event loop."""
+    """Return the result of `clean_picture` on untrusted bytes; a large picture does not block the event loop."""
     # A small file may be a large picture: the smaller limit is checked on its header.
     if len(data) <= _SMALL_BYTES:
         small = limits.model_copy(update={"max_pixels": min(limits.max_pixels, _SMALL_PIXELS)})
         try:
             return clean_picture(data, small).data
         except ImageRefused:
-            pass  # for its size, or for good: the thread will tell
+            pass  # rejected for its size or permanently: the thread decides
     return (await asyncio.to_thread(clean_picture, data, limits)).data
 
 
@@ -147,7 +150,7 @@ def decoded(text: str, max_bytes: int) -> bytes:
 
 
 def shown(text: Any) -> str:
-    """Return a service's own words as one short line."""
+    """Return a service's own error text as one short line."""
     return " ".join(str(text)[:_SHOWN].split())
 
 

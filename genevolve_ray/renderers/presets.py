@@ -1,4 +1,4 @@
-"""Generators by name: which class serves them, and the settings their authors recommend.
+"""Generators by name: the class of each, and the settings that its authors recommend.
 
 A preset is plain data, `{type, config}` as a run's configuration has it. `Named` is the renderer that a run names:
 
@@ -21,7 +21,7 @@ _QWEN_SERVICE = "genevolve_ray.renderers.qwen_service:QwenServiceRenderer"
 _DIFFUSERS = "genevolve_ray.renderers.diffusers:DiffusersRenderer"
 _SQUARE = {"width": 1024, "height": 1024}
 
-# Steps and guidance are those of the model cards unless a line says otherwise; `dtype` auto is bfloat16 on a GPU.
+# Steps and guidance are those of the model cards unless a line states others; `dtype` auto is bfloat16 on a GPU.
 _PRESETS: dict[str, dict[str, Any]] = {
     "lumina-image-2.0": {
         "type": _DIFFUSERS,
@@ -41,7 +41,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "pipeline": "StableDiffusion3Pipeline",
             "steps": 28,
             "guidance_scale": 3.5,
-            "options": {"max_sequence_length": 512},  # as many as the class takes: programs are long
+            "options": {"max_sequence_length": 512},  # the most that the class takes: programs are long
             **_SQUARE,
         },
     },
@@ -150,11 +150,11 @@ NOT_KNOWN: dict[str, tuple[str, ...]] = {
     "bagel-images-api": ("size", "extra"),
     "nano-banana-pro": ("aspect_ratio", "image_size"),
 }
-"""By preset, settings that are this project's choice or its default: nobody says what the published scores were made with."""
+"""By preset, settings that are this project's choice or its default: no source states those of the published scores."""
 
 
 def renderer_presets() -> dict[str, dict[str, Any]]:
-    """Return all presets by name, each `{type, config}`; a caller may change what it gets."""
+    """Return all presets by name, each `{type, config}`; a caller may change the returned copy."""
     return copy.deepcopy(_PRESETS)
 
 
@@ -166,7 +166,7 @@ def renderer_preset(name: str) -> dict[str, Any]:
 
 
 class NamedConfig(Config):
-    """A preset and what to change of its settings."""
+    """Configure a preset and the settings to change."""
 
     name: str
     """Name of the preset (docs/renderers.md lists them)."""
@@ -182,7 +182,7 @@ class NamedConfig(Config):
         """Return the renderer's class and its config.
 
         Raises:
-            ValueError: for an unknown name, or naming the setting at fault.
+            ValueError: for an unknown name, or naming the invalid setting.
         """
         preset = renderer_preset(self.name)
         module, _, kind = preset["type"].partition(":")
@@ -197,7 +197,7 @@ class NamedConfig(Config):
 
 
 class Named:
-    """Builds the renderer of a preset: an instance is that renderer itself."""
+    """Build the renderer of a preset: an instance is that renderer itself."""
 
     Config = NamedConfig
 

@@ -1,4 +1,4 @@
-"""What a renderer is."""
+"""The interface of a renderer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Renderer(Protocol):
-    """A reference-conditioned generator. `identity` names it and its settings in every artefact.
+    """Define a reference-conditioned generator. `identity` names it and its settings in every artifact.
 
     A renderer may declare two more attributes: `deterministic = True` (the same arguments give the same bytes), and
     `takes_references = False` (it draws from the prompt alone). `genevolve_ray.contracts.renderer` checks all of it.
@@ -17,10 +17,10 @@ class Renderer(Protocol):
 
     @property
     def takes_references(self) -> bool:
-        """Whether reference pictures reach the generator; it decides what a render is a render of.
+        """True if reference pictures reach the generator; this determines the inputs of a picture.
 
-        False for generators of text alone: they are given none, or leave them aside, and rows made so are marked. The
-        default is True, which is also what holds for a plug-in without this attribute.
+        False for generators of text alone: they receive no references, or ignore them, and their rows are marked. The
+        default is True, which also applies to a plug-in without this attribute.
         """
         return True
 

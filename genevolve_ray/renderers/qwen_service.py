@@ -1,4 +1,7 @@
-"""Qwen-Image-Edit behind its small HTTP service: one POST of JSON, references as data URLs, a picture as base64."""
+"""Qwen-Image-Edit behind its small HTTP service.
+
+A call is one POST of JSON with references as data URLs; the answer holds a picture as base64.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, 
 
 
 class QwenServiceConfig(HttpRendererConfig):
-    """The service and how it samples; `url` is where `/generate` is found."""
+    """Configure the Qwen-Image-Edit service and its sampling; `url` is the parent of `/generate`."""
 
     model: str = Field(default="Qwen-Image-Edit", min_length=1)
     """Which model the service runs: it is not sent, but named in every artefact."""
@@ -31,7 +34,7 @@ class QwenServiceConfig(HttpRendererConfig):
 
 
 class QwenServiceRenderer(HttpRenderer):
-    """Renders with a Qwen-Image-Edit service. Its `success: false` comes with status 200 and is tried again."""
+    """Render with a Qwen-Image-Edit service. Its `success: false` comes with status 200 and is tried again."""
 
     Config = QwenServiceConfig
     kind = "qwen-service"
@@ -56,7 +59,7 @@ class QwenServiceRenderer(HttpRenderer):
         return await self.call("generate", self.read, body=body)
 
     def find(self, answer: dict[str, Any]) -> str:
-        """Return the picture's base64. Raises Unusable with what the service says of its failure."""
+        """Return the picture's base64. Raises Unusable with the service's own reason."""
         if answer.get("success", True) is not True:
             said = next(
                 (text for key in ("error", "message", "detail") if (text := answer.get(key))), "no reason given"

@@ -1,9 +1,9 @@
-"""Which foreign addresses may be asked for a picture: the public internet, in plain spelling, and nothing else.
+"""Addresses from which pictures may be fetched: only the public internet, in plain spelling.
 
-These tables are stricter than `ipaddress.is_global` and the kept packages httpx-secure 2.0 (`is_global` and NAT64) and
-safehttpx 0.2: all three pass 6to4 addresses, ISATAP addresses, 6to4 relays and a cloud's platform address, and the first
-two also multicast. Of a name with several addresses httpx-secure connects to one before it checks that one, and
-safehttpx takes the first public one, while here every address is checked before any connection.
+These tables are stricter than `ipaddress.is_global` and the maintained packages httpx-secure 2.0 (`is_global` and
+NAT64) and safehttpx 0.2. All three accept 6to4 addresses, ISATAP addresses, 6to4 relays and a cloud's platform address;
+the first two also accept multicast. Of a name with several addresses httpx-secure connects to one before it checks that
+one, and safehttpx takes the first public one. Here every address is checked before any connection.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 """A last label that some resolvers read as (part of) a number: 127.1, 2130706433, 0x7f000001, 0177.0.0.1."""
 
-# IANA's special-purpose registries, and what clouds keep for themselves at a public address.
+# IANA's special-purpose registries, and public addresses that clouds reserve for their own services.
 _CLOSED_4 = tuple(
     ip_network(text)
     for text in (
@@ -54,7 +54,7 @@ _CLOSED_4 = tuple(
     )
 )
 _OPEN_6 = ip_network("2000::/3")
-"""The only part of IPv6 that is handed out for the public internet."""
+"""The only part of IPv6 that is allocated for the public internet."""
 _CLOSED_6 = tuple(
     ip_network(text)
     for text in (
@@ -69,21 +69,22 @@ _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 
 
 class FetchRefused(GenevolveError, ValueError):
-    """This address or what it sends is not taken, now or later; the message says why."""
+    """Signal that an address or its content is permanently rejected; the message states the reason."""
 
 
 def check_url(
     text: str, *, ports: Sequence[int] = (80, 443), base: httpx.URL | None = None, allow: Sequence[Network] = ()
 ) -> httpx.URL:
-    """Return a foreign URL, with a plain host in lower case and without fragment, if it may be asked at all.
+    """Return an untrusted URL, with a plain host in lower case and without fragment, if it may be requested.
 
-    A host that is an address is checked here; the addresses behind a name when it is resolved (`check_address`).
+    A host that is an address is checked here. The addresses of a name are checked when it is resolved
+    (`check_address`).
 
     Args:
         text: the URL; with `base`, it may be relative.
-        ports: the ports that may be asked.
-        base: what a redirect came from.
-        allow: networks that are taken although they are not public.
+        ports: the ports that are allowed.
+        base: the URL that sent a redirect.
+        allow: networks that are accepted although they are not public.
 
     Raises:
         FetchRefused: for another scheme or port, credentials, an odd spelling of the host, a closed address.
@@ -98,7 +99,7 @@ def check_url(
     if url.scheme not in ("http", "https"):
         raise FetchRefused(f"scheme {_shown(url.scheme)} of {_shown(text)}, allowed http and https")
     if url.userinfo:
-        # Never shown: it may be somebody's password.
+        # Never shown: it may contain a password.
         raise FetchRefused(f"credentials in a URL of {_shown(host)}")
     if port_of(url) not in ports:
         raise FetchRefused(f"port {port_of(url)} of {_shown(host)}, allowed {', '.join(map(str, ports))}")
@@ -111,12 +112,12 @@ def check_url(
 
 
 def port_of(url: httpx.URL) -> int:
-    """Return the port that a URL asks, the scheme's own where it names none."""
+    """Return the port of a URL, the scheme's default where it names none."""
     return url.port if url.port is not None else (443 if url.scheme == "https" else 80)
 
 
 def literal(host: str) -> Address | None:
-    """Return the address that a host is, in its one canonical notation, None for a name.
+    """Return the address that a host denotes, in its canonical notation, None for a name.
 
     Raises:
         FetchRefused: for an IPv6 address with a zone.
@@ -137,10 +138,10 @@ def _check_name(host: str) -> None:
 
 
 def check_address(address: Address, allow: Sequence[Network] = ()) -> None:
-    """Let an address of the public internet pass, or one inside an allowed network.
+    """Accept an address of the public internet, or one inside an allowed network.
 
     Raises:
-        FetchRefused: for every other one, also where an IPv6 address holds it inside.
+        FetchRefused: for every other one, including those embedded in an IPv6 address.
     """
     inner = _unwrapped(address)
     if any(inner in network for network in allow if network.version == inner.version):
@@ -151,7 +152,7 @@ def check_address(address: Address, allow: Sequence[Network] = ()) -> None:
 
 
 def _unwrapped(address: Address) -> Address:
-    """Return the IPv4 address that a translated IPv6 address stands for, else the address."""
+    """Return the IPv4 address that a translated IPv6 address embeds, else the address."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped is not None:
@@ -168,7 +169,9 @@ def _public(address: Address) -> bool:
 
 
 async def addresses_of(host: str, port: int, resolver: Resolver, allow: Sequence[Network] = ()) -> list[Address]:
-    """Return the addresses of a host, every one of them checked: a name with one closed address is refused whole.
+    """Return the addresses of a host after checking every one of them.
+
+    A name with one closed address is rejected as a whole.
 
     Raises:
         FetchRefused: for an odd spelling or a closed address.
@@ -193,12 +196,12 @@ async def addresses_of(host: str, port: int, resolver: Resolver, allow: Sequence
     return addresses
 
 
-# Look-ups cannot be cancelled: they get threads of their own, so that slow name servers hold up nothing else.
+# Look-ups cannot be canceled: they get threads of their own, so that slow name servers block nothing else.
 _LOOK_UPS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="resolver")
 
 
 async def system_resolver(host: str, port: int) -> list[str]:
-    """Resolve a name as this machine does."""
+    """Resolve a name with this machine's resolver."""
     loop = asyncio.get_running_loop()
     found = await loop.run_in_executor(_LOOK_UPS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     return [str(entry[4][0]) for entry in found]

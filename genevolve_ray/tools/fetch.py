@@ -1,7 +1,7 @@
-"""Fetching a picture from a foreign address: only public ones, within limits of time and size, as pixels alone.
+"""Fetching of untrusted pictures: only from public addresses, within limits of time and size, as pixels alone.
 
-The connection goes to the very address that was checked: names are resolved here, once per connection, so a name server
-that answers differently a moment later changes nothing. TLS still verifies the host name.
+The connection uses the very address that was checked. Names are resolved here, once per connection, so a name server
+that changes its answer between check and connection has no effect. TLS still verifies the host name.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _HEADERS: dict[bytes | str, bytes | str] = {
     "Accept-Encoding": "identity",
     "Connection": "close",
 }
-# Two at once bound the memory of decoded pixels, whatever number of episodes asks.
+# Two at once bound the memory of decoded pixels, regardless of the number of episodes.
 _DECODERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decoder")
 
 
 class FetchFailed(InfraFailure):
-    """The host did not deliver this time: no connection, too slow, an error of the server."""
+    """Signal a temporary failure of the host: no connection, a timeout, a server error."""
 
 
 class FetchConfig(Config):
-    """What a foreign host may send, and how long it may take."""
+    """Configure the limits of content and time for an external host."""
 
     connect_s: float = Field(default=4, gt=0)
     """Seconds to resolve the name and connect, per connection."""
@@ -72,7 +72,7 @@ class FetchConfig(Config):
 
 
 class Fetcher:
-    """Fetches pictures. Nothing is kept between two of them: no cookies, no connections."""
+    """Fetch pictures. No state is kept between two fetches: no cookies, no connections."""
 
     def __init__(
         self,
@@ -81,17 +81,17 @@ class Fetcher:
         resolver: Resolver = system_resolver,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Keep the limits; `resolver` and `tls` (what is trusted) are the system's unless given."""
+        """Keep the limits; `resolver` and `tls` (the trusted certificates) are the system's unless given."""
         self.config = config or FetchConfig()
         self._resolver, self._tls = resolver, tls
         self._gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     async def fetch(self, address: str) -> Picture:
-        """Return the picture at a URL, decoded and encoded anew.
+        """Return the picture at a URL, decoded and encoded again.
 
         Raises:
-            FetchRefused: when address or content is not taken: asking again is of no use.
-            FetchFailed: when the host did not deliver this time.
+            FetchRefused: when address or content is rejected: a retry cannot help.
+            FetchFailed: when the host failed temporarily.
         """
         loop = asyncio.get_running_loop()
         gate = self._gates.setdefault(loop, asyncio.Semaphore(self.config.concurrency))
@@ -112,7 +112,7 @@ class Fetcher:
                 record_usage(SERVICE, usage)
 
     async def _follow(self, address: str) -> bytes:
-        """Return the body behind a URL, redirects followed by hand and each checked like the first."""
+        """Return the body of a URL; redirects are followed here, and each is checked like the first address."""
         config = self.config
         url = check_url(address, ports=config.ports, allow=config.allow)
         for _ in range(config.max_redirects + 1):
@@ -126,7 +126,7 @@ class Fetcher:
         raise FetchRefused(f"more than {config.max_redirects} redirects")
 
     async def _get(self, url: httpx.URL) -> bytes | str:
-        """Return the body, or where the host redirects to."""
+        """Return the body, or the target of a redirect."""
         async with self._response(url) as response:
             headers = {name.decode().lower(): value.decode(errors="replace") for name, value in response.headers}
             if response.status in _REDIRECTS and "location" in headers:
@@ -178,7 +178,7 @@ class Fetcher:
 
 
 class _Checked(httpcore.AsyncNetworkBackend):
-    """Connects to addresses that it has resolved and checked itself, and to nothing else."""
+    """Connect only to addresses that it has resolved and checked itself."""
 
     def __init__(self, config: FetchConfig, resolver: Resolver) -> None:
         self._config, self._resolver = config, resolver
@@ -215,7 +215,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109  the signature is httpcore's
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Refuse: no URL of ours names a socket."""
+        """Refuse: no supported URL names a socket."""
         raise FetchRefused("a socket of this machine")
 
     async def sleep(self, seconds: float) -> None:
@@ -224,13 +224,13 @@ class _Checked(httpcore.AsyncNetworkBackend):
 
 
 class _Gzip:
-    """Unpacks gzip piece by piece, never further than a limit."""
+    """Decompress gzip piece by piece, never beyond a limit."""
 
     def __init__(self, limit: int) -> None:
         self._left, self._inflate = limit, zlib.decompressobj(wbits=31)
 
     def __call__(self, piece: bytes) -> bytes:
-        """Return what a piece unpacks to. Raises FetchRefused past the limit or for broken data."""
+        """Return a decompressed piece. Raises FetchRefused beyond the limit or for broken data."""
         try:
             data = self._inflate.decompress(piece, self._left + 1)
         except zlib.error as error:

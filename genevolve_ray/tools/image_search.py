@@ -1,4 +1,7 @@
-"""`image_search`: pictures for one query. The episode gives them their ids; pixels travel by reference."""
+"""`image_search`: pictures for one query.
+
+The episode assigns their ids; pixels are passed by reference.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from genevolve_ray.tools.search import MAX_TOP_K, Query, QueryRefused
 
 
 class ImageSource(Protocol):
-    """Where pictures come from."""
+    """Define a source of pictures."""
 
     async def search(self, query: str, top_k: int) -> list[ImageHit]:
         """Return at most `top_k` hits, best first. Raises QueryRefused, or InfraFailure when the source is down."""
@@ -27,7 +30,7 @@ class _Arguments(BaseModel):
 
 
 class ImageSearchTool:
-    """Image search over any source."""
+    """Search images over any source."""
 
     name = "image_search"
     description = (
@@ -43,11 +46,14 @@ class ImageSearchTool:
     }
 
     def __init__(self, source: ImageSource, default_top_k: int = 5, on_outage: OnOutage = "fail") -> None:
-        """Search `source`; `default_top_k` results where the policy names no number."""
+        """Search `source`; `default_top_k` results where the policy gives no number."""
         self.source, self.default_top_k, self.on_outage = source, default_top_k, on_outage
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> ImageSearchObservation:
-        """Run the query. An outage is an InfraFailure, or is told as an error; it is never an empty result."""
+        """Run the query.
+
+        An outage raises InfraFailure or is reported to the policy as an error; it is never an empty result.
+        """
         wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
         try:
             hits = await self.source.search(wanted.query, wanted.top_k)

@@ -18,7 +18,7 @@ class _Arguments(BaseModel):
 
 
 class KnowledgeTool:
-    """Skills by name; how much of one is shown is for the protocol profile to say."""
+    """Return skills by name; the protocol profile decides how much of one is shown."""
 
     name = "query_knowledge"
     description = "Read one skill: craft advice for a kind of demand that image generators often miss."
@@ -33,7 +33,7 @@ class KnowledgeTool:
         }
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> SkillObservation:
-        """Return the skill. Raises ToolArgumentError for an unknown one, listing the names."""
+        """Return the skill. Raises ToolArgumentError for an unknown one; the message lists the names."""
         name = read_arguments(_Arguments, arguments).skill_name
         if name not in self.skills:
             raise ToolArgumentError(f"no skill {name[:60]!r}; the skills are {', '.join(self.skills)}")

@@ -19,15 +19,15 @@ from genevolve_ray.records.observation import ImageHit, TextHit
 
 _WORD = re.compile(r"\w+")
 _REMEMBERED = 4096
-"""Queries whose answers an index keeps."""
+"""Queries whose answers an index caches."""
 
 
 class CorpusError(UserFault, ValueError):
-    """A corpus cannot be used; the message names the file and the line."""
+    """Signal that a corpus cannot be used; the message names the file and the line."""
 
 
 class Bm25Index:
-    """BM25 over short texts: lower-cased words, no stop words, ties in favour of the earlier text."""
+    """Rank short texts by BM25: lower-cased words, no stop words; of equal texts the earlier one comes first."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Index the texts once. Raises CorpusError when there is nothing to index."""
@@ -38,7 +38,7 @@ class Bm25Index:
             raise CorpusError(f"nothing to index: {len(texts)} texts without a single word")
         self._bm25 = bm25s.BM25()
         self._bm25.index(words, show_progress=False)
-        # The rollouts of a group mostly ask the same.
+        # The rollouts of a group mostly send the same queries.
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._top)
 
     def top(self, query: str, top_k: int) -> list[int]:
@@ -56,7 +56,7 @@ class Bm25Index:
 
 
 class LocalTextSource:
-    """Text search over documents, by title and snippet."""
+    """Search documents by title and snippet."""
 
     def __init__(self, documents: Sequence[TextHit]) -> None:
         """Index the documents."""
@@ -69,7 +69,7 @@ class LocalTextSource:
 
 
 class LocalImageSource:
-    """Image search over a captioned library; the caption is the hit's title."""
+    """Search a library of captioned images; the caption is the hit's title."""
 
     def __init__(self, images: Sequence[ImageHit]) -> None:
         """Index the captions."""
@@ -93,7 +93,7 @@ def load_documents(path: Path) -> list[TextHit]:
     """Read a text corpus: one JSON object {title, url, snippet} a line; blank lines are skipped.
 
     Raises:
-        CorpusError: when the file cannot be read or a line is wrong, naming both.
+        CorpusError: when the file cannot be read or a line is invalid, naming both.
     """
     documents = []
     for number, row in _rows(path):

@@ -1,4 +1,4 @@
-"""What a tool is: arguments of the policy in, a structured observation out."""
+"""The interface of a tool: arguments from the policy in, a structured observation out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from genevolve_ray.records.request import Request
 
 
 class EpisodeContext(Record):
-    """What a tool may know of the episode that calls it (never the truth image: use only id and seed)."""
+    """Hold the facts about an episode that its tools may use.
+
+    They never include the truth image: use only id and seed.
+    """
 
     request: Request
     seed: int = 0
@@ -22,25 +25,29 @@ class EpisodeContext(Record):
 __all__ = ["UNAVAILABLE", "EpisodeContext", "InfraFailure", "OnOutage", "Tool", "ToolArgumentError", "ToolCard"]
 
 OnOutage = Literal["fail", "report"]
-"""What a tool makes of an InfraFailure of its source: `fail` lets it through, so that the sample has no reward and is
-drawn again (right for training); `report` tells the policy that the service is unavailable, and marks the observation."""
+"""How a tool handles an InfraFailure of its source. `fail` passes it through: the sample has no reward and is drawn
+again (right for training). `report` tells the policy that the service is unavailable, and marks the observation."""
 UNAVAILABLE = "service unavailable"
 
 
 class Tool(Protocol):
-    """One tool. `name` is what the policy calls; `description` and `parameters` (JSON schema) enter the system prompt."""
+    """Define a tool.
+
+    `name` is the name by which the policy calls it; `description` and `parameters` (JSON schema) enter the system
+    prompt.
+    """
 
     name: str
     description: str
     parameters: dict[str, Any]
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Carry the call out. Raises ToolArgumentError for bad arguments, InfraFailure when the source is down."""
+        """Execute the call. Raises ToolArgumentError for bad arguments, InfraFailure when the source is down."""
         ...
 
 
 class ToolCard(Record):
-    """A tool as the system prompt describes it, without the means to call it."""
+    """Describe a tool as the system prompt shows it, without the ability to call it."""
 
     name: str
     description: str
@@ -60,7 +67,7 @@ def read_arguments(model: type[ArgumentsT], arguments: dict[str, Any]) -> Argume
     """Validate arguments strictly (no coercion between types).
 
     Raises:
-        ToolArgumentError: naming the first argument at fault and its value.
+        ToolArgumentError: naming the first invalid argument and its value.
     """
     try:
         return model.model_validate(arguments, strict=True)

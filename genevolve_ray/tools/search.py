@@ -1,4 +1,4 @@
-"""`search`: text results for a few queries at once."""
+"""`search`: text results for several queries in one call."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, ma
 
 
 class QueryRefused(GenevolveError, ValueError):
-    """The source works but does not take this query; the policy reads the message as an error."""
+    """Signal that the source works but rejects this query; the policy reads the message as an error."""
 
 
 class TextSource(Protocol):
-    """Where text results come from."""
+    """Define a source of text results."""
 
     async def search(self, query: str, top_k: int) -> list[TextHit]:
         """Return at most `top_k` hits, best first. Raises QueryRefused, or InfraFailure when the source is down."""
@@ -35,7 +35,7 @@ class _Arguments(BaseModel):
 
 
 class SearchTool:
-    """Text search over any source; one block of results per query, in the order of the queries."""
+    """Search texts over any source; one block of results per query, in the order of the queries."""
 
     name = "search"
     description = "Search text for facts. Returns title, url and snippet of the best results for each query."
@@ -55,13 +55,13 @@ class SearchTool:
     }
 
     def __init__(self, source: TextSource, default_top_k: int = 5, on_outage: OnOutage = "fail") -> None:
-        """Search `source`; `default_top_k` results where the policy names no number."""
+        """Search `source`; `default_top_k` results where the policy gives no number."""
         self.source, self.default_top_k, self.on_outage = source, default_top_k, on_outage
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> SearchObservation:
-        """Run the queries at once. An outage fails the call as a whole, or is told for the queries that met it."""
+        """Run the queries concurrently. An outage fails the whole call, or is reported for each affected query."""
         wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
-        # All are waited for, so that none goes on unattended when one fails.
+        # All are awaited, so that none continues unattended when one fails.
         results = await asyncio.gather(
             *(self._one(query, wanted.top_k) for query in wanted.queries), return_exceptions=True
         )

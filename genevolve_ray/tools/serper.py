@@ -1,4 +1,4 @@
-"""Text and image search on the web through Serper, or any service that speaks like it."""
+"""Text and image search on the web through Serper, or any service with the same protocol."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from genevolve_ray.tools.search import MAX_TOP_K, QueryRefused
 
 _LOG = logging.getLogger(__name__)
 _MAX_ENTRIES = 100
-"""Entries of an answer that are read, however many it holds."""
+"""Most entries of an answer that are read."""
 _MAX_TEXT = 4000
 """Characters of a title or snippet that are kept."""
 Row = dict[str, str]
 
 
 class SerperConfig(RemoteConfig):
-    """Where the search service is. A query costs money once: answers are kept (`remote.cache`)."""
+    """Configure the search service. Each query is paid for once: answers are cached (`remote.cache`)."""
 
     url: str | tuple[str, ...] = "https://google.serper.dev"
     token_env: str = "SERPER_API_KEY"  # noqa: S105  the name of a variable
@@ -46,12 +46,12 @@ class SerperConfig(RemoteConfig):
     have substitutes. Some services charge more for more than ten."""
 
     def paid_probe(self) -> PaidProbe:
-        """Return one query."""
+        """Return the probe: one query."""
         return PaidProbe("search", {"q": "lighthouse", "num": self.num}, "one query")
 
 
 class ImageConfig(Config):
-    """What is tried for the pictures of a result, and for how long."""
+    """Configure the attempts at fetching the pictures of a result, and their time limit."""
 
     thumbnails: bool = True
     """Whether the service's own small picture stands in for an original that cannot be fetched."""
@@ -60,7 +60,7 @@ class ImageConfig(Config):
 
 
 class _Serper(ABC):
-    """What both searches share: one question, asked once."""
+    """Implement the shared part of both searches: each question is asked once."""
 
     path: str
     key: str
@@ -68,7 +68,7 @@ class _Serper(ABC):
     def __init__(self, config: SerperConfig, cache: AnswerCache, service: str) -> None:
         self._remote, self._cache, self._num = Remote(config, service), cache, config.num
         self.skipped: Counter[str] = Counter()
-        """What was left out, by the reason: malformed entries, pictures that are refused or were not delivered."""
+        """Counts of skipped items by reason: malformed entries, and pictures that were refused or not delivered."""
 
     async def _rows(self, query: str) -> list[Row]:
         """Return the entries of an answer, from the cache if it was asked before."""
@@ -88,12 +88,15 @@ class _Serper(ABC):
         return found
 
     def _question(self, query: str) -> dict[str, Any]:
-        """Return all that decides an answer; `format` changes when rows are read in another way."""
+        """Return everything that determines an answer; `format` changes when rows are read differently."""
         source = list(self._remote.config.urls)
         return {"source": source, "path": self.path, "q": query, "num": self._num, "format": 1}
 
     def _read(self, answer: Answer) -> list[Row]:
-        """Return the rows of an answer. Raises Unusable when it has another shape, or entries and not one to be read."""
+        """Return the rows of an answer.
+
+        Raises Unusable when it has another shape, or has entries of which none can be read.
+        """
         whole = answer.object()
         entries = whole.get(self.key, [] if "searchParameters" in whole else None)
         if not isinstance(entries, list):
@@ -112,16 +115,16 @@ class _Serper(ABC):
 
     @abstractmethod
     def _fields(self, entry: Mapping[str, Any]) -> Row | None:
-        """Return what is read of an entry, None when it is malformed."""
+        """Return the fields of an entry that are used, None when it is malformed."""
 
 
 class SerperText(_Serper):
-    """Text search: title, address and snippet of pages."""
+    """Search texts: title, address and snippet of pages."""
 
     path, key = "search", "organic"
 
     def __init__(self, config: SerperConfig, cache: AnswerCache) -> None:
-        """Search the service of `config`; answers are kept in `cache`."""
+        """Search the service of `config`; answers are cached in `cache`."""
         super().__init__(config, cache, "search")
 
     async def search(self, query: str, top_k: int) -> list[TextHit]:
@@ -137,9 +140,10 @@ class SerperText(_Serper):
 
 
 class SerperImages(_Serper):
-    """Image search: pictures are fetched, made harmless and stored; what cannot be fetched gives way to the next result.
+    """Search images: pictures are fetched, re-encoded and stored.
 
-    A hit's `url` is where its pixels came from, also where that is the thumbnail.
+    The next result replaces a picture that cannot be fetched. A hit's `url` is the source of its pixels, also where
+    that is the thumbnail.
     """
 
     path, key = "images", "images"
@@ -152,20 +156,20 @@ class SerperImages(_Serper):
         images: ImageStore,
         pictures: ImageConfig | None = None,
     ) -> None:
-        """Search the service of `config`, fetch with `fetcher`, store in `images`; answers are kept in `cache`."""
+        """Search the service of `config`, fetch with `fetcher`, store in `images`; cache answers in `cache`."""
         super().__init__(config, cache, "image_search")
         self._fetcher, self._images, self._config = fetcher, images, pictures or ImageConfig()
-        # A kept reference is of use only where its pixels are: in this very store.
+        # A cached reference is usable only with the store that holds its pixels.
         self._place = {
             "store": getattr(images, "uri", "") or uuid.uuid4().hex,
             "limits": fetcher.config.picture.model_dump(mode="json"),
         }
 
     async def search(self, query: str, top_k: int) -> list[ImageHit]:
-        """Return at most `top_k` pictures, the same ones whenever a run asks the same.
+        """Return at most `top_k` pictures, the same ones for each equal query of a run.
 
         Raises:
-            QueryRefused: when there are results and none of them can be taken as a picture, now or later.
+            QueryRefused: when there are results and none of them can be accepted as a picture, now or later.
             InfraFailure: when the service is down, or there are results and no picture arrived.
         """
         query = as_sent(query)
@@ -188,7 +192,10 @@ class SerperImages(_Serper):
         return {"title": _cut(entry["title"]), **links}
 
     async def _pictures(self, rows: list[Row], top_k: int) -> tuple[list[dict[str, Any]], bool]:
-        """Return (hits in order of rank, whether they are final): they are not while a failure may pass."""
+        """Return (hits in order of rank, whether they are final).
+
+        They are not final while a temporary failure remains.
+        """
         waiting, found = iter(enumerate(rows)), dict[int, ImageHit]()
         failures: list[InfraFailure] = []
 
@@ -212,7 +219,7 @@ class SerperImages(_Serper):
         return [found[rank].model_dump(mode="json") for rank in sorted(found)], not failures
 
     async def _hit(self, row: Row) -> ImageHit | None:
-        """Return the hit with its picture, None when it is refused for good. Raises InfraFailure."""
+        """Return the hit with its picture, None when it is permanently refused. Raises InfraFailure."""
         addresses = [row["imageUrl"], row["thumbnailUrl"] if self._config.thumbnails else ""]
         failure: InfraFailure | None = None
         for address in filter(None, addresses):
@@ -252,18 +259,21 @@ class SerperImages(_Serper):
 
 
 def _blames_query(refusal: ServiceRefusal) -> bool:
-    """Return whether the service works and does not take this one query; an empty account has the same status."""
+    """Return whether the service works and rejects this one query.
+
+    An account without credit gives the same status.
+    """
     said = str(refusal).partition(" refused: ")[2].lower()
     return refusal.status in (400, 422) and "query" in said and "credit" not in said
 
 
 def as_sent(query: str) -> str:
-    """Return a query as it goes to the service and into the cache: one line, single spaces, valid UTF-8."""
+    """Return a query as it is sent and cached: one line, single spaces, valid UTF-8."""
     return " ".join(query.encode(errors="replace").decode().split())
 
 
 def is_link(value: object) -> TypeGuard[str]:
-    """Return whether a value is a web address of sane length, without spaces or control characters."""
+    """Return whether a value is a web address of reasonable length, without spaces or control characters."""
     return (
         isinstance(value, str)
         and value.lower().startswith(("http://", "https://"))

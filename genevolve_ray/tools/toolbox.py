@@ -1,4 +1,4 @@
-"""The three tools over a corpus of your own: plug-in `genevolve_ray.tools.toolbox:LocalTools`."""
+"""The three tools over a local corpus: plug-in `genevolve_ray.tools.toolbox:LocalTools`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genevolve_ray.tools.skillset import load_skills
 
 
 class LocalToolsConfig(Config):
-    """Text corpus and image library as JSON lines (see `tools.local`), and perhaps a folder of skills."""
+    """Configure a text corpus and image library as JSON lines (see `tools.local`), and optionally skills."""
 
     texts: Path
     """JSON lines of texts for `search`."""
@@ -30,7 +30,7 @@ class LocalToolsConfig(Config):
 
 
 class LocalTools:
-    """Search, image search and skills over local files."""
+    """Provide search, image search and skills over local files."""
 
     Config = LocalToolsConfig
 

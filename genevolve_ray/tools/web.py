@@ -20,7 +20,7 @@ from genevolve_ray.tools.skillset import load_skills
 
 
 class WebToolsConfig(Config):
-    """The search service, what is kept of its answers, and how pictures are fetched."""
+    """Configure the search service, the cache of its answers, and the fetching of pictures."""
 
     serper: SerperConfig = SerperConfig()
     """The search service."""
@@ -40,12 +40,15 @@ class WebToolsConfig(Config):
 
 
 class WebTools:
-    """Search and image search on the web, and skills."""
+    """Provide search and image search on the web, and skills."""
 
     Config = WebToolsConfig
 
     def __init__(self, config: WebToolsConfig, images: ImageStore) -> None:
-        """Build the tools; pictures go to `images`, and answers, unless configured otherwise, to `searches` beside it."""
+        """Build the tools; pictures are stored in `images`.
+
+        Answers are stored, unless configured otherwise, in `searches` next to it.
+        """
         beside = images.beside("searches") if isinstance(images, FilesystemImages) else ""
         cache = AnswerCache(config.cache, config.cache.folder or beside)
         pictures = SerperImages(config.serper, cache, Fetcher(config.fetch), images, config.images)
@@ -61,7 +64,7 @@ class WebTools:
         """Check the token, the skills and the cache folder, before a run starts.
 
         Raises:
-            ValueError: naming the setting at fault.
+            ValueError: naming the invalid setting.
         """
         name = config.serper.token_env
         if name and not os.environ.get(name, "").strip():

@@ -1,1 +1,1 @@
-"""Readers of the published rows (bench, RL, SFT): streamed, bounded, and with a reason for every row that is left out."""
+"""Readers of the published rows (bench, RL, SFT): streamed, bounded, and with a reason for every excluded row."""

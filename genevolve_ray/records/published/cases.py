@@ -1,4 +1,4 @@
-"""The case behind a row of results: what was asked, under every name that published tools use."""
+"""The case behind a row of results: the request, under every name that published tools use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from genevolve_ray.records.published.rows import identifier, mapping, text_of
 from genevolve_ray.records.request import EvalType, Request
 
 PROVENANCE = "genevolve_ray"
-"""The one field of ours: whatever we know beyond the published fields stands inside it."""
+"""The one field that this project adds: it holds everything recorded beyond the published fields."""
 
 
 class ResultRow(Record):
-    """A row of any stage, and what every stage knows: the case. A bench row is one as well.
+    """Hold a row of any stage, with the case that all stages share. A bench row is one as well.
 
-    `truth` is the path of the ground-truth image as it is written; `eval_type` is empty where neither the row nor its
-    category tells it (other benchmarks).
+    `truth` is the path of the ground-truth image as it is written; `eval_type` is empty where neither the row nor the
+    category states it (other benchmarks).
     """
 
     values: dict[str, Any]
@@ -42,7 +42,7 @@ class ResultRow(Record):
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Return a row from its values. Raises RowFault for a row of which no sense can be made."""
+        """Return a row from its values. Raises RowFault for a row that cannot be interpreted."""
         kept = dict(values)
         return cls(values=kept, **cls._fields(kept))
 
@@ -71,27 +71,27 @@ class ResultRow(Record):
 
     @property
     def picture(self) -> str:
-        """Where this row's picture lies, relative to `results.json`."""
+        """The path of this row's picture, relative to `results.json`."""
         return picture_path(self.id)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What we wrote about the row beyond the published fields; {} in rows of others."""
+        """The values that this project recorded beyond the published fields; {} in rows of other tools."""
         found = self.values.get(PROVENANCE)
         return dict(found) if isinstance(found, Mapping) else {}
 
     @property
     def is_direct(self) -> bool:
-        """Whether no agent had to do with the row, so that its request itself is what is rendered."""
+        """True for a row without an agent, so that its request itself is rendered."""
         return is_direct(self.values)
 
     @property
     def has_program(self) -> bool:
-        """Whether the row holds a program to render, see `has_program`."""
+        """True for a row that holds a program to render, see `has_program`."""
         return has_program(self.values)
 
     def truth_file(self, roots: Sequence[Path]) -> Path:
-        """Return the ground-truth image, looked for below the given folders (see `locate`).
+        """Return the ground-truth image, searched for below the given folders (see `locate`).
 
         Raises:
             RowFault: MISSING_TRUTH when the row names none, UNSAFE_PATH, or MISSING_IMAGE.
@@ -115,12 +115,15 @@ class ResultRow(Record):
 
 
 def is_direct(values: Mapping[str, Any]) -> bool:
-    """Return whether no agent had to do with a row, so that its request itself is what is rendered."""
+    """Return whether a row was made without an agent, so that its request itself is rendered."""
     return "gen_prompt" not in values and "termination" not in values
 
 
 def has_program(values: Mapping[str, Any]) -> bool:
-    """Return whether a row holds a prompt with at least one reference: from others published renderers draw the request."""
+    """Return whether a row holds a prompt with at least one reference.
+
+    From other rows published renderers draw the request.
+    """
     prompt, references = values.get("gen_prompt"), values.get("reference_images")
     return (
         isinstance(prompt, str) and bool(prompt.strip()) and isinstance(references, list | tuple) and bool(references)

@@ -1,4 +1,4 @@
-"""Held-out requests must not be trained on: which rows ask what the bench asks."""
+"""Exclusion of held-out requests from training: rows with the same request as a bench row."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from genevolve_ray.records.published.rows import mapping, raw_rows
 
 
 class Exclusion:
-    """Requests to keep out, by their place in the prompt pool and by their text.
+    """Exclude requests from training, by their index in the prompt pool and by their text.
 
-    A row is kept out by its `prompt_pool_index` where both sides have one, and by the hash of its request in any case: a
-    request that was copied under another index is a leak as well.
+    A row is excluded by its `prompt_pool_index` where both sides have one. It is excluded by the hash of its request in
+    any case: a request that was copied under another index is a leak as well.
     """
 
     def __init__(self, keys: Iterable[str] = (), indices: Iterable[int] = ()) -> None:
-        """Keep out requests by hash (see `request_key`) and by pool index."""
+        """Exclude requests by hash (see `request_key`) and by pool index."""
         self.keys, self.indices = frozenset(keys), frozenset(indices)
 
     def __or__(self, other: Exclusion) -> Exclusion:
-        """Keep out what either does."""
+        """Exclude the requests that either side excludes."""
         return Exclusion(self.keys | other.keys, self.indices | other.indices)
 
     def fault(self, row: PublishedRequest) -> RowFault | None:
-        """Return why a row is kept out, None when it is not."""
+        """Return why a row is excluded, None when it is not."""
         if row.pool_index is not None and row.pool_index in self.indices:
-            # Pools that merely number alike would show here as other texts.
+            # Different pools with the same numbering are visible here as different texts.
             same = "same text" if row.key in self.keys else "another text"
             return RowFault(RejectionReason.HELD_OUT_INDEX, f"{row.id}: prompt_pool_index {row.pool_index}, {same}")
         return RowFault(RejectionReason.HELD_OUT_REQUEST, row.id) if row.key in self.keys else None
 
     def apply(self, rows: Iterable[PublishedRequest], report: RejectionReport) -> Iterator[PublishedRequest]:
-        """Yield the rows that are not kept out; the report counts the others by reason."""
+        """Yield the rows that are not excluded; the report counts the others by reason."""
         for row in rows:
             fault = self.fault(row)
             if fault is None:
@@ -47,7 +47,7 @@ class Exclusion:
 def read_exclusion(paths: Iterable[Path], report: RejectionReport) -> Exclusion:
     """Return the requests of bench files as an exclusion.
 
-    Only text and pool index are read, so that a row that would be no good for evaluation still keeps its request out of
+    Only text and pool index are read, so that a row that is unusable for evaluation still excludes its request from
     training. The report counts rows that have neither.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Published JSON files: arrays read row by row within bounds, and files that appear complete or not at all."""
+"""Published JSON files: arrays read row by row within bounds, and atomic writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genevolve_ray.records.published.rows import JSON_LINES, PARQUET, RawRow, Re
 
 JSON_ARRAY = ".json"
 MAX_FILE_BYTES = 1 << 30
-"""Largest JSON array that is read: an array cannot be cut into rows without holding it."""
+"""Largest JSON array that is read: an array must be held in memory to be split into rows."""
 SUMMARY_MARK = "summary_type"
 """Field of the appended rows that are averages, not cases."""
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -31,7 +31,7 @@ def published_rows(
 ) -> Iterator[RawRow]:
     """Return the rows of a JSON array, of JSON lines or of Parquet, in order, as plain JSON values.
 
-    Appended averages are no rows. A row that cannot be read goes to the report.
+    Appended averages are not rows. A row that cannot be read is added to the report.
 
     Raises:
         DataError: for a missing file, another suffix, or an array that is broken or too large.
@@ -115,10 +115,10 @@ def _plain_rows(rows: Iterator[RawRow], report: RejectionReport) -> Iterator[Raw
 
 
 def json_value(value: Any, name: str, depth: int = _MAX_DEPTH) -> Any:
-    """Return a value as JSON can hold it; numbers that JSON has not become null.
+    """Return a value that JSON can represent; numbers that JSON does not have become null.
 
     Raises:
-        RowFault: for bytes, dates and the like, or something nested too deeply.
+        RowFault: for bytes, dates and similar values, or for nesting that is too deep.
     """
     if depth == 0:
         raise RowFault(RejectionReason.BAD_FIELD, f"{name} is nested more than {_MAX_DEPTH} levels deep")
@@ -142,20 +142,20 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:
 
 
 def write_array(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write rows as a JSON array and return its path; the file appears complete or not at all."""
+    """Write rows as a JSON array and return its path; the write is atomic."""
     return write_bytes(path, encode([dict(row) for row in rows], indent=2) + b"\n")
 
 
 def write_object(path: Path, value: Mapping[str, Any]) -> Path:
-    """Write one JSON object and return its path; the file appears complete or not at all."""
+    """Write one JSON object and return its path; the write is atomic."""
     return write_bytes(path, encode(dict(value), indent=2) + b"\n")
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file aside, sync it and move it into place; parents are made.
+    """Write to a temporary file, sync it and move it into place; parent folders are created.
 
     Raises:
-        OSError: when it cannot be written; then nothing is left behind and what was there stays.
+        OSError: when it cannot be written; then no temporary file remains and the old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")

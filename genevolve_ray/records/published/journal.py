@@ -1,4 +1,7 @@
-"""The journal beside `results.json`: what is done survives a crash, what failed is tried again, nothing is done twice."""
+"""The journal next to `results.json`: it makes a stage resumable.
+
+Finished rows survive a crash, failed rows are tried again, and no row is made twice.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _STAGE_FIELDS = frozenset(
     {"gen_prompt", "reference_images", "messages", "termination", "rounds", "error"}
     | {"image_path", "output_path", "success", "image_status", "eval_success", "scores", PROVENANCE}
 )
-"""Fields that stages write. An input row may have any of them: the next stage reads what the last one wrote."""
+"""Fields that stages write. An input row may have any of them: each stage reads the output of the previous one."""
 _OWN_FIELDS: dict[type[ResultRow], frozenset[str]] = {
     AgentRow: _STAGE_FIELDS,
     RenderedRow: frozenset({"image_path", "output_path", "success", "image_status", PROVENANCE}),
@@ -40,20 +43,20 @@ class _Place:
 
 
 class RowJournal:
-    """An append-only file of rows, one a line: while a stage runs it is the truth, and `results.json` is written from it.
+    """Append rows to a file, one a line, from which `results.json` is written.
 
-    The last row of an id wins. One process writes at a time. A last line that a crash tore is dropped when the journal is
-    opened; its row is made again.
+    While a stage runs, the journal is the source of truth. The last row of an id wins. One process writes at a time. A
+    last line that a crash truncated is dropped when the journal is opened; its row is made again.
     """
 
     def __init__(self, path: Path, kind: type[ResultRow], made_by: Mapping[str, Any] | None = None) -> None:
-        """Open a journal, and make it when it is not there.
+        """Open a journal, and create it when it does not exist.
 
         Args:
             path: the journal, `results.jsonl` as a rule.
             kind: the stage: `AgentRow`, `RenderedRow` or `EvaluatedRow`.
-            made_by: provenance that a finished row must have to count (renderer, judge, formula, ...): a row that was made
-                otherwise is made again.
+            made_by: provenance that a finished row must have to count (renderer, judge, formula, ...); with another
+                provenance a row is made again.
 
         Raises:
             DataError: when another process writes it, or a line before the last is broken.
@@ -61,7 +64,7 @@ class RowJournal:
         self.path, self.kind, self.made_by = path, kind, dict(made_by or {})
         self._places: dict[str, _Place] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Unbuffered: what could not be written must not linger in a buffer and be written later.
+        # Unbuffered: bytes that could not be written must not remain in a buffer and be written later.
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -78,13 +81,13 @@ class RowJournal:
         self.close()
 
     def close(self) -> None:
-        """Let others write the journal."""
+        """Release the journal, so that other processes can write it."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
 
     def __len__(self) -> int:
-        """Return how many ids have a row."""
+        """Return the number of ids that have a row."""
         return len(self._places)
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -92,7 +95,7 @@ class RowJournal:
 
         Raises:
             RowFault: for a row without an id that can name a picture.
-            OSError: when it cannot be written; the journal is then as it was.
+            OSError: when it cannot be written; the journal is then unchanged.
         """
         row_id = ResultRow.read(row).id
         line = encode(dict(row)) + b"\n"
@@ -121,8 +124,8 @@ class RowJournal:
         """Return the input rows, in order, whose result is missing, failed, or was made from another input.
 
         Args:
-            inputs: what is to be done.
-            intact: whether what a finished row stands for is still there (its picture, say).
+            inputs: the rows to process.
+            intact: whether the output of a finished row (its picture, for example) still exists.
         """
         waiting = []
         for row in inputs:
@@ -132,16 +135,16 @@ class RowJournal:
         return waiting
 
     def write(self, inputs: Iterable[ResultRow], path: Path, appended: Iterable[Mapping[str, Any]] = ()) -> Path:
-        """Write `results.json` in the order of the inputs, complete or not at all, and return its path.
+        """Write `results.json` in the order of the inputs and return its path; the write is atomic.
 
         Args:
-            inputs: which rows, in which order; those without a result, or with one of another input, are left out.
+            inputs: the rows in order; those without a result, or with one of another input, are left out.
             path: the JSON array.
             appended: rows of averages that follow.
 
         Raises:
             DataError: when two ids would share a picture's file name.
-            OSError: when it cannot be written; what was there stays.
+            OSError: when it cannot be written; the old file is unchanged.
         """
         claims = NameClaims()
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
@@ -173,7 +176,7 @@ class RowJournal:
             raise DataError(f"{self.path}: {fault}") from fault
 
     def _load(self) -> int:
-        """Find the rows; return where the last whole one ends."""
+        """Find the rows; return the offset at which the last complete one ends."""
         end = number = 0
         with self.path.open("rb") as file:
             while line := file.readline():
@@ -191,7 +194,7 @@ class RowJournal:
         return end
 
     def _cut(self) -> None:
-        """Cut the file back to its last whole row."""
+        """Truncate the file after its last complete row."""
         if os.fstat(self._file).st_size > self._size:
             os.ftruncate(self._file, self._size)
             os.fsync(self._file)
@@ -210,7 +213,7 @@ class RowJournal:
         return not isinstance(row, AgentRow) or row.termination not in (None, Termination.ERROR)
 
     def _stems_from(self, kept: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-        """Return whether a result still holds the input row, but for the fields that its stage writes."""
+        """Return whether a result still holds the input row, except for the fields that its stage writes."""
         own = _OWN_FIELDS.get(self.kind, _STAGE_FIELDS)
         came = json.loads(encode({name: value for name, value in values.items() if name not in own}))
         return all(name in kept and kept[name] == value for name, value in came.items())

@@ -1,4 +1,7 @@
-"""Ids as file names: `images/{id}.png`, on any disk, never outside its folder and never on another id's file."""
+"""Ids as file names: `images/{id}.png`.
+
+The names are valid on any disk, never leave their folder and never denote the file of another id.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from genevolve_ray.records.published.rejections import RejectionReason, RowFault
 
 PICTURES = "images"
-"""Folder of the rendered pictures, beside `results.json`."""
+"""Folder of the rendered pictures, next to `results.json`."""
 _MAX_BYTES = 200
 _RESERVED = re.compile(r'[<>:"/\\|?*]')
 _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CLOCK\$|COM[0-9¹²³]|LPT[0-9¹²³])", re.IGNORECASE)
 
 
 def picture_path(row_id: str) -> str:
-    """Return where the picture of a row lies, relative to its `results.json`: `images/{id}.png`.
+    """Return the path of a row's picture, relative to its `results.json`: `images/{id}.png`.
 
     Raises:
-        RowFault: UNSAFE_ID for an id that is no file name on some common disk, or that would name another place.
+        RowFault: UNSAFE_ID for an id that is not a file name on some common disk, or that would leave the folder.
     """
     fault = ""
     if not row_id or row_id != row_id.strip() or row_id.startswith(".") or row_id.endswith("."):
@@ -40,14 +43,17 @@ def picture_path(row_id: str) -> str:
 
 
 class NameClaims:
-    """Which id owns which file name; names that differ by case or by how accents are encoded count as one."""
+    """Track which id owns which file name.
+
+    Names that differ only by case or by the encoding of accents count as one.
+    """
 
     def __init__(self) -> None:
-        """Start with no name taken."""
+        """Start without claimed names."""
         self._owners: dict[str, str] = {}
 
     def claim(self, row_id: str) -> str:
-        """Return the picture's path of an id that has none yet.
+        """Reserve and return the picture's path of an id that has none yet.
 
         Raises:
             RowFault: DUPLICATE_ID, NAME_COLLISION, or UNSAFE_ID (see `picture_path`).
@@ -66,10 +72,11 @@ class NameClaims:
 
 
 def locate(path: str, roots: Sequence[Path], name: str) -> Path:
-    """Return the file that a row names, looked for below each root in turn.
+    """Return the file that a row names, searched for below each root in turn.
 
-    A relative path is taken from each root. An absolute one counts only if it lies inside a root, so that a file from
-    elsewhere cannot make us read (and send to a judge) whatever this machine holds. Links below a root are followed.
+    A relative path is resolved against each root. An absolute one counts only if it is inside a root, so that a file
+    from elsewhere cannot make this process read (and send to a judge) arbitrary files of this machine. Links below a
+    root are followed.
 
     Raises:
         RowFault: UNSAFE_PATH for a path that leaves every root, MISSING_IMAGE when no root has the file.

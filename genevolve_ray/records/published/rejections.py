@@ -1,4 +1,4 @@
-"""Why a row is left out, and the report of all that were."""
+"""Reasons for excluding a row, and the report of all excluded rows."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ DETAIL_CHARS = 200
 
 
 class DataError(UserFault, ValueError):
-    """A data set that cannot be used at all: a file is missing or broken, or nothing is left. Names the file."""
+    """Signal that a data set cannot be used at all.
+
+    A file, which the message names, is missing or broken, or no row remains.
+    """
 
 
 class RejectionReason(StrEnum):
-    """Why a row is left out (or, as a note, what is odd about a row that is kept)."""
+    """Name the reason why a row is excluded (or, as a note, an anomaly of a row that is kept)."""
 
     ROW_TOO_LONG = "row_too_long"
-    """The row has more bytes than a row may have; the rest of it was skipped unread."""
+    """The row exceeds the limit in bytes; the rest of it was skipped unread."""
     NOT_UTF8 = "not_utf8"
     """The line is not UTF-8."""
     NOT_JSON = "not_json"
     """The line is not JSON."""
     NOT_AN_OBJECT = "not_an_object"
-    """The line is JSON, but no object."""
+    """The line is JSON, but not an object."""
     UNREADABLE_VALUE = "unreadable_value"
-    """A value of a Parquet row has no form in Python (text that is not UTF-8, a date out of range)."""
+    """A value of a Parquet row has no representation in Python (text that is not UTF-8, a date out of range)."""
     BAD_FIELD = "bad_field"
     """A field has the wrong kind of value."""
     BAD_TEXT = "bad_text"
@@ -41,43 +44,43 @@ class RejectionReason(StrEnum):
     UNSAFE_ID = "unsafe_id"
     """An id that cannot be the name of a picture: a separator, a reserved character or name, too long."""
     NAME_COLLISION = "name_collision"
-    """The picture of this row would have the file name of an earlier row's, on a disk that folds case or accents."""
+    """The picture of this row would have the file name of an earlier one, on a disk that folds case or accents."""
     DUPLICATE_ID = "duplicate_id"
-    """An earlier row has this id; for SFT rows: this very conversation."""
+    """An earlier row has this id; for SFT rows: an earlier row has this very conversation."""
     MISSING_REQUEST = "missing_request"
     """Neither `question` nor `prompt` holds any text."""
     MISSING_TRUTH = "missing_truth"
     """No ground-truth image under any of its names."""
     MISSING_EVAL_TYPE = "missing_eval_type"
-    """Neither the type of request nor a published category that tells it."""
+    """Neither the type of request nor a published category that implies it."""
     UNSAFE_PATH = "unsafe_path"
-    """An image path that is absolute, climbs out of the data set, or is no path."""
+    """An image path that is absolute, leaves the data set, or is not a path."""
     MISSING_IMAGE = "missing_image"
-    """The image file is not there."""
+    """The image file does not exist."""
     HELD_OUT_INDEX = "held_out_index"
     """The row has the `prompt_pool_index` of a held-out request."""
     HELD_OUT_REQUEST = "held_out_request"
-    """The row asks the same as a held-out request (equal up to case, width and white space)."""
+    """The row has the text of a held-out request (equal up to case, width and white space)."""
     NO_MESSAGES = "no_messages"
     """`messages` is missing or empty."""
     UNKNOWN_ROLE = "unknown_role"
-    """A message is by neither system, user nor assistant."""
+    """A message has a role other than system, user and assistant."""
     ROLE_ORDER = "role_order"
-    """Messages are not: perhaps a system text, then user and assistant in turns, the assistant last."""
+    """Roles are out of order. Valid: an optional system text, then user and assistant in turns, the assistant last."""
     EMPTY_TURN = "empty_turn"
-    """The assistant, or the request, says nothing."""
+    """The text of an assistant turn, or of the request, is empty."""
     NO_ANSWER = "no_answer"
     """The last turn holds no complete <answer>."""
     EARLY_ANSWER = "early_answer"
     """A turn before the last answers: an episode would have ended there."""
     SEVERAL_ACTIONS = "several_actions"
-    """A turn holds several actions, the protocol allows one."""
+    """A turn holds several actions; the protocol allows one."""
     NO_ACTION = "no_action"
     """A turn holds no complete action."""
     IMAGE_COUNT = "image_count"
-    """There are not as many images as <image> placeholders."""
+    """The number of images differs from the number of <image> placeholders."""
     TOO_MANY_TOKENS = "too_many_tokens"
-    """The conversation has more tokens than the cutoff; a cut one would have lost its answer."""
+    """The conversation has more tokens than the cutoff; a truncated one would have lost its answer."""
     CONTROL_TEXT = "control_text"
     """A message spells a control token of the tokenizer, which would end or open a turn in the middle of a text."""
     NO_THINKING = "no_thinking"
@@ -86,7 +89,7 @@ class RejectionReason(StrEnum):
 
 @dataclass(frozen=True)
 class Rejection:
-    """One row that is left out: file, number (lines and rows count from 1), reason, and the value at fault."""
+    """Describe one excluded row: file, number (lines and rows count from 1), reason, and the invalid value."""
 
     source: str
     number: int
@@ -99,19 +102,19 @@ class Rejection:
 
 
 class RowFault(GenevolveError):
-    """Raised inside a reader for the row at hand; the reader turns it into a `Rejection` and goes on."""
+    """Report an invalid row inside a reader; the reader turns it into a `Rejection` and continues."""
 
     def __init__(self, reason: RejectionReason, detail: object = "") -> None:
-        """Keep the reason and the value, cut and harmless to print."""
+        """Keep the reason and the value, truncated and safe to print."""
         text = " ".join(str(detail).split()).encode(errors="replace").decode()
         super().__init__(f"{reason.value}: {text[:DETAIL_CHARS]}")
         self.reason, self.detail = reason, text[:DETAIL_CHARS]
 
 
 class RejectionReport:
-    """Counts rows by what became of them, with a few examples of each reason.
+    """Count accepted and rejected rows, with a few examples of each reason.
 
-    Every row is counted once as seen and at most once as rejected, so `kept` = seen - rejected holds throughout a chain
+    Every row is counted once as seen and at most once as rejected. So `kept` = seen - rejected holds throughout a chain
     of readers and filters. Notes are about rows that are kept.
     """
 
@@ -133,12 +136,12 @@ class RejectionReport:
         self.seen += 1
 
     def reject(self, rejection: Rejection) -> None:
-        """Count a row that was seen as left out."""
+        """Count a seen row as excluded."""
         self.rejected[rejection.reason] += 1
         self._remember(rejection)
 
     def note(self, rejection: Rejection) -> None:
-        """Count something odd about a row that is kept."""
+        """Count an anomaly of a row that is kept."""
         self.noted[rejection.reason] += 1
         self._remember(rejection)
 
@@ -148,7 +151,7 @@ class RejectionReport:
             kept.append(rejection)
 
     def examples(self, reason: RejectionReason) -> list[Rejection]:
-        """Return the first rows with a reason."""
+        """Return the first rows with a given reason."""
         return list(self._examples.get(reason, ()))
 
     def as_dict(self) -> dict[str, Any]:

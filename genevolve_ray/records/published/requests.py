@@ -1,4 +1,4 @@
-"""Bench and RL rows: a request, its ground-truth image, and what the data set knows about it."""
+"""Bench and RL rows: a request, its ground-truth image, and the data set's facts about it."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ QUALITY_CATEGORIES = frozenset(
 
 
 class PublishedRequest(Record):
-    """A bench or RL row.
+    """Represent a bench or RL row.
 
     `case_id` is the id under which published evaluations list the row; `truth` is relative to `root`; `source` and
-    `number` say where the row stands.
+    `number` give the row's file and position.
     """
 
     id: str
@@ -84,16 +84,16 @@ class PublishedRequest(Record):
 
     @property
     def truth_file(self) -> Path:
-        """Where the ground-truth image lies."""
+        """The path of the ground-truth image."""
         return self.root / self.truth
 
     @property
     def key(self) -> str:
-        """The hash of the normalised request, see `request_key`."""
+        """The hash of the normalized request, see `request_key`."""
         return request_key(self.prompt)
 
     def request(self, truth_image: ImageRef | None = None) -> Request:
-        """Return the row as a run's request; what only the data set knows goes into `meta`."""
+        """Return the row as a run's request; facts that only the data set has are put into `meta`."""
         known = {
             "case_id": self.case_id,
             INDEX_NAME: self.pool_index,
@@ -140,7 +140,7 @@ def _read(
     config: ReadConfig,
     name: Callable[[str | None, str], str],
 ) -> Iterator[PublishedRequest]:
-    # Every file is opened for reading before the first row is: a missing one shows at once.
+    # Every file is opened before the first row is read, so that a missing one is reported at once.
     sources = [(path, raw_rows(path, report, config.max_row_bytes)) for path in paths]
     seen: set[str] = set()
 
@@ -202,7 +202,7 @@ def _parse(row: RawRow, root: Path, name: Callable[[str | None, str], str]) -> P
 
 
 def request_text(values: Mapping[str, Any]) -> str:
-    """Return what a row asks for, "" for nothing. Raises RowFault for something that is no text."""
+    """Return the text of a row's request, "" for none. Raises RowFault for a value that is not text."""
     texts = (text_of(values.get(name), name).strip() for name in PROMPT_NAMES)
     return next((text for text in texts if text), "")
 
@@ -241,7 +241,9 @@ def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str
 
 
 def normalise(text: str) -> str:
-    """Return a request as it is compared: NFKC, case folded, runs of white space as one space, none at the ends.
+    """Return a request in the form that is compared.
+
+    The form is NFKC, case folded, with runs of white space as one space and none at the ends.
 
     Punctuation and spelling count. NFKC is applied on both sides of the folding, which can undo it.
     """
@@ -250,5 +252,5 @@ def normalise(text: str) -> str:
 
 
 def request_key(text: str) -> str:
-    """Return a SHA-256 (hex) of the normalised request."""
+    """Return a SHA-256 (hex) of the normalized request."""
     return hashlib.sha256(normalise(text).encode(errors="backslashreplace")).hexdigest()

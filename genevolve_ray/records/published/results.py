@@ -1,7 +1,7 @@
-"""Rows of `results.json` at each stage: what was asked, what the agent answered, what was rendered, what was judged.
+"""Rows of `results.json` at each stage: the request, the agent's answer, the rendering, the judgment.
 
-A row is kept as it was read (`values`), fields that we do not know included, and is written back as it was; the typed
-fields are read from it under every name that published tools use.
+A row is kept as it was read (`values`), including unknown fields, and is written back unchanged. The typed fields are
+read from it under every name that published tools use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_REFERENCES = 64
 
 
 class ResultReference(Record):
-    """A reference of a published program, as it is written: every field is text, "" where the row has none."""
+    """Represent a reference of a published program as written: every field is text, "" where the row has none."""
 
     img_id: str = ""
     note: str = ""
@@ -40,7 +40,7 @@ class ResultReference(Record):
 
 
 class AgentRow(ResultRow):
-    """A row that the agent answered, or failed to; `termination` is None where another tool left it out."""
+    """Hold a row that the agent answered, or failed to; `termination` is None where another tool omitted it."""
 
     gen_prompt: str = ""
     references: tuple[ResultReference, ...] = ()
@@ -63,9 +63,10 @@ class AgentRow(ResultRow):
 
 
 class RenderedRow(ResultRow):
-    """A row that was rendered, or not; `image` is the picture's path as it is written.
+    """Hold a row that was rendered, or not; `image` is the picture's path as it is written.
 
-    A picture that was drawn from the raw prompt for want of a program does not count, whatever the row says.
+    A picture that was drawn from the raw prompt, because there was no program, does not count, regardless of the row's
+    status.
     """
 
     image: str = ""
@@ -90,9 +91,9 @@ class RenderedRow(ResultRow):
         return fields | {"image": image, "success": success, "status": status or STATUS_OK}
 
     def picture_file(self, roots: Sequence[Path]) -> Path:
-        """Return the rendered picture: where the row says, else under its usual name below one of the folders.
+        """Return the rendered picture: at the row's path, else under its usual name below one of the folders.
 
-        Results that were moved still name the place where they were made.
+        Results that were moved still name the folder in which they were made.
 
         Raises:
             RowFault: UNSAFE_PATH or MISSING_IMAGE when there is none.
@@ -107,10 +108,10 @@ class RenderedRow(ResultRow):
 
 
 class EvaluatedRow(RenderedRow):
-    """A row that was judged, or not. `scores` is None unless every dimension has a number: missing is never 0.
+    """Hold a row that was judged, or not.
 
-    `off_grid` names the dimensions whose score is none of 0, 0.5 and 1; those outside [0, 1] are clipped, as published
-    tools do.
+    `scores` is None unless every dimension has a number: missing is never 0. `off_grid` names the dimensions whose
+    score is none of 0, 0.5 and 1; those outside [0, 1] are clipped, as published tools do.
     """
 
     scores: ImageScores | None = None
@@ -145,7 +146,9 @@ class EvaluatedRow(RenderedRow):
 
 
 def read_scores(raw: Mapping[str, Any]) -> tuple[ImageScores, tuple[str, ...]]:
-    """Return published scores and the dimensions that are off the grid {0, 0.5, 1}; text is None where none was asked.
+    """Return published scores and the dimensions that are off the grid {0, 0.5, 1}.
+
+    Text is None where the request contains none.
 
     Raises:
         ValueError: naming the first dimension that has no number.
@@ -176,8 +179,8 @@ def read_results(
 ) -> Iterator[Row]:
     """Return the rows of result files (`.json`, `.jsonl`, `.parquet`) as one stage's, in order.
 
-    Ids are unique, and so are the file names that they stand for. What is left out goes to the report. A journal, in which
-    an id may have several rows, is read by `RowJournal`.
+    Ids are unique, and so are the file names that they denote. Excluded rows are added to the report. A journal, in
+    which an id may have several rows, is read by `RowJournal`.
 
     Raises:
         DataError: for a file that is missing or broken.

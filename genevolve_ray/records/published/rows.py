@@ -1,4 +1,7 @@
-"""Rows of JSON lines or Parquet, one after the other: memory stays bounded, and a bad row never ends the reading."""
+"""Rows of JSON lines or Parquet, one after the other.
+
+Memory is bounded, and an invalid row never stops the reader.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 class ReadConfig(Config):
-    """How published rows are read."""
+    """Configure how published rows are read."""
 
     root: Path | None = None
     """Folder that image paths are relative to; by default the folder of the file."""
@@ -36,21 +39,21 @@ class ReadConfig(Config):
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as plain values; `number` counts lines or rows from 1."""
+    """Hold a row as plain values; `number` counts lines or rows from 1."""
 
     source: Path
     number: int
     values: dict[str, Any]
 
     def rejection(self, fault: RowFault) -> Rejection:
-        """Return a fault of this row with its place."""
+        """Return a fault of this row with its position."""
         return Rejection(str(self.source), self.number, fault.reason, fault.detail)
 
 
 def raw_rows(path: Path, report: RejectionReport, max_row_bytes: int = ReadConfig().max_row_bytes) -> Iterator[RawRow]:
-    """Return the rows of a .jsonl or .parquet file, in order; those that cannot be read go to the report.
+    """Return the rows of a .jsonl or .parquet file, in order; those that cannot be read are added to the report.
 
-    Blank lines are no rows. NaN and infinities, which JSON does not have but some writers emit, read as null.
+    Blank lines are not rows. NaN and infinities, which JSON does not have but some writers emit, read as null.
 
     Raises:
         DataError: for a missing file or another suffix at once; for a broken Parquet file when that shows.
@@ -109,7 +112,7 @@ def _parquet_rows(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
 
     number = 0
     try:
-        # Without pre-buffering a row group is decoded page by page, not held as a whole.
+        # Without pre-buffering a row group is decoded page by page, not held in memory as a whole.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=_SKIP_BYTES) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for place in range(batch.num_rows):
@@ -206,7 +209,7 @@ def _plain(value: Any, name: str, depth: int) -> Any:
 
 
 def texts_of(value: object, name: str) -> tuple[str, ...]:
-    """Return a list of texts, a single text standing for a list of one; () for a missing one."""
+    """Return a list of texts; a single text counts as a list of one; () for a missing one."""
     if value is None or isinstance(value, str):
         return (checked(value, name),) if value else ()
     if not isinstance(value, list | tuple):
@@ -225,10 +228,10 @@ def relative_path(value: object, name: str) -> str:
 
 
 def require_file(root: Path, path: str) -> None:
-    """Check that an image is there. Links are followed: the caches of model hubs are made of them."""
+    """Check that an image exists. Links are followed: the caches of model hubs consist of links."""
     try:
         there = (root / path).is_file()
-    except OSError as error:  # A name that is too long for the file system, for instance.
+    except OSError as error:  # For example, a name that is too long for the file system.
         raise RowFault(RejectionReason.MISSING_IMAGE, f"{path}: {error.strerror}") from error
     if not there:
         raise RowFault(RejectionReason.MISSING_IMAGE, path)

@@ -1,4 +1,4 @@
-"""Splits that depend on what a row is, never on where it stands."""
+"""Splits that depend on the content of a row, never on its position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEEDS = 1 << 63
 
 
 class Split(StrEnum):
-    """What a row is for."""
+    """Name the purpose of a row."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -22,10 +22,10 @@ class Split(StrEnum):
 
 
 class SplitConfig(Config):
-    """How much goes where; the rest is for training.
+    """Configure the sizes of the parts; the rest is for training.
 
-    A fraction decides each row for itself, so that new rows never move old ones. A count takes exactly so many (the
-    published 129 for validation, say), those whose hashes are smallest. One or the other for each part.
+    A fraction decides each row independently, so that new rows never move old ones. A count takes exactly so many rows
+    (for example the published 129 for validation), those with the smallest hashes. Each part takes one or the other.
     """
 
     validation: float = Field(default=0.0, ge=0, lt=1)
@@ -49,7 +49,7 @@ class SplitConfig(Config):
         return self
 
     def asks_for(self, split: Split) -> bool:
-        """Return whether a part is asked for at all."""
+        """Return whether the config requests a part."""
         parts = {
             Split.VALIDATION: self.validation or self.validation_count,
             Split.TEST: self.test or self.test_count,
@@ -59,7 +59,7 @@ class SplitConfig(Config):
 
 
 def rank(key: str, seed: int = 0) -> int:
-    """Return a key's place in [0, 2^63), uniform and the same wherever and among whichever others it stands."""
+    """Return a key's position in [0, 2^63): uniform, and independent of machine and of the other keys."""
     return derive_seed(seed, "split", key)
 
 
@@ -67,7 +67,7 @@ def split_keys(keys: Iterable[str], config: SplitConfig) -> dict[str, Split]:
     """Return the part of each key; rows that share a key stay together.
 
     Raises:
-        ValueError: when counts ask for more keys than there are, or leave none for training.
+        ValueError: when counts require more keys than there are, or leave none for training.
     """
     ordered = sorted(set(keys), key=lambda key: (rank(key, config.seed), key))
     test, validation = config.test_count, config.validation_count

@@ -1,4 +1,4 @@
-"""SFT rows: a conversation with tools that ends in an answer, and the images that it saw."""
+"""SFT rows: a conversation with tools that ends in an answer, and the images that it contains."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _THINKING = ("<think>", "</think>")
 
 
 class Message(Record):
-    """One message of a conversation."""
+    """Hold one message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class SftRow(Record):
-    """A published trajectory; images are relative to `root`, in the order of their placeholders in the texts."""
+    """Hold a published trajectory; images are relative to `root`, in the order of their placeholders in the texts."""
 
     id: str
     messages: tuple[Message, ...]
@@ -48,20 +48,23 @@ class SftRow(Record):
 
     @property
     def request(self) -> str:
-        """What the user asked: the first user message."""
+        """The user's request: the first user message."""
         return next(message.content for message in self.messages if message.role == "user")
 
     @property
     def key(self) -> str:
-        """The hash of the normalised request: trajectories of one request belong on one side of a split."""
+        """The hash of the normalized request.
+
+        All trajectories of one request belong to the same part of a split.
+        """
         return request_key(self.request)
 
 
 class SftReadConfig(ReadConfig):
-    """How SFT rows are read.
+    """Configure how SFT rows are read.
 
-    The protocol does not allow a turn with several actions (some published rows have them), without one, or with an answer
-    too early. Trained on, such rows teach turns that our runtime answers with a format error.
+    The protocol does not allow a turn with several actions (some published rows have them), without one, or with an
+    answer too early. Training on such rows would teach turns to which this runtime replies with a format error.
     """
 
     broken_turns: Literal["reject", "keep"] = "reject"
@@ -71,8 +74,8 @@ class SftReadConfig(ReadConfig):
 def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConfig | None = None) -> Iterator[SftRow]:
     """Return the rows of SFT files, in order.
 
-    A row has perhaps a system message, then user and assistant in turns; the assistant speaks last and answers; there are
-    as many images as `<image>` placeholders. A row without an id is named by the hash of its conversation.
+    A row has an optional system message, then user and assistant in turns; the last turn is the assistant's answer.
+    There are as many images as `<image>` placeholders. A row without an id is named by the hash of its conversation.
 
     Raises:
         DataError: for a file that is missing or broken.
@@ -155,7 +158,7 @@ def _message(item: Any, place: int) -> Message:
 
 
 def _broken_turns(turns: list[str]) -> list[RowFault]:
-    """Return what the protocol does not allow in each turn. Raises RowFault when the last one does not answer."""
+    """Return the protocol violations of each turn. Raises RowFault when the last one does not answer."""
     faults = []
     for place, turn in enumerate(turns):
         actions = _actions(turn)

@@ -1,4 +1,4 @@
-"""Rows of `results.json` as they are written: the published fields by their names, ours inside one object."""
+"""Rows of `results.json` in written form: the published fields by their names, added fields inside one object."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def agent_row(
     local_path: Callable[[str, ImageHit], str] = lambda img_id, hit: hit.image.file_name,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return an input row with what the agent made of it.
+    """Return an input row with the agent's output.
 
     A trajectory without a program has an empty `gen_prompt`, no references, and the reason as `error`.
 
@@ -47,8 +47,8 @@ def agent_row(
         row: the input row, every field of which is kept.
         trajectory: the attempt.
         opening: the messages before the first turn (system prompt and request).
-        local_path: where the picture of a reference lies, from its id and hit.
-        provenance: what else is to be recorded about how the row was made (seeds, cost, ...).
+        local_path: returns the path of a reference's picture, given its id and hit.
+        provenance: further values about the making of the row (seeds, cost, ...).
     """
     program = trajectory.program
     versions = sorted({v for v in trajectory.ledger.versions if v >= 0})
@@ -95,18 +95,19 @@ def rendered_row(
     references_ignored: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a row with what became of its rendering; a picture lies at `images/{id}.png` beside `results.json`.
+    """Return a row with the result of its rendering.
 
-    A row in which the agent left no program is failed, whether or not something was drawn from its request. A row that no
-    agent had to do with (a generator asked directly) has no program to miss.
+    A picture is stored as `images/{id}.png` next to `results.json`. A row in which the agent left no program is failed,
+    even if a picture was drawn from its request. A row without an agent (a generator that is called directly) needs no
+    program.
 
     Args:
-        row: the agent's row, or a bench row for a generator that is asked directly.
+        row: the agent's row, or a bench row for a generator that is called directly.
         renderer: identity of the generator and its settings.
         render_seed: its seed, where it has one.
         error: why there is no picture; "" when there is one.
-        references_ignored: whether the generator took the prompt alone, for want of a way to take references.
-        provenance: what else is to be recorded (cost, ...).
+        references_ignored: whether the generator used the prompt alone, because it cannot take references.
+        provenance: further values to record (cost, ...).
 
     Raises:
         RowFault: for an id that cannot name a picture.
@@ -144,14 +145,14 @@ def evaluated_row(
         row: the rendered row.
         judge: identity of the judge and its settings.
         formula: how `overall` counts a row without required text.
-        scores: the four dimensions; None when the judge gave up, or was not asked for want of a picture.
+        scores: the four dimensions; None when the judge gave up, or was not called because there is no picture.
         rationale: the judge's reasons.
         off_grid: dimensions whose score was none of 0, 0.5 and 1, or was clipped.
         error: why there are no scores; by default the status of the row's rendering.
-        provenance: what else is to be recorded (cost, ...).
+        provenance: further values to record (cost, ...).
 
     Raises:
-        ValueError: for scores of a row that has no picture which counts, or for scores beside an error.
+        ValueError: for scores of a row without a valid picture, or for scores together with an error.
     """
     rendered = RenderedRow.read(row)
     if scores is not None and (error or not rendered.success):
@@ -195,6 +196,6 @@ def _messages(trajectory: Trajectory) -> list[dict[str, str]]:
 
 
 def _provenance(row: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what earlier stages recorded, with what this one adds."""
+    """Return the provenance of earlier stages, merged with that of this one."""
     before = row.get(PROVENANCE)
     return (dict(before) if isinstance(before, Mapping) else {}) | dict(ours)
