@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from genevolve_ray.learning.sft import SftStep
 
 STATED = TeacherConfig(skill_recall=0.7, needless_skill=0.12, search=0.85, official=0.6, current=0.65, slip=0.0)
-"""Decisions that experience states and the teacher obeys: varied, so that reading them is the only way to know them."""
+"""Decisions that experience states and the teacher obeys. They vary, so that only reading reveals them."""
 
 
 class CurriculumConfig(Config):
-    """What the cold start is trained on.
+    """Configure the training data of the cold start.
 
-    The first `stated_fraction` of the steps show only trajectories whose decisions stand in the context and are obeyed
-    (decisions that nothing explains are noise that delays learning to copy); the rest mixes them with the imperfect
-    teacher's trajectories without experience.
+    The first `stated_fraction` of the steps show only trajectories whose decisions are in the context and are obeyed.
+    Decisions that nothing explains are noise that delays learning to copy. The other steps mix these trajectories with
+    the imperfect teacher's trajectories without experience.
     """
 
     seed: int = Field(default=17, ge=0)
@@ -64,7 +64,7 @@ class CurriculumConfig(Config):
 
 
 class Curriculum:
-    """A reproducible stream of teacher trajectories: index i is always the same one."""
+    """Produce a reproducible stream of teacher trajectories: an index always gives the same trajectory."""
 
     def __init__(self, config: CurriculumConfig, chat: ChatFormat) -> None:
         """Prepare worlds lazily; `chat` is the atlas tokenizer's format."""
@@ -76,10 +76,10 @@ class Curriculum:
         return world, world_tools(world)
 
     def batches(self) -> Iterator[list[Trajectory]]:
-        """Yield one batch of trajectories a step.
+        """Yield one batch of trajectories per step.
 
-        A few batches are drawn together and sorted by length, so that little of a batch is padding; their order is
-        shuffled again.
+        A few batches are drawn together and sorted by length, so that batches hold little padding. Then the order of
+        the batches is shuffled again.
         """
         size, window = self._config.batch_size, 4
         for first in range(0, self._config.steps, window):
@@ -94,7 +94,7 @@ class Curriculum:
         return [await self.trajectory(step, step * size + i) for step in steps for i in range(size)]
 
     async def trajectory(self, step: int, index: int) -> Trajectory:
-        """Play the teacher's index-th trajectory as it belongs to a step of the curriculum."""
+        """Play the teacher's trajectory number `index` as it belongs to a step of the curriculum."""
         config = self._config
         rng = np.random.default_rng(derive_seed(config.seed, "lesson", index))
         world, tools = self._place(int(rng.integers(config.worlds)))
@@ -106,7 +106,10 @@ class Curriculum:
 
 
 class ColdStartConfig(Config):
-    """The whole recipe of the cold start: model, curriculum, optimisation. Its defaults made the shipped checkpoint."""
+    """Configure the whole recipe of the cold start: model, curriculum, optimization.
+
+    The defaults made the shipped checkpoint.
+    """
 
     hidden_size: int = Field(default=128, ge=32)
     layers: int = Field(default=4, ge=1)
@@ -119,14 +122,14 @@ class ColdStartConfig(Config):
 
     @property
     def steps(self) -> int:
-        """Optimisation steps in all: exercises alone, then lessons."""
+        """Number of optimization steps in total: exercises alone, then lessons."""
         return self.curriculum.exercise_steps + self.curriculum.steps
 
 
 def train_cold_start(
     config: ColdStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None
 ) -> None:
-    """Train the cold start from nothing and write it to `folder` in HF layout, with its provenance beside it."""
+    """Train the cold start from random weights and write it to `folder` in HF layout, together with its provenance."""
     from genevolve_ray.learning.policy import new_qwen3, save_policy
     from genevolve_ray.learning.sft import SftConfig, SftExample, train_sft
 
@@ -174,7 +177,7 @@ async def play(
     """Let the teacher play one request through the real episode loop; `guided` puts its decisions into the context.
 
     Raises:
-        RuntimeError: when the teacher breaks the protocol, which would teach the policy to break it.
+        RuntimeError: when the teacher breaks the protocol, because the policy would learn to break it.
     """
     trajectory = await run_episode(
         request,

@@ -1,7 +1,7 @@
-"""How the atlas looks: scenes and looks drawn on a canvas of 128 x 128 pixels.
+"""Drawing of scenes and looks on a canvas of 128 x 128 pixels.
 
-Things are saturated on pale grounds, and a pattern is another shade of the same hue, so that each thing is one connected
-component for whoever reads the pixels. All lengths are pixels of the picture.
+Objects are saturated on pale grounds, and a pattern is another shade of the same hue. Each object is therefore one
+connected component for code that reads the pixels. All lengths are pixels of the picture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genevolve_ray.atlas.sprites import Dress, sprite
 
 SIZE = 128
 STRIP_TOP = 105
-"""First row of the strip that carries a text; things stay above it when there is one."""
+"""First row of the strip that carries a text; objects stay above it when there is one."""
 LIBRARY_THING = 84
 MAX_PIXELS = 4_000_000
 _MARGIN = 3
@@ -32,7 +32,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SceneGroup:
-    """`count` equal things that stand together."""
+    """Describe `count` equal objects that are drawn as one group."""
 
     look: Look
     count: int = 1
@@ -43,7 +43,10 @@ class SceneGroup:
 
 @dataclass(frozen=True)
 class Ground:
-    """What things stand on. `noisy` is the flat grey fog of a generator that was told a mood but no light."""
+    """Describe the ground below the objects.
+
+    `noisy` is the flat gray fog that a generator draws when a prompt names a mood but no light.
+    """
 
     mood: str | None = None
     medium: str | None = None
@@ -52,7 +55,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Placed:
-    """One thing and the box it fills: `size` is the side of the square whose top left corner is (`x`, `y`)."""
+    """Place one object in its box: `size` is the side of the square whose top left corner is (`x`, `y`)."""
 
     look: Look
     dress: Dress
@@ -94,10 +97,10 @@ def _place_group(group: SceneGroup, x: float, y: float, width: float, height: fl
 
 
 def layout(groups: Sequence[SceneGroup], height: int) -> list[Placed]:
-    """Return where every thing stands on a field of SIZE x `height` pixels.
+    """Return the place of every object on a field of SIZE x `height` pixels.
 
-    One group without a side is in the middle; two share the halves, in their order unless a side says else; two on the same
-    side stand above each other; more than two get equal columns.
+    One group without a side is in the middle. Two groups share the halves, in their order unless a side is given. Two
+    groups on the same side are placed one above the other. More than two groups get equal columns.
     """
     if not groups:
         return []
@@ -172,7 +175,7 @@ def _texture(medium: str | None, ground: NDArray[np.float32]) -> NDArray[np.floa
 
 @lru_cache(maxsize=64)
 def ground_pixels(ground: Ground, has_text: bool) -> Pixels:
-    """Return the empty ground as uint8[SIZE, SIZE, 3], with the paper strip where a text will stand."""
+    """Return the empty ground as uint8[SIZE, SIZE, 3], with the paper strip where a text will be drawn."""
     if ground.noisy:
         canvas = np.full((SIZE, SIZE, 3), 186, np.float32)
         canvas += np.random.default_rng(9).normal(0, 11, (SIZE, SIZE, 1)).clip(-28, 40)
@@ -218,7 +221,7 @@ def _write(canvas: Pixels, text: str, shift: int) -> None:
 
 
 def paint(placed: Sequence[Placed], ground: Ground, text: str | None = None, *, text_shift: int = 0) -> Image.Image:
-    """Return the finished RGB picture of things on a ground, with a text on the strip below them."""
+    """Return the finished RGB picture of objects on a ground, with a text on the strip below them."""
     canvas = ground_pixels(ground, bool(text)).copy()
     image = Image.fromarray(canvas)
     for thing in placed:
@@ -236,7 +239,7 @@ def paint(placed: Sequence[Placed], ground: Ground, text: str | None = None, *, 
 
 
 def field_height(text: str | None) -> int:
-    """Return how many rows the things have: the strip of a text takes the rest."""
+    """Return the number of rows for the objects; the strip of a text takes the rest."""
     return STRIP_TOP if text else SIZE
 
 
@@ -256,14 +259,15 @@ def draw_scene(scene: Scene, rng: np.random.Generator | None = None) -> Image.Im
 
 
 def jitter(rng: np.random.Generator) -> tuple[int, int]:
-    """Return a small displacement (x, y) that keeps neighbours apart."""
+    """Return a small displacement (x, y) that keeps neighbors apart."""
     return int(rng.integers(-1, 2)), int(rng.integers(-2, 3))
 
 
 def draw_look(look: Look, rng: np.random.Generator | None = None, *, size: int = LIBRARY_THING) -> Image.Image:
-    """Return a library picture: one thing in the middle of a plain pale ground.
+    """Return a library picture: one object in the middle of a plain pale ground.
 
-    `rng` varies the tint of the ground and the place and size of the thing, so that two photographs of the same thing differ.
+    `rng` varies the tint of the ground and the place and size of the object, so that two photographs of the same object
+    differ.
     """
     tint, x, y = np.array([247, 245, 240], np.float32), 0, 0
     if rng is not None:
@@ -287,7 +291,7 @@ def decode(data: bytes) -> Image.Image:
     """Return an encoded picture as RGB.
 
     Raises:
-        ValueError: the bytes are no PNG, JPEG or WebP picture, or it has more than 4 million pixels.
+        ValueError: the bytes are not a PNG, JPEG or WebP picture, or the picture has more than 4 million pixels.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))

@@ -1,8 +1,8 @@
-"""Short exercises beside the lessons: a model without pre-training learns to look things up and copy them.
+"""Short exercises besides the lessons: a model without pre-training learns to look facts up and to copy them.
 
-In a whole trajectory few tokens are copies, and most of its loss is about anything else: learned from trajectories alone,
-copying takes thousands of steps. An exercise is dense: a few lines of an observation, then questions about them, in the
-very words of the protocol. The names are from the training partition, the values random.
+In a whole trajectory few tokens are copies, and most of the loss is about other tokens. Copying alone would take
+thousands of steps to learn from trajectories. An exercise is dense: a few lines of an observation, then questions about
+them in the exact words of the protocol. The names are from the training partition; the values are random.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from genevolve_ray.atlas.scene import (
 )
 
 Piece = tuple[str, bool]
-"""A piece of text, and whether it is an answer that follows from what stands before it."""
+"""A piece of text, and whether it is an answer that follows from the text before it."""
 
 
 def exercise(rng: np.random.Generator, tokenizer: ChatTokenizer, length: int = 192) -> tuple[list[int], list[bool]]:
-    """Return one sequence of exercises of at least `length` tokens, and a mask of the tokens that can be known."""
+    """Return one sequence of exercises of at least `length` tokens, and a mask of the tokens that can be inferred."""
     tokens: list[int] = []
     mask: list[bool] = []
     while len(tokens) < length:
@@ -51,7 +51,7 @@ _NAMES = names_of(Partition.TRAIN)
 
 
 def _pictures(rng: np.random.Generator) -> list[Piece]:
-    """Which picture is the official one, the fan's, the outdated one?"""
+    """Ask for the official, the fan's or the outdated picture."""
     name = _pick(rng, _NAMES) if rng.random() < 0.7 else _pick(rng, KINDS)
     first = int(rng.integers(1, 5))
     ids = [f"IMG_{first + i:03d}" for i in range(3)]
@@ -64,7 +64,7 @@ def _pictures(rng: np.random.Generator) -> list[Piece]:
 
 
 def _facts(rng: np.random.Generator) -> list[Piece]:
-    """What holds now, what held once? Sometimes of two topics, sometimes with what a namesake has among the rows."""
+    """Ask for the present or the past value of a fact, of one topic or two, sometimes with rows about a namesake."""
     name, other = _pick(rng, _NAMES), _pick(rng, _NAMES)
     topics = ("moon", "motto") if rng.random() < 0.4 else (_pick(rng, ("moon", "motto")),)
     rows, said = [], {}
@@ -88,7 +88,7 @@ def _facts(rng: np.random.Generator) -> list[Piece]:
 
 
 def _requests(rng: np.random.Generator) -> list[Piece]:
-    """What was asked for, again: any of what a request can hold, in the words of a program."""
+    """Ask to repeat a request: any part that a request can have, in the words of a program."""
 
     def perhaps(text: str) -> str:
         return text if rng.random() < 0.5 else ""
@@ -132,4 +132,6 @@ def _if(text: str, condition: str) -> str:
 
 
 _KINDS: tuple[Callable[[np.random.Generator], list[Piece]], ...] = (_pictures, _facts, _requests)
-"""One of these at a time. Ids are learned late and all at once: with a share of one in five they were not learned."""
+"""One of these at a time. Ids are learned late and all in the same phase; with a share of one in five they were not
+learned.
+"""

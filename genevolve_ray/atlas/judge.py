@@ -1,4 +1,4 @@
-"""A judge that looks: the image dimensions come from pixels, the sufficiency from the program's text and references."""
+"""Judge that measures pixels: the image dimensions come from the picture, the sufficiency from text and references."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Verdict
 
 MAX_THINGS = 24
-"""A picture with more is read no further."""
+"""A picture with more objects is read no further."""
 
 
 class AtlasJudgeConfig(Config):
-    """Where the bins 0, 0.5 and 1 begin, and what counts as the same thing to the eye."""
+    """Configure where the bins 0, 0.5 and 1 begin, and the tolerances within which two objects count as the same."""
 
     formula: ScoreFormula = ScoreFormula.PAPER
     """How a request without text is scored (`records/verdict.py`)."""
     capacity: int = Field(default=CAPACITY, ge=1)
     """Words of a prompt that the generator takes in."""
     right: float = Field(default=0.97, gt=0, le=1)
-    """From here a share of matched things (or letters) is bin 1."""
+    """Least share of matched objects (or letters) for bin 1."""
     partly: float = Field(default=0.55, gt=0, le=1)
-    """From here it is bin 0.5."""
+    """Least share for bin 0.5."""
     outline: float = Field(default=0.95, gt=0, le=1)
-    """Least overlap (intersection over union) of two outlines of the same thing."""
+    """Least overlap (intersection over union) of two outlines of the same object."""
     hue: float = Field(default=11, gt=0)
     """Greatest difference in hue of two objects of the same color, degrees."""
     detail: float = Field(default=2.5, gt=0)
-    """Greatest mean difference in brightness (0 to 255) inside two things of the same pattern and material."""
+    """Greatest mean difference in brightness (0 to 255) inside two objects of the same pattern and material."""
     resized: float = Field(default=4, ge=1)
-    """How much looser outline and detail are compared where two things have different sizes."""
+    """Factor by which the tolerances of outline and detail grow where two objects have different sizes."""
     ground: float = Field(default=5, gt=0)
     """Greatest mean difference of two grounds in the same mood, 0 to 255."""
     texture: float = Field(default=3, gt=0)
@@ -53,7 +53,10 @@ class AtlasJudgeConfig(Config):
 
 
 def differences(one: Thing, other: Thing) -> tuple[float, float, float]:
-    """Return how two things differ: overlap of outlines in [0, 1], hue in degrees, and detail (mean brightness) in 0 to 255."""
+    """Return the differences of two objects.
+
+    They are the overlap of outlines in [0, 1], hue in degrees, and detail (mean brightness) in 0 to 255.
+    """
     both, either = np.minimum(one.solid, other.solid), np.maximum(one.solid, other.solid)
     overlap = float(both.sum() / max(1.0, float(either.sum())))
     turn = abs(one.hue - other.hue)
@@ -64,7 +67,7 @@ def differences(one: Thing, other: Thing) -> tuple[float, float, float]:
 
 
 def similarity(one: Thing, other: Thing, config: AtlasJudgeConfig) -> float:
-    """Return 1 for the same thing, 0.5 when one of outline, colour and detail differs, else 0."""
+    """Return 1 for the same object, 0.5 when one of outline, color and detail differs, else 0."""
     overlap, hue, detail = differences(one, other)
     loose = config.resized if abs(one.size - other.size) > 0.1 * max(one.size, other.size) else 1.0
     wrong_outline, wrong_detail = 1 - overlap > loose * (1 - config.outline), detail > loose * config.detail
@@ -76,7 +79,7 @@ def _bin(value: float, config: AtlasJudgeConfig) -> float:
 
 
 def _match(seen: Sequence[Thing], truth: Sequence[Thing], config: AtlasJudgeConfig) -> list[tuple[int, int, float]]:
-    """Return the best pairing as (seen, truth, similarity); among equals the nearer wins."""
+    """Return the best pairing as (seen, truth, similarity); among equal pairs the nearer objects match."""
     if not seen or not truth:
         return []
     alike = np.array([[similarity(s, t, config) for t in truth] for s in seen])
@@ -88,9 +91,9 @@ def _match(seen: Sequence[Thing], truth: Sequence[Thing], config: AtlasJudgeConf
 def _correctness(
     matched: Sequence[tuple[int, int, float]], seen: Sequence[Thing], truth: Sequence[Thing], config: AtlasJudgeConfig
 ) -> float:
-    """Return the mean similarity of the truth's kinds of things, less what is there too many.
+    """Return the mean similarity over the truth's kinds of objects, reduced for surplus objects.
 
-    Equal things are one kind, so that a subject weighs as much as the five companions beside it.
+    Equal objects are one kind, so that a subject weighs as much as its five companions.
     """
     if not truth or not seen:
         return float(not truth and not seen)
@@ -106,14 +109,14 @@ def _correctness(
 
 
 def _same_half(x: float, other: float) -> bool:
-    """Return whether two columns lie in the same half; the middle belongs to both."""
+    """Return whether two columns are in the same half; the middle belongs to both."""
     return (x - SIZE / 2) * (other - SIZE / 2) >= 0 or min(abs(x - SIZE / 2), abs(other - SIZE / 2)) <= 6
 
 
 def _faithfulness(
     matched: Sequence[tuple[int, int, float]], seen: Sequence[Thing], truth: Sequence[Thing], sides: bool
 ) -> float:
-    """Return 1 when the right number of things is there, in the right halves where these are asked for."""
+    """Return 1 when the number of objects is right and, where sides are required, the halves are right."""
     if not seen and truth:
         return 0.0
     off = abs(len(seen) - len(truth))
@@ -133,7 +136,7 @@ def _text_accuracy(image: Pixels, truth: Pixels, config: AtlasJudgeConfig) -> fl
 
 
 def _bare_ground(image: View, truth: View) -> Mask:
-    """Return which pixels show the ground in both pictures, with a margin around things for their shadows."""
+    """Return the mask of pixels that show the ground in both pictures, with a margin around objects for shadows."""
     mask = ndimage.maximum_filter((image.mask | truth.mask).view(np.uint8), 11) > 0
     if has_strip(image.pixels) or has_strip(truth.pixels):
         mask[STRIP_TOP - 1 :] = True
@@ -156,7 +159,7 @@ def _aesthetics(image: View, truth: View, config: AtlasJudgeConfig) -> float:
 
 
 def score_images(image: View, truth: View, *, sides: bool, config: AtlasJudgeConfig) -> ImageScores:
-    """Return the four dimensions from two pictures; `sides`: the request asks for places."""
+    """Return the four dimensions from two pictures; `sides` means that the request states places."""
     seen, wanted = image.things[:MAX_THINGS], truth.things[:MAX_THINGS]
     matched = _match(seen, wanted, config)
     return ImageScores(
@@ -168,12 +171,12 @@ def score_images(image: View, truth: View, *, sides: bool, config: AtlasJudgeCon
 
 
 class AtlasJudge:
-    """Compares a rendered picture with the truth, and a program with what its request needs."""
+    """Compare a rendered picture with the truth, and a program with the needs of its request."""
 
     Config = AtlasJudgeConfig
 
     def __init__(self, config: AtlasJudgeConfig | None = None) -> None:
-        """Keep the config; `identity` names it in every artefact."""
+        """Keep the config; `identity` names it in every artifact."""
         self.config = config or AtlasJudgeConfig()
         digest = hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:8]
         self.identity = f"atlas-judge/1:{digest}"
@@ -185,7 +188,7 @@ class AtlasJudge:
 
         Raises:
             InfraFailure: one of the two pictures cannot be decoded.
-            pydantic.ValidationError: the request hides no `Truth`.
+            pydantic.ValidationError: the request carries no `Truth`.
         """
         try:
             seen, wanted = look_at(load(image)), view(truth)

@@ -1,7 +1,7 @@
-"""The words that a generator of the atlas understands, as regular expressions over normalised clauses.
+"""The words that a generator of the atlas understands, as regular expressions over normalized clauses.
 
-A normalised clause is lower-case words joined by single spaces, where `@3` stands for the third unknown capitalised word of the
-prompt (a name) and `#1` for the first quoted text.
+A normalized clause is lower-case words joined by single spaces. `@3` stands for the third unknown capitalized word of
+the prompt (a name), and `#1` for the first quoted text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from genevolve_ray.atlas.scene import COLOURS, COMPANIONS, COUNT_WORDS, KINDS, P
 
 
 def _table(**synonyms: str) -> MappingProxyType[str, str]:
-    """Return word -> meaning from meaning="several words"."""
+    """Return the mapping from word to meaning for arguments of the form meaning="several words"."""
     return MappingProxyType({word: meaning for meaning, words in synonyms.items() for word in words.split()})
 
 
@@ -179,7 +179,7 @@ SUFFIXES = tuple(
 
 
 class Partition(StrEnum):
-    """Which part of the name space a world draws from; the parts are disjoint whatever the seeds."""
+    """Name the part of the name space that a world draws from; the parts are disjoint for all seeds."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -189,7 +189,8 @@ class Partition(StrEnum):
 def names_of(partition: Partition) -> list[str]:
     """Return every proper name of a partition: 80% / 10% / 10% of all prefix-suffix pairs.
 
-    Each prefix and each suffix occurs in every partition, so a policy has met the pieces but never a held-out name.
+    Each prefix and each suffix occurs in every partition. A policy has therefore seen all pieces, but never a held-out
+    name.
     """
     places = {Partition.TRAIN: range(8), Partition.VALIDATION: range(8, 9), Partition.TEST: range(9, 10)}[partition]
     return [p + s for i, p in enumerate(PREFIXES) for j, s in enumerate(SUFFIXES) if (i + 3 * j) % 10 in places]

@@ -1,4 +1,4 @@
-"""What can be seen in a picture of the atlas: its things, its letters, its ground. Nothing here knows any scene."""
+"""Reading of atlas pictures: their objects, their letters, their ground. Nothing here knows any scene."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genevolve_ray.atlas.drawing import SIZE, STRIP_TOP, decode, draw_look
 from genevolve_ray.atlas.scene import COLOURS, PATTERNS, SHAPES, Look
 
 CROP = 32
-"""Things are compared as crops of CROP x CROP pixels."""
+"""Objects are compared as crops of CROP x CROP pixels."""
 _CHROMA = 56
 _DARK = 140
 _SMALLEST = 20
@@ -27,28 +27,30 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """One connected component: where it is, and its crop without the ground (`solid` float[CROP, CROP] in [0, 1])."""
+    """Describe one connected component: its place, and its crop without the ground."""
 
     x: float
-    """Centre column in pixels."""
+    """Center column in pixels."""
     y: float
-    """Centre row in pixels."""
+    """Center row in pixels."""
     area: int
     crop: NDArray[np.float32]
-    """float32[CROP, CROP, 3] in [0, 255], white where the thing is pale or ends."""
+    """float32[CROP, CROP, 3] in [0, 255], white where the object is pale or ends."""
     solid: NDArray[np.float32]
-    """float32[CROP, CROP] in [0, 1]: what its outline encloses."""
+    """float32[CROP, CROP] in [0, 1]: the area that the outline encloses."""
     size: int
     """Longer side of its box in pixels."""
     light: NDArray[np.float32]
-    """float32[CROP, CROP]: brightness inside the outline, averaged over 3 x 3 pixels so that a resized edge is no detail."""
+    """float32[CROP, CROP]: brightness inside the outline, averaged over 3 x 3 pixels so that a resized edge is not a
+    detail.
+    """
     hue: float
     """Mean hue in radians, each pixel weighted by its chroma."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture as seen once: its pixels, where its things are, and each of them."""
+    """Hold a picture as it was read: its pixels, the mask of its objects, and each object."""
 
     pixels: Pixels
     mask: Mask
@@ -74,17 +76,17 @@ def _chroma(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def black(pixels: Pixels) -> Mask:
-    """Return where the picture is black: the ink of letters."""
+    """Return the mask of black pixels: the ink of letters."""
     return np.asarray((luminance(pixels) < 60) & (_chroma(pixels) < 30))
 
 
 def has_strip(pixels: Pixels) -> bool:
-    """Return whether letters stand at the bottom."""
+    """Return whether the picture has letters at the bottom."""
     return bool(black(pixels[STRIP_TOP:]).sum() >= 8)
 
 
 def thing_mask(pixels: Pixels) -> Mask:
-    """Return which pixels belong to things: saturated or dark, but not ink at the bottom."""
+    """Return the mask of pixels that belong to objects: saturated or dark, but not ink at the bottom."""
     mask = (_chroma(pixels) > _CHROMA) | (luminance(pixels) < _DARK)
     if has_strip(pixels):
         mask[STRIP_TOP:] = False
@@ -92,7 +94,7 @@ def thing_mask(pixels: Pixels) -> Mask:
 
 
 def _filled(mask: Mask) -> Mask:
-    """Return a mask with its holes: all that is not connected with the frame around it."""
+    """Return a mask with its holes filled: all pixels that are not connected with the frame around it."""
     outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return np.asarray((outside != outside[0, 0])[1:-1, 1:-1])
 
@@ -105,12 +107,16 @@ def look_at(pixels: Pixels) -> View:
 
 @lru_cache(maxsize=256)
 def view(data: bytes) -> View:
-    """Return the view of an encoded picture; the truth of a group is studied once. Raises ValueError as `load` does."""
+    """Return the view of an encoded picture; views are cached, so the truth of a group is read once.
+
+    Raises:
+        ValueError: as `load` does.
+    """
     return look_at(load(data))
 
 
 def find_things(pixels: Pixels) -> list[Thing]:
-    """Return the things of a picture, from the largest to the smallest; specks are skipped."""
+    """Return the objects of a picture, from the largest to the smallest; specks are skipped."""
     return list(look_at(pixels).things)
 
 
@@ -136,7 +142,7 @@ def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Th
     square = np.full((side, side, 4), (255, 255, 255, 0), np.uint8)
     square[top : top + height, left : left + width, :3] = np.where(own[..., None], pixels, 255)
     square[top : top + height, left : left + width, 3] = solid * np.uint8(255)
-    # CMYK: four channels that are resized each for itself (RGBA would weigh the colours by the fourth).
+    # CMYK: four channels that are resized independently (RGBA would weigh the colors by the fourth).
     reduced = Image.frombuffer("CMYK", (side, side), square, "raw", "CMYK", 0, 1).resize((CROP, CROP), _BOX)
     small = np.asarray(reduced).astype(np.float32)
     crop, cover = small[..., :3], small[..., 3] / np.float32(255)
@@ -165,7 +171,7 @@ def _templates() -> tuple[tuple[Look, ...], NDArray[np.float32]]:
 
 @lru_cache(maxsize=1024)
 def recognise(data: bytes) -> Look | None:
-    """Return the look nearest to the largest thing of an encoded picture; None when nothing can be seen."""
+    """Return the look nearest to the largest object of an encoded picture; None when no object is found."""
     try:
         things = view(data).things
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a generator of the atlas understands a prompt: structure counts, not magic words."""
+"""Understanding of a prompt by a generator of the atlas: structure counts, not magic words."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from genevolve_ray.atlas.scene import COMPANIONS, KINDS, SHAPES
 from genevolve_ray.records.base import Record
 
 CAPACITY = 48
-"""Words of a prompt that a generator takes in; what follows is lost."""
+"""Words of a prompt that a generator takes in; the rest is lost."""
 MAX_CHARACTERS = 1500
-"""Nothing is read beyond; the capacity is long spent by then."""
+"""Characters beyond this number are not read; the capacity is used up long before."""
 
 
 class NameKind(StrEnum):
-    """What sort of name the head of a part is."""
+    """Distinguish the kinds of name at the head of a part."""
 
     PROPER = "proper"
-    """A capitalised word that is in no dictionary: some thing of the atlas."""
+    """A capitalized word that is in no dictionary: a named subject of the atlas."""
     KIND = "kind"
     """One of KINDS: its look is a fact of the atlas too."""
     COMPANION = "companion"
@@ -31,7 +31,7 @@ class NameKind(StrEnum):
 
 
 class PartReading(Record):
-    """One kind of thing that the prompt asks for, and which structure it is given."""
+    """Hold one kind of object that the prompt requests, and the structure that the prompt gives it."""
 
     name: str
     kind: NameKind
@@ -43,21 +43,21 @@ class PartReading(Record):
     """Ordinal of its reference picture, from 1."""
     material: str | None = None
     lit: bool = False
-    """The material comes with what light does on it: an edge, a highlight, a reflection."""
+    """The prompt states the effect of light on the material: an edge, a highlight, a reflection."""
     legs: int = 0
     joined: bool = False
-    """The legs are said to be joined to the body."""
+    """The prompt joins the legs to the body."""
     side: str | None = None
     placed: bool = False
-    """The side is a full phrase of place, not a bare word."""
+    """The side is a full phrase of place, not a single word."""
     arranged: bool = False
-    """The things are given an arrangement: a row, a line, side by side."""
+    """The objects are given an arrangement: a row, a line, side by side."""
     shares_clause: bool = False
     """Another part is described in the same clause."""
 
 
 class Reading(Record):
-    """A prompt as understood; `extra` holds what is one too many, `unknown` the words that mean nothing to the generator."""
+    """Hold a prompt as understood: `extra` is the surplus, `unknown` the words without meaning for the generator."""
 
     parts: tuple[PartReading, ...] = ()
     text: str | None = None
@@ -68,14 +68,14 @@ class Reading(Record):
     medium: str | None = None
     applied: bool = False
     words: int = 0
-    """Length of the whole prompt, also where a capacity cut the reading short."""
+    """Length of the whole prompt, also where a capacity ended the reading early."""
     extra: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
 
 @dataclass
 class _Span:
-    """The stretch of a clause that belongs to one head."""
+    """Hold the stretch of a clause that belongs to one head."""
 
     name: str
     kind: NameKind
@@ -86,7 +86,7 @@ class _Span:
 
 @dataclass
 class _State:
-    """What has been read so far."""
+    """Hold the intermediate state of reading."""
 
     names: list[str] = field(default_factory=list)
     quotes: list[str] = field(default_factory=list)
@@ -106,9 +106,9 @@ _PLACE_BEFORE = re.compile(rf"(?:at|on|in|along|across) (?:the )?{lx.PLACE_NOUN}
 
 
 def read_prompt(prompt: str, capacity: int | None = None) -> Reading:
-    """Return what a generator understands of a prompt; any string has a reading.
+    """Return the reading of a prompt by a generator; any string has a reading.
 
-    With a `capacity`, clauses that end after so many words are dropped (the first one is always read).
+    With a `capacity`, clauses that end after that number of words are dropped (the first one is always read).
     """
     state = _State()
 
@@ -176,7 +176,7 @@ def _read_clause(clause: str, state: _State) -> None:
 
 
 def _read_text(clause: str, state: _State) -> str:
-    """Take texts out of a clause: what is quoted, else the word after "text", "saying" and the like."""
+    """Take texts out of a clause: quoted texts, else the word after "text", "saying" and similar words."""
     for _ in range(8):
         match = lx.TEXT.search(clause)
         while match and not _body_of(match):
@@ -206,7 +206,10 @@ def _body_of(match: re.Match[str]) -> bool:
 
 
 def _read_parts(clause: str, state: _State) -> None:
-    """Split a clause at its heads; what stands before the first head belongs to it, a clause without one to the last part."""
+    """Split a clause at its heads.
+
+    Words before the first head belong to it. A clause without a head belongs to the last part.
+    """
     arranged = [m.span() for m in lx.ARRANGED.finditer(clause)]
     heads = [
         h for h in lx.HEAD.finditer(clause) if not any(a < h.end("name") and h.start("name") < b for a, b in arranged)
@@ -237,7 +240,7 @@ def _read_parts(clause: str, state: _State) -> None:
 
 
 def _describes(head: re.Match[str]) -> bool:
-    """Return whether a later head of a clause is no new thing but says which shape the thing before has."""
+    """Return whether a later head of a clause describes the shape of the object before it and adds no new object."""
     is_shape = lx.NOUNS.get(head["name"]) in SHAPES
     return (
         is_shape

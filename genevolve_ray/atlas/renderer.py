@@ -1,8 +1,8 @@
-"""A procedural generator with the weaknesses of diffusion models, on purpose.
+"""Procedural generator that has the weaknesses of diffusion models by design.
 
-It sees the prompt and its reference pictures, nothing else. Without the structure that the skills teach it miscounts, swaps
-attributes, garbles text and invents looks. Each weakness draws from a stream of its own, so that mending one leaves the
-others as they were.
+It receives the prompt and its reference pictures, nothing else. Without the structure that the skills teach, it
+miscounts, swaps attributes, garbles text and invents looks. Each weakness draws from a random stream of its own, so
+that fixing one leaves the others unchanged.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ MAX_GROUPS = 6
 
 
 class AtlasRendererConfig(Config):
-    """How often the generator fails, and how many words it takes in."""
+    """Configure the rate at which the generator fails, and the number of words it takes in."""
 
     failure: float = Field(default=0.8, ge=0, le=1)
     """Probability that a weakness shows where the structure against it is missing."""
     slip: float = Field(default=0.03, ge=0, le=1)
-    """The same where the structure is there."""
+    """The same probability where the structure is present."""
     capacity: int = Field(default=CAPACITY, ge=1)
     """Words of a prompt that the generator takes in; later ones are ignored."""
 
 
 class AtlasRenderer:
-    """Draws what `read_prompt` understands, with the weaknesses of its config."""
+    """Draw the picture that `read_prompt` understands, with the weaknesses of the config."""
 
     Config = AtlasRendererConfig
     deterministic = True
     takes_references = True
 
     def __init__(self, config: AtlasRendererConfig | None = None) -> None:
-        """Keep the config; `identity` names it in every artefact."""
+        """Keep the config; `identity` names it in every artifact."""
         self.config = config or AtlasRendererConfig()
         digest = hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:8]
         self.identity = f"atlas-renderer/1:{digest}"
@@ -55,12 +55,13 @@ class AtlasRenderer:
     async def render(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
         """Return a PNG of 128 x 128 pixels; the same prompt, references and seed give the same bytes.
 
-        Raises InfraFailure for a reference that cannot be read.
+        Raises:
+            InfraFailure: a reference cannot be read.
         """
         return self.draw(prompt, references, seed)
 
     def draw(self, prompt: str, references: Sequence[bytes], seed: int) -> bytes:
-        """Do what `render` does, without an event loop."""
+        """Return the PNG that `render` returns, without an event loop."""
         return _Drawing(self.config, read_prompt(prompt, self.config.capacity), references, seed).picture()
 
 
@@ -73,14 +74,14 @@ def _seen(number: int, data: bytes) -> Look | None:
 
 
 class _Drawing:
-    """One picture in the making."""
+    """Hold the state of one drawing."""
 
     def __init__(self, config: AtlasRendererConfig, reading: Reading, references: Sequence[bytes], seed: int) -> None:
         self.config, self.reading, self.seed = config, reading, seed
         self.references = [_seen(number, data) for number, data in enumerate(references, start=1)]
 
     def stream(self, purpose: str, key: str = "") -> np.random.Generator:
-        """Return the random stream of one use; other uses do not move it."""
+        """Return the random stream of one purpose; other purposes do not affect it."""
         return np.random.default_rng(derive_seed(self.seed, f"atlas.{purpose}", key))
 
     def fails(self, rng: np.random.Generator, structured: bool) -> bool:
@@ -102,12 +103,15 @@ class _Drawing:
 
     @staticmethod
     def _keys(parts: Sequence[PartReading]) -> list[str]:
-        """Return a key for each part that survives a change of order: its name and which mention of it this is."""
+        """Return a key for each part that survives a change of order: its name and the index of the mention."""
         names = [part.name for part in parts]
         return [f"{name}#{names[:i].count(name)}" for i, name in enumerate(names)]
 
     def _look(self, key: str, part: PartReading) -> Look:
-        """Return what a part looks like: its reference, what every generator knows, or an invention; said words override."""
+        """Return the look of a part: its reference, a look known to every generator, or an invention.
+
+        Stated words override it.
+        """
         rng = self.stream("look", key)
         choices = SHAPES, COLOURS, PATTERNS
         shape, colour, pattern = (str(options[int(rng.integers(len(options)))]) for options in choices)
@@ -122,7 +126,7 @@ class _Drawing:
         return Look(shape=look.shape, colour=part.colour or look.colour, pattern=part.pattern or look.pattern)
 
     def _swap(self, looks: list[Look], parts: Sequence[PartReading]) -> list[Look]:
-        """Exchange colours and patterns among the parts: likely where several are told in one breath."""
+        """Exchange colors and patterns among the parts; this is likely where one clause describes several parts."""
         shared = [i for i, part in enumerate(parts) if part.shares_clause]
         several = shared if len(shared) > 1 else list(range(len(parts)))
         if len(several) < 2 or not self.fails(self.stream("binding"), structured=len(shared) < 2):
@@ -153,7 +157,7 @@ class _Drawing:
         )
 
     def _misplace(self, groups: list[SceneGroup], parts: Sequence[PartReading]) -> list[SceneGroup]:
-        """Swap the sides, or crowd the things into one another, where the places are no full phrases."""
+        """Swap the sides, or crowd the objects together, where the places are not full phrases."""
         sided = [part for part in parts if part.side]
         rng = self.stream("place")
         if not sided or not self.fails(rng, all(part.placed for part in sided)):
@@ -185,7 +189,7 @@ class _Drawing:
         return Ground(mood=None if noisy else mood, medium=self._medium(), noisy=noisy)
 
     def _text(self) -> str | None:
-        """Return the text as it comes out: letters that are neither quoted nor given a place are garbled."""
+        """Return the text as drawn: letters that are neither quoted nor given a place are garbled."""
         text, rng = self.reading.text, self.stream("text")
         if not text or not self.fails(rng, self.reading.quoted and self.reading.text_place):
             return text

@@ -1,4 +1,4 @@
-"""Requests with ground-truth scenes: what people ask of the atlas."""
+"""Requests with ground-truth scenes, as users of the atlas would write them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def make_request(world: World, index: int, images: ImageStore | None = None) -> 
 
 
 def _knowledge(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]:
-    """A named entity; its moons and motto are facts to search, or a second entity stands beside it."""
+    """Draw a request about a named entity: its moons and motto are facts to search, or a second entity is beside it."""
     first, second = (world.entities[n] for n in rng.choice(sorted(world.entities), size=2, replace=False))
     moons, motto, both = rng.random() < 0.45, rng.random() < 0.45, rng.random() < 0.3
     sides = rng.random() < 0.35
@@ -72,7 +72,7 @@ def _knowledge(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]
 
 
 def _quality(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]:
-    """A kind whose look must be found, with everything else stated: counts, colours, places, text."""
+    """Draw a request about a kind with an unknown look and everything else stated: counts, colors, places, text."""
     kind = world.kinds[str(rng.choice(KINDS))]
     colours = rng.choice(COLOURS, size=2, replace=False)
     first = _found(kind, rng, dressed=True)
@@ -120,7 +120,7 @@ def _truth(
 
 
 def _words(truth: Truth) -> str:
-    """Say a scene as a person would; what must be found is not told."""
+    """Express a scene as a person would; facts that must be found are left out."""
     scene = truth.scene
     text = "Show " + _part_words(scene.parts[0], hide_count=False)
     if len(scene.parts) > 1:

@@ -1,4 +1,4 @@
-"""The vocabulary of the atlas and the scene: what a picture should show."""
+"""Vocabulary of the atlas, and the scene that a picture should show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDES = ("left", "right")
 KINDS = ("lantern", "mask", "tower", "vessel", "idol", "banner", "beast", "crown")
 """Subjects without a proper name: their look is a fact of the world, so it too must be found."""
 COMPANIONS = ("moon", "gem", "flag", "wheel")
-"""Things every generator knows; see COMPANION_LOOKS."""
+"""Companion objects that every generator knows; see COMPANION_LOOKS."""
 
 SOURCES = ("official", "fan", "old")
 """Three pictures of every subject: today's look, a fan's wrong one, and an outdated one."""
@@ -37,7 +37,7 @@ SKILLS = (
 
 
 class Look(Record):
-    """How one thing looks."""
+    """Describe the look of one object."""
 
     shape: str
     colour: str
@@ -59,10 +59,10 @@ COMPANION_LOOKS = {
 
 
 class Part(Record):
-    """One kind of thing in a scene, `count` times.
+    """Describe one kind of object in a scene, present `count` times.
 
-    `name` is the subject's proper name, kind or companion noun; `found` says that its look must come from a reference
-    picture. `side` is None unless the request asks for a place.
+    `name` is the subject's proper name, kind or companion noun. `found` means that its look must come from a reference
+    picture. `side` is None unless the request states a place.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Part(Record):
     found: bool
     count: int = Field(default=1, ge=1, le=5)
     colour: str | None = None
-    """A colour that the request states; the look already has it."""
+    """A color that the request states; the look already has it."""
     material: str | None = None
     legs: int = Field(default=0, ge=0, le=4)
     side: str | None = None
 
 
 class Scene(Record):
-    """The truth behind a request: one or two parts, perhaps a text, a mood and a medium."""
+    """Hold the truth behind a request: one or two parts, perhaps a text, a mood and a medium."""
 
     parts: tuple[Part, ...] = Field(min_length=1, max_length=2)
     text: str | None = None
@@ -100,9 +100,9 @@ class Scene(Record):
 
 
 class Truth(Record):
-    """What an atlas request hides in `Request.meta["truth"]` for the judge and the teacher.
+    """Hold the truth that an atlas request hides in `Request.meta["truth"]` for the judge and the teacher.
 
-    `right_images[i]` are the SHA-256 of the pictures that show the i-th found part as it is today (in part order);
+    `right_images[i]` are the SHA-256 of the pictures that show the i-th found part as it is today (in part order).
     `fact_count` and `fact_text` are true where the count or the text had to be searched.
     """
 

@@ -1,4 +1,4 @@
-"""The atlas behind the tools: its corpus, its picture library, and the requests it poses."""
+"""The atlas behind the tools: its corpus, its picture library, and its requests."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from genevolve_ray.tools.search import SearchTool
 from genevolve_ray.tools.skillset import load_skills
 
 TOP_K = 3
-"""Hits an atlas query returns unless asked otherwise: enough for a choice, short enough for a small context."""
+"""Hits that an atlas query returns by default: enough for a choice, few enough for a small context."""
 
 
 class WorldConfig(Config):
-    """Which worlds a run lives in. Training, validation and test never share a proper name."""
+    """Configure the worlds of a run. Training, validation and test never share a proper name."""
 
     seed: int = Field(default=1, ge=0)
     """Seed of the worlds."""
     entities: int = Field(default=48, ge=2, le=96)
-    """Named things in each world."""
+    """Named subjects in each world."""
 
 
 class AtlasRequests:
-    """Requests of one seed: a training, a validation and a test world."""
+    """Serve the requests of one seed: a training, a validation and a test world."""
 
     Config = WorldConfig
 
@@ -61,7 +61,7 @@ class AtlasRequests:
 
 
 class AtlasTools:
-    """The three tools over whichever world a request belongs to (its id says: partition-seed-index)."""
+    """Provide the three tools over the world of each request; its id has the form partition-seed-index."""
 
     Config = WorldConfig
 
@@ -78,7 +78,11 @@ class AtlasTools:
         return world_tools(world)
 
     def of(self, request: Request) -> dict[str, Tool]:
-        """Return the tools of the world that a request belongs to. Raises ValueError for an id of another kind."""
+        """Return the tools of the world that a request belongs to.
+
+        Raises:
+            ValueError: the id does not have the form of the atlas.
+        """
         partition, seed, _ = request.id.split("-")
         return self._toolbox(partition, int(seed))
 
@@ -94,7 +98,7 @@ def world_tools(world: World) -> dict[str, Tool]:
 
 
 class _Routed:
-    """A tool that finds the right world by the request it is called for."""
+    """Route a call to the tool of the world that its request belongs to."""
 
     def __init__(self, tool: Tool, owner: AtlasTools) -> None:
         self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters

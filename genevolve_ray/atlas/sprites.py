@@ -1,4 +1,4 @@
-"""One thing of the atlas as a small picture: shape, colour, pattern, material, legs and the stroke of a medium."""
+"""Small picture of one object: shape, color, pattern, material, legs and the stroke of a medium."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RGB = {
     "pink": (234, 84, 166),
 }
 _LIGHTER = {"red", "blue", "purple", "green"}
-"""Deep colours carry their pattern in a lighter shade, the others in a darker one."""
+"""Deep colors carry their pattern in a lighter shade, the others in a darker one."""
 _BODY_WITH_LEGS = 0.72
 
 Mask = NDArray[np.bool_]
@@ -32,7 +32,7 @@ Layer = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Dress:
-    """What a thing has besides its look."""
+    """Describe the attributes of an object besides its look."""
 
     legs: int = 0
     material: str | None = None
@@ -87,14 +87,14 @@ def _pattern(pattern: str, side: int) -> Mask:
 
 
 def _mix(layer: Layer, mask: NDArray[np.generic], colour: tuple[int, int, int], amount: float) -> None:
-    """Blend a colour into a layer in place, where the mask (bool, or weights in [0, 1]) says so."""
+    """Draw a color over a layer in place, weighted by the mask (bool, or weights in [0, 1])."""
     weight = mask.astype(np.float32)[..., None] * np.float32(amount)
     layer *= 1 - weight
     layer += weight * np.array(colour, np.float32)
 
 
 def _material(layer: Layer, body: Mask, depth: Layer, material: str) -> None:
-    """Overlay a material in place; the rim stays coloured, so that the thing remains one component."""
+    """Draw a material over a layer in place; the rim stays colored, so that the object remains one component."""
     side = body.shape[0]
     ys, xs = (np.mgrid[0:side, 0:side] + 0.5) / side
     rim = 0.05 * side
@@ -114,7 +114,7 @@ def _material(layer: Layer, body: Mask, depth: Layer, material: str) -> None:
 
 
 def _medium(layer: Layer, medium: str, fine: int) -> None:
-    """Lay the stroke of a medium over a thing in place; the pitch is fixed in pixels of the finished picture."""
+    """Draw the stroke of a medium over an object in place; the pitch is fixed in pixels of the finished picture."""
     side = layer.shape[0]
     ys, xs = np.mgrid[0:side, 0:side] / fine
     every = np.ones((side, side), dtype=bool)
@@ -147,7 +147,7 @@ def _legs(body: Mask, legs: int, total: int) -> Mask:
 
 @lru_cache(maxsize=2048)
 def sprite(look: Look, size: int, dress: Dress = Dress()) -> Image.Image:
-    """Return one thing as an RGBA picture of `size` x `size` pixels with a transparent ground."""
+    """Return one object as an RGBA picture of `size` x `size` pixels with a transparent ground."""
     fine = 4 if size <= 32 else 2
     total = size * fine
     side = round(total * _BODY_WITH_LEGS) if dress.legs else total
@@ -166,7 +166,7 @@ def sprite(look: Look, size: int, dress: Dress = Dress()) -> Image.Image:
 
 
 def _paint_body(look: Look, dress: Dress, body: Mask, fine: int) -> Layer:
-    """Return the colours of a body. Its outline comes last, so that whatever is laid over it stays within one rim."""
+    """Return the colors of a body. The outline comes last, so that every overlay stays within one rim."""
     side, colour = body.shape[0], RGB[look.colour]
     light, dark = [round(c * 0.5 + 122) for c in colour], [round(c * 0.62) for c in colour]
     shade = light if look.colour in _LIGHTER else dark
@@ -189,9 +189,10 @@ def _paint_body(look: Look, dress: Dress, body: Mask, fine: int) -> Layer:
 
 
 def _reduce(picture: NDArray[np.float32], size: int, fine: int) -> Image.Image:
-    """Average fine x fine blocks, colours weighted by alpha.
+    """Reduce fine x fine blocks to their means, with colors weighted by alpha.
 
-    A pixel is either of the thing or of the ground: what a thing looks like must not depend on what is behind it.
+    A pixel belongs either to the object or to the ground, because the look of an object must not depend on its
+    background.
     """
     picture[..., :3] *= picture[..., 3:] / 255
     blocks = (picture[i::fine, j::fine] for i in range(fine) for j in range(fine))

@@ -1,4 +1,4 @@
-"""Whether a program alone states what its picture needs: four checks on its text and references."""
+"""Four checks of a program's text and references: does the program alone state the needs of its picture?"""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _binding(truth: Truth, reading: Reading, references: Sequence[str]) -> bool:
 
 
 def missing_structure(scene: Scene, reading: Reading) -> tuple[str, ...]:
-    """Return the demanded skills whose structure the prompt lacks, in the order of SKILLS."""
+    """Return the required skills whose structure the prompt lacks, in the order of SKILLS."""
     pairs = list(zip(scene.parts, pair_parts(scene, reading), strict=True))
 
     def every(needed: Sequence[bool], given: Sequence[bool]) -> bool:
@@ -83,7 +83,7 @@ def missing_structure(scene: Scene, reading: Reading) -> tuple[str, ...]:
 
 
 def _states(part: Part, said: PartReading | None) -> bool:
-    """Return whether the prompt says of one part what the scene has, and nothing that it has not."""
+    """Return whether the prompt states everything that the scene has about one part, and nothing else."""
     return (
         said is not None
         and said.count == part.count
@@ -95,7 +95,7 @@ def _states(part: Part, said: PartReading | None) -> bool:
 
 
 def _executable(scene: Scene, reading: Reading, capacity: int) -> bool:
-    """Return whether every stated constraint is in the prompt, nothing else is, and the generator can take it all in."""
+    """Return whether every stated constraint and no other is in the prompt, within the capacity of the generator."""
     return (
         len(reading.parts) == len(scene.parts)
         and all(_states(p, r) for p, r in zip(scene.parts, pair_parts(scene, reading), strict=True))

@@ -1,4 +1,4 @@
-"""`genevolve bench atlas`: a policy on held-out requests of any test world, sampled and greedy."""
+"""`genevolve bench atlas`: scores of a policy on held-out requests of any test world, sampled and greedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPERIENCES = ("none", "ideal", "misleading")
 
 
 def guided(task: RolloutTask, experience: str) -> RolloutTask:
-    """Return the task with guidance in its context: what the best decisions would be, or what would mislead.
+    """Return the task with guidance in its context: the best decisions, or misleading ones.
 
     Raises:
         ValueError: for an unknown kind of experience.
@@ -47,8 +47,8 @@ async def bench_atlas(
     """Score a model folder on the first `requests` requests of the test world of `world_seed`.
 
     Returns:
-        `reward_mean` (sampled as in training), `reward_greedy`, `reward_parts`, `valid_fraction`, per-request rewards (None
-        where an infrastructure failure left no score), and what was measured.
+        `reward_mean` (sampled as in training), `reward_greedy`, `reward_parts`, `valid_fraction`, rewards per request
+            (None where an infrastructure failure left no score), and the measured configuration.
     """
     world = {"config": {"seed": world_seed}}
     config = config.model_copy(

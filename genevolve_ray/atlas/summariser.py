@@ -1,7 +1,7 @@
-"""The summariser of the atlas: what the best attempt decided, in the words that the cold start learned to read.
+"""Summarizer of the atlas: the decisions of the best attempt, in the words that the cold start learned to read.
 
-Everything is read off the attempts themselves: their tool calls, the titles of the pictures they took, their prompt beside
-the snippets they had seen. The hidden truth of the request plays no part.
+It reads everything from the attempts themselves: their tool calls, the titles of the selected pictures, and the prompt
+compared with the snippets. It never uses the hidden truth of the request.
 """
 
 from __future__ import annotations
@@ -25,23 +25,26 @@ _FACT = re.compile(r"\b(moon|motto) of (\w+) (now|once) '?(\w+)'?\.")
 
 
 class AtlasSummariserConfig(Config):
-    """How decisions become guidance."""
+    """Configure how decisions become guidance."""
 
     correct: bool = True
-    """A decision of the best attempt that its verdict faults is replaced where the worst attempt passed the same check."""
+    """A decision of the best attempt that its verdict faults is replaced where the worst attempt passed the same
+    check.
+    """
     drop_needless: bool = True
-    """A skill that was read and left no trace in a prompt that the judge found complete is not recommended."""
+    """A skill is not recommended if it was read but left no trace in a prompt that the judge found complete."""
     state_applied: bool = False
     """Also recommend a skill whose structure is in the prompt although this attempt did not read it."""
 
 
 class AtlasSummariser:
-    """States the decisions of the best attempt, corrected by the worst one where their verdicts say so.
+    """State the decisions of the best attempt, corrected by the worst one where their verdicts justify it.
 
-    A decision belongs to one check of the verdict: skills to `skill_knowledge`, the picture's source to
-    `reference_binding`, searching and which facts to believe to `facts`. It is taken from the best attempt, unless that
-    one failed its check and the worst one passed it. Guidance has the phrases of `as_experience` and nothing else, since
-    the policy has learned to read nothing else: nothing is marked as standard, no failure is described.
+    A decision belongs to one check of the verdict. Skills belong to `skill_knowledge`, the picture's source to
+    `reference_binding`, and searching and the choice of facts to `facts`. The decision is taken from the best attempt,
+    unless that attempt failed the check and the worst one passed it. Guidance has the phrases of `as_experience` and
+    nothing else, because the policy has learned to read nothing else. No experience is marked as standard, and no
+    failure is described.
     """
 
     Config = AtlasSummariserConfig
@@ -52,7 +55,11 @@ class AtlasSummariser:
         self.config = config or AtlasSummariserConfig()
 
     async def compare(self, request: Request, pair: Pair) -> Experience:
-        """Return the bundle of a pair. Raises LeakError if guidance would give an answer away."""
+        """Return the bundle of a pair.
+
+        Raises:
+            LeakError: the guidance would give an answer away.
+        """
         decisions = self._decide(pair)
         bundle = as_experience(decisions).model_copy(update=bundle_head(request, pair))
         check_experience(bundle, request, (pair.best, pair.worst))
@@ -72,16 +79,16 @@ class AtlasSummariser:
         )
 
     def _trusted(self, pair: Pair, check: str, best: Decisions, worst: Decisions) -> Decisions:
-        """Return whose decisions to follow where this check judges them."""
+        """Return the decisions to follow where this check judges them."""
         failed = pair.best.verdict is not None and not getattr(pair.best.verdict.text, check)
         passed = pair.worst.verdict is not None and getattr(pair.worst.verdict.text, check)
         return worst if failed and passed else best
 
     def decisions(self, trajectory: Trajectory) -> Decisions:
-        """Return what one attempt decided, as far as it shows.
+        """Return the decisions of one attempt, as far as they can be inferred.
 
-        Where it shows nothing (no fact was asked for, no picture has a telling title) the decision is the sensible one: it
-        then makes no difference to this request, and is sound guidance for the next.
+        Sometimes they cannot: no fact was searched, or no picture has an informative title. Then the sensible decision
+        is returned. It makes no difference to this request and is sound guidance for the next.
         """
         reading = read_prompt(trajectory.program.gen_prompt) if trajectory.program else Reading()
         applied = _structure(reading)
@@ -104,7 +111,7 @@ _CHECKS = ("skill_knowledge", "reference_binding", "facts")
 
 
 def _calls(trajectory: Trajectory, tool: str) -> Iterator[Turn]:
-    """Yield the turns whose call of this tool was carried out."""
+    """Yield the turns that called this tool successfully."""
     return (turn for turn in trajectory.turns if turn.kind is TurnKind.TOOL_CALL and turn.tool == tool)
 
 
@@ -113,7 +120,7 @@ def _skills_read(trajectory: Trajectory) -> set[str]:
 
 
 def _structure(reading: Reading) -> set[str]:
-    """Return the skills whose structure stands in a prompt, whether or not the request needs it."""
+    """Return the skills whose structure is in a prompt, also those that the request does not need."""
     parts = reading.parts
     present = {
         "spatial_layout": any(part.placed for part in parts),
@@ -129,7 +136,7 @@ def _structure(reading: Reading) -> set[str]:
 
 
 def _source(trajectory: Trajectory) -> str:
-    """Return the source that most of the chosen pictures have; the first picture's among equals."""
+    """Return the source of most of the chosen pictures; the first picture's source among equals."""
     chosen = trajectory.program.reference_images if trajectory.program else ()
     titles = (trajectory.images[r.img_id].title for r in chosen if r.img_id in trajectory.images)
     sources = Counter(match.group(1) for title in titles if (match := _TITLE.match(title)))
@@ -137,9 +144,9 @@ def _source(trajectory: Trajectory) -> str:
 
 
 def _current(trajectory: Trajectory, reading: Reading) -> bool:
-    """Return whether the prompt states what the snippets say holds now, rather than what held once.
+    """Return whether the prompt states what the snippets give as the present value rather than the past one.
 
-    Only snippets about a thing that the request names count; namesakes are found beside it.
+    Only snippets about a subject that the request names count, because searches also find namesakes.
     """
     asked = set(re.findall(r"\w+", trajectory.prompt))
     written = {"moon": {COUNT_WORDS[p.count] for p in reading.parts if p.name == "moon" and p.count < len(COUNT_WORDS)}}

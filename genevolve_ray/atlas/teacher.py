@@ -1,4 +1,4 @@
-"""The scripted teacher of the cold start: it plays the whole protocol, and errs at set rates."""
+"""Scripted teacher of the cold start: it plays the whole protocol and makes errors at set rates."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ _OBSERVATION = "<tool_response>"
 
 
 MAX_SKILLS = 5
-"""Skills read at most: with a search and two image searches they fill the eight calls of the atlas profile."""
+"""Maximum number of skills read: with a search and two image searches they fill the eight calls of the atlas
+profile.
+"""
 
 
 class TeacherConfig(Config):
-    """How imperfect the teacher is: probabilities of its decisions when nothing in the context states them."""
+    """Configure the errors of the teacher: probabilities of its decisions when nothing in the context states them."""
 
     skill_recall: float = Field(default=0.5, ge=0, le=1)
-    """Reads a skill that the request needs."""
+    """Probability of reading a skill that the request needs."""
     needless_skill: float = Field(default=0.05, ge=0, le=1)
-    """Reads a skill that the request does not need."""
+    """Probability of reading a skill that the request does not need."""
     search: float = Field(default=0.9, ge=0, le=1)
-    """Searches when a fact must be found."""
+    """Probability of searching when a fact must be found."""
     official: float = Field(default=0.55, ge=0, le=1)
-    """Takes the official picture; the rest is shared by the fan's and the outdated one."""
+    """Probability of taking the official picture; the fan's and the outdated one share the rest."""
     current: float = Field(default=0.6, ge=0, le=1)
-    """Believes what holds now rather than what held once."""
+    """Probability of believing the present value rather than the past one."""
     slip: float = Field(default=0.04, ge=0, le=1)
-    """Forgets to apply a skill that it has read."""
+    """Probability of failing to apply a skill that was read."""
 
 
 class Decisions(Record):
-    """Everything the teacher decides about one request. `applied` are the skills whose structure it writes."""
+    """Hold all decisions of the teacher about one request; `applied` are the skills whose structure it writes."""
 
     skills: tuple[str, ...]
     search: bool
@@ -74,7 +76,7 @@ def ideal(truth: Truth) -> Decisions:
 
 
 def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
-    """Return decisions that are wrong throughout: needless skills, a wrong picture, yesterday's facts."""
+    """Return decisions that are wrong throughout: needless skills, a wrong picture, outdated facts."""
     needed = truth.scene.demands()
     wrong = tuple(s for s in SKILLS if s not in needed)
     picked = set(rng.choice(wrong, size=min(2, len(wrong)), replace=False))
@@ -89,7 +91,7 @@ def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
 
 
 def as_experience(decisions: Decisions) -> Experience:
-    """State decisions as an experience bundle: behaviour only, no names, ids, counts or texts of the request."""
+    """State decisions as an experience bundle: behavior only, no names, ids, counts or texts of the request."""
     return Experience(
         search_strategy=("search facts" if decisions.search else "skip facts",),
         knowledge_activation=tuple(f"read {s}" for s in decisions.skills) or ("read nothing",),
@@ -101,14 +103,14 @@ def as_experience(decisions: Decisions) -> Experience:
 GENERIC = as_experience(
     Decisions(skills=("attribute_binding",), search=True, source="official", current=True, applied=())
 )
-"""One bundle for every request: what is most often right in this world (see docs/log.md), whatever is asked."""
+"""One bundle for every request: the decisions that are most often right in this world (see docs/log.md)."""
 
 
 class Teacher:
-    """The teacher in one episode: it reads each observation as text and writes the next turn as text."""
+    """Play one episode: read each observation as text and write the next turn as text."""
 
     def __init__(self, truth: Truth, decisions: Decisions) -> None:
-        """Prepare for one episode."""
+        """Prepare one episode."""
         self._truth, self._scene, self._plan = truth, truth.scene, decisions
         self._facts: dict[str, str] = {}
         self._picked: dict[str, str] = {}
@@ -120,7 +122,7 @@ class Teacher:
         return self._script.send(observation)
 
     def _play(self) -> Script[str, str, None]:
-        """Play the episode as a coroutine: it yields turns and is sent observations."""
+        """Run the episode as a coroutine: it yields turns and receives observations."""
         plan, subject = self._plan, self._scene.parts[0].name
         yield ""
         think = f"Plan: {', '.join([*(['facts'] if plan.search else []), *plan.skills, 'draw'])}."
@@ -186,7 +188,7 @@ class Teacher:
 
 
 class TeacherEngine:
-    """The teacher behind the engine protocol, for one episode: contexts come and turns leave as tokens."""
+    """Serve the teacher through the engine protocol, for one episode: contexts and turns are tokens."""
 
     name = "atlas-teacher"
     version = 0
@@ -196,7 +198,7 @@ class TeacherEngine:
         self._teacher, self._chat = teacher, chat
 
     async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
-        """Write the next turn; log-probs are 0 (the teacher is certain)."""
+        """Generate the next turn; log-probs are 0 (the teacher is certain)."""
         text = self._teacher.turn(self._chat.decode(token_ids).rsplit(_OBSERVATION, 1)[-1])
         tokens = (*self._chat.tokenizer.encode(text, add_special_tokens=False), self._chat.end_of_turn_id)
         zeros = (0,) * len(tokens)

@@ -1,4 +1,4 @@
-"""The atlas tokenizer: whole words of the atlas and of its protocol, bytes for anything else."""
+"""Tokenizer of the atlas: whole words of the atlas and of its protocol, bytes for any other text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML that keeps earlier thinking: the learner then trains on exactly what the engine consumed."""
+"""ChatML that keeps earlier thinking: the learner then trains on exactly the tokens that the engine consumed."""
 
 FRAGMENTS = (
     "system\n",
@@ -75,7 +75,7 @@ FRAGMENTS = (
     " reference image",
     " picture",
 )
-"""Runs of the wire protocol that carry no decision, one token each."""
+"""Fixed phrases of the wire protocol that carry no decision, one token each."""
 
 WORDS = (
     "Show with its and the text motto mood in on of legs moon picture look kin now once draw from saying has kin at bottom side "
@@ -87,14 +87,14 @@ WORDS = (
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Build the tokenizer: a unigram model in which every piece costs the same, so the fewest pieces win.
 
-    A word exists with and without its leading space, a proper name is a prefix and a suffix (so held-out names are made of
-    known pieces), and any other text falls back to its UTF-8 bytes: encoding then decoding returns the text.
+    A word exists with and without its leading space. A proper name is a prefix and a suffix, so held-out names consist
+    of known pieces. Any other text falls back to its UTF-8 bytes, so encoding and then decoding returns the text.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
     pieces = _pieces()
-    # Bytes come last and cost more than any run of whole pieces, so they are used only where nothing else fits.
+    # Bytes come last and cost more than any run of whole pieces, so they are used only where no piece fits.
     vocabulary = [(token, 0.0) for token in (*CONTROL, *TAGS)]
     vocabulary += [(piece, -1.0) for piece in pieces]
     vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]

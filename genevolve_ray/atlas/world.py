@@ -1,4 +1,4 @@
-"""A seeded fictional world: entities with looks, a corpus of facts, and a library of pictures."""
+"""Seeded fictional world: entities with looks, a corpus of facts, and a library of pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genevolve_ray.records.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Fact:
-    """A value that changed: what holds now, what held once."""
+    """Hold a value that changed: the present one and the past one."""
 
     now: str
     once: str
@@ -25,7 +25,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Entity:
-    """A subject of the world. Kinds (lantern, mask, ...) are entities without facts."""
+    """Describe a subject of the world. Kinds (lantern, mask, ...) are entities without facts."""
 
     name: str
     looks: dict[str, Look]
@@ -41,7 +41,7 @@ class Entity:
 
 @dataclass
 class World:
-    """Everything that the tools of one atlas can find.
+    """Hold everything that the tools of one atlas can find.
 
     `documents` are the text corpus, `pictures` the image library (title and reference; pixels are in the image store).
     `picture_of[name][source]` is the reference of one picture.
@@ -56,7 +56,11 @@ class World:
     picture_of: dict[str, dict[str, ImageRef]] = field(default_factory=dict)
 
     def subject(self, name: str) -> Entity:
-        """Return an entity or kind by name. Raises KeyError."""
+        """Return an entity or kind by name.
+
+        Raises:
+            KeyError: the world has no such name.
+        """
         return self.entities.get(name) or self.kinds[name]
 
 
@@ -88,7 +92,7 @@ def build_world(seed: int, partition: Partition, images: ImageStore | None, enti
 
 
 def _looks(rng: np.random.Generator) -> dict[str, Look]:
-    """Three looks that differ in shape and colour, so that a wrong picture is visibly wrong."""
+    """Draw three looks that differ in shape and color, so that a wrong picture is visibly wrong."""
     shapes, colours = rng.permutation(len(SHAPES)), rng.permutation(len(COLOURS))
     return {
         source: Look(shape=SHAPES[shapes[i]], colour=COLOURS[colours[i]], pattern=str(rng.choice(PATTERNS)))
@@ -102,7 +106,7 @@ def _fact(rng: np.random.Generator, values: tuple[str, ...]) -> Fact:
 
 
 def _put_picture(look: Look, images: ImageStore | None) -> ImageRef:
-    if images is None:  # Nobody will look: the name of the look is content enough.
+    if images is None:  # No picture is viewed: the name of the look is sufficient content.
         return reference(look.model_dump_json().encode(), width=1, height=1)
     data, width, height = _picture(look)
     return images.put(data, width=width, height=height)
@@ -126,7 +130,7 @@ def _fill_library(world: World, images: ImageStore | None, rng: np.random.Genera
 
 @lru_cache(maxsize=len(SHAPES) * len(COLOURS) * len(PATTERNS))
 def _picture(look: Look) -> tuple[bytes, int, int]:
-    """Encoded picture of a look and its size; there are few looks, and many worlds share them."""
+    """Return the encoded picture of a look and its size; the looks are few, and many worlds share them."""
     picture = draw_look(look)
     return encode_png(picture), picture.width, picture.height
 

@@ -1,1 +1,1 @@
-"""The only package that imports ray: the evolution protocols as actors and Serve applications."""
+"""The evolution protocols as Ray actors and Serve applications; the only package that imports ray."""

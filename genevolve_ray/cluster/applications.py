@@ -1,4 +1,4 @@
-"""Serve applications as a run sees them: handed over, waited for, and taken away."""
+"""Serve applications of a run: deployment, waiting for their start, and removal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FAULT = re.compile(r"PluginFault: (.+)")
 
 
 async def in_thread(call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Return what a blocking call of Ray returns, from a thread of its own; a cancelled caller waits for its end too.
+    """Return the result of a blocking call of Ray from a thread of its own; a canceled caller also waits for its end.
 
-    A thread cannot be cancelled. One that still asks after the session has ended would start another Ray by itself,
-    whose processes end with the thread, and Ray then ends this process for its lost cluster.
+    A thread cannot be canceled. A thread that still calls Ray after the end of the session would start another Ray. Its
+    processes end with the thread, and Ray then ends this process for its lost cluster.
     """
     work = asyncio.create_task(asyncio.to_thread(call, *args, **kwargs))
     try:
@@ -38,10 +38,10 @@ async def deploy(services: Sequence[Service], images_uri: str) -> list[Any]:
 async def wait_running(
     services: Sequence[Service], on_running: Callable[[Service], None] = lambda service: None
 ) -> None:
-    """Wait until services run, and tell of each that does.
+    """Wait until services run, and call `on_running` for each that does.
 
     Raises:
-        StartError: when one cannot: with the plug-in's own line where it has one, else with Serve's message.
+        StartError: when one cannot start, with the plug-in's own line where it has one, else with Serve's message.
     """
     waiting = {service.name: service for service in services}
     while waiting:
@@ -68,7 +68,7 @@ async def states(services: Sequence[Service]) -> dict[str, tuple[str, str]]:
 
 
 async def delete(services: Sequence[Service]) -> None:
-    """Take applications away, once the calls that they are at have ended; one that is not there is no error."""
+    """Remove applications once their current calls have ended; a missing one is not an error."""
     from ray import serve
 
     there = (await in_thread(serve.status)).applications
@@ -77,7 +77,7 @@ async def delete(services: Sequence[Service]) -> None:
 
 
 async def sweep(services: Sequence[Service]) -> None:
-    """Take away what an earlier driver of the same run swapped in and could not take away itself: `NAME-N`."""
+    """Remove applications `NAME-N` that an earlier driver of the same run swapped in and could not remove itself."""
     from ray import serve
 
     there = (await in_thread(serve.status)).applications
@@ -88,7 +88,7 @@ async def sweep(services: Sequence[Service]) -> None:
 
 
 def reason(message: str) -> str:
-    """Return why an application cannot start: the line of a PluginFault inside Serve's message, else the message."""
+    """Return the reason of a failed start: the line of a PluginFault in Serve's message, else the message."""
     lines = _FAULT.findall(message)
     return lines[-1].strip() if lines else message
 

@@ -1,4 +1,4 @@
-"""How a run is laid out on Ray. Importing this module is cheap."""
+"""Layout of a run on Ray. Importing this module is cheap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genevolve_ray.records.base import Config
 
 
 class ServiceConfig(Config):
-    """One Ray Serve application: how many replicas, and what each takes."""
+    """Configure one Ray Serve application: the number of replicas and the resources of each."""
 
     replicas: int = Field(default=1, ge=1)
     """Replicas that Serve keeps running."""
@@ -42,16 +42,16 @@ class ServiceConfig(Config):
 
     @property
     def most_replicas(self) -> int:
-        """Replicas that there may be at once."""
+        """Largest number of concurrent replicas."""
         return self.max_replicas or self.replicas
 
 
 class ClusterConfig(Config):
-    """Placement of a run.
+    """Configure the placement of a run.
 
-    The default is collocated: learner and engines share the machine and take turns, because a synchronous step never
-    needs both at once. With GPUs, whole ones for each (`rollout_gpus`, `learner_gpus`) keep them apart, fractions that
-    add up to one let them share.
+    By default, learner and engines share the machine and take turns, because a synchronous step never needs both
+    concurrently. With GPUs, whole ones for each (`rollout_gpus`, `learner_gpus`) keep them apart; fractions that add up
+    to one let them share.
     """
 
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
@@ -101,7 +101,7 @@ class ClusterConfig(Config):
 
 
 class PlacedConfig(EvolutionConfig):
-    """What a run computes, and where it runs: all that the parts on Ray need to know of a run."""
+    """Configure the results and the placement of a run: the settings that its parts on Ray need."""
 
     cluster: ClusterConfig = ClusterConfig()
     """Where the parts of the run are placed."""

@@ -1,4 +1,4 @@
-"""What goes wrong between processes, and how an error crosses from one to another as itself."""
+"""Errors between processes, and the transport of errors from one process to another."""
 
 from __future__ import annotations
 
@@ -11,28 +11,34 @@ T = TypeVar("T")
 
 
 class PlacementError(UserFault):
-    """What a run asks for does not exist; the message says what was asked and what there is."""
+    """Report that a resource which a run requires does not exist.
+
+    The message names the requirement and the resources.
+    """
 
 
 class StartError(UserFault):
-    """A part of the run did not come up; the message names it."""
+    """Report that a part of the run did not start; the message names it."""
 
 
 class PluginError(GenevolveError, RuntimeError):
-    """A plug-in failed in a way that nobody expects, with an exception of its own package; the message names that."""
+    """Report that a plug-in failed with an unexpected exception of its own package.
+
+    The message names that exception.
+    """
 
 
 class WorkersLost(GenevolveError, RuntimeError):
-    """Rollout workers died more often than they may."""
+    """Signal that rollout workers died more often than allowed."""
 
 
 async def await_remote(reply: Awaitable[T]) -> T:
-    """Await a remote call; what it raised is raised here as itself, with the remote traceback as its cause.
+    """Await a remote call; its error is raised here with its own class, with the remote traceback as its cause.
 
-    Ray would raise a subclass of it whose text is the whole traceback, which must not reach the policy as the message
-    of a tool.
+    Ray would raise a subclass of it whose text is the whole traceback. That text must not reach the policy as the
+    message of a tool.
     """
-    from ray.exceptions import RayTaskError  # Late: commands that never start Ray read this module for its errors.
+    from ray.exceptions import RayTaskError  # Late: commands that never start Ray import this module for its errors.
 
     try:
         return await reply
@@ -43,7 +49,7 @@ async def await_remote(reply: Awaitable[T]) -> T:
 
 
 class RemoteTraceback(Exception):
-    """Carries a remote traceback as the cause of the error that it belongs to."""
+    """Carry a remote traceback as the cause of the error that it belongs to."""
 
     def __str__(self) -> str:
         """Return the traceback on lines of its own."""
@@ -53,8 +59,8 @@ class RemoteTraceback(Exception):
 def portable(error: Exception) -> Exception:
     """Return an error of a plug-in as one that any process can read.
 
-    A class of the plug-in's own package may be importable nowhere else, and an error that cannot be unpickled arrives as
-    something else: an InfraFailure that would be a broken run.
+    A class of the plug-in's own package may not be importable elsewhere. An error that cannot be unpickled arrives as
+    another error, and an InfraFailure would then end the run.
     """
     if type(error).__module__.partition(".")[0] in ("builtins", "genevolve_ray"):
         return error
@@ -66,7 +72,7 @@ def portable(error: Exception) -> Exception:
 
 
 async def portable_errors(work: Awaitable[T]) -> T:
-    """Await what a plug-in does in a replica; what it raises is raised as an error that the caller can read."""
+    """Await the work of a plug-in in a replica; raise its errors as errors that the caller can read."""
     try:
         return await work
     except Exception as error:

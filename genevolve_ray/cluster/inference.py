@@ -1,4 +1,4 @@
-"""Inference on Ray: only the parts that a command asks for; rendering needs no engine, and nothing a learner."""
+"""Inference on Ray: only the parts that a command needs. Rendering needs no engine, and no command a learner."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RayAgent:
-    """The agent port over the workers; what an episode used is put on the caller's meter."""
+    """Serve the agent port over the workers; the usage of an episode is recorded on the caller's meter."""
 
     def __init__(self, rollouts: RayRollouts, profile: ProtocolProfile, tools: Mapping[str, Tool], date: str) -> None:
         """Play through `rollouts`; the system prompt names the tools."""
@@ -51,7 +51,7 @@ async def inference_on_ray(
 
 
 async def _ports(launch: Launch) -> InferencePorts:
-    """Meet the services that were started."""
+    """Connect to the services that were started."""
     ports, wanted, callers = InferencePorts(), launch.wanted, launch.callers()
     if launch.rollouts is not None:
         tools = await connect_tools(callers["tools"])

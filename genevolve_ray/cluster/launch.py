@@ -1,4 +1,4 @@
-"""The parts of a run or an inference job on Ray: checked, started side by side, and gone at the end."""
+"""Launch of the parts of a run or an inference job on Ray: checked, started concurrently, and removed at the end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClusterPorts:
-    """What the loop needs, on Ray; `seconds` says how long each part took to start."""
+    """Hold the parts of a run on Ray that the loop needs; `seconds` records the start time of each part."""
 
     rollouts: RayRollouts
     learner: RayLearner
@@ -52,7 +52,7 @@ class ClusterPorts:
     renderers: RayRenderers
     seconds: dict[str, float] = field(default_factory=dict)
     callers: dict[str, Caller] = field(default_factory=dict)
-    """The services by role, for whoever calls them beside the rollout workers."""
+    """The services by role, for callers other than the rollout workers."""
 
 
 @asynccontextmanager
@@ -74,14 +74,14 @@ async def on_ray(
 async def launched(
     config: PlacedConfig, wanted: Wanted, *, run_name: str, images_uri: str, monitor: Monitor | None = None
 ) -> AsyncIterator[Launch]:
-    """Start the wanted parts on Ray, and end them all at the end, whatever the end.
+    """Start the wanted parts on Ray, and end them all in every case.
 
     Enter it in the main thread. Replicas and workers open the image store and the model folder themselves, so both must
     be reachable from every node.
 
     Raises:
-        PlacementError: when the cluster lacks what is asked for; nothing is started then.
-        StartError: when a part does not come up in time; the message names it.
+        PlacementError: when the cluster lacks a required resource; no part is started then.
+        StartError: when a part does not start in time; the message names it.
     """
     monitor = monitor or NullMonitor()
     began = perf_counter()
@@ -98,7 +98,7 @@ async def launched(
             finally:
                 await launch.stop()
     finally:
-        # Whoever was killed could not remove its weights; the processes of a private cluster are gone by now.
+        # Killed processes could not remove their weights; the processes of a private cluster have ended by now.
         remove_leftovers()
 
 
@@ -106,23 +106,23 @@ class Launch:
     """Hold the wanted parts of a run or an inference job on Ray, between start and stop."""
 
     def __init__(self, config: PlacedConfig, wanted: Wanted, run_name: str, images_uri: str) -> None:
-        """Plan the parts; `start` brings them up.
+        """Plan the parts; `start` starts them.
 
         Args:
-            config: what the parts compute, and where.
-            wanted: which parts there are.
-            run_name: names the applications.
+            config: the settings and the placement of the parts.
+            wanted: the parts to start.
+            run_name: prefix of the names of the applications.
             images_uri: the picture store of the run or job.
         """
         self.config, self.wanted, self.images_uri = config, wanted, images_uri
         self.services = wanted_services(config, wanted, run_name)
         self.seconds: dict[str, float] = {}
-        """How long each part took to start."""
+        """Start time of each part."""
         self.rollouts: RayRollouts | None = None
         self.learner: RayLearner | None = None
         self.experience: RayExperience | None = None
         self.renderers: dict[int, ServiceHandle] = {}
-        """Every renderer that a worker must know, by generation."""
+        """Every renderer that the workers use, by generation."""
         self._ranks = learner_demands(config) if wanted.train else []
         self._workers: list[Demand] = []
         if wanted.policy is not None:
@@ -133,19 +133,19 @@ class Launch:
         self._services_up = asyncio.Event()
 
     def check(self) -> None:
-        """Check that the cluster has what the parts ask for. Raises PlacementError."""
+        """Check that the cluster has the resources that the parts require. Raises PlacementError."""
         import ray
 
         for service in self.services:
             check_environment(service.role, service.spec.runtime_env, local=self._private)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        # What is available is known a moment later than what exists; in a private cluster it is the same.
+        # Available resources are reported slightly later than total ones; in a private cluster the two are equal.
         free = ray.cluster_resources() if self._private else ray.available_resources()
         roles = [service.role for service in self.services] + (["experience"] if self.wanted.train else [])
         check_fits([*self._ranks, *self._workers, *service_demands(self.config, roles)], nodes, free)
 
     async def start(self) -> None:
-        """Start every part side by side: the engine takes longest, and everything else fits into that time."""
+        """Start every part concurrently: the engine takes longest, and everything else fits into that time."""
         cluster = self.config.cluster
         parts: dict[str, Awaitable[None]] = {}
         if gang := [*self._ranks, *self._workers]:
@@ -166,11 +166,11 @@ class Launch:
             await check_shared(self.learner.workers, self.rollouts.workers)
 
     def callers(self) -> dict[str, Caller]:
-        """Return the services by role, for whoever calls them beside the rollout workers."""
+        """Return the services by role, for callers other than the rollout workers."""
         return {service.role: self._handle(service).caller() for service in self.services}
 
     async def stop(self) -> None:
-        """Close the engines and take the services away; a private cluster then ends with the session."""
+        """Close the engines and remove the services; a private cluster then ends with the session."""
         if self.rollouts is not None:
             await self.rollouts.stop()
         forget_weights()
@@ -185,7 +185,7 @@ class Launch:
             remove_placement_group(self._group)
 
     async def _all_up(self, parts: dict[str, Any]) -> None:
-        """Wait until all parts are up. Raises the first part's error, or StartError naming those that are late."""
+        """Wait until all parts are up. Raises the first part's error, or StartError naming the late parts."""
         tasks = {asyncio.create_task(self._timed(part, work), name=part) for part, work in parts.items()}
         limit = self.config.cluster.start_timeout
         try:
@@ -289,14 +289,14 @@ class Launch:
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 
     async def _prepare(self, worker: Any) -> None:
-        """Wait until a worker's policy is there and it has met the services."""
+        """Wait until a worker's policy has started and the worker is connected to the services."""
         limit = self.config.cluster.start_timeout
         try:
             async with asyncio.timeout(limit):
                 await await_remote(worker.start.remote())
                 await self._services_up.wait()
                 met = {service.role: self._handle(service) for service in self.services}
-                # Without a learner the job renders and judges in steps of its own.
+                # Without a learner the job renders and judges in separate steps.
                 scoring = (dict(self.renderers), met["judge"]) if self.wanted.train else ()
                 await await_remote(worker.connect.remote(met["tools"], *scoring))
         except TimeoutError as error:
@@ -305,7 +305,7 @@ class Launch:
     # --- services ---
 
     async def _start_services(self) -> None:
-        """Deploy the applications and wait until they run. Raises StartError with the plug-in's line when one cannot."""
+        """Start the applications and wait until they run. Raises StartError with the plug-in's line when one cannot."""
         started = perf_counter()
         if not self._private:
             await sweep(self.services)
@@ -326,7 +326,7 @@ class Launch:
 
 
 def wanted_services(config: PlacedConfig, wanted: Wanted, run_name: str) -> list[Service]:
-    """Return the services that are wanted; a judge of another benchmark's scale grades."""
+    """Return the wanted services; a judge with another benchmark's scale is served for grading."""
     roles = {"tools": wanted.policy is not None, "renderer": wanted.render, "judge": wanted.judge or wanted.grade}
     services = [service for service in services_of(config, run_name) if roles[service.role]]
     if wanted.grade:

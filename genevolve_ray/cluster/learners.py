@@ -1,4 +1,4 @@
-"""The learner as one actor per rank, and the port that reaches them."""
+"""The learner as one actor per rank, and the port over these actors."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 _CHANGING = ("step", "load")
-"""Calls after which the weights are others than those that were published."""
+"""Calls after which the weights differ from the published ones."""
 _AFTERMATH_SECONDS = 10.0
-"""How long the other ranks' errors are waited for, to tell the one that died from those that missed it."""
+"""Longest wait for the errors of the other ranks, to distinguish the rank that died from those that waited for it."""
 _STOP_SECONDS = 5.0
 
 
 class LearnerWorker:
-    """One rank of the learner in a process of its own; `start` loads the model."""
+    """Run one rank of the learner in a process of its own; `start` loads the model."""
 
     def __init__(self, config: PlacedConfig, model_dir: str, rank: int = 0) -> None:
         """Keep the settings."""
@@ -44,7 +44,7 @@ class LearnerWorker:
         self._sender: Sender | None = None
 
     async def address(self) -> str:
-        """Return `host:port` of this node at which the ranks can meet; it is for rank 0 to say."""
+        """Return `host:port` of this node at which the ranks can meet; only rank 0 is called."""
         from ray.util import get_node_ip_address
 
         with socket.socket() as free:
@@ -52,7 +52,7 @@ class LearnerWorker:
             return f"{get_node_ip_address()}:{free.getsockname()[1]}"
 
     async def start(self, address: str | None = None) -> None:
-        """Load policy and optimizer, with several ranks after meeting them at rank 0's address.
+        """Load policy and optimizer; several ranks first meet at rank 0's address.
 
         Raises FileNotFoundError or ValueError for a model that cannot be trained.
         """
@@ -61,7 +61,7 @@ class LearnerWorker:
 
         size = self._config.cluster.learner_ranks
         if not self._config.learner.threads:
-            # Ray holds workers to one thread. In a synchronous step the engine is idle while the learner works.
+            # Ray limits workers to one thread. In a synchronous step the engine is idle while the learner works.
             use_threads(max(1, len(os.sched_getaffinity(0)) // size))
         ranks = None
         if address is not None:
@@ -70,7 +70,7 @@ class LearnerWorker:
             limit = self._config.cluster.learner_timeout
             ranks = join_ranks(self._rank, size, address, self._config.learner.device, limit)
         remove_leftovers()
-        # Only the first rank's folders are ever filled; ranks of one node must not empty each other's.
+        # Only the first rank writes to its folders; ranks of one node must not empty each other's.
         folders = WeightFolders(run_folder() / f"learner-{self._rank}")
         self._learner = start_learner(self._config, Path(self._model_dir), folders, ranks)
         if self._config.cluster.weights != "host":
@@ -82,31 +82,34 @@ class LearnerWorker:
         return await getattr(self._learner, method)(*arguments)
 
     async def publish(self, version: int, elsewhere: bool) -> PublishedWeights | None:
-        """Write the weights to a folder of this node; rank 0 returns them, with contents where they go `elsewhere`."""
+        """Write the weights to a folder of this node.
+
+        Rank 0 returns them, with contents where other nodes need them.
+        """
         weights: PublishedWeights = await self.call("publish", version)
         if self._rank:
             return None
         return replace(weights, payload=pack(await weights.folder(), elsewhere))
 
     async def write(self, version: int, elsewhere: bool) -> FilesPayload | None:
-        """Write the weights as `publish` does, for workers that were not there when they were sent."""
+        """Write the weights as `publish` does, for workers that joined after the transfer."""
         folder = await self.call("write", version)
         return pack(folder, elsewhere) if self._rank == 0 else None
 
     async def send(self, group: TransferGroup | None) -> None:
-        """Send the weights to the engines of a group (see `Sender.send`); meanwhile calls of others are answered."""
+        """Send the weights to the engines of a group (see `Sender.send`); other calls are answered meanwhile."""
         assert self._sender is not None, "cluster.weights=host has no sender"
         await asyncio.to_thread(self._sender.send, group)
 
     async def stop(self) -> None:
-        """Remove what was published from this node."""
+        """Remove the published files from this node."""
         forget_weights()
 
 
 class RayLearner:
-    """The learner port over the learner's actors: all of them do every call, and rank 0 answers.
+    """Serve the learner port over the learner's actors: all of them execute every call, and rank 0 answers.
 
-    What the learner raises arrives as itself; a rank that has died is LearnerLost.
+    Errors of the learner arrive with their own class; a rank that has died raises LearnerLost.
     """
 
     def __init__(
@@ -122,18 +125,18 @@ class RayLearner:
 
         Args:
             create: returns one new actor for each rank, in their order.
-            kill: ends an actor at once.
-            max_restarts: how often they may all be created anew.
-            elsewhere: whether any other node needs them.
-            sends: whether what is published stays in memory until `send`, and is not written.
+            kill: ends an actor immediately.
+            max_restarts: how often all of them may be replaced.
+            elsewhere: whether any other node needs the weights.
+            sends: whether published weights stay in memory until `send`, and are not written.
         """
         self.workers = list(create())
         self._create, self._kill, self._restarts_left = create, kill, max_restarts
         self._elsewhere, self._sends = elsewhere, sends
-        # A worker that comes back may ask for weights at any time, and ranks must be called in one order.
+        # A restarted worker may request weights at any time, and ranks must be called in one order.
         self._turn = asyncio.Lock()
         self._held: int | None = None
-        """The version that was published last, while the learner's weights are still those."""
+        """The version that was published last, while the learner's weights are still the same."""
 
     async def start(self) -> None:
         """Wait until the model is loaded on every rank."""
@@ -141,10 +144,10 @@ class RayLearner:
         await _together("start", [await_remote(worker.start.remote(address)) for worker in self.workers])
 
     async def restart(self) -> None:
-        """Put new actors in the place of all ranks, as they were at the very start; `load` and `step` bring them further.
+        """Replace the actors of all ranks by new ones in the initial state; `load` and `step` restore later states.
 
         Raises:
-            LearnerLost: when that was done too often.
+            LearnerLost: after too many restarts.
         """
         async with self._turn:
             self._held = None
@@ -160,7 +163,7 @@ class RayLearner:
                     continue
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
-        """Take one optimisation step on judged groups, taught by lessons, and return its metrics."""
+        """Take one optimization step on judged groups, taught by lessons, and return its metrics."""
         metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons))
         return metrics
 
@@ -181,7 +184,7 @@ class RayLearner:
             return published
 
     async def _write(self, version: int) -> FilesPayload | None:
-        """Write a version that was published as tensors; None when the learner does not hold it any more."""
+        """Write a version that was published as tensors; None when the learner no longer holds it."""
         async with self._turn:
             if self._held != version:
                 return None
@@ -194,22 +197,25 @@ class RayLearner:
         await self._call("release", version)
 
     async def send(self, group: TransferGroup | None) -> None:
-        """Send the weights to the engines of a group, None: to those of the last one. See `SendingLearner.send`."""
+        """Send the weights to the engines of a group, or with None to those of the last one.
+
+        See `SendingLearner.send`.
+        """
         async with self._turn:
             await _together("send", [await_remote(worker.send.remote(group)) for worker in self.workers])
 
     async def address(self) -> str:
-        """Return `host:port` of rank 0's node, at which others can meet it."""
+        """Return `host:port` of rank 0's node for the rendezvous of a group."""
         address: str = (await _together("address", [await_remote(self.workers[0].address.remote())]))[0]
         return address
 
     def end(self) -> None:
-        """End all ranks at once: one waits for somebody who will not come."""
+        """End all ranks immediately, because one of them waits for a dead process."""
         for worker in self.workers:
             self._kill(worker)
 
     async def stop(self) -> None:
-        """Have every rank remove what it published; one that is dead or busy does not hold up the end."""
+        """Have every rank remove its published files; a dead or busy rank does not delay the end."""
         with suppress(RayActorError, TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
                 await asyncio.gather(*(await_remote(worker.stop.remote()) for worker in self.workers))
@@ -242,8 +248,8 @@ class RayLearner:
 async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]:
     """Return the ranks' replies in order. Raises LearnerLost where one has died, else the first rank's error.
 
-    A rank that dies leaves the others in a collective, which fails a moment later or waits for its time limit: so one
-    error is not yet the reason.
+    When a rank dies, the others are in a collective, which fails a moment later or at its time limit. One error alone
+    therefore does not show the cause.
     """
     tasks = [asyncio.ensure_future(reply) for reply in replies]
     try:

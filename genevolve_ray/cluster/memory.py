@@ -1,4 +1,4 @@
-"""The experience memory as an actor: one writer, which lives again from the last committed state when it dies."""
+"""The experience memory as an actor: one writer, which restarts from the last committed state when it dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ExperienceWorker:
-    """The memory with its summariser and embedder, in a process of its own."""
+    """Run the memory with its summarizer and embedder in a process of its own."""
 
     def __init__(self, config: PlacedConfig) -> None:
         """Keep the settings; `start` does the work."""
@@ -27,7 +27,7 @@ class ExperienceWorker:
         self._experience: LocalExperience | None = None
 
     async def start(self) -> None:
-        """Build memory, summariser and embedder. Raises ValueError for a plug-in or model that is not there."""
+        """Build memory, summarizer and embedder. Raises ValueError for a missing plug-in or model."""
         from genevolve_ray.evolution.inprocess import start_experience
 
         self._experience = start_experience(self._config)
@@ -38,35 +38,35 @@ class ExperienceWorker:
         return await getattr(self._experience, method)(*arguments)
 
     async def learn(self, *arguments: Any) -> tuple[ExperienceStep, bytes]:
-        """Learn a step and return the memory that it left as well: whoever dies next takes nothing along."""
+        """Learn a step and return the resulting memory as well, so that a later death of this process loses nothing."""
         learned = await self.call("learn", *arguments)
         return learned, await self.call("snapshot")
 
 
 class RayExperience:
-    """The experience port over the memory actor.
+    """Serve the experience port over the memory actor.
 
-    When the actor dies, or cannot be reached, a new one takes its place with the memory of the last committed step, and
-    the call is made again: what a step learns depends only on that memory and on the step's groups.
+    When the actor dies, or cannot be reached, a new one replaces it with the memory of the last committed step, and the
+    call is repeated. The result of a step depends only on that memory and on the step's groups.
     """
 
     def __init__(self, create: Callable[[], Any], kill: Callable[[Any], None], attempts: int) -> None:
         """Create the actor; `start` waits for it.
 
         Args:
-            create: returns a new actor, at once.
-            kill: ends an actor at once.
-            attempts: how often one call is made.
+            create: returns a new actor immediately.
+            kill: ends an actor immediately.
+            attempts: attempts per call.
         """
         self._create, self._kill, self._attempts = create, kill, attempts
         self._committed: bytes | None = None
         self._learned: bytes | None = None
-        """The memory after the last step that was learned, which the loop has not committed yet."""
+        """The memory after the last learned step, which the loop has not committed yet."""
         self._lost = False
         self.worker = create()
 
     async def start(self) -> None:
-        """Wait until the memory is there."""
+        """Wait until the memory has started."""
         await await_remote(self.worker.start.remote())
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
@@ -77,7 +77,7 @@ class RayExperience:
         return step_learned
 
     async def snapshot(self) -> bytes:
-        """Return the memory after the last step as bytes, and keep them: the loop asks when it commits."""
+        """Return the memory after the last step as bytes, and keep them: the loop requests them when it commits."""
         if self._learned is None:
             self._learned = await self._again("call", "snapshot")
         self._committed = self._learned
@@ -85,12 +85,12 @@ class RayExperience:
         return self._committed
 
     async def restore(self, snapshot: bytes) -> None:
-        """Become the memory of a snapshot. Raises SnapshotError."""
+        """Load the memory of a snapshot. Raises SnapshotError."""
         await self._again("call", "restore", snapshot)
         self._committed, self._learned = snapshot, None
 
     async def _again(self, method: str, *arguments: Any) -> Any:
-        """Call the actor, or the one after it. Raises RayActorError when actors keep dying."""
+        """Call the actor, or its replacement. Raises RayActorError when actors keep dying."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(RayActorError), stop=stop_after_attempt(self._attempts), reraise=True
         )
@@ -106,8 +106,8 @@ class RayExperience:
             raise
 
     async def _renew(self) -> None:
-        """Put a new actor in the place of a lost one; when that one dies as well, the next try begins here again."""
-        self._kill(self.worker)  # it may live, and only be out of reach
+        """Replace a lost actor; when the new one dies as well, the next attempt replaces it again."""
+        self._kill(self.worker)  # it may be alive but unreachable
         self.worker = self._create()
         await self.start()
         if self._committed is not None:

@@ -1,4 +1,4 @@
-"""What a run asks of a cluster, and whether the cluster has it: checked before anything heavy starts."""
+"""Resource demands of a run, and checks of a cluster against them before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 _PLACEMENT_SECONDS = 10.0
 _EPSILON = 1e-6
 ROLES = ("tools", "renderer", "judge", "experience")
-"""What a run has beside learner and rollout workers."""
+"""Services of a run, besides learner and rollout workers."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What one process asks for; it must lie on one node."""
+    """Describe the resources of one process; they must be on one node."""
 
     part: str
     resources: Mapping[str, float]
@@ -31,7 +31,7 @@ class Demand:
 
 
 def gang_demands(config: PlacedConfig) -> list[Demand]:
-    """Return the demands of learner and rollout workers: bundle i is rank i of the learner, the workers come behind."""
+    """Return the demands of learner and rollout workers: bundle i is rank i of the learner, the workers follow."""
     return [*learner_demands(config), *worker_demands(config)]
 
 
@@ -44,7 +44,7 @@ def learner_demands(config: PlacedConfig) -> list[Demand]:
 
 
 def worker_demands(config: PlacedConfig, *, engines: bool = True) -> list[Demand]:
-    """Return the demands of the rollout workers; those that have no engine need no GPU."""
+    """Return the demands of the rollout workers; workers without an engine need no GPU."""
     cluster = config.cluster
     resources = _resources(cluster.rollout_cpus, cluster.rollout_gpus if engines else 0.0)
     return [Demand(f"rollout worker {i}", resources) for i in range(cluster.rollout_workers)]
@@ -66,7 +66,10 @@ def replica_demands(role: str, service: ServiceConfig) -> list[Demand]:
 
 
 def check_devices(config: PlacedConfig) -> None:
-    """Check that whoever computes on a GPU reserves one. Raises PlacementError naming the keys and values at fault."""
+    """Check that each part that computes on a GPU reserves one.
+
+    Raises PlacementError naming the invalid keys and values.
+    """
     cluster = config.cluster
     check_weights_way(config)
     pairs = (
@@ -92,7 +95,7 @@ def check_devices(config: PlacedConfig) -> None:
 
 
 def check_weights_way(config: PlacedConfig) -> None:
-    """Check that weights can travel as `cluster.weights` says. Raises PlacementError naming the values at fault."""
+    """Check that the transport `cluster.weights` is possible. Raises PlacementError naming the invalid values."""
     cluster, engine = config.cluster, config.engine
     way = cluster.weights
     if way == "host":
@@ -124,7 +127,10 @@ def check_weights_way(config: PlacedConfig) -> None:
 
 
 async def check_shared(learner: Sequence[Any], workers: Sequence[Any]) -> None:
-    """Check that actors were put on one GPU, as `cluster.weights=ipc` needs. Raises PlacementError saying where they are."""
+    """Check that actors are on one GPU, as `cluster.weights=ipc` requires.
+
+    Raises PlacementError naming their places.
+    """
     places = [await actor.__ray_call__.remote(_gpus_of) for actor in (*learner, *workers)]
     if any(place != places[0] for place in places):
         names = [*(f"learner rank {i}" for i in range(len(learner))), *(f"worker {i}" for i in range(len(workers)))]
@@ -142,11 +148,11 @@ def _gpus_of(_: Any) -> str:
 
 
 def check_environment(role: str, environment: Mapping[str, Any], *, local: bool) -> None:
-    """Check a plug-in's runtime environment as far as that goes without building it.
+    """Check a plug-in's runtime environment as far as possible without building it.
 
     Args:
-        role: whose it is.
-        environment: what Ray is asked for.
+        role: the role of the plug-in.
+        environment: the environment that Ray would build.
         local: whether the cluster is this machine, so that an interpreter must be here.
 
     Raises:
@@ -158,22 +164,22 @@ def check_environment(role: str, environment: Mapping[str, Any], *, local: bool)
         RuntimeEnv(**environment)
     except (TypeError, ValueError) as error:
         raise PlacementError(f"{role}.runtime_env: {' '.join(str(error).split())}") from error
-    # Ray would go on trying to start it for as long as it is let.
+    # Ray would otherwise try to start it without a limit.
     python = str(environment.get("py_executable") or "").split(" ")[0]
     if local and python and shutil.which(python) is None:
         raise PlacementError(f"{role}.runtime_env.py_executable: no such program: {python!r}")
 
 
 def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], free: Mapping[str, float]) -> None:
-    """Check that each demand fits on some node, and all of them into what is free.
+    """Check that each demand fits on some node, and all of them into the free resources.
 
     Args:
-        demands: what is asked.
+        demands: the required resources.
         nodes: resources of each living node.
-        free: resources of the whole cluster that nobody holds.
+        free: unreserved resources of the whole cluster.
 
     Raises:
-        PlacementError: saying what was asked and what exists.
+        PlacementError: naming required and existing resources.
     """
     for demand in demands:
         if not any(_within(demand.resources, node) for node in nodes):
@@ -191,7 +197,10 @@ def check_fits(demands: Sequence[Demand], nodes: Sequence[Mapping[str, float]], 
 
 
 def reserve(demands: Sequence[Demand], strategy: str = "PACK") -> Any:
-    """Return a placement group with one bundle a demand. Raises PlacementError when it is not there within seconds."""
+    """Return a placement group with one bundle per demand.
+
+    Raises PlacementError when it is not ready within seconds.
+    """
     from ray.util import placement_group, remove_placement_group
 
     group = placement_group([dict(demand.resources) for demand in demands], strategy=strategy)

@@ -46,14 +46,14 @@ _LONGEST_WAIT = 5.0
 
 @dataclass(frozen=True)
 class Caller:
-    """Calls one service, and again where that may help.
+    """Call one service, and retry where that may help.
 
     Attributes:
         service: name for messages.
         handle: Serve deployment handle, or anything whose methods have `.remote(...)` that returns an awaitable.
-        attempts: tries in all.
-        timeout: seconds of one try.
-        backoff: seconds before the second try; they double from there.
+        attempts: attempts in total.
+        timeout: seconds of one attempt.
+        backoff: seconds before the second attempt; they double from there.
     """
 
     service: str
@@ -71,7 +71,7 @@ class Caller:
         """Call a method of the service.
 
         Raises:
-            InfraFailure: after the last try, or when the plug-in itself gave up. Other errors arrive as themselves.
+            InfraFailure: after the last attempt, or when the plug-in itself gave up. Other errors keep their own class.
         """
         remote: Callable[..., Awaitable[Any]] = getattr(self.handle, method).remote
         retrying = AsyncRetrying(
@@ -92,17 +92,17 @@ class Caller:
             async with asyncio.timeout(self.timeout):
                 return unwrap(await await_remote(reply))
         except (TimeoutError, asyncio.CancelledError):
-            # Otherwise the replica works on for nobody, and keeps a place and its backend busy.
+            # Otherwise the replica continues without a caller, and keeps a slot and its backend busy.
             if cancel := getattr(reply, "cancel", None):
                 cancel()
             raise
 
 
 class ServeTool:
-    """A tool of the tools service."""
+    """Represent a tool of the tools service."""
 
     def __init__(self, card: ToolCard, caller: Caller) -> None:
-        """Stand for the tool that `card` describes."""
+        """Represent the tool that `card` describes."""
         self.name, self.description, self.parameters = card.name, card.description, card.parameters
         self._caller = caller
 
@@ -113,10 +113,10 @@ class ServeTool:
 
 
 class ServeRenderer:
-    """The renderer service."""
+    """Represent the renderer service."""
 
     def __init__(self, identity: str, caller: Caller) -> None:
-        """Stand for the renderer of that identity."""
+        """Represent the renderer of that identity."""
         self.identity, self._caller = identity, caller
         self.takes_references = True
 
@@ -127,10 +127,10 @@ class ServeRenderer:
 
 
 class ServeJudge:
-    """The judge service."""
+    """Represent the judge service."""
 
     def __init__(self, identity: str, caller: Caller) -> None:
-        """Stand for the judge of that identity."""
+        """Represent the judge of that identity."""
         self.identity, self._caller = identity, caller
 
     async def judge(
@@ -142,10 +142,10 @@ class ServeJudge:
 
 
 class ServeGrader:
-    """A judge service of another benchmark's own scale."""
+    """Represent a judge service with the scale of another benchmark."""
 
     def __init__(self, identity: str, caller: Caller) -> None:
-        """Stand for the judge of that identity."""
+        """Represent the judge of that identity."""
         self.identity, self._caller = identity, caller
 
     async def grade(self, prompt: Any, image: ImageRef) -> Any:
@@ -154,14 +154,14 @@ class ServeGrader:
 
 
 async def connect_tools(tools: Caller) -> dict[str, ServeTool]:
-    """Ask the tools service what it has, once, and return stand-ins by name."""
+    """Query the tools service once, and return proxies of its tools by name."""
     return {card.name: ServeTool(card, tools) for card in await tools("describe")}
 
 
 async def connect(
     tools: Caller, renderer: Caller, judge: Caller
 ) -> tuple[dict[str, ServeTool], ServeRenderer, ServeJudge]:
-    """Ask the services who they are, once, and return their stand-ins."""
+    """Query the services once, and return their proxies."""
     stand_ins, renderer_identity, judge_identity = await asyncio.gather(
         connect_tools(tools), renderer("describe"), judge("describe")
     )

@@ -1,4 +1,4 @@
-"""What a service answers: the value, and what it took; a failure of the outside world travels the same way, with its cost."""
+"""Replies of services: the value and the usage; a failure of an external service is sent in the same form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genevolve_ray.records.usage import Usage, metered, record_usage
 
 @dataclass(frozen=True)
 class Reply:
-    """A value or an error, and what was used by the name of the service that was called."""
+    """Hold a value or an error, and the usage by the name of the called service."""
 
     value: Any
     usage: dict[str, Usage]
@@ -21,7 +21,7 @@ class Reply:
 
 
 async def replied(work: Awaitable[Any]) -> Reply:
-    """Await a plug-in's work in a replica and return what came of it; errors that nobody expects go on as they are."""
+    """Await a plug-in's work in a replica and return the result; unexpected errors are raised unchanged."""
     value, error = None, None
     with metered() as meter:
         try:
@@ -32,7 +32,10 @@ async def replied(work: Awaitable[Any]) -> Reply:
 
 
 def unwrap(reply: Any) -> Any:
-    """Return the value of a reply at the caller, with its usage on the caller's meter. Raises the error that came instead."""
+    """Return the value of a reply at the caller, with its usage on the caller's meter.
+
+    Raises the error of the reply.
+    """
     if not isinstance(reply, Reply):
         return reply
     for service, usage in reply.usage.items():

@@ -1,4 +1,4 @@
-"""The driver's side of the rollout workers: who plays what, and what happens when a worker dies."""
+"""Driver side of the rollout workers: the choice of a worker per sample, and the replacement of dead workers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """How workers come and go; the cluster gives real actors, a test gives stand-ins.
+    """Create and end workers; the cluster provides real actors, a test provides fakes.
 
     Attributes:
-        create: returns a new worker for a place, at once.
-        prepare: waits until a new worker can play (engine started, services met).
-        kill: ends a worker at once.
-        cancel: takes back the call of a rollout that nobody awaits any more.
+        create: returns a new worker for a place, immediately.
+        prepare: waits until a new worker can play (engine started, services connected).
+        kill: ends a worker immediately.
+        cancel: cancels the call of a rollout without a waiting caller.
     """
 
     create: Callable[[int], Any]
@@ -39,7 +39,7 @@ class WorkerPool:
 
 @dataclass
 class _Place:
-    """A place for a worker; the worker in it may be replaced."""
+    """Hold the place of a worker; the worker in it may be replaced."""
 
     index: int
     worker: Any
@@ -51,11 +51,11 @@ class _Place:
 
 
 class RayRollouts:
-    """The rollout port over N workers.
+    """Serve the rollout port over N workers.
 
-    A rollout goes to the least loaded worker. A dead worker is replaced, and the new one gets the current weights,
-    verified, before it plays; rollouts lost with the dead one are played again (with the same seeds) on another. A place
-    whose workers keep dying, or that no node can hold any more, is given up; the run ends with the last one.
+    A rollout is sent to the least loaded worker. A dead worker is replaced, and the new one gets the current weights,
+    verified, before it plays. Rollouts lost with the dead worker are played again (with the same seeds) on another. A
+    place whose workers keep dying, or that no node can hold, is given up; the run ends with the last one.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class RayRollouts:
         """Create `workers` workers; `start` waits for them.
 
         Args:
-            pool: how workers are made and ended.
-            workers: how many places there are.
+            pool: creates and ends workers.
+            workers: number of places.
             max_restarts: how often each place may be given a new worker.
-            attempts: how often one rollout is tried.
-            transfer: sends what the learner publishes without writing it.
+            attempts: attempts per rollout.
+            transfer: sends weights that the learner publishes without writing them.
         """
         self._pool, self._max_restarts, self._attempts = pool, max_restarts, attempts
         self._places = [_Place(index, pool.create(index)) for index in range(workers)]
@@ -84,11 +84,11 @@ class RayRollouts:
 
     @property
     def workers(self) -> list[Any]:
-        """The workers that stand in the places now."""
+        """The current workers of the places."""
         return [place.worker for place in self._places]
 
     async def start(self) -> None:
-        """Wait until every worker can play. A worker that dies meanwhile is an error, not a reason for another try."""
+        """Wait until every worker can play. A worker that dies meanwhile is an error and is not replaced."""
         await asyncio.gather(*(self._pool.prepare(place.worker) for place in self._places))
         for place in self._places:
             place.ready.set()
@@ -106,7 +106,7 @@ class RayRollouts:
             ) from error
 
     async def update(self, weights: PublishedWeights) -> float:
-        """Give every worker new weights, each verified by the probe; returns the worst difference."""
+        """Load new weights into every worker, each verified by the probe; return the worst difference."""
         self._weights = weights
         self._renewed.set()
         self._renewed = asyncio.Event()
@@ -115,7 +115,7 @@ class RayRollouts:
         return max(await asyncio.gather(*(self._update(place) for place in self._standing())))
 
     async def _send(self, weights: PublishedWeights) -> float:
-        """Have the learner send a version to all workers, anew as long as one of them dies of it or before it."""
+        """Have the learner send a version to all workers, and repeat it as long as a worker dies of it or before it."""
         assert self._transfer is not None, "the learner published weights that have no sender"
         while True:
             for place in self._standing():
@@ -135,7 +135,7 @@ class RayRollouts:
             )
 
     async def tell(self, call: Callable[[Any], Awaitable[None]]) -> None:
-        """Call every worker; where one is dead, the one that takes its place is called."""
+        """Call every worker; where one is dead, its replacement is called."""
         await asyncio.gather(*(self._tell(place, call) for place in self._standing()))
 
     async def _tell(self, place: _Place, call: Callable[[Any], Awaitable[None]]) -> None:
@@ -150,7 +150,7 @@ class RayRollouts:
         return list(await asyncio.gather(*(await_remote(place.worker.stats.remote()) for place in self._places)))
 
     async def stop(self) -> None:
-        """Close every engine, then end every worker; one that never came up is ended at once."""
+        """Close every engine, then end every worker; a worker that never started is ended immediately."""
 
         async def stop(place: _Place) -> None:
             try:
@@ -158,7 +158,7 @@ class RayRollouts:
                     async with asyncio.timeout(STOP_SECONDS):
                         await await_remote(place.worker.stop.remote())
             except (RayActorError, TimeoutError):
-                pass  # it is dead already, or dies now
+                pass  # it is already dead, or dies now
             self._pool.kill(place.worker)
 
         await asyncio.gather(*(stop(place) for place in self._places))
@@ -185,7 +185,7 @@ class RayRollouts:
         try:
             trajectory: Trajectory = await await_remote(reply)
         except asyncio.CancelledError:
-            # Otherwise the worker plays on for nobody, and keeps engine, renderer and judge busy.
+            # Otherwise the worker continues without a caller, and keeps engine, renderer and judge busy.
             self._pool.cancel(reply)
             raise
         return trajectory
@@ -199,11 +199,11 @@ class RayRollouts:
             if place.lost is not None:
                 self._standing()
                 return 0.0
-            # The new worker was given the same weights, and verified, before it took the place.
+            # The new worker received the same weights, and was verified, before it took the place.
             return await self._on(place, lambda worker: worker.update.remote(weights))
 
     async def _on(self, place: _Place, call: Callable[[Any], Awaitable[T]]) -> T:
-        """Call the worker of a place; if it is dead, put another there and raise its RayActorError."""
+        """Call the worker of a place; if it is dead, replace it and raise its RayActorError."""
         worker = place.worker
         try:
             return await await_remote(call(worker))
@@ -212,7 +212,7 @@ class RayRollouts:
             raise
 
     async def _replace(self, place: _Place, dead: Any) -> None:
-        """Put a new worker in the place of a dead one, or give the place up. Raises WorkersLost when it was the last."""
+        """Replace the dead worker of a place, or give the place up. Raises WorkersLost when it was the last."""
         async with place.lock:
             if place.worker is not dead or place.lost is not None:
                 return
@@ -220,14 +220,14 @@ class RayRollouts:
             try:
                 place.worker = await self._new_worker(place)
             except (WorkersLost, StartError) as error:
-                # A node that went takes its places with it; the others play on.
+                # A lost node takes its places with it; the others continue.
                 place.lost = error
                 self._standing()
             finally:
                 place.ready.set()
 
     async def _new_worker(self, place: _Place) -> Any:
-        """Return a worker that can play with the current weights; one that dies on the way is replaced as well."""
+        """Return a worker that can play with the current weights; one that dies before that is replaced as well."""
         worker = place.worker
         while True:
             self._pool.kill(worker)
@@ -244,7 +244,10 @@ class RayRollouts:
             return worker
 
     async def _bring_up_to_date(self, worker: Any) -> None:
-        """Give a new worker the current version as files, verified; before the first version there is nothing to give."""
+        """Load the current version as files into a new worker, verified.
+
+        Before the first version there is nothing to load.
+        """
         while self._weights is not None:
             weights, renewed = self._weights, self._renewed
             payload = weights.payload
@@ -252,5 +255,5 @@ class RayRollouts:
             if files is not None:
                 await await_remote(worker.update.remote(replace(weights, payload=files)))
                 return
-            # The learner has learned more: it publishes next, and has then what the worker can be given.
+            # The learner has trained further: it publishes next, and then holds a version that the worker can load.
             await renewed.wait()

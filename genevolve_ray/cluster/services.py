@@ -27,19 +27,23 @@ _GRACE_SECONDS = 2.0
 
 
 class _Replica:
-    """What all services share: the plug-in, and its part of the limits that the replicas have in common."""
+    """Hold the shared parts of all services: the plug-in, and its share of the limits common to the replicas."""
 
     def __init__(self, plugin: Any, replicas: int) -> None:
-        """Serve a plug-in as one of `replicas`; where their number changes, the largest: a rate is never exceeded."""
+        """Serve a plug-in as one of `replicas`.
+
+        For a varying number pass the largest, so that a rate is never exceeded.
+        """
         share_limits(replicas)
         self.plugin = plugin
 
     def check_health(self) -> None:
-        """Answer Serve's health check; a plug-in with a `check_health` of its own is asked.
+        """Answer Serve's health check by the plug-in's own `check_health`, if it has one.
 
-        Serve replaces a replica that raises here, so a plug-in should raise for what a new process would mend (a lost
-        device, a worker that hangs). Clients of outside services have none: their backend being down is a typed outcome
-        of each call, and a new replica would find it as dead while the calls of the old one are lost.
+        Serve replaces a replica that raises here. A plug-in should therefore raise for faults that a new process would
+        fix (a lost device, a worker that hangs). Clients of external services have no such check. A backend that is
+        down is a typed outcome of each call. A new replica would find it down as well, while the calls of the old one
+        are lost.
         """
         check = getattr(self.plugin, "check_health", None)
         if check is not None:
@@ -47,7 +51,7 @@ class _Replica:
 
 
 class ToolReplica(_Replica):
-    """Serves every tool of the tools plug-in."""
+    """Serve every tool of the tools plug-in."""
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
@@ -55,17 +59,17 @@ class ToolReplica(_Replica):
         self._tools: dict[str, Tool] = self.plugin.tools
 
     async def describe(self) -> list[ToolCard]:
-        """Return what the system prompt says of the tools."""
+        """Return the descriptions of the tools for the system prompt."""
         tools = self._tools.values()
         return [ToolCard.of(t) for t in tools]
 
     async def call(self, name: str, arguments: dict[str, Any], episode: EpisodeContext) -> Reply:
-        """Call one tool; the reply holds an observation, or what the tool raised."""
+        """Call one tool; the reply holds an observation, or the error of the tool."""
         return await replied(self._tools[name].call(arguments, episode))
 
 
 class RenderReplica(_Replica):
-    """Serves the renderer plug-in."""
+    """Serve the renderer plug-in."""
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
@@ -87,7 +91,7 @@ class RenderReplica(_Replica):
 
 
 class JudgeReplica(_Replica):
-    """Serves the judge plug-in."""
+    """Serve the judge plug-in."""
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
@@ -105,7 +109,7 @@ class JudgeReplica(_Replica):
 
 
 class GradeReplica(_Replica):
-    """Serves a judge plug-in of another benchmark's own scale."""
+    """Serve a judge plug-in with the scale of another benchmark."""
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
@@ -123,7 +127,7 @@ class GradeReplica(_Replica):
 
 @dataclass(frozen=True)
 class Service:
-    """One application of a run: `role` is tools, renderer or judge."""
+    """Describe one application of a run: `role` is tools, renderer or judge."""
 
     role: str
     name: str

@@ -1,4 +1,4 @@
-"""A Ray session of a driver: begun, checked and ended without leaving a process behind."""
+"""Ray session of a driver: started, checked and ended without leaving a process behind."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _SLOW_START = ".*timed out during startup"
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray's default is 15: on a machine with other work, workers would hardly run at all.
+    # Ray's default is 15: on a machine with other work, workers would hardly run.
     "RAY_worker_niceness": "0",
-    # A call after the session must fail, and not start another Ray that nobody ends.
+    # A call after the session must fail, and not start another Ray that is never ended.
     "RAY_ENABLE_AUTO_CONNECT": "0",
 }
-"""Environment of the Ray processes that a private cluster starts; what the user has set stays."""
+"""Environment of the Ray processes that a private cluster starts; values set by the user have priority."""
 
 
 def cluster_address(config: ClusterConfig) -> str | None:
@@ -60,10 +60,10 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
 
 @contextmanager
 def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
-    """Join a cluster, or start a private one on this machine whose every process is gone at the end.
+    """Join a cluster, or start a private one on this machine; none of its processes remains at the end.
 
-    Must be entered in the main thread: Linux ends Ray's processes together with the thread that started them, which is
-    also what ends a private cluster whose driver was killed.
+    Must be entered in the main thread: Linux ends Ray's processes together with the thread that started them. This also
+    ends a private cluster whose driver was killed.
     """
     assert threading.current_thread() is threading.main_thread(), "ray_session must be entered in the main thread"
     address = cluster_address(config)
@@ -71,7 +71,7 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
     before = set(psutil.Process().children(recursive=True))
     handler = signal.getsignal(signal.SIGTERM)
     retrying = Retrying(
-        # Ray gives its own processes 15 s to come up, which a machine busy with other work may miss.
+        # Ray gives its own processes 15 s to start, which a machine busy with other work may exceed.
         retry=retry_if_exception_message(match=_SLOW_START) if private else retry_never,
         stop=stop_after_attempt(_START_ATTEMPTS),
         before_sleep=lambda state: _end(set(psutil.Process().children(recursive=True)) - before, patience=0),
@@ -79,7 +79,7 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
     )
     retrying(_init, config, address, namespace)
     if handler is not signal.SIG_DFL:
-        # Ray takes SIGTERM over and exits on it; a driver that cleans up in its own way keeps its way.
+        # Ray installs a SIGTERM handler that exits; a driver with its own cleanup keeps its handler.
         signal.signal(signal.SIGTERM, handler)
     try:
         with _reaper(set(psutil.Process().children(recursive=True)) - before) if private else nullcontext():
@@ -95,9 +95,9 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
 
 @contextmanager
 def _reaper(processes: set[psutil.Process]) -> Iterator[None]:
-    """Have `processes` killed when this process dies without a goodbye.
+    """Kill `processes` when this process dies without cleanup.
 
-    Most of Ray's processes see to that themselves, but its agents look for the lost cluster for another minute. A shell
+    Most of Ray's processes end themselves then, but its agents search for the lost cluster for another minute. A shell
     waits for the end of a pipe that only this process holds open.
     """
     script = 'read -r line; kill -9 "$@" 2>/dev/null'
@@ -113,7 +113,7 @@ def _reaper(processes: set[psutil.Process]) -> Iterator[None]:
 
 
 def set_defaults() -> None:
-    """Set the environment of the Ray processes that this one starts; what the user has set stays."""
+    """Set the environment of the Ray processes that this process starts; values set by the user have priority."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
 
@@ -130,7 +130,7 @@ def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:
 
 
 def _end(processes: set[psutil.Process], patience: float = _END_SECONDS) -> None:
-    """Wait until processes are gone; kill those that do not go."""
+    """Wait until processes have ended; kill those that do not end."""
     _, alive = psutil.wait_procs(processes, timeout=patience)
     for process in alive:
         try:

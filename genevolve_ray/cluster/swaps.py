@@ -1,4 +1,4 @@
-"""Renderers that come and go under a running evolution: each a Serve application, known to every worker by its number."""
+"""Renderer replacement in a running evolution: each renderer is a Serve application with a number that workers use."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from genevolve_ray.evolution.plugins import RendererSpec
 
 
 class RayRenderers:
-    """The renderers of a run on Ray; a new one has the size and limits of the first (`cluster.renderer`)."""
+    """Manage the renderers of a run on Ray; a new one has the size and limits of the first (`cluster.renderer`)."""
 
     def __init__(
         self, live: MutableMapping[int, ServiceHandle], rollouts: RayRollouts, images_uri: str, start_timeout: float
     ) -> None:
-        """Manage the renderers in `live`, which workers that start are given.
+        """Manage the renderers in `live`, which new workers receive.
 
         Args:
-            live: the renderers by generation; the first one is there.
-            rollouts: the workers that must know them.
+            live: the renderers by generation; the first one is running.
+            rollouts: the workers that use them.
             images_uri: the run's image store.
             start_timeout: seconds that a renderer may take to start.
         """
@@ -35,11 +35,11 @@ class RayRenderers:
         self._first = next(iter(live.values())).service
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
-        """Start a renderer beside those that serve, and make every worker know it.
+        """Start an additional renderer, and connect every worker to it.
 
         Raises:
             PlacementError: when there is no room for both.
-            StartError: when it does not come up; nothing of it is left.
+            StartError: when it does not start; no part of it remains.
         """
         service = replace(self._first, name=f"{self._first.name}-{generation}", spec=spec)
         await in_thread(_check_room, service)
@@ -54,13 +54,13 @@ class RayRenderers:
         return identity
 
     async def remove_renderer(self, generation: int) -> None:
-        """Make every worker forget a renderer and take its application away."""
+        """Disconnect every worker from a renderer and remove its application."""
         service_handle = self._live.pop(generation)
         await self._rollouts.tell(lambda worker: worker.drop_renderer.remote(generation))
         await delete([service_handle.service])
 
     async def port(self, generation: int) -> ServeRenderer:
-        """Return a stand-in for a renderer that serves, for whoever draws with it beside the workers."""
+        """Return a proxy of a running renderer, for callers other than the workers."""
         caller = self._live[generation].caller()
         return ServeRenderer(await caller("describe"), caller)
 
@@ -79,7 +79,10 @@ class RayRenderers:
 
 
 def _check_room(service: Service) -> None:
-    """Check that the replicas fit beside all that runs. Raises PlacementError saying what is asked and what is free."""
+    """Check that the replicas fit next to all running parts.
+
+    Raises PlacementError naming required and free resources.
+    """
     import ray
 
     check_environment(service.role, service.spec.runtime_env, local=False)

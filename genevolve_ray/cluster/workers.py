@@ -1,4 +1,4 @@
-"""The rollout worker: an async actor around one engine, with many episodes in flight."""
+"""Rollout worker: an async actor around one engine, with many episodes in flight."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from genevolve_ray.cluster.services import Service
 
 MAX_CONCURRENT = 4096
-"""Calls that a worker takes on at once; what the engine cannot decode together waits in the engine."""
+"""Concurrent calls of a worker; requests beyond the engine's batch wait in the engine."""
 
 
 class WorkerStats(Record):
-    """Report what a rollout worker has done since it started; `version` is -1 without an engine."""
+    """Report the work of a rollout worker since its start; `version` is -1 without an engine."""
 
     pid: int
     version: int
@@ -43,7 +43,7 @@ class WorkerStats(Record):
 
 @dataclass(frozen=True)
 class ServiceHandle:
-    """A service as a worker reaches it: the handle of its application, and its limits."""
+    """Describe how a worker reaches a service: the handle of its application, and its limits."""
 
     service: Service
     handle: Any
@@ -56,9 +56,9 @@ class ServiceHandle:
 class RolloutWorker:
     """Play episodes with one policy, and reach tools, renderer and judge through their services.
 
-    `start`, then `connect`, then `rollout` as often as wanted. With renderers and a judge it scores what it plays, and
-    where an engine samples the policy it takes new weights. A worker whose engine process has died ends itself, so that
-    callers see one kind of death only.
+    Call `start`, then `connect`, then `rollout` any number of times. With renderers and a judge it scores its episodes,
+    and where an engine samples the policy it loads new weights. A worker whose engine process has died ends itself, so
+    that callers see only one kind of death.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class RolloutWorker:
             config: the settings of the run or job.
             source: the policy.
             date: required by profiles that append the date.
-            transfer: the way over device memory on which weights may come; None for files only.
+            transfer: the transport of weights over device memory; None for files only.
         """
         self._config, self._source, self._date, self._transfer = config, source, date, transfer
         self._stack = AsyncExitStack()
@@ -83,7 +83,7 @@ class RolloutWorker:
         self._engine_death: tuple[type[Exception], ...] = ()
 
     async def start(self) -> WorkerStats:
-        """Bring the policy up. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
+        """Start the policy. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
         started = perf_counter()
         self._policy = await self._stack.enter_async_context(open_policy(self._config, self._source, self._transfer))
         if self._policy.engine is not None and self._policy.engine.name == "vllm":
@@ -99,7 +99,7 @@ class RolloutWorker:
         renderers: Mapping[int, ServiceHandle] | None = None,
         judge: ServiceHandle | None = None,
     ) -> None:
-        """Meet the services; with a judge, and at least one renderer by its generation, rollouts are scored."""
+        """Connect to the services; with a judge, and at least one renderer by its generation, rollouts are scored."""
         assert self._policy is not None, "call start before connect"
         if judge is None or not renderers:
             stand_ins = await connect_tools(tools.caller())
@@ -113,13 +113,13 @@ class RolloutWorker:
         self._rollouts = Rollouts(self._policy.speak, stand_ins, profile, self._date, self._scoring)
 
     async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:
-        """Meet another renderer, for the tasks of its generation."""
+        """Connect to another renderer, for the tasks of its generation."""
         assert self._scoring is not None, "only a worker that scores has renderers"
         caller = renderer.caller()
         self._scoring.add_renderer(generation, ServeRenderer(await caller("describe"), caller))
 
     async def drop_renderer(self, generation: int) -> None:
-        """Forget a renderer that no task needs any more."""
+        """Disconnect from a renderer that no task needs any more."""
         assert self._scoring is not None, "only a worker that scores has renderers"
         self._scoring.drop_renderer(generation)
 
@@ -138,7 +138,7 @@ class RolloutWorker:
         return trajectory
 
     async def update(self, weights: PublishedWeights) -> float:
-        """Load published weights into the engine and verify them; returns the probe difference."""
+        """Load published weights into the engine and verify them; return the probe difference."""
         engine, folder = self._engine(), await weights.folder()
         try:
             return await engine.update(folder, weights.version, weights.probe)
@@ -147,11 +147,11 @@ class RolloutWorker:
             raise
 
     async def expect(self) -> None:
-        """Make ready for weights that come over device memory."""
+        """Prepare for weights that arrive over device memory."""
         self._transfer_queue = TransferQueue()
 
     async def receive(self, version: int, probe: Probe) -> float:
-        """Take weights as the learner's end delivers them and verify them; returns the probe difference.
+        """Receive weights from the learner's end and verify them; return the probe difference.
 
         Raises:
             WeightUpdateError: see `VllmEngine.receive`.
@@ -169,15 +169,15 @@ class RolloutWorker:
             transfer_queue.close("the engine ended with this version")
 
     async def deliver(self, call: TransferCall, argument: dict[str, Any] | None = None) -> None:
-        """Make a call of the learner's end on the engine, and wait until it is carried out."""
+        """Make a call of the learner's end on the engine, and wait until it is executed."""
         await self._transfer_queue.deliver(call, argument)
 
     async def abandon(self, reason: str) -> None:
-        """Let go of weights that will not come."""
+        """Stop waiting for weights that will not arrive."""
         self._transfer_queue.close(reason)
 
     async def stats(self) -> WorkerStats:
-        """Return what this worker has done."""
+        """Return the statistics of this worker."""
         engine = self._policy.engine if self._policy is not None else None
         return WorkerStats(
             pid=os.getpid(),
@@ -197,12 +197,12 @@ class RolloutWorker:
         return self._policy.engine
 
     def _exit(self) -> None:
-        """End this process without a goodbye: to callers the worker is dead, like its engine."""
+        """End this process without cleanup: to callers the worker is dead, like its engine."""
         os._exit(1)
 
 
 def worker_environment(engine: EngineConfig) -> dict[str, str]:
-    """Return the environment variables a worker's process needs before it imports anything."""
+    """Return the environment variables that a worker's process needs before it imports anything."""
     if engine.kind == "vllm":
         return vllm_environment(device=engine.device, threads=engine.vllm.threads)
     return {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(engine.transformers.threads or 1)}

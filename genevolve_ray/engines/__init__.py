@@ -1,1 +1,1 @@
-"""What samples tokens: vLLM (default) and transformers (reference), behind one protocol."""
+"""Engines that sample tokens, vLLM (default) and transformers (reference), behind one protocol; chat models."""

@@ -1,4 +1,7 @@
-"""The static ban mask: token ids the policy must never emit. Engine and learner share it, so that mu and pi agree."""
+"""The static ban mask: token ids that the policy must never emit.
+
+Engine and learner share it, so that mu and pi agree.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,9 @@ def banned_token_ids(
 ) -> tuple[int, ...]:
     """Return the ids that the policy must not emit, sorted.
 
-    Banned are all special and added tokens (chat control, padding, media) that are not in `allowed_control`, the tags
-    that only the environment writes, and the ids that the model's embedding has beyond the tokenizer's vocabulary.
+    Three kinds are banned. These are all special and added tokens (chat control, padding, media) that are not in
+    `allowed_control`, the tags that only the environment writes, and the ids that the model's embedding has beyond the
+    tokenizer's vocabulary.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -50,7 +54,7 @@ def ban_mask(banned: Iterable[int], vocab_size: int) -> npt.NDArray[np.bool_]:
     """Return bool [vocab_size], True where a token is banned.
 
     Raises:
-        ValueError: If an id lies outside the vocabulary, or nothing would be left to sample.
+        ValueError: If an id is outside the vocabulary, or no token would remain to sample.
     """
     import numpy as np
 

@@ -23,7 +23,7 @@ _SCORE_CHUNK = 1024
 
 @dataclass
 class DecodeRequest:
-    """One request of a wave; `limit` is the number of tokens it may sample."""
+    """Represent one request of a wave; `limit` is the number of tokens it may sample."""
 
     prompt: tuple[int, ...]
     sampling: SamplingParams
@@ -44,7 +44,7 @@ class DecodeRequest:
 
 
 class GrowingLayer(DynamicLayer):
-    """A cache layer that reserves slots in blocks: DynamicLayer would copy the whole cache for each decoded token."""
+    """Extend a cache layer by blocks of slots: DynamicLayer would copy the whole cache for each decoded token."""
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Start with empty buffers of the right shape."""
@@ -77,9 +77,9 @@ class GrowingLayer(DynamicLayer):
 def processed_logprobs(
     logits_B_V: torch.Tensor, temperature_B: torch.Tensor, top_p_B: torch.Tensor, banned_V: torch.Tensor
 ) -> torch.Tensor:
-    """Return float32 [B, V]: log-softmax of the logits after temperature, ban mask and top-p (renormalised).
+    """Return float32 [B, V]: log-softmax of the logits after temperature, ban mask and top-p (renormalized).
 
-    Greedy rows (temperature 0) are taken at temperature 1 and are never truncated.
+    Greedy rows (temperature 0) are computed at temperature 1 and never truncated.
     """
     greedy_B = temperature_B < _GREEDY_BELOW
     scale_B = torch.where(greedy_B, torch.ones_like(temperature_B), temperature_B)
@@ -87,7 +87,7 @@ def processed_logprobs(
     truncated_B = (top_p_B < 1) & ~greedy_B
     if bool(truncated_B.any()):
         probs_B_V, order_B_V = logits_B_V.softmax(-1).sort(-1, descending=True)
-        # A token goes when those before it already hold top_p of the mass: the first one always stays.
+        # A token is dropped when the tokens before it already hold top_p of the mass: the first one always stays.
         outside_B_V = (probs_B_V.cumsum(-1) - probs_B_V >= top_p_B[:, None]) & truncated_B[:, None]
         dropped_B_V = torch.zeros_like(outside_B_V).scatter(1, order_B_V, outside_B_V)
         logits_B_V = logits_B_V.masked_fill(dropped_B_V, float("-inf"))
@@ -98,20 +98,20 @@ def draw(logprobs_B_V: torch.Tensor, uniform_B: torch.Tensor, greedy_B: torch.Te
     """Return int64 [B]: the token where the cumulative probability passes the row's uniform number, or the argmax."""
     cumulative_B_V = logprobs_B_V.double().exp().cumsum(-1)
     target_B = uniform_B * cumulative_B_V[:, -1]
-    # right=True: the first token whose cumulative mass EXCEEDS the target, so that one without mass is never drawn.
+    # right=True: the first token whose cumulative mass EXCEEDS the target, so that a token without mass is never drawn.
     drawn_B = torch.searchsorted(cumulative_B_V, target_B[:, None], right=True)[:, 0]
     return torch.where(greedy_B, logprobs_B_V.argmax(-1), drawn_B)
 
 
 class _Rows:
-    """The per-row tensors of a wave, which shrink as rows end."""
+    """Hold the per-row tensors of a wave, which shrink as rows end."""
 
     def __init__(self, jobs: Sequence[DecodeRequest], device: torch.device) -> None:
         self.jobs = list(jobs)
         self.temperature_B = torch.tensor([j.sampling.temperature for j in jobs], device=device)
         self.top_p_B = torch.tensor([j.sampling.top_p for j in jobs], device=device)
         self.length_B = torch.tensor([len(j.prompt) for j in jobs], device=device)
-        # All of a request's uniform numbers come from its own generator, so its draws do not depend on its company.
+        # All uniform numbers of a request come from its own generator, so its draws do not depend on the other rows.
         self.uniform_B_N = torch.zeros(len(jobs), max(j.limit for j in jobs), dtype=torch.float64)
         for row, job in enumerate(jobs):
             generator = torch.Generator().manual_seed(job.seed)
@@ -134,7 +134,8 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[DecodeRequest], 
     """Sample every job to its end and return the generations in the order of `jobs`.
 
     Args:
-        model: A Hugging Face model in eval mode: a causal language model, or one that sees (its text decoder samples).
+        model: A Hugging Face model in eval mode: a causal language model, or a vision-language model (its text decoder
+            samples).
         banned_V: bool [V], True for tokens that must not be sampled.
         jobs: The requests; each prompt is non-empty.
         version: The policy version, recorded for each token.

@@ -1,4 +1,4 @@
-"""What chat models in this process share: settings, and messages in the form that chat templates read."""
+"""Shared parts of chat models in this process: settings, and messages in the form that chat templates read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 _WITHOUT_VIDEOS = frozenset({"qwen3_vl", "qwen3_vl_moe"})
-"""Model types whose own processor needs torchvision for the videos that nobody sends."""
+"""Model types whose own processor needs torchvision for videos, which are never sent."""
 
 
 class LocalChatConfig(Config):
-    """A chat model in a folder of Hugging Face layout; nothing is downloaded."""
+    """Configure a chat model in a folder of Hugging Face layout; nothing is downloaded."""
 
     model: str = Field(min_length=1)
     """A model folder in Hugging Face layout."""
@@ -36,7 +36,7 @@ class LocalChatConfig(Config):
 
 
 def load_chat_processor(model_dir: str, model_config: dict[str, Any]) -> Any:
-    """Return what renders a model's chat template and reads its pictures: its processor, or its tokenizer."""
+    """Return the renderer of a model's chat template and reader of its pictures: its processor, or its tokenizer."""
     from importlib.util import find_spec
 
     from transformers import AutoProcessor, AutoTokenizer
@@ -74,12 +74,12 @@ def conversation(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, Any]],
 
 
 def identity_of(config: LocalChatConfig) -> str:
-    """Return what a chat model is called: the name of its folder and its dtype, not the place of the folder."""
+    """Return the identity of a chat model: the name of its folder and its dtype, without the folder's path."""
     return f"{Path(config.model).name}:{config.dtype}"
 
 
 def count_call(service: str, prompt_tokens: int, completion_tokens: int, seconds: float, *, failed: bool) -> None:
-    """Put a call of a model in this process on the open meter."""
+    """Record a call of a model in this process on the open meter."""
     usage = Usage(
         calls=1,
         failed_calls=int(failed),

@@ -1,4 +1,4 @@
-"""A chat model behind an OpenAI-style endpoint: texts and pictures in, text out, held to a JSON schema where it can be."""
+"""Chat model behind an OpenAI-style endpoint: texts and pictures in, text out, if possible constrained to a schema."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 PATH = "chat/completions"
 _UNSUPPORTED = frozenset({400, 404, 422, 501})
-"""How servers refuse a `response_format` that they do not know."""
+"""Status codes by which servers refuse an unknown `response_format`."""
 _OURS = frozenset({"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "response_format", "n"})
 
 
 class EndpointChatConfig(EndpointConfig):
-    """A chat model behind an endpoint. Decoding is greedy: temperature 0."""
+    """Configure a chat model behind an endpoint. Decoding is greedy: temperature 0."""
 
     json_schema: bool = True
-    """Ask for `response_format: json_schema`; a server that refuses it is asked without from then on."""
+    """Send `response_format: json_schema`; after a server has refused it, requests omit it."""
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the server calls the limit of an answer's tokens."""
+    """Name of the field that limits an answer's tokens."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of every request, as `{chat_template_kwargs: {enable_thinking: false}}`."""
 
     def paid_probe(self) -> PaidProbe:
-        """Return a question that is answered with one token."""
+        """Return a question whose answer is one token."""
         body = {
             **self.extra_body,
             "model": self.model,
@@ -49,7 +49,7 @@ class EndpointChatConfig(EndpointConfig):
 
 
 class EndpointChat:
-    """`POST {url}/chat/completions`; pictures go as data URLs. Keeps to `engines.protocol.ChatModel`."""
+    """Call `POST {url}/chat/completions` as an `engines.protocol.ChatModel`; pictures are sent as data URLs."""
 
     def __init__(self, config: EndpointChatConfig, service: str) -> None:
         """Keep the config; `service` is the name on the meter. Nothing is called yet."""
@@ -61,7 +61,7 @@ class EndpointChat:
     async def chat(
         self, messages: Sequence[ChatMessage], *, max_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> str:
-        """Return the text of the answer, "" where there is none (a refusal, or nothing but reasoning).
+        """Return the text of the answer, "" where there is none (a refusal, or only reasoning).
 
         Raises:
             InfraFailure: when the endpoint gave up.
@@ -82,7 +82,7 @@ class EndpointChat:
             if error.status not in _UNSUPPORTED:
                 raise
         answer = await self._post(body)
-        self._schema = False  # Only now: a wrong model or a too long context is refused either way.
+        self._schema = False  # Only now: a wrong model or a too long context is refused in either case.
         return answer
 
     async def _post(self, body: dict[str, Any]) -> str:
@@ -94,7 +94,7 @@ class EndpointChat:
         return answer_text(content)
 
     def check_health(self) -> None:
-        """Do nothing: a server that is away shows in the calls, and comes back by itself."""
+        """Do nothing: an unavailable server shows in the calls, and may recover."""
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -123,7 +123,7 @@ def text_message(role: Literal["system", "user", "assistant"], text: str) -> Cha
 
 
 def complaint(faults: Sequence[str]) -> ChatMessage:
-    """Return the message that asks for a whole answer again, saying what was wrong with the last one."""
+    """Return the message that requests a complete answer again and names the faults of the last one."""
     listed = "\n".join(f"- {fault}" for fault in faults[:12])
     return text_message(
         "user", f"That answer cannot be used:\n{listed}\nSend the whole JSON object again, corrected, and nothing else."
@@ -131,7 +131,7 @@ def complaint(faults: Sequence[str]) -> ChatMessage:
 
 
 def _wire(message: ChatMessage) -> dict[str, Any]:
-    if all(isinstance(part, str) for part in message.parts):  # What every server takes, those without pictures too.
+    if all(isinstance(part, str) for part in message.parts):  # Every server accepts this form.
         return {"role": message.role, "content": "\n".join(str(part) for part in message.parts)}
     return {"role": message.role, "content": [_part(part) for part in message.parts]}
 

@@ -1,4 +1,4 @@
-"""A chat model through transformers, in this process: one conversation at a time, on any device."""
+"""Chat model through transformers, in this process: one conversation at a time, on any device."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from genevolve_ray.errors import InfraFailure
 
 
 class TransformersChatConfig(LocalChatConfig):
-    """Settings of the transformers chat model."""
+    """Configure the transformers chat model."""
 
     threads: int | None = Field(default=None, ge=1)
     """Torch threads of the model's thread; None leaves torch as it is."""
 
 
 class TransformersChat:
-    """Greedy answers of a model in HF layout; keeps to `ChatModel`. It cannot be held to a JSON schema."""
+    """Answer greedily with a model in HF layout, as a `ChatModel` that cannot be constrained to a JSON schema."""
 
     Config = TransformersChatConfig
 
@@ -49,7 +49,7 @@ class TransformersChat:
             config.model, dtype=getattr(torch, config.dtype), attn_implementation="sdpa", local_files_only=True
         ).to(config.device)  # type: ignore[arg-type] # transformers wraps torch's method without binding it
         self._model.eval().requires_grad_(False)
-        # A folder's own sampling settings are of no use to greedy answers, and transformers warns of them.
+        # A folder's own sampling settings have no effect on greedy answers, and transformers warns about them.
         self._model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
         limit = self._model.config.get_text_config().max_position_embeddings
         self._limit = min(config.max_model_len or limit, limit)
@@ -99,5 +99,5 @@ class TransformersChat:
             raise RuntimeError(f"{self.identity} is closed")
 
     async def aclose(self) -> None:
-        """Stop the model's thread once it has answered what it was asked."""
+        """Stop the model's thread once it has answered all pending requests."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""A chat model through vLLM, in a process of its own beside this one: continuous batching, answers held to a schema."""
+"""Chat model through vLLM, in a process of its own: continuous batching, answers constrained to a schema."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHUTDOWN_SECONDS = 5.0
 
 
 class VllmChatConfig(LocalChatConfig):
-    """Settings of the vLLM chat model."""
+    """Configure the vLLM chat model."""
 
     device: str = "cuda"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -49,7 +49,7 @@ class VllmChatConfig(LocalChatConfig):
 
 
 class VllmChat:
-    """Greedy answers of a model in HF layout; keeps to `ChatModel`. Any number of calls may be in flight."""
+    """Answer greedily with a model in HF layout, as a `ChatModel`. Any number of calls may be in flight."""
 
     Config = VllmChatConfig
 
@@ -80,11 +80,11 @@ class VllmChat:
     async def chat(
         self, messages: Sequence[ChatMessage], *, max_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> str:
-        """Return the answer, held to `schema` where there is one.
+        """Return the answer, constrained to `schema` where there is one.
 
         Raises:
             InfraFailure: for a conversation that vLLM refuses (too long, too many pictures), an answer that took too
-                long, an engine that failed.
+                long, or a failed engine.
         """
         from vllm.exceptions import VLLMError
 
@@ -129,7 +129,7 @@ class VllmChat:
         return output
 
     def check_health(self) -> None:
-        """Raise RuntimeError when the engine process has died or is closed: the replica is then started anew."""
+        """Raise RuntimeError when the engine process has died or is closed; the replica is then restarted."""
         if self._llm is None or self._llm.errored:
             raise RuntimeError(f"the engine of {self.identity} is not running")
 
@@ -139,7 +139,7 @@ class VllmChat:
         if llm is None:
             return
         if llm.output_handler is not None:
-            # It would take the end of the engine process for a crash and log it as one.
+            # Otherwise it would report the end of the engine process as a crash.
             llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
 
@@ -157,7 +157,7 @@ def _start(config: VllmChatConfig, *, sees: bool) -> AsyncLLM:
         "enforce_eager": config.enforce_eager or config.device == "cpu",
         "generation_config": "vllm",
         "seed": 0,
-        # Without free white space: a model could fill its answer with line breaks and still keep to the schema.
+        # Without free white space: a model could otherwise fill its answer with line breaks within the schema.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "disable_log_stats": True,
         "use_tqdm_on_load": False,

@@ -1,4 +1,4 @@
-"""What can be known about a model folder and a request before anything heavy starts."""
+"""Checks of a model folder and a request before anything expensive starts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def vocabulary_size(model_dir: str | Path) -> int:
 
 
 def context_length(model_dir: str | Path) -> int | None:
-    """Return the most tokens that the model's positions allow, None where its config does not say."""
+    """Return the most tokens that the model's positions allow, None where its config does not state it."""
     config = read_model_config(model_dir)
     limit = (config.get("text_config") or config).get("max_position_embeddings")
     return None if limit is None else int(limit)
@@ -59,8 +59,8 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
 
     Raises:
         FileNotFoundError: If the folder or one of its parts is missing.
-        ValueError: On a CPU, if head_dim is below 32 (the attention kernel fails at the first token) or the model sees
-            (vLLM needs torchvision for it, and there is none for a CPU torch).
+        ValueError: On a CPU, if head_dim is below 32 (the attention kernel fails at the first token) or the model has
+            vision (vLLM needs torchvision for it, which a CPU torch does not have).
     """
     config = read_model_config(model_dir)
     if device == "cpu" and sees(config):
@@ -81,7 +81,7 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
 
 
 def check_weights(folder: str | Path, base: str | Path) -> None:
-    """Check that there is something to load in `folder`: whole weights, or an adapter that fits the model folder `base`.
+    """Check that `folder` holds loadable weights: whole weights, or an adapter that fits the model folder `base`.
 
     Raises:
         FileNotFoundError: If it holds no *.safetensors; the message names the path.
@@ -94,7 +94,7 @@ def check_weights(folder: str | Path, base: str | Path) -> None:
 
 
 def room_for(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
-    """Return how many tokens may be sampled after a prompt: `max_tokens`, or fewer where the context ends first.
+    """Return the number of tokens that may be sampled: `max_tokens`, or fewer where the context ends first.
 
     Raises:
         PromptTooLong: If the prompt leaves no room.
@@ -108,7 +108,7 @@ def room_for(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
 
 
 def merged_into(folder: str | Path, base: str | Path) -> str:
-    """Return what to say of the base when an update from `folder` has failed: nothing where it had no part in it."""
+    """Return the part of an update's error message that names the base; "" where the update does not use it."""
     return (
         f"; the adapter was merged into the base {base}: check that it is the learner's base"
         if is_adapter(folder)

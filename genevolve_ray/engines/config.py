@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 class TransformersConfig(Config):
-    """Settings of the reference engine."""
+    """Configure the reference engine."""
 
     deterministic: bool = False
     """Waves form only when the event loop is quiet, in the order of request ids, on one thread: bit-equal runs."""
@@ -21,7 +21,7 @@ class TransformersConfig(Config):
 
 
 class VllmConfig(Config):
-    """Settings of the vLLM engine."""
+    """Configure the vLLM engine."""
 
     kv_cache_mib: int | None = Field(default=256, ge=1)
     """Memory of the key-value cache. None: vLLM takes its share of the GPU (`gpu_memory_utilization`)."""
@@ -38,7 +38,7 @@ class VllmConfig(Config):
 
 
 class EngineConfig(Config):
-    """Which engine samples, and how."""
+    """Configure the engine that samples."""
 
     kind: Literal["vllm", "transformers"] = "vllm"
     """`vllm`, or `transformers`, the reference engine."""

@@ -1,4 +1,4 @@
-"""From settings to a running engine."""
+"""Start of an engine from settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ async def create_engine(
 ) -> Engine:
     """Start the engine that `config` names on the model in `model_dir`.
 
-    `transfer` names the way over device memory on which it may be given weights (`VllmEngine.receive`).
+    `transfer` names the transport over device memory by which it may receive weights (`VllmEngine.receive`).
 
     Raises:
         FileNotFoundError: If the model folder or one of its parts is missing.

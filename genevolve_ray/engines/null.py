@@ -1,4 +1,4 @@
-"""The engine of a rehearsal: turns of a script in a set time, with log-probs that follow from the weights it was given."""
+"""Engine of a rehearsal: turns of a script in a set time, with log-probs derived from its weights."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _ANSWER = {
 
 
 def script(tool_calls: int) -> list[str]:
-    """Return the turns of an episode: so many tool calls, then a valid program."""
+    """Return the turns of an episode: `tool_calls` tool calls, then a valid program."""
     calls = [_CALLS[i % len(_CALLS)] for i in range(tool_calls)]
     turns = [f"<tool_call>{json.dumps({'name': name, 'arguments': args})}</tool_call>" for name, args in calls]
     return [f"<think>go on</think>{turn}" for turn in [*turns, f"<answer>{json.dumps(_ANSWER)}</answer>"]]
 
 
 class NullEngine:
-    """Samples nothing: every episode plays the same script, each turn takes `turn_seconds`."""
+    """Play the same script in every episode without sampling; each turn takes `turn_seconds`."""
 
     name = "null"
 
     def __init__(self, tokenizer: Any, *, turn_seconds: float, tool_calls: int, max_model_len: int = 1 << 20) -> None:
-        """Keep the script; until the first update there are no weights, and no log-prob worth the name."""
+        """Keep the script; before the first update there are no weights, and log-probs have no meaning."""
         self.version = 0
         self._seconds, self._turns, self._max_model_len = turn_seconds, script(tool_calls), max_model_len
         self._logprob = 0.0
@@ -74,4 +74,4 @@ class NullEngine:
         return [self._logprob] * (len(token_ids) - 1)
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""

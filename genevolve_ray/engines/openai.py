@@ -1,4 +1,4 @@
-"""A policy behind an OpenAI-style chat endpoint: text in, text out. It can be used and judged, never trained."""
+"""Policy behind an OpenAI-style chat endpoint: text in, text out. It can be used and judged, never trained."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
 from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 _TOO_LONG = re.compile(r"context (?:length|window|size)|maximum context|max_model_len|too long|too many tokens", re.I)
-"""How servers say that a conversation does not fit."""
+"""Phrases of servers for a conversation that does not fit."""
 _OURS = frozenset(
     "model messages temperature top_p seed max_tokens max_completion_tokens stop n stream tools tool_choice".split()
 )
 
 
 class OpenAIPolicyConfig(EndpointConfig):
-    """Which model answers as the policy, and where."""
+    """Configure the model behind an endpoint that answers as the policy."""
 
     timeout_s: float = Field(default=600, gt=0)
     """Seconds one try may take; a turn may have thousands of tokens."""
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the server calls the limit of an answer's tokens."""
+    """Name of the field that limits an answer's tokens."""
     send_seed: bool = True
     """Send `seed` with each turn; switch it off for servers that refuse it."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
@@ -42,7 +42,10 @@ class OpenAIPolicyConfig(EndpointConfig):
 
 
 class OpenAIPolicy:
-    """`POST {url}/chat/completions`, once a turn. Tool definitions stand in the system prompt, as the policy learnt them."""
+    """Call `POST {url}/chat/completions` once per turn.
+
+    The tool definitions are in the system prompt, as in the policy's training.
+    """
 
     def __init__(self, config: OpenAIPolicyConfig) -> None:
         """Keep the config; nothing is called yet."""
@@ -53,7 +56,7 @@ class OpenAIPolicy:
         """Return the assistant's next turn.
 
         Raises:
-            PromptTooLong: when the server says that the conversation does not fit.
+            PromptTooLong: when the server reports that the conversation does not fit.
             InfraFailure: when the endpoint gave up.
         """
         body: dict[str, Any] = {
@@ -71,7 +74,7 @@ class OpenAIPolicy:
         except ServiceRefusal as error:
             if not _no_room(error):
                 raise
-        # Perhaps the conversation fits and only the room that was asked for does not.
+        # The conversation may fit when only the requested number of tokens does not.
         del body[self.config.tokens_field]
         try:
             return await self._post(body)
@@ -95,7 +98,7 @@ class OpenAIPolicy:
 
 
 def read_reply(answer: dict[str, Any]) -> ChatReply:
-    """Return the turn in a chat completion. Thinking that the server has set apart stands in its tags again.
+    """Return the turn in a chat completion. Thinking that the server returns separately is put back into its tags.
 
     Raises:
         Unusable: when there is no message.

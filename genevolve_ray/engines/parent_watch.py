@@ -1,4 +1,4 @@
-"""No process of an engine may outlive the one that started it."""
+"""Termination of engine processes together with the process that started them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import time
 
 
 def die_with_parent(names: tuple[str, ...]) -> None:
-    """Kill this process when its parent is gone, however it went, if it is a multiprocessing child with such a name.
+    """Kill this process when its parent ends in any way, if it is a multiprocessing child with a matching name.
 
-    vLLM's engine process outlives a parent that was killed with SIGKILL. A thread waits on the pipe that multiprocessing
-    keeps to the parent; unlike PR_SET_PDEATHSIG that does not depend on the thread that started this process.
+    vLLM's engine process outlives a parent that was killed with SIGKILL. A thread waits on the pipe that
+    multiprocessing keeps to the parent. Unlike PR_SET_PDEATHSIG, this does not depend on the thread that started this
+    process.
 
     Args:
-        names: Beginnings of the names of the processes that this is meant for; in any other process nothing happens.
+        names: Beginnings of the names of the processes to watch; in any other process nothing happens.
     """
     if not multiprocessing.current_process().name.startswith(names):
         return
 
     def watch() -> None:
-        # While the process is still unpickling its arguments, multiprocessing has not yet said who the parent is.
+        # While the process is still unpickling its arguments, multiprocessing has not yet set the parent.
         while (parent := multiprocessing.parent_process()) is None:
             time.sleep(0.1)
         parent.join()

@@ -1,6 +1,6 @@
-"""The engine protocol: tokens in, tokens and log-probs out, and weights that can be replaced while it lives.
+"""Engine protocol: tokens in, tokens and log-probs out, and weights that can be replaced while the engine runs.
 
-Beside it the chat protocol, for models that only answer: messages with pictures in, text out.
+The chat protocol is for models that only answer: messages with pictures in, text out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from genevolve_ray.records.base import Config, Record
 
 
 class FinishReason(StrEnum):
-    """Why sampling stopped."""
+    """Name the reasons for the end of sampling."""
 
     STOP = "stop"
     """A stop token was sampled; it is the last token returned."""
@@ -26,7 +26,7 @@ class FinishReason(StrEnum):
 
 
 class SamplingParams(Config):
-    """How to sample one turn. The log-probs returned are those at this temperature, after the ban mask (and top-p)."""
+    """Configure the sampling of one turn. Returned log-probs are at this temperature, after ban mask and top-p."""
 
     temperature: float = Field(default=1.0, ge=0)
     """0 means greedy (log-probs are then those at temperature 1)."""
@@ -37,7 +37,7 @@ class SamplingParams(Config):
 
 
 class Generation(Record):
-    """One sampled continuation: parallel lists, and the policy version behind each token."""
+    """Hold one sampled continuation: parallel lists, and the policy version behind each token."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -46,7 +46,7 @@ class Generation(Record):
 
 
 class Probe(Record):
-    """A fixed sequence and the learner's log-probs on it, by which a weight update is verified by effect.
+    """Hold a fixed sequence and the learner's log-probs on it, which verify the effect of a weight update.
 
     `logprobs[i]` is log p(token_ids[i + 1] | token_ids[: i + 1]) at temperature 1 without the ban mask, so it has
     len(token_ids) - 1 entries. `tolerance` bounds the mean absolute difference (1e-4 for fp32, about 0.03 for bf16).
@@ -58,15 +58,15 @@ class Probe(Record):
 
 
 class WeightUpdateError(GenevolveError, RuntimeError):
-    """After an update the engine does not agree with the learner on the probe: it must not sample."""
+    """Report that the engine disagrees with the learner on the probe after an update: it must not sample."""
 
 
 class PromptTooLong(GenevolveError, ValueError):
-    """The prompt leaves no room in the model's context; carries the numbers in its message."""
+    """Report that the prompt leaves no room in the model's context; the message holds the numbers."""
 
 
 class ChatReply(Record):
-    """One turn of a chat endpoint: the text, and its tokens where the endpoint counts them."""
+    """Hold one turn of a chat endpoint: the text, and its tokens where the endpoint counts them."""
 
     text: str
     finish: FinishReason
@@ -75,10 +75,10 @@ class ChatReply(Record):
 
 
 class ChatPolicy(Protocol):
-    """A policy of which only text is to be had: messages in, text out, no tokens and no log-probs."""
+    """Define a policy that exchanges only text: messages in, text out, no tokens and no log-probs."""
 
     name: str
-    """What runs, without the place where it runs."""
+    """The model, without the address where it runs."""
 
     async def reply(self, messages: Sequence[dict[str, str]], sampling: SamplingParams) -> ChatReply:
         """Return the assistant's next turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
@@ -86,7 +86,7 @@ class ChatPolicy(Protocol):
 
 
 class Engine(Protocol):
-    """What samples tokens. Many `generate` calls may be in flight at once."""
+    """Define an engine that samples tokens. Many `generate` calls may be in flight."""
 
     name: str
     version: int
@@ -98,10 +98,13 @@ class Engine(Protocol):
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
         """Load the weights in `folder`, drop every cache, and verify them by the probe.
 
-        The folder holds whole weights (safetensors in HF layout), or an adapter in peft's layout that is merged into the
-        base: the model folder that the engine was started on, which must stay as it is. Returns the mean absolute probe
-        difference (0.0 without a probe). Raises WeightUpdateError beyond its tolerance, and before anything is loaded
-        for an adapter that does not fit the base.
+        The folder holds whole weights (safetensors in HF layout), or an adapter in peft's layout. An adapter is merged
+        into the base: the model folder that the engine was started on, which must stay unchanged. Returns the mean
+        absolute probe difference (0.0 without a probe).
+
+        Raises:
+            WeightUpdateError: beyond the probe's tolerance, and before anything is loaded for an adapter that does not
+                fit the base.
         """
         ...
 
@@ -116,7 +119,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class ChatImage:
-    """An encoded picture in a message."""
+    """Hold an encoded picture of a message."""
 
     data: bytes
     media_type: str = "image/jpeg"
@@ -124,25 +127,25 @@ class ChatImage:
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One message; its parts, texts and pictures, are read in order."""
+    """Hold one message; its parts, texts and pictures, are read in order."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | ChatImage, ...]
 
 
 class ChatModel(Protocol):
-    """What answers a conversation, greedily. Many calls may be in flight at once."""
+    """Define a model that answers conversations greedily. Many calls may be in flight."""
 
     identity: str
-    """The model, without the place where it runs."""
+    """The model, without the address where it runs."""
 
     async def chat(
         self, messages: Sequence[ChatMessage], *, max_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> str:
         """Return the text of the answer, "" for none.
 
-        `schema` is the JSON schema the answer should keep to; a model that cannot be held to one answers freely, so the
-        text is always foreign. Raises InfraFailure when the model gave up after bounded retries.
+        `schema` is the JSON schema that the answer should satisfy. Some models cannot be constrained to a schema, so
+        treat the text as untrusted. Raises InfraFailure when the model gave up after bounded retries.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The reference engine: a Hugging Face model that samples concurrent requests in waves. It can be bit-exact."""
+"""Reference engine: a Hugging Face model that samples concurrent requests in waves. It can be bit-exact."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SETTLE_PASSES_DETERMINISTIC = 64
 
 @dataclass
 class _Waiting:
-    """A request that no wave has taken yet; `wave` resolves to (future of the wave's results, row in it)."""
+    """Hold a request that no wave has taken yet; `wave` resolves to (future of the wave's results, row in it)."""
 
     request_id: str
     job: DecodeRequest
@@ -44,27 +44,27 @@ class _Waiting:
 
 
 class TransformersEngine:
-    """Samples in waves: what is waiting is prefilled together and decoded until all rows have ended.
+    """Sample in waves: waiting requests are prefilled together and decoded until all rows have ended.
 
     All model work happens in one background thread, so updates and scores fall between waves: a generation never spans
     two versions.
 
-    With `deterministic` a wave starts only when the event loop has gone quiet (no new request in many passes) and takes
-    its requests in the order of their ids, with one thread. Episodes that run in lock-step under one `asyncio.gather`
-    then form the same waves in every run and the results are bit-equal. Work that leaves the event loop (threads,
-    sockets) must be wrapped in `hold()`, or a wave may start without the requests that would follow it.
+    With `deterministic`, a wave starts only when the event loop is quiet (no new request in many passes). It takes its
+    requests in the order of their ids, with one thread. Episodes that run in lock-step under one `asyncio.gather` then
+    form the same waves in every run, and the results are bit-equal. Work outside the event loop (threads, sockets) must
+    be wrapped in `hold()`, or a wave may start without the requests that would follow it.
 
-    Of a vision-language model the text decoder samples; prompts are text.
+    In a vision-language model the text decoder samples; prompts are text.
 
     Args:
         model_dir: Model folder in Hugging Face layout.
         dtype: Name of the torch dtype of weights and compute.
         banned: Token ids that are never sampled.
-        max_model_len: Tokens a sequence may have in all; by default the model's own limit.
+        max_model_len: Tokens a sequence may have in total; by default the model's own limit.
         device: A torch device.
         deterministic: See above.
         max_batch: Most rows in a wave.
-        threads: Threads of torch, for the whole process; None leaves it as it is, deterministic means 1.
+        threads: Threads of torch, for the whole process; None keeps torch's setting, deterministic means 1.
         seed: Seeds requests that carry none (together with their id).
 
     Raises:
@@ -110,7 +110,7 @@ class TransformersEngine:
         self._closed = False
 
     def _start_thread(self) -> None:
-        # OpenMP keeps the number of threads per thread: it must be set in the one that computes.
+        # OpenMP keeps the number of threads per thread: it must be set in the thread that computes.
         if self._threads is not None:
             torch.set_num_threads(self._threads)
 
@@ -130,7 +130,7 @@ class TransformersEngine:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep a deterministic engine from starting a wave while work outside the event loop is under way."""
+        """Keep a deterministic engine from starting a wave while work outside the event loop is in progress."""
         self._holds += 1
         self._released.clear()
         try:
@@ -175,7 +175,7 @@ class TransformersEngine:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _run_waves(self) -> None:
-        """Run waves until nothing is waiting. A wave's error reaches its own requests, and the next wave goes on."""
+        """Run waves until no request waits. A wave's error reaches its own requests, and the next wave continues."""
         while self._waiting:
             await self._settle()
             self._waiting = [w for w in self._waiting if not w.wave.cancelled()]
@@ -191,7 +191,7 @@ class TransformersEngine:
             await asyncio.wait([results])
 
     async def _settle(self) -> None:
-        """Return once no request has arrived for some passes of the event loop and nobody holds the engine."""
+        """Return once no request has arrived for some passes of the event loop and no `hold` is active."""
         passes = _SETTLE_PASSES_DETERMINISTIC if self._deterministic else _SETTLE_PASSES
         quiet, seen = 0, len(self._waiting)
         while quiet < passes:
@@ -216,7 +216,7 @@ class TransformersEngine:
             raise WeightUpdateError(f"the weights in {folder} do not fit the model: {error}{remark}") from error
         missing = [name for name in missing if name not in self._model.all_tied_weights_keys]
         if is_adapter(folder):
-            unexpected = []  # A base may hold more than this model has a use for; its start passed over it too.
+            unexpected = []  # A base may hold tensors that this model does not use; its start ignored them too.
         if missing or unexpected:
             raise WeightUpdateError(
                 f"the weights in {folder} do not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}{remark}"

@@ -1,4 +1,4 @@
-"""The default engine: vLLM's AsyncLLM, with live weight updates that are verified before anything is handed out."""
+"""Default engine: vLLM's AsyncLLM, with live weight updates that are verified before any result is returned."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]
         "OMP_NUM_THREADS": str(threads),
     }
     if device == "cpu":
-        # The engine is eager there, and pinning threads to cores would stack several engines on the same ones.
+        # The engine is eager there, and pinning threads to cores would put several engines on the same cores.
         environment |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        # AsyncLLM starts its engine process whatever this says; on CPU it only decides whether the model gets yet
-        # another process below that one (seconds of import and half a gigabyte), which a single worker does not need.
+        # AsyncLLM starts its engine process in either case. On CPU this only decides whether the model gets another
+        # process below it (seconds of import and half a gigabyte), which a single worker does not need.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment
 
 
 class VllmEngine:
-    """vLLM behind the engine protocol. Build it with `await VllmEngine.create(...)`.
+    """Run vLLM behind the engine protocol. Build it with `await VllmEngine.create(...)`.
 
-    The model runs in a process of its own, which dies with this one. During an update requests in flight are frozen
-    between two decode steps and go on with the new weights, their key-value cache recomputed: such a generation carries
-    both versions. Nothing is handed out while an update is unverified, and nothing at all after one that failed, until
-    another succeeds. A transfer that breaks off leaves requests frozen where they are: the next update is for them.
+    The model runs in a process of its own, which dies with this one. During an update, requests in flight are frozen
+    between two decode steps. They resume with the new weights, their key-value cache recomputed, so such a generation
+    carries both versions. No result is returned while an update is unverified, or after a failed one, until another
+    succeeds. An interrupted transfer leaves requests frozen in place for the next update.
     """
 
     name = "vllm"
@@ -94,11 +94,11 @@ class VllmEngine:
             model_dir: Model folder in Hugging Face layout; a tokenizer is not needed.
             dtype: Name of the torch dtype of weights and compute.
             banned: Token ids that are never sampled.
-            max_model_len: Tokens a sequence may have in all; by default the model's own limit.
+            max_model_len: Tokens a sequence may have in total; by default the model's own limit.
             max_num_seqs: Most sequences that are decoded together.
             device: "cpu", or anything else for the accelerator that vLLM finds.
             config: Further settings.
-            transfer: How weights may come over device memory (`receive`): nccl, ipc or gloo; None: only in folders.
+            transfer: Transport of weights over device memory (`receive`): nccl, ipc or gloo; None: only in folders.
 
         Raises:
             FileNotFoundError: If the model folder or one of its parts is missing.
@@ -134,7 +134,7 @@ class VllmEngine:
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "additional_config": {BANNED_KEY: list(banned)},
-            # The class, not its name: so the engine process imports its module as soon as it unpickles its arguments.
+            # The class, not its name: then the engine process imports its module as soon as it unpickles its arguments.
             "logits_processors": [BanMask],
             "worker_extension_cls": "genevolve_ray.engines.vllm_worker.WeightLoader",
         }
@@ -166,7 +166,7 @@ class VllmEngine:
             stop_token_ids=list(sampling.stop_token_ids),
             logprobs=0,
         )
-        # The last tokens may come from weights whose verification is still under way.
+        # The last tokens may come from weights whose verification is still in progress.
         await self._wait_verified()
         completion = output.outputs[0]
         versions = [self.version] * len(completion.token_ids)
@@ -180,7 +180,7 @@ class VllmEngine:
         )
 
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
-        """Freeze requests, load weights, clear caches, go on and verify; see `Engine.update`."""
+        """Freeze requests, load weights, clear caches, resume and verify; see `Engine.update`."""
         await asyncio.to_thread(check_weights, folder, self._model_dir)
         async with self._updating:
             self._verified.clear()
@@ -198,10 +198,13 @@ class VllmEngine:
     async def receive(
         self, calls: AsyncIterator[tuple[TransferCall, dict[str, Any]]], version: int, probe: Probe | None = None
     ) -> float:
-        """Freeze requests, take weights as the learner's end sends them, go on and verify; see `update`.
+        """Freeze requests, receive weights as the learner's end sends them, resume and verify; see `update`.
 
-        Returns the mean absolute probe difference. Raises WeightUpdateError when the transfer breaks off, and then
-        requests wait for another update; and when the probe does not agree, and then they fail as after `update`.
+        Returns the mean absolute probe difference.
+
+        Raises:
+            WeightUpdateError: when the transfer is interrupted, and then requests wait for another update. Also when
+                the probe does not agree, and then they fail as after `update`.
         """
         async with self._updating:
             self._verified.clear()
@@ -228,7 +231,7 @@ class VllmEngine:
         if llm is None:
             return
         if llm.output_handler is not None:
-            # It would take the end of the engine process for a crash and log it as one.
+            # Otherwise it would report the end of the engine process as a crash.
             llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
 
@@ -269,7 +272,7 @@ class VllmEngine:
         except EngineDeadError:
             raise
         except Exception as error:
-            # vLLM raises plain Exception for whatever goes wrong in its processes.
+            # vLLM raises plain Exception for every error in its processes.
             await llm.collective_rpc("abandon_update")
             raise WeightUpdateError(f"the transfer of version {version} failed: {error}") from error
         self.load_seconds = time.perf_counter() - started
@@ -292,7 +295,7 @@ class VllmEngine:
             await llm.finish_weight_update()
 
     async def _score(self, token_ids: Sequence[int]) -> list[float]:
-        # vLLM reads no cached prefix for prompt log-probs, and they skip temperature and logits processors.
+        # vLLM reads no cached prefix for prompt log-probs, and these skip temperature and logits processors.
         output = await self._run(token_ids, "score", temperature=0.0, max_tokens=1, prompt_logprobs=0)
         return list(output.prompt_logprobs.logprobs)
 

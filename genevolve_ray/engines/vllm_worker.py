@@ -1,6 +1,6 @@
-"""What runs inside vLLM's own processes: the ban mask, the loading of weights, and death with the parent.
+"""Code inside vLLM's own processes: the ban mask, the loading of weights, and termination with the parent.
 
-vLLM imports this module by the names that `engines/vllm.py` passes; nothing else should.
+vLLM imports this module by the names that `engines/vllm.py` passes; no other module should import it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ BANNED_KEY = "genevolve_banned"
 _OWN_PROCESSES = ("EngineCore", "VllmWorker")
 
 
-# At import, which happens when the engine process unpickles its arguments: starting takes seconds, and the parent may die
-# in the midst of them.
+# At import, which happens when the engine process unpickles its arguments: starting takes seconds, and the parent may
+# die during the start.
 die_with_parent(_OWN_PROCESSES)
 WeightTransferEngineFactory.register_engine("gloo", "genevolve_ray.engines.transports.gloo", "GlooReceiver")
 
 
 class BanMask(LogitsProcessor):  # type: ignore[misc]
-    """Sets the logits of the banned tokens to minus infinity for every request, before temperature and softmax."""
+    """Mask the logits of the banned tokens with minus infinity for every request, before temperature and softmax."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         banned = vllm_config.additional_config.get(BANNED_KEY, ())
@@ -43,11 +43,11 @@ class BanMask(LogitsProcessor):  # type: ignore[misc]
         self._any = bool(banned)
 
     def is_argmax_invariant(self) -> bool:
-        """Greedy sampling must see the mask as well."""
+        """Return False: greedy sampling must use the mask as well."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """The mask is the same for every request: there is no state."""
+        """Do nothing: the mask is the same for every request, so there is no state."""
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Mask float32 logits [requests, vocabulary] in place."""
@@ -55,7 +55,7 @@ class BanMask(LogitsProcessor):  # type: ignore[misc]
 
 
 class WeightLoader:
-    """Worker extension: methods that vLLM's workers gain, called through `collective_rpc`."""
+    """Extend vLLM's workers by methods that are called through `collective_rpc`."""
 
     model_runner: Any
     vllm_config: Any
@@ -65,28 +65,28 @@ class WeightLoader:
     def load_folder(self, folder: str, base: str) -> float:
         """Load a published folder into the running model, an adapter merged into `base`; return the seconds it took."""
         start = time.perf_counter()
-        # Merged where the model runs: on one thread of the host a large base would take most of a minute.
+        # Merged on the model's device: on one thread of the host a large base would take most of a minute.
         tensors = published_tensors(folder, base, self.model_runner.device)
         self.model_runner.reload_weights(weights_iterator=tensors)
         self.pack_head()
         return time.perf_counter() - start
 
     def take_part(self, info: dict[str, Any]) -> None:
-        """Receive some of the learner's weights, or all, within an update that has been started."""
+        """Receive some or all of the learner's weights, within an update that has been started."""
         if handles := info.get("ipc_handles"):
             info = info | {"ipc_handles": rebuilt_handles(handles)}
         self.update_weights(info)
 
     def settle_weights(self) -> None:
-        """Forget what was computed with the old weights, after an update that vLLM's transfer has finished."""
+        """Clear results of the old weights, after an update that vLLM's transfer has finished."""
         self.model_runner.reset_encoder_cache()
         self.model_runner.reset_mm_cache()
         self.pack_head()
 
     def abandon_update(self) -> None:
-        """End an update that did not come to its end, whatever came of it: the weights are then of no use to anyone.
+        """End an interrupted update; the weights are then unusable.
 
-        Layers that wait for the rest of their weights would take the next update's for it.
+        Otherwise layers that still wait for weights would take those of the next update.
         """
         engine = self.weight_transfer_engine
         if engine is None:
@@ -98,10 +98,10 @@ class WeightLoader:
         self._weight_update_active = False
 
     def pack_head(self) -> None:
-        """Pack the output head's weight anew for its kernel."""
+        """Pack the output head's weight again for its kernel."""
         head = getattr(self.model_runner.get_model(), "lm_head", None)
         method = getattr(head, "quant_method", None)
-        # A tied head shares the embedding's weight but keeps its own packed copy for the CPU kernel, which the reload
-        # does not touch: without this its logits are those of the old weights.
+        # A tied head shares the embedding's weight but keeps its own packed copy for the CPU kernel. The reload does
+        # not change this copy: without this call its logits are those of the old weights.
         if method is not None:
             method.process_weights_after_loading(head)

@@ -1,4 +1,4 @@
-"""From requests to judged groups: K rollouts each, failed samples drawn again, groups persisted as they finish."""
+"""Collection of judged groups: K rollouts per request, failed samples drawn again, groups persisted as they finish."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ T = TypeVar("T")
 
 @dataclass
 class SampleLimits:
-    """When the samples of one group start, and when they are given up."""
+    """Limit when the samples of one group start, and how long they may take."""
 
     slots: asyncio.Semaphore | None = None
-    """A sample starts when it gets one of these, and gives it back at its end."""
+    """A sample starts when it acquires one of these, and releases it at its end."""
     deadline: float | None = None
-    """Seconds from its start after which a sample is given up."""
+    """Seconds from its start after which a sample is dropped."""
     on_late: Callable[[], None] = lambda: None
-    """Told of every sample that is given up."""
+    """Called for every dropped sample."""
     _limits: set[asyncio.Timeout] = field(default_factory=set)
 
     async def keep(self, draw: Callable[[], Awaitable[list[Trajectory]]]) -> list[Trajectory]:
-        """Draw one sample when its turn has come; nothing comes of one that is given up."""
+        """Draw one sample in its turn; return an empty list for a dropped one."""
         try:
             async with asyncio.timeout(None) as limit:
                 self._limits.add(limit)
@@ -51,7 +51,7 @@ class SampleLimits:
             self._limits.discard(limit)
 
     def cut(self) -> None:
-        """Give up every sample that has not ended."""
+        """Drop every sample that has not ended."""
         for limit in self._limits:
             if not limit.expired():
                 limit.reschedule(asyncio.get_running_loop().time())
@@ -72,21 +72,21 @@ async def collect_group(
 ) -> Group:
     """Draw K rollouts of one request.
 
-    A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts` times;
-    what then still failed stays in the group as such: it has no reward and is never trained on. The whole group shares
-    one render seed and one renderer.
+    A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts`
+    times. A sample that still fails stays in the group as such: it has no reward and is never trained on. The whole
+    group shares one render seed and one renderer.
 
     Args:
-        request: what to draw.
+        request: the request.
         step: the round of leases that the request belongs to; seeds derive from it.
-        rollouts: who plays.
+        rollouts: plays the samples.
         run_seed: the run's seed.
         group_size: K.
-        max_attempts: tries of each sample.
-        sampling: how to sample.
-        on_trajectory: told of every attempt that ended.
-        limits: when samples start and when they are given up; those are left out of the group.
-        generations: which renderer the group draws with; it keeps the one that is current when it begins.
+        max_attempts: attempts of each sample.
+        sampling: the sampling parameters.
+        on_trajectory: called with every attempt that ended.
+        limits: start and deadline of samples; dropped samples are left out of the group.
+        generations: the renderers; the group keeps the one that is current when it begins.
     """
     render_seed = derive_seed(run_seed, "render", step, request.id)
 
@@ -118,7 +118,7 @@ async def collect_group(
 
 
 def distinct(requests: list[Request], step: int) -> list[Request]:
-    """Return the requests of a step. Raises StoreError when one is there twice: a step keeps one group of each."""
+    """Return the requests of a step. Raises StoreError for a duplicate: a step keeps one group of each request."""
     twice = sorted({r.id for r in requests if sum(r.id == other.id for other in requests) > 1})
     if twice:
         raise StoreError(
@@ -129,7 +129,7 @@ def distinct(requests: list[Request], step: int) -> list[Request]:
 
 
 async def gather_or_cancel(work: Iterable[Coroutine[object, object, T]]) -> list[T]:
-    """Run coroutines side by side; when one fails the others are cancelled, so that nothing is left running."""
+    """Run coroutines concurrently; when one fails the others are canceled, so that none is left running."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(coroutine) for coroutine in work]
     return [task.result() for task in tasks]
@@ -148,10 +148,10 @@ async def evaluate(
     adjust: Callable[[RolloutTask], RolloutTask] = lambda task: task,
     generations: RendererGenerations | None = None,
 ) -> list[Trajectory]:
-    """Draw one rollout of each request, with at most `in_flight` at once, and return them in request order.
+    """Draw one rollout of each request, with at most `in_flight` concurrently, and return them in request order.
 
-    Seeds depend on the request alone, so that two policies meet the same dice: their difference is a paired one. All are
-    drawn with the renderer that is current when the evaluation begins.
+    Seeds depend on the request alone, so that two policies are sampled with the same seeds and their difference is
+    paired. All are drawn with the renderer that is current when the evaluation begins.
     """
     gate = asyncio.Semaphore(in_flight)
 

@@ -1,4 +1,4 @@
-"""Settings of the loop itself; `genevolve_ray.config` composes them with everything else."""
+"""Settings of the loop itself; `genevolve_ray.config` combines them with all other settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genevolve_ray.records.verdict import RewardConfig
 
 
 class LoopConfig(Config):
-    """How a run proceeds (PAPER section 3 for the paper's figures)."""
+    """Configure the course of a run (PAPER section 3 for the paper's figures)."""
 
     steps: int = Field(default=40, ge=1)
     """Optimization steps of the whole run."""
@@ -61,7 +61,7 @@ class LoopConfig(Config):
 
 
 class HeldoutConfig(Config):
-    """The comparison before and after a run."""
+    """Configure the comparison before and after a run."""
 
     requests: int = Field(default=200, ge=0)
     """How many held-out requests; 0 switches the comparison off."""
@@ -72,7 +72,7 @@ class HeldoutConfig(Config):
 
 
 class SamplingConfig(Config):
-    """How training rollouts are sampled."""
+    """Configure the sampling of training rollouts."""
 
     temperature: float = Field(default=0.7, gt=0)
     """Sampling temperature; `learner.temperature` must be the same."""
@@ -81,7 +81,7 @@ class SamplingConfig(Config):
 
 
 class InferenceConfig(Config):
-    """How rows are worked on outside training: `genevolve rollout`, `render`, `judge` and `bench`."""
+    """Configure the processing of rows outside training: `genevolve rollout`, `render`, `judge` and `bench`."""
 
     temperature: float = Field(default=0.7, ge=0)
     """Of the policy's sampling; 0 is greedy."""
@@ -96,16 +96,16 @@ class InferenceConfig(Config):
 
 
 class PolicyConfig(Config):
-    """The policy to evolve."""
+    """Configure the policy to evolve."""
 
     model: str
     """A model folder in HF layout, or `package:FOLDER` for one that ships inside the installed package."""
 
 
 class RehearsalConfig(Config):
-    """A run without its model: placement, services, store and loop are real, the policy plays a script.
+    """Configure a run without its model: placement, services, store and loop are real, the policy plays a script.
 
-    It shows what a cluster, its tools, renderers and judges can carry before GPUs are spent on a policy.
+    It tests the capacity of a cluster, its tools, renderers and judges before GPUs are spent on a policy.
     """
 
     turn_seconds: float = Field(default=0.02, ge=0)
@@ -119,7 +119,7 @@ class RehearsalConfig(Config):
 
 
 class EvolutionConfig(Config):
-    """Everything that decides what a run computes."""
+    """Configure everything that determines the results of a run."""
 
     name: str = Field(default="run", pattern=r"^[\w.-]+$")
     """Name of the run; by default its folder is `runs/NAME`."""
@@ -185,8 +185,11 @@ class EvolutionConfig(Config):
         return self
 
     def _lock_step(self) -> None:
-        """Set what `deterministic` asks of engine and learner, so that the resolved configuration tells what runs."""
+        """Set the values that `deterministic` requires of engine and learner.
+
+        The resolved configuration then shows the values in effect.
+        """
         sampler = self.engine.transformers.model_copy(update={"deterministic": True, "threads": 1})
-        # Frozen from the end of construction on.
+        # Frozen from the end of construction.
         object.__setattr__(self, "engine", self.engine.model_copy(update={"transformers": sampler}))
         object.__setattr__(self, "learner", self.learner.model_copy(update={"threads": 1}))

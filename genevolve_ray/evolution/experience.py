@@ -1,6 +1,6 @@
 """Experience in the loop: best-worst pairs become bundles, bundles are remembered, and each request recalls one.
 
-PAPER section 4, items 1 to 3. What was recalled is kept with the step, so that the step can be applied again.
+PAPER section 4, items 1 to 3. The recalled bundles are stored with the step, so that the step can be applied again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from genevolve_ray.records.trajectory import Group, Pair
 from genevolve_ray.remote.client import ServiceRefusal
 
 MAX_FAULTS = 3
-"""Faults of a step that are told in words; all are counted."""
+"""Faults of a step that are reported as text; all are counted."""
 _PERMANENT = (401, 403, 404)
 
 
 class LocalExperience:
-    """The experience port over one memory; it runs in process or inside an actor."""
+    """Serve the experience port over one memory; it runs in process or inside an actor."""
 
     def __init__(self, config: ExperienceConfig, summariser: Summariser, embedder: Embedder) -> None:
         """Start with an empty memory."""
@@ -39,13 +39,13 @@ class LocalExperience:
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write this step's bundles and recall one for each request; a request's own fresh bundle counts.
 
-        A pair whose summariser gave up, or gave an answer away, teaches nothing and is counted; when the embedder
-        gives up, the step goes on without experience.
+        A pair teaches nothing and is counted when its summarizer gave up or gave an answer away. When the embedder
+        gives up, the step continues without experience.
         """
         config = self._config
         compared_groups = groups if config.outside else [_inside(group) for group in groups]
         pairs = best_worst_pairs(compared_groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
-        # A bundle is of the step that learns it; the rollouts may have been leased in an earlier round.
+        # A bundle belongs to the step that learns it; the rollouts may have been leased in an earlier round.
         found = [replace(pair, step=step) for pair in pairs]
         posed = {request.id: request for request in requests}
         compared = await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in found))
@@ -79,7 +79,7 @@ class LocalExperience:
         return self._memory.snapshot()
 
     async def restore(self, snapshot: bytes) -> None:
-        """Become the memory of a snapshot. Raises SnapshotError."""
+        """Load the memory of a snapshot. Raises SnapshotError."""
         self._memory = ExperienceMemory.restore(snapshot, self._config.memory)
 
     async def _compare(self, request: Request, pair: Pair) -> Experience | InfraFailure | LeakError:
@@ -90,7 +90,10 @@ class LocalExperience:
             return fault
 
     def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None], step: int) -> list[Lesson]:
-        """Return what each request is taught with; the controls change whose bundle it is, never how many are taught."""
+        """Return the lesson of each request.
+
+        The controls change the choice of the bundle, never the number of taught requests.
+        """
         taught = [(r, hit) for r, hit in zip(requests, hits, strict=True) if hit is not None]
         if self._config.control is AblationControl.SHUFFLED:
             taught = [(r, self._of_another(r, [h for _, h in taught], i)) for i, (r, _) in enumerate(taught)]
@@ -111,9 +114,9 @@ class LocalExperience:
         return lessons
 
     def _of_another(self, request: Request, hits: Sequence[Hit], place: int) -> Hit:
-        """Return the step's next bundle that is neither this request's nor the one it recalled, else any remembered one.
+        """Return the step's next bundle that is neither this request's nor the one it recalled.
 
-        In an empty world there is only its own.
+        Without such a bundle, return any remembered one. In an empty world only the request's own bundle exists.
         """
         order = [*hits[place + 1 :], *hits[:place], *(Hit(e.number, e.experience, 0.0) for e in self._memory.entries)]
         withheld = hits[place].number
@@ -127,6 +130,6 @@ def _inside(group: Group) -> Group:
 
 
 def _end_if_permanent(fault: Exception) -> None:
-    """Raise a refusal that no later step mends: a wrong token, model or address would quietly switch experience off."""
+    """Raise a refusal that is permanent: a wrong token, model or address would silently disable experience."""
     if isinstance(fault, ServiceRefusal) and fault.status in _PERMANENT:
         raise fault

@@ -1,7 +1,7 @@
-"""Which samples are where: the admission rule of DESIGN section 5 and its invariant.
+"""Accounting of samples: the admission rule of DESIGN section 5 and its invariant.
 
-A lease is one request's group of K samples, numbered in the order of the request source: lease i is request i. Leases are
-begun in that order, and so are those begun again after a restart.
+A lease is one request's group of K samples, numbered in the order of the request source: lease i is request i. Leases
+begin in that order, also those that begin again after a restart.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from genevolve_ray.records.trajectory import Outcome, Trajectory
 
 
 class FlowConfig(Config):
-    """What admission is reckoned from."""
+    """Configure admission."""
 
     batch: int = Field(ge=1)
     """Requests of a step."""
     group_size: int = Field(ge=1)
     max_staleness: int = Field(ge=0)
     steps: int = Field(ge=1)
-    """Steps of the whole run: what no step will consume is not leased."""
+    """Steps of the whole run: requests that no step will consume are not leased."""
 
 
 class FlowState(Record):
-    """A flow at the end of a step, as its manifest keeps it; counts are samples since the run began."""
+    """Record a flow at the end of a step, as its manifest stores it; counts are samples since the run began."""
 
     next_lease: int = 0
     open: tuple[int, ...] = ()
@@ -37,37 +37,37 @@ class FlowState(Record):
 
 
 class FlowError(GenevolveError, RuntimeError):
-    """Samples went missing or appeared from nowhere: a fault of ours."""
+    """Signal that samples were lost or duplicated, which is an internal error."""
 
 
 class Flow:
-    """Books every sample: leased = consumed + discarded + buffered + running, at all times.
+    """Count every sample: leased = consumed + discarded + buffered + running, at all times.
 
     A lease is running until its group is judged, buffered until a step takes it, then consumed; or it is discarded.
     """
 
     def __init__(self, config: FlowConfig, state: FlowState | None = None) -> None:
-        """Begin, or go on from a state: the leases that were open then are to be begun again, or are buffered by `hold`."""
+        """Begin, or resume from a state: leases that were open then begin again, or are buffered by `hold`."""
         state = state or FlowState()
         self.config = config
         self.next_lease, self.taken = state.next_lease, state.taken
         self.consumed, self.discarded = state.consumed, state.discarded
         self.idle: list[int] = list(state.open)
-        """Leases that are open and of which nothing is known: neither running nor buffered."""
+        """Leases that are open but neither running nor buffered."""
         self.running: dict[int, int] = {}
         self.buffered: dict[int, int] = {}
         """Samples of each lease that runs or is buffered."""
 
     @property
     def leased(self) -> int:
-        """Samples leased so far; those of idle leases are about to be begun again and count from then on."""
+        """Samples leased so far; samples of idle leases count once these begin again."""
         return (self.next_lease - len(self.idle)) * self.config.group_size
 
     def room(self, version: int) -> int:
-        """Return how many groups may be begun while the learner is at `version`.
+        """Return the number of groups that may begin while the learner is at `version`.
 
-        Leases are begun only while taken + buffered + running < (version + max_staleness + 1) * batch, in groups: one that
-        lost samples counts in full, or every lost sample would let rollouts run further ahead for good.
+        Leases begin only while taken + buffered + running < (version + max_staleness + 1) * batch, in groups. A group
+        that lost samples counts in full. Otherwise every lost sample would let rollouts run further ahead permanently.
         """
         c = self.config
         steps = min(version + c.max_staleness + 1, c.steps)
@@ -83,20 +83,20 @@ class Flow:
         return number
 
     def drop(self, number: int) -> None:
-        """Discard one sample of a running lease: it came too late."""
+        """Discard one sample of a running lease, because it is too late."""
         self.running[number] -= 1
         self.discarded += 1
 
     def hold(self, number: int, samples: int) -> None:
-        """A running lease is judged. Raises FlowError when its group holds another number of samples than it should."""
+        """Buffer a judged lease. Raises FlowError when its group holds another number of samples than it should."""
         if samples != self.running[number]:
             raise FlowError(f"lease {number} has {self.running[number]} samples, but its group accounts for {samples}")
         self.buffered[number] = self.running.pop(number)
 
     def found(self, number: int, samples: int) -> bool:
-        """Take in a group that was judged before a restart; returns False when its lease is closed.
+        """Add a group that was judged before a restart; return False when its lease is closed.
 
-        Leases that were begun after the state was written are known by such groups alone; those between them are idle.
+        Leases that began after the state was written are known only by such groups; the leases between them are idle.
         """
         if number >= self.next_lease:
             self.idle += range(self.next_lease, number + 1)
@@ -109,11 +109,11 @@ class Flow:
         return True
 
     def discard(self, number: int) -> None:
-        """Give a lease up, whether it runs or is buffered."""
+        """Discard a running or buffered lease."""
         self.discarded += (self.running if number in self.running else self.buffered).pop(number)
 
     def consume(self, number: int) -> None:
-        """A step takes a buffered lease."""
+        """Consume a buffered lease in a step."""
         self.taken += 1
         self.consumed += self.buffered.pop(number)
 
@@ -134,19 +134,19 @@ class Flow:
         }
 
     def state(self) -> FlowState:
-        """Return what a restart needs. The samples of open leases are not counted anywhere in it."""
+        """Return the state that a restart needs. It does not count the samples of open leases."""
         lost = sum(self.config.group_size - n for held in (self.running, self.buffered) for n in held.values())
         return FlowState(
             next_lease=self.next_lease,
             open=tuple(sorted([*self.idle, *self.running, *self.buffered])),
             taken=self.taken,
             consumed=self.consumed,
-            # A lease that is begun again has all its samples again; `found` counts those that its group lacks.
+            # A lease that begins again has all its samples; `found` counts those that its group lacks.
             discarded=self.discarded - lost,
         )
 
 
 def oldest_version(*trajectories: Trajectory) -> int | None:
-    """Return the oldest policy version behind a token that would be trained on, None when none would be."""
+    """Return the oldest policy version behind a token that would be trained on, None when there is no such token."""
     kept = (t.ledger.oldest_version for t in trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE))
     return min((version for version in kept if version is not None), default=None)

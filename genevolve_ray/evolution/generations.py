@@ -1,4 +1,4 @@
-"""Which renderer each group draws with, while renderers are replaced under a running evolution."""
+"""Assignment of renderers to groups, while renderers are replaced in a running evolution."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 
 class RendererGenerations:
-    """Renderers come in numbered generations: a group keeps the one it began with, new groups take the current one.
+    """Number the renderers in generations: a group keeps the one it began with, new groups take the current one.
 
-    Generation 0 is what the process started with; a swap is the generation of its number.
+    Generation 0 is the renderer that the process started with; a swap is the generation of its number.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class RendererGenerations:
 
     @contextmanager
     def hold(self) -> Iterator[int]:
-        """Keep the current generation for as long as a group, or a whole evaluation, needs it; yields its number."""
+        """Keep the current generation as long as a group or a whole evaluation needs it; yield its number."""
         generation = self.current
         self._held[generation] += 1
         try:
@@ -32,11 +32,11 @@ class RendererGenerations:
             self._changed.set()
 
     def switch(self, generation: int) -> None:
-        """Whatever begins from now on takes another generation."""
+        """Make a generation current for all later groups and evaluations."""
         self.current = generation
 
     async def drained(self, generation: int) -> None:
-        """Wait until nobody holds a generation; only a former one comes to that for good."""
+        """Wait until a generation has no holder; for a former generation this is permanent."""
         while self._held[generation]:
             self._changed.clear()
             await self._changed.wait()

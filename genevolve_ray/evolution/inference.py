@@ -1,4 +1,4 @@
-"""The parts of inference: who plays an episode, who renders, who judges; in one process here, on Ray in `cluster`."""
+"""The parts of inference: agent, renderer and judge; in one process here, on Ray in `cluster`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAMPLE = 1 << 16
 
 
 class PolicySource(Record):
-    """Which policy plays: a model folder sampled by an engine, or an endpoint. `identity` is what outputs record."""
+    """Identify the policy: a model folder sampled by an engine, or an endpoint. `identity` is recorded in outputs."""
 
     identity: str
     model: Path | None = None
@@ -35,7 +35,10 @@ class PolicySource(Record):
 
 
 def folder_digest(model: Path) -> str:
-    """Return a digest of a model folder: names and sizes of its files, and samples of each; it does not read all weights."""
+    """Return a digest of a model folder: names and sizes of its files, and samples of each.
+
+    It does not read all weights.
+    """
     digest = hashlib.sha256()
     for path in sorted(p for p in model.iterdir() if p.suffix in (".json", ".safetensors", ".jinja")):
         size = path.stat().st_size
@@ -48,10 +51,10 @@ def folder_digest(model: Path) -> str:
 
 
 class AgentPort(Protocol):
-    """Plays episodes."""
+    """Play episodes."""
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Play one episode; a valid program ends as PENDING. Its usage is on the caller's meter."""
+        """Play one episode; a valid program ends as PENDING. Its usage is recorded on the caller's meter."""
         ...
 
     def opening(self, request: Request) -> list[dict[str, str]]:
@@ -61,7 +64,7 @@ class AgentPort(Protocol):
 
 @dataclass
 class InferencePorts:
-    """Hold the parts that were asked for."""
+    """Hold the requested parts."""
 
     agent: AgentPort | None = None
     renderer: RenderPort | None = None
@@ -77,9 +80,9 @@ class Wanted:
     render: bool = False
     judge: bool = False
     grade: bool = False
-    """The judge plug-in is one of another benchmark's own scale."""
+    """The judge plug-in uses the scale of another benchmark."""
     train: bool = False
-    """A learner trains the policy: what is played is rendered and judged at once, and engines take each version."""
+    """A learner trains the policy: samples are rendered and judged directly, and engines load each version."""
     date: str = ""
     """Required by profiles that append the date."""
 
@@ -90,14 +93,14 @@ class RunningPolicy:
 
     speak: Speak
     engine: Engine | None = None
-    """Samples the policy; None for an endpoint, whose weights nobody here can replace."""
+    """Samples the policy; None for an endpoint, whose weights cannot be replaced here."""
 
 
 @asynccontextmanager
 async def open_policy(
     config: EvolutionConfig, source: PolicySource, transfer: str | None = None
 ) -> AsyncIterator[RunningPolicy]:
-    """Bring a policy up in this process, and close it at the end; `transfer` as of `create_engine`."""
+    """Start a policy in this process, and close it at the end; `transfer` as in `create_engine`."""
     if source.endpoint is not None:
         policy = OpenAIPolicy(source.endpoint)
         try:
@@ -105,7 +108,7 @@ async def open_policy(
         finally:
             await policy.aclose()
         return
-    # Rendering, judging and endpoints do without torch.
+    # Rendering, judging and endpoints do not need torch.
     from genevolve_ray.evolution.inprocess import load_chat, start_engine
 
     assert source.model is not None, "a policy must be a model folder or an endpoint"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Ports:
-    """What the loop needs from wherever it runs."""
+    """Hold the parts that the loop needs, independent of where they run."""
 
     rollouts: RolloutPort
     learner: LearnerPort
@@ -44,14 +44,14 @@ class Ports:
 
 
 class LocalRollouts:
-    """The rollout port over one engine in this process; it also holds the renderers."""
+    """Serve the rollout port over one engine in this process; it also holds the renderers."""
 
     def __init__(self, rollouts: Rollouts, scoring: Scoring, engine: Engine, images: ImageStore) -> None:
-        """Bring rollouts, what scores them, their engine and the run's pictures together."""
+        """Combine rollouts, their scoring, their engine and the run's pictures."""
         self._rollouts, self._scoring, self._engine, self._images = rollouts, scoring, engine, images
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
-        """Build a renderer beside the one that is there. Raises PluginFault for one that cannot live in this process."""
+        """Build an additional renderer. Raises PluginFault for one that cannot run in this process."""
         if spec.isolated:
             raise PluginFault("renderer.runtime_env needs separate processes, but this run is one process")
         service = RenderService(await asyncio.to_thread(build_here, spec), self._images)
@@ -59,7 +59,7 @@ class LocalRollouts:
         return service.identity
 
     async def remove_renderer(self, generation: int) -> None:
-        """Let a renderer go."""
+        """Remove a renderer."""
         self._scoring.drop_renderer(generation)
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
@@ -79,14 +79,14 @@ def load_chat(model_dir: Path) -> ChatFormat:
 
 
 def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
-    """Return the ids that neither engine nor learner gives any probability, those that pad the vocabulary among them."""
+    """Return the ids that have no probability in engine and learner, including those that pad the vocabulary."""
     return banned_token_ids(chat.tokenizer, vocab_size=vocabulary_size(model_dir))
 
 
 async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str | None = None) -> Engine:
     """Start the engine of a run in this process, with the run's ban mask; in a rehearsal one that plays a script.
 
-    `transfer` as of `create_engine`.
+    `transfer` as in `create_engine`.
     """
     chat = load_chat(model_dir)
     if config.rehearsal is not None:
@@ -98,7 +98,7 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
 
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
-    """Build everything around an engine in this process; it stays the caller's to close."""
+    """Build everything around an engine in this process; the caller closes the engine."""
     chat, tools = load_chat(model_dir), config.tools.build(images).tools
     scoring = build_scoring(config, images)
 
@@ -123,13 +123,13 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
 def start_learner(
     config: EvolutionConfig, model_dir: Path, folders: WeightFolders, ranks: Ranks | None = None
 ) -> LocalLearner:
-    """Load the learner, or this process's rank of it, with the ban mask that the engines use; it writes to `folders`."""
+    """Load the learner, or this process's rank of it, with the engines' ban mask; it writes to `folders`."""
     chat = load_chat(model_dir)
     return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
 
 
 def start_experience(config: EvolutionConfig) -> LocalExperience | None:
-    """Build the experience memory with its summariser and embedder, None where the run has no experience."""
+    """Build the experience memory with its summarizer and embedder, None where the run has no experience."""
     if not config.experience.enabled:
         return None
     embedder = build_embedder(config.experience.embedder)

@@ -1,4 +1,4 @@
-"""The learner port over one process's `Learner`: judged groups in, one optimisation step out."""
+"""Learner port over one process's `Learner`: judged groups in, one optimization step out."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 PROBE_TOKENS = 96
 MOVED_TOKENS = 12
-"""Tokens kept for each taught request: what its experience moved most."""
+"""Tokens kept for each taught request: those that its experience moved most."""
 _OWN = ("seconds", "tokens_per_second", "tokens", "policy_tokens", "model_flops_per_second")
 """Learner metrics that rollouts have too; they are logged as `learner_...`."""
 
 
 class LocalLearner:
-    """A `Learner` behind the port that the loop knows; it runs in process or inside an actor."""
+    """Wrap a `Learner` for the loop; it runs in process or inside an actor."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class LocalLearner:
 
         Args:
             learner: the policy under training.
-            advantage: how rewards become advantages.
-            probe: the token ids by which weight updates are verified.
+            advantage: settings of the advantages.
+            probe: the token ids that verify weight updates.
             tolerance: largest mean |engine - learner| log-prob on them.
             folders: where versions are written.
-            patch: builds what the teacher reads; without one lessons teach nothing.
+            patch: builds the teacher's contexts; without one, lessons teach nothing.
         """
         self._learner, self._advantage = learner, advantage
         self._probe, self._tolerance, self._patch = tuple(probe), tolerance, patch
@@ -72,7 +72,7 @@ class LocalLearner:
 
         Raises:
             RuntimeError: when no group has two scores to compare.
-            ExperienceLeakError: when a student has seen experience.
+            ExperienceLeakError: when a student's context holds experience.
         """
         teachers = _Teachers(self._patch, lessons) if self._patch is not None else None
         self._trained = trained_trajectories(groups)
@@ -102,7 +102,8 @@ class LocalLearner:
 
     async def publish(self, version: int) -> PublishedWeights:
         """Write the weights as a version, and return it with the probe that engines must reproduce."""
-        # First what all ranks of a learner do together: a full disk then fails rank 0 alone, and no other waits for it.
+        # All ranks of a learner do their joint work first: a full disk then fails rank 0 alone, and no other waits for
+        # it.
         probe = await self.probe()
         return PublishedWeights(version, probe, FolderPayload(await self.write(version)))
 
@@ -123,7 +124,7 @@ class LocalLearner:
         return folder
 
     def outgoing(self) -> OutgoingWeights:
-        """Return the weights as tensors, for engines that take them over device memory."""
+        """Return the weights as tensors, for engines that receive them over device memory."""
         from genevolve_ray.learning.step import Learner
 
         if not isinstance(self._learner, Learner):
@@ -136,7 +137,7 @@ class LocalLearner:
             self._learner.save(folder)
 
     async def restart(self) -> None:
-        """There is no other process: what is lost here is lost with the run's."""
+        """Do nothing: there is no other process, so a lost learner ends the run's process as well."""
         raise LearnerLost("the learner runs in the process of the run")
 
     async def load(self, folder: str) -> None:
@@ -150,18 +151,18 @@ class LocalLearner:
 
 @contextmanager
 def _writing(folder: str) -> Iterator[None]:
-    """Raise OSError for what torch and safetensors raise, each in its own way, when a disk is full."""
+    """Raise OSError for the various errors of torch and safetensors on a full disk."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
         if type(error) not in (RuntimeError, SafetensorError):
-            raise  # a GPU that is out of memory, ranks that lost each other: no fault of the disk
+            raise  # not a disk error: a GPU that is out of memory, or ranks that lost each other
         free = shutil.disk_usage(folder).free
         raise OSError(errno.EIO, f"{folder} cannot be written ({free} bytes are free there): {error}") from error
 
 
 class _Teachers:
-    """The teacher's context of each trajectory of a step, and how many were too long to have one."""
+    """Hold the teacher's context of each trajectory of a step, and the number that were too long to have one."""
 
     def __init__(self, patch: TeacherPatch, lessons: Sequence[Lesson]) -> None:
         self._patch, self.too_long = patch, 0
@@ -188,7 +189,7 @@ def build_learner(
     Args:
         config: the settings of the run.
         model_dir: the policy, in HF layout.
-        banned: ids that neither engine nor learner gives any probability.
+        banned: ids that have no probability in engine and learner.
         chat: the policy's template; the probe is drawn from the ids of its tokenizer.
         folders: where versions are written.
         ranks: this process's place among several that share the policy.
@@ -222,7 +223,7 @@ def trained_trajectories(groups: Sequence[Group]) -> list[Trajectory]:
     A group with fewer than two scores has nothing to compare and is left out; infrastructure failures never enter.
 
     Raises:
-        ValueError: for a trajectory of which only text is known: there is nothing to learn from.
+        ValueError: for a trajectory that has only text, without tokens to learn from.
     """
     kept = ([t for t in g.trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE)] for g in groups)
     trained = [t for scored in kept if len(scored) > 1 for t in scored]
@@ -238,9 +239,10 @@ def training_sequences(
     config: AdvantageConfig,
     teacher: Callable[[Trajectory], TeacherContext | None] | None = None,
 ) -> list[TrainSequence]:
-    """Turn judged groups into sequences with group-relative advantages (PAPER section 3), in `trained_trajectories`' order.
+    """Turn judged groups into sequences with group-relative advantages (PAPER section 3).
 
-    `teacher` returns what a teacher reads of a trajectory, None where nothing was recalled for its request.
+    The order is that of `trained_trajectories`. `teacher` returns the teacher's context of a trajectory, None where no
+    bundle was recalled for its request.
     """
     sequences = []
     for _, members in groupby(trained_trajectories(groups), key=lambda t: t.key.request_id):

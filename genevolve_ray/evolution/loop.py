@@ -1,6 +1,7 @@
-"""The evolution loop, as PAPER sections 3 and 4 tell it: rollouts, judgement, experience, one learner step, publish.
+"""Evolution loop of PAPER sections 3 and 4: rollouts, judgment, experience, one learner step, publication.
 
-With `loop.max_staleness` above 0 the rollouts of the next steps go on meanwhile (DESIGN section 5); nothing else differs.
+With `loop.max_staleness` above 0, the rollouts of the next steps continue during the learner step (DESIGN section 5);
+nothing else differs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from genevolve_ray.records.trajectory import Trajectory
 
 @dataclass
 class Evolution:
-    """A run: everything the loop needs, behind protocols."""
+    """Run an evolution: the loop with all its parts, behind protocols."""
 
     config: EvolutionConfig
     requests: RequestSource
@@ -44,7 +45,7 @@ class Evolution:
     generations: RendererGenerations = field(default_factory=RendererGenerations)
 
     async def start(self) -> int:
-        """Restore the last committed state, give it to the engines, and return its policy version."""
+        """Restore the last committed state, publish it to the engines, and return its policy version."""
         version = await restore(self.store, self.learner, self.experience, self.monitor)
         await self.publish(version)
         return version
@@ -69,7 +70,7 @@ class Evolution:
             await stream.close()
 
     async def advance(self, step: int, batch: Batch, experience: ExperienceStep, clock: Clock) -> bool:
-        """Learn from a batch, publish and commit; False when the learner was lost on the way, and nothing is committed."""
+        """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
         self.monitor.phase("learning", 0, len(batch.groups))
         metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
         try:
@@ -85,7 +86,7 @@ class Evolution:
         return True
 
     async def recall(self, batch: Batch, step: int) -> ExperienceStep:
-        """Turn best-worst pairs into bundles, and return the bundle that each request recalls, its own fresh one included."""
+        """Turn best-worst pairs into bundles, and return the bundle that each request recalls, including its own."""
         if self.experience is None:
             return ExperienceStep()
         self.monitor.phase("experience", 0, len(batch.groups))
@@ -95,7 +96,7 @@ class Evolution:
         return learned
 
     async def publish(self, version: int) -> float:
-        """Give the engines the learner's weights; they sample only after the probe agrees. Returns the difference."""
+        """Publish the learner's weights; engines sample only after the probe agrees. Returns the difference."""
         self.monitor.phase("publishing", 0, 1)
         weights = await self.learner.publish(version)
         difference = await self.rollouts.update(weights)
@@ -106,7 +107,7 @@ class Evolution:
     async def commit(
         self, step: int, batch: Batch, experience: ExperienceStep, metrics: dict[str, float], clock: Clock
     ) -> None:
-        """Validate and checkpoint where due, then make the step real by its one manifest."""
+        """Validate and checkpoint where due, then commit the step by its one manifest."""
         loop, last = self.config.loop, step == self.config.loop.steps
         validation = None
         if loop.validate_every and (step % loop.validate_every == 0 or last):
@@ -122,7 +123,7 @@ class Evolution:
             self.store.put_experience(step, await self.experience.snapshot())
         clock.lap("seconds_commit")
         metrics |= clock.seconds()
-        # Side by side with the learner, rollouts take the whole step.
+        # In parallel with the learner, rollouts take the whole step.
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
@@ -144,5 +145,5 @@ class Evolution:
         )
 
     def sampling(self) -> SamplingParams:
-        """Return how training and validation rollouts are sampled."""
+        """Return the sampling parameters of training and validation rollouts."""
         return SamplingParams(temperature=self.config.sampling.temperature, top_p=self.config.sampling.top_p)

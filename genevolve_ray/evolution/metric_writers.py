@@ -1,4 +1,4 @@
-"""Where a run's metrics go besides `metrics.jsonl`, which the run store always writes."""
+"""Writers of a run's metrics besides `metrics.jsonl`, which the run store always writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genevolve_ray.records.base import Config
 
 
 class MetricsConfig(Config):
-    """Further metric writers; none by default."""
+    """Configure further metric writers; none by default."""
 
     tensorboard: str = ""
     """Folder for TensorBoard's event files; empty switches it off."""
@@ -25,23 +25,23 @@ class MetricsConfig(Config):
 
 
 class MetricWriter(Protocol):
-    """Takes the metrics of committed steps."""
+    """Write the metrics of committed steps."""
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Take one step's metrics; what the writer cannot show (text, missing values) it leaves out."""
+        """Write one step's metrics; values that the writer cannot show (text, missing values) are left out."""
         ...
 
     def close(self) -> None:
-        """Write out what is buffered; nothing follows."""
+        """Write out buffered metrics; no call follows."""
         ...
 
 
 class MetricWriterError(UserFault, RuntimeError):
-    """A metric writer that was asked for cannot be had; the message says what to do."""
+    """Report that a configured metric writer is unavailable; the message states the remedy."""
 
 
 class TensorBoardWriter:
-    """Scalars as TensorBoard event files, by TensorBoard's own writer (which needs no torch)."""
+    """Write scalars as TensorBoard event files, by TensorBoard's own writer (which needs no torch)."""
 
     def __init__(self, folder: str) -> None:
         """Write to a local folder. Raises MetricWriterError when TensorBoard is not installed."""
@@ -60,7 +60,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Scalars to Weights & Biases; a run that is resumed goes on under the same id."""
+    """Write scalars to Weights & Biases; a resumed run continues under the same id."""
 
     def __init__(self, config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> None:
         """Begin or resume a W&B run. Raises MetricWriterError when wandb is not installed."""
@@ -84,14 +84,14 @@ class WandbWriter:
 
 
 class MetricWriters:
-    """Several writers as one."""
+    """Combine several writers into one."""
 
     def __init__(self, writers: Sequence[MetricWriter]) -> None:
         """Write to each of `writers`, in order."""
         self._writers = list(writers)
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
-        """Hand a step's metrics to every writer."""
+        """Pass a step's metrics to every writer."""
         for writer in self._writers:
             writer.write(step, metrics)
 
@@ -102,10 +102,10 @@ class MetricWriters:
 
 
 def open_writers(config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> MetricWriters:
-    """Open the writers that a configuration asks for.
+    """Open the configured writers.
 
     Args:
-        config: which writers.
+        config: the settings of the writers.
         run_id: name of the run, the same when it is resumed.
         resolved: the run's resolved configuration, for writers that show it.
 

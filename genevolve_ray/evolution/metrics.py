@@ -1,4 +1,4 @@
-"""Numbers about groups and evaluations: what a step logs, and the parts of verdicts."""
+"""Metrics of groups and evaluations: the log of a step, and the parts of verdicts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from genevolve_ray.records.verdict import WEIGHTS
 
 
 class ParityError(GenevolveError, RuntimeError):
-    """Engine and learner disagree about the policy's log-probs: training on them would be training on noise."""
+    """Signal that engine and learner disagree about the policy's log-probs.
+
+    Training on such log-probs would be training on noise.
+    """
 
 
 def check_parity(step: int, parity: float | None, limit: float) -> None:
@@ -29,7 +32,7 @@ def check_parity(step: int, parity: float | None, limit: float) -> None:
 
 
 class Clock:
-    """Seconds of the phases of a step."""
+    """Measure the seconds of the phases of a step."""
 
     def __init__(self) -> None:
         """Start."""
@@ -37,7 +40,7 @@ class Clock:
         self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """End a phase: the time since the last one is its."""
+        """End a phase, which began at the end of the last one."""
         now = perf_counter()
         self._laps[name], self._last = now - self._last, now
 
@@ -62,10 +65,10 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def usage_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Return what the services were used for: sums over trajectories, failed attempts included.
+    """Return the usage of the services: sums over trajectories, failed attempts included.
 
-    The policy's own engine counts with its tokens alone. `service_cached_fraction` is the share of answers that a cache
-    gave, the hit rate of a query cache; it is missing where no service was asked.
+    The policy's own engine counts with its tokens alone. `service_cached_fraction` is the share of answers from a
+    cache, the hit rate of a query cache; it is missing where no service was called.
     """
     used: dict[str, Usage] = {}
     for trajectory in trajectories:

@@ -1,4 +1,4 @@
-"""What the loop tells whoever watches it; the viewer's progress display implements this."""
+"""Notifications of the loop to a monitor; the viewer's progress display implements this protocol."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ from genevolve_ray.records.trajectory import Trajectory
 
 
 class Monitor(Protocol):
-    """A listener of the loop."""
+    """Listen to the loop."""
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """Say that a phase of the step begins, with `total` units to do."""
+        """Report that a phase of the step begins, with `total` units to do."""
         ...
 
     def trajectory(self, trajectory: Trajectory) -> None:
-        """Say that one more rollout of the phase is done."""
+        """Report that one more rollout of the phase is done."""
         ...
 
     def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
-        """Say that a step is committed."""
+        """Report that a step is committed."""
         ...
 
     def note(self, text: str) -> None:
-        """Say anything else worth a line."""
+        """Report any other event as one line."""
         ...
 
 
 class NullMonitor:
-    """Watches without a word."""
+    """Ignore all notifications."""
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def trajectory(self, trajectory: Trajectory) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 class Recording:
-    """Passes everything on to a watcher, and the metrics of committed steps to metric writers as well."""
+    """Forward everything to a monitor, and the metrics of committed steps to metric writers as well."""
 
     def __init__(self, monitor: Monitor, writers: MetricWriters) -> None:
-        """Stand between the loop and `monitor`."""
+        """Keep the monitor that receives the notifications, and the metric writers."""
         self._monitor, self._writers = monitor, writers
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """Pass it on."""
+        """Forward it."""
         self._monitor.phase(name, done, total)
 
     def trajectory(self, trajectory: Trajectory) -> None:
-        """Pass it on."""
+        """Forward it."""
         self._monitor.trajectory(trajectory)
 
     def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
-        """Pass it on and write it."""
+        """Forward it and write it."""
         self._monitor.step(step, metrics, validation)
         found = {f"validation/{name}": value for name, value in (validation or {}).items()}
         self._writers.write(step, {**metrics, **found})
 
     def note(self, text: str) -> None:
-        """Pass it on."""
+        """Forward it."""
         self._monitor.note(text)

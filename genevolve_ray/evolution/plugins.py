@@ -19,39 +19,39 @@ from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 
 _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
-"""Names of settings whose values are shown nowhere."""
+"""Names of settings whose values are never shown."""
 
 
 class Role(StrEnum):
-    """What a plug-in is for."""
+    """Name the roles of plug-ins."""
 
     REQUESTS = "requests"
-    """Poses the requests; it is built by the driver, over the run's image store."""
+    """Provides the requests; it is built by the driver, over the run's image store."""
     TOOLS = "tools"
     """Every tool of the policy, built over the run's image store."""
     RENDERER = "renderer"
     """Draws programs."""
     JUDGE = "judge"
-    """Scores what was drawn."""
+    """Scores rendered pictures."""
     SUMMARISER = "summariser"
-    """Says what a best-worst pair teaches."""
+    """Summarizes a best-worst pair as experience."""
     EMBEDDER = "embedder"
-    """Turns texts into directions. A run chooses one of ours (`experience.embedder.kind`); others can be checked."""
+    """Turns texts into directions. A run uses a built-in one (`experience.embedder.kind`); others can be checked."""
 
     @property
     def group(self) -> str:
-        """The entry-point group that its plug-ins are registered in."""
+        """The entry-point group of its plug-ins."""
         plural = self.value if self.value.endswith("s") else f"{self.value}s"
         return f"genevolve_ray.{plural}"
 
 
 class PluginFault(UserFault, ValueError):
-    """A plug-in cannot be found, loaded, configured or built; the message is one line that names the value at fault."""
+    """Report a plug-in that cannot be found, loaded, configured or built, in one line that names the invalid value."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A plug-in that an installed distribution registers under a name; `path` is `package.module:Class`."""
+    """Describe a plug-in that an installed distribution registers under a name; `path` is `package.module:Class`."""
 
     role: Role
     name: str
@@ -61,9 +61,9 @@ class Registered:
 
 
 def registered(role: Role) -> list[Registered]:
-    """Return our own plug-ins of a role and those that other distributions register, by name. Nothing is imported."""
+    """Return the built-in plug-ins of a role and those of other distributions, by name. Nothing is imported."""
     found = {_registered(role, entry) for entry in entry_points(group=role.group)}
-    # What stands in the source tree holds: the metadata of an installation of our own may be older.
+    # The source tree has priority: the metadata of an installation of this package may be older.
     found = {plugin for plugin in found if plugin.distribution.replace("-", "_") != DISTRIBUTION}
     found |= {Registered(role, name, path, DISTRIBUTION, __version__) for name, path in OWN[role].items()}
     return sorted(found, key=lambda plugin: (plugin.name, plugin.path))
@@ -75,10 +75,10 @@ def _registered(role: Role, entry: EntryPoint) -> Registered:
 
 
 class PluginSpec(Config):
-    """Which class serves a role, its settings, and where it runs.
+    """Select the class of a role, its settings, and the environment in which it runs.
 
-    The class has a pydantic `Config`. Renderers, judges and summarisers are built as `Class(config)`; request sources and
-    toolboxes, which bring pictures into the run, as `Class(config, images)`.
+    The class has a pydantic `Config`. Renderers, judges and summarizers are built as `Class(config)`; request sources
+    and toolboxes, which bring pictures into the run, as `Class(config, images)`.
     """
 
     role: ClassVar[Role | None] = None
@@ -94,17 +94,17 @@ class PluginSpec(Config):
     @field_validator("type")
     @classmethod
     def _present(cls, path: str) -> str:
-        """Call a class of ours by its present path, so that what is recorded compares whatever the file says."""
+        """Replace the old path of a built-in class by its present one, so that recorded values compare equal."""
         return current_path(path)
 
     @property
     def isolated(self) -> bool:
-        """Whether the class may be importable only where it runs."""
+        """True when the class may be importable only where it runs."""
         return bool(self.runtime_env)
 
     @property
     def path(self) -> str:
-        """`package.module:Class`. Raises PluginFault for a name that nobody, or more than one, has registered."""
+        """`package.module:Class`. Raises PluginFault for a name without a registration, or with more than one."""
         if ":" in self.type:
             return self.type
         if self.role is None:
@@ -146,7 +146,7 @@ class PluginSpec(Config):
             first = error.errors()[0]
             key = ".".join(["config", *(str(part) for part in first["loc"])])
             owner = f"{self.role}." if self.role else f"{self.type}: "
-            # A token in the wrong place must not get into logs.
+            # A token in the wrong field must not appear in logs.
             value = "" if _SECRET.search(key) else f", got {first['input']!r}"
             raise PluginFault(f"{owner}{key}: {first['msg']}{value}") from error
 
@@ -157,7 +157,7 @@ class PluginSpec(Config):
 
 
 class RequestsSpec(PluginSpec):
-    """A request source."""
+    """Select a request source."""
 
     role: ClassVar = Role.REQUESTS
 
@@ -172,31 +172,31 @@ class RequestsSpec(PluginSpec):
 
 
 class ToolsSpec(PluginSpec):
-    """A toolbox."""
+    """Select a toolbox."""
 
     role: ClassVar = Role.TOOLS
 
 
 class RendererSpec(PluginSpec):
-    """A renderer."""
+    """Select a renderer."""
 
     role: ClassVar = Role.RENDERER
 
 
 class JudgeSpec(PluginSpec):
-    """A judge."""
+    """Select a judge."""
 
     role: ClassVar = Role.JUDGE
 
 
 class SummariserSpec(PluginSpec):
-    """A summariser."""
+    """Select a summarizer."""
 
     role: ClassVar = Role.SUMMARISER
 
 
 class EmbedderSpec(PluginSpec):
-    """An embedder."""
+    """Select an embedder."""
 
     role: ClassVar = Role.EMBEDDER
 
@@ -207,7 +207,7 @@ SPECS: dict[Role, type[PluginSpec]] = {
 
 
 def build_here(spec: PluginSpec, *context: ImageStore) -> Any:
-    """Build a plug-in in a process of its own. Raises PluginFault, in one line, whatever goes wrong."""
+    """Build a plug-in in a process of its own. Raises PluginFault, in one line, for every error."""
     kind = spec.resolve()
     settings = spec.settings(kind)
     try:

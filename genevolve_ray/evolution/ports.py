@@ -1,4 +1,4 @@
-"""The protocols the loop is written against; `inprocess` and `cluster` implement them."""
+"""Protocols between the loop and its parts; `inprocess` and `cluster` implement them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from genevolve_ray.records.verdict import Verdict
 
 
 class RolloutTask(Record):
-    """One sample to draw: which request, with which seeds, how to sample, and with which generation of the renderer.
+    """Describe one sample to draw: the request, the seeds, the sampling, and the generation of the renderer.
 
-    `experience` is for evaluations that ask what guidance is worth; a training rollout never carries any.
+    `experience` is for evaluations that measure the value of guidance; a training rollout never carries any.
     """
 
     request: Request
@@ -43,16 +43,16 @@ class RolloutTask(Record):
 
 
 class ExperienceStep(Record):
-    """What the experience of a step came to: a lesson for each request that recalled one, and numbers about it."""
+    """Hold the experience of a step: a lesson for each request that recalled one, and metrics about it."""
 
     lessons: tuple[Lesson, ...] = ()
     faults: tuple[str, ...] = ()
-    """What summariser or embedder gave up on, in words."""
+    """Failures of summarizer or embedder, as text."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
 class ExperiencePort(Protocol):
-    """The experience memory and everything around it, one writer."""
+    """Keep the experience memory and everything around it, with one writer."""
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Compare best and worst of each group, remember what that taught, and recall a bundle for each request."""
@@ -63,12 +63,12 @@ class ExperiencePort(Protocol):
         ...
 
     async def restore(self, snapshot: bytes) -> None:
-        """Become the memory of a snapshot."""
+        """Load the memory of a snapshot."""
         ...
 
 
 class RolloutPort(Protocol):
-    """One or many rollout workers behind one door."""
+    """Dispatch samples to one or many rollout workers."""
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample; the outcome is typed, never an exception of the outside world."""
@@ -80,7 +80,7 @@ class RolloutPort(Protocol):
 
 
 class RenderPort(Protocol):
-    """A renderer that reads and writes pixels by reference."""
+    """Render with pixels by reference."""
 
     identity: str
 
@@ -90,7 +90,7 @@ class RenderPort(Protocol):
 
 
 class JudgePort(Protocol):
-    """A judge that reads pixels by reference."""
+    """Judge with pixels by reference."""
 
     identity: str
 
@@ -102,7 +102,7 @@ class JudgePort(Protocol):
 
 
 class GradePort(Protocol):
-    """A judge of another benchmark's own scale, that reads pixels by reference."""
+    """Grade on the scale of another benchmark, with pixels by reference."""
 
     identity: str
 
@@ -112,18 +112,21 @@ class GradePort(Protocol):
 
 
 class LearnerLost(GenevolveError, RuntimeError):
-    """A process of the learner died; the message names its rank. The loop brings another to the last committed state."""
+    """Signal that a process of the learner died; the message names its rank.
+
+    The loop brings another one to the last committed state.
+    """
 
 
 class LearnerPort(Protocol):
-    """The learner group as the loop sees it. Any call may raise LearnerLost where it runs in processes of its own."""
+    """Define the learner for the loop. Any call may raise LearnerLost where it runs in processes of its own."""
 
     async def restart(self) -> None:
-        """Begin anew in new processes, as at the very start. Raises LearnerLost when that was done too often."""
+        """Start again in new processes from the initial state. Raises LearnerLost after too many restarts."""
         ...
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
-        """Take one optimisation step on judged groups and return its metrics.
+        """Take one optimization step on judged groups and return its metrics.
 
         A teacher that reads a request's lesson scores the request's trajectories as well.
         """
@@ -138,7 +141,7 @@ class LearnerPort(Protocol):
         ...
 
     async def release(self, version: int) -> None:
-        """Forget a version that every engine has replaced; one that is not there is no error."""
+        """Remove a version that every engine has replaced; a missing one is not an error."""
         ...
 
     async def save(self, folder: str) -> None:
@@ -155,10 +158,10 @@ class LearnerPort(Protocol):
 
 
 class RequestSource(Protocol):
-    """Where requests come from; `index` counts from 0 and the same index is always the same request."""
+    """Provide requests; `index` counts from 0 and the same index always gives the same request."""
 
     def train(self, index: int) -> Request:
-        """Return the index-th training request."""
+        """Return the training request number `index`."""
         ...
 
     def validation(self, count: int) -> list[Request]:

@@ -1,4 +1,4 @@
-"""Getting back to the last committed state of a run."""
+"""Restoration of the last committed state of a run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from genevolve_ray.evolution.store.run import RunStore
 
 
 class ResumeError(GenevolveError, RuntimeError):
-    """Stored batches do not lead back to the committed state."""
+    """Signal that stored batches do not reproduce the committed state."""
 
 
 async def restore(store: RunStore, learner: LearnerPort, experience: ExperiencePort | None, monitor: Monitor) -> int:
     """Load the last checkpoint, apply the stored batches of later steps again, and return the policy version.
 
-    The experience memory becomes that of the last committed step.
+    The experience memory is restored to the last committed step.
 
     Raises:
-        ResumeError: when the state that comes out is not, hash for hash, the one that was committed.
+        ResumeError: when the restored state does not have the hash of the committed one.
     """
     plan = store.resume_plan()
     if plan.checkpoint_step is not None:
@@ -36,9 +36,9 @@ async def restore(store: RunStore, learner: LearnerPort, experience: ExperienceP
 
 
 async def revive(store: RunStore, learner: LearnerPort, monitor: Monitor) -> None:
-    """Bring a learner in new processes to the last committed state; engines and experience stay as they are.
+    """Bring a learner in new processes to the last committed state; engines and experience stay unchanged.
 
-    Engines may hold weights of the very step that was lost: done again on the same batch, it gives the same ones.
+    Engines may hold weights of the step that was lost; repeating it on the same batch gives the same weights.
 
     Raises:
         LearnerLost: when it was lost too often.

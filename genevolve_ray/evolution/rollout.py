@@ -23,23 +23,23 @@ Speak = Callable[[SamplingParams], PolicySession]
 
 
 class Scoring:
-    """Has the programs of episodes rendered and judged, wherever they were played."""
+    """Render and judge the programs of episodes, independent of where these were played."""
 
     def __init__(self, renderer: RenderPort, judge: JudgePort, reward: RewardConfig, generation: int = 0) -> None:
-        """Bring the parts together; `generation` is the number of the renderer, which tasks name."""
+        """Combine the parts; `generation` is the number of the renderer, which tasks name."""
         self._judge, self._reward = judge, reward
         self._renderers: dict[int, RenderPort] = {generation: renderer}
 
     def add_renderer(self, generation: int, renderer: RenderPort) -> None:
-        """Draw tasks of a generation with a renderer."""
+        """Use a renderer for the tasks of a generation."""
         self._renderers[generation] = renderer
 
     def drop_renderer(self, generation: int) -> None:
-        """Forget a renderer that no task needs any more; one that is not there is no error."""
+        """Remove a renderer that no task needs any more; a missing one is not an error."""
         self._renderers.pop(generation, None)
 
     async def score(self, task: RolloutTask, trajectory: Trajectory) -> Trajectory:
-        """Render and judge a played sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
+        """Render and judge a played sample. A failure of an external service becomes the outcome INFRA_FAILURE."""
         renderer = self._renderers[task.renderer]
         trajectory.provenance = trajectory.provenance.model_copy(
             update={
@@ -71,7 +71,10 @@ class Scoring:
 
 
 class Rollouts:
-    """Play episodes, and have their programs rendered and judged where there is a scoring; many may run at once."""
+    """Play episodes, and have their programs rendered and judged where there is a scoring.
+
+    Episodes may run concurrently.
+    """
 
     def __init__(
         self,
@@ -81,20 +84,20 @@ class Rollouts:
         date: str = "",
         scoring: Scoring | None = None,
     ) -> None:
-        """Bring the parts together.
+        """Combine the parts.
 
         Args:
             speak: returns the policy for one conversation.
             tools: by name.
             profile: the protocol of the episodes.
             date: required by profiles that append the date.
-            scoring: what renders and judges; without it a valid program ends as PENDING.
+            scoring: renders and judges; without it a valid program ends as PENDING.
         """
         self._speak, self._tools, self._profile, self._date = speak, tools, profile, date
         self._scoring = scoring
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Draw one sample. A failure of the outside world becomes the outcome INFRA_FAILURE."""
+        """Draw one sample. A failure of an external service becomes the outcome INFRA_FAILURE."""
         with metered() as meter:
             trajectory = await run_episode(
                 task.request,

@@ -1,4 +1,4 @@
-"""Renderer and judge as services over the image store: pixels go by reference, never through the driver."""
+"""Renderer and judge as services over the image store: pixels travel by reference, never through the driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from genevolve_ray.renderers.protocol import Renderer
 
 
 class RenderService:
-    """A renderer that takes and returns image references."""
+    """Render with image references as input and output."""
 
     def __init__(self, renderer: Renderer, images: ImageStore) -> None:
         """Serve `renderer` over `images`."""
@@ -36,7 +36,7 @@ class RenderService:
 
 
 class GradeService:
-    """A judge of another benchmark's own scale, that takes image references."""
+    """Grade image references on the scale of another benchmark."""
 
     def __init__(self, judge: Any, images: ImageStore) -> None:
         """Serve `judge` over `images`."""
@@ -49,7 +49,7 @@ class GradeService:
 
 
 class JudgeService:
-    """A judge that takes image references."""
+    """Judge image references."""
 
     def __init__(self, judge: Judge, images: ImageStore) -> None:
         """Serve `judge` over `images`."""
@@ -61,7 +61,7 @@ class JudgeService:
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> Verdict:
-        """Judge a picture beside its truth. Raises InfraFailure when it cannot be judged."""
+        """Judge a picture against its truth. Raises InfraFailure when it cannot be judged."""
         if request.truth_image is None:
             raise InfraFailure(f"request {request.id} has no ground-truth image for the judge")
         truth = self._images.get(request.truth_image)

@@ -1,4 +1,4 @@
-"""Rollouts that go on while the learner works: leases in, judged and persisted groups out, none too stale."""
+"""Rollouts that continue while the learner works: leases in, judged and persisted groups out, none too stale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from genevolve_ray.records.trajectory import Group, Trajectory
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step takes: groups in the order of their leases, their requests, and the flow once they are taken."""
+    """Hold the input of a step: groups in the order of their leases, their requests, and the flow after taking them."""
 
     requests: list[Request]
     groups: list[Group]
@@ -30,10 +30,10 @@ class Batch:
 
 
 class RolloutStream:
-    """Keeps as many groups under way as admission allows, and hands them out batch by batch.
+    """Keep as many groups running as admission allows, and return them batch by batch.
 
-    With `max_staleness` 0 nothing is leased until the last step has been consumed and published: that is the synchronous
-    loop. A group is persisted before it counts as judged.
+    With `max_staleness` 0 nothing is leased until the last step has been consumed and published: that is the
+    synchronous loop. A group is persisted before it counts as judged.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RolloutStream:
         version: int,
         generations: RendererGenerations | None = None,
     ) -> None:
-        """Go on after the last committed step, whose policy version is `version`; nothing runs before `take`."""
+        """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`."""
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
         self._store, self._monitor, self._sampling = store, monitor, sampling
@@ -63,18 +63,18 @@ class RolloutStream:
         self._slots = asyncio.Semaphore(loop.max_running or settings.batch * loop.group_size * (loop.max_staleness + 1))
         self._groups: dict[int, Group] = {}
         self._oldest: dict[int, int | None] = {}
-        """Of each buffered group: its tokens are looked through once."""
+        """Of each buffered group, so that its tokens are searched once."""
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._limits: dict[int, SampleLimits] = {}
         self._ended_oldest: dict[int, int] = {}
-        """Of each running lease some of whose samples have ended: the oldest version behind their tokens."""
+        """Of each running lease with samples that have ended: the oldest version behind their tokens."""
         self._next = version
         """The version that will learn from the next batch."""
         self._ended = asyncio.Event()
         self._take_in_pending(version)
 
     async def take(self, step: int) -> Batch:
-        """Return the batch of a step as soon as enough fresh groups are judged. Raises what a rollout raised."""
+        """Return the batch of a step as soon as enough fresh groups are judged. Raises the error of a rollout."""
         size, discarded = self._config.loop.requests_per_step, self.flow.discarded
         self._next = step - 1
         self._settle()
@@ -96,13 +96,13 @@ class RolloutStream:
         return Batch(requests, groups, self.flow.state(), self._metrics(ages, self.flow.discarded - discarded))
 
     async def close(self) -> None:
-        """Stop what runs. Its leases stay open, and are begun again when the run goes on."""
+        """Stop all running samples. Their leases stay open, and begin again when the run resumes."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def _settle(self) -> None:
-        """Raise what a rollout raised, give up what has become stale, and lease as much as admission allows."""
+        """Raise the error of a rollout, discard stale groups, and lease as much as admission allows."""
         for number in [n for n, task in self._tasks.items() if task.done()]:
             del self._limits[number]
             self._ended_oldest.pop(number, None)
@@ -119,10 +119,10 @@ class RolloutStream:
             self._tasks[number].add_done_callback(lambda _: self._ended.set())
 
     async def _cut(self) -> bool:
-        """End groups of which the next step would find the samples that have ended too old; returns whether any did.
+        """End running groups whose ended samples would be too old for the next step; return whether there were any.
 
-        They go on without their stragglers. The step has its batch already, so that no sample is given up which it could
-        have waited for.
+        They continue without their stragglers. The step already has its batch, so it could not have waited for any
+        dropped sample.
         """
         last = [n for n, oldest in self._ended_oldest.items() if self._lag(oldest) >= self._staleness]
         for number in last:
@@ -143,7 +143,7 @@ class RolloutStream:
         return sorted(list(chosen.values())[:size])
 
     def _check_round(self, number: int) -> None:
-        """Check the requests of a round when its first lease begins. Raises StoreError when one is there twice."""
+        """Check the requests of a round when its first lease begins. Raises StoreError for a duplicate."""
         size = self._config.loop.requests_per_step
         if number % size == 0:
             distinct([self._requests.train(n) for n in range(number, number + size)], round_of(number, size))
@@ -177,7 +177,7 @@ class RolloutStream:
             self._ended_oldest[number] = min(oldest, self._ended_oldest.get(number, oldest))
 
     def _leave_out_stale(self, number: int, group: Group) -> None:
-        """Take samples out of a group that ended with tokens too old for the next batch, for the sake of the others."""
+        """Remove samples from a group that ended with tokens too old for the next batch, to keep the others."""
         stale = {t.key.sample for t in group.trajectories if self._lag(oldest_version(t)) > self._staleness}
         for _ in stale:
             self.flow.drop(number)
@@ -191,11 +191,12 @@ class RolloutStream:
         )
 
     def _take_in_pending(self, version: int) -> None:
-        """Take in groups that were judged before a restart and that no manifest names.
+        """Add groups that were judged before a restart and that no manifest names.
 
-        One that holds tokens of a version that was never committed is discarded: that number will name other weights.
+        A group with tokens of a version that was never committed is discarded, because that number will name other
+        weights.
         """
-        # In deterministic mode nothing is used again: what runs beside a sample may change its last bits.
+        # In deterministic mode nothing is reused: concurrent samples may change the last bits of a sample.
         if self._config.deterministic:
             return
         size = self._config.loop.requests_per_step
@@ -218,7 +219,7 @@ class RolloutStream:
         raise StoreError(f"round {group.step} holds a group of request {group.request_id!r}, which was never leased")
 
     def _lag(self, oldest: int | None) -> int:
-        """Return how many versions a token lags behind the policy that learns from the next batch."""
+        """Return the number of versions that a token lags behind the policy that learns from the next batch."""
         return 0 if oldest is None else self._next - oldest
 
     def _metrics(self, ages: list[int], discarded: int) -> dict[str, float]:
@@ -238,7 +239,7 @@ def round_of(number: int, size: int) -> int:
 
 
 def stored_flow(store: RunStore, version: int, settings: FlowConfig) -> FlowState:
-    """Return the flow that the last committed step left; runs from before flows were kept took leases in order."""
+    """Return the flow at the last committed step; runs from before flows were stored took leases in order."""
     if version == 0:
         return FlowState()
     kept = store.manifest(version).loop.get("flow")

@@ -1,8 +1,8 @@
-"""Another renderer for a running evolution: asked for by a file in the run, carried out between groups, and recorded.
+"""Renderer swaps in a running evolution: requested by a file in the run, executed between groups, and recorded.
 
-One group has one renderer (DESIGN section 2). A swap brings the new renderer up beside the old one; when it serves, groups
-that begin take it, groups under way end on the old one, and then the old one is taken away. A renderer that does not come
-up changes nothing. What was swapped last is what a resumed run draws with.
+One group has one renderer (DESIGN section 2). A swap starts the new renderer in addition to the old one. Once it
+serves, new groups take it, running groups finish on the old one, and then the old one is removed. A renderer that fails
+to start changes nothing. A resumed run uses the renderer of the last swap.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.evolution.store.manifest import Document, now, step_name
 
 POLL_SECONDS = 2.0
-"""How often the run's folder is asked for swaps."""
+"""Interval at which the run's folder is searched for swaps."""
 
 
 class SwapState(StrEnum):
-    """What became of a swap."""
+    """Name the states of a swap."""
 
     ASKED = "asked"
-    """The run has not taken it up yet, or is bringing the renderer up."""
+    """The run has not started it, or is starting the renderer."""
     DONE = "done"
-    """Groups that began since draw with it."""
+    """Groups that began later use it."""
     REFUSED = "refused"
-    """It could not be brought up; the one before stays."""
+    """It could not be started; the previous renderer stays."""
 
 
 class Swap(Document):
-    """`swaps/NNNNNN.json`: which renderer is asked for, and what came of it. Swaps count from 1.
+    """Store a requested renderer and the result in `swaps/NNNNNN.json`. Swaps count from 1.
 
-    `identity` is what the renderer says of itself, `message` why it was refused.
+    `identity` is the renderer's own identity, `message` the reason of a refusal.
     """
 
     number: int
@@ -51,10 +51,10 @@ class Swap(Document):
 
 
 class Swaps:
-    """The swaps of a run, as files in its folder; whoever asks needs no lock of the run."""
+    """Keep the swaps of a run as files in its folder; a request needs no lock of the run."""
 
     def __init__(self, folder: Folder) -> None:
-        """Look into a run's folder."""
+        """Open a run's folder."""
         self._folder = folder
 
     def all(self) -> list[Swap]:
@@ -67,17 +67,17 @@ class Swaps:
         return self._read(_path(number))
 
     def ask(self, renderer: RendererSpec) -> Swap:
-        """Ask for a renderer."""
+        """Request a renderer."""
         swap = Swap(number=max((s.number for s in self.all()), default=0) + 1, renderer=renderer, asked=now())
         self.put(swap)
         return swap
 
     def put(self, swap: Swap) -> None:
-        """Write what became of a swap."""
+        """Write the result of a swap."""
         self._folder.put(_path(swap.number), swap.encode(), f"swap {swap.number}")
 
     def in_force(self) -> Swap | None:
-        """Return the swap that a resumed run draws with, None for the renderer of its configuration."""
+        """Return the swap of the renderer of a resumed run, None for the renderer of its configuration."""
         return next((swap for swap in reversed(self.all()) if swap.state is SwapState.DONE), None)
 
     def _read(self, name: str) -> Swap:
@@ -85,17 +85,17 @@ class Swaps:
 
 
 class RendererHost(Protocol):
-    """Where renderers live: in this process, or as Serve applications."""
+    """Start and remove renderers: in this process, or as Serve applications."""
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
-        """Bring a renderer up so that tasks of its generation can be played, and return its identity.
+        """Start a renderer so that tasks of its generation can be played, and return its identity.
 
-        Raises whatever keeps it from serving; nothing of it is left then.
+        Raises any error that keeps it from serving; no part of the renderer remains then.
         """
         ...
 
     async def remove_renderer(self, generation: int) -> None:
-        """Take a renderer away that no task needs any more."""
+        """Remove a renderer that no task needs any more."""
         ...
 
 
@@ -107,14 +107,14 @@ async def swapping(
     monitor: Monitor,
     poll_seconds: float = POLL_SECONDS,
 ) -> AsyncIterator[None]:
-    """Carry swaps out while the body runs; one that is not done by then is taken up when the run goes on.
+    """Execute swaps while the body runs; one that is not done by its end is executed when the run resumes.
 
     Args:
-        swaps: where they are asked for.
-        host: who brings renderers up; None for a run whose renderer may not change.
-        generations: which renderer groups begin with.
-        monitor: told of every swap.
-        poll_seconds: how often to look.
+        swaps: the requested swaps.
+        host: starts renderers; None for a run whose renderer may not change.
+        generations: the renderers of new groups.
+        monitor: receives a note on every swap.
+        poll_seconds: interval of the search for swaps.
     """
     task = asyncio.create_task(_watch(swaps, host, generations, monitor, poll_seconds), name="swaps")
     try:
@@ -134,7 +134,7 @@ async def _watch(
             for swap in await asyncio.to_thread(swaps.all):
                 if swap.state is SwapState.ASKED:
                     await _carry_out(swap, swaps, host, generations, monitor)
-        except StoreError as error:  # a damaged request is no reason to end a run
+        except StoreError as error:  # a damaged request must not end a run
             if told != str(error):
                 told = str(error)
                 monitor.note(f"swaps: {error}")

@@ -1,4 +1,4 @@
-"""What the teacher reads: a student's trajectory with retrieved experience in its system prompt, token for token."""
+"""Context of the teacher: a student's trajectory with retrieved experience in its system prompt, token for token."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from genevolve_ray.records.trajectory import Trajectory
 
 
 class ExperienceLeakError(GenevolveError, RuntimeError):
-    """A student's context holds experience: what it learned could not be told from what it was told."""
+    """Signal that a student's context holds experience.
+
+    The student's own learning could then not be separated from the guidance.
+    """
 
 
 class TeacherPatch:
-    """Builds teacher contexts under one chat template and one protocol profile.
+    """Build teacher contexts under one chat template and one protocol profile.
 
-    The guide stands before the tool definitions, at a boundary of tokens; everything after it is the student's own.
+    The guide is inserted before the tool definitions, at a token boundary; everything after it is the student's own.
     """
 
     def __init__(
         self, chat: ChatFormat, profile: ProtocolProfile, max_tokens: int, gate_kinds: Collection[str] = ()
     ) -> None:
-        """Find the place of the guide.
+        """Find the insertion point of the guide.
 
         Args:
             chat: the policy's template.
@@ -40,16 +43,16 @@ class TeacherPatch:
         self._head = chat.text_ids(guide_head(profile))
 
     def check_student(self, trajectory: Trajectory) -> None:
-        """Check that the student saw no experience. Raises ExperienceLeakError naming the trajectory."""
+        """Check that the student's context holds no experience. Raises ExperienceLeakError naming the trajectory."""
         place = len(self._before)
         if trajectory.ledger.tokens[place : place + len(self._head)] == self._head:
             raise ExperienceLeakError(f"trajectory {trajectory.key} was sampled with experience in its context")
 
     def context(self, trajectory: Trajectory, experience: Experience) -> TeacherContext | None:
-        """Return the trajectory as the teacher reads it, None when that is longer than it can score.
+        """Return the teacher's context of a trajectory, None when it is longer than the teacher can score.
 
         Raises:
-            PatchError: when the place of the guide is no boundary of the student's tokens.
+            PatchError: when the insertion point is not at a boundary of the student's tokens.
         """
         self.check_student(trajectory)
         ledger, guide = trajectory.ledger, self._chat.text_ids(guide_text(self._profile, experience))
@@ -68,17 +71,17 @@ class TeacherPatch:
 
 
 class PatchError(GenevolveError, ValueError):
-    """Guidance cannot be inserted; the message says where the tokens disagree."""
+    """Signal that guidance cannot be inserted; the message names the place where the tokens disagree."""
 
 
 def insert_guide(tokens: Sequence[int], before: Sequence[int], guide: Sequence[int]) -> list[int]:
-    """Return the tokens with `guide` inserted behind `before`, with which they must begin.
+    """Return the tokens with `guide` inserted after `before`, with which they must begin.
 
-    All ids after the insertion are the student's own, so the teacher scores exactly what the student wrote.
+    All ids after the insertion are the student's own, so the teacher scores exactly the tokens that the student wrote.
 
     Raises:
-        PatchError: when the tokens do not begin with `before` (the place is no boundary of tokens), or when the guidance
-            stands there already.
+        PatchError: when the tokens do not begin with `before` (the place is not a token boundary), or when the guidance
+            is already there.
     """
     place = len(before)
     if list(tokens[:place]) != list(before):

@@ -1,8 +1,8 @@
-"""Weights as a value: what the learner publishes and engines load, and the folders of versions on one machine.
+"""Weights as a value between learner and engines, and the folders of versions on one machine.
 
-Each transport family has a payload of its own. `FolderPayload` serves one process; `cluster.transports` has files that
-cross to other nodes, and tensors that engines take from the learner's memory. An adapter is a payload of files like
-whole weights: an engine sees from the files that it has to merge them into its base.
+Each transport family has a payload of its own. `FolderPayload` serves one process. `cluster.transports` has files that
+are sent to other nodes, and tensors that engines receive from the learner's memory. An adapter is a payload of files,
+like whole weights: an engine recognizes it by its files and merges it into its base.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class WeightPayload(Protocol):
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Hold one version of the policy on its way from the learner to the engines.
+    """Hold one published version of the policy.
 
     Attributes:
         version: its number.
-        probe: what an engine must reproduce before it samples from these weights.
+        probe: the log-probs that an engine must reproduce before it samples from these weights.
         payload: the weights themselves, in the form of their transport.
     """
 
@@ -50,7 +50,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class FolderPayload:
-    """Name a folder of the machine that the whole run is on."""
+    """Name a folder of the machine on which the whole run takes place."""
 
     path: str
 
@@ -74,7 +74,7 @@ class WeightFolders:
         return str(path)
 
     def release(self, version: int) -> None:
-        """Remove the folder of a version that every engine has replaced; one that is not there is no error."""
+        """Remove the folder of a version that every engine has replaced; a missing one is not an error."""
         shutil.rmtree(self._root / f"v{version:06d}", ignore_errors=True)
 
 
@@ -93,8 +93,8 @@ def memory_folder(name: str, keeper: int) -> Path:
     """Make a folder for weights, on a RAM disk where there is one, so that a version is written and read in memory.
 
     Args:
-        name: tells the folders of one keeper apart.
-        keeper: id of the process without which the folder is of no use; once it is gone `remove_leftovers` removes it.
+        name: distinguishes the folders of one keeper.
+        keeper: id of the process that uses the folder; after that process ends, `remove_leftovers` removes the folder.
     """
     folder = _base() / f"{_PREFIX}-{name}-{keeper}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -102,7 +102,7 @@ def memory_folder(name: str, keeper: int) -> Path:
 
 
 def remove_leftovers() -> None:
-    """Remove the weights of processes that are gone, such as a driver that was killed."""
+    """Remove the weights of processes that have ended, such as a driver that was killed."""
     for folder in _base().glob(f"{_PREFIX}-*"):
         keeper = folder.name.rpartition("-")[2]
         if keeper.isdigit() and not Path(f"/proc/{keeper}").exists():

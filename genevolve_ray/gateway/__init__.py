@@ -1,1 +1,1 @@
-"""Rollouts from outside the cluster, over HTTP: the gateway inside, and the worker anywhere."""
+"""Rollouts from outside the cluster, over HTTP: the gateway inside, and workers anywhere."""

@@ -1,4 +1,4 @@
-"""The gateway over HTTP: who may, how much, and the answer or the reason why not."""
+"""The gateway over HTTP: authorization, limits, and the answer or the reason for a refusal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def create_app(gateway: Gateway) -> FastAPI:
 
 
 class _Door:
-    """One method for each route. The token is looked at before anything of the body is read."""
+    """Handle each route in one method. The token is checked before anything of the body is read."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -61,7 +61,7 @@ class _Door:
     # --- around every request ---
 
     async def refused(self, request: Request, error: Exception) -> Response:
-        """Say why."""
+        """Answer with the reason of a refusal."""
         assert isinstance(error, GatewayRefusal)
         self._gateway.meters.refuse(error.reason, error.worker or getattr(request.state, "worker", None))
         headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
@@ -71,7 +71,7 @@ class _Door:
         return JSONResponse(body.model_dump(), error.status, headers)
 
     async def malformed(self, request: Request, error: Exception) -> Response:
-        """Say that a path or a query is not what it should be."""
+        """Answer that a path or a query is invalid."""
         return await self.refused(request, GatewayRefusal(RefusalReason.MALFORMED, "path or query"))
 
     async def _admit(self, request: Request, scope: Scope = Scope.ROLLOUT) -> TokenEntry:
@@ -97,7 +97,7 @@ class _Door:
     # --- routes ---
 
     async def health(self) -> Response:
-        """Say that the gateway is there; nothing else without a token."""
+        """Report that the gateway is running; no other information is given without a token."""
         return PlainTextResponse("ok")
 
     async def run(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class _Door:
         return _json(self._gateway.card())
 
     async def model(self, request: Request, name: str) -> Response:
-        """Give a part of a file of the model folder."""
+        """Serve a part of a file of the model folder."""
         await self._admit(request)
         gateway = self._gateway
         answer, sent = self._file(request, gateway.run.model_dir, gateway.model_files + gateway.base_files, name)
@@ -115,13 +115,13 @@ class _Door:
         return answer
 
     async def weights(self, request: Request, after: int = -1, wait: float = 0.0) -> Response:
-        """Name the newest version, as soon as it is beyond `after`; 204 when there is none in time."""
+        """Name the newest version once it is beyond `after`; 204 when there is none in time."""
         await self._admit(request)
         card = await self._gateway.weights(after, min(max(wait, 0.0), MAX_WAIT))
         return Response(status_code=204) if card is None else _json(card)
 
     async def weights_file(self, request: Request, version: int, name: str) -> Response:
-        """Give a part of a file of a version."""
+        """Serve a part of a file of a version."""
         await self._admit(request)
         found = self._gateway.version_store.get(version)
         answer, sent = self._file(request, found.folder, found.card.files, name)
@@ -129,29 +129,29 @@ class _Door:
         return answer
 
     async def lease(self, request: Request) -> Response:
-        """Give out samples to play."""
+        """Lease samples to play."""
         who = await self._admit(request)
         order = read_body(LeaseOrder, await self._body(request))
         grants = await self._gateway.lease(who, order)
         if await request.is_disconnected():
-            for grant in grants:  # nobody is there to play them
+            for grant in grants:  # the client has disconnected and will not play them
                 await self._gateway.give_back(who, grant.id)
         return JSONResponse({"leases": [grant.model_dump(mode="json") for grant in grants]})
 
     async def renew(self, request: Request, lease: str) -> Response:
-        """Let a lease live on."""
+        """Extend a lease."""
         who = await self._admit(request)
         lease_table = self._gateway.lease_table
         return JSONResponse({"seconds": lease_table.renew(lease_table.find(lease, who.name))})
 
     async def tools(self, request: Request, lease: str) -> Response:
-        """Carry a tool call out."""
+        """Execute a tool call."""
         who = await self._admit(request)
         order = read_body(ToolOrder, await self._body(request))
         return _json(await self._gateway.call(who, lease, order))
 
     async def trajectory(self, request: Request, lease: str) -> Response:
-        """Take a played episode."""
+        """Accept a played episode."""
         who = await self._admit(request)
         return _json(await self._gateway.push(who, lease, await self._body(request)))
 
@@ -161,22 +161,22 @@ class _Door:
         return Response(status_code=204)
 
     async def image(self, request: Request) -> Response:
-        """Take a picture of a trusted worker's own tools."""
+        """Accept a picture of a trusted worker's own tools."""
         who = await self._admit(request, Scope.OWN_TOOLS)
         return _json(await self._gateway.put_image(who, await self._body(request)))
 
     async def status(self, request: Request) -> Response:
-        """Show everything."""
+        """Report the whole status."""
         await self._admit(request, Scope.STATUS)
         return JSONResponse(self._gateway.status())
 
     async def metrics(self, request: Request) -> Response:
-        """Show the metrics."""
+        """Report the metrics."""
         await self._admit(request, Scope.STATUS)
         return Response(self._gateway.metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> tuple[Response, int]:
-        """Return a part of a file, and how many bytes go over the wire."""
+        """Return a part of a file, and the number of bytes that are transferred."""
         data, start, size = read_range(folder, files, name, request.headers.get("range"))
         media = "application/octet-stream"
         headers = {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{size}", "Accept-Ranges": "bytes"}

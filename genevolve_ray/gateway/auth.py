@@ -1,4 +1,4 @@
-"""Bearer tokens: random, scoped, expiring, and known to the gateway by their hash alone."""
+"""Bearer tokens: random, scoped, expiring, and stored by the gateway as hashes only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_TOKEN_CHARS = 256
 
 
 class Scope(StrEnum):
-    """What a token allows."""
+    """Name the permissions that a token can have."""
 
     ROLLOUT = "rollout"
     """Lease requests, load weights, call tools, push trajectories."""
@@ -36,7 +36,7 @@ class Scope(StrEnum):
 
 
 class TokenEntry(Record):
-    """A token as it is kept: its name, the SHA-256 of its text (32 random bytes, so no salt is needed), scopes, times."""
+    """Store a token: its name, the SHA-256 of its text (32 random bytes, so no salt is needed), scopes, times."""
 
     name: str = Field(pattern=NAME)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -51,11 +51,11 @@ class _Entries(Record):
 
 
 class TokenFileError(UserFault, ValueError):
-    """A file of tokens that cannot be read, or a name that is taken or unknown."""
+    """Report a file of tokens that cannot be read, or a name that is taken or unknown."""
 
 
 class TokenFile:
-    """The tokens of a gateway, in a file that only its owner may read."""
+    """Manage the tokens of a gateway, in a file that only its owner may read."""
 
     def __init__(self, path: Path) -> None:
         """Name the file; it need not exist."""
@@ -64,7 +64,7 @@ class TokenFile:
         self._entries: tuple[TokenEntry, ...] = ()
 
     def entries(self) -> tuple[TokenEntry, ...]:
-        """Return the tokens, read again where the file has changed. Raises TokenFileError for a file that is none."""
+        """Return the tokens; the file is read again when it has changed. Raises TokenFileError for an invalid file."""
         try:
             stat = self.path.stat()
         except FileNotFoundError:
@@ -79,7 +79,7 @@ class TokenFile:
         return self._entries
 
     def new(self, name: str, scopes: Iterable[Scope], lifetime: float | None = None) -> str:
-        """Make a token and return its text, which is kept nowhere. Raises TokenFileError when the name is taken."""
+        """Create a token and return its text, which is stored nowhere. Raises TokenFileError when the name is taken."""
         token = PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         entry = TokenEntry(
@@ -106,7 +106,7 @@ class TokenFile:
     def holder(self, header: str | None, now: float | None = None) -> TokenEntry:
         """Return the token behind an `Authorization` header.
 
-        Every entry is compared, each in constant time, so that an answer's time tells nothing of the hashes.
+        Every entry is compared, each in constant time, so that response times reveal nothing about the hashes.
 
         Raises:
             GatewayRefusal: without a bearer token, for one that is unknown, and for one that has expired.
@@ -126,7 +126,10 @@ class TokenFile:
         return found
 
     def _locked(self) -> FileLock:
-        """Let one process change the file at a time. The lock has a file of its own: a change replaces the file."""
+        """Return the lock by which one process at a time changes the file.
+
+        It has its own file, as a change replaces the file.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path.with_name(f".{self.path.name}.lock"))
 
@@ -138,7 +141,7 @@ class TokenFile:
 
 
 def digest(token: str) -> str:
-    """Return what is kept of a token."""
+    """Return the stored form of a token."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The worker's end of the wire: calls with bounded retries, refusals as such, downloads that go on where they stopped."""
+"""Client of the gateway for workers: calls with bounded retries, typed refusals, and downloads that resume."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _SERVER_ERROR = 500
 
 
 class GatewayDown(UserFault, RuntimeError):
-    """The gateway could not be reached, or had a fault of its own, after bounded retries."""
+    """Report that the gateway could not be reached, or had an error of its own, after bounded retries."""
 
 
 class GatewayClient:
-    """Talks to one gateway."""
+    """Call one gateway."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class GatewayClient:
         Args:
             url: the gateway, as `https://host:port`.
             token: the bearer token.
-            ca_file: certificates to trust beside the system's.
-            timeout: seconds of one try.
-            attempts: tries of a call.
-            backoff: seconds before the second try; they double from there.
+            ca_file: certificates to trust in addition to the system's.
+            timeout: seconds of one attempt.
+            attempts: attempts per call.
+            backoff: seconds before the second attempt; they double from there.
         """
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
         self._http = httpx.AsyncClient(
@@ -70,7 +70,7 @@ class GatewayClient:
             timeout=httpx.Timeout(timeout, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             verify=verify,
-            follow_redirects=False,  # the token goes to this address and no other
+            follow_redirects=False,  # the token is sent to this address and no other
         )
         self._attempts, self._backoff = attempts, backoff
         self.received = 0
@@ -80,7 +80,7 @@ class GatewayClient:
         await self._http.aclose()
 
     async def run(self) -> RunCard:
-        """Return what the run is."""
+        """Return the description of the run."""
         return await self._get(RunCard, "/v1/run")
 
     async def weights(self, after: int, wait: float = 0.0) -> WeightsCard | None:
@@ -90,7 +90,7 @@ class GatewayClient:
 
     async def lease(self, count: int = 1, wait: float = 20.0) -> list[LeaseGrant]:
         """Return new leases, none when there is nothing to play."""
-        # Not tried again: what a lost answer granted expires by itself.
+        # Not retried: a lease that a lost answer granted expires without action.
         answer = await self.call("POST", "/v1/leases", json={"count": count, "wait": wait}, attempts=1)
         try:
             return TypeAdapter(list[LeaseGrant]).validate_python(answer.json()["leases"])
@@ -106,16 +106,16 @@ class GatewayClient:
         await self.call("DELETE", f"/v1/leases/{lease}", attempts=2)
 
     async def tool(self, lease: str, order: ToolOrder) -> ToolAnswer:
-        """Have a tool call carried out."""
+        """Execute a tool call at the gateway."""
         answer = await self.call("POST", f"/v1/leases/{lease}/tools", json=order.model_dump(mode="json"))
         return _read(ToolAnswer, answer)
 
     async def put_image(self, data: bytes) -> ImageRef:
-        """Bring a picture of an own tool; returns what it is called inside."""
+        """Upload a picture of a tool of the worker's own; return its reference inside."""
         return _read(ImageRef, await self.call("PUT", "/v1/images", content=data))
 
     async def push(self, lease: str, push: Push) -> None:
-        """Hand an episode in. A second try that finds it answered has answered it."""
+        """Push an episode. A retry that finds the lease answered counts as success."""
         body, headers = push.model_dump_json().encode(), {"Content-Type": "application/json"}
         if len(body) > _COMPRESS_FROM:
             body, headers["Content-Encoding"] = compress(body), ZSTD
@@ -133,13 +133,16 @@ class GatewayClient:
         await self._retrying(self._attempts)(once)
 
     async def download(self, path: str, files: Sequence[FileCard], folder: Path) -> None:
-        """Load files below `path` into a folder. Raises GatewayDown when they are not what their digests say."""
+        """Download files below `path` into a folder. Raises GatewayDown when they do not match their digests."""
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         for file in files:
             await self._download(f"{path}/{file.name}", file, folder / file.name)
 
     async def _download(self, path: str, file: FileCard, target: Path) -> None:
-        """Load a file in ranges into `NAME.part`, from where an earlier try left it; whole and right, it gets its name."""
+        """Download a file in ranges into `NAME.part`, resuming an earlier attempt.
+
+        A complete, verified file gets its name.
+        """
         part = target.with_name(f"{target.name}.part")
         if await asyncio.to_thread(is_there, target, file):
             return
@@ -208,12 +211,12 @@ def _digest(path: Path) -> str:
 
 
 def is_there(path: Path, file: FileCard) -> bool:
-    """Return whether a file has been loaded before."""
+    """Return whether a file was downloaded before."""
     return path.is_file() and path.stat().st_size == file.size and _digest(path) == file.sha256
 
 
 def _begun(part: Path, size: int) -> int:
-    """Return how much of a file an earlier try has loaded; what is longer than the file is none of it."""
+    """Return the number of bytes that an earlier attempt downloaded; a partial file that is too long counts as 0."""
     part.touch()
     if part.stat().st_size > size:
         part.write_bytes(b"")
@@ -221,7 +224,7 @@ def _begun(part: Path, size: int) -> int:
 
 
 def _append(part: Path, packed: bytes) -> int:
-    """Append what a compressed answer holds; returns its bytes."""
+    """Append the content of a compressed answer; return its number of bytes."""
     data = decompress(packed, RANGE_BYTES)
     with open(part, "ab") as out:
         out.write(data)

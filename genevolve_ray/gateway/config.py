@@ -13,7 +13,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class LimitsConfig(Config):
-    """What a token may ask of the gateway."""
+    """Configure the limits of a token."""
 
     requests_per_second: float = Field(default=50.0, gt=0)
     """Mean rate of a token's calls."""
@@ -32,7 +32,7 @@ class LimitsConfig(Config):
 
 
 class TrustConfig(Config):
-    """How much of what a worker says is checked, and when it has said too much."""
+    """Configure the checks of workers' data, and the thresholds of quarantine."""
 
     spot_check: float = Field(default=0.1, ge=0, le=1)
     """Fraction of a worker's trajectories whose log-probs are scored again."""
@@ -57,7 +57,7 @@ class TrustConfig(Config):
 
 
 class GatewayConfig(Config):
-    """Whether and how a run takes rollouts from outside the cluster. Without a port there is no gateway."""
+    """Configure rollouts from outside the cluster. Without a port there is no gateway."""
 
     port: int | None = Field(default=None, ge=0, le=65535)
     """Port to listen at; 0 takes a free one, None opens no gateway."""

@@ -1,4 +1,4 @@
-"""What people see: a worker's own progress, and the state of a gateway."""
+"""Terminal output: a worker's own progress, and the state of a gateway."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_worker(
     tools: str | None = None,
     base: Path | None = None,
 ) -> None:
-    """Run a worker until it is told to drain, with a line of progress every few seconds.
+    """Run a worker until it is drained, with a line of progress every few seconds.
 
     Args:
         connect: makes the client, in the worker's event loop.
@@ -41,10 +41,10 @@ def run_worker(
         kind: the engine; None takes the run's own.
         device: of the engine.
         tools: import path of a toolbox of the worker's own, where the gateway trusts it.
-        base: a model folder that holds the run's base, which is then not loaded.
+        base: a model folder that holds the run's base, which is then not downloaded.
 
     Raises:
-        WorkerError: when the worker cannot go on.
+        WorkerError: when the worker cannot continue.
     """
     if kind is not None and kind not in _KINDS:
         raise WorkerError(f"--engine {kind!r} is unknown; known: {', '.join(_KINDS)}")
@@ -66,7 +66,7 @@ def run_worker(
             raise WorkerError(f"--tools {tools}: {error}") from error
     try:
         asyncio.run(_run(connect, config, folder, start, own, base))
-    except WeightUpdateError as error:  # This engine and the run's policy disagree: another engine or dtype may not.
+    except WeightUpdateError as error:  # This engine and the run's policy disagree; another engine or dtype may agree.
         raise WorkerError(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""One episode outside: the worker's engine on a leased request."""
+"""Episodes outside the cluster: the worker's engine on a leased request."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 @dataclass(frozen=True)
 class OwnTools:
-    """Tools that a trusted worker carries out itself, and the store that holds the pictures they find."""
+    """Hold tools that a trusted worker executes itself, and the store of the pictures that they find."""
 
     tools: Mapping[str, Tool]
     images: ImageStore
 
 
 class EpisodeRunner:
-    """Plays episodes on an engine, with the gateway's tools or, where that is trusted, with tools of its own."""
+    """Play episodes on an engine, with the gateway's tools or, where the worker is trusted, with its own."""
 
     def __init__(
         self,
@@ -42,12 +42,12 @@ class EpisodeRunner:
         tools: tuple[ToolCard, ...],
         own: OwnTools | None = None,
     ) -> None:
-        """Bring the parts together; `own` stands in for the tools of the same names."""
+        """Combine the parts; `own` replaces the tools of the same names."""
         self._client, self._engine, self._chat, self._profile, self._tools = client, engine, chat, profile, tools
         self._own = own
 
     async def play(self, grant: LeaseGrant) -> Push | None:
-        """Return the episode of a lease; None when it could not be played to an end that says something."""
+        """Return the episode of a lease; None when it ended without a usable result."""
         recorded: list[OwnCall] = []
         tools: dict[str, Tool]
         if self._own is None:
@@ -56,7 +56,7 @@ class EpisodeRunner:
         else:
             tools = {c.name: _OwnTool(c, self._own, self._client, recorded) for c in self._tools}
         trajectory = await run_episode(
-            # What judges know of the request stays inside; the policy reads the prompt alone.
+            # The judges' part of the request stays inside; the policy reads only the prompt.
             Request(id=grant.id, prompt=grant.prompt, eval_type=EvalType.QUALITY),
             key=SampleKey(step=0, request_id=grant.id, sample=0),
             session=TokenSpeaker(self._engine, self._chat, grant.sampling),
@@ -72,7 +72,7 @@ class EpisodeRunner:
 
 
 class _Calls:
-    """The tool calls of one episode, in order."""
+    """Record the tool calls of one episode, in order."""
 
     def __init__(self, client: GatewayClient, lease: str) -> None:
         self._client, self._lease, self._index = client, lease, 0
@@ -89,26 +89,29 @@ class _Calls:
 
 
 class _OutsideTool:
-    """A tool that the gateway carries out."""
+    """Delegate a tool call to the gateway."""
 
     def __init__(self, card: ToolCard, calls: _Calls) -> None:
         self.name, self.description, self.parameters = card.name, card.description, card.parameters
         self._calls = calls
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Have it carried out."""
+        """Call the tool at the gateway."""
         return await self._calls.call(self.name, arguments)
 
 
 class _OwnTool:
-    """A tool that this worker carries out: pictures go to the gateway first, so that both sides call them the same."""
+    """Execute a tool on this worker.
+
+    Its pictures are uploaded first, so that both sides use the same references.
+    """
 
     def __init__(self, card: ToolCard, own: OwnTools, client: GatewayClient, recorded: list[OwnCall]) -> None:
         self.name, self.description, self.parameters = card.name, card.description, card.parameters
         self._own, self._client, self._recorded = own, client, recorded
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Carry it out and record what came of it."""
+        """Execute the tool and record the result."""
         try:
             observation = await self._brought(await self._own.tools[self.name].call(arguments, episode))
         except ToolArgumentError as error:
@@ -134,7 +137,7 @@ class _OwnTool:
 
 
 def ledger_body(ledger: TokenLedger) -> LedgerBody:
-    """Return a ledger as it is pushed."""
+    """Return a ledger in the form in which it is pushed."""
     return LedgerBody(
         tokens=ledger.tokens,
         policy_mask=ledger.policy_mask,

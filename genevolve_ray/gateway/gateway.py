@@ -1,4 +1,4 @@
-"""The gateway without HTTP: what a worker may do, each with its checks. It lives in one event loop."""
+"""The gateway without HTTP: the operations of workers, each with its checks. It belongs to one event loop."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
 _PICTURES = 20_000
-"""Pictures of workers' own tools that may still be named."""
+"""Pictures of workers' own tools that observations may still refer to."""
 CallTool = Callable[[Tool, dict[str, object], EpisodeContext], Awaitable[object]]
-"""Carries a tool call out wherever the tool lives."""
+"""Executes a tool call in the event loop of the tool."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a gateway tells of its run, and the script where the run is a rehearsal."""
+    """Hold the facts about a run that workers receive, and the script where the run is a rehearsal."""
 
     name: str
     engine: str
     model_dir: Path
     adapter: bool = False
-    """Whether versions are adapters, for the base that lies in the model folder."""
+    """Whether versions are adapters for the base in the model folder."""
     turn_seconds: float = 0.0
     tool_calls: int = 0
 
 
 class Gateway:
-    """Leases, tools, weights and trajectories of one run."""
+    """Manage the leases, tools, weights and trajectories of one run."""
 
     def __init__(
         self,
@@ -74,17 +74,17 @@ class Gateway:
         call_tool: CallTool | None = None,
         images: ImageStore | None = None,
     ) -> None:
-        """Bring the parts together.
+        """Combine the parts.
 
         Args:
             config: limits and trust.
-            run: what workers are told.
-            facts: what a replay needs.
+            run: the facts that workers receive.
+            facts: the facts that a replay needs.
             scorer: scores a worker's tokens again.
             folder: where evidence is kept.
             weights: an empty folder for published versions.
-            call_tool: carries tool calls out in another event loop.
-            images: where pictures of trusted workers' own tools go.
+            call_tool: executes tool calls in another event loop.
+            images: the store for pictures of trusted workers' own tools.
         """
         self.config, self.run, self.facts = config, run, facts
         self.tokens = TokenFile(config.tokens)
@@ -108,7 +108,7 @@ class Gateway:
     # --- the loop's side ---
 
     async def answer(self, task: RolloutTask, patience: float | None) -> Trajectory:
-        """Return the trajectory of some worker; see `LeaseTable.answer`."""
+        """Return the trajectory of any worker; see `LeaseTable.answer`."""
         return await self.lease_table.answer(task, patience)
 
     async def publish(self, folder: str, version: int, probe: Probe) -> None:
@@ -118,14 +118,14 @@ class Gateway:
             self._published.notify_all()
 
     async def retire(self) -> None:
-        """Answer everybody who waits: the server is about to end."""
+        """Answer all waiting callers, because the server is about to stop."""
         self._closing = True
         await self.lease_table.close()
         async with self._published:
             self._published.notify_all()
 
     async def close(self) -> None:
-        """Let everything go."""
+        """Release all resources."""
         await self.lease_table.close()
         await self._scorer.close()
         await asyncio.to_thread(self.version_store.close)
@@ -133,7 +133,11 @@ class Gateway:
     # --- the workers' side ---
 
     async def admit(self, header: str | None, scope: Scope) -> TokenEntry:
-        """Return who asks. Raises GatewayRefusal for a bad token, a scope that it lacks, a worker shut out, or one in a hurry."""
+        """Return the caller's token.
+
+        Raises:
+            GatewayRefusal: for an invalid token, a missing scope, a quarantined worker, or too many requests.
+        """
         entry = self.tokens.holder(header)
         limits = self.config.limits
         bucket = self._buckets.setdefault(entry.name, Bucket(limits.requests_per_second, limits.burst))
@@ -150,7 +154,7 @@ class Gateway:
         return entry
 
     def card(self) -> RunCard:
-        """Return what a worker must know."""
+        """Return the facts that a worker needs about the run."""
         facts, run = self.facts, self.run
         return RunCard.model_validate(
             {
@@ -170,7 +174,7 @@ class Gateway:
         )
 
     async def weights(self, after: int, wait: float) -> WeightsCard | None:
-        """Return the newest version when it is beyond `after`, waiting for it; None when there is none in time."""
+        """Return the newest version once it is beyond `after`; None when there is none in time."""
         try:
             async with asyncio.timeout(wait), self._published:
                 await self._published.wait_for(lambda: self.version_store.newest > after or self._closing)
@@ -181,7 +185,7 @@ class Gateway:
         return self.version_store.get(self.version_store.newest).card
 
     async def lease(self, who: TokenEntry, order: LeaseOrder) -> list[LeaseGrant]:
-        """Give out what waits."""
+        """Lease waiting samples."""
         if self.version_store.newest < 0:
             return []
         leases = await self.lease_table.grant(who.name, order.count, order.wait, self._oldest)
@@ -205,7 +209,7 @@ class Gateway:
         )
 
     async def call(self, who: TokenEntry, lease_id: str, order: ToolOrder) -> ToolAnswer:
-        """Carry a tool call of an episode out, once, and record it."""
+        """Execute a tool call of an episode, once, and record it."""
         lease = self.lease_table.find(lease_id, who.name)
         async with lease.calling:
             if order.index < len(lease.calls):
@@ -235,7 +239,7 @@ class Gateway:
         return ToolAnswer.model_validate({"observation": observation})
 
     async def push(self, who: TokenEntry, lease_id: str, body: bytes) -> Receipt:
-        """Take a played episode, or refuse it; a forgery shuts the worker out."""
+        """Accept or refuse a played episode; a forgery puts the worker into quarantine."""
         try:
             lease = self.lease_table.find(lease_id, who.name)
         except GatewayRefusal as refusal:
@@ -247,7 +251,7 @@ class Gateway:
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(
                     self.lease_table.refuse, lease
-                )  # whosever fault: somebody else plays the sample
+                )  # independent of the cause, another worker plays the sample
                 push = read_push(body)
                 if push.own_calls:
                     self._check_own_tools(who, push.own_calls)
@@ -265,7 +269,7 @@ class Gateway:
         return Receipt(tokens=tokens)
 
     async def put_image(self, who: TokenEntry, body: bytes) -> ImageRef:
-        """Take a picture that a trusted worker's own tool found: decoded here, and only its pixels kept."""
+        """Accept a picture that a trusted worker's own tool found; it is decoded here, and only its pixels are kept."""
         self._check_own_tools(who)
         try:
             picture = await asyncio.to_thread(clean_picture, body)
@@ -281,7 +285,7 @@ class Gateway:
         return ref
 
     def _check_own_tools(self, who: TokenEntry, calls: Sequence[OwnCall] = ()) -> None:
-        """Check that a worker may bring observations, and that their pictures were brought too."""
+        """Check that a worker may send observations of its own tools, and that it uploaded their pictures."""
         require(who, Scope.OWN_TOOLS)
         if not self.config.trust.own_tools or self._images is None:
             raise GatewayRefusal(
@@ -290,7 +294,7 @@ class Gateway:
         for call in calls:
             observation = call.answer.observation
             hits = observation.hits if isinstance(observation, ImageSearchObservation) else ()
-            # Known references alone: one from outside could name any file.
+            # Only known references: one from outside could name any file.
             if any(hit.image not in self._pictures for hit in hits):
                 raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "an image was not uploaded before")
 
@@ -308,11 +312,11 @@ class Gateway:
         await self.lease_table.give_back(self.lease_table.find(lease_id, who.name))
 
     def status(self) -> dict[str, object]:
-        """Return everything there is to see."""
+        """Return the whole status."""
         return self.meters.status(
             self.lease_table.counts(), self.lease_table.held(), self.version_store.versions(), self.quarantine.names()
         )
 
     def metrics(self) -> bytes:
-        """Return the same for Prometheus."""
+        """Return the status in Prometheus format."""
         return self.meters.prometheus(self.lease_table.counts(), self.version_store.versions(), self.quarantine.names())

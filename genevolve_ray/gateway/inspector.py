@@ -1,4 +1,4 @@
-"""A pushed episode on its way in: cheap checks, the replay, and the scores of the run's own weights."""
+"""Inspection of a pushed episode: cheap checks, the replay, and the scores of the run's own weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from genevolve_ray.tools.protocol import Tool
 
 @dataclass(frozen=True)
 class PolicyFacts:
-    """What the gateway knows of the policy without its weights."""
+    """Hold the gateway's facts about the policy, without its weights."""
 
     chat: ChatFormat
     profile: ProtocolProfile
@@ -35,18 +35,22 @@ class PolicyFacts:
 
 
 class Inspector:
-    """Turns pushed episodes into the gateway's own trajectories, or refuses them."""
+    """Turn pushed episodes into the gateway's own trajectories, or refuse them."""
 
     def __init__(self, facts: PolicyFacts, config: TrustConfig, version_store: VersionStore, scorer: Scorer) -> None:
-        """Bring the parts together."""
+        """Combine the parts."""
         self._facts, self._config, self._version_store, self._scorer = facts, config, version_store, scorer
         mean, largest = TOLERANCES[facts.dtype]
         self._mean, self._largest = config.mean_tolerance or mean, config.token_tolerance or largest
         self._calibrations: dict[str, Calibration] = {}
-        self._dice = random.SystemRandom()  # nobody outside can tell which trajectories are scored
+        self._dice = random.SystemRandom()  # the sample of scored trajectories must be unpredictable outside
 
     async def inspect(self, lease: SampleLease, push: Push, meter: WorkerMeter) -> Trajectory:
-        """Return the trajectory that is trained on. Raises GatewayRefusal; its evidence holds the scores where there are any."""
+        """Return the trajectory for training.
+
+        Raises:
+            GatewayRefusal: for an episode that fails a check; the evidence holds the scores where there are any.
+        """
         facts, task = self._facts, lease.sample.task
         check_columns(
             push.ledger,
@@ -81,7 +85,7 @@ class Inspector:
         return meter.scored < self._config.probation or self._dice.random() < self._config.spot_check
 
     async def _score(self, trajectory: Trajectory, lease: SampleLease, meter: WorkerMeter) -> None:
-        """Compare log-probs and dice with the run's own policy. Raises GatewayRefusal."""
+        """Compare log-probs and sampling statistics with the run's own policy. Raises GatewayRefusal."""
         config, ledger = self._config, trajectory.ledger
         scores = await self._scores(trajectory, lease)
         pushed = [x for x, policy in zip(ledger.logprobs, ledger.policy_mask, strict=True) if policy]

@@ -1,4 +1,4 @@
-"""From a run's settings to a gateway that listens."""
+"""Start of a gateway from a run's settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NULL_CONTEXT = 1 << 20
 
 @dataclass(frozen=True)
 class GatewayParts:
-    """What the gateway needs of the run: tools, what renders and judges, and the run's pictures."""
+    """Hold the parts of the run that the gateway needs: tools, renderer and judge, and the run's pictures."""
 
     tools: Mapping[str, Tool]
     scoring: Scoring
@@ -61,18 +61,19 @@ async def open_gateway(
     inside: RolloutPort | None,
     on_listening: Callable[[GatewayServer], None] = lambda server: None,
 ) -> AsyncIterator[RolloutPort]:
-    """Listen while the run goes on, and yield the rollout port over both sides; without `inside` over workers alone.
+    """Serve the gateway while the run lasts, and yield the rollout port over both sides.
 
-    Tools, renderer and judge are called in the event loop that enters this.
+    Without `inside`, the port uses workers alone. Tools, renderer and judge are called in the event loop that enters
+    this.
 
     Args:
         config: the gateway's settings.
-        run: the run's.
+        run: the run's settings.
         model_dir: the policy at the start of the run.
-        parts: what answers inside.
+        parts: the tools, renderer and judge inside.
         folder: where evidence is kept.
         inside: the rollout port over the run's own engines.
-        on_listening: told of the server once it listens.
+        on_listening: receives the server once it listens.
 
     Raises:
         GatewayStartError: when it cannot listen.
@@ -109,9 +110,10 @@ async def open_gateway(
 
 @contextmanager
 def _version_folder() -> Iterator[Path]:
-    """Make a folder for versions, in memory where there is a RAM disk, beside those that the engines inside load.
+    """Create a folder for versions, in memory where there is a RAM disk.
 
-    The name ends in the process's id, as theirs: what a killed driver leaves is swept by the next one.
+    It is next to the folders that the engines inside load. Like theirs, its name ends in the process id, so the next
+    driver removes the folder of a killed one.
     """
     folder = memory_folder(f"gateway-{uuid4().hex[:8]}", os.getpid())
     try:
@@ -121,7 +123,7 @@ def _version_folder() -> Iterator[Path]:
 
 
 def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool]) -> PolicyFacts:
-    """Read what a replay needs off the run's settings and the model folder."""
+    """Read the facts that a replay needs from the run's settings and the model folder."""
     chat = load_chat(model_dir)
     context = NULL_CONTEXT if run.rehearsal is not None else context_length(model_dir) or NULL_CONTEXT
     used = {str(run.engine.dtype), str(run.learner.dtype)}
@@ -137,7 +139,7 @@ def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool
 
 
 def run_facts(run: EvolutionConfig, model_dir: Path) -> RunFacts:
-    """Return what workers are told of a run."""
+    """Return the facts about a run that workers receive."""
     script = run.rehearsal
     return RunFacts(
         name=run.name,

@@ -1,7 +1,7 @@
-"""Who plays what: samples that wait, leases on them, and one answer for each.
+"""Lease table: waiting samples, leases on them, and one answer for each.
 
-A sample is answered exactly once. A lease is open until it is renewed no more; then the sample is given to another worker,
-and whatever the first one sends is refused.
+A sample is answered exactly once. A lease expires when it is not renewed. The sample is then leased to another worker,
+and later messages of the first one are refused.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from genevolve_ray.gateway.wire import ToolAnswer
 from genevolve_ray.records.trajectory import Trajectory
 
 _REMEMBERED = 20_000
-"""Closed leases that are told from leases that never were."""
+"""Closed leases that are distinguished from leases that never existed."""
 
 
 class LeaseState(StrEnum):
-    """Where a lease is in its life."""
+    """Name the states of a lease."""
 
     OPEN = "open"
     CHECKING = "checking"
-    """A trajectory has arrived and is being looked at: the lease does not expire meanwhile."""
+    """A trajectory has arrived and is being checked: the lease does not expire during the check."""
     ANSWERED = "answered"
     EXPIRED = "expired"
     WITHDRAWN = "withdrawn"
@@ -36,17 +36,17 @@ class LeaseState(StrEnum):
 
 @dataclass(eq=False)
 class Sample:
-    """A task that the loop waits for."""
+    """Represent a task that the loop waits for."""
 
     task: RolloutTask
     answer: asyncio.Future[Trajectory]
     lease: SampleLease | None = None
-    """The lease that is open on it; None while it waits."""
+    """The open lease on it; None while it waits."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call that was carried out inside, and its answer."""
+    """Record a tool call that was executed inside, and its answer."""
 
     name: str
     arguments: dict[str, object]
@@ -55,7 +55,7 @@ class Call:
 
 @dataclass(eq=False)
 class SampleLease:
-    """One worker's try at a sample."""
+    """Represent one worker's attempt at a sample."""
 
     id: str
     owner: str
@@ -69,14 +69,14 @@ class SampleLease:
 
 
 class LeaseTable:
-    """Hands out leases and takes answers; it lives in one event loop."""
+    """Issue leases and accept answers; the table belongs to one event loop."""
 
     def __init__(self, *, seconds: float, limit: float, per_owner: int) -> None:
-        """Start with nothing to play.
+        """Start without samples.
 
         Args:
             seconds: life of a lease that is not renewed.
-            limit: seconds after which it is not renewed any more.
+            limit: seconds after which it cannot be renewed.
             per_owner: leases that one owner may hold.
         """
         self._seconds, self._limit, self._per_owner = seconds, limit, per_owner
@@ -93,10 +93,10 @@ class LeaseTable:
     async def answer(self, task: RolloutTask, patience: float | None = None) -> Trajectory:
         """Return the one trajectory that answers a task.
 
-        Cancelled, the task is no longer wanted and a lease on it is withdrawn.
+        Canceling the call means that the task is no longer wanted; a lease on it is withdrawn.
 
         Raises:
-            TimeoutError: when nobody took it within `patience` seconds.
+            TimeoutError: when no worker took it within `patience` seconds.
         """
         sample = Sample(task, asyncio.get_running_loop().create_future())
         self.posed += 1
@@ -127,9 +127,9 @@ class LeaseTable:
     # --- the workers' side ---
 
     async def grant(self, owner: str, count: int, wait: float, version: Callable[[], int]) -> list[SampleLease]:
-        """Return up to `count` new leases; waits for the first, the others only if they are there.
+        """Return up to `count` new leases; wait for the first, and add others only if they are available.
 
-        `version` is asked at the moment of the grant. Raises GatewayRefusal for an owner who holds as many as it may.
+        `version` is called at the moment of the grant. Raises GatewayRefusal for an owner at its limit of leases.
         """
         room = min(count, self._per_owner - sum(lease.owner == owner for lease in self._open.values()))
         if room <= 0:
@@ -151,7 +151,7 @@ class LeaseTable:
         return lease
 
     def find(self, lease_id: str, owner: str) -> SampleLease:
-        """Return an owner's open lease. Raises GatewayRefusal for any other, each kind with its own reason."""
+        """Return an owner's open lease. Raises GatewayRefusal for any other, with a separate reason for each case."""
         lease = self._open.get(lease_id)
         if lease is not None:
             if lease.owner != owner:
@@ -169,22 +169,22 @@ class LeaseTable:
         raise GatewayRefusal(RefusalReason.LEASE_EXPIRED if state is LeaseState.EXPIRED else RefusalReason.WITHDRAWN)
 
     def renew(self, lease: SampleLease) -> float:
-        """Make a lease live on; returns the seconds until it expires."""
+        """Extend a lease; return the seconds until it expires."""
         now = asyncio.get_running_loop().time()
         lease.expires = max(lease.expires, min(now + self._seconds, lease.granted + self._limit))
         return lease.expires - now
 
     async def give_back(self, lease: SampleLease) -> None:
-        """End a lease; its sample is the next to be given out."""
+        """End a lease; its sample is the next to be leased."""
         self.returned += 1
         await self._reopen(lease, LeaseState.WITHDRAWN)
 
     def check(self, lease: SampleLease) -> None:
-        """Hold a lease while its trajectory is looked at."""
+        """Hold a lease while its trajectory is checked."""
         lease.state = LeaseState.CHECKING
 
     async def refuse(self, lease: SampleLease) -> None:
-        """The trajectory was not accepted: somebody else plays the sample."""
+        """Refuse a trajectory; another worker plays the sample."""
         if lease.id in self._open:
             await self._reopen(lease, LeaseState.WITHDRAWN)
 
@@ -197,7 +197,7 @@ class LeaseTable:
         lease.sample.answer.set_result(trajectory)
 
     async def drop_owner(self, owner: str) -> None:
-        """Take every lease of a worker back."""
+        """Withdraw every lease of a worker."""
         for lease in [x for x in self._open.values() if x.owner == owner and x.state is LeaseState.OPEN]:
             await self._reopen(lease, LeaseState.WITHDRAWN)
 
@@ -214,7 +214,7 @@ class LeaseTable:
             self._closed.popitem(last=False)
 
     async def _sweep(self) -> None:
-        """Take back what has expired, as long as there are leases."""
+        """Withdraw expired leases, as long as there are leases."""
         loop = asyncio.get_running_loop()
         while self._open:
             held = [lease for lease in self._open.values() if lease.state is LeaseState.OPEN]
@@ -227,7 +227,7 @@ class LeaseTable:
     # --- counts ---
 
     def counts(self) -> dict[str, int]:
-        """Return what is where: posed = answered + given up + waiting + leased, at all times."""
+        """Return the counts by state: posed = answered + given up + waiting + leased, at all times."""
         return {
             "posed": self.posed,
             "answered": self.answered,
@@ -247,7 +247,7 @@ class LeaseTable:
         return owners
 
     async def close(self) -> None:
-        """Send those who wait for work home, and stop watching the leases."""
+        """Release the callers that wait for work, and stop the expiry of leases."""
         self._closing = True
         async with self._news:
             self._news.notify_all()

@@ -1,4 +1,4 @@
-"""Bounds on what a token may ask: a bucket of requests, and bodies counted while they arrive."""
+"""Bounds on the requests of a token: a token bucket, and bodies counted while they arrive."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 
 
 class Bucket:
-    """Lets `rate` requests a second through, and `burst` at once; belongs to one event loop."""
+    """Limit requests to `rate` per second with bursts of `burst`; the bucket belongs to one event loop."""
 
     def __init__(self, rate: float, burst: int) -> None:
         """Start full."""
         self._rate, self._limiter = rate, AsyncLimiter(burst, burst / rate)
 
     async def take(self) -> None:
-        """Take one. Raises GatewayRefusal when the bucket is empty: a worker must wait outside, not in here."""
+        """Take one request. Raises GatewayRefusal when the bucket is empty: a worker must wait outside the gateway."""
         if not self._limiter.has_capacity():
             raise GatewayRefusal(RefusalReason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
         await self._limiter.acquire()
@@ -27,11 +27,11 @@ class Bucket:
 async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limit: int, seconds: float) -> bytes:
     """Return a body.
 
-    One that is a little too large is read to its end and thrown away, so that its sender reads the answer; of any other
-    no more is read than twice the limit.
+    A body slightly above the limit is read to its end and discarded, so that its sender reads the answer. Of a larger
+    body at most twice the limit is read.
 
     Raises:
-        GatewayRefusal: for a body that is announced as, or becomes, larger than `limit`, or takes too long.
+        GatewayRefusal: for a body whose announced or actual size exceeds `limit`, or that takes too long.
     """
     if announced is not None and announced.isascii() and announced.isdigit() and int(announced[:20]) > 2 * limit:
         raise GatewayRefusal(RefusalReason.OVERSIZED, f"{announced[:20]} bytes, at most {limit}")

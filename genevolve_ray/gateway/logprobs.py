@@ -1,4 +1,4 @@
-"""Who scores a worker's tokens again: the run's own policy, at the version that the worker says it sampled with."""
+"""Scorers of a worker's tokens: the run's own policy, at the version that the worker claims to have sampled with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Scores(NamedTuple):
-    """Per policy token, in nats; see `learning.rescoring.TokenScores`."""
+    """Hold the scores of policy tokens, in nats; see `learning.rescoring.TokenScores`."""
 
     logprobs: list[float]
     masses: list[float]
@@ -25,7 +25,7 @@ class Scores(NamedTuple):
 
 
 class Scorer(Protocol):
-    """Scores policy tokens under published weights, at the sampling temperature and under the ban mask."""
+    """Score policy tokens under published weights, at the sampling temperature and under the ban mask."""
 
     async def score(
         self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
@@ -34,15 +34,15 @@ class Scorer(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let the model go."""
+        """Release the model."""
         ...
 
 
 class PolicyScorer:
-    """The run's policy in a thread of its own; one version is loaded at a time, and kept until another is asked for."""
+    """Run the run's policy in a thread of its own; it holds one version until another is requested."""
 
     def __init__(self, build: Callable[[], Rescorer]) -> None:
-        """Keep how to build it; nothing is loaded before the first call."""
+        """Keep the function that builds it; nothing is loaded before the first call."""
         self._build = build
         self._model: Rescorer | None = None
         self._loaded: Path | None = None
@@ -71,7 +71,7 @@ class PolicyScorer:
 
 
 class NullScorer:
-    """The scorer of a rehearsal: every token has the one log-prob of the version's digest, and nothing was drawn."""
+    """Score for a rehearsal: every token has the one log-prob of the version's digest, without any sampling."""
 
     async def score(
         self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
@@ -82,4 +82,4 @@ class NullScorer:
         return Scores([logprob] * n, [0.0] * n, [-logprob] * n, [0.0] * n)
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""

@@ -1,4 +1,4 @@
-"""What the gateway counts, for people and for Prometheus."""
+"""Counts of the gateway, for the status page and for Prometheus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PREFIX = "genevolve_gateway_"
 
 @dataclass
 class WorkerMeter:
-    """One worker, as the gateway has seen it."""
+    """Count the activity of one worker."""
 
     accepted: int = 0
     tokens: int = 0
@@ -37,7 +37,7 @@ class WorkerMeter:
 
 
 class Meters:
-    """Counts since the gateway started."""
+    """Hold the counts since the gateway started."""
 
     def __init__(self) -> None:
         """Start at 0."""
@@ -46,12 +46,12 @@ class Meters:
         self.refused: Counter[str] = Counter()
         self.accepted = self.tokens = self.bytes_in = self.bytes_out = self.requests = 0
         self.base_bytes_out = 0
-        """Of `bytes_out`, what workers loaded of the base."""
+        """Part of `bytes_out`: downloads of the base."""
         self.version_bytes_out: Counter[int] = Counter()
-        """Of `bytes_out`, what they loaded of each version."""
+        """Part of `bytes_out`: downloads of each version."""
 
     def worker(self, name: str) -> WorkerMeter:
-        """Return a worker's meter; asking is seeing."""
+        """Return a worker's meter, and record that the worker was seen."""
         meter = self.workers.setdefault(name, WorkerMeter())
         meter.seen = time.monotonic()
         return meter
@@ -63,7 +63,7 @@ class Meters:
             self.workers.setdefault(worker, WorkerMeter()).refused[reason.value] += 1
 
     def alive(self) -> list[str]:
-        """Return the workers that were seen a short while ago."""
+        """Return the workers that were seen recently."""
         now = time.monotonic()
         return [name for name, meter in self.workers.items() if now - meter.seen < _ALIVE_SECONDS]
 
@@ -107,8 +107,8 @@ class Meters:
     def prometheus(self, lease_table: dict[str, int], versions: list[int], out: list[str]) -> bytes:
         """Return the metrics in Prometheus's text format (`CONTENT_TYPE`).
 
-        The counts stay plain numbers of this object, because the status page shows them too. prometheus_client writes
-        them down when they are asked for, so that names, label values and numbers follow the format.
+        The counts stay plain numbers of this object, because the status page shows them too. prometheus_client formats
+        them on request, so that names, label values and numbers follow the format.
         """
         gauges = {
             "workers_alive": ("Workers seen within the last minute", len(self.alive())),
@@ -140,7 +140,7 @@ class Meters:
 
 
 class _Snapshot(Collector):
-    """Gives prometheus_client what was counted elsewhere."""
+    """Pass counts to prometheus_client."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families

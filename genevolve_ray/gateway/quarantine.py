@@ -1,4 +1,4 @@
-"""Workers that were shut out, and why: one file of evidence for each, which outlives the gateway."""
+"""Quarantined workers, and the reasons: one file of evidence for each, which outlives the gateway."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _EVIDENCE_CHARS = 4 << 20
 
 
 class Quarantine:
-    """Who is shut out. A worker comes back when its file is removed and the gateway starts again."""
+    """Hold the quarantined workers. A worker is admitted again when its file is removed and the gateway restarts."""
 
     def __init__(self, folder: Path) -> None:
-        """Read who was shut out before."""
+        """Read the workers that were quarantined before."""
         self._folder = folder
         self._names = {p.name.rpartition("--")[0] for p in folder.glob("*--*.json")} if folder.is_dir() else set()
 
     def __contains__(self, worker: str) -> bool:
-        """Return whether a worker is shut out."""
+        """Return whether a worker is in quarantine."""
         return worker in self._names
 
     def names(self) -> list[str]:
-        """Return who is shut out."""
+        """Return the quarantined workers."""
         return sorted(self._names)
 
     def add(self, worker: str, refusal: GatewayRefusal, evidence: Mapping[str, object]) -> Path:
-        """Shut a worker out and write the evidence; returns its file."""
+        """Put a worker into quarantine and write the evidence; return its file."""
         self._names.add(worker)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         record = {

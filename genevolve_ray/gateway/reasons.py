@@ -1,4 +1,4 @@
-"""Why the gateway refuses: one reason for each thing that can be wrong, told to the worker and counted."""
+"""Reasons of refusals: one for each kind of error; workers receive them, and the gateway counts them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from genevolve_ray.errors import UserFault
 
 
 class RefusalReason(StrEnum):
-    """The reasons. What is a forgery counts against the worker; the rest happens to honest ones too."""
+    """Name the reasons. A forgery counts against the worker; the other reasons also occur with honest workers."""
 
     NO_TOKEN = "no_token"  # noqa: S105
-    """No bearer token came with the request."""
+    """The request has no bearer token."""
     BAD_TOKEN = "bad_token"  # noqa: S105
     """The token is unknown, or was revoked."""
     TOKEN_EXPIRED = "token_expired"  # noqa: S105
     SCOPE = "scope"
     """The token does not allow this."""
     QUARANTINED = "quarantined"
-    """The worker was shut out."""
+    """The worker is in quarantine."""
     RATE_LIMITED = "rate_limited"
     OVERSIZED = "oversized"
     """The body is too large, as it arrived or decompressed."""
@@ -26,7 +26,7 @@ class RefusalReason(StrEnum):
     MALFORMED = "malformed"
     """The body does not fit its schema."""
     REWARD_CLAIMED = "reward_claimed"
-    """The worker sent a reward, a verdict or an outcome: those are made inside."""
+    """The worker sent a reward, a verdict or an outcome, which only the gateway computes."""
     UNKNOWN_LEASE = "unknown_lease"
     OTHERS_LEASE = "others_lease"
     """The lease was given to another worker."""
@@ -37,9 +37,9 @@ class RefusalReason(StrEnum):
     """The lease was given back, refused, or is no longer wanted."""
     BAD_RANGE = "bad_range"
     UNKNOWN_FILE = "unknown_file"
-    """No such file, or of a version that is not kept."""
+    """The file does not exist, or belongs to a version that is not kept."""
     CALL_ORDER = "call_order"
-    """A tool call out of turn, beyond the episode's limit, or told again with other arguments."""
+    """A tool call out of turn, beyond the episode's limit, or repeated with other arguments."""
     TOKEN_OUT_OF_RANGE = "token_out_of_range"  # noqa: S105
     BANNED_TOKEN = "banned_token"  # noqa: S105
     """A token that no engine of the run may emit."""
@@ -47,20 +47,22 @@ class RefusalReason(StrEnum):
     """A log-prob above 0, or not a number."""
     VERSION_NOT_ISSUED = "version_not_issued"
     VERSION_STALE = "version_stale"
-    """A token of a version older than the one that the lease was given for, or no longer kept."""
+    """A token of a version older than the lease's version, or no longer kept."""
     FOREIGN_TOKENS = "foreign_tokens"
     """Context that the gateway's own template and tools do not produce."""
     SHIFTED_MASKS = "shifted_masks"
-    """The policy mask (or what must be empty outside it) is not where the gateway's parser finds policy tokens."""
+    """The policy mask, or the columns that are empty outside it, disagree with the policy tokens that the gateway
+    parses.
+    """
     SHIFTED_SPANS = "shifted_spans"
     BROKEN_TURN = "broken_turn"
     """A turn that ends neither with a stop token nor at its limit."""
     INVENTED_OBSERVATION = "invented_observation"
-    """A tool call that never went through the gateway."""
+    """A tool call that did not pass through the gateway."""
     WRONG_LOGPROBS = "wrong_logprobs"
     """The run's weights give other log-probs."""
     MISCALIBRATED = "miscalibrated"
-    """Over many tokens the sampling is not that of the stated temperature."""
+    """Over many tokens the sampling does not match the stated temperature."""
 
 
 FORGERIES = frozenset(
@@ -101,10 +103,10 @@ _STATUS = {
 
 
 class GatewayRefusal(UserFault):
-    """A request that is not granted; `evidence` is what a quarantine keeps, and never leaves the gateway."""
+    """Report a request that is not granted; `evidence` is stored in quarantine, and never leaves the gateway."""
 
     def __init__(self, reason: RefusalReason, detail: str = "", evidence: dict[str, object] | None = None) -> None:
-        """Say why."""
+        """Keep the reason."""
         self.why = f"{reason.value}{': ' + detail if detail else ''}"
         super().__init__(f"the gateway refuses: {self.why}")
         self.reason, self.detail, self.evidence = reason, detail, evidence or {}

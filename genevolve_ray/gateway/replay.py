@@ -1,6 +1,6 @@
-"""The episode again, inside: the worker's policy tokens, everything else from the gateway's own parser, template and tools.
+"""Replay of an episode: the worker's policy tokens, and the gateway's own parser, template and tools.
 
-What comes out is the trajectory that is trained on. What the worker sent beside its tokens only has to agree.
+The result is the trajectory for training. The worker's other data only have to agree with it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from genevolve_ray.records.trajectory import OUTSIDE, Trajectory
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 _ROUNDING = 1e-4
-"""How far above 0 a log-prob may lie by rounding in half precision."""
+"""Largest log-prob above 0 that rounding in half precision can cause."""
 
 
 def check_columns(ledger: LedgerBody, *, vocabulary: int, banned: frozenset[int], oldest: int, newest: int) -> None:
-    """Check what can be told without a replay: lengths, ids, log-probs and versions.
+    """Check everything that needs no replay: lengths, ids, log-probs and versions.
 
     Args:
-        ledger: what the worker sent.
-        vocabulary: V, ids lie in [0, V).
+        ledger: the worker's ledger.
+        vocabulary: V, ids are in [0, V).
         banned: ids that no engine of the run emits.
-        oldest: the version that the lease was given for.
+        oldest: the version that the lease was granted for.
         newest: the last one published.
 
     Raises:
-        GatewayRefusal: with the first thing that is wrong.
+        GatewayRefusal: with the first error.
     """
     n = len(ledger.tokens)
     for name in ("policy_mask", "logprobs", "versions"):
@@ -78,12 +78,12 @@ async def rebuild(
     tools: Mapping[str, Tool],
     max_model_len: int,
 ) -> Trajectory:
-    """Play an episode again from what the worker sampled, and return the gateway's own trajectory.
+    """Play an episode again from the worker's samples, and return the gateway's own trajectory.
 
     Turns are found by stop tokens and limits, never by the worker's mask.
 
     Raises:
-        GatewayRefusal: where the worker's ledger is not the one that comes out.
+        GatewayRefusal: where the worker's ledger differs from the result.
     """
     engine = _ReplayEngine(ledger, f"{OUTSIDE}{worker}", max_model_len)
     script = _Script(calls)
@@ -102,14 +102,19 @@ async def rebuild(
 
 
 class _ReplayEngine:
-    """Samples what the worker says it has sampled."""
+    """Return the tokens that the worker claims to have sampled."""
 
     def __init__(self, ledger: LedgerBody, name: str, max_model_len: int) -> None:
         self.name, self.version = name, 0
         self._ledger, self._max_model_len = ledger, max_model_len
 
     async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
-        """Return the worker's next turn. Raises PromptTooLong as the worker's engine must have, and GatewayRefusal."""
+        """Return the worker's next turn.
+
+        Raises:
+            PromptTooLong: where the worker's engine must have raised it.
+            GatewayRefusal: for an invalid turn.
+        """
         start, pushed = len(token_ids), self._ledger.tokens
         if pushed[:start] != list(token_ids):
             at = next((i for i, (a, b) in enumerate(zip(pushed, token_ids, strict=False)) if a != b), len(pushed))
@@ -136,19 +141,19 @@ class _ReplayEngine:
         )
 
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
-        """There are no weights. Raises WeightUpdateError."""
+        """Raise WeightUpdateError: there are no weights."""
         raise WeightUpdateError("a replay has no weights")
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """There are no weights. Raises WeightUpdateError."""
+        """Raise WeightUpdateError: there are no weights."""
         raise WeightUpdateError("a replay has no weights")
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class _Script:
-    """The recorded calls of an episode, in order."""
+    """Hold the recorded calls of an episode, in order."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = iter(calls)
@@ -165,14 +170,14 @@ class _Script:
 
 
 class _ReplayTool:
-    """A tool whose observations were recorded."""
+    """Replay the recorded observations of a tool."""
 
     def __init__(self, tool: Tool, script: _Script) -> None:
         self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
         self._script = script
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Return what was observed. Raises as the tool did."""
+        """Return the recorded observation. Raises as the tool did."""
         answer = self._script.next(self.name, arguments).answer
         if answer.argument_error is not None:
             raise ToolArgumentError(answer.argument_error)
@@ -182,7 +187,7 @@ class _ReplayTool:
 
 
 def _check_same(own: TokenLedger, pushed: LedgerBody) -> None:
-    """Check that the worker saw the episode that the gateway sees. Raises GatewayRefusal."""
+    """Check that the worker's episode equals the gateway's. Raises GatewayRefusal."""
     if pushed.tokens != own.tokens:
         raise GatewayRefusal(
             RefusalReason.FOREIGN_TOKENS, f"{len(pushed.tokens)} tokens, but the episode has {len(own.tokens)}"

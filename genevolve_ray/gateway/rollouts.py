@@ -1,4 +1,4 @@
-"""The rollout port over workers outside, alone or beside an engine inside."""
+"""The rollout port over workers outside, alone or together with an engine inside."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from genevolve_ray.records.trajectory import Trajectory
 
 
 class GatewayRollouts:
-    """Samples played outside, rendered and judged inside."""
+    """Play samples outside, then render and judge them inside."""
 
     def __init__(self, server: GatewayServer, scoring: Scoring) -> None:
-        """Bring server and scoring together."""
+        """Combine server and scoring."""
         self._server, self._scoring = server, scoring
 
     async def rollout(self, task: RolloutTask, patience: float | None = None) -> Trajectory:
-        """Have one sample played by some worker. Raises TimeoutError when none took it within `patience` seconds."""
+        """Play one sample on any worker. Raises TimeoutError when none took it within `patience` seconds."""
         started = perf_counter()
         trajectory = await self._server.ask(self._server.gateway.answer(task, patience))
         trajectory.timings["outside"] = perf_counter() - started
         return await self._scoring.score(task, trajectory)
 
     async def update(self, weights: PublishedWeights) -> float:
-        """Offer weights to the workers, who verify them by the probe before they sample; nothing is waited for."""
+        """Offer weights to the workers without waiting; workers verify them by the probe before they sample."""
         folder = await weights.folder()
         await self._server.ask(self._server.gateway.publish(folder, weights.version, weights.probe))
         return 0.0
 
     def workers(self) -> int:
-        """Return how many workers were seen a short while ago and are not shut out."""
+        """Return the number of workers that were seen recently and are not in quarantine."""
         gateway = self._server.gateway
         return sum(name not in gateway.quarantine for name in gateway.meters.alive())
 
 
 class SharedRollouts:
-    """Training samples by turns inside and outside, in a fixed ratio; evaluations stay inside.
+    """Play training samples alternately inside and outside in a fixed ratio; evaluations stay inside.
 
-    While no worker is there, and when none takes a sample in time, it is played inside.
+    A sample is played inside while no worker is present, and when none takes it in time.
     """
 
     def __init__(self, inside: RolloutPort, outside: GatewayRollouts, share: float, patience: float) -> None:
@@ -55,7 +55,7 @@ class SharedRollouts:
         self._credit = 0.0
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Play one sample on the side whose turn it is."""
+        """Play one sample on the next side in turn."""
         if task.split == "train" and self._outside.workers():
             self._credit += self._share
             if self._credit >= 1 - 1e-9:
@@ -67,12 +67,12 @@ class SharedRollouts:
         return await self._inside.rollout(task)
 
     async def update(self, weights: PublishedWeights) -> float:
-        """Give the weights to both sides; returns the worst probe difference inside."""
+        """Publish the weights to both sides; return the worst probe difference inside."""
         return max(await asyncio.gather(self._inside.update(weights), self._outside.update(weights)))
 
 
 class GatewayRenderers:
-    """The renderers of a run with workers outside: a swap reaches both sides."""
+    """Keep the renderers of a run with workers outside; a swap reaches both sides."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class GatewayRenderers:
         scoring: Scoring,
         meet: Callable[[int, RendererSpec], Awaitable[RenderPort]],
     ) -> None:
-        """Bring both sides together.
+        """Combine both sides.
 
         Args:
-            inside: who brings renderers up for the engines inside; None where there are none.
-            scoring: what draws for the workers outside.
-            meet: returns the renderer of a generation, once it is up inside.
+            inside: starts renderers for the engines inside; None where there are none.
+            scoring: renders for the workers outside.
+            meet: returns the renderer of a generation, once it is started inside.
         """
         self._inside, self._scoring, self._meet = inside, scoring, meet
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
-        """Bring a renderer up for both sides, and return its identity."""
+        """Start a renderer for both sides, and return its identity."""
         async with AsyncExitStack() as undo:
             if self._inside is not None:
                 await self._inside.add_renderer(generation, spec)
@@ -101,7 +101,7 @@ class GatewayRenderers:
         return renderer.identity
 
     async def remove_renderer(self, generation: int) -> None:
-        """Take a renderer away on both sides."""
+        """Remove a renderer on both sides."""
         self._scoring.drop_renderer(generation)
         if self._inside is not None:
             await self._inside.remove_renderer(generation)

@@ -1,4 +1,4 @@
-"""The gateway's HTTP server in a thread and event loop of its own: neither waits for the learner."""
+"""HTTP server of the gateway in a thread and event loop of its own, so that neither it nor the learner waits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GRACE_SECONDS = 3
 
 
 class GatewayStartError(UserFault, RuntimeError):
-    """The gateway cannot listen; the message names the address."""
+    """Report that the gateway cannot listen; the message names the address."""
 
 
 class _Server(uvicorn.Server):
@@ -36,10 +36,10 @@ class _Server(uvicorn.Server):
 
 
 class GatewayServer:
-    """Runs a gateway; every call on it is made in its own loop."""
+    """Run a gateway; every call on it is made in its own loop."""
 
     def __init__(self, build: Callable[[], Gateway], config: GatewayConfig) -> None:
-        """Keep how to build the gateway, which happens in the thread."""
+        """Keep the function that builds the gateway in the thread."""
         self._build, self._config = build, config
         self._ready, self._fault = threading.Event(), ""
         self._socket: socket.socket | None = None
@@ -50,7 +50,7 @@ class GatewayServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Address at which it listens."""
         assert self._socket is not None, "the gateway has not been started"
         scheme = "https" if self._config.tls_certificate else "http"
         host, port = self._socket.getsockname()[:2]
@@ -58,7 +58,7 @@ class GatewayServer:
 
     @property
     def gateway(self) -> Gateway:
-        """The gateway; its coroutines belong into `ask`."""
+        """The gateway; call its coroutines through `ask`."""
         assert self._gateway is not None, "the gateway has not been started"
         return self._gateway
 
@@ -79,7 +79,7 @@ class GatewayServer:
             raise GatewayStartError(self._fault or f"the gateway did not start within {_START_SECONDS:g} s")
 
     async def ask(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the gateway's loop and return its result in this one. Cancelling reaches it."""
+        """Run a coroutine in the gateway's loop and return its result in this one. Canceling propagates to it."""
         assert self._loop is not None, "the gateway has not been started"
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
@@ -105,7 +105,7 @@ class GatewayServer:
         options = uvicorn.Config(
             create_app(self._gateway),
             log_level="warning",
-            access_log=False,  # paths hold lease ids
+            access_log=False,  # paths contain lease ids
             lifespan="off",
             server_header=False,
             limit_concurrency=config.limits.connections,

@@ -1,4 +1,4 @@
-"""Whether a worker samples what it says: its log-probs against the run's own, and its dice over many tokens.
+"""Verification of a worker's sampling: its log-probs against the run's own, and its calibration over many tokens.
 
 Per policy token, pi is the run's policy at the sampling temperature under the ban mask, mu is pi truncated by top-p.
 """
@@ -17,14 +17,14 @@ TOLERANCES = {"float32": (1e-3, 0.05), "float64": (1e-3, 0.05), "float16": (0.02
 
 
 class Gap(NamedTuple):
-    """How far a worker's log-probs lie outside what they may be: mean and largest, in nats."""
+    """Hold the distance of a worker's log-probs from their allowed range: mean and largest, in nats."""
 
     mean: float
     largest: float
 
 
 class Drift(NamedTuple):
-    """A worker's calibration: mean(log mu + entropy) in nats a token, its standard error, and the tokens behind it."""
+    """Hold a worker's calibration: mean(log mu + entropy) in nats a token, its standard error, and the token count."""
 
     mean: float
     error: float
@@ -32,12 +32,12 @@ class Drift(NamedTuple):
 
     @property
     def z(self) -> float:
-        """The mean in standard errors; 0 where nothing was left to chance."""
+        """The mean in standard errors; 0 where the sampling was deterministic."""
         return self.mean / self.error if self.error > 0 else 0.0
 
 
 def logprob_gap(pushed: Sequence[float], scores: Scores, top_p: float) -> Gap:
-    """Return how far log-probs lie outside [log pi, log pi - log top_p], the range of log mu (DESIGN section 6).
+    """Return the distance of log-probs from [log pi, log pi - log top_p], the range of log mu (DESIGN section 6).
 
     Raises:
         ValueError: when the two have different lengths.
@@ -50,9 +50,9 @@ def logprob_gap(pushed: Sequence[float], scores: Scores, top_p: float) -> Gap:
 def drift_of(sums: Sequence[tuple[int, float, float]]) -> Drift:
     """Return the drift over trajectories, each given as (tokens, sum of log mu + entropy, sum of variances).
 
-    For a token drawn from mu, log mu(token) + H(mu) has mean 0 and variance Var(log mu), whatever the context: the sum
-    over an episode is a martingale, so its variance is the sum of the variances, and stopping at an answer changes
-    nothing. Drawn at a lower temperature likely tokens come too often and the mean is above 0; at a higher one below.
+    For a token drawn from mu, log mu(token) + H(mu) has mean 0 and variance Var(log mu) in every context. The sum over
+    an episode is a martingale, so its variance is the sum of the variances, and stopping at an answer changes nothing.
+    At a lower temperature, likely tokens are drawn too often and the mean is above 0; at a higher one it is below.
     """
     tokens = sum(n for n, _, _ in sums)
     if not tokens:
@@ -62,14 +62,14 @@ def drift_of(sums: Sequence[tuple[int, float, float]]) -> Drift:
 
 
 class Calibration:
-    """The last scored trajectories of one worker."""
+    """Hold the last scored trajectories of one worker."""
 
     def __init__(self, window: int) -> None:
         """Keep `window` trajectories."""
         self._sums: deque[tuple[int, float, float]] = deque(maxlen=window)
 
     def add(self, scores: Scores) -> None:
-        """Take in the scores of a trajectory."""
+        """Add the scores of a trajectory."""
         drifts = [lp - mass + h for lp, mass, h in zip(scores.logprobs, scores.masses, scores.entropies, strict=True)]
         self._sums.append((len(drifts), sum(drifts), sum(scores.variances)))
 

@@ -17,19 +17,19 @@ from genevolve_ray.models.adapters import base_files
 RANGE_BYTES = 8 << 20
 """Most bytes of one answer."""
 MODEL_SUFFIXES = (".json", ".jinja", ".txt", ".model")
-"""What a worker needs of the model folder: configuration and tokenizer. Weights come with a version."""
+"""Files of the model folder that a worker needs: configuration and tokenizer. Weights come with a version."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version on the shelf."""
+    """Describe a version in the store."""
 
     card: WeightsCard
     folder: Path
 
 
 class VersionStore:
-    """Keeps the last published versions in a folder of its own."""
+    """Keep the last published versions in a folder of its own."""
 
     def __init__(self, root: Path, keep: int) -> None:
         """Keep `keep` versions below `root`."""
@@ -47,7 +47,7 @@ class VersionStore:
         return sorted(self._versions)
 
     def put(self, folder: str, version: int, probe: Probe) -> None:
-        """Take a version in: hard links where the file system allows, copies elsewhere."""
+        """Add a version: hard links where the file system allows, copies elsewhere."""
         self._puts += 1  # a version that is published again after a restart gets a folder of its own
         target = self._root / f"v{version:06d}-{self._puts}"
         target.mkdir(parents=True)
@@ -87,7 +87,7 @@ def describe(folder: Path, suffixes: tuple[str, ...] | None = None) -> tuple[Fil
 
 
 def describe_base(folder: Path) -> tuple[FileCard, ...]:
-    """Return the weights of a model folder with sizes and digests, and the index by which they are found."""
+    """Return the weights of a model folder with sizes and digests, and the index that lists them."""
     return _cards(base_files(folder))
 
 
@@ -102,19 +102,19 @@ def file_digest(path: Path) -> str:
 
 
 def read_range(folder: Path, files: tuple[FileCard, ...], name: str, header: str | None) -> tuple[bytes, int, int]:
-    """Return bytes of a listed file, where they start, and the file's size.
+    """Return bytes of a listed file, their offset, and the file's size.
 
-    Starlette's `FileResponse` serves ranges, but not these: workers ask for each range compressed by itself, an answer is
-    bounded whatever range is asked for, and a bad range is a refusal with a reason that the meters count.
+    Starlette's `FileResponse` serves ranges, but not these. Workers request each range compressed separately. An answer
+    is bounded for every requested range. A bad range is a refusal with a reason that the meters count.
 
     Args:
-        folder: where the files lie.
-        files: those that may be read; a name that is not among them is refused, whatever lies there.
+        folder: the folder of the files.
+        files: the readable files; all other names are refused, even when such a file exists.
         name: the file.
         header: `bytes=A-B` or `bytes=A-`; None reads from the start. At most `RANGE_BYTES` are returned.
 
     Raises:
-        GatewayRefusal: for an unknown file and for a range that is none.
+        GatewayRefusal: for an unknown file and for an invalid range.
     """
     card = next((f for f in files if f.name == name), None)
     if card is None:

@@ -1,4 +1,4 @@
-"""What goes over the wire: JSON bodies with strict schemas, perhaps compressed, and never more than was agreed."""
+"""Wire format: JSON bodies with strict schemas, optionally compressed, within fixed limits."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MAX_DEPTH = 24
 """Deepest nesting of a body."""
 ZSTD = "zstd"
 CLAIMS = ("reward", "verdict", "outcome", "score", "rendered", "termination")
-"""What is computed by the gateway and never taken from a worker."""
+"""Fields that the gateway computes and never accepts from a worker."""
 
 Int32 = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
 
 
 class Body(Record):
-    """A body that a worker sends: no unknown keys, no conversions."""
+    """Define a body that a worker sends: no unknown keys, no conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -40,14 +40,14 @@ B = TypeVar("B", bound=Body)
 
 
 class LeaseOrder(Body):
-    """How many leases a worker wants, and how long it would wait for the first."""
+    """Request leases: their number, and the longest wait for the first."""
 
     count: int = Field(default=1, ge=1, le=64)
     wait: float = Field(default=0.0, ge=0, le=30)
 
 
 class LeaseGrant(Record):
-    """A request to play. The worker learns its prompt and seed, nothing that judges know."""
+    """Grant a request to play. The worker receives its prompt and seed, but no data of the judges."""
 
     id: str
     prompt: str
@@ -62,7 +62,7 @@ class LeaseGrant(Record):
 
 
 class ToolOrder(Body):
-    """The `index`-th tool call of an episode; the same call asked again gets the same answer."""
+    """Order the `index`-th tool call of an episode; repeating the same call returns the same answer."""
 
     index: int = Field(ge=0, lt=MAX_CALLS)
     name: str = Field(max_length=256)
@@ -70,7 +70,7 @@ class ToolOrder(Body):
 
 
 class ToolAnswer(Record):
-    """What came of a tool call: an observation, or one of the two ways in which there is none."""
+    """Answer a tool call: an observation, or one of the two reasons for having none."""
 
     observation: SearchObservation | ImageSearchObservation | SkillObservation | None = None
     argument_error: str | None = None
@@ -78,7 +78,7 @@ class ToolAnswer(Record):
 
 
 class OwnCall(Body):
-    """A tool call that a trusted worker carried out by itself."""
+    """Report a tool call that a trusted worker executed itself."""
 
     name: str = Field(max_length=256)
     arguments: dict[str, Any]
@@ -86,7 +86,7 @@ class OwnCall(Body):
 
 
 class LedgerBody(Body):
-    """A token ledger (see `records.ledger`), columns of one length."""
+    """Carry a token ledger (see `records.ledger`), with columns of one length."""
 
     tokens: list[Int32] = Field(min_length=1, max_length=MAX_TOKENS)
     policy_mask: list[bool] = Field(max_length=MAX_TOKENS)
@@ -96,7 +96,7 @@ class LedgerBody(Body):
 
 
 class Push(Body):
-    """A played episode."""
+    """Push a played episode."""
 
     ledger: LedgerBody
     own_calls: list[OwnCall] = Field(default=[], max_length=MAX_CALLS)
@@ -104,7 +104,7 @@ class Push(Body):
 
 
 class FileCard(Record):
-    """A file to download."""
+    """Describe a file to download."""
 
     name: str = Field(pattern=r"^[\w][\w.-]{0,127}$")
     size: int = Field(ge=0)
@@ -112,7 +112,7 @@ class FileCard(Record):
 
 
 class WeightsCard(Record):
-    """A version's files and the probe by which an engine shows that it has loaded them."""
+    """Describe a version's files, and the probe by which an engine proves that it has loaded them."""
 
     version: int
     probe: Probe
@@ -120,7 +120,7 @@ class WeightsCard(Record):
 
 
 class RunCard(Record):
-    """What a worker must know of a run."""
+    """Describe a run to a worker."""
 
     protocol: int
     package: str
@@ -132,21 +132,21 @@ class RunCard(Record):
     tools: tuple[ToolCard, ...]
     model: tuple[FileCard, ...]
     base: tuple[FileCard, ...] = ()
-    """Weights of the base, where versions are adapters: the worker has these very files, or loads them once."""
+    """Weights of the base, where versions are adapters: the worker has these exact files, or downloads them once."""
     turn_seconds: float = 0.0
     tool_calls: int = 0
     """The script of a rehearsal."""
 
 
 class Receipt(Record):
-    """A trajectory was accepted."""
+    """Confirm that a trajectory was accepted."""
 
     accepted: Literal[True] = True
     tokens: int
 
 
 class RefusalBody(Record):
-    """Why a request was refused."""
+    """Report the reason of a refusal."""
 
     reason: str
     detail: str = ""
@@ -159,7 +159,7 @@ def compress(data: bytes, level: int | None = None) -> bytes:
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """Return the content of zstd frames, reading no further than `limit`. Raises GatewayRefusal beyond it, and for rubbish."""
+    """Return the content of zstd frames up to `limit` bytes. Raises GatewayRefusal beyond it, and for invalid data."""
     try:
         with pa.CompressedInputStream(pa.BufferReader(data), ZSTD) as stream:
             plain: bytes = stream.read(limit + 1)
@@ -182,7 +182,7 @@ def read_json(data: bytes) -> Any:
 
 
 def read_push(data: bytes) -> Push:
-    """Return a pushed episode. Raises GatewayRefusal naming what is wrong with it."""
+    """Return a pushed episode. Raises GatewayRefusal naming the error."""
     value = read_json(data)
     if isinstance(value, dict) and (claimed := [name for name in CLAIMS if name in value]):
         raise GatewayRefusal(
@@ -197,7 +197,7 @@ def read_body(kind: type[B], data: bytes) -> B:
 
 
 def validate(kind: type[B], value: Any) -> B:
-    """Return a value as a body of a kind. Raises GatewayRefusal naming the first place at fault."""
+    """Return a value as a body of a kind. Raises GatewayRefusal naming the first invalid place."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A worker outside the cluster: its own engine, the gateway's requests, tools and weights. It needs no Ray."""
+"""Worker outside the cluster: its own engine, the gateway's requests, tools and weights. It needs no Ray."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ _FATAL = frozenset(
 
 
 class WorkerError(UserFault, RuntimeError):
-    """The worker cannot go on; the message says why in one line."""
+    """Report that the worker cannot continue; the message gives the reason in one line."""
 
 
 class WorkerConfig(Config):
-    """How a worker works."""
+    """Configure a worker."""
 
     concurrent: int = Field(default=8, ge=1)
-    """Episodes at once."""
+    """Concurrent episodes."""
     poll_seconds: float = Field(default=20.0, gt=0, le=30)
-    """How long one question for work or weights waits at the gateway."""
+    """Longest wait of one request for work or weights at the gateway."""
     drain_seconds: float = Field(default=60.0, ge=0)
-    """After SIGTERM, seconds for the episodes that are under way; what then still plays is given back."""
+    """After SIGTERM, seconds for the episodes in progress; episodes that are still playing then are given back."""
     patience: float = Field(default=600.0, gt=0)
     """Seconds without an answer from the gateway after which the worker gives up."""
 
 
 @dataclass
 class WorkerProgress:
-    """What a worker has done."""
+    """Count the work of a worker."""
 
     version: int = -1
     playing: int = 0
@@ -65,13 +65,13 @@ class WorkerProgress:
     given_back: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     base_bytes: int = 0
-    """Bytes that came over the wire for the base."""
+    """Bytes transferred for the base."""
     version_bytes: Counter[int] = field(default_factory=Counter)
-    """Bytes that came over the wire for each version."""
+    """Bytes transferred for each version."""
     started: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
-        """Return it in one line."""
+        """Return the counts in one line."""
         rate = 60 * self.accepted / max(time.monotonic() - self.started, 1e-9)
         refused = ", ".join(f"{count} {reason}" for reason, count in self.refused.most_common())
         loaded = f"{self.version_bytes[self.version] / 1e6:.3g} MB"
@@ -88,7 +88,7 @@ StartEngine = Callable[[RunCard, Path], Awaitable[Engine]]
 
 
 class Worker:
-    """Plays episodes until it is told to drain."""
+    """Play episodes until drained."""
 
     def __init__(
         self,
@@ -103,11 +103,12 @@ class Worker:
 
         Args:
             client: the gateway.
-            config: how to work.
-            folder: for model and weights; what lies there from before is used.
+            config: the worker's settings.
+            folder: for model and weights; existing files are reused.
             start_engine: starts the engine.
             own: tools of this worker's own.
-            base: a model folder that holds the base, for a run whose versions are adapters; without, it is loaded.
+            base: a model folder that holds the base, for a run whose versions are adapters; without it the base is
+                downloaded.
         """
         self._client, self._config, self._folder, self._start = client, config, folder, start_engine
         self._own, self._base = own, base
@@ -117,14 +118,14 @@ class Worker:
         self._heard = time.monotonic()
 
     def drain(self) -> None:
-        """Take no more work, finish what is under way."""
+        """Take no more work, and finish the episodes in progress."""
         self._draining.set()
 
     async def run(self) -> WorkerProgress:
         """Work until drained.
 
         Raises:
-            WorkerError: when the gateway shuts this worker out, is gone for too long, or is another version.
+            WorkerError: when the gateway quarantines this worker, is unreachable for too long, or has another version.
         """
         card = await self._meet()
         _check_version(card)
@@ -136,7 +137,7 @@ class Worker:
         return self.progress
 
     async def _meet(self) -> RunCard:
-        """Wait for the gateway, as long as patience lasts."""
+        """Wait for the gateway within the configured patience."""
         while True:
             try:
                 return await self._client.run()
@@ -149,12 +150,12 @@ class Worker:
                     raise WorkerError(f"drained before the gateway was reachable: {error}") from error
 
     async def _prepare(self, card: RunCard) -> tuple[EpisodeRunner, Engine]:
-        """Load model and weights and start the engine."""
+        """Download model and weights and start the engine."""
         model = self._folder / "model"
         await self._client.download("/v1/model", card.model, model)
         weights = await self._first_weights()
         folder = await self._fetch(weights)
-        # The engine starts from a whole model folder: the base, or where versions are whole, the first of them.
+        # The engine starts from a complete model folder: the base, or the first version where versions are whole.
         await asyncio.to_thread(clear_strangers, model, card.base)
         if card.base:
             await self._bring_base(card.base, model)
@@ -167,10 +168,12 @@ class Worker:
         return EpisodeRunner(self._client, engine, chat, profile, card.tools, self._own), engine
 
     async def _bring_base(self, files: Sequence[FileCard], model: Path) -> None:
-        """Put the base into the model folder: the worker's own where it has it, else loaded, as long as patience lasts.
+        """Put the base into the model folder: the worker's own base, or else the downloaded one.
+
+        The download is repeated within the configured patience.
 
         Raises:
-            WorkerError: when the worker's own is another, or it drains; the next start goes on where this one stopped.
+            WorkerError: when the worker's own base differs, or the worker drains; the next start resumes the download.
         """
         if self._base is not None:
             try:
@@ -205,7 +208,7 @@ class Worker:
         raise WorkerError("no weights available yet")
 
     async def _fetch(self, card: WeightsCard) -> Path:
-        """Load a version's files; older ones are removed."""
+        """Download a version's files; older ones are removed."""
         folder = self._folder / version_name(card)
         before = self._client.received
         try:
@@ -232,7 +235,7 @@ class Worker:
             await asyncio.gather(*slots, updates, stop, return_exceptions=True)
 
     async def _follow(self, engine: Engine) -> None:
-        """Load every new version into the engine, while episodes go on."""
+        """Load every new version into the engine, while episodes continue."""
         while True:
             try:
                 card = await self._client.weights(self.progress.version, self._config.poll_seconds)
@@ -247,7 +250,7 @@ class Worker:
             except GatewayRefusal as refusal:
                 if refusal.reason in _FATAL:
                     raise WorkerError(f"the gateway has quarantined this worker: {refusal.why}") from refusal
-                continue  # the version went while it was loaded
+                continue  # the version was removed during the download
             await engine.update(str(folder), card.version, card.probe)
             self.progress.version = card.version
             async with self._updated:
@@ -268,7 +271,7 @@ class Worker:
                     raise WorkerError(f"the gateway has quarantined this worker: {refusal.why}") from refusal
 
     async def _leases(self) -> list[LeaseGrant]:
-        """Ask for work until there is some or the worker drains; a question that is under way is then dropped."""
+        """Request work until there is some or the worker drains; a request in progress is then dropped."""
         asking = asyncio.create_task(self._client.lease(1, self._config.poll_seconds))
         draining = asyncio.create_task(self._draining.wait())
         try:
@@ -284,14 +287,14 @@ class Worker:
             await asyncio.gather(asking, draining, return_exceptions=True)
 
     async def _play(self, grant: LeaseGrant) -> None:
-        """Play a lease and hand the episode in; cancelled or failed, give it back."""
+        """Play a lease and push the episode; when canceled or failed, give the lease back."""
         self.progress.playing += 1
         beat = asyncio.create_task(self._renew(grant))
         playing = asyncio.create_task(self._episode(grant))
         try:
             await asyncio.wait([beat, playing], return_when=asyncio.FIRST_COMPLETED)
             if not playing.done():
-                beat.result()  # the lease is gone
+                beat.result()  # the lease is lost
                 return
             push = playing.result()
             beat.cancel()
@@ -316,7 +319,7 @@ class Worker:
         return await self._runner.play(grant)
 
     async def _renew(self, grant: LeaseGrant) -> None:
-        """Keep a lease; ends by GatewayRefusal when it is lost."""
+        """Extend a lease until it is lost, which raises GatewayRefusal."""
         while True:
             await asyncio.sleep(grant.seconds / 3)
             await self._client.renew(grant.id)
@@ -357,7 +360,7 @@ def _check_version(card: RunCard) -> None:
 
 
 def _raise_first(slots: list[asyncio.Task[None]], updates: asyncio.Task[None]) -> None:
-    """Raise what ended a task."""
+    """Raise the error that ended a task."""
     for task in (*slots, updates):
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error

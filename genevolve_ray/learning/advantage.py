@@ -15,17 +15,17 @@ from genevolve_ray.records.base import Config
 
 
 class AdvantageConfig(Config):
-    """How rewards become advantages."""
+    """Configure the computation of advantages from rewards."""
 
     ddof: int = Field(default=1, ge=0, le=1)
     """1: sample standard deviation (torch's default, which the paper's launcher descends from); 0: the population's."""
     eps: float = Field(default=1e-6, gt=0)
-    """Added to the standard deviation, so that a group of nearly equal rewards does not explode."""
+    """Added to the standard deviation, so that the advantages of nearly equal rewards stay bounded."""
 
 
 @dataclass(frozen=True)
 class GroupAdvantages:
-    """Advantages [K] in the rewards' order; `zero_variance` marks a group that teaches nothing, and has zeros."""
+    """Hold advantages [K] in the rewards' order; `zero_variance` marks a group of zeros that teaches nothing."""
 
     values: tuple[float, ...]
     mean: float
@@ -34,7 +34,7 @@ class GroupAdvantages:
 
 
 def group_advantages(rewards_K: Sequence[float], config: AdvantageConfig | None = None) -> GroupAdvantages:
-    """Normalise the rewards of one group.
+    """Normalize the rewards of one group.
 
     Raises:
         ValueError: with fewer than two rewards (there is nothing to compare) or a reward that is not finite.

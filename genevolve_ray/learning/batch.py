@@ -1,8 +1,8 @@
 """Sequences as the learner sees them, and token-budget micro-batches of them.
 
-Right padding without an attention mask: a causal model's real tokens never see what comes after them, so SDPA keeps its
-causal fast path, and sorting by length keeps the padding small. Importing this module is cheap (no torch): every rollout
-worker and every driver reads it, and few of them compute.
+Padding is on the right, without an attention mask. A causal model's real tokens never see later positions, so SDPA
+keeps its causal fast path. Sorting by length keeps the padding small. Importing this module is cheap (no torch): every
+rollout worker and every driver imports it, and few of them compute.
 
 Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro-batch (all its sequences, in order).
 """
@@ -22,7 +22,7 @@ PAD = 0
 
 
 class MaskedTokens(Protocol):
-    """Token ids and which of them the loss is about."""
+    """Define token ids with a mask of the tokens that enter the loss."""
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -37,7 +37,7 @@ class MaskedTokens(Protocol):
 
 @dataclass(frozen=True)
 class TeacherContext:
-    """A trajectory as the teacher reads it: experience inserted into its prompt, then the student's own tokens verbatim.
+    """Hold a trajectory as the teacher reads it: experience in its prompt, then the student's own tokens verbatim.
 
     Attributes:
         tokens: token ids, longer than the student's by the inserted ones.
@@ -54,7 +54,7 @@ class TeacherContext:
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Pictures as a Qwen-VL vision tower reads them, in the order of their placeholder tokens.
+    """Hold pictures as a Qwen-VL vision tower reads them, in the order of their placeholder tokens.
 
     Attributes:
         pixel_values: patches of all pictures, one after the other, [patches, patch size].
@@ -76,17 +76,17 @@ class ImageInputs:
 
 @dataclass(frozen=True)
 class TrainSequence:
-    """One trajectory for the learner; columns are parallel to `tokens` (length T), as in the token ledger.
+    """Hold one trajectory for the learner; columns are parallel to `tokens` (length T), as in the token ledger.
 
     Attributes:
         tokens: token ids.
         policy_mask: True where the policy sampled the token.
-        logprobs: behaviour log-probs at the sampling temperature, 0.0 on context tokens.
+        logprobs: behavior log-probs at the sampling temperature, 0.0 on context tokens.
         advantage: one number for every policy token of the sequence.
-        weight: factor on this sequence's loss; it does not enter the normaliser.
+        weight: factor on this sequence's loss; it does not enter the normalizer.
         versions: policy version behind each token; empty means the version that learns.
         teacher: the same trajectory as a teacher reads it, where experience was retrieved for its request.
-        images: the pictures among the context, for a policy that sees; None while observations are text.
+        images: the pictures among the context, for a policy with vision; None while observations are text.
     """
 
     tokens: Sequence[int]
@@ -124,20 +124,20 @@ class TrainSequence:
 
     @property
     def policy_tokens(self) -> int:
-        """Number of tokens that the loss is about."""
+        """Number of tokens that enter the loss."""
         return sum(self.policy_mask)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Right-padded sequences and where their policy tokens are predicted.
+    """Hold right-padded sequences and the positions that predict their policy tokens.
 
     Attributes:
         indices: the sequences' places in the list that was split.
         ids_B_T: token ids, padded on the right.
         rows_P: position in the flattened [B * T] states that predicts each policy token (the token before it).
         targets_P: the policy tokens.
-        sequence_P: which sequence of the micro-batch (0 to B - 1) each policy token belongs to.
+        sequence_P: the sequence of the micro-batch (0 to B - 1) that each policy token belongs to.
         tokens: number of real (unpadded) tokens.
         images: the sequences' pictures, on the host until they are used.
     """
@@ -157,7 +157,7 @@ def collate(
     """Pad the named sequences on the right and index their policy tokens.
 
     Raises:
-        ValueError: for an empty sequence, or a policy token at position 0, which nothing predicts.
+        ValueError: for an empty sequence, or a policy token at position 0, which no position predicts.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""From settings to a policy that can be trained: load, adapt, checkpoint activations, shard."""
+"""Construction of a trainable policy from settings: load, adapt, checkpoint activations, shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genevolve_ray.learning.policy import decoder_layers, load_policy, vision_to
 
 
 def base_dtype(config: LearnerConfig, reference: bool = False) -> str:
-    """Return the dtype that weights are kept in: float32 where they are trained, the compute dtype where not."""
+    """Return the dtype of stored weights: float32 where they are trained, else the compute dtype."""
     frozen = reference or config.lora is not None
     return config.dtype if frozen or config.dtype == "float64" else "float32"
 
@@ -25,19 +25,19 @@ def base_dtype(config: LearnerConfig, reference: bool = False) -> str:
 def build_policy(
     model_dir: str | Path, config: LearnerConfig, ranks: Ranks, *, reference: bool = False
 ) -> tuple[PreTrainedModel, Any]:
-    """Return the policy of a folder as the settings want it, and its adapter's description (None without LoRA).
+    """Return the policy of a folder under the settings, and its adapter's description (None without LoRA).
 
     Args:
         model_dir: folder in HF layout.
         config: the settings.
-        ranks: who shares it.
+        ranks: the ranks that share it.
         reference: nothing is trained: no adapter, no gradient.
 
     Raises:
         FileNotFoundError: for a missing folder.
-        ValueError: for a model that cannot be trained like this.
+        ValueError: for a model that cannot be trained under these settings.
     """
-    # A sharded model goes to its devices shard by shard, so that no device ever holds all of it.
+    # A sharded model moves to its devices shard by shard, so that no device ever holds all of it.
     device = "cpu" if ranks.sharded else config.device
     model = load_policy(model_dir, base_dtype(config, reference), device)
     adapter = None
@@ -53,20 +53,20 @@ def build_policy(
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Keep only the inputs of the decoder layers for the backward pass, which computes the rest again.
+    """Keep only the inputs of the decoder layers for the backward pass, which recomputes the rest.
 
-    transformers' own switch works in training mode alone, which would turn dropout on in some models.
+    The switch of transformers works in training mode alone, and that mode would enable dropout in some models.
     """
     for layer in decoder_layers(model):
-        # Nothing random runs in evaluation mode: there is no state of a generator to bring back.
+        # Evaluation mode draws no random numbers, so there is no generator state to restore.
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def flops_per_token(model: nn.Module) -> float:
     """Return floating-point operations of a training step per token, attention products left out.
 
-    A parameter costs 2 forward and 2 for the gradient of its input, and 2 more for its own where it is trained: 6 in
-    full-parameter training. A vision tower and recomputation are not counted.
+    A parameter costs 2 operations forward and 2 for the gradient of its input. A trained parameter costs 2 more for its
+    own gradient, which makes 6 in full-parameter training. A vision tower and recomputation are not counted.
     """
     tower = vision_tower(model) if isinstance(model, PreTrainedModel) else None
     left_out = set() if tower is None else {id(p) for p in tower.parameters()}

@@ -12,10 +12,10 @@ from genevolve_ray.records.base import Config
 
 
 class ImportanceCorrection(StrEnum):
-    """Which policy the clipped ratio is taken against (pi current, mu behaviour, prox at the start of the step)."""
+    """Select the denominator of the clipped ratio (pi current, mu behavior, prox at the start of the step)."""
 
     BYPASS = "bypass"
-    """pi / mu: the engine's log-probs are taken as they are; no extra forward pass."""
+    """pi / mu: the engine's log-probs are used unchanged; no extra forward pass."""
     RECOMPUTE = "recompute"
     """pi / prox, with the learner's own log-probs before its first update; mu is ignored."""
     DECOUPLED = "decoupled"
@@ -23,11 +23,11 @@ class ImportanceCorrection(StrEnum):
 
 
 class GrpoConfig(Config):
-    """Settings of the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
+    """Configure the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
 
-    In the decoupled form, truncation bounds the variance and masking drops tokens whose context the policy has left
-    behind. The share of tokens that each touches is logged. Aggregation is `seq-mean-token-sum`: summed over the tokens
-    of a sequence, averaged over the non-empty sequences of the global batch.
+    In the decoupled form, truncation bounds the variance. Masking drops tokens whose context is unlikely under the
+    current policy. The share of tokens that each affects is logged. Aggregation is `seq-mean-token-sum`: summed over
+    the tokens of a sequence, averaged over the non-empty sequences of the global batch.
     """
 
     clip_low: float = Field(default=0.20, ge=0, lt=1)
@@ -35,13 +35,13 @@ class GrpoConfig(Config):
     clip_high: float = Field(default=0.28, ge=0)
     """Ratios are clipped at 1 + `clip_high`."""
     correction: ImportanceCorrection = ImportanceCorrection.BYPASS
-    """Which policy the ratio is taken against."""
+    """Policy in the denominator of the ratio."""
     behaviour_cap: float = Field(default=2.0, gt=0)
     """Greatest weight prox / mu in the `decoupled` form, which bounds the variance."""
     behaviour_floor: float | None = Field(default=None, ge=0)
-    """Tokens whose prox / mu lies below are masked in the `decoupled` form; None masks none."""
+    """Tokens with prox / mu below this value are masked in the `decoupled` form; None masks none."""
     behaviour_ceiling: float | None = Field(default=None, gt=0)
-    """Tokens whose prox / mu lies above are masked in the `decoupled` form; None masks none."""
+    """Tokens with prox / mu above this value are masked in the `decoupled` form; None masks none."""
 
     @model_validator(mode="after")
     def _order(self) -> GrpoConfig:
@@ -57,14 +57,14 @@ class GrpoConfig(Config):
 
     @property
     def needs_proximal(self) -> bool:
-        """Whether the learner's log-probs before the step are needed."""
+        """True when the learner's log-probs before the step are needed."""
         return self.correction is not ImportanceCorrection.BYPASS
 
 
 class KlConfig(Config):
-    """Weight of the reference term. 0 (the default) means no reference model and no reference pass at all.
+    """Configure the reference term. A weight of 0 (the default) means no reference model and no reference pass.
 
-    The paper reports 1e-3, but the launcher it descends from has its KL loss switched off (PAPER section 3).
+    The paper reports 1e-3, but the KL loss of the launcher it descends from is disabled (PAPER section 3).
     """
 
     coefficient: float = Field(default=0.0, ge=0)
@@ -74,16 +74,16 @@ class KlConfig(Config):
 
 
 class VedForm(StrEnum):
-    """Which estimator of the reverse KL to the teacher is differentiated (see `learning.ved`)."""
+    """Select the differentiated estimator of the reverse KL to the teacher (see `learning.ved`)."""
 
     SCORE = "score"
     """The score function: its gradient keeps its sign under cap and clip."""
     PAPER = "paper"
-    """The importance-weighted k3 with gradient through the ratio, as the paper is told to have it."""
+    """The importance-weighted k3 with gradient through the ratio, reported as the paper's form."""
 
 
 class TokenAggregation(StrEnum):
-    """How a sequence's token losses become one number."""
+    """Select the aggregation of a sequence's token losses into one number."""
 
     SUM = "sum"
     """Their sum, as in GRPO."""
@@ -92,16 +92,16 @@ class TokenAggregation(StrEnum):
 
 
 class VedConfig(Config):
-    """Settings of Visual Experience Distillation (PAPER section 4). Coefficient 0 means no teacher pass at all.
+    """Configure Visual Experience Distillation (PAPER section 4). Coefficient 0 means no teacher pass.
 
-    The paper's coefficient is 2.0 with a normaliser that is not known; here a token loss is summed (or averaged) over
-    the gated tokens of a sequence and averaged over the sequences that have a bundle.
+    The paper's coefficient is 2.0 with an unknown normalizer. Here a token loss is summed (or averaged) over the gated
+    tokens of a sequence, then averaged over the sequences that have a bundle.
     """
 
     coefficient: float = Field(default=0.0, ge=0)
     """Weight lambda of the distillation loss; 0 runs no teacher."""
     form: VedForm = VedForm.SCORE
-    """Which estimator of the divergence is differentiated."""
+    """Estimator of the divergence that is differentiated."""
     rho_cap: float = Field(default=2.0, gt=0)
     """Greatest importance weight pi / mu."""
     gap_clip: float = Field(default=10.0, gt=0)
@@ -123,18 +123,18 @@ class VedConfig(Config):
 
 
 class PublishForm(StrEnum):
-    """What of a version travels to the engines when an adapter is trained."""
+    """Select the form in which a version travels to the engines when an adapter is trained."""
 
     ADAPTER = "adapter"
     """The adapter alone; engines merge it into the base of their own model folder while they load it."""
     MERGED = "merged"
-    """Whole weights, the adapter merged in by the learner: for engines whose model folder is another than the learner's."""
+    """Whole weights, the adapter merged in by the learner: for engines with another model folder than the learner's."""
 
 
 class LoraConfig(Config):
-    """Settings of a low-rank adapter: W + alpha / rank * B A on the target modules, everything else frozen.
+    """Configure a low-rank adapter: W + alpha / rank * B A on the target modules, everything else frozen.
 
-    There is no dropout: the policy that is trained must be the one that sampled. Either form of `publish` gives the
+    There is no dropout, because the trained policy must equal the one that sampled. Either form of `publish` gives the
     engines the same weights, bit for bit (where both merge on the same kind of device).
     """
 
@@ -147,9 +147,9 @@ class LoraConfig(Config):
     start: str | None = None
     """Adapter folder in peft's layout to continue from; None starts with the identity."""
     seed: int = Field(default=0, ge=0)
-    """Decides matrix A of a fresh adapter."""
+    """Seed of matrix A of a fresh adapter."""
     publish: PublishForm = PublishForm.ADAPTER
-    """What of a version travels to the engines; both forms give them the same weights."""
+    """Form in which a version travels to the engines; both forms give them the same weights."""
 
     @model_validator(mode="after")
     def _targets(self) -> LoraConfig:
@@ -159,7 +159,7 @@ class LoraConfig(Config):
 
 
 class LearnerConfig(Config):
-    """Settings of the learner."""
+    """Configure the learner."""
 
     lr: float = Field(default=4e-5, ge=0)
     """Learning rate of AdamW."""
@@ -176,13 +176,13 @@ class LearnerConfig(Config):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; `sampling.temperature` must be the same."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """What the passes compute in; master weights and optimizer are float32."""
+    """Compute dtype of the passes; master weights and optimizer are float32."""
     device: str = "cpu"
     """Torch device of the learner, such as `cpu` or `cuda`."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0 leaves torch's setting alone."""
     gradient_checkpointing: bool = False
-    """Keep one state per layer and compute the rest again in the backward pass."""
+    """Keep one state per layer and recompute the rest in the backward pass."""
     offload: bool = False
     """Keep master weights, gradients and optimizer state in host memory and step there (FSDP2's CPU offload, also on one rank)."""
     lora: LoraConfig | None = None
@@ -198,7 +198,7 @@ class LearnerConfig(Config):
 
     @property
     def publishes_adapter(self) -> bool:
-        """Whether engines are sent an adapter alone."""
+        """True when engines receive an adapter alone."""
         return self.lora is not None and self.lora.publish is PublishForm.ADAPTER
 
     @model_validator(mode="after")

@@ -1,11 +1,11 @@
-"""The learner over 1 to N ranks with FSDP2: one step is the same step on any number of them.
+"""The learner over 1 to N ranks with FSDP2: a step has the same result on any number of them.
 
-Every rank is handed the whole global batch and takes its share of the micro-batches, so all counts that losses divide
-by are known everywhere without asking. Gradients are summed over the ranks, not averaged. Ranks with fewer
-micro-batches pass empty ones, because every forward and backward pass of a sharded model is a collective; for the same
-reason a pass that some micro-batches need must be made for all of them.
+Every rank receives the whole global batch and takes its share of the micro-batches. All counts that losses divide by
+are therefore known everywhere without communication. Gradients are summed over the ranks, not averaged. Ranks with
+fewer micro-batches pass empty ones, because every forward and backward pass of a sharded model is a collective. For the
+same reason, a pass that some micro-batches need must be made for all of them.
 
-State leaves and enters as full tensors under their usual names, so that a checkpoint fits any number of ranks.
+State is saved and loaded as full tensors under their usual names, so that a checkpoint fits any number of ranks.
 
 Shape legend: P policy tokens of a micro-batch, N all scored numbers of a call.
 """
@@ -39,12 +39,15 @@ from genevolve_ray.learning.policy import decoder_layers, vision_tower
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 120.0
-"""How long a collective may wait for the other ranks; they do the same work, so more means that one is gone."""
+"""Longest wait of a collective for the other ranks; they do the same work, so a longer wait means that one is lost."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the ranks of a learner; the default is the only one, without a process group."""
+    """Describe this process's place among the ranks of a learner.
+
+    The default is a single rank without a process group.
+    """
 
     rank: int = 0
     size: int = 1
@@ -52,18 +55,18 @@ class Ranks:
 
     @property
     def sharded(self) -> bool:
-        """Whether models are sharded over the ranks (also over a single one, for offload)."""
+        """True when models are sharded over the ranks (also over a single one, for offload)."""
         return self.mesh is not None
 
     @property
     def first(self) -> bool:
-        """Whether this rank writes and answers."""
+        """True on the rank that writes and answers."""
         return self.rank == 0
 
     def share(self, batches: Sequence[MicroBatch], device: torch.device) -> list[MicroBatch]:
         """Return this rank's micro-batches, with empty ones at the end where others have one more.
 
-        They are dealt in turn: sorted by length, neighbours cost about the same.
+        They are dealt in turn: sorted by length, neighbors cost about the same.
         """
         if self.size == 1:
             return list(batches)
@@ -76,7 +79,7 @@ class Ranks:
         return token_budget if self.size == 1 else max(1, min(token_budget, -(-sum(lengths) // self.size)))
 
     def combine(self, totals: dict[str, float], maxima: frozenset[str]) -> dict[str, float]:
-        """Return sums over the ranks, and maxima of those that are named so. Every rank has the same names."""
+        """Return sums over the ranks, and maxima for the names in `maxima`. Every rank has the same names."""
         if self.size == 1:
             return totals
         names = sorted(totals)
@@ -87,7 +90,7 @@ class Ranks:
         return {n: (highs if n in maxima else sums)[i].item() for i, n in enumerate(names)}
 
     def gather(self, rows: list[list[float]]) -> list[list[float]]:
-        """Return the union of what the ranks filled in; every row was filled by one rank or is empty on all."""
+        """Return the union of the rows of all ranks; every row was filled by one rank or is empty on all."""
         if self.size == 1:
             return rows
         lengths = torch.tensor([len(row) for row in rows])
@@ -102,11 +105,11 @@ class Ranks:
 def join_ranks(
     rank: int, size: int, address: str, device: str = "cpu", timeout: float = TIMEOUT_SECONDS, sharded: bool = False
 ) -> Ranks:
-    """Meet the other ranks: gloo on CPUs, NCCL for what lies on GPUs.
+    """Join the other ranks: gloo for tensors on CPUs, NCCL for tensors on GPUs.
 
     Args:
         rank: this process's number from 0.
-        size: how many there are; 1 needs no process group unless `sharded`.
+        size: number of ranks; 1 needs no process group unless `sharded`.
         address: `host:port` at which rank 0 listens.
         device: `cpu`, or `cuda` (the current device of this process).
         timeout: seconds that a collective may take.
@@ -133,7 +136,7 @@ def join_ranks(
 
 
 def lone_rank(device: str) -> Ranks:
-    """Return a group of this process alone, over which a model can be sharded: what offload needs."""
+    """Return a group of this process alone, over which a model can be sharded, as offload requires."""
     kind = torch.device(device).type
     if not dist.is_initialized():
         backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:nccl"
@@ -153,12 +156,12 @@ def empty_batch(device: torch.device) -> MicroBatch:
 def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: bool) -> None:
     """Shard a policy in place: one group per decoder layer, and the rest (embeddings, norm, head) in the root's.
 
-    A vision tower stays whole on every rank: it is frozen, and a rank whose sequences have no picture must not wait for
-    one whose have. Call `under_root` for every pass.
+    A vision tower stays whole on every rank. It is frozen, and a rank without pictures must not wait for a rank with
+    pictures. Call `under_root` for every pass.
 
     Args:
         model: the policy, on any device; its shards move to the mesh's.
-        ranks: who shares it.
+        ranks: the ranks that share it.
         half: compute in bfloat16 (shards and reduced gradients keep their own precision).
         offload: keep shards, gradients and optimizer state on the host.
     """
@@ -176,7 +179,7 @@ def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: b
         tower.to(device)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            # Losses are normalised by counts of the global batch, so gradients are summed and never averaged.
+            # Losses are normalized by counts of the global batch, so gradients are summed and never averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
     untyped: Any = model
@@ -185,17 +188,17 @@ def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: b
 
 
 def under_root(model: PreTrainedModel, work: Callable[[], T]) -> T:
-    """Run `work`, which reads the model's weights, while the root's weights are whole; plainly where it is not sharded.
+    """Run `work`, which reads the model's weights, while the root's weights are whole; unsharded models need no setup.
 
-    Head and embeddings belong to the root, so a product with `head_weight(model)` inside of `work` has its gradient
-    reduced like every other. What `work` returns must be a tensor or a tuple of tensors.
+    Head and embeddings belong to the root. The gradient of a product with `head_weight(model)` inside `work` is
+    therefore reduced like every other. The result of `work` must be a tensor or a tuple of tensors.
     """
     if not isinstance(model, FSDPModule):
         return work()
     untyped: Any = model
     result: T = untyped.under_root(work)
     if not torch.is_grad_enabled():
-        # No backward pass comes that would put the root's weights away again.
+        # No backward pass follows that would free the root's weights.
         model.reshard()
     return result
 
@@ -213,10 +216,10 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """Return the whole of a sharded tensor (a collective), any other as it is."""
+    """Return the whole of a sharded tensor (a collective), and any other tensor as it is."""
     if not isinstance(tensor, DTensor):
         return tensor
-    # An offloaded shard lies on the host; it is gathered where the mesh is.
+    # An offloaded shard is on the host; it is gathered on the device of the mesh.
     moved: Any = tensor.to(tensor.device_mesh.device_type)
     whole: Tensor = moved.full_tensor()
     return whole
@@ -262,7 +265,7 @@ def load_full_state(
     state: Mapping[str, Tensor],
     wanted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> None:
-    """Copy full tensors into a model, or into the part of it that `wanted` picks, each rank its shard.
+    """Copy full tensors into a model, or into the part that `wanted` selects; each rank copies its shard.
 
     Raises:
         RuntimeError: when names or shapes differ.
@@ -276,7 +279,7 @@ def load_full_state(
 
 
 def load_full_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore an optimizer from its state in full, each rank its shard."""
+    """Restore an optimizer from its full state; each rank restores its shard."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sharded = {}
     for index, slots in state["state"].items():
@@ -298,7 +301,7 @@ def _copy(target: Tensor, whole: Tensor, name: str) -> None:
     if not isinstance(target, DTensor):
         target.copy_(whole)
         return
-    # FSDP2 cuts the first dimension like Tensor.chunk: late ranks may get less, or nothing.
+    # FSDP2 cuts the first dimension like Tensor.chunk: the last ranks may get less, or nothing.
     parts = whole.chunk(target.device_mesh.size())
     rank = target.device_mesh.get_local_rank()
     target.to_local().copy_(parts[rank] if rank < len(parts) else whole[:0])

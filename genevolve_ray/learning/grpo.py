@@ -15,8 +15,8 @@ from genevolve_ray.learning.streams import TokenStreams
 def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Return this micro-batch's share of the GRPO loss, and metric sums over its tokens.
 
-    The importance correction says what r is and what w holds besides the sequence's weight (mu behaviour, prox the policy
-    before the step, a constant in its gradient):
+    The importance correction defines r, and the factors of w besides the sequence's weight. Here mu is the behavior
+    policy, and prox the policy before the step, a constant in its gradient:
         bypass      r = pi / mu
         recompute   r = pi / prox
         decoupled   r = pi / prox, w * min(prox / mu, behaviour_cap), 0 where prox / mu leaves [floor, ceiling]

@@ -1,16 +1,16 @@
 """KL to the reference policy, estimated on the sampled tokens so that its GRADIENT is the reverse KL's.
 
-With l = log pi - log ref on tokens y ~ mu, there are two separate questions: which estimator has the right value, and
-which has the right gradient. k3(l) = exp(-l) - 1 + l has the right value (unbiased for KL(pi || ref) when mu = pi,
-and never negative), but differentiating it through l alone on sampled tokens gives E[(1 - exp(-l)) grad log pi] =
--E_ref[grad log pi], the gradient of the FORWARD KL(ref || pi): the sampling distribution depends on pi as well, and
-that part is lost. So the value reported is k3, and the loss is the score-function form
+Let l = log pi - log ref on tokens y ~ mu. The right value and the right gradient need different estimators. k3(l) =
+exp(-l) - 1 + l has the right value: it is unbiased for KL(pi || ref) when mu = pi, and never negative. But
+differentiating it through l alone on sampled tokens gives E[(1 - exp(-l)) grad log pi] = -E_ref[grad log pi]. That is
+the gradient of the FORWARD KL(ref || pi): the sampling distribution depends on pi as well, and this part is lost. So
+the reported value is k3, and the loss is the score-function form
 
     sg(rho * l) * log pi,    rho = min(pi / mu, rho_cap)
 
-whose expected gradient under mu is that of the token-level KL(pi || ref) on the states that mu visited:
-E_pi[(l + 1) grad log pi], where the 1 integrates to zero. The cap on rho bounds the variance of stale tokens and biases
-those it touches, which are counted.
+Its expected gradient under mu is that of the token-level KL(pi || ref) on the states that mu visited: E_pi[(l + 1) grad
+log pi], where the 1 integrates to zero. The cap on rho bounds the variance of stale tokens and biases the tokens that
+it affects, which are counted.
 
 Shape legend: P policy tokens of a micro-batch.
 """
@@ -27,8 +27,8 @@ from genevolve_ray.learning.streams import TokenStreams
 def reference_kl(streams: TokenStreams, config: KlConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Return coefficient * KL(pi || ref) for this micro-batch, aggregated like GRPO (token sum, global sequence mean).
 
-    The scalar's gradient is what the module's docstring derives; its value is the k3 estimate. The metrics are sums
-    over the micro-batch's tokens.
+    The module's docstring derives the scalar's gradient; its value is the k3 estimate. The metrics are sums over the
+    micro-batch's tokens.
 
     Raises:
         ValueError: when there are no reference log-probs.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 1 << 20
-"""Logits in flight by default: the chunk is this over V, so its memory does not depend on T (4 MiB in float32)."""
+"""Logits held at a time by default: the chunk is this over V, so its memory does not depend on T (4 MiB in float32)."""
 GPU_CHUNK_ELEMENTS = 1 << 27
-"""The same on a GPU (512 MiB): every chunk reads the head and its gradient once, which a few tokens do not pay for."""
+"""The same on a GPU (512 MiB): every chunk reads the head and its gradient once, which only many tokens amortize."""
 
 
 def default_chunk(vocabulary: int, device: torch.device | None = None) -> int:
@@ -35,7 +35,10 @@ def _logits(hidden_C_H: Tensor, weight_V_H: Tensor, temperature: float, ban_mask
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log p(target) per token; saves the normalisers and recomputes each chunk's probabilities going back."""
+    """Compute log p(target) per token.
+
+    Save the normalizers, and recompute each chunk's probabilities in the backward pass.
+    """
 
     @staticmethod
     def forward(
@@ -103,15 +106,15 @@ def token_logprobs(
     chunk: int | None = None,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return log-probs [T] of the targets under softmax(hidden @ weight.T / temperature), and the entropy [T] if asked.
+    """Return log-probs [T] of the targets under softmax(hidden @ weight.T / temperature), optionally with entropy [T].
 
     Banned tokens (True in `ban_mask_V`) have probability 0. The log-probs carry gradient to hidden states and weight;
     the entropy (nats) is a metric and carries none. Results are float32, float64 for float64 input. Logits exist for
-    `chunk` tokens at a time (see `default_chunk`) and are computed again in the backward pass.
+    `chunk` tokens at a time (see `default_chunk`) and are recomputed in the backward pass.
 
     Raises:
-        ValueError: when the temperature is not positive, or a target is banned (its log-prob would be -inf: the sampler
-            and the learner disagree about the mask).
+        ValueError: when the temperature is not positive, or a target is banned. The log-prob of a banned target would
+            be -inf: the sampler and the learner disagree about the mask.
     """
     if temperature <= 0:
         raise ValueError(f"log-probs need a temperature above 0, got {temperature}")

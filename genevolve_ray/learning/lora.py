@@ -1,9 +1,12 @@
-"""LoRA through peft: attach an adapter, score as the reference, and bring weights in and out in peft's own layout.
+"""LoRA through peft: attach an adapter, score as the reference, and read and write weights in peft's own layout.
 
-The adapter lives inside the transformers model (peft replaces linear modules by its own), so whatever takes a policy
-takes one with an adapter. Three states matter: the adapter under training, named `default`; the policy at the start of
-evolution, which is the base alone for a fresh adapter and a frozen second one, named `reference`, for an adapter that
-was trained before; and the merged weights W + scaling * B A, which engines without adapters load.
+The adapter is inside the transformers model (peft replaces linear modules by its own), so code that takes a policy also
+takes one with an adapter. Three states matter:
+
+- the adapter under training, named `default`;
+- the policy at the start of evolution: the base alone for a fresh adapter, and a frozen second adapter, named
+  `reference`, for an adapter that was trained before;
+- the merged weights W + scaling * B A, which engines without adapters load.
 """
 
 from __future__ import annotations
@@ -30,15 +33,15 @@ _FACTOR = re.compile(r"\.lora_([AB])\.(\w+)\.")
 
 
 def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
-    """Put an adapter into `model`, leave it alone trainable, and return peft's description of it.
+    """Attach an adapter to `model`, make it the only trainable part, and return peft's description of it.
 
-    A fresh adapter is the identity (B = 0) and its A follows from `config.seed` alone. One that starts from a folder
-    comes with a frozen copy for `reference_adapter`. Adapters of a bfloat16 base are float32.
+    A fresh adapter is the identity (B = 0) and its A follows from `config.seed` alone. An adapter that starts from a
+    folder has a frozen copy for `reference_adapter`. Adapters of a bfloat16 base are float32.
 
     Raises:
         FileNotFoundError: when the folder of the starting adapter holds none.
         ValueError: when the starting adapter has another rank, alpha or dropout than the settings or is more than
-            low-rank factors, or when a target is no linear module.
+            low-rank factors, or when a target is not a linear module.
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import PeftModel, get_peft_model
@@ -69,7 +72,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
             raise ValueError(f"LoRA target {name} is a {type(module.get_base_layer()).__name__}, not a Linear")
     description = wrapped.peft_config[TRAINED]
     assert model.name_or_path is not None
-    # Others find the base by this name, from wherever they are started.
+    # Other processes find the base by this name, from any working directory.
     description.base_model_name_or_path = str(Path(model.name_or_path).resolve())
     return description
 
@@ -87,12 +90,12 @@ def _read_config(folder: str, config: LoraConfig) -> Any:
             f"the adapter in {folder!r} has rank {theirs[0]}, alpha {theirs[1]:g}, dropout {theirs[2]:g}; "
             f"the settings have rank {config.rank}, alpha {config.alpha:g}, dropout 0"
         )
-    adapters.read_adapter(folder)  # What cannot be merged, learner and engines would compute differently.
+    adapters.read_adapter(folder)  # Learner and engines would compute an adapter that cannot be merged differently.
     return found
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the modules that peft put in, with their names; peft itself is not imported for a model without."""
+    """Yield the modules that peft inserted, with their names; a model without adapter does not import peft."""
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
             yield name, module
@@ -102,8 +105,8 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def reference_adapter(model: nn.Module) -> Iterator[None]:
     """Let `model` compute as the policy at the start of evolution; without an adapter this changes nothing.
 
-    peft's own switches also set `requires_grad`, which a sharded module reads once, at its first pass: the adapter
-    would silently stop learning. So the two attributes that decide the forward pass are set here and nothing else.
+    peft's own switches also set `requires_grad`. A sharded module reads that flag once, at its first pass, and the
+    adapter would silently stop learning. So only the two attributes that decide the forward pass are set here.
     """
     layers = [layer for _, layer in _layers(model)]
     for layer in layers:
@@ -130,11 +133,11 @@ def adapter_scalings(model: nn.Module) -> dict[str, float]:
 
 
 def merged_state(state: Mapping[str, Tensor], scalings: Mapping[str, float]) -> dict[str, Tensor]:
-    """Return the state of the model without adapter that computes the same: W + scaling * B A in W's dtype.
+    """Return the state of the equivalent model without adapter: W + scaling * B A in W's dtype.
 
     Args:
         state: the whole state of a model with an adapter, each tensor in full.
-        scalings: what `adapter_scalings` returned.
+        scalings: the result of `adapter_scalings`.
     """
     merged = {}
     for name, tensor in state.items():
@@ -149,7 +152,7 @@ def merged_state(state: Mapping[str, Tensor], scalings: Mapping[str, float]) -> 
 
 
 def merge_sources(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return what `merged_state` makes of a state with these names: each tensor's name, and those that it is made of."""
+    """Return the tensor names that `merged_state` derives from these names, each with its source names."""
     sources = {}
     for name in names:
         if _FACTOR.search(name):
@@ -165,9 +168,9 @@ def write_adapter(state: Mapping[str, Tensor], description: Any, folder: str | P
 
     Args:
         state: a model's state, whole or the adapter's part of it.
-        description: what `attach_adapter` returned.
-        folder: where to; made if need be.
-        base_dtype: the dtype that the base is held in, without which nobody could merge as the learner does.
+        description: the result of `attach_adapter`.
+        folder: the target; created when missing.
+        base_dtype: the dtype of the base; merging as the learner does requires it.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -180,9 +183,9 @@ def write_adapter(state: Mapping[str, Tensor], description: Any, folder: str | P
 
 
 def publish_adapter(state: Mapping[str, Tensor], description: Any, folder: str | Path, base_dtype: str) -> str:
-    """Write an adapter for engines, which know their base, and return the checksum of what it adds to any base.
+    """Write an adapter for engines, which have their base, and return the checksum of its effect on any base.
 
-    The folder goes to machines outside, so it does not tell where the base lies here.
+    The folder is sent to external machines, so it does not contain the path of the base on this machine.
     """
     nameless = copy(description)
     nameless.base_model_name_or_path = Path(description.base_model_name_or_path).name
@@ -201,10 +204,10 @@ def adapter_hash(folder: str | Path) -> str:
 
 
 def check_publishable(model: nn.Module, model_dir: str | Path) -> None:
-    """Check that engines will find what the adapter changes under the same names in the files of the base.
+    """Check that the files of the base have the names of the parameters that the adapter changes.
 
     Raises:
-        ValueError: naming a target that is not there, as in checkpoints that transformers renames while it loads them.
+        ValueError: naming a missing target, as in checkpoints that transformers renames while it loads them.
     """
     targets = {f"{name}.weight": tuple(layer.get_base_layer().weight.shape) for name, layer in _layers(model)}
     try:
@@ -227,11 +230,11 @@ def read_adapter(folder: str | Path) -> dict[str, Tensor]:
 def export_merged(adapter_dir: str | Path, folder: str | Path, model_dir: str | Path | None = None) -> Path:
     """Write a base with an adapter merged into it as a plain model folder in HF layout, tokenizer included.
 
-    The tensors are float32, so that the export is the adapter model to rounding.
+    The tensors are float32, so that the export equals the adapter model up to rounding.
 
     Args:
         adapter_dir: an adapter in peft's layout, such as a checkpoint.
-        folder: where to.
+        folder: the target.
         model_dir: the base; by default the one that the adapter's description names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The learner of a rehearsal: a digest over all that it has seen instead of a model, and a step of a set length."""
+"""Learner of a rehearsal: a digest over all its input instead of a model, and a step of a set length."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def null_logprob(state: str) -> float:
 
 
 class NullLearner:
-    """Has the methods of `learning.step.Learner` that a run uses, and computes nothing."""
+    """Provide the methods of `learning.step.Learner` that a run uses, without any computation."""
 
     def __init__(self, step_seconds: float = 0.0, weights_mib: float = 0.0, *, first: bool = True) -> None:
-        """Start from the digest of nothing.
+        """Start from the digest of no input.
 
         Args:
-            step_seconds: how long a step takes.
+            step_seconds: duration of a step.
             weights_mib: size of the weights that every version is padded to.
             first: whether this rank writes.
         """
@@ -41,9 +41,9 @@ class NullLearner:
         self.gaps: list[list[float]] = []
 
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
-        """Take a batch into the digest and return the metrics that can be told without a model.
+        """Take a batch into the digest and return the metrics that need no model.
 
-        `parity` is mean |behaviour - own| log-prob over the tokens that version `step` sampled.
+        `parity` is mean |behavior - own| log-prob over the tokens that version `step` sampled.
         """
         started, own = time.perf_counter(), null_logprob(self._state)
         gaps, stale = [], 0

@@ -1,4 +1,4 @@
-"""The policy's weights on their way out, one tensor at a time: what the weights' folder holds, without a folder."""
+"""The policy's weights for publication, one tensor at a time: the content of the weights' folder, without a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genevolve_ray.learning.lora import merge_sources, merged_state
 
 @dataclass(frozen=True)
 class TensorForm:
-    """What is known of a tensor before it is gathered: its name, dtype and whole shape."""
+    """Describe a tensor before it is gathered: its name, dtype and whole shape."""
 
     name: str
     dtype: torch.dtype
@@ -22,14 +22,14 @@ class TensorForm:
 
 
 class OutgoingWeights:
-    """The weights that engines load, each tied tensor once, an adapter merged in.
+    """Stream the weights that engines load, each tied tensor once, an adapter merged in.
 
-    It has the two channels of vLLM's `WeightSource`. Over several ranks a pass is a collective: every rank makes it,
-    and each is given whole tensors, one after another, so that no more than one of them is whole at a time.
+    It has the two channels of vLLM's `WeightSource`. Over several ranks a pass is a collective, and every rank must
+    make it. Each rank receives whole tensors, one after another, so that at most one of them is whole at a time.
     """
 
     def __init__(self, model: nn.Module, scalings: Mapping[str, float]) -> None:
-        """Keep the model, whose weights are read anew at every pass; `scalings` as of `adapter_scalings`."""
+        """Keep the model, which every pass reads again; `scalings` is the result of `adapter_scalings`."""
         self._model, self._scalings = model, scalings
 
     def metadata(self) -> list[TensorForm]:
@@ -46,7 +46,7 @@ class OutgoingWeights:
             yield from merged_state({name: full(state[name]) for name in names}, self._scalings).items()
 
     def _sources(self, state: Mapping[str, Tensor]) -> list[tuple[str, tuple[str, ...]]]:
-        """Return each tensor's name and what it is made of; of a tied one the first name stays."""
+        """Return each tensor's name and its source names; a tied tensor keeps its first name."""
         owners = {name: id(p) for name, p in self._model.named_parameters(remove_duplicate=False)}
         firsts: dict[int, tuple[str, tuple[str, ...]]] = {}
         for name, sources in merge_sources(state).items():

@@ -1,7 +1,7 @@
-"""The policy as a transformers model: load it, save it, hand its weights over, hash its state.
+"""The policy as a transformers model: load it, save it, publish its weights, hash its state.
 
-A policy is any causal language model, or a vision-language model whose text decoder is trained while its vision tower
-(the projectors into the decoder belong to it) stays as it is.
+A policy is any causal language model, or a vision-language model. In the latter the text decoder is trained, and the
+vision tower (including the projectors into the decoder) stays unchanged.
 
 Shape legend: B sequences, T tokens, H hidden, V vocabulary.
 """
@@ -55,7 +55,7 @@ def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cp
 
     Raises:
         FileNotFoundError: when the folder or its config.json is missing.
-        ValueError: for an unknown dtype, a device that is not there, or a head whose logits are not hidden @ weight.T.
+        ValueError: for an unknown dtype, a missing device, or a head whose logits are not hidden @ weight.T.
     """
     folder = Path(model_dir)
     if not (folder / "config.json").is_file():
@@ -129,7 +129,7 @@ def unique_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def state_hash(tensors: Mapping[str, Tensor]) -> str:
     """Return a SHA-256 over names, dtypes, shapes and the SHA-256 of each tensor's bytes: equal means bit-equal state.
 
-    Tensors are hashed side by side, on as many cores as there are: one core does some 2 GB/s.
+    Tensors are hashed in parallel, on all cores: one core does some 2 GB/s.
     """
 
     def part(name: str) -> bytes:
@@ -145,13 +145,13 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
 def hidden_states(model: PreTrainedModel, ids_B_T: Tensor, images: ImageInputs | None = None) -> Tensor:
     """Return the last hidden states [B, T, H] of right-padded sequences.
 
-    No attention mask is passed: padding comes after a causal model's tokens, so it cannot change their states, and SDPA
-    keeps its causal fast path. States at padded positions mean nothing.
+    No attention mask is passed. Padding comes after a causal model's tokens, so it cannot change their states, and SDPA
+    keeps its causal fast path. States at padded positions have no meaning.
 
     Args:
         model: the policy.
         ids_B_T: token ids.
-        images: the pictures behind the image tokens, in the order of rows and tokens, for a model that sees.
+        images: the pictures behind the image tokens, in the order of rows and tokens, for a model with vision.
     """
     untyped: Any = model
     if images is None:
@@ -177,12 +177,12 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     lists = [m for m in untyped.get_decoder().modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise ValueError(f"{type(model).__name__} has no list of decoder layers")
-    # The outermost list is met first, and lists inside of it (experts) are smaller.
+    # The outermost list comes first, and lists inside it (experts) are smaller.
     return max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))
 
 
 def vision_tower(model: PreTrainedModel) -> nn.Module | None:
-    """Return the vision tower with its projectors (merger, deepstack mergers), None for a model that does not see."""
+    """Return the vision tower with its projectors (merger, deepstack mergers), None for a model without vision."""
     tower: nn.Module | None = getattr(model.base_model, "visual", None)
     return tower
 
@@ -216,7 +216,7 @@ def new_qwen3(
     pad_token_id: int | None = None,
     eos_token_id: int | None = None,
 ) -> PreTrainedModel:
-    """Return a randomly initialised Qwen3 with tied embeddings, the same for the same seed.
+    """Return a randomly initialized Qwen3 with tied embeddings, the same for the same seed.
 
     The vocabulary is rounded up to a multiple of 16.
     """

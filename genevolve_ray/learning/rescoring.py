@@ -1,4 +1,4 @@
-"""Scores sampled tokens under published weights, with what is needed to tell how they were sampled.
+"""Scores of sampled tokens under published weights, with the statistics that verify the sampling distribution.
 
 Shape legend: T tokens, P policy tokens, C tokens of one chunk, H hidden, V vocabulary.
 """
@@ -18,7 +18,7 @@ from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_te
 
 
 class TokenScores(NamedTuple):
-    """Per policy token, in nats.
+    """Hold the scores of policy tokens, in nats.
 
     Attributes:
         logprobs: log pi of the token at the sampling temperature under the ban mask.
@@ -34,7 +34,7 @@ class TokenScores(NamedTuple):
 
 
 class Rescorer:
-    """One copy of the policy that takes any version's weights. Not thread-safe."""
+    """Hold one copy of the policy that loads the weights of any version. Not thread-safe."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Rescorer:
             dtype: of weights and compute.
             device: a torch device.
             banned: token ids of probability 0.
-            threads: of torch in this thread; 0 leaves it alone.
+            threads: of torch in this thread; 0 keeps torch's setting.
         """
         if threads:
             torch.set_num_threads(threads)
@@ -62,7 +62,10 @@ class Rescorer:
         self._banned = list(banned)
 
     def load(self, folder: str | Path) -> None:
-        """Take the weights of a folder, or its adapter merged into the policy's. Raises ValueError when they do not fit."""
+        """Load the weights of a folder, or merge its adapter into the policy's.
+
+        Raises ValueError when they do not fit.
+        """
         tensors = published_tensors(folder, self._model_dir, self._device)
         missing, unexpected = copy_tensors(self._model.state_dict(), tensors)
         missing = [name for name in missing if name not in self._model.all_tied_weights_keys]

@@ -23,7 +23,7 @@ ComputeDtype = Literal["float32", "bfloat16"]
 
 
 class OptimizerName(StrEnum):
-    """What updates the weights."""
+    """Select the optimizer of the weights."""
 
     ADAMW = "adamw"
     """AdamW on every parameter."""
@@ -32,9 +32,10 @@ class OptimizerName(StrEnum):
 
 
 class SftConfig(Config):
-    """Settings of a fine-tuning run: linear warm-up, then a cosine down to `final_lr_fraction` of the rate.
+    """Configure a fine-tuning run: linear warm-up, then a cosine decay to `final_lr_fraction` of the rate.
 
-    The weights stay as they were loaded (float32: updates of 1e-5 vanish in bfloat16); `dtype` is what passes compute in.
+    The weights keep their loaded dtype (float32: updates of 1e-5 vanish in bfloat16); `dtype` is the compute dtype of
+    the passes.
     """
 
     steps: int = Field(default=1000, ge=1)
@@ -57,7 +58,7 @@ class SftConfig(Config):
 
 @dataclass(frozen=True)
 class SftExample:
-    """One conversation: token ids, and True where the assistant wrote the token (both of length T)."""
+    """Hold one conversation: token ids, and True where the assistant wrote the token (both of length T)."""
 
     tokens: Sequence[int]
     mask: Sequence[bool]
@@ -70,7 +71,7 @@ class SftExample:
 
 @dataclass(frozen=True)
 class SftStep:
-    """What one step did: its number from 0, mean loss (nats per assistant token) before the update, and its cost."""
+    """Record one step: its number from 0, mean loss (nats per assistant token) before the update, and its cost."""
 
     step: int
     loss: float
@@ -88,7 +89,7 @@ class SftStep:
 
 @dataclass(frozen=True)
 class SftEvaluation:
-    """Held-out loss in nats per assistant token, over how many tokens, and its exponential."""
+    """Hold the held-out loss in nats per assistant token, the number of tokens, and the exponential of the loss."""
 
     loss: float
     target_tokens: int
@@ -166,7 +167,7 @@ def train_sft(
     config: SftConfig,
     on_step: Callable[[SftStep], None] | None = None,
 ) -> list[SftStep]:
-    """Fine-tune `model` in place on `config.steps` batches (fewer if they run out) and return what each step did.
+    """Fine-tune `model` in place on `config.steps` batches (fewer if they run out) and return a record of each step.
 
     Args:
         model: any causal model of `load_policy`'s kind; its parameters that require gradient are trained.

@@ -61,14 +61,14 @@ OPTIMIZER_FILE = "optimizer.pt"
 
 
 class NonFiniteStep(GenevolveError, FloatingPointError):
-    """Loss or gradient is not finite; the step was not applied."""
+    """Signal that loss or gradient is not finite; the step was not applied."""
 
 
 class Learner:
-    """One policy under training, its optimizer, and the reference where its coefficient asks for one.
+    """Train one policy; hold its optimizer, and the reference where its coefficient requires one.
 
-    Over several ranks every method is a collective: all of them call it with the same arguments, each sees the same
-    scores and metrics, and rank 0 writes.
+    Over several ranks every method is a collective. All ranks call it with the same arguments and see the same scores
+    and metrics; rank 0 writes.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Learner:
         """Load the policy.
 
         Args:
-            model_dir: folder in HF layout; its tokenizer files, if any, go into every checkpoint.
+            model_dir: folder in HF layout; its tokenizer files, if any, are copied into every checkpoint.
             config: the settings.
             banned: token ids that the sampler never emits; probability 0 here too.
-            reference_dir: the policy at the start of evolution, by default `model_dir`; read only where its
-                coefficient is above 0. With LoRA the reference is this very model with its adapter switched.
+            reference_dir: the policy at the start of evolution, by default `model_dir`; read only where its coefficient
+                is above 0. With LoRA the reference is this same model with its adapter switched.
             ranks: this process's place among several, from `join_ranks`.
 
         Raises:
@@ -98,7 +98,7 @@ class Learner:
         self.config = config
         self._device = torch.device(config.device)
         if self._device.type == "cuda":
-            # A resumed run applies stored batches again and must come out hash-equal.
+            # A resumed run applies stored batches again and must produce equal hashes.
             torch.use_deterministic_algorithms(True, warn_only=True)
         self._ranks = ranks or (lone_rank(config.device) if config.offload else Ranks())
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
@@ -159,7 +159,7 @@ class Learner:
     def _states(
         self, model: PreTrainedModel, ids_B_T: Tensor, rows_P: Tensor, images: ImageInputs | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the states [P, H] that predict and the head [V, H], both in the compute dtype."""
+        """Return the predicting states [P, H] and the head [V, H], both in the compute dtype."""
         half = self.config.dtype == "bfloat16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
             states_P_H = hidden_states(model, ids_B_T, images).flatten(0, 1).index_select(0, rows_P)
@@ -238,7 +238,7 @@ class Learner:
         return self._ranks.combine(totals, MAXIMA) | {"taught_sequences": float(taught)}
 
     def _note_gaps(self, batch: MicroBatch, streams: TokenStreams) -> None:
-        """Keep log pi - log q of the policy tokens of taught sequences, for whoever wants to see what moved."""
+        """Keep log pi - log q of the policy tokens of taught sequences, for a display of the moved tokens."""
         if streams.teacher_P is None or streams.taught_P is None:
             return
         gaps = (streams.logprobs_P.detach() - streams.teacher_P).tolist()
@@ -249,7 +249,7 @@ class Learner:
     def _with_teacher(self, sequences: Sequence[TrainSequence]) -> list[Scored]:
         """Pair each sequence with its teacher's log-probs on the policy tokens, None where it has no bundle.
 
-        The teacher is this very policy before the step, without gradient, on the context that holds experience.
+        The teacher is this same policy before the step, without gradient, on the context that holds experience.
         """
         taught = [i for i, s in enumerate(sequences) if s.teacher is not None and self.config.ved.coefficient > 0]
         contexts = [teacher for i in taught if (teacher := sequences[i].teacher) is not None]
@@ -259,14 +259,14 @@ class Learner:
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
 
-        `parity` is mean |behaviour - learner| log-prob before the update over the tokens that this version sampled (absent
-        where there are none), `stale_gap` the same over older ones; metrics that begin with `ved_` are means over
-        the tokens of sequences that have a teacher. The result does not depend on the order of the sequences or on
-        `token_budget` beyond floating-point rounding.
+        `parity` is mean |behavior - learner| log-prob before the update over the tokens that this version sampled
+        (absent where there are none). `stale_gap` is the same over older tokens. Metrics that begin with `ved_` are
+        means over the tokens of sequences that have a teacher. The result does not depend on the order of the sequences
+        or on `token_budget` beyond floating-point rounding.
 
         Args:
             sequences: the global batch; those without policy tokens are counted, not averaged over.
-            step: number of the step from 0, which is the version that learns too.
+            step: number of the step from 0, which is also the version that learns.
 
         Raises:
             ValueError: when no sequence has a policy token.
@@ -300,7 +300,7 @@ class Learner:
     def _counts(
         self, batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence], seconds: float
     ) -> dict[str, float]:
-        """Return sizes and speed of all ranks: `model_flops` leaves attention out (see `flops_per_token`)."""
+        """Return sizes and speed of all ranks: `model_flops` excludes attention (see `flops_per_token`)."""
         tokens = sum(b.tokens for b in batches)
         flops = tokens * flops_per_token(self.model)
         return {
@@ -319,10 +319,10 @@ class Learner:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is trained (with LoRA the adapter alone), optimizer and torch's random state.
+        """Return the trained parameters (with LoRA the adapter alone), the optimizer and torch's random state.
 
-        They are plain containers and tensors, not copies in one process; over several ranks rank 0 gets full tensors
-        on the host, and the others nothing of use.
+        They are plain containers and tensors, without copies in one process. Over several ranks, rank 0 gets full
+        tensors on the host, and the others get no usable values.
         """
         return {
             "model": full_state(self.model, self._ranks, None if self._adapter is None else adapter_state),
@@ -331,25 +331,26 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned. Raises RuntimeError or KeyError when it does not fit this model."""
+        """Restore the result of `state_dict`. Raises RuntimeError or KeyError when it does not fit this model."""
         load_full_state(self.model, state["model"], None if self._adapter is None else adapter_state)
         load_full_optimizer(self._optimizer, state["optimizer"])
         torch.set_rng_state(state["rng"])
 
     def state_hash(self) -> str:
-        """Return a hash of what is trained and of the optimizer's state, the same for any number of ranks; rank 0 has it.
+        """Return, on rank 0, a hash of the trained parameters and the optimizer's state.
 
-        Equal hashes promise bit-equal next steps on equal batches (in one process; with LoRA on the same base).
+        The hash is the same for any number of ranks. Equal hashes guarantee bit-equal next steps on equal batches (in
+        one process; with LoRA on the same base).
         """
         state = self.state_dict()
         tensors = {f"model.{name}": tensor for name, tensor in state["model"].items()}
         for index, slots in state["optimizer"]["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-        # The others do not wait for it: hashing a large state takes longer than a collective may.
+        # The others do not wait for it: hashing a large state takes longer than the timeout of a collective.
         return state_hash(tensors) if self._ranks.first else ""
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint: HF layout, with LoRA peft's (and the tokenizer, if there is one), and optimizer.pt."""
+        """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the tokenizer, if there is one."""
         state = self.state_dict()
         if not self._ranks.first:
             return
@@ -364,7 +365,7 @@ class Learner:
         torch.save({"optimizer": state["optimizer"], "rng": state["rng"]}, target / OPTIMIZER_FILE)
 
     def load(self, folder: str | Path) -> None:
-        """Restore a checkpoint; the reference stays what it was. Raises FileNotFoundError when a part is missing."""
+        """Restore a checkpoint; the reference stays unchanged. Raises FileNotFoundError when a part is missing."""
         if self._adapter is None:
             weights = load_policy(folder, base_dtype(self.config)).state_dict()
         else:
@@ -373,7 +374,7 @@ class Learner:
         self.load_state_dict({"model": weights, **rest})
 
     def write_weights(self, folder: str | Path) -> None:
-        """Write a version for the engines, in the form that `lora.publish` says."""
+        """Write a version for the engines, in the form of `lora.publish`."""
         (self.write_adapter if self.config.publishes_adapter else self.write_merged)(folder)
 
     def write_merged(self, folder: str | Path) -> None:
@@ -383,7 +384,7 @@ class Learner:
             state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
 
     def outgoing(self) -> OutgoingWeights:
-        """Return what `write_merged` writes as tensors where the policy computes, for engines that share no folder."""
+        """Return the content of `write_merged` as tensors on the policy's device, for engines that share no folder."""
         return OutgoingWeights(self.model, self._scalings)
 
     def write_adapter(self, folder: str | Path) -> str:

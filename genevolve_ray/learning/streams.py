@@ -1,4 +1,4 @@
-"""From a micro-batch to what the losses share, and from sums over tokens to a step's metrics.
+"""Token streams that the losses share, and a step's metrics from sums over tokens.
 
 Shape legend: P policy tokens of a micro-batch.
 """
@@ -25,23 +25,23 @@ Scored = tuple[TrainSequence, list[float] | None]
 
 @dataclass(frozen=True)
 class TokenStreams:
-    """What the losses share: one value per policy token [P] of a micro-batch, and the global normaliser.
+    """Hold the inputs of the losses: one value per policy token [P] of a micro-batch, and the global normalizer.
 
     Attributes:
         logprobs_P: log pi at the sampling temperature; carries the gradient.
         behaviour_P: log mu, from the engine.
         advantages_P: the sequence's advantage, repeated on its tokens.
         weights_P: the sequence's loss weight, repeated on its tokens.
-        sequences: non-empty sequences of the GLOBAL batch: every loss divides by it, so that the result depends neither
+        sequences: non-empty sequences of the GLOBAL batch. Every loss divides by it, so that the result depends neither
             on the micro-batch split nor on the number of ranks.
         proximal_P: log prox, where the correction needs it.
         reference_P: log-probs of the reference policy, where its coefficient is above 0.
         teacher_P: log-probs of the teacher that reads experience, 0 on tokens of sequences without a bundle.
         taught_P: True on tokens of sequences that have a bundle.
         gate_P: True on tokens of a kind that may be taught; None means all.
-        sequence_P: which sequence of the micro-batch each token belongs to.
+        sequence_P: the sequence of the micro-batch that each token belongs to.
         taught_sequences: sequences of the GLOBAL batch that have a bundle.
-        current_P: True on tokens that the very version which learns has sampled; None means all.
+        current_P: True on tokens that the learning version itself has sampled; None means all.
     """
 
     logprobs_P: Tensor
@@ -60,7 +60,7 @@ class TokenStreams:
 
 
 Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]
-"""One loss over the shared streams: its scalar, already normalised, and metrics as sums over the tokens."""
+"""One loss over the shared streams: its scalar, already normalized, and metrics as sums over the tokens."""
 
 
 def token_streams(
@@ -74,7 +74,7 @@ def token_streams(
     proximal: bool,
     version: int,
 ) -> TokenStreams:
-    """Return what the losses share: one value per policy token of the micro-batch.
+    """Return the inputs of the losses: one value per policy token of the micro-batch.
 
     Args:
         batch: the micro-batch.
@@ -96,7 +96,7 @@ def token_streams(
         advantages_P=column([s.advantage for s, _ in chosen])[batch.sequence_P],
         weights_P=column([s.weight for s, _ in chosen])[batch.sequence_P],
         sequences=sequences,
-        # A step is one update, so the policy at its start is the policy of this very pass.
+        # A step is one update, so the policy at its start is the policy of this same pass.
         proximal_P=logprobs_P.detach() if proximal else None,
         reference_P=reference_P,
         teacher_P=column(teacher) if taught else None,
@@ -122,9 +122,9 @@ def _versions(sequence: TrainSequence, version: int) -> Sequence[int]:
 
 
 def parity_metrics(streams: TokenStreams) -> dict[str, Tensor]:
-    """Return the sums of |behaviour - learner| log-prob over the tokens that this version sampled, and over older ones.
+    """Return the sums of |behavior - learner| log-prob over the tokens of this version, and over older ones.
 
-    At equal version the difference is the engine's error; beyond, it is how far the policy has moved since.
+    At equal version the difference is the engine's error. On older tokens it is the change of the policy since then.
     """
     gap_P = (streams.behaviour_P - streams.logprobs_P.detach()).abs()
     current_P = streams.current_P if streams.current_P is not None else torch.ones_like(gap_P, dtype=torch.bool)
@@ -138,12 +138,15 @@ def parity_metrics(streams: TokenStreams) -> dict[str, Tensor]:
 
 
 def means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
-    """Return sums over tokens as means: over policy tokens, or over those of taught sequences; maxima as they are."""
+    """Return sums over tokens as means: over policy tokens, or over those of taught sequences.
+
+    Maxima stay unchanged.
+    """
     taught, current = totals.pop("ved_tokens", 0.0), totals.pop("current_tokens", float(policy_tokens))
     counts = {"parity": current, "stale_gap": policy_tokens - current} | dict.fromkeys(MAXIMA, 1.0)
     metrics = {}
     for name, total in totals.items():
         count = counts.get(name, taught if name.startswith(_TAUGHT) else policy_tokens)
-        if count or name != "parity":  # nothing of this version: there is no parity to speak of
+        if count or name != "parity":  # no token of this version: parity is undefined
             metrics[name] = total / max(1.0, count)
     return metrics | {"stale_tokens": policy_tokens - current} | ({"ved_tokens": taught} if taught else {})

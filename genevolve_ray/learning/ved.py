@@ -1,17 +1,18 @@
 """Visual Experience Distillation: a teacher that reads experience re-scores the student's tokens (PAPER section 4).
 
-pi is the current policy, mu the behaviour policy (the engine's), q the teacher: the same weights, gradient stopped, on the
-student's context with a bundle of experience in it. With l = log pi - log q and rho = pi / mu on tokens y ~ mu, the aim is
-the token-level reverse KL(pi || q) on the states that mu visited. Two forms have its gradient, rho * l * grad log pi:
+pi is the current policy, and mu the behavior policy (the engine's). The teacher q has the same weights, gradient
+stopped, on the student's context with a bundle of experience in it. Let l = log pi - log q and rho = pi / mu on tokens
+y ~ mu. The aim is the token-level reverse KL(pi || q) on the states that mu visited. Two forms have its gradient, rho *
+l * grad log pi:
 
     score   sg(min(rho, c) * clip(l, -b, b)) * log pi
     paper   min(rho * k3(l), c_tok),  k3(l) = exp(-l) - 1 + l,  gradient through rho = min(pi / mu, c)
 
-since grad(rho * k3) = rho * (k3 + 1 - exp(-l)) * grad log pi = rho * l * grad log pi. With a rho that is detached, or held
-by its cap, only (1 - exp(-l)) * grad log pi is left of it: the gradient of the FORWARD KL(q || pi). And where the clamp
-k3 <= b binds (l < -2.61 for b = 10: the tokens that the teacher prefers most), rho * b would push these tokens DOWN: there
-the gradient of `paper` is zero. The cap on rho, the clip of l, c_tok and the gate (it selects on the sampled token) each
-add bias: the fraction of tokens that each touches is a metric.
+since grad(rho * k3) = rho * (k3 + 1 - exp(-l)) * grad log pi = rho * l * grad log pi. With a rho that is detached, or
+held by its cap, only (1 - exp(-l)) * grad log pi remains: the gradient of the FORWARD KL(q || pi). And where the clamp
+k3 <= b binds (l < -2.61 for b = 10: the tokens that the teacher prefers most), rho * b would push these tokens DOWN.
+There the gradient of `paper` is zero. The cap on rho, the clip of l, c_tok and the gate (it selects on the sampled
+token) each add bias: the fraction of tokens that each affects is a metric.
 
 Shape legend: P policy tokens of a micro-batch, S sequences of a micro-batch.
 """
@@ -28,7 +29,7 @@ _ROUNDING = 1e-9
 
 
 def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: float) -> Tensor:
-    """Return which tokens [P] are among the ceil(fraction * n) largest |gap| of their sequence of n policy tokens.
+    """Return the mask [P] of the ceil(fraction * n) tokens with the largest |gap| in their sequence of n policy tokens.
 
     Only eligible tokens enter; of equal gaps the earlier token does.
     """
@@ -47,9 +48,9 @@ def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: fl
 def ved_loss(streams: TokenStreams, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Return coefficient * VED for this micro-batch: over gated tokens, mean over the GLOBAL batch's taught sequences.
 
-    Dividing by sequences that have a bundle keeps the coefficient's meaning when the hit rate changes. The value is that
-    of rho * k3 in both forms; the gradients are what the module's docstring derives. The metrics are sums over taught
-    tokens, those of sequences with a bundle, and `ved_tokens` is how many they are.
+    Dividing by sequences that have a bundle keeps the coefficient's meaning when the hit rate changes. The value is
+    that of rho * k3 in both forms; the module's docstring derives the gradients. The metrics are sums over taught
+    tokens, those of sequences with a bundle, and `ved_tokens` is their number.
 
     Raises:
         ValueError: when there are no teacher log-probs.
@@ -85,7 +86,7 @@ def _ratio(streams: TokenStreams) -> Tensor:
 
 
 def _score(streams: TokenStreams, gap_P: Tensor, gate_P: Tensor, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the token losses [P] of the `score` form, and what its cap and clip touch inside the gate."""
+    """Return the token losses [P] of the `score` form, and the counts of its cap and clip inside the gate."""
     with torch.no_grad():
         ratio_P = _ratio(streams)
         rho_P = ratio_P.clamp(max=config.rho_cap)
@@ -102,7 +103,7 @@ def _score(streams: TokenStreams, gap_P: Tensor, gate_P: Tensor, config: VedConf
 
 
 def _paper(streams: TokenStreams, gap_P: Tensor, gate_P: Tensor, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the token losses [P] of the `paper` form, and what its caps and clamp touch inside the gate."""
+    """Return the token losses [P] of the `paper` form, and the counts of its caps and clamp inside the gate."""
     assert streams.teacher_P is not None and streams.taught_P is not None
     ratio_P = _ratio(streams)
     rho_P = ratio_P.clamp(max=config.rho_cap)

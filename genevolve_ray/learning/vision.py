@@ -1,4 +1,4 @@
-"""Pictures for a policy that sees (Qwen-VL): from encoded images to what the vision tower reads.
+"""Pictures for a policy with vision (Qwen-VL): from encoded images to the input of the vision tower.
 
 Text-only observations are the default and need nothing of this.
 """
@@ -24,29 +24,29 @@ def image_inputs(pictures: Sequence[Image.Image], processor: Any) -> ImageInputs
 
     Args:
         pictures: at least one.
-        processor: what `load_image_processor` returned.
+        processor: the result of `load_image_processor`.
     """
     read = processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
     return ImageInputs(read["pixel_values"], read["image_grid_thw"])
 
 
 def placeholder_tokens(grid: Sequence[int], merge_size: int = MERGE_SIZE) -> int:
-    """Return how many image tokens stand for a picture of `grid` (t, h, w) patches."""
+    """Return the number of image tokens for a picture of `grid` (t, h, w) patches."""
     time, height, width = grid
     return time * height * width // merge_size**2
 
 
 def media_inputs(media: Sequence[MediaSpan], read: Callable[[MediaSpan], bytes], processor: Any) -> ImageInputs | None:
-    """Return what stands behind the media column of a token ledger, None for a trajectory without pictures.
+    """Return the images of a token ledger's media column, None for a trajectory without pictures.
 
     Args:
         media: the column, in order.
         read: returns the encoded bytes of a span's picture.
-        processor: what `load_image_processor` returned.
+        processor: the result of `load_image_processor`.
 
     Raises:
-        ValueError: when a picture has another patch grid than the engine saw, or than its placeholder tokens hold: the
-            learner would train on another picture than the one that was looked at.
+        ValueError: when the patch grid of a picture differs from the engine's grid or from its number of placeholder
+            tokens. The learner would then train on another picture than the engine used.
     """
     if not media:
         return None

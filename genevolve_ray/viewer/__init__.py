@@ -1,1 +1,1 @@
-"""What a person sees of a run: progress while it lasts and a report when it is over."""
+"""Displays of a run: progress while it lasts and a report when it is over."""

@@ -1,7 +1,7 @@
-"""The page of an ablation: arms compared over seeds, on one scale, with everything that explains the differences.
+"""Page of an ablation: arms compared over seeds, on one scale, with everything that explains the differences.
 
-It reads the plain result (what `genevolve ablate` writes as JSON), so a page can be written again from a file. Arms and
-values that are missing are left out or shown as a dash.
+It reads the plain result (the JSON that `genevolve ablate` writes), so a page can be written again from a file. Missing
+arms and values are left out or shown as a dash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from genevolve_ray.viewer.page import duration, fixed, percent, render_page, sig
 from genevolve_ray.viewer.scale import Mark, Scale
 
 COLOURS = {"sft": 5, "grpo": 0, "full": 1, "shuffled": 2, "constant": 3}
-"""Places in the page's palette, so that an arm keeps its colour whichever others stand beside it."""
+"""Places in the page's palette, so that an arm keeps its color in every selection of arms."""
 OTHER_COLOUR = 4
 ABOUT = {
     "sft": "the initial policy",
@@ -58,7 +58,7 @@ DIAGNOSTICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 @dataclass(frozen=True)
 class ArmRow:
-    """One arm in the table: numbers as they are (None: unknown), and its mark on the scale that all arms share."""
+    """Hold one arm of the table: numbers as they are (None: unknown), and its mark on the scale that all arms share."""
 
     name: str
     about: str
@@ -76,7 +76,10 @@ class ArmRow:
 
 @dataclass(frozen=True)
 class GapRow:
-    """A mean with its interval against 0; `verdict` is above, below, or contains (0), or "" without an interval."""
+    """Hold a mean with its interval against 0.
+
+    `verdict` is above, below, or contains (0), or "" without an interval.
+    """
 
     name: str
     mean: float | None
@@ -91,7 +94,7 @@ def write_ablation(result: dict[str, Any], out: Path) -> Path:
     """Write the page of an ablation and return its path; the file appears complete or not at all.
 
     Args:
-        result: what `genevolve_ray.bench.ablation.ablate` returns, or the same read from JSON.
+        result: the result of `genevolve_ray.bench.ablation.ablate`, or the same read from JSON.
         out: the HTML file.
 
     Raises:
@@ -123,7 +126,7 @@ def render_ablation(result: Mapping[str, Any]) -> str:
 
 
 def colour_of(arm: str) -> int:
-    """Return the place of an arm's colour in the palette."""
+    """Return the place of an arm's color in the palette."""
     return COLOURS.get(arm, OTHER_COLOUR)
 
 
@@ -157,7 +160,7 @@ def _arms(arms: Mapping[str, Mapping[str, Any]], scale: Scale) -> list[ArmRow]:
 
 
 def _differences(result: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> list[GapRow]:
-    """Return every `a_minus_b` of the result; per-seed points where both arms have the same seeds."""
+    """Return every `a_minus_b` of the result, with per-seed points where both arms have the same seeds."""
     named = {str(key): _mapping(value) for key, value in result.items() if _MINUS in str(key)}
     points = {key: _per_seed(arms, *key.split(_MINUS, 1)) for key in named}
     reach = [v for key, gap in named.items() for v in (*_interval(gap), *points[key]) if v is not None]

@@ -1,4 +1,4 @@
-"""What a report is made of, read from a run store, and the pairs of attempts that it compares."""
+"""Contents of a report, read from a run store, and the pairs of attempts that it compares."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PARITY_LIMITS = {"float32": 1e-4, "fp32": 1e-4, "bfloat16": 0.03, "bf16": 0.03}
 
 
 def no_images(ref: ImageRef) -> bytes:
-    """Stand in for an image store that is not there. Raises FileNotFoundError."""
+    """Raise FileNotFoundError, in place of an image store that does not exist."""
     raise FileNotFoundError(f"no image {ref.sha256}: the run keeps no images")
 
 
 @dataclass
 class ReportData:
-    """Everything a report shows. Only the name is needed: what is missing is left out of the page.
+    """Hold everything that a report shows. Only the name is required; missing parts are left out of the page.
 
     Attributes:
         name: the run's name.
         config: the resolved configuration.
-        run: where the run came from (`created`, `finished`, `preset`, `versions`, `command`, ...), shown as it is.
+        run: origin of the run (`created`, `finished`, `preset`, `versions`, `command`, ...), shown as it is.
         metrics: one row per committed step.
         validations: one row per validation during the run.
         summary: the run's summary (held-out comparison, parity, seconds, memory).
@@ -41,8 +41,8 @@ class ReportData:
         before: held-out trajectories of the policy that the run started from.
         after: held-out trajectories of the policy that the run ended with.
         training: trajectories of the last committed step, best and worst of each group.
-        experience: what experience did in the run, None where no step had a lesson.
-        load_image: returns the encoded bytes of an image; may raise OSError where it is gone.
+        experience: bundles and lessons of the run, None where no step had a lesson.
+        load_image: returns the encoded bytes of an image; may raise OSError where it no longer exists.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ReportData:
 
 @dataclass(frozen=True)
 class ReportPair:
-    """One held-out request, attempted before and after the run; both attempts have a score."""
+    """Pair two attempts at one held-out request, before and after the run; both have a score."""
 
     request: Request
     before: Trajectory
@@ -94,13 +94,13 @@ def find_key(tree: object, key: str) -> object:
 
 
 def scored(trajectory: Trajectory) -> bool:
-    """Return whether a trajectory has a score (it was judged, or the policy failed by itself)."""
+    """Return whether a trajectory has a score: it was judged, or the policy itself failed."""
     judged = trajectory.outcome is Outcome.SCORED and trajectory.reward is not None
     return judged or trajectory.outcome is Outcome.POLICY_FAILURE
 
 
 def pairs(data: ReportData) -> list[ReportPair]:
-    """Return the held-out requests whose first scored attempts exist on both sides, in the order of the requests."""
+    """Return the held-out requests that have a first scored attempt on both sides, in the order of the requests."""
     before, after = (_first_scored(side) for side in (data.before, data.after))
     return list(_matched(data.requests, before, after))
 
@@ -122,7 +122,7 @@ def _matched(
 
 
 def load_report_data(source: RunStore | Path | str) -> ReportData:
-    """Return what a run store, or the run's folder or URI, holds for a report; what it lacks stays empty.
+    """Return the report data of a run store, or of a run's folder or URI; missing parts stay empty.
 
     Raises:
         StoreError: when there is no run, or naming a file that is corrupt.

@@ -1,7 +1,7 @@
-"""What experience did in a run: the bundles worth showing, where each was recalled, and the tokens it moved.
+"""Effects of experience in a run: notable bundles, their retrievals, and the tokens that they moved.
 
-Bundles are chosen from what the manifests say, before any trajectory is read: however long a run is, a page reads one
-memory snapshot and a few groups.
+Bundles are chosen from the manifests, before any trajectory is read. A page therefore reads one memory snapshot and a
+few groups, for a run of any length.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ CARDS = 8
 DISLIKED, PREFERRED = 7, 3
 """Tokens shown of each bundle: those that the teacher finds less likely, and more likely, than the student does."""
 LESSONS_READ = 3
-"""Lessons of one bundle whose tokens may be shown: each takes reading a group."""
+"""Lessons of one bundle whose tokens may be shown; each requires reading a group."""
 CONSTANT = -1
-"""Stands for the number of a bundle that no pair of the run taught: the fixed one of a control."""
+"""Number of a bundle that no pair of the run taught: the fixed one of a control."""
 
 Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
 class Moved:
-    """A token that a bundle's teacher moved, and how many attempts of the group begin alike and hold it as well."""
+    """Describe a token that a bundle's teacher moved; `alike` attempts of the group share it."""
 
     token: MovedToken
     alike: int = 1
@@ -40,12 +40,13 @@ class Moved:
 
 @dataclass
 class Bundle:
-    """One bundle of a run.
+    """Describe one bundle of a run.
 
     Attributes:
         number: its number in the memory; `CONSTANT` for one that no pair taught.
         experience: the bundle.
-        uses: where it taught, by step; where it taught nowhere, its retrievals as the memory recorded them.
+        uses: the requests it taught, by step; for a bundle that taught none, its retrievals as the memory recorded
+            them.
         moved: the tokens that it moved most, strongest first.
         best: the attempt that it praises, None where that is not kept.
         worst: the attempt that it warns of, None where that is not kept.
@@ -60,21 +61,21 @@ class Bundle:
 
     @property
     def remembered(self) -> int:
-        """How often it taught a request other than its own."""
+        """Number of times that it taught a request other than its own."""
         return sum(not use.own for use in self.uses)
 
 
 @dataclass
 class RunExperience:
-    """The experience of a run as its report shows it.
+    """Hold the experience of a run as its report shows it.
 
     Attributes:
         bundles: the chosen ones, in order of their numbers.
-        written: how many bundles the run has written (and taught with, or still remembers).
-        own: lessons from the very step's bundle of the request.
+        written: number of bundles that the run has written (and taught with, or still remembers).
+        own: lessons from the bundle that the same step made of the same request.
         remembered: all other lessons.
-        trajectories: those that the bundles and their tokens are about, by key.
-        decode: turns token ids into text; None where no tokenizer is at hand.
+        trajectories: those that the bundles and their tokens refer to, by key.
+        decode: turns token ids into text; None where no tokenizer is available.
     """
 
     bundles: list[Bundle]
@@ -86,7 +87,7 @@ class RunExperience:
 
 
 def load_experience(store: RunStore) -> RunExperience | None:
-    """Return what a run's experience came to, None where no step had a lesson.
+    """Return the experience of a run, None where no step had a lesson.
 
     Raises:
         StoreError: naming a file that is corrupt.
@@ -119,8 +120,9 @@ def load_experience(store: RunStore) -> RunExperience | None:
 def choose_bundles(bundles: Sequence[Bundle], count: int = CARDS) -> list[Bundle]:
     """Return at most `count` bundles in order of their numbers.
 
-    First comes the fixed bundle of a control, then up to half are those that taught other requests most often, and the
-    rest have the largest gap of their part of the run: the run is cut into as many parts as there are places left.
+    The fixed bundle of a control is always among them. Up to half are the bundles that taught other requests most
+    often. For the remaining places, the run is cut into as many parts, and each part gives its bundle with the largest
+    gap.
     """
     taken = [bundle for bundle in bundles if bundle.number == CONSTANT][:count]
     written = [bundle for bundle in bundles if bundle.number != CONSTANT]
@@ -135,7 +137,7 @@ def choose_bundles(bundles: Sequence[Bundle], count: int = CARDS) -> list[Bundle
 
 
 def strongest(tokens: Iterable[MovedToken], disliked: int = DISLIKED, preferred: int = PREFERRED) -> list[Moved]:
-    """Return the tokens with the largest gaps of either sign, strongest first, those of alike beginnings once.
+    """Return the tokens with the largest gaps of either sign, strongest first; equal beginnings count once.
 
     Attempts of one group share their beginning: the same place with the same gap is the same token in the same context.
     """
@@ -148,7 +150,7 @@ def strongest(tokens: Iterable[MovedToken], disliked: int = DISLIKED, preferred:
 
 
 def load_decoder(store: RunStore) -> Decode | None:
-    """Return a decoder with the tokenizer of the run's last checkpoint or of its policy, None where neither is here."""
+    """Return a decoder with the tokenizer of the run's last checkpoint or of its policy, None where neither exists."""
     checkpoint = store.latest_checkpoint()
     folders = [Path(store.root, "checkpoints", checkpoint.name)] if checkpoint and store.is_local else []
     policy = store.config.get("policy")
@@ -157,7 +159,7 @@ def load_decoder(store: RunStore) -> Decode | None:
     file = next((f for folder in folders if (f := folder / "tokenizer.json").is_file()), None)
     if file is None:
         return None
-    # The bare tokenizer: a report needs neither the chat template nor the seconds that transformers takes to load.
+    # The plain tokenizer: a report needs neither the chat template nor the seconds that transformers takes to load.
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
@@ -165,7 +167,10 @@ def load_decoder(store: RunStore) -> Decode | None:
 
 
 def _number(lesson: Lesson) -> int:
-    """Return which bundle a lesson taught with; under the constant control its number is that of another one."""
+    """Return the number of the bundle that a lesson taught with.
+
+    Under the constant control, the lesson's own number is that of another bundle.
+    """
     return lesson.bundle if lesson.experience.step >= 0 else CONSTANT
 
 
@@ -193,7 +198,7 @@ def _unused(store: RunStore, lessons: dict[int, list[Lesson]]) -> dict[int, Bund
 
 
 def _moved(store: RunStore, lessons: dict[int, list[Lesson]], wanted: set[int]) -> dict[int, list[MovedToken]]:
-    """Return the moved tokens of bundles, those of the few lessons that moved most."""
+    """Return the moved tokens of bundles, read from the few lessons that moved most."""
     from genevolve_ray.evolution.store.lessons import stored_moved
 
     found: dict[int, list[list[MovedToken]]] = defaultdict(list)

@@ -1,6 +1,6 @@
-"""The curves of a run as plotly figures (plain JSON), without colours: the page's theme adds them.
+"""The curves of a run as plotly figures (plain JSON), without colors: the page's theme adds them.
 
-A trace names its colour by `meta.colour`, an index into the palette of the page: one figure serves light and dark.
+A trace names its color by `meta.colour`, an index into the palette of the page: one figure serves light and dark.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
 SMOOTHING_STEPS = 7
-"""Width of the centred mean that is drawn over noisy curves, in steps."""
+"""Width of the centered mean that is drawn over noisy curves, in steps."""
 PHASES = (
     ("rollout", "rollouts", 0),
     ("experience", "experience", 4),
@@ -25,7 +25,7 @@ REST_COLOUR = 5
 
 @dataclass(frozen=True)
 class Figure:
-    """One drawing: a title, one line that says how to read it, and plotly's `data` and `layout`."""
+    """Hold one drawing: a title, one line that explains it, and plotly's `data` and `layout`."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ def column(rows: Rows, key: str) -> list[float | None]:
 
 
 def smoothed(values: Sequence[float | None], width: int = SMOOTHING_STEPS) -> list[float | None]:
-    """Return the centred moving mean over `width` steps (shorter at the ends), None where the window is empty."""
+    """Return the centered moving mean over `width` steps (shorter at the ends), None where the window is empty."""
     half = width // 2
     means: list[float | None] = []
     for i in range(len(values)):
@@ -126,7 +126,7 @@ def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
 
 
 def seconds_figure(metrics: Rows) -> Figure | None:
-    """Return the seconds of each step, stacked by phase; what no phase accounts for is shown as the rest."""
+    """Return the seconds of each step, stacked by phase; time outside all phases is shown as the rest."""
     phases = [(label, colour, column(metrics, f"seconds_{key}")) for key, label, colour in PHASES]
     phases = [phase for phase in phases if any(phase[2])]
     if not phases:
@@ -146,7 +146,7 @@ def seconds_figure(metrics: Rows) -> Figure | None:
 
 
 def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
-    """Return the scatter of (request id, score before, score after); above the diagonal the run made it better."""
+    """Return the scatter of (request id, score before, score after); points above the diagonal improved."""
     if not scores:
         return None
     labels, before, after = zip(*scores, strict=True)
@@ -165,14 +165,14 @@ def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
 
 
 def hits_figure(metrics: Rows) -> Figure | None:
-    """Return the share of requests that recalled a bundle, stacked by whose bundle it was."""
+    """Return the share of requests that recalled a bundle, stacked by the origin of the bundle."""
     rates, own, others = (column(metrics, f"experience_{key}") for key in ("hit_rate", "own", "remembered"))
     if not any(v is not None for v in rates):
         return None
     steps = column(metrics, "step")
 
     def share(part: float | None, whole: float, rate: float | None) -> float | None:
-        # The metrics count lessons; how many requests there were follows from the rate.
+        # The metrics count lessons; the number of requests follows from the rate.
         return None if part is None or rate is None else part * rate / whole if whole else 0.0
 
     totals = [(a or 0.0) + (b or 0.0) for a, b in zip(own, others, strict=True)]
@@ -193,7 +193,7 @@ def hits_figure(metrics: Rows) -> Figure | None:
 
 
 def gap_figure(metrics: Rows) -> Figure | None:
-    """Return the mean |log pi - log q| of taught tokens and of those behind the gate, and the mean with its sign."""
+    """Return the mean |log pi - log q| of taught tokens and of gated ones, and the signed mean."""
     # The gated metric is a sum over gated tokens by all taught ones, as `ved_gated` is their share.
     gated = [
         {"gate": total / share if total is not None and share else None}
@@ -256,7 +256,7 @@ def experience_figures(metrics: Rows) -> list[Figure | None]:
 def ablation_figure(
     arms: Sequence[tuple[str, int, Sequence[tuple[float, float]], Sequence[Sequence[tuple[float, float]]]]],
 ) -> Figure | None:
-    """Return validation curves of (arm, colour, mean curve, curve of each seed); None where no arm has a curve."""
+    """Return validation curves of (arm, color, mean curve, curve of each seed); None where no arm has a curve."""
     traces = []
     for name, colour, mean, seeds in arms:
         faint: dict[str, Any] = {"opacity": 0.3, "line": {"width": 1}, "hoverinfo": "skip", "showlegend": False}
@@ -272,7 +272,7 @@ def ablation_figure(
 
 
 def plain(label: str) -> str:
-    """Return a label as plain characters: plotly reads a few tags, and names come from data sets."""
+    """Return a label as plain characters: plotly interprets a few tags, and names come from data sets."""
     return label.replace("&", "&amp;").replace("<", "&lt;")
 
 

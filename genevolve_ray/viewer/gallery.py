@@ -20,7 +20,7 @@ from genevolve_ray.viewer.data import ReportPair, scored
 
 CARDS = 36
 SMALL_SIDE = 128
-"""Pictures up to this side are shown with hard pixels at twice their size."""
+"""Pictures up to this side are shown without smoothing at twice their size."""
 LARGE_SIDE = 256
 """Larger pictures are scaled down to this side."""
 THUMB_SIDE = 64
@@ -33,7 +33,7 @@ _ORPHAN_THINK = re.compile(r"\A((?:(?!<think>).)*?)</think>", re.DOTALL)
 
 @dataclass(frozen=True)
 class PagePicture:
-    """An image as the page embeds it; `shown` is its width on the page in CSS pixels."""
+    """Describe an image as the page embeds it; `shown` is its width on the page in CSS pixels."""
 
     key: str
     uri: str
@@ -42,7 +42,7 @@ class PagePicture:
 
 
 class Pictures:
-    """Encodes images once each. A picture that is gone or unreadable is None: the page shows a blank in its place."""
+    """Encode each image once. A missing or unreadable picture is None, and the page shows a blank in its place."""
 
     def __init__(self, load: Callable[[ImageRef], bytes]) -> None:
         """Read the encoded bytes with `load`."""
@@ -59,7 +59,7 @@ class Pictures:
         return self._known[key]
 
     def thumbs(self) -> dict[str, str]:
-        """Return the data URIs of all search results asked for so far: the page keeps each once and fills them in."""
+        """Return the data URIs of all search results requested so far; the page holds each once and fills them in."""
         return {p.key: p.uri for (_, side), p in self._known.items() if p is not None and side == THUMB_SIDE}
 
     def _encode(self, ref: ImageRef, side: int) -> PagePicture | None:
@@ -82,7 +82,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A pair that made it into the gallery, and why: largest gain, largest loss, or drawn at random."""
+    """Hold a pair of the gallery and the reason for its choice: largest gain, largest loss, or drawn at random."""
 
     pair: ReportPair
     why: str
@@ -91,8 +91,8 @@ class Chosen:
 def choose(pairs: Sequence[ReportPair], cards: int = CARDS, seed: int = 0) -> list[Chosen]:
     """Return a third each of largest gains, largest losses and random pairs; fewer where there are fewer pairs.
 
-    A pair is listed once. Random pairs are drawn from what the other two groups left, with a fixed seed: the same run
-    gives the same page.
+    A pair is listed once. Random pairs are drawn from the pairs that remain, with a fixed seed: the same run gives the
+    same page.
     """
     ordered = sorted(pairs, key=lambda p: (-p.gain, p.request.id))
     third = cards // 3
@@ -110,7 +110,7 @@ def choose(pairs: Sequence[ReportPair], cards: int = CARDS, seed: int = 0) -> li
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Mean scores of one kind of request; `label` is the field of the request that names the kind."""
+    """Hold the mean scores of one kind of request; `label` is the field of the request that names the kind."""
 
     label: str
     kind: str
@@ -189,12 +189,12 @@ def parts(text: str) -> list[tuple[str, str]]:
 
 
 def clip(text: str, limit: int = MAX_TEXT) -> str:
-    """Return the text, cut at `limit` characters with a note of how many were left out."""
+    """Return the text, cut at `limit` characters with a note of the number of characters left out."""
     return text if len(text) <= limit else f"{text[:limit]}\n… {len(text) - limit:,} more characters"
 
 
 def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
-    """Return what the template needs to show a whole trajectory."""
+    """Return the values that the template needs to show a whole trajectory."""
     tokens = turn_tokens(trajectory.ledger)
     counts = tokens if len(tokens) == len(trajectory.turns) else [None] * len(trajectory.turns)
     chosen = [r.img_id for r in trajectory.program.reference_images] if trajectory.program else []

@@ -1,4 +1,4 @@
-"""The headline figures of a run: what a reader should know before anything else."""
+"""Headline figures of a run: the most important results first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genevolve_ray.viewer.page import duration, fixed, power, signed
 
 @dataclass(frozen=True)
 class Tile:
-    """One headline figure: `before` is shown as the start of an arrow, `note` below the value."""
+    """Hold one headline figure: `before` is shown as the start of an arrow, `note` below the value."""
 
     label: str
     value: str
@@ -22,7 +22,7 @@ class Tile:
 
 
 def tiles(data: ReportData) -> list[Tile]:
-    """Return the headline figures that the summary (or else the metrics) can answer for."""
+    """Return the headline figures that the summary (or else the metrics) can provide."""
     makers: list[Callable[[ReportData], Tile | None]] = [
         _heldout_tile,
         _gain_tile,

@@ -1,4 +1,4 @@
-"""Bundles as the page shows them: best beside worst, the card they taught, where it was recalled, what it moved."""
+"""Bundles as the page shows them: best beside worst, the taught card, the retrievals, and the moved tokens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from genevolve_ray.viewer.gallery import Pictures, attempt, clip
 USES = 8
 """Retrievals listed of one bundle, those of other requests first; the rest are counted."""
 CONTEXT_TOKENS = 8
-"""Tokens shown on either side of one that moved."""
+"""Tokens shown on either side of a moved token."""
 BEFORE_CHARACTERS, AFTER_CHARACTERS = 32, 18
-"""Characters of that context at most, so that a token stands on one line."""
+"""Most characters of that context, so that a token fits on one line."""
 MAX_ARGUMENT = 160
 """Characters of a tool call's arguments."""
 SLOT_NAMES = {
@@ -30,7 +30,7 @@ SLOT_NAMES = {
 
 
 def lesson_cards(run: RunExperience, pictures: Pictures) -> list[dict[str, Any]]:
-    """Return what the template needs to show the chosen bundles of a run."""
+    """Return the values that the template needs to show the chosen bundles of a run."""
     return [_card(bundle, run, pictures) for bundle in run.bundles]
 
 
@@ -54,7 +54,7 @@ def _card(bundle: Bundle, run: RunExperience, pictures: Pictures) -> dict[str, A
 
 
 def _side(one: Trajectory | None, other: Trajectory | None, pictures: Pictures) -> dict[str, Any] | None:
-    """Return an attempt in a few lines: its decisions in order, those that the other did not take marked."""
+    """Return an attempt in a few lines: its decisions in order, with marks on those that the other did not take."""
     if one is None:
         return None
     elsewhere = set(decisions(other)) if other is not None else None
@@ -72,7 +72,7 @@ def _side(one: Trajectory | None, other: Trajectory | None, pictures: Pictures) 
 
 
 def decisions(trajectory: Trajectory) -> list[tuple[str, str]]:
-    """Return (tool, what it was asked) of every call in order; a turn that broke the protocol stands with its error."""
+    """Return (tool, request) of every call in order; a turn that broke the protocol is listed with its error."""
     found = []
     for turn in trajectory.turns:
         if turn.kind is TurnKind.TOOL_CALL:
@@ -115,9 +115,9 @@ def _kind(ledger: TokenLedger, position: int) -> str:
 def _in_context(ledger: TokenLedger, position: int, decode: Decode) -> tuple[str, str, str]:
     """Return the text before a token, of it, and after it.
 
-    Decoders treat the first token of a text unlike the others (they drop its space), so the pieces are cut out of
-    longer and longer texts; where these do not continue each other, as inside a character of several tokens, each
-    piece is decoded alone.
+    Decoders treat the first token of a text differently (they drop its space). The pieces are therefore cut out of
+    longer and longer texts. Where these do not continue each other, as inside a character of several tokens, each piece
+    is decoded alone.
     """
     start, end = max(0, position - CONTEXT_TOKENS), position + 1 + CONTEXT_TOKENS
     ids = ledger.tokens[start:end]
@@ -128,7 +128,7 @@ def _in_context(ledger: TokenLedger, position: int, decode: Decode) -> tuple[str
     else:
         pieces = before, decode(ids[at : at + 1]), decode(ids[at + 1 :])
     before, token, after = map(_visible, pieces)
-    # A word's leading space is part of its token; marked, it would look like a mistake.
+    # A word's leading space is part of its token; a mark there would look like a mistake.
     bare = token.lstrip(" ") or token or "∅"
     before += token[: len(token) - len(bare)] if token.endswith(bare) else ""
     opening = "…" if start or len(before) > BEFORE_CHARACTERS else ""
@@ -137,5 +137,5 @@ def _in_context(ledger: TokenLedger, position: int, decode: Decode) -> tuple[str
 
 
 def _visible(text: str) -> str:
-    """Return text on one line: line ends and tabs as signs."""
+    """Return text on one line: line ends and tabs as visible characters."""
     return text.replace("\n", "⏎").replace("\t", "⇥")

@@ -1,4 +1,4 @@
-"""What every page shares: templates, style and scripts inlined, and a file that appears complete or not at all."""
+"""Shared parts of every page: inlined templates, style and scripts, and a file that appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 def render_page(template: str, context: dict[str, Any]) -> str:
     """Return a page from a template of this package; every text in the context is untrusted and gets escaped.
 
-    The page loads nothing and runs only its own scripts: their hashes stand in its content security policy.
+    The page loads nothing and runs only its own scripts: its content security policy lists their hashes.
     """
     from plotly.offline import get_plotlyjs
 
@@ -34,12 +34,12 @@ def render_page(template: str, context: dict[str, Any]) -> str:
         scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own file and plotly's
         script_hashes=[_csp_hash(text) for text in scripts.values()],
     )
-    # Text that came from a broken decode may hold half surrogate pairs, which no file can.
+    # Text from a broken decode may hold half surrogate pairs, which no file can hold.
     return page.encode(errors="replace").decode()
 
 
 def write_page(page: str, out: Path) -> Path:
-    """Write a page and return its path. Raises OSError when it cannot be written; then nothing is left behind."""
+    """Write a page and return its path. Raises OSError when it cannot be written; then no file remains."""
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
     try:
@@ -53,7 +53,10 @@ def write_page(page: str, out: Path) -> Path:
 
 
 def yaml_lines(text: str) -> list[tuple[str, str, str]]:
-    """Cut YAML into (indentation, key, rest) per line: the page sets keys apart; a line without a key is all rest."""
+    """Cut YAML into (indentation, key, rest) per line, because the page highlights keys.
+
+    A line without a key is all rest.
+    """
     found = [(line, _YAML_LINE.match(line)) for line in text.rstrip().split("\n")]
     return [(m.group(1), m.group(2), m.group(3)) if m else ("", "", line) for line, m in found]
 
@@ -98,7 +101,7 @@ def power(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: `42 s`, `11 min 32 s`, `3 h 05 min`."""
+    """Return seconds in the usual units: `42 s`, `11 min 32 s`, `3 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""What a person sees while a run lasts: a live table on a terminal, plain lines anywhere else."""
+"""Display of a run in progress: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.records.trajectory import Trajectory
 
 ROWS = 10
-"""Steps that the live table keeps in sight."""
+"""Steps that the live table shows."""
 PHASES = ("rollouts", "experience", "learning", "publishing", "validating")
 """The phases of a step, in order (judging is part of the rollouts); other names are shown as they are."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Progress(Monitor, Protocol):
-    """A listener of the loop with a screen. A context manager: leaving it restores the terminal, whatever happened."""
+    """Define a listener of the loop with a screen, as a context manager that always restores the terminal on exit."""
 
     def start(self, total_steps: int, config: Mapping[str, object], done: int = 0) -> None:
-        """Begin: steps in all, a few settings worth showing, and the steps that a resumed run has behind it."""
+        """Begin with the total number of steps, the settings to show, and the steps that a resumed run has done."""
         ...
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class Progress(Monitor, Protocol):
 
 @dataclass(frozen=True)
 class Column:
-    """A metric as the table shows it; columns of higher `rank` go first when the terminal is narrow.
+    """Describe the column of a metric; columns of higher `rank` are dropped first when the terminal is narrow.
 
     An `optional` column appears only where a step has its metric.
     """
@@ -93,7 +93,7 @@ def columns_for(width: int, present: Collection[str] = ()) -> list[Column]:
     """Return the columns that fit a terminal of `width` cells, the least important left out first.
 
     Args:
-        width: of the terminal.
+        width: cells of the terminal.
         present: metrics that some step has; optional columns of other metrics are left out.
     """
     chosen = [c for c in COLUMNS if not c.optional or c.key in present]
@@ -113,7 +113,7 @@ def cell(column: Column, metrics: Mapping[str, float]) -> str:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Return the values as blocks of eight heights between their extremes; neighbours are averaged to fit."""
+    """Return the values as blocks of eight heights between their extremes; neighbors are averaged to fit."""
     if not values:
         return ""
     if len(values) > width:
@@ -132,7 +132,7 @@ def clock(seconds: float) -> str:
 
 
 def validation_line(step: int, validation: Mapping[str, float]) -> str:
-    """Return what a validation found, as one line."""
+    """Return the results of a validation as one line."""
     shown = [f"{c.head} {cell(c, validation)}" for c in COLUMNS[1:] if c.key in validation]
     return f"validation after step {step}: {', '.join(shown)}"
 
@@ -143,7 +143,7 @@ def summary_line(config: Mapping[str, object]) -> str:
 
 
 class PlainProgress:
-    """One line per step, for logs and CI."""
+    """Print one line per step, for logs and CI."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Write to `console` (standard output by default)."""
@@ -157,7 +157,7 @@ class PlainProgress:
         self._print(f"{total_steps} steps{resumed}: {summary_line(config)}")
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Print nothing: a log is for what happened."""
+        """Print nothing: a log records only completed events."""
 
     def trajectory(self, trajectory: Trajectory) -> None:
         """Print nothing."""
@@ -174,7 +174,7 @@ class PlainProgress:
         self._print(text)
 
     def close(self) -> None:
-        """Nothing to restore."""
+        """Do nothing: there is nothing to restore."""
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -191,7 +191,7 @@ class PlainProgress:
 
 
 class LiveProgress:
-    """A display that redraws itself four times a second, with the steps of late below a bar with the time to go.
+    """Show a display that is redrawn four times a second: the latest steps below a bar with the remaining time.
 
     `step`, `phase` and `note` may be called from any thread.
     """
@@ -219,7 +219,7 @@ class LiveProgress:
             self._live.start()
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
-        """Show what is going on."""
+        """Show the current phase."""
         with self._lock:
             self._phase = (name, done, total)
 
@@ -230,7 +230,7 @@ class LiveProgress:
             self._phase = (name, done + 1, total)
 
     def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
-        """Add a row to the table; a validation stays in sight above the display."""
+        """Add a row to the table; a validation stays visible above the display."""
         reward = metrics.get("reward_mean")
         with self._lock:
             self._rows.append({**metrics, "step": step})
@@ -247,7 +247,7 @@ class LiveProgress:
         self._console.print(escape(text), highlight=False)
 
     def close(self) -> None:
-        """Draw a last time and give the terminal back."""
+        """Draw a last time and release the terminal."""
         live, self._live = self._live, None
         if live is not None:
             with self._lock:
@@ -255,7 +255,7 @@ class LiveProgress:
             live.stop()
 
     def render(self) -> RenderableType:
-        """Return the display as it stands."""
+        """Return the display in its current state."""
         with self._lock:
             rows, rewards, phase = list(self._rows), list(self._rewards), self._phase
         parts: list[RenderableType] = [Text(self._config, style="dim", no_wrap=True, overflow="ellipsis"), self._bar()]
@@ -275,7 +275,7 @@ class LiveProgress:
         return line
 
     def _to_go(self) -> str:
-        """Return the time left, from the median of the last steps less what the running one has used."""
+        """Return the remaining time, from the median of the last steps less the time of the current one."""
         left = self._total - self._done
         if not self._steps or left <= 0:
             return ""

@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a run: it loads nothing, so it can be mailed, archived and opened offline."""
+"""Self-contained HTML file about a run: it loads nothing, so it can be sent, archived and opened offline."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from genevolve_ray.evolution.store.run import RunStore
 
 MAX_ATTEMPTS = 6
-"""Training trajectories that the page shows whole."""
+"""Training trajectories that the page shows in full."""
 
 
 def write_report(source: RunStore | ReportData | Path | str, out: Path) -> Path:
-    """Write the report of a run store, of a run's folder, or of data at hand, and return its path.
+    """Write the report of a run store, of a run's folder, or of loaded data, and return its path.
 
-    The file appears complete or not at all. Raises OSError when it cannot be written.
+    The file appears complete or not at all.
+
+    Raises:
+        OSError: when it cannot be written.
     """
     data = source if isinstance(source, ReportData) else load_report_data(source)
     return write_page(render_report(data), out)
@@ -74,7 +77,7 @@ def _card(pair: ReportPair, why: str, pictures: Pictures) -> dict[str, Any]:
 
 
 def provenance(data: ReportData) -> list[tuple[str, str]]:
-    """Return (name, value) of what made the run and its trajectories, nested run information flattened by dots."""
+    """Return (name, value) of the origin of a run and its trajectories. Nested run information is flattened by dots."""
     rows = [(key, str(value)) for key, value in _flat(data.run)]
     everything = [*data.before, *data.after, *data.training]
     for field in ("profile", "engine", "renderer", "judge"):

@@ -11,7 +11,7 @@ _MARGIN = 0.06
 
 @dataclass(frozen=True)
 class Mark:
-    """Places of a mean, its interval, single points and zero, in percent of the width; None: not there."""
+    """Hold the places of a mean, its interval, single points and zero, in percent of the width (None: absent)."""
 
     mean: float | None
     low: float | None
@@ -22,7 +22,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear scale from `low` to `high`."""
+    """Represent a linear scale from `low` to `high`."""
 
     low: float
     high: float
@@ -43,7 +43,7 @@ class Scale:
         return self.low + margin, self.high - margin
 
     def place(self, value: float) -> float:
-        """Return where a value lies, in percent of the width."""
+        """Return the place of a value, in percent of the width."""
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
     def mark(self, mean: float | None, low: float | None, high: float | None, points: Sequence[float] = ()) -> Mark:

@@ -1,8 +1,8 @@
-"""Weights over device memory: the learner's rank 0 sends a version to all engines at once, in one group with them.
+"""Weights over device memory: the learner's rank 0 sends a version to all engines together, in one group with them.
 
-Three sides: `Transfer` on the driver decides who is in the group and judges the outcome, `Sender` is on every rank of
-the learner, and a worker's engine takes what `TransferControl` delivers to it (`engines.transports.queue`). The group is
-built anew whenever a member was replaced, and after every transfer that broke off.
+There are three sides. `Transfer` on the driver selects the group and evaluates the outcome. `Sender` runs on every rank
+of the learner. A worker's engine receives the calls that `TransferControl` delivers to it (`engines.transports.queue`).
+The group is rebuilt whenever a member was replaced, and after every interrupted transfer.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 Task = asyncio.Future[Any]
 
 _AFTERMATH_SECONDS = 15.0
-"""How long the others may take to notice that a transfer broke off. Who is still in it then waits for a dead process."""
+"""Time for the others to notice an interrupted transfer; a process still in it afterwards waits for a dead process."""
 
 
 class WeightsGone(GenevolveError, RuntimeError):
-    """Report that the learner has learned more: it cannot write the version that is asked for."""
+    """Report that the learner has trained further and cannot write the requested version."""
 
 
 class TensorsPayload:
-    """Stand for a version that the learner holds in memory and has written nowhere; it stays on the driver."""
+    """Represent a version that the learner holds in memory and has not written; it stays on the driver."""
 
     def __init__(self, write: Callable[[], Awaitable[FilesPayload | None]]) -> None:
-        """Keep `write`, which has the learner write the version, and returns None when it holds another by then."""
+        """Keep `write`, which has the learner write the version; it returns None when the learner holds another."""
         self._write = write
         self._files: FilesPayload | None = None
         self._writing = asyncio.Lock()
 
     async def files(self) -> FilesPayload | None:
-        """Return the version's files, written at the first call; None when the learner has learned more by then."""
+        """Return the version's files, written at the first call; None when the learner has trained further by then."""
         async with self._writing:
             if self._files is None:
                 self._files = await self._write()
@@ -60,7 +60,7 @@ class TensorsPayload:
 
 
 class TransferFailed(GenevolveError, RuntimeError):
-    """Report that the learner's end could not send; the message has the errors of the other ends."""
+    """Report that the learner's end could not send; the message holds the errors of the other ends."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class TransferGroup:
 
     Attributes:
         workers: the rollout workers, in the order of their ranks.
-        processes: how many processes each worker's engine has.
+        processes: number of processes of each worker's engine.
         address: `host:port` of the learner's rank 0.
-        timeout: seconds that anyone waits for the others.
+        timeout: seconds that each process waits for the others.
     """
 
     workers: tuple[Any, ...]
@@ -84,10 +84,10 @@ class TransferGroup:
 
 
 class TransferControl:
-    """Make the calls of vLLM's control plane on all workers at once, each with its own place in the group."""
+    """Make the calls of vLLM's control plane on all workers concurrently, each with its own place in the group."""
 
     def __init__(self, group: TransferGroup, on_failure: Callable[[], None]) -> None:
-        """Reach the workers of a group; `on_failure` ends the sending to engines that do not receive."""
+        """Keep the workers of a group; `on_failure` ends the sending to engines that do not receive."""
         self._group, self._on_failure = group, on_failure
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class TransferControl:
         self._all(TransferCall.START)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Have every engine take weights; handles of GPU memory go as plain values."""
+        """Have every engine receive weights; handles of GPU memory are sent as plain values."""
         if handles := update_info.get("ipc_handles"):
             from genevolve_ray.engines.transports.ipc import plain_handles
 
@@ -114,7 +114,7 @@ class TransferControl:
             raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Let every engine know that all weights have come."""
+        """Inform every engine that all weights have been sent."""
         self._all(TransferCall.FINISH)
 
     def _all(self, call: TransferCall, arguments: Sequence[dict[str, Any]] | None = None) -> None:
@@ -123,13 +123,13 @@ class TransferControl:
         workers = self._group.workers
         waiting = [w.deliver.remote(call, a) for w, a in zip(workers, arguments or [{}] * len(workers), strict=True)]
         while waiting:
-            # The first that fails ends it: the others may be waiting for that very one.
+            # The first failure ends it: the others may be waiting for the failed one.
             done, waiting = ray.wait(waiting, num_returns=1)
             ray.get(done)
 
 
 class Sender:
-    """Do a rank's part in sending: rank 0 sends, the others help it to gather what is sharded."""
+    """Execute a rank's part of sending: rank 0 sends, the others help it to gather sharded tensors."""
 
     def __init__(self, way: str, rank: int, source: OutgoingWeights) -> None:
         """Send what `source` yields; rank 0 imports vLLM now, which takes seconds."""
@@ -139,7 +139,7 @@ class Sender:
             import genevolve_ray.engines.transports.gloo  # noqa: F401
 
     def send(self, group: TransferGroup | None) -> None:
-        """Send the weights as they are now, in a new group or, with None, in the one that there is.
+        """Send the current weights, in a new group or, with None, in the existing one.
 
         Raises:
             TransferFailed: when a worker died or refused.
@@ -150,7 +150,7 @@ class Sender:
         except BaseException as error:
             self._leave()
             if isinstance(error, RayError):
-                # As itself it would tell the driver that a rank of the learner had died.
+                # Unchanged, the error would indicate to the driver that a rank of the learner had died.
                 raise TransferFailed(f"{type(error).__name__}: {error}") from None
             raise
         finally:
@@ -172,7 +172,7 @@ class Sender:
 
 
 class _Passes:
-    """A source of which every pass comes to its end on every rank, however far vLLM took it on rank 0."""
+    """Complete every pass over a source on every rank, independent of how far vLLM took it on rank 0."""
 
     def __init__(self, source: OutgoingWeights) -> None:
         self._source = source
@@ -195,39 +195,39 @@ class _Passes:
 
 
 class SendingLearner(Protocol):
-    """List what the driver needs of the learner; `RayLearner` has it."""
+    """List the methods of the learner that the driver needs; `RayLearner` has them."""
 
     workers: list[Any]
 
     async def address(self) -> str:
-        """Return where a group can meet."""
+        """Return the rendezvous address of a group."""
         ...
 
     async def send(self, group: TransferGroup | None) -> None:
-        """Have all ranks send. Raises LearnerLost, and whatever kept it from sending."""
+        """Have all ranks send. Raises LearnerLost, and any error that prevented sending."""
         ...
 
     def end(self) -> None:
-        """End all ranks at once."""
+        """End all ranks immediately."""
         ...
 
 
 class Transfer:
-    """Bring a version from the learner's memory into the engines of all workers at once."""
+    """Transfer a version from the learner's memory into the engines of all workers concurrently."""
 
     def __init__(self, learner: SendingLearner, *, processes: int, timeout: float, kill: Callable[[Any], None]) -> None:
-        """Send from a learner to engines of so many processes each; `kill` ends a worker at once."""
+        """Send from a learner to engines of `processes` processes each; `kill` ends a worker immediately."""
         self._learner, self._processes, self._timeout, self._kill = learner, processes, timeout, kill
         self._members: tuple[Any, ...] = ()
 
     async def send(self, workers: Sequence[Any], weights: PublishedWeights) -> list[float | RayActorError]:
-        """Send a version to `workers`; returns, for each, the probe difference or that it died.
+        """Send a version to `workers`; return, for each, the probe difference or its death.
 
-        With a death among them nobody is sure to have the version: it must be sent again.
+        After a death no worker is sure to have the version: it must be sent again.
 
         Raises:
-            LearnerLost: when a rank of the learner died, or was ended because it waited for the dead.
-            WeightUpdateError: when the transfer failed although everyone lives, or a probe does not agree.
+            LearnerLost: when a rank of the learner died, or was ended because it waited for a dead process.
+            WeightUpdateError: when the transfer failed without a death, or a probe does not agree.
         """
         version, probe = weights.version, weights.probe
         ready = await asyncio.gather(*(await_remote(w.expect.remote()) for w in workers), return_exceptions=True)
@@ -251,7 +251,10 @@ class Transfer:
         return outcomes
 
     async def _settle(self, workers: Sequence[Any], receiving: Sequence[Task], sending: Task) -> None:
-        """Wait until everyone has ended. Who has not in time, or a moment after the first failure, is killed."""
+        """Wait until all sides have ended.
+
+        A side that has not ended in time, or soon after the first failure, is killed.
+        """
         done, late = await asyncio.wait(
             [*receiving, sending], timeout=self._timeout, return_when=asyncio.FIRST_EXCEPTION
         )
@@ -275,7 +278,7 @@ class Transfer:
     def _judged(
         self, outcomes: Sequence[float | BaseException | None], sent: BaseException | None, version: int
     ) -> list[float | RayActorError]:
-        """Return differences and deaths, and raise what is neither."""
+        """Return differences and deaths, and raise all other errors."""
         if isinstance(sent, LearnerLost):
             raise sent
         if not any(isinstance(outcome, RayActorError) for outcome in outcomes):

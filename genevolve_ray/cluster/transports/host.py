@@ -1,7 +1,7 @@
-"""Weights as files: each version crosses once to every node, through Ray's object store, and lies in memory there.
+"""Weights as files: each version is sent once to every node, through Ray's object store, and stays in memory there.
 
 The learner writes a version's files on its own node, where workers read them in place. On another node the first worker
-that needs them unpacks them for all, under a lock, and checks their digest.
+that needs them unpacks them for all, under a lock, and checks their digests.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from genevolve_ray.errors import GenevolveError
 from genevolve_ray.evolution.weights import memory_folder
 
 _KEPT = 2
-"""Versions that stay on a node: one that is being loaded, and the one before for a worker that still loads it."""
+"""Versions that stay on a node: the one being loaded, and the previous one for a worker that still loads it."""
 _COMPLETE = "complete"
 _PIECE = 64 << 20
 
 
 class WeightsDamaged(GenevolveError, RuntimeError):
-    """Report that the bytes that arrived are not those that were sent: the worker must not sample from them."""
+    """Report that the received bytes differ from the sent ones: the worker must not sample from them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FilesPayload:
     """Carry the files of a version, whole weights or an adapter, from the learner's node to every other.
 
     Attributes:
-        path: the folder on the learner's node; its name tells the version.
+        path: the folder on the learner's node; its name contains the version.
         node: id of that node.
         digests: the digest of each file by its name (`digest_of`).
         contents: an object reference for each file, in the order of `digests`; empty where no other node needs them.
@@ -54,7 +54,7 @@ class FilesPayload:
 
 
 def digest_of(data: np.ndarray) -> str:
-    """Return the SHA-256 over the SHA-256 of each 64 MiB of a file [bytes], which are hashed side by side."""
+    """Return the SHA-256 over the SHA-256 of each 64 MiB of a file [bytes], which are hashed in parallel."""
     pieces = [data[start : start + _PIECE] for start in range(0, len(data), _PIECE)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces)
@@ -62,7 +62,7 @@ def digest_of(data: np.ndarray) -> str:
 
 
 def pack(folder: str, elsewhere: bool) -> FilesPayload:
-    """Return the payload of a folder on this node; its files enter the object store only if they go `elsewhere`."""
+    """Return the payload of a folder on this node; its files enter the object store only if other nodes need them."""
     import ray
 
     digests, contents = {}, []
@@ -78,7 +78,7 @@ def unpack(files: FilesPayload) -> str:
     """Return a folder on this node that holds the files of a payload, unpacked once for all workers here.
 
     Raises:
-        WeightsDamaged: when a file is not the one that was sent.
+        WeightsDamaged: when a file differs from the sent one.
     """
     import ray
 
@@ -86,7 +86,7 @@ def unpack(files: FilesPayload) -> str:
         return files.path
     root = run_folder() / "received"
     root.mkdir(exist_ok=True)
-    # A run that was killed and started again on the same cluster may give one number to other weights.
+    # A run that was killed and restarted on the same cluster may give one number to other weights.
     same = hashlib.sha256("".join(files.digests.values()).encode()).hexdigest()
     target = root / f"{Path(files.path).name}-{same[:16]}"
     with FileLock(root / ".lock"):
@@ -106,7 +106,7 @@ def unpack(files: FilesPayload) -> str:
 def run_folder() -> Path:
     """Return this node's folder for the weights of this run, in memory where there is a RAM disk.
 
-    Workers share it: it is kept by their parent, the node's raylet, and outlives a learner that is replaced. A driver
+    Workers share it. It belongs to their parent, the node's raylet, and outlives a learner that is replaced. A driver
     has one of its own.
     """
     import ray
@@ -117,5 +117,5 @@ def run_folder() -> Path:
 
 
 def forget_weights() -> None:
-    """Remove this run's weights from this node; a worker that still needs some unpacks them again."""
+    """Remove this run's weights from this node; a worker that still needs them unpacks them again."""
     shutil.rmtree(run_folder(), ignore_errors=True)

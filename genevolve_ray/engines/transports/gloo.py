@@ -1,7 +1,7 @@
-"""A transfer over gloo, for CPUs: both ends.
+"""Weight transfer over gloo, for CPUs: both ends.
 
-It is vLLM's NCCL transfer with another communicator: rendezvous, order of calls, checks of what is sent
-and layer-wise loading are inherited, so that what is tested on a CPU is what runs on GPUs, the copying itself apart.
+It is vLLM's NCCL transfer with another communicator. Rendezvous, order of calls, checks of the sent weights and
+layer-wise loading are inherited. Tests on a CPU therefore cover the code that runs on GPUs, except the copying itself.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from genevolve_ray.engines.transports.sender import EngineControl, Meeting, Weig
 
 
 class GlooGroup:
-    """Broadcast from rank 0, in a group beside whatever else torch.distributed knows in this process."""
+    """Broadcast from rank 0, in a group that is independent of other groups of torch.distributed in this process."""
 
     def __init__(self, address: str, port: int, rank: int, size: int, timeout: float) -> None:
-        """Meet the others. Raises torch's DistStoreError when they do not come in time."""
+        """Join the group. Raises torch's DistStoreError when the others do not join in time."""
         limit = timedelta(seconds=timeout)
         store = dist.TCPStore(address, port, size, is_master=rank == 0, timeout=limit)
         self._group: Any = dist.ProcessGroupGloo(dist.PrefixStore("weights", store), rank, size, limit)
 
     def broadcast(self, tensor: torch.Tensor) -> None:
-        """Send a contiguous tensor to all others, or receive it. Raises RuntimeError when one of them is gone."""
+        """Send a contiguous tensor to all others, or receive it. Raises RuntimeError when one of them is lost."""
         if self._group is None:
             raise RuntimeError("the group is closed")
         self._group.broadcast(tensor, 0).wait()
 
     def destroy(self) -> None:
-        """Leave: a broadcast under way here ends with an error, and so does everyone else's."""
+        """Leave the group: a broadcast in progress ends with an error here and at every other member."""
         group, self._group = self._group, None
         if group is not None:
-            # The connections close with the last reference; `abort` frees the one that a broadcast holds.
+            # The connections close with the last reference; `abort` releases the one that a broadcast holds.
             group.abort()
 
 
 @dataclass(kw_only=True)
 class GlooInitInfo(NCCLWeightTransferInitInfo):  # type: ignore[misc]
-    """Describe a group to an engine: as for NCCL, and how many seconds it may wait for the others."""
+    """Describe a group to an engine, as for NCCL, with the seconds it may wait for the others."""
 
     timeout: float = 300.0
 
@@ -80,7 +80,7 @@ class GlooReceiver(NCCLWeightTransferEngine):  # type: ignore[misc]
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
-        """Receive the tensors that are announced, and load each at once."""
+        """Receive the announced tensors, and load each immediately."""
         if self.model_update_group is None:
             raise RuntimeError("the engine is in no group")
         for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
@@ -98,7 +98,7 @@ class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
     def trainer_init(
         cls, init_info: GlooTrainerInitInfo, *, client: EngineControl, source: WeightSource | None = None
     ) -> GlooSender:
-        """Meet the engines, which are told meanwhile where to."""
+        """Join the group while the engines receive its address."""
         engine = cls(client=client, source=source, packed=False)
         place = (init_info.master_address, init_info.master_port)
         told = GlooInitInfo(
@@ -121,7 +121,7 @@ class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
 
 
 def settings_of(meeting: Meeting, source: WeightSource) -> GlooTrainerInitInfo:
-    """Return the settings of the learner's end; tensors go one by one."""
+    """Return the settings of the learner's end; tensors are sent one by one."""
     return GlooTrainerInitInfo(**meeting.place(), packed=False, timeout=meeting.timeout, rank=0)
 
 

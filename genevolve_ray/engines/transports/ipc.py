@@ -1,7 +1,7 @@
 """vLLM's CUDA IPC transfer: its settings, and handles of GPU memory as plain values that need no pickle.
 
-A handle is what `torch.multiprocessing.reductions.reduce_tensor` returns for a tensor on a GPU: two classes, a dtype,
-numbers and the driver's bytes. vLLM itself would have them pickled, and asks for VLLM_ALLOW_INSECURE_SERIALIZATION.
+A handle is the result of `torch.multiprocessing.reductions.reduce_tensor` for a tensor on a GPU: two classes, a dtype,
+numbers and the driver's bytes. vLLM itself would pickle them, and require VLLM_ALLOW_INSECURE_SERIALIZATION.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plain_handles(handles: Any) -> Any:
     """Return handles (a mapping from a GPU's id to one, or a list of such) as lists, mappings, numbers and bytes.
 
     Raises:
-        ValueError: for a class that no handle of a plain tensor has.
+        ValueError: for a class that does not occur in a handle of a plain tensor.
     """
     if isinstance(handles, Mapping):
         return {gpu: [_plain(value) for value in handle] for gpu, handle in handles.items()}
@@ -41,7 +41,7 @@ def plain_handles(handles: Any) -> Any:
 
 
 def rebuilt_handles(plain: Any) -> Any:
-    """Return what `plain_handles` was given. Raises ValueError or TypeError for anything else."""
+    """Return the input of `plain_handles` from its result. Raises ValueError or TypeError for anything else."""
     if isinstance(plain, Mapping):
         return {gpu: tuple(_rebuilt(value) for value in handle) for gpu, handle in plain.items()}
     return [rebuilt_handles(handle) for handle in plain]

@@ -1,4 +1,4 @@
-"""Calls that another process makes on an engine, one after another: each returns when the engine has carried it out."""
+"""Queue of calls that another process makes on an engine, in order; each returns when the engine has executed it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class TransferCall(StrEnum):
     """Name the calls of a transfer, in the order in which the learner's end makes them."""
 
     JOIN = "join"
-    """Enter a new group; whoever is in one already leaves it."""
+    """Enter a new group; a member of another group leaves that one."""
     START = "start"
     """Expect weights."""
     PART = "part"
-    """Take some of them, or all."""
+    """Receive some or all of the weights."""
     FINISH = "finish"
-    """All have come."""
+    """All weights have been sent."""
 
 
 class TransferInterrupted(GenevolveError, RuntimeError):
-    """Report that the learner's end will not finish what it began; the message says why."""
+    """Report that the learner's end will not finish the transfer; the message gives the reason."""
 
 
 @dataclass
@@ -36,9 +36,10 @@ class _Pending:
 
 
 class TransferQueue:
-    """Pass one transfer's calls from whoever delivers them to the engine that iterates over them.
+    """Pass one transfer's calls from the component that delivers them to the engine that iterates over them.
 
-    The engine's next step says that it has carried the last call out; if it fails instead, `close` tells whoever waits.
+    The engine's next step confirms that it has executed the last call. If it fails instead, `close` informs the waiting
+    component.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class TransferQueue:
         self._closed: str | None = None
 
     async def deliver(self, call: TransferCall, argument: dict[str, Any] | None = None) -> None:
-        """Make a call and wait until it is carried out. Raises TransferInterrupted when it is not going to be."""
+        """Make a call and wait until it is executed. Raises TransferInterrupted when it will not be executed."""
         if self._closed is not None:
             raise TransferInterrupted(self._closed)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -60,7 +61,7 @@ class TransferQueue:
             self._waiting.discard(done)
 
     def close(self, reason: str) -> None:
-        """End the transfer for both sides; without effect on one that has come to its end."""
+        """End the transfer for both sides; without effect on a completed one."""
         if self._closed is not None:
             return
         self._closed = reason

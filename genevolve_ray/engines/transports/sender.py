@@ -1,4 +1,4 @@
-"""The learner's end of a transfer: one interface over the families, each of which is vLLM's own or built like it."""
+"""The learner's end of a transfer: one interface over vLLM's own transfer families and those built like them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WeightSource(Protocol):
 
 
 class EngineControl(Protocol):
-    """Make the calls of the learner's end on all engines at once (vLLM's `VLLMWeightSyncClient`)."""
+    """Make the calls of the learner's end on all engines together (vLLM's `VLLMWeightSyncClient`)."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Have every engine enter the group."""
@@ -37,11 +37,11 @@ class EngineControl(Protocol):
         ...
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Have every engine take some weights."""
+        """Have every engine receive some weights."""
         ...
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Let every engine know that all weights have come."""
+        """Inform every engine that all weights have been sent."""
         ...
 
 
@@ -50,8 +50,8 @@ class Meeting:
     """Describe a group: the learner's rank 0, and every process of every engine.
 
     Attributes:
-        address: `host:port` at which they meet.
-        size: processes in all.
+        address: `host:port` of the rendezvous.
+        size: processes in total.
         timeout: seconds that each waits for the others.
     """
 
@@ -60,7 +60,7 @@ class Meeting:
     timeout: float
 
     def place(self) -> dict[str, Any]:
-        """Return where a group of vLLM meets, under the names of its settings."""
+        """Return the rendezvous address of a vLLM group, under the names of its settings."""
         host, _, port = self.address.rpartition(":")
         return {"master_address": host, "master_port": int(port), "world_size": self.size}
 
@@ -70,8 +70,8 @@ def open_sender(way: str, meeting: Meeting, source: WeightSource, control: Engin
 
     Args:
         way: nccl, ipc or gloo.
-        meeting: where the group meets.
-        source: what is sent.
+        meeting: the rendezvous of the group.
+        source: the weights to send.
         control: makes the calls on the engines that belong to it.
     """
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory

@@ -1,4 +1,4 @@
-"""The run store: what a run leaves on disk, committed step by step."""
+"""The run store: the record of a run on disk, committed step by step."""
 
 from genevolve_ray._moved import lazy_names
 

@@ -45,9 +45,9 @@ def read_checkpoints(folder: Folder) -> dict[int, Checkpoint]:
 def write_checkpoint(
     folder: Folder, step: int, state_hash: str, validation: dict[str, Any], created: str
 ) -> Iterator[Path]:
-    """Lend an empty local folder, and publish what is in it when the block ends without an exception.
+    """Provide an empty local folder, and publish its content when the block ends without an exception.
 
-    On local disks the lent folder lies beside its destination and is renamed; elsewhere it is uploaded. The manifest is
+    On local disks the folder is next to its destination and is renamed; elsewhere it is uploaded. The manifest is
     written last. Raises StoreError when the folder stays empty or cannot be published.
     """
     remove_checkpoint(folder, step)
@@ -101,7 +101,7 @@ def _describe(scratch: Path) -> Iterator[StoredFile]:
 
 @contextlib.contextmanager
 def read_checkpoint(folder: Folder, checkpoint: Checkpoint) -> Iterator[Path]:
-    """Lend a local folder with a checkpoint's files, checked against its manifest; treat it as read-only.
+    """Provide a local folder with a checkpoint's files, checked against its manifest; treat it as read-only.
 
     Raises:
         StoreError: naming the file that is missing or differs.
@@ -131,13 +131,13 @@ def _check(file: StoredFile, path: Path, name: str) -> None:
 
 
 def remove_checkpoint(folder: Folder, step: int) -> None:
-    """Remove a checkpoint, its manifest first: what is left of an interrupted removal is not a checkpoint."""
+    """Remove a checkpoint, its manifest first: the rest of an interrupted removal is not a checkpoint."""
     folder.delete(manifest_path(step))
     folder.delete(folder_path(step))
 
 
 def remove_orphans(folder: Folder, counts: Callable[[Checkpoint], bool]) -> None:
-    """Remove what interrupted writes left, and checkpoints of steps that were never committed."""
+    """Remove the remains of interrupted writes, and checkpoints of steps that were never committed."""
     published = read_checkpoints(folder)
     for checkpoint in published.values():
         if not counts(checkpoint):
@@ -156,27 +156,27 @@ def best_steps(scores: Mapping[int, float], count: int) -> list[int]:
 
 
 def prunable(steps: Collection[int], scores: Mapping[int, float], keep_last: int, keep_best: int) -> list[int]:
-    """Return the steps whose checkpoints may go: neither among the newest nor among the best."""
+    """Return the steps whose checkpoints may be removed: neither among the newest nor among the best."""
     return sorted(set(steps) - set(sorted(steps)[-keep_last:]) - set(best_steps(scores, keep_best)))
 
 
 class RunCheckpoints(RunDocuments):
-    """The checkpoints of a run, as its store offers them."""
+    """Manage the checkpoints of a run; the base of its store."""
 
     def __init__(self, folder: Folder, lock: RunLock | None, keep: CheckpointConfig) -> None:
-        """Stand on a run's folder; `keep` says which checkpoints stay."""
+        """Open a run's folder; `keep` selects the checkpoints that stay."""
         super().__init__(folder, lock)
         self._keep = keep
 
     @contextlib.contextmanager
     def checkpoint(self, step: int, state_hash: str, validation: Mapping[str, Any] | None = None) -> Iterator[Path]:
-        """Lend an empty local folder for the checkpoint after a step, and publish it when the block ends well.
+        """Provide an empty local folder for the checkpoint after a step, and publish it when the block succeeds.
 
-        Write it before the step is committed or after; it counts once the step is committed with this `state_hash`.
-        `validation` decides which checkpoint is the best. Step 0 is the state before the first step.
+        Write it before or after the step is committed; it counts once the step is committed with this `state_hash`.
+        `validation` ranks the checkpoints. Step 0 is the state before the first step.
 
         Raises:
-            StoreError: when the step has a checkpoint already or lies beyond the one under way, and when the folder
+            StoreError: when the step has a checkpoint already or comes after the current step, and when the folder
                 stays empty or cannot be published (full disk).
         """
         self._writable()
@@ -202,9 +202,9 @@ class RunCheckpoints(RunDocuments):
         return counting[best[0]] if best else None
 
     def open_checkpoint(self, step: int) -> contextlib.AbstractContextManager[Path]:
-        """Lend a local folder with a checkpoint, checked against its manifest; treat it as read-only.
+        """Provide a local folder with a checkpoint, checked against its manifest; treat it as read-only.
 
-        On local disks it is the folder itself, elsewhere a copy that goes when the block ends.
+        On local disks it is the folder itself, elsewhere a copy that is removed when the block ends.
 
         Raises:
             StoreError: when there is no such checkpoint, or naming the file that is missing or corrupt (on entry).

@@ -1,4 +1,4 @@
-"""The resolved configuration of a run, and what may change when it is resumed."""
+"""Resolved configuration of a run, and the keys that may change when it is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps beside its steps: validations, experience, held-out trajectories, requests and summary."""
+"""Documents of a run besides its steps: validations, experience, held-out trajectories, requests and summary."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _NUMBERED = re.compile(r"(\d{6,})\.(json|parquet)")
 
 
 class RunDocuments:
-    """The documents of a run folder; each is one file that appears completely or not at all."""
+    """Manage the documents of a run folder; each is one file that appears completely or not at all."""
 
     def __init__(self, folder: Folder, lock: RunLock | None) -> None:
-        """Stand on a run's folder; without a lock it is open for reading only."""
+        """Open a run's folder; without a lock it is open for reading only."""
         self._folder, self._lock = folder, lock
         self._manifests: dict[int, StepManifest] = {}
 
@@ -54,10 +54,11 @@ class RunDocuments:
         return self._manifests[step]
 
     def put_validation(self, step: int, result: Mapping[str, Any]) -> None:
-        """Keep the result of a validation after a step (0: before the first); it counts once the step is committed.
+        """Store the result of a validation after a step (0: before the first); it counts once the step is committed.
 
         Raises:
-            StoreError: when it cannot be written. TypeError when it is not JSON.
+            StoreError: when it cannot be written.
+            TypeError: when it is not JSON.
         """
         self._writable()
         data = json.dumps({"step": step, **result}, indent=2).encode()
@@ -69,10 +70,11 @@ class RunDocuments:
         return [self._get_json(f"validation/{step_name(step)}.json", "validation") for step in steps]
 
     def put_experience(self, step: int, snapshot: bytes) -> None:
-        """Keep a snapshot of the experience memory after a step; it counts once the step is committed.
+        """Store a snapshot of the experience memory after a step; it counts once the step is committed.
 
         Raises:
-            StoreError: when it cannot be written. SnapshotError when it is no snapshot.
+            StoreError: when it cannot be written.
+            SnapshotError: when it is no snapshot.
         """
         self._writable()
         decode_memory(snapshot)
@@ -107,11 +109,11 @@ class RunDocuments:
         return sorted(int(match.group(1)) for match in found if match)
 
     def put_trajectories(self, name: str, trajectories: Sequence[Trajectory]) -> None:
-        """Keep trajectories that belong to no step (a held-out evaluation), replacing earlier ones of the name."""
+        """Store trajectories that belong to no step (a held-out evaluation), replacing earlier ones of the name."""
         self._put_table("trajectories", name, trajectories_to_table(trajectories))
 
     def get_trajectories(self, name: str) -> list[Trajectory]:
-        """Return the trajectories kept under a name. Raises StoreError when there are none or the file is corrupt."""
+        """Return the trajectories stored under a name. Raises StoreError when there are none or the file is corrupt."""
         path, table = self._get_table("trajectories", name)
         try:
             return table_to_trajectories(table)
@@ -119,15 +121,15 @@ class RunDocuments:
             raise StoreError(f"{path} holds no trajectories: {error}") from error
 
     def trajectory_names(self) -> list[str]:
-        """Return the names under which trajectories are kept."""
+        """Return the names under which trajectories are stored."""
         return [n.removesuffix(".parquet") for n in self._folder.entries("trajectories", recursive=True) if "." in n]
 
     def put_requests(self, name: str, requests: Sequence[Request]) -> None:
-        """Keep requests, such as those of a held-out evaluation, replacing earlier ones of the name."""
+        """Store requests, such as those of a held-out evaluation, replacing earlier ones of the name."""
         self._put_table("requests", name, requests_to_table(requests))
 
     def get_requests(self, name: str) -> list[Request]:
-        """Return the requests kept under a name. Raises StoreError when there are none or the file is corrupt."""
+        """Return the requests stored under a name. Raises StoreError when there are none or the file is corrupt."""
         path, table = self._get_table("requests", name)
         try:
             return table_to_requests(table)

@@ -1,4 +1,4 @@
-"""Whole files on any pyarrow filesystem: they appear completely or not at all, and every fault names its file."""
+"""Whole files on any pyarrow filesystem: they appear completely or not at all, and every error names its file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ import pyarrow.fs as pafs
 from genevolve_ray.errors import UserFault
 
 TEMPORARY = ".tmp-"
-"""Head of the names of unfinished files and folders; readers skip them, the next writer removes them."""
+"""Prefix of the names of unfinished files and folders; readers skip them, the next writer removes them."""
 _ATOMIC_PUT = frozenset({"s3", "gcs", "abfs"})
-"""Object stores, where a file appears when its stream is closed; elsewhere it is written aside and moved."""
+"""Object stores, where a file appears when its stream is closed; elsewhere it is written under a temporary name and
+moved.
+"""
 _PIECE = 1 << 24
 
 
 class StoreError(UserFault, RuntimeError):
-    """The run store cannot do what was asked; the message names the file and what was being done."""
+    """Report that the run store cannot do an operation; the message names the file and the operation."""
 
 
 def sha256(data: bytes) -> str:
@@ -32,9 +34,10 @@ def sha256(data: bytes) -> str:
 
 
 class Folder:
-    """A folder on a pyarrow filesystem; paths are relative to it and use `/`.
+    """Read and write a folder on a pyarrow filesystem; paths are relative to it and use `/`.
 
-    On local disks a file is written aside, synced and renamed, so that it survives a power cut once `put` has returned.
+    On local disks a file is written under a temporary name, synced and renamed, so that it survives a power failure
+    once `put` has returned.
     """
 
     def __init__(self, uri: str, filesystem: pafs.FileSystem | None = None) -> None:
@@ -60,7 +63,7 @@ class Folder:
         return f"{self.root}/{name}" if name else self.root
 
     def address(self, name: str) -> str:
-        """Return what names a file to other processes: a local path, a URI, or a path inside a given filesystem."""
+        """Return the address of a file for other processes: a local path, a URI, or a path in a given filesystem."""
         if self.is_local or "://" not in self.uri:
             return self.path(name)
         head, mark, options = self.uri.partition("?")
@@ -73,15 +76,16 @@ class Folder:
         return Path(self.root, name)
 
     def put(self, name: str, data: bytes, what: str) -> None:
-        """Write a whole file, replacing one that is there.
+        """Write a whole file, replacing an existing one.
 
         Args:
             name: path relative to the folder; missing parents are created.
             data: the content.
-            what: what is being written, for the error message.
+            what: a name for the content, for the error message.
 
         Raises:
-            StoreError: when it cannot be written (full disk, no access); the earlier file, or none, is then in place.
+            StoreError: when it cannot be written (full disk, no access); the earlier file, or none, then remains in
+                place.
         """
         parent, _, base = name.rpartition("/")
         aside = f"{parent}/{TEMPORARY}{uuid.uuid4().hex}-{base}".lstrip("/")
@@ -129,7 +133,7 @@ class Folder:
             os.close(handle)
 
     def append(self, name: str, data: bytes, what: str) -> None:
-        """Append to a file of a local folder, without promise of atomicity. Raises StoreError when it cannot."""
+        """Append to a file of a local folder, without a guarantee of atomicity. Raises StoreError when it cannot."""
         with self._explain("write", name, what), open(self.local(name), "ab") as file:
             file.write(data)
 
@@ -139,7 +143,7 @@ class Folder:
             return bytes(stream.read())
 
     def upload(self, source: Path, name: str, what: str) -> None:
-        """Copy a local file here in pieces; interrupted, it leaves a part. Raises StoreError when it cannot."""
+        """Copy a local file here in pieces; an interruption leaves a partial file. Raises StoreError when it cannot."""
         with self._explain("write", name, what):
             self.fs.create_dir(self.path(name.rpartition("/")[0]), recursive=True)
             with source.open("rb") as file, self.fs.open_output_stream(self.path(name)) as stream:
@@ -167,12 +171,12 @@ class Folder:
         return {path: relative[path] for path in sorted(relative) if TEMPORARY not in path}
 
     def leftovers(self, name: str) -> list[str]:
-        """Return what interrupted writes left directly inside a folder, by path relative to this folder."""
+        """Return the remains of interrupted writes directly inside a folder, by path relative to this folder."""
         found = self.fs.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
         return [f"{name}/{info.base_name}" for info in found if info.base_name.startswith(TEMPORARY)]
 
     def delete(self, name: str) -> None:
-        """Delete a file or a folder with all it holds; one that is not there is no error."""
+        """Delete a file or a folder with all its content; a missing one is not an error."""
         with self._explain("delete", name, "file or folder"):
             kind = self.fs.get_file_info(self.path(name)).type
             if kind == pafs.FileType.Directory:

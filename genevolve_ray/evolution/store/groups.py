@@ -23,7 +23,7 @@ def encode_group(group: Group, policy_version: int) -> tuple[GroupFile, bytes]:
     """Return a group's file and its content; the same group gives the same file.
 
     Args:
-        group: the group; its ledgers must be sound (ValueError otherwise).
+        group: the group; its ledgers must be consistent (ValueError otherwise).
         policy_version: the oldest version that sampled it.
     """
     description = {"request_id": group.request_id, "step": group.step, "policy_version": policy_version}
@@ -33,7 +33,7 @@ def encode_group(group: Group, policy_version: int) -> tuple[GroupFile, bytes]:
 
 
 def decode_group(name: str, data: bytes, path: str) -> tuple[GroupFile, Group]:
-    """Return the group that a file holds.
+    """Return the group of a file.
 
     Args:
         name: the file, relative to the run.
@@ -41,7 +41,7 @@ def decode_group(name: str, data: bytes, path: str) -> tuple[GroupFile, Group]:
         path: the file, as errors name it.
 
     Raises:
-        StoreError: when the file is corrupt or no group.
+        StoreError: when the file is corrupt or not a group.
     """
     table = from_parquet(data, path)
     try:

@@ -10,12 +10,12 @@ from genevolve_ray.records.experience import Lesson, MovedToken
 
 
 def lesson_state(lessons: Sequence[Lesson], moved: Sequence[MovedToken]) -> dict[str, Any]:
-    """Return what a step's manifest keeps of its lessons: applying the step again needs them, people want to see them."""
+    """Return the part of a step's manifest about its lessons, for applying the step again and for displays."""
     return {name: [r.model_dump(mode="json") for r in rs] for name, rs in (("lessons", lessons), ("moved", moved))}
 
 
 def stored_lessons(store: RunStore, step: int) -> list[Lesson]:
-    """Return what a committed step was taught with, in the order of its requests."""
+    """Return the lessons of a committed step, in the order of its requests."""
     return [Lesson.model_validate(lesson) for lesson in store.manifest(step).loop.get("lessons", ())]
 
 

@@ -1,14 +1,14 @@
-"""One writer per run.
+"""Lock that gives a run one writer.
 
-On local disks the lock is `flock` on the run's `.lock` file, through the package `filelock`: the kernel drops it when
-the process dies, however it dies, so a lock file without a living holder is free. (Network file systems mounted locally
+On local disks the lock is `flock` on the run's `.lock` file, through the package `filelock`. The kernel releases it
+when the process ends in any way, so a lock file without a living holder is free. (Network file systems mounted locally
 must support `flock`.)
 
-Elsewhere it is a lease of our own, because `filelock` locks files and not the objects of a store: `.lease.json` names the
-owner and an expiry, and the owner's heartbeat renews it. A writer that dies holds the run until its lease expires, and
-every write first checks that the lease is still its own. pyarrow has no conditional put, so two writers that start within
-one round trip may both write the lease; the one whose write is overtaken sees that when it reads the lease back, at the
-latest before its first commit. The clocks of the writers must agree to within the lease's length.
+Elsewhere it is a lease of our own, because `filelock` locks files and not the objects of a store. `.lease.json` names
+the owner and an expiry, and the owner's heartbeat renews it. A writer that dies holds the run until its lease expires,
+and every write first checks that the lease is still its own. pyarrow has no conditional put, so two writers that start
+within one round trip may both write the lease. The one whose write is overwritten detects that when it reads the lease
+back, at the latest before its first commit. The clocks of the writers must agree to within the lease's length.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ LEASE_SECONDS = 120.0
 
 
 class RunLockedError(StoreError):
-    """Another writer holds the run; the message names it."""
+    """Report that another writer holds the run; the message names it."""
 
 
 class Holder(Record):
-    """Who holds a run; `process_started` is in seconds since the epoch and tells apart processes of one pid."""
+    """Identify the holder of a run.
+
+    `process_started` is in seconds since the epoch and distinguishes processes of one pid.
+    """
 
     host: str
     pid: int
@@ -63,7 +66,7 @@ class Holder(Record):
 
 
 class LockLease(Record):
-    """The content of a lease file; `expires` is in seconds since the epoch."""
+    """Store the content of a lease file; `expires` is in seconds since the epoch."""
 
     holder: Holder
     token: str
@@ -71,25 +74,25 @@ class LockLease(Record):
 
 
 class RunLock(Protocol):
-    """The right to write a run."""
+    """Hold the right to write a run."""
 
     def check(self) -> None:
-        """Check that the run is still ours. Raises RunLockedError when it is not."""
+        """Check that the lock is still held. Raises RunLockedError when it is not."""
         ...
 
     def release(self) -> None:
-        """Give the run back; a second call does nothing."""
+        """Release the run; a second call does nothing."""
         ...
 
 
 class FileLock:
-    """`flock` on a file of a local folder, which dies with the process and which a forked child does not inherit."""
+    """Hold `flock` on a file of a local folder; it ends with the process, and a forked child does not inherit it."""
 
     def __init__(self, folder: Folder) -> None:
         """Take the lock. Raises RunLockedError naming the holder, StoreError when the file cannot be opened."""
         self._path = Path(folder.local(LOCK_FILE))
-        # The file is never deleted: a holder of the deleted file and one of its successor would both own the run.
-        # Any thread may release what another one took.
+        # The file is never deleted: a holder of the deleted file and one of its successor would both own the run. Any
+        # thread may release a lock that another one took.
         self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False, preserve_lock_file=True)
         try:
             self._lock.acquire()
@@ -113,7 +116,7 @@ class FileLock:
 
 
 class LeaseLock:
-    """A lease object on a remote filesystem, renewed by a heartbeat."""
+    """Hold a lease object on a remote filesystem, renewed by a heartbeat."""
 
     def __init__(
         self, folder: Folder, *, seconds: float = LEASE_SECONDS, clock: Callable[[], float] = time.time
@@ -137,7 +140,7 @@ class LeaseLock:
         try:
             return LockLease.model_validate_json(self._folder.get(LEASE_FILE, "run lease"))
         except ValidationError:
-            return None  # what no writer wrote completely, no writer holds
+            return None  # an incompletely written lease has no holder
 
     def renew(self) -> None:
         """Extend the lease from now on. Raises StoreError when it cannot be written."""
@@ -151,12 +154,12 @@ class LeaseLock:
                     self.check()
                     self.renew()
                 except RunLockedError:
-                    return  # the next commit says so in the loop's own thread
+                    return  # the next commit reports it in the loop's own thread
                 except StoreError:
                     continue  # an outage shorter than the lease does no harm, a longer one fails the next commit
 
     def check(self) -> None:
-        """Check that the lease is ours and has not run out. Raises RunLockedError."""
+        """Check that the lease is ours and has not expired. Raises RunLockedError."""
         lease = self._read()
         if self._stop.is_set() or lease is None or lease.token != self._token:
             holder = lease.holder if lease else "nobody"
@@ -178,12 +181,15 @@ class LeaseLock:
 
 
 def take_lock(folder: Folder) -> RunLock:
-    """Take a run for writing. Raises RunLockedError when somebody else has it."""
+    """Take a run for writing. Raises RunLockedError when another process holds it."""
     return FileLock(folder) if folder.is_local else LeaseLock(folder)
 
 
 def _describe(data: bytes) -> str:
-    """Return who a lock file names; a holder writes its name just after taking the lock, so it may be empty."""
+    """Return the holder that a lock file names.
+
+    A holder writes its name just after taking the lock, so it may be empty.
+    """
     try:
         return str(Holder.model_validate(json.loads(data)))
     except ValueError:

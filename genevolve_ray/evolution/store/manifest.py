@@ -1,4 +1,4 @@
-"""The documents of a run store: what is not named by one of them did not happen."""
+"""Documents of a run store: only what one of them names has happened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MetricValue = bool | int | float | str | None
 
 
 class Document(Record):
-    """A JSON file of the store."""
+    """Represent a JSON file of the store."""
 
     schema_version: int = SCHEMA_VERSION
 
@@ -46,7 +46,7 @@ class Document(Record):
 
 
 class RunInfo(Document):
-    """`run.json`: the birth certificate of a run."""
+    """Record the origin of a run in `run.json`."""
 
     created: str
     package_version: str
@@ -54,7 +54,7 @@ class RunInfo(Document):
 
 
 class StoredFile(Record):
-    """A file below its manifest's folder."""
+    """Describe a file below its manifest's folder."""
 
     path: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -62,7 +62,7 @@ class StoredFile(Record):
 
 
 class GroupFile(StoredFile):
-    """One judged group on disk, by path relative to the run, and the policy version that sampled it."""
+    """Describe one judged group on disk, by path relative to the run, and the policy version that sampled it."""
 
     request_id: str
     trajectories: int
@@ -70,14 +70,14 @@ class GroupFile(StoredFile):
 
 
 class StepManifest(Document):
-    """`steps/NNNNNN/manifest.json`: the commit of one step, written in a single put.
+    """Commit one step in `steps/NNNNNN/manifest.json`, written in a single put.
 
     Attributes:
         step: counts from 1; the policy version after step n is n.
         policy_before: version that the step started from.
         policy_after: version that it produced.
         groups: the groups that were trained on, in the order in which the learner saw them.
-        metrics: what `metrics.jsonl` says of the step; non-finite numbers become None.
+        metrics: the step's row of `metrics.jsonl`; non-finite numbers become None.
         state_hash: the learner's state after the step.
         checkpoint: name of the checkpoint that was written with the step, if any.
         loop: the loop's own state, free-form (counters, cursors).
@@ -109,9 +109,9 @@ class StepManifest(Document):
 
 
 class Checkpoint(Document):
-    """`checkpoints/NNNNNN.json`: a folder that is complete. Step 0 is the state before the first step.
+    """Mark a complete folder in `checkpoints/NNNNNN.json`. Step 0 is the state before the first step.
 
-    `state_hash` is the learner's state in it, `validation` what that state scored, empty where it was not validated.
+    `state_hash` is the learner's state in it, `validation` the scores of that state, empty where it was not validated.
     """
 
     step: int = Field(ge=0)
@@ -127,7 +127,7 @@ class Checkpoint(Document):
 
 
 class CheckpointConfig(Config):
-    """Which checkpoints stay: the newest `keep_last`, and the `keep_best` with the highest validation `best_metric`."""
+    """Configure which checkpoints stay: the newest `keep_last`, and the `keep_best` with the highest `best_metric`."""
 
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
@@ -138,13 +138,13 @@ class CheckpointConfig(Config):
 
 
 class ResumePlan(Record):
-    """How to get back to the last committed state.
+    """Describe the way back to the last committed state.
 
     Attributes:
         checkpoint_step: checkpoint to load; None means the policy that the run started from.
         steps_to_reapply: committed steps to apply again from their stored groups, in order.
         next_step: the first step to sample.
-        state_hash: what the learner's state must hash to after that; None before the first step.
+        state_hash: the hash of the learner's state after that; None before the first step.
     """
 
     checkpoint_step: int | None

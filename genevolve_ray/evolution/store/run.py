@@ -1,4 +1,4 @@
-"""The run store: everything a run has done, committed step by step by one manifest each.
+"""The run store: the whole history of a run, committed step by step by one manifest each.
 
 Layout below `runs/<name>/`, under any pyarrow filesystem URI:
 
@@ -8,9 +8,9 @@ Layout below `runs/<name>/`, under any pyarrow filesystem URI:
     checkpoints/000010/  checkpoints/000010.json    a folder, then the manifest that makes it count
     validation/000010.json  experience/000010.parquet  trajectories/<name>.parquet  requests/<name>.parquet  images/
 
-What is not in a manifest did not happen. `metrics.jsonl` is derived from the manifests and rebuilt when it disagrees. A
-checkpoint, a validation or an experience snapshot counts once its step is committed; a checkpoint only if its state hash
-is that of its step.
+Data that no manifest names does not count. `metrics.jsonl` is derived from the manifests and rebuilt when it disagrees.
+A checkpoint, a validation or an experience snapshot counts once its step is committed; a checkpoint only if its state
+hash is that of its step.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner
 
 
 class RunStore(RunCheckpoints):
-    """One run on disk. `open` makes the one writer of a run, `read` any number of readers."""
+    """Store one run on disk. `open` creates the single writer of a run, `read` any number of readers."""
 
     def __init__(self, folder: Folder, lock: RunLock | None, keep: CheckpointConfig) -> None:
         """Use `RunStore.open` or `RunStore.read`."""
         super().__init__(folder, lock, keep)
         self._used: set[str] = set()
-        self._persisted: dict[int, tuple[Group, GroupFile]] = {}  # by id(); the group itself keeps its id taken
+        self._persisted: dict[int, tuple[Group, GroupFile]] = {}  # by id(); the stored group keeps its id reserved
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -72,15 +72,15 @@ class RunStore(RunCheckpoints):
         keep: CheckpointConfig | None = None,
         filesystem: pafs.FileSystem | None = None,
     ) -> RunStore:
-        """Open a run for writing, and begin it where there is none.
+        """Open a run for writing, and create it where there is none.
 
         Args:
             uri: folder of the run: a path, a pyarrow URI, or a path inside `filesystem`.
-            config: the resolved configuration; kept as `config.yaml`.
-            run_seed: kept in `run.json`; a run cannot be resumed with another one.
-            create: whether a run that does not exist is begun.
+            config: the resolved configuration; stored as `config.yaml`.
+            run_seed: stored in `run.json`; a run cannot be resumed with another one.
+            create: whether a run that does not exist is created.
             changeable: configuration keys that may differ from the stored ones.
-            keep: which checkpoints stay.
+            keep: selects the checkpoints that stay.
             filesystem: a pyarrow filesystem, where `uri` is not enough to find one.
 
         Raises:
@@ -134,13 +134,16 @@ class RunStore(RunCheckpoints):
             self._folder.put("metrics.jsonl", lines, "metrics")
 
     def refresh(self) -> None:
-        """Take in steps that were committed since. Raises StoreError for a manifest that is corrupt or missing."""
+        """Add steps that were committed since the last refresh.
+
+        Raises StoreError for a manifest that is corrupt or missing.
+        """
         files = self._folder.entries("steps", recursive=True)
         committed = sorted(int(n.split("/")[0]) for n in files if re.fullmatch(r"\d{6,}/manifest\.json", n))
         if gaps := sorted(set(range(1, len(committed) + 1)) - set(committed)):
             raise StoreError(f"{self._folder.path(_manifest_path(gaps[0]))} is missing, but later steps are committed")
         new = [step for step in committed if step not in self._manifests]
-        with ThreadPoolExecutor(8) as pool:  # remote stores answer slowly, but many at once
+        with ThreadPoolExecutor(8) as pool:  # remote stores have a high latency, but serve many requests in parallel
             for manifest in pool.map(self._read_manifest, new):
                 self._remember(manifest)
 
@@ -156,7 +159,7 @@ class RunStore(RunCheckpoints):
         self._used.update(group.path for group in manifest.groups)
 
     def close(self) -> None:
-        """Give the run back to other writers; a second call does nothing."""
+        """Release the run to other writers; a second call does nothing."""
         if self._lock is not None:
             self._lock.release()
 
@@ -177,12 +180,12 @@ class RunStore(RunCheckpoints):
 
     @property
     def is_local(self) -> bool:
-        """Whether the run lies on a local disk."""
+        """True when the run is on a local disk."""
         return self._folder.is_local
 
     @property
     def info(self) -> RunInfo:
-        """The run's birth certificate."""
+        """The record of the run's origin."""
         return RunInfo.decode(self._folder.get("run.json", "run description"), self._folder.path("run.json"))
 
     @property
@@ -228,7 +231,7 @@ class RunStore(RunCheckpoints):
         return file
 
     def forget_group(self, group: Group) -> None:
-        """Let go of a persisted group that no step will use; its file stays."""
+        """Forget a persisted group that no step will use; its file stays."""
         self._persisted.pop(id(group), None)
 
     def pending_groups(self) -> list[Group]:
@@ -257,19 +260,21 @@ class RunStore(RunCheckpoints):
         *,
         loop: Mapping[str, Any] | None = None,
     ) -> StepManifest:
-        """Commit a step: once its manifest is written the step has happened, before that it has not.
+        """Commit a step: it counts from the moment its manifest is written, and not before.
 
         Args:
             step: must follow the last committed step.
-            groups: what the learner was trained on, in its order; each came from `put_group` or `pending_groups`.
+            groups: the groups that the learner was trained on, in its order; each came from `put_group` or
+                `pending_groups`.
             metrics: the step's row of `metrics.jsonl`; non-finite numbers become null.
             state_hash: the learner's state after the step.
             validation: result of the validation after the step, where there was one.
             loop: the loop's own state, free-form.
 
         Raises:
-            StoreError: when the step does not follow the last one, when a group was never persisted, is gone or was
-                used before, and when a file cannot be written. Where only `metrics.jsonl` fails, the step is committed.
+            StoreError: when the step does not follow the last one, when a group was never persisted, no longer exists
+                or was used before, and when a file cannot be written. Where only `metrics.jsonl` fails, the step is
+                committed.
         """
         self._writable()
         if step != self.last_step + 1:
@@ -345,7 +350,7 @@ class RunStore(RunCheckpoints):
         return found
 
     def resume_plan(self) -> ResumePlan:
-        """Return how to get back to the last committed state."""
+        """Return the plan for restoring the last committed state."""
         latest = self.latest_checkpoint()
         start = latest.step if latest else 0
         last = self._manifests.get(self.last_step)
