@@ -108,7 +108,12 @@ MODULES: Mapping[str, str] = {
 """Old module -> new module, below the package."""
 
 NAMES: Mapping[str, Mapping[str, str]] = {
-    "agent.speaker": {"Speaker": "agent.policy_session:PolicySession"},
+    "agent.speaker": {
+        "ChatSpeaker": "agent.policy_session:ChatSession",
+        "Speaker": "agent.policy_session:PolicySession",
+        "Spoken": "agent.policy_session:SampledTurn",
+        "TokenSpeaker": "agent.policy_session:TokenSession",
+    },
     "bench.lanes": {"Lane": "bench.jobs.pipeline:PipelineStage", "Lanes": "bench.jobs.pipeline:Pipeline"},
     "cards": {"RunExperience": "commands.experience:StoredExperience"},
     "cluster.plan": {"Line": "doctor.plan:PlanLine", "Plan": "doctor.plan:PlacementPlan"},

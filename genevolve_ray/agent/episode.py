@@ -113,7 +113,7 @@ class _Episode:
         """Sample and execute one turn. Returns the observation's body, None when the episode is over."""
         started = perf_counter()
         try:
-            spoken = await self.session.speak(
+            spoken = await self.session.sample_turn(
                 max_tokens=min(self.profile.max_turn_tokens, self._remaining),
                 seed=derive_seed(self.seed, "turn", self.turn),
                 request_id=f"{self.trajectory.key}/{self.turn}",

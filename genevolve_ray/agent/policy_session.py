@@ -29,7 +29,7 @@ _CHARS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class SampledTurn:
     """Hold one turn as the parser reads it; `cut` when the token limit ended it."""
 
     text: str
@@ -52,7 +52,7 @@ class PolicySession(Protocol):
         """Accept the messages before the first turn. Raises PromptTooLong for more than `max_tokens`."""
         ...
 
-    async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
+    async def sample_turn(self, *, max_tokens: int, seed: int, request_id: str) -> SampledTurn:
         """Return the next turn. Raises PromptTooLong, and InfraFailure when an endpoint gave up."""
         ...
 
@@ -61,7 +61,7 @@ class PolicySession(Protocol):
         ...
 
 
-class TokenSpeaker:
+class TokenSession:
     """Sample the policy with an engine: every token, and its log-prob, is in the ledger."""
 
     def __init__(self, engine: Engine, chat: ChatFormat, sampling: SamplingParams) -> None:
@@ -83,7 +83,7 @@ class TokenSpeaker:
         self.ledger.append_context(prompt, SpanKind.PROMPT)
         self._prompt_tokens = len(prompt)
 
-    async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
+    async def sample_turn(self, *, max_tokens: int, seed: int, request_id: str) -> SampledTurn:
         """Sample a turn and record it. Raises PromptTooLong."""
         stops = dict.fromkeys((*self._sampling.stop_token_ids, self._chat.end_of_turn_id))
         sampling = self._sampling.model_copy(
@@ -100,7 +100,7 @@ class TokenSpeaker:
         record_usage(POLICY_SERVICE, usage)
         self._record(generation)
         text = self._chat.turn_text(generation.tokens)
-        return Spoken(text, len(generation.tokens), generation.finish is FinishReason.LENGTH)
+        return SampledTurn(text, len(generation.tokens), generation.finish is FinishReason.LENGTH)
 
     def hear(self, text: str, room: int) -> bool:
         """Append the template's tokens of an observation, if there is room for them."""
@@ -118,7 +118,7 @@ class TokenSpeaker:
             start += len(tokens)
 
 
-class ChatSpeaker:
+class ChatSession:
     """Call a policy behind a chat endpoint: messages in, text out; the ledger remains empty.
 
     Token limits use the numbers that the endpoint reports, so a prompt that is too long is detected with the first
@@ -144,7 +144,7 @@ class ChatSpeaker:
         self._messages = [dict(message) for message in messages]
         self._max_prompt = max_tokens
 
-    async def speak(self, *, max_tokens: int, seed: int, request_id: str) -> Spoken:
+    async def sample_turn(self, *, max_tokens: int, seed: int, request_id: str) -> SampledTurn:
         """Request a turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
         sampling = self._sampling.model_copy(update={"max_tokens": max_tokens, "seed": seed})
         reply = await self._policy.reply(self._messages, sampling)
@@ -158,7 +158,7 @@ class ChatSpeaker:
             self._used = max(0, reply.prompt_tokens - self._prompt_tokens)
         self._used += said
         self._messages.append({"role": "assistant", "content": reply.text})
-        return Spoken(reply.text, said, reply.finish is FinishReason.LENGTH)
+        return SampledTurn(reply.text, said, reply.finish is FinishReason.LENGTH)
 
     def hear(self, text: str, room: int) -> bool:
         """Append an observation as a user message, if there is room for it by the estimate."""

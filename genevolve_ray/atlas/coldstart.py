@@ -16,7 +16,7 @@ from pydantic import Field
 from genevolve_ray import __version__
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import TokenSpeaker
+from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.atlas.exercises import exercise
 from genevolve_ray.atlas.lexicon import Partition
@@ -183,7 +183,7 @@ async def play(
         request,
         key=SampleKey(step=0, request_id=request.id, sample=0),
         # An episode only generates.
-        session=TokenSpeaker(cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams()),
+        session=TokenSession(cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams()),
         tools=tools,
         profile=PROFILES["atlas"],
         seed=0,

@@ -110,7 +110,7 @@ class RolloutWorker:
             for generation, service_handle in others:
                 await self.add_renderer(generation, service_handle)
         profile = PROFILES[self._config.profile]
-        self._rollouts = Rollouts(self._policy.speak, stand_ins, profile, self._date, self._scoring)
+        self._rollouts = Rollouts(self._policy.open_session, stand_ins, profile, self._date, self._scoring)
 
     async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:
         """Connect to another renderer, for the tasks of its generation."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from genevolve_ray.agent.policy_session import ChatSpeaker, TokenSpeaker
+from genevolve_ray.agent.policy_session import ChatSession, TokenSession
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
-from genevolve_ray.evolution.rollout import Rollouts, Speak
+from genevolve_ray.evolution.rollout import OpenSession, Rollouts
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
@@ -91,7 +91,7 @@ class Wanted:
 class RunningPolicy:
     """Hold a policy that plays in this process."""
 
-    speak: Speak
+    open_session: OpenSession
     engine: Engine | None = None
     """Samples the policy; None for an endpoint, whose weights cannot be replaced here."""
 
@@ -104,7 +104,7 @@ async def open_policy(
     if source.endpoint is not None:
         policy = OpenAIPolicy(source.endpoint)
         try:
-            yield RunningPolicy(lambda sampling: ChatSpeaker(policy, sampling))
+            yield RunningPolicy(lambda sampling: ChatSession(policy, sampling))
         finally:
             await policy.aclose()
         return
@@ -115,7 +115,7 @@ async def open_policy(
     chat = load_chat(source.model)
     engine = await start_engine(config, source.model, transfer)
     try:
-        yield RunningPolicy(lambda sampling: TokenSpeaker(engine, chat, sampling), engine)
+        yield RunningPolicy(lambda sampling: TokenSession(engine, chat, sampling), engine)
     finally:
         await engine.close()
 
@@ -137,7 +137,7 @@ async def inference_in_process(
         if wanted.policy is not None:
             policy = await stack.enter_async_context(open_policy(config, wanted.policy))
             tools = built(config.tools, images).tools
-            ports.agent = Rollouts(policy.speak, tools, PROFILES[config.profile], wanted.date)
+            ports.agent = Rollouts(policy.open_session, tools, PROFILES[config.profile], wanted.date)
         if wanted.render:
             ports.renderer = RenderService(built(config.renderer), images)
         if wanted.judge:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.policy_session import TokenSpeaker
+from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
@@ -102,10 +102,12 @@ def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, ima
     chat, tools = load_chat(model_dir), config.tools.build(images).tools
     scoring = build_scoring(config, images)
 
-    def speak(sampling: SamplingParams) -> TokenSpeaker:
-        return TokenSpeaker(engine, chat, sampling)
+    def open_session(sampling: SamplingParams) -> TokenSession:
+        return TokenSession(engine, chat, sampling)
 
-    return LocalRollouts(Rollouts(speak, tools, PROFILES[config.profile], scoring=scoring), scoring, engine, images)
+    return LocalRollouts(
+        Rollouts(open_session, tools, PROFILES[config.profile], scoring=scoring), scoring, engine, images
+    )
 
 
 def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:

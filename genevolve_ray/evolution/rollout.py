@@ -18,7 +18,7 @@ from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import RewardConfig, combine_reward
 from genevolve_ray.tools.protocol import Tool
 
-Speak = Callable[[SamplingParams], PolicySession]
+OpenSession = Callable[[SamplingParams], PolicySession]
 """Returns the policy for one conversation."""
 
 
@@ -78,7 +78,7 @@ class Rollouts:
 
     def __init__(
         self,
-        speak: Speak,
+        open_session: OpenSession,
         tools: Mapping[str, Tool],
         profile: ProtocolProfile,
         date: str = "",
@@ -87,13 +87,13 @@ class Rollouts:
         """Combine the parts.
 
         Args:
-            speak: returns the policy for one conversation.
+            open_session: returns the policy for one conversation.
             tools: by name.
             profile: the protocol of the episodes.
             date: required by profiles that append the date.
             scoring: renders and judges; without it a valid program ends as PENDING.
         """
-        self._speak, self._tools, self._profile, self._date = speak, tools, profile, date
+        self._open_session, self._tools, self._profile, self._date = open_session, tools, profile, date
         self._scoring = scoring
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
@@ -102,7 +102,7 @@ class Rollouts:
             trajectory = await run_episode(
                 task.request,
                 key=task.key,
-                session=self._speak(task.sampling),
+                session=self._open_session(task.sampling),
                 tools=self._tools,
                 profile=self._profile,
                 seed=task.seed,

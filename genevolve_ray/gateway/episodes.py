@@ -8,7 +8,7 @@ from typing import Any
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import TokenSpeaker
+from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
@@ -59,7 +59,7 @@ class EpisodeRunner:
             # The judges' part of the request stays inside; the policy reads only the prompt.
             Request(id=grant.id, prompt=grant.prompt, eval_type=EvalType.QUALITY),
             key=SampleKey(step=0, request_id=grant.id, sample=0),
-            session=TokenSpeaker(self._engine, self._chat, grant.sampling),
+            session=TokenSession(self._engine, self._chat, grant.sampling),
             tools=tools,
             profile=self._profile,
             seed=grant.seed,

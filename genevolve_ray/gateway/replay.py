@@ -11,7 +11,7 @@ from typing import Any
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import TokenSpeaker
+from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.engines.checks import room_for
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
@@ -90,7 +90,7 @@ async def rebuild(
     trajectory = await run_episode(
         task.request,
         key=task.key,
-        session=TokenSpeaker(engine, chat, task.sampling),
+        session=TokenSession(engine, chat, task.sampling),
         tools={name: _ReplayTool(tool, script) for name, tool in tools.items()},
         profile=profile,
         seed=task.seed,

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import TokenSpeaker
+from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.engines.protocol import FinishReason, Generation, PromptTooLong, SamplingParams
 from genevolve_ray.records.images import reference
@@ -109,7 +109,7 @@ async def play(
     """Run one episode of a scripted policy and check its ledger; options override the arguments of `run_episode`."""
     chat = options.pop("chat", None) or ChatFormat(byte_tokenizer(CHATML))
     engine = options.pop("engine", None) or ScriptedEngine(chat, turns)
-    session = TokenSpeaker(engine, chat, options.pop("sampling", SamplingParams()))
+    session = TokenSession(engine, chat, options.pop("sampling", SamplingParams()))
     arguments: dict[str, Any] = {
         "request": Request(id="r1", prompt="a heron at dawn", eval_type=EvalType.KNOWLEDGE),
         "key": SampleKey(step=2, request_id="r1", sample=1),

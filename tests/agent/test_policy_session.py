@@ -9,7 +9,7 @@ from fake_sources import FakeSource
 from played_world import World, answer, playing, turn
 
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import ChatSpeaker
+from genevolve_ray.agent.policy_session import ChatSession
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig, read_reply
 from genevolve_ray.engines.protocol import SamplingParams
@@ -43,7 +43,7 @@ async def play(world: World, profile: Any = RELEASE, **settings: Any) -> Traject
         return await run_episode(
             Request(id="r1", prompt="a heron", eval_type=EvalType.KNOWLEDGE),
             key=SampleKey(step=0, request_id="r1", sample=0),
-            session=ChatSpeaker(policy, SAMPLING),
+            session=ChatSession(policy, SAMPLING),
             tools=tools(),
             profile=profile,
             seed=5,
