@@ -20,6 +20,7 @@ from genevolve_ray.cli import main
 from genevolve_ray.commands import evolve as session
 from genevolve_ray.evolution.inprocess import Ports
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.records.base import Config
 
 HEAVY = ("ray", "torch", "vllm", "transformers", "pyarrow", "numpy")
@@ -72,13 +73,15 @@ def test_arguments_of_the_wrong_kind_are_named(genevolve: Callable[..., Any], ar
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+def fakes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Engine and learner of the session are fakes; loop, store, summary and report are real."""
     from loop_fakes import FakeLearner, FakeRollouts
 
     @asynccontextmanager
     async def ports(*_: Any, **__: Any) -> AsyncIterator[Ports]:
-        yield Ports(FakeRollouts(), FakeLearner())
+        learner = FakeLearner()
+        learner.folders = WeightFolders(tmp_path / "weights")
+        yield Ports(FakeRollouts(), learner)
 
     monkeypatch.setattr(session, "open_ports", ports)
     monkeypatch.setattr(session, "write_report", lambda store, out: out.write_text("report"))

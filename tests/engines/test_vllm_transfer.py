@@ -60,7 +60,8 @@ class Trainer:
         return await receiving
 
     def _send(self, source: Any) -> None:
-        from genevolve_ray.engines.transports.sender import Meeting, open_sender
+        from genevolve_ray.engines.transports.protocol import Meeting
+        from genevolve_ray.engines.transports.sender import open_sender
 
         if self._end is None:
             with socket.socket() as free:

@@ -158,7 +158,8 @@ class Sender:
 
     def _send(self, group: TransferGroup | None) -> None:
         if group is not None:
-            from genevolve_ray.engines.transports.sender import Meeting, open_sender
+            from genevolve_ray.engines.transports.protocol import Meeting
+            from genevolve_ray.engines.transports.sender import open_sender
 
             self._leave()
             meeting = Meeting(group.address, 1 + len(group.workers) * group.processes, group.timeout)

@@ -22,7 +22,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
-from genevolve_ray.engines.transports.sender import EngineControl, Meeting, WeightSource
+from genevolve_ray.engines.transports.protocol import EngineControl, Meeting, WeightSource
 
 
 class GlooGroup:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from genevolve_ray.engines.transports.sender import BUFFER_BYTES, Meeting, WeightSource
+from genevolve_ray.engines.transports.protocol import BUFFER_BYTES, Meeting, WeightSource
 
 _CLASSES: dict[str, Any] = {
     "Tensor": torch.Tensor,
