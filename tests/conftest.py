@@ -23,18 +23,29 @@ _STATUS = pytest.StashKey[int]()
 
 
 @cache
+def _starts_clusters(file: str) -> bool:
+    return "mark.e2e" in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+
+
 def _unit(nodeid: str) -> str:
     """Return which tests of a parallel run stay together in one process: those of a file.
 
-    All files that start clusters or engines are one unit: two of these at a time would only get into each other's way.
+    The files of `tests/cluster` that start clusters are one unit, so that one process is busy with clusters and the other
+    one with everything else.
     """
     file = nodeid.partition("::")[0]
-    return "e2e" if "mark.e2e" in (Path(__file__).parents[1] / file).read_text(encoding="utf-8") else file
+    return "clusters" if file.startswith("tests/cluster/") and _starts_clusters(file) else file
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return when a test comes: clusters first, since they take longest; other files that start engines or clusters last."""
+    unit = _unit(item.nodeid)
+    return 0 if unit == "clusters" else 1 + _starts_clusters(unit)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):  # a process of a parallel run: the longest unit goes first
-        items.sort(key=lambda item: _unit(item.nodeid) != "e2e")
+    if hasattr(config, "workerinput"):  # A process of a parallel run.
+        items.sort(key=_turn)
 
 
 @pytest.hookimpl(optionalhook=True)

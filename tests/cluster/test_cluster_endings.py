@@ -40,7 +40,9 @@ async def start(root: Path, *overrides: str) -> None:
 
 
 async def test_a_placement_that_cannot_be_is_refused_and_nothing_is_left(root: Path, left: Left) -> None:
-    with pytest.raises(PlacementError, match="no node can hold the rollout worker 0 .*4096 CPU.*there are 1 node"):
+    with pytest.raises(
+        PlacementError, match="no node can hold the rollout worker 0 .*4096 CPU.*the cluster has 1 node"
+    ):
         await start(root, "cluster.rollout_cpus=4096")
     assert left() == set()
 

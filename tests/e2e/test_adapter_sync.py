@@ -9,9 +9,9 @@ import pytest
 
 from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import load_config
-from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.learner import LocalLearner
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 
 POLICY = Path(str(resources.files("genevolve_ray.atlas") / "cold_start"))
@@ -31,10 +31,10 @@ def test_only_the_adapter_travels_and_the_engine_samples_from_the_merged_policy(
     published: list[dict[str, int]] = []
     publish = LocalLearner.publish
 
-    async def weighed(self: LocalLearner, folder: str) -> Probe:
-        probe = await publish(self, folder)
-        published.append({file.name: file.stat().st_size for file in Path(folder).iterdir()})
-        return probe
+    async def weighed(self: LocalLearner, version: int) -> PublishedWeights:
+        weights = await publish(self, version)
+        published.append({file.name: file.stat().st_size for file in Path(await weights.folder()).iterdir()})
+        return weights
 
     monkeypatch.setattr(LocalLearner, "publish", weighed)
     settings = {

@@ -151,7 +151,7 @@ async def test_a_transfer_that_breaks_off_is_an_error_and_requests_wait_for_anot
     long = start_long(engine)
     await engine.generate((50, 60), SamplingParams(max_tokens=5, seed=9), "short")
     second = trainer.source(tiny_models.second)
-    with pytest.raises(WeightUpdateError, match=f"the transfer of version {broken} broke off"):
+    with pytest.raises(WeightUpdateError, match=f"the transfer of version {broken} failed"):
         await trainer.send(Half(second), broken, probe_of(tiny_models.second))
     late = asyncio.create_task(engine.generate((50, 60), SamplingParams(max_tokens=5), "late"))
     done, _ = await asyncio.wait([*long, late], timeout=0.5)
