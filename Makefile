@@ -48,7 +48,7 @@ demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start
 test test-slow: export HF_HUB_OFFLINE := 1
 test test-slow: export OMP_NUM_THREADS := 1
 
-test: setup ## run all tests except the slow ones (under 8 minutes on two cores; ARGS go to pytest)
+test: setup ## run all tests except the slow ones (about 11 minutes on two cores; ARGS go to pytest)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) $(ARGS)
 
 test-slow: setup ## run the slow tests, which take minutes each
