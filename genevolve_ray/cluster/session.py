@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
-from tenacity import Retrying, retry_if_exception_message, retry_never, stop_after_attempt
+from tenacity import Retrying, retry_if_exception, retry_never, stop_after_attempt
 
 from genevolve_ray.cluster.errors import PlacementError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 _END_SECONDS = 10.0
 _START_ATTEMPTS = 3
-_SLOW_START = ".*timed out during startup"
+_SLOW_START = re.compile("timed out (?:during startup|waiting for file)", re.IGNORECASE)
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -71,8 +72,8 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
     before = set(psutil.Process().children(recursive=True))
     handler = signal.getsignal(signal.SIGTERM)
     retrying = Retrying(
-        # Ray gives its own processes 15 s to start, which a machine busy with other work may exceed.
-        retry=retry_if_exception_message(match=_SLOW_START) if private else retry_never,
+        # Ray gives its own processes 30 s to start, which a machine busy with other work may exceed.
+        retry=retry_if_exception(_is_slow_start) if private else retry_never,
         stop=stop_after_attempt(_START_ATTEMPTS),
         before_sleep=lambda state: _end(set(psutil.Process().children(recursive=True)) - before, patience=0),
         reraise=True,
@@ -116,6 +117,10 @@ def set_defaults() -> None:
     """Set the environment of the Ray processes that this process starts; values set by the user have priority."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def _is_slow_start(error: BaseException) -> bool:
+    return _SLOW_START.search(str(error)) is not None
 
 
 def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:

@@ -62,8 +62,17 @@ def test_a_running_cluster_is_joined_as_it_is(monkeypatch: pytest.MonkeyPatch) -
     assert cluster_address(ClusterConfig(address="auto")) == "auto"
 
 
-def test_a_private_cluster_that_is_slow_to_start_gets_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = replace_init(monkeypatch, failures=2, message="The current node timed out during startup.")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The current node timed out during startup. This could happen because the raylet failed to startup.",
+        "Timed out waiting for file /tmp/ray/session_2026-11-28_08-38-51_904054_27139/gcs_server_port_c3380",
+    ],
+)
+def test_a_private_cluster_that_is_slow_to_start_gets_another_try(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    fake = replace_init(monkeypatch, failures=2, message=message)
     with ray_session(ClusterConfig(), "run"):
         assert fake.calls == 3
 
