@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,13 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
+# Once a machine has a token of Ray, private clusters ask for it. A process cannot then join a cluster that has none.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
 # Tests of one package use helpers that lie beside the tests of another; each folder's tests must also run alone.
 sys.path += sorted({str(module.parent) for module in Path(__file__).parent.rglob("*.py")})
+
+from head_node import Head, head_node  # noqa: E402
 
 _STATUS = pytest.StashKey[int]()
 
@@ -100,6 +105,13 @@ def genevolve(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return Ended(code or 0, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[Head]:
+    """A Ray cluster for all tests of this process that need one but neither kill it nor look at how it ends."""
+    with head_node(cpus=4) as head:
+        yield head
 
 
 @pytest.fixture

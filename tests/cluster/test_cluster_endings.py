@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster_run import HERE, REHEARSED, build_model, run_config
+from head_node import Head
 
 from genevolve_ray.cluster.errors import PlacementError, StartError
 from genevolve_ray.cluster.launch import on_ray
@@ -47,10 +48,11 @@ async def test_a_placement_that_cannot_be_is_refused_and_nothing_is_left(root: P
     assert left() == set()
 
 
-async def test_a_service_that_cannot_be_built_is_named_with_its_error(root: Path, left: Left) -> None:
+async def test_a_service_that_cannot_be_built_is_named_with_its_error(root: Path, shared_cluster: Head) -> None:
     with pytest.raises(StartError, match="judge service cannot start(.|\n)*no generator answers at port 0"):
-        await start(root, "judge.type=cluster_plugins:Broken", *REHEARSED)
-    assert left() == set()
+        await start(root, "judge.type=cluster_plugins:Broken", f"cluster.address={shared_cluster.address}", *REHEARSED)
+    _, left = psutil.wait_procs(shared_cluster.actors(), timeout=30)
+    assert left == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])

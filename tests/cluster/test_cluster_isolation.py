@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from cluster_plugins import png
 from cluster_run import run_config
+from head_node import Head
 from isolated_world import PACKAGE, build_interpreter
 
 from genevolve_ray.cluster.applications import delete, deploy, wait_running
@@ -28,15 +29,18 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.asyncio(loo
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def renderer(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Service, FilesystemImages]]:
+async def renderer(
+    tmp_path_factory: pytest.TempPathFactory, shared_cluster: Head
+) -> AsyncIterator[tuple[Service, FilesystemImages]]:
     root = tmp_path_factory.mktemp("isolated")
     python = build_interpreter(root / "python")
     spec = {"type": f"{PACKAGE}:Renderer", "config": {"shade": 7}, "runtime_env": {"py_executable": python}}
-    config = run_config(root, f"renderer={spec}")
+    config = run_config(root, f"renderer={spec}", f"cluster.address={shared_cluster.address}")
     preflight(config, model=False)  # would import whatever it can
     with ray_session(config.cluster, namespace="isolated"):
         service = next(s for s in services_of(config, "isolated") if s.role == "renderer")
         yield service, FilesystemImages(str(root / "images"))
+        await delete([service])
 
 
 async def started(service: Service, images: FilesystemImages) -> Caller:

@@ -15,6 +15,7 @@ import pytest
 import ray
 from cluster_fakes import FakeHandle, FakeMethod, remote_error
 from cluster_run import HERE, build_model, run_config
+from head_node import Head
 from ray.exceptions import ActorDiedError
 
 from genevolve_ray.cluster import learners
@@ -175,9 +176,9 @@ def group(step: int) -> Group:
 
 
 @pytest.fixture(scope="module")
-def actors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[type], Any]]:
+def actors(tmp_path_factory: pytest.TempPathFactory, shared_cluster: Head) -> Iterator[Callable[[type], Any]]:
     """Make actor classes of a Ray session that the tests share."""
-    config = run_config(tmp_path_factory.mktemp("session"))
+    config = run_config(tmp_path_factory.mktemp("session"), f"cluster.address={shared_cluster.address}")
     path = os.pathsep.join([str(HERE), str(Path(__file__).parents[2])])
     options: dict[str, Any] = {"num_cpus": 0.1, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
     with ray_session(config.cluster, namespace="ranks"):

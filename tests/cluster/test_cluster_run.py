@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from cluster_plugins import DIE_ONCE, OneTool, png
 from cluster_run import build_model, run_config
+from head_node import Head
 
 from genevolve_ray.cluster.launch import ClusterPorts, on_ray
 from genevolve_ray.cluster.proxies import Caller, ServeJudge, ServeRenderer, ServeTool, connect
@@ -36,6 +37,7 @@ REQUEST = Request(id="train-1-0", prompt="a round grey stone", eval_type=EvalTyp
 class Session:
     """The run that the tests of this module share."""
 
+    head: Head
     ports: ClusterPorts
     root: Path
     images: FilesystemImages
@@ -55,21 +57,22 @@ def task(sample: int) -> RolloutTask:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def session(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Session]:
+async def session(tmp_path_factory: pytest.TempPathFactory, shared_cluster: Head) -> AsyncIterator[Session]:
     from ray import serve
 
     root = tmp_path_factory.mktemp("run")
     images = FilesystemImages(str(root / "images"))
     model = build_model(root / "model")
-    config = run_config(root)
+    config = run_config(root, f"cluster.address={shared_cluster.address}")
     async with on_ray(config, run_name="test run", images_uri=images.uri, model_dir=model) as ports:
         callers = [
             Caller.of(role, serve.get_app_handle(f"test-run-{role}"), getattr(config.cluster, role))
             for role in ("tools", "renderer", "judge")
         ]
-        yield Session(ports, root, images, *await connect(*callers))
-        processes = psutil.Process().children(recursive=True)
-    assert [p for p in processes if p.is_running()] == [], "processes are left of the run"
+        yield Session(shared_cluster, ports, root, images, *await connect(*callers))
+        assert shared_cluster.actors()
+    _, left = psutil.wait_procs(shared_cluster.actors(), timeout=30)
+    assert left == [], "processes are left of the run"
 
 
 async def update(session: Session, version: int) -> float:
@@ -136,7 +139,7 @@ async def test_the_learners_state_is_saved_and_restored(session: Session) -> Non
 
 
 async def test_services_do_not_import_torch(session: Session) -> None:
-    replicas = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::ServeReplica")]
+    replicas = [p for p in session.head.actors() if p.name().startswith("ray::ServeReplica")]
     assert len(replicas) == 3
     for replica in replicas:
         assert not any("libtorch" in mapped.path for mapped in replica.memory_maps())

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from head_node import Head
 from played_services import dead_origin, in_turn, playing
 
+from genevolve_ray.cluster.applications import delete
 from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig
 from genevolve_ray.cluster.proxies import Caller
 from genevolve_ray.cluster.services import RenderReplica, Service, application
@@ -42,10 +44,10 @@ def test_a_replica_is_well_while_its_service_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-async def test_a_call_that_nobody_waits_for_gives_its_place_free(tmp_path: Path) -> None:
+async def test_a_call_that_nobody_waits_for_gives_its_place_free(tmp_path: Path, shared_cluster: Head) -> None:
     from ray import serve
 
-    with playing() as backend, ray_session(ClusterConfig(object_store_mib=80), "services"):
+    with playing() as backend, ray_session(ClusterConfig(address=shared_cluster.address), "services"):
         backend.script = in_turn("hang", "good")
         settings = spec(backend.origin, concurrency=1, timeout_s=300)
         service = Service("renderer", "renderer", RenderReplica, settings, ServiceConfig(timeout=2))
@@ -57,3 +59,4 @@ async def test_a_call_that_nobody_waits_for_gives_its_place_free(tmp_path: Path)
         picture = await Caller("renderer", handle, attempts=1, timeout=60)("render", "a cat", (), 2)
         assert (picture.width, picture.height) == (64, 48)
         assert len(backend.calls) == 2
+        await delete([service])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster_run import build_model, run_config
+from head_node import Head
 
 from genevolve_ray.cluster.launch import on_ray
 from genevolve_ray.evolution.loop import Evolution
@@ -33,7 +34,7 @@ async def until(condition: Callable[[], bool], running: asyncio.Task[None]) -> N
         await asyncio.sleep(0.1)
 
 
-async def test_a_renderer_is_replaced_between_groups(tmp_path: Path) -> None:
+async def test_a_renderer_is_replaced_between_groups(tmp_path: Path, shared_cluster: Head) -> None:
     from ray import serve
 
     config = run_config(
@@ -42,6 +43,7 @@ async def test_a_renderer_is_replaced_between_groups(tmp_path: Path) -> None:
         "loop={steps: 100000, requests_per_step: 2, group_size: 3, mode: async, validate_every: 0, checkpoint_every: 1000}",
         "experience.enabled=false",
         "learner.ved.coefficient=0",
+        f"cluster.address={shared_cluster.address}",
     )
     model = build_model(tmp_path / "model")
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import pytest
+from head_node import Head, head_node
 
 pytestmark = pytest.mark.e2e
 
@@ -22,66 +16,21 @@ START_SECONDS = 60
 CLIENT = "import ray, sys; ray.init(sys.argv[1], logging_level='error'); print(ray.cluster_resources()['CPU'])"
 
 
-@dataclass(frozen=True)
-class Head:
-    """A head node: where it listens, and the environment that lets a client in."""
-
-    address: str
-    environment: dict[str, str]
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """End a process and everything below it."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    _, alive = psutil.wait_procs([psutil.Process(process.pid), *children], timeout=10)
-    for left in alive:
-        left.kill()
-    process.wait(timeout=10)
-
-
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A real head node on this machine, started by `ray start` with a token of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="gvr-"))  # short: Ray's sockets lie below it
-    token = folder / "token"
+    home = tmp_path_factory.mktemp("home")
+    token = home / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    address = f"127.0.0.1:{free_port()}"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-        "HOME": str(folder),  # where Ray would look for a token that nobody named
+    environment = {
+        "HOME": str(home),  # where Ray would look for a token that nobody named
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
         "RAY_NUM_REDIS_GET_RETRIES": "2",  # a client that is refused gives up after so many tries
     }
-    command = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-        f"--port={address.partition(':')[2]}", "--num-cpus=1", "--include-dashboard=false",
-        "--object-store-memory=100000000", f"--temp-dir={folder}/ray",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "Ray runtime started" in line:
-                break
-        else:
-            pytest.fail("ray start ended: " + "".join(said[-10:]))
-        yield Head(address, environment)
-    finally:
-        end(process)
-        shutil.rmtree(folder, ignore_errors=True)
+    with head_node(cpus=1, environment=environment) as node:
+        yield node
 
 
 def join(head: Head, **changes: str) -> subprocess.CompletedProcess[str]:

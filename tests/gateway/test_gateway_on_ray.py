@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from head_node import Head
 
 from benchmarks.measure import Options
 from benchmarks.rehearsal import rehearsal_config
@@ -45,12 +46,13 @@ class Heard(NullMonitor):
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path: Path) -> None:
+async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path: Path, shared_cluster: Head) -> None:
     policy, run, tokens = default_policy(), tmp_path / "run", tmp_path / "tokens.json"
     config = rehearsal_config(
         Options(policy),
         "loop={steps: 100000, requests_per_step: 2, group_size: 4, mode: async, validate_every: 0, checkpoint_every: 1000}",
         "rehearsal.step_seconds=0.1",
+        f"cluster.address={shared_cluster.address}",
         f"gateway={{port: 0, share: 0.6, tokens: '{tokens}'}}",
     )
     other: dict[str, Any] = config.renderer.model_dump() | {"type": "benchmarks.null_parts:OtherRenderer"}

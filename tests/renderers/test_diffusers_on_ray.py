@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from diffusers_helpers import LIGHT, pixels
+from head_node import Head
 
 from benchmarks.measure import Options
 from benchmarks.rehearsal import rehearsal_config
@@ -46,15 +47,15 @@ class Evolved:
 
 
 @pytest.fixture(scope="module")
-def evolved(model_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Evolved:
+def evolved(model_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, shared_cluster: Head) -> Evolved:
     """One run on Ray for all tests of this module: to load pipelines, engines and Ray takes longer than its steps."""
     first, other = plugin(model_of, NAME), RendererSpec.model_validate(plugin(model_of, OTHER))
     run = tmp_path_factory.mktemp("pipes") / "run"
-    swap = asyncio.run(evolve(run, first, other))
+    swap = asyncio.run(evolve(run, first, other, shared_cluster.address))
     return Evolved(first, RunStore.read(str(run)), swap)
 
 
-async def evolve(run: Path, first: dict[str, Any], other: RendererSpec) -> Swap:
+async def evolve(run: Path, first: dict[str, Any], other: RendererSpec, address: str) -> Swap:
     """Evolve for two steps, replace the pipeline, go on for four steps, and return what became of the replacement."""
     policy = default_policy()
     config = rehearsal_config(
@@ -66,6 +67,7 @@ async def evolve(run: Path, first: dict[str, Any], other: RendererSpec) -> Swap:
         "rehearsal.step_seconds=0.1",
         "cluster.start_timeout=500",
         f"renderer={json.dumps(first)}",
+        f"cluster.address={address}",
     )
     with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
         requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))

@@ -1,0 +1,92 @@
+"""A real Ray head node in processes of its own, for tests that join a cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+_ALWAYS_THERE = ("ray::IDLE", "ray::ServeController", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head node: its address, and the environment of its processes, which also lets a client in."""
+
+    address: str
+    environment: dict[str, str]
+    process: psutil.Process
+
+    def actors(self) -> list[psutil.Process]:
+        """Return the processes of all actors and replicas; Serve's own controller is not among them."""
+        found = []
+        for process in self.process.children(recursive=True):
+            try:
+                title = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if title.startswith("ray::") and not title.startswith(_ALWAYS_THERE):
+                found.append(process)
+        return found
+
+
+@contextmanager
+def head_node(*, cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """Start a head node on this machine with `ray start`, and end it with everything below it."""
+    folder = Path(tempfile.mkdtemp(prefix="gvr-"))  # Short: Ray's sockets are below it.
+    address = f"127.0.0.1:{_free_port()}"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    variables = {
+        **inherited,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",
+        # Workers start when a test needs them.
+        "RAY_prestart_worker_first_driver": "0",
+        **(environment or {}),
+    }
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+        f"--port={address.partition(':')[2]}", f"--num-cpus={cpus}", "--include-dashboard=false",
+        "--object-store-memory=200000000", f"--temp-dir={folder}/ray",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "Ray runtime started" in line:
+                break
+        else:
+            pytest.fail("ray start ended: " + "".join(said[-10:]))
+        yield Head(address, variables, psutil.Process(process.pid))
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    _, alive = psutil.wait_procs([psutil.Process(process.pid), *children], timeout=10)
+    for left in alive:
+        left.kill()
+    process.wait(timeout=10)
