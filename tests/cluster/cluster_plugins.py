@@ -109,14 +109,6 @@ class Broken:
         raise ValueError("no generator answers at port 0")
 
 
-class SecondRenderer(Renderer):
-    """The same painter under another name."""
-
-    def __init__(self, config: RendererConfig) -> None:
-        super().__init__(config)
-        self.identity = "grey/2"
-
-
 class BrokenRenderer(Renderer):
     """Cannot be built."""
 

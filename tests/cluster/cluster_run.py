@@ -11,8 +11,6 @@ from genevolve_ray.config import RunConfig, load_config
 
 HERE = Path(__file__).parent
 CONTEXT = 640
-REHEARSED = ("rehearsal={tool_calls: 1}", "experience.enabled=false", "learner.ved.coefficient=0")
-"""Settings of a run whose processes are those of any other but compute nothing, and so start soon."""
 
 
 def build_model(folder: Path) -> str:
@@ -62,13 +60,15 @@ def run_config(root: Path, *overrides: str) -> RunConfig:
 
 
 async def hold(root: Path) -> None:
-    """Start the run, write the ids of all its processes, and wait."""
+    """Start a renderer and a judge on a private cluster, write the ids of all processes, and wait."""
     import psutil
 
-    from genevolve_ray.cluster.launch import on_ray
+    from genevolve_ray.cluster.launch import launched
+    from genevolve_ray.evolution.inference import Wanted
 
-    config: Any = run_config(root, *REHEARSED)
-    async with on_ray(config, run_name="hold", images_uri=str(root / "images"), model_dir=str(root / "model")):
+    config: Any = run_config(root)
+    wanted = Wanted(policy=None, render=True, judge=True)
+    async with launched(config, wanted, run_name="hold", images_uri=str(root / "images")):
         pids = [process.pid for process in psutil.Process().children(recursive=True)]
         temporary = root / "pids.tmp"
         temporary.write_text(" ".join(map(str, pids)), encoding="utf-8")

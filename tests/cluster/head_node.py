@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,9 +84,9 @@ def _free_port() -> int:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    _, alive = psutil.wait_procs([psutil.Process(process.pid), *children], timeout=10)
-    for left in alive:
-        left.kill()
+    everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for one in everything:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(everything, timeout=10)
     process.wait(timeout=10)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster_run import HERE, REHEARSED, build_model, run_config
+from cluster_run import HERE, build_model, run_config
 from head_node import Head
 
 from genevolve_ray.cluster.errors import PlacementError, StartError
-from genevolve_ray.cluster.launch import on_ray
+from genevolve_ray.cluster.launch import launched
+from genevolve_ray.evolution.inference import PolicySource, Wanted
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 Left = Callable[[], set[psutil.Process]]
@@ -34,9 +35,9 @@ def left() -> Left:
     return lambda: set(psutil.Process().children(recursive=True)) - before
 
 
-async def start(root: Path, *overrides: str) -> None:
+async def start(root: Path, wanted: Wanted, *overrides: str) -> None:
     config = run_config(root, *overrides)
-    async with on_ray(config, run_name="ending", images_uri=str(root / "images"), model_dir=root / "model"):
+    async with launched(config, wanted, run_name="ending", images_uri=str(root / "images")):
         pytest.fail("the run started")
 
 
@@ -44,13 +45,15 @@ async def test_a_placement_that_cannot_be_is_refused_and_nothing_is_left(root: P
     with pytest.raises(
         PlacementError, match="no node can hold the rollout worker 0 .*4096 CPU.*the cluster has 1 node"
     ):
-        await start(root, "cluster.rollout_cpus=4096")
+        policy = PolicySource(identity="tiny", model=root / "model")
+        await start(root, Wanted(policy=policy, render=True, judge=True), "cluster.rollout_cpus=4096")
     assert left() == set()
 
 
 async def test_a_service_that_cannot_be_built_is_named_with_its_error(root: Path, shared_cluster: Head) -> None:
     with pytest.raises(StartError, match="judge service cannot start(.|\n)*no generator answers at port 0"):
-        await start(root, "judge.type=cluster_plugins:Broken", f"cluster.address={shared_cluster.address}", *REHEARSED)
+        settings = ("judge.type=cluster_plugins:Broken", f"cluster.address={shared_cluster.address}")
+        await start(root, Wanted(render=True, judge=True), *settings)
     _, left = psutil.wait_procs(shared_cluster.actors(), timeout=30)
     assert left == []
 

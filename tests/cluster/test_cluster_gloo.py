@@ -12,7 +12,10 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-def test_every_version_is_sent_and_a_killed_worker_comes_back_with_the_current_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_version_is_sent_and_a_killed_worker_comes_back_with_the_current_one(
+    workers: int, tmp_path: Path
+) -> None:
     # In a process of its own: the fixed thread pools and the killed worker are nobody else's affair.
     command = [
         sys.executable,
@@ -21,7 +24,7 @@ def test_every_version_is_sent_and_a_killed_worker_comes_back_with_the_current_o
         "--way",
         "gloo",
         "--workers",
-        "2",
+        str(workers),
         "--ranks",
         "2",
         "--steps",

@@ -1,4 +1,4 @@
-"""A run on Ray with a worker outside: both sides answer, and a swapped renderer draws for both."""
+"""A renderer replaced under an evolution on Ray with a worker outside: no trajectory lost, no group with two renderers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_run import HERE
 from head_node import Head
 
 from benchmarks.measure import Options
@@ -20,7 +21,7 @@ from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.swaps import Swaps, SwapState, swapping
+from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState, swapping
 from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
@@ -47,6 +48,8 @@ class Heard(NullMonitor):
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
 async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path: Path, shared_cluster: Head) -> None:
+    from ray import serve
+
     policy, run, tokens = default_policy(), tmp_path / "run", tmp_path / "tokens.json"
     config = rehearsal_config(
         Options(policy),
@@ -55,7 +58,9 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
         f"cluster.address={shared_cluster.address}",
         f"gateway={{port: 0, share: 0.6, tokens: '{tokens}'}}",
     )
-    other: dict[str, Any] = config.renderer.model_dump() | {"type": "benchmarks.null_parts:OtherRenderer"}
+    first = config.renderer.model_dump()
+    other: dict[str, Any] = first | {"type": "benchmarks.null_parts:OtherRenderer"}
+    broken = first | {"type": "cluster_plugins:BrokenRenderer", "runtime_env": {"env_vars": {"PYTHONPATH": str(HERE)}}}
     heard = Heard()
     with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
         requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
@@ -73,10 +78,16 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
                         assert not evolving.done() and not working.done(), (heard.notes, evolving, working)
                         await asyncio.sleep(0.05)
 
+                async def swap(renderer: dict[str, Any]) -> Swap:
+                    number = swaps.ask(RendererSpec.model_validate(renderer)).number
+                    await until(lambda: swaps.get(number).state is not SwapState.ASKED)
+                    return swaps.get(number)
+
                 await until(lambda: worker.progress.accepted >= 4)
-                number = swaps.ask(RendererSpec.model_validate(other)).number
-                await until(lambda: swaps.get(number).state is not SwapState.ASKED)
-                swapped, accepted, after = swaps.get(number), worker.progress.accepted, store.last_step
+                refused, swapped = await swap(broken), await swap(other)
+                await until(lambda: "run-renderer" not in serve.status().applications)
+                there = set(serve.status().applications)
+                accepted, after = worker.progress.accepted, store.last_step
                 await until(lambda: worker.progress.accepted >= accepted + 8 and store.last_step >= after + 4)
                 worker.drain()
                 await working
@@ -85,7 +96,10 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
                     await evolving
         groups = [group for step in store.committed_steps() for group in store.groups(step)]
         rows = store.metrics()
-    assert swapped.state is SwapState.DONE, swapped.message
+    assert refused.state is SwapState.REFUSED
+    assert "cluster_plugins:BrokenRenderer cannot be built: ValueError: no weights at port 0" in refused.message
+    assert (swapped.state, swapped.identity) == (SwapState.DONE, "other null renderer"), swapped.message
+    assert there == {"run-tools", "run-judge", "run-renderer-2"}
     drawn_by = [{t.provenance.renderer for t in group.trajectories} for group in groups]
     assert all(len(renderers) == 1 for renderers in drawn_by), "a group keeps its renderer"
     played = [t for group in groups for t in group.trajectories]
@@ -93,3 +107,4 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
     sides = {(t.provenance.engine == OUTSIDE, t.provenance.renderer) for t in played}
     assert sides == {(side, name) for side in (True, False) for name in ("null renderer", "other null renderer")}
     assert len({str(t.key) for t in played}) == len(played) == rows[-1]["samples_consumed"]
+    assert {row["samples_discarded"] for row in rows} == {0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as multiprocessing
+import torch.multiprocessing
 from learning_fakes import sequences, taught
 
 from genevolve_ray.learning.batch import TrainSequence
@@ -94,5 +95,9 @@ def train_on_ranks(case: Case, size: int, out: Path, checkpoint: str | None = No
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     )
-    multiprocessing.spawn(_main, (size, port, case, out, checkpoint), nprocs=size)
+    # Ranks are forked from a process that has imported these modules and computed nothing.
+    multiprocessing.set_forkserver_preload([__name__, "genevolve_ray.learning.step", "transformers.modeling_utils"])
+    torch.multiprocessing.start_processes(
+        _main, (size, port, case, out, checkpoint), nprocs=size, start_method="forkserver"
+    )
     return [torch.load(out / f"seen_{rank}.pt", weights_only=True) for rank in range(size)]
