@@ -60,7 +60,11 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
     )
     first = config.renderer.model_dump()
     other: dict[str, Any] = first | {"type": "benchmarks.null_parts:OtherRenderer"}
-    broken = first | {"type": "cluster_plugins:BrokenRenderer", "runtime_env": {"env_vars": {"PYTHONPATH": str(HERE)}}}
+    broken = first | {
+        "type": "cluster_plugins:BrokenRenderer",
+        "config": {"marker": str(tmp_path / "never")},
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(HERE)}},
+    }
     heard = Heard()
     with RunStore.open(str(run), config, run_seed=1, keep=config.checkpoints) as store:
         requests, swaps = config.requests.build(store.images), Swaps(Folder(str(run)))
