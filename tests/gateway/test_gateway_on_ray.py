@@ -89,7 +89,7 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
 
                 await until(lambda: worker.progress.accepted >= 4)
                 refused, swapped = await swap(broken), await swap(other)
-                await until(lambda: "run-renderer" not in serve.status().applications)
+                await until(lambda: "atlas-renderer" not in serve.status().applications)
                 there = set(serve.status().applications)
                 accepted, after = worker.progress.accepted, store.last_step
                 await until(lambda: worker.progress.accepted >= accepted + 8 and store.last_step >= after + 4)
@@ -103,7 +103,7 @@ async def test_a_swapped_renderer_draws_for_workers_inside_and_outside(tmp_path:
     assert refused.state is SwapState.REFUSED
     assert "cluster_plugins:BrokenRenderer cannot be built: ValueError: no weights at port 0" in refused.message
     assert (swapped.state, swapped.identity) == (SwapState.DONE, "other null renderer"), swapped.message
-    assert there == {"run-tools", "run-judge", "run-renderer-2"}
+    assert there == {"atlas-tools", "atlas-judge", "atlas-renderer-2"}
     drawn_by = [{t.provenance.renderer for t in group.trajectories} for group in groups]
     assert all(len(renderers) == 1 for renderers in drawn_by), "a group keeps its renderer"
     played = [t for group in groups for t in group.trajectories]
