@@ -7,10 +7,11 @@ Each subclass is defined next to the code that raises it. A subclass keeps its n
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from typing import ClassVar
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a disk that is full or cannot be written."""
-
 
 class GenevolveError(Exception):
     """Provide the root of all errors that this package raises on purpose."""
@@ -24,6 +25,18 @@ class InfraFailure(GenevolveError, RuntimeError):
     """Signal that a tool, renderer or judge failed after bounded retries. Never a reward, never "no hits"."""
 
 
+class RunError(GenevolveError, RuntimeError):
+    """End a command with one line and an exit code of its own: nothing in the code of the package explains more."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class OutageError(RunError):
+    """Signal that outside services failed for longer than a run may wait. 75 is EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75
+
+
 class PolicyFault(GenevolveError, ValueError):
     """Signal unusable output of the policy.
 
@@ -33,6 +46,24 @@ class PolicyFault(GenevolveError, ValueError):
 
 class ToolArgumentError(PolicyFault):
     """Signal unusable arguments of the policy; the message is returned to it as an observation."""
+
+
+def as_ending(error: BaseException) -> tuple[str, int] | None:
+    """Return the line and the exit code with which an error ends a command, None for an error that needs a traceback."""
+    known = as_user_fault(error) or next((e for e in _leaves(error) if isinstance(e, RunError)), None)
+    if known is None:
+        return None
+    code = known.exit_code if isinstance(known, RunError) else 2
+    return " ".join(str(known).split()) or type(known).__name__, code
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, or those inside exception groups of concurrent tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def as_user_fault(error: BaseException) -> UserFault | None:

@@ -277,7 +277,7 @@ def doctor(
 
 
 def main() -> None:
-    """Run a command. An error that the user can fix ends with one clear line and exit code 2."""
+    """Run a command. An error that the user can fix ends with one line and exit code 2, an outage of services with 75."""
     # The progress bars of libraries would interleave with ours and with the error lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -285,11 +285,11 @@ def main() -> None:
     except asyncio.CancelledError:
         sys.exit(143)  # SIGTERM closed every component cleanly; shells report 128 + 15.
     except Exception as error:
-        # The edge of the process: an error that the user cannot fix propagates as a traceback.
-        from genevolve_ray.errors import as_user_fault
+        # The edge of the process: an error of no known kind propagates as a traceback.
+        from genevolve_ray.errors import as_ending
 
-        fault = as_user_fault(error)
-        if fault is None:
+        ending = as_ending(error)
+        if ending is None:
             raise
-        typer.secho(f"error: {' '.join(str(fault).split())}", fg="red", err=True)
-        sys.exit(2)
+        typer.secho(f"error: {ending[0]}", fg="red", err=True)
+        sys.exit(ending[1])

@@ -108,6 +108,11 @@ class Flow:
         self.discarded += self.config.group_size - samples
         return True
 
+    def again(self, number: int) -> None:
+        """Begin a buffered lease anew, since its samples failed from outside: it becomes idle with all its samples."""
+        self.discarded -= self.config.group_size - self.buffered.pop(number)
+        self.idle = sorted([*self.idle, number])
+
     def discard(self, number: int) -> None:
         """Discard a running or buffered lease."""
         self.discarded += (self.running if number in self.running else self.buffered).pop(number)

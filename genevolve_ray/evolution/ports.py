@@ -48,6 +48,9 @@ class ExperienceStep(Record):
     lessons: tuple[Lesson, ...] = ()
     faults: tuple[str, ...] = ()
     """Failures of summarizer or embedder, as text."""
+    outage: str = ""
+    """Why nothing could be learned: summarizer or embedder are down. The same step may be learned again then, and its
+    bundles are remembered once."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
 

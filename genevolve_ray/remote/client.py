@@ -67,6 +67,10 @@ class ServiceRefusal(InfraFailure):
         return type(self), (str(self), self.status, self.reason)
 
 
+class BadAnswer(InfraFailure):
+    """Signal that a service answered every try, and that its last answer could not be used."""
+
+
 class Unusable(GenevolveError):
     """Signal that an answer arrived but cannot be used; raised by readers, it makes the call try again."""
 
@@ -76,12 +80,16 @@ class Unusable(GenevolveError):
         self.after = after
 
 
+class _Busy(Unusable):
+    """Signal that a server is overloaded or down, by its status."""
+
+
 class _Failed(GenevolveError):
     """Signal that one try failed and that another one may succeed."""
 
-    def __init__(self, address: str, reason: str, after: float = 0.0) -> None:
+    def __init__(self, address: str, reason: str, after: float = 0.0, *, answered: bool = False) -> None:
         super().__init__(reason)
-        self.address, self.after = address, after
+        self.address, self.after, self.answered = address, after, answered
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,8 @@ class Remote:
 
         Raises:
             ServiceRefusal: for a 4xx or 501 that no retry can fix, and where `read` raises it.
-            InfraFailure: when every try failed: no connection, a timeout, 5xx, too large, or Unusable raised by `read`.
+            InfraFailure: when every try failed: no connection, a timeout, 5xx; a BadAnswer when the last answer was too
+                large, or `read` raised Unusable.
         """
         from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt
 
@@ -168,7 +177,8 @@ class Remote:
             last = error.last_attempt.exception()
             assert isinstance(last, _Failed)
             reason = self._redacted(str(last))
-        raise InfraFailure(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
+        kind = BadAnswer if last.answered else InfraFailure
+        raise kind(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -217,7 +227,8 @@ class Remote:
         after = min(error.after, self.config.max_backoff_s) if isinstance(error, Unusable) else 0.0
         if after:
             server.asked_to_wait(monotonic(), after)
-        return _Failed(_at(server.url, path), str(error) or type(error).__name__, after)
+        answered = isinstance(error, Unusable) and not isinstance(error, _Busy)
+        return _Failed(_at(server.url, path), str(error) or type(error).__name__, after, answered=answered)
 
     async def _send(
         self, client: httpx.AsyncClient, method: str, server: Server, path: str, request: dict[str, Any]
@@ -228,7 +239,7 @@ class Remote:
             data = await self._read(response)
         status = response.status_code
         if status in _BUSY or (status >= 500 and status != 501):
-            raise Unusable(f"status {status}: {_shown(data)}", _seconds(response))
+            raise _Busy(f"status {status}: {_shown(data)}", _seconds(response))
         if status != 200:
             text = self._redacted(f"status {status}: {_shown(data)}")
             raise ServiceRefusal(f"{address} refused: {text}", status, self._redacted(_code(data)))

@@ -45,7 +45,7 @@ from genevolve_ray.evolution.store.manifest import (
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
-CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner.lora.publish")
+CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner.lora.publish", "loop.outage_limit")
 """Configuration keys (with all below them) that may differ when a run is resumed."""
 
 
@@ -233,6 +233,12 @@ class RunStore(RunCheckpoints):
     def forget_group(self, group: Group) -> None:
         """Forget a persisted group that no step will use; its file stays."""
         self._persisted.pop(id(group), None)
+
+    def withdraw_group(self, group: Group) -> None:
+        """Delete a persisted group whose samples are drawn again. Raises StoreError when it cannot be deleted."""
+        self._writable()
+        _, file = self._persisted.pop(id(group))
+        self._folder.delete(file.path)
 
     def pending_groups(self) -> list[Group]:
         """Return groups that were persisted but are in no manifest, ordered by file name.
