@@ -13,6 +13,7 @@ from typing import ClassVar
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a disk that is full or cannot be written."""
 
+
 class GenevolveError(Exception):
     """Provide the root of all errors that this package raises on purpose."""
 
@@ -80,4 +81,6 @@ def as_user_fault(error: BaseException) -> UserFault | None:
         return UserFault(str(error))
     if isinstance(error, OSError) and error.errno in _DISK:
         return UserFault(str(error))
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return UserFault(f"{error}: this process may not open more files; raise the limit (ulimit -n 65536)")
     return None

@@ -287,9 +287,10 @@ def main() -> None:
     except Exception as error:
         # The edge of the process: an error of no known kind propagates as a traceback.
         from genevolve_ray.errors import as_ending
+        from genevolve_ray.records.secrets import shown
 
         ending = as_ending(error)
         if ending is None:
             raise
-        typer.secho(f"error: {ending[0]}", fg="red", err=True)
+        typer.secho(f"error: {shown(ending[0])}", fg="red", err=True)
         sys.exit(ending[1])

@@ -24,6 +24,7 @@ from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.secrets import shown
 from genevolve_ray.remote.config import RemoteConfig
 
 EXIT_FAILED, EXIT_COST = 1, 3
@@ -76,7 +77,7 @@ def carry_out(job: Job) -> JobResult:
     _preflight(job)
     result = asyncio.run(_carry(job))
     if (told := _ending(job, result.state)) is not None:
-        job.console.print(told, highlight=False, soft_wrap=True)
+        job.console.print(shown(told), highlight=False, soft_wrap=True)
     return result
 
 

@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from genevolve_ray.records.secrets import shown
+
 GIB = 1024**3
 
 DEMO_MEMORY_GIB = 8
@@ -111,7 +113,7 @@ def print_diagnosis(checks: Sequence[Check], console: Console | None = None, tit
     table.add_column("")
     table.add_column("finding", overflow="fold")
     for check in checks:
-        finding = f"{check.detail}\n-> {check.remedy}" if check.remedy else check.detail
+        finding = shown(f"{check.detail}\n-> {check.remedy}" if check.remedy else check.detail)
         table.add_row(escape(check.name), f"[{style[check.status]}]{check.status.value}[/]", escape(finding))
     (console or Console()).print(table)
 

@@ -17,6 +17,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.secrets import shown
 
 GIB = 1024**3
 
@@ -37,8 +38,8 @@ def problem(name: str, detail: object, remedy: str = "") -> Check:
 
 
 def clean(text: object) -> str:
-    """Return external text in a form that is safe for a terminal."""
-    return "".join(char if char.isprintable() else " " for char in str(text))
+    """Return external text in a form that is safe for a terminal: without control characters and secrets."""
+    return shown(text).replace("\n", " ")
 
 
 def left_to_fill_in(config: RunConfig) -> list[Check]:

@@ -21,7 +21,7 @@ from genevolve_ray.records.experience import Experience, Lesson
 from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
-from genevolve_ray.remote.client import BadAnswer, ServiceRefusal
+from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 
 MAX_FAULTS = 3
 """Faults of a step that are reported as text; all are counted."""
@@ -155,7 +155,7 @@ def _inside(group: Group) -> Group:
 
 def _is_outage(fault: object) -> bool:
     """Return whether a failure says that a service is down, and not that it refused or answered badly."""
-    return isinstance(fault, InfraFailure) and not isinstance(fault, ServiceRefusal | BadAnswer)
+    return isinstance(fault, InfraFailure) and not isinstance(fault, ServiceRefusal | UnusableAnswer)
 
 
 def _end_if_permanent(fault: Exception) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from genevolve_ray.errors import GenevolveError
+from genevolve_ray.errors import RunError
 from genevolve_ray.records.base import Config, Record
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
@@ -36,7 +36,7 @@ class FlowState(Record):
     discarded: int = 0
 
 
-class FlowError(GenevolveError, RuntimeError):
+class FlowError(RunError):
     """Signal that samples were lost or duplicated, which is an internal error."""
 
 

@@ -52,6 +52,8 @@ class Evolution:
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
         version = await restore(self.store, self.learner, self.experience, self.monitor)
+        for message in self.store.damage.values():
+            self.monitor.note(f"{message}; nothing that the run needs is lost")
         await self.publish(version)
         return version
 

@@ -231,7 +231,7 @@ class RolloutStream:
         if self._config.deterministic:
             return
         size = self._config.loop.requests_per_step
-        found = {self._lease_of(group, size): group for group in self._store.pending_groups()}
+        found = {self._lease_of(group, size): group for group in self._store.pending_groups(self._monitor.note)}
         for number in sorted(found):
             group = found[number]
             if not self.flow.found(number, group.samples):

@@ -67,7 +67,7 @@ class ServiceRefusal(InfraFailure):
         return type(self), (str(self), self.status, self.reason)
 
 
-class BadAnswer(InfraFailure):
+class UnusableAnswer(InfraFailure):
     """Signal that a service answered every try, and that its last answer could not be used."""
 
 
@@ -154,7 +154,7 @@ class Remote:
 
         Raises:
             ServiceRefusal: for a 4xx or 501 that no retry can fix, and where `read` raises it.
-            InfraFailure: when every try failed: no connection, a timeout, 5xx; a BadAnswer when the last answer was too
+            InfraFailure: when every try failed: no connection, a timeout, 5xx; a UnusableAnswer when the last answer was too
                 large, or `read` raised Unusable.
         """
         from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt
@@ -177,7 +177,7 @@ class Remote:
             last = error.last_attempt.exception()
             assert isinstance(last, _Failed)
             reason = self._redacted(str(last))
-        kind = BadAnswer if last.answered else InfraFailure
+        kind = UnusableAnswer if last.answered else InfraFailure
         raise kind(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
 
     async def aclose(self) -> None:

@@ -20,7 +20,7 @@ from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, Pair, SampleKey
-from genevolve_ray.remote.client import BadAnswer, ServiceRefusal
+from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 
 
 class Clock:
@@ -238,7 +238,7 @@ async def test_experience_waits_for_an_outage_and_is_remembered_once(scene: Scen
         assert summariser.calls == row["experience_pairs"], "bundles that were written are not paid twice"
 
 
-@pytest.mark.parametrize("error", [BadAnswer("no JSON"), ServiceRefusal("content", 400, "content_policy")])
+@pytest.mark.parametrize("error", [UnusableAnswer("no JSON"), ServiceRefusal("content", 400, "content_policy")])
 async def test_an_answer_that_cannot_be_used_is_no_outage_of_experience(
     scene: Scene, clock: Clock, error: Exception
 ) -> None:
