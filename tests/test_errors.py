@@ -139,7 +139,7 @@ def test_what_ends_a_run_is_one_line_with_its_own_code(
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == code
-    assert capsys.readouterr().err == "error: judge  [31mdown\n"
+    assert capsys.readouterr().err == "error: judge down\n"
 
 
 def test_a_process_without_free_files_says_how_to_raise_the_limit() -> None:

@@ -13,6 +13,7 @@ import typer
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.plugins import plugins
+from genevolve_ray.records.secrets import mask_output, shown
 
 app = typer.Typer(
     name="genevolve",
@@ -280,6 +281,7 @@ def main() -> None:
     """Run a command. An error that the user can fix ends with one line and exit code 2, an outage of services with 75."""
     # The progress bars of libraries would interleave with ours and with the error lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    mask_output()
     try:
         app()
     except asyncio.CancelledError:
@@ -287,7 +289,6 @@ def main() -> None:
     except Exception as error:
         # The edge of the process: an error of no known kind propagates as a traceback.
         from genevolve_ray.errors import as_ending
-        from genevolve_ray.records.secrets import shown
 
         ending = as_ending(error)
         if ending is None:

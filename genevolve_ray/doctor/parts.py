@@ -17,7 +17,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.secrets import shown
+from genevolve_ray.records.secrets import MASK, REMEDY, hide_secrets, shown
 
 GIB = 1024**3
 
@@ -193,6 +193,16 @@ def token_variables(config: RunConfig) -> list[Check]:
         else:
             said.append(problem("token", f"{used} is not set", f"export {variable}=..."))
     return said
+
+
+def secrets(config: RunConfig) -> list[Check]:
+    """Return a finding for every secret in plain, and for every `${NAME}` whose variable is not set."""
+    plain = hide_secrets(config.model_dump(mode="json"))
+    unset = settings_tree.unset_references(config)
+    return [
+        *(note("secret", f"{key} is a secret in plain; the files of the run hold {MASK}", REMEDY) for key in plain),
+        *(problem("secret", f"{key}: {name} is not set", f"export {name}=...") for key, name in unset),
+    ]
 
 
 def addresses(config: RunConfig) -> list[Check]:

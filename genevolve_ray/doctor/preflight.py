@@ -9,7 +9,7 @@ from pathlib import Path
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import find_gpus
-from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
+from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_references, unset_tokens
 from genevolve_ray.engines.checks import check_model, read_model_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
@@ -84,7 +84,13 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
 
 
 def check_tokens(config: RunConfig) -> None:
-    """Check that every token's variable is set. Raises UserFault. A remote cluster has variables of its own."""
+    """Check that every variable of a token or of a `${NAME}` is set. Raises UserFault.
+
+    A remote cluster has variables of its own.
+    """
+    if unset := unset_references(config):
+        named = ", ".join(f"{name} ({key})" for key, name in unset)
+        raise UserFault(f"environment variables of settings are not set: {named}")
     if config.cluster.address:
         return
     if missing := unset_tokens(config):

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
 from genevolve_ray.remote.config import PaidProbe
-from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
 
 PATH = "chat/completions"
 _UNSUPPORTED = frozenset({400, 404, 422, 501})
@@ -32,7 +32,7 @@ class EndpointChatConfig(EndpointConfig):
     def paid_probe(self) -> PaidProbe:
         """Return a question whose answer is one token."""
         body = {
-            **self.extra_body,
+            **filled(self, self.extra_body, "extra_body"),
             "model": self.model,
             "messages": [{"role": "user", "content": "Say yes."}],
             "temperature": 0,
@@ -67,7 +67,7 @@ class EndpointChat:
             InfraFailure: when the endpoint gave up.
         """
         body: dict[str, Any] = {
-            **self.config.extra_body,
+            **filled(self.config, self.config.extra_body, "extra_body"),
             "model": self.config.model,
             "messages": [_wire(message) for message in messages],
             "temperature": 0,

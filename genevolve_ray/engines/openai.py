@@ -12,7 +12,7 @@ from genevolve_ray.engines.chat_endpoint import PATH, content_text
 from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptTooLong, SamplingParams
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
-from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
 
 _TOO_LONG = re.compile(r"context (?:length|window|size)|maximum context|max_model_len|too long|too many tokens", re.I)
 """Phrases of servers for a conversation that does not fit."""
@@ -60,7 +60,7 @@ class OpenAIPolicy:
             InfraFailure: when the endpoint gave up.
         """
         body: dict[str, Any] = {
-            **self.config.extra_body,
+            **filled(self.config, self.config.extra_body, "extra_body"),
             "model": self.config.model,
             "messages": list(messages),
             "temperature": sampling.temperature,

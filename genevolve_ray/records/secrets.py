@@ -10,7 +10,10 @@ import contextlib
 import logging
 import os
 import re
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
+from types import TracebackType
 from typing import Any
 
 from genevolve_ray.errors import UserFault
@@ -27,8 +30,8 @@ _VARIABLE = re.compile(r"key|token|secret|pass|pwd|cred|auth|cookie|bearer", re.
 """Names of environment variables that may hold a secret."""
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _VALUE = re.compile(
-    r"\b(?:sk|rk|pk|gsk|nvapi|xai|pplx|glpat)[-_][A-Za-z0-9_-]{16,256}"
-    r"|\b(?:gh[pousr]|github_pat|hf|r8)_[A-Za-z0-9_]{20,256}"
+    r"\b(?:sk|gsk|nvapi|xai|pplx|glpat)[-_](?=[A-Za-z_-]{0,64}[0-9])[A-Za-z0-9_-]{16,256}"
+    r"|\b(?:gh[pousr]|hf|r8)_[A-Za-z0-9]{20,256}|\bgithub_pat_[A-Za-z0-9_]{20,256}"
     r"|\bAIza[A-Za-z0-9_-]{30,64}|\bA(?:KI|SI)A[A-Z0-9]{12,32}|\bxox[abeprs]-[A-Za-z0-9-]{10,256}"
     r"|\beyJ[A-Za-z0-9_-]{10,2048}\.[A-Za-z0-9_-]{10,2048}\.[A-Za-z0-9_-]{0,1024}"
     r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,2048}|(?<=[Bb]asic )[A-Za-z0-9+/=]{12,2048}"
@@ -43,6 +46,11 @@ _QUERY = re.compile(
     r"(?P<name>[?&](?:api_?key|key|(?:access_|auth_)?token|sig|signature|x-amz-signature|secret|password)=)[^&\s'\"#]{1,2048}",
     re.IGNORECASE,
 )
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)?)")
+"""Sequences that control a terminal: colors, cursor, titles, links."""
+_USERINFO_PARTS = re.compile(r"://[^/\s@:]{0,256}:([^/\s@]{1,512})@")
+"""The password in a URL."""
+REMEDY = "put it into an environment variable NAME and write ${NAME}, or NAME under token_env"
 _LEAST = 6
 """Characters of the shortest value that is masked by value: shorter ones occur in other words."""
 
@@ -70,8 +78,9 @@ def redacted(text: str) -> str:
 
 
 def shown(text: object) -> str:
-    """Return external text for a terminal or a log: without secrets and control characters, line breaks kept."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in redacted(str(text)))
+    """Return external text for a terminal or a log: without secrets and control sequences, line breaks kept."""
+    plain = _SEQUENCE.sub("", str(text))
+    return redacted("".join(c if c.isprintable() or c == "\n" else " " for c in plain))
 
 
 def masked(tree: Any) -> Any:
@@ -96,9 +105,31 @@ def _masked(value: Any, *, secret: bool, variables: bool) -> Any:
     return MASK if secret else redacted(value)
 
 
+def without_secrets(tree: Any) -> Any:
+    """Return settings to compare: secrets are equal, however they are given."""
+    return _plain_references(masked(tree))
+
+
+def _plain_references(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain_references(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain_references(inner) for inner in value]
+    return MASK if isinstance(value, str) and _REFERENCE.fullmatch(value) else value
+
+
 def plain_secrets(tree: Any) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, value) of the settings that hold a secret in plain."""
     yield from _changed(tree, masked(tree), "")
+
+
+def hide_secrets(tree: Any) -> list[str]:
+    """Mask the plain secrets of settings in all texts of this process from now on, and return their keys."""
+    found = list(plain_secrets(tree))
+    for _, value in found:
+        for part in (value, *_USERINFO_PARTS.findall(value)):
+            remember_secret(part)
+    return [key for key, _ in found]
 
 
 def _changed(before: Any, after: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -142,8 +173,8 @@ def references(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
         yield where, found[1]
 
 
-def mask_logs() -> None:
-    """Mask secrets in the records of all loggers of this process; a second call changes nothing."""
+def mask_output() -> None:
+    """Mask secrets in the log records and tracebacks of this process; a second call changes nothing."""
     make = logging.getLogRecordFactory()
     if getattr(make, "masks_secrets", False):
         return
@@ -151,8 +182,14 @@ def mask_logs() -> None:
     def record(*arguments: Any, **options: Any) -> logging.LogRecord:
         made = make(*arguments, **options)
         with contextlib.suppress(TypeError, ValueError):  # its message does not fit its arguments: logging reports that
-            made.msg, made.args = redacted(made.getMessage()), None
+            text = made.getMessage()
+            if (clean := redacted(text)) != text:
+                made.msg, made.args = clean, None
         return made
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
     record.masks_secrets = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(record)
+    sys.excepthook = uncaught

@@ -19,17 +19,18 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from genevolve_ray.errors import GenevolveError, InfraFailure
+from genevolve_ray.records.secrets import MASK, redacted, remember_secret
 from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.remote.balancing import Server, Servers
 from genevolve_ray.remote.config import PriceConfig, RemoteConfig
+from genevolve_ray.remote.proxies import mounted, proxy_for
+from genevolve_ray.remote.refusals import code_of, is_busy, shown_body, wait_of
 
 if TYPE_CHECKING:
     import httpx
@@ -39,10 +40,8 @@ __all__ = ["Answer", "PriceConfig", "ServiceRefusal", "Remote", "RemoteConfig", 
 
 T = TypeVar("T")
 
-_BUSY = frozenset({408, 409, 425, 429})
-"""Statuses besides 5xx after which another try may help."""
-_SHOWN = 300
-"""Characters of a server's own error text that a message keeps."""
+_LEAST_TOKEN = 8
+"""Characters of the shortest token that is looked for in answers: a shorter one may be a word of them."""
 _HEALTH_SECONDS = 5.0
 """Timeout of a health check, seconds."""
 
@@ -228,7 +227,8 @@ class Remote:
         if after:
             server.asked_to_wait(monotonic(), after)
         answered = isinstance(error, Unusable) and not isinstance(error, _Busy)
-        return _Failed(_at(server.url, path), str(error) or type(error).__name__, after, answered=answered)
+        reason = f"{str(error) or type(error).__name__}{'' if answered else _through(server.url)}"
+        return _Failed(_at(server.url, path), reason, after, answered=answered)
 
     async def _send(
         self, client: httpx.AsyncClient, method: str, server: Server, path: str, request: dict[str, Any]
@@ -237,12 +237,13 @@ class Remote:
         address = _at(server.url, path)
         async with client.stream(method, address, **{**request, "headers": headers}) as response:
             data = await self._read(response)
+        data = self._without_token(data)
         status = response.status_code
-        if status in _BUSY or (status >= 500 and status != 501):
-            raise _Busy(f"status {status}: {_shown(data)}", _seconds(response))
+        if is_busy(status, data):
+            raise _Busy(f"status {status}: {shown_body(data)}", wait_of(response.headers, data))
         if status != 200:
-            text = self._redacted(f"status {status}: {_shown(data)}")
-            raise ServiceRefusal(f"{address} refused: {text}", status, self._redacted(_code(data)))
+            text = self._redacted(f"status {status}: {shown_body(data)}{_through(server.url)}")
+            raise ServiceRefusal(f"{address} refused: {text}", status, self._redacted(code_of(data)))
         return Answer(response.headers, data, server.url)
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -321,12 +322,18 @@ class Remote:
             return {}
         if not (token := os.environ.get(name, "").strip()):
             raise ServiceRefusal(f"{base}: the environment variable {name} (token_env) is not set", 401)
+        remember_secret(token)
         return {header: f"Bearer {token}" if header == "Authorization" else token}
 
     def _redacted(self, text: str) -> str:
-        """Return a text without the token, which some servers repeat in their refusal."""
+        """Return a text without secrets; some servers repeat the token in their refusal."""
         token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
-        return text.replace(token, "***") if token else text
+        return redacted(text.replace(token, MASK) if token else text)
+
+    def _without_token(self, data: bytes) -> bytes:
+        """Return an answer without the token, which would otherwise reach verdicts, bundles or pages."""
+        token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
+        return data.replace(token.encode(), MASK.encode()) if len(token) >= _LEAST_TOKEN else data
 
     def _wait(self, state: RetryCallState) -> float:
         """Return a random wait, or the one that the server requested, within the limit."""
@@ -352,6 +359,8 @@ class _Connections:
             limits=limits,
             verify=_trust(),
             headers={"Accept-Encoding": "identity"},
+            mounts=mounted(config.urls, limits=limits, verify=_trust()),
+            trust_env=False,  # The proxies are ours: loopback never has one.
         )
         self.gate = asyncio.Semaphore(config.concurrency)
         self.asking = asyncio.Lock()
@@ -370,30 +379,11 @@ def _trust() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def _through(url: str) -> str:
+    """Return the words for a proxy between this process and a server, with its variable."""
+    proxy = proxy_for(url)
+    return f" (through {proxy})" if proxy else ""
+
+
 def _at(base: str, path: str) -> str:
     return f"{base}/{path}" if path else base
-
-
-def _seconds(response: httpx.Response) -> float:
-    """Return the wait that a server requested, in seconds or as a date; 0 where it requested none."""
-    value = response.headers.get("retry-after", "")
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _shown(data: bytes) -> str:
-    return " ".join(data[:_SHOWN].decode(errors="replace").split())
-
-
-def _code(data: bytes) -> str:
-    """Return the service's own code in an error body in the OpenAI or Google format; empty where there is none."""
-    try:
-        error = json.loads(data)["error"]
-        codes = (error.get("code"), error.get("status"), error.get("type"))
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return ""
-    return next((code[:_SHOWN] for code in codes if isinstance(code, str)), "")
