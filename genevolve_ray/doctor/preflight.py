@@ -9,10 +9,18 @@ from pathlib import Path
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import find_gpus
-from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_references, unset_tokens
+from genevolve_ray.doctor.settings_tree import (
+    fill_ins,
+    plugin_roles,
+    plugin_settings,
+    services,
+    unset_references,
+    unset_tokens,
+)
 from genevolve_ray.engines.checks import check_model, read_model_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.remote.proxies import mounted
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
@@ -38,6 +46,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     for role in plugin_roles(config):
         check_plugin(role, getattr(config, role), local)
     check_tokens(config)
+    check_proxies(config)
 
 
 def check_filled_in(config: RunConfig) -> None:
@@ -96,6 +105,12 @@ def check_tokens(config: RunConfig) -> None:
     if missing := unset_tokens(config):
         named = ", ".join(f"{token.variable} ({token.key}.token_env)" for token in missing)
         raise UserFault(f"environment variables of tokens are not set: {named}")
+
+
+def check_proxies(config: RunConfig) -> None:
+    """Check that the proxy of each service's address can be used. Raises UserFault naming the variable."""
+    for service in services(config):
+        mounted(tuple(url for url in service.config.urls if "://" in url))
 
 
 def check_devices(config: RunConfig, local: bool = False) -> None:

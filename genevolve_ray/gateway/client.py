@@ -30,6 +30,7 @@ from genevolve_ray.gateway.wire import (
     decompress,
 )
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.remote.proxies import mounted
 
 M = TypeVar("M", bound=BaseModel)
 _COMPRESS_FROM = 4096
@@ -70,6 +71,8 @@ class GatewayClient:
             timeout=httpx.Timeout(timeout, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             verify=verify,
+            mounts=mounted((url.rstrip("/"),), verify=verify),
+            trust_env=False,  # as for services: the proxies of the environment, and none for loopback
             follow_redirects=False,  # the token is sent to this address and no other
         )
         self._attempts, self._backoff = attempts, backoff
