@@ -7,6 +7,7 @@ Each subclass is defined next to the code that raises it. A subclass keeps its n
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -51,11 +52,17 @@ class ToolArgumentError(PolicyFault):
 
 def as_ending(error: BaseException) -> tuple[str, int] | None:
     """Return the line and the exit code with which an error ends a command, None for an error that needs a traceback."""
-    known = as_user_fault(error) or next((e for e in _leaves(error) if isinstance(e, RunError)), None)
-    if known is None:
-        return None
-    code = known.exit_code if isinstance(known, RunError) else 2
-    return " ".join(str(known).split()) or type(known).__name__, code
+    every = list(_leaves(error))
+    if (fault := as_user_fault(error)) is not None:
+        return _line(fault), 2
+    if (ending := next((e for e in every if isinstance(e, RunError)), None)) is not None:
+        return _line(ending), ending.exit_code
+    # A service that failed explains itself, unless something else failed with it.
+    return (_line(every[0]), 1) if all(isinstance(e, InfraFailure) for e in every) else None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -81,6 +88,9 @@ def as_user_fault(error: BaseException) -> UserFault | None:
         return UserFault(str(error))
     if isinstance(error, OSError) and error.errno in _DISK:
         return UserFault(str(error))
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    full = os.strerror(errno.EMFILE)
+    if (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)) or (
+        isinstance(error, ImportError | RuntimeError) and full in str(error)
+    ):
         return UserFault(f"{error}: this process may not open more files; raise the limit (ulimit -n 65536)")
     return None

@@ -14,7 +14,7 @@ import pytest
 
 from genevolve_ray.cli import entry
 from genevolve_ray.config import ConfigError
-from genevolve_ray.errors import GenevolveError, OutageError, UserFault, as_ending, as_user_fault
+from genevolve_ray.errors import GenevolveError, InfraFailure, OutageError, UserFault, as_ending, as_user_fault
 from genevolve_ray.evolution.flow import FlowError
 from genevolve_ray.evolution.restore import ResumeError
 from genevolve_ray.evolution.store.files import StoreError
@@ -43,6 +43,7 @@ MENDABLE = [
     OSError(errno.EDQUOT, "x"),
     OSError(errno.EMFILE, "x"),
     OSError(errno.ENFILE, "x"),
+    ImportError("x.so: cannot open shared object file: Too many open files"),
 ]
 
 
@@ -128,7 +129,7 @@ def test_what_is_no_user_fault_leaves_a_command_as_it_is(monkeypatch: pytest.Mon
         entry.main()
 
 
-@pytest.mark.parametrize(("kind", "code"), [(OutageError, 75), (ResumeError, 1), (FlowError, 1)])
+@pytest.mark.parametrize(("kind", "code"), [(OutageError, 75), (ResumeError, 1), (FlowError, 1), (InfraFailure, 1)])
 def test_what_ends_a_run_is_one_line_with_its_own_code(
     kind: type[GenevolveError], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
+from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
 from genevolve_ray.records.secrets import mask_output, shown
 
@@ -282,8 +284,13 @@ def main() -> None:
     # The progress bars of libraries would interleave with ours and with the error lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     mask_output()
+    guard_output()
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            sys.stdout.flush()
+            raise
     except asyncio.CancelledError:
         sys.exit(143)  # SIGTERM closed every component cleanly; shells report 128 + 15.
     except Exception as error:
@@ -293,5 +300,8 @@ def main() -> None:
         ending = as_ending(error)
         if ending is None:
             raise
-        typer.secho(f"error: {shown(ending[0])}", fg="red", err=True)
+        if ending[1] == OutputClosed.exit_code:
+            drop_output()
+        with contextlib.suppress(BrokenPipeError):  # Standard error may be closed as well.
+            typer.secho(f"error: {shown(ending[0])}", fg="red", err=True)
         sys.exit(ending[1])

@@ -198,7 +198,7 @@ def token_variables(config: RunConfig) -> list[Check]:
 def secrets(config: RunConfig) -> list[Check]:
     """Return a finding for every secret in plain, and for every `${NAME}` whose variable is not set."""
     plain = hide_secrets(config.model_dump(mode="json"))
-    unset = settings_tree.unset_references(config)
+    unset = settings_tree.unset_references(config.model_dump(mode="json"), here=not config.cluster.address)
     return [
         *(note("secret", f"{key} is a secret in plain; the files of the run hold {MASK}", REMEDY) for key in plain),
         *(problem("secret", f"{key}: {name} is not set", f"export {name}=...") for key, name in unset),

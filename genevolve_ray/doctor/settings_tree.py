@@ -137,13 +137,13 @@ def _set_there(config: RunConfig, token: Token) -> bool:
     return bool(given) and all(_set_here(name) for _, name in references(given))
 
 
-def unset_references(config: RunConfig) -> list[tuple[str, str]]:
+def unset_references(settings: Mapping[str, Any], *, here: bool) -> list[tuple[str, str]]:
     """Return (key, variable) of every `${NAME}` whose variable is not set where it is read.
 
-    Variables of a `runtime_env` are read here; others are read by the processes of the run, which may be elsewhere.
+    Variables of a `runtime_env` are read by this process; others by the processes of the run: `here` says whether these
+    are on this machine.
     """
-    found = references(config.model_dump(mode="json"))
-    here = not config.cluster.address
+    found = references(settings)
     return [(key, name) for key, name in found if (here or ".runtime_env." in key) and not _set_here(name)]
 
 

@@ -93,6 +93,7 @@ class RolloutStream:
             failures = [t for number in chosen for t in self._groups[number].trajectories]
             await self._patience.wait(f"all samples of step {step}", main_reason(failures))
             self._draw_again()
+            self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
             chosen = await self._filled(size)
         self._patience.over()
         if await self._cut():

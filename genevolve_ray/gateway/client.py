@@ -30,6 +30,7 @@ from genevolve_ray.gateway.wire import (
     decompress,
 )
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.secrets import remember_secret
 from genevolve_ray.remote.proxies import mounted
 
 M = TypeVar("M", bound=BaseModel)
@@ -64,6 +65,7 @@ class GatewayClient:
             attempts: attempts per call.
             backoff: seconds before the second attempt; they double from there.
         """
+        remember_secret(token)
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/"),

@@ -123,6 +123,18 @@ def plain_secrets(tree: Any) -> Iterator[tuple[str, str]]:
     yield from _changed(tree, masked(tree), "")
 
 
+def masked_keys(tree: Any, where: str = "") -> Iterator[str]:
+    """Yield the dotted keys of the values that were masked."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from masked_keys(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(tree, list | tuple):
+        for number, value in enumerate(tree):
+            yield from masked_keys(value, f"{where}.{number}")
+    elif tree == MASK:
+        yield where
+
+
 def hide_secrets(tree: Any) -> list[str]:
     """Mask the plain secrets of settings in all texts of this process from now on, and return their keys."""
     found = list(plain_secrets(tree))

@@ -40,7 +40,8 @@ def is_busy(status: int, data: bytes) -> bool:
     """Return whether another try may help after an answer with this status and body."""
     if status not in _BUSY and (status < 500 or status == 501):
         return False
-    return not any(code.lower() in _FINAL for code in _codes(_errors(data)))
+    errors = _errors(data)
+    return not (any(code.lower() in _FINAL for code in _codes(errors)) or any(map(_is_spent, errors)))
 
 
 def code_of(data: bytes) -> str:
@@ -88,6 +89,20 @@ def _duration(value: object) -> float:
         return 0.0
     number = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s?", str(value))
     return float(number[1]) if number else 0.0
+
+
+def _is_spent(error: Mapping[str, Any]) -> bool:
+    """Return whether Google's error says that a quota of zero, or that of a whole day, is used up."""
+    details = error.get("details")
+    violations = [
+        violation
+        for detail in (details if isinstance(details, list) else [])
+        if isinstance(detail, dict) and isinstance(detail.get("violations"), list)
+        for violation in detail["violations"]
+        if isinstance(violation, dict)
+    ]
+    per_day = any("PerDay" in str(violation.get("quotaId", "")) for violation in violations)
+    return per_day or re.search(r"\blimit: 0(?![.\d])", str(error.get("message", ""))[:_READ]) is not None
 
 
 def _errors(data: bytes) -> list[dict[str, Any]]:

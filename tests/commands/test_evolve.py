@@ -88,3 +88,9 @@ def test_a_variable_that_is_not_set_is_named_before_the_start(tmp_path: Path) ->
     with pytest.raises(UserFault, match=r"not set: NO_SUCH \(summariser\.config\.extra_body\.api_key\)"):
         evolve_run(config_of(1, SUMMARISER.replace("KEY", "'${NO_SUCH}'")), tmp_path / "run", in_process=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_value_that_was_masked_is_not_taken_for_the_secret(tmp_path: Path) -> None:
+    config = config_of(1, SUMMARISER.replace("KEY", "'***'"))
+    with pytest.raises(UserFault, match=r"summariser\.config\.extra_body\.api_key: the files of a run hold \*\*\*"):
+        evolve_run(config, tmp_path / "run", in_process=True)

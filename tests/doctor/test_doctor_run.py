@@ -105,7 +105,7 @@ def test_a_variable_that_the_driver_hands_on_must_be_set(filled: Filled, monkeyp
     with pytest.raises(UserFault, match=r"MY_GEMINI \(judge\.runtime_env\.env_vars\.GEMINI_API_KEY\)"):
         preflight(config)
     monkeypatch.setenv("MY_GEMINI", "never-to-be-shown")
-    assert tree.unset_references(config) == []
+    assert tree.unset_references(config.model_dump(), here=True) == []
     assert config.judge.environment() == {"env_vars": {"GEMINI_API_KEY": "never-to-be-shown"}}
     assert "never-to-be-shown" not in repr(config)
 

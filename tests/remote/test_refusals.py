@@ -77,6 +77,15 @@ def test_headers_come_before_the_body() -> None:
         json.dumps({"error": {"type": "exceeded_current_quota_error"}}).encode(),
         json.dumps({"detail": {"code": "insufficient_credits"}}).encode(),
         json.dumps({"error": "payment_required"}).encode(),
+        json.dumps({"error": {"status": "RESOURCE_EXHAUSTED", "message": "quota exceeded, limit: 0"}}).encode(),
+        json.dumps(
+            {
+                "error": {
+                    "status": "RESOURCE_EXHAUSTED",
+                    "details": [{"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel"}]}],
+                }
+            }
+        ).encode(),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
