@@ -17,6 +17,7 @@ from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.metric_writers import MetricsConfig
 from genevolve_ray.gateway.config import GatewayConfig
+from genevolve_ray.records.secrets import masked
 
 
 class ConfigError(UserFault, ValueError):
@@ -78,7 +79,7 @@ def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str
         try:
             _assign(values, key.strip().split("."), yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
+            raise ConfigError(f"--set {key}: {_value(key, text)} is not a YAML value") from error
     return values
 
 
@@ -98,11 +99,16 @@ def explain(error: ValidationError) -> str:
 def _explain(entry: Any) -> str:
     key = ".".join(str(part) for part in entry["loc"]) or "configuration"
     if entry["type"] == "extra_forbidden":
-        return f"{key}: unknown key (value {entry['input']!r})"
+        return f"{key}: unknown key (value {_value(key, entry['input'])})"
     if entry["type"] == "missing":
         return f"{key}: missing"
     message = entry["msg"].removeprefix("Value error, ")
-    return message if entry["type"] == "value_error" else f"{key}: {message}, got {entry['input']!r}"
+    return message if entry["type"] == "value_error" else f"{key}: {message}, got {_value(key, entry['input'])}"
+
+
+def _value(key: str, value: Any) -> str:
+    """Return a value as an error shows it: without secrets."""
+    return repr(masked({key.rpartition(".")[2]: value}).popitem()[1])
 
 
 def _read(preset: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@ Each subclass is defined next to the code that raises it. A subclass keeps its n
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Iterator
+from typing import ClassVar
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a disk that is full or cannot be written."""
@@ -24,6 +27,18 @@ class InfraFailure(GenevolveError, RuntimeError):
     """Signal that a tool, renderer or judge failed after bounded retries. Never a reward, never "no hits"."""
 
 
+class RunError(GenevolveError, RuntimeError):
+    """End a command with one line and an exit code of its own: nothing in the code of the package explains more."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class OutageError(RunError):
+    """Signal that outside services failed for longer than a run may wait. 75 is EX_TEMPFAIL of sysexits.h."""
+
+    exit_code = 75
+
+
 class PolicyFault(GenevolveError, ValueError):
     """Signal unusable output of the policy.
 
@@ -33,6 +48,30 @@ class PolicyFault(GenevolveError, ValueError):
 
 class ToolArgumentError(PolicyFault):
     """Signal unusable arguments of the policy; the message is returned to it as an observation."""
+
+
+def as_ending(error: BaseException) -> tuple[str, int] | None:
+    """Return the line and the exit code with which an error ends a command, None for an error that needs a traceback."""
+    every = list(_leaves(error))
+    if (fault := as_user_fault(error)) is not None:
+        return _line(fault), 2
+    if (ending := next((e for e in every if isinstance(e, RunError)), None)) is not None:
+        return _line(ending), ending.exit_code
+    # A service that failed explains itself, unless something else failed with it.
+    return (_line(every[0]), 1) if all(isinstance(e, InfraFailure) for e in every) else None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, or those inside exception groups of concurrent tasks."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def as_user_fault(error: BaseException) -> UserFault | None:
@@ -49,4 +88,9 @@ def as_user_fault(error: BaseException) -> UserFault | None:
         return UserFault(str(error))
     if isinstance(error, OSError) and error.errno in _DISK:
         return UserFault(str(error))
+    full = os.strerror(errno.EMFILE)
+    if (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)) or (
+        isinstance(error, ImportError | RuntimeError) and full in str(error)
+    ):
+        return UserFault(f"{error}: this process may not open more files; raise the limit (ulimit -n 65536)")
     return None

@@ -14,7 +14,9 @@ import pytest
 
 from genevolve_ray.cli import entry
 from genevolve_ray.config import ConfigError
-from genevolve_ray.errors import GenevolveError, UserFault, as_user_fault
+from genevolve_ray.errors import GenevolveError, InfraFailure, OutageError, UserFault, as_ending, as_user_fault
+from genevolve_ray.evolution.flow import FlowError
+from genevolve_ray.evolution.restore import ResumeError
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.lock import RunLockedError
 from genevolve_ray.gateway.reasons import RefusalReason
@@ -39,6 +41,9 @@ MENDABLE = [
     PermissionError("x"),
     OSError(errno.ENOSPC, "x"),
     OSError(errno.EDQUOT, "x"),
+    OSError(errno.EMFILE, "x"),
+    OSError(errno.ENFILE, "x"),
+    ImportError("x.so: cannot open shared object file: Too many open files"),
 ]
 
 
@@ -122,6 +127,29 @@ def test_what_is_no_user_fault_leaves_a_command_as_it_is(monkeypatch: pytest.Mon
     monkeypatch.setattr(entry, "app", command)
     with pytest.raises(GenevolveError, match="x"):
         entry.main()
+
+
+@pytest.mark.parametrize(("kind", "code"), [(OutageError, 75), (ResumeError, 1), (FlowError, 1), (InfraFailure, 1)])
+def test_what_ends_a_run_is_one_line_with_its_own_code(
+    kind: type[GenevolveError], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> NoReturn:
+        raise ExceptionGroup("tasks", [kind("judge\n\x1b[31mdown")])
+
+    monkeypatch.setattr(entry, "app", command)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == "error: judge down\n"
+
+
+def test_a_process_without_free_files_says_how_to_raise_the_limit() -> None:
+    line, code = as_ending(OSError(errno.EMFILE, "Too many open files", "/run/x")) or ("", 0)
+    assert code == 2 and "ulimit -n" in line and "/run/x" in line
+
+
+def test_an_error_of_no_known_kind_keeps_its_traceback() -> None:
+    assert as_ending(ExceptionGroup("tasks", [KeyError("k")])) is None
 
 
 @pytest.mark.parametrize("error", MENDABLE, ids=lambda e: type(e).__name__)

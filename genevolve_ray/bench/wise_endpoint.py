@@ -6,13 +6,13 @@ import asyncio
 import base64
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from genevolve_ray.bench.wise import Edition, WisePrompt, WiseScore
 from genevolve_ray.bench.wise_judge import FailedJudgement, judge_text, parse_judgement, rubric
-from genevolve_ray.engines.chat_endpoint import PATH
+from genevolve_ray.engines.chat_endpoint import PATH, hinting
 from genevolve_ray.engines.openai import read_reply
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
@@ -22,12 +22,16 @@ from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
 
 
 class WiseJudgeConfig(EndpointConfig):
-    """Configure the judge model and the edition of its rubric. Decoding is greedy: temperature 0."""
+    """Configure the judge model and the edition of its rubric. Decoding is greedy: temperature 0, where it takes one."""
 
     edition: Edition = Edition.VERIFIED
     rubric: Path | None = None
     """A rubric of your own, with the placeholders {{prompt}} and {{explanation}}."""
     max_tokens: int = Field(default=1024, ge=16)
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name of the field that limits an answer's tokens."""
+    send_temperature: bool = True
+    """Send `temperature: 0` with each request; switch it off for models that refuse it."""
     long_side: int = Field(default=2048, ge=64)
     """Images are scaled down to this many pixels on their longer side."""
 
@@ -55,8 +59,8 @@ class WiseJudge:
         data = base64.b64encode(picture.data).decode("ascii")
         body: dict[str, Any] = {
             "model": self.config.model,
-            "temperature": 0,
-            "max_tokens": self.config.max_tokens,
+            **({"temperature": 0} if self.config.send_temperature else {}),
+            self.config.tokens_field: self.config.max_tokens,
             "messages": [
                 {
                     "role": "user",
@@ -77,7 +81,8 @@ class WiseJudge:
                 raise Unusable(f"{found.fault.value}{f': {found.detail}' if found.detail else ''}")
             return found
 
-        return await self._endpoint.call(PATH, read, body=body)
+        with hinting():
+            return await self._endpoint.call(PATH, read, body=body)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import typer
 
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
+from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
+from genevolve_ray.records.secrets import mask_output, shown
 
 app = typer.Typer(
     name="genevolve",
@@ -277,19 +280,28 @@ def doctor(
 
 
 def main() -> None:
-    """Run a command. An error that the user can fix ends with one clear line and exit code 2."""
+    """Run a command. An error that the user can fix ends with one line and exit code 2, an outage of services with 75."""
     # The progress bars of libraries would interleave with ours and with the error lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    mask_output()
+    guard_output()
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            sys.stdout.flush()
+            raise
     except asyncio.CancelledError:
         sys.exit(143)  # SIGTERM closed every component cleanly; shells report 128 + 15.
     except Exception as error:
-        # The edge of the process: an error that the user cannot fix propagates as a traceback.
-        from genevolve_ray.errors import as_user_fault
+        # The edge of the process: an error of no known kind propagates as a traceback.
+        from genevolve_ray.errors import as_ending
 
-        fault = as_user_fault(error)
-        if fault is None:
+        ending = as_ending(error)
+        if ending is None:
             raise
-        typer.secho(f"error: {' '.join(str(fault).split())}", fg="red", err=True)
-        sys.exit(2)
+        if ending[1] == OutputClosed.exit_code:
+            drop_output()
+        with contextlib.suppress(BrokenPipeError):  # Standard error may be closed as well.
+            typer.secho(f"error: {shown(ending[0])}", fg="red", err=True)
+        sys.exit(ending[1])

@@ -137,7 +137,7 @@ class Launch:
         import ray
 
         for service in self.services:
-            check_environment(service.role, service.spec.runtime_env, local=self._private)
+            check_environment(service.role, service.spec.environment(), local=self._private)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         # Available resources are reported slightly later than total ones; in a private cluster the two are equal.
         free = ray.cluster_resources() if self._private else ray.available_resources()
@@ -284,7 +284,7 @@ class Launch:
         import ray
 
         options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0}
-        own = self.config.summariser.runtime_env
+        own = self.config.summariser.environment()
         environment = {**own, "env_vars": {"HF_HUB_OFFLINE": "1", **own.get("env_vars", {})}}
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 

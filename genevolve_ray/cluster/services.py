@@ -172,6 +172,6 @@ def application(service: Service, images_uri: str) -> Application:
         health_check_period_s=config.health_period,
         graceful_shutdown_timeout_s=_GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.runtime_env},
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.environment()},
     )
     return deploy(service.replica).bind(service.spec, images_uri, config.most_replicas)

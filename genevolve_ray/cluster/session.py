@@ -17,6 +17,7 @@ import psutil
 from tenacity import Retrying, retry_if_exception, retry_never, stop_after_attempt
 
 from genevolve_ray.cluster.errors import PlacementError
+from genevolve_ray.cluster.sockets import check_temporary_folder
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import ClusterConfig
@@ -69,6 +70,7 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
     assert threading.current_thread() is threading.main_thread(), "ray_session must be entered in the main thread"
     address = cluster_address(config)
     private = address is None
+    check_temporary_folder(ray=private, vllm=False)
     before = set(psutil.Process().children(recursive=True))
     handler = signal.getsignal(signal.SIGTERM)
     retrying = Retrying(

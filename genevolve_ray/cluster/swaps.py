@@ -85,6 +85,6 @@ def _check_room(service: Service) -> None:
     """
     import ray
 
-    check_environment(service.role, service.spec.runtime_env, local=False)
+    check_environment(service.role, service.spec.environment(), local=False)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     check_fits(replica_demands(f"new {service.role}", service.config), nodes, ray.available_resources())

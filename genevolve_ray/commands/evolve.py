@@ -24,6 +24,7 @@ from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
 from genevolve_ray.records.intervals import paired_interval
+from genevolve_ray.records.secrets import REMEDY, hide_secrets, masked
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.report import write_report
@@ -58,10 +59,12 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         MemoryGauge() as gauge,
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
         open_progress() as screen,
-        closing(open_writers(config.logging, config.name, config.model_dump(mode="json"))) as writers,
+        closing(open_writers(config.logging, config.name, masked(config.model_dump(mode="json")))) as writers,
     ):
         requests = config.requests.build(store.images)
         screen.start(config.loop.steps, _headline(config), store.last_step)
+        for key in hide_secrets(config.model_dump(mode="json")):
+            screen.note(f"{key} is a secret in plain: it is masked in the files of the run; {REMEDY}")
         async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
             evolution = Evolution(
                 config,

@@ -17,6 +17,7 @@ from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import Entry, ExperienceMemory, Hit, decode_memory
 from genevolve_ray.records.leaks import mask
+from genevolve_ray.records.secrets import shown
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def load_experience(run: Path | str) -> StoredExperience:
     return StoredExperience(steps[-1], config, ExperienceMemory.restore(snapshot, size))
 
 
+def _safe(text: str) -> str:
+    """Return text of a summarizer or a request for the terminal: without markup, control sequences and secrets."""
+    return escape(shown(text))
+
+
 def _console() -> Console:
     """Return the console; rich would assume 80 columns where the output is no terminal."""
     console = Console()
@@ -87,7 +93,7 @@ def print_bundles(run: Path) -> None:
     for entry in found.memory.entries:
         bundle, others = entry.experience, sum(not use.own for use in entry.uses)
         numbers = (str(entry.number), str(bundle.step), f"{bundle.gap:.2f}", str(len(entry.uses)), str(others))
-        table.add_row(*numbers, escape(bundle.request_id), escape(bundle.summary))
+        table.add_row(*numbers, _safe(bundle.request_id), _safe(bundle.summary))
     _console().print(table)
 
 
@@ -95,19 +101,17 @@ def print_bundle(run: Path, number: int) -> None:
     """Print one bundle as a card. Raises UserFault when it does not exist."""
     entry = load_experience(run).entry(number)
     bundle, console = entry.experience, _console()
-    console.rule(f"bundle {number}: step {bundle.step}, request {escape(bundle.request_id)}, gap {bundle.gap:.2f}")
+    console.rule(f"bundle {number}: step {bundle.step}, request {_safe(bundle.request_id)}, gap {bundle.gap:.2f}")
     for name, text in (("trigger", bundle.trigger), ("summary", bundle.summary), ("key", entry.key)):
-        console.print(f"[bold]{name}[/bold] {escape(text)}")
+        console.print(f"[bold]{name}[/bold] {_safe(text)}")
     for slot, bullets in bundle.slots().items():
         console.print(f"[bold]{slot.replace('_', ' ')}[/bold]")
         for bullet in bullets:
-            console.print(f"  - {escape(bullet)}")
-    console.print(
-        f"[bold]best attempt[/bold] {escape(bundle.best)}   [bold]worst attempt[/bold] {escape(bundle.worst)}"
-    )
+            console.print(f"  - {_safe(bullet)}")
+    console.print(f"[bold]best attempt[/bold] {_safe(bundle.best)}   [bold]worst attempt[/bold] {_safe(bundle.worst)}")
     console.print(f"[bold]used[/bold] {len(entry.uses)} times")
     for use in entry.uses:
-        whose = "its own request" if use.own else escape(use.request_id)
+        whose = "its own request" if use.own else _safe(use.request_id)
         console.print(f"  - step {use.step}: {whose}, cosine {use.similarity:.3f}")
 
 
@@ -124,5 +128,5 @@ def print_search(run: Path, text: str, top: int) -> None:
         bundle = hit.experience
         numbers = (str(hit.number), f"{hit.similarity:.3f}", str(bundle.step))
         style = None if hit.similarity >= threshold else "dim"
-        table.add_row(*numbers, escape(bundle.request_id), escape(bundle.summary), style=style)
+        table.add_row(*numbers, _safe(bundle.request_id), _safe(bundle.summary), style=style)
     _console().print(table)

@@ -18,12 +18,13 @@ from genevolve_ray.bench.jobs.pipeline import Pipeline, Stage
 from genevolve_ray.bench.jobs.progress import JobLog
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
-from genevolve_ray.doctor.preflight import check_plugin, require_gpus
+from genevolve_ray.doctor.preflight import check_plugin, check_secrets, require_gpus
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.secrets import REMEDY, hide_secrets, shown
 from genevolve_ray.remote.config import RemoteConfig
 
 EXIT_FAILED, EXIT_COST = 1, 3
@@ -76,7 +77,7 @@ def carry_out(job: Job) -> JobResult:
     _preflight(job)
     result = asyncio.run(_carry(job))
     if (told := _ending(job, result.state)) is not None:
-        job.console.print(told, highlight=False, soft_wrap=True)
+        job.console.print(shown(told), highlight=False, soft_wrap=True)
     return result
 
 
@@ -157,6 +158,12 @@ def _preflight(job: Job) -> None:
     specs = used_specs(config, wanted)
     for role, spec in specs.items():
         check_plugin(role, spec)
+    settings = {role: spec.model_dump(mode="json") for role, spec in specs.items()}
+    if wanted.policy is not None and wanted.policy.endpoint is not None:
+        settings["policy"] = wanted.policy.endpoint.model_dump(mode="json")
+    check_secrets(settings, here=not config.cluster.address)
+    for key in hide_secrets(settings):
+        job.console.print(f"{key} is a secret in plain: it is masked in files; {REMEDY}", markup=False, soft_wrap=True)
     priced = [spec.config for spec in specs.values()]
     if wanted.policy is not None and wanted.policy.endpoint is not None:
         priced.append(wanted.policy.endpoint.model_dump())

@@ -34,6 +34,7 @@ from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.secrets import plain_secrets
 
 _PIPE_COLUMNS = 1000
 _SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
@@ -192,6 +193,11 @@ def swap_renderer(
     assert isinstance(spec, RendererSpec)
     if not spec.isolated:
         spec.settings(spec.resolve())
+    if plain := [key for key, _ in plain_secrets(spec.model_dump(mode="json"))]:
+        raise UserFault(
+            f"{', '.join(plain)}: a swap is a file of the run, which holds no secret: put it into an environment "
+            "variable of the run and write '${NAME}'"
+        )
     swaps = swaps_of(run)
     swap = swaps.ask(spec)
     print(f"swap {swap.number} of {run}: {type_} requested", flush=True)

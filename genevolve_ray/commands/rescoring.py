@@ -24,6 +24,7 @@ from genevolve_ray.records.published.files import write_bytes, write_object
 from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.published.writers import agent_row, rendered_row, request_values
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.secrets import without_secrets
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.verdict import ScoreFormula, Verdict, kscore
 
@@ -37,7 +38,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
     if out.resolve().is_relative_to(run.resolve()):
         raise UserFault(f"--output {out}: is inside the run, to which rescore never writes: name another folder")
     config = _config(store, common, formula)
-    if stored and config.judge.model_dump() != store.config["judge"]:
+    if stored and without_secrets(config.judge.model_dump()) != without_secrets(store.config["judge"]):
         raise UserFault("--stored keeps the verdicts of the run's own judge: omit it to use another judge")
     before = list(_rollouts(store, rollouts))[: common.limit]
     if not before:

@@ -11,11 +11,11 @@ from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import settings_tree
-from genevolve_ray.doctor.machine import Check, find_gpus
+from genevolve_ray.doctor.machine import Check, find_gpus, write_fault
 from genevolve_ray.doctor.model_folder import Weights, context_of
 from genevolve_ray.doctor.parts import GIB, note, ok, problem
 from genevolve_ray.doctor.plan import make_plan
-from genevolve_ray.doctor.preflight import check_devices, model_folder
+from genevolve_ray.doctor.preflight import check_devices, check_sockets, model_folder
 from genevolve_ray.errors import UserFault
 
 _MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
@@ -160,7 +160,9 @@ def learner_memory(config: RunConfig, weights: Weights | None) -> list[Check]:
 
 
 def disk(config: RunConfig, run_dir: Path, weights: Weights | None) -> list[Check]:
-    """Compare the free space at the run folder with the size of the checkpoints that are kept."""
+    """Check that the run folder can be written, and compare its free space with the size of the checkpoints."""
+    if fault := write_fault(run_dir):
+        return [problem("disk", fault, "another folder with --run")]
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / GIB
     text = f"{free:.1f} GiB free for {run_dir}"
@@ -172,6 +174,15 @@ def disk(config: RunConfig, run_dir: Path, weights: Weights | None) -> list[Chec
     if free < needed:
         return [problem("disk", text, "another folder with --run, or checkpoints.keep_last=1 and keep_best=0")]
     return [ok("disk", text)]
+
+
+def sockets(config: RunConfig) -> list[Check]:
+    """Return a finding when the sockets of Ray or vLLM do not fit into the folder for temporary files."""
+    try:
+        check_sockets(config)
+    except UserFault as fault:
+        return [problem("temporary files", fault, "set the variable to a short path of ASCII letters")]
+    return []
 
 
 def _folder(config: RunConfig) -> Path:

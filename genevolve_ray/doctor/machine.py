@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,8 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from genevolve_ray.records.secrets import shown
 
 GIB = 1024**3
 
@@ -111,7 +114,7 @@ def print_diagnosis(checks: Sequence[Check], console: Console | None = None, tit
     table.add_column("")
     table.add_column("finding", overflow="fold")
     for check in checks:
-        finding = f"{check.detail}\n-> {check.remedy}" if check.remedy else check.detail
+        finding = shown(f"{check.detail}\n-> {check.remedy}" if check.remedy else check.detail)
         table.add_row(escape(check.name), f"[{style[check.status]}]{check.status.value}[/]", escape(finding))
     (console or Console()).print(table)
 
@@ -192,7 +195,26 @@ def _memory() -> Check:
     )
 
 
+def write_fault(folder: Path) -> str:
+    """Return why nothing can be written to a folder that may not exist yet, or to a part of it; "" where it can."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    parts = [existing]
+    try:
+        if existing == folder.absolute():
+            parts += [path for path in existing.iterdir() if path.is_dir()]
+        for part in parts:
+            with tempfile.TemporaryFile(dir=part):
+                pass
+    except OSError as error:
+        return f"{error.filename or existing} cannot be written: {error.strerror or error}"
+    return ""
+
+
 def _disk(run_dir: Path) -> Check:
+    if fault := write_fault(run_dir):
+        return Check("disk", Status.PROBLEM, fault, "choose another folder with --run")
     existing = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free / GIB
     detail = f"{free:.1f} GiB free for {run_dir}"

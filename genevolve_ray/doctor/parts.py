@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +16,8 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.secrets import MASK, REMEDY, hide_secrets, shown
+from genevolve_ray.remote.proxies import is_loopback, mounted, proxy_for
 
 GIB = 1024**3
 
@@ -37,8 +38,8 @@ def problem(name: str, detail: object, remedy: str = "") -> Check:
 
 
 def clean(text: object) -> str:
-    """Return external text in a form that is safe for a terminal."""
-    return "".join(char if char.isprintable() else " " for char in str(text))
+    """Return external text in a form that is safe for a terminal: without control characters and secrets."""
+    return shown(text).replace("\n", " ")
 
 
 def left_to_fill_in(config: RunConfig) -> list[Check]:
@@ -194,6 +195,16 @@ def token_variables(config: RunConfig) -> list[Check]:
     return said
 
 
+def secrets(config: RunConfig) -> list[Check]:
+    """Return a finding for every secret in plain, and for every `${NAME}` whose variable is not set."""
+    plain = hide_secrets(config.model_dump(mode="json"))
+    unset = settings_tree.unset_references(config.model_dump(mode="json"), here=not config.cluster.address)
+    return [
+        *(note("secret", f"{key} is a secret in plain; the files of the run hold {MASK}", REMEDY) for key in plain),
+        *(problem("secret", f"{key}: {name} is not set", f"export {name}=...") for key, name in unset),
+    ]
+
+
 def addresses(config: RunConfig) -> list[Check]:
     """Return where each service is, and whether a token would go there unencrypted."""
     said = []
@@ -201,7 +212,15 @@ def addresses(config: RunConfig) -> list[Check]:
         urls = [url for url in service.config.urls if not settings_tree.waits(url)]
         if not urls:
             continue
-        listed = f"{service.key}: {', '.join(urls)}"
+        try:
+            mounted(tuple(urls))
+            through = sorted({str(proxy) for url in urls if (proxy := proxy_for(url))})
+        except UserFault as fault:
+            said.append(
+                problem("proxy", f"{service.key}: {fault}", "correct the variable, or name the host in NO_PROXY")
+            )
+            continue
+        listed = f"{service.key}: {', '.join(urls)}{f' through {through[0]}' if through else ''}"
         open_hosts = [url for url in urls if service.config.token_env and _in_the_clear(url)]
         if open_hosts:
             said.append(note("service", f"{listed}: the token would be sent unencrypted", "use https"))
@@ -212,9 +231,4 @@ def addresses(config: RunConfig) -> list[Check]:
 
 def _in_the_clear(url: str) -> bool:
     parts = urlsplit(url)
-    if parts.scheme != "http":
-        return False
-    try:
-        return not ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return parts.hostname != "localhost"
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")

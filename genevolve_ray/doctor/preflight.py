@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from genevolve_ray.cluster.session import cluster_address
+from genevolve_ray.cluster.sockets import check_temporary_folder
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import find_gpus
-from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
+from genevolve_ray.doctor.settings_tree import (
+    fill_ins,
+    plugin_roles,
+    plugin_settings,
+    services,
+    unset_references,
+    unset_tokens,
+)
 from genevolve_ray.engines.checks import check_model, read_model_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
+from genevolve_ray.remote.proxies import mounted
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
@@ -32,12 +43,14 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     """
     check_filled_in(config)
     check_devices(config, local)
+    check_sockets(config, local=local)
     if model:
         check_policy(config)
     check_embedder(config)
     for role in plugin_roles(config):
         check_plugin(role, getattr(config, role), local)
     check_tokens(config)
+    check_proxies(config)
 
 
 def check_filled_in(config: RunConfig) -> None:
@@ -45,6 +58,12 @@ def check_filled_in(config: RunConfig) -> None:
     if left := fill_ins(config):
         keys = ", ".join(key for key, _ in left)
         raise UserFault(f"not filled in: {keys} (--set, or a copy of the preset; see `genevolve doctor`)")
+
+
+def check_sockets(config: RunConfig, *, local: bool = False) -> None:
+    """Check that the sockets of Ray and vLLM fit into the folder for temporary files. Raises UserFault."""
+    here = local or not cluster_address(config.cluster)
+    check_temporary_folder(ray=not local and here, vllm=here and config.engine.kind == "vllm")
 
 
 def check_policy(config: RunConfig) -> None:
@@ -84,12 +103,39 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
 
 
 def check_tokens(config: RunConfig) -> None:
-    """Check that every token's variable is set. Raises UserFault. A remote cluster has variables of its own."""
+    """Check that every variable of a token or of a `${NAME}` is set. Raises UserFault.
+
+    A remote cluster has variables of its own.
+    """
+    check_secrets(config.model_dump(mode="json"), here=not config.cluster.address)
     if config.cluster.address:
         return
     if missing := unset_tokens(config):
         named = ", ".join(f"{token.variable} ({token.key}.token_env)" for token in missing)
         raise UserFault(f"environment variables of tokens are not set: {named}")
+
+
+def check_secrets(settings: Mapping[str, Any], *, here: bool) -> None:
+    """Check that secrets can be read: that each `${NAME}` is set, and that no value is one that was masked.
+
+    Args:
+        settings: plain settings by their keys.
+        here: whether the processes that read them are on this machine.
+
+    Raises:
+        UserFault: naming the keys.
+    """
+    if unset := unset_references(settings, here=here):
+        named = ", ".join(f"{name} ({key})" for key, name in unset)
+        raise UserFault(f"environment variables of settings are not set: {named}")
+    if lost := list(masked_keys(settings)):
+        raise UserFault(f"{', '.join(lost)}: the files of a run hold {MASK} in place of a secret; {REMEDY}")
+
+
+def check_proxies(config: RunConfig) -> None:
+    """Check that the proxy of each service's address can be used. Raises UserFault naming the variable."""
+    for service in services(config):
+        mounted(tuple(url for url in service.config.urls if "://" in url))
 
 
 def check_devices(config: RunConfig, local: bool = False) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from genevolve_ray.doctor import settings_tree
 from genevolve_ray.doctor.machine import Check
 from genevolve_ray.doctor.parts import clean, note, ok, problem
+from genevolve_ray.engines.chat_endpoint import hint_for
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal
 from genevolve_ray.remote.config import RemoteConfig
-from genevolve_ray.remote.endpoint import EndpointConfig
+from genevolve_ray.remote.endpoint import EndpointConfig, filled
 
 PROBE_SECONDS = 10.0
 """How long a service may take to answer a call that costs nothing."""
@@ -101,7 +102,7 @@ class _Asked:
         paid, remote = self.config.paid_probe(), self._remote(PAID_SECONDS)
         assert paid is not None
         try:
-            await remote.call(paid.path, Answer.object, body=paid.body)
+            await remote.call(paid.path, Answer.object, body=filled(self.config, paid.body, "extra_body"))
         except ServiceRefusal as refusal:
             return self._refused(refusal)
         except InfraFailure as failure:
@@ -129,7 +130,9 @@ class _Asked:
             name = self.config.token_env
             remedy = f"correct the value of {name}" if name else f"set {self.service.key}.token_env"
             return problem("answers", f"{self.where}: rejected without a valid token: {clean(refusal)}", remedy)
-        return problem("answers", f"{self.where}: {clean(refusal)}", f"correct the settings at {self.service.key}")
+        hint = hint_for(refusal)
+        remedy = f"{self.service.key}: {hint}" if hint else f"correct the settings at {self.service.key}"
+        return problem("answers", f"{self.where}: {clean(refusal)}", remedy)
 
     def _silent(self, failure: InfraFailure) -> Check:
         return problem(

@@ -27,10 +27,10 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
     checks += parts.left_to_fill_in(config)
     policy, weights = parts.policy(config, deep=deep)
     checks += [*policy, *parts.embedder(config), *parts.plugins(config), *parts.data(config)]
-    checks += [*parts.token_variables(config), *parts.addresses(config)]
+    checks += [*parts.token_variables(config), *parts.secrets(config), *parts.addresses(config)]
     checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
     checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]
-    checks += [*limits.learner_memory(config, weights), *limits.disk(config, run_dir, weights)]
+    checks += [*limits.learner_memory(config, weights), *limits.disk(config, run_dir, weights), *limits.sockets(config)]
     services = settings_tree.services(config)
     if services and deep:
         unset = {token.variable for token in settings_tree.unset_tokens(config)}

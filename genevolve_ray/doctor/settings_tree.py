@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from genevolve_ray.config import RunConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
+from genevolve_ray.records.secrets import references
 from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.renderers.presets import NamedConfig
 
@@ -132,7 +133,18 @@ def _set_here(variable: str) -> bool:
 def _set_there(config: RunConfig, token: Token) -> bool:
     spec = getattr(config, token.role, None)
     variables = spec.runtime_env.get("env_vars") if spec is not None else None
-    return isinstance(variables, Mapping) and bool(str(variables.get(token.variable, "")).strip())
+    given = str(variables.get(token.variable, "")).strip() if isinstance(variables, Mapping) else ""
+    return bool(given) and all(_set_here(name) for _, name in references(given))
+
+
+def unset_references(settings: Mapping[str, Any], *, here: bool) -> list[tuple[str, str]]:
+    """Return (key, variable) of every `${NAME}` whose variable is not set where it is read.
+
+    Variables of a `runtime_env` are read by this process; others by the processes of the run: `here` says whether these
+    are on this machine.
+    """
+    found = references(settings)
+    return [(key, name) for key, name in found if (here or ".runtime_env." in key) and not _set_here(name)]
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:

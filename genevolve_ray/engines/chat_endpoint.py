@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.records.secrets import masked
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
-from genevolve_ray.remote.config import PaidProbe
-from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.remote.config import PaidProbe, RemoteConfig
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
 
 PATH = "chat/completions"
 _UNSUPPORTED = frozenset({400, 404, 422, 501})
@@ -20,14 +23,26 @@ _OURS = frozenset({"model", "messages", "temperature", "max_tokens", "max_comple
 
 
 class EndpointChatConfig(EndpointConfig):
-    """Configure a chat model behind an endpoint. Decoding is greedy: temperature 0."""
+    """Configure a chat model behind an endpoint. Decoding is greedy: temperature 0, where the model takes one."""
 
     json_schema: bool = True
     """Send `response_format: json_schema`; after a server has refused it, requests omit it."""
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name of the field that limits an answer's tokens."""
+    send_temperature: bool = True
+    """Send `temperature: 0` with each request; switch it off for models that refuse it."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of every request, as `{chat_template_kwargs: {enable_thinking: false}}`."""
+
+    def greedy(self) -> dict[str, Any]:
+        """Return the fields of greedy decoding."""
+        return {"temperature": 0} if self.send_temperature else {}
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the settings that alter answers, without address, secrets and call settings, as JSON values."""
+        left_out = {*RemoteConfig.model_fields, "send_temperature"}
+        found: dict[str, Any] = masked(self.model_dump(mode="json", exclude=left_out) | self.greedy())
+        return found
 
     def paid_probe(self) -> PaidProbe:
         """Return a question whose answer is one token."""
@@ -35,7 +50,7 @@ class EndpointChatConfig(EndpointConfig):
             **self.extra_body,
             "model": self.model,
             "messages": [{"role": "user", "content": "Say yes."}],
-            "temperature": 0,
+            **self.greedy(),
             self.tokens_field: 1,
         }
         return PaidProbe(PATH, body, "one token of an answer")
@@ -67,10 +82,10 @@ class EndpointChat:
             InfraFailure: when the endpoint gave up.
         """
         body: dict[str, Any] = {
-            **self.config.extra_body,
+            **filled(self.config, self.config.extra_body, "extra_body"),
             "model": self.config.model,
             "messages": [_wire(message) for message in messages],
-            "temperature": 0,
+            **self.config.greedy(),
             self.config.tokens_field: max_tokens,
         }
         if schema is None or not self._schema:
@@ -86,7 +101,8 @@ class EndpointChat:
         return answer
 
     async def _post(self, body: dict[str, Any]) -> str:
-        return await self._endpoint.call(PATH, self._read, body=body)
+        with hinting():
+            return await self._endpoint.call(PATH, self._read, body=body)
 
     def _read(self, answer: Answer) -> str:
         content = answer.object()
@@ -99,6 +115,34 @@ class EndpointChat:
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
         await self._endpoint.aclose()
+
+
+_HINTS = {
+    "temperature": "send_temperature: false leaves it out",
+    "top_p": "send_top_p: false leaves it out",
+    "max_tokens": "tokens_field: max_completion_tokens renames it",
+    "seed": "send_seed: false leaves it out",
+}
+"""Settings for fields that some models refuse."""
+
+
+def hint_for(refusal: ServiceRefusal) -> str:
+    """Return the setting that leaves out the field that a model refuses, "" for any other refusal."""
+    said = str(refusal).partition(" refused: ")[2].lower()
+    if refusal.status not in (400, 422):
+        return ""
+    return next((hint for field, hint in _HINTS.items() if re.search(rf"\b{field}\b", said)), "")
+
+
+@contextmanager
+def hinting() -> Iterator[None]:
+    """Add the setting that helps to a refusal of a field."""
+    try:
+        yield
+    except ServiceRefusal as refusal:
+        if not (hint := hint_for(refusal)):
+            raise
+        raise ServiceRefusal(f"{refusal} ({hint})", refusal.status, refusal.reason) from refusal
 
 
 def answer_text(answer: Mapping[str, Any]) -> str:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from genevolve_ray.engines.chat_endpoint import PATH, content_text
+from genevolve_ray.engines.chat_endpoint import PATH, content_text, hinting
 from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptTooLong, SamplingParams
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
-from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
 
 _TOO_LONG = re.compile(r"context (?:length|window|size)|maximum context|max_model_len|too long|too many tokens", re.I)
 """Phrases of servers for a conversation that does not fit."""
@@ -28,6 +28,10 @@ class OpenAIPolicyConfig(EndpointConfig):
     """Seconds one try may take; a turn may have thousands of tokens."""
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name of the field that limits an answer's tokens."""
+    send_temperature: bool = True
+    """Send `temperature` with each turn; switch it off for models that refuse it."""
+    send_top_p: bool = True
+    """Send `top_p` with each turn; switch it off for models that refuse it."""
     send_seed: bool = True
     """Send `seed` with each turn; switch it off for servers that refuse it."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
@@ -60,13 +64,15 @@ class OpenAIPolicy:
             InfraFailure: when the endpoint gave up.
         """
         body: dict[str, Any] = {
-            **self.config.extra_body,
+            **filled(self.config, self.config.extra_body, "extra_body"),
             "model": self.config.model,
             "messages": list(messages),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
             self.config.tokens_field: sampling.max_tokens,
         }
+        if self.config.send_temperature:
+            body["temperature"] = sampling.temperature
+        if self.config.send_top_p:
+            body["top_p"] = sampling.top_p
         if self.config.send_seed and sampling.seed is not None:
             body["seed"] = sampling.seed
         try:
@@ -88,7 +94,8 @@ class OpenAIPolicy:
         await self._endpoint.aclose()
 
     async def _post(self, body: dict[str, Any]) -> ChatReply:
-        return await self._endpoint.call(PATH, self._read, body=body)
+        with hinting():
+            return await self._endpoint.call(PATH, self._read, body=body)
 
     def _read(self, answer: Answer) -> ChatReply:
         reply = read_reply(answer.object())

@@ -69,6 +69,7 @@ async def collect_group(
     on_trajectory: OnTrajectory | None = None,
     limits: SampleLimits | None = None,
     generations: RendererGenerations | None = None,
+    first_attempt: int = 0,
 ) -> Group:
     """Draw K rollouts of one request.
 
@@ -87,6 +88,7 @@ async def collect_group(
         on_trajectory: called with every attempt that ended.
         limits: start and deadline of samples; dropped samples are left out of the group.
         generations: the renderers; the group keeps the one that is current when it begins.
+        first_attempt: number of the first attempt, above those of an earlier draw of the group that failed.
     """
     render_seed = derive_seed(run_seed, "render", step, request.id)
 
@@ -94,7 +96,7 @@ async def collect_group(
 
     async def draw(index: int) -> list[Trajectory]:
         attempts: list[Trajectory] = []
-        for attempt in range(max_attempts):
+        for attempt in range(first_attempt, first_attempt + max_attempts):
             key = SampleKey(step=step, request_id=request.id, sample=index, attempt=attempt)
             seed = derive_seed(run_seed, "sample", step, request.id, index, attempt)
             task = RolloutTask(

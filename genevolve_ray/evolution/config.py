@@ -35,6 +35,9 @@ class LoopConfig(Config):
     """Seconds after which a sample is given up and counted as discarded; None: never."""
     max_attempts: int = Field(default=3, ge=1)
     """How often a sample is drawn again after an infrastructure failure."""
+    outage_limit: float = Field(default=3600, ge=0)
+    """Seconds that a run waits, with back-off up to 60, while whole steps fail from outside; then it stops with exit
+    code 75. 0 stops at the first such step."""
     validate_every: int = Field(default=10, ge=0)
     """Steps between validations; 0 switches them off."""
     validation_requests: int = Field(default=32, ge=1)

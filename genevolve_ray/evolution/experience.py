@@ -21,7 +21,7 @@ from genevolve_ray.records.experience import Experience, Lesson
 from genevolve_ray.records.leaks import LeakError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
-from genevolve_ray.remote.client import ServiceRefusal
+from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 
 MAX_FAULTS = 3
 """Faults of a step that are reported as text; all are counted."""
@@ -35,12 +35,16 @@ class LocalExperience:
         """Start with an empty memory."""
         self._config, self._summariser, self._embedder = config, summariser, embedder
         self._memory = ExperienceMemory(config.memory)
+        self._written: dict[tuple[str, str], Experience] = {}
+        """Bundles by best and worst attempt, for a step that is learned again after an outage."""
+        self._inserted: set[str] = set()
+        """Requests of the step whose bundles are in the memory already."""
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write this step's bundles and recall one for each request; a request's own fresh bundle counts.
 
-        A pair teaches nothing and is counted when its summarizer gave up or gave an answer away. When the embedder
-        gives up, the step continues without experience.
+        A pair teaches nothing and is counted when its summarizer gave up or gave an answer away. When all summaries
+        failed from outside, or the embedder did, the result names the `outage` and nothing is remembered.
         """
         config = self._config
         compared_groups = groups if config.outside else [_inside(group) for group in groups]
@@ -49,19 +53,25 @@ class LocalExperience:
         found = [replace(pair, step=step) for pair in pairs]
         posed = {request.id: request for request in requests}
         compared = await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in found))
+        outage = str(compared[0]) if compared and all(map(_is_outage, compared)) else ""
         bundles = [(posed[b.request_id], b) for b in compared if isinstance(b, Experience)]
         faults = [str(fault) for fault in compared if not isinstance(fault, Experience)][:MAX_FAULTS]
         metrics: dict[str, float] = {
             "experience_pairs": len(found),
             "experience_failures": len(found) - len(bundles),
         }
+        hits: list[Hit | None] = [None] * len(requests)
         try:
-            await remember(self._memory, self._embedder, bundles, config.key)
-            hits = await recall(self._memory, self._embedder, requests, step, config.key)
+            if not outage:
+                hits = await self._exchanged(bundles, requests, step)
         except InfraFailure as fault:
             _end_if_permanent(fault)
+            outage = str(fault) if _is_outage(fault) else ""
             faults.append(str(fault))
-            hits, metrics["embedder_failures"] = [None] * len(requests), 1
+            metrics["embedder_failures"] = 1
+        if not outage:
+            self._written.clear()
+            self._inserted.clear()
         lessons = self._controlled(requests, hits, step)
         own = sum(lesson.own for lesson in lessons)
         metrics |= {
@@ -72,7 +82,7 @@ class LocalExperience:
             "experience_similarity": sum(x.similarity for x in lessons) / max(1, len(lessons)),
         }
         numbers = {name: float(x) for name, x in metrics.items()}
-        return ExperienceStep(lessons=tuple(lessons), faults=tuple(faults), metrics=numbers)
+        return ExperienceStep(lessons=tuple(lessons), faults=tuple(faults), outage=outage, metrics=numbers)
 
     async def snapshot(self) -> bytes:
         """Return the memory as bytes."""
@@ -81,10 +91,24 @@ class LocalExperience:
     async def restore(self, snapshot: bytes) -> None:
         """Load the memory of a snapshot. Raises SnapshotError."""
         self._memory = ExperienceMemory.restore(snapshot, self._config.memory)
+        self._written.clear()
+        self._inserted.clear()
+
+    async def _exchanged(
+        self, bundles: Sequence[tuple[Request, Experience]], requests: Sequence[Request], step: int
+    ) -> list[Hit | None]:
+        """Insert the bundles that are not in the memory yet, and return the nearest one of each request."""
+        fresh = [(request, bundle) for request, bundle in bundles if request.id not in self._inserted]
+        await remember(self._memory, self._embedder, fresh, self._config.key)
+        self._inserted |= {request.id for request, _ in fresh}
+        return await recall(self._memory, self._embedder, requests, step, self._config.key)
 
     async def _compare(self, request: Request, pair: Pair) -> Experience | InfraFailure | LeakError:
+        attempts = (str(pair.best.key), str(pair.worst.key))
         try:
-            return await self._summariser.compare(request, pair)
+            if attempts not in self._written:
+                self._written[attempts] = await self._summariser.compare(request, pair)
+            return self._written[attempts]
         except (InfraFailure, LeakError) as fault:  # no bundle is better than one that gives an answer away
             _end_if_permanent(fault)
             return fault
@@ -127,6 +151,11 @@ class LocalExperience:
 def _inside(group: Group) -> Group:
     """Return a group without the attempts that workers outside the cluster played."""
     return replace(group, trajectories=[t for t in group.trajectories if not t.provenance.outside])
+
+
+def _is_outage(fault: object) -> bool:
+    """Return whether a failure says that a service is down, and not that it refused or answered badly."""
+    return isinstance(fault, InfraFailure) and not isinstance(fault, ServiceRefusal | UnusableAnswer)
 
 
 def _end_if_permanent(fault: Exception) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from genevolve_ray.errors import GenevolveError
+from genevolve_ray.errors import RunError
 from genevolve_ray.records.base import Config, Record
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
@@ -36,7 +36,7 @@ class FlowState(Record):
     discarded: int = 0
 
 
-class FlowError(GenevolveError, RuntimeError):
+class FlowError(RunError):
     """Signal that samples were lost or duplicated, which is an internal error."""
 
 
@@ -107,6 +107,11 @@ class Flow:
         self.buffered[number] = samples
         self.discarded += self.config.group_size - samples
         return True
+
+    def again(self, number: int) -> None:
+        """Begin a buffered lease anew, since its samples failed from outside: it becomes idle with all its samples."""
+        self.discarded -= self.config.group_size - self.buffered.pop(number)
+        self.idle = sorted([*self.idle, number])
 
     def discard(self, number: int) -> None:
         """Discard a running or buffered lease."""

@@ -15,6 +15,7 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics
 from genevolve_ray.evolution.monitor import Monitor
+from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
     ExperienceStep,
@@ -44,9 +45,15 @@ class Evolution:
     experience: ExperiencePort | None = None
     generations: RendererGenerations = field(default_factory=RendererGenerations)
 
+    def __post_init__(self) -> None:
+        """Prepare for outages."""
+        self.patience = Patience(self.config.loop.outage_limit, self.monitor)
+
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
         version = await restore(self.store, self.learner, self.experience, self.monitor)
+        for message in self.store.damage.values():
+            self.monitor.note(f"{message}; nothing that the run needs is lost")
         await self.publish(version)
         return version
 
@@ -55,7 +62,7 @@ class Evolution:
         config = self.config
         store, monitor, sampling = self.store, self.monitor, self.sampling()
         stream = RolloutStream(
-            config, self.requests, self.rollouts, store, monitor, sampling, version, self.generations
+            config, self.requests, self.rollouts, store, monitor, sampling, version, self.generations, self.patience
         )
         try:
             for step in range(version + 1, config.loop.steps + 1):
@@ -86,11 +93,17 @@ class Evolution:
         return True
 
     async def recall(self, batch: Batch, step: int) -> ExperienceStep:
-        """Turn best-worst pairs into bundles, and return the bundle that each request recalls, including its own."""
+        """Turn best-worst pairs into bundles, and return the bundle that each request recalls, including its own.
+
+        Raises:
+            OutageError: when summarizer or embedder failed for every pair for too long.
+        """
         if self.experience is None:
             return ExperienceStep()
         self.monitor.phase("experience", 0, len(batch.groups))
-        learned = await self.experience.learn(batch.requests, batch.groups, step)
+        while (learned := await self.experience.learn(batch.requests, batch.groups, step)).outage:
+            await self.patience.wait(f"the experience of step {step}", learned.outage)
+        self.patience.over()
         for fault in learned.faults:
             self.monitor.note(f"step {step}, experience: {fault}")
         return learned
@@ -132,17 +145,27 @@ class Evolution:
         self.monitor.step(step, metrics, validation)
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:
-        """Draw one rollout of each request with the current weights, sampled as in training."""
-        self.monitor.phase("validating", 0, len(requests))
-        return await evaluate(
-            requests,
-            self.rollouts,
-            run_seed=self.config.seed,
-            sampling=self.sampling(),
-            split=split,
-            on_trajectory=self.monitor.trajectory,
-            generations=self.generations,
-        )
+        """Draw one rollout of each request with the current weights, sampled as in training.
+
+        Samples that failed from outside are drawn again after a wait, as `Remainder` decides. Raises OutageError.
+        """
+        rest = Remainder(len(requests))
+        while rest.places:
+            self.monitor.phase("validating", 0, len(rest.places))
+            drawn = await evaluate(
+                [requests[place] for place in rest.places],
+                self.rollouts,
+                run_seed=self.config.seed,
+                sampling=self.sampling(),
+                split=split,
+                on_trajectory=self.monitor.trajectory,
+                generations=self.generations,
+            )
+            if rest.settles(drawn, self.patience.left):
+                self.patience.over()
+                break
+            await self.patience.wait(f"{len(rest.places)} of {len(requests)} {split} samples", main_reason(drawn))
+        return rest.trajectories
 
     def sampling(self) -> SamplingParams:
         """Return the sampling parameters of training and validation rollouts."""

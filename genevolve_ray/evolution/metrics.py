@@ -7,13 +7,13 @@ from time import perf_counter
 
 import numpy as np
 
-from genevolve_ray.errors import GenevolveError
+from genevolve_ray.errors import RunError
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
 from genevolve_ray.records.verdict import WEIGHTS
 
 
-class ParityError(GenevolveError, RuntimeError):
+class ParityError(RunError):
     """Signal that engine and learner disagree about the policy's log-probs.
 
     Training on such log-probs would be training on noise.

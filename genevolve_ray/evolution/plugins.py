@@ -17,6 +17,7 @@ from genevolve_ray._moved import current_path
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.secrets import masked, resolved
 
 _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
 """Names of settings whose values are never shown."""
@@ -89,7 +90,8 @@ class PluginSpec(Config):
     """Settings of the class, validated by its `Config`; the plug-ins' own keys are listed below."""
     runtime_env: dict[str, Any] = Field(default_factory=dict)
     """Ray runtime environment of the processes that hold the plug-in: an interpreter, packages or variables of its own.
-    With one, the driver never imports the class; its settings are checked where it runs."""
+    `env_vars: {NAME: "${NAME}"}` takes the driver's variable. With an environment, the driver never imports the class;
+    its settings are checked where it runs."""
 
     @field_validator("type")
     @classmethod
@@ -101,6 +103,11 @@ class PluginSpec(Config):
     def isolated(self) -> bool:
         """True when the class may be importable only where it runs."""
         return bool(self.runtime_env)
+
+    def environment(self) -> dict[str, Any]:
+        """Return `runtime_env` with every `${NAME}` replaced by this process's variable. Raises UserFault for an unset one."""
+        found: dict[str, Any] = resolved(self.runtime_env, f"{self.role or self.type}.runtime_env")
+        return found
 
     @property
     def path(self) -> str:
@@ -147,7 +154,7 @@ class PluginSpec(Config):
             key = ".".join(["config", *(str(part) for part in first["loc"])])
             owner = f"{self.role}." if self.role else f"{self.type}: "
             # A token in the wrong field must not appear in logs.
-            value = "" if _SECRET.search(key) else f", got {first['input']!r}"
+            value = "" if _SECRET.search(key) else f", got {masked(first['input'])!r}"
             raise PluginFault(f"{owner}{key}: {first['msg']}{value}") from error
 
     def build(self, *context: ImageStore) -> Any:

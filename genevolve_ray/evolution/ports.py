@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pydantic import Field, model_validator
 
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.errors import GenevolveError
+from genevolve_ray.errors import RunError
 from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience, Lesson, MovedToken
@@ -48,6 +48,9 @@ class ExperienceStep(Record):
     lessons: tuple[Lesson, ...] = ()
     faults: tuple[str, ...] = ()
     """Failures of summarizer or embedder, as text."""
+    outage: str = ""
+    """Why nothing could be learned: summarizer or embedder are down. The same step may be learned again then, and its
+    bundles are remembered once."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
@@ -111,7 +114,7 @@ class GradePort(Protocol):
         ...
 
 
-class LearnerLost(GenevolveError, RuntimeError):
+class LearnerLost(RunError):
     """Signal that a process of the learner died; the message names its rank.
 
     The loop brings another one to the last committed state.

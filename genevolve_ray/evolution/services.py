@@ -18,6 +18,17 @@ from genevolve_ray.records.verdict import Verdict
 from genevolve_ray.renderers.protocol import Renderer
 
 
+def _pixels(images: ImageStore, ref: ImageRef) -> bytes:
+    """Return the bytes of a stored picture.
+
+    Raises InfraFailure when they are missing or damaged: the next attempt fetches or renders the picture again.
+    """
+    try:
+        return images.get(ref)
+    except OSError as error:
+        raise InfraFailure(f"a stored picture cannot be read: {error}") from error
+
+
 class RenderService:
     """Render with image references as input and output."""
 
@@ -29,7 +40,7 @@ class RenderService:
 
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
         """Render a program and store the picture. Raises InfraFailure when the generator gave up."""
-        data = await self._renderer.render(prompt, [self._images.get(r) for r in references], seed)
+        data = await self._renderer.render(prompt, [_pixels(self._images, r) for r in references], seed)
         with Image.open(io.BytesIO(data)) as picture:
             width, height = picture.size
         return self._images.put(data, width=width, height=height)
@@ -45,7 +56,7 @@ class GradeService:
 
     async def grade(self, prompt: Any, image: ImageRef) -> Any:
         """Grade a picture. Raises InfraFailure when it cannot be graded."""
-        return await self._judge.grade(prompt, self._images.get(image))
+        return await self._judge.grade(prompt, _pixels(self._images, image))
 
 
 class JudgeService:
@@ -64,5 +75,5 @@ class JudgeService:
         """Judge a picture against its truth. Raises InfraFailure when it cannot be judged."""
         if request.truth_image is None:
             raise InfraFailure(f"request {request.id} has no ground-truth image for the judge")
-        truth = self._images.get(request.truth_image)
-        return await self._judge.judge(request, self._images.get(image), truth, program, references)
+        truth = _pixels(self._images, request.truth_image)
+        return await self._judge.judge(request, _pixels(self._images, image), truth, program, references)

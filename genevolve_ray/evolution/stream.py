@@ -12,6 +12,7 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.monitor import Monitor
+from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_reason
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
@@ -46,12 +47,14 @@ class RolloutStream:
         sampling: SamplingParams,
         version: int,
         generations: RendererGenerations | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`."""
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
         self._store, self._monitor, self._sampling = store, monitor, sampling
         self._generations = generations or RendererGenerations()
+        self._patience = patience or Patience(loop.outage_limit, monitor)
         settings = FlowConfig(
             batch=loop.requests_per_step,
             group_size=loop.group_size,
@@ -70,19 +73,29 @@ class RolloutStream:
         """Of each running lease with samples that have ended: the oldest version behind their tokens."""
         self._next = version
         """The version that will learn from the next batch."""
+        self._redrawn: dict[int, int] = {}
+        """How often each open lease was drawn anew after an outage."""
         self._ended = asyncio.Event()
         self._take_in_pending(version)
 
     async def take(self, step: int) -> Batch:
-        """Return the batch of a step as soon as enough fresh groups are judged. Raises the error of a rollout."""
+        """Return the batch of a step as soon as enough fresh groups are judged.
+
+        A batch whose groups all failed from outside is drawn anew after a wait. Raises the error of a rollout, and
+        OutageError.
+        """
         size, discarded = self._config.loop.requests_per_step, self.flow.discarded
         self._next = step - 1
         self._settle()
         self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
-        while len(chosen := self._choose(size)) < size:
-            self._ended.clear()
-            await self._ended.wait()
-            self._settle()
+        chosen = await self._filled(size)
+        while is_lost([self._groups[number] for number in chosen]):
+            failures = [t for number in chosen for t in self._groups[number].trajectories]
+            await self._patience.wait(f"all samples of step {step}", main_reason(failures))
+            self._draw_again()
+            self._monitor.phase("rollouts", 0, max(0, size - len(self._groups)) * self._config.loop.group_size)
+            chosen = await self._filled(size)
+        self._patience.over()
         if await self._cut():
             chosen = self._choose(size)
         ages = [self._lag(self._oldest[number]) for number in chosen]
@@ -90,6 +103,7 @@ class RolloutStream:
         for number in chosen:
             self.flow.consume(number)
             del self._oldest[number]
+            self._redrawn.pop(number, None)
         self._next = step
         self.flow.check()
         requests = [self._requests.train(number) for number in chosen]
@@ -100,6 +114,23 @@ class RolloutStream:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _filled(self, size: int) -> list[int]:
+        """Return the leases of a full batch as soon as there are enough."""
+        while len(chosen := self._choose(size)) < size:
+            self._ended.clear()
+            await self._ended.wait()
+            self._settle()
+        return chosen
+
+    def _draw_again(self) -> None:
+        """Begin every buffered lease anew that lacks the score of a sample."""
+        for number in [n for n, group in self._groups.items() if has_failed(group)]:
+            self._store.withdraw_group(self._groups.pop(number))
+            del self._oldest[number]
+            self._redrawn[number] = self._redrawn.get(number, 0) + 1
+            self.flow.again(number)
+        self._settle()
 
     def _settle(self) -> None:
         """Raise the error of a rollout, discard stale groups, and lease as much as admission allows."""
@@ -161,6 +192,7 @@ class RolloutStream:
             on_trajectory=partial(self._hear, number),
             limits=self._limits[number],
             generations=self._generations,
+            first_attempt=self._redrawn.get(number, 0) * loop.max_attempts,
         )
         self._leave_out_stale(number, group)
         if not group.trajectories:  # every sample came too late
@@ -200,7 +232,7 @@ class RolloutStream:
         if self._config.deterministic:
             return
         size = self._config.loop.requests_per_step
-        found = {self._lease_of(group, size): group for group in self._store.pending_groups()}
+        found = {self._lease_of(group, size): group for group in self._store.pending_groups(self._monitor.note)}
         for number in sorted(found):
             group = found[number]
             if not self.flow.found(number, group.samples):

@@ -30,6 +30,8 @@ from genevolve_ray.gateway.wire import (
     decompress,
 )
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.secrets import remember_secret
+from genevolve_ray.remote.proxies import mounted
 
 M = TypeVar("M", bound=BaseModel)
 _COMPRESS_FROM = 4096
@@ -63,6 +65,7 @@ class GatewayClient:
             attempts: attempts per call.
             backoff: seconds before the second attempt; they double from there.
         """
+        remember_secret(token)
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/"),
@@ -70,6 +73,8 @@ class GatewayClient:
             timeout=httpx.Timeout(timeout, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             verify=verify,
+            mounts=mounted((url.rstrip("/"),), verify=verify),
+            trust_env=False,  # as for services: the proxies of the environment, and none for loopback
             follow_redirects=False,  # the token is sent to this address and no other
         )
         self._attempts, self._backoff = attempts, backoff

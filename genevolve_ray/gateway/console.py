@@ -17,6 +17,7 @@ from genevolve_ray.gateway.episodes import OwnTools
 from genevolve_ray.gateway.wire import RunCard
 from genevolve_ray.gateway.worker import StartEngine, Worker, WorkerConfig, WorkerError, start_engine
 from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.secrets import shown
 
 _SECONDS = 10.0
 _KINDS = ("vllm", "transformers", "null")
@@ -104,7 +105,7 @@ async def _progress(worker: Worker) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(shown(line), file=sys.stderr, flush=True)
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:

@@ -37,6 +37,7 @@ from genevolve_ray.gateway.wire import (
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageSearchObservation
 from genevolve_ray.records.pictures import ImageRefused, clean_picture
+from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
@@ -235,7 +236,7 @@ class Gateway:
         except ToolArgumentError as error:
             return ToolAnswer(argument_error=str(error))
         except InfraFailure as error:
-            return ToolAnswer(outage=str(error))
+            return ToolAnswer(outage=redacted(str(error)))
         return ToolAnswer.model_validate({"observation": observation})
 
     async def push(self, who: TokenEntry, lease_id: str, body: bytes) -> Receipt:

@@ -9,7 +9,6 @@ from typing import Any
 
 from genevolve_ray.engines.chat_endpoint import EndpointChat, EndpointChatConfig
 from genevolve_ray.judges.vlm_judge import VlmJudge, VlmJudgeConfig
-from genevolve_ray.remote.config import RemoteConfig
 
 
 class EndpointJudgeConfig(VlmJudgeConfig):
@@ -43,4 +42,4 @@ class EndpointJudge(VlmJudge):
     def decoding(self) -> list[Any]:
         """Return models and decoding settings, without addresses and call settings of the servers."""
         configs = (self.config.kscore, self.config.sufficiency or self.config.kscore)
-        return [{**c.model_dump(exclude=set(RemoteConfig.model_fields)), "temperature": 0} for c in configs]
+        return [config.decoding() for config in configs]

@@ -12,7 +12,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from genevolve_ray.engines.chat_endpoint import EndpointChat, EndpointChatConfig, complaint, text_message
 from genevolve_ray.engines.protocol import ChatMessage
-from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.reading import salvage_object
 from genevolve_ray.judges.summariser import bundle_head
 from genevolve_ray.judges.transcript import pair_text
@@ -21,6 +20,7 @@ from genevolve_ray.records.experience import SLOTS, Experience
 from genevolve_ray.records.leaks import Secrets, find_leak, secrets_of, without_leaks
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
+from genevolve_ray.remote.client import UnusableAnswer
 
 INSTRUCTIONS = """\
 You compare two attempts of an image-generation agent at the same request. The agent may search texts, search images and \
@@ -141,7 +141,7 @@ class EndpointSummariser:
                 break
             messages = [*messages[:2], text_message("assistant", reply), complaint(faults)]
         if usable is None:
-            raise InfraFailure(
+            raise UnusableAnswer(
                 f"{self.identity} returned no usable answer in {1 + config.repairs}: {'; '.join(faults[:3])}"
             )
         return self._bundle(usable, request, pair)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import tempfile
 from typing import Protocol
 
 import pyarrow.fs as pafs
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Record
+
+
+class ImageDamaged(GenevolveError, FileNotFoundError):
+    """Signal that a stored picture is cut off or changed: its bytes do not have the hash in its name."""
 
 
 class ImageRef(Record):
@@ -84,26 +92,50 @@ class FilesystemImages:
         return f"{self._root}/{ref.sha256[:2]}/{ref.file_name}"
 
     def put(self, data: bytes, *, width: int, height: int, media_type: str = "image/png") -> ImageRef:
-        """Write the bytes once under their content hash (a complete file appears by rename on local disks)."""
+        """Write the bytes once under their content hash; a damaged file of that name is replaced.
+
+        On local disks a complete file appears by a rename, and survives a power failure.
+        """
         ref = reference(data, width=width, height=height, media_type=media_type)
         path = self._path(ref)
-        if self._fs.get_file_info(path).type == pafs.FileType.File:
+        info = self._fs.get_file_info(path)
+        if info.type == pafs.FileType.File and info.size == len(data) and self._read(path) == data:
             return ref
-        self._fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        folder = path.rsplit("/", 1)[0]
+        self._fs.create_dir(folder, recursive=True)
         if isinstance(self._fs, pafs.LocalFileSystem):
-            import os
-            import tempfile
-
-            handle, temporary = tempfile.mkstemp(dir=path.rsplit("/", 1)[0])
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
+            _write_local(folder, path, data)
         else:
             with self._fs.open_output_stream(path) as stream:
                 stream.write(data)
         return ref
 
     def get(self, ref: ImageRef) -> bytes:
-        """Return the bytes. Raises FileNotFoundError for an unknown reference."""
-        with self._fs.open_input_stream(self._path(ref)) as stream:
+        """Return the bytes. Raises FileNotFoundError for an unknown reference, ImageDamaged for changed bytes."""
+        data = self._read(self._path(ref))
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise ImageDamaged(f"picture {self._path(ref)} is damaged: its {len(data)} bytes do not match its name")
+        return data
+
+    def _read(self, path: str) -> bytes:
+        with self._fs.open_input_stream(path) as stream:
             return bytes(stream.read())
+
+
+def _write_local(folder: str, path: str, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

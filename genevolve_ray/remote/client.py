@@ -19,17 +19,18 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from genevolve_ray.errors import GenevolveError, InfraFailure
+from genevolve_ray.records.secrets import MASK, redacted, remember_secret
 from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.remote.balancing import Server, Servers
 from genevolve_ray.remote.config import PriceConfig, RemoteConfig
+from genevolve_ray.remote.proxies import mounted, proxy_for
+from genevolve_ray.remote.refusals import code_of, is_busy, shown_body, wait_of
 
 if TYPE_CHECKING:
     import httpx
@@ -39,10 +40,8 @@ __all__ = ["Answer", "PriceConfig", "ServiceRefusal", "Remote", "RemoteConfig", 
 
 T = TypeVar("T")
 
-_BUSY = frozenset({408, 409, 425, 429})
-"""Statuses besides 5xx after which another try may help."""
-_SHOWN = 300
-"""Characters of a server's own error text that a message keeps."""
+_LEAST_TOKEN = 8
+"""Characters of the shortest token that is looked for in answers: a shorter one may be a word of them."""
 _HEALTH_SECONDS = 5.0
 """Timeout of a health check, seconds."""
 
@@ -67,6 +66,10 @@ class ServiceRefusal(InfraFailure):
         return type(self), (str(self), self.status, self.reason)
 
 
+class UnusableAnswer(InfraFailure):
+    """Signal that a service answered every try, and that its last answer could not be used."""
+
+
 class Unusable(GenevolveError):
     """Signal that an answer arrived but cannot be used; raised by readers, it makes the call try again."""
 
@@ -76,12 +79,16 @@ class Unusable(GenevolveError):
         self.after = after
 
 
+class _Busy(Unusable):
+    """Signal that a server is overloaded or down, by its status."""
+
+
 class _Failed(GenevolveError):
     """Signal that one try failed and that another one may succeed."""
 
-    def __init__(self, address: str, reason: str, after: float = 0.0) -> None:
+    def __init__(self, address: str, reason: str, after: float = 0.0, *, answered: bool = False) -> None:
         super().__init__(reason)
-        self.address, self.after = address, after
+        self.address, self.after, self.answered = address, after, answered
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,8 @@ class Remote:
 
         Raises:
             ServiceRefusal: for a 4xx or 501 that no retry can fix, and where `read` raises it.
-            InfraFailure: when every try failed: no connection, a timeout, 5xx, too large, or Unusable raised by `read`.
+            InfraFailure: when every try failed: no connection, a timeout, 5xx; a UnusableAnswer when the last answer was too
+                large, or `read` raised Unusable.
         """
         from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt
 
@@ -168,7 +176,8 @@ class Remote:
             last = error.last_attempt.exception()
             assert isinstance(last, _Failed)
             reason = self._redacted(str(last))
-        raise InfraFailure(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
+        kind = UnusableAnswer if last.answered else InfraFailure
+        raise kind(f"{last.address} gave up after {self.config.attempts} tries: {reason}")
 
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
@@ -217,7 +226,9 @@ class Remote:
         after = min(error.after, self.config.max_backoff_s) if isinstance(error, Unusable) else 0.0
         if after:
             server.asked_to_wait(monotonic(), after)
-        return _Failed(_at(server.url, path), str(error) or type(error).__name__, after)
+        answered = isinstance(error, Unusable) and not isinstance(error, _Busy)
+        reason = f"{str(error) or type(error).__name__}{'' if answered else _through(server.url)}"
+        return _Failed(_at(server.url, path), reason, after, answered=answered)
 
     async def _send(
         self, client: httpx.AsyncClient, method: str, server: Server, path: str, request: dict[str, Any]
@@ -226,12 +237,13 @@ class Remote:
         address = _at(server.url, path)
         async with client.stream(method, address, **{**request, "headers": headers}) as response:
             data = await self._read(response)
+        data = self._without_token(data)
         status = response.status_code
-        if status in _BUSY or (status >= 500 and status != 501):
-            raise Unusable(f"status {status}: {_shown(data)}", _seconds(response))
+        if is_busy(status, data):
+            raise _Busy(f"status {status}: {shown_body(data)}", wait_of(response.headers, data))
         if status != 200:
-            text = self._redacted(f"status {status}: {_shown(data)}")
-            raise ServiceRefusal(f"{address} refused: {text}", status, self._redacted(_code(data)))
+            text = self._redacted(f"status {status}: {shown_body(data)}{_through(server.url)}")
+            raise ServiceRefusal(f"{address} refused: {text}", status, self._redacted(code_of(data)))
         return Answer(response.headers, data, server.url)
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -310,12 +322,18 @@ class Remote:
             return {}
         if not (token := os.environ.get(name, "").strip()):
             raise ServiceRefusal(f"{base}: the environment variable {name} (token_env) is not set", 401)
+        remember_secret(token)
         return {header: f"Bearer {token}" if header == "Authorization" else token}
 
     def _redacted(self, text: str) -> str:
-        """Return a text without the token, which some servers repeat in their refusal."""
+        """Return a text without secrets; some servers repeat the token in their refusal."""
         token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
-        return text.replace(token, "***") if token else text
+        return redacted(text.replace(token, MASK) if token else text)
+
+    def _without_token(self, data: bytes) -> bytes:
+        """Return an answer without the token, which would otherwise reach verdicts, bundles or pages."""
+        token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
+        return data.replace(token.encode(), MASK.encode()) if len(token) >= _LEAST_TOKEN else data
 
     def _wait(self, state: RetryCallState) -> float:
         """Return a random wait, or the one that the server requested, within the limit."""
@@ -341,6 +359,8 @@ class _Connections:
             limits=limits,
             verify=_trust(),
             headers={"Accept-Encoding": "identity"},
+            mounts=mounted(config.urls, limits=limits, verify=_trust()),
+            trust_env=False,  # The proxies are ours: loopback never has one.
         )
         self.gate = asyncio.Semaphore(config.concurrency)
         self.asking = asyncio.Lock()
@@ -359,30 +379,11 @@ def _trust() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+def _through(url: str) -> str:
+    """Return the words for a proxy between this process and a server, with its variable."""
+    proxy = proxy_for(url)
+    return f" (through {proxy})" if proxy else ""
+
+
 def _at(base: str, path: str) -> str:
     return f"{base}/{path}" if path else base
-
-
-def _seconds(response: httpx.Response) -> float:
-    """Return the wait that a server requested, in seconds or as a date; 0 where it requested none."""
-    value = response.headers.get("retry-after", "")
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return 0.0
-
-
-def _shown(data: bytes) -> str:
-    return " ".join(data[:_SHOWN].decode(errors="replace").split())
-
-
-def _code(data: bytes) -> str:
-    """Return the service's own code in an error body in the OpenAI or Google format; empty where there is none."""
-    try:
-        error = json.loads(data)["error"]
-        codes = (error.get("code"), error.get("status"), error.get("type"))
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return ""
-    return next((code[:_SHOWN] for code in codes if isinstance(code, str)), "")

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
+from genevolve_ray.errors import UserFault
+from genevolve_ray.records.secrets import resolved
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote.client import Answer, Remote
+from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal
 from genevolve_ray.remote.config import RemoteConfig
+
+
+def filled(config: RemoteConfig, fields: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return further fields of a request, from setting `key`, with every `${NAME}` replaced by that variable.
+
+    Raises:
+        ServiceRefusal: when the variable is not set.
+    """
+    try:
+        found: dict[str, Any] = resolved(fields, key)
+    except UserFault as fault:
+        raise ServiceRefusal(f"{config.urls[0]}: {fault}", 401) from fault
+    return found
 
 
 class EndpointConfig(RemoteConfig):

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote.client import Answer, Unusable
+from genevolve_ray.remote.endpoint import filled
 from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, count
 
 _OWN = frozenset({"prompt", "model", "n", "size", "image", "image[]", "response_format", "stream"})
@@ -90,7 +91,7 @@ class ImagesApiRenderer(HttpRenderer):
             fields["response_format"] = config.response_format
         if config.seed_field:
             fields[config.seed_field] = seed % (1 << config.seed_bits)
-        return {**fields, **config.extra}
+        return fields | filled(config, config.extra, "extra")
 
     async def _found(self, answer: Answer) -> bytes | tuple[str, str]:
         """Return the picture, or the server and path from which it can be fetched."""

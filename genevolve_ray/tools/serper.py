@@ -7,7 +7,7 @@ import logging
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from pydantic import Field
@@ -178,6 +178,11 @@ class SerperImages(_Serper):
             return []
         question = self._question(query) | self._place | {"top_k": top_k, "thumbnails": self._config.thumbnails}
         found, cached = await self._cache.ask(question, lambda: self._pictures(rows, top_k))
+        if cached and not await self._intact([ImageHit.model_validate(hit).image for hit in found]):
+            found, final = await self._pictures(rows, top_k)
+            cached = False
+            if final:
+                await self._replace(question, found)
         if not found:
             raise QueryRefused("the pictures found cannot be used")
         if cached:
@@ -253,9 +258,27 @@ class SerperImages(_Serper):
             return ref.model_dump(mode="json"), True
 
         found, cached = await self._cache.ask(question, call)
+        if cached and not await self._intact([ImageRef.model_validate(found)]):
+            found, cached = (await call())[0], False
+            await self._replace(question, found)
         if cached:
             record_usage(FETCH, Usage(cached=1))
         return ImageRef.model_validate(found)
+
+    async def _replace(self, question: Mapping[str, Any], answer: Any) -> None:
+        try:
+            await self._cache.put(question, answer, replace=True)
+        except OSError as error:
+            _LOG.warning("an answer could not be kept: %s", error)
+
+    async def _intact(self, refs: Sequence[ImageRef]) -> bool:
+        """Return whether the store still has the pictures of a cached answer; a damaged one is fetched again."""
+        try:
+            for ref in refs:
+                await asyncio.to_thread(self._images.get, ref)
+        except OSError:
+            return False
+        return True
 
 
 def _blames_query(refusal: ServiceRefusal) -> bool:

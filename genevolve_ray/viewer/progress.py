@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from genevolve_ray.evolution.monitor import Monitor
+from genevolve_ray.records.secrets import shown
 from genevolve_ray.records.trajectory import Trajectory
 
 ROWS = 10
@@ -139,7 +140,7 @@ def validation_line(step: int, validation: Mapping[str, float]) -> str:
 
 def summary_line(config: Mapping[str, object]) -> str:
     """Return the settings on one line."""
-    return " · ".join(f"{key} {value}" for key, value in config.items())
+    return shown(" · ".join(f"{key} {value}" for key, value in config.items()))
 
 
 class PlainProgress:
@@ -177,7 +178,7 @@ class PlainProgress:
         """Do nothing: there is nothing to restore."""
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -244,7 +245,7 @@ class LiveProgress:
 
     def note(self, text: str) -> None:
         """Print the text above the display, where it stays."""
-        self._console.print(escape(text), highlight=False)
+        self._console.print(escape(shown(text)), highlight=False)
 
     def close(self) -> None:
         """Draw a last time and release the terminal."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from genevolve_ray.records.secrets import masked
 from genevolve_ray.viewer import figures as draw
 from genevolve_ray.viewer.data import ReportData, ReportPair, load_report_data, pairs, scored
 from genevolve_ray.viewer.figures import number
@@ -62,7 +63,9 @@ def _context(data: ReportData) -> dict[str, Any]:
         "attempts": attempts,
         "thumbs": pictures.thumbs(),
         "provenance": provenance(data),
-        "config": yaml.safe_dump(_plain(data.config), sort_keys=False, allow_unicode=True) if data.config else "",
+        "config": yaml.safe_dump(_plain(masked(data.config)), sort_keys=False, allow_unicode=True)
+        if data.config
+        else "",
     }
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,3 +196,19 @@ def test_whatever_asks_for_a_gpu_is_refused_in_the_same_words() -> None:
     require_gpus({"a": "cpu", "b": "cpu:0", "c": 0, "d": ""})
     with pytest.raises(UserFault, match="^a=cuda:1, b=0.5: a GPU is asked for, this machine has none$"):
         require_gpus({"a": "cuda:1", "b": 0.5, "c": "cpu"})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "renderer.config.url=ftp://user:pass-word-1@host",
+        "judge.config.api_key=pass-word-1",
+        "policy.api_key=pass-word-1",
+        "policy={model: none, extra: 'http://user:pass-word-1@host'}",
+        "renderer.api_key={pass-word-1",
+    ],
+)
+def test_no_error_line_holds_a_secret(genevolve: Callable[..., Any], tmp_path: Path, setting: str) -> None:
+    code, out, err = genevolve("evolve", "paper", "--run", str(tmp_path / "run"), "--set", setting)
+    assert code == 2 and err.count("\n") == 1
+    assert "pass-word-1" not in out + err

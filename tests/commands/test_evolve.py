@@ -1,12 +1,15 @@
-"""A run in one process is given another renderer, and goes on with it when it is resumed."""
+"""Runs in one process: another renderer in the middle, and settings with secrets."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
@@ -15,10 +18,11 @@ from genevolve_ray.evolution.swaps import Swaps, SwapState
 NEW = RendererSpec(type="genevolve_ray.atlas.renderer:AtlasRenderer", config={"slip": 0.5})
 
 
-def config_of(steps: int) -> RunConfig:
+def config_of(steps: int, *further: str) -> RunConfig:
     return load_config(
         "atlas",
         [
+            *further,
             "rehearsal={turn_seconds: 0.1, tool_calls: 1}",
             f"loop={{steps: {steps}, requests_per_step: 1, group_size: 2, validate_every: 0, parity_limit: 1.0}}",
             "experience.enabled=false",
@@ -43,3 +47,50 @@ def test_groups_change_the_renderer_and_a_resumed_run_keeps_the_new_one(tmp_path
     assert renderers(store, 10) == {new}
     evolve_run(config_of(11), run, in_process=True)
     assert renderers(RunStore.read(str(run)), 11) == {new}
+
+
+SUMMARISER = (
+    "summariser={type: 'genevolve_ray.judges.endpoint_summariser:EndpointSummariser', config: {url: 'http://h/v1', model: m, "
+    "extra_body: {api_key: KEY, headers: {Authorization: 'Bearer never-to-be-shown'}}}}"
+)
+
+
+def test_no_file_of_a_run_holds_a_secret_and_it_resumes_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    evolve_run(config_of(1, SUMMARISER.replace("KEY", "in-plain-text")), run, in_process=True)
+    printed = capsys.readouterr().out
+    assert "summariser.config.extra_body.api_key is a secret in plain" in " ".join(printed.split())
+    assert "write ${NAME}" in " ".join(printed.split())
+    monkeypatch.setenv("MY_KEY", "of-the-environment")
+    evolve_run(config_of(2, SUMMARISER.replace("KEY", "'${MY_KEY}'")), run, in_process=True)
+    assert RunStore.read(str(run)).last_step == 2
+    for path in (path for path in run.rglob("*") if path.is_file()):
+        for secret in (b"in-plain-text", b"never-to-be-shown", b"of-the-environment"):
+            assert secret not in path.read_bytes(), path
+    assert "api_key: ${MY_KEY}" in (run / "config.yaml").read_text()
+    assert "api_key: ***" not in printed and "in-plain-text" not in printed
+
+
+def test_a_run_of_an_earlier_version_resumes_and_loses_its_secret(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = config_of(1, SUMMARISER.replace("KEY", "in-plain-text"))
+    evolve_run(config, run, in_process=True)
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("api_key: '***'", "api_key: in-plain-text"))
+    assert "in-plain-text" in path.read_text()
+    evolve_run(config, run, in_process=True)
+    assert "in-plain-text" not in path.read_text()
+
+
+def test_a_variable_that_is_not_set_is_named_before_the_start(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match=r"not set: NO_SUCH \(summariser\.config\.extra_body\.api_key\)"):
+        evolve_run(config_of(1, SUMMARISER.replace("KEY", "'${NO_SUCH}'")), tmp_path / "run", in_process=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_value_that_was_masked_is_not_taken_for_the_secret(tmp_path: Path) -> None:
+    config = config_of(1, SUMMARISER.replace("KEY", "'***'"))
+    with pytest.raises(UserFault, match=r"summariser\.config\.extra_body\.api_key: the files of a run hold \*\*\*"):
+        evolve_run(config, tmp_path / "run", in_process=True)

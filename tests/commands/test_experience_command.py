@@ -144,3 +144,21 @@ def test_it_explains_itself(genevolve: Command) -> None:
     code, out, _ = genevolve("experience", "--help")
     assert code == 0
     assert all(command in out for command in ("ls", "show", "search"))
+
+
+def test_no_control_sequence_of_a_bundle_reaches_the_terminal(genevolve: Command, tmp_path: Path) -> None:
+    hostile = "\x1b]0;title\x07\x1b[2J\u202ereversed"
+    found = bundle("train-a", 1, 0.5).model_copy(
+        update={"summary": hostile, "trigger": hostile, "search_strategy": (hostile,), "best": hostile}
+    )
+    memory = ExperienceMemory()
+    asyncio.run(remember(memory, HashingEmbedder(), [(request("train-a"), found)]))
+    with RunStore.open(str(tmp_path / "run"), {"seed": 1, "experience": {"enabled": True}}) as store:
+        from store_helpers import take_step
+
+        store.put_experience(1, memory.snapshot())
+        take_step(store, 1)
+    for command in (["ls"], ["show", "0"], ["search", "moon"]):
+        code, out, _ = genevolve("experience", command[0], str(tmp_path / "run"), *command[1:])
+        assert code == 0 and "reversed" in out
+        assert not {"\x1b", "\x07", "\u202e"} & set(out)

@@ -167,6 +167,15 @@ def test_a_slip_is_told_before_anything_is_asked(genevolve: Genevolve, run: Path
     assert Swaps(Folder(str(run))).all() == []
 
 
+def test_a_swap_takes_no_secret_in_plain(genevolve: Genevolve, run: Path) -> None:
+    environment = "{env_vars: {MY_KEY: plain-and-long}}"
+    ended = genevolve("plugins", "swap", str(run), "far_away:X", "--runtime-env", environment, "--wait", "0")
+    assert ended.code == 2 and ended.err.count("\n") == 1
+    assert "runtime_env.env_vars.MY_KEY" in ended.err and "${NAME}" in ended.err
+    assert "plain-and-long" not in ended.out + ended.err
+    assert Swaps(Folder(str(run))).all() == []
+
+
 def test_what_lives_elsewhere_is_not_looked_for_here(genevolve: Genevolve, run: Path) -> None:
     ended = genevolve("plugins", "swap", str(run), "far_away:X", "--runtime-env", "{pip: [far-away]}", "--wait", "0")
     assert ended.code == 0

@@ -98,6 +98,26 @@ def test_a_variable_of_the_replicas_own_environment_counts(filled: Filled, monke
     assert [token.role for token in tree.unset_tokens(config)] == ["summariser"]
 
 
+def test_a_variable_that_the_driver_hands_on_must_be_set(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = filled("judge.runtime_env={env_vars: {GEMINI_API_KEY: '${MY_GEMINI}'}}")
+    monkeypatch.delenv("GEMINI_API_KEY")
+    monkeypatch.delenv("MY_GEMINI", raising=False)
+    with pytest.raises(UserFault, match=r"MY_GEMINI \(judge\.runtime_env\.env_vars\.GEMINI_API_KEY\)"):
+        preflight(config)
+    monkeypatch.setenv("MY_GEMINI", "never-to-be-shown")
+    assert tree.unset_references(config.model_dump(), here=True) == []
+    assert config.judge.environment() == {"env_vars": {"GEMINI_API_KEY": "never-to-be-shown"}}
+    assert "never-to-be-shown" not in repr(config)
+
+
+def test_a_secret_in_plain_is_a_note_that_names_the_remedy(filled: Filled, tmp_path: Path) -> None:
+    config = filled("judge.runtime_env={env_vars: {OTHER_KEY: plain-and-long}}")
+    [check] = named(of(config, tmp_path), "secret")
+    assert check.status is Status.NOTE
+    assert "judge.runtime_env.env_vars.OTHER_KEY" in check.detail and "${NAME}" in check.remedy
+    assert "plain-and-long" not in repr(check)
+
+
 def test_no_token_is_shown(filled: Filled, tmp_path: Path) -> None:
     assert "never-to-be-shown" not in repr(examine(filled(), tmp_path, deep=True, spend=True))
 

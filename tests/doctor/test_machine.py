@@ -104,3 +104,22 @@ def test_the_diagnosis_imports_nothing_heavy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in doctor.write_fault(tmp_path / "file" / "run")
+    assert "/proc" in doctor.write_fault(Path("/proc/run"))
+    (tmp_path / "run" / "steps").mkdir(parents=True)
+    assert doctor.write_fault(tmp_path / "run") == doctor.write_fault(tmp_path / "new" / "run") == ""
+    assert [*(tmp_path / "run").iterdir(), *(tmp_path / "run/steps").iterdir()] == [tmp_path / "run/steps"]
+
+    def only_steps(dir: Path) -> object:
+        if dir.name == "steps":
+            raise OSError(30, "Read-only file system", str(dir))
+        return io.BytesIO()
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", only_steps)
+    check = by_name(doctor.diagnose(tmp_path / "run"))["disk"]
+    assert check.status is doctor.Status.PROBLEM
+    assert check.detail == f"{tmp_path / 'run/steps'} cannot be written: Read-only file system"

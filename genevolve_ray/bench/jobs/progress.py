@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from genevolve_ray.bench.jobs.job import JobState, RowEnd
+from genevolve_ray.records.secrets import shown
 
 _EVERY_SECONDS = 15.0
 
@@ -49,7 +50,7 @@ class JobLog:
 
     def update(self, state: JobState) -> None:
         """Show the state if it has changed; without a terminal at most every few seconds, and at the end."""
-        line = f"{self._name}: {job_line(state)}"
+        line = shown(f"{self._name}: {job_line(state)}")
         if self._live is not None:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
             return

@@ -10,6 +10,7 @@ from typing import Any
 from genevolve_ray.records.differences import differences
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.published.rejections import DataError
+from genevolve_ray.records.secrets import masked, without_secrets
 
 
 def job_path(folder: Path, name: str) -> Path:
@@ -37,11 +38,11 @@ def claim_folder(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     Raises:
         DataError: naming each setting that differs, with both values.
     """
-    before, now = read_job(folder, name), json.loads(json.dumps(settings))
+    before, now = read_job(folder, name), masked(json.loads(json.dumps(settings)))
     if not before:
         write_object(job_path(folder, name), now)
         return
-    if differing := differences(before, now):
+    if differing := differences(without_secrets(before), without_secrets(now)):
         told = "; ".join(f"{d.key} was {d.before!r}, is {d.after!r}" for d in differing)
         raise DataError(
             f"{folder} holds results of another job: {told}. Restore the old settings, or name another folder"

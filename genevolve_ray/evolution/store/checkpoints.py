@@ -30,14 +30,19 @@ def folder_path(step: int) -> str:
     return f"{FOLDER}/{step_name(step)}"
 
 
-def read_checkpoints(folder: Folder) -> dict[int, Checkpoint]:
-    """Return every published checkpoint by step. Raises StoreError naming a manifest that is corrupt."""
+def read_checkpoints(folder: Folder, damage: dict[str, str] | None = None) -> dict[int, Checkpoint]:
+    """Return every published checkpoint by step; a corrupt manifest is left out and described in `damage` by its path."""
     found: dict[int, Checkpoint] = {}
     for name in folder.entries(FOLDER):
         if name.endswith(".json"):
             path = f"{FOLDER}/{name}"
-            checkpoint = Checkpoint.decode(folder.get(path, "checkpoint manifest"), folder.path(path))
-            found[checkpoint.step] = checkpoint
+            try:
+                checkpoint = Checkpoint.decode(folder.get(path, "checkpoint manifest"), folder.path(path))
+            except StoreError as error:
+                if damage is not None:
+                    damage[path] = str(error)
+            else:
+                found[checkpoint.step] = checkpoint
     return found
 
 
@@ -138,13 +143,12 @@ def remove_checkpoint(folder: Folder, step: int) -> None:
 
 def remove_orphans(folder: Folder, counts: Callable[[Checkpoint], bool]) -> None:
     """Remove the remains of interrupted writes, and checkpoints of steps that were never committed."""
-    published = read_checkpoints(folder)
-    for checkpoint in published.values():
+    for checkpoint in read_checkpoints(folder).values():
         if not counts(checkpoint):
             remove_checkpoint(folder, checkpoint.step)
-    names = {c.name for c in published.values()}
-    for name, size in folder.entries(FOLDER).items():
-        if size is None and name not in names:
+    found = folder.entries(FOLDER)
+    for name, size in found.items():
+        if size is None and f"{name}.json" not in found:
             folder.delete(f"{FOLDER}/{name}")
     for name in folder.leftovers(FOLDER):
         folder.delete(name)
@@ -167,6 +171,8 @@ class RunCheckpoints(RunDocuments):
         """Open a run's folder; `keep` selects the checkpoints that stay."""
         super().__init__(folder, lock)
         self._keep = keep
+        self._unsound: set[int] = set()
+        """Steps of checkpoints that turned out to be corrupt."""
 
     @contextlib.contextmanager
     def checkpoint(self, step: int, state_hash: str, validation: Mapping[str, Any] | None = None) -> Iterator[Path]:
@@ -214,20 +220,32 @@ class RunCheckpoints(RunDocuments):
             raise StoreError(
                 f"{self._folder.root} has no checkpoint of step {step}, only of {sorted(self._counting())}"
             )
-        return read_checkpoint(self._folder, checkpoint)
+        return self._checked(checkpoint)
+
+    @contextlib.contextmanager
+    def _checked(self, checkpoint: Checkpoint) -> Iterator[Path]:
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(read_checkpoint(self._folder, checkpoint))
+            except StoreError:
+                self._unsound.add(checkpoint.step)
+                raise
+            yield folder
 
     def _counts(self, checkpoint: Checkpoint) -> bool:
         manifest = self._manifests.get(checkpoint.step)
         return checkpoint.step == 0 or (manifest is not None and manifest.state_hash == checkpoint.state_hash)
 
     def _counting(self) -> dict[int, Checkpoint]:
-        return {step: c for step, c in read_checkpoints(self._folder).items() if self._counts(c)}
+        published = read_checkpoints(self._folder, self.damage)
+        return {step: c for step, c in published.items() if self._counts(c)}
 
     def _scores(self, counting: Mapping[int, Checkpoint]) -> dict[int, float]:
         found = {step: c.validation.get(self._keep.best_metric) for step, c in counting.items()}
         return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
 
     def _prune(self) -> None:
-        counting = self._counting()
+        # A corrupt checkpoint replaces no sound one. It stays, because its weights may still be of use to someone.
+        counting = {step: c for step, c in self._counting().items() if step not in self._unsound}
         for step in prunable(counting, self._scores(counting), self._keep.keep_last, self._keep.keep_best):
             remove_checkpoint(self._folder, step)

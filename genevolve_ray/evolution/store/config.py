@@ -10,11 +10,12 @@ from pydantic import BaseModel
 
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.records.differences import ABSENT, differences
+from genevolve_ray.records.secrets import masked, without_secrets
 
 
 def dump_config(config: BaseModel | Mapping[str, Any]) -> bytes:
-    """Return a configuration as YAML, in the order of its fields."""
-    plain = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+    """Return a configuration as YAML, in the order of its fields and without secrets."""
+    plain = masked(config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode()
 
 
@@ -35,11 +36,14 @@ def check_unchanged(
     """Check that a run is resumed with the configuration that it started with.
 
     A key that the stored configuration does not know is newer than the run. With its default value it changes nothing.
+    A secret may change, and so may the way in which it is given.
 
     Raises:
         StoreError: listing the keys that differ and are not (below) one of the `changeable` ones, with both values.
     """
-    differing = differences(stored, read_resolved(dump_config(config), "configuration"))
+    differing = differences(
+        without_secrets(stored), without_secrets(read_resolved(dump_config(config), "configuration"))
+    )
     if isinstance(config, BaseModel):
         chosen = {d.key for d in differences({}, config.model_dump(mode="json", exclude_defaults=True))}
         differing = [d for d in differing if d.before != ABSENT or d.key in chosen]

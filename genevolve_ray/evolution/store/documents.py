@@ -35,6 +35,8 @@ class RunDocuments:
         """Open a run's folder; without a lock it is open for reading only."""
         self._folder, self._lock = folder, lock
         self._manifests: dict[int, StepManifest] = {}
+        self.damage: dict[str, str] = {}
+        """Messages about damaged files that the run can do without, by path."""
 
     def _writable(self) -> None:
         """Check that this store may write. Raises StoreError when it may not."""
@@ -45,7 +47,7 @@ class RunDocuments:
     @property
     def last_step(self) -> int:
         """The last committed step, which is also the policy version; 0 before the first."""
-        return len(self._manifests)
+        return max(self._manifests, default=0)
 
     def manifest(self, step: int) -> StepManifest:
         """Return the manifest of a committed step. Raises StoreError when the step is not committed."""

@@ -175,6 +175,20 @@ class Folder:
         found = self.fs.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
         return [f"{name}/{info.base_name}" for info in found if info.base_name.startswith(TEMPORARY)]
 
+    def remove_leftovers(self) -> None:
+        """Delete the remains of interrupted writes in this folder and below it; object stores have none."""
+        if self.fs.type_name in _ATOMIC_PUT:
+            return
+        found = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True, recursive=True))
+        for info in found:
+            if info.base_name.startswith(TEMPORARY) and info.type == pafs.FileType.File:
+                self.delete(info.path[len(self.root) + 1 :])
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file inside the folder. Raises StoreError when it cannot."""
+        with self._explain("rename", name, "file"):
+            self.fs.move(self.path(name), self.path(to))
+
     def delete(self, name: str) -> None:
         """Delete a file or a folder with all its content; a missing one is not an error."""
         with self._explain("delete", name, "file or folder"):

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Collection, Sequence
 
+from genevolve_ray.evolution.store.checkpoints import RunCheckpoints
 from genevolve_ray.evolution.store.documents import from_parquet, to_parquet
-from genevolve_ray.evolution.store.files import StoreError, sha256
-from genevolve_ray.evolution.store.manifest import GroupFile, step_name
+from genevolve_ray.evolution.store.files import Folder, StoreError, sha256
+from genevolve_ray.evolution.store.lock import RunLock
+from genevolve_ray.evolution.store.manifest import CheckpointConfig, GroupFile, step_name
 from genevolve_ray.records.arrow import table_to_trajectories, trajectories_to_table
 from genevolve_ray.records.trajectory import Group
 
 _KEY = b"genevolve_ray.group"
+_HASH = 16
+"""Digits of the content's hash in the name of a file."""
+_DAMAGED = ".damaged"
+"""Suffix of an uncommitted group that cannot be read: it is kept, and not read again."""
 
 
 def groups_folder(step: int) -> str:
@@ -29,7 +36,9 @@ def encode_group(group: Group, policy_version: int) -> tuple[GroupFile, bytes]:
     description = {"request_id": group.request_id, "step": group.step, "policy_version": policy_version}
     data = to_parquet(trajectories_to_table(group.trajectories), {_KEY: json.dumps(description).encode()})
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", group.request_id)[:80]
-    return _file(f"{groups_folder(group.step)}/{safe}-{sha256(data)[:16]}.parquet", data, group, policy_version), data
+    return _file(
+        f"{groups_folder(group.step)}/{safe}-{sha256(data)[:_HASH]}.parquet", data, group, policy_version
+    ), data
 
 
 def decode_group(name: str, data: bytes, path: str) -> tuple[GroupFile, Group]:
@@ -41,8 +50,11 @@ def decode_group(name: str, data: bytes, path: str) -> tuple[GroupFile, Group]:
         path: the file, as errors name it.
 
     Raises:
-        StoreError: when the file is corrupt or not a group.
+        StoreError: when the file is corrupt or not a group. Its name has the hash of its content, so that even one
+            flipped bit is found.
     """
+    if not name.endswith(f"-{sha256(data)[:_HASH]}.parquet"):
+        raise StoreError(f"{path} is corrupt: its content does not match the hash in its name")
     table = from_parquet(data, path)
     try:
         description = json.loads(table.schema.metadata[_KEY])
@@ -61,3 +73,104 @@ def _file(name: str, data: bytes, group: Group, policy_version: int) -> GroupFil
         trajectories=len(group.trajectories),
         policy_version=policy_version,
     )
+
+
+class RunGroups(RunCheckpoints):
+    """Manage the judged groups of a run; the base of its store."""
+
+    def __init__(self, folder: Folder, lock: RunLock | None, keep: CheckpointConfig) -> None:
+        """Open a run's folder; `keep` selects the checkpoints that stay."""
+        super().__init__(folder, lock, keep)
+        self._used: set[str] = set()
+        self._persisted: dict[int, tuple[Group, GroupFile]] = {}  # by id(); the stored group keeps its id reserved
+
+    def put_group(self, group: Group, policy_version: int) -> GroupFile:
+        """Persist a judged group; once this has returned, the group may be acknowledged.
+
+        The same group put twice is one file. `policy_version` is the oldest version that sampled it.
+
+        Raises:
+            StoreError: when it cannot be written, or was used by a committed step.
+        """
+        self._writable()
+        file, data = encode_group(group, policy_version)
+        if file.path in self._used:
+            raise StoreError(f"{file.path} is committed already: the group of {group.request_id} was generated twice")
+        self._folder.put(file.path, data, f"group of request {group.request_id}")
+        self._persisted[id(group)] = (group, file)
+        return file
+
+    def forget_group(self, group: Group) -> None:
+        """Forget a persisted group that no step will use; its file stays."""
+        self._persisted.pop(id(group), None)
+
+    def withdraw_group(self, group: Group) -> None:
+        """Delete a persisted group whose samples are drawn again. Raises StoreError when it cannot be deleted."""
+        self._writable()
+        _, file = self._persisted.pop(id(group))
+        self._folder.delete(file.path)
+
+    def pending_groups(self, on_damage: Callable[[str], None] | None = None) -> list[Group]:
+        """Return groups that were persisted but are in no manifest, ordered by file name.
+
+        Args:
+            on_damage: called with the message about a corrupt file, which is renamed and left out.
+
+        Raises:
+            StoreError: naming a file that is corrupt, without `on_damage`.
+        """
+        found = []
+        for base in sorted(self._folder.entries("steps", recursive=True)):
+            name = f"steps/{base}"
+            if name in self._used or not re.fullmatch(r"\d{6,}/groups/[^/]+\.parquet", base):
+                continue
+            try:
+                file, group = decode_group(name, self._folder.get(name, "judged group"), self._folder.path(name))
+            except StoreError as error:
+                if on_damage is None:
+                    raise
+                self._writable()
+                self._folder.move(name, f"{name}{_DAMAGED}")
+                on_damage(f"{error}; it is not committed, and its samples are drawn again")
+                continue
+            self._persisted[id(group)] = (group, file)
+            found.append(group)
+        return found
+
+    def groups(self, step: int, requests: Collection[str] | None = None) -> list[Group]:
+        """Return the groups of a committed step in the order in which the learner saw them.
+
+        Args:
+            step: the step.
+            requests: with it, only the groups of these requests are read.
+
+        Raises:
+            StoreError: when the step is not committed, or naming a file that is missing or corrupt.
+        """
+        found = []
+        for file in self.manifest(step).groups:
+            if requests is not None and file.request_id not in requests:
+                continue
+            data, path = self._folder.get(file.path, "judged group"), self._folder.path(file.path)
+            if sha256(data) != file.sha256:
+                raise StoreError(
+                    f"{path} is corrupt: {len(data)} bytes are not the {file.size} that the manifest names"
+                )
+            found.append(decode_group(file.path, data, path)[1])
+        return found
+
+    def _files_of(self, step: int, groups: Sequence[Group]) -> tuple[GroupFile, ...]:
+        """Return the files of groups that may be committed. Raises StoreError for one that may not."""
+        files: list[GroupFile] = []
+        for group in groups:
+            if id(group) not in self._persisted:
+                raise StoreError(
+                    f"step {step}: the group of request {group.request_id} was never persisted, or is already used"
+                )
+            file = self._persisted[id(group)][1]
+            if file.path in self._used or file in files:
+                raise StoreError(f"step {step} would use {file.path} twice")
+            if (size := self._folder.size(file.path)) != file.size:
+                raise StoreError(f"{self._folder.path(file.path)} should have {file.size} bytes, it has {size}")
+            files.append(file)
+        return tuple(files)

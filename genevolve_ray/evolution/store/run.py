@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
@@ -27,14 +27,13 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel
 
 from genevolve_ray import __version__
-from genevolve_ray.evolution.store.checkpoints import RunCheckpoints, read_checkpoints, remove_orphans
+from genevolve_ray.evolution.store.checkpoints import read_checkpoints, remove_orphans
 from genevolve_ray.evolution.store.config import check_unchanged, dump_config, read_resolved
-from genevolve_ray.evolution.store.files import Folder, StoreError, sha256
-from genevolve_ray.evolution.store.groups import decode_group, encode_group
+from genevolve_ray.evolution.store.files import Folder, StoreError
+from genevolve_ray.evolution.store.groups import RunGroups
 from genevolve_ray.evolution.store.lock import RunLock, take_lock
 from genevolve_ray.evolution.store.manifest import (
     CheckpointConfig,
-    GroupFile,
     MetricValue,
     ResumePlan,
     RunInfo,
@@ -45,18 +44,20 @@ from genevolve_ray.evolution.store.manifest import (
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
-CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner.lora.publish")
+CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner.lora.publish", "loop.outage_limit")
 """Configuration keys (with all below them) that may differ when a run is resumed."""
 
 
-class RunStore(RunCheckpoints):
+class RunStore(RunGroups):
     """Store one run on disk. `open` creates the single writer of a run, `read` any number of readers."""
 
     def __init__(self, folder: Folder, lock: RunLock | None, keep: CheckpointConfig) -> None:
         """Use `RunStore.open` or `RunStore.read`."""
         super().__init__(folder, lock, keep)
-        self._used: set[str] = set()
-        self._persisted: dict[int, tuple[Group, GroupFile]] = {}  # by id(); the stored group keeps its id reserved
+        self._unread: dict[int, StoreError] = {}
+        """Committed steps with a damaged manifest, which later steps do not need."""
+        self._kept_rows: dict[int, bytes] = {}
+        """Their lines of `metrics.jsonl`."""
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -89,8 +90,10 @@ class RunStore(RunCheckpoints):
                 and when a manifest is corrupt or missing.
         """
         folder = Folder(uri, filesystem)
-        if not create and folder.size("run.json") is None:
-            raise StoreError(f"no run found at {folder.root}")
+        if folder.size("run.json") is None:
+            if not create:
+                raise StoreError(f"no run found at {folder.root}")
+            _check_no_run(folder)
         store = cls(folder, take_lock(folder), keep or CheckpointConfig())
         with ExitStack() as undo:
             undo.callback(store.close)
@@ -126,17 +129,20 @@ class RunStore(RunCheckpoints):
         self.refresh()
         remove_orphans(self._folder, self._counts)
         self._forget_uncommitted()
-        rounds = [n for n in self._folder.entries("steps") if re.fullmatch(r"\d{6,}", n)]
-        for name in (n for r in rounds for n in self._folder.leftovers(f"steps/{r}/groups")):
-            self._folder.delete(name)
-        lines = b"".join(map(_metrics_line, self.manifests()))
-        if self._folder.size("metrics.jsonl") is None or self._folder.get("metrics.jsonl", "metrics") != lines:
+        self._folder.remove_leftovers()
+        kept = self._folder.get("metrics.jsonl", "metrics") if self._folder.size("metrics.jsonl") is not None else None
+        self._kept_rows = {step: row for step, row in _rows(kept or b"") if step in self._unread}
+        if kept != (lines := self._metrics_lines()):
             self._folder.put("metrics.jsonl", lines, "metrics")
 
     def refresh(self) -> None:
         """Add steps that were committed since the last refresh.
 
-        Raises StoreError for a manifest that is corrupt or missing.
+        A damaged manifest of a step before the last is recorded in `damage`. The step then has no groups and no
+        metrics, which matters only if the run must be restored from a checkpoint before it.
+
+        Raises:
+            StoreError: when the last manifest is corrupt, or one is missing.
         """
         files = self._folder.entries("steps", recursive=True)
         committed = sorted(int(n.split("/")[0]) for n in files if re.fullmatch(r"\d{6,}/manifest\.json", n))
@@ -144,8 +150,26 @@ class RunStore(RunCheckpoints):
             raise StoreError(f"{self._folder.path(_manifest_path(gaps[0]))} is missing, but later steps are committed")
         new = [step for step in committed if step not in self._manifests]
         with ThreadPoolExecutor(8) as pool:  # remote stores have a high latency, but serve many requests in parallel
-            for manifest in pool.map(self._read_manifest, new):
-                self._remember(manifest)
+            for step, manifest in zip(new, pool.map(self._manifest_or_error, new), strict=True):
+                if isinstance(manifest, StepManifest):
+                    self._remember(manifest)
+                elif step == committed[-1]:
+                    raise manifest
+                else:
+                    self._unread[step] = manifest
+                    self.damage[_manifest_path(step)] = str(manifest)
+
+    def _manifest_or_error(self, step: int) -> StepManifest | StoreError:
+        try:
+            return self._read_manifest(step)
+        except StoreError as error:
+            return error
+
+    def manifest(self, step: int) -> StepManifest:
+        """Return the manifest of a committed step. Raises StoreError when the step is not committed, or it is corrupt."""
+        if step in self._unread:
+            raise self._unread[step]
+        return super().manifest(step)
 
     def _read_manifest(self, step: int) -> StepManifest:
         name = _manifest_path(step)
@@ -203,7 +227,7 @@ class RunStore(RunCheckpoints):
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def committed_steps(self) -> list[int]:
-        """Return the committed steps in order; they count from 1 without gaps."""
+        """Return the committed steps in order; they count from 1 without gaps, save those with a damaged manifest."""
         return sorted(self._manifests)
 
     def manifests(self) -> list[StepManifest]:
@@ -213,42 +237,6 @@ class RunStore(RunCheckpoints):
     def metrics(self) -> list[dict[str, Any]]:
         """Return one row per committed step, each with its `step`."""
         return [json.loads(_metrics_line(manifest)) for manifest in self.manifests()]
-
-    def put_group(self, group: Group, policy_version: int) -> GroupFile:
-        """Persist a judged group; once this has returned, the group may be acknowledged.
-
-        The same group put twice is one file. `policy_version` is the oldest version that sampled it.
-
-        Raises:
-            StoreError: when it cannot be written, or was used by a committed step.
-        """
-        self._writable()
-        file, data = encode_group(group, policy_version)
-        if file.path in self._used:
-            raise StoreError(f"{file.path} is committed already: the group of {group.request_id} was generated twice")
-        self._folder.put(file.path, data, f"group of request {group.request_id}")
-        self._persisted[id(group)] = (group, file)
-        return file
-
-    def forget_group(self, group: Group) -> None:
-        """Forget a persisted group that no step will use; its file stays."""
-        self._persisted.pop(id(group), None)
-
-    def pending_groups(self) -> list[Group]:
-        """Return groups that were persisted but are in no manifest, ordered by file name.
-
-        Raises:
-            StoreError: naming a file that is corrupt.
-        """
-        found = []
-        for base in sorted(self._folder.entries("steps", recursive=True)):
-            name = f"steps/{base}"
-            if name in self._used or not re.fullmatch(r"\d{6,}/groups/[^/]+\.parquet", base):
-                continue
-            file, group = decode_group(name, self._folder.get(name, "judged group"), self._folder.path(name))
-            self._persisted[id(group)] = (group, file)
-            found.append(group)
-        return found
 
     def commit_step(
         self,
@@ -304,61 +292,44 @@ class RunStore(RunCheckpoints):
         self._prune()
         return manifest
 
-    def _files_of(self, step: int, groups: Sequence[Group]) -> tuple[GroupFile, ...]:
-        """Return the files of groups that may be committed. Raises StoreError for one that may not."""
-        files: list[GroupFile] = []
-        for group in groups:
-            if id(group) not in self._persisted:
-                raise StoreError(
-                    f"step {step}: the group of request {group.request_id} was never persisted, or is already used"
-                )
-            file = self._persisted[id(group)][1]
-            if file.path in self._used or file in files:
-                raise StoreError(f"step {step} would use {file.path} twice")
-            if (size := self._folder.size(file.path)) != file.size:
-                raise StoreError(f"{self._folder.path(file.path)} should have {file.size} bytes, it has {size}")
-            files.append(file)
-        return tuple(files)
-
     def _append_metrics(self, manifest: StepManifest) -> None:
         if self._folder.is_local:
             self._folder.append("metrics.jsonl", _metrics_line(manifest), "metrics; the step itself is committed")
         else:
-            lines = b"".join(map(_metrics_line, self.manifests()))
-            self._folder.put("metrics.jsonl", lines, "metrics; the step itself is committed")
+            self._folder.put("metrics.jsonl", self._metrics_lines(), "metrics; the step itself is committed")
 
-    def groups(self, step: int, requests: Collection[str] | None = None) -> list[Group]:
-        """Return the groups of a committed step in the order in which the learner saw them.
-
-        Args:
-            step: the step.
-            requests: with it, only the groups of these requests are read.
-
-        Raises:
-            StoreError: when the step is not committed, or naming a file that is missing or corrupt.
-        """
-        found = []
-        for file in self.manifest(step).groups:
-            if requests is not None and file.request_id not in requests:
-                continue
-            data, path = self._folder.get(file.path, "judged group"), self._folder.path(file.path)
-            if sha256(data) != file.sha256:
-                raise StoreError(
-                    f"{path} is corrupt: {len(data)} bytes are not the {file.size} that the manifest names"
-                )
-            found.append(decode_group(file.path, data, path)[1])
-        return found
+    def _metrics_lines(self) -> bytes:
+        """Return the content of `metrics.jsonl`."""
+        rows = {manifest.step: _metrics_line(manifest) for manifest in self.manifests()} | self._kept_rows
+        return b"".join(rows[step] for step in sorted(rows))
 
     def resume_plan(self) -> ResumePlan:
         """Return the plan for restoring the last committed state."""
-        latest = self.latest_checkpoint()
-        start = latest.step if latest else 0
+        return next(self.resume_plans())
+
+    def resume_plans(self) -> Iterator[ResumePlan]:
+        """Yield the plans for restoring the last committed state: from the newest checkpoint, then from earlier ones.
+
+        All lead to the same state. The last plan starts from the policy that the run started from.
+        """
         last = self._manifests.get(self.last_step)
-        return ResumePlan(
-            checkpoint_step=latest.step if latest else None,
-            steps_to_reapply=tuple(range(start + 1, self.last_step + 1)),
-            next_step=self.last_step + 1,
-            state_hash=last.state_hash if last else (latest.state_hash if latest else None),
+        for checkpoint in (*reversed(self.checkpoints()), None):
+            start = checkpoint.step if checkpoint else 0
+            yield ResumePlan(
+                checkpoint_step=checkpoint.step if checkpoint else None,
+                steps_to_reapply=tuple(range(start + 1, self.last_step + 1)),
+                next_step=self.last_step + 1,
+                state_hash=last.state_hash if last else (checkpoint.state_hash if checkpoint else None),
+            )
+
+
+def _check_no_run(folder: Folder) -> None:
+    """Check that a folder without `run.json` holds no committed step. Raises StoreError naming the file to restore."""
+    steps = [n for n in folder.entries("steps", recursive=True) if re.fullmatch(r"\d{6,}/manifest\.json", n)]
+    if steps:
+        raise StoreError(
+            f"{folder.path('run.json')} is missing, but {len(steps)} steps are committed in {folder.root}: restore the "
+            "file from a copy of the run, or choose another folder"
         )
 
 
@@ -368,3 +339,12 @@ def _manifest_path(step: int) -> str:
 
 def _metrics_line(manifest: StepManifest) -> bytes:
     return json.dumps({"step": manifest.step, **manifest.metrics}).encode() + b"\n"
+
+
+def _rows(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (step, line) for the lines of `metrics.jsonl` that can be read."""
+    for line in data.splitlines(keepends=True):
+        try:
+            yield int(json.loads(line)["step"]), line
+        except (ValueError, TypeError, KeyError):
+            continue

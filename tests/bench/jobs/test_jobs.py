@@ -198,3 +198,12 @@ def test_the_line_is_printed_at_the_end_where_there_is_no_terminal() -> None:
         state.ends[RowEnd.DONE] = 2
         log.update(state)
     assert console.export_text() == "judge: 3/3 done, 0.03 rows/s, 0 calls, 1:05\n"
+
+
+def test_settings_of_a_job_hold_no_secret_and_another_secret_is_no_other_job(tmp_path: Path) -> None:
+    claim_folder(tmp_path, "judge", {"judge": {"api_key": "in-plain-text", "model": "m"}})
+    assert "in-plain-text" not in job_path(tmp_path, "judge").read_text()
+    claim_folder(tmp_path, "judge", {"judge": {"api_key": "another-one", "model": "m"}})
+    claim_folder(tmp_path, "judge", {"judge": {"api_key": "${MY_KEY}", "model": "m"}})
+    with pytest.raises(DataError, match=r"judge\.model was 'm', is 'n'"):
+        claim_folder(tmp_path, "judge", {"judge": {"api_key": "in-plain-text", "model": "n"}})
