@@ -84,7 +84,13 @@ class RowEncoder:
         # Observations of a data set rarely repeat.
         self._chat = ChatFormat(tokenizer, remembered=16)
         self.cutoff = cutoff
-        special = {self._chat.decode([token]) for token in tokenizer.all_special_ids}
+        frame = {
+            *self._chat.prompt_ids([{"role": "user", "content": "x"}]),
+            *self._chat.observation_ids("x", ended=False),
+        }
+        # Some tokenizers do not mark the tokens that frame a turn special, yet read them as such in any text.
+        control = {*tokenizer.all_special_ids, *(frame & tokenizer.added_tokens_decoder.keys())}
+        special = {self._chat.decode([token]) for token in control}
         self._control = sorted(text for text in special - {*PROTOCOL_TAGS, *ENVIRONMENT_TAGS} if text.strip())
 
     def encode(self, row: SftRow) -> TokenizedRow:

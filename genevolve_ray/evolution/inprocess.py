@@ -71,16 +71,16 @@ class LocalRollouts:
         return await self._engine.update(await weights.folder(), weights.version, weights.probe)
 
 
-def load_chat(model_dir: Path) -> ChatFormat:
-    """Load the chat format of a model folder."""
+def load_chat(model_dir: Path, date: str = "") -> ChatFormat:
+    """Load the chat format of a model folder; `date` is the day that its template prints, by default the current one."""
     from transformers import AutoTokenizer
 
-    return ChatFormat(AutoTokenizer.from_pretrained(model_dir))
+    return ChatFormat(AutoTokenizer.from_pretrained(model_dir), date=date)
 
 
 def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
     """Return the ids that have no probability in engine and learner, including those that pad the vocabulary."""
-    return banned_token_ids(chat.tokenizer, vocab_size=vocabulary_size(model_dir))
+    return banned_token_ids(chat.tokenizer, vocabulary_size(model_dir), chat.end_of_turn_id)
 
 
 async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str | None = None) -> Engine:
@@ -88,7 +88,7 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
 
     `transfer` as in `create_engine`.
     """
-    chat = load_chat(model_dir)
+    chat = load_chat(model_dir, config.date)
     if config.rehearsal is not None:
         from genevolve_ray.engines.null import NullEngine
 
@@ -99,14 +99,14 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
     """Build everything around an engine in this process; the caller closes the engine."""
-    chat, tools = load_chat(model_dir), config.tools.build(images).tools
+    chat, tools = load_chat(model_dir, config.date), config.tools.build(images).tools
     scoring = build_scoring(config, images)
 
     def open_session(sampling: SamplingParams) -> TokenSession:
         return TokenSession(engine, chat, sampling)
 
     return LocalRollouts(
-        Rollouts(open_session, tools, PROFILES[config.profile], scoring=scoring), scoring, engine, images
+        Rollouts(open_session, tools, PROFILES[config.profile], config.date, scoring), scoring, engine, images
     )
 
 
@@ -126,7 +126,7 @@ def start_learner(
     config: EvolutionConfig, model_dir: Path, folders: WeightFolders, ranks: Ranks | None = None
 ) -> LocalLearner:
     """Load the learner, or this process's rank of it, with the engines' ban mask; it writes to `folders`."""
-    chat = load_chat(model_dir)
+    chat = load_chat(model_dir, config.date)
     return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
 
 
