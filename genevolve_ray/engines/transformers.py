@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.batch_decode import DecodeRequest, run_wave, score_tokens
 from genevolve_ray.engines.checks import (
+    check_reference,
     check_weights,
+    engine_context,
     merged_into,
     probe_difference,
     read_model_config,
@@ -69,6 +71,7 @@ class TransformersEngine:
 
     Raises:
         FileNotFoundError: If the model folder or one of its parts is missing.
+        ValueError: If the model has layers that cannot be decoded, or fewer positions than `max_model_len`.
     """
 
     name = "transformers"
@@ -86,6 +89,8 @@ class TransformersEngine:
         threads: int | None = None,
         seed: int = 0,
     ) -> None:
+        check_reference(model_dir)
+        context = engine_context(model_dir, max_model_len)
         kind = AutoModelForImageTextToText if sees(read_model_config(model_dir)) else AutoModelForCausalLM
         self.version = 0
         self._model_dir = Path(model_dir)
@@ -100,7 +105,7 @@ class TransformersEngine:
         ).to(device)  # type: ignore[arg-type] # transformers wraps torch's method without binding it
         self._model.eval().requires_grad_(False)
         config = self._model.config.get_text_config()
-        self.max_model_len: int = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+        self.max_model_len: int = context or config.max_position_embeddings
         self._banned_V = torch.from_numpy(ban_mask(banned, config.vocab_size)).to(device)
         self._waiting: list[_Waiting] = []
         self._pump: asyncio.Task[None] | None = None
