@@ -93,6 +93,11 @@ class RowEncoder:
         special = {self._chat.decode([token]) for token in control}
         self._control = sorted(text for text in special - {*PROTOCOL_TAGS, *ENVIRONMENT_TAGS} if text.strip())
 
+    @property
+    def date(self) -> str | None:
+        """The day that the template prints, None where it prints none."""
+        return self._chat.date if self._chat.dated else None
+
     def encode(self, row: SftRow) -> TokenizedRow:
         """Return a row's tokens. Raises RowFault for one that cannot be trained on."""
         for place, message in enumerate(row.messages):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.engines.checks import check_vocabulary, context_length
-from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.models import architecture
 
 _MAX_HEADER = 100 << 20
 """Largest header that the format allows, in bytes."""
+_PROTOCOL = '<think>Go</think> <tool_call>{"name": "search", "arguments": {"queries": ["Heron"]}}</tool_call>'
+"""Text that a tokenizer must encode and decode unchanged, or no turn could be parsed."""
 _SHOWN = 300
 """Most characters of a library's message that are shown."""
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
@@ -96,18 +97,21 @@ def check_texts(folder: Path) -> str:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         form = ChatFormat(tokenizer)
         prompt = form.prompt_ids([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
+        again = form.decode(form.text_ids(_PROTOCOL))
     except Exception as error:
         raise ValueError(f"the tokenizer in {folder} cannot be used: {_line(error)}") from error
+    if "".join(again.split()) != "".join(_PROTOCOL.split()):
+        raise ValueError(f"the tokenizer in {folder} does not keep text: {_PROTOCOL!r} becomes {again[:_SHOWN]!r}")
     check_vocabulary(folder, tokenizer)
     end = tokenizer.decode([form.end_of_turn_id])
     dated = ", its template prints the date" if form.dated else ""
     return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt has {len(prompt)} tokens{dated}"
 
 
-def check_architecture(folder: Path, engine: EngineConfig) -> None:
-    """Check with the defaults of the model's class that the reference engine can decode it, and the learner score it.
+def check_architecture(folder: Path, *, decoded: bool) -> None:
+    """Check with the defaults of the model's class, which `config.json` may leave out, that the learner can score it.
 
-    `config.json` may leave them out.
+    `decoded`: the reference engine decodes it as well.
 
     Raises:
         ValueError: naming the key and the value, or a model that transformers does not know.
@@ -120,7 +124,7 @@ def check_architecture(folder: Path, engine: EngineConfig) -> None:
     except Exception as error:
         raise ValueError(f"{folder / 'config.json'} cannot be used: {_line(error)}") from error
     place = folder / "config.json"
-    if engine.kind == "transformers" and (strange := architecture.strange_layers(resolved)):
+    if decoded and (strange := architecture.strange_layers(resolved)):
         raise ValueError(f"{place}: engine.kind=transformers cannot decode layers of {', '.join(strange)}")
     if (found := architecture.changed_logits(resolved)) is not None:
         raise ValueError(f"{place}: {found} changes the logits, which the learner cannot score")

@@ -75,7 +75,7 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         said = [ok("policy", f"{folder}: {weights.parameters / 1e9:.3g}B parameters, {weights.bytes / GIB:.2f} GiB")]
         said.append(ok("tokenizer", check_texts(folder)))
         remedy = "another policy.model"
-        check_architecture(folder, config.engine)
+        check_architecture(folder, decoded=config.engine.kind == "transformers")
     except (UserFault, OSError, ValueError) as error:
         return [problem("policy", error, remedy)], weights
     from genevolve_ray.doctor.first_turn import first_turn

@@ -57,7 +57,7 @@ def check_policy(config: RunConfig) -> None:
         folder = model_folder(config.policy.model)
         check_sampled(folder, config.engine)
         if config.rehearsal is None:
-            check_architecture(folder, config.engine)
+            check_architecture(folder, decoded=config.engine.kind == "transformers")
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
 

@@ -13,7 +13,14 @@ from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor import run as examine
 
 SHORT = PROFILES["atlas"].model_copy(
-    update={"name": "zoo", "max_turns": 2, "max_tool_calls": 1, "max_turn_tokens": 24, "max_response_tokens": 120}
+    update={
+        "name": "zoo",
+        "max_turns": 2,
+        "max_tool_calls": 1,
+        "max_prompt_tokens": 1536,
+        "max_turn_tokens": 24,
+        "max_response_tokens": 120,
+    }
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Species:
     padding: int = 0
     files: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] | None = None
-    change: Callable[[Path], None] = lambda folder: None
+    byte_level: bool = False
 
     @property
     def dated(self) -> bool:
@@ -116,6 +116,7 @@ ZOO: dict[str, Species] = {
         plain=1,
         shape={"tie_word_embeddings": False},
         files={"generation_config.json": GREEDY},
+        byte_level=True,
     ),
     "llama3.2": Species(
         "LlamaConfig", "LlamaForCausalLM", LLAMA, _LLAMA_CONTROL, end="<|eot_id|>", eos="<|end_of_text|>"
@@ -188,15 +189,22 @@ def build(name: str, folder: Path, **change: Any) -> Path:
 
 
 def _tokenizer(species: Species) -> Any:
-    """Return the atlas's words under the control tokens of a species."""
-    from tokenizers import AddedToken, Tokenizer
+    """Return the atlas's words, or plain bytes, under the control tokens of a species."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     from genevolve_ray.atlas.tokenizer import TAGS, build_tokenizer
 
-    state = json.loads(build_tokenizer().backend_tokenizer.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in TAGS]
-    backend = Tokenizer.from_str(json.dumps(state))
+    if species.byte_level:
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAGS])
+    else:
+        state = json.loads(build_tokenizer().backend_tokenizer.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in TAGS]
+        backend = Tokenizer.from_str(json.dumps(state))
     special = len(species.control) - species.plain
     backend.add_special_tokens([AddedToken(token, special=True) for token in species.control[:special]])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in species.control[special:]])
