@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.batch_decode import DecodeRequest, run_wave, score_tokens
@@ -101,7 +101,11 @@ class TransformersEngine:
         self._threads = 1 if deterministic else threads
         self._executor = ThreadPoolExecutor(1, "transformers-engine", self._start_thread)
         self._model = kind.from_pretrained(
-            model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+            model_dir,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            generation_config=GenerationConfig(),  # The folder's own has no effect, and some are rejected.
+            local_files_only=True,
         ).to(device)  # type: ignore[arg-type] # transformers wraps torch's method without binding it
         self._model.eval().requires_grad_(False)
         config = self._model.config.get_text_config()

@@ -16,6 +16,7 @@ from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, SamplingParams
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
@@ -87,6 +88,9 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
     """Start the engine of a run in this process, with the run's ban mask; in a rehearsal one that plays a script.
 
     `transfer` as in `create_engine`.
+
+    Raises:
+        UserFault: for a policy that the engine cannot sample.
     """
     chat = load_chat(model_dir, config.date)
     if config.rehearsal is not None:
@@ -94,7 +98,10 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
 
         turns = config.rehearsal
         return NullEngine(chat.tokenizer, turn_seconds=turns.turn_seconds, tool_calls=turns.tool_calls)
-    return await create_engine(config.engine, model_dir, load_banned(model_dir, chat), transfer)
+    try:
+        return await create_engine(config.engine, model_dir, load_banned(model_dir, chat), transfer)
+    except ValueError as error:
+        raise UserFault(f"the policy {model_dir} cannot be sampled: {error}") from error
 
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
@@ -125,9 +132,16 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
 def start_learner(
     config: EvolutionConfig, model_dir: Path, folders: WeightFolders, ranks: Ranks | None = None
 ) -> LocalLearner:
-    """Load the learner, or this process's rank of it, with the engines' ban mask; it writes to `folders`."""
+    """Load the learner, or this process's rank of it, with the engines' ban mask; it writes to `folders`.
+
+    Raises:
+        UserFault: for a policy that cannot be trained under the run's settings.
+    """
     chat = load_chat(model_dir, config.date)
-    return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
+    try:
+        return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
+    except ValueError as error:
+        raise UserFault(f"the policy {model_dir} cannot be trained: {error}") from error
 
 
 def start_experience(config: EvolutionConfig) -> LocalExperience | None:

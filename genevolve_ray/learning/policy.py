@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3Config,
@@ -68,7 +69,11 @@ def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cp
         raise ValueError(f"policy device {device!r} was asked for, but torch {torch.__version__} sees no GPU")
     sees = hasattr(AutoConfig.from_pretrained(folder, local_files_only=True), "vision_config")
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    model: PreTrainedModel = kind.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+    # Its own sampling settings have no effect here, and transformers rejects those of some models.
+    unused = GenerationConfig()
+    model: PreTrainedModel = kind.from_pretrained(
+        folder, dtype=DTYPES[dtype], generation_config=unused, local_files_only=True
+    )
     head_weight(model)
     if (tower := vision_tower(model)) is not None:
         tower.requires_grad_(False)

@@ -12,6 +12,7 @@ import pytest
 from zoo import ZOO, build
 
 from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.commands.policies import named_policy
 from genevolve_ray.config import ConfigError, RunConfig
 from genevolve_ray.doctor.machine import Check, Status
@@ -153,6 +154,20 @@ def test_a_rollout_is_checked_by_its_own_engine(animal: Animal, config_of: Confi
     other = config_of(animal(name), "engine.kind=vllm")
     with pytest.raises(UserFault, match=r"--policy: .*engine\.kind=transformers"), named_policy(folder, other):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("qwen2.5-vl", "publish=merged sends full weights"),
+        ("qwen3-moe", "mlp.experts is a Qwen3MoeExperts, not a Linear"),
+    ],
+)
+def test_an_adapter_that_cannot_be_published_or_attached(
+    animal: Animal, config_of: ConfigOf, tmp_path: Path, name: str, said: str
+) -> None:
+    with pytest.raises(UserFault, match=said):
+        evolve_run(config_of(animal(name), "learner.lora={rank: 2, alpha: 4}"), tmp_path / "run", in_process=True)
 
 
 def test_a_profile_with_a_date_needs_one(
