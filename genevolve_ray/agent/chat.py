@@ -9,6 +9,7 @@ log-probs and the learner's log-probs are then computed on the same context.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -24,9 +25,17 @@ hits."""
 class ChatTokenizer(Protocol):
     """Define the part of a Hugging Face tokenizer that is used here."""
 
+    chat_template: Any
+    """The template's text, or texts by name."""
+
     @property
     def all_special_ids(self) -> list[int]:
         """Return the ids of the special tokens."""
+        ...
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Return the added tokens by id, marked special or not."""
         ...
 
     def __len__(self) -> int:
@@ -49,37 +58,50 @@ class ChatTokenizer(Protocol):
 class ChatFormat:
     """Provide one tokenizer's chat template as token sequences.
 
+    A template without a place for a system message gets it at the start of the user message that follows. A template
+    that prints today's date prints the same date for the lifetime of this object.
+
     Attributes:
-        end_of_turn_id: the special token that closes an assistant turn.
+        end_of_turn_id: the token that closes an assistant turn; the tokenizer may mark it special or not.
         thinking_prefix: the part of the policy's thinking that the generation prompt opens (a <think> tag, or nothing).
+        dated: whether the template asks for today's date.
+        date: the date that it prints, as YYYY-MM-DD.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, remembered: int = _REMEMBERED) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, remembered: int = _REMEMBERED, date: str = "") -> None:
         """Derive the turn structure from the template; the tokens of `remembered` observations are cached.
 
+        `date` is the day that the template prints; by default the current day.
+
         Raises:
-            ValueError: when the template does not close an assistant turn with a special token.
+            ValueError: when there is no template, when it fails, and when it does not close an assistant turn with a
+                token of its own.
         """
         self.tokenizer = tokenizer
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError("the tokenizer has no chat template")
+        self.dated = "strftime_now" in str(tokenizer.chat_template)
+        self.date = date or datetime.now(UTC).date().isoformat()
+        self._folds = not self._takes_system()
         self._observation_ids = lru_cache(maxsize=remembered)(lambda text: self.text_ids(self._suffix(text)))
         suffix = self._suffix("x")
-        first = self.text_ids(suffix)[0] if suffix else None
-        if first is None or first not in tokenizer.all_special_ids:
-            raise ValueError(f"chat template must end an assistant turn with a special token, not {suffix[:40]!r}")
-        self.end_of_turn_id: int = first
+        ids = self.text_ids(suffix)
+        if not ids or ids[0] not in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
+            raise ValueError(
+                f"chat template must end an assistant turn with a special or added token, not {suffix[:40]!r}"
+            )
+        self.end_of_turn_id: int = ids[0]
         at = suffix.rfind(THINK_OPEN)
         self.thinking_prefix = suffix[at:] if at >= 0 and not suffix[at + len(THINK_OPEN) :].strip() else ""
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Return the template's tokens of the messages and the generation prompt."""
-        rendered = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return self.text_ids(rendered)
+        return self.text_ids(self._render(messages))
 
     def system_ids(self, start: str) -> list[int]:
         """Return the template's tokens up to and with `start`, the first part of a system message."""
         conversation = [{"role": "system", "content": start + _SENTINEL}, {"role": "user", "content": "x"}]
-        rendered = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        return self.text_ids(str(rendered).partition(_SENTINEL)[0])
+        return self.text_ids(self._render(conversation).partition(_SENTINEL)[0])
 
     def text_ids(self, text: str) -> list[int]:
         """Return the tokens of a text by itself, without special tokens around it."""
@@ -122,6 +144,19 @@ class ChatFormat:
         parts = [(SpanKind.THINK, tokens[:cut]), (anatomy.kind, tokens[cut:])]
         return [(kind, part) for kind, part in parts if part]
 
+    def length_through(self, tokens: Sequence[int], text: str) -> int | None:
+        """Return the number of leading tokens that end exactly where `text` first ends.
+
+        None where the text does not occur or a token extends beyond its end.
+        """
+        tokens, whole = list(tokens), self.decode(tokens)
+        at = whole.find(text)
+        if not text or at < 0:
+            return None
+        end = at + len(text)
+        count = self._token_index(tokens, end)
+        return count if self.decode(tokens[:count]) == whole[:end] else None
+
     def _token_index(self, tokens: list[int], chars: int) -> int:
         """Return the fewest tokens whose text holds `chars` characters, by bisection over prefixes."""
         low, high = 0, len(tokens)
@@ -139,5 +174,35 @@ class ChatFormat:
             {"role": "assistant", "content": _SENTINEL},
             {"role": "user", "content": text},
         ]
-        rendered = self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        return str(rendered).partition(_SENTINEL)[2]
+        # White space before the end belongs to the template's layout: the policy emits the token itself.
+        return self._render(conversation).partition(_SENTINEL)[2].lstrip()
+
+    def _takes_system(self) -> bool:
+        """Return whether the template shows a system message. Some raise an error for one, others leave it out."""
+        self._folds = False
+        try:
+            return _SENTINEL in self._render(
+                [{"role": "system", "content": _SENTINEL}, {"role": "user", "content": "x"}]
+            )
+        except ValueError:
+            return False
+
+    def _render(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return the template's text of the messages and the generation prompt. Raises ValueError when it fails."""
+        from jinja2 import TemplateError
+
+        conversation = [dict(message) for message in messages]
+        if self._folds and len(conversation) > 1 and conversation[0]["role"] == "system":
+            system, first = conversation[0]["content"], conversation[1]
+            conversation[:2] = [first | {"content": f"{system}\n{first['content']}"}]
+        clock = {"strftime_now": self._strftime} if self.dated else {}
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True, **clock
+            )
+        except (TemplateError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"the chat template fails: {type(error).__name__}: {error}") from error
+        return str(rendered)
+
+    def _strftime(self, form: str) -> str:
+        return date.fromisoformat(self.date).strftime(form)

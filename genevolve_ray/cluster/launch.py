@@ -62,7 +62,7 @@ async def on_ray(
     """Start services, rollout workers and learner of a run on Ray; see `launched`."""
     check_devices(config)
     policy = PolicySource(identity=Path(model_dir).name, model=Path(model_dir))
-    wanted = Wanted(policy=policy, render=True, judge=True, train=True)
+    wanted = Wanted(policy=policy, render=True, judge=True, train=True, date=config.date)
     async with launched(config, wanted, run_name=run_name, images_uri=images_uri, monitor=monitor) as launch:
         rollouts, learner = launch.rollouts, launch.learner
         assert rollouts is not None and learner is not None, "a run that trains has both"

@@ -149,7 +149,7 @@ def _bench(
         return carry_out(
             Job(
                 name=command,
-                config=config,
+                config=agent.config,
                 folder=out,
                 rows=rows,
                 wanted=Wanted(policy=agent.source, render=True, judge=not wise, grade=wise, date=agent.date),

@@ -44,6 +44,11 @@ def as_swapped(config: RunConfig, folder: Path) -> RunConfig:
     return config if swap is None else config.model_copy(update={"renderer": swap.renderer})
 
 
+def with_date(config: RunConfig, store: RunStore) -> RunConfig:
+    """Return a configuration with the day that templates print: by default that of the run's start, also on resume."""
+    return config if config.date else config.model_copy(update={"date": store.info.created[:10]})
+
+
 async def _until_signal(work: Any) -> dict[str, Any]:
     """Run `work`; SIGTERM cancels it, so that every part is closed before the process ends."""
     task = asyncio.ensure_future(work)
@@ -61,6 +66,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         open_progress() as screen,
         closing(open_writers(config.logging, config.name, masked(config.model_dump(mode="json")))) as writers,
     ):
+        config = with_date(config, store)
         requests = config.requests.build(store.images)
         screen.start(config.loop.steps, _headline(config), store.last_step)
         for key in hide_secrets(config.model_dump(mode="json")):

@@ -24,6 +24,7 @@ from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, PolicySource, Wanted
+from genevolve_ray.models.companions import prints_date
 from genevolve_ray.records.images import ImageStore
 
 
@@ -88,18 +89,20 @@ class Agent:
 
 @contextmanager
 def agent_of(policy: str | None, config: RunConfig, folder: Path, command: str, date: str | None) -> Iterator[Agent]:
-    """Lend a policy for a job. A date, if the profile shows one, stays that of the job's first day.
+    """Lend a policy for a job. A date, if the profile or the template shows one, stays that of the job's first day.
 
     Raises:
         UserFault: naming the invalid value.
     """
-    shown = ""
-    if policy != DIRECT and PROFILES[config.profile].append_date:
-        shown = date or str(read_job(folder, command).get("date") or datetime.now(UTC).date().isoformat())
-    elif date:
-        raise UserFault(f"--date {date}: profile {config.profile!r} does not show the policy a date")
     with named_policy(policy, config) as source:
-        yield Agent(source, shown, config)
+        shown = ""
+        dated = source is not None and source.model is not None and prints_date(source.model)
+        if dated or (policy != DIRECT and PROFILES[config.profile].append_date):
+            today = datetime.now(UTC).date().isoformat()
+            shown = date or config.date or str(read_job(folder, command).get("date", today))
+        elif date:
+            raise UserFault(f"--date {date}: profile {config.profile!r} does not show the policy a date")
+        yield Agent(source, shown, config.model_copy(update={"date": shown}))
 
 
 def rollout_run(
@@ -113,7 +116,7 @@ def rollout_run(
     with agent_of(policy, config, out, "rollout", date) as agent:
         job = Job(
             name="rollout",
-            config=config,
+            config=agent.config,
             folder=out,
             rows=read_rows([rows], CONSOLE, common.limit),
             wanted=Wanted(policy=agent.source, date=agent.date),

@@ -12,8 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, explain
-from genevolve_ray.doctor.preflight import model_folder
-from genevolve_ray.engines.checks import check_model
+from genevolve_ray.doctor.preflight import check_sampled, model_folder
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
@@ -39,7 +38,7 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         named = text or config.policy.model
         with policy_folder(model_folder(named)) as folder:
             try:
-                check_model(folder, device=config.engine.device)
+                check_sampled(folder, config.engine)
             except (OSError, ValueError) as error:
                 raise UserFault(f"{'--policy' if text else 'policy.model'}: {error}") from error
             identity = f"{Path(named).name}:{folder_digest(folder)}"

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
 from genevolve_ray.config import ConfigError, explain, with_overrides
 from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
+from genevolve_ray.doctor.model_folder import check_architecture
 from genevolve_ray.doctor.preflight import require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
@@ -63,6 +64,7 @@ def sft_rows_run(
     config = rows_config([*settings, *named])
     try:
         read_model_config(model)
+        check_architecture(model, decoded=False)
     except (OSError, ValueError) as error:
         raise UserFault(f"--model: {error}") from error
     if config.device.startswith("cuda"):

@@ -84,8 +84,19 @@ class RowEncoder:
         # Observations of a data set rarely repeat.
         self._chat = ChatFormat(tokenizer, remembered=16)
         self.cutoff = cutoff
-        special = {self._chat.decode([token]) for token in tokenizer.all_special_ids}
+        frame = {
+            *self._chat.prompt_ids([{"role": "user", "content": "x"}]),
+            *self._chat.observation_ids("x", ended=False),
+        }
+        # Some tokenizers do not mark the tokens that frame a turn special, yet read them as such in any text.
+        control = {*tokenizer.all_special_ids, *(frame & tokenizer.added_tokens_decoder.keys())}
+        special = {self._chat.decode([token]) for token in control}
         self._control = sorted(text for text in special - {*PROTOCOL_TAGS, *ENVIRONMENT_TAGS} if text.strip())
+
+    @property
+    def date(self) -> str | None:
+        """The day that the template prints, None where it prints none."""
+        return self._chat.date if self._chat.dated else None
 
     def encode(self, row: SftRow) -> TokenizedRow:
         """Return a row's tokens. Raises RowFault for one that cannot be trained on."""

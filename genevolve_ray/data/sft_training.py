@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from genevolve_ray import __version__
 from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
+from genevolve_ray.engines.checks import check_vocabulary
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.published.exclusion import read_exclusion
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
@@ -167,11 +168,12 @@ def train_on_rows(
     if not has_tokenizer(model_dir):
         raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
     started, report = time.perf_counter(), RejectionReport()
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
     try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        check_vocabulary(model_dir, tokenizer)
         encoder = RowEncoder(tokenizer, config.cutoff, config.images)
-    except ValueError as error:
-        raise DataError(f"{model_dir}: {error}") from error
+    except Exception as error:  # Files of others: tokenizers raises plain exceptions.
+        raise DataError(f"{model_dir}: {' '.join(str(error).split())}") from error
     rows = load_rows(paths, encoder, config, report)
     settings = sft_config(config, len(rows.train))
     monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
@@ -198,6 +200,7 @@ def train_on_rows(
     provenance = {
         "package": __version__,
         "model": str(model_dir),
+        "date": encoder.date,
         "rows": [str(path) for path in paths],
         "settings": config.model_dump(mode="json"),
         "trained_on": len(rows.train),

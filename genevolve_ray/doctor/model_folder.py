@@ -8,10 +8,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.engines.checks import context_length
+from genevolve_ray.engines.checks import check_vocabulary, context_length
+from genevolve_ray.models import architecture
 
 _MAX_HEADER = 100 << 20
 """Largest header that the format allows, in bytes."""
+_PROTOCOL = '<think>Go</think> <tool_call>{"name": "search", "arguments": {"queries": ["Heron"]}}</tool_call>'
+"""Text that a tokenizer must encode and decode unchanged, or no turn could be parsed."""
+_SHOWN = 300
+"""Most characters of a library's message that are shown."""
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
@@ -73,29 +78,62 @@ def missing_texts(folder: Path) -> list[str]:
     return lacking
 
 
-def check_tokenizer(folder: Path) -> str:
-    """Load the tokenizer, render a conversation with its template, and return the findings in words.
+def check_texts(folder: Path) -> str:
+    """Check tokenizer and chat template, and return the findings in words.
 
-    Takes seconds: it imports transformers.
+    Takes seconds the first time: it imports transformers.
 
     Raises:
-        ValueError: when the template does not close turns with a special token, or the tokenizer cannot be loaded.
+        ValueError: naming what is missing or cannot be loaded, a template that fails or does not close turns with a
+            token of its own, and a tokenizer with ids that the model does not embed.
     """
+    if lacking := missing_texts(folder):
+        raise ValueError(f"{folder} lacks {' and '.join(lacking)}")
     from transformers import AutoTokenizer
 
     from genevolve_ray.agent.chat import ChatFormat
-    from genevolve_ray.engines.checks import vocabulary_size
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ImportError, KeyError) as error:
-        raise ValueError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
-    form, rows = ChatFormat(tokenizer), vocabulary_size(folder)
-    if len(tokenizer) > rows:
-        raise ValueError(f"the tokenizer in {folder} has {len(tokenizer)} ids, but the model embeds {rows}")
-    prompt = form.prompt_ids([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
+        form = ChatFormat(tokenizer)
+        prompt = form.prompt_ids([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
+        again = form.decode(form.text_ids(_PROTOCOL))
+    except Exception as error:
+        raise ValueError(f"the tokenizer in {folder} cannot be used: {_line(error)}") from error
+    if "".join(again.split()) != "".join(_PROTOCOL.split()):
+        raise ValueError(f"the tokenizer in {folder} does not keep text: {_PROTOCOL!r} becomes {again[:_SHOWN]!r}")
+    check_vocabulary(folder, tokenizer)
     end = tokenizer.decode([form.end_of_turn_id])
-    return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt has {len(prompt)} tokens"
+    dated = ", its template prints the date" if form.dated else ""
+    return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt has {len(prompt)} tokens{dated}"
+
+
+def check_architecture(folder: Path, *, decoded: bool) -> None:
+    """Check with the defaults of the model's class, which `config.json` may leave out, that the learner can score it.
+
+    `decoded`: the reference engine decodes it as well.
+
+    Raises:
+        ValueError: naming the key and the value, or a model that transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        resolved = config.get_text_config().to_dict()
+    except Exception as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be used: {_line(error)}") from error
+    place = folder / "config.json"
+    if decoded and (strange := architecture.strange_layers(resolved)):
+        raise ValueError(f"{place}: engine.kind=transformers cannot decode layers of {', '.join(strange)}")
+    if (found := architecture.changed_logits(resolved)) is not None:
+        raise ValueError(f"{place}: {found} changes the logits, which the learner cannot score")
+
+
+def _line(error: Exception) -> str:
+    """Return an error on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def context_of(folder: Path) -> int | None:

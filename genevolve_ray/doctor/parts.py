@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import settings_tree
 from genevolve_ray.doctor.machine import Check, Status
-from genevolve_ray.doctor.model_folder import Weights, check_tokenizer, missing_texts, read_weights
-from genevolve_ray.doctor.preflight import check_embedder, check_plugin, check_policy, model_folder
+from genevolve_ray.doctor.model_folder import Weights, check_architecture, check_texts, missing_texts, read_weights
+from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder
+from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
@@ -66,20 +67,30 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
     if settings_tree.waits(config.policy.model):
         return [note("policy", "not checked until policy.model is filled in")], None
     remedy = "--set policy.model=FOLDER, in Hugging Face layout"
+    weights = None
     try:
-        check_policy(config)
         folder = model_folder(config.policy.model)
+        check_samplable(folder, config.engine)
         weights = read_weights(folder)
-        if lacking := missing_texts(folder):
-            return [
-                problem("policy", f"{folder} lacks {' and '.join(lacking)}", "copy them from the original model")
-            ], weights
+        remedy = "copy the files from the original model"
         said = [ok("policy", f"{folder}: {weights.parameters / 1e9:.3g}B parameters, {weights.bytes / GIB:.2f} GiB")]
-        if deep:
-            said.append(ok("tokenizer", check_tokenizer(folder)))
-        return said, weights
+        said.append(ok("tokenizer", check_texts(folder)))
+        remedy = "another policy.model"
+        check_architecture(folder, decoded=config.engine.kind == "transformers")
     except (UserFault, OSError, ValueError) as error:
-        return [problem("policy", error, remedy)], None
+        return [problem("policy", error, remedy)], weights
+    from genevolve_ray.doctor.first_turn import first_turn
+
+    return [*said, first_turn(config, folder, weights, deep=deep)], weights
+
+
+def date(config: RunConfig) -> list[Check]:
+    """Return whether there is a date where the profile shows the policy one."""
+    try:
+        check_date(config)
+    except UserFault as fault:
+        return [problem("date", fault, "--set date=YYYY-MM-DD")]
+    return [ok("date", f"{config.date} is the day that the policy is shown")] if config.date else []
 
 
 def embedder(config: RunConfig) -> list[Check]:

@@ -7,10 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import find_gpus
+from genevolve_ray.doctor.model_folder import check_architecture, check_texts
 from genevolve_ray.doctor.settings_tree import (
     fill_ins,
     plugin_roles,
@@ -19,7 +21,8 @@ from genevolve_ray.doctor.settings_tree import (
     unset_references,
     unset_tokens,
 )
-from genevolve_ray.engines.checks import check_model, read_model_config
+from genevolve_ray.engines.checks import check_samplable, engine_context
+from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
@@ -44,6 +47,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     check_filled_in(config)
     check_devices(config, local)
     check_sockets(config, local=local)
+    check_date(config)
     if model:
         check_policy(config)
     check_embedder(config)
@@ -67,15 +71,31 @@ def check_sockets(config: RunConfig, *, local: bool = False) -> None:
 
 
 def check_policy(config: RunConfig) -> None:
-    """Check that the policy can be sampled here. Raises UserFault."""
+    """Check that the policy can be sampled and trained here, and that its tokenizer fits. Raises UserFault."""
     try:
         folder = model_folder(config.policy.model)
-        if config.engine.kind == "vllm":
-            check_model(folder, device=config.engine.device)
-        else:  # The reference engine accepts models that vLLM does not.
-            read_model_config(folder)
+        check_sampled(folder, config.engine)
+        if config.rehearsal is None:
+            check_architecture(folder, decoded=config.engine.kind == "transformers")
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
+
+
+def check_sampled(folder: Path, engine: EngineConfig) -> None:
+    """Check that an engine can sample a model folder, that its context is long enough, and that its tokenizer fits.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the missing file, or the key and value.
+    """
+    check_samplable(folder, engine)
+    engine_context(folder, engine.max_model_len)
+    check_texts(folder)
+
+
+def check_date(config: RunConfig) -> None:
+    """Check that there is a date where the profile shows one. Raises UserFault."""
+    if PROFILES[config.profile].append_date and not config.date:
+        raise UserFault(f"profile={config.profile} shows the policy a date, but date is not set (date=YYYY-MM-DD)")
 
 
 def check_embedder(config: RunConfig) -> None:

@@ -20,13 +20,13 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
     Args:
         config: the run.
         run_dir: its future folder; it need not exist.
-        deep: load the tokenizer, and query the services and the cluster over the network.
+        deep: load the policy, however large, for one turn, and query the services and the cluster over the network.
         spend: with `deep`, make the one call of each service that costs money.
     """
     checks = [check for check in diagnose(run_dir) if check.status is Status.PROBLEM]
     checks += parts.left_to_fill_in(config)
     policy, weights = parts.policy(config, deep=deep)
-    checks += [*policy, *parts.embedder(config), *parts.plugins(config), *parts.data(config)]
+    checks += [*policy, *parts.date(config), *parts.embedder(config), *parts.plugins(config), *parts.data(config)]
     checks += [*parts.token_variables(config), *parts.secrets(config), *parts.addresses(config)]
     checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
     checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]

@@ -122,11 +122,39 @@ class _Rows:
         slot_T = torch.arange(slots, device=device)
         # Prompts are padded on the right: a causal prefill needs no mask, and decoding masks the padding slots.
         self.visible_B_T = (slot_T < self.length_B[:, None]) | (slot_T >= prompt)
+        self.position_B_T = torch.where(slot_T < prompt, slot_T, slot_T + self.length_B[:, None] - prompt)
 
     def keep(self, rows: torch.Tensor) -> None:
         self.jobs = [self.jobs[row] for row in rows.tolist()]
-        for name in ("temperature_B", "top_p_B", "length_B", "uniform_B_N", "visible_B_T"):
+        for name in ("temperature_B", "top_p_B", "length_B", "uniform_B_N", "visible_B_T", "position_B_T"):
             setattr(self, name, getattr(self, name)[rows])
+
+    def masks(self, windows: Windows, slots: int, step: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Return which of the first `slots` slots a step's token sees: bool [B, 1, 1, slots], by kind where they mix."""
+        full = self.visible_B_T[:, None, None, :slots]
+        if windows.size is None:
+            return full
+        # A window counts positions: padding slots between prompt and decoded tokens take no place in it.
+        first_B = self.length_B + step - windows.size
+        near_B_T = self.position_B_T[:, :slots] > first_B[:, None]
+        sliding = full & near_B_T[:, None, None]
+        return {"full_attention": full, "sliding_attention": sliding} if windows.mixed else sliding
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Describe which layers see only the last `size` positions: none (None), all, or some (`mixed`)."""
+
+    size: int | None = None
+    mixed: bool = False
+
+
+def attention_windows(config: Any) -> Windows:
+    """Return the sliding windows of a text decoder's configuration."""
+    kinds, size = set(getattr(config, "layer_types", None) or ()), getattr(config, "sliding_window", None)
+    if not size or (kinds and "sliding_attention" not in kinds):
+        return Windows()
+    return Windows(int(size), "full_attention" in kinds)
 
 
 @torch.inference_mode()
@@ -147,7 +175,7 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[DecodeRequest], 
     ids_B_P = torch.zeros(len(jobs), longest, dtype=torch.long)
     for row, job in enumerate(jobs):
         ids_B_P[row, : len(job.prompt)] = torch.tensor(job.prompt)
-    decoder = model.get_decoder()
+    decoder, windows = model.get_decoder(), attention_windows(model.config.get_text_config())
     hidden_B_P_H = decoder(input_ids=ids_B_P.to(device), past_key_values=cache, use_cache=True)[0]
     hidden_B_H = hidden_B_P_H[torch.arange(len(jobs), device=device), rows.length_B - 1]
     ended = [False] * len(jobs)
@@ -169,7 +197,7 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[DecodeRequest], 
             ended = [False] * len(running)
         hidden_B_H = decoder(
             input_ids=token_B[:, None],
-            attention_mask=rows.visible_B_T[:, None, None, : longest + step + 1],
+            attention_mask=rows.masks(windows, longest + step + 1, step),
             position_ids=(rows.length_B + step)[:, None],
             past_key_values=cache,
             use_cache=True,

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
+from genevolve_ray.models import architecture
 from genevolve_ray.models.adapters import AdapterMisfit, check_published, is_adapter
 
 MIN_CPU_HEAD_DIM = 32
@@ -43,15 +45,69 @@ def sees(config: dict[str, Any]) -> bool:
 
 def vocabulary_size(model_dir: str | Path) -> int:
     """Return V, the rows of the model's embedding; its tokenizer may know fewer ids. Raises like `read_model_config`."""
-    config = read_model_config(model_dir)
-    return int((config.get("text_config") or config)["vocab_size"])
+    size = architecture.text_part(read_model_config(model_dir)).get("vocab_size")
+    if size is None:
+        raise ValueError(f"{Path(model_dir) / 'config.json'} has no vocab_size")
+    return int(size)
+
+
+def check_vocabulary(model_dir: str | Path, tokenizer: Any) -> None:
+    """Check that the model embeds every id of its tokenizer. Raises ValueError naming the first that it does not."""
+    rows = vocabulary_size(model_dir)
+    beyond = {i: text for text, i in tokenizer.get_vocab().items() if i >= rows}
+    if beyond:
+        first = min(beyond)
+        raise ValueError(
+            f"the tokenizer in {model_dir} has {len(tokenizer)} ids, but the model embeds {rows}: it has no row for "
+            f"{beyond[first]!r} (id {first})"
+        )
 
 
 def context_length(model_dir: str | Path) -> int | None:
     """Return the most tokens that the model's positions allow, None where its config does not state it."""
+    return architecture.context_length(read_model_config(model_dir))
+
+
+def engine_context(model_dir: str | Path, asked: int | None) -> int | None:
+    """Return the tokens of an engine's context: as many as requested, by default the model's own limit.
+
+    Raises:
+        ValueError: when more are requested than the model's positions allow; the message names both.
+    """
     config = read_model_config(model_dir)
-    limit = (config.get("text_config") or config).get("max_position_embeddings")
-    return None if limit is None else int(limit)
+    own = architecture.context_length(config)
+    if asked is None or own is None:
+        return asked or own
+    if asked > own:
+        kind = architecture.changing_rope(config)
+        why = f": with rope_type {kind}, positions beyond it would change while a sequence grows" if kind else ""
+        raise ValueError(
+            f"engine.max_model_len={asked}, but the model supports only {own} ({Path(model_dir) / 'config.json'}){why}"
+        )
+    return asked
+
+
+def check_samplable(model_dir: str | Path, engine: EngineConfig) -> None:
+    """Check that an engine can sample from the model in `model_dir`, without importing torch or vLLM.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its parts is missing.
+        ValueError: Naming the file, the key and the value that the engine cannot compute.
+    """
+    if engine.kind == "vllm":
+        check_model(model_dir, device=engine.device)
+    else:
+        check_reference(model_dir)
+
+
+def check_reference(model_dir: str | Path) -> None:
+    """Check that the reference engine can decode the model in `model_dir`. Raises like `check_samplable`."""
+    config = read_model_config(model_dir)
+    if strange := architecture.strange_layers(config):
+        raise ValueError(
+            f"layer_types in {Path(model_dir) / 'config.json'} has {', '.join(strange)}: engine.kind=transformers decodes "
+            f"only {' and '.join(sorted(architecture.DECODED_LAYERS))}"
+        )
 
 
 def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
@@ -69,7 +125,12 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
             f"vLLM needs torchvision for {name} ({Path(model_dir) / 'config.json'}), which is not available on a CPU: "
             "use engine.kind=transformers"
         )
-    text = config.get("text_config") or config
+    if architecture.changing_rope(config) == "dynamic":
+        raise ValueError(
+            f"rope_type dynamic in {Path(model_dir) / 'config.json'}: vLLM fixes the angles that the learner derives from "
+            "the length of each sequence: use engine.kind=transformers"
+        )
+    text = architecture.text_part(config)
     head_dim = text.get("head_dim")
     if head_dim is None and text.get("hidden_size") and text.get("num_attention_heads"):
         head_dim = text["hidden_size"] // text["num_attention_heads"]

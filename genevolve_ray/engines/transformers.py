@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.batch_decode import DecodeRequest, run_wave, score_tokens
 from genevolve_ray.engines.checks import (
+    check_reference,
     check_weights,
+    engine_context,
     merged_into,
     probe_difference,
     read_model_config,
@@ -69,6 +71,7 @@ class TransformersEngine:
 
     Raises:
         FileNotFoundError: If the model folder or one of its parts is missing.
+        ValueError: If the model has layers that cannot be decoded, or fewer positions than `max_model_len`.
     """
 
     name = "transformers"
@@ -86,6 +89,8 @@ class TransformersEngine:
         threads: int | None = None,
         seed: int = 0,
     ) -> None:
+        check_reference(model_dir)
+        context = engine_context(model_dir, max_model_len)
         kind = AutoModelForImageTextToText if sees(read_model_config(model_dir)) else AutoModelForCausalLM
         self.version = 0
         self._model_dir = Path(model_dir)
@@ -96,11 +101,15 @@ class TransformersEngine:
         self._threads = 1 if deterministic else threads
         self._executor = ThreadPoolExecutor(1, "transformers-engine", self._start_thread)
         self._model = kind.from_pretrained(
-            model_dir, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+            model_dir,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            generation_config=GenerationConfig(),  # The folder's own has no effect, and some are rejected.
+            local_files_only=True,
         ).to(device)  # type: ignore[arg-type] # transformers wraps torch's method without binding it
         self._model.eval().requires_grad_(False)
         config = self._model.config.get_text_config()
-        self.max_model_len: int = min(max_model_len or config.max_position_embeddings, config.max_position_embeddings)
+        self.max_model_len: int = context or config.max_position_embeddings
         self._banned_V = torch.from_numpy(ban_mask(banned, config.vocab_size)).to(device)
         self._waiting: list[_Waiting] = []
         self._pump: asyncio.Task[None] | None = None

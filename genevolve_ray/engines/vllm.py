@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.engines.checks import (
     check_model,
     check_weights,
+    context_length,
+    engine_context,
     merged_into,
     probe_difference,
     read_model_config,
@@ -21,6 +23,7 @@ from genevolve_ray.engines.checks import (
 from genevolve_ray.engines.config import MIB, VllmConfig
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
 from genevolve_ray.engines.transports.queue import TransferCall
+from genevolve_ray.models.architecture import text_part
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
@@ -102,13 +105,14 @@ class VllmEngine:
 
         Raises:
             FileNotFoundError: If the model folder or one of its parts is missing.
-            ValueError: If the model cannot be sampled on this device (head_dim below 32 on CPU).
+            ValueError: If the model cannot be sampled on this device (head_dim below 32 on CPU), or has fewer positions
+                than `max_model_len`.
         """
         check_model(model_dir, device=device)
         config = config or VllmConfig()
-        text = read_model_config(model_dir)
-        limit = (text.get("text_config") or text).get("max_position_embeddings")
-        max_model_len = min(n for n in (max_model_len, limit) if n is not None)
+        max_model_len = engine_context(model_dir, max_model_len)
+        if max_model_len is None:
+            raise ValueError(f"{model_dir} states no max_position_embeddings: set engine.max_model_len")
         os.environ.update(vllm_environment(device=device, threads=config.threads))
 
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -120,6 +124,7 @@ class VllmEngine:
             "model": str(model_dir),
             "dtype": dtype,
             "max_model_len": max_model_len,
+            "hf_overrides": _positions(model_dir),
             "max_num_seqs": max_num_seqs,
             "tensor_parallel_size": config.tensor_parallel_size,
             "enforce_eager": config.enforce_eager or device == "cpu",
@@ -315,3 +320,16 @@ class VllmEngine:
         unique = f"{request_id}#{next(self._numbers)}"
         [output] = [output async for output in self._open().generate(prompt, params, unique)]
         return output
+
+
+def _positions(model_dir: str | Path) -> dict[str, Any]:
+    """Return the change of the model's configuration by which vLLM accepts all positions that a factor allows.
+
+    vLLM expects a `max_position_embeddings` that includes the factor, and rejects longer contexts.
+    """
+    config = read_model_config(model_dir)
+    limit = context_length(model_dir)
+    if limit is None or limit <= int(text_part(config)["max_position_embeddings"]):
+        return {}
+    override = {"max_position_embeddings": limit}
+    return {"text_config": override} if config.get("text_config") else override

@@ -67,12 +67,15 @@ class WeightLoader:
         start = time.perf_counter()
         # Merged on the model's device: on one thread of the host a large base would take most of a minute.
         tensors = published_tensors(folder, base, self.model_runner.device)
+        self.unpack_experts()
         self.model_runner.reload_weights(weights_iterator=tensors)
         self.pack_head()
+        self.keep_experts()
         return time.perf_counter() - start
 
     def take_part(self, info: dict[str, Any]) -> None:
         """Receive some or all of the learner's weights, within an update that has been started."""
+        self.unpack_experts()
         if handles := info.get("ipc_handles"):
             info = info | {"ipc_handles": rebuilt_handles(handles)}
         self.update_weights(info)
@@ -82,6 +85,7 @@ class WeightLoader:
         self.model_runner.reset_encoder_cache()
         self.model_runner.reset_mm_cache()
         self.pack_head()
+        self.keep_experts()
 
     def abandon_update(self) -> None:
         """End an interrupted update; the weights are then unusable.
@@ -96,6 +100,33 @@ class WeightLoader:
         engine.reset_weight_update_target()
         engine.shutdown()
         self._weight_update_active = False
+
+    def unpack_experts(self) -> None:
+        """Let the next weights of experts be packed for their kernel on a CPU, as at the start.
+
+        vLLM packs them only while a layer has no kernel yet. An update would then fill the kernel's packed storage with
+        weights in their plain order, and log-probs would be wrong. On a GPU it converts the weights of every update.
+        """
+        if self.model_runner.device.type != "cpu" or self._expert_kernels:
+            return
+        for layer in self.model_runner.get_model().modules():
+            method: Any = getattr(layer, "quant_method", None)
+            if getattr(method, "moe_kernel", None) is not None:
+                self._expert_kernels.append((method, method.moe_kernel))
+                method.moe_kernel = None
+
+    def keep_experts(self) -> None:
+        """Give layers that got no weights their kernel back, after an update."""
+        for method, kernel in self._expert_kernels:
+            if method.moe_kernel is None:
+                method.moe_kernel = kernel
+        self._expert_kernels.clear()
+
+    @property
+    def _expert_kernels(self) -> list[tuple[Any, Any]]:
+        """Kernels that an update in progress has taken from their layers; vLLM never calls an extension's `__init__`."""
+        kernels: list[tuple[Any, Any]] = self.__dict__.setdefault("_expert_kernels_taken", [])
+        return kernels
 
     def pack_head(self) -> None:
         """Pack the output head's weight again for its kernel."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.config import EngineConfig
@@ -132,6 +133,8 @@ class EvolutionConfig(Config):
     """Bit-equal runs: one process, reference engine, one thread, turns in lock-step, every request seeded."""
     profile: str = "release"
     """Protocol of an episode, one of `agent.profile.PROFILES`: `release`, `paper-eval` or `atlas`."""
+    date: str = ""
+    """Day, as YYYY-MM-DD, that chat templates and profiles with a date show the policy; by default that of the start."""
     policy: PolicyConfig
     """The policy to evolve."""
     engine: EngineConfig = EngineConfig()
@@ -162,6 +165,19 @@ class EvolutionConfig(Config):
     """What compares best and worst attempts; used where `experience.enabled`."""
     rehearsal: RehearsalConfig | None = None
     """With it neither engine nor learner computes anything."""
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _day(cls, value: Any) -> Any:
+        """Accept a day in the form of ISO 8601, which YAML reads as a date of its own."""
+        if isinstance(value, datetime.date):
+            return value.isoformat()[:10]
+        if isinstance(value, str) and value:
+            try:
+                return datetime.date.fromisoformat(value).isoformat()
+            except ValueError as error:
+                raise ValueError(f"date={value!r}: write a day as YYYY-MM-DD ({error})") from error
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:

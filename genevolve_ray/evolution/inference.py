@@ -112,7 +112,7 @@ async def open_policy(
     from genevolve_ray.evolution.inprocess import load_chat, start_engine
 
     assert source.model is not None, "a policy must be a model folder or an endpoint"
-    chat = load_chat(source.model)
+    chat = load_chat(source.model, config.date)
     engine = await start_engine(config, source.model, transfer)
     try:
         yield RunningPolicy(lambda sampling: TokenSession(engine, chat, sampling), engine)

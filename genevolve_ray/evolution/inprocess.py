@@ -16,6 +16,7 @@ from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, SamplingParams
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
@@ -71,42 +72,48 @@ class LocalRollouts:
         return await self._engine.update(await weights.folder(), weights.version, weights.probe)
 
 
-def load_chat(model_dir: Path) -> ChatFormat:
-    """Load the chat format of a model folder."""
+def load_chat(model_dir: Path, date: str = "") -> ChatFormat:
+    """Load the chat format of a model folder; `date` is the day that its template prints, by default the current one."""
     from transformers import AutoTokenizer
 
-    return ChatFormat(AutoTokenizer.from_pretrained(model_dir))
+    return ChatFormat(AutoTokenizer.from_pretrained(model_dir), date=date)
 
 
 def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
     """Return the ids that have no probability in engine and learner, including those that pad the vocabulary."""
-    return banned_token_ids(chat.tokenizer, vocab_size=vocabulary_size(model_dir))
+    return banned_token_ids(chat.tokenizer, vocabulary_size(model_dir), chat.end_of_turn_id)
 
 
 async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str | None = None) -> Engine:
     """Start the engine of a run in this process, with the run's ban mask; in a rehearsal one that plays a script.
 
     `transfer` as in `create_engine`.
+
+    Raises:
+        UserFault: for a policy that the engine cannot sample.
     """
-    chat = load_chat(model_dir)
+    chat = load_chat(model_dir, config.date)
     if config.rehearsal is not None:
         from genevolve_ray.engines.null import NullEngine
 
         turns = config.rehearsal
         return NullEngine(chat.tokenizer, turn_seconds=turns.turn_seconds, tool_calls=turns.tool_calls)
-    return await create_engine(config.engine, model_dir, load_banned(model_dir, chat), transfer)
+    try:
+        return await create_engine(config.engine, model_dir, load_banned(model_dir, chat), transfer)
+    except ValueError as error:
+        raise UserFault(f"the policy {model_dir} cannot be sampled: {error}") from error
 
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
     """Build everything around an engine in this process; the caller closes the engine."""
-    chat, tools = load_chat(model_dir), config.tools.build(images).tools
+    chat, tools = load_chat(model_dir, config.date), config.tools.build(images).tools
     scoring = build_scoring(config, images)
 
     def open_session(sampling: SamplingParams) -> TokenSession:
         return TokenSession(engine, chat, sampling)
 
     return LocalRollouts(
-        Rollouts(open_session, tools, PROFILES[config.profile], scoring=scoring), scoring, engine, images
+        Rollouts(open_session, tools, PROFILES[config.profile], config.date, scoring), scoring, engine, images
     )
 
 
@@ -125,9 +132,16 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
 def start_learner(
     config: EvolutionConfig, model_dir: Path, folders: WeightFolders, ranks: Ranks | None = None
 ) -> LocalLearner:
-    """Load the learner, or this process's rank of it, with the engines' ban mask; it writes to `folders`."""
-    chat = load_chat(model_dir)
-    return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
+    """Load the learner, or this process's rank of it, with the engines' ban mask; it writes to `folders`.
+
+    Raises:
+        UserFault: for a policy that cannot be trained under the run's settings.
+    """
+    chat = load_chat(model_dir, config.date)
+    try:
+        return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
+    except ValueError as error:
+        raise UserFault(f"the policy {model_dir} cannot be trained: {error}") from error
 
 
 def start_experience(config: EvolutionConfig) -> LocalExperience | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -199,7 +200,8 @@ def build_learner(
     learner = _policy_learner(config, model_dir, banned, ranks)
     patch = None
     if config.experience.enabled:
-        limit = min(n for n in (config.engine.max_model_len, context_length(model_dir)) if n is not None)
+        limits = (config.engine.max_model_len, context_length(model_dir))
+        limit = min((n for n in limits if n is not None), default=sys.maxsize)
         patch = TeacherPatch(chat, PROFILES[config.profile], limit, config.learner.ved.gate_kinds)
     return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch)
 

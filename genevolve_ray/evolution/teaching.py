@@ -9,7 +9,7 @@ from genevolve_ray.agent.profile import ProtocolProfile, guide_head, guide_place
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.learning.batch import TeacherContext
 from genevolve_ray.records.experience import Experience
-from genevolve_ray.records.ledger import SpanKind
+from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Trajectory
 
 
@@ -39,12 +39,13 @@ class TeacherPatch:
         """
         self._chat, self._profile, self._limit = chat, profile, max_tokens
         self._kinds = frozenset(SpanKind(kind) for kind in gate_kinds)
-        self._before = chat.system_ids(guide_place(profile))
+        self._start = guide_place(profile)
+        self._before = chat.system_ids(self._start)
         self._head = chat.text_ids(guide_head(profile))
 
     def check_student(self, trajectory: Trajectory) -> None:
         """Check that the student's context holds no experience. Raises ExperienceLeakError naming the trajectory."""
-        place = len(self._before)
+        place = len(self._before_guide(trajectory.ledger))
         if trajectory.ledger.tokens[place : place + len(self._head)] == self._head:
             raise ExperienceLeakError(f"trajectory {trajectory.key} was sampled with experience in its context")
 
@@ -58,9 +59,22 @@ class TeacherPatch:
         ledger, guide = trajectory.ledger, self._chat.text_ids(guide_text(self._profile, experience))
         if len(ledger) + len(guide) > self._limit:
             return None
-        place = len(self._before)
+        before = self._before_guide(ledger)
+        place = len(before)
         mask = [*ledger.policy_mask[:place], *([False] * len(guide)), *ledger.policy_mask[place:]]
-        return TeacherContext(insert_guide(ledger.tokens, self._before, guide), mask, self._gate(trajectory))
+        return TeacherContext(insert_guide(ledger.tokens, before, guide), mask, self._gate(trajectory))
+
+    def _before_guide(self, ledger: TokenLedger) -> list[int]:
+        """Return the student's own tokens before the guide.
+
+        A template may print text that changes, such as a date, so the place is found in the student's own prompt.
+        Where it is not found, the result is the template's tokens, which then do not match.
+        """
+        if ledger.tokens[: len(self._before)] == self._before:
+            return self._before
+        prompt = ledger.tokens[: ledger.policy_mask.index(True)] if True in ledger.policy_mask else ledger.tokens
+        place = self._chat.length_through(prompt, self._start.lstrip())
+        return self._before if place is None else ledger.tokens[:place]
 
     def _gate(self, trajectory: Trajectory) -> list[bool]:
         if not self._kinds:

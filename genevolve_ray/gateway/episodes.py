@@ -65,6 +65,7 @@ class EpisodeRunner:
             seed=grant.seed,
             experience=grant.experience,
             split=grant.split,
+            date=self._chat.date,
         )
         if trajectory.outcome is Outcome.INFRA_FAILURE and not trajectory.ledger.policy_tokens:
             return None

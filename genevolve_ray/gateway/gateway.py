@@ -163,6 +163,7 @@ class Gateway:
                 "package": __version__,
                 "run": run.name,
                 "profile": facts.profile.name,
+                "date": facts.chat.date,
                 "engine": run.engine,
                 "dtype": facts.dtype,
                 "max_model_len": facts.max_model_len,

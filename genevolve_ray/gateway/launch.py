@@ -124,7 +124,7 @@ def _version_folder() -> Iterator[Path]:
 
 def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool]) -> PolicyFacts:
     """Read the facts that a replay needs from the run's settings and the model folder."""
-    chat = load_chat(model_dir)
+    chat = load_chat(model_dir, run.date)
     context = NULL_CONTEXT if run.rehearsal is not None else context_length(model_dir) or NULL_CONTEXT
     used = {str(run.engine.dtype), str(run.learner.dtype)}
     return PolicyFacts(

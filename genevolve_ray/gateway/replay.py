@@ -96,6 +96,7 @@ async def rebuild(
         seed=task.seed,
         experience=task.experience,
         split=task.split,
+        date=chat.date,
     )
     _check_same(trajectory.ledger, ledger)
     return trajectory

@@ -126,6 +126,8 @@ class RunCard(Record):
     package: str
     run: str
     profile: str
+    date: str = ""
+    """Day that the chat template and the profile show the policy."""
     engine: Literal["vllm", "transformers", "null"]
     dtype: str
     max_model_len: int | None

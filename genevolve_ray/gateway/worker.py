@@ -164,7 +164,7 @@ class Worker:
         engine = await self._start(card, model)
         await engine.update(str(folder), weights.version, weights.probe)
         self.progress.version = weights.version
-        chat, profile = load_chat(model), PROFILES[card.profile]
+        chat, profile = load_chat(model, card.date), PROFILES[card.profile]
         return EpisodeRunner(self._client, engine, chat, profile, card.tools, self._own), engine
 
     async def _bring_base(self, files: Sequence[FileCard], model: Path) -> None:

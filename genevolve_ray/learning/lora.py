@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from genevolve_ray.learning.config import LoraConfig
-from genevolve_ray.learning.policy import copy_tokenizer, has_tokenizer, load_policy, state_hash, vision_tower
+from genevolve_ray.learning.policy import load_policy, save_beside, state_hash, vision_tower
 from genevolve_ray.models import adapters
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE, BASE_DTYPE, PREFIX, AdapterMisfit
+from genevolve_ray.models.companions import copy_companions
 
 TRAINED, REFERENCE = "default", "reference"
 _FACTOR = re.compile(r"\.lora_([AB])\.(\w+)\.")
@@ -228,9 +229,10 @@ def read_adapter(folder: str | Path) -> dict[str, Tensor]:
 
 
 def export_merged(adapter_dir: str | Path, folder: str | Path, model_dir: str | Path | None = None) -> Path:
-    """Write a base with an adapter merged into it as a plain model folder in HF layout, tokenizer included.
+    """Write a base with an adapter merged into it as a plain model folder in HF layout, with all files of the base.
 
-    The tensors are float32, so that the export equals the adapter model up to rounding.
+    The tensors are float32, so that the export equals the adapter model up to rounding. Files next to the adapter, such
+    as its tokenizer, replace those of the base.
 
     Args:
         adapter_dir: an adapter in peft's layout, such as a checkpoint.
@@ -247,8 +249,7 @@ def export_merged(adapter_dir: str | Path, folder: str | Path, model_dir: str | 
     base = model_dir or PeftConfig.from_pretrained(str(adapter_dir)).base_model_name_or_path
     target = Path(folder)
     merged = PeftModel.from_pretrained(load_policy(base), str(adapter_dir)).merge_and_unload()
-    merged.save_pretrained(target)
-    for source in (base, adapter_dir):
-        if has_tokenizer(source):
-            copy_tokenizer(source, target)
+    target.mkdir(parents=True, exist_ok=True)
+    save_beside(merged, base, target)
+    copy_companions(adapter_dir, target, config=False)
     return target

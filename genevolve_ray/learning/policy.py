@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3Config,
@@ -30,6 +31,7 @@ from transformers import (
 )
 
 from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.models.companions import copy_companions, copy_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 WEIGHTS_FILE = "model.safetensors"
@@ -67,7 +69,11 @@ def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cp
         raise ValueError(f"policy device {device!r} was asked for, but torch {torch.__version__} sees no GPU")
     sees = hasattr(AutoConfig.from_pretrained(folder, local_files_only=True), "vision_config")
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    model: PreTrainedModel = kind.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+    # Its own sampling settings have no effect here, and transformers rejects those of some models.
+    unused = GenerationConfig()
+    model: PreTrainedModel = kind.from_pretrained(
+        folder, dtype=DTYPES[dtype], generation_config=unused, local_files_only=True
+    )
     head_weight(model)
     if (tower := vision_tower(model)) is not None:
         tower.requires_grad_(False)
@@ -77,33 +83,64 @@ def load_policy(model_dir: str | Path, dtype: str = "float32", device: str = "cp
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path, folder: str | Path) -> Path:
-    """Write `folder` in HF layout: config, safetensors and the tokenizer's files (saved, or copied from a folder).
+    """Write `folder` in HF layout: config, safetensors and tokenizer.
+
+    Args:
+        model: the policy.
+        tokenizer: a tokenizer, or the folder that the policy was loaded from, whose files are copied unchanged.
+        folder: the target; created when missing.
 
     Raises:
-        FileNotFoundError: when a tokenizer folder holds no tokenizer file.
+        FileNotFoundError: when the folder of the tokenizer holds no tokenizer file.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(target)
     if isinstance(tokenizer, str | Path):
-        copy_tokenizer(tokenizer, target)
+        if not has_tokenizer(tokenizer):
+            raise FileNotFoundError(f"no tokenizer files in {str(tokenizer)!r}")
+        save_beside(model, tokenizer, target)
     else:
+        model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     return target
+
+
+def save_beside(
+    model: PreTrainedModel, source: str | Path, target: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the weights of a policy to `target`, and next to them every other file of the folder it came from.
+
+    Only the weights are written by transformers. It reads some files that it then refuses to write, such as sampling
+    settings that contradict each other, and it drops others, such as the settings of image processors.
+
+    Args:
+        model: the policy, loaded from `source`.
+        source: its model folder.
+        target: an existing folder.
+        state: the weights; by default those of the model.
+    """
+    with _other_files_left(model):
+        model.save_pretrained(target, state_dict=None if state is None else dict(state))
+    copy_companions(source, target, config=False)
+    copy_config(source, target, str(model.dtype).removeprefix("torch."))
+
+
+@contextmanager
+def _other_files_left(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model's `save_pretrained` write its weights and nothing else."""
+    parts = [part for part in (model.config, getattr(model, "generation_config", None)) if part is not None]
+    for part in parts:
+        object.__setattr__(part, "save_pretrained", lambda *args, **options: None)
+    try:
+        yield
+    finally:
+        for part in parts:
+            object.__delattr__(part, "save_pretrained")
 
 
 def has_tokenizer(folder: str | Path) -> bool:
     """Return whether a folder holds any tokenizer file."""
     return any((Path(folder) / name).is_file() for name in TOKENIZER_FILES)
-
-
-def copy_tokenizer(source: str | Path, folder: str | Path) -> None:
-    """Copy the tokenizer's files unchanged. Raises FileNotFoundError when there are none."""
-    if not has_tokenizer(source):
-        raise FileNotFoundError(f"no tokenizer files in {str(source)!r}")
-    for name in (name for name in TOKENIZER_FILES if (Path(source) / name).is_file()):
-        if (Path(source) / name).resolve() != (Path(folder) / name).resolve():
-            shutil.copyfile(Path(source) / name, Path(folder) / name)
 
 
 def state_to_folder(state: Mapping[str, Tensor], folder: str | Path) -> None:

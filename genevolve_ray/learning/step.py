@@ -46,16 +46,16 @@ from genevolve_ray.learning.lora import (
 )
 from genevolve_ray.learning.outgoing import OutgoingWeights
 from genevolve_ray.learning.policy import (
-    copy_tokenizer,
-    has_tokenizer,
     head_weight,
     hidden_states,
     load_policy,
+    save_beside,
     state_hash,
     state_to_folder,
 )
 from genevolve_ray.learning.streams import MAXIMA, Scored, Term, TokenStreams, means, parity_metrics, token_streams
 from genevolve_ray.learning.ved import ved_loss
+from genevolve_ray.models.companions import copy_companions
 
 OPTIMIZER_FILE = "optimizer.pt"
 
@@ -82,7 +82,7 @@ class Learner:
         """Load the policy.
 
         Args:
-            model_dir: folder in HF layout; its tokenizer files, if any, are copied into every checkpoint.
+            model_dir: folder in HF layout; all its files besides the weights are copied into every checkpoint.
             config: the settings.
             banned: token ids that the sampler never emits; probability 0 here too.
             reference_dir: the policy at the start of evolution, by default `model_dir`; read only where its coefficient
@@ -104,7 +104,7 @@ class Learner:
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
         if config.publishes_adapter:
             check_publishable(self.model, model_dir)
-        self._tokenizer_dir = Path(model_dir) if has_tokenizer(model_dir) else None
+        self._model_dir = Path(model_dir)
         self._reference: PreTrainedModel | None = None
         if config.kl.coefficient > 0:
             self._reference = self.model
@@ -350,18 +350,17 @@ class Learner:
         return state_hash(tensors) if self._ranks.first else ""
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the tokenizer, if there is one."""
+        """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the other files of the model folder."""
         state = self.state_dict()
         if not self._ranks.first:
             return
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         if self._adapter is None:
-            self.model.save_pretrained(target, state_dict=state["model"])
+            save_beside(self.model, self._model_dir, target, state["model"])
         else:
             write_adapter(state["model"], self._adapter, target, base_dtype(self.config))
-        if self._tokenizer_dir is not None:
-            copy_tokenizer(self._tokenizer_dir, target)
+            copy_companions(self._model_dir, target, config=False)
         torch.save({"optimizer": state["optimizer"], "rng": state["rng"]}, target / OPTIMIZER_FILE)
 
     def load(self, folder: str | Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from agent_fakes import CHATML, OPENING, SEARCH_IMAGES, STRIPPING, answer, byte_tokenizer, call, play
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES, prompt_messages
@@ -115,3 +116,57 @@ def test_the_parts_of_any_turn_tile_it(tokens: list[int]) -> None:
     parts = FORMAT.split_turn(tokens)
     assert [token for _, part in parts for token in part] == tokens
     assert all(part for _, part in parts)
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+    "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+DATED = "{% set day = strftime_now('%d %b %Y') %}<|im_start|>system\nToday: {{ day }}\n<|im_end|>\n" + CHATML
+SPACED = CHATML.replace("{{ m.content }}<|im_end|>", "{{ m.content }} <|im_end|>")
+
+
+@pytest.mark.parametrize("special", [True, False])
+async def test_a_turn_ends_in_the_templates_own_token(tools: dict[str, Any], special: bool) -> None:
+    tokenizer = byte_tokenizer(GEMMA)
+    tokenizer.add_tokens([AddedToken("<end_of_turn>", special=special), AddedToken("<start_of_turn>", special=special)])
+    chat = ChatFormat(tokenizer)
+    assert chat.decode([chat.end_of_turn_id]) == "<end_of_turn>"
+    trajectory = await play(TURNS, ROOMY, tools, chat=chat)
+    assert trajectory.outcome is Outcome.PENDING
+    assert chat.decode(trajectory.ledger.tokens).count("<end_of_turn>") == 2 * len(TURNS)
+
+
+def test_a_system_message_without_a_place_of_its_own_begins_the_users() -> None:
+    tokenizer = byte_tokenizer(GEMMA)
+    tokenizer.add_tokens([AddedToken("<end_of_turn>")])
+    chat = ChatFormat(tokenizer)
+    messages = [{"role": "system", "content": "be brief\n"}, {"role": "user", "content": "draw"}]
+    assert "be brief\n\ndraw<end_of_turn>" in chat.decode(chat.prompt_ids(messages))
+    assert chat.decode(chat.system_ids("be brief\n")).endswith("<start_of_turn>user\nbe brief\n")
+
+
+def test_white_space_before_the_end_of_a_turn_is_layout() -> None:
+    assert ChatFormat(byte_tokenizer(SPACED)).end_of_turn_id == FORMAT.end_of_turn_id
+
+
+def test_a_template_prints_the_day_that_it_is_given() -> None:
+    chat = ChatFormat(byte_tokenizer(DATED), date="2024-02-29")
+    assert chat.dated and "Today: 29 Feb 2024\n" in chat.decode(chat.prompt_ids([{"role": "user", "content": "x"}]))
+    assert not FORMAT.dated
+
+
+def test_a_template_that_fails_or_is_missing_is_an_error_of_one_kind() -> None:
+    with pytest.raises(ValueError, match="has no chat template"):
+        ChatFormat(byte_tokenizer(""))
+    with pytest.raises(ValueError, match="template fails: TemplateError: not for you"):
+        ChatFormat(byte_tokenizer("{{ raise_exception('not for you') }}"))
+
+
+def test_a_place_is_found_in_other_tokens_of_the_same_text() -> None:
+    tokens = FORMAT.text_ids("Today: 1 May\nbefore|after")
+    assert FORMAT.length_through(tokens, "before|") == len(tokens) - len("after")
+    assert FORMAT.length_through(tokens, "missing") is None
+    assert FORMAT.length_through(tokens, "") is None

@@ -52,13 +52,17 @@ def test_a_training_says_what_it_read_and_how_it_went(
         (["--model", "MODEL", "--set", "lr=fast"], "lr: "),
         (["--model", "MODEL", "--set", "rate=1"], "rate: unknown key (value 1)"),
         (["--model", "MODEL", "--set", "device=cuda"], "device=cuda: a GPU is asked for"),
-        (["--model", "MODEL"], "no tokenizer files"),
+        (["--model", "BARE"], "no tokenizer files"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line(
     genevolve: Callable[..., Any], tmp_path: Path, rows: Path, model: Path, arguments: list[str], named: str
 ) -> None:
-    chosen = [str(model) if argument == "MODEL" else argument for argument in arguments]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((model / name).read_bytes())
+    chosen = [{"MODEL": str(model), "BARE": str(bare)}.get(argument, argument) for argument in arguments]
     code, _, err = genevolve("sft", str(rows), "--out", str(tmp_path / "out"), *chosen)
     assert (code, len(err.splitlines())) == (2, 1), err
     assert err.startswith("error: ") and named in err

@@ -1,0 +1,78 @@
+"""Every model folder of the zoo through doctor, training, checkpoint, export and resume on the reference engine."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zoo import ZOO
+
+from genevolve_ray.commands.evolve import evolve_run
+from genevolve_ray.commands.policies import policy_folder
+from genevolve_ray.config import RunConfig
+from genevolve_ray.doctor.machine import Status
+from genevolve_ray.doctor.run import examine
+from genevolve_ray.evolution.store.run import RunStore
+
+Animal = Callable[[str], Path]
+ConfigOf = Callable[..., RunConfig]
+OWN = {"model.safetensors", "config.json", "optimizer.pt"}
+"""Files of a checkpoint that are ours: weights, the dtype in the configuration, the optimizer."""
+
+
+def assert_complete(model: Path, saved: Path) -> None:
+    """A saved folder has every file of the model, unchanged but for those that are ours."""
+    names = sorted(path.name for path in model.iterdir())
+    assert set(names) <= {path.name for path in saved.iterdir()}
+    _, different, errors = filecmp.cmpfiles(model, saved, [n for n in names if n not in OWN], shallow=False)
+    assert (different, errors) == ([], [])
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (model, saved))
+    assert before == after
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_run_trains_saves_and_resumes(name: str, animal: Animal, config_of: ConfigOf, tmp_path: Path) -> None:
+    model, run = animal(name), tmp_path / "run"
+    config = config_of(model)
+    checks = examine(config, run)
+    assert [check for check in checks if check.status is Status.PROBLEM] == []
+    [tokenizer] = [check for check in checks if check.name == "tokenizer"]
+    assert f"turns end in {ZOO[name].end}," in tokenizer.detail
+    evolve_run(config, run, in_process=True)
+    with policy_folder(run) as exported:
+        assert_complete(model, exported)
+    evolve_run(config_of(model, "loop.steps=2"), run, in_process=True)
+    metrics = RunStore.read(str(run)).metrics()
+    assert len(metrics) == 2
+    assert all(row["parity"] < config.loop.parity_limit for row in metrics)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_fine_tuning_writes_a_folder_that_can_be_evolved(
+    name: str, animal: Animal, config_of: ConfigOf, tmp_path: Path
+) -> None:
+    from published_helpers import sft_row, write_lines
+
+    from genevolve_ray.commands.sft import sft_rows_run
+    from genevolve_ray.doctor.preflight import preflight
+
+    rows, out = write_lines(tmp_path / "rows.jsonl", [sft_row(i) for i in range(2)]), tmp_path / "out"
+    sft_rows_run(rows, animal(name), out, ["heldout_fraction=0.01", "dtype=float32"], steps=1)
+    assert_complete(animal(name), out)
+    preflight(config_of(out), local=True)
+
+
+def test_an_adapter_travels_with_the_files_of_its_base(animal: Animal, config_of: ConfigOf, tmp_path: Path) -> None:
+    model, run = animal("qwen2.5"), tmp_path / "run"
+    evolve_run(config_of(model, "learner.lora={rank: 2, alpha: 4}"), run, in_process=True)
+    kept = run / "checkpoints" / "000001"
+    assert not (kept / "config.json").exists()
+    with policy_folder(run) as exported:
+        names: list[Any] = [path.name for path in model.iterdir() if path.name not in OWN]
+        for folder in (kept, exported):
+            assert filecmp.cmpfiles(model, folder, names, shallow=False)[1:] == ([], [])
+        assert_complete(model, exported)
