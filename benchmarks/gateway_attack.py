@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import count
 from multiprocessing.synchronize import Event as ProcessEvent
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
@@ -109,6 +110,14 @@ async def _pose(rollouts: Any, config: RunConfig) -> None:
     await asyncio.gather(*(one() for _ in range(OPEN)))
 
 
+async def _lag(late: list[float]) -> None:
+    """Record by how much the event loop is late, twenty times a second."""
+    while True:
+        began = monotonic()
+        await asyncio.sleep(0.05)
+        late.append(monotonic() - began - 0.05)
+
+
 async def _serve(folder: Path, pipe: Any) -> None:
     config, images = attack_config(folder), MemoryImages()
     servers: list[GatewayServer] = []
@@ -124,13 +133,18 @@ async def _serve(folder: Path, pipe: Any) -> None:
         await rollouts.update(PublishedWeights(0, probe, FolderPayload(str(weights))))
         server = servers[0]
         posing = asyncio.create_task(_pose(rollouts, config))
+        late = list[float]()
+        lagging = asyncio.create_task(server.ask(_lag(late)))
         pipe.send(server.url)
         while await loop.run_in_executor(None, pipe.recv) == "status":
             usage = resource.getrusage(resource.RUSAGE_SELF)
             descriptors = len(os.listdir("/proc/self/fd"))
-            pipe.send(server.gateway.status() | {"cpu": usage.ru_utime + usage.ru_stime, "descriptors": descriptors})
-        posing.cancel()
-        await asyncio.gather(posing, return_exceptions=True)
+            found = {"cpu": usage.ru_utime + usage.ru_stime, "descriptors": descriptors, "lag": _high(late)}
+            late.clear()
+            pipe.send(server.gateway.status() | found)
+        for task in (posing, lagging):
+            task.cancel()
+        await asyncio.gather(posing, lagging, return_exceptions=True)
 
 
 def serve(folder: Path, pipe: Any) -> None:
@@ -304,6 +318,11 @@ def _accepted(status: dict[str, Any]) -> int:
     return sum(worker["accepted"] for name, worker in status["workers"].items() if name.startswith("honest"))
 
 
+def _high(values: list[float]) -> float:
+    """Return the 99th percentile."""
+    return round(sorted(values)[int(0.99 * (len(values) - 1))], 4) if values else 0.0
+
+
 def _warm_up(pipe: Any, workers: int) -> None:
     """Wait until every honest worker has answered twice, so that their episodes are spread over time."""
     end = monotonic() + _WARM_SECONDS
@@ -325,14 +344,15 @@ def _phase(plan: Plan, pipe: Any, seconds: float) -> dict[str, Any]:
         return found
 
     before, began = status(), monotonic()
-    latencies = sorted(_healthz(plan.url, seconds))
+    latencies = _healthz(plan.url, seconds)
     after, took = status(), monotonic() - began
     return {
         "seconds": round(took, 1),
         "honest_per_second": round((_accepted(after) - _accepted(before)) / took, 3),
-        "healthz_p50": round(latencies[len(latencies) // 2], 4),
-        "healthz_p99": round(latencies[int(0.99 * (len(latencies) - 1))], 4),
-        "healthz_max": round(latencies[-1], 4),
+        "healthz_p50": round(median(latencies), 4),
+        "healthz_p99": _high(latencies),
+        "healthz_max": round(max(latencies), 4),
+        "loop_lag_p99": after["lag"],
         "cpu_share": round((after["cpu"] - before["cpu"]) / took, 3),
         "descriptors": after["descriptors"],
         "connections": after.get("connections"),

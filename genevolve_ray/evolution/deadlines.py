@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 _QUANTILE = 0.9
 _LATE_SECONDS = 2.0
-_DEATH_SECONDS = 5.0
+_DEATH_SECONDS = 15.0
+"""Ray kills a process itself when it does not end within five seconds."""
 
 
 class UsualTime:
