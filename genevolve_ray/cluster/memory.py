@@ -120,7 +120,9 @@ class RayExperience:
         worker = self.worker
         kind = str(arguments[0]) if method == "call" else method
         work = await_remote(getattr(worker, method).remote(*arguments))
-        return await self._supervise(f"experience memory, {kind}", worker, work, ping=lambda: worker.ping.remote())
+        # An actor that does not exist yet answers no pings.
+        ping = None if method == "start" else lambda: worker.ping.remote()
+        return await self._supervise(f"experience memory, {kind}", worker, work, ping=ping)
 
     async def _renew(self) -> None:
         """Replace a lost actor; when the new one dies as well, the next attempt replaces it again."""

@@ -37,12 +37,18 @@ async def main(root: Path, model: Path, steps: int) -> None:
         "loop.group_size=2",
         f"loop.steps={steps}",
         "cluster.hang_timeout=3",
-        *(f"cluster.{role}.{key}" for role in ("tools", "renderer", "judge") for key in ("health_timeout=1", "health_period=0.5")),
+        *(
+            f"cluster.{role}.{key}"
+            for role in ("tools", "renderer", "judge")
+            for key in ("health_timeout=1", "health_period=0.5")
+        ),
     )
     monitor = Spoken()
     with RunStore.open(str(root / "run"), config, run_seed=config.seed, keep=config.checkpoints) as store:
         requests = config.requests.build(store.images)
-        async with on_ray(config, run_name="hang", images_uri=store.images.uri, model_dir=model, monitor=monitor) as ports:
+        async with on_ray(
+            config, run_name="hang", images_uri=store.images.uri, model_dir=model, monitor=monitor
+        ) as ports:
             loop = Evolution(config, requests, ports.rollouts, ports.learner, store, monitor, ports.experience)
             version = await loop.start()
             for process in psutil.Process().children(recursive=True):
