@@ -33,6 +33,8 @@ class ServiceConfig(Config):
     """Seconds that one try may take."""
     health_period: float = Field(default=2.0, gt=0)
     """Seconds between health checks, within which a dead replica is noticed and replaced."""
+    health_timeout: float = Field(default=8.0, gt=0)
+    """Seconds for the answer to a health check; a replica that misses three in a row is replaced."""
 
     @model_validator(mode="after")
     def _bounds(self) -> ServiceConfig:
@@ -80,6 +82,11 @@ class ClusterConfig(Config):
     """How often a step's experience is worked out when the memory's process dies."""
     learner_timeout: float = Field(default=120.0, gt=0)
     """Seconds that a rank of the learner waits for the others, before they count as lost."""
+    hang_timeout: float = Field(default=30.0, gt=0)
+    """Shortest time without an answer after which a process counts as stuck and is replaced, in seconds. A call that the
+    process cannot interrupt for an answer may take five times its usual time."""
+    hang_first: float = Field(default=1800.0, gt=0)
+    """The same for such a call before the first of its kind has ended, in seconds."""
     start_timeout: float = Field(default=300.0, gt=0)
     """Seconds that actors and services may take to start."""
     weights: Literal["host", "nccl", "ipc", "gloo"] = "host"

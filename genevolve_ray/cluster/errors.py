@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from genevolve_ray.errors import GenevolveError, InfraFailure, ToolArgumentError, UserFault
 
 T = TypeVar("T")
+Supervise = Callable[..., Awaitable[Any]]
+"""See `evolution.deadlines.Supervisor.call`."""
 
 
 class PlacementError(UserFault):
@@ -30,6 +32,18 @@ class PluginError(GenevolveError, RuntimeError):
 
 class WorkersLost(GenevolveError, RuntimeError):
     """Signal that rollout workers died more often than allowed."""
+
+
+async def unsupervised(kind: str, process: Any, work: Awaitable[T], ping: object = None) -> T:
+    """Await a call on a process without any limit of time."""
+    return await work
+
+
+def dead(message: str) -> Exception:
+    """Return the error of a call whose process was ended."""
+    from ray.exceptions import RayActorError
+
+    return RayActorError(error_msg=message)
 
 
 async def await_remote(reply: Awaitable[T]) -> T:

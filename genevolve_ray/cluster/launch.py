@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.applications import delete, deploy, reason, states, sweep, wait_running
-from genevolve_ray.cluster.errors import StartError, await_remote
+from genevolve_ray.cluster.errors import StartError, Supervise, await_remote, dead
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
 from genevolve_ray.cluster.placement import (
@@ -33,6 +33,7 @@ from genevolve_ray.cluster.swaps import RayRenderers
 from genevolve_ray.cluster.transports.device import Transfer
 from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, ServiceHandle, worker_environment
+from genevolve_ray.evolution.deadlines import HangLimits, Supervisor
 from genevolve_ray.evolution.inference import PolicySource, Wanted
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import LearnerLost
@@ -87,7 +88,7 @@ async def launched(
     began = perf_counter()
     try:
         with ray_session(config.cluster, namespace=run_name):
-            launch = Launch(config, wanted, run_name, images_uri)
+            launch = Launch(config, wanted, run_name, images_uri, monitor.note)
             launch.seconds["ray"] = perf_counter() - began
             launch.check()
             try:
@@ -105,7 +106,14 @@ async def launched(
 class Launch:
     """Hold the wanted parts of a run or an inference job on Ray, between start and stop."""
 
-    def __init__(self, config: PlacedConfig, wanted: Wanted, run_name: str, images_uri: str) -> None:
+    def __init__(
+        self,
+        config: PlacedConfig,
+        wanted: Wanted,
+        run_name: str,
+        images_uri: str,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Plan the parts; `start` starts them.
 
         Args:
@@ -113,7 +121,9 @@ class Launch:
             wanted: the parts to start.
             run_name: prefix of the names of the applications.
             images_uri: the picture store of the run or job.
+            say: receives a line for each process that was ended because it no longer answered.
         """
+        self._say = say
         self.config, self.wanted, self.images_uri = config, wanted, images_uri
         self.services = wanted_services(config, wanted, run_name)
         self.seconds: dict[str, float] = {}
@@ -226,6 +236,7 @@ class Launch:
             max_restarts=self.config.cluster.max_restarts,
             elsewhere=lambda: sum(node["Alive"] for node in ray.nodes()) > 1,
             sends=self.config.cluster.weights != "host",
+            supervise=self._supervisor(),
         )
 
     def _new_rollouts(self) -> RayRollouts:
@@ -241,12 +252,21 @@ class Launch:
             max_restarts=cluster.max_restarts,
             attempts=cluster.rollout_attempts,
             transfer=transfer,
+            supervise=self._supervisor(),
         )
 
     def _new_experience(self) -> RayExperience:
         import ray
 
-        return RayExperience(self._create_memory, ray.kill, self.config.cluster.experience_attempts)
+        attempts = self.config.cluster.experience_attempts
+        return RayExperience(self._create_memory, ray.kill, attempts, self._supervisor())
+
+    def _supervisor(self) -> Supervise:
+        import ray
+
+        cluster = self.config.cluster
+        limits = HangLimits(cluster.hang_timeout, cluster.hang_first, cluster.hang_timeout / 3)
+        return Supervisor(limits, ray.kill, dead, self._say).call
 
     def _actor(self, kind: type, bundle: int, environment: dict[str, str], options: dict[str, Any]) -> Any:
         import ray

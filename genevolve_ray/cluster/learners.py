@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
 
-from genevolve_ray.cluster.errors import await_remote
+from genevolve_ray.cluster.errors import Supervise, await_remote, unsupervised
 from genevolve_ray.cluster.transports.device import Sender, TensorsPayload, TransferGroup
 from genevolve_ray.cluster.transports.host import FilesPayload, forget_weights, pack, run_folder
 from genevolve_ray.evolution.ports import LearnerLost
@@ -120,6 +120,7 @@ class RayLearner:
         max_restarts: int = 0,
         elsewhere: Callable[[], bool] = lambda: False,
         sends: bool = False,
+        supervise: Supervise = unsupervised,
     ) -> None:
         """Create the learner's actors.
 
@@ -129,7 +130,9 @@ class RayLearner:
             max_restarts: how often all of them may be replaced.
             elsewhere: whether any other node needs the weights.
             sends: whether published weights stay in memory until `send`, and are not written.
+            supervise: awaits calls on actors, and ends one that takes far longer than usual.
         """
+        self._supervise = supervise
         self.workers = list(create())
         self._create, self._kill, self._restarts_left = create, kill, max_restarts
         self._elsewhere, self._sends = elsewhere, sends
@@ -141,7 +144,7 @@ class RayLearner:
     async def start(self) -> None:
         """Wait until the model is loaded on every rank."""
         address = await self.address() if len(self.workers) > 1 else None
-        await _together("start", [await_remote(worker.start.remote(address)) for worker in self.workers])
+        await self._all("start", lambda worker: worker.start.remote(address))
 
     async def restart(self) -> None:
         """Replace the actors of all ranks by new ones in the initial state; `load` and `step` restore later states.
@@ -179,8 +182,9 @@ class RayLearner:
             self._held = version
             return PublishedWeights(version, probe, TensorsPayload(partial(self._write, version)))
         async with self._turn:
-            replies = [await_remote(worker.publish.remote(version, self._elsewhere())) for worker in self.workers]
-            published: PublishedWeights = (await _together("publish", replies))[0]
+            published: PublishedWeights = (
+                await self._all("publish", lambda worker: worker.publish.remote(version, self._elsewhere()))
+            )[0]
             return published
 
     async def _write(self, version: int) -> FilesPayload | None:
@@ -188,8 +192,9 @@ class RayLearner:
         async with self._turn:
             if self._held != version:
                 return None
-            replies = [await_remote(worker.write.remote(version, self._elsewhere())) for worker in self.workers]
-            files: FilesPayload = (await _together("write", replies))[0]
+            files: FilesPayload = (
+                await self._all("write", lambda worker: worker.write.remote(version, self._elsewhere()))
+            )[0]
             return files
 
     async def release(self, version: int) -> None:
@@ -202,7 +207,7 @@ class RayLearner:
         See `SendingLearner.send`.
         """
         async with self._turn:
-            await _together("send", [await_remote(worker.send.remote(group)) for worker in self.workers])
+            await self._all("send", lambda worker: worker.send.remote(group))
 
     async def address(self) -> str:
         """Return `host:port` of rank 0's node for the rendezvous of a group."""
@@ -242,7 +247,14 @@ class RayLearner:
         async with self._turn:
             if method in _CHANGING:
                 self._held = None
-            return (await _together(method, [await_remote(w.call.remote(method, *arguments)) for w in self.workers]))[0]
+            return (await self._all(method, lambda worker: worker.call.remote(method, *arguments)))[0]
+
+    async def _all(self, method: str, call: Callable[[Any], Awaitable[Any]]) -> list[Any]:
+        """Call every rank, and return the replies in their order. A rank computes in its event loop: it has no pings."""
+        return await _together(
+            method,
+            [self._supervise(f"learner, {method}", worker, await_remote(call(worker))) for worker in self.workers],
+        )
 
 
 async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]:

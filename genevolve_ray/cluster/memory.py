@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray.exceptions import RayActorError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from genevolve_ray.cluster.errors import await_remote
+from genevolve_ray.cluster.errors import Supervise, await_remote, unsupervised
 from genevolve_ray.evolution.ports import ExperienceStep
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group
@@ -32,6 +32,9 @@ class ExperienceWorker:
 
         self._experience = start_experience(self._config)
 
+    async def ping(self) -> None:
+        """Answer: the event loop of this process runs."""
+
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the experience port."""
         assert self._experience is not None, "call start first; only runs with experience have this actor"
@@ -50,14 +53,22 @@ class RayExperience:
     call is repeated. The result of a step depends only on that memory and on the step's groups.
     """
 
-    def __init__(self, create: Callable[[], Any], kill: Callable[[Any], None], attempts: int) -> None:
+    def __init__(
+        self,
+        create: Callable[[], Any],
+        kill: Callable[[Any], None],
+        attempts: int,
+        supervise: Supervise = unsupervised,
+    ) -> None:
         """Create the actor; `start` waits for it.
 
         Args:
             create: returns a new actor immediately.
             kill: ends an actor immediately.
             attempts: attempts per call.
+            supervise: awaits calls on the actor, and ends one that no longer answers.
         """
+        self._supervise = supervise
         self._create, self._kill, self._attempts = create, kill, attempts
         self._committed: bytes | None = None
         self._learned: bytes | None = None
@@ -67,7 +78,7 @@ class RayExperience:
 
     async def start(self) -> None:
         """Wait until the memory has started."""
-        await await_remote(self.worker.start.remote())
+        await self._call("start")
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write a step's bundles and recall one for each request. Raises RayActorError when actors keep dying."""
@@ -100,10 +111,18 @@ class RayExperience:
         if self._lost:
             await self._renew()
         try:
-            return await await_remote(getattr(self.worker, method).remote(*arguments))
+            return await self._call(method, *arguments)
         except RayActorError:
             self._lost = True
             raise
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        worker = self.worker
+        kind = str(arguments[0]) if method == "call" else method
+        work = await_remote(getattr(worker, method).remote(*arguments))
+        # An actor that does not exist yet answers no pings.
+        ping = None if method == "start" else lambda: worker.ping.remote()
+        return await self._supervise(f"experience memory, {kind}", worker, work, ping=ping)
 
     async def _renew(self) -> None:
         """Replace a lost actor; when the new one dies as well, the next attempt replaces it again."""
@@ -111,5 +130,5 @@ class RayExperience:
         self.worker = self._create()
         await self.start()
         if self._committed is not None:
-            await await_remote(self.worker.call.remote("restore", self._committed))
+            await self._call("call", "restore", self._committed)
         self._lost = False

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ray.exceptions import RayActorError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
-from genevolve_ray.cluster.errors import StartError, WorkersLost, await_remote
+from genevolve_ray.cluster.errors import StartError, Supervise, WorkersLost, await_remote, unsupervised
 from genevolve_ray.cluster.transports.device import TensorsPayload, Transfer
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.weights import PublishedWeights
@@ -66,6 +66,7 @@ class RayRollouts:
         max_restarts: int,
         attempts: int,
         transfer: Transfer | None = None,
+        supervise: Supervise = unsupervised,
     ) -> None:
         """Create `workers` workers; `start` waits for them.
 
@@ -75,10 +76,11 @@ class RayRollouts:
             max_restarts: how often each place may be given a new worker.
             attempts: attempts per rollout.
             transfer: sends weights that the learner publishes without writing them.
+            supervise: awaits calls on workers, and ends a worker that no longer answers.
         """
         self._pool, self._max_restarts, self._attempts = pool, max_restarts, attempts
         self._places = [_Place(index, pool.create(index)) for index in range(workers)]
-        self._transfer = transfer
+        self._transfer, self._supervise = transfer, supervise
         self._weights: PublishedWeights | None = None
         self._renewed = asyncio.Event()
 
@@ -140,10 +142,10 @@ class RayRollouts:
 
     async def _tell(self, place: _Place, call: Callable[[Any], Awaitable[None]]) -> None:
         try:
-            await self._on(place, call)
+            await self._on(place, "renderer", call)
         except RayActorError:
             if place.lost is None:
-                await self._on(place, call)
+                await self._on(place, "renderer", call)
 
     async def stats(self) -> list[Any]:
         """Return the statistics of every worker."""
@@ -177,7 +179,7 @@ class RayRollouts:
             await place.ready.wait()
             if place.lost is not None:  # given up while this waited
                 return await self._play(task)
-            return await self._on(place, lambda worker: self._cancelled_with_us(worker.rollout.remote(task)))
+            return await self._on(place, "rollout", lambda worker: self._cancelled_with_us(worker.rollout.remote(task)))
         finally:
             place.load -= 1
 
@@ -194,19 +196,25 @@ class RayRollouts:
         assert self._weights is not None
         weights = self._weights
         try:
-            return await self._on(place, lambda worker: worker.update.remote(weights))
+            return await self._on(place, "update", lambda worker: worker.update.remote(weights))
         except RayActorError:
             if place.lost is not None:
                 self._standing()
                 return 0.0
             # The new worker received the same weights, and was verified, before it took the place.
-            return await self._on(place, lambda worker: worker.update.remote(weights))
+            return await self._on(place, "update", lambda worker: worker.update.remote(weights))
 
-    async def _on(self, place: _Place, call: Callable[[Any], Awaitable[T]]) -> T:
-        """Call the worker of a place; if it is dead, replace it and raise its RayActorError."""
+    async def _on(self, place: _Place, kind: str, call: Callable[[Any], Awaitable[T]]) -> T:
+        """Call the worker of a place; if it is dead or stuck, replace it and raise its RayActorError."""
         worker = place.worker
         try:
-            return await await_remote(call(worker))
+            work: Awaitable[T] = self._supervise(
+                f"rollout worker {place.index}, {kind}",
+                worker,
+                await_remote(call(worker)),
+                ping=lambda: worker.ping.remote(),
+            )
+            return await work
         except RayActorError:
             await self._replace(place, worker)
             raise

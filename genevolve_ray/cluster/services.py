@@ -170,6 +170,7 @@ def application(service: Service, images_uri: str) -> Application:
         max_queued_requests=config.max_queued,
         max_constructor_retry_count=_CONSTRUCTOR_TRIES,
         health_check_period_s=config.health_period,
+        health_check_timeout_s=config.health_timeout,
         graceful_shutdown_timeout_s=_GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.environment()},

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import signal
-import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception, retry_never, stop_after_attem
 
 from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.sockets import check_temporary_folder
+from genevolve_ray.cluster.watch import ClusterWatch, end_driver, reaper, vital
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import ClusterConfig
@@ -85,7 +86,7 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
         # Ray installs a SIGTERM handler that exits; a driver with its own cleanup keeps its handler.
         signal.signal(signal.SIGTERM, handler)
     try:
-        with _reaper(set(psutil.Process().children(recursive=True)) - before) if private else nullcontext():
+        with _watched(set(psutil.Process().children(recursive=True)) - before, config) if private else nullcontext():
             yield
     finally:
         import ray
@@ -97,22 +98,15 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
 
 
 @contextmanager
-def _reaper(processes: set[psutil.Process]) -> Iterator[None]:
-    """Kill `processes` when this process dies without cleanup.
+def _watched(processes: set[psutil.Process], config: ClusterConfig) -> Iterator[None]:
+    """Watch the processes of a private cluster, and have them end with this process."""
 
-    Most of Ray's processes end themselves then, but its agents search for the lost cluster for another minute. A shell
-    waits for the end of a pipe that only this process holds open.
-    """
-    script = 'read -r line; kill -9 "$@" 2>/dev/null'
-    pids = [str(process.pid) for process in processes]
-    shell = subprocess.Popen(
-        ["/bin/sh", "-c", script, "genevolve-reaper", *pids], stdin=subprocess.PIPE, start_new_session=True
-    )
-    try:
+    def say(line: str) -> None:
+        print(f"note: {line}", file=sys.stderr, flush=True)
+
+    watch = ClusterWatch(vital(processes), config.hang_timeout, say=say, end=end_driver)
+    with reaper(processes, config.hang_timeout), watch:
         yield
-    finally:
-        shell.kill()
-        shell.wait()
 
 
 def set_defaults() -> None:

@@ -176,6 +176,9 @@ class RolloutWorker:
         """Stop waiting for weights that will not arrive."""
         self._transfer_queue.close(reason)
 
+    async def ping(self) -> None:
+        """Answer: the event loop of this process runs."""
+
     async def stats(self) -> WorkerStats:
         """Return the statistics of this worker."""
         engine = self._policy.engine if self._policy is not None else None

@@ -7,7 +7,9 @@ like whole weights: an engine recognizes it by its files and merges it into its 
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from typing import Protocol
 from genevolve_ray.engines.protocol import Probe
 
 _PREFIX = "genevolve-weights"
+_LOCK = ".used"
+_held: dict[Path, int] = {}
+"""Open lock files of this process, by their folder."""
 
 
 class WeightPayload(Protocol):
@@ -81,32 +86,79 @@ class WeightFolders:
 @contextmanager
 def weight_folders() -> Iterator[WeightFolders]:
     """Open folders for the versions of a run in this process, and remove them at the end."""
-    remove_leftovers()
-    root = memory_folder("run", os.getpid())
-    try:
+    with own_folder("run") as root:
         yield WeightFolders(root)
+
+
+@contextmanager
+def own_folder(name: str) -> Iterator[Path]:
+    """Open a folder for weights of this process alone, and remove it at the end; its name begins with `name`."""
+    remove_leftovers()
+    root = memory_folder(f"{name}-{secrets.token_hex(8)}")
+    try:
+        yield root
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        remove_folder(root)
 
 
-def memory_folder(name: str, keeper: int) -> Path:
+def memory_folder(name: str) -> Path:
     """Make a folder for weights, on a RAM disk where there is one, so that a version is written and read in memory.
 
+    Each process that calls this holds a shared kernel lock on a file of the folder until it ends. The folder therefore
+    has a living user as long as anyone holds the lock, also in another container that shares the disk: ids of processes
+    say nothing there.
+
     Args:
-        name: distinguishes the folders of one keeper.
-        keeper: id of the process that uses the folder; after that process ends, `remove_leftovers` removes the folder.
+        name: of the folder, random where another machine or container could choose the same.
     """
-    folder = _base() / f"{_PREFIX}-{name}-{keeper}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    folder = _base() / f"{_PREFIX}-{name}"
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        held = _held.get(folder)
+        if held is not None and _is_at(held, folder / _LOCK):
+            return folder
+        if held is not None:  # the folder was removed meanwhile, and is a new one
+            os.close(_held.pop(folder))
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if _is_at(lock, folder / _LOCK):  # otherwise somebody removed the folder before the lock was held
+            _held[folder] = lock
+            return folder
+        os.close(lock)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of `memory_folder`; a missing one is not an error."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if (lock := _held.pop(folder, None)) is not None:
+        os.close(lock)
 
 
 def remove_leftovers() -> None:
     """Remove the weights of processes that have ended, such as a driver that was killed."""
     for folder in _base().glob(f"{_PREFIX}-*"):
-        keeper = folder.name.rpartition("-")[2]
-        if keeper.isdigit() and not Path(f"/proc/{keeper}").exists():
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+        except OSError:  # another user's, or one that is being made or removed
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue  # somebody uses it
+        finally:
+            os.close(lock)
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    """Return whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _base() -> Path:

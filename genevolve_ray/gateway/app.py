@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from genevolve_ray.gateway.auth import Scope, TokenEntry
 from genevolve_ray.gateway.config import MIB
@@ -28,6 +34,14 @@ from genevolve_ray.gateway.wire import (
 )
 
 MAX_WAIT = 30.0
+_LEASE_BYTES = 4 << 10
+_TOOL_BYTES = 256 << 10
+_IGNORED_BYTES = 64 << 10
+"""Bytes of a body that are ignored where none is expected."""
+_DOWNLOADS = 4
+"""Parts of files that one token receives at once; others wait."""
+_PIECE_BYTES = 256 << 10
+T = TypeVar("T")
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -36,6 +50,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     door = _Door(gateway)
     app.add_exception_handler(GatewayRefusal, door.refused)
     app.add_exception_handler(RequestValidationError, door.malformed)
+    app.add_exception_handler(ClientDisconnect, door.lost)
     app.add_api_route("/healthz", door.health, methods=["GET"])
     app.add_api_route("/v1/run", door.run, methods=["GET"])
     app.add_api_route("/v1/model/{name}", door.model, methods=["GET"])
@@ -57,6 +72,7 @@ class _Door:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._downloads: dict[str, asyncio.Semaphore] = {}
 
     # --- around every request ---
 
@@ -74,24 +90,33 @@ class _Door:
         """Answer that a path or a query is invalid."""
         return await self.refused(request, GatewayRefusal(RefusalReason.MALFORMED, "path or query"))
 
+    async def lost(self, request: Request, error: Exception) -> Response:
+        """Answer nobody: the client has disconnected."""
+        return Response(status_code=400, headers={"Connection": "close"})
+
     async def _admit(self, request: Request, scope: Scope = Scope.ROLLOUT) -> TokenEntry:
         self._gateway.meters.requests += 1
-        who = await self._gateway.admit(request.headers.get("authorization"), scope)
+        connection = getattr(request.state, "connection", None)
+        count = (lambda name: None) if connection is None else connection.admit
+        who = await self._gateway.admit(request.headers.get("authorization"), scope, count)
         request.state.worker = who.name
         return who
 
-    async def _body(self, request: Request) -> bytes:
-        limits = self._gateway.config.limits
-        limit = int(limits.body_mib * MIB)
-        body = await read_bounded(request.stream(), request.headers.get("content-length"), limit, limits.body_seconds)
-        self._gateway.meters.bytes_in += len(body)
+    async def _body(self, request: Request, who: TokenEntry, limit: int, expansion: float = 1.0) -> bytes:
+        """Return a body of at most `limit` bytes, and at most `expansion` times that after decompression."""
+        gateway = self._gateway
         encoding = request.headers.get("content-encoding", "identity")
-        if encoding == ZSTD:
-            return decompress(body, int(limit * limits.expansion))
-        if encoding != "identity":
+        if encoding not in (ZSTD, "identity"):
             raise GatewayRefusal(
                 RefusalReason.MALFORMED, f"content-encoding {encoding[:32]!r} is neither zstd nor identity"
             )
+        announced, seconds = request.headers.get("content-length"), gateway.config.limits.body_seconds
+        body = await read_bounded(request.stream(), announced, limit, seconds)
+        gateway.meters.bytes_in += len(body)
+        if encoding == ZSTD:
+            most = int(limit * expansion)
+            body = await gateway.aside(who, most, lambda: decompress(body, most))
+        await gateway.charge(who, len(body))
         return body
 
     # --- routes ---
@@ -107,32 +132,36 @@ class _Door:
 
     async def model(self, request: Request, name: str) -> Response:
         """Serve a part of a file of the model folder."""
-        await self._admit(request)
+        who = await self._admit(request)
         gateway = self._gateway
-        answer, sent = self._file(request, gateway.run.model_dir, gateway.model_files + gateway.base_files, name)
-        if any(file.name == name for file in gateway.base_files):
-            gateway.meters.base_bytes_out += sent
-        return answer
+
+        def sent(size: int) -> None:
+            if any(file.name == name for file in gateway.base_files):
+                gateway.meters.base_bytes_out += size
+
+        return self._file(request, who, gateway.run.model_dir, gateway.model_files + gateway.base_files, name, sent)
 
     async def weights(self, request: Request, after: int = -1, wait: float = 0.0) -> Response:
         """Name the newest version once it is beyond `after`; 204 when there is none in time."""
         await self._admit(request)
-        card = await self._gateway.weights(after, min(max(wait, 0.0), MAX_WAIT))
+        card = await _while_connected(request, self._gateway.weights(after, min(max(wait, 0.0), MAX_WAIT)))
         return Response(status_code=204) if card is None else _json(card)
 
     async def weights_file(self, request: Request, version: int, name: str) -> Response:
         """Serve a part of a file of a version."""
-        await self._admit(request)
+        who = await self._admit(request)
         found = self._gateway.version_store.get(version)
-        answer, sent = self._file(request, found.folder, found.card.files, name)
-        self._gateway.meters.version_bytes_out[version] += sent
-        return answer
+
+        def sent(size: int) -> None:
+            self._gateway.meters.version_bytes_out[version] += size
+
+        return self._file(request, who, found.folder, found.card.files, name, sent)
 
     async def lease(self, request: Request) -> Response:
         """Lease samples to play."""
         who = await self._admit(request)
-        order = read_body(LeaseOrder, await self._body(request))
-        grants = await self._gateway.lease(who, order)
+        order = read_body(LeaseOrder, await self._body(request, who, _LEASE_BYTES))
+        grants = await _while_connected(request, self._gateway.lease(who, order))
         if await request.is_disconnected():
             for grant in grants:  # the client has disconnected and will not play them
                 await self._gateway.give_back(who, grant.id)
@@ -147,13 +176,17 @@ class _Door:
     async def tools(self, request: Request, lease: str) -> Response:
         """Execute a tool call."""
         who = await self._admit(request)
-        order = read_body(ToolOrder, await self._body(request))
+        body = await self._body(request, who, _TOOL_BYTES)
+        order = await self._gateway.aside(who, len(body), lambda: read_body(ToolOrder, body))
         return _json(await self._gateway.call(who, lease, order))
 
     async def trajectory(self, request: Request, lease: str) -> Response:
         """Accept a played episode."""
         who = await self._admit(request)
-        return _json(await self._gateway.push(who, lease, await self._body(request)))
+        limits = self._gateway.config.limits
+        async with self._gateway.receiving(who, lease):
+            body = await self._body(request, who, int(limits.body_mib * MIB), limits.expansion)
+            return _json(await self._gateway.push(who, lease, body))
 
     async def give_back(self, request: Request, lease: str) -> Response:
         """End a lease."""
@@ -163,7 +196,8 @@ class _Door:
     async def image(self, request: Request) -> Response:
         """Accept a picture of a trusted worker's own tools."""
         who = await self._admit(request, Scope.OWN_TOOLS)
-        return _json(await self._gateway.put_image(who, await self._body(request)))
+        body = await self._body(request, who, int(self._gateway.config.limits.body_mib * MIB))
+        return _json(await self._gateway.put_image(who, body))
 
     async def status(self, request: Request) -> Response:
         """Report the whole status."""
@@ -175,15 +209,76 @@ class _Door:
         await self._admit(request, Scope.STATUS)
         return Response(self._gateway.metrics(), headers={"Content-Type": CONTENT_TYPE})
 
-    def _file(self, request: Request, folder: Path, files: tuple[FileCard, ...], name: str) -> tuple[Response, int]:
-        """Return a part of a file, and the number of bytes that are transferred."""
-        data, start, size = read_range(folder, files, name, request.headers.get("range"))
-        media = "application/octet-stream"
-        headers = {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{size}", "Accept-Ranges": "bytes"}
-        if request.query_params.get("encoding") == ZSTD:
-            data, media = compress(data, self._gateway.config.zstd_level), "application/zstd"
-        self._gateway.meters.bytes_out += len(data)
-        return Response(data, 206, headers, media_type=media), len(data)
+    def _file(
+        self,
+        request: Request,
+        who: TokenEntry,
+        folder: Path,
+        files: tuple[FileCard, ...],
+        name: str,
+        sent: Callable[[int], None],
+    ) -> Response:
+        """Return a part of a file; `sent` receives the number of bytes that are transferred."""
+        gateway, packed = self._gateway, request.query_params.get("encoding") == ZSTD
+
+        def load() -> tuple[bytes, dict[str, str]]:
+            data, start, size = read_range(folder, files, name, request.headers.get("range"))
+            media = "application/zstd" if packed else "application/octet-stream"
+            part = f"bytes {start}-{start + len(data) - 1}/{size}"
+            if packed:
+                data = compress(data, gateway.config.zstd_level)
+            headers = {"Content-Range": part, "Accept-Ranges": "bytes", "Content-Type": media}
+            return data, headers | {"Content-Length": str(len(data))}
+
+        async def loaded() -> tuple[bytes, dict[str, str]]:
+            data, headers = await asyncio.to_thread(load)
+            gateway.meters.bytes_out += len(data)
+            sent(len(data))
+            return data, headers
+
+        return _FilePart(self._downloads.setdefault(who.name, asyncio.Semaphore(_DOWNLOADS)), loaded)
+
+
+class _FilePart(Response):
+    """Load a part of a file when its turn comes, and send it in pieces, so that few parts are in memory at once."""
+
+    def __init__(self, turn: asyncio.Semaphore, load: Callable[[], Awaitable[tuple[bytes, dict[str, str]]]]) -> None:
+        """Keep the functions; nothing is read yet."""
+        super().__init__(status_code=206)
+        self._turn, self._load = turn, load
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Send the part. Raises GatewayRefusal before anything is sent."""
+        async with self._turn:
+            data, headers = await self._load()
+            self.init_headers(headers)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for start in range(0, len(data), _PIECE_BYTES):
+                await send(
+                    {"type": "http.response.body", "body": data[start : start + _PIECE_BYTES], "more_body": True}
+                )
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of work, and cancel it when its client disconnects. Raises ClientDisconnect."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client disconnects, or sends far more than expected."""
+    ignored = 0
+    while (message := await request.receive())["type"] != "http.disconnect" and ignored <= _IGNORED_BYTES:
+        ignored += len(message.get("body", b""))
 
 
 def _json(record: BaseModel) -> Response:

@@ -20,15 +20,27 @@ class LimitsConfig(Config):
     burst: int = Field(default=200, ge=1)
     """Calls that a token may make at once, above that rate."""
     body_mib: float = Field(default=4.0, gt=0)
-    """Largest body as it arrives, and once more after decompression times `expansion`."""
+    """Largest trajectory or picture as it arrives, and after decompression times `expansion`; others: 256 KiB."""
     expansion: float = Field(default=3.0, ge=1)
     """How many times larger than `body_mib` a body may be once it is decompressed."""
+    mib_per_second: float = Field(default=8.0, gt=0)
+    """Mean rate of a token's bodies after decompression, MiB a second."""
+    burst_mib: float = Field(default=64.0, gt=0)
+    """Bodies that a token may send at once, above that rate, MiB after decompression."""
     body_seconds: float = Field(default=60.0, gt=0)
     """Seconds within which a body must have arrived."""
     open_leases: int = Field(default=256, ge=1)
     """Leases that a token may hold at once."""
+    first_leases: int = Field(default=8, ge=1)
+    """Leases that a token may hold before its first answer; each answer permits one more, each failure halves them."""
     connections: int = Field(default=2048, ge=1)
-    """Connections that the gateway serves at once, over all tokens."""
+    """Connections of all tokens at once; fewer where the process may not open as many files."""
+    token_connections: int = Field(default=320, ge=1)
+    """Connections of one token at once, and so its requests in progress."""
+    strangers: int = Field(default=512, ge=1)
+    """Connections that have sent no valid token; beyond that number, the oldest is closed."""
+    head_seconds: float = Field(default=10.0, gt=0)
+    """Seconds within which a connection must be encrypted, and then the head of a request must have arrived."""
 
 
 class TrustConfig(Config):
@@ -76,7 +88,9 @@ class GatewayConfig(Config):
     only: bool = False
     """No engine inside: every sample, those of evaluations too, is played outside."""
     patience: float = Field(default=60.0, gt=0)
-    """Seconds that a sample waits for a worker before an engine inside plays it."""
+    """Seconds that a sample waits for a worker before an engine inside plays it. A lease that shows no progress for as
+    long is overdue, and another player receives its sample as well; once episodes were observed, after three times
+    their usual time."""
     lease_seconds: float = Field(default=60.0, gt=0)
     """A lease that is not renewed within this is given to another worker."""
     lease_limit: float = Field(default=3600.0, gt=0)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from genevolve_ray import __version__
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.auth import Scope, TokenEntry, TokenFile, require
-from genevolve_ray.gateway.config import GatewayConfig
+from genevolve_ray.gateway.config import MIB, GatewayConfig
+from genevolve_ray.gateway.connections import Connections
 from genevolve_ray.gateway.inspector import Inspector, PolicyFacts
 from genevolve_ray.gateway.leases import Call, LeaseTable, SampleLease
 from genevolve_ray.gateway.limits import Bucket
@@ -32,7 +34,6 @@ from genevolve_ray.gateway.wire import (
     ToolAnswer,
     ToolOrder,
     WeightsCard,
-    read_push,
 )
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageSearchObservation
@@ -41,8 +42,13 @@ from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
 
+_PARSERS = 1
+"""Large bodies that are parsed at once; each token has one turn at a time."""
+_INLINE_BYTES = 64 << 10
+"""Bodies up to this size are parsed in the event loop."""
 _PICTURES = 20_000
 """Pictures of workers' own tools that observations may still refer to."""
+T = TypeVar("T")
 CallTool = Callable[[Tool, dict[str, object], EpisodeContext], Awaitable[object]]
 """Executes a tool call in the event loop of the tool."""
 
@@ -92,8 +98,14 @@ class Gateway:
         self.quarantine = Quarantine(folder / "quarantine")
         self.version_store = VersionStore(weights, config.kept_versions)
         self.lease_table = LeaseTable(
-            seconds=config.lease_seconds, limit=config.lease_limit, per_owner=config.limits.open_leases
+            seconds=config.lease_seconds,
+            limit=config.lease_limit,
+            per_owner=config.limits.open_leases,
+            first=config.limits.first_leases,
+            patience=config.patience,
         )
+        self.connections: Connections | None = None
+        """The open connections, once a server has them."""
         self.meters = Meters()
         self.model_files = describe(run.model_dir, MODEL_SUFFIXES)
         self.base_files = describe_base(run.model_dir) if run.adapter else ()
@@ -103,6 +115,9 @@ class Gateway:
         self._images = images
         self._pictures: dict[ImageRef, None] = {}
         self._buckets: dict[str, Bucket] = {}
+        self._volumes: dict[str, Bucket] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._parsing = asyncio.Semaphore(_PARSERS)
         self._published = asyncio.Condition()
         self._closing = False
 
@@ -133,16 +148,25 @@ class Gateway:
 
     # --- the workers' side ---
 
-    async def admit(self, header: str | None, scope: Scope) -> TokenEntry:
+    async def admit(
+        self, header: str | None, scope: Scope, count: Callable[[str], None] = lambda name: None
+    ) -> TokenEntry:
         """Return the caller's token.
+
+        Args:
+            header: the `Authorization` header.
+            scope: the permission that the request needs.
+            count: counts the connection against the token; it may raise GatewayRefusal.
 
         Raises:
             GatewayRefusal: for an invalid token, a missing scope, a quarantined worker, or too many requests.
         """
         entry = self.tokens.holder(header)
         limits = self.config.limits
-        bucket = self._buckets.setdefault(entry.name, Bucket(limits.requests_per_second, limits.burst))
+        if (bucket := self._buckets.get(entry.name)) is None:
+            bucket = self._buckets[entry.name] = Bucket(limits.requests_per_second, limits.burst)
         try:
+            count(entry.name)
             await bucket.take()
             require(entry, scope)
             if entry.name in self.quarantine and scope is not Scope.STATUS:
@@ -223,6 +247,7 @@ class Gateway:
                 raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
             answer = await self._carry_out(lease, order)
             lease.calls.append(Call(order.name, order.arguments, answer))
+            self.lease_table.progressed(lease)
             return answer
 
     async def _carry_out(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
@@ -240,13 +265,44 @@ class Gateway:
             return ToolAnswer(outage=redacted(str(error)))
         return ToolAnswer.model_validate({"observation": observation})
 
-    async def push(self, who: TokenEntry, lease_id: str, body: bytes) -> Receipt:
-        """Accept or refuse a played episode; a forgery puts the worker into quarantine."""
+    @asynccontextmanager
+    async def receiving(self, who: TokenEntry, lease_id: str) -> AsyncIterator[None]:
+        """Keep the place of an arriving episode; without an open lease of the worker, nothing is read."""
+        lease = await self._find(who, lease_id)
+        if lease.receiving:
+            raise GatewayRefusal(RefusalReason.RATE_LIMITED, "another request sends this episode")
+        lease.receiving = True
         try:
-            lease = self.lease_table.find(lease_id, who.name)
+            yield
+        finally:
+            lease.receiving = False
+
+    async def _find(self, who: TokenEntry, lease_id: str) -> SampleLease:
+        try:
+            return self.lease_table.find(lease_id, who.name)
         except GatewayRefusal as refusal:
             await self._strike(who.name, refusal, {"lease": lease_id})
             raise
+
+    async def charge(self, who: TokenEntry, size: int) -> None:
+        """Count the bytes of a body, as it is after decompression. Raises GatewayRefusal for too many a second."""
+        limits = self.config.limits
+        if (volume := self._volumes.get(who.name)) is None:
+            largest = limits.body_mib * limits.expansion
+            volume = Bucket(limits.mib_per_second, max(limits.burst_mib, largest), "MiB of bodies")
+            self._volumes[who.name] = volume
+        await volume.take(size / MIB)
+
+    async def aside(self, who: TokenEntry, size: int, work: Callable[[], T]) -> T:
+        """Do the work on a body of `size` bytes, a large one outside the event loop; every token has its turn."""
+        if size <= _INLINE_BYTES:
+            return work()
+        async with self._turns.setdefault(who.name, asyncio.Lock()), self._parsing:
+            return await asyncio.to_thread(work)
+
+    async def push(self, who: TokenEntry, lease_id: str, body: bytes) -> Receipt:
+        """Accept or refuse a played episode; a forgery puts the worker into quarantine."""
+        lease = await self._find(who, lease_id)
         self.lease_table.check(lease)
         meter = self.meters.worker(who.name)
         try:
@@ -254,7 +310,7 @@ class Gateway:
                 undo.push_async_callback(
                     self.lease_table.refuse, lease
                 )  # independent of the cause, another worker plays the sample
-                push = read_push(body)
+                push = await self.aside(who, len(body), lambda: self._inspector.read(lease, body))
                 if push.own_calls:
                     self._check_own_tools(who, push.own_calls)
                 trajectory = await self._inspector.inspect(lease, push, meter)
@@ -315,9 +371,10 @@ class Gateway:
 
     def status(self) -> dict[str, object]:
         """Return the whole status."""
-        return self.meters.status(
+        status = self.meters.status(
             self.lease_table.counts(), self.lease_table.held(), self.version_store.versions(), self.quarantine.names()
         )
+        return status | ({} if self.connections is None else {"connections": self.connections.counts()})
 
     def metrics(self) -> bytes:
         """Return the status in Prometheus format."""

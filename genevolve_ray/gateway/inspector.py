@@ -16,7 +16,7 @@ from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.replay import check_columns, rebuild
 from genevolve_ray.gateway.trust import TOLERANCES, Calibration, logprob_gap
 from genevolve_ray.gateway.versions import VersionStore
-from genevolve_ray.gateway.wire import Push
+from genevolve_ray.gateway.wire import Push, read_push
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
 
@@ -45,6 +45,22 @@ class Inspector:
         self._calibrations: dict[str, Calibration] = {}
         self._dice = random.SystemRandom()  # the sample of scored trajectories must be unpredictable outside
 
+    def read(self, lease: SampleLease, body: bytes) -> Push:
+        """Return an episode that passes the checks without a replay; it may be called in a thread.
+
+        Raises:
+            GatewayRefusal: for a body that is no episode, and for an episode that fails a check.
+        """
+        push = read_push(body)
+        check_columns(
+            push.ledger,
+            vocabulary=self._facts.vocabulary,
+            banned=self._facts.banned,
+            oldest=lease.version,
+            newest=self._version_store.newest,
+        )
+        return push
+
     async def inspect(self, lease: SampleLease, push: Push, meter: WorkerMeter) -> Trajectory:
         """Return the trajectory for training.
 
@@ -52,13 +68,6 @@ class Inspector:
             GatewayRefusal: for an episode that fails a check; the evidence holds the scores where there are any.
         """
         facts, task = self._facts, lease.sample.task
-        check_columns(
-            push.ledger,
-            vocabulary=facts.vocabulary,
-            banned=facts.banned,
-            oldest=lease.version,
-            newest=self._version_store.newest,
-        )
         trajectory = await rebuild(
             task,
             push.ledger,

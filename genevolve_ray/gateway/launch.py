@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length, vocabulary_size
@@ -18,7 +15,7 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import build_scoring, load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
-from genevolve_ray.evolution.weights import memory_folder
+from genevolve_ray.evolution.weights import own_folder
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.gateway import Gateway, RunFacts
 from genevolve_ray.gateway.inspector import PolicyFacts
@@ -83,7 +80,8 @@ async def open_gateway(
     async def call(tool: Tool, arguments: dict[str, object], context: EpisodeContext) -> object:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tool.call(arguments, context), home))
 
-    with _version_folder() as weights:
+    # In memory where there is a RAM disk, next to the folders that the engines inside load.
+    with own_folder("gateway") as weights:
 
         def build() -> Gateway:
             facts = policy_facts(run, model_dir, parts.tools)
@@ -106,20 +104,6 @@ async def open_gateway(
             yield outside if inside is None else SharedRollouts(inside, outside, config.share, config.patience)
         finally:
             await server.stop()
-
-
-@contextmanager
-def _version_folder() -> Iterator[Path]:
-    """Create a folder for versions, in memory where there is a RAM disk.
-
-    It is next to the folders that the engines inside load. Like theirs, its name ends in the process id, so the next
-    driver removes the folder of a killed one.
-    """
-    folder = memory_folder(f"gateway-{uuid4().hex[:8]}", os.getpid())
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool]) -> PolicyFacts:

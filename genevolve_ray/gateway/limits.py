@@ -1,4 +1,4 @@
-"""Bounds on the requests of a token: a token bucket, and bodies counted while they arrive."""
+"""Bounds on the requests of a token: token buckets, and bodies counted while they arrive."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 class Bucket:
     """Limit requests to `rate` per second with bursts of `burst`; the bucket belongs to one event loop."""
 
-    def __init__(self, rate: float, burst: int) -> None:
+    def __init__(self, rate: float, burst: float, unit: str = "requests") -> None:
         """Start full."""
-        self._rate, self._limiter = rate, AsyncLimiter(burst, burst / rate)
+        self._rate, self._unit, self._limiter = rate, unit, AsyncLimiter(burst, burst / rate)
 
-    async def take(self) -> None:
-        """Take one request. Raises GatewayRefusal when the bucket is empty: a worker must wait outside the gateway."""
-        if not self._limiter.has_capacity():
-            raise GatewayRefusal(RefusalReason.RATE_LIMITED, f"more than {self._rate:g} requests a second")
-        await self._limiter.acquire()
+    async def take(self, amount: float = 1) -> None:
+        """Take one request, or an amount of another unit.
+
+        Raises GatewayRefusal when the bucket does not hold it: a worker must wait outside the gateway.
+        """
+        if not self._limiter.has_capacity(amount):
+            raise GatewayRefusal(RefusalReason.RATE_LIMITED, f"more than {self._rate:g} {self._unit} a second")
+        await self._limiter.acquire(amount)
 
 
 async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limit: int, seconds: float) -> bytes:

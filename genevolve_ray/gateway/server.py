@@ -6,14 +6,16 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import uvicorn
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.gateway.app import create_app
-from genevolve_ray.gateway.config import GatewayConfig
+from genevolve_ray.gateway.config import MIB, GatewayConfig
+from genevolve_ray.gateway.connections import BACKLOG, Connections, connection_budget
 from genevolve_ray.gateway.gateway import Gateway
+from genevolve_ray.gateway.http import HEAD_BYTES, IDLE_SECONDS, GatewayProtocol, TlsDoor, protocol_class
 
 T = TypeVar("T")
 _START_SECONDS = 600.0
@@ -26,12 +28,26 @@ class GatewayStartError(UserFault, RuntimeError):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
+    """Accept connections itself, because uvicorn does not bound the number and the time of TLS handshakes."""
+
+    def __init__(self, config: uvicorn.Config, ready: threading.Event, book: Connections, head_seconds: float) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._book, self._head_seconds = ready, book, head_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def protocol() -> GatewayProtocol:
+            create = cast("type[GatewayProtocol]", config.http_protocol_class)
+            return create(config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop)
+
+        def door() -> asyncio.Protocol:
+            if config.ssl is None:
+                return protocol()
+            return TlsDoor(protocol, config.ssl, self._book, self._head_seconds)
+
+        self.servers = [await loop.create_server(door, sock=sock, backlog=BACKLOG) for sock in sockets or ()]
+        self.started = True
         self._ready.set()
 
 
@@ -66,7 +82,8 @@ class GatewayServer:
         """Listen. Raises GatewayStartError when the address is taken or the gateway cannot be built."""
         host, port = self._config.host, self._config.port or 0
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.socket(family)
+        # With the protocol left out, asyncio would not set TCP_NODELAY, and every answer would wait 40 ms.
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
@@ -102,20 +119,26 @@ class GatewayServer:
         config = self._config
         self._loop = asyncio.get_running_loop()
         self._gateway = self._build()
+        limits = config.limits
+        book = Connections(connection_budget(limits), limits.token_connections)
+        self._gateway.connections = book
         options = uvicorn.Config(
             create_app(self._gateway),
-            log_level="warning",
+            http=protocol_class(book, limits.head_seconds, int(2 * limits.body_mib * MIB)),
+            h11_max_incomplete_event_size=HEAD_BYTES,
+            ws="none",
+            proxy_headers=False,
+            log_level="error",  # strangers cause any number of warnings
             access_log=False,  # paths contain lease ids
             lifespan="off",
             server_header=False,
-            limit_concurrency=config.limits.connections,
-            timeout_keep_alive=60,
+            timeout_keep_alive=int(IDLE_SECONDS),
             timeout_graceful_shutdown=_GRACE_SECONDS,
             ssl_certfile=str(config.tls_certificate) if config.tls_certificate else None,
             ssl_keyfile=str(config.tls_key) if config.tls_key else None,
         )
         assert self._socket is not None
-        self._server = _Server(options, self._ready)
+        self._server = _Server(options, self._ready, book, limits.head_seconds)
         try:
             await self._server.serve([self._socket])
         finally:

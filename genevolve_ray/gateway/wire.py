@@ -23,6 +23,10 @@ MAX_SPANS = 1 << 10
 MAX_CALLS = 128
 MAX_DEPTH = 24
 """Deepest nesting of a body."""
+MAX_STRUCTURES = 1 << 15
+"""Most objects and arrays of a body; each costs far more than its two bytes."""
+MAX_ENTRIES = 5 * MAX_TOKENS
+"""Most entries of the objects and arrays of a body together."""
 ZSTD = "zstd"
 CLAIMS = ("reward", "verdict", "outcome", "score", "rendered", "termination")
 """Fields that the gateway computes and never accepts from a worker."""
@@ -173,7 +177,12 @@ def decompress(data: bytes, limit: int) -> bytes:
 
 
 def read_json(data: bytes) -> Any:
-    """Return a JSON value without NaN, duplicate keys or deep nesting. Raises GatewayRefusal."""
+    """Return a JSON value without NaN, duplicate keys, deep nesting or very many parts. Raises GatewayRefusal."""
+    # Counting bytes is cheap, and an upper bound: text in strings counts as well.
+    if data.count(b"{") + data.count(b"[") > MAX_STRUCTURES or data.count(b",") > MAX_ENTRIES:
+        raise GatewayRefusal(
+            RefusalReason.OVERSIZED, f"more than {MAX_STRUCTURES} objects and arrays, or {MAX_ENTRIES} entries"
+        )
     try:
         value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

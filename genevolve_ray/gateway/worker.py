@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -26,6 +27,7 @@ from genevolve_ray.gateway.wire import PROTOCOL, FileCard, LeaseGrant, Push, Run
 from genevolve_ray.gateway.worker_folder import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
 from genevolve_ray.records.base import Config
 
+T = TypeVar("T")
 _FATAL = frozenset(
     {
         RefusalReason.NO_TOKEN,
@@ -138,9 +140,17 @@ class Worker:
 
     async def _meet(self) -> RunCard:
         """Wait for the gateway within the configured patience."""
+        return await self._patiently(self._client.run)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call of the start, again and again while the gateway is unreachable, within the configured patience.
+
+        Raises:
+            WorkerError: for a refusal, after the patience, and when the worker drains.
+        """
         while True:
             try:
-                return await self._client.run()
+                return await call()
             except GatewayRefusal as refusal:
                 raise WorkerError(f"the gateway rejected this worker: {refusal.why}") from refusal
             except GatewayDown as error:
@@ -152,9 +162,8 @@ class Worker:
     async def _prepare(self, card: RunCard) -> tuple[EpisodeRunner, Engine]:
         """Download model and weights and start the engine."""
         model = self._folder / "model"
-        await self._client.download("/v1/model", card.model, model)
-        weights = await self._first_weights()
-        folder = await self._fetch(weights)
+        await self._patiently(lambda: self._client.download("/v1/model", card.model, model))
+        weights, folder = await self._first_version()
         # The engine starts from a complete model folder: the base, or the first version where versions are whole.
         await asyncio.to_thread(clear_strangers, model, card.base)
         if card.base:
@@ -201,10 +210,25 @@ class Worker:
                     task.cancel()
                 await asyncio.gather(loading, draining, return_exceptions=True)
 
+    async def _first_version(self) -> tuple[WeightsCard, Path]:
+        """Download the newest version; one that is retired during its download is replaced by the newest then."""
+        while True:
+            weights = await self._patiently(self._first_weights)
+            try:
+                return weights, await self._fetch(weights)
+            except GatewayDown as error:
+                self._check_patience(error)
+                await self._pause()
+            except GatewayRefusal as refusal:
+                if refusal.reason is not RefusalReason.UNKNOWN_FILE:
+                    raise WorkerError(f"the gateway rejected this worker: {refusal.why}") from refusal
+                self._heard = time.monotonic()
+
     async def _first_weights(self) -> WeightsCard:
         while not self._draining.is_set():
             if (card := await self._client.weights(-1, self._config.poll_seconds)) is not None:
                 return card
+            self._heard = time.monotonic()
         raise WorkerError("no weights available yet")
 
     async def _fetch(self, card: WeightsCard) -> Path:

@@ -11,6 +11,7 @@ import ray
 
 from genevolve_ray.cluster.transports import host
 from genevolve_ray.cluster.transports.host import FilesPayload, WeightsDamaged, forget_weights, run_folder, unpack
+from genevolve_ray.evolution.weights import remove_folder
 
 
 @pytest.fixture(autouse=True)
@@ -59,11 +60,19 @@ def test_damage_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_runs_that_share_a_node_share_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "run_folder", run_folder)
     folders = []
-    for name in ("one", "two"):
-        monkeypatch.setattr(ray, "get_runtime_context", lambda name=name: SimpleNamespace(namespace=name))
+    ids = [
+        ("node 1", "job 1", "one"),
+        ("node 1", "job 1", "two"),
+        ("node 2", "job 1", "one"),
+        ("node 1", "job 2", "one"),
+    ]
+    for node, job, name in ids:
+        context = SimpleNamespace(namespace=name, get_node_id=lambda n=node: n, get_job_id=lambda j=job: j)
+        monkeypatch.setattr(ray, "get_runtime_context", lambda c=context: c)
         folders.append(run_folder())
         assert run_folder() == folders[-1], "all processes of a run have the same one"
-    assert len(set(folders)) == 2
+    assert len(set(folders)) == 4
     forget_weights()
-    assert [folder.exists() for folder in folders] == [True, False]
-    folders[0].rmdir()
+    assert [folder.exists() for folder in folders] == [True, True, True, False]
+    for folder in folders:
+        remove_folder(folder)

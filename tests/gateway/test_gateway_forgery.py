@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -365,3 +366,48 @@ async def test_a_tool_call_is_carried_out_once_and_in_order(scene: Scene) -> Non
         other = {**same, "arguments": {"query": "something else"}}
         assert (await http.post(path, json=other)).json()["reason"] == RefusalReason.CALL_ORDER.value
         assert (await http.post(path, json={**same, "index": 5})).json()["reason"] == RefusalReason.CALL_ORDER.value
+
+
+async def test_bombs_of_a_token_hold_nobody_up(tmp_path: Path) -> None:
+    slow: list[float] = []
+    bombs = [b'{"ledger": [' + b"{}," * (3 << 20) + b"0]}", b"[" + b"0," * (5 << 20) + b"0]", b" " * (11 << 20)]
+
+    async def health(h: House, done: asyncio.Event) -> None:
+        async with h.http() as http:
+            while not done.is_set():
+                began = time.monotonic()
+                assert (await http.get("/healthz")).text == "ok"
+                slow.append(time.monotonic() - began)
+
+    async with house(tmp_path) as h, h.http(token := h.token("mallory")) as http:
+        await h.publish(0)
+        posed = [asyncio.create_task(h.rollouts.rollout(h.task(i))) for i in range(3)]
+        grants: list[LeaseGrant] = []
+        while len(grants) < 3:
+            grants += await h.client(token).lease(3, 10)
+        watching = asyncio.create_task(health(h, done := asyncio.Event()))
+        for bomb, grant in zip(bombs, grants, strict=True):
+            packed = compress(bomb)
+            assert len(packed) < 3000
+            for path in ("/v1/leases", f"/v1/leases/{grant.id}/tools", f"/v1/leases/{grant.id}/trajectory"):
+                answer = await http.post(path, content=packed, headers={"Content-Encoding": "zstd"})
+                assert answer.status_code in (413, 422), (path, answer.text)
+        done.set()
+        await watching
+        for task in posed:
+            task.cancel()
+        await asyncio.gather(*posed, return_exceptions=True)
+    assert max(slow) < 0.5
+
+
+async def test_a_token_has_so_many_bytes_a_second(tmp_path: Path) -> None:
+    limits = {"mib_per_second": 0.01, "burst_mib": 1.0, "body_mib": 0.25}
+    async with house(tmp_path, limits=limits) as h:
+        await h.publish(0)
+        scene = await play(h, "mallory", 0)
+        async with h.http(scene.token) as http:
+            path = f"/v1/leases/{scene.grant.id}/tools"
+            answers = [await http.post(path, content=b" " * (250 << 10)) for _ in range(5)]
+        assert [a.json()["reason"] for a in answers] == ["malformed"] * 4 + ["rate_limited"]
+        scene.answer.cancel()
+        await asyncio.gather(scene.answer, return_exceptions=True)

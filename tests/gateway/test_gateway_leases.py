@@ -13,6 +13,7 @@ from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.leases import LeaseTable, SampleLease
 from genevolve_ray.gateway.limits import Bucket, read_bounded
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.shares import Shares
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory
@@ -177,3 +178,154 @@ async def test_of_a_body_that_never_ends_no_more_is_read_than_twice_the_limit() 
     with pytest.raises(GatewayRefusal):
         await read_bounded(endless(), "201", 100, seconds=10)
     assert read == 210
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of the event loop, which a test moves; sleeps end at once."""
+    now, sleep = [1000.0], asyncio.sleep
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+    monkeypatch.setattr("genevolve_ray.gateway.leases.asyncio.sleep", lambda seconds: sleep(0))
+    return now
+
+
+async def _settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def _pose(lease_table: LeaseTable, count: int, start: int = 0) -> list[asyncio.Task[Trajectory]]:
+    posed = [asyncio.create_task(lease_table.answer(_task(start + i))) for i in range(count)]
+    await _settle()
+    return posed
+
+
+async def test_a_token_that_only_renews_gets_few_samples_and_does_not_hold_them_up(clock: list[float]) -> None:
+    table = LeaseTable(seconds=60, limit=3600, per_owner=256, first=8, patience=60)
+    posed = await _pose(table, 48)
+    hoard = await table.grant("hoarder", 64, 0.0, lambda: 0)
+    assert len(hoard) == 8, "before its first answer an owner holds few"
+    while leases := await table.grant("anna", 64, 0.0, lambda: 0):
+        clock[0] += 5
+        for lease in leases:
+            table.accept(lease, _answer(lease))
+    assert table.counts()["answered"] == 40
+    asking = asyncio.create_task(table.grant("anna", 8, 1e9, lambda: 0))
+    for _ in range(20):  # the hoarder renews all the time
+        clock[0] += 1
+        for lease in hoard:
+            table.renew(lease)
+        await _settle()
+    assert asking.done(), "episodes take 5 s: after 15 s without progress another owner plays the sample"
+    while table.counts()["answered"] < 48:
+        for lease in await asking:
+            table.accept(lease, _answer(lease))
+        asking = asyncio.create_task(table.grant("anna", 8, 1e9, lambda: 0))
+        await _settle()
+    assert all(task.done() for task in posed)
+    with pytest.raises(GatewayRefusal) as refused:
+        table.find(hoard[0].id, "hoarder")
+    assert refused.value.reason is RefusalReason.WITHDRAWN
+    more = await _pose(table, 8, 48)
+    await asking
+    assert len(await table.grant("hoarder", 64, 0.0, lambda: 0)) <= 1, "its share has shrunk"
+    for task in more:
+        task.cancel()
+    await table.close()
+
+
+async def test_the_first_answer_to_an_overdue_sample_counts(clock: list[float]) -> None:
+    table = LeaseTable(seconds=60, limit=3600, per_owner=256, patience=30)
+    (posed,) = await _pose(table, 1)
+    (slow,) = await table.grant("slow", 1, 0.0, lambda: 0)
+    asking = asyncio.create_task(table.grant("quick", 1, 1e9, lambda: 0))
+    for _ in range(4):
+        clock[0] += 10
+        table.renew(slow)
+        await _settle()
+    (quick,) = await asking
+    assert quick.sample is slow.sample and table.counts()["leased"] == 1
+    table.accept(table.find(slow.id, "slow"), _answer(slow))  # it was alive after all
+    assert (await posed) is not None
+    with pytest.raises(GatewayRefusal):
+        table.accept(quick, _answer(quick))
+    await table.close()
+
+
+async def test_an_episode_that_advances_is_not_overdue(clock: list[float]) -> None:
+    table = LeaseTable(seconds=60, limit=3600, per_owner=256, patience=30)
+    (posed,) = await _pose(table, 1)
+    (lease,) = await table.grant("anna", 1, 0.0, lambda: 0)
+    asking = asyncio.create_task(table.grant("ben", 1, 1e9, lambda: 0))
+    for _ in range(10):
+        clock[0] += 20
+        table.progressed(lease)  # a tool call
+        table.renew(lease)
+        await _settle()
+    assert not asking.done()
+    asking.cancel()
+    posed.cancel()
+    await table.close()
+
+
+async def test_samples_leased_to_workers_that_stall_are_played_inside(clock: list[float]) -> None:
+    table = LeaseTable(seconds=60, limit=3600, per_owner=256, patience=30)
+    posed = asyncio.create_task(table.answer(_task(0), patience=30))
+    await _settle()
+    (lease,) = await table.grant("hoarder", 1, 0.0, lambda: 0)
+    for _ in range(8):
+        clock[0] += 10
+        if lease.id in table._open:
+            table.renew(lease)
+        await _settle()
+    with pytest.raises(TimeoutError, match="no worker answered"):
+        await posed
+    assert table.counts()["leased"] == 0
+    await table.close()
+
+
+async def test_a_sample_goes_to_the_owner_that_holds_the_fewest(clock: list[float]) -> None:
+    table = LeaseTable(seconds=60, limit=3600, per_owner=256, patience=60)
+    greedy = [asyncio.create_task(table.grant("greedy", 4, 1e9, lambda: 0)) for _ in range(10)]
+    await _settle()
+    modest = asyncio.create_task(table.grant("modest", 1, 1e9, lambda: 0))
+    await _settle()
+    posed = await _pose(table, 2)
+    assert modest.done() and len(await modest) == 1
+    assert sum(task.done() for task in greedy) == 1
+    for task in (*greedy, *posed):
+        task.cancel()
+    await table.close()
+
+
+async def test_a_canceled_request_leaves_its_samples_to_others() -> None:
+    table = _lease_table()
+    asking = asyncio.create_task(table.grant("gone", 1, 30.0, lambda: 0))
+    await _settle()
+    posed = asyncio.create_task(table.answer(_task(0)))
+    while not table.counts()["leased"]:
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert len(await table.grant("anna", 1, 0.0, lambda: 0)) == 1
+    posed.cancel()
+    await table.close()
+
+
+def test_an_owner_that_fails_again_and_again_pauses_for_longer_each_time() -> None:
+    shares = Shares(first=8, most=256, pause=60)
+    for _ in range(8):
+        shares.failed("spot", 0.0, 100.0)  # one machine died with all it held
+    assert shares.allowed("spot", 100.0) == 1
+    shares.answered("spot")
+    assert shares.allowed("spot", 101.0) == 2
+    for now, pause in ((200.0, 0.0), (300.0, 60.0), (400.0, 120.0), (600.0, 240.0)):
+        shares.failed("spot", now - 1, now)
+        assert shares.resumes("spot") <= now if not pause else shares.resumes("spot") == now + pause
+    assert shares.allowed("spot", 700.0) == 0 and shares.allowed("spot", 900.0) == 1
+    shares.answered("spot")
+    shares.failed("spot", 901.0, 1000.0)
+    assert shares.allowed("spot", 1000.0) == 1, "an answer begins the count again"
+    for _ in range(500):
+        shares.answered("anna")
+    assert shares.allowed("anna", 0.0) == 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import (
+    MAX_SPANS,
+    MAX_TOKENS,
     LeaseOrder,
     Push,
     ToolOrder,
@@ -101,3 +104,21 @@ def test_a_bomb_is_read_no_further_than_its_limit() -> None:
     with pytest.raises(GatewayRefusal) as refused:
         decompress(compress(bytes(50 << 20)), 1 << 20)
     assert refused.value.reason is RefusalReason.OVERSIZED
+
+
+@pytest.mark.parametrize("unit", [b"{},", b"[],", b'{"a":[]},', b"0,"])
+def test_a_body_of_very_many_parts_is_refused_before_it_is_parsed(unit: bytes) -> None:
+    bomb = b'{"ledger": [' + unit * ((12 << 20) // len(unit)) + b"0]}"
+    began = time.perf_counter()
+    with pytest.raises(GatewayRefusal) as refused:
+        read_push(bomb)
+    assert refused.value.reason is RefusalReason.OVERSIZED
+    assert time.perf_counter() - began < 0.5
+
+
+def test_the_longest_episode_is_within_the_number_of_parts() -> None:
+    n = MAX_TOKENS
+    ledger = {"tokens": [1] * n, "policy_mask": [True] * n, "logprobs": [-0.5] * n, "versions": [3] * n}
+    spans = [{"kind": "answer", "start": i, "end": i + 1} for i in range(MAX_SPANS)]
+    push = read_push(json.dumps({"ledger": {**ledger, "spans": spans}}).encode())
+    assert len(push.ledger.tokens) == n

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from genevolve_ray.evolution.plugins import PluginSpec, RendererSpec
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.gateway.auth import Scope
+from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.console import status_lines
 from genevolve_ray.gateway.episodes import OwnTools
@@ -25,7 +27,7 @@ from genevolve_ray.gateway.quarantine import Quarantine
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.rollouts import GatewayRenderers
 from genevolve_ray.gateway.server import GatewayServer, GatewayStartError
-from genevolve_ray.gateway.wire import RunCard
+from genevolve_ray.gateway.wire import FileCard, RunCard
 from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, start_engine
 from genevolve_ray.records.images import ImageRef, MemoryImages, reference
 from genevolve_ray.records.ledger import TokenLedger
@@ -269,3 +271,39 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
         server = GatewayServer(lambda: pytest.fail("never built"), GatewayConfig(port=port))
         with pytest.raises(GatewayStartError, match=str(port)):
             server.start()
+
+
+async def test_a_worker_whose_download_outlasts_a_version_asks_for_the_newest_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path, kept_versions=1) as h:
+        await h.publish(0)
+        download, versions = GatewayClient.download, [1, 2]
+
+        async def slow(self: GatewayClient, path: str, files: Sequence[FileCard], folder: Path) -> None:
+            if path.startswith("/v1/weights") and versions:
+                await h.publish(versions.pop(0))  # the requested version is no longer kept
+            await download(self, path, files, folder)
+
+        monkeypatch.setattr(GatewayClient, "download", slow)
+        (found,) = await played(h, [h.worker("late")], [h.task(0)])
+        assert found.ledger.oldest_version == 2
+
+
+async def test_a_worker_waits_for_a_gateway_that_is_away_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        once, down = GatewayClient.download, ["/v1/model", "/v1/weights/0"]
+
+        async def flaky(self: GatewayClient, path: str, files: Sequence[FileCard], folder: Path) -> None:
+            if path in down:
+                down.remove(path)
+                raise GatewayDown("the gateway is away")
+            await once(self, path, files, folder)
+
+        monkeypatch.setattr(GatewayClient, "download", flaky)
+        monkeypatch.setattr(Worker, "_pause", lambda self: asyncio.sleep(0))
+        (found,) = await played(h, [h.worker("anna")], [h.task(0)])
+        assert found.outcome is Outcome.SCORED and not down

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from filelock import FileLock
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.evolution.weights import memory_folder
+from genevolve_ray.evolution.weights import memory_folder, remove_folder
 
 _KEPT = 2
 """Versions that stay on a node: the one being loaded, and the previous one for a worker that still loads it."""
@@ -106,16 +105,17 @@ def unpack(files: FilesPayload) -> str:
 def run_folder() -> Path:
     """Return this node's folder for the weights of this run, in memory where there is a RAM disk.
 
-    Workers share it. It belongs to their parent, the node's raylet, and outlives a learner that is replaced. A driver
-    has one of its own.
+    All processes of the run on this node share it, the driver included, and each of them keeps it from being swept. It
+    outlives a learner or a worker that is replaced. Its name follows from ids that Ray draws at random, so that nodes in
+    containers that share a RAM disk have different ones.
     """
     import ray
 
-    run = hashlib.sha256(ray.get_runtime_context().namespace.encode()).hexdigest()[:12]
-    parent = psutil.Process().parent()
-    return memory_folder(run, parent.pid if parent is not None and parent.name() == "raylet" else os.getpid())
+    context = ray.get_runtime_context()
+    names = (context.get_node_id(), context.get_job_id(), context.namespace)
+    return memory_folder(hashlib.sha256("/".join(names).encode()).hexdigest()[:24])
 
 
 def forget_weights() -> None:
     """Remove this run's weights from this node; a worker that still needs them unpacks them again."""
-    shutil.rmtree(run_folder(), ignore_errors=True)
+    remove_folder(run_folder())
