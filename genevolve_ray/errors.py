@@ -10,6 +10,8 @@ import errno
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a disk that is full or cannot be written."""
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Errors of code that meets content from outside which it did not expect: they become typed failures."""
 
 
 class GenevolveError(Exception):

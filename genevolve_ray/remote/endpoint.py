@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote.client import Answer, Remote
+from genevolve_ray.remote.answers import Answer, reported_count
+from genevolve_ray.remote.client import Remote
 from genevolve_ray.remote.config import RemoteConfig
 
 
@@ -42,4 +43,4 @@ class Endpoint(Remote):
         reported = answer.get("usage")
         if isinstance(reported, dict):
             tokens = {name: reported.get(name) for name in ("prompt_tokens", "completion_tokens")}
-            self.spend(Usage(**{name: n for name, n in tokens.items() if isinstance(n, int) and n >= 0}))
+            self.spend(Usage(**{name: count for name, n in tokens.items() if (count := reported_count(n)) is not None}))
