@@ -13,6 +13,8 @@ from typing import ClassVar
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a disk that is full or cannot be written."""
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Errors of code that meets content from outside which it did not expect: they become typed failures."""
 
 
 class GenevolveError(Exception):

@@ -12,7 +12,9 @@ from genevolve_ray.records.texts import neutralise as neutralise
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 """Terminal control sequences: colors, cursor, titles, links."""
 _MARKER = re.compile(
-    r"[-\u2010-\u2015\u2212]{2,}(?=\s*(?:end\s+of\s+)?(?:image\s+)?search\s+(?:result|error))", re.IGNORECASE
+    r"(?<![-\u2010-\u2015\u2212])[-\u2010-\u2015\u2212]{2,}+"
+    r"(?=\s*+(?:end\s++of\s++)?+(?:image\s++)?+search\s++(?:result|error))",
+    re.IGNORECASE,
 )
 _FOREIGN_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
 

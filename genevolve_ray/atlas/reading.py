@@ -98,7 +98,7 @@ class _State:
     unknown: list[str] = field(default_factory=list)
 
 
-_QUOTE = re.compile(r"[\"“”„«»]\s*([^\"“”„«»]*?)\s*[\"“”„«»]|(?<!\w)['‘]\s*([^'‘’]{1,40}?)\s*['’](?!\w)")
+_QUOTE = re.compile(r"[\"“”„«»]([^\"“”„«»]*+)[\"“”„«»]|(?<!\w)['‘]\s{0,20}([^'‘’]{1,40}?)\s{0,20}['’](?!\w)")
 _MARKED_QUOTE = re.compile("\ue000(\\d+)\ue001")
 _TOKEN = re.compile("\ue000\\d+\ue001|\\w+(?:['’-]\\w+)*")
 _BREAK = " | "
@@ -113,7 +113,7 @@ def read_prompt(prompt: str, capacity: int | None = None) -> Reading:
     state = _State()
 
     def keep(match: re.Match[str]) -> str:
-        state.quotes.append(match.group(1) if match.group(1) is not None else match.group(2))
+        state.quotes.append((match.group(1) if match.group(1) is not None else match.group(2)).strip())
         return f" \ue000{len(state.quotes) - 1}\ue001 "
 
     plain = re.sub("[\ue000\ue001]", " ", prompt[:MAX_CHARACTERS])

@@ -10,6 +10,7 @@ from pydantic import Field
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.world import World, build_world
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import Observation
@@ -105,5 +106,9 @@ class _Routed:
         self._owner = owner
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Call the tool of the request's own world."""
-        return await self._owner.of(episode.request)[self.name].call(arguments, episode)
+        """Call the tool of the request's own world. Raises InfraFailure for a request of no such world."""
+        try:
+            tool = self._owner.of(episode.request)[self.name]
+        except (ValueError, KeyError) as error:
+            raise InfraFailure(f"request {episode.request.id!r} is none of the atlas, whose tools it uses") from error
+        return await tool.call(arguments, episode)

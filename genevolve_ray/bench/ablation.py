@@ -34,6 +34,7 @@ from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.metrics import evaluation_metrics
 from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.ports import RequestSource
+from genevolve_ray.evolution.sources import open_source
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import weight_folders
@@ -158,7 +159,7 @@ async def _run(
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
         weight_folders() as folders,
     ):
-        sources = _Sources(config.requests.build(store.images), _tested(config, plan, store))
+        sources = _Sources(open_source(config, store, NullMonitor().note), _tested(config, plan, store))
         rollouts = build_rollouts(config, model, engine, store.images)
         learner = start_learner(config, model, folders)
         steps = 0 if arm is Arm.SFT else config.loop.steps

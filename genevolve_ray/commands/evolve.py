@@ -20,6 +20,7 @@ from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.metric_writers import open_writers
 from genevolve_ray.evolution.metrics import evaluation_metrics, verdict_parts
 from genevolve_ray.evolution.monitor import Recording
+from genevolve_ray.evolution.sources import open_source, prime_source
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
@@ -34,6 +35,7 @@ def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str
     """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly."""
     if config.deterministic and not in_process:
         raise UserFault("deterministic=true needs --in-process: parallel processes are not bit-exact")
+    prime_source(config.requests, Folder(str(folder)))
     preflight(as_swapped(config, folder), local=in_process)
     return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
 
@@ -67,10 +69,10 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         closing(open_writers(config.logging, config.name, masked(config.model_dump(mode="json")))) as writers,
     ):
         config = with_date(config, store)
-        requests = config.requests.build(store.images)
         screen.start(config.loop.steps, _headline(config), store.last_step)
         for key in hide_secrets(config.model_dump(mode="json")):
             screen.note(f"{key} is a secret in plain: it is masked in the files of the run; {REMEDY}")
+        requests = open_source(config, store, screen.note)
         async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
             evolution = Evolution(
                 config,

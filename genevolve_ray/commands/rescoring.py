@@ -14,6 +14,7 @@ from genevolve_ray.commands.judged import write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
+from genevolve_ray.evolution.sources import build_source
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.intervals import paired_interval
@@ -148,7 +149,9 @@ def _training_requests(store: RunStore, wanted: set[str]) -> dict[str, Request]:
     from genevolve_ray.records.images import MemoryImages
 
     config = validate_config(store.config)
-    source = config.requests.build(MemoryImages())
+    source = build_source(config.requests, config.judge, MemoryImages())
+    if (recorded := store.rows()) and hasattr(source, "keep"):
+        source.keep(recorded)
     found: dict[str, Request] = {}
     for index in range(4 * max(1, len(wanted)) + 4 * config.loop.requests_per_step):
         if len(found) == len(wanted):

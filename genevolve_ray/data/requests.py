@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field, model_validator
 
+from genevolve_ray.data.truths import (
+    MAX_IMAGE_BYTES,
+    TRUTH_LIMITS,
+    TruthCheck,
+    acceptance,
+    check_truths,
+    known_truths,
+    remember_truths,
+)
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
+from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.records.published.exclusion import Exclusion, read_exclusion
-from genevolve_ray.records.published.rejections import DataError, RejectionReport
+from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
 from genevolve_ray.records.published.requests import PublishedRequest, read_bench, read_rl
 from genevolve_ray.records.published.rows import ReadConfig
 from genevolve_ray.records.published.splits import Split, SplitConfig, rank, split_keys
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 
-MAX_IMAGE_BYTES = 64 << 20
+_LOG = logging.getLogger(__name__)
+_LISTED = 10_000
+"""Rejected rows of each reason that a run lists."""
+_NAMED = 5
+"""Rows that a message names."""
 _APART = 64
 """A request of the end of an epoch returns after at least so many others (a third of the epoch, if that is less)."""
 
@@ -49,7 +66,8 @@ class PublishedRequestsConfig(Config):
     seed: int = Field(default=1, ge=0)
     """Order of the requests; it does not move any between the parts (`split.seed` does)."""
     check_images: bool = True
-    """Whether rows without their image file are left out at the start; otherwise a run stops at the first such row."""
+    """Whether every truth image is decoded at the start, and rows without a usable one are left out; otherwise a run stops
+    at the first such row."""
 
     @model_validator(mode="after")
     def _parts(self) -> PublishedRequestsConfig:
@@ -73,19 +91,14 @@ class PublishedRequests:
     Config = PublishedRequestsConfig
 
     def __init__(self, config: PublishedRequestsConfig, images: ImageStore) -> None:
-        """Read all rows; truth images are written to `images` when their request is first used.
+        """Read all rows and decode their truths; these are written to `images` when their request is first used.
 
         Raises:
             DataError: for a file that is missing or broken, or when nothing is left to train, validate or compare on.
         """
-        self._config, self._images = config, images
-        self.report = RejectionReport()
-        self._rows = self._read()
-        for split, rows in self._rows.items():
-            if not rows:
-                raise DataError(f"no {split.value} requests left in {_names(config.paths)}: {self.report.text()}")
+        self._config, self._images, self._limits = config, images, TRUTH_LIMITS
         self._stored: dict[Path, ImageRef] = {}
-        self._order = lru_cache(maxsize=4)(self._shuffle)
+        self._load()
 
     @classmethod
     def check(cls, config: PublishedRequestsConfig) -> None:
@@ -94,10 +107,29 @@ class PublishedRequests:
 
         cls(config, MemoryImages())
 
+    def accept(self, limits: PictureLimits) -> None:
+        """Leave out rows whose truth a judge with these limits cannot open. Raises DataError as the constructor."""
+        limits = acceptance(limits)
+        if limits != self._limits and self._config.check_images:
+            self._limits = limits
+            self._load()
+
+    def _load(self) -> None:
+        self.report = RejectionReport(_LISTED)
+        self._truths: dict[Path, TruthCheck] = {}
+        self._gone: dict[str, PublishedRequest] = {}
+        """Rows by name whose truth cannot be used."""
+        self._rows = self._read()
+        for split, rows in self._rows.items():
+            if not rows:
+                names = _names(self._config.paths)
+                raise DataError(f"no {split.value} requests left in {names}: {self.report.text()}")
+        self._order = lru_cache(maxsize=4)(self._shuffle)
+
     def _read(self) -> dict[Split, list[PublishedRequest]]:
         config = self._config
-        reading = ReadConfig(root=config.image_root, check_images=config.check_images)
-        heldout = list(read_bench(config.heldout_paths, self.report, reading))
+        reading = ReadConfig(root=config.image_root)
+        heldout = self._with_truths(read_bench(config.heldout_paths, self.report, reading))
         # Bad bench rows are reported above; here they still exclude their requests.
         kept_out = Exclusion(())
         for path in (*config.exclude_paths, *config.heldout_paths):
@@ -105,20 +137,103 @@ class PublishedRequests:
             kept_out |= (found := read_exclusion((path,), excluding))
             if not (found.keys or found.indices):
                 raise DataError(f"{path} excludes no request from training: {excluding.text()}")
-        validation = list(kept_out.apply(read_rl(config.validation_paths, self.report, reading), self.report))
-        indices = (row.pool_index for row in validation if row.pool_index is not None)
-        kept_out |= Exclusion((row.key for row in validation), indices)
-        rows = list(kept_out.apply(read_rl(config.paths, self.report, reading), self.report))
+        validation = self._with_truths(
+            kept_out.apply(read_rl(config.validation_paths, self.report, reading), self.report)
+        )
+        # A validation row that cannot be used is still no request to train on.
+        kept_out |= read_exclusion(config.validation_paths, RejectionReport())
+        rows = self._with_truths(kept_out.apply(read_rl(config.paths, self.report, reading), self.report))
         try:
             parts = split_keys((row.key for row in rows), config.split)
         except ValueError as error:
-            raise DataError(f"{_names(config.paths)}: {error}") from error
+            raise DataError(f"{_names(config.paths)}: {error}; {self.report.line()}") from error
         split = {part: [row for row in rows if parts[row.key] is part] for part in Split}
         return {
             Split.TRAIN: self._sorted(split[Split.TRAIN]),
             Split.VALIDATION: self._sorted(validation or split[Split.VALIDATION]),
             Split.TEST: self._sorted(heldout or split[Split.TEST]),
         }
+
+    def _with_truths(self, rows: Iterable[PublishedRequest]) -> list[PublishedRequest]:
+        """Return the rows whose truth can be used; the report counts the others."""
+        rows = list(rows)
+        if not self._config.check_images:
+            return rows
+        self._truths |= check_truths((row.truth_file for row in rows), self._limits)
+        for row in rows:
+            if fault := self._truths[row.truth_file].fault:
+                missing = self._truths[row.truth_file].missing
+                reason = RejectionReason.MISSING_IMAGE if missing else RejectionReason.UNREADABLE_IMAGE
+                self._leave_out(row, reason, row.truth if missing else f"{row.truth}: {fault}")
+        return [row for row in rows if self._name(row) not in self._gone]
+
+    def _leave_out(self, row: PublishedRequest, reason: RejectionReason, detail: str) -> None:
+        self.report.reject(Rejection(str(row.source), row.number, reason, detail[:200]))
+        self._gone[self._name(row)] = row
+
+    # --- the rows of a run ---
+
+    def record(self) -> dict[str, Any]:
+        """Return the rows of each part by id, with a digest of their content: what `keep` compares with."""
+        parts = {part.value: {self._name(row): self._digest(row) for row in rows} for part, rows in self._rows.items()}
+        files = (row.truth_file for rows in self._rows.values() for row in rows)
+        return {"parts": parts, "truths": known_truths(files, self._limits)}
+
+    @classmethod
+    def prime(cls, record: Mapping[str, Any]) -> None:
+        """Take what an earlier process of a run recorded of its truth files, so that they are not decoded again."""
+        remember_truths(record.get("truths", {}))
+
+    def keep(self, record: Mapping[str, Any]) -> list[str]:
+        """Keep each row in the part in which a run began with it, and return notes on changes of the source.
+
+        Rows that were added are left out. Rows whose truth is lost stay where they are, and are replaced when they are
+        reached.
+
+        Raises:
+            DataError: naming rows that are gone or have another content.
+        """
+        there = {self._name(row): row for rows in self._rows.values() for row in rows}
+        kept: dict[Split, list[PublishedRequest]] = {}
+        gone, changed, lost, moved, known = [], [], [], 0, set()
+        for part in Split:
+            kept[part] = []
+            here = {self._name(row) for row in self._rows[part]}
+            for name, digest in record["parts"].get(part.value, {}).items():
+                known.add(name)
+                row = there.get(name) or self._gone.get(name)
+                if row is None:
+                    gone.append(name)
+                    continue
+                if name in self._gone:
+                    lost.append(name)
+                elif self._digest(row) != digest:
+                    changed.append(name)
+                moved += name in there and name not in here
+                if part is Split.TRAIN or name not in self._gone:
+                    kept[part].append(row)
+        if gone or changed:
+            faults = [f"{len(ids)} {what} ({_few(ids)})" for ids, what in ((gone, "gone"), (changed, "changed")) if ids]
+            raise DataError(
+                f"the rows of this run are no longer those that it began with: {', '.join(faults)}; restore "
+                f"{_names(self._config.paths)}, or start a new run: {self.report.line()}"
+            )
+        self._rows = {part: self._sorted(rows) for part, rows in kept.items()}
+        self._order.cache_clear()
+        added = sorted(set(there) - known)
+        said = [f"{len(added)} rows that were added since this run began are left out ({_few(added)})"] if added else []
+        said += [f"{len(lost)} rows have lost their truth image and are replaced ({_few(lost)})"] if lost else []
+        return said + ([f"{moved} rows stay in the part in which this run began with them"] if moved else [])
+
+    def _name(self, row: PublishedRequest) -> str:
+        """Return a row's id, apart from the ids of files of another part, where the same one is another row."""
+        files = {"heldout": self._config.heldout_paths, "validation": self._config.validation_paths}
+        return next((f"{part}:{row.id}" for part, paths in files.items() if row.source in paths), row.id)
+
+    def _digest(self, row: PublishedRequest) -> str:
+        content = row.model_dump_json(exclude={"root", "source", "number"})
+        truth = self._truths.get(row.truth_file, TruthCheck()).sha256
+        return hashlib.sha256(f"{content}\0{truth}".encode()).hexdigest()[:16]
 
     def _sorted(self, rows: Iterable[PublishedRequest]) -> list[PublishedRequest]:
         """Return rows in an order that is independent of the order of reading, and mixes their kinds."""
@@ -129,17 +244,51 @@ class PublishedRequests:
         return len(self._rows[Split.TRAIN])
 
     def train(self, index: int) -> Request:
-        """Return the index-th training request. Raises DataError when its image cannot be read."""
+        """Return the index-th training request.
+
+        In place of a row whose truth was lost since the start it is one from the other half of the epoch, always the
+        same one.
+
+        Raises:
+            DataError: when no truth is left, and without `check_images` when that of the row cannot be read.
+        """
         epoch, place = divmod(index, len(self))
-        return self._request(self._rows[Split.TRAIN][int(self._order(epoch)[place])])
+        rows, order, half = self._rows[Split.TRAIN], self._order(epoch), len(self) // 2
+        for step in range(len(self)):
+            there = (place + half + step - 1) % len(self) if step else place
+            if (request := self._usable(rows[int(order[there])])) is not None:
+                return request
+        raise DataError(f"no truth image is left in {_names(self._config.paths)}: {self.report.line()}")
 
     def validation(self, count: int) -> list[Request]:
         """Return the first `count` validation requests, or all where there are fewer."""
-        return [self._request(row) for row in self._rows[Split.VALIDATION][:count]]
+        return self._first(Split.VALIDATION, count)
 
     def heldout(self, count: int) -> list[Request]:
         """Return the first `count` held-out requests, or all where there are fewer."""
-        return [self._request(row) for row in self._rows[Split.TEST][:count]]
+        return self._first(Split.TEST, count)
+
+    def _first(self, part: Split, count: int) -> list[Request]:
+        found: list[Request] = []
+        for row in self._rows[part]:
+            if len(found) >= count:
+                break
+            if (request := self._usable(row)) is not None:
+                found.append(request)
+        return found
+
+    def _usable(self, row: PublishedRequest) -> Request | None:
+        """Return a row's request, None when its truth was lost since the start."""
+        if self._name(row) in self._gone:
+            return None
+        try:
+            return self._request(row)
+        except DataError as error:
+            if not self._config.check_images:
+                raise
+            _LOG.warning("row %s is replaced: %s", row.id, error)
+            self._leave_out(row, RejectionReason.UNREADABLE_IMAGE, str(error))
+            return None
 
     def _shuffle(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return an epoch's order.
@@ -177,9 +326,16 @@ def store_image(path: Path, images: ImageStore) -> ImageRef:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as picture:
             (width, height), media_type = picture.size, Image.MIME.get(picture.format or "", "image/png")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise anything on broken files.
         raise DataError(f"{path}: cannot be used as an image: {error}") from error
     return images.put(data, width=width, height=height, media_type=media_type)
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
 
 
 def _names(paths: Sequence[Path]) -> str:

@@ -14,6 +14,7 @@ from genevolve_ray.doctor.model_folder import Weights, check_architecture, check
 from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.sources import build_source
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
@@ -154,7 +155,7 @@ def data(config: RunConfig) -> list[Check]:
         return []  # Reported with the plug-ins.
     images = MemoryImages()
     try:
-        source = spec.build(images)
+        source = build_source(spec, config.judge, images)
         first: dict[str, Callable[[], list[Request]]] = {
             "train": lambda: [source.train(0)],
             "validation": lambda: source.validation(1),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.engines.protocol import ChatImage, ChatMessage, CutAnswer
 from genevolve_ray.records.secrets import masked
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
 from genevolve_ray.remote.config import PaidProbe, RemoteConfig
@@ -107,7 +107,8 @@ class EndpointChat:
     def _read(self, answer: Answer) -> str:
         content = answer.object()
         self._endpoint.count_tokens(content)
-        return answer_text(content)
+        text = answer_text(content)
+        return CutAnswer(text) if content["choices"][0].get("finish_reason") == "length" else text
 
     def check_health(self) -> None:
         """Do nothing: an unavailable server shows in the calls, and may recover."""

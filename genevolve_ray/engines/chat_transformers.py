@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from genevolve_ray.engines.chat import LocalChatConfig, conversation, count_call, identity_of, load_chat_processor
 from genevolve_ray.engines.checks import read_model_config, room_for, sees
-from genevolve_ray.engines.protocol import ChatMessage, PromptTooLong
+from genevolve_ray.engines.protocol import ChatMessage, CutAnswer, PromptTooLong
 from genevolve_ray.errors import InfraFailure
 
 
@@ -51,6 +51,8 @@ class TransformersChat:
         self._model.eval().requires_grad_(False)
         # A folder's own sampling settings have no effect on greedy answers, and transformers warns about them.
         self._model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        ends = self._model.generation_config.eos_token_id
+        self._ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
         limit = self._model.config.get_text_config().max_position_embeddings
         self._limit = min(config.max_model_len or limit, limit)
         self._executor = ThreadPoolExecutor(1, "transformers-chat", self._start_thread)
@@ -65,7 +67,7 @@ class TransformersChat:
         """Return the answer; `schema` is ignored.
 
         Raises:
-            InfraFailure: for a conversation that does not fit the context, or when the device is out of memory.
+            InfraFailure: for a conversation that does not fit the context or cannot be read, or without memory.
         """
         del schema
         loop, started, used = asyncio.get_running_loop(), monotonic(), (0, 0)
@@ -76,6 +78,9 @@ class TransformersChat:
             return answer
         except (PromptTooLong, torch.OutOfMemoryError) as error:
             raise InfraFailure(f"{self.identity}: {error}") from error
+        except Exception as error:
+            # Templates and processors raise anything on a text or picture.
+            raise InfraFailure(f"{self.identity}: {type(error).__name__}: {str(error)[:300]}") from error
         finally:
             count_call(self._service, *used, monotonic() - started, failed=not done)
 
@@ -91,7 +96,9 @@ class TransformersChat:
         room = room_for(prompt, max_tokens, self._limit)
         tokens = self._model.generate(**inputs, max_new_tokens=room)[0, prompt:]
         tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        return str(tokenizer.decode(tokens, skip_special_tokens=True)), prompt, len(tokens)
+        answer = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        cut = len(tokens) >= room and int(tokens[-1]) not in self._ends
+        return CutAnswer(answer) if cut else answer, prompt, len(tokens)
 
     def check_health(self) -> None:
         """Raise RuntimeError after `aclose`."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from genevolve_ray.engines.chat import LocalChatConfig, conversation, count_call, identity_of, load_chat_processor
 from genevolve_ray.engines.checks import check_model, read_model_config, sees
 from genevolve_ray.engines.config import MIB
-from genevolve_ray.engines.protocol import ChatMessage
+from genevolve_ray.engines.protocol import ChatMessage, CutAnswer
 from genevolve_ray.engines.vllm import vllm_environment
 from genevolve_ray.errors import InfraFailure
 
@@ -86,8 +86,6 @@ class VllmChat:
             InfraFailure: for a conversation that vLLM refuses (too long, too many pictures), an answer that took too
                 long, or a failed engine.
         """
-        from vllm.exceptions import VLLMError
-
         started, used, done = monotonic(), (0, 0), False
         try:
             prompt = await asyncio.to_thread(self._prompt, messages)
@@ -96,10 +94,13 @@ class VllmChat:
             completion = output.outputs[0]
             used = len(output.prompt_token_ids or ()), len(completion.token_ids)
             done = True
-            return str(completion.text)
+            return CutAnswer(completion.text) if completion.finish_reason == "length" else str(completion.text)
         except TimeoutError as error:
             raise InfraFailure(f"{self.identity} took longer than {self.config.timeout_s:g} s") from error
-        except (ValueError, VLLMError) as error:
+        except InfraFailure:
+            raise
+        except Exception as error:
+            # Templates and processors raise anything on a text or picture.
             raise InfraFailure(f"{self.identity}: {type(error).__name__}: {str(error)[:300]}") from error
         finally:
             count_call(self._service, *used, monotonic() - started, failed=not done)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from genevolve_ray.engines.chat_endpoint import PATH, content_text, hinting
 from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptTooLong, SamplingParams
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
+from genevolve_ray.remote.answers import reported_count
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
 from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
 
@@ -130,7 +131,7 @@ def read_reply(answer: dict[str, Any]) -> ChatReply:
 
 def _count(usage: object, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return reported_count(value)
 
 
 def _no_room(error: ServiceRefusal) -> bool:

@@ -133,6 +133,12 @@ class ChatMessage:
     parts: tuple[str | ChatImage, ...]
 
 
+class CutAnswer(str):
+    """Represent an answer that reached its limit of tokens: no judge's answer is read from what it only began."""
+
+    __slots__ = ()
+
+
 class ChatModel(Protocol):
     """Define a model that answers conversations greedily. Many calls may be in flight."""
 
@@ -142,7 +148,7 @@ class ChatModel(Protocol):
     async def chat(
         self, messages: Sequence[ChatMessage], *, max_tokens: int, schema: Mapping[str, Any] | None = None
     ) -> str:
-        """Return the text of the answer, "" for none.
+        """Return the text of the answer, "" for none, a `CutAnswer` where `max_tokens` ended it.
 
         `schema` is the JSON schema that the answer should satisfy. Some models cannot be constrained to a schema, so
         treat the text as untrusted. Raises InfraFailure when the model gave up after bounded retries.

@@ -29,6 +29,10 @@ def _pixels(images: ImageStore, ref: ImageRef) -> bytes:
         raise InfraFailure(f"a stored picture cannot be read: {error}") from error
 
 
+def _size(data: object) -> str:
+    return f"{len(data)} bytes" if isinstance(data, bytes) else f"a {type(data).__name__}"
+
+
 class RenderService:
     """Render with image references as input and output."""
 
@@ -41,8 +45,12 @@ class RenderService:
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
         """Render a program and store the picture. Raises InfraFailure when the generator gave up."""
         data = await self._renderer.render(prompt, [_pixels(self._images, r) for r in references], seed)
-        with Image.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                width, height = picture.size
+        except Exception as error:
+            # Pillow raises anything on bytes that are no picture.
+            raise InfraFailure(f"{self.identity} returned {_size(data)} that is no picture") from error
         return self._images.put(data, width=width, height=height)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import MISREAD, InfraFailure
 from genevolve_ray.experience.config import EndpointEmbedderConfig
 from genevolve_ray.experience.embed import normalised
 from genevolve_ray.remote.endpoint import Endpoint
@@ -50,7 +50,7 @@ class EndpointEmbedder:
         answer = await self._endpoint.post("embeddings", body)
         try:
             rows = normalised(_vectors(answer, len(texts)))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except MISREAD as error:
             reason = f"{type(error).__name__}: {error}"
             raise InfraFailure(f"{self.config.url}/embeddings: unusable answer: {reason}") from error
         if self._dimension not in (None, rows.shape[1]):

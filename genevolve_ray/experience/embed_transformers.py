@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genevolve_ray.errors import MISREAD, InfraFailure
 from genevolve_ray.experience.config import TransformersEmbedderConfig
 from genevolve_ray.experience.embed import normalised
 
@@ -54,9 +55,12 @@ class TransformersEmbedder:
         """Return float32[n, d] with rows of length 1, computed in a thread of its own.
 
         Raises:
-            ValueError: when the model gives a text no direction (it is not finite).
+            InfraFailure: when the model gives a text no direction (it is not finite), or cannot read one.
         """
-        return await asyncio.to_thread(self._embed, [self.config.prefix + text for text in texts])
+        try:
+            return await asyncio.to_thread(self._embed, [self.config.prefix + text for text in texts])
+        except (*MISREAD, RuntimeError) as error:
+            raise InfraFailure(f"{self.identity}: {type(error).__name__}: {error}"[:300]) from error
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         size = self.config.batch_size

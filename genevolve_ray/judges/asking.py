@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from genevolve_ray.engines.chat_endpoint import complaint, text_message
-from genevolve_ray.engines.protocol import ChatMessage, ChatModel
+from genevolve_ray.engines.protocol import ChatMessage, ChatModel, CutAnswer
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.reading import BadAnswer
 from genevolve_ray.records.texts import neutralise
@@ -40,6 +40,8 @@ async def ask(
     for repair in range(1 + repairs):
         answer = await chat.chat(conversation, max_tokens=max_tokens, schema=schema)
         try:
+            if isinstance(answer, CutAnswer):
+                raise BadAnswer(f"the answer was cut off after {max_tokens} tokens: write less before the end")
             return read(answer), repair
         except BadAnswer as bad:
             faults = bad.faults

@@ -16,7 +16,7 @@ _PLACE = re.compile(
     re.IGNORECASE,
 )
 _ORDINAL = re.compile(rf"\b(?:{'|'.join(ORDINALS)})\s+reference\s+image\b", re.IGNORECASE)
-_QUOTED = re.compile(r"[\"“„«][^\"”«»]+[\"”»]|(?<!\w)['‘][^'’]+['’](?!\w)")
+_QUOTED = re.compile(r"[\"“„«][^\"”«»]{1,200}[\"”»]|(?<!\w)['‘][^'’]{1,200}['’](?!\w)")
 _CLAUSE = re.compile(r"[;.\n]+")
 _TITLE_WORDS = 3
 """Words of titles that a comparison mentions at most."""

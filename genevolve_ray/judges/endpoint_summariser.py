@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from genevolve_ray.engines.chat_endpoint import EndpointChat, EndpointChatConfig, complaint, text_message
-from genevolve_ray.engines.protocol import ChatMessage
+from genevolve_ray.engines.protocol import ChatMessage, CutAnswer
 from genevolve_ray.judges.reading import salvage_object
 from genevolve_ray.judges.summariser import bundle_head
 from genevolve_ray.judges.transcript import pair_text
@@ -157,6 +157,8 @@ class EndpointSummariser:
         return without_leaks(clean.model_copy(update={"trigger": head["trigger"]}), request, attempts)
 
     def _check(self, reply: str, secrets: Secrets) -> _Checked:
+        if isinstance(reply, CutAnswer):
+            return _Checked(None, (f"cut off after {self.config.max_tokens} tokens",))
         try:
             answer = _Answer.model_validate(salvage_object(reply))
         except ValidationError as error:

@@ -21,7 +21,11 @@ from genevolve_ray.errors import GenevolveError
 
 MAX_CHARS = 100_000
 """Longest answer that is read at all."""
-_TRAILING = re.compile(r'"(?:[^"\\]|\\.)*+"|,(?=\s*+[}\]])', re.DOTALL)
+_TRAILING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|,(?=\s*+[}\]])', re.DOTALL)
+_BEFORE = re.compile(r"(?:\A|\n)[ \t]*+(?:```\w*+|~~~\w*+)?[ \t]*+\Z")
+"""End of the text before an object on a line of its own; a fence may open on that line."""
+_AFTER = re.compile(r"[ \t]*+(?:```|~~~)?[ \t]*+(?:\r?\n|\Z)")
+_BARE = re.compile(r"\s*+(?:(?:```|~~~)\w*+)?\s*+")
 _NUMBER = r"[-+]?\d{1,12}(?:\.\d{1,12})?"
 _VALUE = rf"(\"{_NUMBER}\"|{_NUMBER}|\"?(?i:true|false|null|none|nan)\"?)"
 
@@ -46,10 +50,11 @@ class Fields:
 def read_fields(text: str, wanted: Iterable[str], nested: str = "") -> Fields:
     """Return the fields of the one JSON object in an answer.
 
-    Fences and text around the outermost braces are removed, as are reasoning before it and trailing commas. Where the
-    object is broken (an unescaped quote in a text, a truncated end), the `wanted` fields are read one by one. They are
+    The object stands on lines of its own: one inside a sentence, or inside reasoning, is a quotation. Fences and text
+    around it are removed, as are reasoning before it and trailing commas. Where the answer is nothing but an object, and
+    that is broken (an unescaped quote in a text, a truncated end), the `wanted` fields are read one by one. They are
     read from an unbroken row of them right after the first or right before the last brace; they are numbers, true,
-    false or null.
+    false or null. An object that is cut off behind a quotation gives nothing.
 
     Args:
         text: the answer.
@@ -62,11 +67,13 @@ def read_fields(text: str, wanted: Iterable[str], nested: str = "") -> Fields:
     names = tuple(wanted)
     if len(text) > MAX_CHARS:
         raise BadAnswer(f"the answer is longer than {MAX_CHARS} characters")
-    found = _decoded(text, names)
+    found = None if _inside_reasoning(text) else _decoded(text, names)
     if found is None:
         text = _after_reasoning(text, names)
         found = _decoded(text, names)
-    if found is None:
+    if found is not None:
+        _check_own(text)
+    else:
         if _several(text):
             raise BadAnswer("there is more than one JSON object in the answer")
         return Fields(_salvaged(text, names), salvaged=True)
@@ -77,8 +84,12 @@ def read_fields(text: str, wanted: Iterable[str], nested: str = "") -> Fields:
 
 
 def after_reasoning(text: str) -> str:
-    """Return the text after the last mark that ends reasoning, the whole text where there is none."""
-    return text.rpartition("</think>")[2]
+    """Return the text after the last mark that ends reasoning, the whole text where there is none.
+
+    Reasoning that has begun and has no end is no answer: the text is then empty.
+    """
+    rest = text.rpartition("</think>")[2]
+    return "" if rest.lstrip().startswith("<think>") else rest
 
 
 def salvage_object(text: str) -> dict[str, Any]:
@@ -89,7 +100,8 @@ def salvage_object(text: str) -> dict[str, Any]:
     Raises:
         ValueError: stating the fault, when there is no such object.
     """
-    body = _body(after_reasoning(text))
+    rest = after_reasoning(text)
+    body = None if "<think>" in _around(rest)[0] else _body(rest)
     if body is None:
         raise BadAnswer("there is no {...} in the answer")
     found = _load(body, ())
@@ -139,12 +151,34 @@ def _decoded(text: str, names: tuple[str, ...]) -> dict[str, Any] | None:
         return None
 
 
+def _around(text: str) -> tuple[str, str]:
+    """Return the texts before the first and after the last brace."""
+    start, end = text.find("{"), text.rfind("}")
+    return (text[:start] if start >= 0 else text), text[end + 1 :] if end >= 0 else ""
+
+
+def _inside_reasoning(text: str) -> bool:
+    """Return whether reasoning is open where the first object begins, or ends behind the last one."""
+    before, after = _around(text)
+    return before.rfind("<think>") > before.rfind("</think>") or "</think>" in after
+
+
+def _check_own(text: str) -> None:
+    """Check that an object is the answer and no quotation. Raises BadAnswer."""
+    before, after = _around(text)
+    if "{" in after:
+        raise BadAnswer("there is more than one JSON object in the answer")
+    before = before.rpartition("</think>")[2]
+    if not (_BEFORE.search(before) and _AFTER.match(after)):
+        raise BadAnswer("the JSON object must stand on lines of its own")
+
+
 def _after_reasoning(text: str, names: tuple[str, ...]) -> str:
     """Return the text after the reasoning.
 
     Raises BadAnswer when reasoning has no end, or may be the answer itself.
     """
-    opened = text.lstrip().startswith("<think>")
+    opened = "<think>" in _around(text)[0]
     reasoning, closed, rest = text.partition("</think>")
     if not closed:
         if opened:
@@ -153,6 +187,8 @@ def _after_reasoning(text: str, names: tuple[str, ...]) -> str:
     # Only a tag that the model itself opened is surely reasoning; otherwise the mark may be in a text of the answer.
     if not opened and _field(names).search(reasoning):
         raise BadAnswer("fields stand before the end of the reasoning")
+    if _inside_reasoning(rest):
+        raise BadAnswer("the reasoning has no end")
     return rest
 
 
@@ -176,6 +212,9 @@ def _field(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _salvaged(text: str, names: tuple[str, ...]) -> dict[str, Any]:
+    before, after = _around(text)
+    if not _BARE.fullmatch(before):
+        raise BadAnswer("the answer is not JSON, and there is text before it")
     body = text[text.find("{") :]
     end = body.rfind("}") + 1
     body = body[:end] if end else body
@@ -187,7 +226,9 @@ def _salvaged(text: str, names: tuple[str, ...]) -> dict[str, Any]:
         if name in values and repr(values[name]) != repr(value):
             raise BadAnswer(f"it is not JSON, and {name} is given twice")
         values[name] = value
-    trusted = {match.group(1) for match in _head(matches, body) + _tail(matches, body)}
+    # A second brace may open a quotation that the answer was cut off behind.
+    whole = body.count("{") == 1 and _BARE.fullmatch(after)
+    trusted = {match.group(1) for match in _head(matches, body) + (_tail(matches, body) if whole else [])}
     if not trusted:
         raise BadAnswer("the answer is not JSON")
     return {name: value for name, value in values.items() if name in trusted}

@@ -1,10 +1,11 @@
-"""Text form of a best-worst pair for a judge model: plain text, every part bounded."""
+"""Text form of a best-worst pair for a judge model: plain text without control tokens, every part bounded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.texts import neutralise
 from genevolve_ray.records.trajectory import Pair, Trajectory
 
 
@@ -42,7 +43,7 @@ def _lines(trajectory: Trajectory, limit: int) -> Iterator[str]:
 
 
 def _clip(text: str, limit: int) -> str:
-    line = " ".join(text.split())
+    line = " ".join(neutralise(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

@@ -85,7 +85,12 @@ class VlmJudge:
         self.identity = f"{kind}/1:{models}:{config.formula.value}:{digest(self._settings())[:8]}"
         self._images: ImageStore | None = None
         self._cache = VerdictCache(config.cache) if config.cache else None
-        self._limits = PictureLimits(
+        self._limits = self.truth_limits(config)
+
+    @classmethod
+    def truth_limits(cls, config: VlmJudgeConfig) -> PictureLimits:
+        """Return the limits within which pictures are opened; rows with another truth are left out before a run."""
+        return PictureLimits(
             long_side=config.image_side,
             output="JPEG",
             quality=config.jpeg_quality,

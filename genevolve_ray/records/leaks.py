@@ -49,7 +49,7 @@ ORDINARY = frozenset(
 
 _QUOTED = re.compile(r"[\"“”„«»]([^\"“”„«»\n]{1,200})[\"“”„«»]|(?<!\w)['‘]([^'‘’\n]{1,120})['’](?!\w)")
 _MARKS = re.compile(r"[\"“”„«»‘]|(?<!\w)['’]|['’](?!\w)")
-_LINK = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+|\bwww\.\S+", re.IGNORECASE)
+_LINK = re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://\S+|\bwww\.\S+", re.IGNORECASE)
 _WORD = re.compile(r"\d+(?:[.,:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*")
 _ENDS_SENTENCE = re.compile(r"(?:^|[.!?:\n•*]|^\s*-)[\s\"“„«'‘(\[]*$")
 
@@ -118,7 +118,8 @@ def _quoted(text: str) -> list[str]:
 def mask(text: str) -> str:
     """Return a request without its identifying parts: names, numbers, quoted texts, ids and links.
 
-    A capitalized word is a name unless it opens a sentence and is an ordinary word; adjacent names become one.
+    A capitalized word is a name unless it opens a sentence and is an ordinary word; adjacent names become one. A masked
+    text stays as it is when it is masked again.
     """
     text = _LINK.sub(" link ", text)
     text = IMAGE_ID.sub(" image ", text)
@@ -130,10 +131,27 @@ def mask(text: str) -> str:
             replacement = "number"
         elif word.capital and not (word.initial and word.text.lower() in ORDINARY):
             replacement = "name"
+        stop = word.start + len(word.text)
+        if replacement != word.text:  # Apart from letters and digits that touch it, with which it would be a new word.
+            replacement = f"{_gap(text[word.start - 1 : word.start])}{replacement}{_gap(text[stop : stop + 1])}"
         pieces += [text[end : word.start], replacement]
-        end = word.start + len(word.text)
+        end = stop
     masked = " ".join("".join([*pieces, text[end:]]).split())
-    return re.sub(r"\bname(?:[-\s]+name\b)+", "name", masked)
+    return _lowered(re.sub(r"\bname(?:[-\s]+name\b)+", "name", masked))
+
+
+def _gap(neighbor: str) -> str:
+    return " " if neighbor.isalnum() else ""
+
+
+def _lowered(masked: str) -> str:
+    """Return a masked text whose only capitals open a sentence: a line break before a word is gone by now."""
+    pieces, end = [], 0
+    for word in _words(masked):
+        if word.capital and not word.initial:
+            pieces += [masked[end : word.start], word.text.lower()]
+            end = word.start + len(word.text)
+    return "".join([*pieces, masked[end:]])
 
 
 @dataclass(frozen=True)

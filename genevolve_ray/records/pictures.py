@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 Format = Literal["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
+MAX_SCANS = 100
+"""Scans of a progressive JPEG; encoders write about ten, and a decoder visits every pixel in each."""
+_MAX_SEGMENTS = 4000
+"""Segments of a JPEG; each costs the decoder a step."""
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+"""A marker that begins a segment: neither a stuffed byte nor a restart."""
+_SCAN, _END = b"\xda", b"\xd9"
 
 
 class ImageRefused(GenevolveError, ValueError):
@@ -55,13 +63,16 @@ def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
     """Decode untrusted bytes and re-encode the first frame, turned upright, without metadata.
 
     Raises:
-        ImageRefused: for too many bytes or pixels, another format, a file that is truncated or broken.
+        ImageRefused: for too many bytes, pixels or scans, another format, a file that is truncated or broken, or values
+            that have no defined brightness.
     """
     from PIL import Image, ImageOps
 
     limits = limits or PictureLimits()
     if len(data) > limits.max_bytes:
         raise ImageRefused(f"{len(data)} bytes, allowed {limits.max_bytes}")
+    if data.startswith(b"\xff\xd8"):
+        _check_scans(data)
     try:
         with warnings.catch_warnings():
             # The project's own limit is checked before any decoding.
@@ -71,14 +82,28 @@ def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
                 image.seek(0)
                 upright = ImageOps.exif_transpose(image)
                 upright.load()
-                return _encode(upright, limits)
+                return _encode(_eight_bits(upright), limits)
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:
         raise ImageRefused(str(error)) from error
-    except (OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, ArithmeticError, EOFError) as error:
-        # Pillow's decoders raise errors of several classes on broken files.
+    except Exception as error:
+        # Pillow's decoders raise anything on broken files.
         raise ImageRefused(f"not a {' / '.join(limits.formats)} picture: {type(error).__name__}") from error
+
+
+def _check_scans(data: bytes) -> None:
+    """Check the segments of a JPEG before it is decoded: a small file can hold very many scans."""
+    at, scans = 2, 0
+    for _ in range(_MAX_SEGMENTS):
+        found = _JPEG_MARKER.search(data, at)
+        if found is None or found[1] == _END:
+            return
+        scans += found[1] == _SCAN
+        if scans > MAX_SCANS:
+            raise ImageRefused(f"a JPEG of more than {MAX_SCANS} scans")
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    raise ImageRefused(f"a JPEG of more than {_MAX_SEGMENTS} segments")
 
 
 def _check_size(size: tuple[int, int], limits: PictureLimits) -> None:
@@ -87,6 +112,24 @@ def _check_size(size: tuple[int, int], limits: PictureLimits) -> None:
         raise ImageRefused(f"{width} x {height} pixels, allowed {limits.max_pixels} in all")
     if min(size) < limits.min_side:
         raise ImageRefused(f"{width} x {height} pixels, at least {limits.min_side} on each side")
+
+
+def _eight_bits(image: PillowImage) -> PillowImage:
+    """Return a picture with 8 bits a channel. Pillow's own conversion turns brighter values of 16 bits into white."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image)
+    if image.mode == "F" or not values.size or values.min() < 0 or values.max() > 0xFFFF:
+        raise ImageRefused(f"values of mode {image.mode} beyond 16 bits: their brightness is not defined")
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    hidden = image.info.get("transparency")
+    if not isinstance(hidden, int):
+        return gray
+    shown = Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8))
+    return Image.merge("LA", (gray, shown))
 
 
 def _encode(image: PillowImage, limits: PictureLimits) -> Picture:

@@ -7,15 +7,24 @@ import re
 import unicodedata
 from pathlib import Path
 
-_OPENING = re.compile(r"[<＜﹤]")
-"""The opening bracket, and the characters that Unicode's compatibility folding turns into it."""
+_OPENING = re.compile(r"[<＜﹤\[［﹇]")
+"""The opening brackets, and the characters that Unicode's compatibility folding turns into one."""
 _TAG = re.compile(
-    r"\s*/?\s*(?:(?:think|tool_call|tool_response|tools?|answer|image|img|video|audio|s|bos|eos|pad|unk|mask|sep|cls"
-    r"|start_of_turn|end_of_turn|begin_of_text|end_of_text)\s*/?\s*>"
+    r"\s*+(?:/\s*+)?(?:(?:think|tool_call|tool_response|tools?|answer|image|img|video|audio|s|sys|system|user|assistant"
+    r"|bos|eos|pad|unk|mask|sep|cls|bos_token|eos_token|sop|eop|box|ref|quad|function_calls?|scratch_?pad|im_(?:start|end"
+    r"|patch)|img_context|(?:start|end)_of_(?:turn|image|audio|speech)|begin_of_text|end_of_text|unused\d+"
+    r"|extra_id_\d+|special_\d+|(?:image|video|audio)_soft_token|image_pad|seed:\w+)\s*+(?:/\s*+)?>"
     r"|(?:think|tool_call|tool_response|answer)\b"  # The protocol's own tags, also with attributes or unclosed.
     r"|[|｜])",
     re.IGNORECASE,
 )
+_MARK = re.compile(
+    r"\s*+(?:/\s*+)?(?:(?:inst|sys|system_prompt|available_tools|tool_calls|tool_results|tool_content|args|call_id"
+    r"|think|prefix|middle|suffix|img|img_break|img_end|begin_image|audio|begin_audio|gmask|smask|mask|bos|eos|pad|unk"
+    r"|sep|cls)\s*+\]|[|｜])",
+    re.IGNORECASE,
+)
+"""Control tokens in square brackets: [INST], [/INST], [gMASK], [|user|]."""
 _TAG_CHARS = 64
 """Longest tag that is searched for."""
 HIDDEN = re.compile(
@@ -28,7 +37,7 @@ HIDDEN = re.compile(
 
 
 def neutralise(text: str) -> str:
-    """Return external text in which no protocol tag or control token can be read: its "<" becomes "‹".
+    """Return external text in which no protocol tag or control token can be read: its "<" becomes "‹", its "[" "⟦".
 
     Tags count in any case, with spaces or hidden characters inside, and in letters that Unicode folds to plain ones.
     Half surrogate pairs, which no tokenizer can encode, become "?".
@@ -38,7 +47,11 @@ def neutralise(text: str) -> str:
 
 def _bracket(text: str, found: re.Match[str]) -> str:
     follows = HIDDEN.sub("", text[found.end() : found.end() + _TAG_CHARS]).replace("\u200c", "").replace("\u200d", "")
-    return "‹" if _TAG.match(unicodedata.normalize("NFKC", follows)) else found.group()
+    square = unicodedata.normalize("NFKC", found.group()) == "["
+    folded = unicodedata.normalize("NFKC", follows)
+    if not (_MARK.match(folded) if square else _TAG.match(folded)):
+        return found.group()
+    return "⟦" if square else "‹"
 
 
 def load_text(source: str, folder: Path, what: str) -> str:

@@ -12,13 +12,11 @@ The client builds on maintained libraries: httpx, tenacity for retries, aiolimit
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +25,7 @@ from weakref import WeakKeyDictionary
 from genevolve_ray.errors import GenevolveError, InfraFailure
 from genevolve_ray.records.secrets import MASK, redacted, remember_secret
 from genevolve_ray.records.usage import Usage, record_usage
+from genevolve_ray.remote.answers import Answer, Unusable, value_of
 from genevolve_ray.remote.balancing import Server, Servers
 from genevolve_ray.remote.config import PriceConfig, RemoteConfig
 from genevolve_ray.remote.proxies import mounted, proxy_for
@@ -70,15 +69,6 @@ class UnusableAnswer(InfraFailure):
     """Signal that a service answered every try, and that its last answer could not be used."""
 
 
-class Unusable(GenevolveError):
-    """Signal that an answer arrived but cannot be used; raised by readers, it makes the call try again."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        """Keep the wait in seconds that the server requested."""
-        super().__init__(reason)
-        self.after = after
-
-
 class _Busy(Unusable):
     """Signal that a server is overloaded or down, by its status."""
 
@@ -89,25 +79,6 @@ class _Failed(GenevolveError):
     def __init__(self, address: str, reason: str, after: float = 0.0, *, answered: bool = False) -> None:
         super().__init__(reason)
         self.address, self.after, self.answered = address, after, answered
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Hold an answer with status 200 from the server with that base address; header names are in lower case."""
-
-    headers: Mapping[str, str]
-    data: bytes
-    server: str = ""
-
-    def object(self) -> dict[str, Any]:
-        """Return the JSON object in the body. Raises Unusable when it holds something else."""
-        try:
-            value = json.loads(self.data)
-        except (ValueError, RecursionError) as error:
-            raise Unusable(f"not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise Unusable(f"not a JSON object but {type(value).__name__}")
-        return value
 
 
 _SHARE = 1.0
@@ -204,17 +175,14 @@ class Remote:
                 await self._patience(server, connections)
                 started, done = monotonic(), False
                 try:
-                    async with asyncio.timeout(self.config.timeout_s):
-                        answer = await self._send(connections.client, method, server, path, request)
-                    value = read(answer)
-                    value = await value if inspect.isawaitable(value) else value
+                    value = await value_of(self._send(connections.client, method, server, path, request), read)
                     done = True
                     server.answered(monotonic())
                     return value
                 except ServiceRefusal:
                     server.answered(monotonic())
                     raise
-                except (Unusable, httpx.RequestError, TimeoutError) as error:
+                except (Unusable, httpx.RequestError, httpx.InvalidURL, TimeoutError) as error:
                     server.let_down(monotonic(), self.config.cooldown_s)
                     raise self._failed(server, path, error) from error
                 finally:
@@ -235,7 +203,10 @@ class Remote:
     ) -> Answer:
         headers = {**self._token_header(server.url), **request["headers"]}
         address = _at(server.url, path)
-        async with client.stream(method, address, **{**request, "headers": headers}) as response:
+        async with (
+            asyncio.timeout(self.config.timeout_s),
+            client.stream(method, address, **{**request, "headers": headers}) as response,
+        ):
             data = await self._read(response)
         data = self._without_token(data)
         status = response.status_code
@@ -253,7 +224,7 @@ class Remote:
             raise Unusable("answer is compressed, although compression was not requested")
         declared = response.headers.get("content-length", "")
         data = bytearray()
-        if not (declared.isdigit() and int(declared) > limit):
+        if not (declared.isdecimal() and len(declared) < 20 and int(declared) > limit):
             async for piece in response.aiter_raw():
                 data += piece
                 if len(data) > limit:
@@ -294,7 +265,7 @@ class Remote:
         try:
             async with asyncio.timeout(_HEALTH_SECONDS), client.stream("GET", address, headers=headers) as response:
                 well = response.status_code == 200
-        except (httpx.RequestError, TimeoutError):
+        except (httpx.RequestError, TimeoutError, ValueError):  # Of the latter, an address that cannot be decoded.
             well = False
         if well:
             server.heard = monotonic()

@@ -10,7 +10,8 @@ from pydantic import Field
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.secrets import resolved
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal
+from genevolve_ray.remote.answers import Answer, reported_count
+from genevolve_ray.remote.client import Remote, ServiceRefusal
 from genevolve_ray.remote.config import RemoteConfig
 
 
@@ -58,4 +59,4 @@ class Endpoint(Remote):
         reported = answer.get("usage")
         if isinstance(reported, dict):
             tokens = {name: reported.get(name) for name in ("prompt_tokens", "completion_tokens")}
-            self.spend(Usage(**{name: n for name, n in tokens.items() if isinstance(n, int) and n >= 0}))
+            self.spend(Usage(**{name: count for name, n in tokens.items() if (count := reported_count(n)) is not None}))

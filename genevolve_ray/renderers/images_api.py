@@ -142,7 +142,8 @@ def _place(server: str, url: str) -> tuple[str, str]:
     own = urlsplit(server)
     try:
         full = urlsplit(urljoin(f"{server}/", url))
-        same = (full.scheme, full.hostname, full.port) == (own.scheme, own.hostname, own.port)
+        plain = full.geturl().isascii() and full.geturl().isprintable()
+        same = plain and (full.scheme, full.hostname, full.port) == (own.scheme, own.hostname, own.port)
     except ValueError:
         same = False
     if not same or full.username or full.password:

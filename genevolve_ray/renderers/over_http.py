@@ -16,14 +16,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
+from genevolve_ray.records.decoding import SMALL_BYTES, clean_apart, clean_small
+from genevolve_ray.records.pictures import ImageRefused, PictureLimits
 from genevolve_ray.records.usage import Usage
+from genevolve_ray.remote.answers import reported_count
 from genevolve_ray.remote.client import Answer, Remote, Unusable
 from genevolve_ray.remote.config import RemoteConfig
 
 _SHOWN = 300
-_SMALL_BYTES, _SMALL_PIXELS = 1 << 16, 1 << 16
-"""Up to this size an answer or a picture takes about a millisecond, less than a hand-over to a thread may take."""
 
 
 class HttpRendererConfig(RemoteConfig):
@@ -87,7 +87,7 @@ class HttpRenderer(Remote, ABC):
 
     async def read(self, answer: Answer) -> bytes:
         """Return the picture of an answer, encoded again; large ones are processed outside the event loop."""
-        small = len(answer.data) <= _SMALL_BYTES
+        small = len(answer.data) <= SMALL_BYTES
         content = answer.object() if small else await asyncio.to_thread(answer.object)
         self.spend_tokens(content)
         text, limit = self.find(content), self.config.picture.max_bytes
@@ -120,14 +120,9 @@ class HttpRenderer(Remote, ABC):
 
 async def cleaned(data: bytes, limits: PictureLimits) -> bytes:
     """Return the result of `clean_picture` on untrusted bytes; a large picture does not block the event loop."""
-    # A small file may be a large picture: the smaller limit is checked on its header.
-    if len(data) <= _SMALL_BYTES:
-        small = limits.model_copy(update={"max_pixels": min(limits.max_pixels, _SMALL_PIXELS)})
-        try:
-            return clean_picture(data, small).data
-        except ImageRefused:
-            pass  # rejected for its size or permanently: the thread decides
-    return (await asyncio.to_thread(clean_picture, data, limits)).data
+    small = clean_small(data, limits)
+    picture = small if small is not None else await asyncio.to_thread(clean_apart, data, limits)
+    return picture.data
 
 
 def encoded(data: bytes) -> str:
@@ -156,4 +151,4 @@ def shown(text: Any) -> str:
 
 def count(value: Any) -> int:
     """Return a number of tokens as a service reports it, 0 for anything else."""
-    return value if isinstance(value, int) and value >= 0 else 0
+    return reported_count(value) or 0

@@ -65,6 +65,8 @@ _CLOSED_6 = tuple(
     )
 )
 _NAT64 = ip_network("64:ff9b::/96")
+_EMBEDDING = tuple(ip_network(text) for text in ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96"))
+"""Local translation, IPv4-translated and IPv4-compatible addresses: the last 32 bits are an IPv4 address."""
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 
 
@@ -93,7 +95,7 @@ def check_url(
         raise FetchRefused(f"a URL of {len(text)} characters, allowed {MAX_URL_CHARS}")
     try:
         url = httpx.URL(text) if base is None else base.join(text)
-        host = url.raw_host.decode("ascii").removesuffix(".")
+        host = host_of(url).removesuffix(".")
     except (httpx.InvalidURL, ValueError, TypeError) as error:
         raise FetchRefused(f"not a URL: {_shown(text)}: {error}") from error
     if url.scheme not in ("http", "https"):
@@ -109,6 +111,11 @@ def check_url(
     else:
         _check_name(host)
     return url.copy_with(host=host, fragment=None)
+
+
+def host_of(url: httpx.URL) -> str:
+    """Return the host of a URL as it is sent. `httpx.URL.host` decodes it, and raises for an invalid IDNA name."""
+    return url.raw_host.decode("ascii", "replace")
 
 
 def port_of(url: httpx.URL) -> int:
@@ -143,23 +150,28 @@ def check_address(address: Address, allow: Sequence[Network] = ()) -> None:
     Raises:
         FetchRefused: for every other one, including those embedded in an IPv6 address.
     """
-    inner = _unwrapped(address)
-    if any(inner in network for network in allow if network.version == inner.version):
-        return
-    if not _public(inner):
-        held = "" if inner == address else f" (inside it {inner})"
-        raise FetchRefused(f"address {address}{held} is not on the public internet")
+    for part in _parts(address):
+        allowed = any(part in network for network in allow if network.version == part.version)
+        if not (allowed or _public(part)):
+            held = "" if part == address else f" (inside it {part})"
+            raise FetchRefused(f"address {address}{held} is not on the public internet")
 
 
-def _unwrapped(address: Address) -> Address:
-    """Return the IPv4 address that a translated IPv6 address embeds, else the address."""
+def _parts(address: Address) -> list[Address]:
+    """Return all addresses that a packet to an address may reach.
+
+    A mapped or translated address is only another notation of the IPv4 address inside it. In every other form the
+    packet first goes to the outer address, and a relay there sends it to the inner one: both must be public.
+    """
     if isinstance(address, IPv4Address):
-        return address
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address in _NAT64 or (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+        return [address]
+    low = IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.ipv4_mapped is not None or address in _NAT64:
+        return [low]
+    inner = [address.sixtofour, *(address.teredo or ())]
+    if (int(address) >> 32) & 0xFFFFFFFF in _ISATAP or any(address in network for network in _EMBEDDING):
+        inner.append(low)
+    return [address, *(part for part in inner if part is not None)]
 
 
 def _public(address: Address) -> bool:

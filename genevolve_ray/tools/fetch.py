@@ -25,9 +25,18 @@ from pydantic import Field
 from genevolve_ray import __version__
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.pictures import ImageRefused, Picture, PictureLimits, clean_picture
+from genevolve_ray.records.decoding import clean_apart
+from genevolve_ray.records.pictures import ImageRefused, Picture, PictureLimits
 from genevolve_ray.records.usage import Usage, record_usage
-from genevolve_ray.tools.addresses import FetchRefused, Resolver, addresses_of, check_url, port_of, system_resolver
+from genevolve_ray.tools.addresses import (
+    FetchRefused,
+    Resolver,
+    addresses_of,
+    check_url,
+    host_of,
+    port_of,
+    system_resolver,
+)
 
 SERVICE = "image_fetch"
 """The name on the meter."""
@@ -54,6 +63,8 @@ class FetchConfig(Config):
     """Seconds to resolve the name and connect, per connection."""
     total_s: float = Field(default=10, gt=0)
     """Seconds for one picture, redirects and decoding included."""
+    decode_s: float = Field(default=5, gt=0)
+    """Seconds of them to decode one picture; a decoder that takes longer is killed, and the picture refused."""
     max_redirects: int = Field(default=3, ge=0, le=10)
     """Redirects that are followed; each is checked like the first address."""
     allow_downgrade: bool = False
@@ -101,13 +112,19 @@ class Fetcher:
             try:
                 async with asyncio.timeout(self.config.total_s):
                     data = await self._follow(address)
-                    picture = await loop.run_in_executor(_DECODERS, clean_picture, data, self.config.picture)
+                    limits, seconds = self.config.picture, self.config.decode_s
+                    picture = await loop.run_in_executor(_DECODERS, clean_apart, data, limits, seconds)
                 done = True
                 return picture
+            except (FetchRefused, FetchFailed):
+                raise
             except ImageRefused as error:
                 raise FetchRefused(str(error)) from error
             except TimeoutError as error:
                 raise FetchFailed(f"no image within {self.config.total_s:g} s") from error
+            except Exception as error:
+                # Libraries raise anything on hostile input, which ends this picture alone.
+                raise FetchRefused(f"{type(error).__name__}: {error}"[:300]) from error
             finally:
                 usage = Usage(calls=1, failed_calls=not done, images=done, seconds=monotonic() - started)
                 record_usage(SERVICE, usage)
@@ -122,20 +139,22 @@ class Fetcher:
                 return found
             target = check_url(found, ports=config.ports, base=url, allow=config.allow)
             if url.scheme == "https" and target.scheme == "http" and not config.allow_downgrade:
-                raise FetchRefused(f"{url.host!r} redirects from https to http")
+                raise FetchRefused(f"{host_of(url)!r} redirects from https to http")
             url = target
         raise FetchRefused(f"more than {config.max_redirects} redirects")
 
     async def _get(self, url: httpx.URL) -> bytes | str:
         """Return the body, or the target of a redirect."""
         async with self._response(url) as response:
-            headers = {name.decode().lower(): value.decode(errors="replace") for name, value in response.headers}
+            headers = {
+                name.decode("latin-1").lower(): value.decode(errors="replace") for name, value in response.headers
+            }
             if response.status in _REDIRECTS and "location" in headers:
                 return headers["location"]
             if response.status in _BUSY or response.status >= 500:
-                raise FetchFailed(f"{url.host!r} answered with status {response.status}")
+                raise FetchFailed(f"{host_of(url)!r} answered with status {response.status}")
             if response.status != 200:
-                raise FetchRefused(f"{url.host!r} answered with status {response.status}")
+                raise FetchRefused(f"{host_of(url)!r} answered with status {response.status}")
             return await self._body(response, headers)
 
     async def _body(self, response: httpcore.Response, headers: dict[str, str]) -> bytes:
@@ -174,8 +193,8 @@ class Fetcher:
                 yield response
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
             if isinstance(_cause(error), ssl.SSLCertVerificationError):
-                raise FetchRefused(f"certificate of {url.host!r} is not valid") from error
-            raise FetchFailed(f"{url.host!r}: {type(error).__name__}: {error}"[:300]) from error
+                raise FetchRefused(f"certificate of {host_of(url)!r} is not valid") from error
+            raise FetchFailed(f"{host_of(url)!r}: {type(error).__name__}: {error}"[:300]) from error
 
 
 class _Checked(httpcore.AsyncNetworkBackend):

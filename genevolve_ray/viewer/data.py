@@ -42,6 +42,7 @@ class ReportData:
         after: held-out trajectories of the policy that the run ended with.
         training: trajectories of the last committed step, best and worst of each group.
         experience: bundles and lessons of the run, None where no step had a lesson.
+        rejected: rows of the data that were left out, each with `source`, `row`, `reason` and `detail`.
         load_image: returns the encoded bytes of an image; may raise OSError where it no longer exists.
     """
 
@@ -56,6 +57,7 @@ class ReportData:
     after: list[Trajectory] = field(default_factory=list)
     training: list[Trajectory] = field(default_factory=list)
     experience: RunExperience | None = None
+    rejected: list[dict[str, Any]] = field(default_factory=list)
     load_image: Callable[[ImageRef], bytes] = no_images
 
     @property
@@ -144,6 +146,7 @@ def load_report_data(source: RunStore | Path | str) -> ReportData:
         after=sides[AFTER],
         training=_extremes(store.groups(store.last_step)) if store.last_step else [],
         experience=load_experience(store),
+        rejected=store.rejected_rows(),
         load_image=store.images.get,
     )
 

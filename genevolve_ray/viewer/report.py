@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +63,20 @@ def _context(data: ReportData) -> dict[str, Any]:
         "taught": data.experience,
         "attempts": attempts,
         "thumbs": pictures.thumbs(),
+        "rejected": _rejected(data.rejected),
         "provenance": provenance(data),
         "config": yaml.safe_dump(_plain(masked(data.config)), sort_keys=False, allow_unicode=True)
         if data.config
         else "",
     }
+
+
+def _rejected(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
+    """Return (reason, rows, first example) of rows that were left out, the most frequent reason first."""
+    counts = Counter(str(row.get("reason", "")) for row in rows)
+    first = {str(row.get("reason", "")): row for row in reversed(rows)}
+    told = {reason: f"{row.get('source')}:{row.get('row')} {row.get('detail')}" for reason, row in first.items()}
+    return [(reason, count, told[reason]) for reason, count in counts.most_common()]
 
 
 def _card(pair: ReportPair, why: str, pictures: Pictures) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from time import process_time
 
 import pytest
 from agent_fakes import CHATML, byte_tokenizer
@@ -170,3 +171,10 @@ def test_one_line_is_one_line_and_stays_the_same_when_done_again(text: str) -> N
     line = wire.one_line(text, 10**6)
     assert len(line.splitlines()) <= 1
     assert wire.one_line(line, 10**6) == line
+
+
+@pytest.mark.parametrize("dash", ["-", "\u2014", "-\u2014"])
+def test_a_line_of_dashes_is_read_in_no_time(dash: str) -> None:
+    started = process_time()
+    wire.one_line(dash * 100_000 + " x", 100)
+    assert process_time() - started < 2  # It was 28 s for 16,000.

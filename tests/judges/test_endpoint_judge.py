@@ -360,3 +360,47 @@ async def test_checks_and_scores_of_a_row_without_text() -> None:
     assert verdict.image.text_accuracy is None
     assert kscore(verdict.image, verdict.formula) == pytest.approx((0.1 + 0.4 * 0.5 + 0.1) / 0.6)
     assert verdict.text.score == 0
+
+
+def cut(content: Any) -> Reply:
+    """Answer as a server whose limit of tokens ended the text."""
+    message = {"role": "assistant", "content": content if isinstance(content, str) else json.dumps(content)}
+    return Reply({"choices": [{"message": message, "finish_reason": "length"}]})
+
+
+async def test_an_answer_that_was_cut_off_is_no_verdict_even_where_it_can_be_read() -> None:
+    told = "no usable KScore in 3 answers: the answer was cut off after 2048 tokens"
+    with serving(answering(kscore=cut(KSCORE))) as server, pytest.raises(InfraFailure, match=told):
+        await judged(judge_of(server.url))
+    calls = [call for call in server.calls if is_kscore(call)]
+    assert len(calls) == 3 and "cut off after 2048 tokens" in calls[1].data.decode()
+
+
+async def test_the_next_answer_counts_after_one_that_was_cut_off() -> None:
+    replies = iter([cut(KSCORE | {"faithfulness": 0}), chat(json.dumps(KSCORE))])
+
+    def script(number: int, call: Call) -> Reply:
+        return next(replies) if is_kscore(call) else chat(json.dumps(CHECKS))
+
+    with serving(script) as server:
+        verdict = await judged(judge_of(server.url))
+    assert (verdict.image.faithfulness, verdict.flags) == (1, ("repaired",))
+
+
+MARKERS = """[INST] [/INST] <<SYS>> <</SYS>> <|im_start|> <|im_end|> <start_of_turn> <end_of_turn> <|eot_id|> <|start_header_id|>
+    [AVAILABLE_TOOLS] [TOOL_CALLS] [SYSTEM_PROMPT] [IMG] [IMG_END] [THINK] [gMASK] [MASK] [|user|] [|endofturn|] <sop> <s> </s>
+    <BOS_TOKEN> <EOS_TOKEN> <unused99> <extra_id_0> <start_of_image> <image_soft_token> <im_start> <IMG_CONTEXT> <seed:bos>
+    <｜User｜> <|channel|> ［INST］ [ＩＮＳＴ] [\u200bINST] <system> <bos> <pad> [PAD] [BOS]""".split()
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_no_marker_of_a_chat_template_passes_the_fence(marker: str) -> None:
+    told = fenced({"request": f"a {marker} b"}, 1000)
+    assert marker not in told and marker[2:] in told
+
+
+@pytest.mark.parametrize(
+    "text", ["[see below]", "[1]", "[a, b]", "array[0]", "<open>", "[", "[]", "[instruct]", "a [user] b"]
+)
+def test_other_brackets_pass_the_fence(text: str) -> None:
+    assert text in fenced({"request": text}, 1000)

@@ -267,3 +267,34 @@ def test_no_unescaped_rationale_turns_the_scores_into_others(rationale: str) -> 
 def test_only_wanted_fields_are_salvaged() -> None:
     fields = read_fields('{"a": 1, "b": 2, "c": "x" y}', ("a", "b"))
     assert (fields.values, fields.salvaged) == ({"a": 1, "b": 2}, True)
+
+
+CUT = {
+    "unescaped, cut off behind it": f'{{"rationale": "the program says {INJECTED}',
+    "unescaped, cut off later": f'{{"rationale": "the program says {INJECTED} and therefore',
+    "with more fields before": f'{{"rationale": "it says {{"a": 1, {INJECTED[1:]} and',
+    "in a sentence": f"The program says {INJECTED}, which I do not accept",
+    "in a sentence, with a label": f"The program says: {INJECTED}",
+    "in a sentence, before the answer began": f'The program says {INJECTED}. My answer:\n{{"rationale": "the pict',
+    "on a line, before the answer began": f'The program says\n{INJECTED}\nMy answer:\n{{"rationale": "the pict',
+    "in a sentence, itself cut off": f'The program says {INJECTED[:-1]}, "rationale": "he',
+    "after a label, itself cut off": f'Quote:\n{INJECTED[:-1]}, "rationale": "he',
+    "in open reasoning": f"<think>The program says\n{INJECTED}\n",
+    "in reasoning alone": f"<think>The program says\n{INJECTED}\n</think>",
+    "in reasoning that the template opened": f"The program says\n{INJECTED}\n</think>\n",
+    "in reasoning after a word": f"Well. <think>\n{INJECTED}\n",
+    "in a second reasoning": f"<think>a</think>\n<think>\n{INJECTED}\n",
+    "in reasoning, and the answer cut off": f'<think>\n{INJECTED}\n</think>\n{{"rationale": "the pict',
+    "in a fence, and the answer cut off": f'```json\n{INJECTED}\n```\n```json\n{{"rationale": "the pict',
+}
+
+
+@pytest.mark.parametrize("text", CUT.values(), ids=CUT)
+def test_scores_that_an_answer_quotes_before_it_is_cut_off_are_no_verdict(text: str) -> None:
+    with pytest.raises(BadAnswer):
+        read_kscore(text)
+
+
+def test_the_judges_own_object_counts_where_it_quotes_another_in_its_reasoning() -> None:
+    for before in (f"<think>The program says\n{INJECTED}\n</think>\n", "Grades:\n", "```\n", "\n \n"):
+        assert grades(read_kscore(before + TEXT)) == GRADES

@@ -59,3 +59,15 @@ def test_any_text_is_an_object_or_a_value_error(text: str) -> None:
 )
 def test_good_json_is_left_as_it_is(value: dict[str, object]) -> None:
     assert salvage_object(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    "answer", [f"<think>perhaps {TEXT}", f"Well. <think>\n{TEXT}\n", f"<think>a</think><think>{TEXT}"]
+)
+def test_an_object_inside_open_reasoning_is_no_answer(answer: str) -> None:
+    with pytest.raises(ValueError):
+        salvage_object(answer)
+
+
+def test_open_reasoning_leaves_nothing() -> None:
+    assert after_reasoning("<think>Consistency: 2") == after_reasoning("<think>a</think>\n<think>Consistency: 2") == ""

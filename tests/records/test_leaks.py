@@ -183,3 +183,24 @@ def test_a_key_that_gives_something_away_is_replaced() -> None:
     bundle = Experience(trigger="about Velmora", summary="Velmora again")
     clean = without_leaks(bundle, request())
     assert (clean.trigger, clean.summary) == ("", mask(PROMPT))
+
+
+@given(
+    st.text(max_size=40)
+    | st.lists(st.sampled_from([*"I0aB1 \n-.\"'“_é²", "The", "Draw", "IMG_001", "one", "http://"])).map("".join)
+)
+def test_a_masked_text_stays_as_it_is(text: str) -> None:
+    assert mask(mask(text)) == mask(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("I0", "I number"),
+        ("a 3D view", "a number name view"),
+        ("two dogs\nDraw them", "number dogs draw them"),
+        ("x2", "x number"),
+    ],
+)
+def test_masks_touch_no_other_word(text: str, masked: str) -> None:
+    assert mask(text) == masked == mask(masked)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,3 +107,65 @@ def test_any_bytes_are_a_picture_or_refused(soup: bytes, head: str) -> None:
         assert clean_picture(data).width >= 1
     except ImageRefused as error:
         assert str(error)
+
+
+def wide(values: Any, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format)
+    return buffer.getvalue()
+
+
+def gray(data: bytes, **limits: Any) -> list[int]:
+    with Image.open(io.BytesIO(clean_picture(data, PictureLimits(**limits)).data)) as image:
+        return [image.convert("L").getpixel((x, 0)) for x in range(image.width)]
+
+
+RAMP = np.tile(np.array([0, 255, 256, 0x4000, 0x8000, 0xC000, 0xFFFF], dtype=np.uint16), (4, 1))
+SCALED = [0, 0, 1, 0x40, 0x80, 0xC0, 0xFF]
+
+
+@pytest.mark.parametrize(("format", "kind"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)])
+def test_16_bits_are_scaled_to_8(format: str, kind: type) -> None:
+    """Pillow's own conversion turned everything above 255 into white."""
+    data = wide(RAMP.astype(kind), format)
+    assert gray(data, formats=("PNG", "TIFF")) == SCALED
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_both_orders_of_bytes_are_scaled(order: str) -> None:
+    image = Image.frombytes("I;16" if order == "<u2" else "I;16B", (7, 4), RAMP.astype(order).tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF")
+    assert gray(buffer.getvalue(), formats=("TIFF",)) == SCALED
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RAMP.astype(np.int32) * 2,
+        RAMP.astype(np.int32) - 1,
+        RAMP.astype(np.float32) / 65535,
+        np.full((4, 7), np.nan, np.float32),
+    ],
+)
+def test_values_without_a_defined_brightness_are_refused(values: Any) -> None:
+    with pytest.raises(ImageRefused, match="brightness is not defined"):
+        clean_picture(wide(values, "TIFF"), PictureLimits(formats=("TIFF",)))
+
+
+def test_a_transparent_value_of_16_bits_stays_transparent() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP).save(buffer, "PNG", transparency=0x8000)
+    with Image.open(io.BytesIO(clean_picture(buffer.getvalue()).data)) as image:
+        assert image.mode == "RGBA"
+        assert [image.getpixel((x, 0))[3] for x in range(7)] == [255, 255, 255, 255, 0, 255, 255]
+
+
+@pytest.mark.parametrize("error", [struct.error("odd"), AttributeError("odd"), MemoryError(), RuntimeError("odd")])
+def test_any_error_of_a_decoder_is_a_refusal(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", load)
+    with pytest.raises(ImageRefused, match=type(error).__name__):
+        clean_picture(encoded())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import pytest
 from hypothesis import given
@@ -260,3 +260,41 @@ def test_no_address_passes_that_the_standard_library_calls_private(address: IPv4
 def test_addresses_that_only_these_tables_refuse(text: str) -> None:
     with pytest.raises(FetchRefused):
         check_address(ip_address(text))
+
+
+EMBEDDED = [
+    "fd00::5efe:808:808",  # ISATAP in a unique-local network
+    "fd00::200:5efe:808:808",
+    "fe80::5efe:808:808",
+    "fec0::5efe:8.8.8.8",
+    "2001:db8::5efe:8.8.8.8",
+    "2606:4700::5efe:10.0.0.1",  # and the other way round
+    "2002:808:808::1",  # 6to4 goes to a relay
+    "2002:a00:1::1",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",  # Teredo
+    "64:ff9b:1::808:808",  # local translation
+    "::ffff:0:808:808",  # IPv4-translated
+    "::808:808",  # IPv4-compatible
+]
+
+
+@pytest.mark.parametrize("address", EMBEDDED)
+def test_the_outer_and_the_inner_address_must_be_public(address: str) -> None:
+    with pytest.raises(FetchRefused, match="not on the public internet"):
+        check_address(ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2606:4700::5efe:8.8.8.8"])
+def test_a_notation_of_a_public_address_passes(address: str) -> None:
+    check_address(ip_address(address))
+
+
+def test_an_allowed_outer_network_allows_no_inner_address() -> None:
+    outer = (IPv6Network("fd00::/8"), IPv6Network("2002::/16"))
+    check_address(ip_address("fd00::1"), outer)
+    check_address(ip_address("fd00::5efe:808:808"), outer)
+    for address in ("fd00::5efe:10.0.0.1", "2002:a00:1::1"):
+        with pytest.raises(FetchRefused, match="inside it 10.0.0.1"):
+            check_address(ip_address(address), outer)
+    with pytest.raises(FetchRefused):
+        check_address(ip_address("fd00::5efe:10.0.0.1"), (IPv4Network("10.0.0.0/8"),))

@@ -11,7 +11,7 @@ from PIL import Image
 from web_world import World, picture, png, zipped
 
 from genevolve_ray.tools.addresses import FetchRefused
-from genevolve_ray.tools.fetch import Fetcher
+from genevolve_ray.tools.fetch import Fetcher, FetchFailed
 
 TARGETS = [
     "http://127.0.0.2/",
@@ -174,3 +174,40 @@ async def test_only_a_whole_picture_counts(world: World, status: int) -> None:
     world._odd = odd  # type: ignore[attr-defined]
     with pytest.raises(FetchRefused, match=f"status {status}"):
         await world.fetcher().fetch(world.link("odd"))
+
+
+IDNA = ["http://xn--ls8h.la/cat.png", "http://xn--a.test/", "http://xn--0.xn--0/", "https://www.xn--ls8h.la./x"]
+
+
+@pytest.mark.parametrize("address", IDNA)
+@pytest.mark.parametrize("found", ["127.0.0.1", "8.8.8.8"])
+async def test_a_host_that_cannot_be_decoded_is_named_as_it_is_sent(address: str, found: str) -> None:
+    """`httpx.URL.host` raises for such names: one address in a search result ended a run."""
+
+    async def resolver(host: str, port: int) -> Sequence[str]:
+        assert host.startswith(("xn--", "www.xn--"))
+        if found == "8.8.8.8":
+            raise OSError("no such name")
+        return [found]
+
+    with pytest.raises((FetchRefused, FetchFailed)) as caught:
+        await Fetcher(resolver=resolver).fetch(address)
+    assert found == "127.0.0.1" or "xn--" in str(caught.value)
+
+
+async def test_a_redirect_from_a_host_that_cannot_be_decoded(world: World) -> None:
+    async def resolver(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    world.redirects["it"] = "http://xn--ls8h.la:1/"
+    with pytest.raises(FetchRefused):
+        await Fetcher(world.limits(), resolver=resolver).fetch(f"http://xn--ls8h.la:{world.port}/p/it")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), UnicodeError("odd"), MemoryError(), KeyError("odd")])
+async def test_any_error_of_one_picture_is_a_refusal_of_that_picture(world: World, error: Exception) -> None:
+    async def resolver(host: str, port: int) -> Sequence[str]:
+        raise error
+
+    with pytest.raises(FetchRefused):
+        await Fetcher(world.limits(), resolver=resolver).fetch(f"http://outer.test:{world.port}/p/good")

@@ -24,6 +24,7 @@ from genevolve_ray.records.arrow import (
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 
+ROWS_FILE, REJECTED_FILE = "rows.json", "rejected_rows.jsonl"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
 _NUMBERED = re.compile(r"(\d{6,})\.(json|parquet)")
 
@@ -137,6 +138,25 @@ class RunDocuments:
             return table_to_requests(table)
         except ValueError as error:
             raise StoreError(f"{path} holds no requests: {error}") from error
+
+    def put_rows(self, record: Mapping[str, Any], rejected: bytes) -> None:
+        """Store the rows of each part with which the run began, and those that were left out as JSON lines."""
+        self._writable()
+        self._folder.put(ROWS_FILE, json.dumps(record).encode() + b"\n", "rows of the run")
+        self._folder.put(REJECTED_FILE, rejected, "rejected rows")
+
+    def rows(self) -> dict[str, Any]:
+        """Return the rows with which the run began, empty where the source of requests records none."""
+        return self._get_json(ROWS_FILE, "rows of the run") if self._folder.size(ROWS_FILE) is not None else {}
+
+    def rejected_rows(self) -> list[dict[str, Any]]:
+        """Return the rows that were left out: source, row, reason and detail of each."""
+        if self._folder.size(REJECTED_FILE) is None:
+            return []
+        try:
+            return [json.loads(line) for line in self._folder.get(REJECTED_FILE, "rejected rows").splitlines()]
+        except ValueError as error:
+            raise StoreError(f"{self._folder.path(REJECTED_FILE)} is corrupt: {error}") from error
 
     def put_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`. Raises TypeError when it is not JSON."""

@@ -57,6 +57,8 @@ class RejectionReason(StrEnum):
     """An image path that is absolute, leaves the data set, or is not a path."""
     MISSING_IMAGE = "missing_image"
     """The image file does not exist."""
+    UNREADABLE_IMAGE = "unreadable_image"
+    """The image file cannot be decoded within the judge's limits: another format, truncated, too large, a pointer."""
     HELD_OUT_INDEX = "held_out_index"
     """The row has the `prompt_pool_index` of a held-out request."""
     HELD_OUT_REQUEST = "held_out_request"
@@ -172,6 +174,25 @@ class RejectionReport:
                 example = self._examples[reason][0] if self._examples.get(reason) else ""
                 lines.append(f"  {title}{reason.value}: {count}{f' (first: {example})' if example else ''}")
         return "\n".join(lines)
+
+    def line(self) -> str:
+        """Return the report as one line: totals, then each reason with its first example."""
+        counts = self.rejected.most_common()
+        first = {reason: rows[0] for reason, rows in self._examples.items()}
+        reasons = [
+            f"{count} {reason.value} (first: {first[reason].source}:{first[reason].number}: {first[reason].detail})"
+            for reason, count in counts
+        ]
+        head = f"{self.kept} of {self.seen} rows kept"
+        return f"{head}, {self.rejected.total()} rejected: {'; '.join(reasons)}" if reasons else head
+
+    def json_lines(self) -> bytes:
+        """Return the excluded rows as JSON lines, as many of each reason as the report keeps."""
+        rows = [row for reason in self.rejected for row in self._examples.get(reason, ())]
+        values = (
+            {"source": row.source, "row": row.number, "reason": row.reason.value, "detail": row.detail} for row in rows
+        )
+        return b"".join(json.dumps(row).encode() + b"\n" for row in values)
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""

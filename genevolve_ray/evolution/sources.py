@@ -1,0 +1,85 @@
+"""Request sources of a run: their rows are checked under the judge's limits, and stay the rows that the run began with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.errors import MISREAD, UserFault
+from genevolve_ray.evolution.plugins import JudgeSpec, RequestsSpec
+from genevolve_ray.evolution.store.documents import REJECTED_FILE, ROWS_FILE
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.pictures import PictureLimits
+from genevolve_ray.records.published.rejections import RejectionReport
+
+if TYPE_CHECKING:
+    from genevolve_ray.evolution.config import EvolutionConfig
+    from genevolve_ray.evolution.store.run import RunStore
+
+
+def build_source(requests: RequestsSpec, judge: JudgeSpec, images: ImageStore) -> Any:
+    """Return a request source whose rows the judge can use, where the source and the judge can say so.
+
+    A source states it by a method `accept(limits)`, a judge by a class method `truth_limits(config)`.
+
+    Raises:
+        UserFault: when no row is left.
+    """
+    source = requests.build(images)
+    limits = truth_limits(judge)
+    if limits is not None and hasattr(source, "accept"):
+        source.accept(limits)
+    return source
+
+
+def truth_limits(judge: JudgeSpec) -> PictureLimits | None:
+    """Return the limits within which a judge opens truths, None where it states none or runs elsewhere."""
+    if judge.isolated:
+        return None
+    try:
+        kind = judge.resolve()
+        if not hasattr(kind, "truth_limits"):
+            return None
+        limits = kind.truth_limits(judge.settings(kind))
+    except UserFault:  # Reported where the judge is checked.
+        return None
+    return limits if isinstance(limits, PictureLimits) else None
+
+
+def prime_source(requests: RequestsSpec, folder: Folder) -> None:
+    """Let a source know what a run recorded of its files, so that a resumed run does not check them again."""
+    if folder.size(ROWS_FILE) is None:
+        return
+    try:
+        record, kind = json.loads(folder.get(ROWS_FILE, "rows of the run")), requests.resolve()
+        if hasattr(kind, "prime"):
+            kind.prime(record)
+    except (UserFault, *MISREAD):  # Reported when the run is opened.
+        return
+
+
+def open_source(config: EvolutionConfig, store: RunStore, say: Callable[[str], None]) -> Any:
+    """Return the request source of a run, with the rows that the run began with, and report rows that were left out.
+
+    A source that records its rows has methods `record()` and `keep(record)`; `report` is its `RejectionReport`.
+
+    Raises:
+        UserFault: when no row is left, or the rows of the run are gone or changed.
+    """
+    source = build_source(config.requests, config.judge, store.images)
+    report = getattr(source, "report", None)
+    if isinstance(report, RejectionReport) and report.rejected:
+        say(f"rows: {report.line()}; all in {REJECTED_FILE}")
+    if not (hasattr(source, "record") and hasattr(source, "keep")):
+        return source
+    recorded = store.rows()
+    if recorded:
+        for note in source.keep(recorded):
+            say(f"rows: {note}")
+    else:
+        recorded = source.record()
+    rejected = report.json_lines() if isinstance(report, RejectionReport) else b""
+    store.put_rows(recorded, rejected)
+    return source
