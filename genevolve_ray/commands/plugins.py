@@ -34,7 +34,7 @@ from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.secrets import plain_secrets
+from genevolve_ray.records.secrets import plain_secrets, shown
 
 _PIPE_COLUMNS = 1000
 _SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
@@ -133,7 +133,7 @@ async def _check(checks: Sequence[Check], subject: Any, case: Any) -> bool:
 
 def _say(passed: bool | None, name: str, text: str) -> None:
     mark = {True: "[green]pass[/]", False: "[red]FAIL[/]", None: "[dim]skip[/]"}[passed]
-    Console(soft_wrap=True, highlight=False).print(f"{mark}  {escape(name)}: {escape(text)}")
+    Console(soft_wrap=True, highlight=False).print(f"{mark}  {escape(name)}: {escape(shown(text))}")
 
 
 def _contract(role: Role, spec: PluginSpec, images: MemoryImages, posed_by: str | None) -> tuple[Sequence[Check], Any]:
@@ -202,7 +202,7 @@ def swap_renderer(
     swap = swaps.ask(spec)
     print(f"swap {swap.number} of {run}: {type_} requested", flush=True)
     ended = _wait(swaps, swap.number, wait)
-    print(_told(ended, run), flush=True)
+    print(shown(_told(ended, run)), flush=True)
     return ended.state is not SwapState.REFUSED
 
 
@@ -210,7 +210,7 @@ def print_swaps(run: Path) -> None:
     """Print the swaps of a run."""
     table = Table("swap", "asked", "renderer", "state", "identity or reason", title=escape(str(run)))
     for swap in swaps_of(run).all():
-        said = escape(swap.identity or swap.message)
+        said = escape(shown(swap.identity or swap.message))
         table.add_row(str(swap.number), swap.asked, escape(swap.renderer.type), swap.state, said)
     Console().print(table if table.row_count else f"{run}: no swaps")
 

@@ -116,6 +116,7 @@ class TransformersEngine:
         self._holds = 0
         self._released = asyncio.Event()
         self._fault: str | None = None
+        self._updates = 0
         self._closed = False
 
     def _start_thread(self) -> None:
@@ -124,8 +125,8 @@ class TransformersEngine:
             torch.set_num_threads(self._threads)
 
     async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
-        """Sample one continuation; see `Engine.generate`."""
-        self._check_open()
+        """Sample one continuation; see `Engine.generate`. A request that arrives during an update waits for its end."""
+        self._check_open(fault=not self._updates)
         limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
         seed = sampling.seed if sampling.seed is not None else derive_seed(self._seed, "engine", request_id)
         job = DecodeRequest(prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit)
@@ -153,7 +154,11 @@ class TransformersEngine:
         """Load weights between two waves and verify them; see `Engine.update`."""
         self._check_open(fault=False)
         await asyncio.to_thread(check_weights, folder, self._model_dir)
-        return await self._in_thread(lambda: self._load(Path(folder), version, probe))
+        self._updates += 1
+        try:
+            return await self._in_thread(lambda: self._load(Path(folder), version, probe))
+        finally:
+            self._updates -= 1
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probs of a sequence; see `Engine.score`."""

@@ -13,6 +13,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import RewardConfig, combine_reward
@@ -113,6 +114,7 @@ class Rollouts:
             if self._scoring is not None:
                 trajectory = await self._scoring.score(task, trajectory)
         trajectory.usage = dict(meter.by_service)
+        trajectory.reason = redacted(trajectory.reason)
         return trajectory
 
     def opening(self, request: Request) -> list[dict[str, str]]:

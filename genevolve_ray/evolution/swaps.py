@@ -19,6 +19,7 @@ from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.evolution.store.manifest import Document, now, step_name
+from genevolve_ray.records.secrets import redacted
 
 POLL_SECONDS = 2.0
 """Interval at which the run's folder is searched for swaps."""
@@ -151,7 +152,7 @@ async def _carry_out(
             raise ValueError("deterministic=true does not permit swaps")
         identity = await host.add_renderer(swap.number, swap.renderer)
     except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on with the renderer that it has
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = redacted(" ".join(str(error).split())) or type(error).__name__
         ended = swap.model_copy(update={"state": SwapState.REFUSED, "message": reason, "ended": now()})
         await asyncio.to_thread(swaps.put, ended)
         monitor.note(f"swap {swap.number} rejected; the renderer is unchanged: {reason}")

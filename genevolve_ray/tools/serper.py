@@ -16,6 +16,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
+from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.remote.cache import AnswerCache
 from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal, Unusable
@@ -161,7 +162,7 @@ class SerperImages(_Serper):
         self._fetcher, self._images, self._config = fetcher, images, pictures or ImageConfig()
         # A cached reference is usable only with the store that holds its pixels.
         self._place = {
-            "store": getattr(images, "uri", "") or uuid.uuid4().hex,
+            "store": redacted(getattr(images, "uri", "")) or uuid.uuid4().hex,
             "limits": fetcher.config.picture.model_dump(mode="json"),
         }
 

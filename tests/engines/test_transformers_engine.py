@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest_asyncio
 from tiny_qwen3 import BANNED, CONTEXT, VOCAB, TinyModels, forward_logprobs
 
 from genevolve_ray.contracts import engine as contract
-from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.engines import transformers
+from genevolve_ray.engines.protocol import SamplingParams, WeightUpdateError
 from genevolve_ray.engines.transformers import TransformersEngine
 
 
@@ -132,3 +134,47 @@ async def test_closing_twice_is_safe_and_a_closed_engine_refuses(tiny_models: Ti
     await engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         await engine.generate((1, 2), SamplingParams(), "late")
+
+
+async def test_a_request_during_an_update_waits_for_it(
+    engine: TransformersEngine, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go, real = threading.Event(), threading.Event(), transformers.published_tensors
+
+    def slow(*arguments: Any) -> Any:
+        started.set()
+        assert go.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(transformers, "published_tensors", slow)
+    update = asyncio.create_task(engine.update(tiny_models.second, 1))
+    assert await asyncio.to_thread(started.wait, 30)
+    request = asyncio.create_task(engine.generate([1, 2, 3], SamplingParams(max_tokens=2, seed=1), "during"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not request.done()
+    go.set()
+    await update
+    assert set((await request).versions) == {1}
+
+
+async def test_a_request_during_an_update_that_fails_is_refused(
+    engine: TransformersEngine, tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def broken(*_: Any) -> Any:
+        started.set()
+        assert go.wait(30)
+        raise WeightUpdateError("no such weights")
+
+    monkeypatch.setattr(transformers, "published_tensors", broken)
+    update = asyncio.create_task(engine.update(tiny_models.second, 1))
+    assert await asyncio.to_thread(started.wait, 30)
+    request = asyncio.create_task(engine.generate([1, 2, 3], SamplingParams(max_tokens=2, seed=1), "during"))
+    await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(WeightUpdateError, match="no such weights"):
+        await update
+    with pytest.raises(WeightUpdateError, match="did not complete"):
+        await request

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from genevolve_ray.evolution.store.lessons import stored_lessons
 from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Group, Outcome, Pair, SampleKey
+from genevolve_ray.records.trajectory import Group, Outcome, Pair, SampleKey, Trajectory
 from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 
 
@@ -280,3 +282,40 @@ def test_a_step_is_lost_when_nothing_can_be_compared() -> None:
     assert is_lost([group(broken, broken, failed), group(broken, broken)])
     assert not is_lost([group(broken, broken), group(broken, broken)]), "the policy alone failed"
     assert not is_lost([group(failed, failed), group(scored, scored)])
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(4))
+async def test_samples_add_up_whatever_fails_and_whenever(
+    scene: Scene, clock: Clock, seed: int, staleness: int
+) -> None:
+    dice = random.Random(seed)
+
+    class Flapping(FakeRollouts):
+        """A service that is down for whole stretches of time, and for single calls."""
+
+        async def rollout(self, task: RolloutTask) -> Trajectory:
+            version = self.version
+            for _ in range(dice.randrange(20)):
+                await asyncio.sleep(0)
+            clock.time += dice.random()
+            down = int(clock.time / 15) % 3 == 1 or dice.random() < 0.2
+            self.tasks.append(task)
+            outcome = Outcome.INFRA_FAILURE if down else dice.choice([Outcome.SCORED, Outcome.POLICY_FAILURE])
+            return make_trajectory(task.key, outcome, task.seed % 1000 / 1000, version)
+
+    learner = FakeLearner()
+    mode = {"mode": "async", "max_staleness": staleness} if staleness else {}
+    evolution = begin(scene, clock, Flapping(), learner, steps=12, max_attempts=2, group_size=3, **mode)
+    async with asyncio.timeout(60):
+        await evolve(evolution)
+    manifests = evolution.store.manifests()
+    used = [group.path for manifest in manifests for group in manifest.groups]
+    assert len(used) == len(set(used)) == 24
+    for row in evolution.store.metrics():
+        parts = ("samples_consumed", "samples_discarded", "samples_buffered", "samples_running")
+        assert row["samples_leased"] == sum(row[p] for p in parts)
+    for groups in learner.seen:
+        assert not is_lost(groups)
+    keys = [task.key for task in evolution.rollouts.tasks]  # type: ignore[attr-defined]
+    assert len(keys) == len(set(keys)), "no attempt is played twice under one key"

@@ -311,3 +311,28 @@ async def test_a_whole_batch_that_wants_the_same_fetches_once(world: World) -> N
 async def test_a_result_cannot_point_inwards(world: World, link: str) -> None:
     world.images = lambda query: answer({"images": [world.entry("x", imageUrl=link), world.entry("good")]})
     assert await Pictures(world).titles() == ["picture good"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x89PNG cut off", None])
+async def test_a_damaged_picture_of_a_kept_answer_is_fetched_again(
+    world: World, tmp_path: Path, damage: bytes | None
+) -> None:
+    found(world, "good", "jpeg")
+    pictures = Pictures(world, tmp_path / "images", kept(tmp_path / "cache"))
+    first = await pictures.source.search("heron", 2)
+    broken = next((tmp_path / "images").rglob(first[0].image.file_name))
+    broken.unlink() if damage is None else broken.write_bytes(damage)
+    again = Pictures(world, tmp_path / "images", kept(tmp_path / "cache"))
+    hits = await again.source.search("heron", 2)
+    assert hits == first
+    assert all(again.store.get(hit.image) for hit in hits)
+
+
+async def test_a_kept_answer_names_a_store_without_its_credentials(world: World, tmp_path: Path) -> None:
+    class Remote(MemoryImages):
+        uri = "s3://access-key:secret-key@bucket/run/images"
+
+    found(world, "good")
+    source = SerperImages(world.serper(), kept(tmp_path), world.fetcher(), Remote(), ImageConfig())
+    await source.search("heron", 1)
+    assert not any(b"secret-key" in path.read_bytes() for path in tmp_path.rglob("*.json"))
