@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from zoo import ZOO
 
 from genevolve_ray.commands.evolve import evolve_run
@@ -76,3 +77,20 @@ def test_an_adapter_travels_with_the_files_of_its_base(animal: Animal, config_of
         for folder in (kept, exported):
             assert filecmp.cmpfiles(model, folder, names, shallow=False)[1:] == ([], [])
         assert_complete(model, exported)
+
+
+@pytest.mark.parametrize("name", [name for name, species in ZOO.items() if species.vision is None])
+async def test_a_chat_model_stops_at_the_end_of_its_turn(name: str, animal: Animal) -> None:
+    """The same folders as judges: an answer ends where the template ends it, even if that is not the end of sequence."""
+    from genevolve_ray.engines.chat_transformers import TransformersChat
+    from genevolve_ray.engines.protocol import ChatMessage
+    from genevolve_ray.evolution.inprocess import load_chat
+
+    chat = load_chat(animal(name))
+    judge = TransformersChat(TransformersChat.Config(model=str(animal(name)), threads=1))
+    head = judge._model.get_output_embeddings()
+    head.register_forward_hook(
+        lambda module, args, logits: logits.index_fill(-1, torch.tensor([chat.end_of_turn_id]), 1e4)
+    )
+    assert await judge.chat([ChatMessage("user", ("Show moon",))], max_tokens=8) == ""
+    await judge.aclose()
