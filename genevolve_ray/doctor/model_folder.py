@@ -130,6 +130,25 @@ def check_architecture(folder: Path, *, decoded: bool) -> None:
         raise ValueError(f"{place}: {found} changes the logits, which the learner cannot score")
 
 
+def check_streamed(folder: Path, transport: str) -> None:
+    """Check that vLLM knows the learner's names of a model's tensors, which a transport without files sends as they are.
+
+    Raises:
+        ValueError: naming the transport and the model, where transformers loads the files under other names.
+    """
+    from transformers import AutoConfig
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    for conversion in get_checkpoint_conversion_mapping(kind) or ():
+        # vLLM also takes the fused experts of this one form.
+        if not all(".experts.*." in name for name in conversion.source_patterns):
+            raise ValueError(
+                f"cluster.weights={transport} sends the learner's tensors, but {kind} ({folder / 'config.json'}) has other "
+                "names in its files, which vLLM expects: use cluster.weights=host"
+            )
+
+
 def _line(error: Exception) -> str:
     """Return an error on one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,7 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import find_gpus
-from genevolve_ray.doctor.model_folder import check_architecture, check_texts
+from genevolve_ray.doctor.model_folder import check_architecture, check_streamed, check_texts
 from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
@@ -58,6 +58,8 @@ def check_policy(config: RunConfig) -> None:
         check_sampled(folder, config.engine)
         if config.rehearsal is None:
             check_architecture(folder, decoded=config.engine.kind == "transformers")
+            if config.cluster.weights != "host":
+                check_streamed(folder, config.cluster.weights)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
 

@@ -137,6 +137,12 @@ def test_a_factor_that_follows_the_length_needs_the_reference_engine(
     assert problems(config_of(folder), tmp_path) == []
 
 
+def test_renamed_tensors_are_not_streamed(animal: Animal, config_of: ConfigOf, tmp_path: Path) -> None:
+    gloo = ("engine.kind=vllm", "cluster.weights=gloo")
+    assert_refused(config_of(animal("mixtral"), *gloo), tmp_path, "policy", "cluster.weights=gloo", "mixtral")
+    assert problems(config_of(animal("qwen3-moe"), *gloo), tmp_path) == []
+
+
 @pytest.mark.parametrize(("name", "asked", "limit"), [("qwen3", 4096, 2048), ("qwen3-yarn", 4096, 2048)])
 @pytest.mark.parametrize("kind", ["transformers", "vllm"])
 def test_a_context_longer_than_the_models_positions(
