@@ -10,7 +10,7 @@ from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import find_gpus
-from genevolve_ray.doctor.model_folder import check_architecture, check_streamed, check_texts
+from genevolve_ray.doctor.model_folder import check_architecture, check_embedded, check_streamed, check_texts
 from genevolve_ray.doctor.settings_tree import fill_ins, plugin_roles, plugin_settings, unset_tokens
 from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
@@ -88,6 +88,10 @@ def check_embedder(config: RunConfig) -> None:
         folder = Path(embedder.transformers.model)
         if not (folder / "config.json").is_file():
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
+        try:
+            check_embedded(folder)
+        except (OSError, ValueError) as error:
+            raise UserFault(f"experience.embedder.transformers.model: {error}") from error
 
 
 def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:

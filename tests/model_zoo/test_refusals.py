@@ -61,6 +61,17 @@ def test_a_tokenizer_larger_than_the_embedding(copy: Callable[..., Path], config
         pass
 
 
+def test_an_embedder_with_a_tokenizer_larger_than_its_embedding(
+    animal: Animal, config_of: ConfigOf, tmp_path: Path
+) -> None:
+    size = json.loads((animal("qwen3") / "config.json").read_text())["vocab_size"]
+    folder = build("qwen3", tmp_path / "small", vocab_size=size - 2)
+    embedder = "experience.embedder={kind: transformers, transformers: {model: '%s'}}"
+    good, bad = (config_of(animal("qwen3"), "experience.enabled=true", embedder % f) for f in (animal("qwen3"), folder))
+    assert problems(good, tmp_path) == []
+    assert_refused(bad, tmp_path, "embedder", "experience.embedder.transformers.model", f"embeds {size - 2}")
+
+
 def test_fine_tuning_a_tokenizer_larger_than_the_embedding(
     genevolve: Callable[..., Any], animal: Animal, tmp_path: Path
 ) -> None:

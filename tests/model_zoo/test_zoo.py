@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ def test_fine_tuning_writes_a_folder_that_can_be_evolved(
     sft_rows_run(rows, animal(name), out, ["heldout_fraction=0.01", "dtype=float32"], steps=1)
     assert_complete(animal(name), out)
     preflight(config_of(out), local=True)
+
+
+def test_a_template_of_the_processor_alone_is_read(animal: Animal, config_of: ConfigOf, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(animal("qwen2.5-vl"), tmp_path / "model"))
+    (folder / "chat_template.jinja").unlink()
+    checks = examine(config_of(folder), tmp_path / "run")
+    assert [check for check in checks if check.status is Status.PROBLEM] == []
 
 
 def test_an_adapter_travels_with_the_files_of_its_base(animal: Animal, config_of: ConfigOf, tmp_path: Path) -> None:
