@@ -8,9 +8,11 @@ log-probs and the learner's log-probs are then computed on the same context.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from genevolve_ray.agent.parser import THINK_OPEN, dissect
@@ -53,6 +55,20 @@ class ChatTokenizer(Protocol):
     def decode(self, token_ids: Any, **kwargs: Any) -> Any:
         """Return text."""
         ...
+
+
+def load_tokenizer(model_dir: str | Path) -> Any:
+    """Load the tokenizer of a model folder, with the template of its processor where it has none of its own.
+
+    Errors are those of transformers and tokenizers, which raise any kind.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    file = Path(model_dir) / "chat_template.json"
+    if not tokenizer.chat_template and file.is_file():
+        tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+    return tokenizer
 
 
 class ChatFormat:

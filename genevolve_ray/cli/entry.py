@@ -247,7 +247,10 @@ def doctor(
     ] = None,
     run: Run = None,
     settings: Sets = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Also check services and cluster, over the network.")] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also check services and cluster, over the network, and sample a large policy."),
+    ] = False,
     spend: Annotated[
         bool, typer.Option("--spend", help="With --deep: one small call to each service that may cost money.")
     ] = False,

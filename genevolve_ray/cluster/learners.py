@@ -54,7 +54,7 @@ class LearnerWorker:
     async def start(self, address: str | None = None) -> None:
         """Load policy and optimizer; several ranks first meet at rank 0's address.
 
-        Raises FileNotFoundError or ValueError for a model that cannot be trained.
+        Raises FileNotFoundError or UserFault for a model that cannot be trained.
         """
         from genevolve_ray.evolution.inprocess import start_learner
         from genevolve_ray.learning.policy import use_threads

@@ -83,7 +83,7 @@ class RolloutWorker:
         self._engine_death: tuple[type[Exception], ...] = ()
 
     async def start(self) -> WorkerStats:
-        """Start the policy. Raises FileNotFoundError or ValueError for a model that cannot be sampled."""
+        """Start the policy. Raises FileNotFoundError or UserFault for a model that cannot be sampled."""
         started = perf_counter()
         self._policy = await self._stack.enter_async_context(open_policy(self._config, self._source, self._transfer))
         if self._policy.engine is not None and self._policy.engine.name == "vllm":

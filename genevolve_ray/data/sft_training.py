@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from genevolve_ray import __version__
+from genevolve_ray.agent.chat import load_tokenizer
 from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
 from genevolve_ray.engines.checks import check_vocabulary
 from genevolve_ray.records.base import Config
@@ -158,8 +159,6 @@ def train_on_rows(
         DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision`.
         FileNotFoundError: for a model folder without config.json or tokenizer.
     """
-    from transformers import AutoTokenizer
-
     from genevolve_ray.learning.policy import has_tokenizer, load_policy, save_policy, use_threads
     from genevolve_ray.learning.sft import evaluate_sft, train_sft
 
@@ -169,7 +168,7 @@ def train_on_rows(
         raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
     started, report = time.perf_counter(), RejectionReport()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        tokenizer = load_tokenizer(model_dir)
         check_vocabulary(model_dir, tokenizer)
         encoder = RowEncoder(tokenizer, config.cutoff, config.images)
     except Exception as error:  # Files of others: tokenizers raises plain exceptions.

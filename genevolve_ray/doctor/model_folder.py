@@ -89,12 +89,10 @@ def check_texts(folder: Path) -> str:
     """
     if lacking := missing_texts(folder):
         raise ValueError(f"{folder} lacks {' and '.join(lacking)}")
-    from transformers import AutoTokenizer
-
-    from genevolve_ray.agent.chat import ChatFormat
+    from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
         form = ChatFormat(tokenizer)
         prompt = form.prompt_ids([{"role": "system", "content": "x"}, {"role": "user", "content": "x"}])
         again = form.decode(form.text_ids(_PROTOCOL))
@@ -106,6 +104,21 @@ def check_texts(folder: Path) -> str:
     end = tokenizer.decode([form.end_of_turn_id])
     dated = ", its template prints the date" if form.dated else ""
     return f"{len(tokenizer)} ids, turns end in {end}, an empty prompt has {len(prompt)} tokens{dated}"
+
+
+def check_embedded(folder: Path) -> None:
+    """Check that a folder without a chat template, such as an embedder's, embeds every id of its tokenizer.
+
+    Raises:
+        ValueError: naming the folder, and what is missing, cannot be loaded or does not fit.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ValueError(f"the tokenizer in {folder} cannot be used: {_line(error)}") from error
+    check_vocabulary(folder, tokenizer)
 
 
 def check_architecture(folder: Path, *, decoded: bool) -> None:
@@ -128,6 +141,25 @@ def check_architecture(folder: Path, *, decoded: bool) -> None:
         raise ValueError(f"{place}: engine.kind=transformers cannot decode layers of {', '.join(strange)}")
     if (found := architecture.changed_logits(resolved)) is not None:
         raise ValueError(f"{place}: {found} changes the logits, which the learner cannot score")
+
+
+def check_streamed(folder: Path, transport: str) -> None:
+    """Check that vLLM knows the learner's names of a model's tensors, which a transport without files sends as they are.
+
+    Raises:
+        ValueError: naming the transport and the model, where transformers loads the files under other names.
+    """
+    from transformers import AutoConfig
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    for conversion in get_checkpoint_conversion_mapping(kind) or ():
+        # vLLM also takes the fused experts of this one form.
+        if not all(".experts.*." in name for name in conversion.source_patterns):
+            raise ValueError(
+                f"cluster.weights={transport} sends the learner's tensors, but {kind} ({folder / 'config.json'}) has other "
+                "names in its files, which vLLM expects: use cluster.weights=host"
+            )
 
 
 def _line(error: Exception) -> str:

@@ -10,7 +10,14 @@ from urllib.parse import urlsplit
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import settings_tree
 from genevolve_ray.doctor.machine import Check, Status
-from genevolve_ray.doctor.model_folder import Weights, check_architecture, check_texts, missing_texts, read_weights
+from genevolve_ray.doctor.model_folder import (
+    Weights,
+    check_architecture,
+    check_streamed,
+    check_texts,
+    missing_texts,
+    read_weights,
+)
 from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
@@ -78,6 +85,9 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         said.append(ok("tokenizer", check_texts(folder)))
         remedy = "another policy.model"
         check_architecture(folder, decoded=config.engine.kind == "transformers")
+        if config.cluster.weights != "host":
+            remedy = "--set cluster.weights=host"
+            check_streamed(folder, config.cluster.weights)
     except (UserFault, OSError, ValueError) as error:
         return [problem("policy", error, remedy)], weights
     from genevolve_ray.doctor.first_turn import first_turn

@@ -12,7 +12,7 @@ from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import find_gpus
-from genevolve_ray.doctor.model_folder import check_architecture, check_texts
+from genevolve_ray.doctor.model_folder import check_architecture, check_embedded, check_streamed, check_texts
 from genevolve_ray.doctor.settings_tree import (
     fill_ins,
     plugin_roles,
@@ -77,6 +77,8 @@ def check_policy(config: RunConfig) -> None:
         check_sampled(folder, config.engine)
         if config.rehearsal is None:
             check_architecture(folder, decoded=config.engine.kind == "transformers")
+            if config.cluster.weights != "host":
+                check_streamed(folder, config.cluster.weights)
     except (OSError, ValueError) as error:
         raise UserFault(f"policy.model: {error}") from error
 
@@ -105,6 +107,10 @@ def check_embedder(config: RunConfig) -> None:
         folder = Path(embedder.transformers.model)
         if not (folder / "config.json").is_file():
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
+        try:
+            check_embedded(folder)
+        except (OSError, ValueError) as error:
+            raise UserFault(f"experience.embedder.transformers.model: {error}") from error
 
 
 def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:

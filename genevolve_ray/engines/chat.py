@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from genevolve_ray.records.usage import Usage, record_usage
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
+_SENTINEL = "genevolve-sentinel"
 _WITHOUT_VIDEOS = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 """Model types whose own processor needs torchvision for videos, which are never sent."""
 
@@ -50,6 +51,30 @@ def load_chat_processor(model_dir: str, model_config: dict[str, Any]) -> Any:
 
         return load_processor(model_dir)
     return AutoProcessor.from_pretrained(model_dir, local_files_only=True)
+
+
+def end_of_turn(processor: Any, options: Mapping[str, Any]) -> int | None:
+    """Return the token by which a chat template ends an answer, None where it has none of its own.
+
+    It need not be the model's end of sequence: without it an answer would run on into a conversation with itself.
+
+    Args:
+        processor: the result of `load_chat_processor`.
+        options: further variables of the template.
+    """
+    from jinja2 import TemplateError
+
+    turns = [(role, _SENTINEL if role == "assistant" else "x") for role in ("user", "assistant", "user")]
+    try:
+        text = processor.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns], tokenize=False, **options
+        )
+    except (TemplateError, TypeError, ValueError):  # A template may reject a second turn, which a judge never has.
+        return None
+    tokenizer = getattr(processor, "tokenizer", processor)
+    ids = tokenizer.encode(str(text).partition(_SENTINEL)[2].lstrip(), add_special_tokens=False)
+    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return int(ids[0]) if ids and ids[0] in known else None
 
 
 def conversation(messages: Sequence[ChatMessage]) -> tuple[list[dict[str, Any]], list[PillowImage]]:

@@ -12,8 +12,15 @@ import torch
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from genevolve_ray.engines.chat import LocalChatConfig, conversation, count_call, identity_of, load_chat_processor
-from genevolve_ray.engines.checks import read_model_config, room_for, sees
+from genevolve_ray.engines.chat import (
+    LocalChatConfig,
+    conversation,
+    count_call,
+    end_of_turn,
+    identity_of,
+    load_chat_processor,
+)
+from genevolve_ray.engines.checks import context_length, read_model_config, room_for, sees
 from genevolve_ray.engines.protocol import ChatMessage, CutAnswer, PromptTooLong
 from genevolve_ray.errors import InfraFailure
 
@@ -51,10 +58,12 @@ class TransformersChat:
         self._model.eval().requires_grad_(False)
         # A folder's own sampling settings have no effect on greedy answers, and transformers warns about them.
         self._model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-        ends = self._model.generation_config.eos_token_id
-        self._ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-        limit = self._model.config.get_text_config().max_position_embeddings
+        limit = context_length(config.model) or self._model.config.get_text_config().max_position_embeddings
         self._limit = min(config.max_model_len or limit, limit)
+        self._end = end_of_turn(self._processor, config.chat_template_kwargs)
+        own = self._model.generation_config.eos_token_id
+        self._ends = {self._end, *(own if isinstance(own, list) else [own])} - {None}
+        self._model.generation_config.eos_token_id = sorted(self._ends) or None
         self._executor = ThreadPoolExecutor(1, "transformers-chat", self._start_thread)
 
     def _start_thread(self) -> None:
@@ -94,9 +103,11 @@ class TransformersChat:
         inputs = self._processor(text=[text], **images, return_tensors="pt").to(self.config.device)
         prompt = inputs["input_ids"].shape[1]
         room = room_for(prompt, max_tokens, self._limit)
-        tokens = self._model.generate(**inputs, max_new_tokens=room)[0, prompt:]
+        tokens = self._model.generate(**inputs, max_new_tokens=room)[0, prompt:].tolist()
         tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        answer = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        # The end of the turn need not be marked special, and then it would remain in the text.
+        said = tokens[:-1] if tokens and tokens[-1] == self._end else tokens
+        answer = str(tokenizer.decode(said, skip_special_tokens=True))
         cut = len(tokens) >= room and int(tokens[-1]) not in self._ends
         return CutAnswer(answer) if cut else answer, prompt, len(tokens)
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from genevolve_ray.engines.chat import LocalChatConfig, conversation, count_call, identity_of, load_chat_processor
+from genevolve_ray.engines.chat import (
+    LocalChatConfig,
+    conversation,
+    count_call,
+    end_of_turn,
+    identity_of,
+    load_chat_processor,
+)
 from genevolve_ray.engines.checks import check_model, read_model_config, sees
 from genevolve_ray.engines.config import MIB
 from genevolve_ray.engines.protocol import ChatMessage, CutAnswer
@@ -73,6 +80,8 @@ class VllmChat:
         self._processor = load_chat_processor(config.model, model_config)
         if not self._processor.chat_template:
             raise ValueError(f"{config.model} has no chat template: it is not a chat model")
+        end = end_of_turn(self._processor, config.chat_template_kwargs)
+        self._ends = [] if end is None else [end]
         os.environ.update(vllm_environment(device=config.device, threads=config.threads))
         self._llm: AsyncLLM | None = _start(config, sees=self.sees)
         self._numbers = itertools.count()
@@ -120,7 +129,11 @@ class VllmChat:
             raise InfraFailure(f"{self.identity} is closed")
         held = StructuredOutputsParams(json=dict(schema)) if schema else None
         params = SamplingParams(
-            temperature=0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY, structured_outputs=held
+            temperature=0,
+            max_tokens=max_tokens,
+            stop_token_ids=self._ends,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=held,
         )
         # The template has written the special tokens already.
         stream = self._llm.generate(

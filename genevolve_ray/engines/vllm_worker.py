@@ -15,8 +15,9 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from genevolve_ray.engines.ban import ban_mask
 from genevolve_ray.engines.parent_watch import die_with_parent
+from genevolve_ray.engines.stored_names import as_stored
 from genevolve_ray.engines.transports.ipc import rebuilt_handles
-from genevolve_ray.models.adapters import published_tensors
+from genevolve_ray.models.adapters import is_adapter, published_tensors
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -67,6 +68,8 @@ class WeightLoader:
         start = time.perf_counter()
         # Merged on the model's device: on one thread of the host a large base would take most of a minute.
         tensors = published_tensors(folder, base, self.model_runner.device)
+        if not is_adapter(folder):  # Otherwise they are the tensors of the base's files.
+            tensors = as_stored(tensors, base)
         self.unpack_experts()
         self.model_runner.reload_weights(weights_iterator=tensors)
         self.pack_head()

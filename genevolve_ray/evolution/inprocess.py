@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.ban import banned_token_ids
@@ -74,9 +74,7 @@ class LocalRollouts:
 
 def load_chat(model_dir: Path, date: str = "") -> ChatFormat:
     """Load the chat format of a model folder; `date` is the day that its template prints, by default the current one."""
-    from transformers import AutoTokenizer
-
-    return ChatFormat(AutoTokenizer.from_pretrained(model_dir), date=date)
+    return ChatFormat(load_tokenizer(model_dir), date=date)
 
 
 def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:

@@ -188,8 +188,6 @@ def references(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
 def mask_output() -> None:
     """Mask secrets in the log records and tracebacks of this process; a second call changes nothing."""
     make = logging.getLogRecordFactory()
-    if getattr(make, "masks_secrets", False):
-        return
 
     def record(*arguments: Any, **options: Any) -> logging.LogRecord:
         made = make(*arguments, **options)
@@ -203,5 +201,6 @@ def mask_output() -> None:
         sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
     record.masks_secrets = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(record)
+    if not hasattr(make, "masks_secrets"):
+        logging.setLogRecordFactory(record)
     sys.excepthook = uncaught

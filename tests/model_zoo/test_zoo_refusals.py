@@ -61,6 +61,17 @@ def test_a_tokenizer_larger_than_the_embedding(copy: Callable[..., Path], config
         pass
 
 
+def test_an_embedder_with_a_tokenizer_larger_than_its_embedding(
+    animal: Animal, config_of: ConfigOf, tmp_path: Path
+) -> None:
+    size = json.loads((animal("qwen3") / "config.json").read_text())["vocab_size"]
+    folder = build("qwen3", tmp_path / "small", vocab_size=size - 2)
+    embedder = "experience.embedder={kind: transformers, transformers: {model: '%s'}}"
+    good, bad = (config_of(animal("qwen3"), "experience.enabled=true", embedder % f) for f in (animal("qwen3"), folder))
+    assert problems(good, tmp_path) == []
+    assert_refused(bad, tmp_path, "embedder", "experience.embedder.transformers.model", f"embeds {size - 2}")
+
+
 def test_fine_tuning_a_tokenizer_larger_than_the_embedding(
     genevolve: Callable[..., Any], animal: Animal, tmp_path: Path
 ) -> None:
@@ -135,6 +146,12 @@ def test_a_factor_that_follows_the_length_needs_the_reference_engine(
     folder = copy("qwen3", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
     assert_refused(config_of(folder, "engine.kind=vllm"), tmp_path, "policy", "rope_type dynamic")
     assert problems(config_of(folder), tmp_path) == []
+
+
+def test_renamed_tensors_are_not_streamed(animal: Animal, config_of: ConfigOf, tmp_path: Path) -> None:
+    gloo = ("engine.kind=vllm", "cluster.weights=gloo")
+    assert_refused(config_of(animal("mixtral"), *gloo), tmp_path, "policy", "cluster.weights=gloo", "mixtral")
+    assert problems(config_of(animal("qwen3-moe"), *gloo), tmp_path) == []
 
 
 @pytest.mark.parametrize(("name", "asked", "limit"), [("qwen3", 4096, 2048), ("qwen3-yarn", 4096, 2048)])

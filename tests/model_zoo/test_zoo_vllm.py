@@ -51,7 +51,9 @@ async def test_engine_and_learner_agree_before_and_after_updates(
     chat = load_chat(folder)
     banned = load_banned(folder, chat)
     learner = Learner(folder, LearnerConfig(temperature=1.0, threads=1), banned)
-    prompt = chat.prompt_ids([{"role": "user", "content": "Show a bright row of the moon in the picture. " * 8}])
+    # Beyond the window of the windowed models, and beyond the original positions of the one with a factor.
+    repeated = 80 if "yarn" in name else 8
+    prompt = chat.prompt_ids([{"role": "user", "content": "Show a bright row of the moon in the picture. " * repeated}])
     sampling = SamplingParams(max_tokens=40, seed=1, stop_token_ids=(chat.end_of_turn_id,))
     engine = await VllmEngine.create(folder, banned=banned, max_num_seqs=4)
 

@@ -109,6 +109,9 @@ ZOO: dict[str, Species] = {
         "Qwen3Config", "Qwen3ForCausalLM", shape={"max_position_embeddings": 512, "rope_parameters": _YARN}
     ),
     "qwen3-moe": Species("Qwen3MoeConfig", "Qwen3MoeForCausalLM", shape=_EXPERTS),
+    "mixtral": Species(
+        "MixtralConfig", "MixtralForCausalLM", shape={"num_local_experts": 4, "num_experts_per_tok": 2}
+    ),
     "qwen2.5": Species(
         "Qwen2Config",
         "Qwen2ForCausalLM",
