@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,7 +65,12 @@ def driver(root: Path, request: pytest.FixtureRequest) -> Iterator[tuple[subproc
 
 
 def _named(driver: subprocess.Popen[str], name: str) -> list[psutil.Process]:
-    return [p for p in psutil.Process(driver.pid).children(recursive=True) if name in p.name()]
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if name in process.name() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def test_each_part_that_stands_still_is_replaced_and_the_run_ends_well(
