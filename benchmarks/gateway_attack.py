@@ -188,7 +188,8 @@ async def _honest(plan: Plan, tokens: list[str], stop: ProcessEvent, faults: Any
 
 
 def honest(plan: Plan, tokens: list[str], stop: ProcessEvent, faults: Any) -> None:
-    """Play workers until told to stop."""
+    """Play workers until told to stop; like attackers, they would compute elsewhere."""
+    os.nice(10)
     asyncio.run(_honest(plan, tokens, stop, faults))
 
 

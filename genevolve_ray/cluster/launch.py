@@ -31,7 +31,7 @@ from genevolve_ray.cluster.services import GradeReplica, Service, services_of
 from genevolve_ray.cluster.session import cluster_address, ray_session
 from genevolve_ray.cluster.swaps import RayRenderers
 from genevolve_ray.cluster.transports.device import Transfer
-from genevolve_ray.cluster.transports.host import forget_weights
+from genevolve_ray.cluster.transports.host import forget_weights, run_folder
 from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, ServiceHandle, worker_environment
 from genevolve_ray.evolution.deadlines import HangLimits, Supervisor
 from genevolve_ray.evolution.inference import PolicySource, Wanted
@@ -279,6 +279,7 @@ class Launch:
 
     def _create_learner(self) -> list[Any]:
         assert self.wanted.policy is not None, "a learner trains a policy"
+        run_folder()  # On one node, the driver keeps the weights while learner and workers are replaced.
         cluster, environment = self.config.cluster, learner_environment(self.config)
         options = {"num_cpus": cluster.learner_cpus, "num_gpus": cluster.learner_gpus}
         model = str(self.wanted.policy.model)

@@ -69,9 +69,10 @@ class LearnerWorker:
 
             limit = self._config.cluster.learner_timeout
             ranks = join_ranks(self._rank, size, address, self._config.learner.device, limit)
-        remove_leftovers()
-        # Only the first rank writes to its folders; ranks of one node must not empty each other's.
+        # Only the first rank writes to its folders; ranks of one node must not empty each other's. A learner that was
+        # replaced keeps what the last one published: workers still load it.
         folders = WeightFolders(run_folder() / f"learner-{self._rank}")
+        remove_leftovers()
         self._learner = start_learner(self._config, Path(self._model_dir), folders, ranks)
         if self._config.cluster.weights != "host":
             self._sender = Sender(self._config.cluster.weights, self._rank, self._learner.outgoing())

@@ -261,7 +261,8 @@ class RayRollouts:
             payload = weights.payload
             files = await payload.files() if isinstance(payload, TensorsPayload) else payload
             if files is not None:
-                await await_remote(worker.update.remote(replace(weights, payload=files)))
+                loading = await_remote(worker.update.remote(replace(weights, payload=files)))
+                await self._supervise("new rollout worker, update", worker, loading, ping=lambda: worker.ping.remote())
                 return
             # The learner has trained further: it publishes next, and then holds a version that the worker can load.
             await renewed.wait()

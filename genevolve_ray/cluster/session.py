@@ -27,13 +27,15 @@ _MIB = 1 << 20
 _END_SECONDS = 10.0
 _START_ATTEMPTS = 3
 _SLOW_START = re.compile("timed out (?:during startup|waiting for file)", re.IGNORECASE)
-_DEFAULTS = {
+DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's default is 15: on a machine with other work, workers would hardly run.
     "RAY_worker_niceness": "0",
     # A call after the session must fail, and not start another Ray that is never ended.
     "RAY_ENABLE_AUTO_CONNECT": "0",
+    # Every call would stay in the control service as a record for the dashboard, which a private cluster does not have.
+    "RAY_task_events_report_interval_ms": "0",
 }
 """Environment of the Ray processes that a private cluster starts; values set by the user have priority."""
 
@@ -111,7 +113,7 @@ def _watched(processes: set[psutil.Process], config: ClusterConfig) -> Iterator[
 
 def set_defaults() -> None:
     """Set the environment of the Ray processes that this process starts; values set by the user have priority."""
-    for name, value in _DEFAULTS.items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 

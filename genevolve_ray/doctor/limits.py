@@ -68,6 +68,23 @@ def time_limits(config: RunConfig) -> list[Check]:
     return said
 
 
+def descriptors(config: RunConfig) -> list[Check]:
+    """Compare the connections of the gateway with the files that this process may open."""
+    if config.gateway.port is None:
+        return []
+    from genevolve_ray.gateway.connections import connection_budget
+
+    asked = config.gateway.limits
+    try:
+        budget = connection_budget(asked)
+    except ValueError as error:
+        return [problem("gateway", str(error))]
+    said = f"{budget.holders} connections with a token and {budget.strangers} without one"
+    if (budget.holders, budget.strangers) != (asked.connections, asked.strangers):
+        return [note("gateway", f"the limit of open files leaves {said}", "raise the hard limit of open files")]
+    return [ok("gateway", said)]
+
+
 def _repairs(config: RunConfig, role: str) -> int:
     """Return how often a plug-in repeats a request whose answer it cannot read."""
     _, settings = settings_tree.plugin_settings(role, getattr(config, role))

@@ -31,6 +31,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
     checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
     checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]
     checks += [*limits.learner_memory(config, weights), *limits.disk(config, run_dir, weights), *limits.sockets(config)]
+    checks += limits.descriptors(config)
     services = settings_tree.services(config)
     if services and deep:
         unset = {token.variable for token in settings_tree.unset_tokens(config)}

@@ -178,7 +178,7 @@ class _Door:
         who = await self._admit(request)
         body = await self._body(request, who, _TOOL_BYTES)
         order = await self._gateway.aside(who, len(body), lambda: read_body(ToolOrder, body))
-        return _json(await self._gateway.call(who, lease, order))
+        return _json(await _while_connected(request, self._gateway.call(who, lease, order)))
 
     async def trajectory(self, request: Request, lease: str) -> Response:
         """Accept a played episode."""

@@ -37,7 +37,7 @@ class LimitsConfig(Config):
     """Connections of all tokens at once; fewer where the process may not open as many files."""
     token_connections: int = Field(default=320, ge=1)
     """Connections of one token at once, and so its requests in progress."""
-    strangers: int = Field(default=512, ge=1)
+    strangers: int = Field(default=2048, ge=1)
     """Connections that have sent no valid token; beyond that number, the oldest is closed."""
     head_seconds: float = Field(default=10.0, gt=0)
     """Seconds within which a connection must be encrypted, and then the head of a request must have arrived."""

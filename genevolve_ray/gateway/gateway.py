@@ -235,20 +235,35 @@ class Gateway:
         )
 
     async def call(self, who: TokenEntry, lease_id: str, order: ToolOrder) -> ToolAnswer:
-        """Execute a tool call of an episode, once, and record it."""
+        """Execute a tool call of an episode, once, and record it.
+
+        A call goes on when its client disconnects, and a repeated request receives its answer.
+        """
         lease = self.lease_table.find(lease_id, who.name)
-        async with lease.calling:
-            if order.index < len(lease.calls):
-                known = lease.calls[order.index]
-                if (known.name, known.arguments) != (order.name, order.arguments):
-                    raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} differs from the first request")
-                return known.answer
-            if order.index > len(lease.calls) or order.index >= self.facts.profile.max_turns:
-                raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} of {len(lease.calls)} so far")
+        done, running = len(lease.calls), lease.running
+        if order.index > done or order.index >= self.facts.profile.max_turns:
+            raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} of {done} so far")
+        if order.index < done:
+            known = lease.calls[order.index]
+            self._check_repeated(order, known.name, known.arguments)
+            return known.answer
+        if running is None:
+            running = lease.running = (order, asyncio.create_task(self._record(lease, order)))
+        self._check_repeated(order, running[0].name, running[0].arguments)
+        return await asyncio.shield(running[1])
+
+    def _check_repeated(self, order: ToolOrder, name: str, arguments: dict[str, object]) -> None:
+        if (name, arguments) != (order.name, order.arguments):
+            raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} differs from the first request")
+
+    async def _record(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
+        try:
             answer = await self._carry_out(lease, order)
             lease.calls.append(Call(order.name, order.arguments, answer))
             self.lease_table.progressed(lease)
             return answer
+        finally:
+            lease.running = None
 
     async def _carry_out(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
         tool = self.facts.tools.get(order.name)

@@ -18,7 +18,7 @@ from genevolve_ray.evolution.deadlines import UsualTime
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.shares import Shares
-from genevolve_ray.gateway.wire import ToolAnswer
+from genevolve_ray.gateway.wire import ToolAnswer, ToolOrder
 from genevolve_ray.records.trajectory import Trajectory
 
 _REMEMBERED = 20_000
@@ -76,7 +76,8 @@ class SampleLease:
     """Longest time without progress so far, in seconds."""
     state: LeaseState = LeaseState.OPEN
     calls: list[Call] = field(default_factory=list)
-    calling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    running: tuple[ToolOrder, asyncio.Task[ToolAnswer]] | None = None
+    """The tool call in progress."""
     receiving: bool = False
     """Whether a trajectory is arriving."""
 
@@ -234,7 +235,8 @@ class LeaseTable:
     def _overdue(self, lease: SampleLease) -> bool:
         """Return whether an episode has not advanced for longer than episodes usually take."""
         idle = asyncio.get_running_loop().time() - lease.progress
-        return lease.state is LeaseState.OPEN and not lease.receiving and idle > self._pace.limit
+        here = lease.receiving or lease.running is not None or lease.state is not LeaseState.OPEN
+        return not here and idle > self._pace.limit
 
     def find(self, lease_id: str, owner: str) -> SampleLease:
         """Return an owner's open lease. Raises GatewayRefusal for any other, with a separate reason for each case."""

@@ -92,11 +92,12 @@ class OwnCall(Body):
 class LedgerBody(Body):
     """Carry a token ledger (see `records.ledger`), with columns of one length."""
 
-    tokens: list[Int32] = Field(min_length=1, max_length=MAX_TOKENS)
-    policy_mask: list[bool] = Field(max_length=MAX_TOKENS)
-    logprobs: list[float] = Field(max_length=MAX_TOKENS)
-    versions: list[Int32] = Field(max_length=MAX_TOKENS)
-    spans: list[Span] = Field(max_length=MAX_SPANS)
+    # Without `fail_fast`, each bad entry would become an error of its own.
+    tokens: list[Int32] = Field(min_length=1, max_length=MAX_TOKENS, fail_fast=True)
+    policy_mask: list[bool] = Field(max_length=MAX_TOKENS, fail_fast=True)
+    logprobs: list[float] = Field(max_length=MAX_TOKENS, fail_fast=True)
+    versions: list[Int32] = Field(max_length=MAX_TOKENS, fail_fast=True)
+    spans: list[Span] = Field(max_length=MAX_SPANS, fail_fast=True)
 
 
 class Push(Body):

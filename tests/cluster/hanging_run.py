@@ -28,7 +28,7 @@ async def main(root: Path, model: Path, steps: int) -> None:
     config = run_config(
         root,
         *REHEARSED[:1],
-        "rehearsal={tool_calls: 1, turn_seconds: 0.05}",
+        "rehearsal={tool_calls: 1, turn_seconds: 0.2}",
         "experience.enabled=true",
         "learner.ved.coefficient=0",
         "loop.validate_every=0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import ray
 
 from genevolve_ray.cluster.config import ClusterConfig
-from genevolve_ray.cluster.session import cluster_address, ray_session
+from genevolve_ray.cluster.session import cluster_address, ray_session, set_defaults
 
 
 class FakeInit:
@@ -92,3 +93,15 @@ def test_a_drivers_own_way_with_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -
     replace_init(monkeypatch)
     with ray_session(ClusterConfig(), "run"):
         assert signal.getsignal(signal.SIGTERM) is own
+
+
+def test_calls_leave_no_records_in_the_control_service_unless_a_user_wants_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "RAY_task_events_report_interval_ms"
+    monkeypatch.delenv(name, raising=False)
+    set_defaults()
+    assert os.environ[name] == "0"
+    monkeypatch.setenv(name, "1000")
+    set_defaults()
+    assert os.environ[name] == "1000"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from importlib import resources
@@ -290,3 +291,14 @@ def test_a_plug_in_that_raises_anything_is_a_line(
     monkeypatch.setattr(WebTools, "check", broken)
     [check] = problems(of(filled(), tmp_path))
     assert (check.name, "ZeroDivisionError: oh" in check.detail) == ("tools", True)
+
+
+@pytest.mark.parametrize(("hard", "status"), [(1 << 20, Status.OK), (1024, Status.NOTE), (128, Status.PROBLEM)])
+def test_the_files_that_a_gateway_may_open_are_counted(
+    monkeypatch: pytest.MonkeyPatch, hard: int, status: Status
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (min(hard, 1024), hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: None)
+    [check] = limits.descriptors(load_config("atlas", ["gateway.port=0"]))
+    assert check.status is status
+    assert limits.descriptors(load_config("atlas")) == []

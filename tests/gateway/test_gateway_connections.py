@@ -105,8 +105,8 @@ def test_when_all_places_are_taken_an_idle_connection_of_the_largest_owner_leave
 @pytest.mark.parametrize(
     ("soft", "hard", "raised", "expected"),
     [
-        (1024, 1 << 20, True, ConnectionBudget(2048, 512)),
-        (1 << 20, 1 << 20, False, ConnectionBudget(2048, 512)),
+        (1024, 1 << 20, True, ConnectionBudget(2048, 2048)),
+        (1 << 20, 1 << 20, False, ConnectionBudget(2048, 2048)),
         (600, 1024, True, ConnectionBudget(443, 147)),
     ],
 )

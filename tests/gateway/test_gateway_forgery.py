@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from gateway_helpers import MODEL, House, house
 
@@ -411,3 +413,32 @@ async def test_a_token_has_so_many_bytes_a_second(tmp_path: Path) -> None:
         assert [a.json()["reason"] for a in answers] == ["malformed"] * 4 + ["rate_limited"]
         scene.answer.cancel()
         await asyncio.gather(scene.answer, return_exceptions=True)
+
+
+async def test_a_tool_call_goes_on_without_its_client_and_is_not_made_again(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        scene = await play(h, "anna", 0)
+        gateway, made, finish = h.server.gateway, 0, threading.Event()
+        lease = gateway.lease_table._open[scene.grant.id]
+        first = lease.calls.pop()
+
+        async def slow(*arguments: Any) -> Any:
+            nonlocal made
+            made += 1
+            await asyncio.to_thread(finish.wait, 10)
+            return first.answer.observation
+
+        gateway._call_tool = slow
+        path = f"/v1/leases/{scene.grant.id}/tools"
+        order = {"index": 0, "name": first.name, "arguments": first.arguments}
+        async with h.http(scene.token) as http:
+            for _ in range(3):
+                with pytest.raises(httpx.ReadTimeout):
+                    await http.post(path, json=order, timeout=0.3)
+            other = await http.post(path, json={**order, "arguments": {"query": "other"}})
+            assert other.json()["reason"] == RefusalReason.CALL_ORDER.value
+            finish.set()
+            assert (await http.post(path, json=order)).json()["observation"] is not None
+        assert made == 1
+        assert await scene.push() == (200, "")

@@ -109,11 +109,11 @@ def test_a_bomb_is_read_no_further_than_its_limit() -> None:
 @pytest.mark.parametrize("unit", [b"{},", b"[],", b'{"a":[]},', b"0,"])
 def test_a_body_of_very_many_parts_is_refused_before_it_is_parsed(unit: bytes) -> None:
     bomb = b'{"ledger": [' + unit * ((12 << 20) // len(unit)) + b"0]}"
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(GatewayRefusal) as refused:
         read_push(bomb)
     assert refused.value.reason is RefusalReason.OVERSIZED
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_the_longest_episode_is_within_the_number_of_parts() -> None:
@@ -122,3 +122,12 @@ def test_the_longest_episode_is_within_the_number_of_parts() -> None:
     spans = [{"kind": "answer", "start": i, "end": i + 1} for i in range(MAX_SPANS)]
     push = read_push(json.dumps({"ledger": {**ledger, "spans": spans}}).encode())
     assert len(push.ledger.tokens) == n
+
+
+def test_bad_entries_cost_no_more_than_the_first() -> None:
+    columns = {name: ["x"] * MAX_TOKENS for name in ("tokens", "policy_mask", "logprobs", "versions")}
+    body = json.dumps({"ledger": {**columns, "spans": ["x"] * MAX_SPANS}}).encode()
+    began = time.process_time()
+    with pytest.raises(GatewayRefusal, match="ledger.tokens.0"):
+        read_push(body)
+    assert time.process_time() - began < 0.3

@@ -81,9 +81,9 @@ def unpack(files: FilesPayload) -> str:
     """
     import ray
 
+    root = run_folder() / "received"  # This process keeps the folder from now on, also the part of the learner.
     if files.node == ray.get_runtime_context().get_node_id():
         return files.path
-    root = run_folder() / "received"
     root.mkdir(exist_ok=True)
     # A run that was killed and restarted on the same cluster may give one number to other weights.
     same = hashlib.sha256("".join(files.digests.values()).encode()).hexdigest()
