@@ -27,7 +27,7 @@ def rubric(edition: Edition, path: Path | None = None) -> str:
     if path is None:
         return files("genevolve_ray.bench").joinpath(f"prompts/wise_{edition.value}.md").read_text(encoding="utf-8")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if "{{prompt}}" not in text:
