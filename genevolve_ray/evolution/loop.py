@@ -6,14 +6,14 @@ nothing else differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.generations import RendererGenerations
-from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics
+from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
@@ -43,6 +43,8 @@ class Evolution:
     monitor: Monitor
     experience: ExperiencePort | None = None
     generations: RendererGenerations = field(default_factory=RendererGenerations)
+    warned: set[str] = field(default_factory=set)
+    """Metrics that a note was made of."""
 
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
@@ -73,6 +75,7 @@ class Evolution:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
         self.monitor.phase("learning", 0, len(batch.groups))
         metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
+        self.warn(f"step {step}", metrics)
         try:
             metrics |= await self.learner.step(batch.groups, step, experience.lessons)
             check_parity(step, metrics.get("parity"), self.config.loop.parity_limit)
@@ -84,6 +87,13 @@ class Evolution:
             self.monitor.note(f"step {step}: {error}")
             return False
         return True
+
+    def warn(self, when: str, metrics: Mapping[str, float]) -> None:
+        """Note metrics that make results doubtful, each once."""
+        for name, text in warnings_of(metrics).items():
+            if name not in self.warned:
+                self.warned.add(name)
+                self.monitor.note(f"{when}: {text}")
 
     async def recall(self, batch: Batch, step: int) -> ExperienceStep:
         """Turn best-worst pairs into bundles, and return the bundle that each request recalls, including its own."""
@@ -134,7 +144,7 @@ class Evolution:
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:
         """Draw one rollout of each request with the current weights, sampled as in training."""
         self.monitor.phase("validating", 0, len(requests))
-        return await evaluate(
+        found = await evaluate(
             requests,
             self.rollouts,
             run_seed=self.config.seed,
@@ -143,6 +153,8 @@ class Evolution:
             on_trajectory=self.monitor.trajectory,
             generations=self.generations,
         )
+        self.warn(split, evaluation_metrics(found))
+        return found
 
     def sampling(self) -> SamplingParams:
         """Return the sampling parameters of training and validation rollouts."""
