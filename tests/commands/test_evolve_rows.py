@@ -12,6 +12,7 @@ from published_helpers import bench_row, write_lines
 
 from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.doctor.machine import Status
 from genevolve_ray.doctor.run import examine
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.store.run import RunStore
@@ -94,6 +95,8 @@ def test_a_resumed_run_trains_on_no_held_out_request_of_changed_rows(data: Path)
     used = {group.request_id for step in store.committed_steps() for group in store.groups(step)}
     assert used <= set(parts["train"]) and not used & apart and len(used) == 12
     write_lines(data / "rows.jsonl", [bench_row(number) for number in range(20)])
+    [problem] = [check for check in examine(config_of(data, 8), run) if check.name == "data"]
+    assert problem.status is Status.PROBLEM and "no longer those that it began with: 4 gone" in problem.detail
     with pytest.raises(UserFault, match=r"no longer those that it began with: 4 gone \(.*start a new run"):
         evolve_run(config_of(data, 8), run, in_process=True)
 
