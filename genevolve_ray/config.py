@@ -5,12 +5,11 @@ The module reads no environment variables and starts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError, model_validator
 
 from genevolve_ray.cluster.config import PlacedConfig
@@ -18,6 +17,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.metric_writers import MetricsConfig
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.records.secrets import masked
+from genevolve_ray.records.strict_text import YamlFault, key_lines, load_yaml
 
 
 class ConfigError(UserFault, ValueError):
@@ -63,7 +63,13 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: for an unknown preset, unreadable YAML, an override without "=", an unknown key or a bad value.
     """
-    return validate_config(with_overrides(_read(preset), overrides))
+    text = _read(preset)
+    values = with_overrides(_values(preset, text), overrides)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = {path: f"{preset}: line {line}: " for path, line in key_lines(text).items()} if _is_file(preset) else {}
+        raise ConfigError(explain(error, lines, [o.partition("=")[0].strip() for o in overrides])) from error
 
 
 def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -77,9 +83,10 @@ def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str
         if not equals or not key.strip():
             raise ConfigError(f"--set {override!r}: write key=value, for instance loop.group_size=6")
         try:
-            _assign(values, key.strip().split("."), yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {key}: {_value(key, text)} is not a YAML value") from error
+            _assign(values, key.strip().split("."), load_yaml(text, "value"))
+        except YamlFault as error:
+            said = str(error).removeprefix("value: line 1: ")
+            raise ConfigError(f"--set {key}: {_value(key, text)} is not a YAML value: {said}") from error
     return values
 
 
@@ -91,9 +98,30 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
         raise ConfigError(explain(error)) from error
 
 
-def explain(error: ValidationError) -> str:
-    """Return all errors of a validation on one line."""
-    return "; ".join(_explain(entry) for entry in error.errors())
+def explain(
+    error: ValidationError, places: Mapping[tuple[str, ...], str] | None = None, overrides: Sequence[str] = ()
+) -> str:
+    """Return all errors of a validation on one line.
+
+    Args:
+        error: the errors.
+        places: by the path of a key, the file and line that come before its error.
+        overrides: keys with values from elsewhere, which have no place.
+    """
+    return "; ".join(_place(entry, places or {}, overrides) + _explain(entry) for entry in error.errors())
+
+
+def _place(entry: Any, places: Mapping[tuple[str, ...], str], overrides: Sequence[str]) -> str:
+    """Return file and line of the innermost key of an error that was written there."""
+    path = tuple(str(part) for part in entry["loc"])
+    if any(_covers(override, path) for override in overrides):
+        return ""
+    return next((place for end in range(len(path), 0, -1) if (place := places.get(path[:end]))), "")
+
+
+def _covers(override: str, path: tuple[str, ...]) -> bool:
+    keys = tuple(override.split("."))
+    return path[: len(keys)] == keys
 
 
 def _explain(entry: Any) -> str:
@@ -111,18 +139,26 @@ def _value(key: str, value: Any) -> str:
     return repr(masked({key.rpartition(".")[2]: value}).popitem()[1])
 
 
-def _read(preset: str) -> dict[str, Any]:
-    source = Path(preset) if preset.endswith((".yaml", ".yml")) else None
+def _is_file(preset: str) -> bool:
+    return preset.endswith((".yaml", ".yml"))
+
+
+def _read(preset: str) -> str:
     try:
-        if source is not None:
-            text = source.read_text(encoding="utf-8")
-        elif preset in presets():
-            text = (resources.files("genevolve_ray") / "configs" / f"{preset}.yaml").read_text(encoding="utf-8")
-        else:
-            raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(presets())}, or pass a .yaml file")
-        values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        if _is_file(preset):
+            return Path(preset).read_text(encoding="utf-8-sig")
+        if preset in presets():
+            return (resources.files("genevolve_ray") / "configs" / f"{preset}.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{preset}: {error}") from error
+    raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(presets())}, or pass a .yaml file")
+
+
+def _values(preset: str, text: str) -> dict[str, Any]:
+    try:
+        values = load_yaml(text, preset)
+    except YamlFault as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{preset}: a configuration is a mapping of keys, got {type(values).__name__}")
     return values

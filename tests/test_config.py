@@ -136,3 +136,51 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: bytes
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere.yaml"):
         load_config(str(tmp_path / "nowhere.yaml"))
+
+
+def own(tmp_path: Path, text: str) -> str:
+    import yaml
+
+    (tmp_path / "own.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode() + yaml.safe_dump(plain()).encode())
+    return str(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("loop: {steps: 3}\n", r"own\.yaml: line \d+: key 'loop' is given twice"),
+        ("x: 010\n", r"own\.yaml: line 1: 010 starts with 0, as octal numbers do: write 10"),
+        ("extra: 1\n", r"own\.yaml: line 1: extra: unknown key"),
+    ],
+)
+def test_a_fault_of_a_file_names_key_and_line(tmp_path: Path, head: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(own(tmp_path, head))
+
+
+def test_a_bad_value_of_a_file_names_its_line_unless_it_was_overridden(tmp_path: Path) -> None:
+    path = own(tmp_path, "")
+    text = Path(path).read_text(encoding="utf-8-sig")
+    written = f"  group_size: {load_config('atlas').loop.group_size}"
+    line = text.splitlines().index(written) + 1
+    Path(path).write_text(text.replace(written, "  group_size: true", 1))
+    with pytest.raises(ConfigError, match=rf"own\.yaml: line {line}: loop\.group_size: a number is expected, got True"):
+        load_config(path)
+    with pytest.raises(ConfigError, match=r"^loop\.group_size: "):
+        load_config(path, ["loop.group_size=1"])
+    assert load_config(path, ["loop.group_size=3"]).loop.group_size == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.steps=true", "loop.steps: a number is expected, got True"),
+        ("loop.steps=010", r"--set loop\.steps: '010' is not a YAML value: 010 starts with 0"),
+        ("loop.steps='010'", "loop.steps: a number without a leading zero is expected, got '010'"),
+        ("loop={steps: 1, steps: 2}", "--set loop: .*key 'steps' is given twice"),
+        ("sampling.temperature=false", "sampling.temperature: a number is expected, got False"),
+    ],
+)
+def test_overrides_are_read_as_strictly(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("atlas", [override])

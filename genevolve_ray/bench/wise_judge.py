@@ -14,6 +14,7 @@ from genevolve_ray.bench.wise import BEST, GRADES, SCORES, Edition, WisePrompt, 
 from genevolve_ray.judges.reading import after_reasoning
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.rejections import DataError
+from genevolve_ray.records.texts import neutralise
 
 _SLOT = re.compile(r"\{\{(prompt|explanation)\}\}")
 
@@ -27,7 +28,7 @@ def rubric(edition: Edition, path: Path | None = None) -> str:
     if path is None:
         return files("genevolve_ray.bench").joinpath(f"prompts/wise_{edition.value}.md").read_text(encoding="utf-8")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if "{{prompt}}" not in text:
@@ -36,8 +37,11 @@ def rubric(edition: Edition, path: Path | None = None) -> str:
 
 
 def judge_text(prompt: WisePrompt, text: str) -> str:
-    """Return a rubric filled with a prompt and its explanation; placeholders inside these texts are not expanded."""
-    values = {"prompt": prompt.prompt, "explanation": prompt.explanation}
+    """Return a rubric filled with a prompt and its explanation, without control tokens of chat templates.
+
+    Placeholders inside these texts are not expanded.
+    """
+    values = {"prompt": neutralise(prompt.prompt), "explanation": neutralise(prompt.explanation)}
     return _SLOT.sub(lambda slot: values[slot.group(1)], text)
 
 

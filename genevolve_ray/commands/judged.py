@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,10 +11,12 @@ from genevolve_ray.bench.published import KSCORE
 from genevolve_ray.bench.scoring import average_rows
 from genevolve_ray.bench.summaries import write_summaries
 from genevolve_ray.bench.tables import Comparison, compare_kscore, rich_table, write_tables
+from genevolve_ray.evolution.metrics import warnings_of
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.files import write_array
 from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.verdict import ScoreFormula
+from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 EVALUATION = "results_eval.json"
 _WIDTH = 160
@@ -46,6 +48,25 @@ def write_kscore(
     generators = found[formula].made_by.get("renderer", ())
     ours = [(method, ", ".join(generators), found[formula])]
     show_tables(folder, compare_kscore(ours, KSCORE if published else ()))
+    for note in doubts(evaluated):
+        Console(stderr=True).print(note, highlight=False, soft_wrap=True)
+
+
+def doubts(rows: Sequence[ResultRow]) -> list[str]:
+    """Return notes on rows whose scores or images are doubtful: clipped grades, prompts that a generator cut."""
+    made = [row.provenance for row in rows]
+    clipped = sum(any(str(flag).startswith("clipped:") for flag in _listed(one.get("flags"))) for one in made)
+    cut = sum(CUT_PROMPTS in used for one in made for used in _mappings(one.get("usage")))
+    counts = {"judge_clipped_fraction": clipped / len(made) if made else 0.0, "prompts_cut": float(cut)}
+    return list(warnings_of(counts).values())
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _mappings(value: object) -> list[Mapping[str, object]]:
+    return [used for used in value.values() if isinstance(used, Mapping)] if isinstance(value, Mapping) else []
 
 
 def show_tables(folder: Path, comparison: Comparison) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -35,6 +34,7 @@ from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import plain_secrets, shown
+from genevolve_ray.records.strict_text import YamlFault, load_yaml, read_yaml
 
 _PIPE_COLUMNS = 1000
 _SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
@@ -53,8 +53,8 @@ def settings_of(file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     values: Any = {}
     if file is not None:
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            values = read_yaml(file) or {}
+        except (OSError, YamlFault) as error:
             raise UserFault(f"--config {file}: {error}") from error
         if not isinstance(values, dict):
             raise UserFault(f"--config {file}: settings are a mapping of keys, got {type(values).__name__}")
@@ -226,9 +226,9 @@ def _environment(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserFault(f"--runtime-env {text!r} is not YAML") from error
+        value = load_yaml(text, "value")
+    except YamlFault as error:
+        raise UserFault(f"--runtime-env {text!r} is not YAML: {error}") from error
     if not isinstance(value, dict) or not value:
         raise UserFault(f"--runtime-env {text!r}: write a mapping such as {{pip: [diffusers]}}")
     return value

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import yaml
 from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, explain
@@ -17,6 +16,7 @@ from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.records.strict_text import YamlFault, read_yaml
 
 DIRECT = "direct"
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
@@ -52,11 +52,11 @@ def _endpoint(text: str) -> OpenAIPolicyConfig:
             return OpenAIPolicyConfig(url=found["url"], model=found["model"])
         if text.startswith("openai:"):
             raise UserFault(f"--policy {text!r}: write openai:MODEL@URL, as openai:my-model@http://127.0.0.1:8000/v1")
-        values = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+        values = read_yaml(Path(text))
         return OpenAIPolicyConfig.model_validate(values)
     except ValidationError as error:
         raise UserFault(f"--policy {text}: {explain(error)}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except YamlFault as error:
         raise UserFault(f"--policy {text}: {error}") from error
 
 

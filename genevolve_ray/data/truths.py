@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ def _checked(path: Path, limits: PictureLimits, named: str) -> TruthCheck:
         there = os.stat(path)
     except OSError as error:
         return TruthCheck(fault=error.strerror or "cannot be read", missing=True)
+    if not stat.S_ISREG(there.st_mode):  # A pipe would be read for ever.
+        return TruthCheck(fault="is not a file", missing=True)
     key = (str(path), there.st_size, there.st_mtime_ns, named)
     if key not in _BY_FILE:
         _BY_FILE[key] = _read(path, there.st_size, limits, named)

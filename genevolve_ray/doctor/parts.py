@@ -21,7 +21,8 @@ from genevolve_ray.doctor.model_folder import (
 from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.sources import build_source
+from genevolve_ray.evolution.sources import build_source, prime_source, recorded_rows
+from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
@@ -154,8 +155,11 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     return ok(role, f"{spec.type} accepts its settings and passes its check")
 
 
-def data(config: RunConfig) -> list[Check]:
-    """Return whether the request source can be read, with its first requests and their truth images."""
+def data(config: RunConfig, run_dir: Path) -> list[Check]:
+    """Return whether the request source can be read, with its first requests and their truth images.
+
+    Of a run that is resumed, the rows must still be those that it began with.
+    """
     spec = config.requests
     if settings_tree.waits(spec.type) or settings_tree.waits(spec.config):
         return [note("data", "not read until requests.config is filled in")]
@@ -163,9 +167,12 @@ def data(config: RunConfig) -> list[Check]:
         settings_tree.plugin_settings("requests", spec)
     except UserFault:
         return []  # Reported with the plug-ins.
-    images = MemoryImages()
+    images, folder = MemoryImages(), Folder(str(run_dir))
     try:
+        prime_source(spec, folder)
         source = build_source(spec, config.judge, images)
+        record = recorded_rows(folder)
+        kept = source.keep(record) if record and hasattr(source, "keep") else []
         first: dict[str, Callable[[], list[Request]]] = {
             "train": lambda: [source.train(0)],
             "validation": lambda: source.validation(1),
@@ -175,7 +182,7 @@ def data(config: RunConfig) -> list[Check]:
         report = getattr(source, "report", None)
         if isinstance(report, RejectionReport) and report.rejected:
             said.append(note("data", " ".join(report.text().split())))
-        return [*said, *_enough(config, source)]
+        return [*said, *(note("data", change) for change in kept), *_enough(config, source)]
     except Exception as error:  # noqa: BLE001  foreign code again; the message of the reader names file and row
         return [problem("data", f"{type(error).__name__}: {error}", "see docs/data.md for the supported files")]
 

@@ -26,7 +26,13 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
     checks = [check for check in diagnose(run_dir) if check.status is Status.PROBLEM]
     checks += parts.left_to_fill_in(config)
     policy, weights = parts.policy(config, deep=deep)
-    checks += [*policy, *parts.date(config), *parts.embedder(config), *parts.plugins(config), *parts.data(config)]
+    checks += [
+        *policy,
+        *parts.date(config),
+        *parts.embedder(config),
+        *parts.plugins(config),
+        *parts.data(config, run_dir),
+    ]
     checks += [*parts.token_variables(config), *parts.secrets(config), *parts.addresses(config)]
     checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
     checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]

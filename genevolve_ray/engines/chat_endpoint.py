@@ -19,6 +19,8 @@ from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
 PATH = "chat/completions"
 _UNSUPPORTED = frozenset({400, 404, 422, 501})
 """Status codes by which servers refuse an unknown `response_format`."""
+_CUT = frozenset({"length", "max_tokens", "model_length", "content_filter"})
+"""Reasons of servers for the end of an answer before the model ended it."""
 _OURS = frozenset({"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "response_format", "n"})
 
 
@@ -108,7 +110,8 @@ class EndpointChat:
         content = answer.object()
         self._endpoint.count_tokens(content)
         text = answer_text(content)
-        return CutAnswer(text) if content["choices"][0].get("finish_reason") == "length" else text
+        reason = str(content["choices"][0].get("finish_reason")).lower()
+        return CutAnswer(text) if reason in _CUT else text
 
     def check_health(self) -> None:
         """Do nothing: an unavailable server shows in the calls, and may recover."""

@@ -6,14 +6,14 @@ nothing else differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.generations import RendererGenerations
-from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics
+from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
 from genevolve_ray.evolution.ports import (
@@ -44,6 +44,8 @@ class Evolution:
     monitor: Monitor
     experience: ExperiencePort | None = None
     generations: RendererGenerations = field(default_factory=RendererGenerations)
+    warned: set[str] = field(default_factory=set)
+    """Metrics that a note was made of."""
 
     def __post_init__(self) -> None:
         """Prepare for outages."""
@@ -80,6 +82,7 @@ class Evolution:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
         self.monitor.phase("learning", 0, len(batch.groups))
         metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
+        self.warn(f"step {step}", metrics)
         try:
             metrics |= await self.learner.step(batch.groups, step, experience.lessons)
             check_parity(step, metrics.get("parity"), self.config.loop.parity_limit)
@@ -91,6 +94,13 @@ class Evolution:
             self.monitor.note(f"step {step}: {error}")
             return False
         return True
+
+    def warn(self, when: str, metrics: Mapping[str, float]) -> None:
+        """Note metrics that make results doubtful, each once."""
+        for name, text in warnings_of(metrics).items():
+            if name not in self.warned:
+                self.warned.add(name)
+                self.monitor.note(f"{when}: {text}")
 
     async def recall(self, batch: Batch, step: int) -> ExperienceStep:
         """Turn best-worst pairs into bundles, and return the bundle that each request recalls, including its own.
@@ -165,6 +175,7 @@ class Evolution:
                 self.patience.over()
                 break
             await self.patience.wait(f"{len(rest.places)} of {len(requests)} {split} samples", main_reason(drawn))
+        self.warn(split, evaluation_metrics(rest.trajectories))
         return rest.trajectories
 
     def sampling(self) -> SamplingParams:

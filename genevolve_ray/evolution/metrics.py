@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
-from genevolve_ray.records.verdict import WEIGHTS
+from genevolve_ray.records.verdict import WEIGHTS, Verdict
+from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 
 class ParityError(RunError):
@@ -104,10 +105,32 @@ def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "policy_failures": float(len(failed)),
         "infra_failures": float(len(trajectories) - len(ended)),
         "tool_outages": float(sum(t.outages for t in trajectories)),
+        "prompts_cut": float(sum(t.usage.get(CUT_PROMPTS, Usage()).images for t in trajectories)),
+        "judge_clipped_fraction": _mean([float(_clipped(t.verdict)) for t in valid if t.verdict is not None]),
         "tool_calls_mean": _mean([float(t.tool_calls) for t in ended]),
         "turns_mean": _mean([float(len(t.turns)) for t in ended]),
         "response_tokens_mean": _mean([float(t.ledger.policy_tokens) for t in ended]),
     }
+
+
+def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return notes on metrics that make the results of a run doubtful, by the name of the metric."""
+    said = {}
+    if clipped := metrics.get("judge_clipped_fraction", 0.0):
+        said["judge_clipped_fraction"] = (
+            f"{clipped:.0%} of the verdicts have a grade outside [0, 1], which was clipped: a judge that grades on another "
+            "scale (1 to 5) gives every image the best grade; correct its rubric, or set judge.config.out_of_range=refuse"
+        )
+    if cut := metrics.get("prompts_cut", 0.0):
+        said["prompts_cut"] = (
+            f"{cut:.0f} prompts are longer than the generator's text encoder reads, and their end had no effect: shorten the "
+            "programs, raise max_sequence_length in renderer.config.options, or set renderer.config.long_prompts=refuse"
+        )
+    return said
+
+
+def _clipped(verdict: Verdict) -> bool:
+    return any(flag.startswith("clipped:") for flag in verdict.flags)
 
 
 def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:

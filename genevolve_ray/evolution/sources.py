@@ -48,13 +48,23 @@ def truth_limits(judge: JudgeSpec) -> PictureLimits | None:
     return limits if isinstance(limits, PictureLimits) else None
 
 
+def recorded_rows(folder: Folder) -> dict[str, Any]:
+    """Return the rows that a run in a folder began with, empty where it recorded none or the record is unreadable."""
+    if folder.size(ROWS_FILE) is None:
+        return {}
+    try:
+        found = json.loads(folder.get(ROWS_FILE, "rows of the run"))
+    except (UserFault, ValueError):  # Reported when the run is opened.
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def prime_source(requests: RequestsSpec, folder: Folder) -> None:
     """Let a source know what a run recorded of its files, so that a resumed run does not check them again."""
-    if folder.size(ROWS_FILE) is None:
-        return
+    record = recorded_rows(folder)
     try:
-        record, kind = json.loads(folder.get(ROWS_FILE, "rows of the run")), requests.resolve()
-        if hasattr(kind, "prime"):
+        kind = requests.resolve() if record else None
+        if kind is not None and hasattr(kind, "prime"):
             kind.prime(record)
     except (UserFault, *MISREAD):  # Reported when the run is opened.
         return

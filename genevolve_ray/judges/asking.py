@@ -41,7 +41,7 @@ async def ask(
         answer = await chat.chat(conversation, max_tokens=max_tokens, schema=schema)
         try:
             if isinstance(answer, CutAnswer):
-                raise BadAnswer(f"the answer was cut off after {max_tokens} tokens: write less before the end")
+                raise BadAnswer(f"the answer was cut off before its end (at most {max_tokens} tokens)")
             return read(answer), repair
         except BadAnswer as bad:
             faults = bad.faults

@@ -158,7 +158,7 @@ class EndpointSummariser:
 
     def _check(self, reply: str, secrets: Secrets) -> _Checked:
         if isinstance(reply, CutAnswer):
-            return _Checked(None, (f"cut off after {self.config.max_tokens} tokens",))
+            return _Checked(None, (f"cut off before its end (at most {self.config.max_tokens} tokens)",))
         try:
             answer = _Answer.model_validate(salvage_object(reply))
         except ValidationError as error:

@@ -7,6 +7,7 @@ the caller in every process, which inside a Ray worker is Ray itself.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -148,6 +149,16 @@ class _Decoder:
 _IDLE: list[_Decoder] = []
 _GATE = threading.BoundedSemaphore(max(2, min(8, os.cpu_count() or 2)))
 """Bounds the pictures that are decoded at once, and so the memory of decoded pixels."""
+
+
+def _end() -> None:
+    """End the idle decoders of this process."""
+    while _IDLE:
+        if (decoder := _IDLE.pop()).owner == os.getpid():
+            decoder.close()
+
+
+atexit.register(_end)
 
 
 def _take() -> tuple[_Decoder, bool]:

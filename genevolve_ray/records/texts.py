@@ -70,7 +70,7 @@ def load_text(source: str, folder: Path, what: str) -> str:
     if "/" not in source and own.is_file():
         text = own.read_text(encoding="utf-8")
     elif file.is_file():
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     elif colon and module.replace(".", "_").isidentifier():
         try:
             text = getattr(importlib.import_module(module), attribute)

@@ -21,6 +21,7 @@ from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_pi
 from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.renderers.batching import Batcher
 from genevolve_ray.renderers.diffusers_config import DiffusersConfig, PipelinePlan
+from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS, PromptWatch
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -37,6 +38,13 @@ class _Job:
     prompt: str
     pictures: tuple[PillowImage, ...]
     seed: int
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    data: bytes
+    cut: str
+    """How the prompt was cut, "" where it was not."""
 
 
 class DiffusersRenderer:
@@ -71,8 +79,9 @@ class DiffusersRenderer:
         dtype = config.dtype if config.dtype != "auto" else "float32" if self._device == "cpu" else "bfloat16"
         self.identity = self._plan.identity(dtype)
         self.pipeline = _load(self._plan, self._device, dtype)
+        self._watch = PromptWatch(self.pipeline, self._plan.max_sequence_length)
         self._broken = ""
-        self._batcher: Batcher[_Job, bytes] = Batcher(
+        self._batcher: Batcher[_Job, _Drawn] = Batcher(
             self._render,
             max_batch=config.max_batch,
             wait_s=config.batch_wait_ms / 1000,
@@ -110,12 +119,14 @@ class DiffusersRenderer:
         started, failed = monotonic(), 1
         try:
             pictures, key = await asyncio.to_thread(self._prepared, references)
-            data = await self._batcher.submit(key, _Job(prompt, pictures, seed))
+            drawn = await self._batcher.submit(key, _Job(prompt, pictures, seed))
             failed = 0
+            if drawn.cut:
+                record_usage(CUT_PROMPTS, Usage(images=1))
         finally:
             spent = Usage(calls=1, failed_calls=failed, images=1 - failed, seconds=monotonic() - started)
             record_usage("renderer", spent)
-        return data
+        return drawn.data
 
     def check_health(self) -> None:
         """Raise RuntimeError after an error of the device that only a new process can clear."""
@@ -168,7 +179,7 @@ class DiffusersRenderer:
 
     # In the rendering thread
 
-    def _render(self, jobs: list[_Job]) -> list[bytes | InfraFailure]:
+    def _render(self, jobs: list[_Job]) -> list[_Drawn | InfraFailure]:
         """Return a PNG or the failure of each job."""
         outcome = self._call(jobs)
         if not isinstance(outcome, InfraFailure):
@@ -180,11 +191,12 @@ class DiffusersRenderer:
                 return self._render(jobs[:half]) + self._render(jobs[half:])
         return [InfraFailure(str(outcome)) for _ in jobs]
 
-    def _call(self, jobs: list[_Job]) -> list[bytes | InfraFailure] | InfraFailure:
+    def _call(self, jobs: list[_Job]) -> list[_Drawn | InfraFailure] | InfraFailure:
         import torch
 
         try:
-            result = self.pipeline(**self._arguments(jobs))
+            with self._watch.of([job.prompt for job in jobs]):
+                result = self.pipeline(**self._arguments(jobs))
         except (torch.OutOfMemoryError, MemoryError):
             return _OutOfMemory(f"{self._plan.name}: out of memory with {len(jobs)} image(s) in one batch")
         except torch.AcceleratorError as error:
@@ -196,7 +208,8 @@ class DiffusersRenderer:
         if images.ndim != 4 or images.shape[0] != len(jobs) or images.shape[3] != 3:
             return InfraFailure(f"{self._plan.name}: {len(jobs)} RGB image(s) expected, got shape {images.shape}")
         hidden = withheld if isinstance(withheld, list) else [False] * len(jobs)
-        return [self._encoded(image, bool(flag)) for image, flag in zip(images, hidden, strict=True)]
+        cuts = [self._watch.cut(job.prompt) for job in jobs]
+        return [self._encoded(*one) for one in zip(images, map(bool, hidden), cuts, strict=True)]
 
     def _arguments(self, jobs: list[_Job]) -> dict[str, Any]:
         """Return the arguments of one call: plain values for one job, lists with separate generators for several."""
@@ -225,11 +238,13 @@ class DiffusersRenderer:
                 arguments["image"] = [job.pictures[0] for job in jobs] if several else pictures[0]
         return arguments
 
-    def _encoded(self, image: np.ndarray[Any, Any], withheld: bool) -> bytes | InfraFailure:
+    def _encoded(self, image: np.ndarray[Any, Any], withheld: bool, cut: str) -> _Drawn | InfraFailure:
         """Return one picture, float[H, W, 3], as PNG, or the reason why it is invalid."""
         from PIL import Image
 
         name, (height, width) = self._plan.name, image.shape[:2]
+        if cut and self.config.long_prompts == "refuse":
+            return InfraFailure(f"{name}: {cut} (long_prompts: refuse)")
         if withheld:
             return InfraFailure(f"{name}: withheld by the pipeline's safety checker")
         if not np.isfinite(image).all():
@@ -243,7 +258,7 @@ class DiffusersRenderer:
             return InfraFailure(f"{name}: the image is uniformly gray or black")
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
-        return buffer.getvalue()
+        return _Drawn(buffer.getvalue(), cut)
 
 
 class _OutOfMemory(InfraFailure):

@@ -61,6 +61,9 @@ class DiffusersConfig(Config):
     """Pixels. None: the pipeline's choice, which may follow the first reference."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Any further parameter of the pipeline's call, such as `max_sequence_length`."""
+    long_prompts: Literal["mark", "refuse"] = "mark"
+    """A prompt that is longer than the text encoder reads: `mark` counts its image as `prompts_cut`; `refuse` makes it an
+    infrastructure failure, so that no image of half a program is judged."""
     seed_device: Literal["cpu", "device"] = "cpu"
     """Device of the random noise. From the CPU it is the same for every device."""
 
@@ -148,6 +151,13 @@ class PipelinePlan:
             names = ", ".join(own.get(name, name) for name in strange)
             takes = ", ".join(sorted(self.parameters - _RESERVED | (self.parameters & set(_NAMED))))
             raise ValueError(f"{self.name} does not accept {names}; it accepts {takes}")
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        """The tokens that the call's text encoder reads, None where the class has no such parameter."""
+        own = inspect.signature(self.kind.__call__).parameters.get("max_sequence_length")
+        asked = self.config.options.get("max_sequence_length", own.default if own is not None else None)
+        return asked if isinstance(asked, int) else None
 
     @property
     def settings(self) -> str:

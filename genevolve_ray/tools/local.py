@@ -16,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
+from genevolve_ray.records.pictures import PictureLimits, clean_picture
+from genevolve_ray.records.strict_text import unique_keys
 
 _WORD = re.compile(r"\w+")
+_ANY = PictureLimits(formats=("PNG", "TIFF"), max_bytes=64 << 20)
 _REMEMBERED = 4096
 """Queries whose answers an index caches."""
 
@@ -112,7 +115,7 @@ def load_image_library(path: Path, store: ImageStore) -> list[ImageHit]:
     Raises:
         CorpusError: when the list or a picture cannot be read, naming the line.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     images = []
     for number, row in _rows(path):
@@ -121,9 +124,12 @@ def load_image_library(path: Path, store: ImageStore) -> list[ImageHit]:
             data = (path.parent / entry.file).read_bytes()
             with Image.open(io.BytesIO(data)) as picture:
                 (width, height), media_type = picture.size, Image.MIME.get(picture.format or "", "image/png")
+                if picture.mode.startswith(("I", "F")):  # Models read 8 bits a channel, and show more of them as white.
+                    data, media_type = clean_picture(data, _ANY).data, "image/png"
         except ValidationError as error:
             raise CorpusError(f"{path}:{number}: {_first(error)}") from error
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except Exception as error:
+            # Pillow's decoders raise anything on broken files.
             raise CorpusError(f"{path}:{number}: picture {entry.file!r}: {error}") from error
         ref = store.put(data, width=width, height=height, media_type=media_type)
         images.append(ImageHit(title=entry.title, url=entry.url, page_url=entry.page_url, image=ref))
@@ -134,14 +140,14 @@ def load_image_library(path: Path, store: ImageStore) -> list[ImageHit]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
+            yield number, json.loads(line, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise CorpusError(f"{path}:{number}: not JSON: {error}") from error
 

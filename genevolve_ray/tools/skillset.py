@@ -17,7 +17,7 @@ def load_skills(folder: Path | None = None) -> dict[str, str]:
         ValueError: when the folder holds no skill.
     """
     folder = SKILLS_FOLDER if folder is None else folder
-    skills = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
+    skills = {path.stem: path.read_text(encoding="utf-8-sig") for path in sorted(folder.glob("*.md"))}
     if not skills:
         raise ValueError(f"no skill (*.md) in {folder}")
     return skills

@@ -12,6 +12,7 @@ from published_helpers import bench_row, write_lines
 
 from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.doctor.machine import Status
 from genevolve_ray.doctor.run import examine
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.store.run import RunStore
@@ -94,6 +95,8 @@ def test_a_resumed_run_trains_on_no_held_out_request_of_changed_rows(data: Path)
     used = {group.request_id for step in store.committed_steps() for group in store.groups(step)}
     assert used <= set(parts["train"]) and not used & apart and len(used) == 12
     write_lines(data / "rows.jsonl", [bench_row(number) for number in range(20)])
+    [problem] = [check for check in examine(config_of(data, 8), run) if check.name == "data"]
+    assert problem.status is Status.PROBLEM and "no longer those that it began with: 4 gone" in problem.detail
     with pytest.raises(UserFault, match=r"no longer those that it began with: 4 gone \(.*start a new run"):
         evolve_run(config_of(data, 8), run, in_process=True)
 
@@ -109,3 +112,12 @@ def test_a_run_without_a_usable_row_does_not_start(data: Path) -> None:
         truth(data, number).write_bytes(POINTER)
     with pytest.raises(UserFault, match="24 unreadable_image.*Git LFS pointer"):
         evolve_run(config_of(data, 1), data / "run", in_process=True)
+
+
+def test_a_judge_that_grades_on_another_scale_is_noted_once(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    judge = "judge={type: 'steady_judge:SteadyJudge', config: {flags: ['clipped:faithfulness']}}"
+    evolve_run(config_of(data, 3, judge), data / "run", in_process=True)
+    said = capfd.readouterr()
+    notes = [line for line in (said.out + said.err).splitlines() if "grade outside [0, 1]" in line]
+    assert len(notes) == 1 and "100% of the verdicts" in notes[0]
+    assert {row["judge_clipped_fraction"] for row in RunStore.read(str(data / "run")).metrics()} == {1.0}

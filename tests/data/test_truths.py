@@ -71,6 +71,13 @@ def test_a_missing_truth_says_so(tmp_path: Path) -> None:
     assert found.missing and "No such file" in found.fault
 
 
+def test_what_is_no_file_is_missing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    found = check_truths([tmp_path / "pipe.png", tmp_path / "folder.png", tmp_path / ("x" * 300)])
+    assert all(one.missing and one.fault for one in found.values())
+
+
 def test_each_content_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     monkeypatch.setattr(truths, "check_apart", lambda data, limits: decoded.append(len(data)))

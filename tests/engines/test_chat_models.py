@@ -13,7 +13,7 @@ from tiny_qwen3 import build_model
 from genevolve_ray.engines.chat import conversation
 from genevolve_ray.engines.chat_transformers import TransformersChat
 from genevolve_ray.engines.chat_vllm import VllmChat
-from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.engines.protocol import ChatImage, ChatMessage, CutAnswer
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.usage import metered
 
@@ -61,6 +61,30 @@ async def test_a_model_of_texts_answers_through_transformers(chat_dir: str) -> N
         await chat.chat([ChatMessage("user", ("x" * 300,))], max_tokens=12)
     assert meter.total.failed_calls == 1
     chat.check_health()
+    await chat.aclose()
+
+
+async def test_an_answer_that_reaches_its_limit_says_so(chat_dir: str) -> None:
+    chat = TransformersChat(TransformersChat.Config(model=chat_dir, threads=1))
+    answer = await chat.chat(ASKED, max_tokens=3)
+    assert isinstance(answer, CutAnswer) and answer == str(answer)
+    chat._ends = frozenset(range(10_000))
+    assert not isinstance(await chat.chat(ASKED, max_tokens=3), CutAnswer)
+    await chat.aclose()
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), KeyError("odd"), RuntimeError("odd"), AssertionError("odd")])
+async def test_any_error_on_a_conversation_is_a_failure_of_the_model(
+    chat_dir: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = TransformersChat(TransformersChat.Config(model=chat_dir, threads=1))
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(chat._processor, "apply_chat_template", fails)
+    with pytest.raises(InfraFailure, match=type(error).__name__):
+        await chat.chat(ASKED, max_tokens=3)
     await chat.aclose()
 
 

@@ -6,10 +6,11 @@ import pytest
 from loop_fakes import make_trajectory
 
 from genevolve_ray.evolution import metrics as measures
-from genevolve_ray.evolution.metrics import Clock, evaluation_metrics, group_metrics, verdict_parts
+from genevolve_ray.evolution.metrics import Clock, evaluation_metrics, group_metrics, verdict_parts, warnings_of
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 
 def attempt(outcome: Outcome = Outcome.SCORED, score: float = 0.5, sample: int = 0) -> Trajectory:
@@ -103,3 +104,42 @@ def test_usage_is_added_up_and_a_cache_has_a_hit_rate() -> None:
         "seconds_services": 1.0,
     }
     assert "service_cached_fraction" not in measures.usage_metrics([attempt()])
+
+
+def judged(*flags: str) -> Trajectory:
+    trajectory = attempt()
+    trajectory.verdict = Verdict(
+        image=ImageScores(faithfulness=1, visual_correctness=1, text_accuracy=1, aesthetics=1),
+        text=Sufficiency(facts=True, reference_binding=True, skill_knowledge=True, executable_constraints=True),
+        judge="j",
+        formula=ScoreFormula.PAPER,
+        flags=flags,
+    )
+    return trajectory
+
+
+def test_a_judge_on_another_scale_shows_as_clipped_verdicts() -> None:
+    trajectories = [
+        judged("clipped:faithfulness", "clipped:aesthetics"),
+        judged("off-grid:aesthetics"),
+        judged(),
+        attempt(),
+    ]
+    metrics = evaluation_metrics(trajectories)
+    assert metrics["judge_clipped_fraction"] == pytest.approx(1 / 3)
+    [note] = warnings_of(metrics).values()
+    assert note.startswith("33% of the verdicts have a grade outside [0, 1]") and "out_of_range=refuse" in note
+
+
+def test_cut_prompts_are_counted() -> None:
+    trajectories = [attempt(), attempt(), attempt()]
+    for trajectory in trajectories[:2]:
+        trajectory.usage = {CUT_PROMPTS: Usage(images=1), "renderer": Usage(calls=1, images=1)}
+    metrics = group_metrics([Group("r", 1, trajectories)])
+    assert (metrics["prompts_cut"], metrics["service_calls"]) == (2, 2)
+    [note] = warnings_of(metrics).values()
+    assert note.startswith("2 prompts are longer than the generator's text encoder reads")
+
+
+def test_nothing_doubtful_is_no_note() -> None:
+    assert warnings_of(group_metrics([Group("r", 1, [judged(), attempt()])])) == {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.experience.config import EmbedderConfig, TransformersEmbedderConfig
 from genevolve_ray.experience.embed_transformers import TransformersEmbedder, pool
 from genevolve_ray.experience.factory import build_embedder
@@ -115,3 +116,18 @@ async def test_half_precision_comes_back_as_single(tiny: Path) -> None:
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="embedder.transformers.model=.*nowhere"):
         embedder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), TypeError("odd"), RuntimeError("odd")])
+async def test_any_error_on_a_text_is_a_failure_of_the_embedder(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = TransformersEmbedder.__new__(TransformersEmbedder)
+    embedder.config, embedder.identity = TransformersEmbedderConfig(model="m"), "e"
+
+    def fails(_: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(embedder, "_embed", fails)
+    with pytest.raises(InfraFailure, match=f"{type(error).__name__}: odd"):
+        await embedder.embed(["a"])

@@ -362,18 +362,19 @@ async def test_checks_and_scores_of_a_row_without_text() -> None:
     assert verdict.text.score == 0
 
 
-def cut(content: Any) -> Reply:
-    """Answer as a server whose limit of tokens ended the text."""
+def cut(content: Any, reason: str = "length") -> Reply:
+    """Answer as a server that ended the text before the model did."""
     message = {"role": "assistant", "content": content if isinstance(content, str) else json.dumps(content)}
-    return Reply({"choices": [{"message": message, "finish_reason": "length"}]})
+    return Reply({"choices": [{"message": message, "finish_reason": reason}]})
 
 
-async def test_an_answer_that_was_cut_off_is_no_verdict_even_where_it_can_be_read() -> None:
-    told = "no usable KScore in 3 answers: the answer was cut off after 2048 tokens"
-    with serving(answering(kscore=cut(KSCORE))) as server, pytest.raises(InfraFailure, match=told):
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "content_filter"])
+async def test_an_answer_that_was_cut_off_is_no_verdict_even_where_it_can_be_read(reason: str) -> None:
+    told = r"no usable KScore in 3 answers: the answer was cut off before its end \(at most 2048 tokens\)"
+    with serving(answering(kscore=cut(KSCORE, reason))) as server, pytest.raises(InfraFailure, match=told):
         await judged(judge_of(server.url))
     calls = [call for call in server.calls if is_kscore(call)]
-    assert len(calls) == 3 and "cut off after 2048 tokens" in calls[1].data.decode()
+    assert len(calls) == 3 and "at most 2048 tokens" in calls[1].data.decode()
 
 
 async def test_the_next_answer_counts_after_one_that_was_cut_off() -> None:

@@ -129,3 +129,26 @@ def test_a_broken_picture_names_its_line(tmp_path: Path, data: bytes | None) -> 
     listing.write_text(json.dumps({"title": "red", "file": "a.png"}))
     with pytest.raises(CorpusError, match=r"library\.jsonl:1: picture 'a\.png'"):
         load_image_library(listing, MemoryImages())
+
+
+def test_a_corpus_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_bytes(b'\xef\xbb\xbf{"title": "a", "url": "u", "snippet": "s"}\n')
+    assert load_documents(tmp_path / "texts.jsonl")[0].title == "a"
+
+
+def test_a_key_of_a_corpus_that_is_given_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    good = '{"title": "a", "url": "u", "snippet": "s"}\n'
+    (tmp_path / "texts.jsonl").write_text(good + '{"title": "a", "title": "b", "url": "u", "snippet": "s"}\n')
+    with pytest.raises(CorpusError, match=r"texts\.jsonl:2: not JSON: key 'title' is given twice"):
+        load_documents(tmp_path / "texts.jsonl")
+
+
+def test_a_picture_of_16_bits_is_stored_with_8(tmp_path: Path) -> None:
+    import numpy as np
+
+    Image.fromarray(np.full((4, 5), 0x8000, np.uint16)).save(tmp_path / "a.png")
+    (tmp_path / "pictures.jsonl").write_text('{"title": "a", "file": "a.png"}\n')
+    store = MemoryImages()
+    [hit] = load_image_library(tmp_path / "pictures.jsonl", store)
+    with Image.open(io.BytesIO(store.get(hit.image))) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (128, 128, 128)

@@ -2,7 +2,7 @@
 
 Layout below `runs/<name>/`, under any pyarrow filesystem URI:
 
-    run.json  config.yaml  metrics.jsonl  summary.json  report.html
+    run.json  config.yaml  rows.json  rejected_rows.jsonl  metrics.jsonl  summary.json  report.html
     steps/000001/groups/<request>-<hash>.parquet    judged groups, persisted before they are acknowledged
     steps/000001/manifest.json                      the commit
     checkpoints/000010/  checkpoints/000010.json    a folder, then the manifest that makes it count

@@ -12,6 +12,7 @@ from typing import Any
 
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import JSON_LINES, PARQUET, RawRow, ReadConfig, raw_rows
+from genevolve_ray.records.strict_text import unique_keys
 
 JSON_ARRAY = ".json"
 MAX_FILE_BYTES = 1 << 30
@@ -64,7 +65,7 @@ def _array_text(path: Path, limit: int) -> str:
 
 def _array_items(path: Path, text: str) -> Iterator[tuple[int, Any, int]]:
     """Yield (number, value, characters) of each item of an array."""
-    decoder = json.JSONDecoder(parse_constant=lambda _: None)
+    decoder = json.JSONDecoder(parse_constant=lambda _: None, object_pairs_hook=unique_keys)
     place, number = _skip(text, 0), 0
     if text[place : place + 1] != "[":
         raise DataError(f"{path}: is not a JSON array")

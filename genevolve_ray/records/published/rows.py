@@ -17,13 +17,14 @@ from pydantic import Field
 
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
+from genevolve_ray.records.strict_text import unique_keys
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 _BATCH_ROWS = 64
 _SKIP_BYTES = 1 << 20
 _MAX_DEPTH = 32
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 
 
 class ReadConfig(Config):
@@ -97,7 +98,7 @@ def _json_lines(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
 
 def _decode(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: None)
+        value = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: None, object_pairs_hook=unique_keys)
     except UnicodeDecodeError as error:
         raise RowFault(RejectionReason.NOT_UTF8, error) from error
     except (ValueError, RecursionError) as error:
@@ -179,7 +180,8 @@ def mapping(value: object, name: str) -> dict[str, Any]:
     """Return a free-form object as plain JSON values, whether it is one or its JSON text; {} for a missing one."""
     if isinstance(value, str):
         try:
-            value = json.loads(value, parse_constant=lambda _: None) if value.strip() else None
+            text = value.strip()
+            value = json.loads(text, parse_constant=lambda _: None, object_pairs_hook=unique_keys) if text else None
         except (ValueError, RecursionError) as error:
             raise RowFault(RejectionReason.BAD_FIELD, f"{name} is a string, but not JSON: {error}") from error
     if value is None:

@@ -16,9 +16,9 @@ from published_helpers import ANSWER, CALL, bench_row, sft_row, write_lines, wri
 from record_strategies import json_values
 
 from genevolve_ray.records.published.exclusion import read_exclusion
-from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
+from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.requests import read_bench, read_rl
-from genevolve_ray.records.published.rows import raw_rows
+from genevolve_ray.records.published.rows import integer, raw_rows
 from genevolve_ray.records.published.trajectories import read_sft
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
@@ -166,3 +166,22 @@ def test_a_report_counts_shows_and_bounds_its_examples(tmp_path: Path) -> None:
     ]
     report.write(tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == report.as_dict()
+
+
+def test_a_key_that_is_given_twice_costs_its_row(tmp_path: Path) -> None:
+    lines = [b'{"a": 1}', b'{"question": "x", "question": "y"}', b'{"meta": {"a": 1, "a": 2}}']
+    rows, report = read(write_lines(tmp_path / "rows.jsonl", lines))
+    assert rows == [{"a": 1}] and report.rejected == {RejectionReason.NOT_JSON: 2}
+    first = str(report.examples(RejectionReason.NOT_JSON)[0])
+    assert first.endswith("rows.jsonl:2: not_json: key 'question' is given twice")
+
+
+@pytest.mark.parametrize("value", ["010", "-01", "00", True, False, "1e3", 1.5])
+def test_a_number_is_whole_and_has_no_leading_zero(value: Any) -> None:
+    with pytest.raises(RowFault):
+        integer(value, "prompt_pool_index")
+
+
+@pytest.mark.parametrize(("value", "number"), [("10", 10), ("0", 0), ("-3", -3), (7.0, 7), (None, None), (" 4 ", 4)])
+def test_a_whole_number_in_any_notation(value: Any, number: int | None) -> None:
+    assert integer(value, "prompt_pool_index") == number
