@@ -16,6 +16,7 @@ from genevolve_ray import __version__
 from genevolve_ray.agent.chat import load_tokenizer
 from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
 from genevolve_ray.engines.checks import check_vocabulary
+from genevolve_ray.models.companions import check_companions
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.published.exclusion import read_exclusion
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
@@ -158,6 +159,7 @@ def train_on_rows(
     Raises:
         DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision`.
         FileNotFoundError: for a model folder without config.json or tokenizer.
+        PermissionError: for a file of the model folder that cannot be copied.
     """
     from genevolve_ray.learning.policy import has_tokenizer, load_policy, save_policy, use_threads
     from genevolve_ray.learning.sft import evaluate_sft, train_sft
@@ -166,6 +168,7 @@ def train_on_rows(
         use_threads(config.threads)
     if not has_tokenizer(model_dir):
         raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
+    check_companions(model_dir)
     started, report = time.perf_counter(), RejectionReport()
     try:
         tokenizer = load_tokenizer(model_dir)

@@ -10,6 +10,7 @@ from typing import Any
 
 from genevolve_ray.engines.checks import check_vocabulary, context_length
 from genevolve_ray.models import architecture
+from genevolve_ray.models.companions import check_companions
 
 _MAX_HEADER = 100 << 20
 """Largest header that the format allows, in bytes."""
@@ -89,6 +90,7 @@ def check_texts(folder: Path) -> str:
     """
     if lacking := missing_texts(folder):
         raise ValueError(f"{folder} lacks {' and '.join(lacking)}")
+    check_companions(folder)
     from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 
     try:

@@ -7,6 +7,7 @@ library has read and written again: some files can be read but not written, and 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,16 @@ def companion_files(folder: str | Path) -> Iterator[Path]:
 
 def _is_weights(name: str) -> bool:
     return Path(name).suffix.lower() in _WEIGHT_SUFFIXES or name.endswith(_INDEX_SUFFIX) or name == _ADAPTER_CONFIG
+
+
+def check_companions(folder: str | Path) -> None:
+    """Check that the files which checkpoints will copy can be read. Raises PermissionError naming the first that cannot.
+
+    Otherwise a run would end at its first checkpoint, and fine-tuning after its last step.
+    """
+    for name in companion_files(folder):
+        if not os.access(Path(folder) / name, os.R_OK):
+            raise PermissionError(f"{Path(folder) / name} cannot be read, but belongs to every checkpoint")
 
 
 def copy_companions(source: str | Path, target: str | Path, *, config: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,14 @@ def test_a_template_that_cannot_be_used(
     folder = copy("qwen3")
     (folder / "chat_template.jinja").write_text(template)
     assert_refused(config_of(folder), tmp_path, "policy", said)
+
+
+def test_a_file_that_no_checkpoint_could_copy(
+    copy: Callable[..., Path], config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, access = copy("qwen3"), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and Path(path).name != "LICENSE")
+    assert_refused(config_of(folder), tmp_path, "policy", f"{folder / 'LICENSE'} cannot be read")
 
 
 def test_a_tokenizer_that_loses_text(copy: Callable[..., Path], config_of: ConfigOf, tmp_path: Path) -> None:
