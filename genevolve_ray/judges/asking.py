@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from genevolve_ray.engines.chat_endpoint import complaint, text_message
 from genevolve_ray.engines.protocol import ChatMessage, ChatModel, CutAnswer
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.judges.reading import BadAnswer
+from genevolve_ray.judges.reading import BadAnswer, is_quotation
 from genevolve_ray.records.texts import neutralise
 
 T = TypeVar("T")
@@ -36,12 +36,15 @@ async def ask(
         InfraFailure: when the model gave up, or no answer could be read. A missing value never becomes a default.
     """
     conversation = list(messages)
+    shown = "\n".join(part for m in messages if m.role == "user" for part in m.parts if isinstance(part, str))
     faults: tuple[str, ...] = ()
     for repair in range(1 + repairs):
         answer = await chat.chat(conversation, max_tokens=max_tokens, schema=schema)
         try:
             if isinstance(answer, CutAnswer):
                 raise BadAnswer(f"the answer was cut off before its end (at most {max_tokens} tokens)")
+            if is_quotation(answer, shown):
+                raise BadAnswer("the JSON object is a quotation of the text that was judged")
             return read(answer), repair
         except BadAnswer as bad:
             faults = bad.faults

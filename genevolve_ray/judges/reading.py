@@ -92,6 +92,19 @@ def after_reasoning(text: str) -> str:
     return "" if rest.lstrip().startswith("<think>") else rest
 
 
+def is_quotation(text: str, shown: str) -> bool:
+    """Return whether the object of an answer stands in the text that the model was shown, and the answer has more words.
+
+    A model that only repeats a text that claims grades has given none.
+    """
+    text = after_reasoning(text)
+    start, end = text.find("{"), text.rfind("}")
+    before, after = _around(text)
+    if start < 0 or end < start or (_BARE.fullmatch(before) and _BARE.fullmatch(after)):
+        return False
+    return "".join(text[start : end + 1].split()) in "".join(shown.split())
+
+
 def salvage_object(text: str) -> dict[str, Any]:
     """Return the JSON object of an answer: the text from first to last brace, without trailing commas.
 
