@@ -200,15 +200,14 @@ def write_fault(folder: Path) -> str:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         return f"{existing} is not a folder"
-    parts = [existing]
+    part = existing
     try:
-        if existing == folder.absolute():
-            parts += [path for path in existing.iterdir() if path.is_dir()]
-        for part in parts:
+        inside = existing.iterdir() if existing == folder.absolute() else ()
+        for part in (existing, *(path for path in inside if path.is_dir())):
             with tempfile.TemporaryFile(dir=part):
                 pass
     except OSError as error:
-        return f"{error.filename or existing} cannot be written: {error.strerror or error}"
+        return f"{part} cannot be written: {error.strerror or error}"
     return ""
 
 

@@ -23,7 +23,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
         deep: load the policy, however large, for one turn, and query the services and the cluster over the network.
         spend: with `deep`, make the one call of each service that costs money.
     """
-    checks = [check for check in diagnose(run_dir) if check.status is Status.PROBLEM]
+    checks = [c for c in diagnose(run_dir) if c.status is Status.PROBLEM and c.name != "disk"]  # The run has its own.
     checks += parts.left_to_fill_in(config)
     policy, weights = parts.policy(config, deep=deep)
     checks += [
