@@ -38,15 +38,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def driver(root: Path, request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def driver(root: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A driver whose parts are all up, and the file of its errors."""
-    errors = root / f"{request.node.name}.log"
+    errors = tmp_path / "errors.log"
     with errors.open("w") as file:
         process = subprocess.Popen(
             [
                 sys.executable,
                 str(HERE / "hanging_run.py"),
-                str(root / request.node.name),
+                str(tmp_path / "work"),
                 str(root / "model"),
                 str(STEPS),
             ],
@@ -74,7 +74,7 @@ def _named(driver: subprocess.Popen[str], name: str) -> list[psutil.Process]:
 
 
 def test_each_part_that_stands_still_is_replaced_and_the_run_ends_well(
-    driver: tuple[subprocess.Popen[str], Path], root: Path, request: pytest.FixtureRequest
+    driver: tuple[subprocess.Popen[str], Path], tmp_path: Path
 ) -> None:
     process, errors = driver
     for role in ROLES:
@@ -90,7 +90,7 @@ def test_each_part_that_stands_still_is_replaced_and_the_run_ends_well(
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, errors.read_text()
     assert output.splitlines()[-1] == f"done {STEPS}"
-    store = RunStore.read(str(root / request.node.name / "run"))
+    store = RunStore.read(str(tmp_path / "work" / "run"))
     assert store.committed_steps() == list(range(1, STEPS + 1))
     groups = [group for step in store.committed_steps() for group in store.groups(step)]
     assert all(len(group.trajectories) == 2 for group in groups) and len(groups) == 2 * STEPS
