@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
-from cluster_run import REHEARSED, run_config
+from cluster_run import run_config
 
 from genevolve_ray.cluster.launch import on_ray
 from genevolve_ray.evolution.loop import Evolution
@@ -27,7 +27,6 @@ async def main(root: Path, model: Path, steps: int) -> None:
     """Run, and print a line for each committed step."""
     config = run_config(
         root,
-        *REHEARSED[:1],
         "rehearsal={tool_calls: 1, turn_seconds: 0.2}",
         "experience.enabled=true",
         "learner.ved.coefficient=0",

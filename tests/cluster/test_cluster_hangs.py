@@ -18,7 +18,7 @@ from cluster_run import HERE, build_model
 from genevolve_ray.cluster.watch import EXIT_CLUSTER_LOST
 from genevolve_ray.evolution.store.run import RunStore
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 40
 ROLES = (
     "RolloutWorker",
