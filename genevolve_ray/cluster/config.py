@@ -82,7 +82,7 @@ class ClusterConfig(Config):
     """How often a step's experience is worked out when the memory's process dies."""
     learner_timeout: float = Field(default=120.0, gt=0)
     """Seconds that a rank of the learner waits for the others, before they count as lost."""
-    hang_timeout: float = Field(default=30.0, gt=0)
+    hang_timeout: float = Field(default=25.0, gt=0)
     """Shortest time without an answer after which a process counts as stuck and is replaced, in seconds. A call that the
     process cannot interrupt for an answer may take five times its usual time."""
     hang_first: float = Field(default=1800.0, gt=0)
