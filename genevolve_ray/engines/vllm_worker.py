@@ -71,7 +71,9 @@ class WeightLoader:
         if not is_adapter(folder):  # Otherwise they are the tensors of the base's files.
             tensors = as_stored(tensors, base)
         self.unpack_experts()
-        self.model_runner.reload_weights(weights_iterator=tensors)
+        # `as_stored` builds the transformers model, whose class vLLM has wrapped where it samples through transformers.
+        with set_current_vllm_config(self.vllm_config):
+            self.model_runner.reload_weights(weights_iterator=tensors)
         self.pack_head()
         self.keep_experts()
         return time.perf_counter() - start
