@@ -123,16 +123,9 @@ def plain_secrets(tree: Any) -> Iterator[tuple[str, str]]:
     yield from _changed(tree, masked(tree), "")
 
 
-def masked_keys(tree: Any, where: str = "") -> Iterator[str]:
+def masked_keys(tree: Any) -> Iterator[str]:
     """Yield the dotted keys of the values that were masked."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from masked_keys(value, f"{where}.{key}" if where else str(key))
-    elif isinstance(tree, list | tuple):
-        for number, value in enumerate(tree):
-            yield from masked_keys(value, f"{where}.{number}")
-    elif tree == MASK:
-        yield where
+    return (key for key, value in _leaves(tree) if value == MASK)
 
 
 def hide_secrets(tree: Any) -> list[str]:
@@ -173,16 +166,23 @@ def resolved(tree: Any, where: str) -> Any:
     return value
 
 
-def references(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
+def references(tree: Any) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, name of the variable) of every `${NAME}`."""
+    for key, value in _leaves(tree):
+        if isinstance(value, str) and (found := _REFERENCE.fullmatch(value)):
+            yield key, found[1]
+
+
+def _leaves(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of everything that is neither a mapping nor a list."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from references(value, f"{where}.{key}" if where else str(key))
+            yield from _leaves(value, f"{where}.{key}" if where else str(key))
     elif isinstance(tree, list | tuple):
         for number, value in enumerate(tree):
-            yield from references(value, f"{where}.{number}")
-    elif isinstance(tree, str) and (found := _REFERENCE.fullmatch(tree)):
-        yield where, found[1]
+            yield from _leaves(value, f"{where}.{number}")
+    else:
+        yield where, tree
 
 
 def mask_output() -> None:

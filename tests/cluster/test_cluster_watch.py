@@ -70,13 +70,13 @@ def test_the_vital_processes_are_those_of_ray() -> None:
 
 
 _DRIVER = """
-import os, signal, sys, time, psutil
+import signal, psutil
 from genevolve_ray.cluster.watch import ClusterWatch, end_driver, reaper
 from subprocess import DEVNULL
 child = psutil.Popen(["/bin/sleep", "600"], stdout=DEVNULL, stderr=DEVNULL)
 with reaper([child], 2.0), ClusterWatch([child], 600.0, say=print, end=end_driver):
     print(child.pid, flush=True)
-    time.sleep(600)
+    signal.pause()
 """
 
 
