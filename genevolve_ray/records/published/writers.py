@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.published.aliases import TRUTH_NAMES
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, has_program, is_direct
 from genevolve_ray.records.published.names import picture_path
-from genevolve_ray.records.published.requests import TRUTH_NAMES
 from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
@@ -160,7 +160,7 @@ def evaluated_row(
     ours: dict[str, Any] = {"judge": judge, "formula": formula.value}
     if off_grid:
         ours["off_grid"] = list(off_grid)
-    if isinstance(row.get("error"), str) and row["error"] and "eval_success" not in row:
+    if row.get("error") and "eval_success" not in row:
         ours["agent_error"] = row["error"]
     if scores is None:
         error = error or (rendered.status if not rendered.success else "not evaluated")
