@@ -12,7 +12,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
 from genevolve_ray.evolution.store.manifest import CheckpointConfig
 from genevolve_ray.experience.config import ExperienceConfig
-from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.config import LearnerConfig, LearningRateSchedule
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.verdict import RewardConfig
 
@@ -214,7 +214,21 @@ class EvolutionConfig(Config):
             )
         if self.deterministic:
             self._lock_step()
+        if self.learner.schedule is LearningRateSchedule.COSINE:
+            self._fix_schedule()
         return self
+
+    def _fix_schedule(self) -> None:
+        """Write the length of the schedule into the resolved configuration, where a resumed run must find it again."""
+        steps = self.learner.schedule_steps or self.loop.steps
+        if steps < self.loop.steps:
+            raise ValueError(
+                f"learner.schedule_steps={steps} ends before loop.steps={self.loop.steps}: the steps after it would have "
+                "learning rate 0"
+            )
+        if self.learner.warmup_steps >= steps:
+            raise ValueError(f"learner.warmup_steps={self.learner.warmup_steps} leaves nothing of loop.steps={steps}")
+        object.__setattr__(self, "learner", self.learner.model_copy(update={"schedule_steps": steps}))
 
     def _lock_step(self) -> None:
         """Set the values that `deterministic` requires of engine and learner.
