@@ -72,6 +72,11 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(explain(error, lines, [o.partition("=")[0].strip() for o in overrides])) from error
 
 
+def layered_values(preset: str) -> dict[str, Any]:
+    """Return the plain values of a preset or a YAML file. Raises ConfigError for one that cannot be read."""
+    return _values(preset, _read(preset))
+
+
 def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `key.path=value` overrides, with YAML values, to plain values in place and return them.
 
