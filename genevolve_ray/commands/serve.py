@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig
 from genevolve_ray.cluster.session import cluster_address
-from genevolve_ray.config import ConfigError, RunConfig, explain, layered_values, with_overrides
+from genevolve_ray.config import ConfigError, RunConfig, explain, layered_values
 from genevolve_ray.doctor.preflight import check_plugin, check_secrets
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import JudgeSpec, PluginFault, PluginSpec, RendererSpec, build_here
@@ -68,7 +68,7 @@ def load_served(preset: str, overrides: Sequence[str], role: str) -> tuple[Plugi
     Raises:
         ConfigError: naming the file and key that is unknown, missing or invalid.
     """
-    values = with_overrides(layered_values(preset), overrides)
+    values = layered_values(preset, overrides)
     if unknown := sorted(set(values) - set(RunConfig.model_fields)):
         raise ConfigError(f"{preset}: {unknown[0]}: unknown key")
     try:

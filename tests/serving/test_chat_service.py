@@ -94,7 +94,12 @@ async def test_the_models_are_listed() -> None:
         ({"messages": HELLO, "response_format": {"type": "json_object"}}, 400, "unsupported_value", "response_format"),
         ({"messages": []}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "invalid_value", "messages[0]"),
-        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, 400, "invalid_value", "messages[0].content[0]"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
+            400,
+            "invalid_value",
+            "messages[0].content[0]",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}]},
             400,

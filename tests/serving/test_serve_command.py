@@ -39,9 +39,8 @@ def _block(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:
-        if line[:1].isalpha() and line.rstrip().endswith(":") and " " not in line.strip():
-            lines.append(line)
-        elif lines and line.startswith(" "):
+        heading = line.rstrip().endswith(":") and " " not in line.strip()
+        if heading or (lines and line.startswith(" ")):
             lines.append(line)
         if lines and line.strip().startswith("model:"):
             return "".join(lines)
@@ -129,5 +128,9 @@ def test_the_lines_for_a_judge_make_a_valid_configuration() -> None:
     described = {"models": ["seer:bfloat16", "reader"]}
     config = validate_config(values | client_spec("judge", "http://gpu-1:8002", "TOKEN", described))
     check_plugin("judge", config.judge)
-    assert config.judge.config["kscore"] == {"url": "http://gpu-1:8002/v1", "model": "seer:bfloat16", "token_env": "TOKEN"}
+    assert config.judge.config["kscore"] == {
+        "url": "http://gpu-1:8002/v1",
+        "model": "seer:bfloat16",
+        "token_env": "TOKEN",
+    }
     assert config.judge.config["sufficiency"]["model"] == "reader"
