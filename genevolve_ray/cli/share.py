@@ -13,7 +13,9 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder to write: missing, empty, or an earlier export.")],
     step: Annotated[int | None, typer.Option("--step", min=0, help="A step with a checkpoint (default: last).")] = None,
     best: Annotated[bool, typer.Option("--best", help="The checkpoint with the best validation.")] = False,
-    merge: Annotated[bool, typer.Option("--merge-lora", help="Merge the adapter into its base: whole weights.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge-lora", help="Merge the adapter into its base: whole weights.")
+    ] = False,
     base: Annotated[
         str | None, typer.Option("--base", help="ORG/NAME of the base model, for the card and the adapter.")
     ] = None,

@@ -207,9 +207,7 @@ def test_an_upload_needs_a_hub_and_a_token(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_is_uploaded_as_a_private_repository(
-    hub: Hub, run: Path, tmp_path: Path, genevolve: Command
-) -> None:
+def test_an_export_is_uploaded_as_a_private_repository(hub: Hub, run: Path, tmp_path: Path, genevolve: Command) -> None:
     out = tmp_path / "out"
     ended = genevolve("export", run, "--out", out, "--push", "org/name")
     assert (ended.code, ended.err) == (0, "")
@@ -229,6 +227,15 @@ def test_a_refusal_of_the_hub_ends_with_one_line_and_keeps_the_folder(
     assert (ended.code, len(ended.err.strip().splitlines())) == (2, 1)
     assert "--push org/name" in ended.err and "401" in ended.err and "y" * 30 not in ended.err
     assert (tmp_path / "out/model.safetensors").is_file()
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    hub: Hub, run: Path, tmp_path: Path, genevolve: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    ended = genevolve("export", run, "--out", tmp_path / "out", "--push", "org/name")
+    assert (ended.code, len(ended.err.strip().splitlines())) == (1, 1)
+    assert "cannot be reached" in ended.err
 
 
 def test_an_adapter_without_a_base_on_a_hub_is_not_uploaded(
