@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.layers import EXTENDS, LayerFault, is_file, key_places, merge_layers, read_layers
+from genevolve_ray.evolution.layers import EXTENDS, Layer, LayerFault, is_file, key_places, merge_layers, read_layers
 from genevolve_ray.evolution.layers import presets as presets
 from genevolve_ray.evolution.metric_writers import MetricsConfig
 from genevolve_ray.evolution.plugins import Role, same_plugin
@@ -64,10 +64,7 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: for an unknown preset, unreadable YAML, an override without "=", an unknown key or a bad value.
     """
-    try:
-        layers = read_layers(preset)
-    except LayerFault as error:
-        raise ConfigError(str(error)) from error
+    layers = _layers(preset)
     values = merge_layers(layers)
     recorded = values.get("layers") or ()
     values["layers"] = [*(layer.name for layer in layers), *(recorded if isinstance(recorded, list) else ())]
@@ -88,6 +85,23 @@ def _of_new_types(values: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         if equals and field == "type" and role in set(Role) and isinstance(spec, dict):
             values = values if same_plugin(role, spec.get("type"), text.strip()) else values | {role: {}}
     return values
+
+
+def layered_values(preset: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the plain values of a preset or a file with what it extends and with overrides, as `load_config` reads it.
+
+    Raises:
+        ConfigError: for a layer that cannot be read, or an override that cannot be applied.
+    """
+    values = merge_layers(_layers(preset))
+    return with_overrides(_of_new_types(values, overrides), overrides)
+
+
+def _layers(preset: str) -> list[Layer]:
+    try:
+        return read_layers(preset)
+    except LayerFault as error:
+        raise ConfigError(str(error)) from error
 
 
 def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
