@@ -55,7 +55,7 @@ def _endpoint(text: str) -> OpenAIPolicyConfig:
         values = read_yaml(Path(text))
         return OpenAIPolicyConfig.model_validate(values)
     except ValidationError as error:
-        raise UserFault(f"--policy {text}: {explain(error)}") from error
+        raise UserFault(f"--policy {text}: {explain(error, kind=OpenAIPolicyConfig)}") from error
     except YamlFault as error:
         raise UserFault(f"--policy {text}: {error}") from error
 

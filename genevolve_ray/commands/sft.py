@@ -80,7 +80,7 @@ def rows_config(settings: Sequence[str]) -> SftRowsConfig:
     try:
         return SftRowsConfig.model_validate(with_overrides({}, settings))
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, {}, [o.partition("=")[0].strip() for o in settings], SftRowsConfig)) from error
 
 
 class _Screen:

@@ -18,7 +18,8 @@ from genevolve_ray.doctor.model_folder import (
     missing_texts,
     read_weights,
 )
-from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder
+from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder, placed
+from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.sources import build_source, prime_source, recorded_rows
@@ -140,7 +141,8 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     if spec.isolated:
         return note(role, f"{spec.type} has its own environment (runtime_env) and is checked there")
     try:
-        kind, _ = settings_tree.plugin_settings(role, spec)
+        with placed(config):
+            kind, _ = settings_tree.plugin_settings(role, spec)
         if settings_tree.waits(spec.config):
             return note(role, f"{spec.type} accepts its settings, which are not complete yet")
         if not hasattr(kind, "check") or role == "requests" or without_token:  # The latter two have lines of their own.
@@ -153,6 +155,23 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     except Exception as error:  # noqa: BLE001  a plug-in is foreign code: any error is a finding of its own
         return problem(role, f"{spec.type}: {type(error).__name__}: {error}", remedy)
     return ok(role, f"{spec.type} accepts its settings and passes its check")
+
+
+def tools(config: RunConfig) -> list[Check]:
+    """Return a finding for a tool that the profile needs, and for each that only the text of its prompt names."""
+    if settings_tree.waits(config.tools.model_dump()) or config.tools.isolated:
+        return []
+    try:
+        offered = offered_tools(config)
+    except UserFault:
+        return []  # Reported with the plug-ins.
+    try:
+        check_tools(config)
+        lacking = unoffered_tools(config, offered or {}) if offered is not None else []
+    except (UserFault, ValueError) as fault:
+        return [problem("tools", fault, "--set profile=..., or tools that offer it")]
+    said = f"the system prompt of profile {config.protocol.name} names a tool that {config.tools.type} does not offer: "
+    return [note("tools", said + name, "another profile or prompt, or tools that offer it") for name in lacking]
 
 
 def data(config: RunConfig, run_dir: Path) -> list[Check]:

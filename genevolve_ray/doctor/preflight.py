@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
-from genevolve_ray.config import RunConfig
+from genevolve_ray.config import RunConfig, key_place
 from genevolve_ray.doctor.machine import find_gpus
 from genevolve_ray.doctor.model_folder import check_architecture, check_embedded, check_streamed, check_texts
 from genevolve_ray.doctor.settings_tree import (
@@ -21,6 +22,7 @@ from genevolve_ray.doctor.settings_tree import (
     unset_references,
     unset_tokens,
 )
+from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
@@ -52,9 +54,24 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
         check_policy(config)
     check_embedder(config)
     for role in plugin_roles(config):
-        check_plugin(role, getattr(config, role), local)
+        with placed(config):
+            check_plugin(role, getattr(config, role), local)
     check_tokens(config)
     check_proxies(config)
+    check_tools(config, model_folder(config.policy.model) if model and config.rehearsal is None else None)
+
+
+@contextmanager
+def placed(config: RunConfig) -> Iterator[None]:
+    """Begin the message of a fault that begins with a key by the place of its value: file and line, or `--set`."""
+    try:
+        yield
+    except UserFault as fault:
+        key = str(fault).partition(": ")[0]
+        place = key_place(config, key) if "." in key and " " not in key else ""
+        if not place:
+            raise
+        raise UserFault(f"{place}{fault}") from fault
 
 
 def check_filled_in(config: RunConfig) -> None:
