@@ -205,6 +205,6 @@ def sockets(config: RunConfig) -> list[Check]:
 
 def _folder(config: RunConfig) -> Path:
     try:
-        return model_folder(config.policy.model)
-    except FileNotFoundError:
+        return model_folder(config.policy.model, download=False)
+    except (FileNotFoundError, UserFault):
         return Path(config.policy.model)

@@ -24,6 +24,7 @@ from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.sources import build_source, prime_source, recorded_rows
 from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.models.hub import is_hub_id, local_model, offline
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
@@ -78,8 +79,10 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         return [note("policy", "not checked until policy.model is filled in")], None
     remedy = "--set policy.model=FOLDER, in Hugging Face layout"
     weights = None
+    if waiting := _to_download("policy", config.policy.model):
+        return [waiting], None
     try:
-        folder = model_folder(config.policy.model)
+        folder = model_folder(config.policy.model, download=False)
         check_samplable(folder, config.engine)
         weights = read_weights(folder)
         remedy = "copy the files from the original model"
@@ -95,6 +98,17 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
     from genevolve_ray.doctor.first_turn import first_turn
 
     return [*said, first_turn(config, folder, weights, deep=deep)], weights
+
+
+def _to_download(name: str, model: str) -> Check | None:
+    """Return a finding for a model of the hub that the start of the run downloads."""
+    if not is_hub_id(model) or offline():
+        return None
+    try:
+        local_model(model, name, download=False)
+    except UserFault:
+        return note(name, f"{model} is not in the cache: the start of the run downloads it", f"hf download {model}")
+    return None
 
 
 def date(config: RunConfig) -> list[Check]:
@@ -116,8 +130,10 @@ def embedder(config: RunConfig) -> list[Check]:
     ):
         return []
     remedy = "--set experience.embedder.transformers.model=FOLDER, in Hugging Face layout"
-    folder = Path(settings.transformers.model)
+    if waiting := _to_download("embedder", settings.transformers.model):
+        return [waiting]
     try:
+        folder = local_model(settings.transformers.model, "experience.embedder.transformers.model", download=False)
         check_embedder(config)
         weights = read_weights(folder)
         if lacking := [text for text in missing_texts(folder) if "tokenizer (" in text]:

@@ -27,6 +27,7 @@ from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
 from genevolve_ray.remote.proxies import mounted
 
@@ -121,7 +122,7 @@ def check_embedder(config: RunConfig) -> None:
     """Check that a configured embedding model exists. Raises UserFault."""
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":
-        folder = Path(embedder.transformers.model)
+        folder = local_model(embedder.transformers.model, "experience.embedder.transformers.model")
         if not (folder / "config.json").is_file():
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
         try:
@@ -219,15 +220,21 @@ def require_gpus(asked: Mapping[str, object]) -> None:
         raise UserFault(f"{settings}: a GPU is asked for, this machine has none")
 
 
-def model_folder(model: str) -> Path:
-    """Return the folder of a policy: a path, or `package:FOLDER` for one that ships inside an installed package.
+def model_folder(model: str, key: str = "policy.model", *, download: bool = True) -> Path:
+    """Return the folder of a policy.
+
+    Args:
+        model: a path, `package:FOLDER` for one that ships inside an installed package, or a hub id (`models.hub`).
+        key: the setting, for messages.
+        download: whether a model of the hub may be downloaded.
 
     Raises:
         FileNotFoundError: when the package is not installed.
+        UserFault: when a model of the hub is not here and cannot be downloaded.
     """
     package, colon, name = model.partition(":")
     if not (colon and package.replace(".", "_").isidentifier()):
-        return Path(model)
+        return local_model(model, key, download=download)
     try:
         return Path(str(resources.files(package) / name))
     except (ModuleNotFoundError, TypeError) as error:

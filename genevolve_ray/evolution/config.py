@@ -106,7 +106,8 @@ class PolicyConfig(Config):
     """Configure the policy to evolve."""
 
     model: str
-    """A model folder in HF layout, or `package:FOLDER` for one that ships inside the installed package."""
+    """A model folder in HF layout, `package:FOLDER` for one that ships inside the installed package, or a hub id:
+    `owner/name` or `owner/name@REVISION`. A run records the commit."""
 
 
 class RehearsalConfig(Config):
