@@ -83,7 +83,9 @@ def sft(
         int | None, typer.Option("--seed", min=0, help="Seed of the curriculum (default: the recipe's).")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads (default: all cores).")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="Rows only: the model folder to train.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Rows only: the model folder or hub id to train.")
+    ] = None,
     settings: Sets = None,
 ) -> None:
     """Run supervised fine-tuning: the atlas cold start from scratch, or a model folder on published SFT rows.
