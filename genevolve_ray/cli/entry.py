@@ -72,7 +72,7 @@ def demo(
 
 @app.command()
 def sft(
-    source: Annotated[str, typer.Argument(help="atlas (with its own teacher), or a file of rows: .jsonl or .parquet.")],
+    source: Annotated[str, typer.Argument(help="atlas (with its own teacher), or a file of rows.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
     seed: Annotated[
@@ -86,7 +86,7 @@ def sft(
 
     Example: `genevolve sft train.jsonl --model DIR --out DIR --set heldout_paths=[eval.jsonl] --set device=cuda`
     """
-    if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")):
+    if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet", ".json")):
         from genevolve_ray.commands.sft import sft_rows_run
 
         sft_rows_run(Path(source), model, out, settings or [], steps=steps, seed=seed, threads=threads)
