@@ -94,7 +94,8 @@ def sft(
     """
     from genevolve_ray.remote.hub import is_hub_data
 
-    if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")) or is_hub_data(source):
+    rows = source.endswith((".jsonl", ".ndjson", ".parquet", ".json")) or is_hub_data(source)
+    if model is not None or settings or rows:
         from genevolve_ray.commands.sft import sft_rows_run
 
         sft_rows_run(source, model, out, settings or [], steps=steps, seed=seed, threads=threads)

@@ -18,7 +18,14 @@ from genevolve_ray.doctor.model_folder import (
     missing_texts,
     read_weights,
 )
-from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder, placed
+from genevolve_ray.doctor.preflight import (
+    check_date,
+    check_embedder,
+    check_examination,
+    check_plugin,
+    model_folder,
+    placed,
+)
 from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
@@ -146,7 +153,12 @@ def embedder(config: RunConfig) -> list[Check]:
 def plugins(config: RunConfig) -> list[Check]:
     """Return, for each role, whether its class can be imported and takes its settings."""
     without = {token.role for token in settings_tree.unset_tokens(config)}
-    return [_plugin(config, role, role in without) for role in settings_tree.plugin_roles(config)]
+    found = [_plugin(config, role, role in without) for role in settings_tree.plugin_roles(config)]
+    try:
+        check_examination(config)
+    except UserFault as fault:
+        found.append(problem("judge", fault, "--set judge.config.sufficiency_check=required"))
+    return found
 
 
 def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:

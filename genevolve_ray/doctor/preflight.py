@@ -56,6 +56,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     for role in plugin_roles(config):
         with placed(config):
             check_plugin(role, getattr(config, role), local)
+    check_examination(config)
     check_tokens(config)
     check_proxies(config)
     check_tools(config, model_folder(config.policy.model) if model and config.rehearsal is None else None)
@@ -145,6 +146,16 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
             kind.check(settings)
     except (ValueError, OSError, AttributeError) as error:
         raise UserFault(f"{role}: {error}") from error
+
+
+def check_examination(config: RunConfig) -> None:
+    """Check that the judge examines programs where the reward counts them. Raises UserFault."""
+    chosen = config.judge.config.get("sufficiency_check", "required")
+    if chosen != "required" and config.reward.text_weight:
+        raise UserFault(
+            f"judge.config.sufficiency_check={chosen}, but reward.text_weight is {config.reward.text_weight}: "
+            "a run needs `required`, or a text_weight of 0"
+        )
 
 
 def check_tokens(config: RunConfig) -> None:
