@@ -165,6 +165,8 @@ def _values(preset: str, text: str) -> dict[str, Any]:
 
 
 def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
+    if path[0] == "profile" and len(path) > 1 and isinstance(values.get("profile"), str):
+        values["profile"] = {"extends": values["profile"]}  # A named profile that differs in one key.
     for part in path[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from genevolve_ray.config import RunConfig, explain
-from genevolve_ray.doctor.preflight import check_sampled, model_folder
+from genevolve_ray.doctor.preflight import check_final_step, check_sampled, model_folder
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
@@ -39,6 +39,7 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         with policy_folder(model_folder(named)) as folder:
             try:
                 check_sampled(folder, config.engine)
+                check_final_step(folder, config.protocol)
             except (OSError, ValueError) as error:
                 raise UserFault(f"{'--policy' if text else 'policy.model'}: {error}") from error
             identity = f"{Path(named).name}:{folder_digest(folder)}"

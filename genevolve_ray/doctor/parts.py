@@ -18,7 +18,7 @@ from genevolve_ray.doctor.model_folder import (
     missing_texts,
     read_weights,
 )
-from genevolve_ray.doctor.preflight import check_date, check_embedder, check_plugin, model_folder
+from genevolve_ray.doctor.preflight import check_date, check_embedder, check_final_step, check_plugin, model_folder
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.sources import build_source, prime_source, recorded_rows
@@ -84,6 +84,8 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         remedy = "copy the files from the original model"
         said = [ok("policy", f"{folder}: {weights.parameters / 1e9:.3g}B parameters, {weights.bytes / GIB:.2f} GiB")]
         said.append(ok("tokenizer", check_texts(folder)))
+        remedy = "--set profile.final_step_as=note, or another policy.model"
+        check_final_step(folder, config.protocol)
         remedy = "another policy.model"
         check_architecture(folder, decoded=config.engine.kind == "transformers")
         if config.cluster.weights != "host":
