@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import settings_tree
 from genevolve_ray.doctor.machine import Check, Status
@@ -86,6 +87,8 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         said.append(ok("tokenizer", check_texts(folder)))
         remedy = "--set profile.final_step_as=note, or another policy.model"
         check_final_step(folder, config.protocol)
+        if warning := prompt_warning(folder, config.protocol):
+            said.append(note("system prompt", warning))
         remedy = "another policy.model"
         check_architecture(folder, decoded=config.engine.kind == "transformers")
         if config.cluster.weights != "host":

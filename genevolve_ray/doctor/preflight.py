@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
 from genevolve_ray.config import RunConfig
@@ -27,6 +29,8 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
 from genevolve_ray.remote.proxies import mounted
+
+_LOG = logging.getLogger(__name__)
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
@@ -76,6 +80,8 @@ def check_policy(config: RunConfig) -> None:
         folder = model_folder(config.policy.model)
         check_sampled(folder, config.engine)
         check_final_step(folder, config.protocol)
+        if warning := prompt_warning(folder, config.protocol):
+            _LOG.warning("%s", warning)
         if config.rehearsal is None:
             check_architecture(folder, decoded=config.engine.kind == "transformers")
             if config.cluster.weights != "host":

@@ -59,7 +59,7 @@ def test_a_profile_holds_its_words_where_no_file_is(tmp_path: Path) -> None:
     (tmp_path / "words.md").unlink()
     again = ProtocolProfile.model_validate_json(pickle.loads(pickle.dumps(own)).model_dump_json())
     assert read_profile(again.model_dump()) == again == own
-    assert load_prompt(again.prompt) == "Own words.\n"
+    assert load_prompt(again.prompt) == "Own words."
 
 
 def test_messages_are_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
