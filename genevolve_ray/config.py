@@ -204,6 +204,8 @@ def _value(key: str, value: Any) -> str:
 
 
 def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
+    if path[0] == "profile" and len(path) > 1 and isinstance(values.get("profile"), str):
+        values["profile"] = {"extends": values["profile"]}  # A named profile that differs in one key.
     for part in path[:-1]:
         if values.get(part) is None:  # A group that is switched off, such as learner.lora, begins with its defaults.
             values[part] = {}

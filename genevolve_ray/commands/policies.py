@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
+from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.config import RunConfig, explain
-from genevolve_ray.doctor.preflight import check_sampled, model_folder
+from genevolve_ray.doctor.preflight import check_final_step, check_sampled, model_folder
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
@@ -20,6 +22,7 @@ from genevolve_ray.models.hub import pinned
 from genevolve_ray.records.strict_text import YamlFault, read_yaml
 
 DIRECT = "direct"
+_LOG = logging.getLogger(__name__)
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
 
 
@@ -41,6 +44,9 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         with policy_folder(model_folder(named, key)) as folder:
             try:
                 check_sampled(folder, config.engine)
+                check_final_step(folder, config.protocol)
+                if warning := prompt_warning(folder, config.protocol):
+                    _LOG.warning("%s", warning)
             except (OSError, ValueError) as error:
                 raise UserFault(f"{key}: {error}") from error
             identity = f"{Path(named).name}:{folder_digest(folder)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import settings_tree
 from genevolve_ray.doctor.machine import Check, Status
@@ -22,6 +23,7 @@ from genevolve_ray.doctor.preflight import (
     check_date,
     check_embedder,
     check_examination,
+    check_final_step,
     check_plugin,
     model_folder,
     placed,
@@ -95,6 +97,10 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         remedy = "copy the files from the original model"
         said = [ok("policy", f"{folder}: {weights.parameters / 1e9:.3g}B parameters, {weights.bytes / GIB:.2f} GiB")]
         said.append(ok("tokenizer", check_texts(folder)))
+        remedy = "--set profile.final_step_as=note, or another policy.model"
+        check_final_step(folder, config.protocol)
+        if warning := prompt_warning(folder, config.protocol):
+            said.append(note("system prompt", warning))
         remedy = "another policy.model"
         check_architecture(folder, decoded=config.engine.kind == "transformers")
         if config.cluster.weights != "host":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
 from genevolve_ray.config import RunConfig, key_place
@@ -29,6 +32,8 @@ from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
 from genevolve_ray.remote.proxies import mounted
+
+_LOG = logging.getLogger(__name__)
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
@@ -93,6 +98,9 @@ def check_policy(config: RunConfig) -> None:
     try:
         folder = model_folder(config.policy.model)
         check_sampled(folder, config.engine)
+        check_final_step(folder, config.protocol)
+        if warning := prompt_warning(folder, config.protocol):
+            _LOG.warning("%s", warning)
         if config.rehearsal is None:
             check_architecture(folder, decoded=config.engine.kind == "transformers")
             if config.cluster.weights != "host":
@@ -110,6 +118,25 @@ def check_sampled(folder: Path, engine: EngineConfig) -> None:
     check_samplable(folder, engine)
     engine_context(folder, engine.max_model_len)
     check_texts(folder)
+
+
+def check_final_step(folder: Path, profile: ProtocolProfile) -> None:
+    """Check that the chat template takes the last announcement of a profile as a turn of its own.
+
+    Raises:
+        ValueError: naming the setting that helps.
+    """
+    if profile.final_step_as != "turn":
+        return
+    from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
+
+    try:
+        ChatFormat(load_tokenizer(folder)).check_user_turns()
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: {error}; profile {profile.name!r} announces the last turn in a message of its own "
+            "(profile.final_step_as: note puts it into the observation before)"
+        ) from error
 
 
 def check_date(config: RunConfig) -> None:
