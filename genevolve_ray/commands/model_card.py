@@ -156,7 +156,7 @@ def _figures(facts: CardFacts) -> Iterator[str]:
 
 
 def _use(facts: CardFacts) -> str:
-    lines = ["```bash", "genevolve rollout rows.json --policy FOLDER --output out", "```"]
+    lines = ["```bash", "genevolve rollout --input rows.jsonl --output out --policy FOLDER", "```"]
     if facts.adapter:
         return "\n".join(["The folder is in peft's layout and needs its base.", "", *lines])
     return "\n".join(["The folder loads in `transformers` and `vllm serve` as it stands.", "", *lines])
