@@ -1,4 +1,4 @@
-"""Arguments of rollout, render, judge, rescore and the benchmarks. Nothing heavy is imported before one runs."""
+"""Arguments of rollout, render, judge, rescore, the benchmarks and sample rows. Nothing heavy is imported before one runs."""
 
 from __future__ import annotations
 
@@ -237,9 +237,22 @@ def bench_wise(
     raise typer.Exit(code)
 
 
+def samples(folder: Annotated[Path, typer.Argument(help="Folder for the files; it is created.")]) -> None:
+    """Write sample rows in the published shapes: requests, a benchmark with ground truths, training and SFT rows.
+
+    Every command that reads rows can be tried on them. `README.md` in the folder says which command reads which file.
+
+    Example: `genevolve samples samples`, then `genevolve bench genevolve --data samples --output out/bench`
+    """
+    from genevolve_ray.commands.samples import write_samples
+
+    for path in write_samples(folder):
+        typer.echo(str(path))
+
+
 def register(app: typer.Typer, bench: typer.Typer) -> None:
     """Register the commands."""
-    for command in (rollout, render, judge, rescore):
+    for command in (samples, rollout, render, judge, rescore):
         app.command()(command)
     for suite, suite_command in _SUITES.items():
         bench.command(suite)(suite_command)
