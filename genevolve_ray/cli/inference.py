@@ -79,7 +79,7 @@ def rollout(
     The output is `results.json`, and below `store` every image that the policy received. If the job is stopped or killed,
     the same command resumes it. Exit code: 0, 1 if rows failed, 3 at --max-cost.
 
-    Example: `genevolve rollout --input test.jsonl --output out/agent --policy runs/demo --config atlas`
+    Example: `genevolve rollout --input samples/bench.jsonl --output out/agent --policy runs/demo --config atlas`
     """
     from genevolve_ray.commands.inference import rollout_run
 
@@ -134,7 +134,7 @@ def judge(
 
     A row that cannot be judged is missing, never 0. Tables have 95% intervals and include the published rows.
 
-    Example: `genevolve judge --input out/render/results.json --data GenEvolve-Bench --config my.yaml`
+    Example: `genevolve judge --input out/render/results.json --data samples --output out/judge`
     """
     from genevolve_ray.commands.inference import judge_run
     from genevolve_ray.commands.repeating import judge_again_run
