@@ -15,6 +15,7 @@ from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
+from genevolve_ray.cli.serve import serve
 from genevolve_ray.records.secrets import mask_output, shown
 
 app = typer.Typer(
@@ -246,6 +247,7 @@ def experience_search(
 
 app.add_typer(plugins, name="plugins")
 app.add_typer(gateway, name="gateway")
+app.add_typer(serve, name="serve")
 app.command("worker")(worker)
 
 

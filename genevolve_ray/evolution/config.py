@@ -79,7 +79,7 @@ class SamplingConfig(Config):
     """Configure the sampling of training rollouts."""
 
     temperature: float = Field(default=0.7, gt=0)
-    """Sampling temperature; `learner.temperature` must be the same."""
+    """Sampling temperature; `learner.temperature` is the same, where it is not given."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling: least probability mass that is kept; 1 keeps all tokens."""
 
@@ -178,6 +178,19 @@ class EvolutionConfig(Config):
             except ValueError as error:
                 raise ValueError(f"date={value!r}: write a day as YYYY-MM-DD ({error})") from error
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_temperature(cls, values: Any) -> Any:
+        """Give sampling and learner one temperature where at most one of them is given."""
+        if not isinstance(values, dict):
+            return values
+        groups = {key: group for key in ("sampling", "learner") if isinstance(group := values.get(key, {}), dict)}
+        given = {key: group["temperature"] for key, group in groups.items() if "temperature" in group}
+        if len(groups) < 2 or len(given) > 1:
+            return values
+        [temperature] = given.values() or [SamplingConfig().temperature]
+        return values | {key: group | {"temperature": temperature} for key, group in groups.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:
