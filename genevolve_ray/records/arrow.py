@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genevolve_ray.records.experience import SLOTS
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import MediaSpan, Span, TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -32,7 +32,8 @@ TRAJECTORIES_VERSION = "trajectories/3"
 _TRAJECTORIES_BEFORE_USAGE = "trajectories/2"
 _TRAJECTORIES_BEFORE_FLAGS = "trajectories/1"
 REQUESTS_VERSION = "requests/1"
-MEMORY_VERSION = "memory/1"
+MEMORY_VERSION = "memory/2"
+_MEMORY_BEFORE_FORMATS = "memory/1"
 _VERSION_KEY = b"genevolve_ray.schema"
 
 
@@ -156,9 +157,8 @@ USE = _struct(step=pa.int64(), request_id=pa.string(), similarity=pa.float64(), 
 MEMORY_SCHEMA = _schema(
     MEMORY_VERSION,
     [
-        _required("trigger", pa.string()),
-        _required("summary", pa.string()),
-        *(_required(slot, pa.list_(pa.string())) for slot in SLOTS),
+        *(_required(name, pa.string()) for name in ("format", "trigger", "summary")),
+        _required("guidance", pa.list_(_struct(slot=pa.string(), bullets=pa.list_(pa.string())))),
         _required("step", pa.int64()),
         *(_required(name, pa.string()) for name in ("request_id", "best", "worst")),
         _required("gap", pa.float64()),
@@ -169,6 +169,17 @@ MEMORY_SCHEMA = _schema(
     ],
 )
 """One row per bundle in the experience memory: the bundle, its retrieval key and embedding, and where it was used."""
+
+_MEMORY_SCHEMA_BEFORE_FORMATS = _schema(
+    _MEMORY_BEFORE_FORMATS,
+    [
+        *(f for f in MEMORY_SCHEMA if f.name in ("trigger", "summary")),
+        *(_required(slot, pa.list_(pa.string())) for slot in BUNDLE_FORMATS[BundleFormatName.FIVE_SLOTS].slots),
+        *(f for f in MEMORY_SCHEMA if f.name not in ("format", "trigger", "summary", "guidance")),
+    ],
+)
+_MEMORY_SCHEMAS = {s.metadata[_VERSION_KEY]: s for s in (MEMORY_SCHEMA, _MEMORY_SCHEMA_BEFORE_FORMATS)}
+"""Schemas that can be read. `memory/1` had a column for each of five slots. It is not written any more."""
 
 
 def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
@@ -192,6 +203,21 @@ def table_to_trajectories(table: pa.Table) -> list[Trajectory]:
     ledgers = {name: _lists(table.column(name)) for name in LEDGER_COLUMNS}
     rows = table.drop_columns(list(LEDGER_COLUMNS)).to_pylist()
     return [_trajectory(row, {name: lists[i] for name, lists in ledgers.items()}) for i, row in enumerate(rows)]
+
+
+def memory_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a memory's table without the embeddings, each with a bundle's fields among its own.
+
+    Raises:
+        ValueError: when the table has another schema than this version's or the one before.
+    """
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"")
+    check_schema(table, _MEMORY_SCHEMAS.get(version, MEMORY_SCHEMA))
+    rows: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
+    for row in rows:
+        if "guidance" in row:
+            row["guidance"] = {part["slot"]: part["bullets"] for part in row["guidance"]}
+    return rows
 
 
 def requests_to_table(requests: Sequence[Request]) -> pa.Table:

@@ -161,4 +161,4 @@ def test_only_free_form_dicts_are_json() -> None:
     texts = {f.name for f in TRAJECTORY_SCHEMA if f.type == pa.string()}
     assert texts == {"prompt", "outcome", "termination", "reason"}
     assert REQUEST_SCHEMA.field("truth_image").type.field("width").type == pa.int32()
-    assert MEMORY_SCHEMA.field("failure_avoidance").type == pa.list_(pa.string())
+    assert MEMORY_SCHEMA.field("guidance").type.value_type.field("bullets").type == pa.list_(pa.string())

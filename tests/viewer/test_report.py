@@ -119,9 +119,8 @@ def test_hostile_experience_stays_text(report_data: ReportData) -> None:
     assert run is not None
     bundle = run.bundles[0]
     texts = ("trigger", "summary", "request_id")
-    bundle.experience = bundle.experience.model_copy(
-        update={**dict.fromkeys(texts, HOSTILE), "search_strategy": (HOSTILE,)}
-    )
+    hostile = bundle.experience.model_copy(update=dict.fromkeys(texts, HOSTILE))
+    bundle.experience = hostile.guided({"search_strategy": (HOSTILE,)})
     bundle.uses = [Use(step=1, request_id=HOSTILE, similarity=1.0, own=True)]
     assert bundle.best is not None
     bundle.best.turns[0] = bundle.best.turns[0].model_copy(update={"tool": HOSTILE, "arguments": {"query": HOSTILE}})
