@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genevolve_ray.config import ConfigError, load_config, presets, validate_config
+from genevolve_ray.config import ConfigError, RunConfig, load_config, presets, validate_config
 
 
 def plain() -> dict[str, object]:
@@ -81,6 +81,37 @@ def test_the_held_out_comparison_can_be_switched_off() -> None:
     assert load_config("atlas", ["heldout.requests=0"]).heldout.requests == 0
 
 
+def bare(tmp_path: Path, text: str = "") -> RunConfig:
+    """Load a file with the parts of a run alone."""
+    parts = "".join(f"{role}: {{type: atlas}}\n" for role in ("requests", "tools", "renderer", "judge"))
+    (tmp_path / "bare.yaml").write_text(f"policy: {{model: 'genevolve_ray.atlas:cold_start'}}\n{parts}{text}")
+    return load_config(str(tmp_path / "bare.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "temperature"),
+    [
+        ("", 0.7),
+        ("sampling: {temperature: 0.5}\n", 0.5),
+        ("learner: {temperature: 0.9}\n", 0.9),
+        ("learner: {lr: 1.0e-4}\nsampling: {temperature: 0.5, top_p: 1.0}\n", 0.5),
+        ("learner: {temperature: 0.4, lr: 1.0e-4}\nsampling: {top_p: 1.0}\n", 0.4),
+        ("learner: {temperature: 0.4}\nsampling: {temperature: 0.4}\n", 0.4),
+    ],
+)
+def test_sampling_and_learner_share_a_temperature_that_is_given_once(
+    tmp_path: Path, text: str, temperature: float
+) -> None:
+    config = bare(tmp_path, text)
+    assert (config.sampling.temperature, config.learner.temperature) == (temperature, temperature)
+
+
+def test_two_temperatures_are_refused_with_the_line_of_one(tmp_path: Path) -> None:
+    text = "learner: {temperature: 0.4}\nsampling: {temperature: 0.5}\n"
+    with pytest.raises(ConfigError, match=r"bare\.yaml: line 6: .*learner.temperature=0.4, sampling.temperature=0.5"):
+        bare(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -97,7 +128,7 @@ def test_the_held_out_comparison_can_be_switched_off() -> None:
         ("loop=3", "loop: .*got 3"),
         ("policy={}", "policy.model: missing"),
         ("profile=nobody", "profile 'nobody' is unknown; known: atlas"),
-        ("sampling.temperature=0.5", "learner.temperature=.*, sampling.temperature=0.5"),
+        ("learner.temperature=0.5", "learner.temperature=0.5, sampling.temperature=0.7"),
         ("deterministic=true", "deterministic=true needs engine.kind=transformers, got 'vllm'"),
         ("engine.transformers.deterministic=true", "transformers.deterministic is set, but kind is 'vllm'"),
         ("reward={image_weight: 0, text_weight: 0}", "image_weight=0.0, text_weight=0.0"),

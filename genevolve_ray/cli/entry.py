@@ -15,6 +15,8 @@ from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
+from genevolve_ray.cli.serve import serve
+from genevolve_ray.cli.share import export
 from genevolve_ray.records.secrets import mask_output, shown
 
 app = typer.Typer(
@@ -72,7 +74,9 @@ def demo(
 
 @app.command()
 def sft(
-    source: Annotated[str, typer.Argument(help="atlas (with its own teacher), or a file of rows: .jsonl or .parquet.")],
+    source: Annotated[
+        str, typer.Argument(help="atlas (with its own teacher), a file of rows, or hf://datasets/ORG/NAME/FILE.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
     seed: Annotated[
@@ -86,10 +90,12 @@ def sft(
 
     Example: `genevolve sft train.jsonl --model DIR --out DIR --set heldout_paths=[eval.jsonl] --set device=cuda`
     """
-    if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")):
+    from genevolve_ray.remote.hub import is_hub_data
+
+    if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")) or is_hub_data(source):
         from genevolve_ray.commands.sft import sft_rows_run
 
-        sft_rows_run(Path(source), model, out, settings or [], steps=steps, seed=seed, threads=threads)
+        sft_rows_run(source, model, out, settings or [], steps=steps, seed=seed, threads=threads)
         return
     from genevolve_ray.commands.sft import sft_run
 
@@ -228,7 +234,9 @@ def experience_search(
 
 app.add_typer(plugins, name="plugins")
 app.add_typer(gateway, name="gateway")
+app.add_typer(serve, name="serve")
 app.command("worker")(worker)
+app.command("export")(export)
 
 
 def _register() -> None:

@@ -72,7 +72,9 @@ def status(
 @tokens.command("new")
 def token_new(
     name: Annotated[str, typer.Argument(help="Name of the worker; each worker has its own token.")],
-    scope: Annotated[list[str] | None, typer.Option("--scope", help="rollout, own-tools, status. Repeatable.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="rollout, own-tools, status, serve. Repeatable.")
+    ] = None,
     days: Annotated[float | None, typer.Option("--days", min=0, help="Days until it expires (default: never).")] = None,
     file: TokenFilePath = _TOKENS,
 ) -> None:

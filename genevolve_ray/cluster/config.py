@@ -114,3 +114,13 @@ class PlacedConfig(EvolutionConfig):
     """Where the parts of the run are placed."""
     inference: InferenceConfig = InferenceConfig()
     """How rows are processed outside training."""
+
+    @model_validator(mode="after")
+    def _sampled_as_the_profile(self) -> PlacedConfig:
+        """Sample rows as the profile proposes, where nothing else is set."""
+        if (proposed := self.protocol.sampling) is not None:
+            left = proposed.model_dump().keys() - self.inference.model_fields_set
+            sampling = {key: getattr(proposed, key) for key in left}
+            # Frozen from the end of construction.
+            object.__setattr__(self, "inference", self.inference.model_copy(update=sampling))
+        return self

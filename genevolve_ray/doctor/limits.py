@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
@@ -24,7 +23,7 @@ _MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
 
 def context(config: RunConfig) -> list[Check]:
     """Compare the longest sequence of the profile with what engine and model hold."""
-    profile, asked = PROFILES[config.profile], config.engine.max_model_len
+    profile, asked = config.protocol, config.engine.max_model_len
     longest = profile.max_prompt_tokens + profile.max_response_tokens
     own = None if settings_tree.waits(config.policy.model) else context_of(_folder(config))
     if asked and own and asked > own:

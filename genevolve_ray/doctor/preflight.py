@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
 from genevolve_ray.config import RunConfig
@@ -96,8 +95,10 @@ def check_sampled(folder: Path, engine: EngineConfig) -> None:
 
 def check_date(config: RunConfig) -> None:
     """Check that there is a date where the profile shows one. Raises UserFault."""
-    if PROFILES[config.profile].append_date and not config.date:
-        raise UserFault(f"profile={config.profile} shows the policy a date, but date is not set (date=YYYY-MM-DD)")
+    if config.protocol.append_date and not config.date:
+        raise UserFault(
+            f"profile={config.protocol.name} shows the policy a date, but date is not set (date=YYYY-MM-DD)"
+        )
 
 
 def check_embedder(config: RunConfig) -> None:

@@ -45,8 +45,10 @@ def plugin_roles(config: RunConfig) -> tuple[str, ...]:
 
 def fill_ins(config: RunConfig) -> list[tuple[str, str]]:
     """Return (key, value) of every value that is still to be filled in; parts that are switched off are left out."""
-    unused = () if config.experience.enabled else ("experience", "summariser")
-    return list(_marked(config.model_dump(mode="json", exclude=set(unused)), ""))
+    unused = () if config.experience.enabled else ("experience.", "summariser.")
+    embedder = config.experience.embedder.kind
+    unused = (*unused, *(f"experience.embedder.{kind}." for kind in ("transformers", "endpoint") if kind != embedder))
+    return [found for found in _marked(config.model_dump(mode="json"), "") if not found[0].startswith(unused)]
 
 
 def waits(value: Any) -> bool:

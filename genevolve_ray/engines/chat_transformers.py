@@ -36,6 +36,7 @@ class TransformersChat:
     """Answer greedily with a model in HF layout, as a `ChatModel` that cannot be constrained to a JSON schema."""
 
     Config = TransformersChatConfig
+    constrained = False
 
     def __init__(self, config: TransformersChatConfig, service: str = "chat") -> None:
         """Load the model; `service` is the name on the meter.

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
+from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
 from genevolve_ray.evolution.store.manifest import CheckpointConfig
@@ -79,7 +80,7 @@ class SamplingConfig(Config):
     """Configure the sampling of training rollouts."""
 
     temperature: float = Field(default=0.7, gt=0)
-    """Sampling temperature; `learner.temperature` must be the same."""
+    """Sampling temperature; `learner.temperature` is the same, where it is not given."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling: least probability mass that is kept; 1 keeps all tokens."""
 
@@ -88,9 +89,9 @@ class InferenceConfig(Config):
     """Configure the processing of rows outside training: `genevolve rollout`, `render`, `judge` and `bench`."""
 
     temperature: float = Field(default=0.7, ge=0)
-    """Of the policy's sampling; 0 is greedy."""
+    """Of the policy's sampling; 0 is greedy. By default that of `profile.sampling`, where the profile has one."""
     top_p: float = Field(default=0.95, gt=0, le=1)
-    """Nucleus sampling: least probability mass that is kept; 1 keeps all tokens."""
+    """Nucleus sampling: least probability mass that is kept; 1 keeps all tokens. Its default is found likewise."""
     in_flight: int = Field(default=32, ge=1)
     """Rows that are worked on at once."""
     tries: int = Field(default=3, ge=1)
@@ -131,8 +132,9 @@ class EvolutionConfig(Config):
     """Root of the seeds of sampling and rendering."""
     deterministic: bool = False
     """Bit-equal runs: one process, reference engine, one thread, turns in lock-step, every request seeded."""
-    profile: str = "release"
-    """Protocol of an episode, one of `agent.profile.PROFILES`: `release`, `paper-eval` or `atlas`."""
+    profile: str | ProtocolProfile = "release"
+    """Protocol of an episode: `release`, `paper-eval` or `atlas`, a YAML file, or keys that differ from those of another
+    profile, which `extends` names. `texts_from` takes the words of a copy of the published program."""
     date: str = ""
     """Day, as YYYY-MM-DD, that chat templates and profiles with a date show the policy; by default that of the start."""
     policy: PolicyConfig
@@ -166,6 +168,17 @@ class EvolutionConfig(Config):
     rehearsal: RehearsalConfig | None = None
     """With it neither engine nor learner computes anything."""
 
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _profile(cls, value: Any) -> Any:
+        """Read a file or an object; a name stays, so that a run's settings are short."""
+        return value if isinstance(value, str) and value in PROFILES else read_profile(value)
+
+    @property
+    def protocol(self) -> ProtocolProfile:
+        """The profile itself."""
+        return PROFILES[self.profile] if isinstance(self.profile, str) else self.profile
+
     @field_validator("date", mode="before")
     @classmethod
     def _day(cls, value: Any) -> Any:
@@ -179,10 +192,21 @@ class EvolutionConfig(Config):
                 raise ValueError(f"date={value!r}: write a day as YYYY-MM-DD ({error})") from error
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_temperature(cls, values: Any) -> Any:
+        """Give sampling and learner one temperature where at most one of them is given."""
+        if not isinstance(values, dict):
+            return values
+        groups = {key: group for key in ("sampling", "learner") if isinstance(group := values.get(key, {}), dict)}
+        given = {key: group["temperature"] for key, group in groups.items() if "temperature" in group}
+        if len(groups) < 2 or len(given) > 1:
+            return values
+        [temperature] = given.values() or [SamplingConfig().temperature]
+        return values | {key: group | {"temperature": temperature} for key, group in groups.items()}
+
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:
-        if self.profile not in PROFILES:
-            raise ValueError(f"profile {self.profile!r} is unknown; known: {', '.join(sorted(PROFILES))}")
         if self.learner.temperature != self.sampling.temperature:
             raise ValueError(
                 "learner and engine must use one temperature: "

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 from genevolve_ray.agent.policy_session import TokenSession
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import vocabulary_size
 from genevolve_ray.engines.factory import create_engine
@@ -110,9 +109,7 @@ def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, ima
     def open_session(sampling: SamplingParams) -> TokenSession:
         return TokenSession(engine, chat, sampling)
 
-    return LocalRollouts(
-        Rollouts(open_session, tools, PROFILES[config.profile], config.date, scoring), scoring, engine, images
-    )
+    return LocalRollouts(Rollouts(open_session, tools, config.protocol, config.date, scoring), scoring, engine, images)
 
 
 def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:

@@ -15,7 +15,6 @@ import numpy as np
 from safetensors import SafetensorError
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
@@ -202,7 +201,7 @@ def build_learner(
     if config.experience.enabled:
         limits = (config.engine.max_model_len, context_length(model_dir))
         limit = min((n for n in limits if n is not None), default=sys.maxsize)
-        patch = TeacherPatch(chat, PROFILES[config.profile], limit, config.learner.ved.gate_kinds)
+        patch = TeacherPatch(chat, config.protocol, limit, config.learner.ved.gate_kinds)
     return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch)
 
 

@@ -213,6 +213,21 @@ SPECS: dict[Role, type[PluginSpec]] = {
 }
 
 
+def same_plugin(role: str, one: Any, other: Any) -> bool:
+    """Return whether two values of `type` select the same class of a role, by import path or by registered name."""
+    return bool(_path_of(role, one) == _path_of(role, other))
+
+
+def _path_of(role: str, type_: Any) -> Any:
+    kind = SPECS.get(Role(role)) if role in set(Role) else None
+    if kind is None or not isinstance(type_, str):
+        return type_
+    try:
+        return current_path(kind(type=type_).path)
+    except ValueError:  # Neither a path nor a registered name: validation reports it.
+        return type_
+
+
 def build_here(spec: PluginSpec, *context: ImageStore) -> Any:
     """Build a plug-in in a process of its own. Raises PluginFault, in one line, for every error."""
     kind = spec.resolve()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import build_scoring, load_banned, load_chat
@@ -113,7 +112,7 @@ def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool
     used = {str(run.engine.dtype), str(run.learner.dtype)}
     return PolicyFacts(
         chat=chat,
-        profile=PROFILES[run.profile],
+        profile=run.protocol,
         tools=tools,
         vocabulary=vocabulary_size(model_dir),
         banned=frozenset(load_banned(model_dir, chat)),

@@ -115,14 +115,18 @@ class VlmJudge:
         question = judgement_question(request.prompt, image, truth, program, references, self.identity)
         return await self._cache.verdict(question, work)
 
+    def chat_models(self) -> list[ChatModel]:
+        """Return the models that answer for it, each once; see `judges.protocol.AsksChatModels`."""
+        return list(dict.fromkeys((self._kscore, self._sufficiency)))
+
     def check_health(self) -> None:
         """Raise when one of the models can no longer answer."""
-        for model in dict.fromkeys((self._kscore, self._sufficiency)):
+        for model in self.chat_models():
             model.check_health()
 
     async def aclose(self) -> None:
         """Release the resources of the models."""
-        for model in dict.fromkeys((self._kscore, self._sufficiency)):
+        for model in self.chat_models():
             await model.aclose()
 
     async def _judge(

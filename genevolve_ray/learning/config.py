@@ -217,7 +217,7 @@ class LearnerConfig(Config):
     token_budget: int = Field(default=4096, ge=1)
     """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
     temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts; `sampling.temperature` must be the same."""
+    """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Compute dtype of the passes; master weights and optimizer are float32."""
     device: str = "cpu"

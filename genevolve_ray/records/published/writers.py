@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.published.aliases import TRUTH_NAMES
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, has_program, is_direct
 from genevolve_ray.records.published.names import picture_path
-from genevolve_ray.records.published.requests import TRUTH_NAMES
 from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
@@ -55,6 +55,7 @@ def agent_row(
     made_by = trajectory.provenance
     ours: dict[str, Any] = {
         "profile": made_by.profile,
+        "answers": made_by.answers,
         "engine": made_by.engine,
         "policy_versions": versions,
         "seed": made_by.seed,
@@ -160,7 +161,7 @@ def evaluated_row(
     ours: dict[str, Any] = {"judge": judge, "formula": formula.value}
     if off_grid:
         ours["off_grid"] = list(off_grid)
-    if isinstance(row.get("error"), str) and row["error"] and "eval_success" not in row:
+    if row.get("error") and "eval_success" not in row:
         ours["agent_error"] = row["error"]
     if scores is None:
         error = error or (rendered.status if not rendered.success else "not evaluated")
@@ -190,8 +191,7 @@ def _messages(trajectory: Trajectory) -> list[dict[str, str]]:
     said: list[dict[str, str]] = []
     for turn in trajectory.turns:
         said.append({"role": "assistant", "content": turn.text})
-        if turn.observation:
-            said.append({"role": "user", "content": turn.observation})
+        said += ({"role": "user", "content": message} for message in turn.messages)
     return said
 
 
