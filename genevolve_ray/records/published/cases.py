@@ -28,6 +28,7 @@ PROVENANCE = "genevolve_ray"
 
 
 _AGENT_FIELDS = ("gen_prompt", "termination")
+_TRACES = ("termination", "messages", "trajectory_messages", "reference_images")
 
 
 class ResultRow(Record):
@@ -127,7 +128,19 @@ class ResultRow(Record):
 
 def is_direct(values: Mapping[str, Any]) -> bool:
     """Return whether a row was made without an agent, so that its request itself is rendered."""
+    ours = values.get(PROVENANCE)
+    if isinstance(ours, Mapping) and ours.get("direct") is True:
+        return True
     return not any(name in values for name in _AGENT_FIELDS)
+
+
+def without_agent(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the rows of a file come from a renderer alone, which writes an empty `gen_prompt` into each.
+
+    Where some row has a program, or a trace of an agent, an empty one means that the agent gave none.
+    """
+    empty = [row for row in rows if "gen_prompt" in row]
+    return bool(empty) and not any(row["gen_prompt"] or any(name in row for name in _TRACES) for row in empty)
 
 
 def has_program(values: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from genevolve_ray.records.published.rejections import RejectionReason, RowFault
 PICTURES = "images"
 """Folder of the rendered pictures, next to `results.json`."""
 _MAX_BYTES = 200
-_TAIL_PARTS = (3, 2)
+TAIL_PARTS = (3, 2)
 """Lengths of the ends of a path that a moved folder keeps: `store/ab/NAME`, `images/NAME`."""
 _RESERVED = re.compile(r'[<>:"/\\|?*]')
 _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CLOCK\$|COM[0-9¹²³]|LPT[0-9¹²³])", re.IGNORECASE)
@@ -90,7 +90,7 @@ def locate(path: str, roots: Sequence[Path], name: str) -> Path:
         raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {path[:100]!r}")
     tops = [Path(os.path.abspath(root)) for root in roots]
     if written.is_absolute():
-        tails = [Path(*written.parts[-count:]) for count in _TAIL_PARTS if len(written.parts) > count]
+        tails = [Path(*written.parts[-count:]) for count in TAIL_PARTS if len(written.parts) > count]
         inside = [Path(written)] if any(Path(written).is_relative_to(top) for top in tops) else []
         files = [*inside, *(top / tail for tail in tails for top in tops)]
     else:

@@ -78,7 +78,7 @@ class RenderedRow(ResultRow):
         if success and not is_direct(values) and not has_program(values):
             success, status = False, RAW_PROMPT
         if not success and status in ("", STATUS_OK):
-            told = words(values.get("error"))
+            told = words(values.get("error")).removeprefix("error: ")
             status = f"error: {told}" if told else "error: not rendered"
         return fields | {"images": images, "success": success, "status": status or STATUS_OK}
 

@@ -12,7 +12,7 @@ from genevolve_ray.records.published.names import picture_path
 from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.records.verdict import NO_TEXT_VALUE, ImageScores, ScoreFormula, kscore
+from genevolve_ray.records.verdict import NO_TEXT_VALUE, ROW_DIGITS, ImageScores, ScoreFormula, kscore
 
 _ERROR_CHARS = 1000
 
@@ -175,15 +175,20 @@ def evaluated_row(
 
 
 def published_scores(scores: ImageScores, formula: ScoreFormula, rationale: str = "") -> dict[str, Any]:
-    """Return scores by their published names; a row without required text has `text_accuracy` 0.5 and is marked."""
-    no_text = scores.text_accuracy is None
+    """Return scores by their published names, with two decimals.
+
+    A row without required text has `text_accuracy` 0.5 and is marked.
+    """
+    given = scores.model_dump()
+    kept = ImageScores(**{name: None if value is None else round(value, ROW_DIGITS) for name, value in given.items()})
+    no_text = kept.text_accuracy is None
     return {
         "rationale": rationale,
-        "faithfulness": scores.faithfulness,
-        "visual_correctness": scores.visual_correctness,
-        "text_accuracy": NO_TEXT_VALUE if no_text else scores.text_accuracy,
-        "aesthetics": scores.aesthetics,
-        "overall": round(kscore(scores, formula), 6),
+        "faithfulness": kept.faithfulness,
+        "visual_correctness": kept.visual_correctness,
+        "text_accuracy": NO_TEXT_VALUE if no_text else kept.text_accuracy,
+        "aesthetics": kept.aesthetics,
+        "overall": round(kscore(kept, formula), 6 if formula is ScoreFormula.PAPER else ROW_DIGITS),
     } | ({"text_accuracy_na": True} if no_text else {})
 
 
