@@ -18,13 +18,13 @@ from genevolve_ray.records.leaks import check_experience
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Pair, Trajectory
-from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
 
 RIGHT = Sufficiency(facts=True, reference_binding=True, skill_knowledge=True, executable_constraints=True)
 WRONG = Sufficiency(facts=False, reference_binding=False, skill_knowledge=False, executable_constraints=False)
 
 
-def judged(trajectory: Trajectory, score: float, text: Sufficiency | None = None) -> Trajectory:
+def judged(trajectory: Trajectory, score: float, text: Sufficiency | SufficiencyBin | None = None) -> Trajectory:
     scores = ImageScores(faithfulness=score, visual_correctness=score, text_accuracy=None, aesthetics=score)
     verdict = text and Verdict(image=scores, text=text, judge="test", formula=ScoreFormula.PAPER)
     reward = Reward(total=score, image=score, text=score)
@@ -111,6 +111,13 @@ def test_a_skill_without_trace_in_a_complete_prompt_is_needless() -> None:
         assert bundle.guidance["knowledge_activation"] == ("read nothing",)
         kept = summarise(request, pair_of(judged(bad, 0.9, RIGHT), judged(bad, 0.1, RIGHT)), drop_needless=False)
         assert kept.guidance["knowledge_activation"] != ("read nothing",)
+
+
+def test_a_verdict_without_checks_corrects_nothing() -> None:
+    """A judge that gives one grade says nothing about single decisions: those of the better attempt are stated."""
+    for (request, truth), good, bad in zip(posed()[:20], episodes(), episodes(misled), strict=False):
+        pair = pair_of(judged(bad, 0.9, SufficiencyBin(score=0.25)), judged(good, 0.1, SufficiencyBin(score=1.0)))
+        assert summarise(request, pair).guidance == as_experience(seen_of(truth, misled(truth))).guidance
 
 
 def test_applied_skills_are_stated_on_request() -> None:

@@ -12,7 +12,7 @@ from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn, TurnKind
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.records.verdict import BINS, ImageScores, Reward, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
 
 texts = st.text(max_size=8)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -119,7 +119,8 @@ trajectories = st.builds(
             text_accuracy=st.none() | unit,
             aesthetics=unit,
         ),
-        text=st.builds(
+        text=st.builds(SufficiencyBin, score=st.sampled_from(BINS))
+        | st.builds(
             Sufficiency,
             facts=st.booleans(),
             reference_binding=st.booleans(),
@@ -127,6 +128,7 @@ trajectories = st.builds(
             executable_constraints=st.booleans(),
         ),
         rationale=texts,
+        text_rationale=texts,
         judge=texts,
         formula=st.sampled_from(ScoreFormula),
         flags=st.lists(texts, max_size=2).map(tuple),
