@@ -19,7 +19,14 @@ from genevolve_ray.doctor.model_folder import (
     missing_texts,
     read_weights,
 )
-from genevolve_ray.doctor.preflight import check_date, check_embedder, check_final_step, check_plugin, model_folder
+from genevolve_ray.doctor.preflight import (
+    check_date,
+    check_embedder,
+    check_final_step,
+    check_plugin,
+    model_folder,
+    unexamined_requests,
+)
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.sources import build_source, prime_source, recorded_rows
@@ -89,6 +96,8 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         check_final_step(folder, config.protocol)
         if warning := prompt_warning(folder, config.protocol):
             said.append(note("system prompt", warning))
+        if warning := unexamined_requests(config):
+            said.append(note("judge", warning))
         remedy = "another policy.model"
         check_architecture(folder, decoded=config.engine.kind == "transformers")
         if config.cluster.weights != "host":
