@@ -99,8 +99,9 @@ def check_policy(config: RunConfig) -> None:
         folder = model_folder(config.policy.model)
         check_sampled(folder, config.engine)
         check_final_step(folder, config.protocol)
-        if warning := prompt_warning(folder, config.protocol):
-            _LOG.warning("%s", warning)
+        for warning in (prompt_warning(folder, config.protocol), unexamined_requests(config)):
+            if warning:
+                _LOG.warning("%s", warning)
         if config.rehearsal is None:
             check_architecture(folder, decoded=config.engine.kind == "transformers")
             if config.cluster.weights != "host":
@@ -118,6 +119,21 @@ def check_sampled(folder: Path, engine: EngineConfig) -> None:
     check_samplable(folder, engine)
     engine_context(folder, engine.max_model_len)
     check_texts(folder)
+
+
+def unexamined_requests(config: RunConfig) -> str:
+    """Return a warning where the judge of the atlas meets requests from elsewhere, "" otherwise."""
+    atlas = "genevolve_ray.atlas."
+    if (
+        not config.judge.type.startswith(atlas)
+        or config.requests.type.startswith(atlas)
+        or not config.reward.text_weight
+    ):
+        return ""
+    return (
+        f"judge {config.judge.type} examines programs against facts of the atlas, which requests from elsewhere do not "
+        "carry: samples of requests that need such facts have no reward (reward.text_weight=0 rewards pictures alone)"
+    )
 
 
 def check_final_step(folder: Path, profile: ProtocolProfile) -> None:
