@@ -28,11 +28,6 @@ from genevolve_ray.records.program import (
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 _TAGS = {SpanKind.TOOL_CALL: ("<tool_call>", "</tool_call>"), SpanKind.ANSWER: ("<answer>", "</answer>")}
 _ALL_TAGS = tuple(tag for pair in _TAGS.values() for tag in pair)
-_FIRST = {
-    kind: re.compile(rf"{_TAGS[kind][0]}\s*+(\{{.*?\}})\s*+{_TAGS[kind][1]}", re.DOTALL)
-    for kind in (SpanKind.ANSWER, SpanKind.TOOL_CALL)
-}
-"""An object between the tags of an action, the kinds by their precedence."""
 MAX_DEPTH = 16
 """Deepest nesting of JSON that a turn may contain; every legal action needs at most four levels."""
 _DETAIL_CHARS = 160
@@ -138,11 +133,11 @@ def parse_first_action(text: str, *, retry_answers: bool) -> ParsedTurn:
         text: the turn.
         retry_answers: whether a broken answer is passed over, so that it can be repeated; otherwise it is final.
     """
-    for kind, pattern in _FIRST.items():
-        if (found := pattern.search(text)) is None:
+    for kind in (SpanKind.ANSWER, SpanKind.TOOL_CALL):
+        if (body := _first_object(text, *_TAGS[kind])) is None:
             continue
         try:
-            value = _checked_object(found[1])
+            value = _checked_object(body)
         except _BadObject as bad:
             if kind is SpanKind.ANSWER and retry_answers:
                 continue
@@ -154,6 +149,14 @@ def parse_first_action(text: str, *, retry_answers: bool) -> ParsedTurn:
             return ToolCall(name.strip(), arguments)
         return TurnError(TurnFault.BAD_CALL, f"got keys {sorted(value)}"[:_DETAIL_CHARS])
     return TurnError(TurnFault.NO_ACTION if text.strip() else TurnFault.EMPTY)
+
+
+def _first_object(text: str, opening: str, closing: str) -> str | None:
+    """Return the first text from a brace after an opening tag to a brace before a closing one."""
+    start = re.compile(rf"{opening}\s*+\{{").search(text)
+    # No later opening can succeed where the first one finds no end.
+    end = re.compile(rf"\}}\s*+{closing}").search(text, start.end()) if start else None
+    return text[start.end() - 1 : end.start() + 1] if start and end else None
 
 
 def parse_turn(text: str) -> ParsedTurn:

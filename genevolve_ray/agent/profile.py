@@ -24,6 +24,8 @@ from genevolve_ray.tools.skillset import SkillMode
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 TOOLS_MARK = "{{tools}}"
+ONE_LINE = "text:"
+"""Beginning of a system prompt that is itself given, where it has no second line by which it can be told."""
 REFERENCES_MARK = "{{max_references}}"
 _TOOL_ORDER = ("search", "image_search", "query_knowledge")
 TextField = Literal["title", "url", "snippet"]
@@ -114,8 +116,9 @@ class ProtocolProfile(Config):
     date_text: str = " {date}"
     """How it ends in the date."""
     prompt: str = "full"
-    """System prompt: a text of `agent/prompts` by name, a file, an importable `module:attribute`, or the text itself. A
-    line `{{tools}}` in it is the place of the tool definitions and `{{max_references}}` that of the number."""
+    """System prompt: a text of `agent/prompts` by name, a file, an importable `module:attribute`, or the text itself
+    (more than one line, or after `text:`). A line `{{tools}}` in it is the place of the tool definitions and
+    `{{max_references}}` that of the number."""
     tool_style: Literal["schemas", "names"] = "schemas"
     """How tools are defined at `{{tools}}`."""
     guide_style: Literal["sections", "lines"] = "sections"
@@ -289,7 +292,11 @@ def load_prompt(source: str) -> str:
     Raises:
         ValueError: naming the source, when it is neither a text of the project, a file, nor `module:attribute`.
     """
-    return source if "\n" in source else load_text(source, PROMPTS_FOLDER, "system prompt", exact=True)
+    if "\n" in source:
+        return source
+    if source.startswith(ONE_LINE):
+        return source.removeprefix(ONE_LINE)
+    return load_text(source, PROMPTS_FOLDER, "system prompt", exact=True)
 
 
 def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from genevolve_ray.agent.profile import PROFILES, PROMPTS_FOLDER, ProtocolProfile, load_prompt
+from genevolve_ray.agent.profile import ONE_LINE, PROFILES, PROMPTS_FOLDER, ProtocolProfile, load_prompt
 from genevolve_ray.agent.published_texts import published_texts
 from genevolve_ray.records.strict_text import YamlFault, read_yaml
 from genevolve_ray.records.texts import load_text
@@ -130,10 +130,10 @@ def _whole(profile: ProtocolProfile, folder: Path | None) -> ProtocolProfile:
 
 def _prompt(source: str, folder: Path | None) -> str:
     """Return the text of a system prompt; one of the project's own keeps its name."""
-    if "\n" in source or (PROMPTS_FOLDER / f"{source}.md").is_file():
+    if "\n" in source or source.startswith(ONE_LINE) or (PROMPTS_FOLDER / f"{source}.md").is_file():
         return source
     text = load_prompt(_place(source, folder))
-    return text if "\n" in text else f"{text}\n"
+    return text if "\n" in text else f"{ONE_LINE}{text}"
 
 
 def _message(key: str, text: str, folder: Path | None) -> str:

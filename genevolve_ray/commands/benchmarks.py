@@ -25,6 +25,7 @@ from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.published.rejections import RejectionReport
 
+_REASON_CHARS, _NAMED = 160, 8
 AGENT, RENDER, JUDGE = "agent", "render", "judge"
 """Folders of the stages."""
 WISE_JUDGE = "genevolve_ray.bench.wise_endpoint:WiseJudge"
@@ -94,6 +95,11 @@ def bench_wise_run(
 
 def _write_wise(folder: Path, result: JobResult, prompts: Sequence[WisePrompt], edition: Edition, method: str) -> None:
     scores = scores_of(result.rows, edition)
+    lost = [row for row in result.rows if row.values.get("eval_success") is not True]
+    for reason in dict.fromkeys(str(row.values.get("error") or "no grade") for row in lost):
+        ids = [row.id for row in lost if str(row.values.get("error") or "no grade") == reason]
+        told = f"left out of the scores: {len(ids)}: {reason[:_REASON_CHARS]} ({', '.join(ids[:_NAMED])})"
+        CONSOLE.print(told, markup=False, highlight=False, soft_wrap=True)
     write_scores(folder / f"scores_{edition.value}.jsonl", scores)
     summary = summarise_wise(scores, edition, prompts)
     write_object(folder / "summary.json", summary.model_dump(mode="json"))

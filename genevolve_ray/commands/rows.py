@@ -15,7 +15,7 @@ from genevolve_ray.records.published.results import read_results
 
 _NAMED = 1000
 """Rejected rows of each reason that a command names."""
-_REWRITTEN = "_rewrite"
+_REWRITTEN, _MERGED = "_rewrite", "merge"
 _SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".json")
 
 
@@ -75,13 +75,14 @@ def bench_file(data: Path, suite: str) -> Path:
 def wise_prompts(data: Path, console: Console, report: RejectionReport) -> list[WisePrompt]:
     """Return the prompts of WISE's JSON files in a folder, or of one file.
 
-    A folder of the legacy edition also holds rewritten prompts under the same ids (`*_rewrite.json`): they are read only
-    where the file is named.
+    A folder of the legacy edition also holds rewritten prompts under the same ids (`*_rewrite.json`), and one of the
+    verified edition all prompts in one more file (`merge.json`): these are read where they are named, or alone.
 
     Raises:
         DataError: when there is no prompt.
     """
-    paths = [data] if data.is_file() else sorted(p for p in data.glob("*.json") if not p.stem.endswith(_REWRITTEN))
+    there = [data] if data.is_file() else sorted(data.glob("*.json"))
+    paths = [path for path in there if not (path.stem.endswith(_REWRITTEN) or path.stem == _MERGED)] or there
     prompts = read_prompts(paths, report)
     if report.rejected:
         console.print(f"rejected rows: {report.text()}", markup=False, highlight=False, soft_wrap=True)

@@ -274,7 +274,9 @@ def test_wise_is_graded_by_its_rubric_and_leaves_its_own_files(genevolve: Callab
         {"Prompt": f"p {n}", "Explanation": "e", "Category": "c", "Subcategory": "s", "prompt_id": n}
         for n in (1, 401, 568, 701, 801, 901)
     ]
-    (data / "prompts.json").write_text(json.dumps(prompts))
+    for name in ("prompts.json", "prompts_rewrite.json", "merge.json"):  # The latter two repeat the ids.
+        changed = [prompt | {"Prompt": "rewritten"} for prompt in prompts]
+        (data / name).write_text(json.dumps(changed if "rewrite" in name else prompts))
 
     def judge(messages: list[dict[str, Any]]) -> str:
         assert messages[0]["content"][1]["image_url"]["url"].startswith("data:image/jpeg;base64,")
@@ -284,7 +286,11 @@ def test_wise_is_graded_by_its_rubric_and_leaves_its_own_files(genevolve: Callab
         config = yaml.safe_load(write_config(tmp_path / "my.yaml", world).read_text())
         config["judge"] = {
             "type": "genevolve_ray.bench.wise_endpoint:WiseJudge",
-            "config": {"url": f"{world.url}/v1", "model": "grader"},
+            "config": {
+                "url": f"{world.url}/v1",
+                "model": "grader",
+                "extra_body": {"chat_template_kwargs": {"enable_thinking": False}},
+            },
         }
         (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
         ended = genevolve(
@@ -292,12 +298,42 @@ def test_wise_is_graded_by_its_rubric_and_leaves_its_own_files(genevolve: Callab
             *("--policy", "direct", "--config", tmp_path / "my.yaml", "--in-process"),
         )
     assert ended.code == 0, ended.err
+    asked = [body for service, body in world.bodies if service == "chat"]
+    assert len(asked) == 6 and all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in asked)
     lines = (tmp_path / "out/judge/scores_legacy.jsonl").read_text().splitlines()
     assert [json.loads(line)["prompt_id"] for line in lines] == [1, 401, 568, 701, 801, 901]
     summary = json.loads((tmp_path / "out/judge/summary.json").read_text())
     assert summary["overall"] == pytest.approx((0.7 * 2 + 0.2 * 1) / 2)
     assert len(summary["missing_ids"]) == 994
     assert {b["prompt"] for s, b in world.bodies if s == "render"} == {p["Prompt"] for p in prompts}
+
+
+def failing_examination(messages: list[dict[str, Any]]) -> str:
+    """Judge pictures well, and break every examination of a program."""
+    pictured = isinstance(messages[-1]["content"], list)
+    scores = {"rationale": "seen", "faithfulness": 1, "visual_correctness": 1, "text_accuracy": 1, "aesthetics": 1}
+    return json.dumps(scores | {"text_accuracy_na": False}) if pictured else "I would rather not."
+
+
+@pytest.mark.parametrize(("flags", "calls"), [((), 2), (("--sufficiency",), 4)])
+def test_an_examination_of_programs_is_no_part_of_a_benchmark(
+    flags: tuple[str, ...], calls: int, genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", 2)
+    with playing(World(script=failing_examination)) as world:
+        config = yaml.safe_load(write_config(tmp_path / "my.yaml", world).read_text())
+        models = {"url": f"{world.url}/v1", "model": "judge", "attempts": 1}
+        config["judge"] = {
+            "type": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
+            "config": {"kscore": models, "repairs": 0},
+        }
+        (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+        options = ("--config", tmp_path / "my.yaml", "--in-process", "--policy", "direct", *flags)
+        ended = genevolve("bench", "genevolve", "--data", data, "--output", tmp_path / "out", *options)
+    assert (ended.code, world.calls["chat"]) == (0, calls), ended.err
+    for row in rows_of(tmp_path / "out/judge/results_eval.json"):
+        assert row["eval_success"] and row["scores"]["rationale"] == "seen"
+        assert "sufficiency" not in row["genevolve_ray"]
 
 
 def test_knowgen_is_the_mean_of_its_groups(genevolve: Callable[..., Any], tmp_path: Path) -> None:

@@ -52,8 +52,6 @@ def json_value(value: Any, name: str, depth: int = _MAX_DEPTH) -> Any:
     if depth == 0:
         raise RowFault(RejectionReason.BAD_FIELD, f"{name} is nested more than {_MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):
-        if set(value) == {"bytes", "path"}:  # An image of a data set: its pixels are no JSON.
-            return json_value(value["path"] or "", f"{name}.path", depth - 1)
         return {str(key): json_value(inner, f"{name}.{key}", depth - 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(inner, name, depth - 1) for inner in value]

@@ -68,7 +68,8 @@ class RejectionReason(StrEnum):
     UNKNOWN_ROLE = "unknown_role"
     """A message has a role other than system, user and assistant."""
     ROLE_ORDER = "role_order"
-    """Roles are out of order. Valid: an optional system text, then user and assistant in turns, the assistant last."""
+    """Roles are out of order. Valid: an optional system text, then users and single assistants in turns, the assistant
+    last. Some chat templates forbid several user messages in a row."""
     EMPTY_TURN = "empty_turn"
     """The text of an assistant turn, or of the request, is empty."""
     NO_ANSWER = "no_answer"

@@ -154,24 +154,41 @@ def _parquet_rows(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
     try:
         # Without pre-buffering a row group is decoded page by page, not held in memory as a whole.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=_SKIP_BYTES) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            leaves = [file.schema.column(place).path for place in range(len(file.schema))]
+            pictures = {leaf.partition(".")[0] for leaf in leaves if _is_pixels(leaf, leaves)}
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_without_pixels(leaves)):
                 for place in range(batch.num_rows):
                     number += 1
                     try:
-                        yield RawRow(path, number, _parquet_row(batch.slice(place, 1), limit), number - 1)
+                        yield RawRow(path, number, _parquet_row(batch.slice(place, 1), limit, pictures), number - 1)
                     except RowFault as fault:
                         yield Rejection(str(path), number, fault.reason, fault.detail)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: broken Parquet after row {number}: {error}") from error
 
 
-def _parquet_row(row: pa.RecordBatch, limit: int) -> dict[str, Any]:
+def _without_pixels(leaves: list[str]) -> list[str] | None:
+    """Return the leaf columns without the bytes of images (`{bytes, path}`), None for all: no reader opens those."""
+    kept = [leaf for leaf in leaves if not _is_pixels(leaf, leaves)]
+    return kept if len(kept) < len(leaves) else None
+
+
+def _is_pixels(leaf: str, leaves: list[str]) -> bool:
+    return leaf.endswith(".bytes") and f"{leaf.removesuffix('.bytes')}.path" in leaves
+
+
+def _parquet_row(row: pa.RecordBatch, limit: int, pictures: set[str]) -> dict[str, Any]:
     if row.nbytes > limit:
         raise RowFault(RejectionReason.ROW_TOO_LONG, f"{row.nbytes} bytes, limit {limit}")
     try:
         values: dict[str, Any] = row.to_pylist()[0]
     except (ValueError, OverflowError, pa.ArrowException) as error:
         raise RowFault(RejectionReason.UNREADABLE_VALUE, error) from error
+    for name in pictures:
+        value = values.get(name)
+        for image in value if isinstance(value, list) else [value]:
+            if isinstance(image, dict):
+                image["bytes"] = None
     return values
 
 
