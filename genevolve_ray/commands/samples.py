@@ -26,6 +26,7 @@ commands work on it.
 | `sft.jsonl` | conversations: `messages`, `images` | `genevolve sft` |
 | `knowgen.json` | a JSON array with KnowGen's categories | `genevolve bench knowgen` |
 | `wise.json` | a JSON array in the shape of WISE, with prompts of this project | `genevolve bench wise` |
+| `wise.yaml` | the atlas with WISE's judge; enter the address of your vision model | the same, as `--config` |
 | `images/` | ground truths, `case_{prompt_pool_index}.png` | named by the rows; `--data` of `genevolve judge` |
 
 The rows show the shapes. They are no benchmark: no figure of them can be compared with a published one.
@@ -33,6 +34,13 @@ The rows show the shapes. They are no benchmark: no figure of them can be compar
 The conversations of `sft.jsonl` begin with the system prompt of the `atlas` profile, because a policy works best under
 the prompt on which it was trained. The tools of the `atlas` preset know the subjects of all rows but those of
 `wise.json`.
+"""
+WISE_CONFIG = """\
+# The atlas with WISE's judge: a vision model behind an OpenAI-style endpoint. Enter its address and its name.
+extends: atlas
+judge:
+  type: genevolve_ray.bench.wise_endpoint:WiseJudge
+  config: {url: "http://127.0.0.1:8002/v1", model: judge}
 """
 
 
@@ -52,6 +60,7 @@ def write_samples(folder: Path) -> list[Path]:
         "sft.jsonl": _lines(sft_rows()),
         "knowgen.json": _array(knowgen_rows(bench)),
         "wise.json": _array(wise_rows()),
+        "wise.yaml": WISE_CONFIG.encode(),
     }
     content = {folder / name: data for name, data in (files | truths | more).items()}
     for path, data in content.items():

@@ -22,7 +22,7 @@ from genevolve_ray.records.published.requests import read_bench, read_rl
 from genevolve_ray.records.published.results import read_results
 from genevolve_ray.records.published.trajectories import read_sft
 
-ROWS = ("requests.jsonl", "bench.jsonl", "rl.jsonl", "sft.jsonl", "knowgen.json", "wise.json")
+ROWS = ("requests.jsonl", "bench.jsonl", "rl.jsonl", "sft.jsonl", "knowgen.json", "wise.json", "wise.yaml")
 
 
 @pytest.fixture(scope="module")
