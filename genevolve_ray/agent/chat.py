@@ -99,7 +99,7 @@ class ChatFormat:
         self.dated = "strftime_now" in str(tokenizer.chat_template)
         self.date = date or datetime.now(UTC).date().isoformat()
         self._folds = not self._takes_system()
-        self._observation_ids = lru_cache(maxsize=remembered)(lambda text: self.text_ids(self._suffix(text)))
+        self._observation_ids = lru_cache(maxsize=remembered)(lambda texts: self.text_ids(self._suffix(*texts)))
         suffix = self._suffix("x")
         ids = self.text_ids(suffix)
         if not ids or ids[0] not in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
@@ -123,14 +123,17 @@ class ChatFormat:
         """Return the tokens of a text by itself, without special tokens around it."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def observation_ids(self, text: str, ended: bool) -> list[int]:
-        """Return the tokens between a policy turn and the next: a user message and the generation prompt.
+    def observation_ids(self, *texts: str, ended: bool) -> list[int]:
+        """Return the tokens between a policy turn and the next: user messages and the generation prompt.
 
         Args:
-            text: content of the user message.
+            texts: contents of the user messages.
             ended: whether the policy emitted the end-of-turn token itself; if not, it leads the result.
+
+        Raises:
+            ValueError: for several messages, when the template forbids user messages in a row.
         """
-        ids = self._observation_ids(text)
+        ids = self._observation_ids(texts)
         return ids[1:] if ended else ids[:]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -184,11 +187,24 @@ class ChatFormat:
                 high = middle
         return low
 
-    def _suffix(self, text: str) -> str:
+    def check_user_turns(self) -> None:
+        """Check that the template shows two user messages in a row, apart or merged.
+
+        Raises:
+            ValueError: when it forbids them, or leaves one out.
+        """
+        try:
+            shown = self._suffix("genevolve-one", "genevolve-two")
+        except ValueError as error:
+            raise ValueError(f"the chat template forbids two user messages in a row: {error}") from error
+        if not 0 <= shown.find("genevolve-one") < shown.find("genevolve-two"):
+            raise ValueError("the chat template leaves out one of two user messages in a row")
+
+    def _suffix(self, *texts: str) -> str:
         conversation = [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": _SENTINEL},
-            {"role": "user", "content": text},
+            *({"role": "user", "content": text} for text in texts),
         ]
         # White space before the end belongs to the template's layout: the policy emits the token itself.
         return self._render(conversation).partition(_SENTINEL)[2].lstrip()

@@ -7,10 +7,11 @@ are those of KScore.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from genevolve_ray.bench.scoring import SplitScores, Summary, summarise
+from genevolve_ray.bench.scoring import MEASURES, SplitScores, Summary, published_values, rounded, summarise
 from genevolve_ray.records.base import Record
-from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.verdict import ScoreFormula
 
@@ -71,6 +72,28 @@ def summarise_knowgen(
         rows=summarise(rows, formula, eval_json=eval_json, expected=expected, samples=samples, seed=seed),
         uncategorised=tuple(case.case_id for case in cases if group_of(case.category) is None),
     )
+
+
+def is_knowgen(rows: Sequence[ResultRow]) -> bool:
+    """Return whether every row has a category of KnowGen, so that it can be scored by its two groups."""
+    return bool(rows) and all(group_of(row.category) for row in rows)
+
+
+def knowgen_rows(found: KnowGenSummary) -> list[dict[str, Any]]:
+    """Return the averages that KnowGen's evaluator appends to its file: each group, and the mean of the two."""
+    figures = {name: published_values(split, found.formula) for name, split in found.groups.items()}
+    means = {name: rounded(_mean([values[name] for values in figures.values()])) for name in MEASURES}
+    counts = {name: split.count_eval_success for name, split in found.groups.items()}
+    listed = [(name, values, counts[name]) for name, values in figures.items()]
+    return [
+        {
+            "summary_type": name,
+            "avg_scores": {measure: values[measure] for measure in MEASURES},
+            "count": count,
+            PROVENANCE: {"formula": found.formula.value},
+        }
+        for name, values, count in [*listed, ("overall_avg", means, sum(counts.values()))]
+    ]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

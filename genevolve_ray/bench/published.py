@@ -8,7 +8,13 @@ as `release-summary`.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.published.aliases import KNOWLEDGE_CATEGORIES, QUALITY_CATEGORIES, type_of
+from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.request import EvalType
 
 KSCORE_SOURCE = "GenEvolve project page (arXiv 2605.21605 v2), GenEvolve-Bench; judge and seeds are the authors'"
 WISE_SOURCE = "GenEvolve project page (arXiv 2605.21605 v2), WISE legacy (WiScore)"
@@ -42,6 +48,28 @@ def _kscore(method: str, generator: str, figures: str) -> PublishedKScore:
     names = [*PublishedKScore.model_fields][2:9]
     values = {name: float(text) for name, text in zip(names, figures.split(), strict=True)}
     return PublishedKScore.model_validate({"method": method, "generator": generator, **values})
+
+
+BENCH_TYPES = {EvalType.KNOWLEDGE: 335, EvalType.QUALITY: 259}
+BENCH_DIFFICULTIES = {"medium": 219, "hard": 375}
+"""What GenEvolve-Bench holds: 594 cases."""
+
+
+def is_genevolve_bench(rows: Sequence[ResultRow]) -> bool:
+    """Return whether rows are the cases of GenEvolve-Bench: their number, distinct ids, types, difficulties, categories.
+
+    Only a score over all of them can be compared with the published ones.
+    """
+    if len({row.id for row in rows}) < len(rows) or len({row.case_id for row in rows}) < len(rows):
+        return False
+    types = Counter(type_of(row.eval_type) for row in rows)
+    difficulties = Counter(row.difficulty for row in rows)
+    categories = {row.category for row in rows}
+    return (
+        types == BENCH_TYPES
+        and difficulties == BENCH_DIFFICULTIES
+        and categories <= KNOWLEDGE_CATEGORIES | QUALITY_CATEGORIES
+    )
 
 
 KSCORE: tuple[PublishedKScore, ...] = (

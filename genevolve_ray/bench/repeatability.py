@@ -25,7 +25,7 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.usage import metered
-from genevolve_ray.records.verdict import NO_TEXT_VALUE, WEIGHTS, ScoreFormula, Sufficiency, Verdict, kscore
+from genevolve_ray.records.verdict import NO_TEXT_VALUE, UNEXAMINED, WEIGHTS, ScoreFormula, Sufficiency, Verdict, kscore
 
 Floats = NDArray[np.float64]
 CHECKS = tuple(Sufficiency.model_fields)
@@ -183,7 +183,7 @@ def repeatability(
         repeats=max(len(row) for row in verdicts),
         failure_rate=1 - len(given) / len(attempts),
         lost_rows=len(verdicts) - len(scored),
-        flagged_rate=sum(bool(verdict.flags) for verdict in given) / max(1, len(given)),
+        flagged_rate=sum(bool({*verdict.flags} - {UNEXAMINED}) for verdict in given) / max(1, len(given)),
         measures=measured,
         single=single,
         averaged=averaged,
@@ -225,16 +225,19 @@ def _row_share(rows: Sequence[Sequence[float]]) -> float | None:
 
 
 def _measures(formula: ScoreFormula) -> Mapping[str, Callable[[Verdict], float | None]]:
-    def of(part: str, name: str) -> Callable[[Verdict], float | None]:
-        return lambda verdict: getattr(getattr(verdict, part), name)
+    def scored(name: str) -> Callable[[Verdict], float | None]:
+        return lambda verdict: getattr(verdict.image, name)
 
-    dimensions = {name: of("image", name) for name in WEIGHTS}
-    checks = {name: of("text", name) for name in CHECKS}
+    def checked(name: str) -> Callable[[Verdict], float | None]:
+        return lambda verdict: getattr(verdict.text, name) if verdict.examined else None
+
+    dimensions = {name: scored(name) for name in WEIGHTS}
+    checks = {name: checked(name) for name in CHECKS}
     return {
         **dimensions,
         "kscore": lambda verdict: kscore(verdict.image, formula),
         **checks,
-        "sufficiency": lambda verdict: verdict.text.score,
+        "sufficiency": checked("score"),
     }
 
 

@@ -17,7 +17,15 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.intervals import Interval, resampled_intervals
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.results import RAW_PROMPT, EvaluatedRow
-from genevolve_ray.records.verdict import NO_TEXT_VALUE, WEIGHTS, ImageScores, ScoreFormula, mean_kscore
+from genevolve_ray.records.verdict import (
+    NO_TEXT_VALUE,
+    ROW_DIGITS,
+    WEIGHTS,
+    ImageScores,
+    ScoreFormula,
+    kscore,
+    mean_kscore,
+)
 
 DIMENSIONS = tuple(WEIGHTS)
 MEASURES = (*DIMENSIONS, "overall")
@@ -164,22 +172,65 @@ def _split(cases: Sequence[_Case], formula: ScoreFormula, samples: int, seed: in
             missing_or_failed=total,
             overall_missing_zero=0.0 if total else None,
         )
-    table_M_D = score_table(scores)
-    means = measures(table_M_D[None], formula)[0]
-    overall = mean_kscore(scores, formula)
-    values = {name: None if np.isnan(value) else float(value) for name, value in zip(MEASURES, means, strict=True)}
+    overall = _overall(scores, formula)
     intervals = {}
     if samples:
+        table_M_D = score_table(scores)
         found = resampled_intervals(table_M_D, lambda drawn: measures(drawn, formula), seed=seed, samples=samples)
         intervals = {n: i for n, i in zip(MEASURES, found, strict=True) if i is not None}
     return SplitScores(
-        **(values | {"overall": overall}),
+        **{name: _dimension(scores, name, formula) for name in DIMENSIONS},
+        overall=overall,
         overall_missing_zero=overall * count / total,
         count_eval_success=count,
         denominator=total,
         missing_or_failed=total - count,
         intervals=intervals,
     )
+
+
+def _dimension(scores: Sequence[ImageScores], name: str, formula: ScoreFormula) -> float | None:
+    """Return the mean of a dimension, summed in the order of the rows, as published tools do."""
+    values = [value for one in scores if (value := getattr(one, name)) is not None]
+    if name == "text_accuracy":
+        if formula is ScoreFormula.RELEASE_SUMMARY:
+            values = [NO_TEXT_VALUE if one.text_accuracy is None else one.text_accuracy for one in scores]
+        if formula is ScoreFormula.RELEASE_EVAL and not values:
+            return NO_TEXT_VALUE
+    return sum(values) / len(values) if values else None
+
+
+def _overall(scores: Sequence[ImageScores], formula: ScoreFormula) -> float:
+    """Return the KScore of rows; published tools round that of each row to two decimals before they average."""
+    if formula is not ScoreFormula.RELEASE_SUMMARY:
+        return mean_kscore(list(scores), formula)
+    return sum(round(kscore(one, formula), ROW_DIGITS) for one in scores) / len(scores)
+
+
+def published_values(split: SplitScores, formula: ScoreFormula) -> dict[str, float | None]:
+    """Return the averages of a split with the digits of published files.
+
+    The means of the dimensions have four decimals. Under release-eval the overall score is their weighted sum, rounded
+    again. `overall_missing_zero` is made from the rounded overall score.
+    """
+    found = {name: rounded(getattr(split, name)) for name in MEASURES}
+    if formula is ScoreFormula.RELEASE_EVAL:
+        found["overall"] = weighted(found)
+    zero = split.overall_missing_zero
+    if found["overall"] is not None:
+        zero = rounded(found["overall"] * split.count_eval_success / split.denominator)
+    return {**found, "overall_missing_zero": zero}
+
+
+def weighted(values: Mapping[str, float | None]) -> float | None:
+    """Return the weighted sum of dimensions with four decimals, None when one is missing."""
+    total = 0.0
+    for name, weight in WEIGHTS.items():
+        value = values[name]
+        if value is None:
+            return None
+        total += weight * value
+    return rounded(total)
 
 
 def score_table(scores: Sequence[ImageScores]) -> NDArray[np.float64]:
@@ -231,7 +282,7 @@ def average_rows(
         averages.append(
             {
                 "summary_type": name,
-                "avg_scores": {n: rounded(getattr(split, n)) for n in MEASURES},
+                "avg_scores": {n: published_values(split, formula)[n] for n in MEASURES},
                 "count": split.count_eval_success,
                 PROVENANCE: {"formula": formula.value},
             }

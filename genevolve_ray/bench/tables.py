@@ -10,14 +10,17 @@ from jinja2 import Environment, select_autoescape
 from rich.table import Table
 from rich.text import Text
 
+from genevolve_ray.bench.knowgen import POPULAR, SCIENCE, KnowGenSummary, knowgen_rows
 from genevolve_ray.bench.published import KSCORE, WISE, PublishedKScore, PublishedWise
-from genevolve_ray.bench.scoring import MEASURES, Summary
+from genevolve_ray.bench.scoring import DIMENSIONS, MEASURES, SplitScores, Summary
 from genevolve_ray.bench.wise import CATEGORIES, WiseSummary
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.intervals import Interval
+from genevolve_ray.records.published.aliases import type_of
 from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.request import EvalType
 
+KNOWGEN_COLUMNS = ("faith.", "vis.", "text", "aesth.", "KnowGen", "science", "popular")
 KSCORE_COLUMNS = ("faith.", "vis.", "text", "aesth.", "KScore", "know.", "qual.")
 WISE_COLUMNS = (*CATEGORIES, "overall")
 DASH = "–"
@@ -48,7 +51,9 @@ class Comparison(Record):
 def compare_kscore(
     ours: Sequence[tuple[str, str, Summary]], published: Sequence[PublishedKScore] = KSCORE
 ) -> Comparison:
-    """Return own summaries, each with its method and generator, next to the published table.
+    """Return own summaries, each with its method and generator, next to the published table of GenEvolve-Bench.
+
+    For rows that are not those of GenEvolve-Bench, `published` is empty, and the title states their number.
 
     Raises:
         ValueError: when the own summaries are not all under one formula.
@@ -60,9 +65,11 @@ def compare_kscore(
     notes = [f"Published lines: {source}." for source in dict.fromkeys(row.source for row in published)]
     if published:
         notes.append("The published table fits the formula release-summary.")
-    notes += [f"Our lines: formula {formula}, 95% bootstrap interval over scored rows." for formula in formulas]
+    counts = sorted({summary.total_cases for _, _, summary in ours})
+    told = " or ".join(f"{count} row{'s' if count != 1 else ''}" for count in counts)
+    notes += [f"Our lines: {told}, formula {f}, 95% bootstrap interval over scored rows." for f in formulas]
     return Comparison(
-        title="KScore on GenEvolve-Bench",
+        title=f"KScore on {'GenEvolve-Bench' if published or not told else told}",
         columns=KSCORE_COLUMNS,
         main=4,
         digits=4,
@@ -114,7 +121,7 @@ def _published_line(row: PublishedKScore) -> ComparisonLine:
 
 
 def _our_line(method: str, generator: str, summary: Summary) -> ComparisonLine:
-    splits = [summary.by_eval_type.get(kind.value) for kind in (EvalType.KNOWLEDGE, EvalType.QUALITY)]
+    splits = [_of_type(summary, kind) for kind in (EvalType.KNOWLEDGE, EvalType.QUALITY)]
     values = (*(getattr(summary.all, n) for n in MEASURES), *(split.overall if split else None for split in splits))
     told = []
     if summary.all.missing_or_failed:
@@ -136,6 +143,41 @@ def _our_line(method: str, generator: str, summary: Summary) -> ComparisonLine:
         interval=summary.all.intervals.get("overall"),
         origin="ours",
         note="; ".join(told),
+    )
+
+
+def _of_type(summary: Summary, kind: EvalType) -> SplitScores | None:
+    """Return the split of a type, under whichever name it is written; None for none, and where it has several names."""
+    found = [split for name, split in summary.by_eval_type.items() if type_of(name) is kind]
+    return found[0] if len(found) == 1 else None
+
+
+def compare_knowgen(ours: Sequence[tuple[str, str, KnowGenSummary]]) -> Comparison:
+    """Return own KnowGen summaries; every column before the groups is the mean of the two groups."""
+    lines = []
+    for method, generator, found in ours:
+        figures = {row["summary_type"]: row["avg_scores"] for row in knowgen_rows(found)}
+        missing = sum(split.missing_or_failed for split in found.groups.values())
+        told = [f"{missing} missing or failed; as zero {_show(found.overall_missing_zero, 4)}"] if missing else []
+        told += [f"{len(found.uncategorised)} rows of neither group"] if found.uncategorised else []
+        lines.append(
+            ComparisonLine(
+                method=method,
+                generator=generator,
+                values=(*figures["overall_avg"].values(), *(figures[name]["overall"] for name in (SCIENCE, POPULAR))),
+                origin="ours",
+                note="; ".join(told),
+            )
+        )
+    formulas = ", ".join(sorted({found.formula.value for _, _, found in ours}))
+    counts = " or ".join(str(count) for count in sorted({found.rows.total_cases for _, _, found in ours}))
+    return Comparison(
+        title=f"KnowGen ({counts} rows)",
+        columns=KNOWGEN_COLUMNS,
+        main=len(DIMENSIONS),
+        digits=4,
+        lines=tuple(lines),
+        notes=(f"KnowGen is the mean of its two groups, formula {formulas}.",),
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from genevolve_ray.bench.wise import Edition, WisePrompt, WiseScore
 from genevolve_ray.bench.wise_judge import FailedJudgement, judge_text, parse_judgement, rubric
@@ -18,7 +19,9 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote.client import Answer, Unusable
-from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
+
+_OURS = frozenset({"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "n", "stream"})
 
 
 class WiseJudgeConfig(EndpointConfig):
@@ -32,8 +35,17 @@ class WiseJudgeConfig(EndpointConfig):
     """Name of the field that limits an answer's tokens."""
     send_temperature: bool = True
     """Send `temperature: 0` with each request; switch it off for models that refuse it."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request; WISE's own evaluator sends `{chat_template_kwargs: {enable_thinking: false}}`."""
     long_side: int = Field(default=2048, ge=64)
     """Images are scaled down to this many pixels on their longer side."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_field_of_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if clash := sorted(_OURS & set(value)):
+            raise ValueError(f"extra_body must not set {', '.join(clash)}")
+        return value
 
 
 class WiseJudge:
@@ -45,7 +57,8 @@ class WiseJudge:
         """Read the rubric; no call is made yet. Raises DataError for a rubric that cannot be used."""
         self.config = config
         self._rubric = rubric(config.edition, config.rubric)
-        digest = hashlib.sha256(f"{self._rubric}{config.long_side}".encode()).hexdigest()[:8]
+        more = json.dumps(config.extra_body, sort_keys=True) if config.extra_body else ""
+        digest = hashlib.sha256(f"{self._rubric}{config.long_side}{more}".encode()).hexdigest()[:8]
         self.identity = f"wise-{config.edition.value}/1:{config.model}:{digest}"
         self._endpoint = Endpoint(config, "judge")
 
@@ -58,6 +71,7 @@ class WiseJudge:
             raise InfraFailure(f"image of prompt {prompt.prompt_id} cannot be sent: {error}") from error
         data = base64.b64encode(picture.data).decode("ascii")
         body: dict[str, Any] = {
+            **filled(self.config, self.config.extra_body, "extra_body"),
             "model": self.config.model,
             **({"temperature": 0} if self.config.send_temperature else {}),
             self.config.tokens_field: self.config.max_tokens,

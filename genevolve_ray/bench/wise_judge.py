@@ -16,6 +16,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.rejections import DataError
 from genevolve_ray.records.texts import neutralise
 
+_GRADE = re.compile(r"(?P<grade>[0-9])(?:\.0{1,4})?(?:\s{0,4}(?:/|out of)\s{0,4}(?P<over>[0-9])(?:\.0{1,4})?)?\.?")
 _SLOT = re.compile(r"\{\{(prompt|explanation)\}\}")
 
 
@@ -62,21 +63,39 @@ class FailedJudgement(Record):
 
 
 def parse_judgement(answer: str, prompt: WisePrompt, edition: Edition) -> WiseScore | FailedJudgement:
-    """Return the score in a judge's answer: one line for each grade, each once, an integer in its range.
+    """Return the score in a judge's answer: one line for each grade, each once, a whole number in its range.
 
-    Case, Markdown emphasis and other lines do not matter; any other text on the line of a number does.
+    A grade may be written with zero decimals or over the best one: 2, 2.0, 2/2. Case, Markdown emphasis and other lines
+    do not matter; any other text on the line of a number does. An answer that consists of the bare grades, a line each,
+    is read in the order of the rubric.
     """
     said = after_reasoning(answer)
     if not said.strip():
         return FailedJudgement(fault=JudgementFault.EMPTY)
     grades: dict[str, int] = {}
+    bare = [_grade(line, edition) for line in said.split("\n") if line.strip()]
+    if len(bare) == len(GRADES[edition]) and None not in bare:
+        named = zip(GRADES[edition], bare, strict=True)
+        return SCORES[edition].model_validate(
+            {"prompt_id": prompt.prompt_id, "subcategory": prompt.subcategory, **dict(named)}
+        )
     for field, label in GRADES[edition].items():
-        lines = re.findall(rf"^[ \t>#*_-]*{label}[ \t*_]*:(.*)$", said, re.IGNORECASE | re.MULTILINE)
+        mark = r"(?:[ \t*_]*[:=\uff1a]|[ \t*_]+(?=[0-9]))"
+        lines = re.findall(rf"^[ \t>#*_-]*{label}{mark}(.*)$", said, re.IGNORECASE | re.MULTILINE)
         if len(lines) != 1:
             fault = JudgementFault.REPEATED_LINE if lines else JudgementFault.MISSING_LINE
             return FailedJudgement(fault=fault, detail=label)
-        grade = lines[0].strip(" \t\r*_")
-        if grade not in [str(n) for n in range(BEST[edition] + 1)]:
-            return FailedJudgement(fault=JudgementFault.BAD_GRADE, detail=f"{label}: {grade[:40]}")
-        grades[field] = int(grade)
+        grade = _grade(lines[0], edition)
+        if grade is None:
+            return FailedJudgement(fault=JudgementFault.BAD_GRADE, detail=f"{label}: {lines[0].strip()[:40]}")
+        grades[field] = grade
     return SCORES[edition].model_validate({"prompt_id": prompt.prompt_id, "subcategory": prompt.subcategory, **grades})
+
+
+def _grade(written: str, edition: Edition) -> int | None:
+    """Return the whole number that a text states (2, 2.0, 2/2, 2 out of 2, with a full stop), None for anything else."""
+    found = _GRADE.fullmatch(written.strip(" \t\r*_`"))
+    best = BEST[edition]
+    if found is None or int(found["grade"]) > best or (found["over"] and int(found["over"]) != best):
+        return None
+    return int(found["grade"])

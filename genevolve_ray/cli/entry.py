@@ -16,6 +16,7 @@ from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
 from genevolve_ray.cli.serve import serve
+from genevolve_ray.cli.share import export
 from genevolve_ray.records.secrets import mask_output, shown
 
 app = typer.Typer(
@@ -76,24 +77,31 @@ def demo(
 
 @app.command()
 def sft(
-    source: Annotated[str, typer.Argument(help="atlas (with its own teacher), or a file of rows: .jsonl or .parquet.")],
+    source: Annotated[
+        str, typer.Argument(help="atlas (with its own teacher), a file of rows, or hf://datasets/ORG/NAME/FILE.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Seed of the curriculum (default: the recipe's).")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads (default: all cores).")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="Rows only: the model folder to train.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Rows only: the model folder or hub id to train.")
+    ] = None,
     settings: Sets = None,
 ) -> None:
     """Run supervised fine-tuning: the atlas cold start from scratch, or a model folder on published SFT rows.
 
     Example: `genevolve sft samples/sft.jsonl --model runs/demo/sft --out runs/tuned --set dtype=float32`
     """
-    if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")):
+    from genevolve_ray.remote.hub import is_hub_data
+
+    rows = source.endswith((".jsonl", ".ndjson", ".parquet", ".json")) or is_hub_data(source)
+    if model is not None or settings or rows:
         from genevolve_ray.commands.sft import sft_rows_run
 
-        sft_rows_run(Path(source), model, out, settings or [], steps=steps, seed=seed, threads=threads)
+        sft_rows_run(source, model, out, settings or [], steps=steps, seed=seed, threads=threads)
         return
     from genevolve_ray.commands.sft import sft_run
 
@@ -249,6 +257,7 @@ app.add_typer(plugins, name="plugins")
 app.add_typer(gateway, name="gateway")
 app.add_typer(serve, name="serve")
 app.command("worker")(worker)
+app.command("export")(export)
 
 
 def _register() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from genevolve_ray.commands.inference import Common
 
-Rows = Annotated[Path, typer.Option("--input", help="Rows: .jsonl, .json (an array) or .parquet.")]
+Rows = Annotated[Path, typer.Option("--input", help="Rows: JSON lines, a JSON array or Parquet.")]
 Out = Annotated[
     Path, typer.Option("--output", help="Folder of the results; an existing folder with the same job is resumed.")
 ]
@@ -19,8 +19,8 @@ Policy = Annotated[
     str | None,
     typer.Option(
         "--policy",
-        help="A run folder (its best checkpoint), a model folder, openai:MODEL@URL, a YAML file of an endpoint, or "
-        "direct (no agent). Default: policy.model.",
+        help="A run folder (its best checkpoint), a model folder, a hub id (owner/name), openai:MODEL@URL, a YAML file of "
+        "an endpoint, or direct (no agent). Default: policy.model.",
     ),
 ]
 ConfigFile = Annotated[str, typer.Option("--config", help="A preset (atlas) or your own YAML file.")]
@@ -34,6 +34,17 @@ MaxCost = Annotated[
     typer.Option("--max-cost", min=0, help="Stop before this cost is exceeded, including earlier runs of the job."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Process only the first N rows.")]
+Paths = Annotated[
+    str,
+    typer.Option(
+        "--paths",
+        help="How result files state pictures: absolute (published tools find them from anywhere), or relative to the file.",
+    ),
+]
+Examine = Annotated[
+    bool,
+    typer.Option("--sufficiency", help="Let the judge also examine the programs, which no benchmark counts."),
+]
 Roots = Annotated[
     list[Path] | None,
     typer.Option("--data", help="Additional folder with images of the rows, besides the input's own. Repeatable."),
@@ -55,10 +66,16 @@ def _common(
     in_flight: int | None,
     max_cost: float | None,
     limit: int | None,
+    paths: str = "absolute",
+    sufficiency: bool = False,
 ) -> Common:
     from genevolve_ray.commands.inference import Common
+    from genevolve_ray.errors import UserFault
 
-    return Common(config, tuple(settings or ()), in_process, in_flight, max_cost, limit)
+    if paths not in ("absolute", "relative"):
+        raise UserFault(f"--paths {paths!r} is unknown; valid: absolute, relative")
+    style: Literal["absolute", "relative"] = "relative" if paths == "relative" else "absolute"
+    return Common(config, tuple(settings or ()), in_process, in_flight, max_cost, limit, style, sufficiency)
 
 
 def rollout(
@@ -73,6 +90,7 @@ def rollout(
     in_flight: InFlight = None,
     max_cost: MaxCost = None,
     limit: Limit = None,
+    paths: Paths = "absolute",
 ) -> None:
     """Let a policy answer requests: search, inspect images, and produce a program for a generator.
 
@@ -83,7 +101,7 @@ def rollout(
     """
     from genevolve_ray.commands.inference import rollout_run
 
-    common = _common(config, settings, in_process, in_flight, max_cost, limit)
+    common = _common(config, settings, in_process, in_flight, max_cost, limit, paths)
     raise typer.Exit(rollout_run(rows, out, policy, common, sft=sft, date=date))
 
 
@@ -97,6 +115,7 @@ def render(
     in_flight: InFlight = None,
     max_cost: MaxCost = None,
     limit: Limit = None,
+    paths: Paths = "absolute",
 ) -> None:
     """Render the agent's programs: `images/{id}.png` for each row with a program, and `results.json`.
 
@@ -107,7 +126,7 @@ def render(
     """
     from genevolve_ray.commands.inference import render_run
 
-    common = _common(config, settings, in_process, in_flight, max_cost, limit)
+    common = _common(config, settings, in_process, in_flight, max_cost, limit, paths)
     raise typer.Exit(render_run(rows, out, common, roots=data or []))
 
 
@@ -129,17 +148,20 @@ def judge(
     in_flight: InFlight = None,
     max_cost: MaxCost = None,
     limit: Limit = None,
+    paths: Paths = "absolute",
+    sufficiency: Examine = False,
 ) -> None:
     """Score images against their ground truth: `results_eval.json`, `summary.json`, `summary.csv`, and a table.
 
-    A row that cannot be judged is missing, never 0. Tables have 95% intervals and include the published rows.
+    A row that cannot be judged is missing, never 0. Tables have 95% intervals; the published rows stand beside the rows
+    of GenEvolve-Bench. What is left out is named with its reason, and the exit code is then 1.
 
     Example: `genevolve judge --input out/render/results.json --data samples --output out/judge`
     """
     from genevolve_ray.commands.inference import judge_run
     from genevolve_ray.commands.repeating import judge_again_run
 
-    common = _common(config, settings, in_process, in_flight, max_cost, limit)
+    common = _common(config, settings, in_process, in_flight, max_cost, limit, paths, sufficiency)
     if repeat > 1:
         raise typer.Exit(judge_again_run(rows, out, common, roots=data or [], formula=formula, repeat=repeat))
     raise typer.Exit(judge_run(rows, out, common, roots=data or [], formula=formula, method=method))
@@ -161,6 +183,7 @@ def rescore(
     in_flight: InFlight = None,
     max_cost: MaxCost = None,
     limit: Limit = None,
+    paths: Paths = "absolute",
 ) -> None:
     """Judge a run's stored rollouts again, with another judge or formula, into a separate folder.
 
@@ -168,7 +191,7 @@ def rescore(
     """
     from genevolve_ray.commands.rescoring import rescore_run
 
-    common = _common(config or "", settings, in_process, in_flight, max_cost, limit)
+    common = _common(config or "", settings, in_process, in_flight, max_cost, limit, paths)
     raise typer.Exit(rescore_run(run, out, rollouts, common, formula=formula, stored=stored))
 
 
@@ -186,10 +209,12 @@ def _kscore_suite(suite: str, about: str) -> None:
         in_flight: InFlight = None,
         max_cost: MaxCost = None,
         limit: Limit = None,
+        paths: Paths = "absolute",
+        sufficiency: Examine = False,
     ) -> None:
         from genevolve_ray.commands.benchmarks import bench_kscore_run
 
-        common = _common(config, settings, in_process, in_flight, max_cost, limit)
+        common = _common(config, settings, in_process, in_flight, max_cost, limit, paths, sufficiency)
         raise typer.Exit(bench_kscore_run(suite, data, out, policy, common, formula=formula, date=date, method=method))
 
     command.__doc__ = f"""Run {about}: agent, generator and judge over its rows, as one resumable job.
@@ -221,6 +246,7 @@ def bench_wise(
     in_flight: InFlight = None,
     max_cost: MaxCost = None,
     limit: Limit = None,
+    paths: Paths = "absolute",
 ) -> None:
     """Run WISE from your own copy of its JSON arrays: agent, generator and WISE's judge, as one resumable job.
 
@@ -230,7 +256,7 @@ def bench_wise(
     from genevolve_ray.commands.benchmarks import bench_wise_run
     from genevolve_ray.errors import UserFault
 
-    common = _common(config, settings, in_process, in_flight, max_cost, limit)
+    common = _common(config, settings, in_process, in_flight, max_cost, limit, paths)
     if edition not in list(Edition):
         raise UserFault(f"--edition {edition!r} is unknown; valid editions: {', '.join(Edition)}")
     code = bench_wise_run(data, out, policy, common, edition=Edition(edition), date=date, method=method)

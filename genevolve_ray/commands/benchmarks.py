@@ -8,15 +8,14 @@ from pathlib import Path
 
 from genevolve_ray.bench.jobs.pipeline import Stage
 from genevolve_ray.bench.jobs.stages import JudgeStage, RenderStage
-from genevolve_ray.bench.knowgen import summarise_knowgen
 from genevolve_ray.bench.tables import compare_wise
 from genevolve_ray.bench.wise import Edition, WisePrompt, summarise_wise, write_scores
 from genevolve_ray.bench.wise_stage import WiseStage, prompt_row, scores_of
 from genevolve_ray.commands.inference import CONSOLE, Common, agent_of
-from genevolve_ray.commands.jobs import Job, JobResult, carry_out, result_settings
-from genevolve_ray.commands.judged import show_tables, write_kscore
+from genevolve_ray.commands.jobs import EXIT_FAILED, RESULTS, Job, JobResult, carry_out, refuse_foreign, result_settings
+from genevolve_ray.commands.judged import KSCORE_FILES, show_tables, write_kscore
 from genevolve_ray.commands.policies import policy_folder
-from genevolve_ray.commands.rows import bench_file, read_rows, wise_prompts
+from genevolve_ray.commands.rows import bench_file, read_rows, rejections, wise_prompts
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor.preflight import preflight
 from genevolve_ray.errors import UserFault
@@ -24,7 +23,9 @@ from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.files import write_object
+from genevolve_ray.records.published.rejections import RejectionReport
 
+_REASON_CHARS, _NAMED = 160, 8
 AGENT, RENDER, JUDGE = "agent", "render", "judge"
 """Folders of the stages."""
 WISE_JUDGE = "genevolve_ray.bench.wise_endpoint:WiseJudge"
@@ -45,31 +46,18 @@ def bench_kscore_run(
     """Run GenEvolve-Bench or KnowGen and return the exit code. Raises UserFault, ConfigError, DataError."""
     default = {"knowgen": "release-eval"}.get(suite)
     chosen = formula or default
-    config = common.load(*([f"reward.formula={chosen}"] if chosen else []))
-    file = bench_file(data, suite)
-    rows = read_rows([file], CONSOLE, common.limit)
+    config = common.judging(common.load(*([f"reward.formula={chosen}"] if chosen else [])))
+    file, report = bench_file(data, suite), rejections()
+    rows = read_rows(file, CONSOLE, common.limit, report=report)
 
     def judge(ports: InferencePorts, images: ImageStore, roots: list[Path]) -> Stage:
         assert ports.judge is not None
         return JudgeStage(ports.judge, images, roots=roots, formula=config.reward.formula, tries=config.inference.tries)
 
-    result = _bench(suite, config, common, rows, file.parent, out, policy, date, judge)
+    result = _bench(suite, config, common, rows, file.parent, out, policy, date, judge, report)
     name = method or policy or config.policy.model
-    whole = common.limit is None and suite == "genevolve"
-    write_kscore(out / JUDGE, result.rows, config.reward.formula, method=name, expected=rows, published=whole)
-    if suite == "knowgen":
-        from genevolve_ray.records.published.results import EvaluatedRow
-
-        evaluated = [EvaluatedRow.read(row.values) for row in result.rows]
-        found = summarise_knowgen(evaluated, config.reward.formula, expected=rows)
-        write_object(out / JUDGE / "knowgen.json", found.model_dump(mode="json", exclude={"rows"}))
-        CONSOLE.print(
-            f"KnowGen ({found.formula.value}): overall {found.overall}, groups "
-            + str({group: split.overall for group, split in found.groups.items()}),
-            highlight=False,
-            soft_wrap=True,
-        )
-    return result.exit_code
+    complete = write_kscore(out / JUDGE, result, config.reward.formula, method=name, suite=suite, report=report)
+    return result.exit_code or (0 if complete else EXIT_FAILED)
 
 
 def bench_wise_run(
@@ -91,20 +79,27 @@ def bench_wise_run(
         )
     spec = config.judge.model_copy(update={"config": {**config.judge.config, "edition": edition.value}})
     config = config.model_copy(update={"judge": spec})
-    prompts = wise_prompts(data, CONSOLE)[: common.limit]
+    report = rejections()
+    prompts = wise_prompts(data, CONSOLE, report)[: common.limit]
 
     def judge(ports: InferencePorts, images: ImageStore, roots: list[Path]) -> Stage:
         assert ports.grader is not None
         return WiseStage(ports.grader, images, edition, roots=roots, tries=config.inference.tries)
 
     rows = [prompt_row(prompt) for prompt in prompts]
-    result = _bench("wise", config, common, rows, data if data.is_dir() else data.parent, out, policy, date, judge)
+    folder = data if data.is_dir() else data.parent
+    result = _bench("wise", config, common, rows, folder, out, policy, date, judge, report)
     _write_wise(out / JUDGE, result, prompts, edition, method or policy or config.policy.model)
     return result.exit_code
 
 
 def _write_wise(folder: Path, result: JobResult, prompts: Sequence[WisePrompt], edition: Edition, method: str) -> None:
     scores = scores_of(result.rows, edition)
+    lost = [row for row in result.rows if row.values.get("eval_success") is not True]
+    for reason in dict.fromkeys(str(row.values.get("error") or "no grade") for row in lost):
+        ids = [row.id for row in lost if str(row.values.get("error") or "no grade") == reason]
+        told = f"left out of the scores: {len(ids)}: {reason[:_REASON_CHARS]} ({', '.join(ids[:_NAMED])})"
+        CONSOLE.print(told, markup=False, highlight=False, soft_wrap=True)
     write_scores(folder / f"scores_{edition.value}.jsonl", scores)
     summary = summarise_wise(scores, edition, prompts)
     write_object(folder / "summary.json", summary.model_dump(mode="json"))
@@ -122,9 +117,15 @@ def _bench(
     policy: str | None,
     date: str | None,
     judge: JudgeOf,
+    report: RejectionReport,
 ) -> JobResult:
     """Process rows through all three stages. References are in the agent's folder, images in the renderer's."""
     command = f"bench-{suite}"
+    written = [
+        *(f"{stage}/{file}" for stage in (AGENT, RENDER) for file in RESULTS),
+        *(f"{JUDGE}/{f}" for f in KSCORE_FILES),
+    ]
+    refuse_foreign(out, command, written)
     with agent_of(policy, config, out, command, date) as agent:
 
         def build(ports: InferencePorts, images: ImageStore) -> list[tuple[Stage, Path]]:
@@ -152,6 +153,8 @@ def _bench(
                 config=agent.config,
                 folder=out,
                 rows=rows,
+                report=report,
+                folders=[data],
                 wanted=Wanted(policy=agent.source, render=True, judge=not wise, grade=wise, date=agent.date),
                 build=build,
                 settings={

@@ -19,14 +19,19 @@ from genevolve_ray.bench.jobs.progress import JobLog
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import check_plugin, check_secrets, require_gpus
+from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.places import PathStyle
+from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.secrets import REMEDY, hide_secrets, shown
 from genevolve_ray.remote.config import RemoteConfig
 
+RESULTS = ("results.json", "results.jsonl")
+"""Files of `rollout` and `render`."""
 EXIT_FAILED, EXIT_COST = 1, 3
 EXIT_STOPPED = {StopReason.COST: EXIT_COST, StopReason.INTERRUPT: 130, StopReason.TERMINATE: 143}
 Build = Callable[[InferencePorts, ImageStore], list[tuple[Stage, Path]]]
@@ -46,6 +51,12 @@ class Job:
     """Settings that results depend on, besides the identities of renderer and judge; they are fixed for a folder."""
     store: Path
     """Folder that contains the image store."""
+    report: RejectionReport | None = None
+    """The rejected rows of the input, which make the exit code 1."""
+    paths: PathStyle = "absolute"
+    """How result files state the pictures of rows."""
+    folders: Sequence[Path] = ()
+    """Folders besides those of the stages that paths of rows may be relative to."""
     max_cost: float | None = None
     in_process: bool = False
     console: Console = field(default_factory=lambda: Console(stderr=True))
@@ -53,17 +64,20 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """Hold the final state of a job and the rows of its last stage."""
+    """Hold the final state of a job, its input, and the rows of its last stage, also as result files state them."""
 
     state: JobState
     rows: list[ResultRow]
+    inputs: Sequence[ResultRow]
+    published: list[dict[str, Any]]
+    rejected: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 when every row has its result, 1 when some failed, 3 at the cost cap, 130 or 143 after a signal."""
+        """0 when every row has its result, 1 when some failed or were rejected, 3 at the cost cap, 130 or 143 when stopped."""
         if self.state.stopped is not None:
             return EXIT_STOPPED[self.state.stopped]
-        return EXIT_FAILED if self.state.ends[RowEnd.FAILED] else 0
+        return EXIT_FAILED if self.state.ends[RowEnd.FAILED] or self.rejected else 0
 
 
 def carry_out(job: Job) -> JobResult:
@@ -91,7 +105,8 @@ async def _carry(job: Job) -> JobResult:
                 if port is not None
             }
             claim_folder(job.folder, job.name, {**job.settings, **made_by})
-            with Pipeline(job.build(ports, images)) as pipeline:
+            stages = job.build(ports, images)
+            with Pipeline(stages, paths=job.paths, folders=job.folders) as pipeline:
                 pending = pipeline.pending(job.rows)
                 spent = pipeline.spent(job.rows)
                 # The highest cost of a row so far is the estimate of the cost of a row.
@@ -111,7 +126,9 @@ async def _carry(job: Job) -> JobResult:
                         )
                 finally:
                     pipeline.write(job.rows)
-                return JobResult(state, pipeline.outputs(job.rows))
+                rejected = job.report is not None and bool(job.report.rejected)
+                rows = pipeline.outputs(job.rows)
+                return JobResult(state, rows, job.rows, [pipeline.published(row.values) for row in rows], rejected)
 
 
 @asynccontextmanager
@@ -172,6 +189,8 @@ def _preflight(job: Job) -> None:
             f"--max-cost {job.max_cost:g}: no service has a price, so the cost would always be 0; set "
             "`price` in the config of the policy's endpoint, tools, renderer or judge"
         )
+    if "tools" in specs:
+        check_tools(config, wanted.policy.model if wanted.policy is not None else None)
     asked = {f"cluster.{role}.gpus": getattr(config.cluster, role).gpus for role in specs}
     if wanted.policy is not None and wanted.policy.model is not None:
         asked |= {"engine.device": config.engine.device, "cluster.rollout_gpus": config.cluster.rollout_gpus}
@@ -199,6 +218,16 @@ def _ending(job: Job, state: JobState) -> str | None:
     if failed := state.ends[RowEnd.FAILED]:
         return f"{failed} of {state.total} rows failed and have no result; {job.folder} has the reasons. {again} and retries them."
     return None
+
+
+def refuse_foreign(folder: Path, name: str, files: Sequence[str]) -> None:
+    """Check that a folder holds no such files but those that the command wrote itself. Raises UserFault."""
+    found = [file for file in files if (folder / file).exists()]
+    if found and not job_path(folder, name).is_file():
+        raise UserFault(
+            f"{folder} holds {', '.join(found)}, which `genevolve {name}` did not write and would overwrite: "
+            "name another folder with --output"
+        )
 
 
 def refuse_mixed(folder: Path, name: str, other: str) -> None:

@@ -7,49 +7,81 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genevolve_ray.bench.published import KSCORE
+from genevolve_ray.bench.knowgen import is_knowgen, knowgen_rows, summarise_knowgen
+from genevolve_ray.bench.left_out import left_out
+from genevolve_ray.bench.published import KSCORE, is_genevolve_bench
 from genevolve_ray.bench.scoring import average_rows
 from genevolve_ray.bench.summaries import write_summaries
-from genevolve_ray.bench.tables import Comparison, compare_kscore, rich_table, write_tables
+from genevolve_ray.bench.tables import Comparison, compare_knowgen, compare_kscore, rich_table, write_tables
+from genevolve_ray.commands.jobs import JobResult
 from genevolve_ray.evolution.metrics import warnings_of
 from genevolve_ray.records.published.cases import ResultRow
-from genevolve_ray.records.published.files import write_array
+from genevolve_ray.records.published.files import write_array, write_object
+from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.verdict import ScoreFormula
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 EVALUATION = "results_eval.json"
+KNOWGEN = "knowgen.json"
+KSCORE_FILES = (
+    EVALUATION,
+    "results_eval.jsonl",
+    "summary.json",
+    "summary.csv",
+    KNOWGEN,
+    "comparison.md",
+    "comparison.html",
+)
+"""Files that a judge's results consist of."""
 _WIDTH = 160
 
 
 def write_kscore(
     folder: Path,
-    rows: Sequence[ResultRow],
+    result: JobResult,
     formula: ScoreFormula,
     *,
     method: str,
-    expected: Sequence[ResultRow] | None = None,
-    published: bool = False,
-) -> None:
-    """Write averages, summaries and tables of evaluated rows into a folder, and show the table.
+    suite: str = "",
+    report: RejectionReport | None = None,
+) -> bool:
+    """Write averages, summaries and tables of evaluated rows, and show the tables and what they leave out.
+
+    Rows of KnowGen, by suite or by their categories, are also summarized by its two groups. The published rows are shown
+    where the rows are those of GenEvolve-Bench.
 
     Args:
         folder: the folder of `results_eval.json`.
-        rows: the evaluated rows.
+        result: the job; its input is the benchmark, and so the denominator.
         formula: the configured one; the summaries of the others are written as well.
-        method: name of this method in the table.
-        expected: the rows of the benchmark, which are the denominator; by default `rows`.
-        published: whether the table includes the published rows.
+        method: name of this method in the tables.
+        suite: the benchmark, where the command names one.
+        report: the rejected rows of the input.
+
+    Returns:
+        False when something is left out for another reason than that the policy gave no program.
     """
-    evaluated = [EvaluatedRow.read(row.values) for row in rows]
+    evaluated = [EvaluatedRow.read(row.values) for row in result.rows]
+    cases = result.inputs
     path = folder / EVALUATION
-    write_array(path, [*(row.values for row in evaluated), *average_rows(evaluated, formula)])
-    found = write_summaries(folder, evaluated, formula, eval_json=path.name, expected=expected)
-    generators = found[formula].made_by.get("renderer", ())
-    ours = [(method, ", ".join(generators), found[formula])]
-    show_tables(folder, compare_kscore(ours, KSCORE if published else ()))
-    for note in doubts(evaluated):
-        Console(stderr=True).print(note, highlight=False, soft_wrap=True)
+    without = left_out(evaluated, cases, report)
+    found = write_summaries(folder, evaluated, formula, eval_json=path.name, expected=cases, without=without)
+    generators = ", ".join(found[formula].made_by.get("renderer", ()))
+    comparisons = [compare_kscore([(method, generators, found[formula])], KSCORE if is_genevolve_bench(cases) else ())]
+    averages = average_rows(evaluated, formula)
+    if suite == "knowgen" or is_knowgen(cases):
+        chosen = formula if suite else ScoreFormula.RELEASE_EVAL
+        groups = summarise_knowgen(evaluated, chosen, expected=cases)
+        averages = knowgen_rows(groups)
+        comparisons.insert(0, compare_knowgen([(method, generators, groups)]))
+        content = groups.model_dump(mode="json", exclude={"rows"})
+        write_object(folder / KNOWGEN, {**content, "overall": averages[-1]["avg_scores"]["overall"]})
+    write_array(path, [*result.published, *averages])
+    show_tables(folder, *comparisons)
+    for note in [*without.lines(), *doubts(evaluated)]:
+        Console(stderr=True).print(note, markup=False, highlight=False, soft_wrap=True)
+    return not without.failed
 
 
 def doubts(rows: Sequence[ResultRow]) -> list[str]:
@@ -69,11 +101,12 @@ def _mappings(value: object) -> list[Mapping[str, object]]:
     return [used for used in value.values() if isinstance(used, Mapping)] if isinstance(value, Mapping) else []
 
 
-def show_tables(folder: Path, comparison: Comparison) -> None:
-    """Write a comparison into a folder and show it."""
-    write_tables(folder, [comparison])
+def show_tables(folder: Path, *comparisons: Comparison) -> None:
+    """Write comparisons into a folder and show them."""
+    write_tables(folder, comparisons)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    console.print(rich_table(comparison))
+    for comparison in comparisons:
+        console.print(rich_table(comparison))
     console.print(str(folder), highlight=False, soft_wrap=True)

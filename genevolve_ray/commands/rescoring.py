@@ -9,8 +9,8 @@ from typing import Any
 from genevolve_ray.bench.jobs.pipeline import Stage
 from genevolve_ray.bench.jobs.stages import JudgeStage
 from genevolve_ray.commands.inference import CONSOLE, Common
-from genevolve_ray.commands.jobs import Job, carry_out, result_settings
-from genevolve_ray.commands.judged import write_kscore
+from genevolve_ray.commands.jobs import EXIT_FAILED, Job, carry_out, refuse_foreign, result_settings
+from genevolve_ray.commands.judged import KSCORE_FILES, write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
@@ -41,6 +41,9 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
     config = _config(store, common, formula)
     if stored and without_secrets(config.judge.model_dump()) != without_secrets(store.config["judge"]):
         raise UserFault("--stored keeps the verdicts of the run's own judge: omit it to use another judge")
+    refuse_foreign(out, "rescore", KSCORE_FILES)
+    # A failed examination of a program must not take the scores of its picture away.
+    config = common.judging(config, "optional")
     before = list(_rollouts(store, rollouts))[: common.limit]
     if not before:
         raise UserFault(f"{run}: no rendered rollout in {rollouts}")
@@ -71,7 +74,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
             **common.carrying(),
         )
     )
-    write_kscore(out, result.rows, config.reward.formula, method=f"{config.name}, {rollouts}")
+    complete = write_kscore(out, result, config.reward.formula, method=f"{config.name}, {rollouts}")
     compared = compare(verdicts, [EvaluatedRow.read(row.values) for row in result.rows], config.reward.formula)
     write_object(out / "rescore.json", {"run": str(run), "rollouts": rollouts, **compared})
     CONSOLE.print(
@@ -80,7 +83,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
         highlight=False,
         soft_wrap=True,
     )
-    return result.exit_code
+    return result.exit_code or (0 if complete else EXIT_FAILED)
 
 
 class StoredVerdicts:

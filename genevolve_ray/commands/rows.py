@@ -2,29 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from genevolve_ray.bench.wise import WisePrompt, read_prompts
 from genevolve_ray.errors import UserFault
-from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, without_agent
+from genevolve_ray.records.published.places import portable_paths
 from genevolve_ray.records.published.rejections import DataError, RejectionReport
 from genevolve_ray.records.published.results import read_results
 
+_NAMED = 1000
+"""Rejected rows of each reason that a command names."""
+_REWRITTEN, _MERGED = "_rewrite", "merge"
 _SUFFIXES = (".jsonl", ".ndjson", ".parquet", ".json")
 
 
-def read_rows(paths: Sequence[Path], console: Console, limit: int | None = None) -> list[ResultRow]:
-    """Return the rows of files, the first `limit` of them. Raises DataError when none is left."""
-    report = RejectionReport()
-    rows = list(read_results(paths, ResultRow, report))
+def read_rows(
+    path: Path,
+    console: Console,
+    limit: int | None = None,
+    *,
+    kind: type[ResultRow] = ResultRow,
+    report: RejectionReport | None = None,
+) -> list[ResultRow]:
+    """Return the rows of a file that a stage can read as its kind, the first `limit` of them.
+
+    Paths of pictures in the folder of the file are relative to it, also where it was moved. Rows that cannot be read are
+    named on the console and added to the report.
+
+    Raises:
+        DataError: when no row is left.
+    """
+    report = RejectionReport(_NAMED) if report is None else report
+    read = [portable_paths(row.values, path.parent) for row in read_results([path], kind, report)]
+    marks = {"direct": True} if without_agent(read) else {}
+    rows = [kind.read({**row, PROVENANCE: {**(row.get(PROVENANCE) or {}), **marks}} if marks else row) for row in read]
     if report.rejected:
-        console.print(f"rejected rows: {report.text()}", highlight=False, soft_wrap=True)
+        told = [f"rejected rows: {report.text()}"]
+        told += [f"  {one}" for why in report.rejected for one in report.examples(why)[1:]]
+        console.print("\n".join(told), markup=False, highlight=False, soft_wrap=True)
     if not rows:
-        raise DataError(f"{', '.join(map(str, paths))}: no usable row: {report.text()}")
+        raise DataError(f"{path}: no usable row: {report.line()}")
     return rows[:limit]
+
+
+def rejections() -> RejectionReport:
+    """Return a report that names every rejected row of an input, as far as a person would read it."""
+    return RejectionReport(_NAMED)
 
 
 def bench_file(data: Path, suite: str) -> Path:
@@ -46,11 +72,18 @@ def bench_file(data: Path, suite: str) -> Path:
     return chosen[0]
 
 
-def wise_prompts(data: Path, console: Console) -> list[WisePrompt]:
-    """Return the prompts of WISE's JSON arrays in a folder, or of one file. Raises DataError when there is none."""
-    paths = [data] if data.is_file() else sorted(data.glob("*.json"))
-    report = RejectionReport()
+def wise_prompts(data: Path, console: Console, report: RejectionReport) -> list[WisePrompt]:
+    """Return the prompts of WISE's JSON files in a folder, or of one file.
+
+    A folder of the legacy edition also holds rewritten prompts under the same ids (`*_rewrite.json`), and one of the
+    verified edition all prompts in one more file (`merge.json`): these are read where they are named, or alone.
+
+    Raises:
+        DataError: when there is no prompt.
+    """
+    there = [data] if data.is_file() else sorted(data.glob("*.json"))
+    paths = [path for path in there if not (path.stem.endswith(_REWRITTEN) or path.stem == _MERGED)] or there
     prompts = read_prompts(paths, report)
     if report.rejected:
-        console.print(f"rejected rows: {report.text()}", highlight=False, soft_wrap=True)
+        console.print(f"rejected rows: {report.text()}", markup=False, highlight=False, soft_wrap=True)
     return prompts

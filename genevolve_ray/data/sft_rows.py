@@ -12,9 +12,9 @@ thinking, the tokens equal the template's rendering.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -105,17 +105,27 @@ class RowEncoder:
                 raise RowFault(RejectionReason.CONTROL_TEXT, f"message {place} holds {control}")
         first = next(place for place, message in enumerate(row.messages) if message.role == "assistant")
         prompt = [message.model_dump() for message in row.messages[:first]]
-        tokens, spans = array("i", self._chat.prompt_ids(prompt)), []
+        tokens, spans, said = array("i", self._context(self._chat.prompt_ids, prompt)), [], list[str]()
         for place, message in enumerate(row.messages[first:], first):
-            if message.role == "assistant":
-                start = len(tokens)
-                tokens.extend(self._turn(message.content, place))
-                spans.append((start, len(tokens)))
-            else:
-                tokens.extend(self._chat.observation_ids(message.content, ended=True))
+            if message.role != "assistant":
+                said.append(message.content)
+                continue
+            if said:
+                tokens.extend(self._context(self._chat.observation_ids, *said, ended=True))
+                said.clear()
+            start = len(tokens)
+            tokens.extend(self._turn(message.content, place))
+            spans.append((start, len(tokens)))
         if len(tokens) > self.cutoff:
             raise RowFault(RejectionReason.TOO_MANY_TOKENS, f"{len(tokens)} tokens, cutoff {self.cutoff}")
         return TokenizedRow(row.id, tokens, tuple(spans))
+
+    def _context(self, rendered: Callable[..., list[int]], *said: Any, **how: bool) -> list[int]:
+        """Return the tokens of messages. Raises RowFault where the template forbids their order."""
+        try:
+            return rendered(*said, **how)
+        except ValueError as error:
+            raise RowFault(RejectionReason.ROLE_ORDER, error) from error
 
     def _turn(self, text: str, place: int) -> list[int]:
         """Return a turn as the policy would have sampled it: without the template's opening, with its end token."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.usage import Usage, record_usage
-from genevolve_ray.records.verdict import Verdict
+from genevolve_ray.records.verdict import EXAMINATION_FAILED, Verdict
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig, Entry, Json, entry_name, read_entry
 
 VERSION = "judgement/1"
@@ -58,7 +58,8 @@ class VerdictCache:
         """Return the verdict on a question, from `judge()` when it is not cached. Raises what `judge` raises."""
 
         async def call() -> tuple[Any, bool]:
-            return (await judge()).model_dump(mode="json"), True
+            verdict = await judge()
+            return verdict.model_dump(mode="json"), EXAMINATION_FAILED not in verdict.flags
 
         answer, cached = await self._answers.ask(question, call)
         if cached:

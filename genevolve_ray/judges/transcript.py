@@ -39,7 +39,8 @@ def _lines(trajectory: Trajectory, limit: int) -> Iterator[str]:
         yield f"[final prompt] {_clip(trajectory.program.gen_prompt, limit)}"
     if trajectory.verdict is not None:
         yield f"[scores] {trajectory.verdict.image.model_dump()} {trajectory.verdict.text.model_dump()}"
-        yield f"[judge] {_clip(trajectory.verdict.rationale, limit)}"
+        told = filter(None, (trajectory.verdict.rationale, trajectory.verdict.text_rationale))
+        yield f"[judge] {_clip(' | '.join(told), limit)}"
 
 
 def _clip(text: str, limit: int) -> str:

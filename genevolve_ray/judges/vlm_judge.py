@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -24,10 +24,9 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import ScoreFormula, Verdict
+from genevolve_ray.records.verdict import EXAMINATION_FAILED, NOT_EXAMINED, UNEXAMINED, ScoreFormula, Verdict
 
-_IN_WORDS = 2
-"""A judge's rationale has this many parts: of the picture, of the program."""
+SufficiencyCheck = Literal["required", "optional", "off"]
 
 
 class VlmJudgeConfig(Config):
@@ -39,6 +38,9 @@ class VlmJudgeConfig(Config):
     """One of `judges/prompts`, a file, or `module:attribute`."""
     sufficiency_rubric: str = "sufficiency"
     """Rubric of the program's sufficiency, named in the same ways."""
+    sufficiency_check: SufficiencyCheck = "required"
+    """Examination of the program: required (a run needs it), optional (when it fails, the picture's scores remain), or
+    off. `judge` and `bench` choose off, or optional with `--sufficiency`."""
     max_tokens: int = Field(default=2048, ge=64)
     """Tokens of one answer; models that reason aloud need more."""
     repairs: int = Field(default=2, ge=0)
@@ -132,24 +134,37 @@ class VlmJudge:
     async def _judge(
         self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
     ) -> Verdict:
+        async def examined() -> tuple[SufficiencyReading, int] | None:
+            if self.config.sufficiency_check == "off":
+                return None
+            try:
+                return await self._examine(request, program, references)
+            except InfraFailure:
+                if self.config.sufficiency_check == "required":
+                    raise
+                return None
+
         try:
             async with asyncio.TaskGroup() as both:
                 seen = both.create_task(self._score(request, image, truth))
-                read = both.create_task(self._examine(request, program, references))
+                read = both.create_task(examined())
         except ExceptionGroup as group:
             failures, others = group.split(InfraFailure)
             if others is not None or failures is None:
                 raise
             raise failures.exceptions[0] from None
-        (picture, picture_repairs), (text, text_repairs) = seen.result(), read.result()
-        flags = [*picture.flags, *(f"{flag}:sufficiency" for flag in text.flags)]
+        (picture, picture_repairs), found = seen.result(), read.result()
+        text, text_repairs = found if found is not None else (None, 0)
+        flags = [*picture.flags, *(f"{flag}:sufficiency" for flag in (text.flags if text else ()))]
         flags += ["repaired"] if picture_repairs else []
         flags += ["repaired:sufficiency"] if text_repairs else []
-        told = [part for part in (picture.rationale, text.rationale) if part]
+        if text is None:
+            flags += [UNEXAMINED] if self.config.sufficiency_check == "off" else [UNEXAMINED, EXAMINATION_FAILED]
         return Verdict(
             image=picture.scores,
-            text=text.checks,
-            rationale=" | ".join(told[:_IN_WORDS]),
+            text=text.checks if text else NOT_EXAMINED,
+            rationale=picture.rationale,
+            text_rationale=text.rationale if text else "",
             judge=self.identity,
             formula=self.config.formula,
             flags=tuple(flags),
@@ -203,6 +218,8 @@ class VlmJudge:
         own: dict[str, Any] = json.loads(self.config.model_dump_json(include=set(VlmJudgeConfig.model_fields)))
         for name in ("cache", "kscore_rubric", "sufficiency_rubric"):
             own.pop(name)
+        if own["sufficiency_check"] == "required":  # The identity of judges from before there was a choice.
+            own.pop("sufficiency_check")
         own["rubrics"] = [hashlib.sha256(text.encode()).hexdigest() for text in self._rubrics]
         own["models"] = self.decoding()
         return json.dumps(own, sort_keys=True)

@@ -209,7 +209,7 @@ def _written(trajectory: Trajectory) -> Iterator[str]:
         yield trajectory.program.gen_prompt
         yield from (reference.note for reference in trajectory.program.reference_images)
     if trajectory.verdict is not None:  # A judge sees the truth, and a summarizer reads the judge's text.
-        yield trajectory.verdict.rationale
+        yield from (trajectory.verdict.rationale, trajectory.verdict.text_rationale)
 
 
 def _seen(trajectory: Trajectory) -> Iterator[str]:

@@ -6,11 +6,14 @@ from enum import StrEnum
 
 from pydantic import Field, model_validator
 
+from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config, Record
 
 WEIGHTS = {"faithfulness": 0.1, "visual_correctness": 0.4, "text_accuracy": 0.4, "aesthetics": 0.1}
 """KScore weights (PAPER section 2)."""
 NO_TEXT_VALUE = 0.5
+ROW_DIGITS = 2
+"""Decimals of the scores of a row in published files."""
 
 
 class ScoreFormula(StrEnum):
@@ -53,16 +56,33 @@ class Sufficiency(Record):
         return (self.facts + self.reference_binding + self.skill_knowledge + self.executable_constraints) / 4
 
 
+UNEXAMINED = "unexamined:sufficiency"
+"""Flag of a verdict on the picture alone."""
+EXAMINATION_FAILED = "failed:sufficiency"
+"""Flag, besides UNEXAMINED, where the program should have been examined."""
+NOT_EXAMINED = Sufficiency(facts=False, reference_binding=False, skill_knowledge=False, executable_constraints=False)
+"""Stands in for the sufficiency of a program that was not examined; no score."""
+
+
 class Verdict(Record):
     """Hold a judge's view of one rendered program, and the judge's identity."""
 
     image: ImageScores
     text: Sufficiency
+    """No judgment in a verdict that is not `examined`."""
     rationale: str = ""
+    """The judge's reasons for the scores of the picture."""
+    text_rationale: str = ""
+    """Its reasons for the sufficiency of the program."""
     judge: str
     formula: ScoreFormula
     flags: tuple[str, ...] = ()
     """Anomalies of the judgment, as `code` or `code:field`: a score off the grid or clipped, a salvaged answer."""
+
+    @property
+    def examined(self) -> bool:
+        """True where the judge examined the program, not only the picture."""
+        return UNEXAMINED not in self.flags
 
 
 def kscore(scores: ImageScores, formula: ScoreFormula) -> float:
@@ -105,7 +125,7 @@ class RewardConfig(Config):
     call_cost: float = Field(default=0.0, ge=0)
     """Cost of each tool call."""
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
-    """How a request without text enters the KScore."""
+    """How a request without text enters the KScore; in a run that of the judge, where it is not given."""
 
     @model_validator(mode="after")
     def _weights(self) -> RewardConfig:
@@ -126,7 +146,16 @@ class Reward(Record):
 
 
 def combine_reward(verdict: Verdict, tool_calls: int, config: RewardConfig) -> Reward:
-    """Combine a verdict into R (PAPER section 2)."""
+    """Combine a verdict into R (PAPER section 2).
+
+    Raises:
+        UserFault: when the program counts and the judge does not examine programs.
+    """
+    if config.text_weight and not verdict.examined:
+        raise UserFault(
+            f"reward.text_weight is {config.text_weight}, but {verdict.judge} does not examine programs: "
+            "set judge.config.sufficiency_check to required"
+        )
     image, text, cost = kscore(verdict.image, config.formula), verdict.text.score, config.call_cost * tool_calls
     total = max(0.0, config.image_weight * image + config.text_weight * text - cost)
     return Reward(total=total, image=image, text=text, cost=cost)

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from scoring_helpers import TYPES, good, overall_by_definition, raw_row, raw_rows, read, scored
 
-from genevolve_ray.bench.scoring import MEASURES, average_rows, measures, score_table, summarise
+from genevolve_ray.bench.left_out import left_out
+from genevolve_ray.bench.scoring import MEASURES, average_rows, measures, published_values, score_table, summarise
 from genevolve_ray.bench.summaries import write_summaries
 from genevolve_ray.records.published.cases import ResultRow
+from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport
 from genevolve_ray.records.published.results import RAW_PROMPT
 from genevolve_ray.records.verdict import ScoreFormula, mean_kscore
 
@@ -178,18 +180,30 @@ def check_files(folder: Path, stem: str, formula: str, rows: list[dict[str, Any]
     with (folder / f"{stem}.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     columns = "split count_eval_success denominator missing_or_failed faithfulness visual_correctness text_accuracy"
-    assert list(lines[0]) == [*columns.split(), "aesthetics", "overall", "overall_missing_zero", "formula"]
-    assert [line["split"] for line in lines] == ["all", *sorted({row["eval_type"] for row in rows})]
-    for line, split in zip(lines, [found["all"], *found["by_eval_type"].values()], strict=True):
+    assert list(lines[0]) == [*columns.split(), "aesthetics", "overall", "overall_missing_zero"]
+    kinds = ("eval_type", "category", "difficulty")
+    assert [line["split"] for line in lines] == [
+        "all",
+        *(f"{kind}:{name}" for kind in kinds for name in sorted({row[kind] for row in rows})),
+    ]
+    splits = [found["all"], *(split for kind in kinds for split in found[f"by_{kind}"].values())]
+    for line, split in zip(lines, splits, strict=True):
         assert set(split) == {*columns.split()[1:], "aesthetics", "overall", "overall_missing_zero"}
-        assert line["formula"] == formula
+        if split["overall"] is not None:
+            share = split["overall"] * split["count_eval_success"] / split["denominator"]
+            assert split["overall_missing_zero"] == round(share, 4)
         for name, value in split.items():
             assert line[name] == ("" if value is None else str(value))
     scores = good(rows)
     overall = found["all"]["overall"]
     assert (overall is None) == (not scores)
     if scores:
-        assert overall == pytest.approx(overall_by_definition(formula, scores), abs=6e-5)
+        if formula == "release-eval":  # The weighted sum of means that have four decimals.
+            means = [found["all"][name] for name in MEASURES[:4]]
+            total = 0.1 * means[0] + 0.4 * means[1] + 0.4 * means[2] + 0.1 * means[3]
+            assert overall == round(total, 4) == pytest.approx(overall_by_definition(formula, scores), abs=1.1e-4)
+        else:
+            assert overall == pytest.approx(overall_by_definition(formula, scores), abs=6e-5)
         low, high = found["genevolve_ray"]["intervals"]["all"]["overall"]
         assert 0 <= low <= high <= 1
 
@@ -202,9 +216,52 @@ def test_the_files_of_one_evaluation_tell_all_overall_scores(tmp_path: Path) -> 
     assert told == {f.value: pytest.approx(overall_by_definition(f.value, scores), abs=6e-5) for f in FORMULAS}
 
 
-def test_a_type_that_a_spreadsheet_would_run_is_made_harmless(tmp_path: Path) -> None:
+def test_a_type_that_a_spreadsheet_would_run_follows_its_kind(tmp_path: Path) -> None:
     write_summaries(tmp_path, read([raw_row(0, None, eval_type="=1+1")]), ScoreFormula.PAPER, samples=0)
-    assert "\n'=1+1," in (tmp_path / "summary.csv").read_text()
+    assert "\neval_type:=1+1," in (tmp_path / "summary.csv").read_text()
+
+
+def test_rows_off_the_grid_have_the_digits_of_published_files() -> None:
+    """The score of each row has two decimals before rows are averaged; the mean then has four."""
+    rows = [raw_row(0, scored(0.33, 0.67, 0.5, 0.25)), raw_row(1, scored(0.33, 0.33, None, 0))]
+    found = published_values(summarise(read(rows), ScoreFormula.RELEASE_SUMMARY, samples=0).all, FORMULAS[0])
+    first, second = (
+        round(0.1 * 0.33 + 0.4 * 0.67 + 0.4 * 0.5 + 0.1 * 0.25, 2),
+        round(0.1 * 0.33 + 0.4 * 0.33 + 0.4 * 0.5, 2),
+    )
+    assert found["overall"] == round((first + second) / 2, 4) == found["overall_missing_zero"]
+
+
+def test_what_is_left_out_is_named_with_its_reason() -> None:
+    rows = [
+        raw_row(0, scored(1, 1, 1, 1)),
+        raw_row(1, None),
+        raw_row(2, success=False),
+        raw_row(3, scored(1, 1, 1, 1), gen_prompt="", termination="no_answer"),
+        raw_row(4, success=False, gen_prompt="", termination="no_answer", image_status="error: no program"),
+    ]
+    expected = [*(ResultRow.read(row) for row in rows), ResultRow.read({"id": "5", "prompt": "x"})]
+    report = RejectionReport()
+    report.reject(Rejection("rows.json", 7, RejectionReason.BAD_FIELD, "success is 'perhaps'"))
+    found = left_out(read(rows), expected, report)
+    assert found.cases == {
+        "timeout": ("1",),
+        "down": ("2",),
+        "rendered from the raw prompt, there was no program": ("3",),
+        "no program": ("4",),
+        "no result": ("5",),
+    }
+    assert (found.by_policy, found.failed) == (("4",), True)
+    told = "\n".join(found.lines())
+    assert (
+        "5 of 6 cases" in told and "1: timeout (1)" in told and "rows.json:7: bad_field: success is 'perhaps'" in told
+    )
+
+
+def test_a_policy_that_gave_no_program_is_a_result_and_no_failure() -> None:
+    row = raw_row(4, success=False, gen_prompt="", termination="no_answer", image_status="error: no program")
+    found = left_out(read([row]))
+    assert found.cases == {"no program": ("4",)} and not found.failed
 
 
 def test_the_appended_averages_are_dimension_means_first() -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from scoring_helpers import TYPES, raw_row, read, scored
 
-from genevolve_ray.bench.published import KSCORE, WISE
+from genevolve_ray.bench.knowgen import knowgen_rows, summarise_knowgen
+from genevolve_ray.bench.published import KSCORE, WISE, is_genevolve_bench
 from genevolve_ray.bench.scoring import Summary, summarise
 from genevolve_ray.bench.tables import (
     Comparison,
+    compare_knowgen,
     compare_kscore,
     compare_wise,
     html_page,
@@ -22,6 +25,7 @@ from genevolve_ray.bench.tables import (
     write_tables,
 )
 from genevolve_ray.bench.wise import WEIGHTS, Edition, LegacyScore, VerifiedScore, summarise_wise
+from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.verdict import ScoreFormula
 
 
@@ -138,6 +142,61 @@ def test_tables_are_written_whole(tmp_path: Path) -> None:
 def test_one_table_has_one_formula() -> None:
     with pytest.raises(ValueError, match="paper, release-summary"):
         compare_kscore([("a", "", ours()), ("b", "", ours(ScoreFormula.PAPER))])
+
+
+def bench_cases(**changes: Any) -> list[ResultRow]:
+    """Return rows with the composition of GenEvolve-Bench."""
+    return [
+        ResultRow.read(
+            {
+                "id": number,
+                "prompt": "x",
+                "meta": {"eval_type": TYPES[number >= 335]},
+                "category": "vehicle_transport" if number < 335 else "grounded_text_layout",
+                "difficulty": "medium" if number < 219 else "hard",
+            }
+            | changes.get(f"row_{number}", {})
+        )
+        for number in range(changes.get("count", 594))
+    ]
+
+
+def test_only_the_rows_of_the_benchmark_stand_beside_the_published_ones() -> None:
+    assert is_genevolve_bench(bench_cases())
+    assert not is_genevolve_bench(bench_cases(count=593))
+    assert not is_genevolve_bench(bench_cases(row_0={"difficulty": "hard"}))
+    assert not is_genevolve_bench(bench_cases(row_0={"meta": {"eval_type": TYPES[1]}}))
+    assert not is_genevolve_bench(bench_cases(row_0={"category": "anime"}))
+    assert not is_genevolve_bench(bench_cases(row_0={"meta": {"eval_type": TYPES[0], "case_id": "5"}}))
+    assert not is_genevolve_bench([])
+
+
+def test_other_rows_are_counted_in_the_title() -> None:
+    comparison = compare_kscore([("mine", "flux", ours())], ())
+    assert comparison.title == "KScore on 4 rows" and not any("ublished" in note for note in comparison.notes)
+    assert "Our lines: 4 rows, formula release-summary" in compared().notes[-1]
+
+
+def test_knowgen_is_named_with_its_own_overall_score() -> None:
+    rows = [
+        raw_row(0, scored(1, 0.5, 1, 0.5), category="physics"),
+        raw_row(1, scored(0, 0.5, None, 1), category="anime"),
+    ]
+    found = summarise_knowgen(read(rows), samples=0)
+    comparison = compare_knowgen([("mine", "flux", found)])
+    assert comparison.title == "KnowGen (2 rows)" and comparison.columns[4:] == ("KnowGen", "science", "popular")
+    assert comparison.lines[0].values == (0.5, 0.5, 0.75, 0.75, 0.625, 0.75, 0.5)
+    assert [(row["summary_type"], row["count"]) for row in knowgen_rows(found)] == [
+        ("science_and_knowledge", 1),
+        ("pop_culture_and_news", 1),
+        ("overall_avg", 2),
+    ]
+
+
+def test_a_tier_fills_the_column_of_its_type() -> None:
+    rows = [raw_row(n, scored(1, 1, n, 1), eval_type="", tier=tier) for n, tier in enumerate(("T1", "T3"))]
+    line = compare_kscore([("a", "", summarise(read(rows), ScoreFormula.PAPER, samples=0))], ()).lines[0]
+    assert line.values[-2:] == pytest.approx((0.6, 1.0))
 
 
 def test_a_type_that_is_lacking_is_a_dash() -> None:

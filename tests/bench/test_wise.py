@@ -220,13 +220,47 @@ def test_an_answer_that_is_no_judgement_is_a_failure_and_not_zero(answer: str, f
     assert isinstance(found, FailedJudgement) and found.fault is fault
 
 
-@pytest.mark.parametrize(("answer", "score"), [("Score: 1", 1), ("score: **0**", 0)])
+@pytest.mark.parametrize(
+    "answer", ["2\n1\n0", "2.0\n1.0\n0\n", "Consistency: 2/2\nRealism: 1 / 2\nAesthetic Quality: 0.0"]
+)
+def test_the_three_grades_are_read_in_other_notations(answer: str) -> None:
+    found = parse_judgement(answer, PROMPT, Edition.LEGACY)
+    assert found == LegacyScore(prompt_id=3, subcategory="Festival", consistency=2, realism=1, aesthetic_quality=0)
+
+
+@pytest.mark.parametrize(
+    "answer", ["2\n1", "2\n1\n3", "2\n1\n0\n1", "Consistency: 2/3\nRealism: 1\nAesthetic Quality: 0"]
+)
+def test_grades_of_another_number_or_scale_are_a_failure(answer: str) -> None:
+    assert isinstance(parse_judgement(answer, PROMPT, Edition.LEGACY), FailedJudgement)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("Score: 1", 1),
+        ("score: **0**", 0),
+        ("1", 1),
+        ("<think>0?</think>\n0\n", 0),
+        ("Score: 1.0", 1),
+        ("Score: 0/1", 0),
+        ("**Score**: 1/1", 1),
+        ("Score = 1", 1),
+        ("Score 1", 1),
+        ("**Score** 0", 0),
+        ("Score\uff1a1", 1),
+        ("Score: 1.", 1),
+        ("Score: 1 out of 1", 1),
+    ],
+)
 def test_the_verified_line_is_read(answer: str, score: int) -> None:
     found = parse_judgement(answer, PROMPT, Edition.VERIFIED)
     assert found == VerifiedScore(prompt_id=3, subcategory="Festival", score=score)
 
 
-@pytest.mark.parametrize("answer", ["Score: 2", "1", "Score: 0.5", "Score: yes"])
+@pytest.mark.parametrize(
+    "answer", ["Score: 2", "2", "1 0", "Score: 0.5", "Score: yes", "Score: 2/2", "Score: 1/2", "Score: 10"]
+)
 def test_the_verified_line_is_read_strictly(answer: str) -> None:
     assert isinstance(parse_judgement(answer, PROMPT, Edition.VERIFIED), FailedJudgement)
 

@@ -48,6 +48,30 @@ def test_tokens_are_the_templates_own_where_it_keeps_thinking() -> None:
     assert RowEncoder(byte_tokenizer(CHATML)).encode(row).example().tokens == rendered(CHATML, row)
 
 
+def with_last_step(*contents: str) -> SftRow:
+    """Return a row in which the message of the last step is a user turn of its own."""
+    row = row_of(*contents)
+    return row.model_copy(
+        update={"messages": (*row.messages[:-1], Message(role="user", content="Answer now."), row.messages[-1])}
+    )
+
+
+def test_two_user_messages_in_a_row_are_rendered_as_the_template_does() -> None:
+    row = with_last_step(*TURNS)
+    encoded = RowEncoder(byte_tokenizer(CHATML)).encode(row)
+    assert encoded.example().tokens == rendered(CHATML, row)
+    assert written(CHATML, encoded) == [turn + "<|im_end|>" for turn in (CALL, CALL, ANSWER)]
+
+
+def test_a_template_that_forbids_them_costs_the_row() -> None:
+    rule = (
+        "{% for m in messages %}{% if not loop.first and m.role == 'user' and messages[loop.index0 - 1].role == 'user' %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(RowFault, match="role_order: .*roles must alternate"):
+        RowEncoder(byte_tokenizer(rule + CHATML)).encode(with_last_step(*TURNS))
+
+
 def test_the_mask_covers_each_turn_of_the_assistant_and_its_end() -> None:
     encoded = RowEncoder(byte_tokenizer(CHATML)).encode(row_of(*TURNS))
     assert written(CHATML, encoded) == [turn + "<|im_end|>" for turn in (CALL, CALL, ANSWER)]

@@ -31,7 +31,7 @@ from vlm_judge_helpers import (
     png,
 )
 
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.services import JudgeService
 from genevolve_ray.judges.endpoint_judge import EndpointJudge
@@ -39,7 +39,14 @@ from genevolve_ray.judges.rubrics import KSCORE_SCHEMA, SUFFICIENCY_SCHEMA, fenc
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.usage import metered
-from genevolve_ray.records.verdict import ScoreFormula, kscore
+from genevolve_ray.records.verdict import (
+    EXAMINATION_FAILED,
+    UNEXAMINED,
+    RewardConfig,
+    ScoreFormula,
+    combine_reward,
+    kscore,
+)
 
 
 def picture_in(part: dict[str, Any]) -> Image.Image:
@@ -54,7 +61,8 @@ async def test_a_verdict_is_two_calls_to_one_model() -> None:
         verdict = await judged(judge)
     assert verdict.image.model_dump() == {k: v for k, v in KSCORE.items() if k not in ("rationale", "text_accuracy_na")}
     assert verdict.text.score == 0.75 and not verdict.text.skill_knowledge
-    assert verdict.rationale == "the lantern is right, one letter is not | all is said"
+    assert verdict.rationale == "the lantern is right, one letter is not"
+    assert verdict.text_rationale == "all is said" and verdict.examined
     assert (verdict.judge, verdict.formula, verdict.flags) == (judge.identity, ScoreFormula.RELEASE_SUMMARY, ())
     assert kscore(verdict.image, verdict.formula) == pytest.approx(0.1 + 0.4 * 0.5 + 0.4 * 0.5 + 0.1)
     assert len(server.calls) == 2
@@ -197,6 +205,25 @@ async def test_a_server_that_stays_wrong_is_an_infra_failure(script: Callable[[i
         await judged(judge_of(server.url, timeout_s=0.3, max_answer_bytes=50_000))
     assert not isinstance(caught.value, BaseExceptionGroup)
     assert len(server.calls) <= 4
+
+
+async def test_a_failed_examination_of_the_program_leaves_the_scores_of_the_picture() -> None:
+    with serving(answering(checks="no JSON")) as server:
+        off, optional = (judge_of(server.url, sufficiency_check=check, repairs=0) for check in ("off", "optional"))
+        alone, failed = await judged(off), await judged(optional)
+    assert alone.image == failed.image and kscore(alone.image, alone.formula) > 0
+    assert not alone.examined and not failed.examined
+    assert (alone.flags, failed.flags) == ((UNEXAMINED,), (UNEXAMINED, EXAMINATION_FAILED))
+    assert len({off.identity, optional.identity, judge_of(server.url, repairs=0).identity}) == 3
+
+
+async def test_a_verdict_on_the_picture_alone_is_one_call_and_no_reward_of_a_program() -> None:
+    with serving(answering()) as server:
+        verdict = await judged(judge_of(server.url, sufficiency_check="off"))
+        assert len(server.calls) == 1
+    with pytest.raises(UserFault, match=r"reward\.text_weight is 0\.5"):
+        combine_reward(verdict, 0, RewardConfig())
+    assert combine_reward(verdict, 0, RewardConfig(text_weight=0)).image > 0
 
 
 async def test_a_server_that_is_dead_is_an_infra_failure() -> None:

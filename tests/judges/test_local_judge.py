@@ -51,7 +51,7 @@ async def test_weights_that_answer_give_a_verdict(taught_vlm: str, tmp_path: Pat
         assert await judged(judge) == verdict
     assert {k: ANSWER[k] for k in verdict.image.model_dump()} == verdict.image.model_dump()
     assert verdict.text.score == 0.75
-    assert (verdict.rationale, verdict.flags) == ("fine | fine", ())
+    assert (verdict.rationale, verdict.text_rationale, verdict.flags) == ("fine", "fine", ())
     assert verdict.judge == judge.identity
     used = meter.by_service["judge"]
     assert (used.calls, used.failed_calls, used.cached) == (2, 0, 1)

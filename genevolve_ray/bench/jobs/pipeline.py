@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from genevolve_ray.bench.jobs.job import RowEnd
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.journal import RowJournal
+from genevolve_ray.records.published.places import PathStyle, absolute_paths
 from genevolve_ray.records.published.rejections import RowFault
 from genevolve_ray.records.usage import Usage, metered
 
@@ -98,9 +99,21 @@ class PipelineStage:
 class Pipeline:
     """Process rows through all stages. A context manager; leaving it releases the journals."""
 
-    def __init__(self, stages: Sequence[tuple[Stage, Path]]) -> None:
-        """Open every journal. Raises DataError when another process writes one."""
+    def __init__(
+        self, stages: Sequence[tuple[Stage, Path]], *, paths: PathStyle = "absolute", folders: Sequence[Path] = ()
+    ) -> None:
+        """Open every journal.
+
+        Args:
+            stages: each with the folder of its results.
+            paths: how result files state the pictures of rows; journals state them relative to a folder.
+            folders: further folders that paths of rows may be relative to.
+
+        Raises:
+            DataError: when another process writes a journal.
+        """
         self.stages: list[PipelineStage] = []
+        self._paths, self._folders = paths, [*(folder for _, folder in reversed(stages)), *folders]
         with ExitStack() as undo:
             undo.callback(self.close)
             for stage, folder in stages:
@@ -139,8 +152,12 @@ class Pipeline:
         """Write each stage's result file, with the rows that it has, in the order of the input."""
         inputs = list(rows)
         for stage in self.stages:
-            stage.journal.write(inputs, stage.path)
+            stage.journal.write(inputs, stage.path, published=self.published)
             inputs = self._outputs(stage, inputs)
+
+    def published(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row of a journal as result files state it."""
+        return dict(values) if self._paths == "relative" else absolute_paths(values, self._folders)
 
     def outputs(self, rows: Sequence[ResultRow]) -> list[ResultRow]:
         """Return the last stage's results of the rows, as far as they exist."""

@@ -16,7 +16,7 @@ from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
 from genevolve_ray.records.images import ImageRef, ImageStore, reference
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import ImageRefused
-from genevolve_ray.records.program import Program, ReferenceImage
+from genevolve_ray.records.program import IMAGE_ID, Program, ReferenceImage
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.published.names import locate
@@ -25,7 +25,7 @@ from genevolve_ray.records.published.results import AgentRow, EvaluatedRow, Rend
 from genevolve_ray.records.published.writers import agent_row, evaluated_row, rendered_row
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey
-from genevolve_ray.records.verdict import ScoreFormula
+from genevolve_ray.records.verdict import UNEXAMINED, ScoreFormula
 from genevolve_ray.remote.client import ServiceRefusal
 
 SPLIT = "inference"
@@ -187,9 +187,13 @@ class JudgeStage:
         except (InfraFailure, RowFault, ImageRefused) as error:
             return self._result(row, error=str(error)), RowEnd.FAILED
         flags = [flag.partition(":") for flag in verdict.flags]
-        ours: dict[str, Any] = {"sufficiency": verdict.text.model_dump()}
-        if verdict.flags:
-            ours["flags"] = list(verdict.flags)
+        ours: dict[str, Any] = {}
+        if verdict.examined:
+            ours["sufficiency"] = verdict.text.model_dump()
+        if verdict.text_rationale:
+            ours["sufficiency_rationale"] = verdict.text_rationale
+        if told := [flag for flag in verdict.flags if flag != UNEXAMINED]:
+            ours["flags"] = told
         values = evaluated_row(
             row.values,
             judge=verdict.judge,
@@ -213,7 +217,9 @@ class JudgeStage:
         if row.is_direct:
             return Program(gen_prompt=row.prompt, reference_images=()), []
         agent = AgentRow.read(row.values)
-        listed = tuple(ReferenceImage(img_id=r.img_id, note=r.note) for r in agent.references)
+        # Other tools have ids of other forms, or none.
+        ids = [r.img_id if IMAGE_ID.fullmatch(r.img_id) else f"IMG_{n:03d}" for n, r in enumerate(agent.references, 1)]
+        listed = tuple(ReferenceImage(img_id=i, note=r.note) for i, r in zip(ids, agent.references, strict=True))
         hits = [
             ImageHit(title=r.title, url=r.url, page_url=r.page_url, image=await self._seen(r.local_path))
             for r in agent.references

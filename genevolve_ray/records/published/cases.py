@@ -2,55 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
-from genevolve_ray.records.published.names import locate, picture_path
-from genevolve_ray.records.published.rejections import RejectionReason, RowFault
-from genevolve_ray.records.published.requests import (
-    CASE_ID_NAMES,
-    KNOWLEDGE_CATEGORIES,
-    QUALITY_CATEGORIES,
+from genevolve_ray.records.published.aliases import (
+    META_TRUTH_NAMES,
     TRUTH_NAMES,
+    case_of,
+    facet,
     request_text,
+    truth_texts,
+    type_of,
+    type_text,
 )
-from genevolve_ray.records.published.rows import identifier, mapping, text_of
+from genevolve_ray.records.published.names import locate_first, picture_path
+from genevolve_ray.records.published.rejections import RejectionReason, RowFault
+from genevolve_ray.records.published.rows import identifier, mapping
 from genevolve_ray.records.request import EvalType, Request
 
 PROVENANCE = "genevolve_ray"
 """The one field that this project adds: it holds everything recorded beyond the published fields."""
 
 
+_AGENT_FIELDS = ("gen_prompt", "termination")
+_TRACES = ("termination", "messages", "trajectory_messages", "reference_images")
+
+
 class ResultRow(Record):
     """Hold a row of any stage, with the case that all stages share. A bench row is one as well.
 
-    `truth` is the path of the ground-truth image as it is written; `eval_type` is empty where neither the row nor the
-    category states it (other benchmarks).
+    `truths` are the paths of the ground-truth image as they are written, in the order in which they are looked for.
+    `eval_type` is the type as it is written; it is empty where neither the row nor the category states it (other
+    benchmarks).
     """
 
     values: dict[str, Any]
     id: str
     case_id: str
     prompt: str
-    truth: str = ""
+    truths: tuple[str, ...] = ()
     eval_type: str = ""
     category: str = ""
     difficulty: str = ""
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """Return a row from its values. Raises RowFault for a row that cannot be interpreted."""
+        """Return a row from its values. Raises RowFault for a row that cannot be interpreted, or has no id."""
         kept = dict(values)
         return cls(values=kept, **cls._fields(kept))
 
     @classmethod
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         meta = mapping(values.get("meta"), "meta")
-        aliases = (identifier(meta.get(name), f"meta.{name}") for name in CASE_ID_NAMES)
-        case_id = next((alias for alias in aliases if alias), None)
+        case_id = case_of(meta)
         row_id = identifier(values.get("id"), "id") or case_id
         if row_id is None:
             raise RowFault(RejectionReason.MISSING_ID)
@@ -58,16 +65,21 @@ class ResultRow(Record):
         prompt = request_text(values)
         if not prompt:
             raise RowFault(RejectionReason.MISSING_REQUEST, row_id)
-        category = first_text(values, meta, ("category",))
+        category = facet(values, meta, "category")
         return {
             "id": row_id,
             "case_id": case_id or row_id,
             "prompt": prompt,
-            "truth": first_text(values, meta, TRUTH_NAMES),
-            "eval_type": _eval_type(values, meta, category),
+            "truths": truth_texts(values, meta),
+            "eval_type": type_text(values, meta, category),
             "category": category,
-            "difficulty": first_text(values, meta, ("difficulty",)),
+            "difficulty": facet(values, meta, "difficulty"),
         }
+
+    @property
+    def truth(self) -> str:
+        """The first path of the ground-truth image, "" for none."""
+        return next(iter(self.truths), "")
 
     @property
     def picture(self) -> str:
@@ -91,22 +103,22 @@ class ResultRow(Record):
         return has_program(self.values)
 
     def truth_file(self, roots: Sequence[Path]) -> Path:
-        """Return the ground-truth image, searched for below the given folders (see `locate`).
+        """Return the ground-truth image: the first of its paths that is a file below the given folders (see `locate`).
 
         Raises:
             RowFault: MISSING_TRUTH when the row names none, UNSAFE_PATH, or MISSING_IMAGE.
         """
-        if not self.truth:
-            raise RowFault(RejectionReason.MISSING_TRUTH, f"{self.id}: none of {', '.join(TRUTH_NAMES)}")
-        return locate(self.truth, roots, TRUTH_NAMES[0])
+        if not self.truths:
+            names = (*TRUTH_NAMES, *(f"meta.{name}" for name in META_TRUTH_NAMES))
+            raise RowFault(RejectionReason.MISSING_TRUTH, f"{self.id}: none of {', '.join(names)}")
+        return locate_first(self.truths, roots, TRUTH_NAMES[0])
 
     def request(self, truth_image: ImageRef | None = None) -> Request:
         """Return the row as a request; one without a published type counts as Knowledge-Anchored."""
-        known = {kind.value for kind in EvalType}
         return Request(
             id=self.id,
             prompt=self.prompt,
-            eval_type=EvalType(self.eval_type) if self.eval_type in known else EvalType.KNOWLEDGE,
+            eval_type=type_of(self.eval_type) or EvalType.KNOWLEDGE,
             category=self.category,
             difficulty=self.difficulty,
             truth_image=truth_image,
@@ -116,34 +128,31 @@ class ResultRow(Record):
 
 def is_direct(values: Mapping[str, Any]) -> bool:
     """Return whether a row was made without an agent, so that its request itself is rendered."""
-    return "gen_prompt" not in values and "termination" not in values
+    ours = values.get(PROVENANCE)
+    if isinstance(ours, Mapping) and ours.get("direct") is True:
+        return True
+    return not any(name in values for name in _AGENT_FIELDS)
+
+
+def without_agent(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the rows of a file come from a renderer alone, which writes an empty `gen_prompt` into each.
+
+    Where some row has a program, or a trace of an agent, an empty one means that the agent gave none.
+    """
+    empty = [row for row in rows if "gen_prompt" in row]
+    return bool(empty) and not any(row["gen_prompt"] or any(name in row for name in _TRACES) for row in empty)
 
 
 def has_program(values: Mapping[str, Any]) -> bool:
-    """Return whether a row holds a prompt with at least one reference.
+    """Return whether a row holds a prompt of the agent, and no empty list of references.
 
-    From other rows published renderers draw the request.
+    From rows with an empty list published renderers draw the request. A row that does not state its references, as those
+    of Gen-Searcher's renderer, has a program; where that renderer states the prompt that it used, this decides.
     """
-    prompt, references = values.get("gen_prompt"), values.get("reference_images")
-    return (
-        isinstance(prompt, str) and bool(prompt.strip()) and isinstance(references, list | tuple) and bool(references)
-    )
-
-
-def first_text(values: Mapping[str, Any], meta: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Return the first text under one of the names, in the row and then in its `meta`; "" for none."""
-    for place, head in ((values, ""), (meta, "meta.")):
-        for name in names:
-            if text := text_of(place.get(name), head + name).strip():
-                return text
-    return ""
-
-
-def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str) -> str:
-    named = (values.get("eval_type"), meta.get("eval_type"), values.get("tier"))
-    found = next((text for value in named if (text := text_of(value, "eval_type").strip())), "")
-    if found:
-        return found
-    if category in QUALITY_CATEGORIES:
-        return EvalType.QUALITY.value
-    return EvalType.KNOWLEDGE.value if category in KNOWLEDGE_CATEGORIES else ""
+    prompt = values.get("gen_prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        return False
+    used = values.get("used_prompt")
+    if isinstance(used, str) and used.strip():
+        return used.strip() == prompt.strip()
+    return values.get("reference_images") not in ([], (), {}, "", "[]")

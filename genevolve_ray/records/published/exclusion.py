@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.records.published.aliases import PROMPT_NAMES, texts, under
 from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
-from genevolve_ray.records.published.requests import PublishedRequest, pool_index, request_key, request_text
+from genevolve_ray.records.published.requests import PublishedRequest, pool_index, request_key
 from genevolve_ray.records.published.rows import mapping, raw_rows
 
 
@@ -56,23 +57,23 @@ def read_exclusion(paths: Iterable[Path], report: RejectionReport) -> Exclusion:
     keys: set[str] = set()
     indices: set[int] = set()
     for row in (row for path in paths for row in raw_rows(path, report)):
-        text, index = _text(row.values), _index(row.values)
-        if text:
-            keys.add(request_key(text))
+        found, index = _texts(row.values), _index(row.values)
+        keys.update(map(request_key, found))
         if index is not None:
             indices.add(index)
-        if not text and index is None:
+        if not found and index is None:
             report.reject(
                 row.rejection(RowFault(RejectionReason.MISSING_REQUEST, "neither a request nor a pool index"))
             )
     return Exclusion(keys, indices)
 
 
-def _text(values: Mapping[str, Any]) -> str:
+def _texts(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the texts under every name of a request: which of them was the request is another tool's decision."""
     try:
-        return request_text(values)
+        return texts(under(values, PROMPT_NAMES))
     except RowFault:
-        return ""
+        return ()
 
 
 def _index(values: Mapping[str, Any]) -> int | None:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
-from genevolve_ray.records.published.rows import JSON_LINES, PARQUET, RawRow, ReadConfig, raw_rows
-from genevolve_ray.records.strict_text import unique_keys
+from genevolve_ray.records.published.arrays import MAX_FILE_BYTES
+from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
+from genevolve_ray.records.published.rows import RawRow, ReadConfig, is_parquet, raw_rows
 
-JSON_ARRAY = ".json"
-MAX_FILE_BYTES = 1 << 30
-"""Largest JSON array that is read: an array must be held in memory to be split into rows."""
-SUMMARY_MARK = "summary_type"
-"""Field of the appended rows that are averages, not cases."""
-_SPACE = re.compile(r"[ \t\r\n]*")
 _MAX_DEPTH = 64
 
 
@@ -35,82 +29,16 @@ def published_rows(
     Appended averages are not rows. A row that cannot be read is added to the report.
 
     Raises:
-        DataError: for a missing file, another suffix, or an array that is broken or too large.
+        DataError: for a missing file, one of another kind, or an array that is broken or too large.
     """
-    if path.suffix.lower() in JSON_LINES + PARQUET:
-        rows = raw_rows(path, report, max_row_bytes)
-        return _plain_rows(rows, report) if path.suffix.lower() in PARQUET else rows
-    if path.suffix.lower() != JSON_ARRAY:
-        raise DataError(f"{path}: rows are read from {', '.join((JSON_ARRAY, *JSON_LINES, *PARQUET))} files")
-    return _array_rows(path, _array_text(path, max_file_bytes), report, max_row_bytes)
-
-
-def _array_text(path: Path, limit: int) -> str:
-    if not path.is_file():
-        raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if len(data) > limit:
-        raise DataError(
-            f"{path}: has more than {limit} bytes; write it as JSON lines (.jsonl), which are read one by one"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8: {error}") from error
-
-
-def _array_items(path: Path, text: str) -> Iterator[tuple[int, Any, int]]:
-    """Yield (number, value, characters) of each item of an array."""
-    decoder = json.JSONDecoder(parse_constant=lambda _: None, object_pairs_hook=unique_keys)
-    place, number = _skip(text, 0), 0
-    if text[place : place + 1] != "[":
-        raise DataError(f"{path}: is not a JSON array")
-    place = _skip(text, place + 1)
-    if text[place : place + 1] != "]":
-        while True:
-            number += 1
-            try:
-                value, end = decoder.raw_decode(text, place)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}: row {number} is not JSON: {error}") from error
-            yield number, value, end - place
-            place = _skip(text, end)
-            mark = text[place : place + 1]
-            if mark == "]":
-                break
-            if mark != ",":
-                raise DataError(f"{path}: the array is truncated after row {number}")
-            place = _skip(text, place + 1)
-    if _skip(text, place + 1) != len(text):
-        raise DataError(f"{path}: content after the array")
-
-
-def _skip(text: str, place: int) -> int:
-    found = _SPACE.match(text, place)
-    return found.end() if found else place
-
-
-def _array_rows(path: Path, text: str, report: RejectionReport, limit: int) -> Iterator[RawRow]:
-    for number, value, size in _array_items(path, text):
-        if isinstance(value, dict) and SUMMARY_MARK in value:
-            continue
-        report.see()
-        if not isinstance(value, dict):
-            report.reject(Rejection(str(path), number, RejectionReason.NOT_AN_OBJECT, f"got {type(value).__name__}"))
-        elif size > limit:
-            report.reject(Rejection(str(path), number, RejectionReason.ROW_TOO_LONG, f"more than {limit} bytes"))
-        else:
-            yield RawRow(path, number, value)
+    rows = raw_rows(path, report, max_row_bytes, max_file_bytes)
+    return _plain_rows(rows, report) if is_parquet(path) else rows
 
 
 def _plain_rows(rows: Iterator[RawRow], report: RejectionReport) -> Iterator[RawRow]:
     for row in rows:
         try:
-            yield RawRow(row.source, row.number, {name: json_value(value, name) for name, value in row.values.items()})
+            yield replace(row, values={name: json_value(value, name) for name, value in row.values.items()})
         except RowFault as fault:
             report.reject(row.rejection(fault))
 

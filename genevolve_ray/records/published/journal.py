@@ -134,13 +134,20 @@ class RowJournal:
             waiting += [] if done else [row]
         return waiting
 
-    def write(self, inputs: Iterable[ResultRow], path: Path, appended: Iterable[Mapping[str, Any]] = ()) -> Path:
+    def write(
+        self,
+        inputs: Iterable[ResultRow],
+        path: Path,
+        appended: Iterable[Mapping[str, Any]] = (),
+        published: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda row: row,
+    ) -> Path:
         """Write `results.json` in the order of the inputs and return its path; the write is atomic.
 
         Args:
             inputs: the rows in order; those without a result, or with one of another input, are left out.
             path: the JSON array.
             appended: rows of averages that follow.
+            published: returns a row as the file states it.
 
         Raises:
             DataError: when two ids would share a picture's file name.
@@ -155,7 +162,7 @@ class RowJournal:
                     self._claim(claims, row.id)
                     kept = self.get(row.id)
                     if kept is not None and self._stems_from(kept, row.values):
-                        file.write(mark + encode(kept, indent=2))
+                        file.write(mark + encode(dict(published(kept)), indent=2))
                         mark = b",\n"
                 for average in appended:
                     file.write(mark + encode(dict(average), indent=2))

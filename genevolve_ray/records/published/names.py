@@ -16,6 +16,8 @@ from genevolve_ray.records.published.rejections import RejectionReason, RowFault
 PICTURES = "images"
 """Folder of the rendered pictures, next to `results.json`."""
 _MAX_BYTES = 200
+TAIL_PARTS = (3, 2)
+"""Lengths of the ends of a path that a moved folder keeps: `store/ab/NAME`, `images/NAME`."""
 _RESERVED = re.compile(r'[<>:"/\\|?*]')
 _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CLOCK\$|COM[0-9¹²³]|LPT[0-9¹²³])", re.IGNORECASE)
 
@@ -74,9 +76,10 @@ class NameClaims:
 def locate(path: str, roots: Sequence[Path], name: str) -> Path:
     """Return the file that a row names, searched for below each root in turn.
 
-    A relative path is resolved against each root. An absolute one counts only if it is inside a root, so that a file
-    from elsewhere cannot make this process read (and send to a judge) arbitrary files of this machine. Links below a
-    root are followed.
+    A relative path is resolved against each root, at last against the working directory, as published tools do. An
+    absolute one counts only if it is inside a root, so that a file from elsewhere cannot make this process read (and
+    send to a judge) arbitrary files of this machine. Links below a root are followed. Results that were moved name their
+    old folder: the last parts of an absolute path are looked for below each root as well.
 
     Raises:
         RowFault: UNSAFE_PATH for a path that leaves every root, MISSING_IMAGE when no root has the file.
@@ -86,14 +89,31 @@ def locate(path: str, roots: Sequence[Path], name: str) -> Path:
     if not path.strip() or odd or ".." in written.parts:
         raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {path[:100]!r}")
     tops = [Path(os.path.abspath(root)) for root in roots]
-    inside = [Path(written)] if written.is_absolute() else [top / written for top in tops]
-    inside = [file for file in inside if any(file.is_relative_to(top) for top in tops)]
-    if not inside:
-        raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {path[:100]!r} lies outside {', '.join(map(str, roots))}")
-    for file in inside:
+    if written.is_absolute():
+        tails = [Path(*written.parts[-count:]) for count in TAIL_PARTS if len(written.parts) > count]
+        inside = [Path(written)] if any(Path(written).is_relative_to(top) for top in tops) else []
+        files = [*inside, *(top / tail for tail in tails for top in tops)]
+    else:
+        here = Path.cwd()
+        inside = files = [top / written for top in (*tops, *([here] if here != Path(here.anchor) else []))]
+    for file in files:
         try:
             if file.is_file():
                 return file
         except OSError as error:
             raise RowFault(RejectionReason.MISSING_IMAGE, f"{name}: {path[:100]}: {error.strerror}") from error
+    if not inside:
+        told = f"{path[:100]!r} lies outside {', '.join(map(str, roots))} (name its folder with --data)"
+        raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {told}")
     raise RowFault(RejectionReason.MISSING_IMAGE, f"{name}: {path[:100]}")
+
+
+def locate_first(paths: Sequence[str], roots: Sequence[Path], name: str) -> Path:
+    """Return the first file of several paths that is there, see `locate`. Raises the first RowFault for none."""
+    fault: RowFault | None = None
+    for path in paths:
+        try:
+            return locate(path, roots, name)
+        except RowFault as error:
+            fault = fault or error
+    raise fault or RowFault(RejectionReason.MISSING_IMAGE, f"{name}: no path")

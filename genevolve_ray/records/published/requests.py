@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,15 @@ from pydantic import Field
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.published.aliases import (
+    TRUTH_NAMES,
+    case_of,
+    facet,
+    request_text,
+    truth_texts,
+    type_of,
+    type_text,
+)
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import (
     RawRow,
@@ -22,48 +32,18 @@ from genevolve_ray.records.published.rows import (
     raw_rows,
     relative_path,
     require_file,
-    text_of,
     texts_of,
 )
 from genevolve_ray.records.request import EvalType, Request
 
-PROMPT_NAMES = ("question", "prompt")
-TRUTH_NAMES = ("gt_image", "ground_truth", "target_image", "reference_image")
-CASE_ID_NAMES = ("case_id", "source_id")
 INDEX_NAME = "prompt_pool_index"
-QUALITY_PREFIX = "grounded_"
-KNOWLEDGE_CATEGORIES = frozenset(
-    {
-        "architecture_landmark",
-        "city_street_scene",
-        "event_stage_sports",
-        "historical_artifact_object",
-        "product_retro_device",
-        "public_figure_longtail",
-        "science_biology_microscopy",
-        "vehicle_transport",
-    }
-)
-QUALITY_CATEGORIES = frozenset(
-    QUALITY_PREFIX + name
-    for name in (
-        "aesthetic_lighting",
-        "anatomy_pose",
-        "attribute_binding",
-        "creative_transfer",
-        "material_physics",
-        "quantity_scene",
-        "spatial_composition",
-        "text_layout",
-    )
-)
 
 
 class PublishedRequest(Record):
     """Represent a bench or RL row.
 
-    `case_id` is the id under which published evaluations list the row; `truth` is relative to `root`; `source` and
-    `number` give the row's file and position.
+    `case_id` is the id under which published evaluations list the row. `truth` is relative to `root`: the first of its
+    names whose file exists, else the first. `source` and `number` give the row's file and position.
     """
 
     id: str
@@ -115,12 +95,12 @@ class PublishedRequest(Record):
 def read_bench(
     paths: Iterable[Path], report: RejectionReport, config: ReadConfig | None = None
 ) -> Iterator[PublishedRequest]:
-    """Return the rows of GenEvolve-Bench files, in order; a row needs an id of its own.
+    """Return the rows of GenEvolve-Bench files, in order; one without an id has its case id, else its place from 0.
 
     Raises:
         DataError: for a file that is missing or broken.
     """
-    return _read(paths, report, config or ReadConfig(), _own_id)
+    return _read(paths, report, config or ReadConfig(), lambda prompt, place: str(place))
 
 
 def read_rl(
@@ -131,14 +111,14 @@ def read_rl(
     Raises:
         DataError: for a file that is missing or broken.
     """
-    return _read(paths, report, config or ReadConfig(), _any_id)
+    return _read(paths, report, config or ReadConfig(), lambda prompt, place: f"request-{request_key(prompt)[:16]}")
 
 
 def _read(
     paths: Iterable[Path],
     report: RejectionReport,
     config: ReadConfig,
-    name: Callable[[str | None, str], str],
+    name: Callable[[str, int], str],
 ) -> Iterator[PublishedRequest]:
     # Every file is opened before the first row is read, so that a missing one is reported at once.
     sources = [(path, raw_rows(path, report, config.max_row_bytes)) for path in paths]
@@ -148,7 +128,7 @@ def _read(
         for path, raw in sources:
             for row in raw:
                 try:
-                    request = _parse(row, config.root or path.parent, name)
+                    request, notes = _parse(row, config.root or path.parent, name)
                     if request.id in seen:
                         raise RowFault(RejectionReason.DUPLICATE_ID, request.id)
                     if config.check_images:
@@ -156,55 +136,46 @@ def _read(
                 except RowFault as fault:
                     report.reject(row.rejection(fault))
                     continue
+                for note in notes:
+                    report.note(row.rejection(note))
                 seen.add(request.id)
                 yield request
 
     return rows()
 
 
-def _own_id(found: str | None, prompt: str) -> str:
-    if found is None:
-        raise RowFault(RejectionReason.MISSING_ID)
-    return found
-
-
-def _any_id(found: str | None, prompt: str) -> str:
-    return found or f"request-{request_key(prompt)[:16]}"
-
-
-def _parse(row: RawRow, root: Path, name: Callable[[str | None, str], str]) -> PublishedRequest:
+def _parse(row: RawRow, root: Path, name: Callable[[str, int], str]) -> tuple[PublishedRequest, list[RowFault]]:
     values = row.values
     meta, extra = mapping(values.get("meta"), "meta"), mapping(values.get("extra_info"), "extra_info")
     prompt = request_text(values)
     if not prompt:
         raise RowFault(RejectionReason.MISSING_REQUEST)
-    aliases = [identifier(meta.get(alias), f"meta.{alias}") for alias in CASE_ID_NAMES]
-    case_id = next((alias for alias in aliases if alias), None)
-    row_id = name(identifier(values.get("id"), "id") or case_id, prompt)
-    category = text_of(values.get("category"), "category") or text_of(meta.get("category"), "meta.category")
-    return PublishedRequest(
+    case_id = case_of(meta)
+    row_id = identifier(values.get("id"), "id") or case_id or name(prompt, row.place)
+    category = facet(values, meta, "category")
+    written = type_text(values, meta, category)
+    kind = type_of(written)
+    if written and kind is None:
+        raise RowFault(RejectionReason.BAD_FIELD, f"eval_type is {written!r}")
+    notes = [] if written else [RowFault(RejectionReason.MISSING_EVAL_TYPE, f"{row_id}: category {category!r}")]
+    parsed = PublishedRequest(
         id=row_id,
         case_id=case_id or row_id,
         prompt=prompt,
-        truth=_truth(values, meta),
+        truth=_truth(values, meta, root),
         root=root,
         source=row.source,
         number=row.number,
-        eval_type=_eval_type(values, meta, category),
+        eval_type=kind or EvalType.KNOWLEDGE,
         category=category,
-        difficulty=text_of(values.get("difficulty"), "difficulty"),
+        difficulty=facet(values, meta, "difficulty"),
         pool_index=pool_index(values, meta, extra),
         primary_skills=_skills("primary_skills", values, meta, extra),
         secondary_skills=_skills("secondary_skills", values, meta, extra),
         meta=meta,
         extra_info=extra,
     )
-
-
-def request_text(values: Mapping[str, Any]) -> str:
-    """Return the text of a row's request, "" for none. Raises RowFault for a value that is not text."""
-    texts = (text_of(values.get(name), name).strip() for name in PROMPT_NAMES)
-    return next((text for text in texts if text), "")
+    return parsed, notes
 
 
 def pool_index(*places: Mapping[str, Any]) -> int | None:
@@ -217,27 +188,27 @@ def _skills(name: str, *places: Mapping[str, Any]) -> tuple[str, ...]:
     return next((skills for place in places if (skills := texts_of(place.get(name), name))), ())
 
 
-def _truth(values: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
-    for place in (values, meta):
-        for name in TRUTH_NAMES:
-            if place.get(name) not in (None, ""):
-                return relative_path(place[name], name)
-    raise RowFault(RejectionReason.MISSING_TRUTH, f"none of {', '.join(TRUTH_NAMES)}")
+def _truth(values: Mapping[str, Any], meta: Mapping[str, Any], root: Path) -> str:
+    """Return the first path of the truth whose file exists, else the first one inside the data set."""
+    paths: list[str] = []
+    fault: RowFault | None = None
+    for text in truth_texts(values, meta):
+        try:
+            paths.append(relative_path(_below(text, root), "truth"))
+            require_file(root, paths[-1])
+        except RowFault as error:
+            fault = fault or error
+        else:
+            return paths[-1]
+    if paths:
+        return paths[0]
+    raise fault or RowFault(RejectionReason.MISSING_TRUTH, f"none of {', '.join(TRUTH_NAMES)}")
 
 
-def _eval_type(values: Mapping[str, Any], meta: Mapping[str, Any], category: str) -> EvalType:
-    named = (values.get("eval_type"), meta.get("eval_type"), values.get("tier"))
-    for text in (text_of(value, "eval_type").strip() for value in named):
-        if text:
-            try:
-                return EvalType(text)
-            except ValueError as error:
-                raise RowFault(RejectionReason.BAD_FIELD, f"eval_type is {text!r}") from error
-    if category in QUALITY_CATEGORIES:
-        return EvalType.QUALITY
-    if category in KNOWLEDGE_CATEGORIES:
-        return EvalType.KNOWLEDGE
-    raise RowFault(RejectionReason.MISSING_EVAL_TYPE, f"category {category!r}")
+def _below(path: str, root: Path) -> str:
+    """Return an absolute path inside a folder relative to it, and any other path as it is."""
+    top = os.path.abspath(root)
+    return os.path.relpath(path, top) if path.startswith(top + os.sep) else path
 
 
 def normalise(text: str) -> str:

@@ -10,37 +10,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genevolve_ray.records.base import Record
-from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, first_text, has_program, is_direct
+from genevolve_ray.records.published.aliases import IMAGE_NAMES, flag, picture_texts
+from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, has_program, is_direct
 from genevolve_ray.records.published.files import published_rows
-from genevolve_ray.records.published.names import NameClaims, locate
-from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
-from genevolve_ray.records.published.rows import RawRow, integer, mapping, text_of
+from genevolve_ray.records.published.names import NameClaims, locate_first
+from genevolve_ray.records.published.references import ResultReference, read_references, words
+from genevolve_ray.records.published.rejections import RejectionReport, RowFault
+from genevolve_ray.records.published.rows import RawRow, identifier, integer, mapping, text_of
 from genevolve_ray.records.trajectory import Termination
 from genevolve_ray.records.verdict import WEIGHTS, ImageScores
 
-IMAGE_NAMES = ("output_path", "image_path", "generated_image", "gen_image")
 STATUS_OK = "ok"
 RAW_PROMPT = "error: rendered from the raw prompt, there was no program"
 """Status of a picture that a published renderer drew from the request, because the agent gave no program."""
 GRID = (0.0, 0.5, 1.0)
 """The scores that the published judge may give."""
-_MAX_REFERENCES = 64
-
-
-class ResultReference(Record):
-    """Represent a reference of a published program as written: every field is text, "" where the row has none."""
-
-    img_id: str = ""
-    note: str = ""
-    local_path: str = ""
-    url: str = ""
-    title: str = ""
-    page_url: str = ""
+_TERMINATIONS = {
+    **{kind.value: kind for kind in Termination},
+    "max_llm_calls": Termination.MAX_ROUNDS,
+    "max_response_length_exceeded": Termination.NO_ANSWER,
+    "repeated_response": Termination.NO_ANSWER,
+    "answer_parse_failed": Termination.NO_ANSWER,
+}
+"""Published terminations; those of Gen-Searcher have no counterpart of their own here."""
 
 
 class AgentRow(ResultRow):
-    """Hold a row that the agent answered, or failed to; `termination` is None where another tool omitted it."""
+    """Hold a row that the agent answered, or failed to; `termination` is None for an unknown or missing one."""
 
     gen_prompt: str = ""
     references: tuple[ResultReference, ...] = ()
@@ -50,48 +46,49 @@ class AgentRow(ResultRow):
 
     @classmethod
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        termination = text_of(values.get("termination"), "termination")
-        if termination and termination not in {t.value for t in Termination}:
-            raise RowFault(RejectionReason.BAD_FIELD, f"termination is {termination!r}")
         return super()._fields(values) | {
             "gen_prompt": text_of(values.get("gen_prompt"), "gen_prompt"),
-            "references": _references(values.get("reference_images")),
-            "termination": Termination(termination) if termination else None,
-            "rounds": integer(values.get("rounds"), "rounds") or 0,
-            "error": text_of(values.get("error"), "error"),
+            "references": read_references(values),
+            "termination": _TERMINATIONS.get(words(values.get("termination"))),
+            "rounds": _rounds(values.get("rounds")),
+            "error": words(values.get("error")),
         }
 
 
 class RenderedRow(ResultRow):
-    """Hold a row that was rendered, or not; `image` is the picture's path as it is written.
+    """Hold a row that was rendered, or not; `images` are the picture's paths as written, in the order of their names.
 
     A picture that was drawn from the raw prompt, because there was no program, does not count, regardless of the row's
     status.
     """
 
-    image: str = ""
+    images: tuple[str, ...] = ()
     success: bool = False
     status: str = ""
 
     @classmethod
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         fields = super()._fields(values)
-        image = first_text(values, {}, IMAGE_NAMES)
-        status = text_of(values.get("image_status"), "image_status")
-        said = values.get("success")
-        if not isinstance(said, bool | None):
-            raise RowFault(RejectionReason.BAD_FIELD, f"success is {str(said)[:40]!r}, not a boolean")
-        success = said if said is not None else status == STATUS_OK if status else bool(image)
-        if success and not image:
+        images = picture_texts(values, mapping(values.get("meta"), "meta"))
+        status = words(values.get("image_status"))
+        said = flag(values.get("success"), "success")
+        success = said if said is not None else status == STATUS_OK if status else bool(images)
+        if success and not images:
             success, status = False, "error: the row names no picture"
         if success and not is_direct(values) and not has_program(values):
             success, status = False, RAW_PROMPT
         if not success and status in ("", STATUS_OK):
-            status = "error: not rendered"
-        return fields | {"image": image, "success": success, "status": status or STATUS_OK}
+            told = words(values.get("error")).removeprefix("error: ")
+            status = f"error: {told}" if told else "error: not rendered"
+        return fields | {"images": images, "success": success, "status": status or STATUS_OK}
+
+    @property
+    def image(self) -> str:
+        """The first path of the picture, "" for none."""
+        return next(iter(self.images), "")
 
     def picture_file(self, roots: Sequence[Path]) -> Path:
-        """Return the rendered picture: at the row's path, else under its usual name below one of the folders.
+        """Return the rendered picture: at one of the row's paths, else under its usual name below one of the folders.
 
         Results that were moved still name the folder in which they were made.
 
@@ -99,7 +96,7 @@ class RenderedRow(ResultRow):
             RowFault: UNSAFE_PATH or MISSING_IMAGE when there is none.
         """
         try:
-            return locate(self.image, roots, IMAGE_NAMES[0])
+            return locate_first(self.images, roots, IMAGE_NAMES[0])
         except RowFault:
             for root in roots:
                 if (root / self.picture).is_file():
@@ -122,15 +119,12 @@ class EvaluatedRow(RenderedRow):
     @classmethod
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         fields = super()._fields(values)
-        said = values.get("eval_success")
-        if not isinstance(said, bool | None):
-            raise RowFault(RejectionReason.BAD_FIELD, f"eval_success is {str(said)[:40]!r}, not a boolean")
+        said = flag(values.get("eval_success"), "eval_success")
         if not fields["success"]:
             return fields | {"failure": fields["status"]}
         raw = values.get("scores")
         if said is not True or not isinstance(raw, Mapping):
-            told = values.get("error")
-            return fields | {"failure": told if isinstance(told, str) and told else "not evaluated"}
+            return fields | {"failure": words(values.get("error")) or "not evaluated"}
         try:
             scores, off_grid = read_scores(raw)
         except ValueError as error:
@@ -153,9 +147,10 @@ def read_scores(raw: Mapping[str, Any]) -> tuple[ImageScores, tuple[str, ...]]:
     Raises:
         ValueError: naming the first dimension that has no number.
     """
-    asked = raw.get("text_accuracy_na")
-    if not isinstance(asked, bool | None):
-        raise ValueError(f"scores.text_accuracy_na is {str(asked)[:40]!r}, not a boolean")
+    try:
+        asked = flag(raw.get("text_accuracy_na"), "scores.text_accuracy_na")
+    except RowFault as fault:
+        raise ValueError(fault.detail) from fault
     found: dict[str, float | None] = {}
     off_grid = []
     for name in WEIGHTS:
@@ -177,10 +172,11 @@ Row = TypeVar("Row", bound=ResultRow)
 def read_results(
     paths: Iterable[Path], kind: type[Row], report: RejectionReport, *, max_row_bytes: int = 8 << 20
 ) -> Iterator[Row]:
-    """Return the rows of result files (`.json`, `.jsonl`, `.parquet`) as one stage's, in order.
+    """Return the rows of result files (a JSON array, JSON lines, Parquet) as one stage's, in order.
 
-    Ids are unique, and so are the file names that they denote. Excluded rows are added to the report. A journal, in
-    which an id may have several rows, is read by `RowJournal`.
+    A row without an id has its place in the file from 0, as published tools number it. Ids are unique, and so are the
+    file names that they denote. Excluded rows are added to the report. A journal, in which an id may have several rows,
+    is read by `RowJournal`.
 
     Raises:
         DataError: for a file that is missing or broken.
@@ -200,7 +196,8 @@ def read_results(
 
 def _read_row(row: RawRow, kind: type[Row], claims: NameClaims, report: RejectionReport) -> Row | None:
     try:
-        parsed = kind.read(row.values)
+        numbered = identifier(row.values.get("id"), "id") is None
+        parsed = kind.read(row.values | {"id": row.place} if numbered else row.values)
         claims.claim(parsed.id)
     except RowFault as fault:
         report.reject(row.rejection(fault))
@@ -208,15 +205,8 @@ def _read_row(row: RawRow, kind: type[Row], claims: NameClaims, report: Rejectio
     return parsed
 
 
-def _references(value: Any) -> tuple[ResultReference, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple) or len(value) > _MAX_REFERENCES:
-        raise RowFault(RejectionReason.BAD_FIELD, f"reference_images is no list of at most {_MAX_REFERENCES}")
-    found = []
-    for place, item in enumerate(value):
-        if not isinstance(item, Mapping):
-            raise RowFault(RejectionReason.BAD_FIELD, f"reference {place} is a {type(item).__name__}, not an object")
-        names = ResultReference.model_fields
-        found.append(ResultReference(**{n: text_of(item.get(n), f"reference {place}.{n}") for n in names}))
-    return tuple(found)
+def _rounds(value: object) -> int:
+    try:
+        return integer(value, "rounds") or 0
+    except RowFault:
+        return 0

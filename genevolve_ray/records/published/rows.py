@@ -1,6 +1,6 @@
-"""Rows of JSON lines or Parquet, one after the other.
+"""Rows of JSON lines, a JSON array or Parquet, one after the other.
 
-Memory is bounded, and an invalid row never stops the reader.
+The content of a file tells its kind, not its name. Memory is bounded, and an invalid row never stops the reader.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import pyarrow as pa
 from pydantic import Field
 
 from genevolve_ray.records.base import Config
+from genevolve_ray.records.published.arrays import MAX_FILE_BYTES, SUMMARY_MARK, array_items, file_head, is_array
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.strict_text import unique_keys
 
+JSON_ARRAY = ".json"
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
+_PARQUET_MARK = b"PAR1"
 _BATCH_ROWS = 64
 _SKIP_BYTES = 1 << 20
 _MAX_DEPTH = 32
@@ -40,36 +43,59 @@ class ReadConfig(Config):
 
 @dataclass(frozen=True)
 class RawRow:
-    """Hold a row as plain values; `number` counts lines or rows from 1."""
+    """Hold a row as plain values; `number` counts lines or rows from 1, `place` rows alone from 0."""
 
     source: Path
     number: int
     values: dict[str, Any]
+    place: int = 0
 
     def rejection(self, fault: RowFault) -> Rejection:
         """Return a fault of this row with its position."""
         return Rejection(str(self.source), self.number, fault.reason, fault.detail)
 
 
-def raw_rows(path: Path, report: RejectionReport, max_row_bytes: int = ReadConfig().max_row_bytes) -> Iterator[RawRow]:
-    """Return the rows of a .jsonl or .parquet file, in order; those that cannot be read are added to the report.
+def raw_rows(
+    path: Path,
+    report: RejectionReport,
+    max_row_bytes: int = ReadConfig().max_row_bytes,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> Iterator[RawRow]:
+    """Return the rows of a file, in order; those that cannot be read are added to the report.
 
-    Blank lines are not rows. NaN and infinities, which JSON does not have but some writers emit, read as null.
+    Blank lines and appended averages are not rows. NaN and infinities, which JSON does not have but some writers emit,
+    read as null.
 
     Raises:
-        DataError: for a missing file or another suffix at once; for a broken Parquet file when that shows.
+        DataError: for a missing file or one of another kind at once; for a broken file when that shows.
     """
+    known = (JSON_ARRAY, *JSON_LINES, *PARQUET)
     suffix = path.suffix.lower()
-    if suffix not in JSON_LINES + PARQUET:
-        raise DataError(f"{path}: rows are read from {', '.join(JSON_LINES + PARQUET)} files")
-    if not path.is_file():
-        raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
-    rows = _json_lines(path, max_row_bytes) if suffix in JSON_LINES else _parquet_rows(path, max_row_bytes)
+    if suffix not in known and not path.is_file():
+        raise DataError(f"{path}: rows are read from {', '.join(known)} files")
+    head = file_head(path)
+    if is_parquet(path):
+        rows = _parquet_rows(path, max_row_bytes)
+    elif is_array(head) or (suffix not in JSON_LINES and head.startswith(b"[")):
+        rows = _array_rows(path, max_row_bytes, max_file_bytes)
+    elif suffix in JSON_LINES or head.startswith(b"{"):
+        rows = _json_lines(path, max_row_bytes)
+    elif suffix == JSON_ARRAY:
+        raise DataError(f"{path}: holds neither a JSON array nor JSON lines")
+    else:
+        raise DataError(f"{path}: rows are read from {', '.join(known)} files, and this is none of them")
     return _readable(rows, report)
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether a file is Parquet, by its name or its first bytes. Raises DataError when it cannot be read."""
+    return path.suffix.lower() in PARQUET or file_head(path).startswith(_PARQUET_MARK)
 
 
 def _readable(rows: Iterator[RawRow | Rejection], report: RejectionReport) -> Iterator[RawRow]:
     for row in rows:
+        if isinstance(row, RawRow) and SUMMARY_MARK in row.values:
+            continue
         report.see()
         if isinstance(row, Rejection):
             report.reject(row)
@@ -78,22 +104,35 @@ def _readable(rows: Iterator[RawRow | Rejection], report: RejectionReport) -> It
 
 
 def _json_lines(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
-    number = 0
+    number, place = 0, -1
     try:
         with path.open("rb") as file:
             while line := file.readline(limit + 1):
                 number += 1
                 try:
+                    place += bool(line.strip())
                     if len(line) > limit and not line.endswith(b"\n"):
                         while (rest := file.readline(_SKIP_BYTES)) and not rest.endswith(b"\n"):
                             pass
                         raise RowFault(RejectionReason.ROW_TOO_LONG, f"more than {limit} bytes")
                     if line.strip():
-                        yield RawRow(path, number, _decode(line))
+                        yield RawRow(path, number, _decode(line), place)
                 except RowFault as fault:
                     yield Rejection(str(path), number, fault.reason, fault.detail)
     except OSError as error:
         raise DataError(f"{path}:{number + 1}: cannot be read: {error}") from error
+
+
+def _array_rows(path: Path, limit: int, max_file_bytes: int) -> Iterator[RawRow | Rejection]:
+    for number, value, size in array_items(path, max_file_bytes):
+        if isinstance(value, RowFault):
+            yield Rejection(str(path), number, value.reason, value.detail)
+        elif not isinstance(value, dict):
+            yield Rejection(str(path), number, RejectionReason.NOT_AN_OBJECT, f"got {type(value).__name__}")
+        elif size > limit:
+            yield Rejection(str(path), number, RejectionReason.ROW_TOO_LONG, f"more than {limit} bytes")
+        else:
+            yield RawRow(path, number, value, number - 1)
 
 
 def _decode(line: bytes) -> dict[str, Any]:
@@ -115,24 +154,41 @@ def _parquet_rows(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
     try:
         # Without pre-buffering a row group is decoded page by page, not held in memory as a whole.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=_SKIP_BYTES) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            leaves = [file.schema.column(place).path for place in range(len(file.schema))]
+            pictures = {leaf.partition(".")[0] for leaf in leaves if _is_pixels(leaf, leaves)}
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_without_pixels(leaves)):
                 for place in range(batch.num_rows):
                     number += 1
                     try:
-                        yield RawRow(path, number, _parquet_row(batch.slice(place, 1), limit))
+                        yield RawRow(path, number, _parquet_row(batch.slice(place, 1), limit, pictures), number - 1)
                     except RowFault as fault:
                         yield Rejection(str(path), number, fault.reason, fault.detail)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: broken Parquet after row {number}: {error}") from error
 
 
-def _parquet_row(row: pa.RecordBatch, limit: int) -> dict[str, Any]:
+def _without_pixels(leaves: list[str]) -> list[str] | None:
+    """Return the leaf columns without the bytes of images (`{bytes, path}`), None for all: no reader opens those."""
+    kept = [leaf for leaf in leaves if not _is_pixels(leaf, leaves)]
+    return kept if len(kept) < len(leaves) else None
+
+
+def _is_pixels(leaf: str, leaves: list[str]) -> bool:
+    return leaf.endswith(".bytes") and f"{leaf.removesuffix('.bytes')}.path" in leaves
+
+
+def _parquet_row(row: pa.RecordBatch, limit: int, pictures: set[str]) -> dict[str, Any]:
     if row.nbytes > limit:
         raise RowFault(RejectionReason.ROW_TOO_LONG, f"{row.nbytes} bytes, limit {limit}")
     try:
         values: dict[str, Any] = row.to_pylist()[0]
     except (ValueError, OverflowError, pa.ArrowException) as error:
         raise RowFault(RejectionReason.UNREADABLE_VALUE, error) from error
+    for name in pictures:
+        value = values.get(name)
+        for image in value if isinstance(value, list) else [value]:
+            if isinstance(image, dict):
+                image["bytes"] = None
     return values
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +22,7 @@ from genevolve_ray.records.published.rows import (
     raw_rows,
     relative_path,
     require_file,
+    text_of,
     texts_of,
 )
 
@@ -37,11 +39,15 @@ class Message(Record):
 
 
 class SftRow(Record):
-    """Hold a published trajectory; images are relative to `root`, in the order of their placeholders in the texts."""
+    """Hold a published trajectory; images are relative to `root`, in the order of their placeholders in the texts.
+
+    Images that a Parquet file holds itself have names only; they are `embedded`.
+    """
 
     id: str
     messages: tuple[Message, ...]
     images: tuple[str, ...] = ()
+    embedded: bool = False
     root: Path
     source: Path
     number: int
@@ -75,7 +81,8 @@ def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConf
     """Return the rows of SFT files, in order.
 
     A row has an optional system message, then user and assistant in turns; the last turn is the assistant's answer.
-    There are as many images as `<image>` placeholders. A row without an id is named by the hash of its conversation.
+    Several user messages may follow each other (an observation, and the message of the last step). There are as many
+    images as `<image>` placeholders. A row without an id is named by the hash of its conversation.
 
     Raises:
         DataError: for a file that is missing or broken.
@@ -93,7 +100,7 @@ def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConf
                         raise notes[0]
                     if parsed.id in seen:
                         raise RowFault(RejectionReason.DUPLICATE_ID, parsed.id)
-                    for image in parsed.images if settings.check_images else ():
+                    for image in parsed.images if settings.check_images and not parsed.embedded else ():
                         require_file(parsed.root, image)
                 except RowFault as fault:
                     report.reject(row.rejection(fault))
@@ -108,7 +115,7 @@ def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConf
 
 def _parse(row: RawRow, root: Path) -> tuple[SftRow, list[RowFault]]:
     messages = _messages(row.values.get("messages"))
-    images = tuple(relative_path(image, "images") for image in texts_of(row.values.get("images"), "images"))
+    images, embedded = _images(row.values.get("images"))
     marks = sum(message.content.count(IMAGE_MARK) for message in messages)
     if marks != len(images):
         raise RowFault(RejectionReason.IMAGE_COUNT, f"{len(images)} images, {marks} placeholders")
@@ -117,11 +124,26 @@ def _parse(row: RawRow, root: Path) -> tuple[SftRow, list[RowFault]]:
         id=own or f"sft-{_digest(messages)}",
         messages=messages,
         images=images,
+        embedded=embedded,
         root=root,
         source=row.source,
         number=row.number,
     )
     return parsed, _broken_turns([m.content for m in messages if m.role == "assistant"])
+
+
+def _images(value: Any) -> tuple[tuple[str, ...], bool]:
+    """Return the images of a row, and whether the file holds them itself, as `{bytes, path}`."""
+    items = [value] if isinstance(value, Mapping) else value
+    if not isinstance(items, list | tuple) or not any(isinstance(item, Mapping) for item in items):
+        return tuple(relative_path(image, "images") for image in texts_of(value, "images")), False
+    names = []
+    for place, item in enumerate(items):
+        if not isinstance(item, Mapping) or set(item) != {"bytes", "path"}:
+            raise RowFault(RejectionReason.BAD_FIELD, f"image {place} is no object of bytes and path")
+        path = text_of(item["path"], f"image {place}.path")
+        names.append(PurePosixPath(path).name or f"image-{place}")
+    return tuple(names), True
 
 
 def _messages(value: Any) -> tuple[Message, ...]:
@@ -130,7 +152,8 @@ def _messages(value: Any) -> tuple[Message, ...]:
     messages = tuple(_message(item, place) for place, item in enumerate(value))
     roles = [message.role for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
-    if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
+    repeated = any(pair == ("assistant", "assistant") for pair in pairwise(turns))
+    if not turns or turns[0] != "user" or turns[-1] != "assistant" or repeated or "system" in turns:
         raise RowFault(RejectionReason.ROLE_ORDER, " ".join(roles))
     first = turns.index("user") + len(roles) - len(turns)
     for place, message in enumerate(messages):
@@ -150,11 +173,27 @@ def _message(item: Any, place: int) -> Message:
         known = _ROLES.validate_python(role)
     except ValidationError as error:
         raise RowFault(RejectionReason.UNKNOWN_ROLE, f"message {place}: {str(role)[:40]!r}") from error
+    if isinstance(content, list | tuple):
+        content = _joined(content, place)
     if not isinstance(content, str):
         raise RowFault(
             RejectionReason.BAD_FIELD, f"content of message {place} is a {type(content).__name__}, not a text"
         )
     return Message(role=known, content=checked(content, f"content of message {place}"))
+
+
+def _joined(parts: Sequence[Any], place: int) -> str:
+    """Return the parts of a content, texts and images, as one text with placeholders."""
+    found = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "image":
+            found.append(IMAGE_MARK)
+        elif kind == "text" and isinstance(part.get("text"), str):
+            found.append(part["text"])
+        else:
+            raise RowFault(RejectionReason.BAD_FIELD, f"content of message {place} has a part that is no text or image")
+    return "".join(found)
 
 
 def _broken_turns(turns: list[str]) -> list[RowFault]:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.published.aliases import TRUTH_NAMES
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, has_program, is_direct
 from genevolve_ray.records.published.names import picture_path
-from genevolve_ray.records.published.requests import TRUTH_NAMES
 from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.records.verdict import NO_TEXT_VALUE, ImageScores, ScoreFormula, kscore
+from genevolve_ray.records.verdict import NO_TEXT_VALUE, ROW_DIGITS, ImageScores, ScoreFormula, kscore
 
 _ERROR_CHARS = 1000
 
@@ -55,6 +55,7 @@ def agent_row(
     made_by = trajectory.provenance
     ours: dict[str, Any] = {
         "profile": made_by.profile,
+        "answers": made_by.answers,
         "engine": made_by.engine,
         "policy_versions": versions,
         "seed": made_by.seed,
@@ -160,7 +161,7 @@ def evaluated_row(
     ours: dict[str, Any] = {"judge": judge, "formula": formula.value}
     if off_grid:
         ours["off_grid"] = list(off_grid)
-    if isinstance(row.get("error"), str) and row["error"] and "eval_success" not in row:
+    if row.get("error") and "eval_success" not in row:
         ours["agent_error"] = row["error"]
     if scores is None:
         error = error or (rendered.status if not rendered.success else "not evaluated")
@@ -174,15 +175,20 @@ def evaluated_row(
 
 
 def published_scores(scores: ImageScores, formula: ScoreFormula, rationale: str = "") -> dict[str, Any]:
-    """Return scores by their published names; a row without required text has `text_accuracy` 0.5 and is marked."""
-    no_text = scores.text_accuracy is None
+    """Return scores by their published names, with two decimals.
+
+    A row without required text has `text_accuracy` 0.5 and is marked.
+    """
+    given = scores.model_dump()
+    kept = ImageScores(**{name: None if value is None else round(value, ROW_DIGITS) for name, value in given.items()})
+    no_text = kept.text_accuracy is None
     return {
         "rationale": rationale,
-        "faithfulness": scores.faithfulness,
-        "visual_correctness": scores.visual_correctness,
-        "text_accuracy": NO_TEXT_VALUE if no_text else scores.text_accuracy,
-        "aesthetics": scores.aesthetics,
-        "overall": round(kscore(scores, formula), 6),
+        "faithfulness": kept.faithfulness,
+        "visual_correctness": kept.visual_correctness,
+        "text_accuracy": NO_TEXT_VALUE if no_text else kept.text_accuracy,
+        "aesthetics": kept.aesthetics,
+        "overall": round(kscore(kept, formula), 6 if formula is ScoreFormula.PAPER else ROW_DIGITS),
     } | ({"text_accuracy_na": True} if no_text else {})
 
 
@@ -190,8 +196,7 @@ def _messages(trajectory: Trajectory) -> list[dict[str, str]]:
     said: list[dict[str, str]] = []
     for turn in trajectory.turns:
         said.append({"role": "assistant", "content": turn.text})
-        if turn.observation:
-            said.append({"role": "user", "content": turn.observation})
+        said += ({"role": "user", "content": message} for message in turn.messages)
     return said
 
 

@@ -85,6 +85,45 @@ def test_a_hostile_turn_is_read_in_linear_time(tmp_path: Path, piece: str) -> No
     assert report.rejected == {RejectionReason.NO_ANSWER: 1}
 
 
+def test_two_user_messages_in_a_row_are_kept_apart(tmp_path: Path) -> None:
+    """The message of the last step is a user turn of its own, after the last observation."""
+    said = messages(CALL, OBSERVATION, ANSWER)
+    said.insert(4, {"role": "user", "content": "Answer now."})
+    said.insert(1, {"role": "user", "content": "An opening."})
+    (row,), report = read(tmp_path, sft_row(1, messages=said))
+    assert [m.role for m in row.messages] == ["system", "user", "user", "assistant", "user", "user", "assistant"]
+    assert row.request == "An opening." and report.kept == 1
+
+
+@pytest.mark.parametrize("roles", ["uaa", "au", "uasa", "usa", "a"])
+def test_other_orders_of_roles_are_named(roles: str, tmp_path: Path) -> None:
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    said = [{"role": names[mark], "content": ANSWER} for mark in roles]
+    _, report = read(tmp_path, sft_row(1, messages=said, images=[]))
+    assert report.rejected == {RejectionReason.ROLE_ORDER: 1}
+
+
+def test_a_content_of_parts_is_one_text_with_placeholders(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "see "}, {"type": "image"}, {"type": "text", "text": "!"}]
+    said = messages(CALL, OBSERVATION, ANSWER)
+    said[3]["content"] = parts  # type: ignore[assignment]
+    (row,), _ = read(tmp_path, sft_row(1, messages=said))
+    assert row.messages[3].content == "see <image>!"
+
+
+@pytest.mark.parametrize("path", ["IMG_001.jpg", None, "/theirs/IMG_001.jpg"])
+def test_images_that_a_parquet_file_holds_are_counted_and_not_looked_for(tmp_path: Path, path: str | None) -> None:
+    """Data sets store images as bytes and a name; however large they are, the row is only its texts."""
+    rows = [sft_row(number) | {"images": [{"bytes": b"x" * 5000, "path": path}]} for number in range(3)]
+    rows[2]["images"] = []
+    file = write_parquet(tmp_path / "rows.parquet", rows)
+    report = RejectionReport()
+    config = SftReadConfig(check_images=True, max_row_bytes=3000)
+    found = list(read_sft([file], report, config))
+    assert [(row.embedded, len(row.images)) for row in found] == [(True, 1)] * 2
+    assert report.rejected == {RejectionReason.IMAGE_COUNT: 1}
+
+
 def test_broken_turns_can_be_kept_and_are_noted(tmp_path: Path) -> None:
     row = sft_row(1, TWO_CALLS, OBSERVATION, "aloud", "format error", ANSWER)
     rows, report = read(tmp_path, row, broken_turns="keep")

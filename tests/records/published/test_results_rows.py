@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from published_helpers import write_parquet
 from result_helpers import (
     INPUT,
     SCORES,
@@ -178,6 +179,22 @@ def test_a_published_row_drawn_from_the_raw_prompt_does_not_count(lack: dict[str
     assert not found.success and found.scores is None and found.failure == RAW_PROMPT
 
 
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({"reference_images": None}, True),
+        ({"reference_images": None, "used_prompt": "as drawn", "gen_prompt": "as drawn"}, True),
+        ({"reference_images": [], "used_prompt": "as drawn", "gen_prompt": " as drawn"}, True),
+        ({"used_prompt": "a lighthouse at dusk"}, False),
+        ({"gen_prompt": "", "reference_images": None}, False),
+        ({"gen_prompt": None, "reference_images": None}, False),
+    ],
+)
+def test_a_field_that_is_absent_is_no_lack_of_a_program(changes: dict[str, Any], counts: bool) -> None:
+    """Gen-Searcher's renderer states the prompt and the images that it used, and no references."""
+    assert RenderedRow.read(rendered(**changes)).success is counts
+
+
 def test_a_generator_that_is_asked_directly_needs_no_program() -> None:
     row = rendered_row(INPUT, renderer="flux")
     assert RenderedRow.read(row).success and row[PROVENANCE]["direct"] is True
@@ -249,26 +266,51 @@ def test_averages_at_the_end_are_no_rows(tmp_path: Path) -> None:
 
 def test_bad_rows_are_left_out_with_a_reason(tmp_path: Path) -> None:
     rows = [rendered(), rendered(), rendered(id="a/b"), {"prompt": "x"}, {"id": "1"}, rendered(id="9", success="yes")]
+    rows.append(rendered(id={"a": 1}))
     path = write_array(tmp_path / "results.json", rows)
     path.write_text(path.read_text().rstrip().removesuffix("]") + ", 5]")
     report = RejectionReport()
-    assert len(list(read_results([path], RenderedRow, report))) == 1
+    assert [row.id for row in read_results([path], RenderedRow, report)] == ["7", "3"]
     assert report.rejected == {
         RejectionReason.DUPLICATE_ID: 1,
         RejectionReason.UNSAFE_ID: 1,
-        RejectionReason.MISSING_ID: 1,
         RejectionReason.MISSING_REQUEST: 1,
-        RejectionReason.BAD_FIELD: 1,
+        RejectionReason.BAD_FIELD: 2,
         RejectionReason.NOT_AN_OBJECT: 1,
     }
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[", "[{}", "[{},]", "[1 2]", "[] []", '[{"a":]', "\xff"])
+@pytest.mark.parametrize("text", ["", "\xff", "[", "[{}", "[{},]", "[1 2]", "[] []", '[{"a":]'])
 def test_a_broken_array_is_told_with_its_file(text: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"results\.json"):
         list(read_results([path], ResultRow, RejectionReport()))
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.ndjson", "rows.txt", "rows"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n \t"])
+def test_arrays_and_lines_are_told_by_their_content(name: str, start: str, tmp_path: Path) -> None:
+    rows = [rendered(id=str(number)) for number in range(3)]
+    path = tmp_path / name
+    for text in (json.dumps(rows), json.dumps(rows, indent=2), "\n".join(map(json.dumps, rows))):
+        path.write_text(start + text, encoding="utf-8")
+        report = RejectionReport()
+        assert [row.values for row in read_results([path], RenderedRow, report)] == rows
+        assert report.kept == 3
+
+
+def test_parquet_is_told_by_its_content(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", [{"id": "1", "prompt": "x"}]).rename(tmp_path / "rows.data")
+    assert [row.id for row in read_results([path], ResultRow, RejectionReport())] == ["1"]
+
+
+def test_a_key_that_is_given_twice_costs_its_row_of_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[{"id": "1", "prompt": "x"}, {"id": "2", "id": "3", "prompt": "x"}, {"id": "4", "prompt": "x"}]')
+    report = RejectionReport()
+    assert [row.id for row in read_results([path], ResultRow, report)] == ["1", "4"]
+    assert report.rejected == {RejectionReason.NOT_JSON: 1}
 
 
 @given(text=st.text(st.characters(codec="utf-8"), max_size=30) | st.binary(max_size=30))
