@@ -22,7 +22,7 @@ commands work on it.
 |---|---|---|
 | `requests.jsonl` | requests: `id`, `prompt` | `genevolve rollout`, `render` |
 | `bench.jsonl` | held-out requests with a ground truth | `genevolve bench genevolve`, `rollout`, `render`; `heldout_paths` |
-| `rl.jsonl` | training requests with a ground truth | `paths` of the requests of a run |
+| `rl.jsonl`, `validation.jsonl` | training and validation requests with a ground truth | `paths`, `validation_paths` of a run |
 | `sft.jsonl` | conversations: `messages`, `images` | `genevolve sft` |
 | `knowgen.json` | a JSON array with KnowGen's categories | `genevolve bench knowgen` |
 | `wise.json` | a JSON array in the shape of WISE, with prompts of this project | `genevolve bench wise` |
@@ -51,18 +51,21 @@ def write_samples(folder: Path) -> list[Path]:
         UserFault: for an existing file with other content; nothing is written then.
     """
     bench, truths = bench_rows()
-    train, more = bench_rows(Partition.TRAIN)
+    train, train_truths = bench_rows(Partition.TRAIN)
+    validation, validation_truths = bench_rows(Partition.VALIDATION)
     files = {
         "README.md": README.encode(),
         "requests.jsonl": _lines(request_rows()),
         "bench.jsonl": _lines(bench),
         "rl.jsonl": _lines(train),
+        "validation.jsonl": _lines(validation),
         "sft.jsonl": _lines(sft_rows()),
         "knowgen.json": _array(knowgen_rows(bench)),
         "wise.json": _array(wise_rows()),
         "wise.yaml": WISE_CONFIG.encode(),
     }
-    content = {folder / name: data for name, data in (files | truths | more).items()}
+    pictures = truths | train_truths | validation_truths
+    content = {folder / name: data for name, data in (files | pictures).items()}
     for path, data in content.items():
         if path.exists() and (not path.is_file() or path.read_bytes() != data):
             raise UserFault(f"genevolve samples {folder}: {path.name} exists with other content: name another folder")
