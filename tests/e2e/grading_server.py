@@ -14,7 +14,15 @@ from PIL import Image
 from scripted_server import Call, Reply, ScriptedServer, serving
 
 CLOSE, FAR = 20.0, 50.0
-"""Mean difference of two pictures, in grey levels, up to which they are alike, and from which they are not."""
+"""Mean difference of two pictures, in gray levels, up to which they are alike, and from which they are not."""
+GUIDANCE = "Search the name of each subject first, and take the picture whose title says that it is official."
+CHECKED = {
+    "facts": "now",
+    "reference_binding": "reference image",
+    "skill_knowledge": "in a row",
+    "executable_constraints": "draw",
+}
+"""Words of a program that answer a question about it."""
 
 
 def pictures_of(body: dict[str, Any]) -> list[np.ndarray]:
@@ -33,19 +41,27 @@ def grade(image: np.ndarray, truth: np.ndarray) -> float:
     return 1.0 if difference <= CLOSE else 0.5 if difference <= FAR else 0.0
 
 
+def fields_of(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that the schema of a request asks for."""
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+    return dict(schema.get("properties", {}))
+
+
 def answer_to(body: dict[str, Any]) -> str:
-    """Return what the model says: grades of a pair, WISE's grade of one picture, or a verdict on the texts alone."""
-    pictures = pictures_of(body)
+    """Return what the model says: grades of a pair, WISE's grade of one picture, or a reading of the texts alone."""
+    pictures, fields, said = pictures_of(body), fields_of(body), json.dumps(body["messages"])
     if len(pictures) == 2:
         given = grade(*pictures)
-        spread = grade(pictures[0].mean(axis=0, keepdims=True), pictures[1].mean(axis=0, keepdims=True))
-        grades = {"faithfulness": given, "visual_correctness": given, "text_accuracy": 0.5, "aesthetics": spread}
+        light = grade(*(picture.mean(axis=0, keepdims=True) for picture in pictures))
+        grades = {"faithfulness": given, "visual_correctness": given, "text_accuracy": 0.5, "aesthetics": light}
         return json.dumps({"rationale": "the pictures were compared", **grades, "text_accuracy_na": True})
     if pictures:
         return f"Score: {int(pictures[0].std() > 1)}"
-    said = json.dumps(body["messages"])
-    checks = ("facts", "reference_binding", "skill_knowledge", "executable_constraints")
-    return json.dumps({"rationale": "the text was read", **dict.fromkeys(checks, "reference image" in said)})
+    if "search_strategy" in fields:
+        lists = {name: [] for name, kind in fields.items() if kind["type"] == "array"}
+        return json.dumps({"trigger": "a named subject", "summary": "a scene", **lists, "search_strategy": [GUIDANCE]})
+    checks = [name for name, kind in fields.items() if kind["type"] == "boolean"]
+    return json.dumps({"rationale": "the text was read", **{name: CHECKED[name] in said for name in checks}})
 
 
 def reply(number: int, call: Call) -> Reply:
