@@ -116,6 +116,9 @@ def _values(base: str, parts: Mapping[str, RunPart], plan: GpuPlan, options: Ini
         if not (base == ATLAS and getattr(options, key) == ATLAS):
             values = _merged(values, part.values)
     values = _merged(values, plan.values)
+    if base == ATLAS and values.get("judge", {}).get("type") == "endpoint":
+        # The reward of the preset `atlas` has this formula; a verdict must have the same.
+        values = _merged(values, {"judge": {"config": {"formula": "paper"}}})
     if base == "paper" and options.judge == ATLAS:
         # The verdicts of a run must have the formula of its reward. A trial needs no embedding model.
         values["judge"] = {"type": ATLAS, "config": {"formula": "release-summary"}}

@@ -105,7 +105,7 @@ def readme(
         (
             "Start the services and set the keys",
             [*(f"bash {file} # in a terminal of its own" for file in servers), *keys],
-            "Nothing is to be started: every part runs inside the run.",
+            "Nothing is to be started beside the run, except what runs elsewhere already.",
         ),
         ("Check what is missing", ["genevolve doctor run.yaml --deep"], ""),
         ("Train; the same command resumes", [f"{visible}genevolve evolve run.yaml --run {run}"], ""),

@@ -71,11 +71,11 @@ def test_every_line_of_the_table_can_be_typed_in_its_order(tmp_path: Path) -> No
             if words.startswith("gateway serve"):
                 worker = next(lines)
                 typist.replaced = {"GENEVOLVE_TOKEN=...": f"GENEVOLVE_TOKEN={token}", ":8470": f":{port}"}
-                with typist.running(line, "gateway listening", (*more(words), "--port", port)) as server:
+                with typist.serving(line, "gateway listening", (*more(words), "--port", port)) as server:
                     typist.type(worker, more("worker"))
-                    assert server.wait(120) == 0
+                    assert server.process.wait(120) == 0
             elif words.startswith("serve"):
-                with typist.running(line, "listens at", more(words)):
+                with typist.serving(line, "listens at", more(words)):
                     pass
             else:
                 printed = typist.type(line, more(words))

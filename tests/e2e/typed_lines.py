@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,26 +49,51 @@ class Typist:
         return ended.stdout
 
     @contextmanager
-    def running(self, line: str, ready: str, extra: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
-        """Type a line that serves until it is stopped, and wait until it prints a text. It must end cleanly."""
+    def serving(self, line: str, ready: str, extra: Sequence[str] = ()) -> Iterator[Server]:
+        """Type a line that serves until it is stopped, and wait until it prints a text."""
         words, environment = self.process(line, extra)
-        log = self.folder / f"log-{re.sub('[^a-z]+', '-', line)[:40]}.txt"
-        with log.open("wb") as file:
-            server = subprocess.Popen(
-                words, env=environment, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        process = subprocess.Popen(
+            words,
+            env=environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        server = Server(process, ready)
         try:
-            deadline = time.monotonic() + TIMEOUT
-            while ready not in log.read_text(encoding="utf-8", errors="replace"):
-                assert server.poll() is None and time.monotonic() < deadline, f"{line}\n{log.read_text()[-3000:]}"
-                time.sleep(0.2)  # Another process tells nobody when it has written a line.
+            assert server.ready.wait(TIMEOUT) and ready in server.text, f"{line}\n{server.text[-3000:]}"
             yield server
         finally:
-            if server.poll() is None:
-                server.send_signal(signal.SIGTERM)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
             try:
-                server.wait(60)
+                process.wait(60)
             finally:
-                if server.poll() is None:
-                    os.killpg(server.pid, signal.SIGKILL)
-                    server.wait()
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+class Server:
+    """A program that runs beside the test; what it prints is kept, so that its pipe is never full."""
+
+    def __init__(self, process: subprocess.Popen[str], ready: str) -> None:
+        self.process, self.text, self.ready = process, "", threading.Event()
+        threading.Thread(target=self._read, args=(ready,), daemon=True).start()
+
+    def printed(self, pattern: str) -> str:
+        """Return the first group of a pattern in what the program printed."""
+        found = re.search(pattern, self.text)
+        assert found, self.text[-3000:]
+        return found[1]
+
+    def _read(self, ready: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.text += line
+            if ready in line:
+                self.ready.set()
+        self.ready.set()  # It has ended; nobody needs to wait any longer.
