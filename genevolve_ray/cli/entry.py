@@ -13,6 +13,7 @@ import typer
 
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
+from genevolve_ray.cli.new_run import init
 from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
 from genevolve_ray.cli.serve import serve
@@ -258,6 +259,7 @@ app.add_typer(gateway, name="gateway")
 app.add_typer(serve, name="serve")
 app.command("worker")(worker)
 app.command("export")(export)
+app.command("init")(init)
 
 
 def _register() -> None:

@@ -84,7 +84,7 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> list[str]:
             shutil.rmtree(scratch, ignore_errors=True)
     lines = [f"step {checkpoint.step} of {run} -> {out} ({'adapter' if kept_adapter else 'whole weights'})"]
     if options.licence is None:
-        lines.append("the model card names no licence: state one with --licence before you publish it")
+        lines.append("the model card names no license: state one with --licence before you publish it")
     if options.push is not None:
         lines.append(upload(out, options.push, public=options.public, message=lines[0].partition(" -> ")[0]))
     return lines

@@ -57,7 +57,7 @@ class CardFacts:
 
 
 def card_text(facts: CardFacts, licence: str | None) -> str:
-    """Return the text of README.md. A licence stands in it only where one is given."""
+    """Return the text of README.md. A license stands in it only where one is given."""
     head: dict[str, Any] = {"library_name": "peft" if facts.adapter else "transformers"}
     if licence:
         head["license"] = licence
@@ -76,7 +76,7 @@ def card_text(facts: CardFacts, licence: str | None) -> str:
         _use(facts),
     ]
     if not licence:
-        parts += ["## Licence", "None is stated. The licence of the base applies to what comes from it."]
+        parts += ["## License", "None is stated. The license of the base applies to what comes from it."]
     return "\n\n".join(parts) + "\n"
 
 

@@ -22,10 +22,11 @@ commands work on it.
 |---|---|---|
 | `requests.jsonl` | requests: `id`, `prompt` | `genevolve rollout`, `render` |
 | `bench.jsonl` | held-out requests with a ground truth | `genevolve bench genevolve`, `rollout`, `render`; `heldout_paths` |
-| `rl.jsonl` | training requests with a ground truth | `paths` of the requests of a run |
+| `rl.jsonl`, `validation.jsonl` | training and validation requests with a ground truth | `paths`, `validation_paths` of a run |
 | `sft.jsonl` | conversations: `messages`, `images` | `genevolve sft` |
 | `knowgen.json` | a JSON array with KnowGen's categories | `genevolve bench knowgen` |
 | `wise.json` | a JSON array in the shape of WISE, with prompts of this project | `genevolve bench wise` |
+| `wise.yaml` | the atlas with WISE's judge; enter the address of your vision model | the same, as `--config` |
 | `images/` | ground truths, `case_{prompt_pool_index}.png` | named by the rows; `--data` of `genevolve judge` |
 
 The rows show the shapes. They are no benchmark: no figure of them can be compared with a published one.
@@ -33,6 +34,13 @@ The rows show the shapes. They are no benchmark: no figure of them can be compar
 The conversations of `sft.jsonl` begin with the system prompt of the `atlas` profile, because a policy works best under
 the prompt on which it was trained. The tools of the `atlas` preset know the subjects of all rows but those of
 `wise.json`.
+"""
+WISE_CONFIG = """\
+# The atlas with WISE's judge: a vision model behind an OpenAI-style endpoint. Enter its address and its name.
+extends: atlas
+judge:
+  type: genevolve_ray.bench.wise_endpoint:WiseJudge
+  config: {url: "http://127.0.0.1:8002/v1", model: judge}
 """
 
 
@@ -43,17 +51,21 @@ def write_samples(folder: Path) -> list[Path]:
         UserFault: for an existing file with other content; nothing is written then.
     """
     bench, truths = bench_rows()
-    train, more = bench_rows(Partition.TRAIN)
+    train, train_truths = bench_rows(Partition.TRAIN)
+    validation, validation_truths = bench_rows(Partition.VALIDATION)
     files = {
         "README.md": README.encode(),
         "requests.jsonl": _lines(request_rows()),
         "bench.jsonl": _lines(bench),
         "rl.jsonl": _lines(train),
+        "validation.jsonl": _lines(validation),
         "sft.jsonl": _lines(sft_rows()),
         "knowgen.json": _array(knowgen_rows(bench)),
         "wise.json": _array(wise_rows()),
+        "wise.yaml": WISE_CONFIG.encode(),
     }
-    content = {folder / name: data for name, data in (files | truths | more).items()}
+    pictures = truths | train_truths | validation_truths
+    content = {folder / name: data for name, data in (files | pictures).items()}
     for path, data in content.items():
         if path.exists() and (not path.is_file() or path.read_bytes() != data):
             raise UserFault(f"genevolve samples {folder}: {path.name} exists with other content: name another folder")

@@ -145,15 +145,11 @@ _PLAIN_EVERY = 50
 
 
 def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
-    """Train the cold start by its recipe into `out`; steps and seed may be changed for trials."""
+    """Train the cold start by its recipe into `out`; steps (in total) and seed may be changed for trials."""
     from genevolve_ray.learning.policy import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
-    changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
-    recipe = ColdStartConfig()
-    recipe = ColdStartConfig.model_validate(
-        recipe.model_dump() | {"curriculum": recipe.curriculum.model_dump() | changes}
-    )
+    recipe = ColdStartConfig().changed(steps=steps, seed=seed)
     console, started = Console(), time.perf_counter()
     columns = (TextColumn("cold start"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:

@@ -122,7 +122,7 @@ def test_a_card_states_no_licence_and_no_gain_that_is_not_its_own(
     run: Path, tmp_path: Path, genevolve: Command
 ) -> None:
     ended = genevolve("export", run, "--out", tmp_path / "out", "--best")
-    assert "step 1 of" in ended.out and "names no licence" in ended.out
+    assert "step 1 of" in ended.out and "names no license" in ended.out
     head, text = card_of(tmp_path / "out")
     assert "license" not in head
     assert "compared step 3 with its start, not this step" in text and "0.6375" not in text

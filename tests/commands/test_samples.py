@@ -22,7 +22,16 @@ from genevolve_ray.records.published.requests import read_bench, read_rl
 from genevolve_ray.records.published.results import read_results
 from genevolve_ray.records.published.trajectories import read_sft
 
-ROWS = ("requests.jsonl", "bench.jsonl", "rl.jsonl", "sft.jsonl", "knowgen.json", "wise.json")
+ROWS = (
+    "requests.jsonl",
+    "bench.jsonl",
+    "rl.jsonl",
+    "validation.jsonl",
+    "sft.jsonl",
+    "knowgen.json",
+    "wise.json",
+    "wise.yaml",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +49,21 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def test_every_row_is_read_and_none_is_rejected(folder: Path) -> None:
     report = RejectionReport()
     bench = list(read_bench([folder / "bench.jsonl"], report))
-    train = list(read_rl([folder / "rl.jsonl"], report))
+    train, validation = (list(read_rl([folder / name], report)) for name in ("rl.jsonl", "validation.jsonl"))
     requests, knowgen = (
         list(read_results([folder / name], ResultRow, report)) for name in ("requests.jsonl", "knowgen.json")
     )
     sft = list(read_sft([folder / "sft.jsonl"], report))
     prompts = read_prompts([folder / "wise.json"], report)
     assert not report.rejected, report.text()
-    assert [len(rows) for rows in (bench, train, requests, knowgen, sft)] == [12] * 5 and len(prompts) == 7
-    assert {row.key for row in bench}.isdisjoint(row.key for row in train)
-    assert {row.pool_index for row in bench}.isdisjoint(row.pool_index for row in train)
+    assert [len(rows) for rows in (bench, train, validation, requests, knowgen, sft)] == [12] * 6 and len(prompts) == 7
+    posed = [*bench, *train, *validation]
+    assert len({row.key for row in posed}) == len({row.pool_index for row in posed}) == 36
     assert {row.eval_type.value for row in bench} == {"Knowledge-Anchored", "Quality-Anchored"}
     assert all(row.primary_skills for row in (*bench, *train))
 
 
-@pytest.mark.parametrize("name", ["bench.jsonl", "rl.jsonl", "knowgen.json"])
+@pytest.mark.parametrize("name", ["bench.jsonl", "rl.jsonl", "validation.jsonl", "knowgen.json"])
 def test_a_published_program_finds_request_truth_and_type(name: str, folder: Path) -> None:
     """Its rules: an id, `prompt` as text, `gt_image` from the folder of the file, the type, and KnowGen's category in meta."""
     for row in rows_of(folder / name):
@@ -83,7 +92,7 @@ def test_sft_rows_have_the_system_prompt_of_a_run(folder: Path) -> None:
 
 def test_the_tools_of_the_atlas_know_every_request(folder: Path) -> None:
     tools = AtlasTools(WorldConfig(), MemoryImages())
-    for name in ("requests.jsonl", "bench.jsonl", "rl.jsonl"):
+    for name in ("requests.jsonl", "bench.jsonl", "rl.jsonl", "validation.jsonl"):
         assert all(tools.of(ResultRow.read(row).request()) for row in rows_of(folder / name))
 
 
