@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.errors import UserFault
@@ -20,6 +20,7 @@ from genevolve_ray.evolution.plugins import Role, same_plugin
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.records.secrets import masked
 from genevolve_ray.records.strict_text import YamlFault, load_yaml
+from genevolve_ray.records.suggestions import meant_key
 
 _NAMED = re.compile(r"\b([a-z_]+(?:\.[a-z_]+)+|deterministic|profile)=")
 """A key with its value in a message."""
@@ -104,6 +105,28 @@ def _layers(preset: str) -> list[Layer]:
         raise ConfigError(str(error)) from error
 
 
+def key_place(config: RunConfig, key: str) -> str:
+    """Return where a key of a configuration has its value from, as a message begins: file and line, `--set`, or "".
+
+    The files are read again: one that has been moved since has no place.
+    """
+    path = tuple(key.split("."))
+    try:
+        layers = read_layers(config.layers[0])
+    except (LayerFault, IndexError):
+        return ""
+    if _at(merge_layers(layers), path) != _at(config.model_dump(), path):
+        return "--set "
+    places = key_places(layers) if is_file(config.layers[0]) else {}
+    return next((place for end in range(len(path), 0, -1) if (place := places.get(path[:end]))), "")
+
+
+def _at(values: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
 def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `key.path=value` overrides, with YAML values, to plain values in place and return them.
 
@@ -133,7 +156,10 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
 
 
 def explain(
-    error: ValidationError, places: Mapping[tuple[str, ...], str] | None = None, overrides: Sequence[str] = ()
+    error: ValidationError,
+    places: Mapping[tuple[str, ...], str] | None = None,
+    overrides: Sequence[str] = (),
+    kind: type[BaseModel] = RunConfig,
 ) -> str:
     """Return all errors of a validation on one line.
 
@@ -141,15 +167,20 @@ def explain(
         error: the errors.
         places: by the path of a key, the file and line that come before its error.
         overrides: keys with values from elsewhere, which have no place.
+        kind: the settings class; for an unknown key its nearest one is named.
     """
-    return "; ".join(_place(entry, places or {}, overrides) + _explain(entry) for entry in error.errors())
+    return "; ".join(_place(entry, places or {}, overrides) + _explain(entry, kind) for entry in error.errors())
 
 
 def _place(entry: Any, places: Mapping[tuple[str, ...], str], overrides: Sequence[str]) -> str:
     """Return file and line of the innermost key of an error that was written there."""
     path = tuple(str(part) for part in entry["loc"])
-    if any(_covers(override, path) for override in overrides):
-        return ""
+    keys = [tuple(override.split(".")) for override in overrides]
+    unknown = entry["type"] == "extra_forbidden"
+    if any(path[: len(key)] == key for key in keys):
+        return "--set " if unknown else ""
+    if unknown and path not in places and any(key[: len(path)] == path for key in keys):
+        return "--set "
     if place := next((place for end in range(len(path), 0, -1) if (place := places.get(path[:end]))), ""):
         return place
     # A conflict between groups belongs to no key: the message names the keys with their values.
@@ -157,15 +188,10 @@ def _place(entry: Any, places: Mapping[tuple[str, ...], str], overrides: Sequenc
     return next((place for key in named if (place := places.get(tuple(key.split("."))))), "")
 
 
-def _covers(override: str, path: tuple[str, ...]) -> bool:
-    keys = tuple(override.split("."))
-    return path[: len(keys)] == keys
-
-
-def _explain(entry: Any) -> str:
+def _explain(entry: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in entry["loc"]) or "configuration"
     if entry["type"] == "extra_forbidden":
-        return f"{key}: unknown key (value {_value(key, entry['input'])})"
+        return f"{key}: unknown key (value {_value(key, entry['input'])}){meant_key(key, kind)}"
     if entry["type"] == "missing":
         return f"{key}: missing"
     message = entry["msg"].removeprefix("Value error, ")

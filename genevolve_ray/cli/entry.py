@@ -84,14 +84,16 @@ def sft(
         int | None, typer.Option("--seed", min=0, help="Seed of the curriculum (default: the recipe's).")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Torch threads (default: all cores).")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="Rows only: the model folder to train.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Rows only: the model folder or hub id to train.")
+    ] = None,
     settings: Sets = None,
 ) -> None:
     """Run supervised fine-tuning: the atlas cold start from scratch, or a model folder on published SFT rows.
 
     Example: `genevolve sft train.jsonl --model DIR --out DIR --set heldout_paths=[eval.jsonl] --set device=cuda`
     """
-    from genevolve_ray.remote.hub import is_hub_data
+    from genevolve_ray.remote.hub_rows import is_hub_data
 
     if model is not None or settings or source.endswith((".jsonl", ".ndjson", ".parquet")) or is_hub_data(source):
         from genevolve_ray.commands.sft import sft_rows_run

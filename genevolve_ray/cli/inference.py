@@ -19,8 +19,8 @@ Policy = Annotated[
     str | None,
     typer.Option(
         "--policy",
-        help="A run folder (its best checkpoint), a model folder, openai:MODEL@URL, a YAML file of an endpoint, or "
-        "direct (no agent). Default: policy.model.",
+        help="A run folder (its best checkpoint), a model folder, a hub id (owner/name), openai:MODEL@URL, a YAML file of "
+        "an endpoint, or direct (no agent). Default: policy.model.",
     ),
 ]
 ConfigFile = Annotated[str, typer.Option("--config", help="A preset (atlas) or your own YAML file.")]

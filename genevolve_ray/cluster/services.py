@@ -140,9 +140,11 @@ def services_of(config: PlacedConfig, run_name: str) -> list[Service]:
     """Return the services of a run, their applications named by run and role."""
     prefix, cluster = re.sub(r"[^\w.-]+", "-", run_name), config.cluster
     return [
-        Service("tools", f"{prefix}-tools", ToolReplica, config.tools, cluster.tools),
-        Service("renderer", f"{prefix}-renderer", RenderReplica, config.renderer, cluster.renderer),
-        Service("judge", f"{prefix}-judge", JudgeReplica, config.judge, cluster.judge),
+        Service("tools", f"{prefix}-tools", ToolReplica, config.tools, cluster.tools.limited(config.tools)),
+        Service(
+            "renderer", f"{prefix}-renderer", RenderReplica, config.renderer, cluster.renderer.limited(config.renderer)
+        ),
+        Service("judge", f"{prefix}-judge", JudgeReplica, config.judge, cluster.judge.limited(config.judge)),
     ]
 
 

@@ -20,6 +20,7 @@ from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import ConfigError, RunConfig, explain, layered_values
 from genevolve_ray.doctor.preflight import check_plugin, check_secrets
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.patience import SHORTEST
 from genevolve_ray.evolution.plugins import JudgeSpec, PluginFault, PluginSpec, RendererSpec, build_here
 from genevolve_ray.gateway.config import LOOPBACK
 from genevolve_ray.judges.protocol import AsksChatModels
@@ -96,12 +97,12 @@ def serve_run(preset: str, overrides: Sequence[str], served: Served) -> None:
     listener = bound_socket(served.host, served.port)
     port = int(listener.getsockname()[1])
     _check_circle(spec, served, port)
-    service: ServiceConfig = getattr(cluster, served.role)
+    service: ServiceConfig = getattr(cluster, served.role).limited(spec)
     limits = DoorLimits(
         body_mib=served.body_mib,
         concurrent=served.concurrent or service.max_ongoing,
         queue=served.queue,
-        seconds=service.timeout,
+        seconds=service.timeout or SHORTEST,
     )
     build = partial(build_door, served.role, spec, access, limits, fetch=served.fetch)
     if served.in_process:

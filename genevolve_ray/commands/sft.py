@@ -19,8 +19,9 @@ from genevolve_ray.doctor.model_folder import check_architecture
 from genevolve_ray.doctor.preflight import require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
+from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.published.rejections import RejectionReport
-from genevolve_ray.remote.hub import local_rows
+from genevolve_ray.remote.hub_rows import local_rows
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,6 +64,7 @@ def sft_rows_run(
     options = {"max_steps": steps, "seed": seed, "threads": threads}
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = rows_config([*settings, *named])
+    model = local_model(str(model), "--model")
     try:
         read_model_config(model)
         check_architecture(model, decoded=False)
@@ -81,7 +83,7 @@ def rows_config(settings: Sequence[str]) -> SftRowsConfig:
     try:
         return SftRowsConfig.model_validate(with_overrides({}, settings))
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, {}, [o.partition("=")[0].strip() for o in settings], SftRowsConfig)) from error
 
 
 def with_local_rows(config: SftRowsConfig) -> SftRowsConfig:

@@ -30,8 +30,8 @@ def context(config: RunConfig) -> list[Check]:
     if asked and own and asked > own:
         detail = f"engine.max_model_len={asked}, but the model supports only {own}"
         return [problem("context", detail, f"--set engine.max_model_len={own}")]
-    limit = asked or own
-    if limit is None:
+    limit = config.engine_for(own).max_model_len
+    if limit is None or (asked is None and own is None):
         return []
     said = f"profile {profile.name}: {profile.max_prompt_tokens} prompt + {profile.max_response_tokens} response tokens"
     remedy = f"--set engine.max_model_len={longest}"
@@ -49,6 +49,7 @@ def time_limits(config: RunConfig) -> list[Check]:
         outer = getattr(config.cluster, service.role, None)
         if outer is None:  # The memory's process has no time limit.
             continue
+        outer = outer.limited(getattr(config, service.role))
         inner = service.config
         needed = inner.patience_s
         key = f"cluster.{service.role}.timeout"
@@ -204,6 +205,6 @@ def sockets(config: RunConfig) -> list[Check]:
 
 def _folder(config: RunConfig) -> Path:
     try:
-        return model_folder(config.policy.model)
-    except FileNotFoundError:
+        return model_folder(config.policy.model, download=False)
+    except (FileNotFoundError, UserFault):
         return Path(config.policy.model)

@@ -32,6 +32,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
         *parts.date(config),
         *parts.embedder(config),
         *parts.plugins(config),
+        *parts.tools(config),
         *parts.data(config, run_dir),
     ]
     checks += [*parts.token_variables(config), *parts.secrets(config), *parts.addresses(config)]

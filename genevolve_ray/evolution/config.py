@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
 from genevolve_ray.evolution.store.manifest import CheckpointConfig
 from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.verdict import RewardConfig
+from genevolve_ray.records.verdict import RewardConfig, ScoreFormula
 
 
 class LoopConfig(Config):
@@ -46,7 +48,8 @@ class LoopConfig(Config):
     checkpoint_every: int = Field(default=10, ge=1)
     """Steps between checkpoints."""
     parity_limit: float = Field(default=1e-4, gt=0)
-    """Largest mean |engine - learner| log-prob at equal version before the run stops: 1e-4 for fp32, about 0.03 for bf16."""
+    """Largest mean |engine - learner| log-prob at equal version before the run stops. Where it is not given: 1e-4 for
+    float32, 0.03 for 16 bits, and with `sampling.top_p` below 1 the shift -log top_p of the truncated distribution."""
 
     @model_validator(mode="before")
     @classmethod
@@ -103,7 +106,8 @@ class PolicyConfig(Config):
     """Configure the policy to evolve."""
 
     model: str
-    """A model folder in HF layout, or `package:FOLDER` for one that ships inside the installed package."""
+    """A model folder in HF layout, `package:FOLDER` for one that ships inside the installed package, or a hub id:
+    `owner/name` or `owner/name@REVISION`. A run records the commit."""
 
 
 class RehearsalConfig(Config):
@@ -212,9 +216,52 @@ class EvolutionConfig(Config):
             raise ValueError(
                 "deterministic=true needs loop.mode=sync without loop.sample_deadline, because timing would affect the result"
             )
+        self._follow()
         if self.deterministic:
             self._lock_step()
         return self
+
+    @property
+    def protocol(self) -> ProtocolProfile:
+        """Limits and wording of an episode."""
+        return PROFILES[self.profile]
+
+    @property
+    def longest_episode(self) -> int:
+        """Tokens of the longest episode that the profile allows."""
+        profile = self.protocol
+        return profile.max_prompt_tokens + profile.max_response_tokens
+
+    def engine_for(self, positions: int | None) -> EngineConfig:
+        """Return the engine's settings for a model of so many positions, None where it states none.
+
+        Without `max_model_len`, the engine holds the longest episode, or all that the model supports.
+        """
+        if self.engine.max_model_len is not None:
+            return self.engine
+        length = min(positions or self.longest_episode, self.longest_episode)
+        return self.engine.model_copy(update={"max_model_len": length})
+
+    def _follow(self) -> None:
+        """Derive the limits that are not given from the values that they depend on; the resolved configuration has them."""
+        if "parity_limit" not in self.loop.model_fields_set:
+            exact = self.engine.dtype == "float32" and self.learner.dtype in ("float32", "float64")
+            limit = (1e-4 if exact else 0.03) + round(-math.log(self.sampling.top_p), 4)
+            object.__setattr__(self, "loop", self.loop.model_copy(update={"parity_limit": limit}))
+        if "token_budget" not in self.learner.model_fields_set:
+            budget = max(self.learner.token_budget, self.longest_episode)
+            object.__setattr__(self, "learner", self.learner.model_copy(update={"token_budget": budget}))
+        if "formula" not in self.reward.model_fields_set and (formula := self._judged()) is not None:
+            object.__setattr__(self, "reward", self.reward.model_copy(update={"formula": formula}))
+
+    def _judged(self) -> ScoreFormula | None:
+        """Return the formula that the judge writes into its verdicts, None where its settings do not name one."""
+        if self.judge.isolated:
+            return None
+        try:
+            return getattr(self.judge.settings(self.judge.resolve()), "formula", None)
+        except (UserFault, ValueError, OSError, AttributeError):  # Checks before the start report it.
+            return None
 
     def _lock_step(self) -> None:
         """Set the values that `deterministic` requires of engine and learner.

@@ -17,6 +17,7 @@ from typing import Any
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import Role, same_plugin
 from genevolve_ray.records.strict_text import YamlFault, key_lines, load_yaml
+from genevolve_ray.records.suggestions import meant
 
 EXTENDS = "extends"
 """The key that names the base."""
@@ -144,7 +145,8 @@ def _read(name: str, place: str) -> str:
             return (resources.files("genevolve_ray") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LayerFault(f"{place}{name}: {error}") from error
-    raise LayerFault(f"{place}unknown preset {name!r}; known: {', '.join(presets())}, or pass a .yaml file")
+    near = meant(name, presets())
+    raise LayerFault(f"{place}unknown preset {name!r}{near}; known: {', '.join(presets())}, or pass a .yaml file")
 
 
 def _values(name: str, text: str, place: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.secrets import masked, resolved
+from genevolve_ray.records.suggestions import meant, meant_key
 
 _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
 """Names of settings whose values are never shown."""
@@ -127,8 +128,8 @@ class PluginSpec(Config):
         if not paths:
             names = ", ".join(sorted({plugin.name for plugin in there})) or "none"
             raise PluginFault(
-                f"no {self.role} is registered as {self.type!r} ({self.role.group}); known: {names}; "
-                "or write package.module:Class"
+                f"no {self.role} is registered as {self.type!r} ({self.role.group})"
+                f"{meant(self.type, [plugin.name for plugin in there])}; known: {names}; or write package.module:Class"
             )
         return paths.pop()
 
@@ -150,11 +151,15 @@ class PluginSpec(Config):
         try:
             return kind.Config.model_validate(self.config)
         except ValidationError as error:
-            first = error.errors()[0]
+            # A mistyped key is also missing: the typo is the cause.
+            first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
             key = ".".join(["config", *(str(part) for part in first["loc"])])
             owner = f"{self.role}." if self.role else f"{self.type}: "
             # A token in the wrong field must not appear in logs.
             value = "" if _SECRET.search(key) else f", got {masked(first['input'])!r}"
+            if first["type"] == "extra_forbidden":
+                near = meant_key(key.removeprefix("config."), kind.Config).replace("mean ", f"mean {owner}config.")
+                raise PluginFault(f"{owner}{key}: unknown key{value}{near}") from error
             raise PluginFault(f"{owner}{key}: {first['msg']}{value}") from error
 
     def build(self, *context: ImageStore) -> Any:

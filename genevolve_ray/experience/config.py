@@ -52,7 +52,7 @@ class TransformersEmbedderConfig(Config):
     """Configure a sentence-embedding model in HF layout."""
 
     model: str = ""
-    """A model folder."""
+    """A model folder, or a hub id: `owner/name` or `owner/name@REVISION`."""
     pooling: Literal["last", "mean"] = "last"
     """`last`: the last token's state (Qwen3-Embedding); `mean`: the mean over tokens."""
     prefix: str = ""

@@ -105,7 +105,7 @@ class RewardConfig(Config):
     call_cost: float = Field(default=0.0, ge=0)
     """Cost of each tool call."""
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
-    """How a request without text enters the KScore."""
+    """How a request without text enters the KScore; in a run that of the judge, where it is not given."""
 
     @model_validator(mode="after")
     def _weights(self) -> RewardConfig:
