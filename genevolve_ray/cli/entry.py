@@ -114,7 +114,7 @@ def sft(
 
     Example: `genevolve sft samples/sft.jsonl --model runs/demo/sft --out runs/tuned --set dtype=float32`
     """
-    from genevolve_ray.remote.hub import is_hub_data
+    from genevolve_ray.remote.hub_rows import is_hub_data
 
     rows = source.endswith((".jsonl", ".ndjson", ".parquet", ".json")) or is_hub_data(source)
     if model is not None or settings or rows:
