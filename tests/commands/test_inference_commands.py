@@ -164,7 +164,9 @@ ODD = [
     {"success": "perhaps"},
     {"success": True, "output_path": 5, "image_path": None},
     {"success": True, "gen_prompt": "", "reference_images": []},
-    {"success": True, "meta": "no object"},
+    {"success": True, "meta": "no object", "category": 5, "genevolve_ray": "no object"},
+    {"success": True, "meta": {"case_id": [1]}, "eval_type": ["x"], "genevolve_ray": {"usage": 3, "off_grid": 4}},
+    {"success": True, "prompt": ["x"]},
 ]
 
 
@@ -184,8 +186,14 @@ def test_odd_rows_are_taken_or_named_and_never_end_a_job(genevolve: Callable[...
         ended = genevolve("judge", "--input", path, *options)
     assert ended.code == 1, ended.err
     judged = rows_of(path.parent / "results_eval.json")
-    assert [(row["id"], row["eval_success"]) for row in judged] == [(0, True), (1, True), (4, False)]
-    for number in (3, 4, 6):
+    assert [(row["id"], row["eval_success"]) for row in judged] == [
+        (0, True),
+        (1, True),
+        (4, False),
+        (5, True),
+        (6, True),
+    ]
+    for number in (3, 4, 8):
         assert f"{path}:{number}: bad_field" in ended.err
     assert "1: rendered from the raw prompt, there was no program (4)" in ended.err
 
