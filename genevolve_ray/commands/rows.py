@@ -82,7 +82,7 @@ def wise_prompts(data: Path, console: Console, report: RejectionReport) -> list[
     Raises:
         DataError: when there is no prompt.
     """
-    there = [data] if data.is_file() else sorted(data.glob("*.json"))
+    there = [data] if data.is_file() else sorted(data.glob("*.json")) or sorted(data.glob("*.jsonl"))
     paths = [path for path in there if not (path.stem.endswith(_REWRITTEN) or path.stem == _MERGED)] or there
     prompts = read_prompts(paths, report)
     if report.rejected:
