@@ -58,7 +58,7 @@ def prepare(config: RunConfig, options: Options) -> Work:
     Raises:
         ValueError: when TRL's way to tokenise a prompt gives other ids than ours.
     """
-    from genevolve_ray.agent.profile import PROFILES, prompt_messages
+    from genevolve_ray.agent.profile import prompt_messages
     from genevolve_ray.evolution.inprocess import load_banned, load_chat
     from genevolve_ray.records.images import MemoryImages
 
@@ -66,7 +66,7 @@ def prepare(config: RunConfig, options: Options) -> Work:
     source, tools = config.requests.build(images), config.tools.build(images).tools
     size = config.loop.requests_per_step
     requests = [[source.train(step * size + i) for i in range(size)] for step in range(options.repeats + 1)]
-    messages = [[prompt_messages(r.prompt, PROFILES[config.profile], tools) for r in step] for step in requests]
+    messages = [[prompt_messages(r.prompt, config.protocol, tools) for r in step] for step in requests]
     prompts = [[chat.prompt_ids(m) for m in step] for step in messages]
     render: Any = chat.tokenizer.apply_chat_template
     texts = [[render(m, tokenize=False, add_generation_prompt=True) for m in step] for step in messages]

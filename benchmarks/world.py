@@ -43,7 +43,6 @@ def teacher_sequences(config: RunConfig, policy: Path) -> list[TrainSequence]:
     Each has what a distilling teacher would read: the same with a bundle in its prompt. Behaviour log-probs are 0 until
     `with_behaviour` fills them in.
     """
-    from genevolve_ray.agent.profile import PROFILES
     from genevolve_ray.atlas.coldstart import Curriculum, CurriculumConfig
     from genevolve_ray.atlas.teacher import GENERIC
     from genevolve_ray.evolution.inprocess import load_chat
@@ -53,7 +52,7 @@ def teacher_sequences(config: RunConfig, policy: Path) -> list[TrainSequence]:
 
     chat = load_chat(policy)
     curriculum = Curriculum(CurriculumConfig(stated_fraction=0.0, stated_share_later=0.0, worlds=1), chat)
-    patch = TeacherPatch(chat, PROFILES[config.profile], max_tokens=2048)
+    patch = TeacherPatch(chat, config.protocol, max_tokens=2048)
 
     async def play() -> list[Trajectory]:
         return [await curriculum.trajectory(0, index) for index in range(concurrency(config))]

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 from genevolve_ray.agent import wire
-from genevolve_ray.agent.parser import FinalAnswer, ToolCall, TurnError, parse_program, parse_turn
+from genevolve_ray.agent.observing import observation_text
+from genevolve_ray.agent.parser import (
+    FinalAnswer,
+    ParsedTurn,
+    ToolCall,
+    TurnError,
+    parse_first_action,
+    parse_program,
+    parse_turn,
+)
 from genevolve_ray.agent.policy_session import PolicySession
-from genevolve_ray.agent.profile import ProtocolProfile, observation_text, prompt_messages
+from genevolve_ray.agent.profile import ProtocolProfile, filled, prompt_messages
+from genevolve_ray.agent.published_client import client_calls, client_program
 from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
-from genevolve_ray.records.observation import ImageSearchObservation
+from genevolve_ray.records.observation import ImageSearchObservation, Observation, SearchObservation
 from genevolve_ray.records.program import ProgramError, ProgramFault
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
@@ -24,7 +34,9 @@ from genevolve_ray.records.trajectory import (
     Trajectory,
     Turn,
     TurnKind,
+    join_messages,
 )
+from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 
@@ -43,8 +55,9 @@ async def run_episode(
     """Let the policy answer one request and return the trajectory, for every outcome.
 
     A valid program ends as PENDING (not judged yet). No program, or an invalid one, is a POLICY_FAILURE with its
-    reason: an answer is final, valid or not. Three cases are an INFRA_FAILURE, which is unrelated to the policy: a tool
-    whose source gave up, a chat endpoint that gave up, and a request whose prompt does not fit.
+    reason: an answer is final, valid or not, unless the profile retries broken ones. Three cases are an INFRA_FAILURE,
+    which is unrelated to the policy: a tool whose source gave up, a chat endpoint that gave up, and a request whose
+    prompt does not fit.
 
     Args:
         request: what to draw; only its prompt is shown to the policy.
@@ -74,15 +87,16 @@ class _Episode:
         seed: int,
         split: str,
     ) -> None:
-        self.session, self.tools, self.profile, self.seed = session, tools, profile, seed
+        self.session, self.tools, self.profile, self.seed = session, own_skills(profile, tools), profile, seed
         self.context = EpisodeContext(request=request, seed=seed)
-        self.images = wire.ImageIds()
+        self.as_published = profile.answers == "published"
+        self.images = wire.ImageIds(by_url=self.as_published)
         self.turn = self.calls = self.image_searches = 0
         self.trajectory = Trajectory(
             key=key,
             prompt=request.prompt,
             ledger=session.ledger,
-            provenance=Provenance(profile=profile.name, engine=session.name, seed=seed, split=split),
+            provenance=Provenance(profile=profile.label, engine=session.name, seed=seed, split=split),
             images=self.images.images,
             timings={"policy": 0.0, "tools": 0.0},
         )
@@ -127,17 +141,22 @@ class _Episode:
         seconds = perf_counter() - started
         self.trajectory.timings["policy"] += seconds
         text = spoken.text
-        if spoken.cut:
-            body = self.profile.messages.too_long.format(limit=spoken.tokens)
+        if spoken.cut and not self.as_published:  # The published client reads what there is.
+            body = filled(self.profile.messages.too_long, limit=spoken.tokens)
             return self._note(TurnKind.TOO_LONG, text, seconds, body, error="turn cut off by the token limit")
-        parsed = parse_turn(text)
+        parsed = self._parsed(text)
         if isinstance(parsed, ToolCall):
             return await self._call(parsed, text, seconds)
         if isinstance(parsed, FinalAnswer) or parsed.final:
             self._answer(parsed, text, seconds)
             return None
-        body = self.profile.messages.format_error.format(detail=self._line(str(parsed)))
+        body = filled(self.profile.messages.format_error, detail=self._line(str(parsed)))
         return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, error=str(parsed))
+
+    def _parsed(self, text: str) -> ParsedTurn:
+        if not self.profile.first_action:
+            return parse_turn(text)
+        return parse_first_action(text, retry_answers=self.as_published)
 
     async def _call(self, call: ToolCall, text: str, seconds: float) -> str | None:
         """Execute a tool call, or return the reason why it cannot be executed."""
@@ -145,16 +164,18 @@ class _Episode:
         name = self._line(call.name)
         tool = self.tools.get(call.name)
         if tool is None:
-            body = messages.unknown_tool.format(name=name, names=", ".join(self.tools))
+            body = filled(messages.unknown_tool, name=name, names=", ".join(self.tools))
             return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error=f"unknown tool {name}")
         if self.calls >= limit or self._last_turn:
-            body = messages.tool_limit.format(limit=limit)
+            body = filled(messages.tool_limit, limit=limit)
             return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error="tools are closed")
+        if (unknown := self._unknown_skill(call, tool)) is not None:
+            return self._note(TurnKind.FORMAT_ERROR, text, seconds, unknown, call, error="unknown skill")
         started = perf_counter()
         try:
-            observation = await tool.call(call.arguments, self.context)
+            body, outages = await self._observed(call, tool)
         except ToolArgumentError as error:
-            body = messages.bad_arguments.format(name=name, detail=self._line(str(error)))
+            body = filled(messages.bad_arguments, name=name, detail=self._line(str(error)))
             return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error=str(error))
         except InfraFailure as error:
             self._note(TurnKind.TOOL_CALL, text, seconds, "", call, error=str(error))
@@ -163,28 +184,48 @@ class _Episode:
         tool_seconds = perf_counter() - started
         self.trajectory.timings["tools"] += tool_seconds
         self.calls += 1
+        # An outage that is reported to the policy marks the turn, and so the trajectory.
+        return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, error=outages, tool_seconds=tool_seconds)
+
+    async def _observed(self, call: ToolCall, tool: Tool) -> tuple[str, str]:
+        """Return the observation of a call as text, and the outages in it. Raises ToolArgumentError, InfraFailure."""
+        calls = client_calls(call.name, call.arguments) if self.as_published else [call.arguments]
+        found = [await tool.call(arguments, self.context) for arguments in calls]
+        if not found and call.name == "search":
+            messages = self.profile.messages
+            return messages.blank_queries if call.arguments.get("queries") else messages.no_queries, ""
+        observation = _joined(found) if found else ImageSearchObservation(query="")
         hits = []
         if isinstance(observation, ImageSearchObservation):
             self.image_searches += 1
             hits = self.images.assign(observation.hits)
-        body = observation_text(observation, self.profile, hits)
-        # An outage that is reported to the policy marks the turn, and so the trajectory.
-        outages = "; ".join(observation.outages)
-        return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, error=outages, tool_seconds=tool_seconds)
+        return observation_text(observation, self.profile, hits), "; ".join(observation.outages)
+
+    def _unknown_skill(self, call: ToolCall, tool: Tool) -> str | None:
+        """Return the profile's message for a skill that does not exist, None where it has none or the skill exists."""
+        message, name = self.profile.messages.unknown_skill, call.arguments.get("skill_name")
+        if not message or call.name != KnowledgeTool.name or not isinstance(name, str):
+            return None
+        known = tool.parameters.get("properties", {}).get("skill_name", {}).get("enum", [])
+        name = name.strip() if self.as_published else name
+        return None if name in known else filled(message, name=self._line(name), names=", ".join(known))
 
     def _answer(self, answer: FinalAnswer | TurnError, text: str, seconds: float) -> None:
         """End the episode with a program, or with the rule that the answer breaks."""
-        reason = ""
+        reason = note = ""
         try:
             if isinstance(answer, TurnError):
                 raise ProgramError(ProgramFault.NOT_JSON, str(answer))
-            if self.image_searches < self.profile.min_image_searches:
+            known, most = self.images.images.keys(), self.profile.max_references
+            if self.as_published:
+                self.trajectory.program, note = client_program(answer.raw, known, most)
+            elif self.image_searches < self.profile.min_image_searches:
                 raise ProgramError(ProgramFault.NO_IMAGE_SEARCH)
-            known = self.images.images.keys()
-            self.trajectory.program = parse_program(answer.raw, known, self.profile.max_references)
+            else:
+                self.trajectory.program = parse_program(answer.raw, known, most)
         except ProgramError as error:
             reason = str(error)
-        self._note(TurnKind.ANSWER, text, seconds, "", error=reason)
+        self._note(TurnKind.ANSWER, text, seconds, "", error=reason or note)
         self._end(Outcome.POLICY_FAILURE if reason else Outcome.PENDING, Termination.ANSWER, reason)
 
     def _observe(self, body: str) -> bool:
@@ -192,17 +233,20 @@ class _Episode:
         profile, last = self.profile, self.trajectory.turns[-1]
         if self._last_turn:
             reason = f"no answer within {profile.max_turns} turns, the last one: {last.error or last.kind.value}"
-            self._end(Outcome.POLICY_FAILURE, Termination.MAX_ROUNDS, reason)
+            # The published client keeps "max_rounds_reached" for a last turn that calls a tool.
+            silent = self.as_published and not last.tool
+            self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER if silent else Termination.MAX_ROUNDS, reason)
             return False
+        messages = [body]
         if self.turn + 2 >= profile.max_turns or self.calls >= profile.max_tool_calls:
-            body = f"{body}\n{profile.messages.final_step}"
-        text = wire.wrap(body)
-        if not self.session.hear(text, self._remaining):
+            messages.append(profile.messages.final_step)
+        texts = [wire.wrap("\n".join(messages))] if profile.final_step_as == "note" else wire.wrap_first(messages)
+        if not self.session.hear(texts, self._remaining):
             used = profile.max_response_tokens - self._remaining
             reason = f"{used} of {profile.max_response_tokens} response tokens used without an answer"
             self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER, reason)
             return False
-        self.trajectory.turns[-1] = last.model_copy(update={"observation": text})
+        self.trajectory.turns[-1] = last.model_copy(update={"observation": join_messages(texts)})
         return True
 
     def _context_full(self, message: str) -> None:
@@ -242,3 +286,19 @@ class _Episode:
 
     def _line(self, text: str) -> str:
         return wire.one_line(text, self.profile.max_field_chars)
+
+
+def own_skills(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> Mapping[str, Tool]:
+    """Return the tools of an episode: those given, with the profile's own skills where it has any."""
+    if not isinstance(profile.skills, dict) or KnowledgeTool.name not in tools:
+        return tools
+    return {**tools, KnowledgeTool.name: KnowledgeTool(profile.skills)}
+
+
+def _joined(found: Sequence[Observation]) -> Observation:
+    """Return the observations of one call's searches as one."""
+    if len(found) == 1:
+        return found[0]
+    return SearchObservation(
+        results=tuple(r for one in found if isinstance(one, SearchObservation) for r in one.results)
+    )

@@ -6,6 +6,7 @@ No text, however malformed, raises an error here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Set
 from dataclasses import dataclass
 from enum import StrEnum
@@ -123,6 +124,41 @@ def _missing_action(rest: str) -> TurnFault:
     return TurnFault.STRAY_TEXT if complete else TurnFault.NO_ACTION
 
 
+def parse_first_action(text: str, *, retry_answers: bool) -> ParsedTurn:
+    """Return the first answer in a turn, else its first tool call, whatever stands around them. Never raises.
+
+    Of several keys of one name the last counts, and further keys of a call are ignored.
+
+    Args:
+        text: the turn.
+        retry_answers: whether a broken answer is passed over, so that it can be repeated; otherwise it is final.
+    """
+    for kind in (SpanKind.ANSWER, SpanKind.TOOL_CALL):
+        if (body := _first_object(text, *_TAGS[kind])) is None:
+            continue
+        try:
+            value = _checked_object(body)
+        except _BadObject as bad:
+            if kind is SpanKind.ANSWER and retry_answers:
+                continue
+            return TurnError(bad.fault, bad.detail, final=kind is SpanKind.ANSWER)
+        if kind is SpanKind.ANSWER:
+            return FinalAnswer(value)
+        name, arguments = value.get("name") or "", value.get("arguments") or {}
+        if isinstance(name, str) and isinstance(arguments, dict):
+            return ToolCall(name.strip(), arguments)
+        return TurnError(TurnFault.BAD_CALL, f"got keys {sorted(value)}"[:_DETAIL_CHARS])
+    return TurnError(TurnFault.NO_ACTION if text.strip() else TurnFault.EMPTY)
+
+
+def _first_object(text: str, opening: str, closing: str) -> str | None:
+    """Return the first text from a brace after an opening tag to a brace before a closing one."""
+    start = re.compile(rf"{opening}\s*+\{{").search(text)
+    # No later opening can succeed where the first one finds no end.
+    end = re.compile(rf"\}}\s*+{closing}").search(text, start.end()) if start else None
+    return text[start.end() - 1 : end.start() + 1] if start and end else None
+
+
 def parse_turn(text: str) -> ParsedTurn:
     """Return the action of a turn, or the reason why it has none. Never raises."""
     anatomy = dissect(text)
@@ -143,9 +179,14 @@ def parse_turn(text: str) -> ParsedTurn:
 
 def _load_object(body: str) -> dict[str, Any]:
     """Read one JSON object that can be written back as UTF-8 JSON. Raises _BadObject."""
+    # strict=False: a literal line break inside a string is unambiguous, and policies write them.
+    return _checked_object(body, strict=False, object_pairs_hook=_unique_keys)
+
+
+def _checked_object(body: str, **reading: Any) -> dict[str, Any]:
+    """Read one JSON object with these options of `json.loads`. Raises _BadObject."""
     try:
-        # strict=False: a literal line break inside a string is unambiguous, and policies write them.
-        value = json.loads(body, strict=False, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant, **reading)
         if not isinstance(value, dict):
             raise _BadObject(TurnFault.NOT_AN_OBJECT, f"got {type(value).__name__}")
         if _too_deep(value):

@@ -56,8 +56,11 @@ class PolicySession(Protocol):
         """Return the next turn. Raises PromptTooLong, and InfraFailure when an endpoint gave up."""
         ...
 
-    def hear(self, text: str, room: int) -> bool:
-        """Accept an observation, unless it has `room` tokens or more. Returns whether it was accepted."""
+    def hear(self, messages: Sequence[str], room: int) -> bool:
+        """Accept the user messages before the next turn, unless they have `room` tokens or more.
+
+        Returns whether they were accepted.
+        """
         ...
 
 
@@ -102,9 +105,9 @@ class TokenSession:
         text = self._chat.turn_text(generation.tokens)
         return SampledTurn(text, len(generation.tokens), generation.finish is FinishReason.LENGTH)
 
-    def hear(self, text: str, room: int) -> bool:
-        """Append the template's tokens of an observation, if there is room for them."""
-        tokens = self._chat.observation_ids(text, ended=self._chat.ended(self.ledger.tokens))
+    def hear(self, messages: Sequence[str], room: int) -> bool:
+        """Append the template's tokens of the user messages before the next turn, if there is room for them."""
+        tokens = self._chat.observation_ids(*messages, ended=self._chat.ended(self.ledger.tokens))
         if len(tokens) >= room:
             return False
         self.ledger.append_context(tokens, SpanKind.OBSERVATION)
@@ -157,16 +160,17 @@ class ChatSession:
         if reply.prompt_tokens is not None:
             self._used = max(0, reply.prompt_tokens - self._prompt_tokens)
         self._used += said
-        self._messages.append({"role": "assistant", "content": reply.text})
-        return SampledTurn(reply.text, said, reply.finish is FinishReason.LENGTH)
+        text = reply.text.strip()  # White space around a turn is the server's.
+        self._messages.append({"role": "assistant", "content": text})
+        return SampledTurn(text, said, reply.finish is FinishReason.LENGTH)
 
-    def hear(self, text: str, room: int) -> bool:
-        """Append an observation as a user message, if there is room for it by the estimate."""
-        size = _estimate(text)
+    def hear(self, messages: Sequence[str], room: int) -> bool:
+        """Append user messages, if there is room for them by the estimate."""
+        size = sum(map(_estimate, messages))
         if size >= room:
             return False
         self._used += size
-        self._messages.append({"role": "user", "content": text})
+        self._messages += ({"role": "user", "content": text} for text in messages)
         return True
 
 

@@ -5,8 +5,10 @@ A checkpoint trained under one profile performs worse under another, so a profil
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -15,35 +17,57 @@ from pydantic import Field, model_validator
 
 from genevolve_ray.agent import wire
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.experience import Experience
-from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation, SearchObservation
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormat, Experience
 from genevolve_ray.records.texts import load_text
 from genevolve_ray.tools.protocol import Tool
-from genevolve_ray.tools.skillset import SkillMode, skill_view
+from genevolve_ray.tools.skillset import SkillMode
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 TOOLS_MARK = "{{tools}}"
+ONE_LINE = "text:"
+"""Beginning of a system prompt that is itself given, where it has no second line by which it can be told."""
 REFERENCES_MARK = "{{max_references}}"
 _TOOL_ORDER = ("search", "image_search", "query_knowledge")
 TextField = Literal["title", "url", "snippet"]
 ImageField = Literal["title", "url", "local_path", "page_url"]
+PUBLISHED_MARK = "/published"
+"""End of the recorded name of a profile whose `answers` are read as the published client reads them."""
+
+
+def filled(text: str, **fields: object) -> str:
+    """Return a text with the named fields in braces filled in; other braces stay, as those of JSON."""
+    return re.sub(r"\{(\w+)\}", lambda found: str(fields.get(found[1], found[0])), text)
 
 
 class Messages(Config):
-    """Hold the runtime's messages to the policy; fields in braces are filled in."""
+    """Hold the runtime's messages to the policy; a known field in braces is filled in, other braces stay."""
 
     format_error: str = (
         "Format error: {detail}. Nothing was carried out. Think inside <think></think>, then write exactly one "
-        "<tool_call>{{...}}</tool_call> or one <answer>{{...}}</answer>, and nothing after it."
+        "<tool_call>{...}</tool_call> or one <answer>{...}</answer>, and nothing after it."
     )
+    """Answer to a turn without an action that can be read; field `detail`."""
     too_long: str = (
         "Too long: the turn was cut off after {limit} tokens and nothing was carried out. "
         "Think briefly and give one action."
     )
+    """Answer to a turn that the token limit cut off; field `limit`."""
     bad_arguments: str = "Bad arguments for {name}: {detail}"
+    """Answer to a call with arguments that its tool does not take; fields `name` and `detail`."""
     unknown_tool: str = "There is no tool named {name}. The tools are: {names}."
+    """Answer to a call of a tool that does not exist; fields `name` and `names`."""
+    unknown_skill: str = ""
+    """Answer to a query for a skill that does not exist, fields `name` and `names`; empty: that of bad arguments."""
+    no_queries: str = "[search] empty queries"
+    """Observation of a text search without queries, where `answers` is `published`."""
+    blank_queries: str = "[search] no results"
+    """Observation of a text search whose queries are all blank, where `answers` is `published`."""
+    outage: str = ""
+    """Reason that is shown for a query which the source could not answer; empty: the tool's own."""
     tool_limit: str = "Not carried out: all {limit} tool calls are used. Give the <answer> from what you have."
+    """Answer to a call beyond the limit, or in the last turn; field `limit`."""
     final_step: str = "Final step: tools are closed now. Reply with the <answer> and nothing else."
+    """Announcement of the last turn."""
 
 
 SHORT_MESSAGES = Messages(
@@ -56,32 +80,94 @@ SHORT_MESSAGES = Messages(
 )
 
 
+class ProfileSampling(Config):
+    """Configure the sampling that a profile proposes."""
+
+    temperature: float = Field(default=0.6, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    """Nucleus sampling: least probability mass that is kept."""
+
+
 class ProtocolProfile(Config):
     """Define one protocol of an episode. Token limits are in tokens of the policy's tokenizer.
 
-    `max_response_tokens` counts everything after the prompt, observations included. `prompt` names the system prompt:
-    one of the texts in `agent/prompts`, a file, or an importable attribute `module:name`. In that text a line
-    `{{tools}}` is the place of the tool definitions and `{{max_references}}` that of the number.
+    A profile that `agent.profile_source` has read holds every text itself, so that it needs no file where it is used.
     """
 
-    name: str
+    name: str = Field(min_length=1, max_length=80)
+    """Name that outputs record; by default that of the file, or of the profile it extends with a digest."""
     max_turns: int = Field(default=11, ge=2)
+    """Turns of the policy."""
     max_tool_calls: int = Field(default=10, ge=1)
+    """Tool calls that are carried out."""
     max_prompt_tokens: int = Field(default=6144, ge=1)
+    """Tokens of the messages before the first turn."""
     max_response_tokens: int = Field(default=30000, ge=1)
+    """Tokens of everything after the prompt, observations included."""
     max_turn_tokens: int = Field(default=4096, ge=1)
+    """Tokens of one turn."""
     min_image_searches: int = Field(default=1, ge=0)
+    """Image searches without which an answer is invalid; not enforced where `answers` is `published`."""
     max_references: int = Field(default=2, ge=1, le=5)
+    """Reference images of an answer."""
     append_date: bool = False
+    """Whether the system prompt ends in the date."""
+    date_text: str = " {date}"
+    """How it ends in the date."""
     prompt: str = "full"
+    """System prompt: a text of `agent/prompts` by name, a file, an importable `module:attribute`, or the text itself
+    (more than one line, or after `text:`). A line `{{tools}}` in it is the place of the tool definitions and
+    `{{max_references}}` that of the number."""
     tool_style: Literal["schemas", "names"] = "schemas"
+    """How tools are defined at `{{tools}}`."""
     guide_style: Literal["sections", "lines"] = "sections"
+    """How experience is laid out."""
+    skills: str | dict[str, str] | None = None
+    """Folder of the skills (*.md), or their texts by name, which replace those of the tools; null keeps these."""
+    skill_header: str = ""
+    """Text before that of a skill; field `name`."""
     skill_text: SkillMode = "whole"
+    """Part of a skill that is shown: `file` (unchanged), `whole` (stripped), `instructions` or `short`."""
     text_fields: tuple[TextField, ...] = Field(default=("title", "url", "snippet"), min_length=1)
+    """Lines of a text result."""
     image_fields: tuple[ImageField, ...] = Field(default=("title", "url", "local_path", "page_url"), min_length=1)
+    """Lines of an image result."""
+    empty_fields: Literal["shown", "left_out"] = "shown"
+    """Whether a line without a value is shown; that of the title always is."""
+    local_path: str = "images/{img_id}.{ext}"
+    """Path shown for an image; fields `img_id`, `ext`, `sha256`, `url_sha1` (24 digits), `url_suffix` (as .jpg)."""
     max_field_chars: int = Field(default=2000, ge=16)
     """Longest foreign text shown in one line of an observation."""
+    final_step_as: Literal["note", "turn"] = "note"
+    """Whether `messages.final_step` ends the observation before it, or is a user turn of its own."""
+    answers: Literal["strict", "published"] = "strict"
+    """`strict`: one action and nothing else in a turn, exact keys and arguments; an answer is final, valid or not.
+    `published`: read as by the published client: surplus text and keys are ignored, arguments coerced, references sorted
+    and cut, and a broken answer is retried."""
+    calls_per_turn: Literal["one", "first"] | None = None
+    """`one`: a turn with several actions, or text around one, is a format error; `first`: its first answer counts, else
+    its first call. Null follows `answers`: `one` where strict, `first` where published."""
+    sampling: ProfileSampling | None = None
+    """Sampling of `rollout` and `bench` where `inference` sets none."""
     messages: Messages = Messages()
+    """The runtime's messages, each a text, an importable `module:attribute`, or a .txt or .md file."""
+
+    @property
+    def label(self) -> str:
+        """The name that outputs record; it also tells how answers are read."""
+        return f"{self.name}{PUBLISHED_MARK}" if self.answers == "published" else self.name
+
+    @property
+    def digest(self) -> str:
+        """Eight digits that identify the content."""
+        content = self.model_dump_json(exclude={"name"})
+        return hashlib.sha256(content.encode(errors="replace")).hexdigest()[:8]
+
+    @property
+    def first_action(self) -> bool:
+        """True where the first action of a turn is carried out, and the text around it ignored."""
+        return (self.calls_per_turn or ("first" if self.answers == "published" else "one")) == "first"
 
     @model_validator(mode="after")
     def _limits(self) -> ProtocolProfile:
@@ -96,11 +182,29 @@ class ProtocolProfile(Config):
         return self
 
 
+_RELEASE = ProtocolProfile(
+    name="release",
+    skill_header="## Skill Guidance\n\n=== Skill: {name} ===\n",
+    skill_text="file",
+    empty_fields="left_out",
+    # The released client's default folder, as the policy reads it; nothing is written there.
+    local_path="/tmp/genevolve_images/{url_sha1}{url_suffix}",  # noqa: S108
+    final_step_as="turn",
+    sampling=ProfileSampling(),
+    messages=Messages(
+        bad_arguments="[tool error] {name}: {detail}",
+        unknown_tool="Unknown tool: {name}",
+        unknown_skill="Unknown skill '{name}'. Available skills: {names}",
+    ),
+)
+
 PROFILES = {
     profile.name: profile
     for profile in (
-        ProtocolProfile(name="release"),
-        ProtocolProfile(name="paper-eval", max_references=5, append_date=True, skill_text="instructions"),
+        _RELEASE,
+        _RELEASE.model_copy(
+            update={"name": "paper-eval", "max_references": 5, "append_date": True, "skill_text": "instructions"}
+        ),
         ProtocolProfile(
             name="atlas",
             max_turns=9,
@@ -121,6 +225,11 @@ PROFILES = {
 """The named profiles."""
 
 
+def built_in(profile: ProtocolProfile) -> bool:
+    """Return whether a profile is one that ships, so that its name says all."""
+    return PROFILES.get(profile.name) == profile
+
+
 def system_prompt(
     profile: ProtocolProfile, tools: Mapping[str, Tool], experience: Experience | None = None, date: str = ""
 ) -> str:
@@ -139,7 +248,7 @@ def system_prompt(
         return text
     if not date:
         raise ValueError(f"profile {profile.name!r} appends the date to the system prompt: pass it explicitly")
-    return f"{text}Today's date: {date}\n"
+    return text + filled(profile.date_text, date=date)
 
 
 def guide_place(profile: ProtocolProfile) -> str:
@@ -155,7 +264,10 @@ def _frame(profile: ProtocolProfile) -> tuple[str, bool, str]:
         return before, True, after
     # An external prompt already contains its tool definitions.
     at = text.find("<tools>")
-    line = text.rfind("\n", 0, at) + 1 if at >= 0 else len(text)
+    if at < 0:
+        # A guide would follow the last line.
+        return text if text.endswith("\n") else f"{text}\n", False, ""
+    line = text.rfind("\n", 0, at) + 1
     return text[:line], False, text[line:]
 
 
@@ -175,12 +287,16 @@ def prompt_messages(
 
 @lru_cache(maxsize=32)
 def load_prompt(source: str) -> str:
-    """Return the system prompt text that `ProtocolProfile.prompt` names; it always ends in a line break.
+    """Return the system prompt that `ProtocolProfile.prompt` names or is, unchanged.
 
     Raises:
         ValueError: naming the source, when it is neither a text of the project, a file, nor `module:attribute`.
     """
-    return load_text(source, PROMPTS_FOLDER, "system prompt")
+    if "\n" in source:
+        return source
+    if source.startswith(ONE_LINE):
+        return source.removeprefix(ONE_LINE)
+    return load_text(source, PROMPTS_FOLDER, "system prompt", exact=True)
 
 
 def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:
@@ -207,10 +323,10 @@ def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:
 
 
 def guide_text(profile: ProtocolProfile, experience: Experience) -> str:
-    """Return a bundle as the lines of a guide, "" when all slots are empty. It begins with `guide_head`."""
+    """Return a bundle as the lines of a guide, "" when all slots are empty. It begins with one of `guide_heads`."""
     slots = {
         name: [wire.one_line(bullet, profile.max_field_chars) for bullet in bullets]
-        for name, bullets in experience.slots().items()
+        for name, bullets in experience.guidance.items()
     }
     if not slots:
         return ""
@@ -221,25 +337,15 @@ def guide_text(profile: ProtocolProfile, experience: Experience) -> str:
             f"## {name.replace('_', ' ').capitalize()}\n" + "".join(f"- {bullet}\n" for bullet in bullets)
             for name, bullets in slots.items()
         )
-    return guide_head(profile) + lines
+    return _guide_head(profile, experience.layout) + lines
 
 
-def guide_head(profile: ProtocolProfile) -> str:
-    """Return the first line of every guide; its presence shows that a context contains experience."""
-    return "Guide:\n" if profile.guide_style == "lines" else "# Guide from earlier requests of this kind\n"
+def guide_heads(profile: ProtocolProfile) -> list[str]:
+    """Return the first lines that a guide may have; one of them shows that a context contains experience."""
+    return list(dict.fromkeys(_guide_head(profile, layout) for layout in BUNDLE_FORMATS.values()))
 
 
-def observation_text(
-    observation: Observation, profile: ProtocolProfile, hits: Sequence[tuple[str, ImageHit]] = ()
-) -> str:
-    """Return an observation as the policy reads it, without the <tool_response> around it.
-
-    `hits` are the images of an image search under their ids in this trajectory.
-    """
-    if isinstance(observation, SearchObservation):
-        return wire.text_block(observation.results, profile.text_fields, profile.max_field_chars)
-    if isinstance(observation, ImageSearchObservation):
-        if observation.error:
-            return wire.image_error(observation.query, observation.error, profile.max_field_chars)
-        return wire.image_block(observation.query, hits, profile.image_fields, profile.max_field_chars)
-    return wire.neutralise(skill_view(observation.markdown, profile.skill_text))
+def _guide_head(profile: ProtocolProfile, layout: BundleFormat) -> str:
+    if profile.guide_style == "lines":
+        return "Guide:\n"
+    return f"# {layout.title or 'Guide from earlier requests of this kind'}\n"

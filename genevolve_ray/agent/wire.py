@@ -45,16 +45,26 @@ def wrap(body: str) -> str:
     return f"<tool_response>\n{body}\n</tool_response>"
 
 
+def wrap_first(messages: Sequence[str]) -> list[str]:
+    """Return user messages of which the first carries an observation."""
+    return [wrap(messages[0]), *messages[1:]]
+
+
 _WRITERS = {"title": foreign_line, "snippet": foreign_line, "url": link_line, "page_url": link_line}
 """Formatters of external fields; `local_path` is the project's own."""
 
 
-def _entry(head: str, fields: Iterable[tuple[str, str]], max_chars: int) -> str:
-    lines = [f"{name}: {_WRITERS.get(name, one_line)(value, max_chars)}".rstrip() for name, value in fields]
-    return "\n".join([head + lines[0], *("  " + line for line in lines[1:])])
+def _entry(head: str, fields: Iterable[tuple[str, str]], max_chars: int, all_fields: bool) -> str:
+    """Return the lines of one result; `all_fields` keeps those without a value, but for the space at their end."""
+    lines = [(name, _WRITERS.get(name, one_line)(value, max_chars)) for name, value in fields]
+    if all_fields:
+        shown = [f"{name}: {value}".rstrip() for name, value in lines]
+    else:
+        shown = [f"{name}: {value}" for place, (name, value) in enumerate(lines) if value or place == 0]
+    return "\n".join([head + shown[0], *("  " + line for line in shown[1:])])
 
 
-def text_block(results: Sequence[QueryResult], fields: Sequence[str], max_chars: int) -> str:
+def text_block(results: Sequence[QueryResult], fields: Sequence[str], max_chars: int, all_fields: bool = True) -> str:
     """Return the digest of a `search` call: one block per query; a failed query is shown as an error."""
     blocks = []
     for result in results:
@@ -63,25 +73,25 @@ def text_block(results: Sequence[QueryResult], fields: Sequence[str], max_chars:
             blocks.append(f"--- search error for [{query}]: {one_line(result.error, max_chars)} ---")
             continue
         lines = [
-            _entry(f"{number}. ", [(name, getattr(hit, name)) for name in fields], max_chars)
+            _entry(f"{number}. ", [(name, getattr(hit, name)) for name in fields], max_chars, all_fields)
             for number, hit in enumerate(result.hits, 1)
         ]
         blocks.append("\n".join([f"--- search result for [{query}] ---", *lines, "--- end of search result ---"]))
     return "\n".join(blocks)
 
 
-def image_block(query: str, hits: Sequence[tuple[str, ImageHit]], fields: Sequence[str], max_chars: int) -> str:
-    """Return the digest of an `image_search` call from (image id, hit) pairs."""
+def image_block(
+    query: str,
+    hits: Sequence[tuple[str, ImageHit, str]],
+    fields: Sequence[str],
+    max_chars: int,
+    all_fields: bool = True,
+) -> str:
+    """Return the digest of an `image_search` call from (image id, hit, shown path)."""
     lines = []
-    for img_id, hit in hits:
-        values = {
-            "title": hit.title,
-            "url": hit.url,
-            # The path of the published layout; the pixels themselves are passed by content address.
-            "local_path": f"images/{img_id}.{hit.image.media_type.split('/')[-1]}",
-            "page_url": hit.page_url,
-        }
-        lines.append(_entry(f"{img_id}: ", [(name, values[name]) for name in fields], max_chars))
+    for img_id, hit, path in hits:
+        values = {"title": hit.title, "url": hit.url, "local_path": path, "page_url": hit.page_url}
+        lines.append(_entry(f"{img_id}: ", [(name, values[name]) for name in fields], max_chars, all_fields))
     head = f"--- image search result for [{one_line(query, max_chars)}] ---"
     return "\n".join([head, *lines, "--- end of image search result ---"])
 
@@ -94,25 +104,34 @@ def image_error(query: str, error: str, max_chars: int) -> str:
 class ImageIds:
     """Assign ids IMG_001, IMG_002, ... within one trajectory.
 
-    The same image (same content or same url) keeps its id.
+    The same image (same content or same url) keeps its id, and is listed once. `by_url` counts as the published client
+    does: only the url identifies an image, and one that a result repeats is listed again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, by_url: bool = False) -> None:
         """Start without images."""
         self.images: dict[str, ImageHit] = {}
+        self._ids_by_url_alone = by_url
         self._by_content: dict[str, str] = {}
         self._by_url: dict[str, str] = {}
 
     def assign(self, hits: Sequence[ImageHit]) -> list[tuple[str, ImageHit]]:
-        """Return (id, hit) for each distinct image of a result, in order of first appearance."""
+        """Return (id, hit) for the images of a result, in order of first appearance."""
+        listed = [(self._id(hit), hit) for hit in hits]
+        if self._ids_by_url_alone:
+            return listed
         assigned: dict[str, ImageHit] = {}
-        for hit in hits:
-            img_id = self._by_content.get(hit.image.sha256) or self._by_url.get(hit.url)
-            if img_id is None:
-                img_id = f"IMG_{len(self.images) + 1:03d}"
-                self.images[img_id] = hit
-            self._by_content.setdefault(hit.image.sha256, img_id)
-            if hit.url:
-                self._by_url.setdefault(hit.url, img_id)
+        for img_id, hit in listed:
             assigned.setdefault(img_id, hit)
         return list(assigned.items())
+
+    def _id(self, hit: ImageHit) -> str:
+        alone = self._ids_by_url_alone and bool(hit.url)
+        img_id = (None if alone else self._by_content.get(hit.image.sha256)) or self._by_url.get(hit.url)
+        if img_id is None:
+            img_id = f"IMG_{len(self.images) + 1:03d}"
+            self.images[img_id] = hit
+        self._by_content.setdefault(hit.image.sha256, img_id)
+        if hit.url:
+            self._by_url.setdefault(hit.url, img_id)
+        return img_id

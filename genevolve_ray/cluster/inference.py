@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messages
+from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
 from genevolve_ray.cluster.launch import Launch, launched
 from genevolve_ray.cluster.proxies import ServeGrader, ServeJudge, ServeRenderer, connect_tools
 from genevolve_ray.cluster.rollouts import RayRollouts
@@ -55,7 +55,7 @@ async def _ports(launch: Launch) -> InferencePorts:
     ports, wanted, callers = InferencePorts(), launch.wanted, launch.callers()
     if launch.rollouts is not None:
         tools = await connect_tools(callers["tools"])
-        ports.agent = RayAgent(launch.rollouts, PROFILES[launch.config.profile], tools, wanted.date)
+        ports.agent = RayAgent(launch.rollouts, launch.config.protocol, tools, wanted.date)
     if wanted.render:
         caller = callers["renderer"]
         renderer = ServeRenderer(await caller("describe"), caller)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect, connect_tools
 from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.engines.config import EngineConfig
@@ -109,7 +108,7 @@ class RolloutWorker:
             self._scoring = Scoring(painter, critic, self._config.reward, first)
             for generation, service_handle in others:
                 await self.add_renderer(generation, service_handle)
-        profile = PROFILES[self._config.profile]
+        profile = self._config.protocol
         self._rollouts = Rollouts(self._policy.open_session, stand_ins, profile, self._date, self._scoring)
 
     async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:

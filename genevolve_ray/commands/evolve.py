@@ -16,6 +16,7 @@ from genevolve_ray.commands.memory_gauge import MemoryGauge
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.hub_models import pin_models
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.metric_writers import open_writers
 from genevolve_ray.evolution.metrics import evaluation_metrics, verdict_parts
@@ -35,9 +36,15 @@ def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str
     """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly."""
     if config.deterministic and not in_process:
         raise UserFault("deterministic=true needs --in-process: parallel processes are not bit-exact")
+    config = pin_models(config, _recorded(folder))
     prime_source(config.requests, Folder(str(folder)))
     preflight(as_swapped(config, folder), local=in_process)
     return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return the configuration with which the run of a folder began, empty where there is none."""
+    return RunStore.read(str(folder)).config if (folder / "run.json").is_file() else {}
 
 
 def as_swapped(config: RunConfig, folder: Path) -> RunConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.agent.profile import built_in
 from genevolve_ray.bench.jobs.pipeline import Stage
 from genevolve_ray.bench.jobs.settings_file import read_job
 from genevolve_ray.bench.jobs.sft_rows import write_sft_rows
@@ -108,7 +108,9 @@ class Agent:
         config = self.config
         return {
             "policy": self.source.identity,
-            "profile": config.profile,
+            "profile": config.protocol.label,
+            "profile_digest": "" if built_in(config.protocol) else config.protocol.digest,
+            "answers": config.protocol.answers,
             "date": self.date,
             "seed": config.seed,
             "temperature": config.inference.temperature,
@@ -127,11 +129,11 @@ def agent_of(policy: str | None, config: RunConfig, folder: Path, command: str, 
     with named_policy(policy, config) as source:
         shown = ""
         dated = source is not None and source.model is not None and prints_date(source.model)
-        if dated or (policy != DIRECT and PROFILES[config.profile].append_date):
+        if dated or (policy != DIRECT and config.protocol.append_date):
             today = datetime.now(UTC).date().isoformat()
             shown = date or config.date or str(read_job(folder, command).get("date", today))
         elif date:
-            raise UserFault(f"--date {date}: profile {config.profile!r} does not show the policy a date")
+            raise UserFault(f"--date {date}: profile {config.protocol.name!r} does not show the policy a date")
         yield Agent(source, shown, config.model_copy(update={"date": shown}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +11,18 @@ from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
+from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.config import RunConfig, explain
-from genevolve_ray.doctor.preflight import check_sampled, model_folder
+from genevolve_ray.doctor.preflight import check_final_step, check_sampled, model_folder
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.models.hub import pinned
 from genevolve_ray.records.strict_text import YamlFault, read_yaml
 
 DIRECT = "direct"
+_LOG = logging.getLogger(__name__)
 _ENDPOINT = re.compile(r"openai:(?P<model>[^@\s]+)@(?P<url>https?://\S+)")
 
 
@@ -35,12 +39,16 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         endpoint = _endpoint(text)
         yield PolicySource(identity=f"openai:{endpoint.model}", endpoint=endpoint)
     else:
-        named = text or config.policy.model
-        with policy_folder(model_folder(named)) as folder:
+        key = "--policy" if text else "policy.model"
+        named = pinned(text or config.policy.model, key)
+        with policy_folder(model_folder(named, key)) as folder:
             try:
                 check_sampled(folder, config.engine)
+                check_final_step(folder, config.protocol)
+                if warning := prompt_warning(folder, config.protocol):
+                    _LOG.warning("%s", warning)
             except (OSError, ValueError) as error:
-                raise UserFault(f"{'--policy' if text else 'policy.model'}: {error}") from error
+                raise UserFault(f"{key}: {error}") from error
             identity = f"{Path(named).name}:{folder_digest(folder)}"
             yield PolicySource(identity=identity, model=folder.resolve())
 
@@ -55,7 +63,7 @@ def _endpoint(text: str) -> OpenAIPolicyConfig:
         values = read_yaml(Path(text))
         return OpenAIPolicyConfig.model_validate(values)
     except ValidationError as error:
-        raise UserFault(f"--policy {text}: {explain(error)}") from error
+        raise UserFault(f"--policy {text}: {explain(error, kind=OpenAIPolicyConfig)}") from error
     except YamlFault as error:
         raise UserFault(f"--policy {text}: {error}") from error
 

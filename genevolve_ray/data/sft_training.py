@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from genevolve_ray import __version__
 from genevolve_ray.agent.chat import load_tokenizer
+from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.profile_source import DEFAULT, read_profile
+from genevolve_ray.agent.trained_prompt import keep_trained_prompt, prompt_difference
 from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
 from genevolve_ray.engines.checks import check_vocabulary
 from genevolve_ray.models.companions import check_companions
@@ -26,6 +31,7 @@ from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, 
 if TYPE_CHECKING:
     from genevolve_ray.learning.sft import SftConfig, SftEvaluation, SftStep
 
+_LOG = logging.getLogger(__name__)
 REPORT_FILE = "rejections.json"
 PROVENANCE_FILE = "sft.json"
 
@@ -78,6 +84,14 @@ class SftRowsConfig(Config):
     """Steps between held-out losses; 0 means once an epoch. There is always one before the first step and at the end."""
     reading: SftReadConfig = SftReadConfig()
     """Reading of the rows."""
+    profile: str | ProtocolProfile = Field(default=DEFAULT, validate_default=True)
+    """Protocol of the runs that will start from the result, as in a run: a warning tells where its system prompt is not
+    that of the rows."""
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _profile(cls, value: Any) -> Any:
+        return read_profile(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> SftRowsConfig:
@@ -108,6 +122,8 @@ class RowSets:
 
     train: list[TokenizedRow]
     heldout: list[TokenizedRow]
+    prompts: Counter[str] = field(default_factory=Counter)
+    """System prompts of the rows to train on, by their number of rows."""
 
 
 def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig, report: RejectionReport) -> RowSets:
@@ -126,8 +142,10 @@ def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig,
         )
     away = {row.key for row in apart} | excluded
     if apart:
-        train = _without(away, read_sft(paths, report, config.reading), report)
-        rows = RowSets(list(encoder.encode_all(train, report)), list(encoder.encode_all(apart, report)))
+        rows = RowSets([], list(encoder.encode_all(apart, report)))
+        for row in _without(away, read_sft(paths, report, config.reading), report):
+            _count_prompt(row, rows.prompts)
+            rows.train.extend(encoder.encode_all([row], report))
     else:
         split = SplitConfig(validation=config.heldout_fraction, seed=config.seed)
         rows = RowSets([], [])
@@ -135,9 +153,29 @@ def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig,
             part = split_keys([row.key], split)[row.key]
             target = rows.heldout if part is Split.VALIDATION else rows.train
             target.extend(encoder.encode_all([row], report))
+            if target is rows.train:
+                _count_prompt(row, rows.prompts)
     if not rows.train:
         raise DataError(f"no row to train on in {', '.join(map(str, paths))}: {report.text()}")
     return rows
+
+
+def _count_prompt(row: SftRow, prompts: Counter[str]) -> None:
+    if row.messages[0].role == "system":
+        prompts[row.messages[0].content] += 1
+
+
+def prompt_fault(prompts: Counter[str], profile: ProtocolProfile) -> str:
+    """Return how the system prompts of rows differ from a profile's and from each other, "" where all are the same."""
+    if not prompts:
+        return ""
+    [(most, rows)] = prompts.most_common(1)
+    faults = [f"{len(prompts)} different system prompts, {rows} of {prompts.total()} rows have the first"] * (
+        len(prompts) > 1
+    )
+    if difference := prompt_difference(most, profile):
+        faults.append(f"the system prompt is not that of profile {profile.name!r}: {difference}")
+    return "; ".join(faults)
 
 
 def _without(keys: set[str], rows: Iterator[SftRow], report: RejectionReport) -> Iterator[SftRow]:
@@ -154,7 +192,7 @@ def train_on_rows(
     """Fine-tune the model in `model_dir` on rows and write it to `out` in HF layout; return the provenance.
 
     The folder of the checkpoint also holds `rejections.json` (rows that were left out, with reasons) and `sft.json`
-    (settings, counts, losses).
+    (settings, counts, losses), and the system prompt of the rows as `system_prompt.md`.
 
     Raises:
         DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision`.
@@ -177,6 +215,9 @@ def train_on_rows(
     except Exception as error:  # Files of others: tokenizers raises plain exceptions.
         raise DataError(f"{model_dir}: {' '.join(str(error).split())}") from error
     rows = load_rows(paths, encoder, config, report)
+    assert isinstance(config.profile, ProtocolProfile)
+    if fault := prompt_fault(rows.prompts, config.profile):
+        _LOG.warning("rows to train on: %s", fault)
     settings = sft_config(config, len(rows.train))
     monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
     out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written fails before the training, not after it.
@@ -199,12 +240,15 @@ def train_on_rows(
     history = train_sft(model, ([row.example() for row in batch] for batch in batches), settings, after)
     save_policy(model.bfloat16() if config.dtype == "bfloat16" else model, model_dir, out)
     report.write(out / REPORT_FILE)
+    keep_trained_prompt(out, rows.prompts)
     provenance = {
         "package": __version__,
         "model": str(model_dir),
         "date": encoder.date,
         "rows": [str(path) for path in paths],
-        "settings": config.model_dump(mode="json"),
+        "settings": config.model_dump(mode="json", exclude={"profile"}),
+        "profile": config.profile.label,
+        "prompt_difference": fault,
         "trained_on": len(rows.train),
         "held_out": len(rows.heldout),
         "longest": max(map(len, rows.train)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from genevolve_ray.agent.profile import PROFILES, prompt_messages
+from genevolve_ray.agent.profile import prompt_messages
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.machine import Check, find_gpus
 from genevolve_ray.doctor.model_folder import Weights
@@ -55,7 +55,7 @@ async def _sample(config: RunConfig, folder: Path, device: str) -> tuple[ChatFor
     from genevolve_ray.engines.transformers import TransformersEngine
     from genevolve_ray.evolution.inprocess import load_banned, load_chat
 
-    form, profile = load_chat(folder, config.date), PROFILES[config.profile]
+    form, profile = load_chat(folder, config.date), config.protocol
     sampling = SamplingParams(temperature=config.sampling.temperature, top_p=config.sampling.top_p)
     engine = TransformersEngine(folder, dtype=config.engine.dtype, banned=load_banned(folder, form), device=device)
     try:

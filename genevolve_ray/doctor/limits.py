@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
@@ -24,14 +23,14 @@ _MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
 
 def context(config: RunConfig) -> list[Check]:
     """Compare the longest sequence of the profile with what engine and model hold."""
-    profile, asked = PROFILES[config.profile], config.engine.max_model_len
+    profile, asked = config.protocol, config.engine.max_model_len
     longest = profile.max_prompt_tokens + profile.max_response_tokens
     own = None if settings_tree.waits(config.policy.model) else context_of(_folder(config))
     if asked and own and asked > own:
         detail = f"engine.max_model_len={asked}, but the model supports only {own}"
         return [problem("context", detail, f"--set engine.max_model_len={own}")]
-    limit = asked or own
-    if limit is None:
+    limit = config.engine_for(own).max_model_len
+    if limit is None or (asked is None and own is None):
         return []
     said = f"profile {profile.name}: {profile.max_prompt_tokens} prompt + {profile.max_response_tokens} response tokens"
     remedy = f"--set engine.max_model_len={longest}"
@@ -49,6 +48,7 @@ def time_limits(config: RunConfig) -> list[Check]:
         outer = getattr(config.cluster, service.role, None)
         if outer is None:  # The memory's process has no time limit.
             continue
+        outer = outer.limited(getattr(config, service.role))
         inner = service.config
         needed = inner.patience_s
         key = f"cluster.{service.role}.timeout"
@@ -204,6 +204,6 @@ def sockets(config: RunConfig) -> list[Check]:
 
 def _folder(config: RunConfig) -> Path:
     try:
-        return model_folder(config.policy.model)
-    except FileNotFoundError:
+        return model_folder(config.policy.model, download=False)
+    except (FileNotFoundError, UserFault):
         return Path(config.policy.model)

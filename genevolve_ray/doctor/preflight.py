@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
-from genevolve_ray.config import RunConfig
+from genevolve_ray.config import RunConfig, key_place
 from genevolve_ray.doctor.machine import find_gpus
 from genevolve_ray.doctor.model_folder import check_architecture, check_embedded, check_streamed, check_texts
 from genevolve_ray.doctor.settings_tree import (
@@ -21,12 +24,16 @@ from genevolve_ray.doctor.settings_tree import (
     unset_references,
     unset_tokens,
 )
+from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
 from genevolve_ray.remote.proxies import mounted
+
+_LOG = logging.getLogger(__name__)
 
 
 def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> None:
@@ -52,10 +59,25 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
         check_policy(config)
     check_embedder(config)
     for role in plugin_roles(config):
-        check_plugin(role, getattr(config, role), local)
+        with placed(config):
+            check_plugin(role, getattr(config, role), local)
     check_examination(config)
     check_tokens(config)
     check_proxies(config)
+    check_tools(config, model_folder(config.policy.model) if model and config.rehearsal is None else None)
+
+
+@contextmanager
+def placed(config: RunConfig) -> Iterator[None]:
+    """Begin the message of a fault that begins with a key by the place of its value: file and line, or `--set`."""
+    try:
+        yield
+    except UserFault as fault:
+        key = str(fault).partition(": ")[0]
+        place = key_place(config, key) if "." in key and " " not in key else ""
+        if not place:
+            raise
+        raise UserFault(f"{place}{fault}") from fault
 
 
 def check_filled_in(config: RunConfig) -> None:
@@ -76,6 +98,9 @@ def check_policy(config: RunConfig) -> None:
     try:
         folder = model_folder(config.policy.model)
         check_sampled(folder, config.engine)
+        check_final_step(folder, config.protocol)
+        if warning := prompt_warning(folder, config.protocol):
+            _LOG.warning("%s", warning)
         if config.rehearsal is None:
             check_architecture(folder, decoded=config.engine.kind == "transformers")
             if config.cluster.weights != "host":
@@ -95,17 +120,38 @@ def check_sampled(folder: Path, engine: EngineConfig) -> None:
     check_texts(folder)
 
 
+def check_final_step(folder: Path, profile: ProtocolProfile) -> None:
+    """Check that the chat template takes the last announcement of a profile as a turn of its own.
+
+    Raises:
+        ValueError: naming the setting that helps.
+    """
+    if profile.final_step_as != "turn":
+        return
+    from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
+
+    try:
+        ChatFormat(load_tokenizer(folder)).check_user_turns()
+    except ValueError as error:
+        raise ValueError(
+            f"{folder}: {error}; profile {profile.name!r} announces the last turn in a message of its own "
+            "(profile.final_step_as: note puts it into the observation before)"
+        ) from error
+
+
 def check_date(config: RunConfig) -> None:
     """Check that there is a date where the profile shows one. Raises UserFault."""
-    if PROFILES[config.profile].append_date and not config.date:
-        raise UserFault(f"profile={config.profile} shows the policy a date, but date is not set (date=YYYY-MM-DD)")
+    if config.protocol.append_date and not config.date:
+        raise UserFault(
+            f"profile={config.protocol.name} shows the policy a date, but date is not set (date=YYYY-MM-DD)"
+        )
 
 
 def check_embedder(config: RunConfig) -> None:
     """Check that a configured embedding model exists. Raises UserFault."""
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":
-        folder = Path(embedder.transformers.model)
+        folder = local_model(embedder.transformers.model, "experience.embedder.transformers.model")
         if not (folder / "config.json").is_file():
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
         try:
@@ -213,15 +259,21 @@ def require_gpus(asked: Mapping[str, object]) -> None:
         raise UserFault(f"{settings}: a GPU is asked for, this machine has none")
 
 
-def model_folder(model: str) -> Path:
-    """Return the folder of a policy: a path, or `package:FOLDER` for one that ships inside an installed package.
+def model_folder(model: str, key: str = "policy.model", *, download: bool = True) -> Path:
+    """Return the folder of a policy.
+
+    Args:
+        model: a path, `package:FOLDER` for one that ships inside an installed package, or a hub id (`models.hub`).
+        key: the setting, for messages.
+        download: whether a model of the hub may be downloaded.
 
     Raises:
         FileNotFoundError: when the package is not installed.
+        UserFault: when a model of the hub is not here and cannot be downloaded.
     """
     package, colon, name = model.partition(":")
     if not (colon and package.replace(".", "_").isidentifier()):
-        return Path(model)
+        return local_model(model, key, download=download)
     try:
         return Path(str(resources.files(package) / name))
     except (ModuleNotFoundError, TypeError) as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from genevolve_ray.agent.policy_session import ChatSession, TokenSession
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.openai import OpenAIPolicy, OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.config import EvolutionConfig
@@ -137,7 +136,7 @@ async def inference_in_process(
         if wanted.policy is not None:
             policy = await stack.enter_async_context(open_policy(config, wanted.policy))
             tools = built(config.tools, images).tools
-            ports.agent = Rollouts(policy.open_session, tools, PROFILES[config.profile], wanted.date)
+            ports.agent = Rollouts(policy.open_session, tools, config.protocol, wanted.date)
         if wanted.render:
             ports.renderer = RenderService(built(config.renderer), images)
         if wanted.judge:

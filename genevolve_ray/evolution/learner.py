@@ -15,7 +15,6 @@ import numpy as np
 from safetensors import SafetensorError
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
@@ -200,9 +199,9 @@ def build_learner(
     learner = _policy_learner(config, model_dir, banned, ranks)
     patch = None
     if config.experience.enabled:
-        limits = (config.engine.max_model_len, context_length(model_dir))
+        limits = (config.engine_for(context := context_length(model_dir)).max_model_len, context)
         limit = min((n for n in limits if n is not None), default=sys.maxsize)
-        patch = TeacherPatch(chat, PROFILES[config.profile], limit, config.learner.ved.gate_kinds)
+        patch = TeacherPatch(chat, config.protocol, limit, config.learner.ved.gate_kinds)
     return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch)
 
 

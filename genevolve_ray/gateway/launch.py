@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import build_scoring, load_banned, load_chat
@@ -109,15 +108,16 @@ async def open_gateway(
 def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool]) -> PolicyFacts:
     """Read the facts that a replay needs from the run's settings and the model folder."""
     chat = load_chat(model_dir, run.date)
-    context = NULL_CONTEXT if run.rehearsal is not None else context_length(model_dir) or NULL_CONTEXT
+    own = None if run.rehearsal is not None else context_length(model_dir)
+    asked = run.engine_for(own).max_model_len
     used = {str(run.engine.dtype), str(run.learner.dtype)}
     return PolicyFacts(
         chat=chat,
-        profile=PROFILES[run.profile],
+        profile=run.protocol,
         tools=tools,
         vocabulary=vocabulary_size(model_dir),
         banned=frozenset(load_banned(model_dir, chat)),
-        max_model_len=min(run.engine.max_model_len or context, context) if run.rehearsal is None else context,
+        max_model_len=NULL_CONTEXT if run.rehearsal is not None else min(asked or NULL_CONTEXT, own or NULL_CONTEXT),
         dtype=max(used, key=lambda dtype: TOLERANCES[dtype]),
     )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pyarrow as pa
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.records.base import Record
@@ -131,6 +132,8 @@ class RunCard(Record):
     package: str
     run: str
     profile: str
+    protocol_profile: ProtocolProfile | None = None
+    """The profile itself, where it is not the built-in one of that name."""
     date: str = ""
     """Day that the chat template and the profile show the policy."""
     engine: Literal["vllm", "transformers", "null"]

@@ -173,7 +173,8 @@ class Worker:
         engine = await self._start(card, model)
         await engine.update(str(folder), weights.version, weights.probe)
         self.progress.version = weights.version
-        chat, profile = load_chat(model, card.date), PROFILES[card.profile]
+        chat, own = load_chat(model, card.date), card.protocol_profile
+        profile = PROFILES[card.profile] if own is None else own
         return EpisodeRunner(self._client, engine, chat, profile, card.tools, self._own), engine
 
     async def _bring_base(self, files: Sequence[FileCard], model: Path) -> None:

@@ -54,13 +54,14 @@ def _bracket(text: str, found: re.Match[str]) -> str:
     return "⟦" if square else "‹"
 
 
-def load_text(source: str, folder: Path, what: str) -> str:
-    """Return the text that `source` names; it always ends in a line break.
+def load_text(source: str, folder: Path, what: str, *, exact: bool = False) -> str:
+    """Return the text that `source` names; it ends in a line break unless it is wanted `exact`.
 
     Args:
         source: `name` for `folder/name.md`, a path, or `module:attribute`.
         folder: the folder of the project's own texts of this kind.
         what: the kind of text, for messages.
+        exact: whether the text stays as it is.
 
     Raises:
         ValueError: naming the source, when it is neither a text of the project, a file, nor `module:attribute`.
@@ -74,10 +75,10 @@ def load_text(source: str, folder: Path, what: str) -> str:
     elif colon and module.replace(".", "_").isidentifier():
         try:
             text = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"{what} {source!r}: {error}") from error
+        except Exception as error:  # an imported module may raise anything
+            raise ValueError(f"{what} {source!r}: {type(error).__name__}: {error}") from error
     else:
         raise ValueError(f"{what} {source!r} is neither a known text, a file, nor module:attribute")
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{what} {source!r} is not a text")
-    return text if text.endswith("\n") else text + "\n"
+    return text if exact or text.endswith("\n") else text + "\n"

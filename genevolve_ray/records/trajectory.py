@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -46,8 +47,22 @@ class TurnKind(StrEnum):
     TOO_LONG = "too_long"
 
 
+_END_OF_OBSERVATION = "</tool_response>\n"
+
+
+def join_messages(messages: Sequence[str]) -> str:
+    """Return the user messages between two turns as one text, which `Turn.messages` divides again.
+
+    The first is an observation, in which the closing tag of a tool response can stand only at its end.
+    """
+    return "\n".join(messages)
+
+
 class Turn(Record):
-    """Hold one policy turn as text, for people and summarizers; the ledger holds the tokens."""
+    """Hold one policy turn as text, for people and summarizers; the ledger holds the tokens.
+
+    `observation` holds the user messages that follow it (`join_messages`).
+    """
 
     kind: TurnKind
     text: str
@@ -57,6 +72,12 @@ class Turn(Record):
     error: str = ""
     seconds_policy: float = 0.0
     seconds_tool: float = 0.0
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The user messages that follow the turn: an observation, and perhaps a message of the runtime."""
+        first, end, rest = self.observation.partition(_END_OF_OBSERVATION)
+        return tuple(filter(None, (first + end.rstrip("\n"), rest)))
 
 
 class SampleKey(Record):
@@ -86,6 +107,11 @@ class Provenance(Record):
     seed: int = 0
     render_seed: int = 0
     split: str = "train"
+
+    @property
+    def answers(self) -> str:
+        """The reading of answers, which the name of the profile states: `strict` or `published`."""
+        return "published" if self.profile.endswith("/published") else "strict"
 
     @property
     def outside(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 SKILLS_FOLDER = Path(__file__).parent / "skills"
-SkillMode = Literal["whole", "instructions", "short"]
+SkillMode = Literal["file", "whole", "instructions", "short"]
 
 
 def load_skills(folder: Path | None = None) -> dict[str, str]:
@@ -24,14 +24,16 @@ def load_skills(folder: Path | None = None) -> dict[str, str]:
 
 
 def skill_view(markdown: str, mode: SkillMode) -> str:
-    """Return what a profile shows of a skill, stripped.
+    """Return what a profile shows of a skill, stripped in all modes but `file`.
 
-    `whole` is the file; `instructions` the text below its "## Instructions" heading (the whole file where there is
+    `file` and `whole` are the file; `instructions` the text below its "## Instructions" heading (the whole file where there is
     none); `short` the text of its "## In short" section.
 
     Raises:
         ValueError: for `short` when the file has no such section.
     """
+    if mode == "file":
+        return markdown
     if mode == "whole":
         return markdown.strip()
     short = _below(markdown, "In short")

@@ -170,3 +170,42 @@ def test_a_place_is_found_in_other_tokens_of_the_same_text() -> None:
     assert FORMAT.length_through(tokens, "before|") == len(tokens) - len("after")
     assert FORMAT.length_through(tokens, "missing") is None
     assert FORMAT.length_through(tokens, "") is None
+
+
+# --- two user messages in a row --------------------------------------------------------------------------------------
+
+MERGING = (
+    "{% for m in messages %}{% set same = loop.index0 and messages[loop.index0 - 1].role == m.role %}"
+    "{% if same %}\n\n{% else %}<|im_start|>{{ m.role }}\n{% endif %}{{ m.content }}"
+    "{% if loop.last or messages[loop.index0 + 1].role != m.role %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ALTERNATING = (
+    "{% for m in messages %}{% if loop.index0 and messages[loop.index0 - 1].role == m.role %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+) + CHATML.partition("{% for m in messages %}")[2]
+LAST_ONLY = (
+    "{% for m in messages %}{% if loop.last or messages[loop.index0 + 1].role != m.role %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, MERGING])
+def test_two_user_messages_have_the_templates_own_tokens(template: str) -> None:
+    form = ChatFormat(byte_tokenizer(template))
+    form.check_user_turns()
+    opening = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    later = [{"role": "assistant", "content": "a"}, *({"role": "user", "content": text} for text in ("one", "two"))]
+    turn = [*form.text_ids("a"), form.end_of_turn_id]
+    built = [*form.prompt_ids(opening), *turn, *form.observation_ids("one", "two", ended=True)]
+    assert built == form.prompt_ids([*opening, *later])
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [(ALTERNATING, "forbids two user messages in a row: .*roles must alternate"), (LAST_ONLY, "leaves out one of two")],
+)
+def test_a_template_without_two_user_messages_is_refused(template: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ChatFormat(byte_tokenizer(template)).check_user_turns()

@@ -114,7 +114,7 @@ async def test_a_turn_without_action_gets_a_format_error_and_goes_on(tools: dict
 
 
 async def test_full_profiles_say_what_was_wrong(tools: dict[str, Any]) -> None:
-    profile = PROFILES["release"].model_copy(update={"max_prompt_tokens": 9000})
+    profile = ProtocolProfile(name="own", max_prompt_tokens=9000)
     trajectory = await run(["hello <tool_call>", call("paint"), call("search", queries=[]), answer()], tools, profile)
     texts = [turn.observation for turn in trajectory.turns]
     assert "no complete <tool_call> or <answer>" not in texts[0]  # Tags in the detail are neutralised.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from genevolve_ray.agent import wire
-from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, observation_text, prompt_messages, system_prompt
-from genevolve_ray.records.experience import Experience
+from genevolve_ray.agent.observing import observation_text
+from genevolve_ray.agent.profile import (
+    PROFILES,
+    ProtocolProfile,
+    guide_heads,
+    guide_text,
+    prompt_messages,
+    system_prompt,
+)
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.observation import (
     ImageSearchObservation,
     QueryResult,
@@ -24,6 +33,7 @@ from genevolve_ray.records.observation import (
 )
 
 RELEASE, ATLAS, PAPER = PROFILES["release"], PROFILES["atlas"], PROFILES["paper-eval"]
+OWN = ProtocolProfile(name="own")
 GUIDE = Experience(search_strategy=("Search the year.", "Compare."), failure_avoidance=("Count again.",), trigger="t")
 
 
@@ -38,6 +48,24 @@ def test_the_atlas_guide_is_one_line_a_slot(tools: dict[str, Any]) -> None:
         "Answer the image request with a program.\nGuide:\n- Search the year.; Compare.\n- Count again.\n"
         "Tools: search, image_search, query_knowledge\n"
     )
+
+
+def test_a_decision_guide_has_its_own_title_where_guides_have_titles(tools: dict[str, Any]) -> None:
+    fields = {"focus": ("Look first.",), "failure_guards": ("Count again.",)}
+    guide = Experience(format=BundleFormatName.DECISION_GUIDE, guidance=fields)
+    assert guide_text(RELEASE, guide) == (
+        "# Current-Task Decision Guide\n## Focus\n- Look first.\n## Failure guards\n- Count again.\n"
+    )
+    assert guide_text(ATLAS, guide) == "Guide:\n- Look first.\n- Count again.\n"
+    assert guide_text(RELEASE, GUIDE).startswith("# Guide from earlier requests of this kind\n## Search strategy\n")
+
+
+@pytest.mark.parametrize("profile", PROFILES.values())
+@pytest.mark.parametrize("name", list(BundleFormatName))
+def test_every_guide_begins_with_a_known_line(profile: ProtocolProfile, name: BundleFormatName) -> None:
+    slot = next(iter(BUNDLE_FORMATS[name].slots))
+    text = guide_text(profile, Experience(format=name, guidance={slot: ("Look.",)}))
+    assert any(text.startswith(head) for head in guide_heads(profile))
 
 
 def test_the_order_of_tools_is_the_protocols(tools: dict[str, Any]) -> None:
@@ -75,7 +103,9 @@ def test_an_empty_experience_adds_nothing(tools: dict[str, Any]) -> None:
 
 
 def test_the_date_is_passed_and_never_read(tools: dict[str, Any]) -> None:
-    assert system_prompt(PAPER, tools, date="2026-05-04").endswith("Today's date: 2026-05-04\n")
+    assert system_prompt(PAPER, tools, date="2026-05-04") == system_prompt(
+        PAPER.model_copy(update={"append_date": False}), tools
+    ) + (" 2026-05-04")
     with pytest.raises(ValueError, match="paper-eval"):
         system_prompt(PAPER, tools)
     assert "2026" not in system_prompt(RELEASE, tools, date="2026-05-04")
@@ -92,9 +122,9 @@ def test_a_file_replaces_the_prompt_text(tmp_path: Path, tools: dict[str, Any]) 
     file = tmp_path / "own.txt"
     file.write_text("Own words.\n<tools>\nas trained\n</tools>")
     own = RELEASE.model_copy(update={"prompt": str(file)})
-    assert system_prompt(own, tools) == "Own words.\n<tools>\nas trained\n</tools>\n"
+    assert system_prompt(own, tools) == "Own words.\n<tools>\nas trained\n</tools>"
     assert system_prompt(own, tools, GUIDE).startswith("Own words.\n# Guide")
-    assert system_prompt(own, tools, GUIDE).endswith("<tools>\nas trained\n</tools>\n")
+    assert system_prompt(own, tools, GUIDE).endswith("<tools>\nas trained\n</tools>")
 
 
 def test_an_importable_attribute_replaces_the_prompt_text(
@@ -143,12 +173,20 @@ def test_text_results_read_as_the_wire_protocol() -> None:
 def test_image_results_read_as_the_wire_protocol() -> None:
     hits = wire.ImageIds().assign([image_hit("T", "https://x.org/a.png")])
     observation = ImageSearchObservation(query="q", hits=tuple(hit for _, hit in hits))
-    assert observation_text(observation, RELEASE, hits).splitlines() == [
+    assert observation_text(observation, OWN, hits).splitlines() == [
         "--- image search result for [q] ---",
         "IMG_001: title: T",
         "  url: https://x.org/a.png",
         "  local_path: images/IMG_001.png",
         "  page_url:",
+        "--- end of image search result ---",
+    ]
+    path = hashlib.sha1(b"https://x.org/a.png", usedforsecurity=False).hexdigest()[:24]
+    assert observation_text(observation, RELEASE, hits).splitlines() == [
+        "--- image search result for [q] ---",
+        "IMG_001: title: T",
+        "  url: https://x.org/a.png",
+        f"  local_path: /tmp/genevolve_images/{path}.png",
         "--- end of image search result ---",
     ]
     assert observation_text(observation, ATLAS, hits).splitlines()[1:-1] == ["IMG_001: title: T"]
@@ -162,7 +200,11 @@ def test_a_refused_image_query_reads_as_an_error() -> None:
 @pytest.mark.parametrize(("name", "expected"), [("release", "# T"), ("paper-eval", "Do."), ("atlas", "short")])
 def test_each_profile_shows_its_part_of_a_skill(name: str, expected: str) -> None:
     skill = SkillObservation(skill_name="s", markdown="# T\n\n## Instructions\nDo.\n\n## In short\nshort\n")
-    assert observation_text(skill, PROFILES[name]).splitlines()[0] == expected
+    text = observation_text(skill, PROFILES[name])
+    header = "" if name == "atlas" else "## Skill Guidance\n\n=== Skill: s ===\n"
+    assert text.startswith(header)
+    assert text.removeprefix(header).splitlines()[0] == expected
+    assert text.endswith("short\n") == (name == "release")
 
 
 FOREIGN = [

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genevolve_ray.agent import wire
+from genevolve_ray.agent.observing import observation_text
 from genevolve_ray.agent.parser import FinalAnswer, ToolCall, parse_turn
-from genevolve_ray.agent.profile import PROFILES, observation_text
+from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import (
     ImageHit,
@@ -23,7 +24,7 @@ from genevolve_ray.records.observation import (
     TextHit,
 )
 
-RELEASE = PROFILES["release"]
+RELEASE = PROFILES["release"].model_copy(update={"empty_fields": "shown", "local_path": "images/{img_id}.{ext}"})
 CALL = '<tool_call>{"name": "search", "arguments": {"queries": ["x"]}}</tool_call>'
 ANSWER = '<answer>{"gen_prompt": "the first reference image", "reference_images": [{"img_id": "IMG_001"}]}</answer>'
 

@@ -1,10 +1,20 @@
-"""Help of every command comes at once: nothing heavy is imported for it."""
+"""Help of every command comes at once, and ends in an example: nothing heavy is imported for it."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from deploy_files import parse
+
+from genevolve_ray.cli import app
 
 HEAVY = ("ray", "torch", "vllm", "transformers", "diffusers", "pyarrow", "numpy")
 ASK = """
@@ -38,3 +48,26 @@ def test_the_program_itself_says_what_it_can_do() -> None:
     imported = {line.rpartition("|")[2].strip() for line in answer.stderr.splitlines()}
     assert "genevolve_ray.cli.entry" in imported
     assert [name for name in HEAVY if name in imported] == []
+
+
+def commands() -> Iterator[tuple[list[str], str]]:
+    """Yield the words and the help of every command that does something."""
+
+    def below(command: Any, above: tuple[str, ...]) -> Iterator[tuple[list[str], str]]:
+        inner = getattr(command, "commands", {})
+        if not inner:
+            yield list(above), command.help or ""
+        for name, one in inner.items():
+            yield from below(one, (*above, name))
+
+    yield from below(typer.main.get_command(app), ())
+
+
+@pytest.mark.parametrize(("words", "text"), list(commands()), ids=" ".join)
+def test_every_help_ends_in_an_example_that_can_be_parsed(words: list[str], text: str) -> None:
+    lines = re.findall(r"Example: (.+)", text)
+    assert lines, "the help shows no example"
+    shown = [line.partition("genevolve ")[2] for line in re.findall(r"`([^`]+)`", lines[-1])]
+    assert shown[0].split()[: len(words)] == words
+    for line in shown:
+        parse(shlex.split(line))

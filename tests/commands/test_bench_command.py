@@ -136,7 +136,7 @@ def test_other_settings_are_refused_by_name(genevolve: Callable[..., Any], tmp_p
     assert other.code == 2
     assert "formula was 'release-summary', is 'paper'" in other.err
     assert "renderer was 'loopback-renderer/1', is 'loopback-renderer/2'" in other.err
-    assert warmer.code == 2 and "temperature was 0.7, is 1.0" in warmer.err
+    assert warmer.code == 2 and "temperature was 0.6, is 1.0" in warmer.err
     assert patient.code == 0 and world.calls == before
 
 

@@ -12,6 +12,9 @@ from agent_fakes import CHATML, byte_tokenizer
 from published_helpers import ANSWER, sft_row, write_lines, write_parquet
 from transformers import AutoTokenizer
 
+from genevolve_ray.agent.profile import load_prompt
+from genevolve_ray.agent.profile_source import read_profile
+from genevolve_ray.agent.trained_prompt import PROMPT_FILE
 from genevolve_ray.data.sft_rows import RowEncoder
 from genevolve_ray.data.sft_training import SftRowsConfig, load_rows, sft_config, train_on_rows
 from genevolve_ray.learning.policy import load_policy
@@ -122,3 +125,17 @@ def test_a_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="chat_template|chat template"):
         train(tmp_path, tmp_path / "model", [sft_row(1)])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_words_of_the_rows_stay_with_the_model_and_are_compared_with_the_profile(
+    tmp_path: Path, model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = sft_row()["messages"][0]["content"]
+    made, _, out = train(tmp_path, model_dir, [sft_row()], max_steps=1)
+    assert (out / PROMPT_FILE).read_text() == words
+    assert "is not that of profile 'release': line 1" in made["prompt_difference"]
+    assert made["prompt_difference"] in caplog.text
+    same = {"name": "rows", "prompt": str(out / PROMPT_FILE)}
+    made, _, _ = train(tmp_path, model_dir, [sft_row()], max_steps=1, profile=same)
+    assert (made["profile"], made["prompt_difference"]) == ("rows", "")
+    assert load_prompt(read_profile(same).prompt) == words

@@ -176,7 +176,9 @@ def test_what_a_renderer_preset_stands_for_is_looked_at() -> None:
     assert [(token.key, token.variable) for token in tree.unset_tokens(config)] == [
         ("renderer.config", "GEMINI_API_KEY")
     ]
-    assert [check.status for check in limits.time_limits(config)] == [Status.PROBLEM]  # 4 x 620 s against 300 s
+    assert [check.status for check in limits.time_limits(config)] == [Status.OK]  # The limit follows 4 x 620 s.
+    short = load_config("atlas", [f"renderer={named_preset}", "cluster.renderer.timeout=300"])
+    assert [check.status for check in limits.time_limits(short)] == [Status.PROBLEM]
 
 
 @pytest.mark.parametrize(("gpus", "status"), [(0, [Status.PROBLEM]), (0.5, [])])

@@ -110,7 +110,7 @@ async def test_a_policy_may_end_its_turn_and_does(name: str, animal: Animal) -> 
     turns = []
     for place in range(2):
         turns.append(await session.sample_turn(max_tokens=8, seed=place, request_id=f"zoo/{place}"))
-        assert session.hear("Take once", 500)
+        assert session.hear(["Take once"], 500)
     await engine.close()
     assert [(turn.tokens, turn.cut) for turn in turns] == [(1, False)] * 2
     # The template's own conversation, token for token.

@@ -44,7 +44,16 @@ from genevolve_ray.evolution.store.manifest import (
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
-CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner.lora.publish", "loop.outage_limit")
+CHANGEABLE = (
+    "loop.steps",
+    "steps",
+    "logging",
+    "inference",
+    "gateway",
+    "layers",
+    "learner.lora.publish",
+    "loop.outage_limit",
+)
 """Configuration keys (with all below them) that may differ when a run is resumed."""
 
 

@@ -55,6 +55,7 @@ def agent_row(
     made_by = trajectory.provenance
     ours: dict[str, Any] = {
         "profile": made_by.profile,
+        "answers": made_by.answers,
         "engine": made_by.engine,
         "policy_versions": versions,
         "seed": made_by.seed,
@@ -195,8 +196,7 @@ def _messages(trajectory: Trajectory) -> list[dict[str, str]]:
     said: list[dict[str, str]] = []
     for turn in trajectory.turns:
         said.append({"role": "assistant", "content": turn.text})
-        if turn.observation:
-            said.append({"role": "user", "content": turn.observation})
+        said += ({"role": "user", "content": message} for message in turn.messages)
     return said
 
 

@@ -1,0 +1,59 @@
+"""The text of observations under a profile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from genevolve_ray.agent import wire
+from genevolve_ray.agent.profile import ProtocolProfile, filled
+from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation, SearchObservation
+from genevolve_ray.tools.skillset import skill_view
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+
+
+def observation_text(
+    observation: Observation, profile: ProtocolProfile, hits: Sequence[tuple[str, ImageHit]] = ()
+) -> str:
+    """Return an observation as the policy reads it, without the <tool_response> around it.
+
+    `hits` are the images of an image search under their ids in this trajectory.
+    """
+    longest, all_fields = profile.max_field_chars, profile.empty_fields == "shown"
+    outage = profile.messages.outage
+    if isinstance(observation, SearchObservation):
+        results = [
+            result.model_copy(update={"error": filled(outage, query=result.query)})
+            if outage and result.outage
+            else result
+            for result in observation.results
+        ]
+        return wire.text_block(results, profile.text_fields, longest, all_fields)
+    if isinstance(observation, ImageSearchObservation):
+        # The published client shows a failed image search as one without results.
+        if observation.error and profile.answers == "strict":
+            error = filled(outage, query=observation.query) if outage and observation.outage else observation.error
+            return wire.image_error(observation.query, error, longest)
+        shown = [(img_id, hit, shown_path(profile.local_path, img_id, hit)) for img_id, hit in hits]
+        return wire.image_block(observation.query, shown, profile.image_fields, longest, all_fields)
+    header = filled(profile.skill_header, name=observation.skill_name)
+    return wire.neutralise(header + skill_view(observation.markdown, profile.skill_text))
+
+
+def shown_path(template: str, img_id: str, hit: ImageHit) -> str:
+    """Return the path of an image as the policy reads it; the pixels themselves are passed by content address."""
+    try:
+        suffix = PurePosixPath(urlsplit(hit.url).path).suffix.lower()
+    except ValueError:
+        suffix = ""
+    return filled(
+        template,
+        img_id=img_id,
+        ext=hit.image.media_type.split("/")[-1],
+        sha256=hit.image.sha256,
+        url_sha1=hashlib.sha1(hit.url.encode(errors="replace"), usedforsecurity=False).hexdigest()[:24],
+        url_suffix=suffix if suffix in _SUFFIXES else ".jpg",
+    )
