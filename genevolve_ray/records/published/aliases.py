@@ -139,9 +139,12 @@ def _case(value: object) -> str | None:
 
 
 def picture_texts(values: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the paths of a row's picture, in the order in which they are looked for."""
+    """Return the paths of a row's picture, in the order in which they are looked for; other values are no paths."""
     names = [name for name in IMAGE_NAMES if name != SHARED_NAME or not _shared_is_truth(values, meta)]
-    return texts(under(values, names))
+    try:
+        return texts(under(values, names))
+    except RowFault:
+        return ()
 
 
 def truth_texts(values: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[str, ...]:
