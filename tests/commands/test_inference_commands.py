@@ -136,6 +136,7 @@ def test_rows_of_another_renderer_are_judged_and_what_is_left_out_is_named(
         options = ("--config", write_config(tmp_path / "my.yaml", world), "--in-process", "--data", data)
         ended = genevolve("judge", "--input", path, *options)
     assert (ended.code, world.calls["judge"]) == (1, 7)
+    assert "3 without a picture" in ended.err
     assert "left out of the scores: 3 of 10 cases" in ended.err and "3: quota is used up (0, 1, 2)" in ended.err
     summary = json.loads((path.parent / "summary.json").read_text())
     assert summary["all"]["count_eval_success"] == 7 and summary["all"]["denominator"] == 10
