@@ -41,6 +41,26 @@ Every key of a run, with its type, default and meaning. Set one with `--set key=
 file; `genevolve_ray/configs/atlas.yaml` is a commented example. An unknown key or an invalid value ends the command with
 one line that names it. A type in parentheses has its own keys, which the linked section lists. Presets may set other
 values than these defaults.
+
+## Layers
+
+A file holds only what differs from its base:
+
+```yaml
+extends: paper # or a .yaml file, relative to this one; a base may extend another
+policy: {model: /models/policy}
+learner: {lora: {}}
+renderer: {config: {url: ["http://gpu-1:8000"]}}
+```
+
+- Mappings are merged key by key. A list or a plain value replaces that of the base.
+- A plug-in (`requests`, `tools`, `renderer`, `judge`, `summariser`) with another `type` takes nothing from the base's
+  plug-in. Without a `type`, or with the same one, the settings are merged. The same holds for `--set ROLE.type=...`.
+- `null` switches off an optional group, such as `learner.lora`. `{}` switches it on and keeps the values of the base.
+- `--set` applies last, over all layers.
+
+An error names the file and the line where the key stands, also in a base. The resolved configuration of a run lists its
+layers under `layers`. `genevolve doctor` warns when a run has no experience, no VED or no KL, but its base has them.
 """
 
 OTHERS: tuple[tuple[str, str, type[BaseModel]], ...] = (

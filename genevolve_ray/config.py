@@ -5,19 +5,25 @@ The module reads no environment variables and starts nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.layers import EXTENDS, Layer, LayerFault, is_file, key_places, merge_layers, read_layers
+from genevolve_ray.evolution.layers import presets as presets
 from genevolve_ray.evolution.metric_writers import MetricsConfig
+from genevolve_ray.evolution.plugins import Role, same_plugin
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.records.secrets import masked
-from genevolve_ray.records.strict_text import YamlFault, key_lines, load_yaml
+from genevolve_ray.records.strict_text import YamlFault, load_yaml
+from genevolve_ray.records.suggestions import meant_key
+
+_NAMED = re.compile(r"\b([a-z_]+(?:\.[a-z_]+)+|deterministic|profile)=")
+"""A key with its value in a message."""
 
 
 class ConfigError(UserFault, ValueError):
@@ -31,6 +37,8 @@ class RunConfig(PlacedConfig):
     """Metric writers in addition to `metrics.jsonl`."""
     gateway: GatewayConfig = GatewayConfig()
     """Rollouts from machines outside the cluster."""
+    layers: tuple[str, ...] = ()
+    """The file or preset that the run was started with, and what it `extends`, the nearest first. It is recorded, not set."""
 
     @model_validator(mode="after")
     def _outside_fits(self) -> RunConfig:
@@ -51,25 +59,72 @@ class RunConfig(PlacedConfig):
         return self
 
 
-def presets() -> list[str]:
-    """Return the names of the presets that ship with the package."""
-    folder = resources.files("genevolve_ray") / "configs"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Load a preset by name or a YAML file by path, apply `key.path=value` overrides, and validate the result.
+    """Load a preset by name or a YAML file by path with what it extends, apply `key.path=value` overrides, and validate.
 
     Raises:
         ConfigError: for an unknown preset, unreadable YAML, an override without "=", an unknown key or a bad value.
     """
-    text = _read(preset)
-    values = with_overrides(_values(preset, text), overrides)
+    layers = _layers(preset)
+    values = merge_layers(layers)
+    recorded = values.get("layers") or ()
+    values["layers"] = [*(layer.name for layer in layers), *(recorded if isinstance(recorded, list) else ())]
+    values = with_overrides(_of_new_types(values, overrides), overrides)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = {path: f"{preset}: line {line}: " for path, line in key_lines(text).items()} if _is_file(preset) else {}
-        raise ConfigError(explain(error, lines, [o.partition("=")[0].strip() for o in overrides])) from error
+        places = key_places(layers) if is_file(preset) else {}
+        raise ConfigError(explain(error, places, [o.partition("=")[0].strip() for o in overrides])) from error
+
+
+def _of_new_types(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return values without the settings of plug-ins that overrides replace by one of another type."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        role, _, field = key.strip().partition(".")
+        spec = values.get(role)
+        if equals and field == "type" and role in set(Role) and isinstance(spec, dict):
+            values = values if same_plugin(role, spec.get("type"), text.strip()) else values | {role: {}}
+    return values
+
+
+def layered_values(preset: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the plain values of a preset or a file with what it extends and with overrides, as `load_config` reads it.
+
+    Raises:
+        ConfigError: for a layer that cannot be read, or an override that cannot be applied.
+    """
+    values = merge_layers(_layers(preset))
+    return with_overrides(_of_new_types(values, overrides), overrides)
+
+
+def _layers(preset: str) -> list[Layer]:
+    try:
+        return read_layers(preset)
+    except LayerFault as error:
+        raise ConfigError(str(error)) from error
+
+
+def key_place(config: RunConfig, key: str) -> str:
+    """Return where a key of a configuration has its value from, as a message begins: file and line, `--set`, or "".
+
+    The files are read again: one that has been moved since has no place.
+    """
+    path = tuple(key.split("."))
+    try:
+        layers = read_layers(config.layers[0])
+    except (LayerFault, IndexError):
+        return ""
+    if _at(merge_layers(layers), path) != _at(config.model_dump(), path):
+        return "--set "
+    places = key_places(layers) if is_file(config.layers[0]) else {}
+    return next((place for end in range(len(path), 0, -1) if (place := places.get(path[:end]))), "")
+
+
+def _at(values: Any, path: tuple[str, ...]) -> Any:
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -82,6 +137,8 @@ def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {override!r}: write key=value, for instance loop.group_size=6")
+        if key.strip() == EXTENDS:
+            raise ConfigError(f"--set {override}: a YAML file names its base, an option cannot")
         try:
             _assign(values, key.strip().split("."), load_yaml(text, "value"))
         except YamlFault as error:
@@ -99,7 +156,10 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
 
 
 def explain(
-    error: ValidationError, places: Mapping[tuple[str, ...], str] | None = None, overrides: Sequence[str] = ()
+    error: ValidationError,
+    places: Mapping[tuple[str, ...], str] | None = None,
+    overrides: Sequence[str] = (),
+    kind: type[BaseModel] = RunConfig,
 ) -> str:
     """Return all errors of a validation on one line.
 
@@ -107,27 +167,31 @@ def explain(
         error: the errors.
         places: by the path of a key, the file and line that come before its error.
         overrides: keys with values from elsewhere, which have no place.
+        kind: the settings class; for an unknown key its nearest one is named.
     """
-    return "; ".join(_place(entry, places or {}, overrides) + _explain(entry) for entry in error.errors())
+    return "; ".join(_place(entry, places or {}, overrides) + _explain(entry, kind) for entry in error.errors())
 
 
 def _place(entry: Any, places: Mapping[tuple[str, ...], str], overrides: Sequence[str]) -> str:
     """Return file and line of the innermost key of an error that was written there."""
     path = tuple(str(part) for part in entry["loc"])
-    if any(_covers(override, path) for override in overrides):
-        return ""
-    return next((place for end in range(len(path), 0, -1) if (place := places.get(path[:end]))), "")
+    keys = [tuple(override.split(".")) for override in overrides]
+    unknown = entry["type"] == "extra_forbidden"
+    if any(path[: len(key)] == key for key in keys):
+        return "--set " if unknown else ""
+    if unknown and path not in places and any(key[: len(path)] == path for key in keys):
+        return "--set "
+    if place := next((place for end in range(len(path), 0, -1) if (place := places.get(path[:end]))), ""):
+        return place
+    # A conflict between groups belongs to no key: the message names the keys with their values.
+    named = [key for key in _NAMED.findall(entry["msg"]) if key not in overrides]
+    return next((place for key in named if (place := places.get(tuple(key.split("."))))), "")
 
 
-def _covers(override: str, path: tuple[str, ...]) -> bool:
-    keys = tuple(override.split("."))
-    return path[: len(keys)] == keys
-
-
-def _explain(entry: Any) -> str:
+def _explain(entry: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in entry["loc"]) or "configuration"
     if entry["type"] == "extra_forbidden":
-        return f"{key}: unknown key (value {_value(key, entry['input'])})"
+        return f"{key}: unknown key (value {_value(key, entry['input'])}){meant_key(key, kind)}"
     if entry["type"] == "missing":
         return f"{key}: missing"
     message = entry["msg"].removeprefix("Value error, ")
@@ -139,36 +203,13 @@ def _value(key: str, value: Any) -> str:
     return repr(masked({key.rpartition(".")[2]: value}).popitem()[1])
 
 
-def _is_file(preset: str) -> bool:
-    return preset.endswith((".yaml", ".yml"))
-
-
-def _read(preset: str) -> str:
-    try:
-        if _is_file(preset):
-            return Path(preset).read_text(encoding="utf-8-sig")
-        if preset in presets():
-            return (resources.files("genevolve_ray") / "configs" / f"{preset}.yaml").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{preset}: {error}") from error
-    raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(presets())}, or pass a .yaml file")
-
-
-def _values(preset: str, text: str) -> dict[str, Any]:
-    try:
-        values = load_yaml(text, preset)
-    except YamlFault as error:
-        raise ConfigError(str(error)) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{preset}: a configuration is a mapping of keys, got {type(values).__name__}")
-    return values
-
-
 def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
     if path[0] == "profile" and len(path) > 1 and isinstance(values.get("profile"), str):
         values["profile"] = {"extends": values["profile"]}  # A named profile that differs in one key.
     for part in path[:-1]:
-        values = values.setdefault(part, {})
+        if values.get(part) is None:  # A group that is switched off, such as learner.lora, begins with its defaults.
+            values[part] = {}
+        values = values[part]
         if not isinstance(values, dict):
             raise ConfigError(f"{'.'.join(path)}: {part} is a value, not a group of keys")
     values[path[-1]] = value

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genevolve_ray.config import ConfigError, load_config, presets, validate_config
+from genevolve_ray.config import ConfigError, RunConfig, load_config, presets, validate_config
 
 
 def plain() -> dict[str, object]:
@@ -81,11 +81,89 @@ def test_the_held_out_comparison_can_be_switched_off() -> None:
     assert load_config("atlas", ["heldout.requests=0"]).heldout.requests == 0
 
 
+def bare(tmp_path: Path, text: str = "") -> RunConfig:
+    """Load a file with the parts of a run alone."""
+    parts = "".join(f"{role}: {{type: atlas}}\n" for role in ("requests", "tools", "renderer", "judge"))
+    (tmp_path / "bare.yaml").write_text(f"policy: {{model: 'genevolve_ray.atlas:cold_start'}}\n{parts}{text}")
+    return load_config(str(tmp_path / "bare.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "temperature"),
+    [
+        ("", 0.7),
+        ("sampling: {temperature: 0.5}\n", 0.5),
+        ("learner: {temperature: 0.9}\n", 0.9),
+        ("learner: {lr: 1.0e-4}\nsampling: {temperature: 0.5, top_p: 1.0}\n", 0.5),
+        ("learner: {temperature: 0.4, lr: 1.0e-4}\nsampling: {top_p: 1.0}\n", 0.4),
+        ("learner: {temperature: 0.4}\nsampling: {temperature: 0.4}\n", 0.4),
+    ],
+)
+def test_sampling_and_learner_share_a_temperature_that_is_given_once(
+    tmp_path: Path, text: str, temperature: float
+) -> None:
+    config = bare(tmp_path, text)
+    assert (config.sampling.temperature, config.learner.temperature) == (temperature, temperature)
+
+
+def test_two_temperatures_are_refused_with_the_line_of_one(tmp_path: Path) -> None:
+    text = "learner: {temperature: 0.4}\nsampling: {temperature: 0.5}\n"
+    with pytest.raises(ConfigError, match=r"bare\.yaml: line 6: .*learner.temperature=0.4, sampling.temperature=0.5"):
+        bare(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("sampling: {top_p: 1.0}\n", 1e-4),
+        ("sampling: {top_p: 0.95}\n", 1e-4 + 0.0513),
+        ("sampling: {top_p: 1.0}\nengine: {dtype: bfloat16}\n", 0.03),
+        ("sampling: {top_p: 1.0}\nlearner: {dtype: bfloat16}\n", 0.03),
+        ("loop: {parity_limit: 0.5}\n", 0.5),
+    ],
+)
+def test_the_parity_limit_follows_dtypes_and_truncation(tmp_path: Path, text: str, limit: float) -> None:
+    assert bare(tmp_path, text).loop.parity_limit == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(("profile", "longest", "budget"), [("release", 36144, 36144), ("atlas", 1712, 4096)])
+def test_lengths_follow_the_profile_unless_they_are_given(
+    tmp_path: Path, profile: str, longest: int, budget: int
+) -> None:
+    config = bare(tmp_path, f"profile: {profile}\n")
+    assert config.learner.token_budget == budget
+    assert config.engine_for(262144).max_model_len == longest
+    assert config.engine_for(None).max_model_len == longest
+    assert config.engine_for(1024).max_model_len == 1024
+    given = bare(tmp_path, f"profile: {profile}\nengine: {{max_model_len: 700}}\nlearner: {{token_budget: 800}}\n")
+    assert (given.engine_for(262144).max_model_len, given.learner.token_budget) == (700, 800)
+
+
+@pytest.mark.parametrize(
+    ("engine", "mib"),
+    [("{device: cuda}", None), ("{device: cuda, vllm: {kv_cache_mib: 512}}", 512), ("{}", 256)],
+)
+def test_vllm_sizes_its_cache_on_a_gpu_alone(tmp_path: Path, engine: str, mib: int | None) -> None:
+    assert bare(tmp_path, f"engine: {engine}\n").engine.vllm.kv_cache_mib == mib
+
+
+def test_the_reward_takes_the_formula_of_the_judge_unless_one_is_given(tmp_path: Path) -> None:
+    assert bare(tmp_path).reward.formula == "paper"
+    assert bare(tmp_path, "reward: {formula: release-eval}\n").reward.formula == "release-eval"
+    kept = bare(tmp_path, "reward: {call_cost: 0.25}\n").reward
+    assert (kept.formula, kept.call_cost) == ("paper", 0.25)
+
+
+def test_a_resolved_configuration_keeps_what_it_derived(tmp_path: Path) -> None:
+    config = bare(tmp_path, "engine: {dtype: bfloat16}\n")
+    assert validate_config(config.model_dump(mode="json")) == config
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("loop.group_sise=4", "loop.group_sise: unknown key .value 4."),
-        ("lop.steps=4", "lop: unknown key"),
+        ("loop.group_sise=4", r"^--set loop.group_sise: unknown key .value 4., did you mean loop.group_size\?"),
+        ("lop.steps=4", r"^--set lop: unknown key .*, did you mean loop\?"),
         ("loop.group_size=1", "loop.group_size: .*greater than or equal to 2, got 1"),
         ("loop.group_size=six", "loop.group_size: .*integer.*, got 'six'"),
         ("loop.group_size=2.5", "loop.group_size: .*integer.*, got 2.5"),
@@ -97,7 +175,7 @@ def test_the_held_out_comparison_can_be_switched_off() -> None:
         ("loop=3", "loop: .*got 3"),
         ("policy={}", "policy.model: missing"),
         ("profile=nobody", "profile 'nobody' is unknown; known: atlas"),
-        ("sampling.temperature=0.5", "learner.temperature=.*, sampling.temperature=0.5"),
+        ("learner.temperature=0.5", "learner.temperature=0.5, sampling.temperature=0.7"),
         ("deterministic=true", "deterministic=true needs engine.kind=transformers, got 'vllm'"),
         ("engine.transformers.deterministic=true", "transformers.deterministic is set, but kind is 'vllm'"),
         ("reward={image_weight: 0, text_weight: 0}", "image_weight=0.0, text_weight=0.0"),
@@ -119,7 +197,7 @@ def test_every_fault_is_listed() -> None:
 
 
 def test_an_unknown_preset_names_those_that_are() -> None:
-    with pytest.raises(ConfigError, match="unknown preset 'atlass'; known: .*atlas"):
+    with pytest.raises(ConfigError, match=r"unknown preset 'atlass', did you mean atlas\?; known: .*atlas"):
         load_config("atlass")
 
 
@@ -151,6 +229,7 @@ def own(tmp_path: Path, text: str) -> str:
         ("loop: {steps: 3}\n", r"own\.yaml: line \d+: key 'loop' is given twice"),
         ("x: 010\n", r"own\.yaml: line 1: 010 starts with 0, as octal numbers do: write 10"),
         ("extra: 1\n", r"own\.yaml: line 1: extra: unknown key"),
+        ("sampeling: {top_p: 1}\n", r"own\.yaml: line 1: sampeling: unknown key .*, did you mean sampling\?"),
     ],
 )
 def test_a_fault_of_a_file_names_key_and_line(tmp_path: Path, head: str, message: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from genevolve_ray.agent import wire
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormat, Experience
 from genevolve_ray.records.texts import load_text
 from genevolve_ray.tools.protocol import Tool
 from genevolve_ray.tools.skillset import SkillMode
@@ -323,10 +323,10 @@ def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:
 
 
 def guide_text(profile: ProtocolProfile, experience: Experience) -> str:
-    """Return a bundle as the lines of a guide, "" when all slots are empty. It begins with `guide_head`."""
+    """Return a bundle as the lines of a guide, "" when all slots are empty. It begins with one of `guide_heads`."""
     slots = {
         name: [wire.one_line(bullet, profile.max_field_chars) for bullet in bullets]
-        for name, bullets in experience.slots().items()
+        for name, bullets in experience.guidance.items()
     }
     if not slots:
         return ""
@@ -337,9 +337,15 @@ def guide_text(profile: ProtocolProfile, experience: Experience) -> str:
             f"## {name.replace('_', ' ').capitalize()}\n" + "".join(f"- {bullet}\n" for bullet in bullets)
             for name, bullets in slots.items()
         )
-    return guide_head(profile) + lines
+    return _guide_head(profile, experience.layout) + lines
 
 
-def guide_head(profile: ProtocolProfile) -> str:
-    """Return the first line of every guide; its presence shows that a context contains experience."""
-    return "Guide:\n" if profile.guide_style == "lines" else "# Guide from earlier requests of this kind\n"
+def guide_heads(profile: ProtocolProfile) -> list[str]:
+    """Return the first lines that a guide may have; one of them shows that a context contains experience."""
+    return list(dict.fromkeys(_guide_head(profile, layout) for layout in BUNDLE_FORMATS.values()))
+
+
+def _guide_head(profile: ProtocolProfile, layout: BundleFormat) -> str:
+    if profile.guide_style == "lines":
+        return "Guide:\n"
+    return f"# {layout.title or 'Guide from earlier requests of this kind'}\n"

@@ -80,8 +80,7 @@ class AtlasSummariser:
 
     def _trusted(self, pair: Pair, check: str, best: Decisions, worst: Decisions) -> Decisions:
         """Return the decisions to follow where this check judges them."""
-        failed = pair.best.verdict is not None and not getattr(pair.best.verdict.text, check)
-        passed = pair.worst.verdict is not None and getattr(pair.worst.verdict.text, check)
+        failed, passed = _passed(pair.best, check) is False, _passed(pair.worst, check) is True
         return worst if failed and passed else best
 
     def decisions(self, trajectory: Trajectory) -> Decisions:
@@ -93,7 +92,7 @@ class AtlasSummariser:
         reading = read_prompt(trajectory.program.gen_prompt) if trajectory.program else Reading()
         applied = _structure(reading)
         read = _skills_read(trajectory)
-        complete = trajectory.verdict is not None and trajectory.verdict.text.skill_knowledge
+        complete = _passed(trajectory, "skill_knowledge") is True
         if self.config.drop_needless and complete:
             read &= applied
         if self.config.state_applied:
@@ -108,6 +107,11 @@ class AtlasSummariser:
 
 
 _CHECKS = ("skill_knowledge", "reference_binding", "facts")
+
+
+def _passed(trajectory: Trajectory, check: str) -> bool | None:
+    """Return whether an attempt passed a check, None where its verdict has no checks."""
+    return None if trajectory.verdict is None else getattr(trajectory.verdict.text, check, None)
 
 
 def _calls(trajectory: Trajectory, tool: str) -> Iterator[Turn]:

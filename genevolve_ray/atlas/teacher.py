@@ -93,10 +93,12 @@ def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
 def as_experience(decisions: Decisions) -> Experience:
     """State decisions as an experience bundle: behavior only, no names, ids, counts or texts of the request."""
     return Experience(
-        search_strategy=("search facts" if decisions.search else "skip facts",),
-        knowledge_activation=tuple(f"read {s}" for s in decisions.skills) or ("read nothing",),
-        reference_selection=(f"take {decisions.source}",),
-        prompt_construction=("write now" if decisions.current else "write once",),
+        guidance={
+            "search_strategy": ("search facts" if decisions.search else "skip facts",),
+            "knowledge_activation": tuple(f"read {s}" for s in decisions.skills) or ("read nothing",),
+            "reference_selection": (f"take {decisions.source}",),
+            "prompt_construction": ("write now" if decisions.current else "write once",),
+        }
     )
 
 

@@ -229,7 +229,8 @@ def _measures(formula: ScoreFormula) -> Mapping[str, Callable[[Verdict], float |
         return lambda verdict: getattr(verdict.image, name)
 
     def checked(name: str) -> Callable[[Verdict], float | None]:
-        return lambda verdict: getattr(verdict.text, name) if verdict.examined else None
+        # A judge that gives one grade has a score and no checks.
+        return lambda verdict: getattr(verdict.text, name, None) if verdict.examined else None
 
     dimensions = {name: scored(name) for name in WEIGHTS}
     checks = {name: checked(name) for name in CHECKS}

@@ -80,7 +80,8 @@ def parse_judgement(answer: str, prompt: WisePrompt, edition: Edition) -> WiseSc
             {"prompt_id": prompt.prompt_id, "subcategory": prompt.subcategory, **dict(named)}
         )
     for field, label in GRADES[edition].items():
-        lines = re.findall(rf"^[ \t>#*_-]*{label}[ \t*_]*[:=\uff1a](.*)$", said, re.IGNORECASE | re.MULTILINE)
+        mark = r"(?:[ \t*_]*[:=\uff1a]|[ \t*_]+(?=[0-9]))"
+        lines = re.findall(rf"^[ \t>#*_-]*{label}{mark}(.*)$", said, re.IGNORECASE | re.MULTILINE)
         if len(lines) != 1:
             fault = JudgementFault.REPEATED_LINE if lines else JudgementFault.MISSING_LINE
             return FailedJudgement(fault=fault, detail=label)

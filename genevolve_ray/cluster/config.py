@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from genevolve_ray.evolution.config import EvolutionConfig, InferenceConfig
+from genevolve_ray.evolution.patience import time_limit
+from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.base import Config
 
 
@@ -29,8 +31,8 @@ class ServiceConfig(Config):
     """Calls that may wait at a caller; beyond, the caller receives an overload error and tries again."""
     attempts: int = Field(default=4, ge=1)
     """How often a call is tried when a replica dies or is overloaded, before it is an infrastructure failure."""
-    timeout: float = Field(default=300.0, gt=0)
-    """Seconds that one try may take."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds that one try may take; None: longer than all tries of the services behind the plug-in, at least 300."""
     health_period: float = Field(default=2.0, gt=0)
     """Seconds between health checks, within which a dead replica is noticed and replaced."""
     health_timeout: float = Field(default=8.0, gt=0)
@@ -41,6 +43,10 @@ class ServiceConfig(Config):
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas={self.max_replicas} is below replicas={self.replicas}")
         return self
+
+    def limited(self, spec: PluginSpec) -> ServiceConfig:
+        """Return these settings with a time limit: the given one, or that of the plug-in's own tries."""
+        return self if self.timeout is not None else self.model_copy(update={"timeout": time_limit(spec)})
 
     @property
     def most_replicas(self) -> int:

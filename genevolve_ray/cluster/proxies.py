@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.cluster.replies import unwrap
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.evolution.patience import SHORTEST
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.program import Program
@@ -65,7 +66,7 @@ class Caller:
     @classmethod
     def of(cls, service: str, handle: Any, config: ServiceConfig) -> Caller:
         """Return a caller with a service's own limits."""
-        return cls(service, handle, config.attempts, config.timeout)
+        return cls(service, handle, config.attempts, config.timeout or SHORTEST)
 
     async def __call__(self, method: str, *arguments: Any) -> Any:
         """Call a method of the service.

@@ -140,9 +140,11 @@ def services_of(config: PlacedConfig, run_name: str) -> list[Service]:
     """Return the services of a run, their applications named by run and role."""
     prefix, cluster = re.sub(r"[^\w.-]+", "-", run_name), config.cluster
     return [
-        Service("tools", f"{prefix}-tools", ToolReplica, config.tools, cluster.tools),
-        Service("renderer", f"{prefix}-renderer", RenderReplica, config.renderer, cluster.renderer),
-        Service("judge", f"{prefix}-judge", JudgeReplica, config.judge, cluster.judge),
+        Service("tools", f"{prefix}-tools", ToolReplica, config.tools, cluster.tools.limited(config.tools)),
+        Service(
+            "renderer", f"{prefix}-renderer", RenderReplica, config.renderer, cluster.renderer.limited(config.renderer)
+        ),
+        Service("judge", f"{prefix}-judge", JudgeReplica, config.judge, cluster.judge.limited(config.judge)),
     ]
 
 
@@ -160,6 +162,13 @@ def _replicas(config: ServiceConfig) -> dict[str, Any]:
 
 def application(service: Service, images_uri: str) -> Application:
     """Return the Serve application of a service."""
+    replica = deployment_of(service, service.replica)
+    bound: Application = replica.bind(service.spec, images_uri, service.config.most_replicas)
+    return bound
+
+
+def deployment_of(service: Service, replica: type) -> Any:
+    """Return the deployment of a class with the replicas, resources and limits of a service."""
     from ray import serve
 
     config = service.config
@@ -175,4 +184,4 @@ def application(service: Service, images_uri: str) -> Application:
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.environment()},
     )
-    return deploy(service.replica).bind(service.spec, images_uri, config.most_replicas)
+    return deploy(replica)

@@ -16,6 +16,7 @@ from genevolve_ray.commands.memory_gauge import MemoryGauge
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.hub_models import pin_models
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.metric_writers import open_writers
 from genevolve_ray.evolution.metrics import evaluation_metrics, verdict_parts
@@ -35,9 +36,15 @@ def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str
     """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly."""
     if config.deterministic and not in_process:
         raise UserFault("deterministic=true needs --in-process: parallel processes are not bit-exact")
+    config = pin_models(config, _recorded(folder))
     prime_source(config.requests, Folder(str(folder)))
     preflight(as_swapped(config, folder), local=in_process)
     return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return the configuration with which the run of a folder began, empty where there is none."""
+    return RunStore.read(str(folder)).config if (folder / "run.json").is_file() else {}
 
 
 def as_swapped(config: RunConfig, folder: Path) -> RunConfig:
@@ -49,6 +56,12 @@ def as_swapped(config: RunConfig, folder: Path) -> RunConfig:
 def with_date(config: RunConfig, store: RunStore) -> RunConfig:
     """Return a configuration with the day that templates print: by default that of the run's start, also on resume."""
     return config if config.date else config.model_copy(update={"date": store.info.created[:10]})
+
+
+def tracked(name: str, store: RunStore) -> tuple[str, str]:
+    """Return name and id of a run for trackers; folders of one name have different ids, a resumed run keeps its own."""
+    own = store.info.run_id
+    return name, f"{name}-{own}" if own else name
 
 
 async def _until_signal(work: Any) -> dict[str, Any]:
@@ -66,7 +79,9 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         MemoryGauge() as gauge,
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
         open_progress() as screen,
-        closing(open_writers(config.logging, config.name, masked(config.model_dump(mode="json")))) as writers,
+        closing(
+            open_writers(config.logging, *tracked(config.name, store), masked(config.model_dump(mode="json")))
+        ) as writers,
     ):
         config = with_date(config, store)
         screen.start(config.loop.steps, _headline(config), store.last_step)
@@ -98,6 +113,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         summary["report"] = str(folder / "report.html")
         store.put_summary(summary)
         write_report(store, folder / "report.html")
+    print(verdict(summary))
     return summary
 
 
@@ -178,12 +194,11 @@ def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: b
     config = config.model_copy(
         update={"name": folder.name, "policy": config.policy.model_copy(update={"model": str(start)})}
     )
-    summary = evolve_run(config, folder, in_process=in_process)
-    print(_verdict(summary))
-    return summary
+    return evolve_run(config, folder, in_process=in_process)
 
 
-def _verdict(summary: dict[str, Any]) -> str:
+def verdict(summary: dict[str, Any]) -> str:
+    """Return the end of a run for the screen: held-out rewards, the gain with its interval, and the report's path."""
     if "heldout_gain" not in summary:
         return f"report: {summary['report']}"
     low, high = summary["heldout_gain_interval"]

@@ -104,7 +104,8 @@ def print_bundle(run: Path, number: int) -> None:
     console.rule(f"bundle {number}: step {bundle.step}, request {_safe(bundle.request_id)}, gap {bundle.gap:.2f}")
     for name, text in (("trigger", bundle.trigger), ("summary", bundle.summary), ("key", entry.key)):
         console.print(f"[bold]{name}[/bold] {_safe(text)}")
-    for slot, bullets in bundle.slots().items():
+    console.print(f"[bold]format[/bold] {bundle.format.value}")
+    for slot, bullets in bundle.guidance.items():
         console.print(f"[bold]{slot.replace('_', ' ')}[/bold]")
         for bullet in bullets:
             console.print(f"  - {_safe(bullet)}")

@@ -19,6 +19,7 @@ from genevolve_ray.bench.jobs.progress import JobLog
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor.preflight import check_plugin, check_secrets, require_gpus
+from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
 from genevolve_ray.evolution.plugins import PluginSpec
@@ -188,6 +189,8 @@ def _preflight(job: Job) -> None:
             f"--max-cost {job.max_cost:g}: no service has a price, so the cost would always be 0; set "
             "`price` in the config of the policy's endpoint, tools, renderer or judge"
         )
+    if "tools" in specs:
+        check_tools(config, wanted.policy.model if wanted.policy is not None else None)
     asked = {f"cluster.{role}.gpus": getattr(config.cluster, role).gpus for role in specs}
     if wanted.policy is not None and wanted.policy.model is not None:
         asked |= {"engine.device": config.engine.device, "cluster.rollout_gpus": config.cluster.rollout_gpus}

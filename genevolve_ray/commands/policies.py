@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.models.hub import is_hub_id, local_model, pinned
 from genevolve_ray.records.strict_text import YamlFault, read_yaml
 
 DIRECT = "direct"
@@ -38,15 +40,16 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         endpoint = _endpoint(text)
         yield PolicySource(identity=f"openai:{endpoint.model}", endpoint=endpoint)
     else:
-        named = text or config.policy.model
-        with policy_folder(model_folder(named)) as folder:
+        key = "--policy" if text else "policy.model"
+        named = pinned(text or config.policy.model, key)
+        with policy_folder(model_folder(named, key)) as folder:
             try:
                 check_sampled(folder, config.engine)
                 check_final_step(folder, config.protocol)
                 if warning := prompt_warning(folder, config.protocol):
                     _LOG.warning("%s", warning)
             except (OSError, ValueError) as error:
-                raise UserFault(f"{'--policy' if text else 'policy.model'}: {error}") from error
+                raise UserFault(f"{key}: {error}") from error
             identity = f"{Path(named).name}:{folder_digest(folder)}"
             yield PolicySource(identity=identity, model=folder.resolve())
 
@@ -61,7 +64,7 @@ def _endpoint(text: str) -> OpenAIPolicyConfig:
         values = read_yaml(Path(text))
         return OpenAIPolicyConfig.model_validate(values)
     except ValidationError as error:
-        raise UserFault(f"--policy {text}: {explain(error)}") from error
+        raise UserFault(f"--policy {text}: {explain(error, kind=OpenAIPolicyConfig)}") from error
     except YamlFault as error:
         raise UserFault(f"--policy {text}: {error}") from error
 
@@ -92,5 +95,8 @@ def _whole(folder: Path) -> Iterator[Path]:
         return
     from genevolve_ray.learning.lora import export_merged
 
+    # An exported adapter may name its base by a hub id.
+    base = str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    known = local_model(base, "base_model_name_or_path") if is_hub_id(base) else None
     with TemporaryDirectory(prefix="genevolve-merged-") as merged:
-        yield export_merged(folder, merged)
+        yield export_merged(folder, merged, known)

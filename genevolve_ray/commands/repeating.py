@@ -12,7 +12,7 @@ from genevolve_ray.commands.inference import CONSOLE, Common, judge_rows
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.published.results import EvaluatedRow
-from genevolve_ray.records.verdict import NOT_EXAMINED, UNEXAMINED, Sufficiency, Verdict
+from genevolve_ray.records.verdict import NOT_EXAMINED, UNEXAMINED, Verdict
 
 
 def judge_again_run(
@@ -51,8 +51,9 @@ def verdict_of(row: EvaluatedRow) -> Verdict | None:
         return None
     return Verdict(
         image=row.scores,
-        text=Sufficiency.model_validate(ours["sufficiency"]) if "sufficiency" in ours else NOT_EXAMINED,
+        text=ours.get("sufficiency", NOT_EXAMINED),
         rationale=row.rationale,
+        text_rationale=ours.get("sufficiency_rationale", ""),
         judge=ours["judge"],
         formula=ours["formula"],
         flags=(*ours.get("flags", ()), *(() if "sufficiency" in ours else (UNEXAMINED,))),

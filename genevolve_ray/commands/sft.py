@@ -19,7 +19,9 @@ from genevolve_ray.doctor.model_folder import check_architecture
 from genevolve_ray.doctor.preflight import require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
+from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.published.rejections import RejectionReport
+from genevolve_ray.remote.hub_rows import local_rows
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,7 +44,7 @@ _PLAIN_EVERY = 10
 
 
 def sft_rows_run(
-    rows: Path,
+    rows: Path | str,
     model: Path | None,
     out: Path,
     settings: Sequence[str],
@@ -51,7 +53,7 @@ def sft_rows_run(
     seed: int | None = None,
     threads: int | None = None,
 ) -> None:
-    """Fine-tune a model folder on a file of rows, and print the counts of rows and the loss.
+    """Fine-tune a model folder on rows, of a file or of a data set on a hub, and print the counts of rows and the loss.
 
     Raises:
         UserFault: for a missing --model, a folder that is no model, a device that is not available.
@@ -62,6 +64,7 @@ def sft_rows_run(
     options = {"max_steps": steps, "seed": seed, "threads": threads}
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = rows_config([*settings, *named])
+    model = local_model(str(model), "--model")
     try:
         read_model_config(model)
         check_architecture(model, decoded=False)
@@ -71,7 +74,7 @@ def sft_rows_run(
         require_gpus({"device": config.device})
     with _Screen() as screen:
         screen.say(f"reading {rows}")
-        made = train_on_rows([rows], model, out, config, screen)
+        made = train_on_rows(local_rows(rows), model, out, with_local_rows(config), screen)
     screen.say(f"{made['steps']} steps in {made['seconds']:.0f} s, written to {out} ({PROVENANCE_FILE}, {REPORT_FILE})")
 
 
@@ -80,7 +83,14 @@ def rows_config(settings: Sequence[str]) -> SftRowsConfig:
     try:
         return SftRowsConfig.model_validate(with_overrides({}, settings))
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, {}, [o.partition("=")[0].strip() for o in settings], SftRowsConfig)) from error
+
+
+def with_local_rows(config: SftRowsConfig) -> SftRowsConfig:
+    """Return the settings with every file of rows on this machine; those of a hub are downloaded. Raises UserFault."""
+    keys = ("heldout_paths", "exclude_paths")
+    found = {key: tuple(file for path in getattr(config, key) for file in local_rows(path)) for key in keys}
+    return config.model_copy(update=found)
 
 
 class _Screen:
@@ -135,15 +145,11 @@ _PLAIN_EVERY = 50
 
 
 def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
-    """Train the cold start by its recipe into `out`; steps and seed may be changed for trials."""
+    """Train the cold start by its recipe into `out`; steps (in total) and seed may be changed for trials."""
     from genevolve_ray.learning.policy import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
-    changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
-    recipe = ColdStartConfig()
-    recipe = ColdStartConfig.model_validate(
-        recipe.model_dump() | {"curriculum": recipe.curriculum.model_dump() | changes}
-    )
+    recipe = ColdStartConfig().changed(steps=steps, seed=seed)
     console, started = Console(), time.perf_counter()
     columns = (TextColumn("cold start"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:

@@ -34,7 +34,7 @@ async def check_bundle(summariser: Summariser, case: SummariserCase) -> None:
     """Check that a pair gives a bundle whose guidance does not reveal the answer."""
     bundle = await summariser.compare(case.request, case.pair)
     assert isinstance(bundle, Experience), f"it returned {type(bundle).__name__}, not an Experience"
-    assert bundle.slots(), "the bundle contains no guidance"
+    assert bundle.guidance, "the bundle contains no guidance"
     try:
         check_experience(bundle, case.request, [case.pair.best, case.pair.worst])
     except LeakError as leak:

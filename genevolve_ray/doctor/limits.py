@@ -14,7 +14,7 @@ from genevolve_ray.doctor.machine import Check, find_gpus, write_fault
 from genevolve_ray.doctor.model_folder import Weights, context_of
 from genevolve_ray.doctor.parts import GIB, note, ok, problem
 from genevolve_ray.doctor.plan import make_plan
-from genevolve_ray.doctor.preflight import check_devices, check_sockets, model_folder
+from genevolve_ray.doctor.preflight import check_address, check_devices, check_sockets, model_folder
 from genevolve_ray.errors import UserFault
 
 _MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
@@ -29,8 +29,8 @@ def context(config: RunConfig) -> list[Check]:
     if asked and own and asked > own:
         detail = f"engine.max_model_len={asked}, but the model supports only {own}"
         return [problem("context", detail, f"--set engine.max_model_len={own}")]
-    limit = asked or own
-    if limit is None:
+    limit = config.engine_for(own).max_model_len
+    if limit is None or (asked is None and own is None):
         return []
     said = f"profile {profile.name}: {profile.max_prompt_tokens} prompt + {profile.max_response_tokens} response tokens"
     remedy = f"--set engine.max_model_len={longest}"
@@ -48,6 +48,7 @@ def time_limits(config: RunConfig) -> list[Check]:
         outer = getattr(config.cluster, service.role, None)
         if outer is None:  # The memory's process has no time limit.
             continue
+        outer = outer.limited(getattr(config, service.role))
         inner = service.config
         needed = inner.patience_s
         key = f"cluster.{service.role}.timeout"
@@ -68,20 +69,28 @@ def time_limits(config: RunConfig) -> list[Check]:
 
 
 def descriptors(config: RunConfig) -> list[Check]:
-    """Compare the connections of the gateway with the files that this process may open."""
+    """Check the gateway's address and tokens, and compare its connections with the files that this process may open."""
     if config.gateway.port is None:
         return []
     from genevolve_ray.gateway.connections import connection_budget
+    from genevolve_ray.gateway.launch import opening_notes
 
+    notes = [note("gateway", text) for text in opening_notes(config.gateway, config.experience)]
+    try:
+        if config.gateway.port:
+            check_address(config.gateway.host, config.gateway.port, "gateway.port")
+    except UserFault as fault:
+        return [problem("gateway", fault, "--set gateway.port=..., or end the process that listens there"), *notes]
     asked = config.gateway.limits
     try:
         budget = connection_budget(asked)
     except ValueError as error:
-        return [problem("gateway", str(error))]
+        return [problem("gateway", str(error)), *notes]
     said = f"{budget.holders} connections with a token and {budget.strangers} without one"
     if (budget.holders, budget.strangers) != (asked.connections, asked.strangers):
-        return [note("gateway", f"the limit of open files leaves {said}", "raise the hard limit of open files")]
-    return [ok("gateway", said)]
+        few = note("gateway", f"the limit of open files leaves {said}", "raise the hard limit of open files")
+        return [few, *notes]
+    return [ok("gateway", said), *notes]
 
 
 def _repairs(config: RunConfig, role: str) -> int:
@@ -203,6 +212,6 @@ def sockets(config: RunConfig) -> list[Check]:
 
 def _folder(config: RunConfig) -> Path:
     try:
-        return model_folder(config.policy.model)
-    except FileNotFoundError:
+        return model_folder(config.policy.model, download=False)
+    except (FileNotFoundError, UserFault):
         return Path(config.policy.model)

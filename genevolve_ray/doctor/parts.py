@@ -22,15 +22,19 @@ from genevolve_ray.doctor.model_folder import (
 from genevolve_ray.doctor.preflight import (
     check_date,
     check_embedder,
+    check_examination,
     check_final_step,
     check_plugin,
     model_folder,
+    placed,
     unexamined_requests,
 )
+from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.sources import build_source, prime_source, recorded_rows
 from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.models.hub import is_hub_id, local_model, offline
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.request import Request
@@ -85,8 +89,10 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         return [note("policy", "not checked until policy.model is filled in")], None
     remedy = "--set policy.model=FOLDER, in Hugging Face layout"
     weights = None
+    if waiting := _to_download("policy", config.policy.model):
+        return [waiting], None
     try:
-        folder = model_folder(config.policy.model)
+        folder = model_folder(config.policy.model, download=False)
         check_samplable(folder, config.engine)
         weights = read_weights(folder)
         remedy = "copy the files from the original model"
@@ -110,6 +116,17 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
     return [*said, first_turn(config, folder, weights, deep=deep)], weights
 
 
+def _to_download(name: str, model: str) -> Check | None:
+    """Return a finding for a model of the hub that the start of the run downloads."""
+    if not is_hub_id(model) or offline():
+        return None
+    try:
+        local_model(model, name, download=False)
+    except UserFault:
+        return note(name, f"{model} is not in the cache: the start of the run downloads it", f"hf download {model}")
+    return None
+
+
 def date(config: RunConfig) -> list[Check]:
     """Return whether there is a date where the profile shows the policy one."""
     try:
@@ -129,8 +146,10 @@ def embedder(config: RunConfig) -> list[Check]:
     ):
         return []
     remedy = "--set experience.embedder.transformers.model=FOLDER, in Hugging Face layout"
-    folder = Path(settings.transformers.model)
+    if waiting := _to_download("embedder", settings.transformers.model):
+        return [waiting]
     try:
+        folder = local_model(settings.transformers.model, "experience.embedder.transformers.model", download=False)
         check_embedder(config)
         weights = read_weights(folder)
         if lacking := [text for text in missing_texts(folder) if "tokenizer (" in text]:
@@ -143,7 +162,12 @@ def embedder(config: RunConfig) -> list[Check]:
 def plugins(config: RunConfig) -> list[Check]:
     """Return, for each role, whether its class can be imported and takes its settings."""
     without = {token.role for token in settings_tree.unset_tokens(config)}
-    return [_plugin(config, role, role in without) for role in settings_tree.plugin_roles(config)]
+    found = [_plugin(config, role, role in without) for role in settings_tree.plugin_roles(config)]
+    try:
+        check_examination(config)
+    except UserFault as fault:
+        found.append(problem("judge", fault, "--set judge.config.sufficiency_check=required"))
+    return found
 
 
 def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
@@ -154,7 +178,8 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     if spec.isolated:
         return note(role, f"{spec.type} has its own environment (runtime_env) and is checked there")
     try:
-        kind, _ = settings_tree.plugin_settings(role, spec)
+        with placed(config):
+            kind, _ = settings_tree.plugin_settings(role, spec)
         if settings_tree.waits(spec.config):
             return note(role, f"{spec.type} accepts its settings, which are not complete yet")
         if not hasattr(kind, "check") or role == "requests" or without_token:  # The latter two have lines of their own.
@@ -167,6 +192,23 @@ def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
     except Exception as error:  # noqa: BLE001  a plug-in is foreign code: any error is a finding of its own
         return problem(role, f"{spec.type}: {type(error).__name__}: {error}", remedy)
     return ok(role, f"{spec.type} accepts its settings and passes its check")
+
+
+def tools(config: RunConfig) -> list[Check]:
+    """Return a finding for a tool that the profile needs, and for each that only the text of its prompt names."""
+    if settings_tree.waits(config.tools.model_dump()) or config.tools.isolated:
+        return []
+    try:
+        offered = offered_tools(config)
+    except UserFault:
+        return []  # Reported with the plug-ins.
+    try:
+        check_tools(config)
+        lacking = unoffered_tools(config, offered or {}) if offered is not None else []
+    except (UserFault, ValueError) as fault:
+        return [problem("tools", fault, "--set profile=..., or tools that offer it")]
+    said = f"the system prompt of profile {config.protocol.name} names a tool that {config.tools.type} does not offer: "
+    return [note("tools", said + name, "another profile or prompt, or tools that offer it") for name in lacking]
 
 
 def data(config: RunConfig, run_dir: Path) -> list[Check]:

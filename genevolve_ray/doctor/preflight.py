@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.cluster.sockets import check_temporary_folder
-from genevolve_ray.config import RunConfig
+from genevolve_ray.config import RunConfig, key_place
 from genevolve_ray.doctor.machine import find_gpus
 from genevolve_ray.doctor.model_folder import check_architecture, check_embedded, check_streamed, check_texts
 from genevolve_ray.doctor.settings_tree import (
@@ -23,10 +25,12 @@ from genevolve_ray.doctor.settings_tree import (
     unset_references,
     unset_tokens,
 )
+from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
 from genevolve_ray.remote.proxies import mounted
 
@@ -51,14 +55,32 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     check_filled_in(config)
     check_devices(config, local)
     check_sockets(config, local=local)
+    if config.gateway.port:
+        check_address(config.gateway.host, config.gateway.port, "gateway.port")
     check_date(config)
     if model:
         check_policy(config)
     check_embedder(config)
     for role in plugin_roles(config):
-        check_plugin(role, getattr(config, role), local)
+        with placed(config):
+            check_plugin(role, getattr(config, role), local)
+    check_examination(config)
     check_tokens(config)
     check_proxies(config)
+    check_tools(config, model_folder(config.policy.model) if model and config.rehearsal is None else None)
+
+
+@contextmanager
+def placed(config: RunConfig) -> Iterator[None]:
+    """Begin the message of a fault that begins with a key by the place of its value: file and line, or `--set`."""
+    try:
+        yield
+    except UserFault as fault:
+        key = str(fault).partition(": ")[0]
+        place = key_place(config, key) if "." in key and " " not in key else ""
+        if not place:
+            raise
+        raise UserFault(f"{place}{fault}") from fault
 
 
 def check_filled_in(config: RunConfig) -> None:
@@ -72,6 +94,18 @@ def check_sockets(config: RunConfig, *, local: bool = False) -> None:
     """Check that the sockets of Ray and vLLM fit into the folder for temporary files. Raises UserFault."""
     here = local or not cluster_address(config.cluster)
     check_temporary_folder(ray=not local and here, vllm=here and config.engine.kind == "vllm")
+
+
+def check_address(host: str, port: int, key: str) -> None:
+    """Check that a server can listen on an address. Raises UserFault naming the key and the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise UserFault(f"{key}={port}: cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 def check_policy(config: RunConfig) -> None:
@@ -148,7 +182,7 @@ def check_embedder(config: RunConfig) -> None:
     """Check that a configured embedding model exists. Raises UserFault."""
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":
-        folder = Path(embedder.transformers.model)
+        folder = local_model(embedder.transformers.model, "experience.embedder.transformers.model")
         if not (folder / "config.json").is_file():
             raise UserFault(f"experience.embedder.transformers.model: {str(folder)!r} has no config.json")
         try:
@@ -170,6 +204,16 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
             kind.check(settings)
     except (ValueError, OSError, AttributeError) as error:
         raise UserFault(f"{role}: {error}") from error
+
+
+def check_examination(config: RunConfig) -> None:
+    """Check that the judge examines programs where the reward counts them. Raises UserFault."""
+    chosen = config.judge.config.get("sufficiency_check", "required")
+    if chosen != "required" and config.reward.text_weight:
+        raise UserFault(
+            f"judge.config.sufficiency_check={chosen}, but reward.text_weight is {config.reward.text_weight}: "
+            "a run needs `required`, or a text_weight of 0"
+        )
 
 
 def check_tokens(config: RunConfig) -> None:
@@ -246,15 +290,21 @@ def require_gpus(asked: Mapping[str, object]) -> None:
         raise UserFault(f"{settings}: a GPU is asked for, this machine has none")
 
 
-def model_folder(model: str) -> Path:
-    """Return the folder of a policy: a path, or `package:FOLDER` for one that ships inside an installed package.
+def model_folder(model: str, key: str = "policy.model", *, download: bool = True) -> Path:
+    """Return the folder of a policy.
+
+    Args:
+        model: a path, `package:FOLDER` for one that ships inside an installed package, or a hub id (`models.hub`).
+        key: the setting, for messages.
+        download: whether a model of the hub may be downloaded.
 
     Raises:
         FileNotFoundError: when the package is not installed.
+        UserFault: when a model of the hub is not here and cannot be downloaded.
     """
     package, colon, name = model.partition(":")
     if not (colon and package.replace(".", "_").isidentifier()):
-        return Path(model)
+        return local_model(model, key, download=download)
     try:
         return Path(str(resources.files(package) / name))
     except (ModuleNotFoundError, TypeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from genevolve_ray.config import RunConfig
 from genevolve_ray.doctor import limits, parts, settings_tree
 from genevolve_ray.doctor.machine import Check, Status, diagnose
+from genevolve_ray.doctor.method import method
 from genevolve_ray.doctor.parts import note, ok
 from genevolve_ray.doctor.probes import probe_services
 
@@ -24,13 +25,14 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
         spend: with `deep`, make the one call of each service that costs money.
     """
     checks = [c for c in diagnose(run_dir) if c.status is Status.PROBLEM and c.name != "disk"]  # The run has its own.
-    checks += parts.left_to_fill_in(config)
+    checks += [*parts.left_to_fill_in(config), *method(config)]
     policy, weights = parts.policy(config, deep=deep)
     checks += [
         *policy,
         *parts.date(config),
         *parts.embedder(config),
         *parts.plugins(config),
+        *parts.tools(config),
         *parts.data(config, run_dir),
     ]
     checks += [*parts.token_variables(config), *parts.secrets(config), *parts.addresses(config)]

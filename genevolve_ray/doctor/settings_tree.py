@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from genevolve_ray.config import RunConfig
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.patience import children, joined, nodes, plain_settings
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec
 from genevolve_ray.records.secrets import references
 from genevolve_ray.remote.config import RemoteConfig
-from genevolve_ray.renderers.presets import NamedConfig
 
 MARK = "FILL_IN"
 """Placeholder in a preset for a value that only the user knows."""
@@ -45,8 +45,10 @@ def plugin_roles(config: RunConfig) -> tuple[str, ...]:
 
 def fill_ins(config: RunConfig) -> list[tuple[str, str]]:
     """Return (key, value) of every value that is still to be filled in; parts that are switched off are left out."""
-    unused = () if config.experience.enabled else ("experience", "summariser")
-    return list(_marked(config.model_dump(mode="json", exclude=set(unused)), ""))
+    unused = () if config.experience.enabled else ("experience.", "summariser.")
+    embedder = config.experience.embedder.kind
+    unused = (*unused, *(f"experience.embedder.{kind}." for kind in ("transformers", "endpoint") if kind != embedder))
+    return [found for found in _marked(config.model_dump(mode="json"), "") if not found[0].startswith(unused)]
 
 
 def waits(value: Any) -> bool:
@@ -57,16 +59,8 @@ def waits(value: Any) -> bool:
 def _marked(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str) and MARK in value:
         yield path, value
-    for name, inner in _children(value):
-        yield from _marked(inner, _join(path, name))
-
-
-def nodes(value: Any, path: str = "") -> Iterator[tuple[str, BaseModel]]:
-    """Yield every settings object inside a value with its key, outermost first."""
-    if isinstance(value, BaseModel):
-        yield path, value
-    for name, inner in _children(value):
-        yield from nodes(inner, _join(path, name))
+    for name, inner in children(value):
+        yield from _marked(inner, joined(path, name))
 
 
 def plugin_settings(role: str, spec: PluginSpec) -> tuple[Any, Any]:
@@ -97,9 +91,7 @@ def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
             _, settings = plugin_settings(role, getattr(config, role))
         except UserFault:
             continue
-        if isinstance(settings, NamedConfig):  # The settings behind a preset's name.
-            _, settings = settings.resolve()
-        found += [(role, key, node) for key, node in nodes(settings, f"{role}.config")]
+        found += [(role, key, node) for key, node in nodes(plain_settings(settings), f"{role}.config")]
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "endpoint":
         found += [("embedder", key, node) for key, node in nodes(embedder.endpoint, "experience.embedder.endpoint")]
@@ -145,16 +137,3 @@ def unset_references(settings: Mapping[str, Any], *, here: bool) -> list[tuple[s
     """
     found = references(settings)
     return [(key, name) for key, name in found if (here or ".runtime_env." in key) and not _set_here(name)]
-
-
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, BaseModel):
-        yield from ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, Mapping):
-        yield from ((str(name), inner) for name, inner in value.items())
-    elif isinstance(value, list | tuple):
-        yield from ((str(number), inner) for number, inner in enumerate(value))
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -22,10 +22,10 @@ _WITHOUT_VIDEOS = frozenset({"qwen3_vl", "qwen3_vl_moe"})
 
 
 class LocalChatConfig(Config):
-    """Configure a chat model in a folder of Hugging Face layout; nothing is downloaded."""
+    """Configure a chat model in a folder of Hugging Face layout."""
 
     model: str = Field(min_length=1)
-    """A model folder in Hugging Face layout."""
+    """A model folder in Hugging Face layout, or a hub id, `owner/name` or `owner/name@REVISION`."""
     device: str = "cpu"
     """Torch device, such as `cpu` or `cuda`."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -23,6 +23,7 @@ from genevolve_ray.engines.chat import (
 from genevolve_ray.engines.checks import context_length, read_model_config, room_for, sees
 from genevolve_ray.engines.protocol import ChatMessage, CutAnswer, PromptTooLong
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.models.hub import local_model
 
 
 class TransformersChatConfig(LocalChatConfig):
@@ -36,6 +37,7 @@ class TransformersChat:
     """Answer greedily with a model in HF layout, as a `ChatModel` that cannot be constrained to a JSON schema."""
 
     Config = TransformersChatConfig
+    constrained = False
 
     def __init__(self, config: TransformersChatConfig, service: str = "chat") -> None:
         """Load the model; `service` is the name on the meter.
@@ -44,8 +46,9 @@ class TransformersChat:
             FileNotFoundError: when the model folder or one of its parts is missing.
             ValueError: naming the folder when it holds no chat template.
         """
-        self.config, self._service = config, service
         self.identity = identity_of(config)
+        config = config.model_copy(update={"model": str(local_model(config.model, "judge.config.model.model"))})
+        self.config, self._service = config, service
         model_config = read_model_config(config.model)
         self.sees = sees(model_config)
         self._processor = load_chat_processor(config.model, model_config)

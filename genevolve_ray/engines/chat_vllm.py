@@ -24,6 +24,7 @@ from genevolve_ray.engines.config import MIB
 from genevolve_ray.engines.protocol import ChatMessage, CutAnswer
 from genevolve_ray.engines.vllm import vllm_environment
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.models.hub import local_model
 
 if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
@@ -67,8 +68,9 @@ class VllmChat:
             FileNotFoundError: when the model folder or one of its parts is missing.
             ValueError: when vLLM cannot run the model on this device, or the folder holds no chat template.
         """
-        self.config, self._service = config, service
         self.identity = identity_of(config)
+        config = config.model_copy(update={"model": str(local_model(config.model, "judge.config.model.model"))})
+        self.config, self._service = config, service
         model_config = read_model_config(config.model)
         self.sees = sees(model_config)
         if self.sees and config.device == "cpu":

@@ -24,7 +24,8 @@ class VllmConfig(Config):
     """Configure the vLLM engine."""
 
     kv_cache_mib: int | None = Field(default=256, ge=1)
-    """Memory of the key-value cache. None: vLLM takes its share of the GPU (`gpu_memory_utilization`)."""
+    """Memory of the key-value cache. None, which is the default on a GPU: vLLM takes its share of the GPU
+    (`gpu_memory_utilization`)."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of the GPU's memory that vLLM may take, where `kv_cache_mib` is None."""
     enforce_eager: bool = True
@@ -47,13 +48,21 @@ class EngineConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of weights and activations."""
     max_model_len: int | None = Field(default=None, ge=2)
-    """Tokens a sequence may have in all; by default the model's own limit."""
+    """Tokens a sequence may have in all; by default the longest episode of the profile, or fewer where the model holds
+    fewer."""
     max_concurrent: int = Field(default=64, ge=1)
     """Most sequences that are decoded together; more requests wait their turn."""
     vllm: VllmConfig = VllmConfig()
     """Settings of the vLLM engine."""
     transformers: TransformersConfig = TransformersConfig()
     """Settings of the reference engine."""
+
+    @model_validator(mode="after")
+    def _cache_on_a_gpu(self) -> EngineConfig:
+        """Let vLLM size its cache on a GPU, unless a size is given; the resolved configuration shows it."""
+        if self.device != "cpu" and "kv_cache_mib" not in self.vllm.model_fields_set:
+            object.__setattr__(self, "vllm", self.vllm.model_copy(update={"kv_cache_mib": None}))
+        return self
 
     @model_validator(mode="after")
     def _deterministic_needs_transformers(self) -> EngineConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,12 +11,13 @@ from pydantic import Field, field_validator, model_validator
 from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
 from genevolve_ray.evolution.store.manifest import CheckpointConfig
 from genevolve_ray.experience.config import ExperienceConfig
-from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.config import LearnerConfig, LearningRateSchedule
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.verdict import RewardConfig
+from genevolve_ray.records.verdict import RewardConfig, ScoreFormula
 
 
 class LoopConfig(Config):
@@ -47,7 +49,8 @@ class LoopConfig(Config):
     checkpoint_every: int = Field(default=10, ge=1)
     """Steps between checkpoints."""
     parity_limit: float = Field(default=1e-4, gt=0)
-    """Largest mean |engine - learner| log-prob at equal version before the run stops: 1e-4 for fp32, about 0.03 for bf16."""
+    """Largest mean |engine - learner| log-prob at equal version before the run stops. Where it is not given: 1e-4 for
+    float32, 0.03 for 16 bits, and with `sampling.top_p` below 1 the shift -log top_p of the truncated distribution."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +83,7 @@ class SamplingConfig(Config):
     """Configure the sampling of training rollouts."""
 
     temperature: float = Field(default=0.7, gt=0)
-    """Sampling temperature; `learner.temperature` must be the same."""
+    """Sampling temperature; `learner.temperature` is the same, where it is not given."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling: least probability mass that is kept; 1 keeps all tokens."""
 
@@ -104,7 +107,8 @@ class PolicyConfig(Config):
     """Configure the policy to evolve."""
 
     model: str
-    """A model folder in HF layout, or `package:FOLDER` for one that ships inside the installed package."""
+    """A model folder in HF layout, `package:FOLDER` for one that ships inside the installed package, or a hub id:
+    `owner/name` or `owner/name@REVISION`. A run records the commit."""
 
 
 class RehearsalConfig(Config):
@@ -192,6 +196,19 @@ class EvolutionConfig(Config):
                 raise ValueError(f"date={value!r}: write a day as YYYY-MM-DD ({error})") from error
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_temperature(cls, values: Any) -> Any:
+        """Give sampling and learner one temperature where at most one of them is given."""
+        if not isinstance(values, dict):
+            return values
+        groups = {key: group for key in ("sampling", "learner") if isinstance(group := values.get(key, {}), dict)}
+        given = {key: group["temperature"] for key, group in groups.items() if "temperature" in group}
+        if len(groups) < 2 or len(given) > 1:
+            return values
+        [temperature] = given.values() or [SamplingConfig().temperature]
+        return values | {key: group | {"temperature": temperature} for key, group in groups.items()}
+
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:
         if self.learner.temperature != self.sampling.temperature:
@@ -210,9 +227,61 @@ class EvolutionConfig(Config):
             raise ValueError(
                 "deterministic=true needs loop.mode=sync without loop.sample_deadline, because timing would affect the result"
             )
+        self._follow()
         if self.deterministic:
             self._lock_step()
+        if self.learner.schedule is LearningRateSchedule.COSINE:
+            self._fix_schedule()
         return self
+
+    def _fix_schedule(self) -> None:
+        """Write the length of the schedule into the resolved configuration, where a resumed run must find it again."""
+        steps = self.learner.schedule_steps or self.loop.steps
+        if steps < self.loop.steps:
+            raise ValueError(
+                f"learner.schedule_steps={steps} ends before loop.steps={self.loop.steps}: the steps after it would have "
+                "learning rate 0"
+            )
+        if self.learner.warmup_steps >= steps:
+            raise ValueError(f"learner.warmup_steps={self.learner.warmup_steps} leaves nothing of loop.steps={steps}")
+        object.__setattr__(self, "learner", self.learner.model_copy(update={"schedule_steps": steps}))
+
+    @property
+    def longest_episode(self) -> int:
+        """Tokens of the longest episode that the profile allows."""
+        profile = self.protocol
+        return profile.max_prompt_tokens + profile.max_response_tokens
+
+    def engine_for(self, positions: int | None) -> EngineConfig:
+        """Return the engine's settings for a model of so many positions, None where it states none.
+
+        Without `max_model_len`, the engine holds the longest episode, or all that the model supports.
+        """
+        if self.engine.max_model_len is not None:
+            return self.engine
+        length = min(positions or self.longest_episode, self.longest_episode)
+        return self.engine.model_copy(update={"max_model_len": length})
+
+    def _follow(self) -> None:
+        """Derive the limits that are not given from the values that they depend on; the resolved configuration has them."""
+        if "parity_limit" not in self.loop.model_fields_set:
+            exact = self.engine.dtype == "float32" and self.learner.dtype in ("float32", "float64")
+            limit = (1e-4 if exact else 0.03) + round(-math.log(self.sampling.top_p), 4)
+            object.__setattr__(self, "loop", self.loop.model_copy(update={"parity_limit": limit}))
+        if "token_budget" not in self.learner.model_fields_set:
+            budget = max(self.learner.token_budget, self.longest_episode)
+            object.__setattr__(self, "learner", self.learner.model_copy(update={"token_budget": budget}))
+        if "formula" not in self.reward.model_fields_set and (formula := self._judged()) is not None:
+            object.__setattr__(self, "reward", self.reward.model_copy(update={"formula": formula}))
+
+    def _judged(self) -> ScoreFormula | None:
+        """Return the formula that the judge writes into its verdicts, None where its settings do not name one."""
+        if self.judge.isolated:
+            return None
+        try:
+            return getattr(self.judge.settings(self.judge.resolve()), "formula", None)
+        except (UserFault, ValueError, OSError, AttributeError):  # Checks before the start report it.
+            return None
 
     def _lock_step(self) -> None:
         """Set the values that `deterministic` requires of engine and learner.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.engines.ban import banned_token_ids
-from genevolve_ray.engines.checks import vocabulary_size
+from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.errors import UserFault
@@ -96,7 +96,8 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
         turns = config.rehearsal
         return NullEngine(chat.tokenizer, turn_seconds=turns.turn_seconds, tool_calls=turns.tool_calls)
     try:
-        return await create_engine(config.engine, model_dir, load_banned(model_dir, chat), transfer)
+        engine = config.engine_for(context_length(model_dir))
+        return await create_engine(engine, model_dir, load_banned(model_dir, chat), transfer)
     except ValueError as error:
         raise UserFault(f"the policy {model_dir} cannot be sampled: {error}") from error
 

@@ -199,7 +199,7 @@ def build_learner(
     learner = _policy_learner(config, model_dir, banned, ranks)
     patch = None
     if config.experience.enabled:
-        limits = (config.engine.max_model_len, context_length(model_dir))
+        limits = (config.engine_for(context := context_length(model_dir)).max_model_len, context)
         limit = min((n for n in limits if n is not None), default=sys.maxsize)
         patch = TeacherPatch(chat, config.protocol, limit, config.learner.ved.gate_kinds)
     return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch)

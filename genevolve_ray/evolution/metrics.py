@@ -10,7 +10,7 @@ import numpy as np
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
-from genevolve_ray.records.verdict import WEIGHTS, Verdict
+from genevolve_ray.records.verdict import WEIGHTS, Sufficiency, Verdict
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 
@@ -134,11 +134,17 @@ def _clipped(verdict: Verdict) -> bool:
 
 
 def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Return the mean of each KScore dimension and each sufficiency check over judged trajectories."""
+    """Return the mean of each KScore dimension and each sufficiency check over judged trajectories.
+
+    A judge that gives one grade has no checks, and no metrics of them.
+    """
     verdicts = [t.verdict for t in trajectories if t.verdict is not None]
     parts = {name: _mean([v for x in verdicts if (v := getattr(x.image, name)) is not None]) for name in WEIGHTS}
     checks = ("facts", "reference_binding", "skill_knowledge", "executable_constraints")
-    return parts | {name: _mean([float(getattr(x.text, name)) for x in verdicts]) for name in checks}
+    checked = [x.text for x in verdicts if isinstance(x.text, Sufficiency)]
+    if verdicts and not checked:
+        return parts
+    return parts | {name: _mean([float(getattr(text, name)) for text in checked]) for name in checks}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.secrets import masked, resolved
+from genevolve_ray.records.suggestions import meant, meant_key
 
 _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
 """Names of settings whose values are never shown."""
@@ -127,8 +128,8 @@ class PluginSpec(Config):
         if not paths:
             names = ", ".join(sorted({plugin.name for plugin in there})) or "none"
             raise PluginFault(
-                f"no {self.role} is registered as {self.type!r} ({self.role.group}); known: {names}; "
-                "or write package.module:Class"
+                f"no {self.role} is registered as {self.type!r} ({self.role.group})"
+                f"{meant(self.type, [plugin.name for plugin in there])}; known: {names}; or write package.module:Class"
             )
         return paths.pop()
 
@@ -150,11 +151,15 @@ class PluginSpec(Config):
         try:
             return kind.Config.model_validate(self.config)
         except ValidationError as error:
-            first = error.errors()[0]
+            # A mistyped key is also missing: the typo is the cause.
+            first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
             key = ".".join(["config", *(str(part) for part in first["loc"])])
             owner = f"{self.role}." if self.role else f"{self.type}: "
             # A token in the wrong field must not appear in logs.
             value = "" if _SECRET.search(key) else f", got {masked(first['input'])!r}"
+            if first["type"] == "extra_forbidden":
+                near = meant_key(key.removeprefix("config."), kind.Config).replace("mean ", f"mean {owner}config.")
+                raise PluginFault(f"{owner}{key}: unknown key{value}{near}") from error
             raise PluginFault(f"{owner}{key}: {first['msg']}{value}") from error
 
     def build(self, *context: ImageStore) -> Any:
@@ -211,6 +216,21 @@ class EmbedderSpec(PluginSpec):
 SPECS: dict[Role, type[PluginSpec]] = {
     kind.role: kind for kind in (RequestsSpec, ToolsSpec, RendererSpec, JudgeSpec, SummariserSpec, EmbedderSpec)
 }
+
+
+def same_plugin(role: str, one: Any, other: Any) -> bool:
+    """Return whether two values of `type` select the same class of a role, by import path or by registered name."""
+    return bool(_path_of(role, one) == _path_of(role, other))
+
+
+def _path_of(role: str, type_: Any) -> Any:
+    kind = SPECS.get(Role(role)) if role in set(Role) else None
+    if kind is None or not isinstance(type_, str):
+        return type_
+    try:
+        return current_path(kind(type=type_).path)
+    except ValueError:  # Neither a path nor a registered name: validation reports it.
+        return type_
 
 
 def build_here(spec: PluginSpec, *context: ImageStore) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.profile import ProtocolProfile, guide_head, guide_place, guide_text
+from genevolve_ray.agent.profile import ProtocolProfile, guide_heads, guide_place, guide_text
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.learning.batch import TeacherContext
 from genevolve_ray.records.experience import Experience
@@ -41,12 +41,13 @@ class TeacherPatch:
         self._kinds = frozenset(SpanKind(kind) for kind in gate_kinds)
         self._start = guide_place(profile)
         self._before = chat.system_ids(self._start)
-        self._head = chat.text_ids(guide_head(profile))
+        self._heads = [chat.text_ids(head) for head in guide_heads(profile)]
 
     def check_student(self, trajectory: Trajectory) -> None:
         """Check that the student's context holds no experience. Raises ExperienceLeakError naming the trajectory."""
         place = len(self._before_guide(trajectory.ledger))
-        if trajectory.ledger.tokens[place : place + len(self._head)] == self._head:
+        tokens = trajectory.ledger.tokens
+        if any(tokens[place : place + len(head)] == head for head in self._heads):
             raise ExperienceLeakError(f"trajectory {trajectory.key} was sampled with experience in its context")
 
     def context(self, trajectory: Trajectory, experience: Experience) -> TeacherContext | None:

@@ -22,6 +22,15 @@ class KeyConfig(Config):
     """Names, numbers and quoted texts of the prompt are masked: requests are alike in what they ask to be done."""
 
 
+class Eviction(StrEnum):
+    """Select the bundle that a full memory drops. Bundles of the current step are dropped last."""
+
+    WORTH = "worth"
+    """The one of least worth: `gap_weight` * gap - `age_weight` * age in steps; of equals the first inserted."""
+    FIFO_GAP = "fifo-gap"
+    """First in, first out by step; within the oldest step the smallest gap, of equals the first inserted."""
+
+
 class MemoryConfig(Config):
     """Configure the memory's capacity, similarity and eviction (see `ExperienceMemory`)."""
 
@@ -29,6 +38,8 @@ class MemoryConfig(Config):
     """Bundles that are kept; beyond it the least valuable is dropped."""
     threshold: float = Field(default=0.84, ge=-1, le=1)
     """Least cosine of a retrieval; below it nothing is retrieved."""
+    eviction: Eviction = Eviction.WORTH
+    """Which bundle is dropped: `worth`, or `fifo-gap` (PAPER section 9)."""
     gap_weight: float = Field(default=1.0, ge=0)
     """Worth of a bundle for each unit of its reward gap."""
     age_weight: float = Field(default=0.01, ge=0)
@@ -52,7 +63,7 @@ class TransformersEmbedderConfig(Config):
     """Configure a sentence-embedding model in HF layout."""
 
     model: str = ""
-    """A model folder."""
+    """A model folder, or a hub id: `owner/name` or `owner/name@REVISION`."""
     pooling: Literal["last", "mean"] = "last"
     """`last`: the last token's state (Qwen3-Embedding); `mean`: the mean over tokens."""
     prefix: str = ""

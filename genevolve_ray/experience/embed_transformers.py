@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from genevolve_ray.errors import MISREAD, InfraFailure
 from genevolve_ray.experience.config import TransformersEmbedderConfig
 from genevolve_ray.experience.embed import normalised
+from genevolve_ray.models.hub import local_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +41,10 @@ class TransformersEmbedder:
 
         self.config = config
         self.identity = f"transformers/1:{Path(config.model).name}:{config.pooling}:{config.max_tokens}:{config.dtype}"
+        folder = local_model(config.model, "experience.embedder.transformers.model")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model, local_files_only=True)
-            model: Any = AutoModel.from_pretrained(
-                config.model, local_files_only=True, dtype=getattr(torch, config.dtype)
-            )
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModel.from_pretrained(folder, local_files_only=True, dtype=getattr(torch, config.dtype))
         except (OSError, ValueError) as error:
             raise ValueError(f"embedder.transformers.model={config.model!r} cannot be loaded: {error}") from error
         if self._tokenizer.pad_token_id is None:  # Masked anyway, so any token is suitable.

@@ -3,12 +3,16 @@
 Exact search: every retrieval compares the query with every row, so the result never depends on an index. At the
 intended sizes, memory bandwidth is the only cost.
 
-Eviction, when the memory is full, drops the bundle with the least
+Eviction, when the memory is full, drops one bundle. Bundles of the current step are dropped last, so that a request
+finds its own fresh bundle. There are two rules:
 
-    worth = gap_weight * gap - age_weight * (current step - step of the bundle)
+    worth       the least gap_weight * gap - age_weight * (current step - step of the bundle), then the first inserted
+    fifo-gap    the oldest step, in it the smallest gap, then the first inserted
 
-Among equals the older bundle is dropped. Bundles of the current step are dropped last, so that a request finds its own
-fresh bundle. (The step is a common term of all worths, so the order does not change while nothing is inserted.)
+(The current step is a common term of all worths, so the order does not change while nothing is inserted.) The paper's
+rule is known as "first in, first out plus reward gap" alone. `fifo-gap` reads it as first in, first out, with the gap to
+choose among bundles of one step. The other reading, the smallest gap first and then the oldest, is `worth` with
+age_weight 0.
 
 A later bundle of the same request replaces the earlier one. It has the same key, so it would always hide the earlier
 one anyway, and it describes the current policy. The earlier one remains in the snapshots of its time.
@@ -32,8 +36,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.experience.config import MemoryConfig
-from genevolve_ray.records.arrow import MEMORY_SCHEMA, check_schema
+from genevolve_ray.experience.config import Eviction, MemoryConfig
+from genevolve_ray.records.arrow import MEMORY_SCHEMA, memory_rows
 from genevolve_ray.records.experience import Experience, Use
 
 _TIE = np.float32(1e-6)
@@ -80,7 +84,7 @@ class ExperienceMemory:
         self.config = config or MemoryConfig()
         self._entries: list[Entry] = []
         self._rows: NDArray[np.float32] | None = None  # [capacity, d], the first n in use, aligned with the entries
-        self._worth = np.zeros(self.config.capacity)  # without the common term of the current step
+        self._worth = np.zeros(self.config.capacity)  # first part of each bundle's `_rank`
         self._steps = np.zeros(self.config.capacity, dtype=np.int64)
         self._row_of: dict[str, int] = {}
         self._next = 0
@@ -149,7 +153,7 @@ class ExperienceMemory:
         candidates = np.flatnonzero(~fresh) if not fresh.all() else np.arange(len(self))
         worth = self._worth[candidates]
         lowest = candidates[worth == worth.min()]
-        return int(min(lowest, key=lambda row: self._entries[row].number))
+        return int(min(lowest, key=lambda row: _rank(self._entries[row], self.config)))
 
     def _put(self, row: int, entry: Entry, vector: NDArray[np.float32]) -> None:
         assert self._rows is not None
@@ -157,10 +161,10 @@ class ExperienceMemory:
             self._entries.append(entry)
         else:
             self._entries[row] = entry
-        experience, config = entry.experience, self.config
+        experience = entry.experience
         self._rows[row] = vector
         self._steps[row] = experience.step
-        self._worth[row] = config.gap_weight * experience.gap + config.age_weight * experience.step
+        self._worth[row] = _rank(entry, self.config)[0]
         self._row_of[experience.request_id] = row
 
     def _checked(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -238,7 +242,7 @@ class ExperienceMemory:
         memory = cls(config)
         kept = list(range(len(entries)))
         if len(entries) > config.capacity:
-            kept = sorted(sorted(kept, key=lambda i: _worth_of(entries[i], config))[-config.capacity :])
+            kept = sorted(sorted(kept, key=lambda i: _rank(entries[i], config))[-config.capacity :])
         if entries:
             memory._rows = np.empty((config.capacity, vectors.shape[1]), dtype=np.float32)
         for row, i in enumerate(kept):
@@ -251,9 +255,12 @@ def _is_own(experience: Experience, request_id: str, step: int) -> bool:
     return experience.request_id == request_id and experience.step == step
 
 
-def _worth_of(entry: Entry, config: MemoryConfig) -> tuple[float, int]:
+def _rank(entry: Entry, config: MemoryConfig) -> tuple[float, float, int]:
+    """Return a bundle's place in the order of eviction, without the common term of the current step; least goes first."""
     experience = entry.experience
-    return config.gap_weight * experience.gap + config.age_weight * experience.step, entry.number
+    if config.eviction is Eviction.FIFO_GAP:
+        return experience.step, experience.gap, entry.number
+    return config.gap_weight * experience.gap + config.age_weight * experience.step, 0.0, entry.number
 
 
 _NEXT = b"genevolve_ray.next_number"
@@ -281,7 +288,13 @@ def encode_memory(memory: ExperienceMemory) -> bytes:
     """Return a memory as the bytes of a Parquet file."""
     vectors = memory.vectors
     rows = [
-        {**dict(e.experience), "number": e.number, "key": e.key, "uses": [u.model_dump() for u in e.uses]}
+        {
+            **dict(e.experience),
+            "guidance": [{"slot": slot, "bullets": bullets} for slot, bullets in e.experience.guidance.items()],
+            "number": e.number,
+            "key": e.key,
+            "uses": [u.model_dump() for u in e.uses],
+        }
         for e in memory.rows()
     ]
     plain = MEMORY_SCHEMA.remove(MEMORY_SCHEMA.get_field_index("embedding"))
@@ -306,14 +319,13 @@ def decode_memory(data: bytes) -> MemoryState:
     """Return the content of a snapshot.
 
     Raises:
-        SnapshotError: when the bytes are not a snapshot of this version, or damaged.
+        SnapshotError: when the bytes are not a snapshot of this version or the one before, or damaged.
     """
     try:
         table = pq.read_table(io.BytesIO(data), use_threads=False, page_checksum_verification=True)
-        check_schema(table, MEMORY_SCHEMA)
+        rows = memory_rows(table)
         next_number = int((table.schema.metadata or {})[_NEXT])
         vectors = _vectors(table.column("embedding"))
-        rows = table.drop_columns(["embedding"]).to_pylist()
         entries = [_entry(row) for row in rows]
     except _DAMAGE as error:
         raise SnapshotError(f"no snapshot of an experience memory: {' '.join(str(error).split())[:300]}") from error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +17,7 @@ from starlette.types import Scope as AsgiScope
 from genevolve_ray.gateway.auth import Scope, TokenEntry
 from genevolve_ray.gateway.config import MIB
 from genevolve_ray.gateway.gateway import Gateway
-from genevolve_ray.gateway.limits import read_bounded
+from genevolve_ray.gateway.limits import read_bounded, while_connected
 from genevolve_ray.gateway.meters import CONTENT_TYPE
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.versions import read_range
@@ -36,12 +35,9 @@ from genevolve_ray.gateway.wire import (
 MAX_WAIT = 30.0
 _LEASE_BYTES = 4 << 10
 _TOOL_BYTES = 256 << 10
-_IGNORED_BYTES = 64 << 10
-"""Bytes of a body that are ignored where none is expected."""
 _DOWNLOADS = 4
 """Parts of files that one token receives at once; others wait."""
 _PIECE_BYTES = 256 << 10
-T = TypeVar("T")
 
 
 def create_app(gateway: Gateway) -> FastAPI:
@@ -144,7 +140,7 @@ class _Door:
     async def weights(self, request: Request, after: int = -1, wait: float = 0.0) -> Response:
         """Name the newest version once it is beyond `after`; 204 when there is none in time."""
         await self._admit(request)
-        card = await _while_connected(request, self._gateway.weights(after, min(max(wait, 0.0), MAX_WAIT)))
+        card = await while_connected(request, self._gateway.weights(after, min(max(wait, 0.0), MAX_WAIT)))
         return Response(status_code=204) if card is None else _json(card)
 
     async def weights_file(self, request: Request, version: int, name: str) -> Response:
@@ -161,7 +157,7 @@ class _Door:
         """Lease samples to play."""
         who = await self._admit(request)
         order = read_body(LeaseOrder, await self._body(request, who, _LEASE_BYTES))
-        grants = await _while_connected(request, self._gateway.lease(who, order))
+        grants = await while_connected(request, self._gateway.lease(who, order))
         if await request.is_disconnected():
             for grant in grants:  # the client has disconnected and will not play them
                 await self._gateway.give_back(who, grant.id)
@@ -178,7 +174,7 @@ class _Door:
         who = await self._admit(request)
         body = await self._body(request, who, _TOOL_BYTES)
         order = await self._gateway.aside(who, len(body), lambda: read_body(ToolOrder, body))
-        return _json(await _while_connected(request, self._gateway.call(who, lease, order)))
+        return _json(await while_connected(request, self._gateway.call(who, lease, order)))
 
     async def trajectory(self, request: Request, lease: str) -> Response:
         """Accept a played episode."""
@@ -258,27 +254,6 @@ class _FilePart(Response):
                     {"type": "http.response.body", "body": data[start : start + _PIECE_BYTES], "more_body": True}
                 )
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of work, and cancel it when its client disconnects. Raises ClientDisconnect."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    """Wait until the client disconnects, or sends far more than expected."""
-    ignored = 0
-    while (message := await request.receive())["type"] != "http.disconnect" and ignored <= _IGNORED_BYTES:
-        ignored += len(message.get("body", b""))
 
 
 def _json(record: BaseModel) -> Response:

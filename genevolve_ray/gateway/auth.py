@@ -33,6 +33,8 @@ class Scope(StrEnum):
     """Trusted: push observations of the worker's own tools."""
     STATUS = "status"
     """Read status and metrics."""
+    SERVE = "serve"
+    """Call a renderer or a judge of `genevolve serve`; it means nothing to a gateway."""
 
 
 class TokenEntry(Record):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 from aiolimiter import AsyncLimiter
+from starlette.requests import ClientDisconnect, Request
 
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
+
+_IGNORED_BYTES = 64 << 10
+"""Bytes of a body that are ignored where none is expected."""
+T = TypeVar("T")
 
 
 class Bucket:
@@ -52,3 +58,24 @@ async def read_bounded(chunks: AsyncIterator[bytes], announced: str | None, limi
     if size > limit:
         raise GatewayRefusal(RefusalReason.OVERSIZED, f"more than {limit} bytes")
     return bytes(body)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of work, and cancel it when its client disconnects. Raises ClientDisconnect."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client disconnects, or sends far more than expected."""
+    ignored = 0
+    while (message := await request.receive())["type"] != "http.disconnect" and ignored <= _IGNORED_BYTES:
+        ignored += len(message.get("body", b""))

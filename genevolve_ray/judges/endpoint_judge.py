@@ -17,7 +17,8 @@ class EndpointJudgeConfig(VlmJudgeConfig):
     kscore: EndpointChatConfig
     """A model that sees pictures."""
     sufficiency: EndpointChatConfig | None = None
-    """A model that reads (and sees, with `reference_pictures`); by default the same as `kscore`."""
+    """A model that reads (and sees, with `reference_pictures` or `sufficiency_form: bins`); by default the same as
+    `kscore`."""
 
 
 class EndpointJudge(VlmJudge):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,7 +56,9 @@ def read_kscore(text: str, *, out_of_range: OutOfRange = "clip", rationale_chars
             scores[name] = None
             continue
         try:
-            scores[name] = _grade(name, fields.values, out_of_range, flags)
+            scores[name] = grade = in_range(name, fields.values, GRADES, out_of_range, flags)
+            if grade not in GRADES:
+                flags.append(f"off-grid:{name}")
         except BadAnswer as bad:
             faults += bad.faults
     if faults:
@@ -91,7 +93,14 @@ def _flag_value(values: Mapping[str, Any], faults: list[str]) -> bool:
     return bool(known)
 
 
-def _grade(name: str, values: Mapping[str, Any], out_of_range: OutOfRange, flags: list[str]) -> float:
+def in_range(
+    name: str, values: Mapping[str, Any], grades: Sequence[float], out_of_range: OutOfRange, flags: list[str]
+) -> float:
+    """Return a grade of an answer as a number in [0, 1], and add a flag where it was not one.
+
+    Raises:
+        BadAnswer: when it is missing, null or not a number, or outside and refused there.
+    """
     if name not in values:
         raise BadAnswer(f"{name} is missing")
     value = values[name]
@@ -101,7 +110,8 @@ def _grade(name: str, values: Mapping[str, Any], out_of_range: OutOfRange, flags
         value = float(value)
         flags.append(f"number-as-text:{name}")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadAnswer(f"{name} must be one of 0, 0.5 and 1, not a value of type {type(value).__name__}")
+        listed = f"{', '.join(f'{grade:g}' for grade in grades[:-1])} and {grades[-1]:g}"
+        raise BadAnswer(f"{name} must be one of {listed}, not a value of type {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadAnswer(f"{name} is not a finite number")
     if not 0 <= value <= 1:
@@ -109,6 +119,4 @@ def _grade(name: str, values: Mapping[str, Any], out_of_range: OutOfRange, flags
             raise BadAnswer(f"{name} lies outside [0, 1]")
         flags.append(f"clipped:{name}")
         return 0.0 if value < 0 else 1.0
-    if value not in GRADES:
-        flags.append(f"off-grid:{name}")
     return float(value)

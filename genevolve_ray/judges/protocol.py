@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from genevolve_ray.engines.protocol import ChatModel
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
@@ -57,4 +58,13 @@ class LooksAtReferences(Protocol):
 
     def use_images(self, images: ImageStore) -> None:
         """Keep the store."""
+        ...
+
+
+@runtime_checkable
+class AsksChatModels(Protocol):
+    """Define a judge that asks chat models, which `genevolve serve judge` can put behind HTTP."""
+
+    def chat_models(self) -> Sequence[ChatModel]:
+        """Return the models, each once."""
         ...

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from genevolve_ray.judges.behaviour import Behaviour, behaviour_of
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.leaks import mask, without_leaks
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
@@ -21,6 +21,8 @@ class RuleSummariserConfig(Config):
 
     standards: bool = True
     """State what both attempts did as well, marked as standard."""
+    format: BundleFormatName = BundleFormatName.FIVE_SLOTS
+    """Slots of the bundles: `five-slots` or `decision-guide`."""
 
 
 class RuleSummariser:
@@ -32,21 +34,27 @@ class RuleSummariser:
     """
 
     Config = RuleSummariserConfig
-    identity = "rule-summariser/1"
 
     def __init__(self, config: RuleSummariserConfig | None = None) -> None:
         """Keep the config."""
         self.config = config or RuleSummariserConfig()
+        self.identity = f"rule-summariser/1{format_suffix(self.config.format)}"
 
     async def compare(self, request: Request, pair: Pair) -> Experience:
         """Return the bundle of a pair; a bullet that would reveal an answer (by a specific title) is left out."""
         best, worst = behaviour_of(pair.best), behaviour_of(pair.worst)
-        slots: dict[str, tuple[str, ...]] = {}
-        for slot in SLOTS:
-            bullets = _RULES[slot](best, worst)
-            slots[slot] = tuple(b for b in bullets if self.config.standards or not b.startswith(STANDARD))
-        bundle = Experience(**bundle_head(request, pair)).model_copy(update=slots)
+        layout = BUNDLE_FORMATS[self.config.format]
+        slots = {
+            slot: [b for b in _RULES[slot](best, worst) if self.config.standards or not b.startswith(STANDARD)]
+            for slot in layout.slots
+        }
+        bundle = Experience(format=self.config.format, **bundle_head(request, pair)).guided(slots)
         return without_leaks(bundle, request, (pair.best, pair.worst))
+
+
+def format_suffix(name: BundleFormatName) -> str:
+    """Return the part of a summarizer's identity that names its format; "" for the first one, as it always was."""
+    return "" if name is BundleFormatName.FIVE_SLOTS else f":{name.value}"
 
 
 def _told(best: object, worst: object, text: str) -> str:
@@ -147,12 +155,54 @@ def _failures(best: Behaviour, worst: Behaviour) -> Iterator[str]:
         yield "Avoid tool calls that change nothing in the prompt; the weaker attempt spent many more calls for less."
 
 
-_RULES = {
+def _focus(best: Behaviour, worst: Behaviour) -> Iterator[str]:
+    parts = {
+        "searching": (best.searches, best.image_searches) != (worst.searches, worst.image_searches),
+        "skill guides": best.skills != worst.skills,
+        "references": (best.references, best.chosen) != (worst.references, worst.chosen),
+        "prompt form": _form(best) != _form(worst),
+    }
+    if differing := [name for name, differs in parts.items() if differs]:
+        yield f"Look first at {_listed(differing)}: there the better attempt decided otherwise than the weaker one did."
+    else:
+        yield "Standard: keep the usual course and carry it out with care, since both attempts decided alike everywhere."
+
+
+def _form(attempt: Behaviour) -> tuple[bool, ...]:
+    return (attempt.ordinals, attempt.clauses > 1, attempt.quoted, attempt.placed)
+
+
+def _plan(best: Behaviour, worst: Behaviour) -> Iterator[str]:
+    yield _told(
+        _steps(best),
+        _steps(worst),
+        f"Plan the calls in this order: {', then '.join(_steps(best))}, then write the answer.",
+    )
+
+
+def _steps(attempt: Behaviour) -> list[str]:
+    """Return the kinds of call of an attempt, in the order in which such calls usually come."""
+    steps = {
+        "search facts": attempt.searches > 0,
+        "read skill guides": bool(attempt.skills),
+        "search images": attempt.image_searches > 0,
+    }
+    return [name for name, taken in steps.items() if taken] or ["settle what to draw"]
+
+
+_RULES: dict[str, Callable[[Behaviour, Behaviour], Iterator[str]]] = {
     "search_strategy": _search,
     "knowledge_activation": _knowledge,
     "reference_selection": _reference,
     "prompt_construction": _prompt,
     "failure_avoidance": _failures,
+    "focus": _focus,
+    "recommended_tool_plan": _plan,
+    "search_query_guidance": _search,
+    "skill_routing_guidance": _knowledge,
+    "reference_selection_guidance": _reference,
+    "prompt_program_guidance": _prompt,
+    "failure_guards": _failures,
 }
 
 

@@ -15,9 +15,20 @@ from genevolve_ray.engines.protocol import ChatImage, ChatModel
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.asking import ask
 from genevolve_ray.judges.cache import VerdictCache, judgement_question
-from genevolve_ray.judges.endpoint_sufficiency import SufficiencyReading, read_sufficiency, sufficiency_messages
+from genevolve_ray.judges.endpoint_sufficiency import (
+    SufficiencyReading,
+    read_sufficiency,
+    read_sufficiency_bin,
+    sufficiency_messages,
+)
 from genevolve_ray.judges.kscore import KScoreReading, OutOfRange, kscore_messages, read_kscore
-from genevolve_ray.judges.rubrics import KSCORE_SCHEMA, SUFFICIENCY_SCHEMA, digest, load_rubric
+from genevolve_ray.judges.rubrics import (
+    KSCORE_SCHEMA,
+    SUFFICIENCY_BIN_SCHEMA,
+    SUFFICIENCY_SCHEMA,
+    digest,
+    load_rubric,
+)
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
@@ -27,6 +38,9 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import EXAMINATION_FAILED, NOT_EXAMINED, UNEXAMINED, ScoreFormula, Verdict
 
 SufficiencyCheck = Literal["required", "optional", "off"]
+SufficiencyForm = Literal["booleans", "bins"]
+_BIN_RUBRIC = "sufficiency_bin"
+"""Rubric of the form `bins` in place of the default one, which asks for the checks."""
 
 
 class VlmJudgeConfig(Config):
@@ -38,6 +52,8 @@ class VlmJudgeConfig(Config):
     """One of `judges/prompts`, a file, or `module:attribute`."""
     sufficiency_rubric: str = "sufficiency"
     """Rubric of the program's sufficiency, named in the same ways."""
+    sufficiency_form: SufficiencyForm = "booleans"
+    """`booleans`: four checks by a model that sees no ground truth; `bins`: one of five grades by a model that sees it."""
     sufficiency_check: SufficiencyCheck = "required"
     """Examination of the program: required (a run needs it), optional (when it fails, the picture's scores remain), or
     off. `judge` and `bench` choose off, or optional with `--sufficiency`."""
@@ -82,7 +98,10 @@ class VlmJudge:
         """
         self.config = config
         self._kscore, self._sufficiency = kscore, sufficiency
-        self._rubrics = load_rubric(config.kscore_rubric), load_rubric(config.sufficiency_rubric)
+        self._bins = config.sufficiency_form == "bins"
+        asks_checks = config.sufficiency_rubric == VlmJudgeConfig.model_fields["sufficiency_rubric"].default
+        program_rubric = _BIN_RUBRIC if self._bins and asks_checks else config.sufficiency_rubric
+        self._rubrics = load_rubric(config.kscore_rubric), load_rubric(program_rubric)
         models = "+".join(dict.fromkeys((kscore.identity, sufficiency.identity)))
         self.identity = f"{kind}/1:{models}:{config.formula.value}:{digest(self._settings())[:8]}"
         self._images: ImageStore | None = None
@@ -117,14 +136,18 @@ class VlmJudge:
         question = judgement_question(request.prompt, image, truth, program, references, self.identity)
         return await self._cache.verdict(question, work)
 
+    def chat_models(self) -> list[ChatModel]:
+        """Return the models that answer for it, each once; see `judges.protocol.AsksChatModels`."""
+        return list(dict.fromkeys((self._kscore, self._sufficiency)))
+
     def check_health(self) -> None:
         """Raise when one of the models can no longer answer."""
-        for model in dict.fromkeys((self._kscore, self._sufficiency)):
+        for model in self.chat_models():
             model.check_health()
 
     async def aclose(self) -> None:
         """Release the resources of the models."""
-        for model in dict.fromkeys((self._kscore, self._sufficiency)):
+        for model in self.chat_models():
             await model.aclose()
 
     async def _judge(
@@ -134,7 +157,7 @@ class VlmJudge:
             if self.config.sufficiency_check == "off":
                 return None
             try:
-                return await self._examine(request, program, references)
+                return await self._examine(request, truth, program, references)
             except InfraFailure:
                 if self.config.sufficiency_check == "required":
                     raise
@@ -158,7 +181,7 @@ class VlmJudge:
             flags += [UNEXAMINED] if self.config.sufficiency_check == "off" else [UNEXAMINED, EXAMINATION_FAILED]
         return Verdict(
             image=picture.scores,
-            text=text.checks if text else NOT_EXAMINED,
+            text=text.judgment if text else NOT_EXAMINED,
             rationale=picture.rationale,
             text_rationale=text.rationale if text else "",
             judge=self.identity,
@@ -173,18 +196,29 @@ class VlmJudge:
         return await ask(self._kscore, messages, read, what="KScore", schema=KSCORE_SCHEMA, **self._bounds())
 
     async def _examine(
-        self, request: Request, program: Program, references: Sequence[ImageHit]
+        self, request: Request, truth: bytes, program: Program, references: Sequence[ImageHit]
     ) -> tuple[SufficiencyReading, int]:
+        target: ChatImage | None = None
+        if self._bins:
+            (target,) = await asyncio.to_thread(self._opened, {"ground-truth": truth}, request.id)
         pictures: list[ChatImage] = []
         if self.config.reference_pictures:
             pictures = await asyncio.to_thread(self._reference_pictures, request.id, references)
         messages = sufficiency_messages(
-            self._rubrics[1], request.prompt, program, references, pictures, max_chars=self.config.text_chars
+            self._rubrics[1],
+            request.prompt,
+            program,
+            references,
+            pictures,
+            max_chars=self.config.text_chars,
+            truth=target,
         )
-        read = partial(read_sufficiency, rationale_chars=self.config.rationale_chars)
-        return await ask(
-            self._sufficiency, messages, read, what="sufficiency", schema=SUFFICIENCY_SCHEMA, **self._bounds()
-        )
+        kept = self.config.rationale_chars
+        read = partial(read_sufficiency, rationale_chars=kept)
+        if self._bins:
+            read = partial(read_sufficiency_bin, out_of_range=self.config.out_of_range, rationale_chars=kept)
+        schema = SUFFICIENCY_BIN_SCHEMA if self._bins else SUFFICIENCY_SCHEMA
+        return await ask(self._sufficiency, messages, read, what="sufficiency", schema=schema, **self._bounds())
 
     def _bounds(self) -> dict[str, int]:
         return {"max_tokens": self.config.max_tokens, "repairs": self.config.repairs}
@@ -214,8 +248,10 @@ class VlmJudge:
         own: dict[str, Any] = json.loads(self.config.model_dump_json(include=set(VlmJudgeConfig.model_fields)))
         for name in ("cache", "kscore_rubric", "sufficiency_rubric"):
             own.pop(name)
-        if own["sufficiency_check"] == "required":  # The identity of judges from before there was a choice.
-            own.pop("sufficiency_check")
+        # Judges from before there were these choices keep their identity.
+        for name in ("sufficiency_check", "sufficiency_form"):
+            if own[name] == VlmJudgeConfig.model_fields[name].default:
+                own.pop(name)
         own["rubrics"] = [hashlib.sha256(text.encode()).hexdigest() for text in self._rubrics]
         own["models"] = self.decoding()
         return json.dumps(own, sort_keys=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Literal
 
@@ -22,12 +23,24 @@ class ImportanceCorrection(StrEnum):
     """pi / prox, each token weighted by min(prox / mu, cap) without gradient (truncated importance sampling)."""
 
 
+class LossAggregation(StrEnum):
+    """Select how the token losses of the policy loss and of the reference term become one number.
+
+    Both are over the GLOBAL batch: the micro-batches of all ranks. The paper's equation has the token mean, and its
+    table of settings the other (PAPER section 9).
+    """
+
+    SEQ_MEAN_TOKEN_SUM = "seq-mean-token-sum"  # noqa: S105
+    """The sum over the tokens of a sequence, averaged over the sequences that have policy tokens."""
+    TOKEN_MEAN = "token-mean"  # noqa: S105
+    """The mean over all policy tokens of the batch: a long sequence weighs as much as its tokens."""
+
+
 class GrpoConfig(Config):
     """Configure the surrogate (PAPER section 3): ratios are clipped to [1 - clip_low, 1 + clip_high].
 
     In the decoupled form, truncation bounds the variance. Masking drops tokens whose context is unlikely under the
-    current policy. The share of tokens that each affects is logged. Aggregation is `seq-mean-token-sum`: summed over
-    the tokens of a sequence, averaged over the non-empty sequences of the global batch.
+    current policy. The share of tokens that each affects is logged.
     """
 
     clip_low: float = Field(default=0.20, ge=0, lt=1)
@@ -42,6 +55,8 @@ class GrpoConfig(Config):
     """Tokens with prox / mu below this value are masked in the `decoupled` form; None masks none."""
     behaviour_ceiling: float | None = Field(default=None, gt=0)
     """Tokens with prox / mu above this value are masked in the `decoupled` form; None masks none."""
+    aggregation: LossAggregation = LossAggregation.SEQ_MEAN_TOKEN_SUM
+    """How token losses are combined, here and in the reference term."""
 
     @model_validator(mode="after")
     def _order(self) -> GrpoConfig:
@@ -61,16 +76,28 @@ class GrpoConfig(Config):
         return self.correction is not ImportanceCorrection.BYPASS
 
 
+class KlForm(StrEnum):
+    """Select the differentiated estimator of the KL divergence to the reference (see `learning.kl`)."""
+
+    SCORE = "score"
+    """The score function: its expected gradient is that of the reverse KL divergence."""
+    LOW_VAR_KL = "low_var_kl"
+    """k3 with verl's clamps, differentiated as it stands: verl's estimator of this name."""
+
+
 class KlConfig(Config):
     """Configure the reference term. A weight of 0 (the default) means no reference model and no reference pass.
 
-    The paper reports 1e-3, but the KL loss of the launcher it descends from is disabled (PAPER section 3).
+    The paper reports 1e-3, but the KL loss of the launcher it descends from is disabled (PAPER section 3). The term is
+    aggregated as `grpo.aggregation` states.
     """
 
     coefficient: float = Field(default=0.0, ge=0)
     """Weight beta of the KL divergence to the policy at the start; 0 holds no reference model."""
+    form: KlForm = KlForm.SCORE
+    """Estimator of the divergence that is differentiated."""
     rho_cap: float = Field(default=2.0, gt=0)
-    """Greatest importance weight pi / mu."""
+    """Greatest importance weight pi / mu in the `score` form; `low_var_kl` has no such weight."""
 
 
 class VedForm(StrEnum):
@@ -83,19 +110,21 @@ class VedForm(StrEnum):
 
 
 class TokenAggregation(StrEnum):
-    """Select the aggregation of a sequence's token losses into one number."""
+    """Select how the losses of the gated tokens become one number (always over the GLOBAL batch)."""
 
     SUM = "sum"
-    """Their sum, as in GRPO."""
+    """Their sum in each sequence, averaged over the sequences that have a bundle."""
     MEAN = "mean"
-    """Their mean over the tokens that enter."""
+    """Their mean in each sequence, averaged over the sequences that have a bundle."""
+    BATCH_TOKEN_MEAN = "batch_token_mean"  # noqa: S105
+    """One mean over all gated tokens of the batch, as reading notes of the paper state (PAPER section 9)."""
 
 
 class VedConfig(Config):
     """Configure Visual Experience Distillation (PAPER section 4). Coefficient 0 means no teacher pass.
 
-    The paper's coefficient is 2.0 with an unknown normalizer. Here a token loss is summed (or averaged) over the gated
-    tokens of a sequence, then averaged over the sequences that have a bundle.
+    The paper's coefficient is 2.0. It belongs to one aggregation: reading notes give `batch_token_mean`. Under `sum`
+    the same coefficient weighs about as many times more as a sequence has gated tokens.
     """
 
     coefficient: float = Field(default=0.0, ge=0)
@@ -113,7 +142,7 @@ class VedConfig(Config):
     gate_kinds: tuple[Literal["think", "tool_call", "answer", "text"], ...] = ()
     """Kinds of span whose tokens may be taught; empty means all."""
     aggregation: TokenAggregation = TokenAggregation.SUM
-    """How the token losses of a sequence are combined."""
+    """How the losses of gated tokens are combined."""
 
     @model_validator(mode="after")
     def _cap_belongs_to_the_paper_form(self) -> VedConfig:
@@ -158,23 +187,38 @@ class LoraConfig(Config):
         return self
 
 
+class LearningRateSchedule(StrEnum):
+    """Select the course of the learning rate after its warm-up."""
+
+    CONSTANT = "constant"
+    """It stays at `lr`."""
+    COSINE = "cosine"
+    """It falls along half a cosine to 0, which it would reach in the step after the last of `schedule_steps`."""
+
+
 class LearnerConfig(Config):
     """Configure the learner."""
 
     lr: float = Field(default=4e-5, ge=0)
     """Learning rate of AdamW."""
+    schedule: LearningRateSchedule = LearningRateSchedule.CONSTANT
+    """Course of the learning rate after its warm-up."""
+    schedule_steps: int | None = Field(default=None, ge=1)
+    """Steps of the `cosine` schedule, warm-up included; None: `loop.steps` of the first start. It cannot change when a
+    run is resumed."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's two decay rates."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled weight decay."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises to `lr`; it is constant afterwards."""
+    """Steps over which the learning rate rises to `lr`; it follows `schedule` afterwards."""
     grad_clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     token_budget: int = Field(default=4096, ge=1)
-    """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
+    """Padded tokens of a micro-batch; it changes memory and speed, not the result. In a run it is at least the longest
+    episode of the profile, where it is not given."""
     temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts; `sampling.temperature` must be the same."""
+    """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Compute dtype of the passes; master weights and optimizer are float32."""
     device: str = "cpu"
@@ -206,3 +250,33 @@ class LearnerConfig(Config):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
         return self
+
+    @model_validator(mode="after")
+    def _schedule_has_steps(self) -> LearnerConfig:
+        if self.schedule_steps is None:
+            return self
+        if self.schedule is LearningRateSchedule.CONSTANT:
+            raise ValueError(
+                f"schedule_steps={self.schedule_steps} belongs to schedule 'cosine', schedule is {self.schedule.value!r}"
+            )
+        if self.warmup_steps >= self.schedule_steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} leaves nothing of schedule_steps={self.schedule_steps}")
+        return self
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, which counts from 0.
+
+        With warm-up steps w and schedule steps n: lr * (step + 1) / w in the warm-up, then lr, or under `cosine`
+        lr / 2 * (1 + cos(pi * (step - w) / (n - w))). The first step after the warm-up has the full rate.
+
+        Raises:
+            ValueError: for a cosine schedule without its number of steps.
+        """
+        if step < self.warmup_steps:
+            return self.lr * min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule is LearningRateSchedule.CONSTANT:
+            return self.lr
+        if self.schedule_steps is None:
+            raise ValueError("schedule='cosine' needs schedule_steps=N, the steps over which the learning rate falls")
+        progress = (step - self.warmup_steps) / (self.schedule_steps - self.warmup_steps)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

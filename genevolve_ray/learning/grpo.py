@@ -21,8 +21,9 @@ def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[s
         recompute   r = pi / prox
         decoupled   r = pi / prox, w * min(prox / mu, behaviour_cap), 0 where prox / mu leaves [floor, ceiling]
 
-    Loss (PAPER section 3, aggregation seq-mean-token-sum):
-        -1/N sum_sequences sum_tokens w * min(r A, clip(r, 1 - low, 1 + high) A), N = streams.sequences
+    Loss (PAPER section 3):
+        -1/N sum_sequences sum_tokens w * min(r A, clip(r, 1 - low, 1 + high) A)
+    where N counts the global batch: its sequences under seq-mean-token-sum, its policy tokens under token-mean.
 
     The metrics are SUMS over the micro-batch's tokens (divide by the batch's token count), `ratio_max` a maximum.
 
@@ -57,4 +58,4 @@ def grpo_loss(streams: TokenStreams, config: GrpoConfig) -> tuple[Tensor, dict[s
         metrics["ratio_mean"] = ratio_P.sum()
         metrics["approx_kl"] = (ratio_P - 1 - log_ratio_P).sum()
         metrics["ratio_max"] = ratio_P.max() if len(ratio_P) else ratio_P.new_zeros(())
-    return -surrogate_P.sum() / streams.sequences, metrics
+    return -surrogate_P.sum() / streams.normalizer(config.aggregation), metrics

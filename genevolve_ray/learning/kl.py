@@ -12,6 +12,10 @@ Its expected gradient under mu is that of the token-level KL(pi || ref) on the s
 log pi], where the 1 integrates to zero. The cap on rho bounds the variance of stale tokens and biases the tokens that
 it affects, which are counted.
 
+This is the form `score`. The form `low_var_kl` is verl's estimator of that name: k3 differentiated through l after all,
+without an importance weight. It clamps -l to [-20, 20] and k3 to at most 10; a token at either bound has no gradient. It
+is a named choice because the paper's settings name it, not because its gradient is better.
+
 Shape legend: P policy tokens of a micro-batch.
 """
 
@@ -20,12 +24,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genevolve_ray.learning.config import KlConfig
+from genevolve_ray.learning.config import KlConfig, KlForm, LossAggregation
 from genevolve_ray.learning.streams import TokenStreams
 
+GAP_CLAMP, KL_CLAMP = 20.0, 10.0
+"""Bounds of |l| and of k3 in the form `low_var_kl`, as in verl."""
 
-def reference_kl(streams: TokenStreams, config: KlConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return coefficient * KL(pi || ref) for this micro-batch, aggregated like GRPO (token sum, global sequence mean).
+
+def reference_kl(
+    streams: TokenStreams, config: KlConfig, aggregation: LossAggregation = LossAggregation.SEQ_MEAN_TOKEN_SUM
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return coefficient * KL(pi || ref) for this micro-batch, with the aggregation of the policy loss.
 
     The module's docstring derives the scalar's gradient; its value is the k3 estimate. The metrics are sums over the
     micro-batch's tokens.
@@ -35,13 +44,19 @@ def reference_kl(streams: TokenStreams, config: KlConfig) -> tuple[Tensor, dict[
     """
     if streams.reference_P is None:
         raise ValueError("the reference term needs reference log-probs")
+    scale = config.coefficient / streams.normalizer(aggregation)
+    if config.form is KlForm.LOW_VAR_KL:
+        opposite_P = (streams.reference_P - streams.logprobs_P).clamp(-GAP_CLAMP, GAP_CLAMP)
+        raw_P = opposite_P.expm1() - opposite_P
+        token_P = raw_P.clamp(max=KL_CLAMP)
+        clamped = (raw_P.detach() > KL_CLAMP).sum()
+        return scale * (token_P * streams.weights_P).sum(), {"kl": token_P.detach().sum(), "kl_clamped": clamped}
     with torch.no_grad():
         gap_P = streams.logprobs_P - streams.reference_P
         raw_rho_P = (streams.logprobs_P - streams.behaviour_P).exp()
         rho_P = raw_rho_P.clamp(max=config.rho_cap)
         k3_P = gap_P.neg().expm1() + gap_P
         metrics = {"kl": k3_P.sum(), "kl_rho_capped": (raw_rho_P > config.rho_cap).sum()}
-    scale = config.coefficient / streams.sequences
     value = (rho_P * k3_P * streams.weights_P).sum()
     carrier_P = rho_P * gap_P * streams.weights_P * streams.logprobs_P
     # Adds exactly zero to the value, and the score-function gradient to the backward pass.

@@ -53,7 +53,17 @@ from genevolve_ray.learning.policy import (
     state_hash,
     state_to_folder,
 )
-from genevolve_ray.learning.streams import MAXIMA, Scored, Term, TokenStreams, means, parity_metrics, token_streams
+from genevolve_ray.learning.streams import (
+    MAXIMA,
+    BatchCounts,
+    Scored,
+    Term,
+    TokenStreams,
+    batch_sizes,
+    means,
+    parity_metrics,
+    token_streams,
+)
 from genevolve_ray.learning.ved import ved_loss
 from genevolve_ray.models.companions import copy_companions
 
@@ -198,16 +208,15 @@ class Learner:
         """Return the terms of L = L_GRPO + beta * KL_ref + lambda * L_VED, each over the same token streams."""
         terms: list[Term] = [partial(grpo_loss, config=self.config.grpo)]
         if self._reference is not None:
-            terms.append(partial(reference_kl, config=self.config.kl))
+            terms.append(partial(reference_kl, config=self.config.kl, aggregation=self.config.grpo.aggregation))
         if taught:
             terms.append(partial(ved_loss, config=self.config.ved))
         return terms
 
     def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[Scored], version: int) -> dict[str, float]:
         """Add every micro-batch's gradient and return the summed loss and token metrics."""
-        count = sum(len(b.indices) for b in batches)
-        taught = sum(sequences[i][1] is not None for b in batches for i in b.indices)
-        terms, self.gaps = self._terms(taught), [[] for _ in sequences]
+        counts = BatchCounts.of(sequences, self.config.ved.gate_fraction)
+        terms, self.gaps = self._terms(counts.taught), [[] for _ in sequences]
         totals: dict[str, float] = defaultdict(float)
         for batch in self._ranks.share(batches, self._device):
             logprobs_P, entropy_P = self._logprobs(self.model, batch, entropy=True)
@@ -216,8 +225,7 @@ class Learner:
                 [sequences[i] for i in batch.indices],
                 logprobs_P,
                 self._reference_logprobs(batch) if self._reference is not None else None,
-                sequences=count,
-                taught=taught,
+                counts=counts,
                 proximal=self.config.grpo.needs_proximal,
                 version=version,
             )
@@ -233,9 +241,9 @@ class Learner:
             totals["loss"] += loss.item()
             for name, metric in metrics.items():
                 totals[name] = max(totals[name], metric.item()) if name in MAXIMA else totals[name] + metric.item()
-        if taught:
+        if counts.taught:
             self.gaps = self._ranks.gather(self.gaps)
-        return self._ranks.combine(totals, MAXIMA) | {"taught_sequences": float(taught)}
+        return self._ranks.combine(totals, MAXIMA) | {"taught_sequences": float(counts.taught)}
 
     def _note_gaps(self, batch: MicroBatch, streams: TokenStreams) -> None:
         """Keep log pi - log q of the policy tokens of taught sequences, for a display of the moved tokens."""
@@ -286,7 +294,7 @@ class Learner:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad(set_to_none=True)
             raise NonFiniteStep(f"step {step} has loss {loss} and gradient norm {norm}; the weights are unchanged")
-        rate = self.config.lr * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        rate = self.config.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -295,26 +303,7 @@ class Learner:
         metrics |= {"loss": loss, "grad_norm": norm, "lr": rate}
         if self.config.ved.coefficient > 0:
             metrics |= {"taught_sequences": taught, "seconds_teacher": seconds_teacher}
-        return metrics | self._counts(batches, sequences, time.perf_counter() - started)
-
-    def _counts(
-        self, batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence], seconds: float
-    ) -> dict[str, float]:
-        """Return sizes and speed of all ranks: `model_flops` excludes attention (see `flops_per_token`)."""
-        tokens = sum(b.tokens for b in batches)
-        flops = tokens * flops_per_token(self.model)
-        return {
-            "sequences": float(len(sequences)),
-            "empty_sequences": float(len(sequences) - sum(len(b.indices) for b in batches)),
-            "zero_advantage_sequences": float(sum(s.advantage == 0 for s in sequences)),
-            "micro_batches": float(len(batches)),
-            "tokens": float(tokens),
-            "policy_tokens": float(sum(len(b.targets_P) for b in batches)),
-            "padding": 1 - tokens / sum(b.ids_B_T.numel() for b in batches),
-            "seconds": seconds,
-            "tokens_per_second": tokens / seconds,
-            "model_flops_per_second": flops / seconds,
-        }
+        return metrics | batch_sizes(batches, sequences, time.perf_counter() - started, flops_per_token(self.model))
 
     # --- state -------------------------------------------------------------------------------------------------------
 

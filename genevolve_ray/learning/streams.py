@@ -5,6 +5,7 @@ Shape legend: P policy tokens of a micro-batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,12 @@ import torch
 from torch import Tensor
 
 from genevolve_ray.learning.batch import MicroBatch, TrainSequence
+from genevolve_ray.learning.config import LossAggregation
 
 MAXIMA = frozenset({"ratio_max", "parity_max"})
 """Metrics combined by maximum over micro-batches; all others are sums over tokens."""
+_ROUNDING = 1e-9
+"""A tenth of thirty tokens is three, although 0.1 * 30 exceeds 3 in floating point."""
 _TAUGHT = "ved_"
 """Metrics of this prefix are sums over the tokens of sequences that have a teacher."""
 
@@ -32,8 +36,8 @@ class TokenStreams:
         behaviour_P: log mu, from the engine.
         advantages_P: the sequence's advantage, repeated on its tokens.
         weights_P: the sequence's loss weight, repeated on its tokens.
-        sequences: non-empty sequences of the GLOBAL batch. Every loss divides by it, so that the result depends neither
-            on the micro-batch split nor on the number of ranks.
+        sequences: non-empty sequences of the GLOBAL batch. Every loss divides by one of these global counts, so that
+            the result depends neither on the micro-batch split nor on the number of ranks.
         proximal_P: log prox, where the correction needs it.
         reference_P: log-probs of the reference policy, where its coefficient is above 0.
         teacher_P: log-probs of the teacher that reads experience, 0 on tokens of sequences without a bundle.
@@ -42,6 +46,8 @@ class TokenStreams:
         sequence_P: the sequence of the micro-batch that each token belongs to.
         taught_sequences: sequences of the GLOBAL batch that have a bundle.
         current_P: True on tokens that the learning version itself has sampled; None means all.
+        policy_tokens: policy tokens of the GLOBAL batch.
+        gated_tokens: tokens of the GLOBAL batch that VED's gate will select.
     """
 
     logprobs_P: Tensor
@@ -57,6 +63,47 @@ class TokenStreams:
     sequence_P: Tensor | None = None
     taught_sequences: int = 0
     current_P: Tensor | None = None
+    policy_tokens: int = 0
+    gated_tokens: int = 0
+
+    def normalizer(self, aggregation: LossAggregation) -> int:
+        """Return the global count that a sum of token losses is divided by."""
+        return self.policy_tokens if aggregation is LossAggregation.TOKEN_MEAN else self.sequences
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    """Hold the counts of a global batch that losses divide by; every rank computes the same ones.
+
+    Attributes:
+        sequences: sequences with policy tokens.
+        taught: those of them that have a teacher.
+        policy_tokens: their policy tokens.
+        gated_tokens: tokens that VED's gate will select.
+    """
+
+    sequences: int
+    taught: int
+    policy_tokens: int
+    gated_tokens: int
+
+    @staticmethod
+    def of(sequences: Sequence[Scored], gate_fraction: float) -> BatchCounts:
+        """Count a global batch; sequences without policy tokens do not enter."""
+        kept = [(s, scores) for s, scores in sequences if s.policy_tokens]
+        taught = [s for s, scores in kept if scores is not None]
+        return BatchCounts(
+            sequences=len(kept),
+            taught=len(taught),
+            policy_tokens=sum(s.policy_tokens for s, _ in kept),
+            # Known before any log-prob: the gate selects by gap, but its size depends on counts alone.
+            gated_tokens=sum(min(gate_size(s.policy_tokens, gate_fraction), sum(_gate(s))) for s in taught),
+        )
+
+
+def gate_size(tokens: int, fraction: float) -> int:
+    """Return ceil(fraction * tokens): the most tokens that VED's gate selects in a sequence of that many."""
+    return math.ceil(fraction * tokens - _ROUNDING)
 
 
 Term = Callable[[TokenStreams], tuple[Tensor, dict[str, Tensor]]]
@@ -69,8 +116,7 @@ def token_streams(
     logprobs_P: Tensor,
     reference_P: Tensor | None,
     *,
-    sequences: int,
-    taught: int,
+    counts: BatchCounts,
     proximal: bool,
     version: int,
 ) -> TokenStreams:
@@ -81,8 +127,7 @@ def token_streams(
         chosen: its sequences, in order.
         logprobs_P: log pi, with its gradient.
         reference_P: log-probs of the reference policy, where there is one.
-        sequences: non-empty sequences of the global batch.
-        taught: those of them that have a teacher.
+        counts: those of the global batch.
         proximal: whether the correction needs the policy's log-probs before the step.
         version: the policy version that learns.
     """
@@ -95,16 +140,18 @@ def token_streams(
         behaviour_P=column(behaviour),
         advantages_P=column([s.advantage for s, _ in chosen])[batch.sequence_P],
         weights_P=column([s.weight for s, _ in chosen])[batch.sequence_P],
-        sequences=sequences,
+        sequences=counts.sequences,
         # A step is one update, so the policy at its start is the policy of this same pass.
         proximal_P=logprobs_P.detach() if proximal else None,
         reference_P=reference_P,
-        teacher_P=column(teacher) if taught else None,
+        teacher_P=column(teacher) if counts.taught else None,
         taught_P=flags([scores is not None for _, scores in chosen])[batch.sequence_P],
         gate_P=flags([x for s, _ in chosen for x in _gate(s)]),
         sequence_P=batch.sequence_P,
-        taught_sequences=taught,
+        taught_sequences=counts.taught,
         current_P=flags([x == version for s, _ in chosen for x in _versions(s, version)]),
+        policy_tokens=counts.policy_tokens,
+        gated_tokens=counts.gated_tokens,
     )
 
 
@@ -140,7 +187,7 @@ def parity_metrics(streams: TokenStreams) -> dict[str, Tensor]:
 def means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
     """Return sums over tokens as means: over policy tokens, or over those of taught sequences.
 
-    Maxima stay unchanged.
+    Maxima stay unchanged. `ved_loss_gated` is the mean over the gated tokens alone, on the scale of the paper's curve.
     """
     taught, current = totals.pop("ved_tokens", 0.0), totals.pop("current_tokens", float(policy_tokens))
     counts = {"parity": current, "stale_gap": policy_tokens - current} | dict.fromkeys(MAXIMA, 1.0)
@@ -149,4 +196,25 @@ def means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
         count = counts.get(name, taught if name.startswith(_TAUGHT) else policy_tokens)
         if count or name != "parity":  # no token of this version: parity is undefined
             metrics[name] = total / max(1.0, count)
+    if gated := totals.get("ved_gated"):
+        metrics["ved_loss_gated"] = totals["ved_loss"] / gated
     return metrics | {"stale_tokens": policy_tokens - current} | ({"ved_tokens": taught} if taught else {})
+
+
+def batch_sizes(
+    batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence], seconds: float, flops_per_token: float
+) -> dict[str, float]:
+    """Return sizes and speed of all ranks: `model_flops_per_second` excludes attention."""
+    tokens = sum(b.tokens for b in batches)
+    return {
+        "sequences": float(len(sequences)),
+        "empty_sequences": float(len(sequences) - sum(len(b.indices) for b in batches)),
+        "zero_advantage_sequences": float(sum(s.advantage == 0 for s in sequences)),
+        "micro_batches": float(len(batches)),
+        "tokens": float(tokens),
+        "policy_tokens": float(sum(len(b.targets_P) for b in batches)),
+        "padding": 1 - tokens / sum(b.ids_B_T.numel() for b in batches),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "model_flops_per_second": tokens * flops_per_token / seconds,
+    }

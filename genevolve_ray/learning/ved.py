@@ -23,9 +23,7 @@ import torch
 from torch import Tensor
 
 from genevolve_ray.learning.config import TokenAggregation, VedConfig, VedForm
-from genevolve_ray.learning.streams import TokenStreams
-
-_ROUNDING = 1e-9
+from genevolve_ray.learning.streams import TokenStreams, gate_size
 
 
 def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: float) -> Tensor:
@@ -39,18 +37,19 @@ def top_gate(gap_P: Tensor, eligible_P: Tensor, sequence_P: Tensor, fraction: fl
     owner_P = sequence_P[order_P]
     count_S = torch.bincount(sequence_P)
     rank_P = torch.arange(len(gap_P), device=gap_P.device) - (count_S.cumsum(0) - count_S)[owner_P]
-    kept_S = (fraction * count_S.double() - _ROUNDING).ceil()
+    kept_S = torch.tensor([gate_size(n, fraction) for n in count_S.tolist()], dtype=torch.long, device=gap_P.device)
     gate_P = torch.zeros_like(eligible_P)
     gate_P[order_P] = rank_P < kept_S[owner_P]
     return gate_P & eligible_P
 
 
 def ved_loss(streams: TokenStreams, config: VedConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return coefficient * VED for this micro-batch: over gated tokens, mean over the GLOBAL batch's taught sequences.
+    """Return coefficient * VED for this micro-batch, its share of the sum over all gated tokens divided by N.
 
-    Dividing by sequences that have a bundle keeps the coefficient's meaning when the hit rate changes. The value is
-    that of rho * k3 in both forms; the module's docstring derives the gradients. The metrics are sums over taught
-    tokens, those of sequences with a bundle, and `ved_tokens` is their number.
+    N counts the GLOBAL batch: the sequences that have a bundle (`sum`, `mean`), or the gated tokens
+    (`batch_token_mean`). Either keeps the coefficient's meaning when the hit rate changes. The value is that of rho *
+    k3 in both forms; the module's docstring derives the gradients. The metrics are sums over taught tokens, those of
+    sequences with a bundle, and `ved_tokens` is their number.
 
     Raises:
         ValueError: when there are no teacher log-probs.
@@ -76,7 +75,9 @@ def ved_loss(streams: TokenStreams, config: VedConfig) -> tuple[Tensor, dict[str
             "ved_gated": gate_P.sum(),
             "ved_gated_gap_abs": (detached_gap_P.abs() * gate_P).sum(),
         }
-    loss = config.coefficient / max(1, streams.taught_sequences) * (token_P * scale_P).sum()
+    batch_mean = config.aggregation is TokenAggregation.BATCH_TOKEN_MEAN
+    count = streams.gated_tokens if batch_mean else streams.taught_sequences
+    loss = config.coefficient / max(1, count) * (token_P * scale_P).sum()
     return loss, metrics
 
 

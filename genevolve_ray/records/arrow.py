@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genevolve_ray.records.experience import SLOTS
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import MediaSpan, Span, TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -26,13 +26,15 @@ from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import Reward, Verdict
+from genevolve_ray.records.verdict import Reward, SufficiencyBin, Verdict
 
-TRAJECTORIES_VERSION = "trajectories/3"
+TRAJECTORIES_VERSION = "trajectories/4"
+_TRAJECTORIES_BEFORE_BINS = "trajectories/3"
 _TRAJECTORIES_BEFORE_USAGE = "trajectories/2"
 _TRAJECTORIES_BEFORE_FLAGS = "trajectories/1"
 REQUESTS_VERSION = "requests/1"
-MEMORY_VERSION = "memory/1"
+MEMORY_VERSION = "memory/2"
+_MEMORY_BEFORE_FORMATS = "memory/1"
 _VERSION_KEY = b"genevolve_ray.schema"
 
 
@@ -78,7 +80,17 @@ SUFFICIENCY = _struct(
 _VERDICT_BEFORE_FLAGS = _struct(
     image=IMAGE_SCORES, text=SUFFICIENCY, rationale=pa.string(), judge=pa.string(), formula=pa.string()
 )
-VERDICT = pa.struct([*_VERDICT_BEFORE_FLAGS, _required("flags", pa.list_(pa.string()))])
+_VERDICT_BEFORE_BINS = pa.struct([*_VERDICT_BEFORE_FLAGS, _required("flags", pa.list_(pa.string()))])
+VERDICT = pa.struct(
+    [
+        _required("image", IMAGE_SCORES),
+        pa.field("text", SUFFICIENCY),
+        pa.field("text_bin", pa.float64()),
+        *(_required(name, pa.string()) for name in ("rationale", "text_rationale", "judge", "formula")),
+        _required("flags", pa.list_(pa.string())),
+    ]
+)
+"""A verdict; of `text` (checks) and `text_bin` (one grade) one is null."""
 REWARD = _struct(total=pa.float64(), image=pa.float64(), text=pa.float64(), cost=pa.float64())
 USAGE = _struct(
     service=pa.string(),
@@ -131,16 +143,21 @@ TRAJECTORY_SCHEMA = _schema(
 )
 """One row per trajectory: the ledger as four list columns of length T with its spans, the episode, and its verdict."""
 
-_SCHEMA_BEFORE_USAGE = _schema(_TRAJECTORIES_BEFORE_USAGE, [f for f in TRAJECTORY_SCHEMA if f.name != "usage"])
+_SCHEMA_BEFORE_BINS = _schema(
+    _TRAJECTORIES_BEFORE_BINS,
+    [pa.field("verdict", _VERDICT_BEFORE_BINS) if f.name == "verdict" else f for f in TRAJECTORY_SCHEMA],
+)
+_SCHEMA_BEFORE_USAGE = _schema(_TRAJECTORIES_BEFORE_USAGE, [f for f in _SCHEMA_BEFORE_BINS if f.name != "usage"])
 _SCHEMA_BEFORE_FLAGS = _schema(
     _TRAJECTORIES_BEFORE_FLAGS,
     [pa.field("verdict", _VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_USAGE],
 )
 _TRAJECTORY_SCHEMAS = {
-    s.metadata[_VERSION_KEY]: s for s in (TRAJECTORY_SCHEMA, _SCHEMA_BEFORE_USAGE, _SCHEMA_BEFORE_FLAGS)
+    s.metadata[_VERSION_KEY]: s
+    for s in (TRAJECTORY_SCHEMA, _SCHEMA_BEFORE_BINS, _SCHEMA_BEFORE_USAGE, _SCHEMA_BEFORE_FLAGS)
 }
-"""Schemas that can be read. `trajectories/2` had no usage, and `trajectories/1` had no flags of verdicts either.
-Neither version is written any more."""
+"""Schemas that can be read. `trajectories/3` knew checks alone and one rationale, `trajectories/2` had no usage, and
+`trajectories/1` had no flags of verdicts either. None of them is written any more."""
 
 REQUEST_SCHEMA = _schema(
     REQUESTS_VERSION,
@@ -156,9 +173,8 @@ USE = _struct(step=pa.int64(), request_id=pa.string(), similarity=pa.float64(), 
 MEMORY_SCHEMA = _schema(
     MEMORY_VERSION,
     [
-        _required("trigger", pa.string()),
-        _required("summary", pa.string()),
-        *(_required(slot, pa.list_(pa.string())) for slot in SLOTS),
+        *(_required(name, pa.string()) for name in ("format", "trigger", "summary")),
+        _required("guidance", pa.list_(_struct(slot=pa.string(), bullets=pa.list_(pa.string())))),
         _required("step", pa.int64()),
         *(_required(name, pa.string()) for name in ("request_id", "best", "worst")),
         _required("gap", pa.float64()),
@@ -169,6 +185,17 @@ MEMORY_SCHEMA = _schema(
     ],
 )
 """One row per bundle in the experience memory: the bundle, its retrieval key and embedding, and where it was used."""
+
+_MEMORY_SCHEMA_BEFORE_FORMATS = _schema(
+    _MEMORY_BEFORE_FORMATS,
+    [
+        *(f for f in MEMORY_SCHEMA if f.name in ("trigger", "summary")),
+        *(_required(slot, pa.list_(pa.string())) for slot in BUNDLE_FORMATS[BundleFormatName.FIVE_SLOTS].slots),
+        *(f for f in MEMORY_SCHEMA if f.name not in ("format", "trigger", "summary", "guidance")),
+    ],
+)
+_MEMORY_SCHEMAS = {s.metadata[_VERSION_KEY]: s for s in (MEMORY_SCHEMA, _MEMORY_SCHEMA_BEFORE_FORMATS)}
+"""Schemas that can be read. `memory/1` had a column for each of five slots. It is not written any more."""
 
 
 def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
@@ -192,6 +219,21 @@ def table_to_trajectories(table: pa.Table) -> list[Trajectory]:
     ledgers = {name: _lists(table.column(name)) for name in LEDGER_COLUMNS}
     rows = table.drop_columns(list(LEDGER_COLUMNS)).to_pylist()
     return [_trajectory(row, {name: lists[i] for name, lists in ledgers.items()}) for i, row in enumerate(rows)]
+
+
+def memory_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a memory's table without the embeddings, each with a bundle's fields among its own.
+
+    Raises:
+        ValueError: when the table has another schema than this version's or the one before.
+    """
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"")
+    check_schema(table, _MEMORY_SCHEMAS.get(version, MEMORY_SCHEMA))
+    rows: list[dict[str, Any]] = table.drop_columns(["embedding"]).to_pylist()
+    for row in rows:
+        if "guidance" in row:
+            row["guidance"] = {part["slot"]: part["bullets"] for part in row["guidance"]}
+    return rows
 
 
 def requests_to_table(requests: Sequence[Request]) -> pa.Table:
@@ -243,7 +285,7 @@ def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
         "reason": trajectory.reason,
         "program": _dump(trajectory.program),
         "rendered": _dump(trajectory.rendered),
-        "verdict": _dump(trajectory.verdict),
+        "verdict": None if trajectory.verdict is None else _verdict_row(trajectory.verdict),
         "reward": _dump(trajectory.reward),
         "timings": list(trajectory.timings.items()),
         "usage": [{"service": service, **dict(usage)} for service, usage in trajectory.usage.items()],
@@ -273,11 +315,23 @@ def _trajectory(row: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> Tra
         reason=row["reason"],
         program=None if row["program"] is None else Program.model_validate(row["program"]),
         rendered=None if row["rendered"] is None else ImageRef.model_validate(row["rendered"]),
-        verdict=None if row["verdict"] is None else Verdict.model_validate(row["verdict"]),
+        verdict=None if row["verdict"] is None else _verdict(row["verdict"]),
         reward=None if row["reward"] is None else Reward.model_validate(row["reward"]),
         timings=dict(row["timings"]),
         usage={u["service"]: Usage(**{k: v for k, v in u.items() if k != "service"}) for u in row.get("usage", ())},
     )
+
+
+def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+    text = verdict.text
+    parts = {"text": None, "text_bin": text.score} if isinstance(text, SufficiencyBin) else {"text_bin": None}
+    return verdict.model_dump() | parts
+
+
+def _verdict(row: Mapping[str, Any]) -> Verdict:
+    values = dict(row)
+    grade = values.pop("text_bin", None)
+    return Verdict.model_validate(values if grade is None else values | {"text": {"score": grade}})
 
 
 def _dump(record: Any) -> dict[str, Any] | None:

@@ -2,32 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
+
 from genevolve_ray.records.base import Record
 
-SLOTS = ("search_strategy", "knowledge_activation", "reference_selection", "prompt_construction", "failure_avoidance")
-"""The five guidance slots (PAPER section 4)."""
+
+class BundleFormatName(StrEnum):
+    """Name the slots into which a bundle divides its guidance."""
+
+    FIVE_SLOTS = "five-slots"
+    """The five slots of the project page (PAPER section 4)."""
+    DECISION_GUIDE = "decision-guide"
+    """The seven fields of reading notes of the paper (PAPER section 9)."""
+
+
+@dataclass(frozen=True)
+class BundleFormat:
+    """Define a bundle's slots, and the names that a model writes it under.
+
+    Attributes:
+        slots: in order, the name of each slot and a short label for pages.
+        title: title of the guide that a teacher reads; "" for that of the protocol profile.
+        summary: name of the summary of the request in a model's answer.
+        groups: names of the objects around key and guidance in a model's answer; () for one flat object.
+    """
+
+    slots: Mapping[str, str]
+    title: str = ""
+    summary: str = "summary"
+    groups: tuple[str, str] | tuple[()] = ()
+
+
+BUNDLE_FORMATS = {
+    BundleFormatName.FIVE_SLOTS: BundleFormat(
+        {
+            "search_strategy": "Search",
+            "knowledge_activation": "Knowledge",
+            "reference_selection": "References",
+            "prompt_construction": "Prompt",
+            "failure_avoidance": "Avoid",
+        }
+    ),
+    BundleFormatName.DECISION_GUIDE: BundleFormat(
+        {
+            "focus": "Focus",
+            "recommended_tool_plan": "Tool plan",
+            "search_query_guidance": "Queries",
+            "skill_routing_guidance": "Skills",
+            "reference_selection_guidance": "References",
+            "prompt_program_guidance": "Prompt",
+            "failure_guards": "Avoid",
+        },
+        title="Current-Task Decision Guide",
+        summary="source_prompt_summary",
+        groups=("retrieval_key", "decision_guidance"),
+    ),
+}
+"""The formats by name."""
 
 
 class Experience(Record):
-    """Hold one bundle: five slots of short imperative bullets, and its provenance.
+    """Hold one bundle: short imperative bullets in the slots of its format, and its provenance.
 
-    `trigger` and `summary` are the retrieval key; only the slots are ever shown to a teacher.
+    `trigger` and `summary` are the retrieval key; only the guidance is ever shown to a teacher. In JSON and YAML the
+    slots may stand beside the other fields, and they are written there; the format is written where it is not
+    `five-slots`. So bundles from before there were formats are read and written unchanged.
     """
 
+    format: BundleFormatName = BundleFormatName.FIVE_SLOTS
+    """Slots of the guidance: `five-slots` or `decision-guide`."""
     trigger: str = ""
     """When the guidance applies; with `summary` the text that describes the pair."""
     summary: str = ""
     """The difference of the pair in one sentence."""
-    search_strategy: tuple[str, ...] = ()
-    """Bullets on what to search for, and when."""
-    knowledge_activation: tuple[str, ...] = ()
-    """Bullets on which skills to read."""
-    reference_selection: tuple[str, ...] = ()
-    """Bullets on which pictures to choose as references."""
-    prompt_construction: tuple[str, ...] = ()
-    """Bullets on how to write the prompt."""
-    failure_avoidance: tuple[str, ...] = ()
-    """Bullets on what failed."""
+    guidance: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Bullets by the name of their slot; empty slots are left out."""
     step: int = -1
     """Step whose rollouts were compared; -1: none."""
     request_id: str = ""
@@ -39,9 +93,50 @@ class Experience(Record):
     gap: float = 0.0
     """Difference of their rewards."""
 
-    def slots(self) -> dict[str, tuple[str, ...]]:
-        """Return the non-empty guidance slots in order."""
-        return {name: bullets for name in SLOTS if (bullets := getattr(self, name))}
+    @property
+    def layout(self) -> BundleFormat:
+        """The definition of the bundle's format."""
+        return BUNDLE_FORMATS[self.format]
+
+    def guided(self, guidance: Mapping[str, Iterable[str]]) -> Experience:
+        """Return the bundle with other guidance. Raises ValueError for a slot that its format does not have."""
+        return Experience.model_validate({**dict(self), "guidance": {k: tuple(v) for k, v in guidance.items()}})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        """Move slots that stand beside the other fields into the guidance."""
+        if not isinstance(values, Mapping):
+            return values
+        known = BUNDLE_FORMATS.get(values.get("format", BundleFormatName.FIVE_SLOTS))
+        beside = {name: values[name] for name in (known.slots if known else ()) if name in values}
+        if not beside or not isinstance(inside := values.get("guidance", {}), Mapping):
+            return values
+        return {k: v for k, v in values.items() if k not in beside} | {"guidance": {**inside, **beside}}
+
+    @model_validator(mode="after")
+    def _in_the_order_of_the_format(self) -> Experience:
+        slots = self.layout.slots
+        if unknown := [name for name in self.guidance if name not in slots]:
+            raise ValueError(
+                f"guidance has slot {unknown[0]!r}, but a bundle of format {self.format.value!r} has {', '.join(slots)}"
+            )
+        # Frozen from the end of construction.
+        object.__setattr__(self, "guidance", {name: b for name in slots if (b := self.guidance.get(name))})
+        return self
+
+    @model_serializer(mode="wrap")
+    def _beside_the_other_fields(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        guidance = values.pop("guidance", {})
+        if not info.exclude_defaults:
+            guidance = {name: guidance.get(name, () if info.mode == "python" else []) for name in self.layout.slots}
+        if self.format is BundleFormatName.FIVE_SLOTS:
+            values.pop("format", None)
+        head = {name: values.pop(name) for name in ("format", "trigger", "summary") if name in values}
+        return {**head, **guidance, **values}
 
 
 class Use(Record):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.program import IMAGE_ID
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
@@ -300,18 +300,19 @@ def check_experience(experience: Experience, request: Request, trajectories: Seq
 def without_leaks(experience: Experience, request: Request, trajectories: Sequence[Trajectory] = ()) -> Experience:
     """Return a bundle without the bullets that reveal an answer; such a trigger or summary is replaced."""
     secrets = secrets_of(request, trajectories)
-    changes: dict[str, object] = {
-        slot: tuple(b for b in getattr(experience, slot) if find_leak(b, secrets) is None) for slot in SLOTS
+    clean_slots = {
+        slot: [b for b in bullets if find_leak(b, secrets) is None] for slot, bullets in experience.guidance.items()
     }
+    changes: dict[str, str] = {}
     for field in ("trigger", "summary"):
         text = getattr(experience, field)
         clean = find_leak(text, secrets) is None
         changes[field] = text if clean else mask(request.prompt) if field == "summary" else ""
-    return experience.model_copy(update=changes)
+    return experience.guided(clean_slots).model_copy(update=changes)
 
 
 def _texts(experience: Experience) -> Iterator[tuple[str, str]]:
     yield "trigger", experience.trigger
     yield "summary", experience.summary
-    for slot, bullets in experience.slots().items():
+    for slot, bullets in experience.guidance.items():
         yield from ((slot, bullet) for bullet in bullets)

@@ -56,6 +56,26 @@ class Sufficiency(Record):
         return (self.facts + self.reference_binding + self.skill_knowledge + self.executable_constraints) / 4
 
 
+BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""The five values that either form of the sufficiency has."""
+
+
+class SufficiencyBin(Record):
+    """Record the sufficiency as one grade: how well the program would lead to the ground-truth picture.
+
+    The judge that gives it sees that picture (PAPER section 9).
+    """
+
+    score: float
+    """R_text, one of `BINS`."""
+
+    @model_validator(mode="after")
+    def _in_a_bin(self) -> SufficiencyBin:
+        if self.score not in BINS:
+            raise ValueError(f"score={self.score} is none of {', '.join(f'{value:g}' for value in BINS)}")
+        return self
+
+
 UNEXAMINED = "unexamined:sufficiency"
 """Flag of a verdict on the picture alone."""
 EXAMINATION_FAILED = "failed:sufficiency"
@@ -68,7 +88,7 @@ class Verdict(Record):
     """Hold a judge's view of one rendered program, and the judge's identity."""
 
     image: ImageScores
-    text: Sufficiency
+    text: Sufficiency | SufficiencyBin
     """No judgment in a verdict that is not `examined`."""
     rationale: str = ""
     """The judge's reasons for the scores of the picture."""
@@ -125,7 +145,7 @@ class RewardConfig(Config):
     call_cost: float = Field(default=0.0, ge=0)
     """Cost of each tool call."""
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
-    """How a request without text enters the KScore."""
+    """How a request without text enters the KScore; in a run that of the judge, where it is not given."""
 
     @model_validator(mode="after")
     def _weights(self) -> RewardConfig:

@@ -20,13 +20,6 @@ BEFORE_CHARACTERS, AFTER_CHARACTERS = 32, 18
 """Most characters of that context, so that a token fits on one line."""
 MAX_ARGUMENT = 160
 """Characters of a tool call's arguments."""
-SLOT_NAMES = {
-    "search_strategy": "Search",
-    "knowledge_activation": "Knowledge",
-    "reference_selection": "References",
-    "prompt_construction": "Prompt",
-    "failure_avoidance": "Avoid",
-}
 
 
 def lesson_cards(run: RunExperience, pictures: Pictures) -> list[dict[str, Any]]:
@@ -35,14 +28,14 @@ def lesson_cards(run: RunExperience, pictures: Pictures) -> list[dict[str, Any]]
 
 
 def _card(bundle: Bundle, run: RunExperience, pictures: Pictures) -> dict[str, Any]:
-    best, worst = bundle.best, bundle.worst
+    best, worst, lesson = bundle.best, bundle.worst, bundle.experience
     uses = sorted(bundle.uses, key=lambda u: (u.own, u.step))
     prompt = next((t.prompt for t in (best, worst) if t is not None), "")
     strongest = max((abs(m.token.gap) for m in bundle.moved), default=1.0)
     return {
         "bundle": bundle,
         "prompt": prompt,
-        "slots": [(SLOT_NAMES[name], bullets) for name, bullets in bundle.experience.slots().items()],
+        "slots": [(lesson.layout.slots[name], bullets) for name, bullets in lesson.guidance.items()],
         "sides": [
             {"name": name, "side": _side(one, other, pictures), "whole": attempt(one, pictures) if one else None}
             for name, one, other in (("best", best, worst), ("worst", worst, best))

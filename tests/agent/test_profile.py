@@ -15,8 +15,15 @@ from pydantic import ValidationError
 
 from genevolve_ray.agent import wire
 from genevolve_ray.agent.observing import observation_text
-from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, prompt_messages, system_prompt
-from genevolve_ray.records.experience import Experience
+from genevolve_ray.agent.profile import (
+    PROFILES,
+    ProtocolProfile,
+    guide_heads,
+    guide_text,
+    prompt_messages,
+    system_prompt,
+)
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.observation import (
     ImageSearchObservation,
     QueryResult,
@@ -41,6 +48,24 @@ def test_the_atlas_guide_is_one_line_a_slot(tools: dict[str, Any]) -> None:
         "Answer the image request with a program.\nGuide:\n- Search the year.; Compare.\n- Count again.\n"
         "Tools: search, image_search, query_knowledge\n"
     )
+
+
+def test_a_decision_guide_has_its_own_title_where_guides_have_titles(tools: dict[str, Any]) -> None:
+    fields = {"focus": ("Look first.",), "failure_guards": ("Count again.",)}
+    guide = Experience(format=BundleFormatName.DECISION_GUIDE, guidance=fields)
+    assert guide_text(RELEASE, guide) == (
+        "# Current-Task Decision Guide\n## Focus\n- Look first.\n## Failure guards\n- Count again.\n"
+    )
+    assert guide_text(ATLAS, guide) == "Guide:\n- Look first.\n- Count again.\n"
+    assert guide_text(RELEASE, GUIDE).startswith("# Guide from earlier requests of this kind\n## Search strategy\n")
+
+
+@pytest.mark.parametrize("profile", PROFILES.values())
+@pytest.mark.parametrize("name", list(BundleFormatName))
+def test_every_guide_begins_with_a_known_line(profile: ProtocolProfile, name: BundleFormatName) -> None:
+    slot = next(iter(BUNDLE_FORMATS[name].slots))
+    text = guide_text(profile, Experience(format=name, guidance={slot: ("Look.",)}))
+    assert any(text.startswith(head) for head in guide_heads(profile))
 
 
 def test_the_order_of_tools_is_the_protocols(tools: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ from genevolve_ray.records.leaks import check_experience
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Pair, Trajectory
-from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
 
 RIGHT = Sufficiency(facts=True, reference_binding=True, skill_knowledge=True, executable_constraints=True)
 WRONG = Sufficiency(facts=False, reference_binding=False, skill_knowledge=False, executable_constraints=False)
 
 
-def judged(trajectory: Trajectory, score: float, text: Sufficiency | None = None) -> Trajectory:
+def judged(trajectory: Trajectory, score: float, text: Sufficiency | SufficiencyBin | None = None) -> Trajectory:
     scores = ImageScores(faithfulness=score, visual_correctness=score, text_accuracy=None, aesthetics=score)
     verdict = text and Verdict(image=scores, text=text, judge="test", formula=ScoreFormula.PAPER)
     reward = Reward(total=score, image=score, text=score)
@@ -51,7 +51,7 @@ def test_decisions_are_read_off_the_attempt(decide: object) -> None:
     for (request, truth), played in zip(posed(), episodes(decide), strict=True):
         pair = pair_of(judged(played, 0.9), judged(played, 0.1))
         stated = as_experience(seen_of(truth, decide(truth)))  # type: ignore[operator]
-        assert summarise(request, pair).slots() == stated.slots(), request.prompt
+        assert summarise(request, pair).guidance == stated.guidance, request.prompt
 
 
 def test_the_hidden_truth_plays_no_part() -> None:
@@ -92,34 +92,41 @@ def test_a_faulted_decision_is_taken_from_the_attempt_that_passed_the_check(chec
         best = judged(bad, 0.9, WRONG)
         worst = judged(good, 0.1, WRONG.model_copy(update={check: True}))
         bundle = summarise(request, pair_of(best, worst), drop_needless=False)
-        kept, corrected = (as_experience(seen_of(truth, d)).slots() for d in (misled(truth), ideal(truth)))
-        assert bundle.slots() == {s: (corrected if s in slots else kept)[s] for s in kept}
+        kept, corrected = (as_experience(seen_of(truth, d)).guidance for d in (misled(truth), ideal(truth)))
+        assert bundle.guidance == {s: (corrected if s in slots else kept)[s] for s in kept}
         plain = summarise(request, pair_of(best, worst), correct=False, drop_needless=False)
-        assert plain.slots() == kept
+        assert plain.guidance == kept
 
 
 @pytest.mark.parametrize("texts", [(RIGHT, RIGHT), (WRONG, WRONG), (RIGHT, WRONG)])
 def test_without_such_evidence_the_best_is_followed(texts: tuple[Sufficiency, Sufficiency]) -> None:
     for (request, truth), good, bad in zip(posed()[:20], episodes(), episodes(misled), strict=False):
         bundle = summarise(request, pair_of(judged(good, 0.9, texts[0]), judged(bad, 0.1, texts[1])))
-        assert bundle.slots() == as_experience(seen_of(truth, ideal(truth))).slots()
+        assert bundle.guidance == as_experience(seen_of(truth, ideal(truth))).guidance
 
 
 def test_a_skill_without_trace_in_a_complete_prompt_is_needless() -> None:
     for (request, _), bad in zip(posed()[:20], episodes(misled), strict=False):
         bundle = summarise(request, pair_of(judged(bad, 0.9, RIGHT), judged(bad, 0.1, RIGHT)))
-        assert bundle.knowledge_activation == ("read nothing",)
+        assert bundle.guidance["knowledge_activation"] == ("read nothing",)
         kept = summarise(request, pair_of(judged(bad, 0.9, RIGHT), judged(bad, 0.1, RIGHT)), drop_needless=False)
-        assert kept.knowledge_activation != ("read nothing",)
+        assert kept.guidance["knowledge_activation"] != ("read nothing",)
+
+
+def test_a_verdict_without_checks_corrects_nothing() -> None:
+    """A judge that gives one grade says nothing about single decisions: those of the better attempt are stated."""
+    for (request, truth), good, bad in zip(posed()[:20], episodes(), episodes(misled), strict=False):
+        pair = pair_of(judged(bad, 0.9, SufficiencyBin(score=0.25)), judged(good, 0.1, SufficiencyBin(score=1.0)))
+        assert summarise(request, pair).guidance == as_experience(seen_of(truth, misled(truth))).guidance
 
 
 def test_applied_skills_are_stated_on_request() -> None:
     for (request, truth), good in zip(posed()[:20], episodes(), strict=False):
         unread = dataclasses.replace(good, turns=[t for t in good.turns if t.tool != "query_knowledge"])
         pair = pair_of(judged(unread, 0.9, RIGHT), judged(unread, 0.1, RIGHT))
-        assert summarise(request, pair).knowledge_activation == ("read nothing",)
+        assert summarise(request, pair).guidance["knowledge_activation"] == ("read nothing",)
         stated = summarise(request, pair, state_applied=True)
-        assert stated.slots() == as_experience(seen_of(truth, ideal(truth))).slots()
+        assert stated.guidance == as_experience(seen_of(truth, ideal(truth))).guidance
 
 
 def test_calls_that_were_not_carried_out_decide_nothing() -> None:

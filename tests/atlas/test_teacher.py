@@ -84,7 +84,7 @@ def test_experience_gives_no_answers_away(decisions: object) -> None:
     """Names, ids, counts, colours and texts of the request are the answer; guidance is about behaviour alone."""
     for request, truth in posed():
         bundle = as_experience(decisions(truth))  # type: ignore[operator]
-        text = " ".join(bullet for bullets in bundle.slots().values() for bullet in bullets)
+        text = " ".join(bullet for bullets in bundle.guidance.values() for bullet in bullets)
         words = set(re.findall(r"\w+", text))
         assert not words & {part.name for part in truth.scene.parts}
         assert not words & {*COUNT_WORDS, *COLOURS, *TEXTS}

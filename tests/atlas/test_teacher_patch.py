@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from genevolve_ray.agent.profile import PROFILES, guide_text, prompt_messages
 from genevolve_ray.atlas.coldstart import play
 from genevolve_ray.atlas.teacher import TeacherConfig, as_experience, decide, ideal
 from genevolve_ray.evolution.teaching import ExperienceLeakError, TeacherPatch
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
+from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Trajectory
 
 ATLAS = PROFILES["atlas"]
@@ -45,6 +48,18 @@ def test_a_students_context_that_holds_experience_is_an_error() -> None:
     guided = episodes()[0]
     with pytest.raises(ExperienceLeakError, match="sampled with experience"):
         TeacherPatch(chat_format(), ATLAS, 2048).check_student(guided)
+
+
+@pytest.mark.parametrize("style", ["lines", "sections"])
+@pytest.mark.parametrize("name", list(BundleFormatName))
+def test_a_guide_of_any_format_is_found_in_a_students_context(style: str, name: BundleFormatName) -> None:
+    profile = ATLAS.model_copy(update={"guide_style": style})
+    slot = next(iter(BUNDLE_FORMATS[name].slots))
+    messages = prompt_messages("draw", profile, tools_of(), Experience(format=name, guidance={slot: ("search facts",)}))
+    ledger = TokenLedger()
+    ledger.append_context(chat_format().prompt_ids(messages), SpanKind.PROMPT)
+    with pytest.raises(ExperienceLeakError, match="sampled with experience"):
+        TeacherPatch(chat_format(), profile, 2048).check_student(dataclasses.replace(students(1)[0], ledger=ledger))
 
 
 def test_what_does_not_fit_is_left_out() -> None:

@@ -246,6 +246,8 @@ def test_grades_of_another_number_or_scale_are_a_failure(answer: str) -> None:
         ("Score: 0/1", 0),
         ("**Score**: 1/1", 1),
         ("Score = 1", 1),
+        ("Score 1", 1),
+        ("**Score** 0", 0),
         ("Score\uff1a1", 1),
         ("Score: 1.", 1),
         ("Score: 1 out of 1", 1),

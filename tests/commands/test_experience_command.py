@@ -13,7 +13,7 @@ from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.embed import HashingEmbedder
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.experience.recall import recall, remember
-from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.experience import BundleFormatName, Experience
 from genevolve_ray.records.leaks import mask
 from genevolve_ray.records.request import EvalType, Request
 
@@ -140,6 +140,26 @@ def test_an_embedder_that_is_not_here_is_told(genevolve: Command, tmp_path: Path
     assert "'transformers'" in err and "/no/such/model" in err
 
 
+def test_show_names_the_format_and_its_fields(genevolve: Command, tmp_path: Path) -> None:
+    from store_helpers import take_step
+
+    fields = {"focus": ("settle the facts",), "skill_routing_guidance": ("read the guide",)}
+    found = Experience(
+        format=BundleFormatName.DECISION_GUIDE, guidance=fields, step=1, request_id="train-a", gap=0.5, summary="a"
+    )
+    memory = ExperienceMemory()
+    asyncio.run(remember(memory, HashingEmbedder(), [(request("train-a"), found)]))
+    with RunStore.open(str(tmp_path / "run"), {"seed": 1, "experience": {"enabled": True}}) as store:
+        store.put_experience(1, memory.snapshot())
+        take_step(store, 1)
+    code, out, _ = genevolve("experience", "show", str(tmp_path / "run"), "0")
+    assert code == 0
+    lines = [line.strip() for line in out.splitlines()]
+    assert "format decision-guide" in lines
+    assert lines[lines.index("focus") + 1] == "- settle the facts"
+    assert lines[lines.index("skill routing guidance") + 1] == "- read the guide"
+
+
 def test_it_explains_itself(genevolve: Command) -> None:
     code, out, _ = genevolve("experience", "--help")
     assert code == 0
@@ -148,9 +168,8 @@ def test_it_explains_itself(genevolve: Command) -> None:
 
 def test_no_control_sequence_of_a_bundle_reaches_the_terminal(genevolve: Command, tmp_path: Path) -> None:
     hostile = "\x1b]0;title\x07\x1b[2J\u202ereversed"
-    found = bundle("train-a", 1, 0.5).model_copy(
-        update={"summary": hostile, "trigger": hostile, "search_strategy": (hostile,), "best": hostile}
-    )
+    found = bundle("train-a", 1, 0.5).guided({"search_strategy": (hostile,)})
+    found = found.model_copy(update={"summary": hostile, "trigger": hostile, "best": hostile})
     memory = ExperienceMemory()
     asyncio.run(remember(memory, HashingEmbedder(), [(request("train-a"), found)]))
     with RunStore.open(str(tmp_path / "run"), {"seed": 1, "experience": {"enabled": True}}) as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,33 @@ def test_rows_that_are_missing_are_refused(genevolve: Callable[..., Any], tmp_pa
     assert code == 2
     assert err.splitlines()[-1] == f"error: {tmp_path / 'gone.jsonl'}: does not exist"
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_may_come_from_a_data_set_on_a_hub(
+    genevolve: Callable[..., Any], tmp_path: Path, rows: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fake_hub import fake_hub
+    from published_helpers import sft_row
+
+    with fake_hub() as hub:
+        hub.datasets["org/rows"] = {
+            "train.jsonl": rows.read_bytes(),
+            "eval.jsonl": json.dumps(sft_row(9)).encode(),
+        }
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        sets = ("dtype=float32", "heldout_paths=[hf://datasets/org/rows/eval.jsonl]", "global_batch=2")
+        options = [part for value in sets for part in ("--set", value)]
+        code, out, _ = genevolve(
+            "sft", "org/rows", "--model", tiny, "--out", tmp_path / "out", "--steps", "1", "--threads", "1", *options
+        )
+    assert code == 0
+    assert "training on 4 rows for 1 steps, 1 rows held out" in out
+
+
+def test_offline_a_data_set_is_one_line(genevolve: Callable[..., Any], tmp_path: Path, tiny: Path) -> None:
+    code, _, err = genevolve("sft", "org/never-cached", "--model", tiny, "--out", tmp_path / "out")
+    assert code == 2
+    assert "error: org/never-cached: not in the cache, and HF_HUB_OFFLINE forbids downloads" in err.splitlines()[-1]

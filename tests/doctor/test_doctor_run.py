@@ -93,6 +93,17 @@ def test_preflight_wants_the_token_of_a_judge(filled: Filled, monkeypatch: pytes
         preflight(config)
 
 
+@pytest.mark.parametrize("check", ["off", "optional"])
+def test_a_judge_that_may_leave_programs_aside_is_refused_where_they_count(
+    check: str, filled: Filled, tmp_path: Path
+) -> None:
+    config = filled(f"judge.config.sufficiency_check={check}")
+    with pytest.raises(UserFault, match=f"sufficiency_check={check}, but reward.text_weight is 0.5"):
+        preflight(config)
+    assert any("sufficiency_check" in found.detail for found in problems(of(config, tmp_path)))
+    preflight(filled(f"judge.config.sufficiency_check={check}", "reward.text_weight=0", "reward.image_weight=1"))
+
+
 def test_a_variable_of_the_replicas_own_environment_counts(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GEMINI_API_KEY")
     config = filled("judge.runtime_env={env_vars: {GEMINI_API_KEY: x}}")
@@ -165,7 +176,9 @@ def test_what_a_renderer_preset_stands_for_is_looked_at() -> None:
     assert [(token.key, token.variable) for token in tree.unset_tokens(config)] == [
         ("renderer.config", "GEMINI_API_KEY")
     ]
-    assert [check.status for check in limits.time_limits(config)] == [Status.PROBLEM]  # 4 x 620 s against 300 s
+    assert [check.status for check in limits.time_limits(config)] == [Status.OK]  # The limit follows 4 x 620 s.
+    short = load_config("atlas", [f"renderer={named_preset}", "cluster.renderer.timeout=300"])
+    assert [check.status for check in limits.time_limits(short)] == [Status.PROBLEM]
 
 
 @pytest.mark.parametrize(("gpus", "status"), [(0, [Status.PROBLEM]), (0.5, [])])

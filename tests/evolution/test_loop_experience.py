@@ -79,7 +79,7 @@ def make(summariser: Any = None, embedder: Any = None, **changes: Any) -> LocalE
 
 async def test_a_request_is_taught_by_its_own_fresh_bundle() -> None:
     learned = await learn(make(), 0, 1)
-    assert [(x.request_id, x.own, x.experience.search_strategy) for x in learned.lessons] == [
+    assert [(x.request_id, x.own, x.experience.guidance["search_strategy"]) for x in learned.lessons] == [
         ("train-0", True, ("do as 1",)),
         ("train-1", True, ("do as 1",)),
     ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from experience_helpers import bundle, random_units, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genevolve_ray.experience.config import MemoryConfig
+from genevolve_ray.experience.config import Eviction, MemoryConfig
 from genevolve_ray.experience.memory import ExperienceMemory, SnapshotError
 from genevolve_ray.records.experience import Experience, Use
 
@@ -234,5 +238,55 @@ def test_another_table_is_no_snapshot() -> None:
     from genevolve_ray.evolution.store.documents import to_parquet
     from genevolve_ray.records.arrow import requests_to_table
 
-    with pytest.raises(SnapshotError, match="requests/1.*memory/1"):
+    with pytest.raises(SnapshotError, match="requests/1.*memory/2"):
         ExperienceMemory.restore(to_parquet(requests_to_table([])))
+
+
+def test_first_in_first_out_with_the_gap_inside_a_step() -> None:
+    """Steps 1 and 2 have two bundles each; what comes later pushes the oldest step out, its smaller gap first."""
+    memory = ExperienceMemory(MemoryConfig(capacity=4, eviction=Eviction.FIFO_GAP))
+    vectors = iter(random_units(8, 6))
+    for name, step, gap in (("a", 1, 0.9), ("b", 1, 0.2), ("c", 2, 0.3), ("d", 2, 0.3)):
+        memory.insert(bundle(name, step, gap), next(vectors))
+    left = []
+    for name, step, gap in (("e", 3, 0.2), ("f", 3, 0.2), ("g", 4, 0.2), ("h", 4, 0.2)):
+        before = {entry.experience.request_id for entry in memory.entries}
+        memory.insert(bundle(name, step, gap), next(vectors))
+        left += sorted(before - {entry.experience.request_id for entry in memory.entries})
+    assert left == ["b", "a", "c", "d"]
+
+
+def test_a_smaller_memory_keeps_what_its_own_rule_keeps() -> None:
+    memory = filled(8)  # four bundles of step 0, four of step 1
+    kept = ExperienceMemory.restore(memory.snapshot(), MemoryConfig(capacity=5, eviction=Eviction.FIFO_GAP))
+    old = sorted(memory.entries[:4], key=lambda entry: entry.experience.gap)[-1]
+    assert [entry.number for entry in kept.entries] == [old.number, 4, 5, 6, 7]
+
+
+def test_a_snapshot_from_before_there_were_formats_is_read() -> None:
+    """It had a list column for each of the five slots, and no column with a format."""
+    memory = filled(3)
+    table = pq.read_table(io.BytesIO(memory.snapshot()))
+    metadata = {**table.schema.metadata, b"genevolve_ray.schema": b"memory/1"}
+    table = table.drop_columns(["format", "guidance"])
+    texts = pa.field("", pa.list_(pa.string()), nullable=False)
+    for slot in ("failure_avoidance", "prompt_construction", "reference_selection", "knowledge_activation"):
+        table = table.add_column(2, texts.with_name(slot), pa.array([[]] * 3, texts.type))
+    searches = pa.array([list(e.experience.guidance["search_strategy"]) for e in memory.rows()], texts.type)
+    table = table.add_column(2, texts.with_name("search_strategy"), searches)
+    table = table.replace_schema_metadata(metadata)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    again = ExperienceMemory.restore(buffer.getvalue(), memory.config)
+    assert [e.experience for e in again.rows()] == [e.experience for e in memory.rows()]
+    assert again.vectors.tobytes() == memory.vectors.tobytes()
+    assert ExperienceMemory.restore(again.snapshot(), memory.config).snapshot() == again.snapshot()
+
+
+def test_bundles_of_every_format_come_back_from_a_snapshot() -> None:
+    memory = ExperienceMemory()
+    guide = Experience(format="decision-guide", focus=("look",), failure_guards=("mind",), step=1, request_id="g")
+    for made, vector in zip((guide, bundle("a")), random_units(2, 4), strict=True):
+        memory.insert(made, vector)
+    again = ExperienceMemory.restore(memory.snapshot())
+    assert [entry.experience for entry in again.entries] == [guide, bundle("a")]

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 from scripted_server import Call, Reply, in_turn, serving
 from vlm_judge_helpers import (
+    BIN,
     CHECKS,
     HIT,
     IMAGE,
@@ -35,7 +36,13 @@ from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.services import JudgeService
 from genevolve_ray.judges.endpoint_judge import EndpointJudge
-from genevolve_ray.judges.rubrics import KSCORE_SCHEMA, SUFFICIENCY_SCHEMA, fenced, load_rubric
+from genevolve_ray.judges.rubrics import (
+    KSCORE_SCHEMA,
+    SUFFICIENCY_BIN_SCHEMA,
+    SUFFICIENCY_SCHEMA,
+    fenced,
+    load_rubric,
+)
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.usage import metered
@@ -44,6 +51,7 @@ from genevolve_ray.records.verdict import (
     UNEXAMINED,
     RewardConfig,
     ScoreFormula,
+    SufficiencyBin,
     combine_reward,
     kscore,
 )
@@ -345,11 +353,58 @@ def test_an_identity_names_what_alters_verdicts_and_no_place(tmp_path: Path) -> 
             {"max_tokens": 512},
             {"out_of_range": "refuse"},
             {"reference_pictures": True},
+            {"sufficiency_form": "bins"},
             {"extra_body": {"seed": 1}},
             {"sufficiency": {"url": "http://one.example/v1", "model": "vlm", "json_schema": False}},
         )
     ]
-    assert len({judge.identity for judge in [base, *others]}) == 11
+    assert len({judge.identity for judge in [base, *others]}) == 12
+
+
+async def test_in_bins_the_model_sees_the_target_and_gives_one_grade() -> None:
+    with serving(answering(checks=BIN)) as server:
+        judge = judge_of(server.url, sufficiency_form="bins")
+        verdict = await judged(judge)
+    assert verdict.text == SufficiencyBin(score=0.75) and verdict.examined
+    assert (verdict.text_rationale, verdict.flags) == (BIN["rationale"], ())
+    assert combine_reward(verdict, 0, RewardConfig()).text == 0.75
+    (body,) = (call.body for call in server.calls if not is_kscore(call))
+    assert body["response_format"]["json_schema"]["schema"] == SUFFICIENCY_BIN_SCHEMA
+    system, user = body["messages"]
+    assert system["content"] == load_rubric("sufficiency_bin")
+    (picture,) = [picture_in(part) for part in user["content"] if part["type"] == "image_url"]
+    assert picture.size == (64, 64), "the ground truth, not the generated picture"
+    told = "".join(part["text"] for part in user["content"] if part["type"] == "text")
+    assert all(text in told for text in (REQUEST.prompt, PROGRAM.gen_prompt, HIT.title, "the lantern"))
+
+
+async def test_in_booleans_the_model_sees_no_target() -> None:
+    with serving(answering()) as server:
+        await judged(judge_of(server.url))
+    (body,) = (call.body for call in server.calls if not is_kscore(call))
+    assert isinstance(body["messages"][1]["content"], str), "text alone"
+
+
+async def test_a_grade_off_the_bins_is_flagged_and_no_grade_is_asked_for_again() -> None:
+    answers = iter(["no idea", json.dumps({**BIN, "score": 0.6})])
+    with serving(lambda _, call: chat(json.dumps(KSCORE) if is_kscore(call) else next(answers))) as server:
+        verdict = await judged(judge_of(server.url, sufficiency_form="bins"))
+    assert verdict.text.score == 0.5
+    assert verdict.flags == ("snapped:score:sufficiency", "repaired:sufficiency")
+
+
+async def test_a_rubric_of_ones_own_serves_either_form(tmp_path: Path) -> None:
+    rubric = tmp_path / "mine.md"
+    rubric.write_text(OWN_RUBRIC)
+    with serving(answering(checks=BIN)) as server:
+        await judged(judge_of(server.url, sufficiency_form="bins", sufficiency_rubric=str(rubric)))
+    (body,) = (call.body for call in server.calls if not is_kscore(call))
+    assert body["messages"][0]["content"].strip() == OWN_RUBRIC
+
+
+async def test_an_unreadable_target_is_an_infra_failure_in_bins() -> None:
+    with serving(answering(checks=BIN)) as server, pytest.raises(InfraFailure, match="ground-truth image"):
+        await judge_of(server.url, sufficiency_form="bins").judge(REQUEST, IMAGE, b"no picture", PROGRAM, [HIT])
 
 
 async def test_extra_fields_reach_the_server_and_none_of_ours() -> None:

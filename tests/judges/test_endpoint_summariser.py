@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from scripted_server import Call, Reply, ScriptedServer, in_turn, serving
 
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.judges.endpoint_summariser import SCHEMA, EndpointSummariser, EndpointSummariserConfig
+from genevolve_ray.judges.endpoint_summariser import EndpointSummariser, EndpointSummariserConfig, answer_schema
 from genevolve_ray.judges.transcript import pair_text
-from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.leaks import check_experience
 
+SLOTS = tuple(BUNDLE_FORMATS[BundleFormatName.FIVE_SLOTS].slots)
+GUIDE = BundleFormatName.DECISION_GUIDE
 PAIR = pair_of(good(), poor())
 BULLETS = {
     "search_strategy": [
@@ -54,7 +56,7 @@ def summariser(server: ScriptedServer, **settings: Any) -> EndpointSummariser:
 
 
 def check_good(bundle: Experience) -> None:
-    assert bundle.slots() == {slot: tuple(bullets) for slot, bullets in BULLETS.items()}
+    assert bundle.guidance == {slot: tuple(bullets) for slot, bullets in BULLETS.items()}
     assert (bundle.trigger, bundle.summary) == (ANSWER["trigger"], ANSWER["summary"])
     assert (bundle.step, bundle.request_id, bundle.gap) == (3, REQUEST.id, PAIR.gap)
     assert (bundle.best, bundle.worst) == (str(PAIR.best.key), str(PAIR.worst.key))
@@ -67,13 +69,69 @@ async def test_a_pair_is_compared_in_one_call() -> None:
     (call,) = server.calls
     assert call.path == "/v1/chat/completions"
     assert (call.body["model"], call.body["temperature"]) == ("m", 0)
-    assert call.body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert call.body["response_format"]["json_schema"]["schema"] == answer_schema(BundleFormatName.FIVE_SLOTS)
     system, user = (message["content"] for message in call.body["messages"])
     assert "12 to 22 words" in system
     assert all(slot in system for slot in SLOTS)
     assert REQUEST.prompt in user
     assert PAIR.best.program is not None and PAIR.best.program.gen_prompt in user
     assert "BETTER ATTEMPT, reward 0.90" in user and "WEAKER ATTEMPT, reward 0.20" in user
+
+
+FIELDS = {
+    "focus": ["Settle first what the picture must state exactly, since a wrong fact spoils everything that follows."],
+    "recommended_tool_plan": [
+        "Search facts, read the guide on counting, search images, and answer without any further call."
+    ],
+    "search_query_guidance": BULLETS["search_strategy"],
+    "skill_routing_guidance": BULLETS["knowledge_activation"],
+    "reference_selection_guidance": BULLETS["reference_selection"],
+    "prompt_program_guidance": BULLETS["prompt_construction"],
+    "failure_guards": BULLETS["failure_avoidance"],
+}
+KEY = {"trigger": ANSWER["trigger"], "source_prompt_summary": ANSWER["summary"]}
+SEVEN: dict[str, Any] = {"retrieval_key": KEY, "decision_guidance": FIELDS}
+
+
+async def test_a_decision_guide_is_asked_for_in_its_own_form() -> None:
+    with serving(in_turn(chat(json.dumps(SEVEN)))) as server:
+        model = summariser(server, format="decision-guide")
+        bundle = await model.compare(REQUEST, PAIR)
+    assert model.identity == "endpoint-summariser/1:m:decision-guide"
+    assert bundle.format is GUIDE
+    assert bundle.guidance == {slot: tuple(bullets) for slot, bullets in FIELDS.items()}
+    assert (bundle.trigger, bundle.summary) == (ANSWER["trigger"], ANSWER["summary"])
+    check_experience(bundle, REQUEST, (PAIR.best, PAIR.worst))
+    (call,) = server.calls
+    schema = call.body["response_format"]["json_schema"]["schema"]
+    assert list(schema["properties"]) == ["retrieval_key", "decision_guidance"]
+    assert list(schema["properties"]["retrieval_key"]["properties"]) == ["trigger", "source_prompt_summary"]
+    assert list(schema["properties"]["decision_guidance"]["properties"]) == list(BUNDLE_FORMATS[GUIDE].slots)
+    assert all(name in call.body["messages"][0]["content"] for name in (*FIELDS, *KEY, "decision_guidance"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ({**SEVEN, "decision_guidance": ["Search."]}, "decision_guidance must be an object"),
+        ({**SEVEN, "advice": {}}, "advice"),
+        ({**SEVEN, "decision_guidance": {**FIELDS, "search_strategy": ["x"]}}, "search_strategy"),
+        ({**SEVEN, "decision_guidance": {**FIELDS, "focus": ["Look."]}}, "focus: 1 words instead of 12 to 22"),
+        ({**SEVEN, "decision_guidance": {**FIELDS, "focus": ["Search for Velmora " + "now " * 12]}}, "'Velmora'"),
+        ({"retrieval_key": KEY}, "every slot is empty"),
+    ],
+)
+async def test_a_malformed_decision_guide_is_asked_for_again(bad: dict[str, Any], told: str) -> None:
+    with serving(in_turn(chat(json.dumps(bad)), chat(json.dumps(SEVEN)))) as server:
+        bundle = await summariser(server, format="decision-guide").compare(REQUEST, PAIR)
+    assert list(bundle.guidance) == list(FIELDS)
+    assert told in server.calls[1].body["messages"][-1]["content"]
+
+
+async def test_a_decision_guide_without_its_groups_is_taken() -> None:
+    with serving(in_turn(chat(json.dumps({**KEY, **FIELDS})))) as server:
+        bundle = await summariser(server, format="decision-guide").compare(REQUEST, PAIR)
+    assert list(bundle.guidance) == list(FIELDS) and len(server.calls) == 1
 
 
 MESSY = {
@@ -140,15 +198,15 @@ async def test_of_a_last_answer_the_good_bullets_are_kept() -> None:
 async def test_a_usable_answer_survives_a_worse_one() -> None:
     with serving(in_turn(changed(search_strategy=["Search more."]), chat("no"))) as server:
         bundle = await summariser(server, repairs=1).compare(REQUEST, PAIR)
-    assert bundle.search_strategy == ()
-    assert bundle.failure_avoidance == tuple(BULLETS["failure_avoidance"])
+    assert "search_strategy" not in bundle.guidance
+    assert bundle.guidance["failure_avoidance"] == tuple(BULLETS["failure_avoidance"])
 
 
 async def test_slots_keep_so_many_bullets_each_once() -> None:
     many = [f"{BULLETS['search_strategy'][0][:-1]} {word}." for word in ("always", "again", "always", "too", "still")]
     with serving(in_turn(changed(search_strategy=many))) as server:
         bundle = await summariser(server, max_bullets=3).compare(REQUEST, PAIR)
-    assert bundle.search_strategy == (many[0], many[1], many[3])
+    assert bundle.guidance["search_strategy"] == (many[0], many[1], many[3])
 
 
 async def test_a_key_that_gives_answers_away_is_replaced_by_the_rules() -> None:

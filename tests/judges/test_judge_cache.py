@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from scripted_server import Reply, in_turn, serving
-from vlm_judge_helpers import CHECKS, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUTH, answering, judge_of, judged
+from vlm_judge_helpers import BIN, CHECKS, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUTH, answering, judge_of, judged
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.cache import VERSION, VerdictCache, judgement_question
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.usage import Usage, metered
-from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
 from genevolve_ray.remote.cache import entry_name
 
 ASKED = {"q": "ab"}
@@ -202,3 +202,14 @@ async def test_without_a_cache_nothing_is_shared() -> None:
         judge = judge_of(server.url)
         await asyncio.gather(judged(judge), judged(judge))
     assert len(server.calls) == 4
+
+
+async def test_each_form_of_the_sufficiency_has_verdicts_of_its_own(tmp_path: Path) -> None:
+    with serving(answering()) as server:
+        checks = await judged(judge_of(server.url, cache=str(tmp_path)))
+    with serving(answering(checks=BIN)) as server:
+        one = await judged(judge_of(server.url, cache=str(tmp_path), sufficiency_form="bins"))
+        again = await judged(judge_of(server.url, cache=str(tmp_path), sufficiency_form="bins"))
+    assert one == again != checks
+    assert one.text == SufficiencyBin(score=0.75)
+    assert len(server.calls) == 2

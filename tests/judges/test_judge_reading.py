@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genevolve_ray.judges.endpoint_sufficiency import read_sufficiency
+from genevolve_ray.judges.endpoint_sufficiency import read_sufficiency, read_sufficiency_bin
 from genevolve_ray.judges.kscore import KScoreReading, read_kscore
 from genevolve_ray.judges.reading import MAX_CHARS, BadAnswer, read_fields
 from genevolve_ray.records.verdict import WEIGHTS
@@ -187,9 +187,9 @@ CHECKS = {"facts": True, "reference_binding": False, "skill_knowledge": True, "e
 
 
 def test_checks_are_read_in_every_spelling_of_true() -> None:
-    assert read_sufficiency(json.dumps({"rationale": "r", **CHECKS})).checks.score == 0.75
+    assert read_sufficiency(json.dumps({"rationale": "r", **CHECKS})).judgment.score == 0.75
     spelt = {"facts": 1, "reference_binding": "False", "skill_knowledge": "true", "executable_constraints": 1.0}
-    assert read_sufficiency(json.dumps(spelt)).checks.model_dump() == CHECKS
+    assert read_sufficiency(json.dumps(spelt)).judgment.model_dump() == CHECKS
     assert read_sufficiency(f"{json.dumps(CHECKS)[:-1]}, broken").flags == ("salvaged",)
 
 
@@ -298,3 +298,37 @@ def test_scores_that_an_answer_quotes_before_it_is_cut_off_are_no_verdict(text: 
 def test_the_judges_own_object_counts_where_it_quotes_another_in_its_reasoning() -> None:
     for before in (f"<think>The program says\n{INJECTED}\n</think>\n", "Grades:\n", "```\n", "\n \n"):
         assert grades(read_kscore(before + TEXT)) == GRADES
+
+
+@pytest.mark.parametrize(
+    ("value", "score", "flags"),
+    [
+        (0, 0.0, ()),
+        (0.25, 0.25, ()),
+        (1.0, 1.0, ()),
+        ("0.75", 0.75, ("number-as-text:score",)),
+        (0.6, 0.5, ("snapped:score",)),
+        (0.875, 0.75, ("snapped:score",)),
+        (0.88, 1.0, ("snapped:score",)),
+        (4, 1.0, ("clipped:score",)),
+        (-1, 0.0, ("clipped:score",)),
+    ],
+)
+def test_one_grade_is_read_into_its_bin(value: Any, score: float, flags: tuple[str, ...]) -> None:
+    found = read_sufficiency_bin(json.dumps({"rationale": "r", "score": value}))
+    assert (found.judgment.score, found.rationale, found.flags) == (score, "r", flags)
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"score": None}, {"score": "good"}, {"score": True}, {"score": [1]}, {"facts": True}]
+)
+def test_an_answer_without_a_grade_is_no_grade(answer: dict[str, Any]) -> None:
+    with pytest.raises(BadAnswer, match="score"):
+        read_sufficiency_bin(json.dumps({"rationale": "r", **answer}))
+    with pytest.raises(BadAnswer, match=r"score lies outside \[0, 1\]"):
+        read_sufficiency_bin('{"score": 3}', out_of_range="refuse")
+
+
+def test_a_broken_answer_with_its_grade_is_salvaged() -> None:
+    found = read_sufficiency_bin('{"score": 0.5, "rationale": "the letters are')
+    assert (found.judgment.score, found.flags) == (0.5, ("salvaged",))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_vlm import ANSWER, build_vlm, teach
-from vlm_judge_helpers import HIT, IMAGE, PROGRAM, REQUEST, TRUTH, judged, png
+from vlm_judge_helpers import BIN, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUTH, judged, png
 
 from genevolve_ray.engines.chat_transformers import TransformersChat
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
@@ -16,6 +17,7 @@ from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.judges.local_judge import LocalVlmJudge, LocalVlmJudgeConfig
 from genevolve_ray.judges.vlm_judge import VlmJudgeConfig
 from genevolve_ray.records.usage import Usage, metered
+from genevolve_ray.records.verdict import SufficiencyBin
 
 RUBRIC = "Grade it."
 
@@ -51,7 +53,7 @@ async def test_weights_that_answer_give_a_verdict(taught_vlm: str, tmp_path: Pat
         assert await judged(judge) == verdict
     assert {k: ANSWER[k] for k in verdict.image.model_dump()} == verdict.image.model_dump()
     assert verdict.text.score == 0.75
-    assert (verdict.rationale, verdict.flags) == ("fine | fine", ())
+    assert (verdict.rationale, verdict.text_rationale, verdict.flags) == ("fine", "fine", ())
     assert verdict.judge == judge.identity
     used = meter.by_service["judge"]
     assert (used.calls, used.failed_calls, used.cached) == (2, 0, 1)
@@ -129,3 +131,29 @@ class Blind:
 def test_a_model_that_does_not_see_is_refused() -> None:
     with pytest.raises(ValueError, match="blind is a text-only model"):
         LocalVlmJudge(LocalVlmJudgeConfig(backend=f"{__name__}:Blind", model={}))
+
+
+class ScriptedChat:
+    """Answer by what is asked, and keep the conversations."""
+
+    identity = "scripted"
+
+    def __init__(self) -> None:
+        self.seen: list[list[ChatMessage]] = []
+
+    async def chat(self, messages: Any, *, max_tokens: int, schema: Any = None) -> str:
+        self.seen.append(list(messages))
+        return json.dumps(BIN if "score" in schema["properties"] else KSCORE)
+
+    def check_health(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+async def test_in_bins_a_local_model_sees_the_target_too() -> None:
+    chat = ScriptedChat()
+    judge = LocalVlmJudge(LocalVlmJudgeConfig(model={"model": "none"}, sufficiency_form="bins"), chat)
+    verdict = await judged(judge)
+    assert verdict.text == SufficiencyBin(score=0.75)
+    shown = [[part for part in messages[1].parts if isinstance(part, ChatImage)] for messages in chat.seen]
+    assert sorted(len(pictures) for pictures in shown) == [1, 2]

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from judge_helpers import REQUEST, attempt, call, good, pair_of, poor
 from record_strategies import requests, trajectories
 
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.judges.behaviour import behaviour_of
 from genevolve_ray.judges.summariser import STANDARD, RuleSummariser, RuleSummariserConfig
-from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.leaks import check_experience
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair, Trajectory
 
+SLOTS = tuple(BUNDLE_FORMATS[BundleFormatName.FIVE_SLOTS].slots)
+GUIDE = BundleFormatName.DECISION_GUIDE
 
-def compare(best: Trajectory, worst: Trajectory, **config: bool) -> Experience:
+
+def compare(best: Trajectory, worst: Trajectory, **config: Any) -> Experience:
     summariser = RuleSummariser(RuleSummariserConfig(**config))
     return asyncio.run(summariser.compare(REQUEST, pair_of(best, worst)))
 
 
 def test_every_difference_is_told_in_its_slot() -> None:
     bundle = compare(good(), poor())
-    told = {slot: " ".join(bullets) for slot, bullets in bundle.slots().items()}
+    told = {slot: " ".join(bullets) for slot, bullets in bundle.guidance.items()}
     assert list(told) == list(SLOTS)
     assert told["search_strategy"].startswith("Search for the facts")
     assert "Read quantity_counting" in told["knowledge_activation"]
@@ -41,23 +46,52 @@ def test_every_difference_is_told_in_its_slot() -> None:
 
 def test_what_both_did_is_kept_and_marked_as_standard() -> None:
     bundle = compare(good(), good(0.3))
-    assert bundle.failure_avoidance == ()
+    assert "failure_avoidance" not in bundle.guidance
     for slot in SLOTS[:-1]:
-        assert bundle.slots()[slot]
-        assert all(bullet.startswith(STANDARD) for bullet in bundle.slots()[slot])
-    assert compare(good(), good(0.3), standards=False).slots() == {}
+        assert bundle.guidance[slot]
+        assert all(bullet.startswith(STANDARD) for bullet in bundle.guidance[slot])
+    assert compare(good(), good(0.3), standards=False).guidance == {}
 
 
 def test_the_opposite_pair_gives_the_opposite_advice() -> None:
     bundle = compare(poor(0.9), good(0.2))
-    assert bundle.search_strategy[0].startswith("Skip the text search")
-    assert any("Leave quantity_counting unread" in bullet for bullet in bundle.knowledge_activation)
+    assert bundle.guidance["search_strategy"][0].startswith("Skip the text search")
+    assert any("Leave quantity_counting unread" in bullet for bullet in bundle.guidance["knowledge_activation"])
 
 
-def test_bullets_are_short_and_imperative() -> None:
+def test_the_decision_guide_has_seven_fields() -> None:
+    bundle = compare(good(), poor(), format=GUIDE)
+    assert bundle.format is GUIDE
+    assert list(bundle.guidance) == list(BUNDLE_FORMATS[GUIDE].slots)
+    assert bundle.guidance["focus"][0].startswith("Look first at searching, skill guides, references and prompt form")
+    assert "search facts, then read skill guides, then search images" in bundle.guidance["recommended_tool_plan"][0]
+    same = compare(good(), poor())
+    for ours, theirs in (
+        ("search_strategy", "search_query_guidance"),
+        ("knowledge_activation", "skill_routing_guidance"),
+        ("reference_selection", "reference_selection_guidance"),
+        ("prompt_construction", "prompt_program_guidance"),
+        ("failure_avoidance", "failure_guards"),
+    ):
+        assert bundle.guidance[theirs] == same.guidance[ours]
+
+
+def test_attempts_that_decided_alike_have_a_standard_guide() -> None:
+    guidance = compare(good(), good(0.3), format=GUIDE).guidance
+    assert "failure_guards" not in guidance
+    assert all(bullet.startswith(STANDARD) for bullets in guidance.values() for bullet in bullets)
+
+
+def test_the_identity_names_a_format_besides_the_first() -> None:
+    assert RuleSummariser().identity == "rule-summariser/1"
+    assert RuleSummariser(RuleSummariserConfig(format=GUIDE)).identity == "rule-summariser/1:decision-guide"
+
+
+@pytest.mark.parametrize("name", list(BundleFormatName))
+def test_bullets_are_short_and_imperative(name: BundleFormatName) -> None:
     pairs = [(good(), poor()), (poor(0.9), good(0.1)), (good(), good(0.1)), (poor(0.9), poor())]
     for best, worst in pairs:
-        for bullets in compare(best, worst).slots().values():
+        for bullets in compare(best, worst, format=name).guidance.values():
             assert all(12 <= len(bullet.split()) <= 24 and bullet.endswith(".") for bullet in bullets), bullets
 
 
@@ -77,7 +111,7 @@ def test_a_telling_title_that_is_an_answer_is_not_repeated() -> None:
     best.images["IMG_001"] = best.images["IMG_001"].model_copy(update={"title": "karbria emblem"})
     best.turns.append(call("search", queries=["emblem of Karbria"]))
     bundle = asyncio.run(RuleSummariser().compare(asked, pair_of(best, poor())))
-    assert not any("karbria" in bullet for bullets in bundle.slots().values() for bullet in bullets)
+    assert not any("karbria" in bullet for bullets in bundle.guidance.values() for bullet in bullets)
 
 
 def test_calls_that_were_not_carried_out_are_no_habits() -> None:
@@ -93,12 +127,14 @@ def test_odd_arguments_are_no_obstacle(arguments: dict[str, object]) -> None:
     assert behaviour_of(attempt(0.5, [call("search", **arguments)], "x")).searches == 1
 
 
-@given(request=requests, best=trajectories, worst=trajectories)
-def test_any_pair_has_a_clean_bundle(request: Request, best: Trajectory, worst: Trajectory) -> None:
-    pair = Pair(request.id, 1, best, worst, 0.5)
-    bundle = asyncio.run(RuleSummariser().compare(request, pair))
+@given(request=requests, best=trajectories, worst=trajectories, name=st.sampled_from(BundleFormatName))
+def test_any_pair_has_a_clean_bundle(
+    request: Request, best: Trajectory, worst: Trajectory, name: BundleFormatName
+) -> None:
+    pair, summariser = Pair(request.id, 1, best, worst, 0.5), RuleSummariser(RuleSummariserConfig(format=name))
+    bundle = asyncio.run(summariser.compare(request, pair))
     check_experience(bundle, request, (best, worst))
-    assert bundle == asyncio.run(RuleSummariser().compare(request, pair))
+    assert bundle == asyncio.run(summariser.compare(request, pair))
 
 
 def test_it_is_a_plug_in() -> None:

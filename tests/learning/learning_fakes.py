@@ -23,8 +23,8 @@ def sequences(count: int = 6, seed: int = 0, longest: int = 20) -> list[TrainSeq
     return result
 
 
-def taught(sequence: TrainSequence, guide: Sequence[int]) -> TrainSequence:
-    """Return the sequence with a teacher that reads `guide` after the first token."""
+def taught(sequence: TrainSequence, guide: Sequence[int], gate: Sequence[bool] = ()) -> TrainSequence:
+    """Return the sequence with a teacher that reads `guide` after the first token; `gate` is per policy token."""
     head, tail = list(sequence.tokens[:1]), list(sequence.tokens[1:])
     mask = [False, *[False] * len(guide), *sequence.policy_mask[1:]]
-    return replace(sequence, teacher=TeacherContext([*head, *guide, *tail], mask))
+    return replace(sequence, teacher=TeacherContext([*head, *guide, *tail], mask, gate))

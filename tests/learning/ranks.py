@@ -63,7 +63,12 @@ def batch_of(case: Case, count: int, seed: int) -> list[TrainSequence]:
     """Return a batch in which every other sequence has a teacher, where the case distils."""
     batch = sequences(count, seed, case.longest)
     every = 2 if case.config.ved.coefficient else count + 1
-    return [taught(s, (7, 11, 13)) if i % every == every - 1 else s for i, s in enumerate(batch)]
+    return [taught(s, (7, 11, 13), narrow(s)) if i % every == every - 1 else s for i, s in enumerate(batch)]
+
+
+def narrow(sequence: TrainSequence) -> list[bool]:
+    """Return a gate of kinds that leaves one policy token, fewer than the gate of gaps would select."""
+    return [i == 0 for i in range(sequence.policy_tokens)]
 
 
 def gradients(learner: Any, case: Case) -> dict[str, torch.Tensor]:

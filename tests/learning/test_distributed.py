@@ -10,7 +10,17 @@ import torch
 from ranks import Case, train, train_on_ranks
 from safetensors.torch import load_file
 
-from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
+from genevolve_ray.learning.config import (
+    GrpoConfig,
+    KlConfig,
+    KlForm,
+    LearnerConfig,
+    LoraConfig,
+    LossAggregation,
+    TokenAggregation,
+    VedConfig,
+    VedForm,
+)
 from genevolve_ray.learning.distributed import Ranks, join_ranks
 from genevolve_ray.learning.policy import state_hash
 from genevolve_ray.models.adapters import published_tensors
@@ -49,6 +59,21 @@ def compare(mine: dict[str, Any], expected: dict[str, Any]) -> None:
     [
         pytest.param(WITH_REFERENCE.model_copy(update={"gradient_checkpointing": True}), id="reference, checkpointing"),
         pytest.param(WITH_REFERENCE.model_copy(update={"lora": LoraConfig(rank=4)}), id="adapter"),
+        pytest.param(
+            SMALL.model_copy(
+                update={
+                    "grpo": GrpoConfig(aggregation=LossAggregation.TOKEN_MEAN),
+                    "kl": KlConfig(coefficient=0.1, form=KlForm.LOW_VAR_KL),
+                    "ved": VedConfig(
+                        coefficient=2.0,
+                        form=VedForm.PAPER,
+                        aggregation=TokenAggregation.BATCH_TOKEN_MEAN,
+                        gate_fraction=0.3,
+                    ),
+                }
+            ),
+            id="means over the tokens of the batch",
+        ),
     ],
 )
 def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: LearnerConfig) -> None:

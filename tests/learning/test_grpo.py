@@ -5,13 +5,14 @@ Shape legend: P policy tokens, V vocabulary, S states.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection, KlConfig
+from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection, KlConfig, KlForm, LossAggregation
 from genevolve_ray.learning.grpo import grpo_loss
 from genevolve_ray.learning.kl import reference_kl
 from genevolve_ray.learning.streams import TokenStreams
@@ -50,6 +51,51 @@ def written_out(s: TokenStreams, config: GrpoConfig) -> float:
             total += token
         place += length
     return -total / len(LENGTHS)
+
+
+def as_matrices(s: TokenStreams, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return token values and mask as [sequences, longest], as trainers over padded batches hold them."""
+    matrix, mask = torch.zeros(len(LENGTHS), max(LENGTHS)), torch.zeros(len(LENGTHS), max(LENGTHS))
+    rows = torch.split(values.detach(), LENGTHS)
+    for i, row in enumerate(rows):
+        matrix[i, : len(row)], mask[i, : len(row)] = row.float(), 1.0
+    return matrix, mask
+
+
+def aggregated(matrix: Tensor, mask: Tensor, aggregation: LossAggregation) -> float:
+    """The two aggregations in terms of padded matrices."""
+    if aggregation is LossAggregation.TOKEN_MEAN:
+        return float((matrix * mask).sum() / mask.sum())
+    return float((matrix * mask).sum(dim=1).mean())
+
+
+@pytest.mark.parametrize("aggregation", list(LossAggregation))
+def test_the_aggregations_over_padded_matrices(aggregation: LossAggregation) -> None:
+    s = replace(streams(), policy_tokens=sum(LENGTHS))
+    ratio = (s.logprobs_P - s.behaviour_P).exp()
+    token = -torch.minimum(ratio * s.advantages_P, ratio.clamp(0.8, 1.28) * s.advantages_P)
+    loss, _ = grpo_loss(s, GrpoConfig(aggregation=aggregation))
+    assert loss.item() == pytest.approx(aggregated(*as_matrices(s, token), aggregation), rel=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", list(LossAggregation))
+def test_low_variance_kl_is_the_clamped_k3_with_its_own_gradient(aggregation: LossAggregation) -> None:
+    """The last gaps bind the clamp of k3 (at 10) and that of the gap (at 20), on either side."""
+    gaps = [0.1, -0.3, 1.5, -2.0, 0.0, 2.2, -1.1, 0.7, -2.7, 12.0, -30.0, 30.0]
+    s = replace(streams(), policy_tokens=sum(LENGTHS))
+    s = replace(s, reference_P=s.logprobs_P.detach() - torch.tensor(gaps, dtype=torch.float64))
+    loss, metrics = reference_kl(s, KlConfig(coefficient=0.5, form=KlForm.LOW_VAR_KL), aggregation)
+    k3 = [min(math.exp(min(20.0, max(-20.0, -gap))) + min(20.0, max(-20.0, gap)) - 1, 10.0) for gap in gaps]
+    matrices = as_matrices(s, torch.tensor(k3, dtype=torch.float64))
+    assert loss.item() == pytest.approx(0.5 * aggregated(*matrices, aggregation), rel=1e-6)
+    assert metrics["kl"].item() == pytest.approx(sum(k3))
+    assert metrics["kl_clamped"].item() == 4
+    (found,) = torch.autograd.grad(loss, s.logprobs_P)
+    count = sum(LENGTHS) if aggregation is LossAggregation.TOKEN_MEAN else len(LENGTHS)
+    expected = [
+        0.0 if value == 10.0 else 0.5 / count * (1 - math.exp(-gap)) for gap, value in zip(gaps, k3, strict=True)
+    ]
+    assert found.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("correction", list(ImportanceCorrection))

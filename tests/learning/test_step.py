@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import GrpoConfig, ImportanceCorrection, KlConfig, LearnerConfig
+from genevolve_ray.learning.config import (
+    GrpoConfig,
+    ImportanceCorrection,
+    KlConfig,
+    KlForm,
+    LearnerConfig,
+    LearningRateSchedule,
+    LossAggregation,
+)
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.step import Learner, NonFiniteStep
 
@@ -53,9 +61,13 @@ def test_raw_logprobs_are_plain_log_softmax(model_dir: Path) -> None:
     assert got == pytest.approx([plain[t, tokens[t + 1]].item() for t in range(3)], abs=1e-10)
 
 
+@pytest.mark.parametrize(("aggregation", "form"), list(zip(LossAggregation, KlForm, strict=True)))
 @pytest.mark.parametrize("correction", list(ImportanceCorrection))
-def test_step_does_not_depend_on_micro_batches_or_order(model_dir: Path, correction: ImportanceCorrection) -> None:
-    config = DOUBLE.model_copy(update={"grpo": GrpoConfig(correction=correction), "kl": KlConfig(coefficient=0.1)})
+def test_step_does_not_depend_on_micro_batches_or_order(
+    model_dir: Path, correction: ImportanceCorrection, aggregation: LossAggregation, form: KlForm
+) -> None:
+    grpo = GrpoConfig(correction=correction, aggregation=aggregation)
+    config = DOUBLE.model_copy(update={"grpo": grpo, "kl": KlConfig(coefficient=0.1, form=form)})
     whole, expected = stepped(model_dir, config.model_copy(update={"token_budget": 10_000}), sequences())
     split, metrics = stepped(model_dir, config.model_copy(update={"token_budget": 25}), sequences()[::-1])
     assert metrics["micro_batches"] > expected["micro_batches"] == 1
@@ -140,6 +152,18 @@ def test_warm_up_scales_the_rate(model_dir: Path) -> None:
     learner = Learner(model_dir, LearnerConfig(lr=1e-3, warmup_steps=4), BANNED)
     assert learner.train_step(sequences(2), 1)["lr"] == pytest.approx(5e-4)
     assert learner.train_step(sequences(2), 9)["lr"] == pytest.approx(1e-3)
+
+
+def test_a_resumed_cosine_schedule_continues_where_it_was(model_dir: Path, tmp_path: Path) -> None:
+    config = LearnerConfig(lr=1e-3, schedule=LearningRateSchedule.COSINE, schedule_steps=3)
+    whole, resumed = (Learner(model_dir, config, BANNED) for _ in range(2))
+    for step in range(2):
+        whole.train_step(sequences(seed=step), step)
+    whole.save(tmp_path / "step_2")
+    resumed.load(tmp_path / "step_2")
+    last, again = (learner.train_step(sequences(seed=2), 2) for learner in (whole, resumed))
+    assert last["lr"] == again["lr"] == pytest.approx(1e-3 * 0.25)
+    assert resumed.state_hash() == whole.state_hash()
 
 
 def test_coefficient_zero_loads_no_reference(model_dir: Path) -> None:

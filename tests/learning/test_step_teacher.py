@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from learning_fakes import taught
 from test_step import BANNED, DOUBLE, VOCABULARY, sequences
 
 from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import LearnerConfig, VedConfig
+from genevolve_ray.learning.config import LearnerConfig, TokenAggregation, VedConfig, VedForm
 from genevolve_ray.learning.step import Learner
 
 GUIDE = [7, 11, 13, 17]
@@ -62,6 +63,44 @@ def test_the_step_does_not_depend_on_micro_batches_or_order(model_dir: Path) -> 
         assert metrics[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
     for p, q in zip(whole.model.parameters(), split.model.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", list(VedForm))
+@pytest.mark.parametrize("aggregation", list(TokenAggregation))
+def test_no_aggregation_depends_on_the_split(model_dir: Path, form: VedForm, aggregation: TokenAggregation) -> None:
+    """One sequence may be taught in two tokens only, fewer than the gate of gaps would select."""
+    batch = [taught(s, GUIDE) if i % 2 else s for i, s in enumerate(sequences())]
+    batch[3] = taught(batch[3], GUIDE, [i < 2 for i in range(batch[3].policy_tokens)])
+    ved = VedConfig(coefficient=2.0, gate_fraction=0.6, form=form, aggregation=aggregation)
+    config = DOUBLE.model_copy(update={"ved": ved})
+    learners = [Learner(model_dir, config.model_copy(update={"token_budget": n}), BANNED) for n in (10_000, 60, 1)]
+    expected, *others = (learner.train_step(batch, 0) for learner in learners)
+    sizes = [min(math.ceil(0.6 * s.policy_tokens), 2 if i == 3 else 99) for i, s in enumerate(batch) if i % 2]
+    assert expected["ved_gated"] * expected["ved_tokens"] == pytest.approx(sum(sizes))
+    for metrics in others:
+        assert metrics["micro_batches"] > 1
+        for name in ("loss", "grad_norm", "ved_loss", "ved_loss_gated"):
+            assert metrics[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-12), name
+    for other in learners[1:]:
+        for p, q in zip(learners[0].model.parameters(), other.model.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-9)
+
+
+def test_the_mean_over_the_batch_is_the_loss_of_a_gated_token(model_dir: Path) -> None:
+    ved = VedConfig(coefficient=2.0, gate_fraction=0.3, aggregation=TokenAggregation.BATCH_TOKEN_MEAN)
+    learner = Learner(model_dir, DOUBLE.model_copy(update={"ved": ved}), BANNED)
+    batch = [replace(taught(s, GUIDE) if i % 2 else s, advantage=0.0) for i, s in enumerate(sequences())]
+    metrics = learner.train_step(batch, 0)
+    assert metrics["loss"] == pytest.approx(2.0 * metrics["ved_loss_gated"], rel=1e-9)
+
+
+def test_a_gate_that_selects_nothing_teaches_nothing(model_dir: Path) -> None:
+    ved = VedConfig(coefficient=2.0, aggregation=TokenAggregation.BATCH_TOKEN_MEAN)
+    learner = Learner(model_dir, DOUBLE.model_copy(update={"ved": ved}), BANNED)
+    batch = quiet([taught(s, GUIDE, [False] * s.policy_tokens) for s in sequences(3)], learner)
+    metrics = learner.train_step(batch, 0)
+    assert (metrics["loss"], metrics["grad_norm"]) == (0, 0)
+    assert "ved_loss_gated" not in metrics
 
 
 def test_without_a_coefficient_the_teacher_is_never_asked(model_dir: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genevolve_ray.learning.batch import TeacherContext, TrainSequence
 from genevolve_ray.learning.config import TokenAggregation, VedConfig, VedForm
-from genevolve_ray.learning.streams import TokenStreams
+from genevolve_ray.learning.streams import BatchCounts, Scored, TokenStreams
 from genevolve_ray.learning.ved import top_gate, ved_loss
 
 V = 7
@@ -165,10 +165,12 @@ def test_the_span_gate_leaves_other_tokens_alone() -> None:
     assert gradient(streams, streams.logprobs_P, gate_fraction=0.3).tolist() == [0.0, 0.0, 2.0]
 
 
-def test_parts_of_a_batch_add_up() -> None:
+@pytest.mark.parametrize("aggregation", list(TokenAggregation))
+def test_parts_of_a_batch_add_up(aggregation: TokenAggregation) -> None:
     lengths = [4, 3, 5]
     whole = tokens([0.1 * i - 0.6 for i in range(12)], [0.05 * i for i in range(12)], lengths)
-    config = VedConfig(coefficient=2.0, gate_fraction=0.4, aggregation=TokenAggregation.MEAN)
+    whole = replace(whole, gated_tokens=6)
+    config = VedConfig(coefficient=2.0, gate_fraction=0.4, aggregation=aggregation)
     loss, metrics = ved_loss(whole, config)
     halves = []
     for part in (slice(0, 4), slice(4, 12)):
@@ -194,6 +196,37 @@ def test_the_mean_is_over_gated_tokens() -> None:
     total = gradient(streams, streams.logprobs_P, gate_fraction=0.5)
     mean = gradient(streams, streams.logprobs_P, gate_fraction=0.5, aggregation=TokenAggregation.MEAN)
     torch.testing.assert_close(mean, total / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=5), fraction=st.floats(0.01, 1.0), seed=st.integers(0, 99)
+)
+def test_the_size_of_the_gate_is_known_without_log_probs(lengths: list[int], fraction: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    eligible = torch.rand(len(owner), generator=generator) < 0.3
+    gate = top_gate(torch.randn(len(owner), generator=generator), eligible, owner, fraction)
+    batch: list[Scored] = []
+    for sequence, length in enumerate(lengths):
+        student = TrainSequence([1, *[2] * length], [False, *[True] * length], [0.0] * (length + 1), 1.0)
+        context = TeacherContext([1, *[2] * length], student.policy_mask, eligible[owner == sequence].tolist())
+        batch.append((replace(student, teacher=context), [0.0] * length))
+    # Neither a sequence without a bundle nor one without policy tokens enters.
+    batch += [(TrainSequence([1, 2], [False, True], [0.0, 0.0], 1.0), None)]
+    batch += [(TrainSequence([1, 2], [False, False], [0.0, 0.0], 1.0), None)]
+    counts = BatchCounts.of(batch, fraction)
+    assert counts == BatchCounts(len(lengths) + 1, len(lengths), sum(lengths) + 1, int(gate.sum()))
+
+
+def test_the_mean_over_the_batch_weighs_every_gated_token_alike() -> None:
+    """Gaps 1 and 2 of the first sequence and 3 of the second pass a gate of one half."""
+    streams = replace(tokens([1.0, 2.0, 0.1, 0.1, 3.0], [0.0] * 5, [4, 1]), gated_tokens=3)
+    config = VedConfig(coefficient=2.0, gate_fraction=0.5, aggregation=TokenAggregation.BATCH_TOKEN_MEAN)
+    k3 = [math.exp(-gap) - 1 + gap for gap in (1.0, 2.0, 3.0)]
+    assert ved_loss(streams, config)[0].item() == pytest.approx(2.0 * sum(k3) / 3)
+    found = gradient(streams, streams.logprobs_P, gate_fraction=0.5, aggregation=TokenAggregation.BATCH_TOKEN_MEAN)
+    assert found.tolist() == pytest.approx([1 / 3, 2 / 3, 0, 0, 1])
 
 
 def test_teacher_log_probs_are_needed() -> None:

@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from docs.configuration import parts
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.profile_source import SOURCE_KEYS
-from genevolve_ray.config import RunConfig
+from genevolve_ray.config import RunConfig, load_config, presets
 from genevolve_ray.data.sft_training import SftRowsConfig
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.layers import EXTENDS
 from genevolve_ray.evolution.plugins import SPECS, PluginSpec, Role
 
 EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -66,9 +67,20 @@ def test_a_yaml_block_sets_keys_that_there_are(page: Path) -> None:
     for language, block in fenced(page):
         if language == "yaml":
             # Alternatives are shown below each other, under one key: each line of such a block is a document.
-            one_liners = all(line and not line.startswith(" ") for line in block.splitlines())
-            for text in block.splitlines() if one_liners else [block]:
-                assert list(unknown(yaml.safe_load(text), RunConfig)) == []
+            lines = block.splitlines()
+            one_liners = all(line and not line.startswith((" ", f"{EXTENDS}:")) for line in lines)
+            for text in lines if one_liners else [block]:
+                assert list(unknown(typed(yaml.safe_load(text)), RunConfig)) == []
+
+
+def typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with the types of the plug-ins of the preset that they extend."""
+    base = values.pop(EXTENDS, None)
+    if base is None:
+        return values
+    assert base in presets()
+    given = {role: spec for role in Role if isinstance(spec := values.get(role), dict)}
+    return values | {role: {"type": getattr(load_config(base), role).type} | spec for role, spec in given.items()}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "configs").glob("*.yaml")), ids=lambda path: path.name)

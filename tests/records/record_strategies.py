@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import POLICY_KINDS, MediaSpan, SpanKind, TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -12,7 +12,7 @@ from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn, TurnKind
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.records.verdict import BINS, ImageScores, Reward, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
 
 texts = st.text(max_size=8)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -38,17 +38,25 @@ requests = st.builds(
     truth_image=st.none() | image_refs,
     meta=free_form,
 )
-experiences = st.builds(
-    Experience,
-    trigger=texts,
-    summary=texts,
-    **{slot: st.lists(texts, max_size=2).map(tuple) for slot in SLOTS},
-    step=st.integers(min_value=-1, max_value=2**40),
-    request_id=texts,
-    best=texts,
-    worst=texts,
-    gap=numbers,
-)
+
+
+def _bundles(name: BundleFormatName) -> st.SearchStrategy[Experience]:
+    guidance = st.fixed_dictionaries({s: st.lists(texts, max_size=2).map(tuple) for s in BUNDLE_FORMATS[name].slots})
+    return st.builds(
+        Experience,
+        format=st.just(name),
+        trigger=texts,
+        summary=texts,
+        guidance=guidance,
+        step=st.integers(min_value=-1, max_value=2**40),
+        request_id=texts,
+        best=texts,
+        worst=texts,
+        gap=numbers,
+    )
+
+
+experiences = st.sampled_from(BundleFormatName).flatmap(_bundles)
 
 
 @st.composite
@@ -111,7 +119,8 @@ trajectories = st.builds(
             text_accuracy=st.none() | unit,
             aesthetics=unit,
         ),
-        text=st.builds(
+        text=st.builds(SufficiencyBin, score=st.sampled_from(BINS))
+        | st.builds(
             Sufficiency,
             facts=st.booleans(),
             reference_binding=st.booleans(),
@@ -119,6 +128,7 @@ trajectories = st.builds(
             executable_constraints=st.booleans(),
         ),
         rationale=texts,
+        text_rationale=texts,
         judge=texts,
         formula=st.sampled_from(ScoreFormula),
         flags=st.lists(texts, max_size=2).map(tuple),

@@ -27,7 +27,7 @@ from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory, Turn, TurnKind
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
 
 EXAMPLES = settings(
     max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -87,32 +87,41 @@ def test_a_slice_of_a_table_holds_its_own_ledgers() -> None:
     assert table_to_trajectories(trajectories_to_table(made).slice(2, 2)) == made[2:]
 
 
-def test_a_table_from_before_verdicts_had_flags_is_read() -> None:
-    verdict = Verdict(
-        image=ImageScores(faithfulness=1, visual_correctness=0.5, aesthetics=0),
-        text=Sufficiency(facts=True, reference_binding=False, skill_knowledge=True, executable_constraints=False),
-        judge="j",
-        formula=ScoreFormula.PAPER,
-        flags=("off-grid:aesthetics",),
-    )
-    table = trajectories_to_table([plain(verdict=verdict), plain()])
+CHECKED = Verdict(
+    image=ImageScores(faithfulness=1, visual_correctness=0.5, aesthetics=0),
+    text=Sufficiency(facts=True, reference_binding=False, skill_knowledge=True, executable_constraints=False),
+    judge="j",
+    formula=ScoreFormula.PAPER,
+    flags=("off-grid:aesthetics",),
+)
+
+
+def older(table: pa.Table, version: int) -> pa.Table:
+    """Return the table as version 1, 2 or 3 wrote it: fewer fields of verdicts, and no usage before version 3."""
+    missing = {"text_bin", "text_rationale", *(["flags"] if version == 1 else [])}
     at = table.schema.get_field_index("verdict")
-    old = pa.struct([f for f in table.schema.field(at).type if f.name != "flags"])
-    cells = [row and {k: v for k, v in row.items() if k != "flags"} for row in table.column(at).to_pylist()]
-    stored = table.set_column(at, pa.field("verdict", old), pa.array(cells, type=old)).drop_columns(["usage"])
-    stored = stored.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/1"})
-    back = table_to_trajectories(through_parquet(stored))
-    assert [t.verdict for t in back] == [verdict.model_copy(update={"flags": ()}), None]
+    kept = [f.with_nullable(False) for f in table.schema.field(at).type if f.name not in missing]
+    cells = [row and {k: v for k, v in row.items() if k not in missing} for row in table.column(at).to_pylist()]
+    table = table.set_column(at, pa.field("verdict", pa.struct(kept)), pa.array(cells, type=pa.struct(kept)))
+    table = table if version == 3 else table.drop_columns(["usage"])
+    return table.replace_schema_metadata({b"genevolve_ray.schema": f"trajectories/{version}".encode()})
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_table_of_an_older_version_is_read(version: int) -> None:
+    made = [plain(verdict=CHECKED, usage={"judge": Usage(calls=2, money=0.5)}), plain()]
+    table = trajectories_to_table(made)
+    back = table_to_trajectories(through_parquet(older(table, version)))
+    assert [t.verdict for t in back] == [CHECKED if version > 1 else CHECKED.model_copy(update={"flags": ()}), None]
+    assert back[0].usage == (made[0].usage if version == 3 else {})
     with pytest.raises(ValueError, match="verdict"):
-        table_to_trajectories(table.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/1"}))
+        table_to_trajectories(table.replace_schema_metadata(older(table, version).schema.metadata))
 
 
-def test_a_table_from_before_usage_was_kept_is_read() -> None:
-    made = plain(usage={"judge": Usage(calls=2, money=0.5)})
-    table = trajectories_to_table([made])
-    assert table_to_trajectories(through_parquet(table))[0].usage == made.usage
-    stored = table.drop_columns(["usage"]).replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/2"})
-    assert table_to_trajectories(through_parquet(stored))[0].usage == {}
+def test_one_grade_and_both_rationales_come_back() -> None:
+    verdict = CHECKED.model_copy(update={"text": SufficiencyBin(score=0.25), "rationale": "a", "text_rationale": "b"})
+    made = plain(verdict=verdict)
+    assert table_to_trajectories(through_parquet(trajectories_to_table([made])))[0].verdict == verdict
 
 
 def test_lone_surrogates_become_their_escapes_except_in_arguments() -> None:
@@ -145,7 +154,7 @@ def test_a_stored_ledger_is_checked() -> None:
 
 def test_another_schema_version_is_refused_by_name() -> None:
     table = trajectories_to_table([]).replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/9"})
-    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/3'"):
+    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/4'"):
         table_to_trajectories(table)
     with pytest.raises(ValueError, match="requests/1"):
         table_to_trajectories(requests_to_table([]))
@@ -161,4 +170,4 @@ def test_only_free_form_dicts_are_json() -> None:
     texts = {f.name for f in TRAJECTORY_SCHEMA if f.type == pa.string()}
     assert texts == {"prompt", "outcome", "termination", "reason"}
     assert REQUEST_SCHEMA.field("truth_image").type.field("width").type == pa.int32()
-    assert MEMORY_SCHEMA.field("failure_avoidance").type == pa.list_(pa.string())
+    assert MEMORY_SCHEMA.field("guidance").type.value_type.field("bullets").type == pa.list_(pa.string())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_strategies import trajectories
 
-from genevolve_ray.records.experience import SLOTS, Experience
+from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName, Experience
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.leaks import (
     LeakError,
@@ -104,10 +104,11 @@ def test_an_answer_in_a_bullet_is_named(bullet: str, kind: LeakKind, value: str)
     leak = find_leak(bullet, secrets_of(request(), [attempt()]))
     assert leak is not None
     assert (leak.kind, leak.value) == (kind, value)
-    for slot in SLOTS:
-        with pytest.raises(LeakError, match=slot) as caught:
-            check_experience(Experience.model_validate({slot: (bullet,)}), request(), [attempt()])
-        assert caught.value.leak == leak
+    for name, layout in BUNDLE_FORMATS.items():
+        for slot in layout.slots:
+            with pytest.raises(LeakError, match=slot) as caught:
+                check_experience(Experience(format=name, guidance={slot: (bullet,)}), request(), [attempt()])
+            assert caught.value.leak == leak
 
 
 GUIDANCE = (
@@ -144,19 +145,20 @@ def test_names_in_lower_case_titles_and_skill_texts_are_no_secrets() -> None:
     text=st.from_regex(r"[A-Z]{4,7}Q", fullmatch=True),
     number=st.integers(2, 10**6),
     before=st.sampled_from(GUIDANCE),
-    slot=st.sampled_from(SLOTS),
+    slot=st.sampled_from([(name, slot) for name, layout in BUNDLE_FORMATS.items() for slot in layout.slots]),
     which=st.integers(0, 2),
 )
 def test_what_a_request_asks_for_never_passes(
-    name: str, text: str, number: int, before: str, slot: str, which: int
+    name: str, text: str, number: int, before: str, slot: tuple[BundleFormatName, str], which: int
 ) -> None:
+    kind, place = slot
     asked = request(f"draw {number} times {name} with the text '{text}'")
     value = (name, text, str(number))[which]
-    bundle = Experience.model_validate({slot: (before, f"{before} {value}", "keep this")})
+    bundle = Experience(format=kind, guidance={place: (before, f"{before} {value}", "keep this")})
     with pytest.raises(LeakError) as caught:
         check_experience(bundle, asked)
     assert caught.value.leak.value == value
-    assert getattr(without_leaks(bundle, asked), slot) == (before, "keep this")
+    assert without_leaks(bundle, asked).guidance[place] == (before, "keep this")
 
 
 @given(played=trajectories, prompt=st.text(max_size=30))

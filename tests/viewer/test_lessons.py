@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from bundle_helpers import make_bundle
 
-from genevolve_ray.records.experience import MovedToken
+from genevolve_ray.records.experience import BundleFormatName, Experience, MovedToken
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import TurnKind
@@ -69,6 +69,14 @@ def test_a_bundle_whose_pair_is_gone_keeps_its_card() -> None:
     card = lesson_cards(RunExperience([make_bundle(4, 2, 0.3)]), NO_PICTURES)[0]
     assert [half["side"] for half in card["sides"]] == [None, None]
     assert card["slots"] == [("Search", ("search the facts first",)), ("Avoid", ("do not use the fan picture",))]
+
+
+def test_the_labels_of_a_card_are_those_of_its_format() -> None:
+    bundle = make_bundle(4, 2, 0.3)
+    guidance = {"focus": ("settle the facts first",), "failure_guards": ("mind the fan picture",)}
+    bundle.experience = Experience(format=BundleFormatName.DECISION_GUIDE, guidance=guidance)
+    card = lesson_cards(RunExperience([bundle]), NO_PICTURES)[0]
+    assert card["slots"] == [("Focus", ("settle the facts first",)), ("Avoid", ("mind the fan picture",))]
 
 
 WORDS = {0: "so", 1: " the", 2: " cat", 3: "\n", 4: "?"}

@@ -12,6 +12,7 @@ from page_helpers import HOSTILE, Page, parsed
 
 from genevolve_ray.records.experience import Use
 from genevolve_ray.records.trajectory import Outcome
+from genevolve_ray.records.verdict import SufficiencyBin
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.report import render_report, write_report
 
@@ -114,14 +115,24 @@ def test_without_a_tokenizer_tokens_are_told_by_position(report_data: ReportData
     assert ["+4.000", "token 62", "think · step 1 · sample 1 +1"] in read(report_data).rows("experience")
 
 
+def test_a_verdict_of_one_grade_is_shown_without_checks(report_data: ReportData) -> None:
+    assert report_data.experience is not None
+    best = report_data.experience.bundles[0].best
+    assert best is not None and best.verdict is not None
+    changes = {"text": SufficiencyBin(score=0.25), "text_rationale": "the second lantern is missing"}
+    best.verdict = best.verdict.model_copy(update=changes)
+    text = read(report_data).text
+    assert "the second lantern is missing" in text
+    assert "program 0.25" in " ".join(text.split())
+
+
 def test_hostile_experience_stays_text(report_data: ReportData) -> None:
     run = report_data.experience
     assert run is not None
     bundle = run.bundles[0]
     texts = ("trigger", "summary", "request_id")
-    bundle.experience = bundle.experience.model_copy(
-        update={**dict.fromkeys(texts, HOSTILE), "search_strategy": (HOSTILE,)}
-    )
+    hostile = bundle.experience.model_copy(update=dict.fromkeys(texts, HOSTILE))
+    bundle.experience = hostile.guided({"search_strategy": (HOSTILE,)})
     bundle.uses = [Use(step=1, request_id=HOSTILE, similarity=1.0, own=True)]
     assert bundle.best is not None
     bundle.best.turns[0] = bundle.best.turns[0].model_copy(update={"tool": HOSTILE, "arguments": {"query": HOSTILE}})

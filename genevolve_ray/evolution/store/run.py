@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -44,7 +45,16 @@ from genevolve_ray.evolution.store.manifest import (
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
-CHANGEABLE = ("loop.steps", "steps", "logging", "inference", "gateway", "learner.lora.publish", "loop.outage_limit")
+CHANGEABLE = (
+    "loop.steps",
+    "steps",
+    "logging",
+    "inference",
+    "gateway",
+    "layers",
+    "learner.lora.publish",
+    "loop.outage_limit",
+)
 """Configuration keys (with all below them) that may differ when a run is resumed."""
 
 
@@ -117,7 +127,8 @@ class RunStore(RunGroups):
 
     def _begin(self, config: BaseModel | Mapping[str, Any], run_seed: int) -> None:
         self._folder.put("config.yaml", dump_config(config), "resolved configuration")
-        info = RunInfo(created=now(), package_version=__version__, run_seed=run_seed)
+        run_id = secrets.token_hex(6)
+        info = RunInfo(created=now(), package_version=__version__, run_seed=run_seed, run_id=run_id)
         self._folder.put("run.json", info.encode(), "run description")
 
     def _continue(self, config: BaseModel | Mapping[str, Any], run_seed: int, changeable: Collection[str]) -> None:
