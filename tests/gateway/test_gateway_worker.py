@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_helpers import MODEL, house, played
+from gateway_helpers import MODEL, house, played, rehearsal
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.null_parts import picture
+from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.engines.null import NullEngine
 from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.evolution.inprocess import build_rollouts, load_chat
@@ -368,3 +369,14 @@ async def test_a_worker_waits_for_a_gateway_that_is_away_at_its_start(
         monkeypatch.setattr(Worker, "_pause", lambda self: asyncio.sleep(0))
         (found,) = await played(h, [h.worker("anna")], [h.task(0)])
         assert found.outcome is Outcome.SCORED and not down
+
+
+async def test_a_worker_plays_a_profile_of_the_runs_own(tmp_path: Path) -> None:
+    own = {"extends": "atlas", "name": "own", "final_step_as": "turn", "max_turns": 4, "prompt": "Draw.\n{{tools}}\n"}
+    run = lambda **gateway: rehearsal(**gateway).model_copy(update={"profile": read_profile(own)})  # noqa: E731
+    async with house(tmp_path, run=run) as h:
+        await h.publish(0)
+        card = h.server.gateway.card()
+        assert card.protocol_profile is not None and card.protocol_profile.name == "own"
+        (found,) = await played(h, [h.worker("anna")], [h.task(0)])
+    assert (found.outcome, found.provenance.profile) == (Outcome.SCORED, "own")
