@@ -223,6 +223,8 @@ def client_spec(role: str, url: str, token_env: str | None, described: Mapping[s
         }
     first, *others = described["models"]
     models = {"kscore": first, **({"sufficiency": others[0]} if others else {})}
+    # Always stated: a base such as the preset `paper` has a token of its own.
+    token = {"token_env": token_env or ""}
     config = {name: {"url": f"{url}/v1", "model": model, **token} for name, model in models.items()}
     return {"judge": {"type": "endpoint", "config": config}}
 
