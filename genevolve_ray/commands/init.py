@@ -92,7 +92,8 @@ def _script(purpose: str, lines: Sequence[str]) -> list[str]:
 
 def _check_together(options: InitOptions) -> None:
     """Check that parts of the atlas are not mixed with others that know nothing of it. Raises UserFault."""
-    if options.judge == ATLAS and options.renderer != ATLAS:
+    served = options.renderer.startswith("qwen-service:")  # It may be the renderer of the atlas.
+    if options.judge == ATLAS and options.renderer != ATLAS and not served:
         raise UserFault(
             "--judge atlas scores pictures of the atlas renderer alone: choose another judge, or both atlas"
         )

@@ -88,7 +88,7 @@ def renderer_part(text: str, *, gpu: bool) -> RunPart:
         return RunPart({"renderer": {"type": ATLAS}})
     if name == "qwen-service" and what:
         urls = what.split(",")
-        return RunPart({"renderer": {"type": name, "config": {"url": urls}}}, "Qwen-Image-Edit, already served there")
+        return RunPart({"renderer": {"type": name, "config": {"url": urls, "health_path": "health"}}}, "already served")
     if name == "qwen-service":
         folder, downloads = Models().place(_EDITOR)
         served = {

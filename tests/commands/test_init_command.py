@@ -129,6 +129,7 @@ def test_the_services_beside_it_can_be_served_and_have_the_names_that_the_run_ca
         },
         {"policy": "org/policy", "renderer": "qwen-service", "judge": "vllm:org/judge", "gpus": "0"},
         {"renderer": "atlas", "judge": "gemini", "tools": "local:/corpus"},
+        {"renderer": "qwen-service:http://127.0.0.1:8001"},
         {"renderer": "my_pkg.draw:Renderer", "judge": "my_pkg.judge:Judge", "tools": "web", "policy": "org/policy"},
     ],
     ids=lambda options: " ".join(options.values()),
