@@ -17,7 +17,7 @@ from genevolve_ray.doctor.machine import print_diagnosis
 from genevolve_ray.doctor.run import examine
 from genevolve_ray.errors import UserFault
 
-_EMBEDDER = ("Qwen/Qwen3-Embedding-0.6B", "models/Qwen3-Embedding-0.6B")
+_EMBEDDER = ("Qwen/Qwen3-Embedding-0.6B", "./models/Qwen3-Embedding-0.6B")
 """Embedding model of the preset `paper`."""
 
 

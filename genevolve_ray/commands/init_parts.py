@@ -67,7 +67,7 @@ class Models:
         path = Path(named).expanduser()
         if path.exists() or _HUB_ID.fullmatch(named) is None:
             return str(path.resolve()), ()
-        folder = f"models/{named.partition('/')[2]}"
+        folder = f"./models/{named.partition('/')[2]}"
         return folder, ((named, folder),)
 
 

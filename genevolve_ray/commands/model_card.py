@@ -48,7 +48,9 @@ class CardFacts:
     def base_name(self) -> str:
         """The model that the run started from: a hub id, or the name of its folder, never a path."""
         named = str(_at(self.config, "policy.model") or "")
-        return self.base or (named if _is_hub_like(named) else Path(named.partition(":")[2] or named).name)
+        if _is_hub_like(named) and self.base in (None, named.partition("@")[0]):
+            return named
+        return self.base or Path(named.partition(":")[2] or named).name
 
     @property
     def config_digest(self) -> str:
@@ -62,7 +64,7 @@ def card_text(facts: CardFacts, licence: str | None) -> str:
     if licence:
         head["license"] = licence
     if _is_hub_like(facts.base_name):
-        head["base_model"] = facts.base_name
+        head["base_model"] = facts.base_name.partition("@")[0]
     head["tags"] = ["genevolve", "image-generation-agent", "grpo", *(["lora"] if facts.adapter else [])]
     name = facts.config.get("name", "run")
     parts = [

@@ -20,7 +20,7 @@ from genevolve_ray.doctor.preflight import model_folder, require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.published.rejections import RejectionReport
-from genevolve_ray.remote.hub import local_rows
+from genevolve_ray.remote.hub_rows import local_rows
 
 if TYPE_CHECKING:
     from types import TracebackType

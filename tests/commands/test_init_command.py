@@ -17,7 +17,6 @@ from genevolve_ray.commands.init import InitOptions, planned
 from genevolve_ray.commands.init_layout import gpu_plan, parse_gpus
 from genevolve_ray.commands.serve import load_served
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.doctor.preflight import check_plugin
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import OWN
 
@@ -98,7 +97,7 @@ def test_the_services_beside_it_can_be_served_and_have_the_names_that_the_run_ca
     config = written(folder, InitOptions(**REAL))
     for role in ("renderer", "judge"):
         spec, _ = load_served(str(folder / f"{role}.yaml"), [], role)
-        check_plugin(role, spec)
+        spec.settings(spec.resolve())
         assert (
             f"--port {re.search(r':(800.)', str(getattr(config, role).config))[1]}"
             in (  # type: ignore[index]

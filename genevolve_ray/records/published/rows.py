@@ -1,6 +1,6 @@
 """Rows of JSON lines, a JSON array or Parquet, one after the other.
 
-The content of a file tells its kind, not its name. Memory is bounded, and an invalid row never stops the reader.
+The content of a file determines its kind, not its name. Memory is bounded, and an invalid row never stops the reader.
 """
 
 from __future__ import annotations

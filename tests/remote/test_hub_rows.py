@@ -9,7 +9,7 @@ import pytest
 from fake_hub import Hub, fake_hub
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.remote.hub import hub_files, is_hub_data, local_rows
+from genevolve_ray.remote.hub_rows import hub_files, is_hub_data, local_rows
 
 ROWS = b'{"messages": []}\n'
 
