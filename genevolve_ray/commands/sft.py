@@ -16,10 +16,9 @@ from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
 from genevolve_ray.config import ConfigError, explain, with_overrides
 from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
 from genevolve_ray.doctor.model_folder import check_architecture
-from genevolve_ray.doctor.preflight import require_gpus
+from genevolve_ray.doctor.preflight import model_folder, require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
-from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.remote.hub_rows import local_rows
 
@@ -64,7 +63,7 @@ def sft_rows_run(
     options = {"max_steps": steps, "seed": seed, "threads": threads}
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = rows_config([*settings, *named])
-    model = local_model(str(model), "--model")
+    model = model_folder(str(model), "--model")
     try:
         read_model_config(model)
         check_architecture(model, decoded=False)
