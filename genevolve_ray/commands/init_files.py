@@ -74,7 +74,7 @@ def server_files(server: SideService, device: str | None) -> dict[str, str]:
         'cd "$(dirname "$0")"',
     ]
     if server.instead:
-        lines.append(f"# Or with the server of the package vllm: {server.instead}")
+        lines.append(f"# Or with the server of vLLM: {server.instead}")
     lines += [*([f"export CUDA_VISIBLE_DEVICES={device}"] if device is not None else []), f"exec {command}", ""]
     text = f"# The {role} that serve_{role}.sh serves; run.yaml calls it.\n{_block(server.config)}\n"
     return {f"{role}.yaml": text, f"serve_{role}.sh": "\n".join(lines)}

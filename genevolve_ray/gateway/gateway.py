@@ -114,8 +114,7 @@ class Gateway:
         self._inspector = Inspector(facts, config.trust, self.version_store, scorer)
         self._scorer = scorer
         self._call_tool: CallTool = call_tool or (lambda tool, arguments, context: tool.call(arguments, context))
-        self._images = images
-        self._pictures: dict[ImageRef, None] = {}
+        self._images, self._pictures = images, dict[ImageRef, None]()
         self._buckets: dict[str, Bucket] = {}
         self._volumes: dict[str, Bucket] = {}
         self._turns: dict[str, asyncio.Lock] = {}

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from loop_fakes import Scene, make_config
 
+from genevolve_ray.atlas.judge import AtlasJudge
+from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.commands.evolve import as_swapped
 from genevolve_ray.commands.plugins import secrets_of
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
+from genevolve_ray.records.verdict import Verdict
 
 ATLAS = "genevolve_ray.atlas.renderer:AtlasRenderer"
 PLUGINS = """
@@ -37,6 +43,16 @@ class Painter:
         return b"paint"
 """
 Genevolve = Callable[..., Any]
+
+
+class SceneJudge(AtlasJudge):
+    """Judges requests of the atlas alone."""
+
+    async def judge(
+        self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
+        Truth.model_validate(request.meta["truth"])
+        return await super().judge(request, image, truth, program, references)
 
 
 @pytest.fixture
@@ -97,9 +113,9 @@ def test_a_plug_in_that_keeps_its_contract_ends_with_0(genevolve: Genevolve, tmp
 
 
 def test_a_run_lends_its_requests_to_a_judge_that_reads_them(genevolve: Genevolve) -> None:
-    judge = "genevolve_ray.atlas.judge:AtlasJudge"
+    judge = f"{__name__}:SceneJudge"
     assert genevolve("plugins", "check", "judge", judge, "--requests", "atlas").code == 0
-    assert genevolve("plugins", "check", "judge", judge).code == 1  # our sample request hides no scene of the atlas
+    assert genevolve("plugins", "check", "judge", judge).code == 1  # The sample request hides no scene of the atlas.
 
 
 @pytest.mark.parametrize(

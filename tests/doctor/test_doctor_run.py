@@ -311,6 +311,6 @@ def test_the_files_that_a_gateway_may_open_are_counted(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (min(hard, 1024), hard))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: None)
-    [check] = limits.descriptors(load_config("atlas", ["gateway.port=0"]))
-    assert check.status is status
+    check, *_ = limits.descriptors(load_config("atlas", ["gateway.port=0"]))
+    assert check.status is status and check.name == "gateway"
     assert limits.descriptors(load_config("atlas")) == []
