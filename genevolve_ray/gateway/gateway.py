@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from genevolve_ray import __version__
-from genevolve_ray.agent.profile import built_in
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
@@ -190,7 +189,7 @@ class Gateway:
                 "package": __version__,
                 "run": run.name,
                 "profile": facts.profile.name,
-                "protocol_profile": None if built_in(facts.profile) else facts.profile.model_dump(mode="json"),
+                "protocol_profile": facts.own_profile,
                 "date": facts.chat.date,
                 "engine": run.engine,
                 "dtype": facts.dtype,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.profile import ProtocolProfile, built_in
 from genevolve_ray.gateway.config import TrustConfig
 from genevolve_ray.gateway.leases import Call, SampleLease
 from genevolve_ray.gateway.logprobs import Scorer, Scores
@@ -32,6 +32,11 @@ class PolicyFacts:
     banned: frozenset[int]
     max_model_len: int
     dtype: str
+
+    @property
+    def own_profile(self) -> ProtocolProfile | None:
+        """The profile, None where its name says all."""
+        return None if built_in(self.profile) else self.profile
 
 
 class Inspector:
