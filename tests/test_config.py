@@ -263,3 +263,31 @@ def test_a_bad_value_of_a_file_names_its_line_unless_it_was_overridden(tmp_path:
 def test_overrides_are_read_as_strictly(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config("atlas", [override])
+
+
+def test_one_key_of_a_named_profile_is_set() -> None:
+    config = load_config("atlas", ["profile.max_references=1", "profile.answers=published"])
+    assert (config.protocol.max_references, config.protocol.answers, config.protocol.prompt) == (
+        1,
+        "published",
+        "atlas",
+    )
+    assert config.protocol.name == f"atlas+{config.protocol.digest}"
+
+
+def test_rows_are_sampled_as_the_profile_proposes_unless_it_is_set() -> None:
+    def sampled(*settings: str) -> tuple[float, float]:
+        inference = load_config("atlas", settings).inference
+        return inference.temperature, inference.top_p
+
+    assert sampled("inference={}", "profile=release") == (0.6, 0.9)
+    assert sampled("inference={temperature: 0}", "profile=release") == (0.0, 0.9)
+    assert sampled("inference={}", "profile=atlas") == (0.7, 0.95)
+
+
+def test_a_profile_survives_the_resolved_configuration(tmp_path: Path) -> None:
+    (tmp_path / "words.md").write_text("Own words.\n{{tools}}\n")
+    config = load_config("atlas", [f"profile={{extends: atlas, prompt: {tmp_path / 'words.md'}}}"])
+    (tmp_path / "words.md").unlink()
+    (tmp_path / "again.yaml").write_text(config.model_dump_json())
+    assert load_config(str(tmp_path / "again.yaml")).protocol == config.protocol

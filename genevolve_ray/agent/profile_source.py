@@ -21,7 +21,7 @@ from genevolve_ray.records.texts import load_text
 from genevolve_ray.tools.skillset import load_skills
 
 DEFAULT = "release"
-_KEYS = ("extends", "texts_from")
+SOURCE_KEYS = ("extends", "texts_from")
 """Keys of a source that are no settings of the result."""
 _MERGED = ("messages", "sampling")
 """Settings whose own keys may differ one at a time."""
@@ -107,7 +107,11 @@ def _fault(where: str, entry: Any) -> str:
     path = [str(part) for part in entry["loc"]]
     key = ".".join(path)
     if entry["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], [*ProtocolProfile.model_fields, *_KEYS], 1) if len(path) == 1 else []
+        near = (
+            difflib.get_close_matches(path[-1], [*ProtocolProfile.model_fields, *SOURCE_KEYS], 1)
+            if len(path) == 1
+            else []
+        )
         return f"{where}: {key}: unknown key{f', did you mean {near[0]}?' if near else ''}"
     message = entry["msg"].removeprefix("Value error, ")
     return f"{where}: {key}: {message}, got {entry['input']!r}" if key else f"{where}: {message}"

@@ -125,6 +125,19 @@ class ColdStartConfig(Config):
         """Number of optimization steps in total: exercises alone, then lessons."""
         return self.curriculum.exercise_steps + self.curriculum.steps
 
+    def changed(self, *, steps: int | None = None, seed: int | None = None) -> ColdStartConfig:
+        """Return the recipe with another number of steps in total, or another seed.
+
+        Exercises keep their share of the steps; at least one step is a lesson.
+        """
+        lessons = self.curriculum.model_dump()
+        if steps is not None:
+            exercises = min(steps - 1, round(steps * self.curriculum.exercise_steps / self.steps))
+            lessons |= {"exercise_steps": exercises, "steps": steps - exercises}
+        if seed is not None:
+            lessons["seed"] = seed
+        return ColdStartConfig.model_validate(self.model_dump() | {"curriculum": lessons})
+
 
 def train_cold_start(
     config: ColdStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None

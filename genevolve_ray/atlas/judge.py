@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
@@ -15,13 +15,21 @@ from genevolve_ray.atlas.drawing import SIZE, STRIP_TOP
 from genevolve_ray.atlas.pixels import Mask, Pixels, Thing, View, has_strip, letters, load, look_at, luminance, view
 from genevolve_ray.atlas.reading import CAPACITY, read_prompt
 from genevolve_ray.atlas.scene import Truth
+from genevolve_ray.atlas.stated import stated_truth
 from genevolve_ray.atlas.sufficiency import check, missing_structure
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Verdict
+from genevolve_ray.records.verdict import (
+    EXAMINATION_FAILED,
+    NOT_EXAMINED,
+    UNEXAMINED,
+    ImageScores,
+    ScoreFormula,
+    Verdict,
+)
 
 MAX_THINGS = 24
 """A picture with more objects is read no further."""
@@ -186,25 +194,52 @@ class AtlasJudge:
     ) -> Verdict:
         """Return the verdict on a rendered program.
 
+        A request without a `Truth` is read instead. Where it needs facts of a world, the program is not examined, and
+        the verdict is flagged and says why.
+
         Raises:
-            InfraFailure: one of the two pictures cannot be decoded.
-            pydantic.ValidationError: the request carries no `Truth`.
+            InfraFailure: one of the two pictures cannot be decoded, or `meta.truth` is none of the atlas.
         """
         try:
             seen, wanted = look_at(load(image)), view(truth)
         except ValueError as error:
             raise InfraFailure(f"{self.identity} cannot see the picture of {request.id}: {error}") from error
-        hidden = Truth.model_validate(request.meta.get("truth"))
+        hidden, missing = self._truth(request)
         sides = re.search(r"\b(left|right)\b", request.prompt, re.IGNORECASE) is not None
         scores = score_images(seen, wanted, sides=sides, config=self.config)
         reading = read_prompt(program.gen_prompt)
+        text = "no text asked" if scores.text_accuracy is None else f"text {scores.text_accuracy:g}"
+        seen_as = (
+            f"things {scores.faithfulness:g}, looks {scores.visual_correctness:g}, {text}, ground {scores.aesthetics:g}"
+        )
+        if hidden is None:
+            return Verdict(
+                image=scores,
+                text=NOT_EXAMINED,
+                rationale=seen_as,
+                text_rationale=f"the request carries no truth, and {missing}",
+                judge=self.identity,
+                formula=self.config.formula,
+                flags=(UNEXAMINED, EXAMINATION_FAILED),
+            )
         checks = check(hidden, reading, [hit.image.sha256 for hit in references], self.config.capacity)
         lacks = missing_structure(hidden.scene, reading)
-        text = "no text asked" if scores.text_accuracy is None else f"text {scores.text_accuracy:g}"
         failed = [name.replace("_", " ") for name, value in checks if not value]
         rationale = (
-            f"things {scores.faithfulness:g}, looks {scores.visual_correctness:g}, {text}, ground {scores.aesthetics:g}; "
+            f"{seen_as}; "
             + (f"program falls short in {', '.join(failed)}" if failed else "program states all that is needed")
             + (f" (no structure for {', '.join(lacks)})" if lacks else "")
         )
         return Verdict(image=scores, text=checks, rationale=rationale, judge=self.identity, formula=self.config.formula)
+
+    def _truth(self, request: Request) -> tuple[Truth | None, str]:
+        """Return the truth of a request, or None and the reason why the request itself does not state it."""
+        given = request.meta.get("truth")
+        if given is None:
+            return stated_truth(request.prompt)
+        try:
+            return Truth.model_validate(given), ""
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, ("meta", "truth", *first["loc"])))
+            raise InfraFailure(f"request {request.id}: {where} is none of the atlas: {first['msg']}") from error

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
+from genevolve_ray.atlas.stated import world_of
 from genevolve_ray.atlas.world import World, build_world
-from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import Observation
@@ -62,7 +62,7 @@ class AtlasRequests:
 
 
 class AtlasTools:
-    """Provide the three tools over the world of each request; its id has the form partition-seed-index."""
+    """Provide the three tools over the world of each request (`atlas.stated.world_of`), also of one from elsewhere."""
 
     Config = WorldConfig
 
@@ -79,13 +79,9 @@ class AtlasTools:
         return world_tools(world)
 
     def of(self, request: Request) -> dict[str, Tool]:
-        """Return the tools of the world that a request belongs to.
-
-        Raises:
-            ValueError: the id does not have the form of the atlas.
-        """
-        partition, seed, _ = request.id.split("-")
-        return self._toolbox(partition, int(seed))
+        """Return the tools of the world that a request belongs to."""
+        partition, seed = world_of(request.id, request.prompt, self._config.seed)
+        return self._toolbox(partition.value, seed)
 
 
 def world_tools(world: World) -> dict[str, Tool]:
@@ -106,9 +102,5 @@ class _Routed:
         self._owner = owner
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Call the tool of the request's own world. Raises InfraFailure for a request of no such world."""
-        try:
-            tool = self._owner.of(episode.request)[self.name]
-        except (ValueError, KeyError) as error:
-            raise InfraFailure(f"request {episode.request.id!r} is none of the atlas, whose tools it uses") from error
-        return await tool.call(arguments, episode)
+        """Call the tool of the request's own world."""
+        return await self._owner.of(episode.request)[self.name].call(arguments, episode)

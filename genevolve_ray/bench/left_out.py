@@ -13,7 +13,7 @@ from genevolve_ray.records.published.results import RAW_PROMPT, EvaluatedRow
 NO_ROW = "no result"
 _REASON_CHARS = 160
 _NAMED = 8
-"""Cases that one line of the console names."""
+"""Cases that one line of the console names, and rejected rows that it lists again after the job."""
 
 
 class LeftOut(Record):
@@ -39,7 +39,9 @@ class LeftOut(Record):
         for reason, ids in self.cases.items():
             more = f", and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
             found.append(f"  {len(ids)}: {reason} ({', '.join(ids[:_NAMED])}{more})")
-        return [*found, *(f"  rejected row {line}" for line in self.rejected)]
+        found += [f"rejected rows of the input: {len(self.rejected)}"] if self.rejected else []
+        found += [f"  {line}" for line in self.rejected[:_NAMED]]
+        return [*found, *(["  ..."] if len(self.rejected) > _NAMED else [])]
 
 
 def left_out(

@@ -11,8 +11,10 @@ from typing import Annotated
 
 import typer
 
+from genevolve_ray import __version__
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
+from genevolve_ray.cli.new_run import init
 from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
 from genevolve_ray.cli.serve import serve
@@ -25,7 +27,24 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"genevolve_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Hold the options that precede a command."""
+
 
 Preset = Annotated[str, typer.Argument(help="A preset (atlas) or your own YAML file.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Folder of the run; an existing run is resumed.")]
@@ -64,7 +83,10 @@ def demo(
     settings: Sets = None,
     in_process: InProcess = False,
 ) -> None:
-    """Train the atlas agent from its cold start, compare before and after, and write a report (`make demo`)."""
+    """Train the atlas agent from its cold start, compare before and after, and write a report (`make demo`).
+
+    Example: `genevolve demo --run runs/short --steps 4`
+    """
     from genevolve_ray.commands.evolve import demo_run
     from genevolve_ray.config import load_config
 
@@ -90,9 +112,9 @@ def sft(
 ) -> None:
     """Run supervised fine-tuning: the atlas cold start from scratch, or a model folder on published SFT rows.
 
-    Example: `genevolve sft train.jsonl --model DIR --out DIR --set heldout_paths=[eval.jsonl] --set device=cuda`
+    Example: `genevolve sft samples/sft.jsonl --model runs/demo/sft --out runs/tuned --set dtype=float32`
     """
-    from genevolve_ray.remote.hub import is_hub_data
+    from genevolve_ray.remote.hub_rows import is_hub_data
 
     rows = source.endswith((".jsonl", ".ndjson", ".parquet", ".json")) or is_hub_data(source)
     if model is not None or settings or rows:
@@ -121,7 +143,10 @@ def bench_atlas(
     engine: Annotated[str, typer.Option("--engine", help="vllm or transformers.")] = "vllm",
     experience: Annotated[str, typer.Option("--experience", help="Guidance: none, ideal or misleading.")] = "none",
 ) -> None:
-    """Score a policy on held-out requests, sampled and greedy. Names come from the test partition for every seed."""
+    """Score a policy on held-out requests, sampled and greedy. Names come from the test partition for every seed.
+
+    Example: `genevolve bench atlas --policy runs/demo --requests 50 --json out/atlas.json`
+    """
     from genevolve_ray.commands.benchmarks import bench_run
 
     bench_run("atlas", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
@@ -194,7 +219,10 @@ def plan(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Write the report of a run again: one self-contained HTML page."""
+    """Write the report of a run again: one self-contained HTML page.
+
+    Example: `genevolve report runs/demo`
+    """
     from genevolve_ray.commands.evolve import report_run
 
     typer.echo(f"report: {report_run(run)}")
@@ -209,7 +237,10 @@ RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.")]
 
 @experience.command("ls")
 def experience_ls(run: RunFolder) -> None:
-    """List the bundles: step, request, gap, and number of uses."""
+    """List the bundles: step, request, gap, and number of uses.
+
+    Example: `genevolve experience ls runs/demo`
+    """
     from genevolve_ray.commands.experience import print_bundles
 
     print_bundles(run)
@@ -217,7 +248,10 @@ def experience_ls(run: RunFolder) -> None:
 
 @experience.command("show")
 def experience_show(run: RunFolder, number: Annotated[int, typer.Argument(help="Number of a bundle, see ls.")]) -> None:
-    """Show one bundle: its guidance, the attempts it came from, and its later retrievals."""
+    """Show one bundle: its guidance, the attempts it came from, and its later retrievals.
+
+    Example: `genevolve experience show runs/demo 12`
+    """
     from genevolve_ray.commands.experience import print_bundle
 
     print_bundle(run, number)
@@ -229,7 +263,10 @@ def experience_search(
     text: Annotated[str, typer.Argument(help="A request, as a user would write it.")],
     top: Annotated[int, typer.Option("--top", min=1, help="Number of bundles.")] = 5,
 ) -> None:
-    """Find the bundles nearest to a request, with their cosine, using the run's own embedder."""
+    """Find the bundles nearest to a request, with their cosine, using the run's own embedder.
+
+    Example: `genevolve experience search runs/demo "Show two blue lanterns" --top 3`
+    """
     from genevolve_ray.commands.experience import print_search
 
     print_search(run, text, top)
@@ -240,6 +277,7 @@ app.add_typer(gateway, name="gateway")
 app.add_typer(serve, name="serve")
 app.command("worker")(worker)
 app.command("export")(export)
+app.command("init")(init)
 
 
 def _register() -> None:

@@ -36,6 +36,8 @@ def serve(
     """Evolve with rollouts of outside workers only: no local engine; learner, tools, renderer and judge in this process.
 
     To use engines inside the cluster as well: `genevolve evolve CONFIG --set gateway.port=8470`.
+
+    Example: `genevolve gateway serve atlas --run runs/outside --set gateway.tokens=gateway-tokens.json`
     """
     from genevolve_ray.commands.evolve import evolve_run
     from genevolve_ray.config import load_config
@@ -52,7 +54,10 @@ def status(
     plaintext: Plaintext = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show workers, leases, versions, throughput, and rejections by reason; the token needs the scope `status`."""
+    """Show workers, leases, versions, throughput, and rejections by reason; the token needs the scope `status`.
+
+    Example: `GENEVOLVE_TOKEN=... genevolve gateway status http://127.0.0.1:8470`
+    """
     import json
 
     from genevolve_ray.gateway.console import status_lines
@@ -78,7 +83,10 @@ def token_new(
     days: Annotated[float | None, typer.Option("--days", min=0, help="Days until it expires (default: never).")] = None,
     file: TokenFilePath = _TOKENS,
 ) -> None:
-    """Create a token and print it once; only its hash is stored."""
+    """Create a token and print it once; only its hash is stored.
+
+    Example: `genevolve gateway token new worker-1 --days 30`
+    """
     from genevolve_ray.errors import UserFault
     from genevolve_ray.gateway.auth import Scope, TokenFile
 
@@ -91,7 +99,10 @@ def token_new(
 
 @tokens.command("ls")
 def token_ls(file: TokenFilePath = _TOKENS) -> None:
-    """List the tokens: name, scopes, expiry."""
+    """List the tokens: name, scopes, expiry.
+
+    Example: `genevolve gateway token ls --file gateway-tokens.json`
+    """
     from datetime import UTC, datetime
 
     from genevolve_ray.gateway.auth import TokenFile
@@ -105,7 +116,10 @@ def token_ls(file: TokenFilePath = _TOKENS) -> None:
 def token_revoke(
     name: Annotated[str, typer.Argument(help="Name of the token.")], file: TokenFilePath = _TOKENS
 ) -> None:
-    """Revoke a token; its next request is rejected."""
+    """Revoke a token; its next request is rejected.
+
+    Example: `genevolve gateway token revoke worker-1`
+    """
     from genevolve_ray.gateway.auth import TokenFile
 
     TokenFile(file).revoke(name)

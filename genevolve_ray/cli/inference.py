@@ -1,4 +1,4 @@
-"""Arguments of rollout, render, judge, rescore and the benchmarks. Nothing heavy is imported before one runs."""
+"""Arguments of rollout, render, judge, rescore, the benchmarks and sample rows. Nothing heavy is imported before one runs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def rollout(
     The output is `results.json`, and below `store` every image that the policy received. If the job is stopped or killed,
     the same command resumes it. Exit code: 0, 1 if rows failed, 3 at --max-cost.
 
-    Example: `genevolve rollout --input test.jsonl --output out/agent --policy runs/demo --config atlas`
+    Example: `genevolve rollout --input samples/bench.jsonl --output out/agent --policy runs/demo --config atlas`
     """
     from genevolve_ray.commands.inference import rollout_run
 
@@ -156,7 +156,7 @@ def judge(
     A row that cannot be judged is missing, never 0. Tables have 95% intervals; the published rows stand beside the rows
     of GenEvolve-Bench. What is left out is named with its reason, and the exit code is then 1.
 
-    Example: `genevolve judge --input out/render/results.json --data GenEvolve-Bench --config my.yaml`
+    Example: `genevolve judge --input out/render/results.json --data samples --output out/judge`
     """
     from genevolve_ray.commands.inference import judge_run
     from genevolve_ray.commands.repeating import judge_again_run
@@ -263,9 +263,22 @@ def bench_wise(
     raise typer.Exit(code)
 
 
+def samples(folder: Annotated[Path, typer.Argument(help="Folder for the files; it is created.")]) -> None:
+    """Write sample rows in the published shapes: requests, a benchmark with ground truths, training and SFT rows.
+
+    Every command that reads rows can be tried on them. `README.md` in the folder says which command reads which file.
+
+    Example: `genevolve samples samples`, then `genevolve bench genevolve --data samples --output out/bench`
+    """
+    from genevolve_ray.commands.samples import write_samples
+
+    for path in write_samples(folder):
+        typer.echo(str(path))
+
+
 def register(app: typer.Typer, bench: typer.Typer) -> None:
     """Register the commands."""
-    for command in (rollout, render, judge, rescore):
+    for command in (samples, rollout, render, judge, rescore):
         app.command()(command)
     for suite, suite_command in _SUITES.items():
         bench.command(suite)(suite_command)

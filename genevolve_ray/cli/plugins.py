@@ -20,7 +20,10 @@ Type = Annotated[str, typer.Argument(help="package.module:Class, or a registered
 
 @plugins.command("list")
 def list_plugins(role: Annotated[str | None, typer.Argument(help="Only this role.")] = None) -> None:
-    """List the plug-ins of installed packages: role, name, origin, class, and the keys of their settings."""
+    """List the plug-ins of installed packages: role, name, origin, class, and the keys of their settings.
+
+    Example: `genevolve plugins list renderer`
+    """
     from genevolve_ray.commands.plugins import print_plugins
 
     print_plugins(role)

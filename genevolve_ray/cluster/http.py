@@ -75,17 +75,28 @@ async def serve_on_ray(
     with ray_session(cluster, "genevolve-serve"):
         await in_thread(_deploy, service, build, host, port)
         try:
-            try:
-                async with asyncio.timeout(cluster.start_timeout):
-                    await wait_running([service])
-            except TimeoutError as error:
-                message = f"{service.role} did not start within {cluster.start_timeout:g} s (cluster.start_timeout)"
-                raise StartError(message) from error
-            await _answering(host, port)
-            on_listening(await _described(service.name))
-            await stop.wait()
+            if await _running(service, cluster.start_timeout, stop):
+                await _answering(host, port)
+                on_listening(await _described(service.name))
+                await stop.wait()
         finally:
             await delete([service])
+
+
+async def _running(service: Service, seconds: float, stop: asyncio.Event) -> bool:
+    """Wait until a service runs and return True, or until `stop` and return False. Raises StartError."""
+    starting, stopping = asyncio.ensure_future(wait_running([service])), asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait([starting, stopping], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise StartError(f"the {service.role} did not start within {seconds:g} s (cluster.start_timeout)")
+        if starting in done:
+            starting.result()
+        return starting in done
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
 async def _described(name: str) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from typing import Any
 from genevolve_ray import __version__
 from genevolve_ray.commands.model_card import CardFacts, card_text
 from genevolve_ray.commands.uploads import check_target, upload
-from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.store.manifest import Checkpoint
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.models.companions import copy_companions
+from genevolve_ray.models.hub import is_hub_id, local_model
 
 RECORD = "genevolve_export.json"
 """File that marks a folder as an export: its origin, and the SHA-256 of every other file."""
@@ -68,15 +68,16 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> list[str]:
         if options.merge and not adapter:
             raise UserFault(f"--merge-lora: the checkpoint of step {checkpoint.step} holds whole weights, no adapter")
         kept_adapter = adapter and not options.merge
-        if kept_adapter and options.push is not None and not _is_hub_id(_base_of(folder, options)):
+        base = options.base or hub_base(store)
+        if kept_adapter and options.push is not None and base is None:
             raise UserFault(
-                f"--push {options.push}: the adapter names its base as {_base_of(folder, options)!r}, which nobody else "
+                f"--push {options.push}: the adapter names its base as {_described_base(folder)!r}, which nobody else "
                 "has: name it with --base ORG/NAME, or export whole weights with --merge-lora"
             )
         scratch = Path(mkdtemp(dir=_parent(out), prefix=f".{out.name}-"))
         try:
-            _write_policy(folder, scratch, options, adapter=adapter)
-            facts = CardFacts(store, checkpoint, adapter=kept_adapter, merged=options.merge, base=options.base)
+            _write_policy(folder, scratch, adapter=adapter, merge=options.merge, base=base)
+            facts = CardFacts(store, checkpoint, adapter=kept_adapter, merged=options.merge, base=base)
             (scratch / CARD).write_text(card_text(facts, options.licence), encoding="utf-8")
             _write_record(scratch, store, checkpoint)
             _replace(scratch, out)
@@ -84,7 +85,7 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> list[str]:
             shutil.rmtree(scratch, ignore_errors=True)
     lines = [f"step {checkpoint.step} of {run} -> {out} ({'adapter' if kept_adapter else 'whole weights'})"]
     if options.licence is None:
-        lines.append("the model card names no licence: state one with --licence before you publish it")
+        lines.append("the model card names no license: state one with --licence before you publish it")
     if options.push is not None:
         lines.append(upload(out, options.push, public=options.public, message=lines[0].partition(" -> ")[0]))
     return lines
@@ -95,12 +96,14 @@ def _check(options: ExportOptions) -> None:
         raise UserFault("--step and --best exclude each other")
     if options.licence is not None and not _LICENCE.fullmatch(options.licence):
         raise UserFault(f"--licence {options.licence!r}: write an identifier as hubs use it, such as apache-2.0")
-    if options.base is not None and not _is_hub_id(options.base):
+    if options.base is not None and not _HUB_ID.fullmatch(options.base):
         raise UserFault(f"--base {options.base!r}: write ORG/NAME")
 
 
-def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+def hub_base(store: RunStore) -> str | None:
+    """Return ORG/NAME of the model that a run started from, None where it was a folder."""
+    named = str((store.config.get("policy") or {}).get("model") or "")
+    return named.partition("@")[0] if is_hub_id(named) else None
 
 
 def _checkpoint(store: RunStore, options: ExportOptions) -> Checkpoint:
@@ -119,18 +122,18 @@ def _checkpoint(store: RunStore, options: ExportOptions) -> Checkpoint:
     return known[max(known)]
 
 
-def _base_of(folder: Path, options: ExportOptions) -> str:
-    described = json.loads((folder / _ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    return options.base or str(described.get(_BASE_KEY, ""))
+def _described_base(folder: Path) -> str:
+    """Return the base that an adapter names."""
+    return str(json.loads((folder / _ADAPTER_CONFIG).read_text(encoding="utf-8")).get(_BASE_KEY, ""))
 
 
-def _write_policy(folder: Path, target: Path, options: ExportOptions, *, adapter: bool) -> None:
-    """Write weights, tokenizer and companions to an empty folder."""
-    if adapter and options.merge:
+def _write_policy(folder: Path, target: Path, *, adapter: bool, merge: bool, base: str | None) -> None:
+    """Write weights, tokenizer and companions to an empty folder; an adapter names `base`, where there is one."""
+    if adapter and merge:
         from genevolve_ray.learning.lora import export_merged
 
         # The tokenizer of the checkpoint is that of the run.
-        export_merged(folder, target, model_folder(_base_of(folder, ExportOptions())))
+        export_merged(folder, target, local_model(_described_base(folder), "--merge-lora"))
     else:
         copy_companions(folder, target)
         for file in folder.iterdir():
@@ -139,9 +142,9 @@ def _write_policy(folder: Path, target: Path, options: ExportOptions, *, adapter
     if (target / CARD).is_file():
         (target / CARD).rename(target / BASE_CARD)
     (target / NULL_FILE).unlink(missing_ok=True)
-    if adapter and not options.merge and options.base is not None:
+    if adapter and not merge and base is not None:
         path = target / _ADAPTER_CONFIG
-        described = json.loads(path.read_text(encoding="utf-8")) | {_BASE_KEY: options.base}
+        described = json.loads(path.read_text(encoding="utf-8")) | {_BASE_KEY: base}
         path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 

@@ -48,7 +48,9 @@ class CardFacts:
     def base_name(self) -> str:
         """The model that the run started from: a hub id, or the name of its folder, never a path."""
         named = str(_at(self.config, "policy.model") or "")
-        return self.base or (named if _is_hub_like(named) else Path(named.partition(":")[2] or named).name)
+        if _is_hub_like(named) and self.base in (None, named.partition("@")[0]):
+            return named
+        return self.base or Path(named.partition(":")[2] or named).name
 
     @property
     def config_digest(self) -> str:
@@ -57,12 +59,12 @@ class CardFacts:
 
 
 def card_text(facts: CardFacts, licence: str | None) -> str:
-    """Return the text of README.md. A licence stands in it only where one is given."""
+    """Return the text of README.md. A license stands in it only where one is given."""
     head: dict[str, Any] = {"library_name": "peft" if facts.adapter else "transformers"}
     if licence:
         head["license"] = licence
     if _is_hub_like(facts.base_name):
-        head["base_model"] = facts.base_name
+        head["base_model"] = facts.base_name.partition("@")[0]
     head["tags"] = ["genevolve", "image-generation-agent", "grpo", *(["lora"] if facts.adapter else [])]
     name = facts.config.get("name", "run")
     parts = [
@@ -76,7 +78,7 @@ def card_text(facts: CardFacts, licence: str | None) -> str:
         _use(facts),
     ]
     if not licence:
-        parts += ["## Licence", "None is stated. The licence of the base applies to what comes from it."]
+        parts += ["## License", "None is stated. The license of the base applies to what comes from it."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -156,7 +158,7 @@ def _figures(facts: CardFacts) -> Iterator[str]:
 
 
 def _use(facts: CardFacts) -> str:
-    lines = ["```bash", "genevolve rollout rows.json --policy FOLDER --output out", "```"]
+    lines = ["```bash", "genevolve rollout --input rows.jsonl --output out --policy FOLDER", "```"]
     if facts.adapter:
         return "\n".join(["The folder is in peft's layout and needs its base.", "", *lines])
     return "\n".join(["The folder loads in `transformers` and `vllm serve` as it stands.", "", *lines])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.models.hub import pinned
+from genevolve_ray.models.hub import is_hub_id, local_model, pinned
 from genevolve_ray.records.strict_text import YamlFault, read_yaml
 
 DIRECT = "direct"
@@ -94,5 +95,8 @@ def _whole(folder: Path) -> Iterator[Path]:
         return
     from genevolve_ray.learning.lora import export_merged
 
+    # An exported adapter may name its base by a hub id.
+    base = str(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    known = local_model(base, "base_model_name_or_path") if is_hub_id(base) else None
     with TemporaryDirectory(prefix="genevolve-merged-") as merged:
-        yield export_merged(folder, merged)
+        yield export_merged(folder, merged, known)

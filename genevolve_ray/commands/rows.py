@@ -37,8 +37,9 @@ def read_rows(
     """
     report = RejectionReport(_NAMED) if report is None else report
     read = [portable_paths(row.values, path.parent) for row in read_results([path], kind, report)]
-    marks = {"direct": True} if without_agent(read) else {}
-    rows = [kind.read({**row, PROVENANCE: {**(row.get(PROVENANCE) or {}), **marks}} if marks else row) for row in read]
+    if without_agent(read):
+        read = [{**row, PROVENANCE: {**ResultRow.read(row).provenance, "direct": True}} for row in read]
+    rows = [kind.read(row) for row in read]
     if report.rejected:
         told = [f"rejected rows: {report.text()}"]
         told += [f"  {one}" for why in report.rejected for one in report.examples(why)[1:]]
@@ -81,7 +82,7 @@ def wise_prompts(data: Path, console: Console, report: RejectionReport) -> list[
     Raises:
         DataError: when there is no prompt.
     """
-    there = [data] if data.is_file() else sorted(data.glob("*.json"))
+    there = [data] if data.is_file() else sorted(data.glob("*.json")) or sorted(data.glob("*.jsonl"))
     paths = [path for path in there if not (path.stem.endswith(_REWRITTEN) or path.stem == _MERGED)] or there
     prompts = read_prompts(paths, report)
     if report.rejected:

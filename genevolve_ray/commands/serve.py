@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import ConfigError, RunConfig, explain, layered_values
-from genevolve_ray.doctor.preflight import check_plugin, check_secrets
+from genevolve_ray.doctor.preflight import check_plugin, check_secrets, require_gpus
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.patience import SHORTEST
 from genevolve_ray.evolution.plugins import JudgeSpec, PluginFault, PluginSpec, RendererSpec, build_here
 from genevolve_ray.gateway.config import LOOPBACK
 from genevolve_ray.judges.protocol import AsksChatModels
@@ -96,17 +97,20 @@ def serve_run(preset: str, overrides: Sequence[str], served: Served) -> None:
     listener = bound_socket(served.host, served.port)
     port = int(listener.getsockname()[1])
     _check_circle(spec, served, port)
-    service: ServiceConfig = getattr(cluster, served.role)
+    service: ServiceConfig = getattr(cluster, served.role).limited(spec)
     limits = DoorLimits(
         body_mib=served.body_mib,
         concurrent=served.concurrent or service.max_ongoing,
         queue=served.queue,
-        seconds=service.timeout,
+        seconds=service.timeout or SHORTEST,
     )
     build = partial(build_door, served.role, spec, access, limits, fetch=served.fetch)
     if served.in_process:
-        asyncio.run(_in_process(build, listener, served))
+        with listener:  # A signal while the part is loaded ends the process at once.
+            asyncio.run(_in_process(build(), listener, served))
     else:
+        if not cluster_address(cluster):
+            require_gpus({f"cluster.{served.role}.gpus": service.gpus})
         asyncio.run(_on_ray(build, listener, served, spec=spec, cluster=cluster, limits=limits))
     print(f"the {served.role} has stopped", flush=True)
 
@@ -157,16 +161,14 @@ def _urls(value: Any, key: str) -> list[tuple[str, str]]:
     return [(key, value)] if isinstance(value, str) and value.startswith(("http://", "https://")) else []
 
 
-async def _in_process(build: Callable[[], Door], listener: socket.socket, served: Served) -> None:
-    stop = _stop_event()
-    try:
-        door = await asyncio.to_thread(build)
-    except BaseException:
-        listener.close()
-        raise
+async def _in_process(door: Door, listener: socket.socket, served: Served) -> None:
     port = int(listener.getsockname()[1])
     await serve_here(
-        door, listener, stop, lambda: print(_lines(served, port, door.describe()), flush=True), grace=_GRACE_SECONDS
+        door,
+        listener,
+        _stop_event(),
+        lambda: print(_lines(served, port, door.describe()), flush=True),
+        grace=_GRACE_SECONDS,
     )
 
 
@@ -185,7 +187,7 @@ async def _on_ray(
     stop = _stop_event()
     port = int(listener.getsockname()[1])
     listener.close()  # Serve's proxy binds the address itself.
-    own: ServiceConfig = getattr(cluster, served.role)
+    own: ServiceConfig = getattr(cluster, served.role).limited(spec)
     # The replicas bound and queue calls themselves; Serve adds replicas by the calls that they hold.
     changed = {
         "max_ongoing": limits.concurrent + limits.queue + SPARE_CALLS,
@@ -221,6 +223,8 @@ def client_spec(role: str, url: str, token_env: str | None, described: Mapping[s
         }
     first, *others = described["models"]
     models = {"kscore": first, **({"sufficiency": others[0]} if others else {})}
+    # Always stated: a base such as the preset `paper` has a token of its own.
+    token = {"token_env": token_env or ""}
     config = {name: {"url": f"{url}/v1", "model": model, **token} for name, model in models.items()}
     return {"judge": {"type": "endpoint", "config": config}}
 

@@ -16,12 +16,11 @@ from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
 from genevolve_ray.config import ConfigError, explain, with_overrides
 from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
 from genevolve_ray.doctor.model_folder import check_architecture
-from genevolve_ray.doctor.preflight import require_gpus
+from genevolve_ray.doctor.preflight import model_folder, require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
-from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.published.rejections import RejectionReport
-from genevolve_ray.remote.hub import local_rows
+from genevolve_ray.remote.hub_rows import local_rows
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -64,7 +63,7 @@ def sft_rows_run(
     options = {"max_steps": steps, "seed": seed, "threads": threads}
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     config = rows_config([*settings, *named])
-    model = local_model(str(model), "--model")
+    model = model_folder(str(model), "--model")
     try:
         read_model_config(model)
         check_architecture(model, decoded=False)
@@ -145,15 +144,11 @@ _PLAIN_EVERY = 50
 
 
 def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
-    """Train the cold start by its recipe into `out`; steps and seed may be changed for trials."""
+    """Train the cold start by its recipe into `out`; steps (in total) and seed may be changed for trials."""
     from genevolve_ray.learning.policy import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
-    changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
-    recipe = ColdStartConfig()
-    recipe = ColdStartConfig.model_validate(
-        recipe.model_dump() | {"curriculum": recipe.curriculum.model_dump() | changes}
-    )
+    recipe = ColdStartConfig().changed(steps=steps, seed=seed)
     console, started = Console(), time.perf_counter()
     columns = (TextColumn("cold start"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:

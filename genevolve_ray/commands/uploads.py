@@ -8,7 +8,7 @@ from pathlib import Path
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.secrets import remember_secret
-from genevolve_ray.remote.hub import offline, refusal
+from genevolve_ray.remote.hub_rows import offline, refusal
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _TARGET = re.compile(r"^[\w.-]+/[\w.-]+$")

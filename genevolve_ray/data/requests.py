@@ -52,7 +52,7 @@ class PublishedRequestsConfig(Config):
     """
 
     paths: tuple[Path, ...] = Field(min_length=1)
-    """Files of rows to train on: JSON lines, a JSON array or Parquet, told by their content."""
+    """Files of rows to train on: JSON lines, a JSON array or Parquet, recognized by content."""
     validation_paths: tuple[Path, ...] = ()
     """Files of validation rows; empty: `split` takes them from `paths`."""
     heldout_paths: tuple[Path, ...] = ()

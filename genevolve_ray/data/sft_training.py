@@ -178,6 +178,14 @@ def prompt_fault(prompts: Counter[str], profile: ProtocolProfile) -> str:
     return "; ".join(faults)
 
 
+def _compare_words(prompts: Counter[str], config: SftRowsConfig) -> dict[str, str]:
+    """Return what the provenance records of the rows' system prompt, after a warning where it is another one."""
+    assert isinstance(config.profile, ProtocolProfile), "validated"
+    if fault := prompt_fault(prompts, config.profile):
+        _LOG.warning("rows to train on: %s", fault)
+    return {"profile": config.profile.label, "prompt_difference": fault}
+
+
 def _without(keys: set[str], rows: Iterator[SftRow], report: RejectionReport) -> Iterator[SftRow]:
     for row in rows:
         if row.key in keys:
@@ -215,10 +223,7 @@ def train_on_rows(
     except Exception as error:  # Files of others: tokenizers raises plain exceptions.
         raise DataError(f"{model_dir}: {' '.join(str(error).split())}") from error
     rows = load_rows(paths, encoder, config, report)
-    assert isinstance(config.profile, ProtocolProfile)
-    if fault := prompt_fault(rows.prompts, config.profile):
-        _LOG.warning("rows to train on: %s", fault)
-    settings = sft_config(config, len(rows.train))
+    words, settings = _compare_words(rows.prompts, config), sft_config(config, len(rows.train))
     monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
     out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written fails before the training, not after it.
     model = load_policy(model_dir, device=config.device)
@@ -247,8 +252,7 @@ def train_on_rows(
         "date": encoder.date,
         "rows": [str(path) for path in paths],
         "settings": config.model_dump(mode="json", exclude={"profile"}),
-        "profile": config.profile.label,
-        "prompt_difference": fault,
+        **words,
         "trained_on": len(rows.train),
         "held_out": len(rows.heldout),
         "longest": max(map(len, rows.train)),

@@ -27,6 +27,7 @@ from genevolve_ray.doctor.preflight import (
     check_plugin,
     model_folder,
     placed,
+    unexamined_requests,
 )
 from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
@@ -101,6 +102,8 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         check_final_step(folder, config.protocol)
         if warning := prompt_warning(folder, config.protocol):
             said.append(note("system prompt", warning))
+        if warning := unexamined_requests(config):
+            said.append(note("judge", warning))
         remedy = "another policy.model"
         check_architecture(folder, decoded=config.engine.kind == "transformers")
         if config.cluster.weights != "host":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
@@ -54,6 +55,8 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     check_filled_in(config)
     check_devices(config, local)
     check_sockets(config, local=local)
+    if config.gateway.port:
+        check_address(config.gateway.host, config.gateway.port, "gateway.port")
     check_date(config)
     if model:
         check_policy(config)
@@ -93,14 +96,27 @@ def check_sockets(config: RunConfig, *, local: bool = False) -> None:
     check_temporary_folder(ray=not local and here, vllm=here and config.engine.kind == "vllm")
 
 
+def check_address(host: str, port: int, key: str) -> None:
+    """Check that a server can listen on an address. Raises UserFault naming the key and the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise UserFault(f"{key}={port}: cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
 def check_policy(config: RunConfig) -> None:
     """Check that the policy can be sampled and trained here, and that its tokenizer fits. Raises UserFault."""
     try:
         folder = model_folder(config.policy.model)
         check_sampled(folder, config.engine)
         check_final_step(folder, config.protocol)
-        if warning := prompt_warning(folder, config.protocol):
-            _LOG.warning("%s", warning)
+        for warning in (prompt_warning(folder, config.protocol), unexamined_requests(config)):
+            if warning:
+                _LOG.warning("%s", warning)
         if config.rehearsal is None:
             check_architecture(folder, decoded=config.engine.kind == "transformers")
             if config.cluster.weights != "host":
@@ -118,6 +134,21 @@ def check_sampled(folder: Path, engine: EngineConfig) -> None:
     check_samplable(folder, engine)
     engine_context(folder, engine.max_model_len)
     check_texts(folder)
+
+
+def unexamined_requests(config: RunConfig) -> str:
+    """Return a warning where the judge of the atlas meets requests from elsewhere, "" otherwise."""
+    atlas = "genevolve_ray.atlas."
+    if (
+        not config.judge.type.startswith(atlas)
+        or config.requests.type.startswith(atlas)
+        or not config.reward.text_weight
+    ):
+        return ""
+    return (
+        f"judge {config.judge.type} examines programs against facts of the atlas, which requests from elsewhere do not "
+        "carry: samples of requests that need such facts have no reward (reward.text_weight=0 rewards pictures alone)"
+    )
 
 
 def check_final_step(folder: Path, profile: ProtocolProfile) -> None:

@@ -16,7 +16,7 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import metered
-from genevolve_ray.records.verdict import RewardConfig, combine_reward
+from genevolve_ray.records.verdict import EXAMINATION_FAILED, RewardConfig, combine_reward
 from genevolve_ray.tools.protocol import Tool
 
 OpenSession = Callable[[SamplingParams], PolicySession]
@@ -64,6 +64,12 @@ class Scoring:
             trajectory.verdict = await self._judge.judge(task.request, trajectory.rendered, program, references)
         except InfraFailure as failure:
             trajectory.outcome, trajectory.reason = Outcome.INFRA_FAILURE, str(failure)
+            return
+        if self._reward.text_weight and EXAMINATION_FAILED in trajectory.verdict.flags:
+            # Without this part the sample has no reward; it is no fault of the policy.
+            why = trajectory.verdict.text_rationale or "no reason is given"
+            trajectory.outcome = Outcome.INFRA_FAILURE
+            trajectory.reason = f"{trajectory.verdict.judge} could not examine the program: {why}"
             return
         trajectory.timings["render"] = rendered - started
         trajectory.timings["judge"] = perf_counter() - rendered

@@ -17,6 +17,7 @@ from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.auth import Scope, TokenEntry, TokenFile, require
 from genevolve_ray.gateway.config import MIB, GatewayConfig
 from genevolve_ray.gateway.connections import Connections
+from genevolve_ray.gateway.farewell import Farewell
 from genevolve_ray.gateway.inspector import Inspector, PolicyFacts
 from genevolve_ray.gateway.leases import Call, LeaseTable, SampleLease
 from genevolve_ray.gateway.limits import Bucket
@@ -121,6 +122,7 @@ class Gateway:
         self._parsing = asyncio.Semaphore(_PARSERS)
         self._published = asyncio.Condition()
         self._closing = False
+        self.farewell = Farewell(self.meters.alive)
 
     # --- the loop's side ---
 
@@ -177,6 +179,7 @@ class Gateway:
             raise
         if scope is not Scope.STATUS:
             self.meters.worker(entry.name)
+            self.farewell.check(entry.name)
         return entry
 
     def card(self) -> RunCard:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from genevolve_ray.remote.client import Unusable
+from genevolve_ray.remote.client import ServiceRefusal, Unusable
 from genevolve_ray.renderers.over_http import HttpRenderer, HttpRendererConfig, encoded, shown
 
 
@@ -59,12 +59,25 @@ class QwenServiceRenderer(HttpRenderer):
         return await self.call("generate", self.read, body=body)
 
     def find(self, answer: dict[str, Any]) -> str:
-        """Return the picture's base64. Raises Unusable with the service's own reason."""
+        """Return the picture's base64.
+
+        Raises:
+            Unusable: with the service's own reason.
+            ServiceRefusal: where the service reports that it draws with other settings than these, which the artifacts
+                would name.
+        """
         if answer.get("success", True) is not True:
             said = next(
                 (text for key in ("error", "message", "detail") if (text := answer.get(key))), "no reason given"
             )
             raise Unusable(f"success is false: {shown(said)}")
+        if isinstance(different := answer.get("different"), dict) and different:
+            named = ", ".join(f"{shown(name)}={shown(value)}" for name, value in different.items())
+            raise ServiceRefusal(
+                f"{self.config.urls[0]} draws with {named}: set that in renderer.config, or start the service with yours",
+                200,
+                "different_settings",
+            )
         picture = answer.get("image") or answer.get("image_base64")
         if not isinstance(picture, str):
             raise Unusable("neither image nor image_base64 in the answer")

@@ -53,8 +53,8 @@ def own_sampling(renderer: Any) -> dict[str, Any]:
 class RenderDoor(Door):
     """Serve `POST /generate` over a renderer.
 
-    A picture is made with the settings of the server. Fields of a request that ask for other settings are not an error:
-    the answer names them under `ignored`.
+    A picture is made with the settings of the server. Fields of a request that ask for other ones are not an error: the
+    answer gives the server's own under `different`, and names those that the renderer does not have under `ignored`.
     """
 
     def __init__(self, renderer: Renderer, access: Access, limits: DoorLimits, *, fetch: bool = False) -> None:
@@ -103,10 +103,8 @@ class RenderDoor(Door):
             # The contract reports a failed picture with status 200.
             return JSONResponse(self.fault_body(Fault(200, "failed", redacted(str(failure))[:500])))
         answer = {"success": True, "image": base64.b64encode(picture).decode(), "renderer": self._renderer.identity}
-        return JSONResponse({**answer, "seed": seed, "ignored": self._ignored(body)})
-
-    def _ignored(self, body: GenerateBody) -> list[str]:
-        """Return the fields of a request that this picture does not follow."""
-        given = body.model_extra or {}
+        given = {name: value for name, value in (body.model_extra or {}).items() if value is not None}
         fixed = {"num_images_per_prompt": 1, **self._own}
-        return sorted(name for name, value in given.items() if value is not None and fixed.get(name) != value)
+        different = {name: own for name, own in fixed.items() if given.get(name, own) != own}
+        ignored = sorted(set(given) - set(fixed))
+        return JSONResponse({**answer, "seed": seed, "different": different, "ignored": ignored})

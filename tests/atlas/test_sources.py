@@ -8,6 +8,7 @@ from atlas_worlds import tools_of, world_of
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.scene import KINDS, SKILLS, SOURCES, Truth
 from genevolve_ray.atlas.sources import AtlasRequests, AtlasTools, WorldConfig
+from genevolve_ray.atlas.world import build_world
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.observation import ImageSearchObservation, SearchObservation, SkillObservation
 from genevolve_ray.records.request import EvalType, Request
@@ -74,10 +75,26 @@ async def test_a_request_of_another_seed_is_answered_from_its_own_world() -> Non
     assert {hit.title for hit in found.hits} == {f"{source} picture of {name}" for source in SOURCES}
 
 
-def test_a_request_from_elsewhere_is_refused() -> None:
-    foreign = Request(id="bench/17", prompt="", eval_type=EvalType.QUALITY)
-    with pytest.raises(ValueError, match="not enough values"):
-        AtlasTools(SMALL, MemoryImages()).of(foreign)
+@pytest.mark.parametrize("request_id", ["bench/17", "0", "my-own-7", "train-one-1", "test-1"])
+@pytest.mark.parametrize("partition", Partition)
+async def test_a_request_from_elsewhere_is_answered_from_the_world_of_its_name(
+    request_id: str, partition: Partition
+) -> None:
+    images = MemoryImages()
+    name = next(iter(build_world(SMALL.seed, partition, images, SMALL.entities).entities))
+    foreign = Request(id=request_id, prompt=f"Show {name} with its moons.", eval_type=EvalType.QUALITY)
+    tools = AtlasTools(SMALL, images).tools
+    pictures = await tools["image_search"].call({"query": f"look of {name}"}, episode(foreign))
+    texts = await tools["search"].call({"queries": [f"moon {name}"]}, episode(foreign))
+    assert isinstance(pictures, ImageSearchObservation) and isinstance(texts, SearchObservation)
+    assert {hit.title for hit in pictures.hits} == {f"{source} picture of {name}" for source in SOURCES}
+    assert any(f"moon of {name} now" in hit.snippet for hit in texts.results[0].hits)
+
+
+def test_a_request_without_a_name_belongs_to_the_training_world() -> None:
+    tools = AtlasTools(SMALL, MemoryImages())
+    nameless = Request(id="x", prompt="my cat", eval_type=EvalType.QUALITY)
+    assert tools.of(nameless) is tools.of(nameless.model_copy(update={"id": f"train-{SMALL.seed}-00000"}))
 
 
 def test_requests_are_the_same_whoever_asks() -> None:

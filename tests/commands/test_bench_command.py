@@ -14,6 +14,8 @@ import pytest
 from played_bench import painter, write_config, write_data
 from played_world import World, playing
 
+from tests import published_reading as theirs
+
 KSCORE = 0.1 * 1 + 0.4 * 0.5 + 0.4 * 1 + 0.1 * 0.5
 
 
@@ -76,6 +78,10 @@ def test_a_policy_without_a_program_is_missing_and_not_drawn_from_its_request(
     assert (ended.code, again.code) == (0, 0)
     assert "1 without a program" in ended.err
     assert (world.calls["chat"], world.calls["render"], world.calls["judge"]) == (5, 2, 2)
+    out = tmp_path / "out"
+    for drawn in (rows_of(out / "agent/results.json")[0], rows_of(out / "judge/results_eval.json")[0]):
+        assert theirs.drawn(drawn, tmp_path)[0] == drawn["gen_prompt"] != theirs.prompt(drawn)
+    assert theirs.picture(drawn, [out / "judge"]) == out / "render/images/case-000.png"
     row = rows_of(tmp_path / "out" / "judge" / "results_eval.json")[1]
     assert (row["success"], row["image_path"], row["scores"]) == (False, "", None)
     summary = json.loads((tmp_path / "out" / "judge" / "summary.json").read_text())

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from genevolve_ray.commands.policies import named_policy
 from genevolve_ray.config import load_config
 from genevolve_ray.doctor.preflight import model_folder
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.learning.config import LoraConfig
 from genevolve_ray.learning.lora import attach_adapter, write_adapter
@@ -122,7 +123,7 @@ def test_a_card_states_no_licence_and_no_gain_that_is_not_its_own(
     run: Path, tmp_path: Path, genevolve: Command
 ) -> None:
     ended = genevolve("export", run, "--out", tmp_path / "out", "--best")
-    assert "step 1 of" in ended.out and "names no licence" in ended.out
+    assert "step 1 of" in ended.out and "names no license" in ended.out
     head, text = card_of(tmp_path / "out")
     assert "license" not in head
     assert "compared step 3 with its start, not this step" in text and "0.6375" not in text
@@ -167,10 +168,33 @@ def test_a_lora_run_gives_an_adapter_or_merged_weights_of_the_same_policy(
     assert (merged - load_policy(START)(input_ids=tokens).logits).abs().max() > 0.01
 
 
-def test_an_adapter_may_name_its_base_on_a_hub(lora_run: Path, tmp_path: Path, genevolve: Command) -> None:
+def test_an_adapter_may_name_its_base_on_a_hub(
+    lora_run: Path, tmp_path: Path, genevolve: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert genevolve("export", lora_run, "--out", tmp_path / "out", "--base", "org/base").code == 0
     assert json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
     assert card_of(tmp_path / "out")[0]["base_model"] == "org/base"
+    with (
+        pytest.raises(UserFault, match="base_model_name_or_path: 'org/base' .*HF_HUB_OFFLINE"),
+        named_policy(str(tmp_path / "out"), CONFIG),
+    ):
+        pass
+    monkeypatch.setattr("genevolve_ray.commands.policies.local_model", lambda text, key: START)
+    with named_policy(str(tmp_path / "out"), CONFIG) as policy:
+        assert policy is not None
+
+
+def test_a_run_from_a_hub_model_names_it(lora_run: Path, tmp_path: Path, genevolve: Command) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(lora_run, run)
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    stored["policy"]["model"] = "org/base@0123456789012345678901234567890123456789"
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    assert genevolve("export", run, "--out", tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
+    head, text = card_of(tmp_path / "out")
+    assert head["base_model"] == "org/base"
+    assert "| base model | org/base@0123456789012345678901234567890123456789 |" in text
 
 
 @pytest.mark.parametrize(

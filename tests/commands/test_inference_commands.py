@@ -136,6 +136,7 @@ def test_rows_of_another_renderer_are_judged_and_what_is_left_out_is_named(
         options = ("--config", write_config(tmp_path / "my.yaml", world), "--in-process", "--data", data)
         ended = genevolve("judge", "--input", path, *options)
     assert (ended.code, world.calls["judge"]) == (1, 7)
+    assert "3 without a picture" in ended.err
     assert "left out of the scores: 3 of 10 cases" in ended.err and "3: quota is used up (0, 1, 2)" in ended.err
     summary = json.loads((path.parent / "summary.json").read_text())
     assert summary["all"]["count_eval_success"] == 7 and summary["all"]["denominator"] == 10
@@ -164,7 +165,9 @@ ODD = [
     {"success": "perhaps"},
     {"success": True, "output_path": 5, "image_path": None},
     {"success": True, "gen_prompt": "", "reference_images": []},
-    {"success": True, "meta": "no object"},
+    {"success": True, "meta": "no object", "category": 5, "genevolve_ray": "no object"},
+    {"success": True, "meta": {"case_id": [1]}, "eval_type": ["x"], "genevolve_ray": {"usage": 3, "off_grid": 4}},
+    {"success": True, "prompt": ["x"]},
 ]
 
 
@@ -184,10 +187,31 @@ def test_odd_rows_are_taken_or_named_and_never_end_a_job(genevolve: Callable[...
         ended = genevolve("judge", "--input", path, *options)
     assert ended.code == 1, ended.err
     judged = rows_of(path.parent / "results_eval.json")
-    assert [(row["id"], row["eval_success"]) for row in judged] == [(0, True), (1, True), (4, False)]
-    for number in (3, 4, 6):
+    assert [(row["id"], row["eval_success"]) for row in judged] == [
+        (0, True),
+        (1, True),
+        (3, False),
+        (4, False),
+        (5, True),
+        (6, True),
+    ]
+    for number in (3, 8):
         assert f"{path}:{number}: bad_field" in ended.err
+    assert "1: the row names no picture (3)" in ended.err
     assert "1: rendered from the raw prompt, there was no program (4)" in ended.err
+
+
+def test_an_odd_field_of_a_row_that_could_not_be_rendered_ends_no_benchmark(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", 2)
+    rows = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
+    odd = {"gen_image": 5, "generated_image": [1], "rounds": "x", "error": {"a": 1}, "success": "maybe", "scores": 3}
+    (data / "test.jsonl").write_text(json.dumps([row | odd for row in rows]))
+    with playing(World(script=painter, fault=lambda service, body: 500 * (service == "render"))) as world:
+        options = ("--config", write_config(tmp_path / "my.yaml", world), "--in-process", "--policy", "direct")
+        ended = genevolve("bench", "genevolve", "--data", data, "--output", tmp_path / "out", *options)
+    assert ended.code == 1 and "left out of the scores: 2 of 2 cases" in ended.err
 
 
 def test_judge_never_overwrites_the_files_of_others(genevolve: Callable[..., Any], tmp_path: Path) -> None:

@@ -105,3 +105,13 @@ def test_offline_a_data_set_is_one_line(genevolve: Callable[..., Any], tmp_path:
     code, _, err = genevolve("sft", "org/never-cached", "--model", tiny, "--out", tmp_path / "out")
     assert code == 2
     assert "error: org/never-cached: not in the cache, and HF_HUB_OFFLINE forbids downloads" in err.splitlines()[-1]
+
+
+def test_a_model_that_ships_with_a_package_is_named_as_everywhere(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert genevolve("samples", tmp_path / "samples").code == 0
+    rows = ("--model", "genevolve_ray.atlas:cold_start", "--out", tmp_path / "out", "--steps", "1", "--threads", "1")
+    ended = genevolve("sft", tmp_path / "samples/sft.jsonl", *rows)
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "out/model.safetensors").is_file()

@@ -13,6 +13,7 @@ import pytest
 from zoo import ZOO, build
 
 from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.agent.trained_prompt import PROMPT_FILE
 from genevolve_ray.commands.evolve import evolve_run
 from genevolve_ray.commands.policies import named_policy
 from genevolve_ray.config import ConfigError, RunConfig
@@ -204,3 +205,29 @@ def test_a_profile_with_a_date_needs_one(
     preflight(config_of(animal("qwen3"), "date=2024-02-29"), local=True)
     with pytest.raises(ConfigError, match=r"date='2024-02-30': write a day as YYYY-MM-DD"):
         config_of(animal("qwen3"), "date='2024-02-30'")
+
+
+def test_a_template_that_forbids_two_user_messages_needs_the_last_step_as_a_note(
+    animal: Animal, config_of: ConfigOf, tmp_path: Path
+) -> None:
+    own_turn = "profile={extends: zoo, name: own-turn, final_step_as: turn}"
+    said = ("forbids two user messages in a row", "final_step_as: note")
+    assert_refused(config_of(animal("gemma"), own_turn), tmp_path, "policy", *said)
+    with pytest.raises(UserFault, match=said[0]), named_policy(str(animal("gemma")), config_of(Path("x"), own_turn)):
+        pass
+    preflight(config_of(animal("gemma")), local=True)
+    preflight(config_of(animal("qwen3"), own_turn), local=True)
+
+
+def test_a_policy_with_other_words_than_the_profile_is_a_note(
+    copy: Callable[..., Path], config_of: ConfigOf, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copy("qwen3")
+    (folder / PROMPT_FILE).write_text("Other words.\nHere.\n")
+    notes = [check for check in examine(config_of(folder), tmp_path / "run") if check.name == "system prompt"]
+    assert [check.status for check in notes] == [Status.NOTE]
+    assert "line 1 is 'Other words.'" in notes[0].detail
+    preflight(config_of(folder), local=True)
+    assert "fine-tuned on another system prompt" in caplog.text
+    same = f"profile={{extends: zoo, name: same, prompt: {folder / PROMPT_FILE}}}"
+    assert not [c for c in examine(config_of(folder, same), tmp_path / "run") if c.name == "system prompt"]

@@ -14,6 +14,8 @@ from docs_pages import PACKAGE, PAGES, ROOT, commands, fenced, is_key, quoted
 from pydantic import BaseModel
 
 from docs.configuration import parts
+from genevolve_ray.agent.profile import ProtocolProfile
+from genevolve_ray.agent.profile_source import SOURCE_KEYS
 from genevolve_ray.config import RunConfig, load_config, presets
 from genevolve_ray.data.sft_training import SftRowsConfig
 from genevolve_ray.errors import UserFault
@@ -32,7 +34,8 @@ def unknown(values: Any, kind: Kind, above: str = "") -> Iterator[str]:
     for name, value in values.items():
         path = f"{above}{name}"
         if name not in kind.model_fields:
-            yield path
+            if not (kind is ProtocolProfile and name in SOURCE_KEYS):
+                yield path
         else:
             yield from unknown(value, below(kind, name, values), f"{path}.")
 

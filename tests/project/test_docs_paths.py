@@ -22,7 +22,10 @@ FILE = re.compile(
     r"(?<![\w./{-])(?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|ya?ml|toml|j2|service|svg)\b|(?<![\w./-])\w+\.(?:py|sh)\b"
 )
 FOLDER = re.compile(r"(?:[\w-]+/)+")
-OUTPUTS = ("runs/", "RUN/", "store/", ".venv/", "steps/", "checkpoints/", "images/")
+OUTPUTS = (
+    *("runs/", "RUN/", "samples/", "out/", "store/", ".venv/", "steps/", "checkpoints/", "images/"),
+    *("download.sh", "serve_"),
+)
 """What a run or a set-up writes, or a user's own: not in the repository."""
 MANIFEST = {"loop.flow", "loop.renderer_swap"}
 """Entries of a step's manifest, which look like keys of a configuration."""

@@ -13,6 +13,7 @@ from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.remote.client import ServiceRefusal
+from genevolve_ray.renderers.diffusers_config import DiffusersConfig
 from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceRenderer
 from genevolve_ray.serving.access import Access
 from genevolve_ray.serving.door import DoorLimits
@@ -35,6 +36,26 @@ async def test_our_client_receives_the_picture_that_the_renderer_draws_itself() 
     from genevolve_ray.records.pictures import clean_picture
 
     assert drawn == clean_picture(await renderer.render("two red circles", [png()], seed=11)).data
+
+
+async def test_settings_of_the_server_that_differ_are_reported_and_our_client_refuses_them() -> None:
+    painter = Painter()
+    painter.config = DiffusersConfig(model="org/model", steps=8, width=64, height=64)  # type: ignore[attr-defined]
+    door = RenderDoor(painter, OPEN, DoorLimits())
+    assert door.describe() == {"model": "painter/1", "num_inference_steps": 8, "width": 64, "height": 64}
+    async with serving(door) as url, httpx.AsyncClient(base_url=url) as http:
+        body = {"prompt": "x", "num_inference_steps": 40, "width": 64, "true_cfg_scale": 4.0}
+        answer = (await http.post("/generate", json=body)).json()
+        assert answer["success"] is True
+        assert (answer["different"], answer["ignored"]) == ({"num_inference_steps": 8}, ["true_cfg_scale"])
+        client = client_of(url)
+        with pytest.raises(ServiceRefusal, match="draws with num_inference_steps=8, width=64, height=64"):
+            await client.render("x", [], 1)
+        await client.aclose()
+        client = client_of(url, num_inference_steps=8, width=256, height=256)
+        with pytest.raises(ServiceRefusal, match="draws with width=64, height=64"):
+            await client.render("x", [], 1)
+        await client.aclose()
 
 
 async def test_a_published_request_is_answered_and_fields_that_have_no_effect_are_named() -> None:

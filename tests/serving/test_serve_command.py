@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from tiny_vlm import build_vlm
 
 from genevolve_ray.config import validate_config
 from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceRenderer
@@ -77,6 +79,26 @@ def test_the_same_on_ray() -> None:
     serves_a_run_until_sigterm()
 
 
+def test_a_judge_of_a_local_model_is_served_with_a_token(tmp_path: Path) -> None:
+    model = build_vlm(tmp_path / "vlm")
+    chat = {"model": model, "threads": 1}
+    spec = {"judge": {"type": "local", "config": {"backend": "transformers", "model": chat}}}
+    (tmp_path / "judge.yaml").write_text(yaml.safe_dump(spec))
+    token = {"SERVED_TOKEN": "a-token-of-enough-characters"}
+    arguments = ("serve", "judge", str(tmp_path / "judge.yaml"), "--port", "0", "--in-process")
+    with command_line(*arguments, "--token-env", "SERVED_TOKEN", **token) as (process, printed):
+        config = printed["judge"]["config"]["kscore"]
+        assert config["model"] == "vlm:float32"
+        body = {"model": config["model"], "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+        address = f"{config['url']}/chat/completions"
+        assert httpx.post(address, json=body).status_code == 401
+        header = {"Authorization": f"Bearer {token['SERVED_TOKEN']}"}
+        answer = httpx.post(address, json=body, headers=header, timeout=60)
+        assert answer.json()["usage"]["completion_tokens"] == 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
 def test_a_busy_port_is_named_before_anything_is_loaded(genevolve: Command) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -105,6 +127,12 @@ def test_what_cannot_be_served_ends_with_one_line(arguments: list[str], named: s
     assert ended.code == 2
     assert named in ended.err
     assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_gpus_that_this_machine_lacks_are_named(genevolve: Command, no_gpu: None) -> None:
+    ended = genevolve("serve", "renderer", "atlas", "--port", "0", "--set", "cluster.renderer.gpus=1")
+    assert ended.code == 2
+    assert "cluster.renderer.gpus=1.0: a GPU is asked for, this machine has none" in ended.err
 
 
 def test_a_file_may_hold_the_served_part_alone(tmp_path: Path, genevolve: Command) -> None:

@@ -82,13 +82,14 @@ class PipelineStage:
         total = self._usage(before)
         for service, usage in used.items():
             total[service] = total.get(service, Usage()) + usage
-        ours = dict(values.get(PROVENANCE) or {})
+        ours = ResultRow.read(values).provenance
         listed = {
             service: {name: round(n, 6) if isinstance(n, float) else n for name, n in usage.model_dump().items() if n}
             for service, usage in total.items()
         }
         if listed:
-            ours["usage"] = {**(ours.get("usage") or {}), self.stage.name: listed}
+            earlier = ours.get("usage")
+            ours["usage"] = {**(earlier if isinstance(earlier, dict) else {}), self.stage.name: listed}
         return {**values, PROVENANCE: ours}
 
     def _usage(self, row: Mapping[str, Any] | None) -> dict[str, Usage]:

@@ -16,12 +16,12 @@ from genevolve_ray.records.secrets import shown
 _EVERY_SECONDS = 15.0
 
 
-def job_line(state: JobState) -> str:
-    """Return a job's state as one line."""
+def job_line(state: JobState, missed: str = "program") -> str:
+    """Return a job's state as one line; `missed` names what rows without a result lack."""
     taken, ends = state.taken, state.ends
     done = state.kept + ends[RowEnd.DONE] + ends[RowEnd.MISSED]
     parts = [f"{done}/{state.total} done"]
-    parts += [f"{ends[RowEnd.MISSED]} without a program"] if ends[RowEnd.MISSED] else []
+    parts += [f"{ends[RowEnd.MISSED]} without a {missed}"] if ends[RowEnd.MISSED] else []
     parts += [f"{ends[RowEnd.FAILED]} failed"] if ends[RowEnd.FAILED] else []
     parts += [f"{state.in_flight} in flight"] if state.in_flight else []
     if state.finished and state.seconds > 0:
@@ -50,7 +50,8 @@ class JobLog:
 
     def update(self, state: JobState) -> None:
         """Show the state if it has changed; without a terminal at most every few seconds, and at the end."""
-        line = shown(f"{self._name}: {job_line(state)}")
+        # A judge alone does not know why a row has no picture.
+        line = shown(f"{self._name}: {job_line(state, 'picture' if self._name == 'judge' else 'program')}")
         if self._live is not None:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
             return

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from genevolve_ray.records.published.rejections import RejectionReason, RowFault
-from genevolve_ray.records.published.rows import identifier, text_of
+from genevolve_ray.records.published.rows import identifier, mapping, text_of
 from genevolve_ray.records.request import EvalType
 
 PROMPT_NAMES = ("prompt", "question")
@@ -91,20 +91,34 @@ def request_text(values: Mapping[str, Any]) -> str:
     return first_text(under(values, PROMPT_NAMES))
 
 
+def meta_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the free-form object of a row, {} for none and for a value that is none, as published tools do."""
+    try:
+        return mapping(values.get("meta"), "meta")
+    except RowFault:
+        return {}
+
+
 def facet(values: Mapping[str, Any], meta: Mapping[str, Any], name: str) -> str:
-    """Return the category or the difficulty of a row, "" for none. Raises RowFault for a value that is not text."""
-    return first_text((*under(values, (name,)), *under(meta, (name,), "meta.")))
+    """Return the category or the difficulty of a row, "" for none; a number counts as text."""
+    return next((text for place in (values, meta) if (text := _label(place.get(name)))), "")
 
 
 def type_text(values: Mapping[str, Any], meta: Mapping[str, Any], category: str) -> str:
     """Return the type of a row as it is written, else the one that its category implies, "" for none."""
-    first = under(meta, TYPE_NAMES[:1], "meta.")
-    written = first_text((*first, *under(values, TYPE_NAMES), *under(meta, TYPE_NAMES[1:], "meta.")))
-    if written:
+    inner, *others = TYPE_NAMES
+    places = [(meta, inner), *((values, name) for name in TYPE_NAMES), *((meta, name) for name in others)]
+    if written := next((text for place, name in places if (text := _label(place.get(name)))), ""):
         return written
     if category in QUALITY_CATEGORIES:
         return EvalType.QUALITY.value
     return EvalType.KNOWLEDGE.value if category in KNOWLEDGE_CATEGORIES else ""
+
+
+def _label(value: object) -> str:
+    """Return a text or a number as text, "" for anything else."""
+    known = isinstance(value, str | int | float) and not isinstance(value, bool) and value == value
+    return str(value).strip().encode(errors="replace").decode() if known else ""
 
 
 def type_of(text: str) -> EvalType | None:
@@ -113,15 +127,24 @@ def type_of(text: str) -> EvalType | None:
 
 
 def case_of(meta: Mapping[str, Any]) -> str | None:
-    """Return the case id in a row's `meta`, None for none. Raises RowFault for a wrong kind."""
-    found = (identifier(meta.get(name), f"meta.{name}") for name in CASE_ID_NAMES)
-    return next((case for case in found if case), None)
+    """Return the case id in a row's `meta`, None for none."""
+    return next((case for name in CASE_ID_NAMES if (case := _case(meta.get(name)))), None)
+
+
+def _case(value: object) -> str | None:
+    try:
+        return identifier(value, "case id")
+    except RowFault:
+        return None
 
 
 def picture_texts(values: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the paths of a row's picture, in the order in which they are looked for."""
+    """Return the paths of a row's picture, in the order in which they are looked for; other values are no paths."""
     names = [name for name in IMAGE_NAMES if name != SHARED_NAME or not _shared_is_truth(values, meta)]
-    return texts(under(values, names))
+    try:
+        return texts(under(values, names))
+    except RowFault:
+        return ()
 
 
 def truth_texts(values: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[str, ...]:

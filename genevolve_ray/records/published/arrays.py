@@ -1,4 +1,4 @@
-"""JSON arrays as files: told from JSON lines by their content, read item by item within bounds."""
+"""JSON arrays as files: distinguished from JSON lines by their content, read item by item within bounds."""
 
 from __future__ import annotations
 

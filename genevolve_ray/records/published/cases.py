@@ -13,6 +13,7 @@ from genevolve_ray.records.published.aliases import (
     TRUTH_NAMES,
     case_of,
     facet,
+    meta_of,
     request_text,
     truth_texts,
     type_of,
@@ -20,7 +21,7 @@ from genevolve_ray.records.published.aliases import (
 )
 from genevolve_ray.records.published.names import locate_first, picture_path
 from genevolve_ray.records.published.rejections import RejectionReason, RowFault
-from genevolve_ray.records.published.rows import identifier, mapping
+from genevolve_ray.records.published.rows import identifier
 from genevolve_ray.records.request import EvalType, Request
 
 PROVENANCE = "genevolve_ray"
@@ -56,7 +57,7 @@ class ResultRow(Record):
 
     @classmethod
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        meta = mapping(values.get("meta"), "meta")
+        meta = meta_of(values)
         case_id = case_of(meta)
         row_id = identifier(values.get("id"), "id") or case_id
         if row_id is None:
@@ -122,7 +123,7 @@ class ResultRow(Record):
             category=self.category,
             difficulty=self.difficulty,
             truth_image=truth_image,
-            meta=mapping(self.values.get("meta"), "meta"),
+            meta=meta_of(self.values),
         )
 
 

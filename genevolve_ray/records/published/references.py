@@ -12,6 +12,7 @@ from genevolve_ray.records.published.rows import text_of
 
 _MAX_REFERENCES = 64
 _MAX_CHARS = 1000
+"""Of a value that is no text, as text."""
 
 
 class ResultReference(Record):
@@ -65,7 +66,7 @@ def words(value: object) -> str:
         return ""
     if not isinstance(value, str):
         try:
-            value = json.dumps(value, ensure_ascii=False)
+            value = json.dumps(value, ensure_ascii=False)[:_MAX_CHARS]
         except (TypeError, ValueError, RecursionError):
-            value = str(value)
-    return value.encode(errors="replace").decode()[:_MAX_CHARS]
+            value = str(value)[:_MAX_CHARS]
+    return value.encode(errors="replace").decode()

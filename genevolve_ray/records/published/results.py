@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genevolve_ray.records.published.aliases import IMAGE_NAMES, flag, picture_texts
+from genevolve_ray.records.published.aliases import IMAGE_NAMES, flag, meta_of, picture_texts
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, has_program, is_direct
 from genevolve_ray.records.published.files import published_rows
 from genevolve_ray.records.published.names import NameClaims, locate_first
 from genevolve_ray.records.published.references import ResultReference, read_references, words
 from genevolve_ray.records.published.rejections import RejectionReport, RowFault
-from genevolve_ray.records.published.rows import RawRow, identifier, integer, mapping, text_of
+from genevolve_ray.records.published.rows import RawRow, identifier, integer, text_of
 from genevolve_ray.records.trajectory import Termination
 from genevolve_ray.records.verdict import WEIGHTS, ImageScores
 
@@ -69,7 +69,7 @@ class RenderedRow(ResultRow):
     @classmethod
     def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         fields = super()._fields(values)
-        images = picture_texts(values, mapping(values.get("meta"), "meta"))
+        images = picture_texts(values, meta_of(values))
         status = words(values.get("image_status"))
         said = flag(values.get("success"), "success")
         success = said if said is not None else status == STATUS_OK if status else bool(images)
@@ -129,7 +129,8 @@ class EvaluatedRow(RenderedRow):
             scores, off_grid = read_scores(raw)
         except ValueError as error:
             return fields | {"failure": str(error)}
-        told = mapping(values.get(PROVENANCE), PROVENANCE).get("off_grid")
+        ours = values.get(PROVENANCE)
+        told = ours.get("off_grid") if isinstance(ours, Mapping) else None
         clipped = [name for name in WEIGHTS if isinstance(told, list) and name in told]
         rationale = raw.get("rationale")
         return fields | {

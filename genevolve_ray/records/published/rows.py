@@ -1,6 +1,6 @@
 """Rows of JSON lines, a JSON array or Parquet, one after the other.
 
-The content of a file tells its kind, not its name. Memory is bounded, and an invalid row never stops the reader.
+The content of a file determines its kind, not its name. Memory is bounded, and an invalid row never stops the reader.
 """
 
 from __future__ import annotations
@@ -79,12 +79,23 @@ def raw_rows(
     elif is_array(head) or (suffix not in JSON_LINES and head.startswith(b"[")):
         rows = _array_rows(path, max_row_bytes, max_file_bytes)
     elif suffix in JSON_LINES or head.startswith(b"{"):
-        rows = _json_lines(path, max_row_bytes)
+        alone = None if suffix in JSON_LINES else _only_object(path, max_row_bytes)
+        rows = _json_lines(path, max_row_bytes) if alone is None else iter([RawRow(path, 1, alone)])
     elif suffix == JSON_ARRAY:
         raise DataError(f"{path}: holds neither a JSON array nor JSON lines")
     else:
         raise DataError(f"{path}: rows are read from {', '.join(known)} files, and this is none of them")
     return _readable(rows, report)
+
+
+def _only_object(path: Path, limit: int) -> dict[str, Any] | None:
+    """Return the one object that a small file consists of, over any number of lines; None for anything else."""
+    try:
+        if path.stat().st_size > limit:
+            return None
+        return _decode(path.read_bytes())
+    except (OSError, RowFault):
+        return None
 
 
 def is_parquet(path: Path) -> bool:

@@ -67,6 +67,19 @@ def test_a_file_that_is_missing_shows_before_the_first_row(
         reader([good, tmp_path / name], RejectionReport())
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+@pytest.mark.parametrize(
+    ("reader", "row"), [(read_bench, bench_row(1)), (read_rl, bench_row(1)), (read_sft, sft_row(1))]
+)
+def test_every_reader_takes_arrays_and_lines(tmp_path: Path, reader: Any, row: dict[str, Any], name: str) -> None:
+    for text in (json.dumps([row], indent=1), json.dumps(row)):
+        (tmp_path / name).write_text(text)
+        report = RejectionReport()
+        assert len(list(reader([tmp_path / name], report))) == report.kept == 1
+        if reader is not read_sft:
+            assert read_exclusion([tmp_path / name], RejectionReport()).indices == {1001}
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(DataError, match="is not a file"):

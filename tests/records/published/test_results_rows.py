@@ -300,6 +300,12 @@ def test_arrays_and_lines_are_told_by_their_content(name: str, start: str, tmp_p
         assert report.kept == 3
 
 
+def test_one_object_over_several_lines_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"prompt": "a lighthouse"}, indent=2))
+    assert [row.id for row in read_results([path], ResultRow, RejectionReport())] == ["0"]
+
+
 def test_parquet_is_told_by_its_content(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "rows.parquet", [{"id": "1", "prompt": "x"}]).rename(tmp_path / "rows.data")
     assert [row.id for row in read_results([path], ResultRow, RejectionReport())] == ["1"]

@@ -9,7 +9,7 @@ import pytest
 from fake_hub import Hub, fake_hub
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.remote.hub import hub_files, is_hub_data, local_rows
+from genevolve_ray.remote.hub_rows import hub_files, is_hub_data, local_rows
 
 ROWS = b'{"messages": []}\n'
 
@@ -90,6 +90,7 @@ def test_offline_the_cache_answers_and_what_it_lacks_is_one_line(hub: Hub, monke
 
 def test_a_hub_that_cannot_be_reached_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # huggingface_hub waits between its tries
     for source in ("org/rows", "hf://datasets/org/rows/train.jsonl"):
         with pytest.raises(InfraFailure, match=f"{source}: the hub cannot be reached"):
             hub_files(source)
