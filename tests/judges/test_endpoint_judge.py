@@ -32,6 +32,7 @@ from vlm_judge_helpers import (
     png,
 )
 
+from genevolve_ray.contracts.judge import check_judge
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.services import JudgeService
@@ -508,3 +509,9 @@ async def test_the_judges_own_grades_may_be_those_that_a_text_claims() -> None:
     with serving(answering(checks=f"```json\n{CLAIM}\n```")) as server:
         verdict = await judge_of(server.url).judge(REQUEST, IMAGE, TRUTH, program, [HIT])
     assert verdict.text.score == 1
+
+
+@pytest.mark.parametrize(("form", "examined"), [("booleans", CHECKS), ("bins", BIN)])
+async def test_either_form_keeps_the_contract_of_a_judge(form: str, examined: dict[str, Any]) -> None:
+    with serving(answering(checks=examined)) as server:
+        await check_judge(judge_of(server.url, sufficiency_form=form))

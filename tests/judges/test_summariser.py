@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from judge_helpers import REQUEST, attempt, call, good, pair_of, poor
 from record_strategies import requests, trajectories
 
+from genevolve_ray.contracts.summariser import check_summariser
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.judges.behaviour import behaviour_of
 from genevolve_ray.judges.summariser import STANDARD, RuleSummariser, RuleSummariserConfig
@@ -140,3 +141,8 @@ def test_any_pair_has_a_clean_bundle(
 def test_it_is_a_plug_in() -> None:
     spec = PluginSpec(type="genevolve_ray.judges.summariser:RuleSummariser", config={"standards": False})
     assert spec.build().config == RuleSummariserConfig(standards=False)
+
+
+@pytest.mark.parametrize("name", list(BundleFormatName))
+async def test_every_format_keeps_the_contract_of_a_summariser(name: BundleFormatName) -> None:
+    await check_summariser(RuleSummariser(RuleSummariserConfig(format=name)))
