@@ -22,7 +22,7 @@ from genevolve_ray.records.secrets import masked
 from genevolve_ray.records.strict_text import YamlFault, load_yaml
 from genevolve_ray.records.suggestions import meant_key
 
-_NAMED = re.compile(r"\b([a-z_]+(?:\.[a-z_]+)+|deterministic|profile)=")
+_NAMED = re.compile(r"(?<![\w.])([a-z_]{1,40}(?:\.[a-z_]{1,40}){1,6}|deterministic|profile)=")
 """A key with its value in a message."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -17,8 +18,20 @@ MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeErr
 """Errors of code that meets content from outside which it did not expect: they become typed failures."""
 
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
+
+
+def without_addresses(text: str) -> str:
+    """Return a text without addresses of objects, as `<_io.BytesIO object at 0x7f..>` has one: no two runs share them."""
+    return _ADDRESS.sub("", text)
+
+
 class GenevolveError(Exception):
     """Provide the root of all errors that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message; it may quote other libraries, but holds no addresses of objects."""
+        return without_addresses(super().__str__())
 
 
 class UserFault(GenevolveError):

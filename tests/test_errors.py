@@ -6,6 +6,7 @@ import ast
 import builtins
 import errno
 import importlib
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -14,7 +15,15 @@ import pytest
 
 from genevolve_ray.cli import entry
 from genevolve_ray.config import ConfigError
-from genevolve_ray.errors import GenevolveError, InfraFailure, OutageError, UserFault, as_ending, as_user_fault
+from genevolve_ray.errors import (
+    GenevolveError,
+    InfraFailure,
+    OutageError,
+    PolicyFault,
+    UserFault,
+    as_ending,
+    as_user_fault,
+)
 from genevolve_ray.evolution.flow import FlowError
 from genevolve_ray.evolution.restore import ResumeError
 from genevolve_ray.evolution.store.files import StoreError
@@ -171,3 +180,13 @@ def test_a_fault_is_found_inside_groups() -> None:
     deep = ExceptionGroup("outer", [KeyError("k"), ExceptionGroup("inner", [StoreError("disk")])])
     assert str(as_user_fault(deep)) == "disk"
     assert as_user_fault(ExceptionGroup("outer", [KeyError("k")])) is None
+
+
+@pytest.mark.parametrize("kind", [UserFault, InfraFailure, PolicyFault, OutageError])
+def test_no_message_of_ours_holds_the_address_of_an_object(kind: type[GenevolveError]) -> None:
+    foreign = OSError(f"cannot identify image file {io.BytesIO()!r} of {object()!r}")
+    assert "0x" in str(foreign)
+    assert str(kind(f"x.png: {foreign}")) == (
+        "x.png: cannot identify image file <_io.BytesIO object> of <object object>"
+    )
+    assert str(kind("bytes at 0x12")) == "bytes at 0x12"

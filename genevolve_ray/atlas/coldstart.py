@@ -125,6 +125,12 @@ class ColdStartConfig(Config):
         """Number of optimization steps in total: exercises alone, then lessons."""
         return self.curriculum.exercise_steps + self.curriculum.steps
 
+    def lasting(self, steps: int) -> ColdStartConfig:
+        """Return the recipe with so many steps in total; exercises alone keep their share of them."""
+        alone = min(round(steps * self.curriculum.exercise_steps / self.steps), steps - 1)
+        lessons = self.curriculum.model_copy(update={"exercise_steps": alone, "steps": steps - alone})
+        return self.model_copy(update={"curriculum": lessons})
+
 
 def train_cold_start(
     config: ColdStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from genevolve_ray import __version__
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.new_run import init
@@ -26,7 +27,24 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"genevolve_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Hold the options that precede a command."""
+
 
 Preset = Annotated[str, typer.Argument(help="A preset (atlas) or your own YAML file.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Folder of the run; an existing run is resumed.")]

@@ -103,8 +103,10 @@ async def _gateway(
     inside: RolloutPort | None,
 ) -> AsyncIterator[RolloutPort]:
     """Open the gateway of a run; evidence against workers is kept in the run folder."""
-    from genevolve_ray.gateway.launch import open_gateway
+    from genevolve_ray.gateway.launch import open_gateway, opening_notes
 
+    for note in opening_notes(config.gateway, config.experience):
+        screen.note(note)
     folder = Path(store.root) / "gateway" if store.is_local else Path(f"{config.name}-gateway")
     async with open_gateway(
         config.gateway,

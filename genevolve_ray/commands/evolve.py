@@ -58,6 +58,12 @@ def with_date(config: RunConfig, store: RunStore) -> RunConfig:
     return config if config.date else config.model_copy(update={"date": store.info.created[:10]})
 
 
+def tracked(name: str, store: RunStore) -> tuple[str, str]:
+    """Return name and id of a run for trackers; folders of one name have different ids, a resumed run keeps its own."""
+    own = store.info.run_id
+    return name, f"{name}-{own}" if own else name
+
+
 async def _until_signal(work: Any) -> dict[str, Any]:
     """Run `work`; SIGTERM cancels it, so that every part is closed before the process ends."""
     task = asyncio.ensure_future(work)
@@ -73,7 +79,9 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         MemoryGauge() as gauge,
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
         open_progress() as screen,
-        closing(open_writers(config.logging, config.name, masked(config.model_dump(mode="json")))) as writers,
+        closing(
+            open_writers(config.logging, *tracked(config.name, store), masked(config.model_dump(mode="json")))
+        ) as writers,
     ):
         config = with_date(config, store)
         screen.start(config.loop.steps, _headline(config), store.last_step)
@@ -105,6 +113,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         summary["report"] = str(folder / "report.html")
         store.put_summary(summary)
         write_report(store, folder / "report.html")
+    print(verdict(summary))
     return summary
 
 
@@ -185,12 +194,11 @@ def demo_run(config: RunConfig, folder: Path, *, cold_start: bool, in_process: b
     config = config.model_copy(
         update={"name": folder.name, "policy": config.policy.model_copy(update={"model": str(start)})}
     )
-    summary = evolve_run(config, folder, in_process=in_process)
-    print(_verdict(summary))
-    return summary
+    return evolve_run(config, folder, in_process=in_process)
 
 
-def _verdict(summary: dict[str, Any]) -> str:
+def verdict(summary: dict[str, Any]) -> str:
+    """Return the end of a run for the screen: held-out rewards, the gain with its interval, and the report's path."""
     if "heldout_gain" not in summary:
         return f"report: {summary['report']}"
     low, high = summary["heldout_gain_interval"]

@@ -161,7 +161,7 @@ def _use(facts: CardFacts) -> str:
     lines = ["```bash", "genevolve rollout --input rows.jsonl --output out --policy FOLDER", "```"]
     if facts.adapter:
         return "\n".join(["The folder is in peft's layout and needs its base.", "", *lines])
-    return "\n".join(["The folder loads in `transformers` and `vllm serve` as it stands.", "", *lines])
+    return "\n".join(["The folder loads in `transformers` and vLLM as it stands.", "", *lines])
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:

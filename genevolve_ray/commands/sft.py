@@ -149,11 +149,11 @@ def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None
     from genevolve_ray.learning.policy import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
-    changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
     recipe = ColdStartConfig()
-    recipe = ColdStartConfig.model_validate(
-        recipe.model_dump() | {"curriculum": recipe.curriculum.model_dump() | changes}
-    )
+    if seed is not None:
+        recipe = recipe.model_copy(update={"curriculum": recipe.curriculum.model_copy(update={"seed": seed})})
+    if steps is not None:
+        recipe = recipe.lasting(steps)
     console, started = Console(), time.perf_counter()
     columns = (TextColumn("cold start"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:

@@ -15,7 +15,7 @@ from genevolve_ray.doctor.machine import Check, find_gpus, write_fault
 from genevolve_ray.doctor.model_folder import Weights, context_of
 from genevolve_ray.doctor.parts import GIB, note, ok, problem
 from genevolve_ray.doctor.plan import make_plan
-from genevolve_ray.doctor.preflight import check_devices, check_sockets, model_folder
+from genevolve_ray.doctor.preflight import check_address, check_devices, check_sockets, model_folder
 from genevolve_ray.errors import UserFault
 
 _MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
@@ -70,20 +70,28 @@ def time_limits(config: RunConfig) -> list[Check]:
 
 
 def descriptors(config: RunConfig) -> list[Check]:
-    """Compare the connections of the gateway with the files that this process may open."""
+    """Check the gateway's address and tokens, and compare its connections with the files that this process may open."""
     if config.gateway.port is None:
         return []
     from genevolve_ray.gateway.connections import connection_budget
+    from genevolve_ray.gateway.launch import opening_notes
 
+    notes = [note("gateway", text) for text in opening_notes(config.gateway, config.experience)]
+    try:
+        if config.gateway.port:
+            check_address(config.gateway.host, config.gateway.port, "gateway.port")
+    except UserFault as fault:
+        return [problem("gateway", fault, "--set gateway.port=..., or end the process that listens there"), *notes]
     asked = config.gateway.limits
     try:
         budget = connection_budget(asked)
     except ValueError as error:
-        return [problem("gateway", str(error))]
+        return [problem("gateway", str(error)), *notes]
     said = f"{budget.holders} connections with a token and {budget.strangers} without one"
     if (budget.holders, budget.strangers) != (asked.connections, asked.strangers):
-        return [note("gateway", f"the limit of open files leaves {said}", "raise the hard limit of open files")]
-    return [ok("gateway", said)]
+        few = note("gateway", f"the limit of open files leaves {said}", "raise the hard limit of open files")
+        return [few, *notes]
+    return [ok("gateway", said), *notes]
 
 
 def _repairs(config: RunConfig, role: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
@@ -50,6 +51,8 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     check_filled_in(config)
     check_devices(config, local)
     check_sockets(config, local=local)
+    if config.gateway.port:
+        check_address(config.gateway.host, config.gateway.port, "gateway.port")
     check_date(config)
     if model:
         check_policy(config)
@@ -86,6 +89,18 @@ def check_sockets(config: RunConfig, *, local: bool = False) -> None:
     """Check that the sockets of Ray and vLLM fit into the folder for temporary files. Raises UserFault."""
     here = local or not cluster_address(config.cluster)
     check_temporary_folder(ray=not local and here, vllm=here and config.engine.kind == "vllm")
+
+
+def check_address(host: str, port: int, key: str) -> None:
+    """Check that a server can listen on an address. Raises UserFault naming the key and the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise UserFault(f"{key}={port}: cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 def check_policy(config: RunConfig) -> None:

@@ -62,14 +62,14 @@ class TensorBoardWriter:
 class WandbWriter:
     """Write scalars to Weights & Biases; a resumed run continues under the same id."""
 
-    def __init__(self, config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> None:
+    def __init__(self, config: MetricsConfig, name: str, run_id: str, resolved: Mapping[str, Any]) -> None:
         """Begin or resume a W&B run. Raises MetricWriterError when wandb is not installed."""
         wandb = _import("wandb", "wandb", "logging.wandb_project")
         self._run = wandb.init(
             project=config.wandb_project,
             mode=config.wandb_mode,
             id=run_id,
-            name=run_id,
+            name=name,
             config=dict(resolved),
             resume="allow",
         )
@@ -101,12 +101,13 @@ class MetricWriters:
             writer.close()
 
 
-def open_writers(config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]) -> MetricWriters:
+def open_writers(config: MetricsConfig, name: str, run_id: str, resolved: Mapping[str, Any]) -> MetricWriters:
     """Open the configured writers.
 
     Args:
         config: the settings of the writers.
-        run_id: name of the run, the same when it is resumed.
+        name: name of the run.
+        run_id: id of the run among all others, the same when it is resumed.
         resolved: the run's resolved configuration, for writers that show it.
 
     Raises:
@@ -116,7 +117,7 @@ def open_writers(config: MetricsConfig, run_id: str, resolved: Mapping[str, Any]
     if config.tensorboard:
         writers.append(TensorBoardWriter(config.tensorboard))
     if config.wandb_project:
-        writers.append(WandbWriter(config, run_id, resolved))
+        writers.append(WandbWriter(config, name, run_id, resolved))
     return MetricWriters(writers)
 
 

@@ -1,4 +1,4 @@
-"""How long one call of a plug-in may take by its own settings: all tries of the services behind it."""
+"""Time limits of plug-ins from their own settings: all tries of the services behind them."""
 
 from __future__ import annotations
 

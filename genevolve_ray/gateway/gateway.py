@@ -16,6 +16,7 @@ from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.auth import Scope, TokenEntry, TokenFile, require
 from genevolve_ray.gateway.config import MIB, GatewayConfig
 from genevolve_ray.gateway.connections import Connections
+from genevolve_ray.gateway.farewell import Farewell
 from genevolve_ray.gateway.inspector import Inspector, PolicyFacts
 from genevolve_ray.gateway.leases import Call, LeaseTable, SampleLease
 from genevolve_ray.gateway.limits import Bucket
@@ -120,6 +121,7 @@ class Gateway:
         self._parsing = asyncio.Semaphore(_PARSERS)
         self._published = asyncio.Condition()
         self._closing = False
+        self.farewell = Farewell(self.meters.alive)
 
     # --- the loop's side ---
 
@@ -176,6 +178,7 @@ class Gateway:
             raise
         if scope is not Scope.STATUS:
             self.meters.worker(entry.name)
+            self.farewell.check(entry.name)
         return entry
 
     def card(self) -> RunCard:

@@ -16,6 +16,8 @@ from genevolve_ray.evolution.inprocess import build_scoring, load_banned, load_c
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.weights import own_folder
+from genevolve_ray.experience.config import ExperienceConfig
+from genevolve_ray.gateway.auth import TokenFile
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.gateway import Gateway, RunFacts
 from genevolve_ray.gateway.inspector import PolicyFacts
@@ -102,8 +104,26 @@ async def open_gateway(
             on_listening(server)
             outside = GatewayRollouts(server, parts.scoring)
             yield outside if inside is None else SharedRollouts(inside, outside, config.share, config.patience)
-        finally:
+        except BaseException:
             await server.stop()
+            raise
+        await server.stop(finished=True)
+
+
+def opening_notes(config: GatewayConfig, experience: ExperienceConfig) -> list[str]:
+    """Return what a user should know before the first worker connects: no token exists, or there is no experience."""
+    said = []
+    if not TokenFile(config.tokens).entries():
+        said.append(
+            f"no worker can connect: {config.tokens} holds no token; make one for each worker with "
+            f"`genevolve gateway token new NAME --file {config.tokens}`"
+        )
+    if experience.enabled and config.only and not experience.outside:
+        said.append(
+            "experience is off: every rollout comes from outside workers, and a bundle from outside would advise all later "
+            "rollouts; experience.outside=true permits it"
+        )
+    return said
 
 
 def policy_facts(run: EvolutionConfig, model_dir: Path, tools: Mapping[str, Tool]) -> PolicyFacts:

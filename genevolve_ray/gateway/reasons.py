@@ -19,6 +19,8 @@ class RefusalReason(StrEnum):
     """The token does not allow this."""
     QUARANTINED = "quarantined"
     """The worker is in quarantine."""
+    FINISHED = "finished"
+    """The run has ended successfully: there is no more work."""
     RATE_LIMITED = "rate_limited"
     OVERSIZED = "oversized"
     """The body is too large, as it arrived or decompressed."""
@@ -94,6 +96,7 @@ _STATUS = {
     RefusalReason.TOO_SLOW: 408,
     RefusalReason.REPLAYED: 409,
     RefusalReason.CALL_ORDER: 409,
+    RefusalReason.FINISHED: 410,
     RefusalReason.LEASE_EXPIRED: 410,
     RefusalReason.WITHDRAWN: 410,
     RefusalReason.OVERSIZED: 413,

@@ -100,10 +100,17 @@ class GatewayServer:
         assert self._loop is not None, "the gateway has not been started"
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    async def stop(self) -> None:
-        """End the server, and then the thread."""
+    async def stop(self, *, finished: bool = False) -> None:
+        """End the server, and then the thread.
+
+        `finished`: the run has succeeded, which the workers learn before.
+        """
         if self._server is not None and self._thread.is_alive():
+            if finished:
+                self.gateway.farewell.begin()
             await self.ask(self.gateway.retire())
+            if finished:
+                await self.ask(self.gateway.farewell.wait())
             self._server.should_exit = True
         await asyncio.to_thread(self._thread.join, 2 * _GRACE_SECONDS + 10)
 

@@ -22,6 +22,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.episodes import EpisodeRunner, OwnTools
+from genevolve_ray.gateway.farewell import RunFinished
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import PROTOCOL, FileCard, LeaseGrant, Push, RunCard, WeightsCard
 from genevolve_ray.gateway.worker_folder import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
@@ -124,18 +125,19 @@ class Worker:
         self._draining.set()
 
     async def run(self) -> WorkerProgress:
-        """Work until drained.
+        """Work until drained, or until the run has finished.
 
         Raises:
             WorkerError: when the gateway quarantines this worker, is unreachable for too long, or has another version.
         """
-        card = await self._meet()
-        _check_version(card)
-        self._runner, engine = await self._prepare(card)
-        try:
-            await self._work(engine)
-        finally:
-            await engine.close()
+        with suppress(RunFinished):
+            card = await self._meet()
+            _check_version(card)
+            self._runner, engine = await self._prepare(card)
+            try:
+                await self._work(engine)
+            finally:
+                await engine.close()
         return self.progress
 
     async def _meet(self) -> RunCard:
@@ -152,7 +154,7 @@ class Worker:
             try:
                 return await call()
             except GatewayRefusal as refusal:
-                raise WorkerError(f"the gateway rejected this worker: {refusal.why}") from refusal
+                _end_for(refusal, "the gateway rejected this worker", every=True)
             except GatewayDown as error:
                 self._check_patience(error)
                 await self._pause()
@@ -221,7 +223,7 @@ class Worker:
                 await self._pause()
             except GatewayRefusal as refusal:
                 if refusal.reason is not RefusalReason.UNKNOWN_FILE:
-                    raise WorkerError(f"the gateway rejected this worker: {refusal.why}") from refusal
+                    _end_for(refusal, "the gateway rejected this worker", every=True)
                 self._heard = time.monotonic()
 
     async def _first_weights(self) -> WeightsCard:
@@ -272,8 +274,7 @@ class Worker:
                 await asyncio.sleep(1.0)
                 continue
             except GatewayRefusal as refusal:
-                if refusal.reason in _FATAL:
-                    raise WorkerError(f"the gateway has quarantined this worker: {refusal.why}") from refusal
+                _end_for(refusal, "the gateway has quarantined this worker")
                 continue  # the version was removed during the download
             await engine.update(str(folder), card.version, card.probe)
             self.progress.version = card.version
@@ -291,8 +292,7 @@ class Worker:
                 await self._pause()
             except GatewayRefusal as refusal:
                 self.progress.refused[refusal.reason.value] += 1
-                if refusal.reason in _FATAL:
-                    raise WorkerError(f"the gateway has quarantined this worker: {refusal.why}") from refusal
+                _end_for(refusal, "the gateway has quarantined this worker")
 
     async def _leases(self) -> list[LeaseGrant]:
         """Request work until there is some or the worker drains; a request in progress is then dropped."""
@@ -373,6 +373,14 @@ async def start_engine(card: RunCard, model: Path, config: EngineConfig | None) 
 
     limited = config.model_copy(update={"max_model_len": card.max_model_len})
     return await create_engine(limited, model, banned=load_banned(model, chat))
+
+
+def _end_for(refusal: GatewayRefusal, said: str, *, every: bool = False) -> None:
+    """Raise a refusal that ends a worker: RunFinished at the end of the run, else WorkerError."""
+    if refusal.reason is RefusalReason.FINISHED:
+        raise RunFinished from refusal
+    if every or refusal.reason in _FATAL:
+        raise WorkerError(f"{said}: {refusal.why}") from refusal
 
 
 def _check_version(card: RunCard) -> None:

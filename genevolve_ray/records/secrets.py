@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from genevolve_ray.errors import UserFault
+from genevolve_ray.errors import UserFault, without_addresses
 
 MASK = "***"
 _KEY = re.compile(
@@ -79,7 +79,7 @@ def redacted(text: str) -> str:
 
 def shown(text: object) -> str:
     """Return external text for a terminal or a log: without secrets and control sequences, line breaks kept."""
-    plain = _SEQUENCE.sub("", str(text))
+    plain = without_addresses(_SEQUENCE.sub("", str(text)))
     return redacted("".join(c if c.isprintable() or c == "\n" else " " for c in plain))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from importlib import resources
 
+import pytest
 from atlas_worlds import chat_format
 
 from genevolve_ray.atlas.coldstart import ColdStartConfig, Curriculum, CurriculumConfig
@@ -61,3 +62,12 @@ def test_lessons_end_in_programs_even_from_a_careless_teacher() -> None:
 def test_the_shipped_checkpoint_was_made_by_the_recipe_in_the_code() -> None:
     provenance = json.loads((resources.files("genevolve_ray.atlas") / "cold_start/provenance.json").read_text())
     assert provenance["recipe"] == ColdStartConfig().model_dump(mode="json")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 300, 2300, 5000])
+def test_a_recipe_lasts_as_many_steps_as_asked(steps: int) -> None:
+    recipe = ColdStartConfig().lasting(steps)
+    assert recipe.steps == steps
+    assert recipe.curriculum.steps >= 1
+    assert recipe.curriculum.exercise_steps == pytest.approx(steps * 300 / 2300, abs=1)
+    assert ColdStartConfig().lasting(2300) == ColdStartConfig()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+import socket
 from pathlib import Path
 
 import pytest
 
 from genevolve_ray.atlas.renderer import AtlasRenderer
-from genevolve_ray.commands.evolve import evolve_run
+from genevolve_ray.commands.evolve import evolve_run, tracked
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.config import HeldoutConfig
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
@@ -94,3 +98,49 @@ def test_a_value_that_was_masked_is_not_taken_for_the_secret(tmp_path: Path) -> 
     config = config_of(1, SUMMARISER.replace("KEY", "'***'"))
     with pytest.raises(UserFault, match=r"summariser\.config\.extra_body\.api_key: the files of a run hold \*\*\*"):
         evolve_run(config, tmp_path / "run", in_process=True)
+
+
+def test_two_folders_of_one_name_have_different_ids_and_a_resumed_run_keeps_its_own(tmp_path: Path) -> None:
+    def track(folder: str, name: str = "same") -> tuple[str, str]:
+        with RunStore.open(str(tmp_path / folder), config_of(1, f"name={name}")) as store:
+            return tracked(name, store)
+
+    first, second = track("one"), track("two")
+    assert first[0] == second[0] == "same"
+    assert first[1] != second[1]
+    assert track("one") == first
+    assert RunStore.read(str(tmp_path / "one")).info.run_id in first[1]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_name_as_id(tmp_path: Path) -> None:
+    with RunStore.open(str(tmp_path), config_of(1, "name=old")) as store:
+        pass
+    info = json.loads((tmp_path / "run.json").read_text())
+    del info["run_id"]
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    with RunStore.open(str(tmp_path), config_of(1, "name=old")) as store:
+        assert tracked("old", store) == ("old", "old")
+
+
+def test_a_run_ends_with_the_gain_and_the_path_of_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evolve_run(config_of(1, "heldout.requests=0"), tmp_path / "bare", in_process=True)
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'bare' / 'report.html'}"
+    config = config_of(1).model_copy(update={"heldout": HeldoutConfig(requests=2)})
+    evolve_run(config, tmp_path / "compared", in_process=True)
+    gain, report = capsys.readouterr().out.splitlines()[-2:]
+    assert re.fullmatch(r"held-out reward \S+ -> \S+ \(gain \S+, interval \S+ to \S+\) in 1 steps, \d+ s", gain)
+    assert report == f"report: {tmp_path / 'compared' / 'report.html'}"
+
+
+def test_a_busy_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            UserFault, match=rf"^gateway.port={port}: cannot listen on 127.0.0.1:{port}: Address already"
+        ):
+            evolve_run(config_of(1, f"gateway.port={port}", "gateway.only=true"), tmp_path / "run", in_process=True)
+        assert not (tmp_path / "run").exists()

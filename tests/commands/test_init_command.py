@@ -89,7 +89,10 @@ def test_scripts_and_commands_are_real(tmp_path: Path) -> None:
             parse(shlex.split(command))
     downloads = [line.split() for line in texts["download.sh"].splitlines() if line.startswith("hf ")]
     assert all(words[1] == "download" and words[3] == "--local-dir" for words in downloads)
-    assert "huggingface_hub" in texts["download.sh"] and "package vllm: vllm serve" in texts["serve_judge.sh"]
+    assert (
+        "huggingface_hub" in texts["download.sh"]
+        and "package vllm: python -m vllm.entrypoints.openai.api_server --model" in texts["serve_judge.sh"]
+    )
 
 
 def test_the_services_beside_it_can_be_served_and_have_the_names_that_the_run_calls(tmp_path: Path) -> None:

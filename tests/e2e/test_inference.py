@@ -1,4 +1,4 @@
-"""Inference for real: a checkpoint under plain `vllm serve`, driven by a foreign client and by ours; a benchmark on Ray."""
+"""Inference for real: a checkpoint under vLLM's own server, driven by a foreign client and by ours; a benchmark on Ray."""
 
 from __future__ import annotations
 

@@ -124,7 +124,11 @@ def test_an_override_below_a_group_that_is_off_switches_it_on() -> None:
 @pytest.mark.parametrize(
     ("own", "others", "message"),
     [
-        ("seed: 1\nextends: papr\n", {}, r"own\.yaml: line 2: extends: unknown preset 'papr'; known: .*paper"),
+        (
+            "seed: 1\nextends: papr\n",
+            {},
+            r"own\.yaml: line 2: extends: unknown preset 'papr', did you mean paper\?; known: .*paper",
+        ),
         ("extends: nowhere.yaml\n", {}, r"own\.yaml: line 1: extends: .*nowhere\.yaml"),
         ("extends: [paper]\n", {}, r"own\.yaml: line 1: extends: name one preset or \.yaml file, got \['paper'\]"),
         ("extends: 3\n", {}, r"own\.yaml: line 1: extends: name one preset or \.yaml file, got 3"),

@@ -13,7 +13,7 @@ from genevolve_ray.evolution.metric_writers import MetricsConfig, MetricWriterEr
 
 
 def test_no_writer_by_default() -> None:
-    writers = open_writers(MetricsConfig(), "demo", {})
+    writers = open_writers(MetricsConfig(), "demo", "demo-1", {})
     writers.write(1, {"loss": 1.0})
     writers.close()
 
@@ -28,7 +28,7 @@ def test_tensorboard_files_hold_the_scalars(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    writers = open_writers(MetricsConfig(tensorboard=str(tmp_path)), "demo", {})
+    writers = open_writers(MetricsConfig(tensorboard=str(tmp_path)), "demo", "demo-1", {})
     for step in (1, 2):
         writers.write(step, {"reward_mean": step / 4, "note": "text"})
     writers.close()
@@ -38,7 +38,7 @@ def test_tensorboard_files_hold_the_scalars(tmp_path: Path) -> None:
     assert points == [(1, 0.25), (2, 0.5)]
 
 
-def test_wandb_resumes_under_the_run_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_resumes_under_the_id_of_the_run_and_shows_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, object]] = []
 
     class Run:
@@ -49,15 +49,17 @@ def test_wandb_resumes_under_the_run_s_name(monkeypatch: pytest.MonkeyPatch) -> 
             calls.append(("finish", None))
 
     def init(**options: object) -> Run:
-        calls.append(("init", (options["id"], options["resume"], options["project"], options["config"])))
+        calls.append(
+            ("init", (options["id"], options["name"], options["resume"], options["project"], options["config"]))
+        )
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    writers = open_writers(MetricsConfig(wandb_project="p", wandb_mode="offline"), "demo", {"seed": 1})
+    writers = open_writers(MetricsConfig(wandb_project="p", wandb_mode="offline"), "demo", "demo-1a", {"seed": 1})
     writers.write(3, {"loss": 1.0, "note": "x"})
     writers.close()
     assert calls == [
-        ("init", ("demo", "allow", "p", {"seed": 1})),
+        ("init", ("demo-1a", "demo", "allow", "p", {"seed": 1})),
         ("log", (3, {"loss": 1.0})),
         ("finish", None),
     ]
@@ -70,7 +72,7 @@ def test_wandb_resumes_under_the_run_s_name(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, module: str, config: MetricsConfig) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MetricWriterError, match=f"{module.split('.')[0]} is not installed: pip install"):
-        open_writers(config, "demo", {})
+        open_writers(config, "demo", "demo-1", {})
 
 
 def test_store_and_metrics_import_neither_torch_nor_ray() -> None:

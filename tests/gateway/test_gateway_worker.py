@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gateway_helpers import MODEL, house, played
@@ -18,11 +20,13 @@ from genevolve_ray.evolution.inprocess import build_rollouts, load_chat
 from genevolve_ray.evolution.plugins import PluginSpec, RendererSpec
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.weights import PublishedWeights
-from genevolve_ray.gateway.auth import Scope
+from genevolve_ray.experience.config import ExperienceConfig
+from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.console import status_lines
 from genevolve_ray.gateway.episodes import OwnTools
+from genevolve_ray.gateway.launch import opening_notes
 from genevolve_ray.gateway.quarantine import Quarantine
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.rollouts import GatewayRenderers
@@ -43,6 +47,63 @@ async def test_workers_answer_every_sample_and_the_gateway_judges_it(tmp_path: P
         assert {t.provenance.engine for t in found} <= {"gateway:anna", "gateway:ben"}
         assert all(t.reward is not None and t.verdict is not None for t in found)
         assert h.server.gateway.lease_table.counts()["answered"] == 12
+
+
+async def test_a_worker_ends_without_an_error_when_the_run_has_finished(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.publish(0)
+        worker, waiting = h.worker("anna"), h.worker("ben")
+        running = [asyncio.create_task(one.run()) for one in (worker, waiting)]
+        assert (await h.rollouts.rollout(h.task(0))).outcome is Outcome.SCORED
+        async with asyncio.timeout(30):
+            while len(h.server.gateway.meters.alive()) < 2:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        ended = await asyncio.gather(*running)
+    assert sum(progress.accepted for progress in ended) == 1
+
+
+async def test_a_worker_that_waits_for_the_first_version_ends_with_the_run_as_well(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        running = asyncio.create_task(h.worker("anna").run())
+        async with asyncio.timeout(30):
+            while not h.server.gateway.meters.alive():
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(30):
+        assert (await running).accepted == 0
+
+
+async def test_a_run_that_failed_sends_no_worker_away(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the run fails"):
+        async with house(tmp_path) as h:
+            await h.publish(0)
+            config = WorkerConfig(concurrent=1, poll_seconds=0.5, drain_seconds=1, patience=0.2)
+            client = h.client(h.token("anna"))
+            worker = Worker(client, config, tmp_path / "anna", lambda c, m: start_engine(c, m, None))
+            running = asyncio.create_task(worker.run())
+            assert (await h.rollouts.rollout(h.task(0))).outcome is Outcome.SCORED
+            raise RuntimeError("the run fails")
+    with pytest.raises(WorkerError, match="no answer from the gateway"):
+        await running
+
+
+@pytest.mark.parametrize(
+    ("settings", "enabled", "outside", "notes"),
+    [
+        ({"port": 1}, False, False, [r"no worker can connect: .*none\.json holds no token; .*token new NAME --file"]),
+        ({"port": 1, "only": True}, True, False, ["no worker can connect", "experience is off: every rollout comes"]),
+        ({"port": 1, "only": True}, True, True, ["no worker can connect"]),
+    ],
+)
+def test_what_keeps_workers_or_experience_away_is_said_at_the_start(
+    tmp_path: Path, settings: dict[str, Any], enabled: bool, outside: bool, notes: list[str]
+) -> None:
+    config = GatewayConfig(tokens=tmp_path / "none.json", **settings)
+    found = opening_notes(config, ExperienceConfig(enabled=enabled, outside=outside))
+    assert len(found) == len(notes)
+    assert all(re.search(note, text) for note, text in zip(notes, found, strict=True))
+    TokenFile(config.tokens).new("anna", [Scope.ROLLOUT], None)
+    assert len(opening_notes(config, ExperienceConfig(enabled=enabled, outside=outside))) == len(notes) - 1
 
 
 async def test_an_answer_from_outside_equals_the_same_sample_played_inside(tmp_path: Path) -> None:

@@ -48,3 +48,9 @@ def test_a_command_in_a_sentence_has_its_name_and_its_options(page: Path, comman
 def test_a_make_target_exists(page: Path) -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert {name for name in named if f"\n{name}: " not in MAKEFILE} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_shows_a_command_that_only_one_build_of_vllm_has(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if re.match(r"^(?: {4}|\$ )?\s*vllm serve\b", line)] == []

@@ -51,6 +51,8 @@ class RunInfo(Document):
     created: str
     package_version: str
     run_seed: int
+    run_id: str = ""
+    """Name of the run that no other folder has, for trackers; empty in runs of earlier versions."""
 
 
 class StoredFile(Record):

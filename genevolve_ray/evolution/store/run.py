@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -126,7 +127,8 @@ class RunStore(RunGroups):
 
     def _begin(self, config: BaseModel | Mapping[str, Any], run_seed: int) -> None:
         self._folder.put("config.yaml", dump_config(config), "resolved configuration")
-        info = RunInfo(created=now(), package_version=__version__, run_seed=run_seed)
+        run_id = secrets.token_hex(6)
+        info = RunInfo(created=now(), package_version=__version__, run_seed=run_seed, run_id=run_id)
         self._folder.put("run.json", info.encode(), "run description")
 
     def _continue(self, config: BaseModel | Mapping[str, Any], run_seed: int, changeable: Collection[str]) -> None:
