@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,8 +147,8 @@ def judge_part(text: str, *, gpu: bool) -> RunPart:
             "cluster": {"judge": {"timeout": 1800}},
         }
         called = {"url": f"http://127.0.0.1:{_JUDGE_PORT}/v1", "model": f"{Path(folder).name}:{dtype}", "token_env": ""}
-        command = f"python -m vllm.entrypoints.openai.api_server --model {folder} --port {_JUDGE_PORT}"
-        instead = f"{command} --served-model-name {called['model']}" if gpu else ""
+        words = ("--model", folder, "--port", str(_JUDGE_PORT), "--served-model-name", str(called["model"]))
+        instead = shlex.join(["python", "-m", "vllm.entrypoints.openai.api_server", *words]) if gpu else ""
         server = SideService("judge", _JUDGE_PORT, served, instead)
         return RunPart(_asked(called), "serve_judge.sh", downloads, server)
     return RunPart({"judge": _other(Role.JUDGE, "judge", name, text), "summariser": {"type": "rules"}})
