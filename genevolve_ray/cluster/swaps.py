@@ -14,6 +14,7 @@ from genevolve_ray.cluster.proxies import ServeRenderer
 from genevolve_ray.cluster.rollouts import RayRollouts
 from genevolve_ray.cluster.services import Service
 from genevolve_ray.cluster.workers import ServiceHandle
+from genevolve_ray.evolution.patience import time_limit
 from genevolve_ray.evolution.plugins import RendererSpec
 
 
@@ -41,7 +42,10 @@ class RayRenderers:
             PlacementError: when there is no room for both.
             StartError: when it does not start; no part of it remains.
         """
-        service = replace(self._first, name=f"{self._first.name}-{generation}", spec=spec)
+        config = self._first.config
+        if config.timeout == time_limit(self._first.spec):  # It follows the plug-in.
+            config = config.model_copy(update={"timeout": time_limit(spec)})
+        service = replace(self._first, name=f"{self._first.name}-{generation}", spec=spec, config=config)
         await in_thread(_check_room, service)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(delete, [service])

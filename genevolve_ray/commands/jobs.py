@@ -18,7 +18,7 @@ from genevolve_ray.bench.jobs.pipeline import Pipeline, Stage
 from genevolve_ray.bench.jobs.progress import JobLog
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
-from genevolve_ray.doctor.preflight import check_plugin, check_secrets, require_gpus
+from genevolve_ray.doctor.preflight import check_plugin, check_secrets, placed, require_gpus
 from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
@@ -174,7 +174,8 @@ def _preflight(job: Job) -> None:
     config, wanted = job.config, job.wanted
     specs = used_specs(config, wanted)
     for role, spec in specs.items():
-        check_plugin(role, spec)
+        with placed(config):
+            check_plugin(role, spec)
     settings = {role: spec.model_dump(mode="json") for role, spec in specs.items()}
     if wanted.policy is not None and wanted.policy.endpoint is not None:
         settings["policy"] = wanted.policy.endpoint.model_dump(mode="json")

@@ -18,9 +18,9 @@ from genevolve_ray.doctor.preflight import check_final_step, check_sampled, mode
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
+from genevolve_ray.evolution.layers import LayerFault, merge_layers, read_layers
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.models.hub import is_hub_id, local_model, pinned
-from genevolve_ray.records.strict_text import YamlFault, read_yaml
 
 DIRECT = "direct"
 _LOG = logging.getLogger(__name__)
@@ -61,12 +61,11 @@ def _endpoint(text: str) -> OpenAIPolicyConfig:
             return OpenAIPolicyConfig(url=found["url"], model=found["model"])
         if text.startswith("openai:"):
             raise UserFault(f"--policy {text!r}: write openai:MODEL@URL, as openai:my-model@http://127.0.0.1:8000/v1")
-        values = read_yaml(Path(text))
-        return OpenAIPolicyConfig.model_validate(values)
+        return OpenAIPolicyConfig.model_validate(merge_layers(read_layers(text)))
     except ValidationError as error:
         raise UserFault(f"--policy {text}: {explain(error, kind=OpenAIPolicyConfig)}") from error
-    except YamlFault as error:
-        raise UserFault(f"--policy {text}: {error}") from error
+    except LayerFault as error:
+        raise UserFault(f"--policy {error}") from error
 
 
 @contextmanager

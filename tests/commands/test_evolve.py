@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import yaml
 
 from genevolve_ray.atlas.renderer import AtlasRenderer
 from genevolve_ray.commands.evolve import evolve_run, tracked
@@ -120,6 +121,19 @@ def test_a_run_of_an_earlier_version_keeps_its_name_as_id(tmp_path: Path) -> Non
     (tmp_path / "run.json").write_text(json.dumps(info))
     with RunStore.open(str(tmp_path), config_of(1, "name=old")) as store:
         assert tracked("old", store) == ("old", "old")
+
+
+def test_a_run_resumes_that_began_before_limits_were_derived(tmp_path: Path) -> None:
+    config = load_config("atlas")
+    stored = config.model_dump(mode="json")
+    del stored["layers"]
+    stored["loop"]["parity_limit"], stored["learner"]["token_budget"] = 2e-4, 4096
+    for role in ("tools", "renderer", "judge"):
+        stored["cluster"][role]["timeout"] = 300.0
+    with RunStore.open(str(tmp_path), stored, run_seed=config.seed):
+        pass
+    with RunStore.open(str(tmp_path), config, run_seed=config.seed) as store:
+        assert store.config == yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))
 
 
 def test_a_run_ends_with_the_gain_and_the_path_of_the_report(

@@ -53,7 +53,11 @@ CHANGEABLE = (
     "gateway",
     "layers",
     "learner.lora.publish",
+    "learner.token_budget",
     "loop.outage_limit",
+    "loop.parity_limit",
+    "engine.vllm.kv_cache_mib",
+    *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),
 )
 """Configuration keys (with all below them) that may differ when a run is resumed."""
 
