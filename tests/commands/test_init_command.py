@@ -54,6 +54,15 @@ def test_without_a_choice_the_run_is_the_atlas_and_can_start(tmp_path: Path, gen
     assert [line[:5] for line in text.splitlines() if line.startswith("## ")] == [f"## {n}." for n in range(1, 6)]
 
 
+def test_a_judge_behind_http_scores_by_the_formula_of_the_run(tmp_path: Path) -> None:
+    config = written(
+        tmp_path / "run", InitOptions(renderer="qwen-service:http://a:1", judge="endpoint:m@http://b:2/v1")
+    )
+    assert config.judge.config["formula"] == config.reward.formula.value == "paper"
+    real = written(tmp_path / "real", InitOptions(policy="Qwen/Qwen3-VL-8B-Instruct", judge="endpoint:m@http://b:2/v1"))
+    assert real.judge.config.get("formula", "release-summary") == real.reward.formula.value
+
+
 def test_a_real_run_resolves_to_the_method_and_missing_services_are_findings(
     tmp_path: Path, genevolve: Command
 ) -> None:

@@ -38,12 +38,6 @@ def scored(path: Path) -> list[dict[str, Any]]:
     return [row for row in json.loads(path.read_text(encoding="utf-8")) if row.get("eval_success") is True]
 
 
-def test_the_page_walks_the_whole_road() -> None:
-    words = [line.split()[1] for line in LINES if line.startswith("genevolve ")]
-    road = ["init", "doctor", "sft", "evolve", "rollout", "render", "judge", "bench", "export"]
-    assert [word for word in words if word in road] == road
-
-
 @pytest.mark.parametrize("place", [HERE, ON_RAY], ids=["in-process", "ray"])
 def test_every_line_of_the_rehearsal_can_be_typed(place: tuple[str, ...], tmp_path: Path) -> None:
     assert SERVICES is not None

@@ -51,15 +51,6 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def test_the_table_shows_every_command() -> None:
-    from typer.main import get_command
-
-    from genevolve_ray.cli import app
-
-    shown = {line.partition("genevolve ")[2].split()[0] for line in LINES}
-    assert set(get_command(app).commands) == shown
-
-
 def test_every_line_of_the_table_can_be_typed_in_its_order(tmp_path: Path) -> None:
     typist = Typist(tmp_path)
     port = free_port()

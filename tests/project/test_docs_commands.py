@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,24 @@ def test_a_command_in_a_sentence_has_its_name_and_its_options(page: Path, comman
     inside = getattr(here, "commands", {"": here}).values()
     known = {option for one in inside for parameter in one.params for option in parameter.opts} | {"--help"}
     assert [word for word in words if word.startswith("--") and word.partition("=")[0] not in known] == []
+
+
+def test_the_table_of_the_readme_shows_every_command_as_a_line_that_can_be_typed() -> None:
+    """`tests/e2e/test_readme_commands.py` types them."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| command |")[2].partition("\n\n")[0]
+    lines = re.findall(r"^\| `(?:[A-Z_]+=\S+ )?genevolve ([^`]+)` \|", table, re.MULTILINE)
+    assert len(lines) == len(table.splitlines()) - 2
+    for line in lines:
+        parse(shlex.split(line))
+    assert {line.split()[0] for line in lines} == set(typer.main.get_command(app).commands)
+
+
+def test_the_rehearsal_walks_the_whole_road() -> None:
+    """`tests/e2e/test_first_run_page.py` types it."""
+    road = ["init", "doctor", "sft", "evolve", "rollout", "render", "judge", "bench", "export"]
+    page = (ROOT / "docs" / "first_run.md").read_text(encoding="utf-8").partition("## A rehearsal")[2]
+    words = re.findall(r"^genevolve (\w+)", page, re.MULTILINE)
+    assert [word for word in words if word in road] == road
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
