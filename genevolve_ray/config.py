@@ -20,7 +20,7 @@ from genevolve_ray.evolution.plugins import Role, same_plugin
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.records.secrets import masked
 from genevolve_ray.records.strict_text import YamlFault, load_yaml
-from genevolve_ray.records.suggestions import meant_key
+from genevolve_ray.records.suggestions import meant, meant_key
 
 _NAMED = re.compile(r"(?<![\w.])([a-z_]{1,40}(?:\.[a-z_]{1,40}){1,6}|deterministic|profile)=")
 """A key with its value in a message."""
@@ -67,14 +67,21 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     layers = _layers(preset)
     values = merge_layers(layers)
-    recorded = values.get("layers") or ()
-    values["layers"] = [*(layer.name for layer in layers), *(recorded if isinstance(recorded, list) else ())]
+    recorded = values.get("layers") or []
+    if not isinstance(recorded, list):
+        raise ConfigError(f"layers: a run records the files that it was started with here, got {recorded!r}")
+    values["layers"] = [*(layer.name for layer in layers), *recorded]
     values = with_overrides(_of_new_types(values, overrides), overrides)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        places = key_places(layers) if is_file(preset) else {}
-        raise ConfigError(explain(error, places, [o.partition("=")[0].strip() for o in overrides])) from error
+        raise config_fault(error, preset, overrides) from error
+
+
+def config_fault(error: ValidationError, preset: str, overrides: Sequence[str]) -> ConfigError:
+    """Return the errors of the values of a preset or a file as one line, with the place of each key."""
+    places = key_places(_layers(preset)) if is_file(preset) else {}
+    return ConfigError(explain(error, places, [override.partition("=")[0].strip() for override in overrides]))
 
 
 def _of_new_types(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -139,6 +146,8 @@ def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str
             raise ConfigError(f"--set {override!r}: write key=value, for instance loop.group_size=6")
         if key.strip() == EXTENDS:
             raise ConfigError(f"--set {override}: a YAML file names its base, an option cannot")
+        if key.strip() == "layers":
+            raise ConfigError(f"--set {override}: a run records its files there, an option cannot")
         try:
             _assign(values, key.strip().split("."), load_yaml(text, "value"))
         except YamlFault as error:
@@ -169,7 +178,9 @@ def explain(
         overrides: keys with values from elsewhere, which have no place.
         kind: the settings class; for an unknown key its nearest one is named.
     """
-    return "; ".join(_place(entry, places or {}, overrides) + _explain(entry, kind) for entry in error.errors())
+    # A mistyped key is also missing: the typo is the cause, and comes first.
+    entries = sorted(error.errors(), key=lambda entry: entry["type"] == "missing")
+    return "; ".join(_place(entry, places or {}, overrides) + _explain(entry, kind) for entry in entries)
 
 
 def _place(entry: Any, places: Mapping[tuple[str, ...], str], overrides: Sequence[str]) -> str:
@@ -191,9 +202,14 @@ def _place(entry: Any, places: Mapping[tuple[str, ...], str], overrides: Sequenc
 def _explain(entry: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in entry["loc"]) or "configuration"
     if entry["type"] == "extra_forbidden":
-        return f"{key}: unknown key (value {_value(key, entry['input'])}){meant_key(key, kind)}"
+        base = meant(key, [EXTENDS]) if kind is RunConfig else ""
+        return f"{key}: unknown key (value {_value(key, entry['input'])}){base or meant_key(key, kind)}"
     if entry["type"] == "missing":
         return f"{key}: missing"
+    if entry["type"] == "model_type":
+        plugin = isinstance(entry["input"], str) and key.rpartition(".")[2] in set(Role)
+        how = f"; write {key}: {{type: {entry['input']}}}" if plugin else ""
+        return f"{key}: a group of keys is expected, got {_value(key, entry['input'])}{how}"
     message = entry["msg"].removeprefix("Value error, ")
     return message if entry["type"] == "value_error" else f"{key}: {message}, got {_value(key, entry['input'])}"
 

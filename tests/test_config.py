@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -291,3 +292,29 @@ def test_a_profile_survives_the_resolved_configuration(tmp_path: Path) -> None:
     (tmp_path / "words.md").unlink()
     (tmp_path / "again.yaml").write_text(config.model_dump_json())
     assert load_config(str(tmp_path / "again.yaml")).protocol == config.protocol
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "extend: paper",
+            "own.yaml: line 1: extend: unknown key (value 'paper'), did you mean extends?; policy: missing",
+        ),
+        ("extends: paper.yaml", "No such file or directory"),
+        ("extends: paper.yaml", "; the preset is `paper`"),
+        ("extends: atlas\nlearner.kl.coefficient: 1", "; a file nests it: learner: {kl: {coefficient: ...}}"),
+        ("extends: atlas\nrenderer: gemini", "got 'gemini'; write renderer: {type: gemini}"),
+        ("extends: atlas\nexperience: false", "line 2: experience: a group of keys is expected, got False"),
+        ("extends: atlas\nlayers: paper", "layers: a run records the files that it was started with here, got 'paper'"),
+    ],
+)
+def test_a_key_of_another_form_is_answered_with_the_right_one(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(str(tmp_path / "own.yaml"))
+
+
+def test_the_recorded_layers_are_no_setting() -> None:
+    with pytest.raises(ConfigError, match="--set layers="):
+        load_config("atlas", ["layers=[paper]"])

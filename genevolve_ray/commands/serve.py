@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig
 from genevolve_ray.cluster.session import cluster_address
-from genevolve_ray.config import ConfigError, RunConfig, explain, layered_values
+from genevolve_ray.config import ConfigError, RunConfig, config_fault, layered_values
 from genevolve_ray.doctor.preflight import check_plugin, check_secrets, require_gpus
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.patience import SHORTEST
@@ -69,13 +69,12 @@ def load_served(preset: str, overrides: Sequence[str], role: str) -> tuple[Plugi
     Raises:
         ConfigError: naming the file and key that is unknown, missing or invalid.
     """
-    values = layered_values(preset, overrides)
-    if unknown := sorted(set(values) - set(RunConfig.model_fields)):
-        raise ConfigError(f"{preset}: {unknown[0]}: unknown key")
+    others = set(RunConfig.model_fields) - {role, "cluster"}
+    values = {key: value for key, value in layered_values(preset, overrides).items() if key not in others}
     try:
-        config = ServedConfig.model_validate({k: v for k, v in values.items() if k in (role, "cluster")})
+        config = ServedConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{preset}: {explain(error)}") from error
+        raise config_fault(error, preset, overrides) from error
     spec: PluginSpec | None = getattr(config, role)
     if spec is None:
         raise ConfigError(f"{preset}: {role}: missing; write {role}: {{type: ..., config: {{...}}}}")

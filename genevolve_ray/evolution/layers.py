@@ -144,7 +144,9 @@ def _read(name: str, place: str) -> str:
         if name in presets():
             return (resources.files("genevolve_ray") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LayerFault(f"{place}{name}: {error}") from error
+        preset = Path(name).stem
+        same = f"; the preset is `{preset}`" if isinstance(error, FileNotFoundError) and preset in presets() else ""
+        raise LayerFault(f"{place}{name}: {error}{same}") from error
     near = meant(name, presets())
     raise LayerFault(f"{place}unknown preset {name!r}{near}; known: {', '.join(presets())}, or pass a .yaml file")
 

@@ -22,9 +22,12 @@ def meant(text: str, known: Iterable[str]) -> str:
 def meant_key(key: str, kind: type[BaseModel]) -> str:
     """Return `, did you mean X?` with the nearest key of a settings class for a dotted key that it does not have.
 
-    A key of the same group comes first, then one of the same name in another group, then the nearest of all.
+    A key of the same group comes first, then one of the same name in another group, then the nearest of all. A key that
+    exists was written with its dots: the text shows how a file nests it.
     """
     keys = setting_keys(kind)
+    if key in keys:
+        return f"; a file nests it: {': {'.join(key.split('.'))}: ...{'}' * key.count('.')}"
     group, _, name = key.rpartition(".")
     prefix = f"{group}." if group else ""
     siblings = {found.removeprefix(prefix): found for found in keys if found.startswith(prefix)}

@@ -119,6 +119,7 @@ def test_a_busy_port_is_named_before_anything_is_loaded(genevolve: Command) -> N
         (["renderer", "atlas", "--set", "renderer.type=nothing"], "nothing"),
         (["renderer", "atlas", "--set", "renderer.config.failure=2"], "renderer.config.failure"),
         (["renderer", "atlas", "--set", "cluster.renderer.replicas=0"], "cluster.renderer.replicas"),
+        (["renderer", "atlas", "--set", "rendrer.type=atlas"], "--set rendrer: unknown key"),
         (["renderer", "atlas", "--token-env", "NOT_SET"], "--token-env NOT_SET"),
     ],
 )
@@ -144,7 +145,8 @@ def test_a_file_may_hold_the_served_part_alone(tmp_path: Path, genevolve: Comman
     ended = genevolve("serve", "judge", str(file), "--in-process")
     assert "judge: missing" in ended.err
     file.write_text("renderer: {type: atlas}\nrendrer: {}\n")
-    assert "rendrer" in genevolve("serve", "renderer", str(file), "--in-process").err
+    ended = genevolve("serve", "renderer", str(file), "--in-process")
+    assert f"{file}: line 2: rendrer: unknown key (value {{}}), did you mean renderer?" in ended.err
 
 
 def test_the_lines_for_a_judge_make_a_valid_configuration() -> None:
