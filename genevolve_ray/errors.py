@@ -14,6 +14,8 @@ from typing import ClassVar
 
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a disk that is full or cannot be written."""
+_PATH = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY, errno.EXDEV})
+"""Errors of a path that no file can have, beside those with a class of their own."""
 MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """Errors of code that meets content from outside which it did not expect: they become typed failures."""
 
@@ -99,9 +101,9 @@ def as_user_fault(error: BaseException) -> UserFault | None:
         return error
     if isinstance(error, BaseExceptionGroup):
         return next((fault for e in error.exceptions if (fault := as_user_fault(e))), None)
-    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+    if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | NotADirectoryError | IsADirectoryError):
         return UserFault(str(error))
-    if isinstance(error, OSError) and error.errno in _DISK:
+    if isinstance(error, OSError) and error.errno in _DISK | _PATH:
         return UserFault(str(error))
     full = os.strerror(errno.EMFILE)
     if (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)) or (

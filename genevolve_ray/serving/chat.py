@@ -127,7 +127,7 @@ class ChatDoor(Door):
         return [await self._message(one, f"messages[{number}]") for number, one in enumerate(value)]
 
     async def _message(self, value: object, where: str) -> ChatMessage:
-        if not isinstance(value, dict) or value.get("role") not in _ROLES:
+        if not isinstance(value, dict) or str(value.get("role")) not in _ROLES:
             raise Fault(400, "invalid_value", f"{where}.role: expected one of {', '.join(_ROLES)}", where)
         content = value.get("content")
         if isinstance(content, str):

@@ -199,9 +199,17 @@ class Door(ABC):
         announced, limit = request.headers.get("content-length"), int(self.limits.body_mib * MIB)
         data = await read_bounded(request.stream(), announced, limit, self.limits.body_seconds)
         try:
-            value = json.loads(data) if len(data) <= _SMALL_BYTES else await asyncio.to_thread(json.loads, data)
+            value = _parsed(data) if len(data) <= _SMALL_BYTES else await asyncio.to_thread(_parsed, data)
         except (ValueError, RecursionError) as error:
             raise Fault(400, "invalid_json", f"the body is not JSON: {str(error)[:200]}") from error
         if not isinstance(value, dict):
             raise Fault(400, "invalid_json", f"the body is a JSON {type(value).__name__}, not an object")
         return value
+
+
+def _parsed(data: bytes) -> Any:
+    """Return a JSON value whose texts UTF-8 can hold. Raises ValueError and RecursionError."""
+    value = json.loads(data)
+    if b"\\u" in data:  # No model and no answer can hold half of a surrogate pair.
+        json.dumps(value, ensure_ascii=False).encode()
+    return value

@@ -28,7 +28,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 async def post(talker: Talker, body: dict[str, Any]) -> httpx.Response:
     async with serving(ChatDoor([talker], OPEN, DoorLimits())) as url, httpx.AsyncClient(base_url=url) as http:
-        return await http.post("/v1/chat/completions", json={"model": talker.identity, **body})
+        return await http.post("/v1/chat/completions", content=json.dumps({"model": talker.identity, **body}))
 
 
 async def test_our_judge_over_http_gives_the_verdict_of_the_same_model_in_process(tmp_path: Path) -> None:
@@ -94,6 +94,9 @@ async def test_the_models_are_listed() -> None:
         ({"messages": HELLO, "response_format": {"type": "json_object"}}, 400, "unsupported_value", "response_format"),
         ({"messages": []}, 400, "invalid_value", "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "invalid_value", "messages[0]"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "invalid_value", "messages[0]"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "invalid_json", None),
+        ({"messages": HELLO, "\ud800": 1}, 400, "invalid_json", None),
         (
             {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
             400,
@@ -108,7 +111,7 @@ async def test_the_models_are_listed() -> None:
         ),
     ],
 )
-async def test_what_is_not_served_is_refused_by_name(body: dict[str, Any], status: int, code: str, param: str) -> None:
+async def test_what_is_not_served_is_refused_by_name(body: dict[str, Any], status: int, code: str, param: str | None) -> None:
     answer = await post(Talker(), body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
