@@ -101,7 +101,9 @@ def as_user_fault(error: BaseException) -> UserFault | None:
         return error
     if isinstance(error, BaseExceptionGroup):
         return next((fault for e in error.exceptions if (fault := as_user_fault(e))), None)
-    if isinstance(error, FileNotFoundError | FileExistsError | PermissionError | NotADirectoryError | IsADirectoryError):
+    if isinstance(
+        error, FileNotFoundError | FileExistsError | PermissionError | NotADirectoryError | IsADirectoryError
+    ):
         return UserFault(str(error))
     if isinstance(error, OSError) and error.errno in _DISK | _PATH:
         return UserFault(str(error))

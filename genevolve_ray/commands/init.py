@@ -76,7 +76,7 @@ def planned(folder: Path, options: InitOptions) -> dict[str, str]:
     downloads += [_EMBEDDER] if base == "paper" and options.judge != ATLAS else []
     files = {"run.yaml": run_yaml(base, name, values, comments, plan.rule)}
     if downloads:
-        lines = [shell("hf", "download", model, "--local-dir", place) for model, place in dict.fromkeys(downloads)]
+        lines = [_download(model, place) for model, place in dict.fromkeys(downloads)]
         files["download.sh"] = "\n".join(_script("Downloads the models; `hf` is part of huggingface_hub.", lines))
     for number, server in enumerate(servers):
         device = plan.services[number] if number < len(plan.services) else None
@@ -84,6 +84,11 @@ def planned(folder: Path, options: InitOptions) -> dict[str, str]:
     variables = dict.fromkeys(variable for part in parts.values() for variable in part.variables)
     files["README.md"] = readme(name, files, list(variables), plan.training, tuned=base == "paper")
     return files
+
+
+def _download(model: str, place: str) -> str:
+    name, _, revision = model.partition("@")
+    return shell("hf", "download", name, *(["--revision", revision] if revision else []), "--local-dir", place)
 
 
 def _script(purpose: str, lines: Sequence[str]) -> list[str]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import Role, registered
+from genevolve_ray.models.hub import is_hub_id
 
 ATLAS = "atlas"
 FILL_IN = "FILL_IN"
 _RENDERER_PORT, _JUDGE_PORT = 8001, 8002
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _CHOICE = re.compile(r"^(?P<name>[\w.-]+)(?:[: ](?P<what>\S.*))?$")
 _IMPORT_PATH = re.compile(r"^\w+(?:\.\w+)+:\w+$")
 _GEMINI_CHAT = "https://generativelanguage.googleapis.com/v1beta/openai"
@@ -28,6 +28,8 @@ CHOICES: Mapping[str, str] = {
     "tools": "atlas, serper, local:FOLDER",
 }
 """What each option takes, besides the name or the import path of any other plug-in."""
+_PLAIN = (ATLAS, "serper", "web")
+"""Choices without a model or an address."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RunPart:
     """Keys of the run's YAML."""
     comment: str = ""
     downloads: tuple[tuple[str, str], ...] = ()
-    """Models of a hub, and the folders that they are downloaded to."""
+    """Models of a hub, `ORG/NAME` or `ORG/NAME@REVISION`, and the folders that they are downloaded to."""
     server: SideService | None = None
     inside_gpus: int = 0
     """GPUs that a replica inside the run takes."""
@@ -57,19 +59,12 @@ class RunPart:
     """Environment variables that hold keys."""
 
 
-@dataclass(frozen=True)
-class Models:
-    """Resolve models: a folder stays, an id of a hub becomes a folder below `models/` with a download."""
-
-    found: dict[str, str] = field(default_factory=dict)
-
-    def place(self, named: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """Return the folder of a model, and its download where it has one."""
-        path = Path(named).expanduser()
-        if path.exists() or _HUB_ID.fullmatch(named) is None:
-            return str(path.resolve()), ()
-        folder = f"./models/{named.partition('/')[2]}"
-        return folder, ((named, folder),)
+def _model_place(named: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the folder of a model, and its download: an id of a hub gets a folder below `models/`."""
+    if not is_hub_id(named):
+        return str(Path(named).expanduser().resolve()), ()
+    folder = f"./models/{named.partition('@')[0].partition('/')[2]}"
+    return folder, ((named, folder),)
 
 
 def split_choice(option: str, text: str) -> tuple[str, str]:
@@ -79,7 +74,10 @@ def split_choice(option: str, text: str) -> tuple[str, str]:
     found = _CHOICE.fullmatch(text.strip())
     if found is None:
         raise UserFault(f"--{option} {text!r}: choose {CHOICES[option]}")
-    return found["name"], found["what"] or ""
+    name, what = found["name"], found["what"] or ""
+    if what and name in _PLAIN:
+        raise UserFault(f"--{option} {text!r}: {name} takes nothing more, choose {CHOICES[option]}")
+    return name, what
 
 
 def renderer_part(text: str, *, gpu: bool) -> RunPart:
@@ -91,7 +89,7 @@ def renderer_part(text: str, *, gpu: bool) -> RunPart:
         urls = what.split(",")
         return RunPart({"renderer": {"type": name, "config": {"url": urls, "health_path": "health"}}}, "already served")
     if name == "qwen-service":
-        folder, downloads = Models().place(_EDITOR)
+        folder, downloads = _model_place(_EDITOR)
         served = {
             "renderer": {"type": "preset", "config": {"name": "qwen-image-edit-2511", "overrides": {"model": folder}}},
             "cluster": {"renderer": {"timeout": 2700}},
@@ -111,7 +109,7 @@ def renderer_part(text: str, *, gpu: bool) -> RunPart:
 
 
 def _diffusers(name: str, what: str, gpu: bool) -> RunPart:
-    cluster = {"renderer": {"gpus": 1}} if gpu else {}
+    cluster: dict[str, Any] = {"cluster": {"renderer": {"gpus": 1}}} if gpu else {}
     if name == "preset":
         from genevolve_ray.renderers.presets import renderer_preset
 
@@ -120,10 +118,10 @@ def _diffusers(name: str, what: str, gpu: bool) -> RunPart:
         except ValueError as error:
             raise UserFault(f"--renderer preset:{what}: {error}") from error
         values: dict[str, Any] = {"renderer": {"type": name, "config": {"name": what}}}
-        return RunPart({**values, "cluster": cluster}, "in a replica of the run", inside_gpus=int(gpu))
-    folder, downloads = Models().place(what)
-    values = {"renderer": {"type": name, "config": {"model": folder}}, "cluster": cluster}
-    return RunPart(values, "in a replica of the run", downloads, inside_gpus=int(gpu))
+        return RunPart(values | cluster, "in a replica of the run", inside_gpus=int(gpu))
+    folder, downloads = _model_place(what)
+    values = {"renderer": {"type": name, "config": {"model": folder}}}
+    return RunPart(values | cluster, "in a replica of the run", downloads, inside_gpus=int(gpu))
 
 
 def judge_part(text: str, *, gpu: bool) -> RunPart:
@@ -139,7 +137,7 @@ def judge_part(text: str, *, gpu: bool) -> RunPart:
         model, url = _model_at(_needed("judge", text, what))
         return RunPart(_asked({"url": url, "model": model, "token_env": ""}), "token_env: NAME sends the token in NAME")
     if name in ("vllm", "local"):
-        folder, downloads = Models().place(_needed("judge", text, what))
+        folder, downloads = _model_place(_needed("judge", text, what))
         backend, dtype, device = ("vllm", "bfloat16", "cuda") if gpu else ("transformers", "float32", "cpu")
         chat = {"model": folder, "device": device, "dtype": dtype, "max_model_len": 16384}
         served = {
@@ -179,7 +177,7 @@ def policy_part(text: str) -> RunPart:
     """Return the part of `--policy`."""
     if text == ATLAS:
         return RunPart({})
-    folder, downloads = Models().place(text)
+    folder, downloads = _model_place(text)
     return RunPart({"policy": {"model": folder}}, "after its cold start: genevolve sft", downloads)
 
 
@@ -190,13 +188,15 @@ def _needed(option: str, text: str, what: str) -> str:
 
 
 def _model_at(what: str) -> tuple[str, str]:
-    """Return model and address of MODEL@URL; what is not given is to be filled in."""
-    model, _, url = what.rpartition("@") if "@" in what else ("", "", what)
+    """Return model and address of MODEL@URL, or of one of them; what is not given is to be filled in."""
+    model, at, url = what.rpartition("@")
+    if not at and "://" not in what:
+        model, url = what, ""
     return model or FILL_IN, url or f"http://{FILL_IN}/v1"
 
 
 def _other(role: Role, option: str, name: str, text: str) -> dict[str, Any]:
     """Return the plug-in of another package. Raises UserFault for a name that is not registered."""
-    if not _IMPORT_PATH.fullmatch(name) and name not in {plugin.name for plugin in registered(role)}:
+    if not _IMPORT_PATH.fullmatch(name) and text.strip() not in {plugin.name for plugin in registered(role)}:
         raise UserFault(f"--{option} {text!r}: choose {CHOICES[option]}, or a name of `genevolve plugins list {role}`")
     return {"type": name}

@@ -174,6 +174,21 @@ def test_every_registered_name_is_a_choice(role: str, name: str, tmp_path: Path)
     assert config.layers
 
 
+def test_a_model_and_an_address_are_told_apart(tmp_path: Path) -> None:
+    config = written(tmp_path / "one", InitOptions(renderer="images-api:flux", judge="endpoint:seer"))
+    assert config.renderer.config == {"url": "http://FILL_IN/v1", "model": "flux"}
+    assert config.judge.config["kscore"]["model"] == "seer"
+    config = written(tmp_path / "two", InitOptions(renderer="images-api:http://x/v1", judge="gemini"))
+    assert config.renderer.config == {"url": "http://x/v1", "model": "FILL_IN"}
+
+
+def test_a_revision_of_a_hub_model_is_downloaded(tmp_path: Path) -> None:
+    config = written(tmp_path / "run", InitOptions(policy="org/policy@v1.0", judge="gemini", renderer="gemini"))
+    assert config.policy.model == "./models/policy"
+    script = (tmp_path / "run" / "download.sh").read_text()
+    assert "hf download org/policy --revision v1.0 --local-dir ./models/policy\n" in script
+
+
 def test_files_are_never_overwritten(tmp_path: Path, genevolve: Command) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -195,6 +210,9 @@ def test_files_are_never_overwritten(tmp_path: Path, genevolve: Command) -> None
         ({"judge": "vllm"}, "--judge 'vllm': needs more"),
         ({"tools": "local"}, "--tools 'local': needs more"),
         ({"tools": "???"}, "--tools '???'"),
+        ({"tools": "serper:my-key"}, "--tools 'serper:my-key': serper takes nothing more"),
+        ({"renderer": "atlas:big"}, "--renderer 'atlas:big': atlas takes nothing more"),
+        ({"judge": "rules:big"}, "--judge 'rules:big': choose atlas"),
         ({"gpus": "many"}, "--gpus 'many'"),
         ({"gpus": "0,0"}, "--gpus '0,0'"),
         ({**REAL, "gpus": "2"}, "--gpus 0,1: 2 of 2 go to renderer and judge"),

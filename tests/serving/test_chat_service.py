@@ -111,7 +111,9 @@ async def test_the_models_are_listed() -> None:
         ),
     ],
 )
-async def test_what_is_not_served_is_refused_by_name(body: dict[str, Any], status: int, code: str, param: str | None) -> None:
+async def test_what_is_not_served_is_refused_by_name(
+    body: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
     answer = await post(Talker(), body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
