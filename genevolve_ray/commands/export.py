@@ -74,13 +74,14 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> list[str]:
                 f"--push {options.push}: the adapter names its base as {_described_base(folder)!r}, which nobody else "
                 "has: name it with --base ORG/NAME, or export whole weights with --merge-lora"
             )
-        scratch = Path(mkdtemp(dir=_parent(out), prefix=f".{out.name}-"))
+        place = out.resolve()
+        scratch = Path(mkdtemp(dir=_parent(place), prefix=f".{place.name}-"))
         try:
             _write_policy(folder, scratch, adapter=adapter, merge=options.merge, base=base)
             facts = CardFacts(store, checkpoint, adapter=kept_adapter, merged=options.merge, base=base)
             (scratch / CARD).write_text(card_text(facts, options.licence), encoding="utf-8")
             _write_record(scratch, store, checkpoint)
-            _replace(scratch, out)
+            _replace(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     lines = [f"step {checkpoint.step} of {run} -> {out} ({'adapter' if kept_adapter else 'whole weights'})"]
@@ -203,8 +204,15 @@ def _write_record(folder: Path, store: RunStore, checkpoint: Checkpoint) -> None
 
 
 def _replace(scratch: Path, out: Path) -> None:
-    """Put a finished folder into its place, which holds an earlier export at most."""
-    if out.exists():
-        shutil.rmtree(out)
-    scratch.chmod(0o755)
-    os.replace(scratch, out)
+    """Put a finished folder into its place, which holds an earlier export at most.
+
+    A folder that is there stays, because it may be the working directory; the record of the export comes last.
+    """
+    if not out.exists():
+        scratch.chmod(0o755)
+        os.replace(scratch, out)
+        return
+    for old in out.iterdir():
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for new in sorted(scratch.iterdir(), key=lambda path: path.name == RECORD):
+        os.replace(new, out / new.name)

@@ -149,6 +149,19 @@ def test_an_earlier_export_is_replaced_and_anything_else_is_left_alone(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
 
 
+def test_the_working_directory_and_a_link_can_be_the_target(
+    run: Path, tmp_path: Path, genevolve: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, link = tmp_path / "here", tmp_path / "link"
+    here.mkdir()
+    link.symlink_to(here)
+    monkeypatch.chdir(here)
+    for out in (".", ".", link):
+        assert genevolve("export", run, "--out", out).code == 0
+    assert link.is_symlink() and Path("genevolve_export.json").is_file()
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("here", "link")] == []
+
+
 def test_a_lora_run_gives_an_adapter_or_merged_weights_of_the_same_policy(
     lora_run: Path, tmp_path: Path, genevolve: Command
 ) -> None:
