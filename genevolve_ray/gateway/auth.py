@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import tempfile
 import time
@@ -81,7 +82,13 @@ class TokenFile:
         return self._entries
 
     def new(self, name: str, scopes: Iterable[Scope], lifetime: float | None = None) -> str:
-        """Create a token and return its text, which is stored nowhere. Raises TokenFileError when the name is taken."""
+        """Create a token and return its text, which is stored nowhere.
+
+        Raises:
+            TokenFileError: for a name that is taken or holds other characters, and a path that is no file's.
+        """
+        if re.fullmatch(NAME, name) is None:
+            raise TokenFileError(f"name {name!r}: write 1 to 64 letters, digits, dots, dashes or underscores")
         token = PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         entry = TokenEntry(
@@ -132,6 +139,8 @@ class TokenFile:
 
         It has its own file, as a change replaces the file.
         """
+        if self.path.is_dir():
+            raise TokenFileError(f"{self.path} is a folder, not a token file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path.with_name(f".{self.path.name}.lock"))
 

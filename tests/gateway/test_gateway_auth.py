@@ -60,6 +60,17 @@ def test_names_are_unique_and_unknown_ones_told(file: TokenFile) -> None:
         file.new("../anna", [Scope.STATUS])
 
 
+@pytest.mark.parametrize("name", ["", "me too", "a/b", "x" * 65, "line\n"])
+def test_a_name_of_other_characters_is_refused(file: TokenFile, name: str) -> None:
+    with pytest.raises(TokenFileError, match="1 to 64 letters"):
+        file.new(name, [Scope.ROLLOUT])
+
+
+def test_a_folder_is_no_token_file(tmp_path: Path) -> None:
+    with pytest.raises(TokenFileError, match="is a folder"):
+        TokenFile(tmp_path).new("me", [Scope.ROLLOUT])
+
+
 def test_scopes_are_required(file: TokenFile) -> None:
     entry = file.holder(f"Bearer {file.new('anna', [Scope.STATUS])}")
     require(entry, Scope.STATUS)
