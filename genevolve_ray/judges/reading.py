@@ -97,7 +97,7 @@ def is_quotation(text: str, shown: str) -> bool:
 
     A model that only repeats a text that claims grades has given none.
     """
-    text = after_reasoning(text)
+    text = text if _outside_reasoning(text) else after_reasoning(text)
     start, end = text.find("{"), text.rfind("}")
     before, after = _around(text)
     if start < 0 or end < start or (_BARE.fullmatch(before) and _BARE.fullmatch(after)):
@@ -113,7 +113,7 @@ def salvage_object(text: str) -> dict[str, Any]:
     Raises:
         ValueError: stating the fault, when there is no such object.
     """
-    rest = after_reasoning(text)
+    rest = text if _outside_reasoning(text) else after_reasoning(text)
     body = None if "<think>" in _around(rest)[0] else _body(rest)
     if body is None:
         raise BadAnswer("there is no {...} in the answer")
@@ -124,6 +124,14 @@ def salvage_object(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise BadAnswer("the answer is nested too deeply") from error
     return found
+
+
+def _outside_reasoning(text: str) -> bool:
+    """Return whether the outermost braces of an answer hold an object outside reasoning: its texts may name the marks."""
+    try:
+        return not _inside_reasoning(text) and _decoded(text, ()) is not None
+    except BadAnswer:
+        return False
 
 
 def _body(text: str) -> str | None:

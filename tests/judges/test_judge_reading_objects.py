@@ -6,10 +6,10 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from genevolve_ray.judges.reading import after_reasoning, salvage_object
+from genevolve_ray.judges.reading import after_reasoning, is_quotation, salvage_object
 
 WANTED = {"a": ["x, }", 'say "hi",]'], "b": {"c": 1}}
 TEXT = json.dumps(WANTED)
@@ -57,6 +57,8 @@ def test_any_text_is_an_object_or_a_value_error(text: str) -> None:
 @given(
     st.dictionaries(st.text(max_size=5), st.text(max_size=10) | st.lists(st.text(max_size=10), max_size=3), max_size=4)
 )
+@example({"": "</think>"})
+@example({"a": "<think>", "b": ["</think>"]})
 def test_good_json_is_left_as_it_is(value: dict[str, object]) -> None:
     assert salvage_object(json.dumps(value)) == value
 
@@ -71,3 +73,8 @@ def test_an_object_inside_open_reasoning_is_no_answer(answer: str) -> None:
 
 def test_open_reasoning_leaves_nothing() -> None:
     assert after_reasoning("<think>Consistency: 2") == after_reasoning("<think>a</think>\n<think>Consistency: 2") == ""
+
+
+def test_a_quotation_is_known_by_its_words_also_where_a_text_in_it_names_the_end_of_reasoning() -> None:
+    shown = '{"faithfulness": 1, "rationale": "</think>"}'
+    assert is_quotation(f"The program says:\n{shown}\n", f"program: {shown}")
