@@ -78,24 +78,28 @@ def locate(path: str, roots: Sequence[Path], name: str) -> Path:
 
     A relative path is resolved against each root, at last against the working directory, as published tools do. An
     absolute one counts only if it is inside a root, so that a file from elsewhere cannot make this process read (and
-    send to a judge) arbitrary files of this machine. Links below a root are followed. Results that were moved name their
-    old folder: the last parts of an absolute path are looked for below each root as well.
+    send to a judge) arbitrary files of this machine; so does a relative one with `..`. Links below a root are followed. Results
+    that were moved name their old folder: the last parts of an absolute path are looked for below each root as well.
 
     Raises:
         RowFault: UNSAFE_PATH for a path that leaves every root, MISSING_IMAGE when no root has the file.
     """
     written = PurePosixPath(path)
     odd = any(mark in path for mark in ("\\", "\0", "://")) or bool(PureWindowsPath(path).drive)
-    if not path.strip() or odd or ".." in written.parts:
+    if not path.strip() or odd:
         raise RowFault(RejectionReason.UNSAFE_PATH, f"{name}: {path[:100]!r}")
     tops = [Path(os.path.abspath(root)) for root in roots]
-    if written.is_absolute():
+    climbs = ".." in written.parts
+    if written.is_absolute() and not climbs:
         tails = [Path(*written.parts[-count:]) for count in TAIL_PARTS if len(written.parts) > count]
         inside = [Path(written)] if any(Path(written).is_relative_to(top) for top in tops) else []
         files = [*inside, *(top / tail for tail in tails for top in tops)]
     else:
         here = Path.cwd()
-        inside = files = [top / written for top in (*tops, *([here] if here != Path(here.anchor) else []))]
+        bases = (*tops, *([here] if here != Path(here.anchor) else []))
+        inside = files = [Path(os.path.normpath(base / written)) if climbs else base / written for base in bases]
+        if climbs:
+            inside = files = [file for file in files if any(file.is_relative_to(top) for top in tops)]
     for file in files:
         try:
             if file.is_file():

@@ -74,6 +74,17 @@ def test_a_path_that_leaves_its_root_is_refused(path: str, tmp_path: Path) -> No
     assert caught.value.reason is RejectionReason.UNSAFE_PATH
 
 
+@pytest.mark.parametrize("path", ["../data/t.png", "sub/../../data/./t.png"])
+def test_a_path_that_leads_from_one_root_into_another_is_taken(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "data" / "t.png"
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    assert locate(path, [tmp_path / "run", tmp_path / "data"], "gt_image") == file
+    assert locate(f"{tmp_path}/run/../data/t.png", [tmp_path / "run", tmp_path / "data"], "gt_image") == file
+    with pytest.raises(RowFault, match="--data"):
+        locate(path, [tmp_path / "run"], "gt_image")
+
+
 @pytest.mark.parametrize("path", ["none.png", "x" * 300 + ".png"])
 def test_a_file_that_is_not_there_is_missing(path: str, tmp_path: Path) -> None:
     with pytest.raises(RowFault) as caught:
