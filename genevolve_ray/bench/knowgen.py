@@ -1,7 +1,7 @@
 """KnowGen, Gen-Searcher's benchmark: KScore over two groups of categories; the overall score is the mean of the two.
 
-Rows are those of `results.json`; the category is `meta.category` or a field of the row. The judge and its dimensions
-are those of KScore.
+Rows are those of `results.json`; the category is `meta.category`, as KnowGen's evaluator reads it, or else a field of the
+row. The judge and its dimensions are those of KScore.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from genevolve_ray.bench.scoring import MEASURES, SplitScores, Summary, published_values, rounded, summarise
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.published.aliases import facet, meta_of
 from genevolve_ray.records.published.cases import PROVENANCE, ResultRow
 from genevolve_ray.records.published.results import EvaluatedRow
 from genevolve_ray.records.verdict import ScoreFormula
@@ -47,6 +48,11 @@ def group_of(category: str) -> str | None:
     return next((name for name, members in GROUPS.items() if category.strip().lower() in members), None)
 
 
+def row_group(row: ResultRow) -> str | None:
+    """Return the group of a row's category, None for one of neither group."""
+    return group_of(facet({}, meta_of(row.values), "category")) or group_of(row.category)
+
+
 def summarise_knowgen(
     rows: Sequence[EvaluatedRow],
     formula: ScoreFormula = ScoreFormula.RELEASE_EVAL,
@@ -58,7 +64,7 @@ def summarise_knowgen(
 ) -> KnowGenSummary:
     """Return KnowGen's scores; arguments and errors are those of `summarise`."""
     cases: Sequence[ResultRow] = rows if expected is None else expected
-    members = {name: [case for case in cases if group_of(case.category) == name] for name in GROUPS}
+    members = {name: [case for case in cases if row_group(case) == name] for name in GROUPS}
     groups = {
         name: summarise(rows, formula, expected=part, samples=samples, seed=seed).all for name, part in members.items()
     }
@@ -70,13 +76,13 @@ def summarise_knowgen(
         overall=_mean(means),
         overall_missing_zero=_mean(zeros),
         rows=summarise(rows, formula, eval_json=eval_json, expected=expected, samples=samples, seed=seed),
-        uncategorised=tuple(case.case_id for case in cases if group_of(case.category) is None),
+        uncategorised=tuple(case.case_id for case in cases if row_group(case) is None),
     )
 
 
 def is_knowgen(rows: Sequence[ResultRow]) -> bool:
     """Return whether every row has a category of KnowGen, so that it can be scored by its two groups."""
-    return bool(rows) and all(group_of(row.category) for row in rows)
+    return bool(rows) and all(row_group(row) for row in rows)
 
 
 def knowgen_rows(found: KnowGenSummary) -> list[dict[str, Any]]:

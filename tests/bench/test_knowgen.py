@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scoring_helpers import good, overall_by_definition, raw_row, read, scored
 
-from genevolve_ray.bench.knowgen import GROUPS, POPULAR, SCIENCE, group_of, summarise_knowgen
+from genevolve_ray.bench.knowgen import GROUPS, POPULAR, SCIENCE, group_of, is_knowgen, summarise_knowgen
 from genevolve_ray.records.verdict import ScoreFormula
 
 
@@ -39,3 +39,12 @@ def test_what_is_in_neither_group_is_told_and_counts_in_the_plain_summary() -> N
 def test_a_group_without_scores_leaves_no_overall_score() -> None:
     found = summarise_knowgen(read(rows()[:4]), samples=0)
     assert found.groups[POPULAR].count_eval_success == 0 and found.overall is None
+
+
+def test_the_category_in_meta_comes_before_that_of_the_row() -> None:
+    both = raw_row(1, scored(1, 1, 1, 1), category="vehicle_transport", meta={"category": "Anime"})
+    strange = raw_row(2, scored(0, 0, 0, 0), category="news", meta={"category": "cooking"})
+    science = raw_row(3, scored(1, 1, 1, 1), category="film", meta={"category": "physics"})
+    found = summarise_knowgen(read([both, strange, science]), samples=0)
+    assert (found.groups[POPULAR].denominator, found.groups[SCIENCE].denominator) == (2, 1)
+    assert is_knowgen(read([both, strange, science]))
