@@ -18,7 +18,7 @@ SUMMARY_MARK = "summary_type"
 """Field of the appended rows that are averages, not cases."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _OBJECTS = re.compile(rb"\[\s*(?:[{\]]|\Z)")
-_HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 16
 
 
 def file_head(path: Path) -> bytes:
@@ -27,7 +27,7 @@ def file_head(path: Path) -> bytes:
         raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
     try:
         with path.open("rb") as file:
-            return file.read(_HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+            return file.read(HEAD_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
@@ -62,8 +62,29 @@ def array_items(path: Path, limit: int = MAX_FILE_BYTES) -> Iterator[tuple[int, 
             if mark != ",":
                 raise DataError(f"{path}: the array is truncated after row {number}")
             place = _skip(text, place + 1)
+            if text[place : place + 1] == "]":
+                raise DataError(f"{path}: a comma follows row {number}, the last one of the array")
     if _skip(text, place + 1) != len(text):
         raise DataError(f"{path}: content after the array")
+
+
+def object_items(path: Path, limit: int = MAX_FILE_BYTES) -> list[tuple[int, Any, int]] | None:
+    """Return the items of a file of objects that follow each other over any number of lines, also with commas between.
+
+    They are those of `array_items`; None for a file of anything else, or of more than `limit` bytes.
+    """
+    found: list[tuple[int, Any, int]] = []
+    try:
+        text = _text(path, limit)
+        place = _skip(text, 0)
+        while place < len(text):
+            value, end = _item(path, len(found) + 1, text, place)
+            found.append((len(found) + 1, value, end - place))
+            place = _skip(text, end)
+            place = _skip(text, place + 1) if text[place : place + 1] == "," else place
+    except DataError:
+        return None
+    return found if all(isinstance(value, dict | RowFault) for _, value, _ in found) else None
 
 
 _STRICT = json.JSONDecoder(parse_constant=lambda _: None, object_pairs_hook=unique_keys)

@@ -16,7 +16,15 @@ import pyarrow as pa
 from pydantic import Field
 
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.published.arrays import MAX_FILE_BYTES, SUMMARY_MARK, array_items, file_head, is_array
+from genevolve_ray.records.published.arrays import (
+    HEAD_BYTES,
+    MAX_FILE_BYTES,
+    SUMMARY_MARK,
+    array_items,
+    file_head,
+    is_array,
+    object_items,
+)
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.strict_text import unique_keys
 
@@ -77,10 +85,10 @@ def raw_rows(
     if is_parquet(path):
         rows = _parquet_rows(path, max_row_bytes)
     elif is_array(head) or (suffix not in JSON_LINES and head.startswith(b"[")):
-        rows = _array_rows(path, max_row_bytes, max_file_bytes)
+        rows = _item_rows(path, array_items(path, max_file_bytes), max_row_bytes)
     elif suffix in JSON_LINES or head.startswith(b"{"):
-        alone = None if suffix in JSON_LINES else _only_object(path, max_row_bytes)
-        rows = _json_lines(path, max_row_bytes) if alone is None else iter([RawRow(path, 1, alone)])
+        items = None if _begins_with_a_row(head) else object_items(path, max_file_bytes)
+        rows = _json_lines(path, max_row_bytes) if items is None else _item_rows(path, iter(items), max_row_bytes)
     elif suffix == JSON_ARRAY:
         raise DataError(f"{path}: holds neither a JSON array nor JSON lines")
     else:
@@ -88,14 +96,16 @@ def raw_rows(
     return _readable(rows, report)
 
 
-def _only_object(path: Path, limit: int) -> dict[str, Any] | None:
-    """Return the one object that a small file consists of, over any number of lines; None for anything else."""
+def _begins_with_a_row(head: bytes) -> bool:
+    """Return whether the first line of a file is an object, or no beginning of one, or too long to tell."""
+    line = head.partition(b"\n")[0]
+    if not line.startswith(b"{") or len(line) > HEAD_BYTES // 2:
+        return True
     try:
-        if path.stat().st_size > limit:
-            return None
-        return _decode(path.read_bytes())
-    except (OSError, RowFault):
-        return None
+        _decode(line)
+    except RowFault:
+        return False
+    return True
 
 
 def is_parquet(path: Path) -> bool:
@@ -134,8 +144,8 @@ def _json_lines(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
         raise DataError(f"{path}:{number + 1}: cannot be read: {error}") from error
 
 
-def _array_rows(path: Path, limit: int, max_file_bytes: int) -> Iterator[RawRow | Rejection]:
-    for number, value, size in array_items(path, max_file_bytes):
+def _item_rows(path: Path, items: Iterator[tuple[int, Any, int]], limit: int) -> Iterator[RawRow | Rejection]:
+    for number, value, size in items:
         if isinstance(value, RowFault):
             yield Rejection(str(path), number, value.reason, value.detail)
         elif not isinstance(value, dict):

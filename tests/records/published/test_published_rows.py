@@ -80,6 +80,37 @@ def test_every_reader_takes_arrays_and_lines(tmp_path: Path, reader: Any, row: d
             assert read_exclusion([tmp_path / name], RejectionReport()).indices == {1001}
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.txt"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda rows: "\n".join(json.dumps(row, indent=2) for row in rows),
+        lambda rows: "".join(map(json.dumps, rows)),
+        lambda rows: ",\n".join(map(json.dumps, rows)) + ",\n",
+        lambda rows: "\ufeff" + "\n".join(json.dumps(row, indent=2) for row in rows),
+    ],
+    ids=["indented", "one line", "commas", "mark and indented"],
+)
+def test_objects_that_follow_each_other_are_rows(tmp_path: Path, name: str, form: Any) -> None:
+    made = [bench_row(number) for number in range(3)]
+    (tmp_path / name).write_text(form(made))
+    rows, report = read(tmp_path / name)
+    assert (rows, report.kept, dict(report.rejected)) == (made, 3, {})
+
+
+def test_one_object_over_several_lines_that_repeats_a_key_is_one_rejection(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{\n "id": 1,\n "id": 2\n}\n')
+    rows, report = read(tmp_path / "rows.jsonl")
+    assert rows == []
+    assert report.rejected.total() == 1
+
+
+def test_a_broken_first_line_costs_itself_alone(tmp_path: Path) -> None:
+    rows, report = read(write_lines(tmp_path / "rows.jsonl", [b'{"id": 1, ', b'{"a": 1}', b'{"b": 1}']))
+    assert rows == [{"a": 1}, {"b": 1}]
+    assert report.rejected.total() == 1
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     with pytest.raises(DataError, match="is not a file"):
