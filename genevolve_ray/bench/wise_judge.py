@@ -17,6 +17,8 @@ from genevolve_ray.records.published.rejections import DataError
 from genevolve_ray.records.texts import neutralise
 
 _GRADE = re.compile(r"(?P<grade>[0-9])(?:\.0{1,4})?(?:\s{0,4}(?:/|out of)\s{0,4}(?P<over>[0-9])(?:\.0{1,4})?)?\.?")
+_LINE_START = r"[ \t>#*_`\"'\u2022-]*(?:[0-9]{1,2}[.)][ \t]+)?[*_`]*"
+"""Marks before a label: emphasis, quotes, a list's bullet or number."""
 _SLOT = re.compile(r"\{\{(prompt|explanation)\}\}")
 
 
@@ -65,9 +67,9 @@ class FailedJudgement(Record):
 def parse_judgement(answer: str, prompt: WisePrompt, edition: Edition) -> WiseScore | FailedJudgement:
     """Return the score in a judge's answer: one line for each grade, each once, a whole number in its range.
 
-    A grade may be written with zero decimals or over the best one: 2, 2.0, 2/2. Case, Markdown emphasis and other lines
-    do not matter; any other text on the line of a number does. An answer that consists of the bare grades, a line each,
-    is read in the order of the rubric.
+    A grade may be written with zero decimals or over the best one: 2, 2.0, 2/2. Case, Markdown emphasis, quotes, list
+    numbers, a comma or semicolon at the end, and other lines do not matter; any other text on the line of a number does.
+    An answer that consists of the bare grades, a line each, is read in the order of the rubric.
     """
     said = after_reasoning(answer)
     if not said.strip():
@@ -81,7 +83,7 @@ def parse_judgement(answer: str, prompt: WisePrompt, edition: Edition) -> WiseSc
         )
     for field, label in GRADES[edition].items():
         mark = r"(?:[ \t*_]*[:=\uff1a]|[ \t*_]+(?=[0-9]))"
-        lines = re.findall(rf"^[ \t>#*_-]*{label}{mark}(.*)$", said, re.IGNORECASE | re.MULTILINE)
+        lines = re.findall(rf"^{_LINE_START}{label}{mark}(.*)$", said, re.IGNORECASE | re.MULTILINE)
         if len(lines) != 1:
             fault = JudgementFault.REPEATED_LINE if lines else JudgementFault.MISSING_LINE
             return FailedJudgement(fault=fault, detail=label)
@@ -94,7 +96,7 @@ def parse_judgement(answer: str, prompt: WisePrompt, edition: Edition) -> WiseSc
 
 def _grade(written: str, edition: Edition) -> int | None:
     """Return the whole number that a text states (2, 2.0, 2/2, 2 out of 2, with a full stop), None for anything else."""
-    found = _GRADE.fullmatch(written.strip(" \t\r*_`"))
+    found = _GRADE.fullmatch(written.strip(" \t\r*_`\"',;"))
     best = BEST[edition]
     if found is None or int(found["grade"]) > best or (found["over"] and int(found["over"]) != best):
         return None

@@ -221,7 +221,16 @@ def test_an_answer_that_is_no_judgement_is_a_failure_and_not_zero(answer: str, f
 
 
 @pytest.mark.parametrize(
-    "answer", ["2\n1\n0", "2.0\n1.0\n0\n", "Consistency: 2/2\nRealism: 1 / 2\nAesthetic Quality: 0.0"]
+    "answer",
+    [
+        "2\n1\n0",
+        "2.0\n1.0\n0\n",
+        "Consistency: 2/2\nRealism: 1 / 2\nAesthetic Quality: 0.0",
+        "1. Consistency: 2\n2. Realism: 1\n3. **Aesthetic Quality**: 0",
+        "1) Consistency: 2;\n2) Realism: 1;\n3) Aesthetic Quality: 0;",
+        '"Consistency: 2",\n"Realism: 1",\n"Aesthetic Quality: 0"',
+        "\u2022 Consistency: 2\n\u2022 Realism: 1\n\u2022 Aesthetic Quality: 0",
+    ],
 )
 def test_the_three_grades_are_read_in_other_notations(answer: str) -> None:
     found = parse_judgement(answer, PROMPT, Edition.LEGACY)
@@ -251,6 +260,9 @@ def test_grades_of_another_number_or_scale_are_a_failure(answer: str) -> None:
         ("Score\uff1a1", 1),
         ("Score: 1.", 1),
         ("Score: 1 out of 1", 1),
+        ("`Score: 1`", 1),
+        ('"Score: 0"', 0),
+        ("```\nScore: 1\n```", 1),
     ],
 )
 def test_the_verified_line_is_read(answer: str, score: int) -> None:
