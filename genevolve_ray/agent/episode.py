@@ -204,6 +204,7 @@ class _Episode:
     def _unknown_skill(self, call: ToolCall, tool: Tool) -> str | None:
         """Return the profile's message for a skill that does not exist, None where it has none or the skill exists."""
         message, name = self.profile.messages.unknown_skill, call.arguments.get("skill_name")
+        name = name or "" if self.as_published else name
         if not message or call.name != KnowledgeTool.name or not isinstance(name, str):
             return None
         known = tool.parameters.get("properties", {}).get("skill_name", {}).get("enum", [])

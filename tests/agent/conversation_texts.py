@@ -45,6 +45,7 @@ def expected(world: str) -> dict[str, list[str]]:
     error, heron = wrapped(FORMAT_ERROR), wrapped(texts("heron"))
     skill = wrapped(f"## Skill Guidance\n\n=== Skill: quantity_counting ===\n{SKILL}")
     no_skill = wrapped("Unknown skill 'magic'. Available skills: quantity_counting")
+    unnamed = wrapped("Unknown skill ''. Available skills: quantity_counting")
     twice = images("twice", world, "IMG_002=jpeg-2.png", "IMG_003=good-3!", "IMG_001=good-1")
     down = wrapped(f"{texts('heron')}\n--- search error for [down]: service unavailable ---")
     not_a_number = "[tool error] search: invalid literal for int() with base 10: 'many'"
@@ -53,7 +54,7 @@ def expected(world: str) -> dict[str, list[str]]:
         "image search": [herons],
         "a repeated image": [herons, wrapped(twice)],
         "an image twice in a result": [wrapped(images("again", world, "IMG_001=good-1", "IMG_001=good-1"))],
-        "skills": [skill, no_skill, herons],
+        "skills": [skill, no_skill, unnamed, unnamed, herons],
         "a failed query": [down, herons],
         "a failed image search": [wrapped(images("down", world)), herons],
         "no images": [wrapped(images("nothing here", world)), herons],

@@ -48,6 +48,8 @@ SCRIPTS: dict[str, list[str | tuple[str, str]]] = {
     "skills": [
         call("query_knowledge", skill_name="quantity_counting"),
         call("query_knowledge", skill_name="magic"),
+        call("query_knowledge"),
+        call("query_knowledge", skill_name=None),
         IMAGES,
         answer(),
     ],
