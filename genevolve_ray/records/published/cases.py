@@ -71,7 +71,7 @@ class ResultRow(Record):
             "id": row_id,
             "case_id": case_id or row_id,
             "prompt": prompt,
-            "truths": truth_texts(values, meta),
+            "truths": _truths(values, meta),
             "eval_type": type_text(values, meta, category),
             "category": category,
             "difficulty": facet(values, meta, "difficulty"),
@@ -125,6 +125,14 @@ class ResultRow(Record):
             truth_image=truth_image,
             meta=meta_of(self.values),
         )
+
+
+def _truths(values: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths of a row's truth, () for values that are no paths: only judging needs the truth, and names it."""
+    try:
+        return truth_texts(values, meta)
+    except RowFault:
+        return ()
 
 
 def is_direct(values: Mapping[str, Any]) -> bool:

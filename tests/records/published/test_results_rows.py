@@ -342,3 +342,16 @@ def test_whatever_a_row_holds_only_a_row_fault_comes_of_it(values: dict[str, Any
             kind.read(rendered() | values)
         except RowFault as fault:
             assert fault.reason in RejectionReason
+
+
+@pytest.mark.parametrize("odd", [5, [], ["a.png"], {"bytes": "x"}, True])
+@pytest.mark.parametrize("error", ["", "out of memory"])
+def test_a_truth_that_is_no_path_does_not_cost_the_row_before_it_is_judged(
+    odd: object, error: str, tmp_path: Path
+) -> None:
+    row = {"id": "1", "prompt": "p", "gen_prompt": "x", "gt_image": odd, "gen_image": "g.png"}
+    AgentRow.read(row)
+    found = RenderedRow.read(rendered_row(row, renderer="r", error=error))
+    assert found.success is not bool(error)
+    with pytest.raises(RowFault, match="missing_truth"):
+        RenderedRow.read({"id": "1", "prompt": "p", "gt_image": odd, "output_path": "a.png"}).truth_file([tmp_path])
