@@ -76,14 +76,14 @@ def _read(source: object, folder: Path | None, seen: tuple[Path, ...]) -> Protoc
 
 
 def _from_values(values: dict[str, Any], folder: Path | None, seen: tuple[Path, ...], where: str) -> ProtocolProfile:
-    base = _read(values.pop("extends", DEFAULT), folder, seen)
+    try:
+        base = _read(values.pop("extends", DEFAULT), folder, seen)
+    except ValueError as error:
+        raise ValueError(f"{where}: extends: {str(error).removeprefix('profile: ')}") from error
     given = base.model_dump()
     layers = [values]
     if (source := values.pop("texts_from", None)) is not None:
-        try:
-            layers.insert(0, published_texts(_place(source, folder)))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{where}: texts_from: {error}") from error
+        layers.insert(0, _texts(source, folder, where))
     for layer in layers:
         for key, value in layer.items():
             old = given.get(key) if key in _MERGED else None
@@ -100,6 +100,16 @@ def _from_values(values: dict[str, Any], folder: Path | None, seen: tuple[Path, 
     if profile.name in PROFILES and profile != PROFILES[profile.name]:
         raise ValueError(f"{where}: name: {profile.name!r} is a built-in profile, and this one differs from it")
     return profile
+
+
+def _texts(source: object, folder: Path | None, where: str) -> dict[str, Any]:
+    """Return the settings that the texts of a published program make up. Raises ValueError naming the key."""
+    if not isinstance(source, str):
+        raise ValueError(f"{where}: texts_from: a package or a folder is expected, got {source!r}")
+    try:
+        return published_texts(_place(source, folder))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}: texts_from: {error}") from error
 
 
 def _fault(where: str, entry: Any) -> str:

@@ -69,6 +69,14 @@ def test_messages_are_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert own.messages.final_step == 'Now {"a": 1}'
 
 
+def test_a_file_that_extends_none_is_named(tmp_path: Path) -> None:
+    write(tmp_path, mine__yaml="extends: gone.yaml\n", empty__yaml="extends:\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: extends: profile gone\.yaml: No such file"):
+        read_profile("mine.yaml", tmp_path)
+    with pytest.raises(ValueError, match=r"empty\.yaml: extends: .*, got None"):
+        read_profile("empty.yaml", tmp_path)
+
+
 def test_equal_names_of_different_profiles_are_refused() -> None:
     with pytest.raises(ValueError, match=r"profile: name: 'release' is a built-in profile"):
         read_profile({"name": "release", "max_turns": 5})
@@ -81,6 +89,9 @@ def test_equal_names_of_different_profiles_are_refused() -> None:
         (7, r"profile: a name, a \.yaml file or keys are expected, got 7"),
         ("none.yaml", r"profile none\.yaml: "),
         ({"extends": "none"}, r"profile 'none' is unknown"),
+        ({"extends": None}, r"profile: extends: a name, a \.yaml file or keys are expected, got None"),
+        ({"texts_from": 5}, r"profile: texts_from: a package or a folder is expected, got 5"),
+        ({"texts_from": ["x"]}, r"profile: texts_from: a package or a folder is expected, got \['x'\]"),
         ({"max_refs": 3}, r"profile: max_refs: unknown key, did you mean max_references\?"),
         ({"max_references": 9}, r"profile: max_references: .*, got 9"),
         ({"messages": {"goodbye": "x"}}, r"profile: messages\.goodbye: unknown key"),
