@@ -108,7 +108,8 @@ class Experience(Record):
         """Move slots that stand beside the other fields into the guidance."""
         if not isinstance(values, Mapping):
             return values
-        known = BUNDLE_FORMATS.get(values.get("format", BundleFormatName.FIVE_SLOTS))
+        name = values.get("format", BundleFormatName.FIVE_SLOTS)
+        known = BUNDLE_FORMATS.get(BundleFormatName(name)) if name in list(BundleFormatName) else None
         beside = {name: values[name] for name in (known.slots if known else ()) if name in values}
         if not beside or not isinstance(inside := values.get("guidance", {}), Mapping):
             return values

@@ -65,6 +65,8 @@ def test_other_formats_name_themselves() -> None:
         ({"focus": ["x"]}, "focus"),
         ({"format": "decision-guide", "search_strategy": ["x"]}, "search_strategy"),
         ({"format": "six-slots"}, "'five-slots' or 'decision-guide'"),
+        ({"format": ["five-slots"]}, "'five-slots' or 'decision-guide'"),
+        ({"format": {"name": "x"}, "search_strategy": ["x"]}, "'five-slots' or 'decision-guide'"),
         ({"guidance": {"advice": ["x"]}}, "slot 'advice', but a bundle of format 'five-slots' has search_strategy"),
         ({"guidance": ["x"], "search_strategy": ["x"]}, "guidance"),
         ({"search_strategy": "a text"}, "search_strategy"),
