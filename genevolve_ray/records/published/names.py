@@ -16,8 +16,8 @@ from genevolve_ray.records.published.rejections import RejectionReason, RowFault
 PICTURES = "images"
 """Folder of the rendered pictures, next to `results.json`."""
 _MAX_BYTES = 200
-TAIL_PARTS = (3, 2)
-"""Lengths of the ends of a path that a moved folder keeps: `store/ab/NAME`, `images/NAME`."""
+_TAIL_PARTS = range(8, 1, -1)
+"""Lengths of the ends of a path that a moved folder keeps, such as `store/ab/NAME` and `images/NAME`; longest first."""
 _RESERVED = re.compile(r'[<>:"/\\|?*]')
 _DEVICE = re.compile(r"(?:CON|PRN|AUX|NUL|CLOCK\$|COM[0-9¹²³]|LPT[0-9¹²³])", re.IGNORECASE)
 
@@ -73,6 +73,11 @@ class NameClaims:
         return path
 
 
+def moved_tails(path: PurePosixPath) -> list[PurePosixPath]:
+    """Return the ends of an absolute path under which its file may be in a folder that was moved, longest first."""
+    return [PurePosixPath(*path.parts[-count:]) for count in _TAIL_PARTS if len(path.parts) > count]
+
+
 def locate(path: str, roots: Sequence[Path], name: str) -> Path:
     """Return the file that a row names, searched for below each root in turn.
 
@@ -91,9 +96,8 @@ def locate(path: str, roots: Sequence[Path], name: str) -> Path:
     tops = [Path(os.path.abspath(root)) for root in roots]
     climbs = ".." in written.parts
     if written.is_absolute() and not climbs:
-        tails = [Path(*written.parts[-count:]) for count in TAIL_PARTS if len(written.parts) > count]
         inside = [Path(written)] if any(Path(written).is_relative_to(top) for top in tops) else []
-        files = [*inside, *(top / tail for tail in tails for top in tops)]
+        files = [*inside, *(top / tail for tail in moved_tails(written) for top in tops)]
     else:
         here = Path.cwd()
         bases = (*tops, *([here] if here != Path(here.anchor) else []))

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from genevolve_ray.records.published.aliases import IMAGE_NAMES
-from genevolve_ray.records.published.names import TAIL_PARTS
+from genevolve_ray.records.published.names import moved_tails
 
 PathStyle = Literal["absolute", "relative"]
 _PICTURE_NAMES = IMAGE_NAMES[:2]
@@ -41,8 +41,7 @@ def portable_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             return path
         if written.is_relative_to(top):
             return str(written.relative_to(top))
-        tails = [PurePosixPath(*written.parts[-count:]) for count in TAIL_PARTS if len(written.parts) > count]
-        there = (str(tail) for tail in tails if (top / tail).is_file())
+        there = (str(tail) for tail in moved_tails(written) if (top / tail).is_file())
         return path if os.path.exists(path) else next(there, path)
 
     return _with_paths(values, portable)

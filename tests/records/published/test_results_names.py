@@ -104,6 +104,15 @@ def test_the_picture_of_moved_results_is_found_beside_them(said: str, tmp_path: 
     assert drawn(said).picture_file([tmp_path]) == picture
 
 
+@pytest.mark.parametrize("below", ["gt/7.png", "truth/landmarks/europe/7.png", "a/b/c/d/e/7.png"])
+def test_a_truth_of_a_moved_data_set_is_found_at_any_depth(below: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine" / below
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    row = drawn("images/7.png", gt_image=f"/theirs/set/{below}")
+    assert row.truth_file([tmp_path / "run", tmp_path / "mine"]) == file
+
+
 def test_where_the_row_says_comes_first(tmp_path: Path) -> None:
     for name in ("images", "elsewhere"):
         (tmp_path / name).mkdir()
