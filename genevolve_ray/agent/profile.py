@@ -265,8 +265,7 @@ def _frame(profile: ProtocolProfile) -> tuple[str, bool, str]:
     # An external prompt already contains its tool definitions.
     at = text.find("<tools>")
     if at < 0:
-        # A guide would follow the last line.
-        return text if text.endswith("\n") else f"{text}\n", False, ""
+        return text, False, ""
     line = text.rfind("\n", 0, at) + 1
     return text[:line], False, text[line:]
 
@@ -346,6 +345,9 @@ def guide_heads(profile: ProtocolProfile) -> list[str]:
 
 
 def _guide_head(profile: ProtocolProfile, layout: BundleFormat) -> str:
+    """Return the title of a guide, which ends the line before it where a prompt's last line has no end."""
+    before = guide_place(profile)
+    start = "" if before.endswith("\n") or not before else "\n"
     if profile.guide_style == "lines":
-        return "Guide:\n"
-    return f"# {layout.title or 'Guide from earlier requests of this kind'}\n"
+        return f"{start}Guide:\n"
+    return f"{start}# {layout.title or 'Guide from earlier requests of this kind'}\n"

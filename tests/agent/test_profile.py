@@ -19,6 +19,7 @@ from genevolve_ray.agent.profile import (
     PROFILES,
     ProtocolProfile,
     guide_heads,
+    guide_place,
     guide_text,
     prompt_messages,
     system_prompt,
@@ -125,6 +126,20 @@ def test_a_file_replaces_the_prompt_text(tmp_path: Path, tools: dict[str, Any]) 
     assert system_prompt(own, tools) == "Own words.\n<tools>\nas trained\n</tools>"
     assert system_prompt(own, tools, GUIDE).startswith("Own words.\n# Guide")
     assert system_prompt(own, tools, GUIDE).endswith("<tools>\nas trained\n</tools>")
+
+
+@pytest.mark.parametrize("words", ["text:Draw well.", "Draw well.\nAlways.", "Draw well.\nAlways.\n"])
+def test_a_prompt_without_tools_is_shown_unchanged_and_a_guide_is_lines_after_it(
+    words: str, tools: dict[str, Any]
+) -> None:
+    own, text = RELEASE.model_copy(update={"prompt": words}), words.removeprefix("text:")
+    assert system_prompt(own, tools) == guide_place(own) == text
+    dated = own.model_copy(update={"append_date": True})
+    assert system_prompt(dated, tools, date="2026-05-10") == f"{text} 2026-05-10"
+    guided = system_prompt(own, tools, GUIDE)
+    assert guided == text + guide_text(own, GUIDE)
+    assert guided.startswith(f"{text.rstrip()}\n# Guide")
+    assert any(guide_text(own, GUIDE).startswith(head) for head in guide_heads(own))
 
 
 def test_an_importable_attribute_replaces_the_prompt_text(
