@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import Field
@@ -22,6 +22,7 @@ from genevolve_ray.records.published.aliases import (
     type_of,
     type_text,
 )
+from genevolve_ray.records.published.names import moved_tails
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.rows import (
     RawRow,
@@ -206,9 +207,23 @@ def _truth(values: Mapping[str, Any], meta: Mapping[str, Any], root: Path) -> st
 
 
 def _below(path: str, root: Path) -> str:
-    """Return an absolute path inside a folder relative to it, and any other path as it is."""
+    """Return a path inside a folder, absolute or with `..`, relative to it, and any other path as it is.
+
+    An absolute path of a data set that was moved is looked for by its end, as in `names.locate`.
+    """
     top = os.path.abspath(root)
-    return os.path.relpath(path, top) if path.startswith(top + os.sep) else path
+    full = os.path.normpath(os.path.join(top, path)) if ".." in path.split("/") else path
+    if full.startswith(top + os.sep):
+        return os.path.relpath(full, top)
+    tails = moved_tails(PurePosixPath(path)) if path.startswith("/") and full == path else []
+    return next((str(tail) for tail in tails if _is_file(root / tail)), path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # A name that no file system takes.
+        return False
 
 
 def normalise(text: str) -> str:

@@ -130,6 +130,9 @@ def test_a_path_of_another_machine_gives_way_to_the_copied_one(tmp_path: Path) -
 def test_an_absolute_path_inside_the_data_set_is_fine(tmp_path: Path) -> None:
     inside = file(tmp_path / "gt/7.jpg")
     assert requests(tmp_path, bench_row(7, gt_image=str(inside)))[0].truth_file == inside
+    climbing = bench_row(7, gt_image=f"elsewhere/../{inside.relative_to(tmp_path)}")
+    assert requests(tmp_path, climbing)[0].truth_file == inside
+    assert requests(tmp_path, bench_row(7, gt_image="/theirs/set/gt/7.jpg"))[0].truth_file == inside
 
 
 @pytest.mark.parametrize("there", [(0,), (1,), (2,), (3,), (1, 3), (0, 2)])
