@@ -133,9 +133,12 @@ def _our_line(method: str, generator: str, summary: Summary) -> ComparisonLine:
         told.append(f"scores off 0, 0.5, 1: {sum(summary.off_grid.values())}")
     if "True" in summary.made_by.get("references_ignored", ()):
         told.append("generator ignored references")
-    for kind in ("renderer", "judge", "profile"):
-        if len(summary.made_by.get(kind, ())) > 1:
-            told.append(f"rows of several {kind}s")
+    for kind in (EvalType.KNOWLEDGE, EvalType.QUALITY):
+        if len(names := _names_of(summary, kind)) > 1:
+            told.append(f"no figure for a type of several names: {', '.join(names)}")
+    for maker in ("renderer", "judge", "profile"):
+        if len(summary.made_by.get(maker, ())) > 1:
+            told.append(f"rows of several {maker}s")
     return ComparisonLine(
         method=method,
         generator=generator,
@@ -148,8 +151,13 @@ def _our_line(method: str, generator: str, summary: Summary) -> ComparisonLine:
 
 def _of_type(summary: Summary, kind: EvalType) -> SplitScores | None:
     """Return the split of a type, under whichever name it is written; None for none, and where it has several names."""
-    found = [split for name, split in summary.by_eval_type.items() if type_of(name) is kind]
-    return found[0] if len(found) == 1 else None
+    names = _names_of(summary, kind)
+    return summary.by_eval_type[names[0]] if len(names) == 1 else None
+
+
+def _names_of(summary: Summary, kind: EvalType) -> list[str]:
+    """Return the names under which the rows state a type."""
+    return [name for name in summary.by_eval_type if type_of(name) is kind]
 
 
 def compare_knowgen(ours: Sequence[tuple[str, str, KnowGenSummary]]) -> Comparison:

@@ -199,6 +199,13 @@ def test_a_tier_fills_the_column_of_its_type() -> None:
     assert line.values[-2:] == pytest.approx((0.6, 1.0))
 
 
+def test_a_type_of_several_names_is_a_dash_and_says_so() -> None:
+    rows = [raw_row(0, scored(1, 1, 1, 1)), raw_row(2, scored(0, 0, 0, 0), eval_type="", tier="T1")]
+    line = compare_kscore([("a", "", summarise(read(rows), ScoreFormula.PAPER, samples=0))], ()).lines[0]
+    assert line.values[5] is None
+    assert "no figure for a type of several names: Knowledge-Anchored, T1" in line.note
+
+
 def test_a_type_that_is_lacking_is_a_dash() -> None:
     row = raw_row(0, scored(1, 1, 1, 1), eval_type=TYPES[0])
     line = compare_kscore([("a", "", summarise(read([row]), ScoreFormula.PAPER, samples=0))], ()).lines[0]
