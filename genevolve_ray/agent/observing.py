@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import urlparse
 
 from genevolve_ray.agent import wire
 from genevolve_ray.agent.profile import ProtocolProfile, filled
@@ -46,7 +46,7 @@ def observation_text(
 def shown_path(template: str, img_id: str, hit: ImageHit) -> str:
     """Return the path of an image as the policy reads it; the pixels themselves are passed by content address."""
     try:
-        suffix = PurePosixPath(urlsplit(hit.url).path).suffix.lower()
+        suffix = PurePosixPath(urlparse(hit.url).path).suffix.lower()
     except ValueError:
         suffix = ""
     return filled(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from genevolve_ray.agent import wire
-from genevolve_ray.agent.observing import observation_text
+from genevolve_ray.agent.observing import observation_text, shown_path
 from genevolve_ray.agent.profile import (
     PROFILES,
     ProtocolProfile,
@@ -279,3 +279,20 @@ def test_the_same_image_keeps_its_id() -> None:
     assert [i for i, _ in first] == ["IMG_001", "IMG_002"]
     assert [i for i, _ in again] == ["IMG_002", "IMG_001", "IMG_003", "IMG_004"]
     assert list(ids.images) == ["IMG_001", "IMG_002", "IMG_003", "IMG_004"]
+
+
+@pytest.mark.parametrize(
+    ("address", "suffix"),
+    [
+        ("https://a.example/b.PNG", ".png"),
+        ("https://a.example/b.webp?size=9.gif#c.jpeg", ".webp"),
+        ("https://a.example/b.gif;v=1", ".gif"),
+        ("https://a.example/b.svg", ".jpg"),
+        ("https://a.example/b", ".jpg"),
+        ("https://[::1/b.png", ".jpg"),
+    ],
+)
+def test_the_shown_path_of_a_picture_follows_from_its_address(address: str, suffix: str) -> None:
+    hit = image_hit("a heron").model_copy(update={"url": address})
+    digest = hashlib.sha1(address.encode(), usedforsecurity=False).hexdigest()[:24]
+    assert shown_path(RELEASE.local_path, "IMG_001", hit) == f"/tmp/genevolve_images/{digest}{suffix}"
