@@ -33,7 +33,7 @@ def first_turn(config: RunConfig, folder: Path, weights: Weights, *, deep: bool)
     The reference engine samples it, under the run's ban mask, with the profile's prompt without tools.
     """
     if not deep and weights.parameters > PLAIN_PARAMETERS:
-        return note("turn", f"{weights.parameters / 1e9:.3g}B parameters: no turn was sampled", "--deep samples one")
+        return note("turn", f"{weights.count} parameters: no turn was sampled", "--deep samples one")
     device = config.engine.device if find_gpus() else "cpu"
     needed = weights.parameters * _BYTES[config.engine.dtype]
     if device == "cpu" and needed > psutil.virtual_memory().available:

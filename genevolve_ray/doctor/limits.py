@@ -33,7 +33,9 @@ def context(config: RunConfig) -> list[Check]:
     if limit is None or (asked is None and own is None):
         return []
     said = f"profile {profile.name}: {profile.max_prompt_tokens} prompt + {profile.max_response_tokens} response tokens"
-    remedy = f"--set engine.max_model_len={longest}"
+    remedy = f"--set engine.max_model_len={min(longest, own or longest)}"
+    if limit == own:
+        remedy = "the policy supports no more: another policy, or a profile with shorter prompts and responses"
     if limit <= profile.max_prompt_tokens:
         return [problem("context", f"{said}; the engine holds {limit}, which a prompt alone can fill", remedy)]
     if limit < longest:

@@ -29,6 +29,11 @@ class Weights:
     parameters: int
     bytes: int
 
+    @property
+    def count(self) -> str:
+        """The parameters as messages give them: 8.03B, 0.964M."""
+        return f"{self.parameters / 1e9:.3g}B" if self.parameters >= 1e8 else f"{self.parameters / 1e6:.3g}M"
+
 
 def read_weights(folder: Path) -> Weights:
     """Return the size of a folder's safetensors, after a check that every file exists and is complete.

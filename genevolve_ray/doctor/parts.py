@@ -96,7 +96,7 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         check_samplable(folder, config.engine)
         weights = read_weights(folder)
         remedy = "copy the files from the original model"
-        said = [ok("policy", f"{folder}: {weights.parameters / 1e9:.3g}B parameters, {weights.bytes / GIB:.2f} GiB")]
+        said = [ok("policy", f"{folder}: {weights.count} parameters, {weights.bytes / GIB:.2f} GiB")]
         said.append(ok("tokenizer", check_texts(folder)))
         remedy = "--set profile.final_step_as=note, or another policy.model"
         check_final_step(folder, config.protocol)
@@ -156,7 +156,7 @@ def embedder(config: RunConfig) -> list[Check]:
             return [problem("embedder", f"{folder} lacks {lacking[0]}", "copy it from the original model")]
     except (UserFault, OSError, ValueError) as error:
         return [problem("embedder", error, remedy)]
-    return [ok("embedder", f"{folder}: {weights.parameters / 1e9:.3g}B parameters on {settings.transformers.device}")]
+    return [ok("embedder", f"{folder}: {weights.count} parameters on {settings.transformers.device}")]
 
 
 def plugins(config: RunConfig) -> list[Check]:

@@ -49,5 +49,6 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
             note("answers", f"{len(services)} services were not checked", "--deep checks them over the network")
         )
     problems = sum(check.status is Status.PROBLEM for check in checks)
-    closing = note("can start", f"not yet: {problems} problems") if problems else ok("can start", f"run {config.name}")
+    counted = f"{problems} problem{'s' * (problems > 1)}"
+    closing = note("can start", f"not yet: {counted}") if problems else ok("can start", f"run {config.name}")
     return [*checks, closing]

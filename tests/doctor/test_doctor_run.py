@@ -194,6 +194,18 @@ def test_an_engine_that_cuts_episodes_short_is_a_note() -> None:
     assert check.remedy.endswith("=1712")
 
 
+def test_a_longer_context_than_the_policy_has_is_no_remedy() -> None:
+    [check] = limits.context(load_config("atlas", ["profile=release", "engine.max_model_len=null"]))
+    assert (check.status, check.remedy.partition(":")[0]) == (Status.PROBLEM, "the policy supports no more")
+    [check] = limits.context(load_config("atlas", ["profile=release"]))
+    assert check.remedy.endswith("=2048")
+
+
+@pytest.mark.parametrize(("parameters", "said"), [(964_000, "0.964M"), (8_030_000_000, "8.03B")])
+def test_parameters_are_counted_in_their_own_unit(parameters: int, said: str) -> None:
+    assert Weights(parameters, bytes=1).count == said
+
+
 def test_a_learner_that_does_not_fit_its_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "find_gpus", lambda: [Gpu("Test GPU", 80 * 1024)])
     eight = Weights(parameters=8 * 10**9, bytes=16 * 10**9)
