@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,11 +102,8 @@ def test_a_worker_with_its_own_address_completes_an_atlas_run(engine: str, names
         stderr=logs[1],
     )
     try:
-        _until(lambda: "listens" in _text(tmp_path / "gateway.log") or gateway.poll() is not None)
-        _until(lambda: gateway.poll() is not None or worker.poll() is not None, seconds=500)
-        # `ip netns exec` becomes the worker itself.
-        worker.send_signal(signal.SIGTERM)
-        worker.wait(timeout=60)
+        gateway.wait(timeout=500)
+        worker.wait(timeout=60)  # It ends by itself, because the run is finished.
     finally:
         for process in (gateway, worker):
             if process.poll() is None:
@@ -119,7 +114,6 @@ def test_a_worker_with_its_own_address_completes_an_atlas_run(engine: str, names
             log.close()
     assert gateway.returncode == 0, told
     assert worker.returncode == 0, told
-    assert "draining" in told
     assert _imports() == []
     store = RunStore.read(str(run))
     assert store.committed_steps() == list(range(1, STEPS + 1)), told
@@ -139,10 +133,3 @@ def _imports() -> list[str]:
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
-
-
-def _until(condition: object, seconds: float = 200.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "took too long"
-        time.sleep(0.2)
