@@ -18,6 +18,7 @@ from genevolve_ray.evolution.layers import presets as presets
 from genevolve_ray.evolution.metric_writers import MetricsConfig
 from genevolve_ray.evolution.plugins import Role, same_plugin
 from genevolve_ray.gateway.config import GatewayConfig
+from genevolve_ray.records.differences import value_at
 from genevolve_ray.records.secrets import masked
 from genevolve_ray.records.strict_text import YamlFault, load_yaml
 from genevolve_ray.records.suggestions import meant, meant_key
@@ -122,16 +123,10 @@ def key_place(config: RunConfig, key: str) -> str:
         layers = read_layers(config.layers[0])
     except (LayerFault, IndexError):
         return ""
-    if _at(merge_layers(layers), path) != _at(config.model_dump(), path):
+    if value_at(merge_layers(layers), key) != value_at(config.model_dump(), key):
         return "--set "
     places = key_places(layers) if is_file(config.layers[0]) else {}
     return next((place for end in range(len(path), 0, -1) if (place := places.get(path[:end]))), "")
-
-
-def _at(values: Any, path: tuple[str, ...]) -> Any:
-    for part in path:
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
 
 
 def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

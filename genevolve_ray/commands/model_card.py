@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 from genevolve_ray import __version__
 from genevolve_ray.evolution.store.manifest import Checkpoint
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.records.differences import value_at
 from genevolve_ray.records.secrets import masked
 
 _ROWS = 12
@@ -47,7 +48,7 @@ class CardFacts:
     @property
     def base_name(self) -> str:
         """The model that the run started from: a hub id, or the name of its folder, never a path."""
-        named = str(_at(self.config, "policy.model") or "")
+        named = str(value_at(self.config, "policy.model") or "")
         if _is_hub_like(named) and self.base in (None, named.partition("@")[0]):
             return named
         return self.base or Path(named.partition(":")[2] or named).name
@@ -96,7 +97,10 @@ def _provenance(facts: CardFacts) -> Iterator[tuple[str, str]]:
     yield "run", str(config.get("name", ""))
     yield "started", facts.store.info.created
     yield "base model", facts.base_name
-    yield "step", f"{facts.checkpoint.step} of {_at(config, 'loop.steps')} planned ({facts.store.last_step} committed)"
+    yield (
+        "step",
+        f"{facts.checkpoint.step} of {value_at(config, 'loop.steps')} planned ({facts.store.last_step} committed)",
+    )
     yield "state hash", f"`{facts.checkpoint.state_hash}`"
     yield "configuration", f"SHA-256 `{facts.config_digest}`"
     for key, label in (
@@ -110,12 +114,12 @@ def _provenance(facts: CardFacts) -> Iterator[tuple[str, str]]:
         ("loop.requests_per_step", "requests a step"),
         ("loop.group_size", "rollouts a request"),
     ):
-        value = _at(config, key)
+        value = value_at(config, key)
         if value is not None:
             yield label, str(value).lower() if isinstance(value, bool) else str(value)
     yield "reward", ", ".join(f"{key} {value}" for key, value in sorted((config.get("reward") or {}).items()))
     for role in ("requests", "tools", "renderer", "judge"):
-        yield role, f"`{_at(config, f'{role}.type')}`"
+        yield role, f"`{value_at(config, f'{role}.type')}`"
     for part, rows in (facts.store.rows().get("parts") or {}).items():
         if rows:
             yield f"{part} rows", f"{len(rows)}, SHA-256 `{_sha256(rows)}`"
@@ -125,7 +129,7 @@ def _figures(facts: CardFacts) -> Iterator[str]:
     summary, step = facts.store.summary(), facts.checkpoint.step
     if "heldout_gain" in summary and summary.get("steps") == step:
         low, high = summary["heldout_gain_interval"]
-        share = _at(facts.config, "heldout.confidence")
+        share = value_at(facts.config, "heldout.confidence")
         yield "## Held-out comparison"
         yield (
             f"Reward on {summary['heldout_pairs']} held-out requests, scored by `{summary.get('score_formula', '')}`. "
@@ -173,13 +177,6 @@ def _table(head: tuple[str, ...], rows: Any) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _is_hub_like(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from genevolve_ray.models.hub import is_hub_id, pinned
+from genevolve_ray.records.differences import value_at
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -27,19 +28,13 @@ def pin_models(config: ConfigT, recorded: Mapping[str, Any]) -> ConfigT:
     """
     values = config.model_dump()
     for key in MODEL_KEYS:
-        text = _at(values, key)
+        text = value_at(values, key)
         if not isinstance(text, str) or not is_hub_id(text) or "FILL_IN" in text:
             continue
-        before = _at(recorded, key)
+        before = value_at(recorded, key)
         same = isinstance(before, str) and "@" not in text and before.startswith(f"{text}@")
         config = _with(config, key.split("."), before if same else pinned(text, key))
     return config
-
-
-def _at(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values
 
 
 def _with(node: Any, path: list[str], value: Any) -> Any:

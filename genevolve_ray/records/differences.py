@@ -1,4 +1,4 @@
-"""Differences between two settings trees, key by key, as used to compare resumed runs and jobs."""
+"""Settings trees by dotted keys: one value, and the differences between two trees."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from genevolve_ray._moved import current_path
 
 ABSENT = "(absent)"
 """Marks a key that one side does not have."""
+
+
+def value_at(tree: Any, key: str) -> Any:
+    """Return the value under a dotted key, None where there is none."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 class Difference(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from genevolve_ray.records.differences import value_at
 from genevolve_ray.records.secrets import masked
 from genevolve_ray.viewer import figures as draw
 from genevolve_ray.viewer.data import ReportData, ReportPair, load_report_data, pairs, scored
@@ -108,17 +109,9 @@ def provenance(data: ReportData) -> list[tuple[str, str]]:
 
 def _subtitle(data: ReportData) -> list[str]:
     steps = f"{len(data.metrics):,} steps" if data.metrics else ""
-    model = text_at(data.config, "policy", "model")
+    model = str(value_at(data.config, "policy.model") or "")
     times = [str(data.run[k]) for k in ("created", "finished") if data.run.get(k)]
     return [item for item in (str(data.run.get("preset", "")), steps, model, " to ".join(times)) if item]
-
-
-def text_at(tree: Mapping[str, Any], *path: str) -> str:
-    """Return the text under a path of keys, "" where there is none."""
-    node: Any = tree
-    for key in path:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return "" if node is None else str(node)
 
 
 def _parts(summary: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
