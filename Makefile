@@ -37,6 +37,7 @@ $(STAMP):
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV_PIN)
 	$(if $(FIND_LINKS),$(UV_INSTALL) $(FIND_LINKS) ||) $(UV_INSTALL) $(TORCH_BACKEND)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m genevolve_ray._torchvision
 	@rm -f $(VENV)/.setup-*
 	@touch $@
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from genevolve_ray._torchvision import COPY
 from genevolve_ray.records.secrets import shown
 
 GIB = 1024**3
@@ -55,7 +56,8 @@ OPTIONAL = {
     "wandb": "Weights & Biases metrics",
     "trl": "the oracle of the loss tests and `make bench`",
 }
-CUDA_LINKED = ("torchvision", "torchaudio", "torchcodec")
+CUDA_LINKED = ("torchaudio", "torchcodec")
+DECLARE_OPERATORS = ".venv/bin/python -m genevolve_ray._torchvision"
 
 
 class Status(StrEnum):
@@ -97,7 +99,7 @@ def diagnose(run_dir: Path = Path("runs")) -> list[Check]:
     checks = [_python(), _cores(), _memory(), _disk(run_dir), _shared_memory()]
     checks += [_required(name, use) for name, use in REQUIRED.items()]
     checks += [_optional(name, use) for name, use in OPTIONAL.items()]
-    checks += [_torch_build(), _cuda_linked_packages(), _vllm(), _gpu(gpus)]
+    checks += [_torch_build(), _torchvision(), _cuda_linked_packages(), _vllm(), _gpu(gpus)]
     return checks + _abilities(checks, gpus)
 
 
@@ -255,23 +257,36 @@ def _torch_build() -> Check:
     return Check("torch build", Status.OK, f"CUDA {cuda}" if cuda else "CPU only")
 
 
-def _cuda_linked_packages() -> Check:
-    """Report a torchvision from the public index next to a CPU torch.
+def _torchvision() -> Check:
+    """Report a torchvision that does not fit the build of torch: it breaks `import transformers` with an odd message."""
+    version = version_of("torchvision")
+    if version is None:
+        return Check("torchvision", Status.NOTE, "not installed: no models that see", MAKE_CPU)
+    if torch_cuda_version() or version.endswith("+cpu"):
+        return Check("torchvision", Status.OK, version)
+    if operators_declared():
+        return Check("torchvision", Status.OK, f"{version} (operators declared beside a CPU torch)")
+    detail = (
+        f"{version}: built for CUDA, but torch is a CPU build. `import transformers` and `import vllm` fail with"
+        ' "operator torchvision::nms does not exist"'
+    )
+    return Check("torchvision", Status.PROBLEM, detail, DECLARE_OPERATORS)
 
-    It breaks `import transformers` with a misleading error.
-    """
+
+def operators_declared() -> bool:
+    """Return whether this interpreter declares torchvision's operators (`genevolve_ray._torchvision`)."""
+    return COPY in sys.modules
+
+
+def _cuda_linked_packages() -> Check:
+    """Report packages from the public index that do not load beside a CPU torch."""
     installed = {name: version for name in CUDA_LINKED if (version := version_of(name))}
     listed = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed"
-    if torch_cuda_version():
-        return Check("torchvision", Status.OK, listed)
     wrong = [name for name, version in installed.items() if not version.endswith("+cpu")]
-    if wrong:
-        detail = (
-            f"{listed}: built for CUDA, but torch is a CPU build. `import transformers` and `import vllm` fail with"
-            ' "operator torchvision::nms does not exist"'
-        )
-        return Check("torchvision", Status.PROBLEM, detail, f".venv/bin/uv pip uninstall {' '.join(wrong)}")
-    return Check("torchvision", Status.OK, f"{listed} (right for CPU torch)" if not installed else listed)
+    if wrong and not torch_cuda_version():
+        detail = f"{listed}: built for CUDA, but torch is a CPU build. vLLM may fail at its start"
+        return Check("torchaudio", Status.PROBLEM, detail, f".venv/bin/uv pip uninstall {' '.join(wrong)}")
+    return Check("torchaudio", Status.OK, listed)
 
 
 def _vllm() -> Check:
@@ -313,7 +328,7 @@ def _abilities(checks: Sequence[Check], gpus: Sequence[Gpu]) -> list[Check]:
             "Qwen3-VL",
             version_of("torchvision") is not None,
             "in vLLM and transformers",
-            "in transformers, images only: vLLM needs torchvision for it, which CPU environments omit",
+            "no: needs torchvision",
         ),
     ]
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 _SENTINEL = "genevolve-sentinel"
-_WITHOUT_VIDEOS = frozenset({"qwen3_vl", "qwen3_vl_moe"})
-"""Model types whose own processor needs torchvision for videos, which are never sent."""
 
 
 class LocalChatConfig(Config):
@@ -38,18 +36,12 @@ class LocalChatConfig(Config):
 
 def load_chat_processor(model_dir: str, model_config: dict[str, Any]) -> Any:
     """Return the renderer of a model's chat template and reader of its pictures: its processor, or its tokenizer."""
-    from importlib.util import find_spec
-
     from transformers import AutoProcessor, AutoTokenizer
 
     from genevolve_ray.engines.checks import sees
 
     if not sees(model_config):
         return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-    if model_config.get("model_type") in _WITHOUT_VIDEOS and find_spec("torchvision") is None:
-        from genevolve_ray.models.qwen_vl import load_processor
-
-        return load_processor(model_dir)
     return AutoProcessor.from_pretrained(model_dir, local_files_only=True)
 
 

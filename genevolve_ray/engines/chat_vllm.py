@@ -73,11 +73,6 @@ class VllmChat:
         self.config, self._service = config, service
         model_config = read_model_config(config.model)
         self.sees = sees(model_config)
-        if self.sees and config.device == "cpu":
-            raise ValueError(
-                f"vLLM cannot load {config.model} on a CPU: vision models need torchvision, which is not "
-                "available with a CPU torch: use backend: transformers"
-            )
         check_model(config.model, device=config.device)
         self._processor = load_chat_processor(config.model, model_config)
         if not self._processor.chat_template:

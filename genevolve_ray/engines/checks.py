@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,13 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
     Raises:
         FileNotFoundError: If the folder or one of its parts is missing.
         ValueError: On a CPU, if head_dim is below 32 (the attention kernel fails at the first token) or the model has
-            vision (vLLM needs torchvision for it, which a CPU torch does not have).
+            vision and torchvision is not installed.
     """
     config = read_model_config(model_dir)
-    if device == "cpu" and sees(config):
+    if sees(config) and find_spec("torchvision") is None:
         name = (config.get("architectures") or [config.get("model_type")])[0]
         raise ValueError(
-            f"vLLM needs torchvision for {name} ({Path(model_dir) / 'config.json'}), which is not available on a CPU: "
-            "use engine.kind=transformers"
+            f"vLLM needs torchvision for {name} ({Path(model_dir) / 'config.json'}), which is not installed: run make setup"
         )
     if architecture.changing_rope(config) == "dynamic":
         raise ValueError(

@@ -19,6 +19,7 @@ from genevolve_ray.engines.checks import (
     probe_difference,
     read_model_config,
     room_for,
+    sees,
 )
 from genevolve_ray.engines.config import MIB, VllmConfig
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
@@ -120,6 +121,7 @@ class VllmEngine:
 
         from genevolve_ray.engines.vllm_worker import BANNED_KEY, BanMask
 
+        seeing = sees(read_model_config(model_dir))
         arguments: dict[str, Any] = {
             "model": str(model_dir),
             "dtype": dtype,
@@ -129,7 +131,8 @@ class VllmEngine:
             "tensor_parallel_size": config.tensor_parallel_size,
             "enforce_eager": config.enforce_eager or device == "cpu",
             "seed": config.seed,
-            "skip_tokenizer_init": True,
+            # vLLM requires the tokenizer of a model that sees, for text alone too.
+            "skip_tokenizer_init": not seeing,
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
@@ -143,6 +146,8 @@ class VllmEngine:
             "logits_processors": [BanMask],
             "worker_extension_cls": "genevolve_ray.engines.vllm_worker.WeightLoader",
         }
+        if seeing:
+            arguments["limit_mm_per_prompt"] = {"image": 0, "video": 0}  # Observations are text.
         if config.kv_cache_mib is not None:
             arguments["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
         if device == "cpu" and config.tensor_parallel_size == 1:
