@@ -134,10 +134,13 @@ class WeightLoader:
         return kernels
 
     def pack_head(self) -> None:
-        """Pack the output head's weight again for its kernel."""
-        head = getattr(self.model_runner.get_model(), "lm_head", None)
-        method = getattr(head, "quant_method", None)
-        # A tied head shares the embedding's weight but keeps its own packed copy for the CPU kernel. The reload does
-        # not change this copy: without this call its logits are those of the old weights.
-        if method is not None:
-            method.process_weights_after_loading(head)
+        """Pack the output head's weight again for its kernel.
+
+        A tied head shares the embedding's weight but keeps its own packed copy for the CPU kernel. The reload does not
+        change this copy: without this call its logits are those of the old weights. A model that sees has its head
+        inside its language model.
+        """
+        for name, head in self.model_runner.get_model().named_modules():
+            method: Any = getattr(head, "quant_method", None)
+            if name.rpartition(".")[2] == "lm_head" and method is not None:
+                method.process_weights_after_loading(head)
