@@ -86,7 +86,6 @@ MODULES: Mapping[str, str] = {
     "plugins_command": "cli.plugins",
     "plugins_swap": "commands.plugins",
     "preflight": "doctor.preflight",
-    "qwen_vl": "models.qwen_vl",
     "records.null": "learning.null",
     "records.published.keys": "records.published.requests",
     "remote_config": "remote.config",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.models.image_processor import check_torchvision
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.usage import Usage, record_usage
 
@@ -35,13 +36,17 @@ class LocalChatConfig(Config):
 
 
 def load_chat_processor(model_dir: str, model_config: dict[str, Any]) -> Any:
-    """Return the renderer of a model's chat template and reader of its pictures: its processor, or its tokenizer."""
+    """Return the renderer of a model's chat template and reader of its pictures: its processor, or its tokenizer.
+
+    Raises ValueError where a model that sees needs torchvision, which is not installed.
+    """
     from transformers import AutoProcessor, AutoTokenizer
 
     from genevolve_ray.engines.checks import sees
 
     if not sees(model_config):
         return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+    check_torchvision(model_dir)
     return AutoProcessor.from_pretrained(model_dir, local_files_only=True)
 
 

@@ -175,6 +175,8 @@ def _start(config: VllmChatConfig, *, sees: bool) -> AsyncLLM:
     }
     if sees:
         arguments["limit_mm_per_prompt"] = {"image": config.max_images, "video": 0}
+        # On the device vLLM leaves pixels raw where a folder's file does not repeat the defaults of its processor.
+        arguments["mm_device_do_normalize"] = False
     if config.kv_cache_mib is not None:
         arguments["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
     if config.device == "cpu":

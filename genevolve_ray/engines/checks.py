@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
 from genevolve_ray.models import architecture
 from genevolve_ray.models.adapters import AdapterMisfit, check_published, is_adapter
+from genevolve_ray.models.image_processor import check_torchvision
 
 MIN_CPU_HEAD_DIM = 32
 
@@ -116,15 +116,12 @@ def check_model(model_dir: str | Path, *, device: str = "cpu") -> None:
 
     Raises:
         FileNotFoundError: If the folder or one of its parts is missing.
-        ValueError: On a CPU, if head_dim is below 32 (the attention kernel fails at the first token) or the model has
-            vision and torchvision is not installed.
+        ValueError: If the model has vision and torchvision is not installed; on a CPU, if head_dim is below 32 (the
+            attention kernel fails at the first token).
     """
     config = read_model_config(model_dir)
-    if sees(config) and find_spec("torchvision") is None:
-        name = (config.get("architectures") or [config.get("model_type")])[0]
-        raise ValueError(
-            f"vLLM needs torchvision for {name} ({Path(model_dir) / 'config.json'}), which is not installed: run make setup"
-        )
+    if sees(config):
+        check_torchvision(model_dir)  # vLLM imports it for such a model, also where observations are text.
     if architecture.changing_rope(config) == "dynamic":
         raise ValueError(
             f"rope_type dynamic in {Path(model_dir) / 'config.json'}: vLLM fixes the angles that the learner derives from "

@@ -121,7 +121,6 @@ class VllmEngine:
 
         from genevolve_ray.engines.vllm_worker import BANNED_KEY, BanMask
 
-        seeing = sees(read_model_config(model_dir))
         arguments: dict[str, Any] = {
             "model": str(model_dir),
             "dtype": dtype,
@@ -131,8 +130,6 @@ class VllmEngine:
             "tensor_parallel_size": config.tensor_parallel_size,
             "enforce_eager": config.enforce_eager or device == "cpu",
             "seed": config.seed,
-            # vLLM requires the tokenizer of a model that sees, for text alone too.
-            "skip_tokenizer_init": not seeing,
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
@@ -145,9 +142,8 @@ class VllmEngine:
             # The class, not its name: then the engine process imports its module as soon as it unpickles its arguments.
             "logits_processors": [BanMask],
             "worker_extension_cls": "genevolve_ray.engines.vllm_worker.WeightLoader",
+            **_sight(model_dir),
         }
-        if seeing:
-            arguments["limit_mm_per_prompt"] = {"image": 0, "video": 0}  # Observations are text.
         if config.kv_cache_mib is not None:
             arguments["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
         if device == "cpu" and config.tensor_parallel_size == 1:
@@ -325,6 +321,14 @@ class VllmEngine:
         unique = f"{request_id}#{next(self._numbers)}"
         [output] = [output async for output in self._open().generate(prompt, params, unique)]
         return output
+
+
+def _sight(model_dir: str | Path) -> dict[str, Any]:
+    """Return the settings that depend on whether the model sees."""
+    if not sees(read_model_config(model_dir)):
+        return {"skip_tokenizer_init": True}
+    # vLLM requires the tokenizer of a model that sees, for text alone too.
+    return {"skip_tokenizer_init": False, "limit_mm_per_prompt": {"image": 0, "video": 0}}  # Observations are text.
 
 
 def _positions(model_dir: str | Path) -> dict[str, Any]:

@@ -12,10 +12,6 @@ from typing import Any
 from PIL import Image
 
 from genevolve_ray.learning.batch import ImageInputs
-from genevolve_ray.models.qwen_vl import MERGE_SIZE
-from genevolve_ray.models.qwen_vl import ImageQwen3VLProcessor as ImageQwen3VLProcessor
-from genevolve_ray.models.qwen_vl import load_image_processor as load_image_processor
-from genevolve_ray.models.qwen_vl import load_processor as load_processor
 from genevolve_ray.records.ledger import MediaSpan
 
 
@@ -24,13 +20,13 @@ def image_inputs(pictures: Sequence[Image.Image], processor: Any) -> ImageInputs
 
     Args:
         pictures: at least one.
-        processor: the result of `load_image_processor`.
+        processor: the result of `models.image_processor.load_image_processor`.
     """
     read = processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
     return ImageInputs(read["pixel_values"], read["image_grid_thw"])
 
 
-def placeholder_tokens(grid: Sequence[int], merge_size: int = MERGE_SIZE) -> int:
+def placeholder_tokens(grid: Sequence[int], merge_size: int) -> int:
     """Return the number of image tokens for a picture of `grid` (t, h, w) patches."""
     time, height, width = grid
     return time * height * width // merge_size**2
@@ -42,7 +38,7 @@ def media_inputs(media: Sequence[MediaSpan], read: Callable[[MediaSpan], bytes],
     Args:
         media: the column, in order.
         read: returns the encoded bytes of a span's picture.
-        processor: the result of `load_image_processor`.
+        processor: the result of `models.image_processor.load_image_processor`.
 
     Raises:
         ValueError: when the patch grid of a picture differs from the engine's grid or from its number of placeholder

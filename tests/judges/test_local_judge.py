@@ -11,12 +11,13 @@ from tiny_vlm import ANSWER, build_vlm, teach
 from vlm_judge_helpers import BIN, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUTH, judged, png
 
 from genevolve_ray.engines.chat_transformers import TransformersChat
-from genevolve_ray.engines.protocol import ChatImage, ChatMessage
+from genevolve_ray.engines.protocol import ChatImage, ChatMessage, ChatModel
+from genevolve_ray.engines.vllm import vllm_environment
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.judges.local_judge import LocalVlmJudge, LocalVlmJudgeConfig
 from genevolve_ray.judges.vlm_judge import VlmJudgeConfig
-from genevolve_ray.records.usage import Usage, metered
+from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import SufficiencyBin
 
 RUBRIC = "Grade it."
@@ -70,20 +71,21 @@ async def test_a_judge_without_its_cache_shares_the_loaded_model(taught_vlm: str
     assert (meter.total.calls, meter.total.cached) == (2, 0)
 
 
+async def looked(chat: ChatModel, *pictures: bytes) -> tuple[list[str], int]:
+    """Return the words that a model says to pictures, and the tokens that it read."""
+    parts = ("look", *(ChatImage(data, "image/png") for data in pictures))
+    with metered() as meter:
+        answer = await chat.chat([ChatMessage("user", parts)], max_tokens=8)
+    return answer.split(), meter.total.prompt_tokens
+
+
 async def test_the_model_looks_at_the_pictures(random_vlm: str) -> None:
     chat = TransformersChat(TransformersChat.Config(model=random_vlm, threads=1), "judge")
-
-    async def seen(*pictures: bytes) -> tuple[str, Usage]:
-        parts = ("look", *(ChatImage(data, "image/png") for data in pictures))
-        with metered() as meter:
-            answer = await chat.chat([ChatMessage("user", parts)], max_tokens=8)
-        return answer, meter.total
-
     (red, _), (blue, one), (_, two), (_, none) = [
-        await seen(*pictures) for pictures in ((IMAGE,), (png("blue", (40, 30)),), (IMAGE, TRUTH), ())
+        await looked(chat, *pictures) for pictures in ((IMAGE,), (png("blue", (40, 30)),), (IMAGE, TRUTH), ())
     ]
     assert red != blue
-    assert none.prompt_tokens < one.prompt_tokens < two.prompt_tokens
+    assert none < one < two
     await chat.aclose()
     await chat.aclose()
     with pytest.raises(RuntimeError, match="closed"):
@@ -103,9 +105,23 @@ def test_an_identity_names_the_model_and_not_its_place(random_vlm: str, taught_v
     assert len({one.identity, local(taught_vlm).identity, local(random_vlm, max_tokens=65).identity}) == 3
 
 
-def test_vllm_refuses_a_model_that_sees_on_a_cpu(random_vlm: str) -> None:
-    with pytest.raises(ValueError, match="torchvision.*backend: transformers"):
-        local(random_vlm, backend="vllm", model={"model": random_vlm, "device": "cpu"})
+@pytest.mark.e2e
+async def test_vllm_judges_pictures_on_a_cpu(random_vlm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in vllm_environment().items():
+        monkeypatch.setenv(name, value)  # Ends with the test.
+    settings = {"device": "cpu", "dtype": "float32", "kv_cache_mib": 64, "max_concurrent": 4}
+    judge = local(random_vlm, backend="vllm", model={"model": random_vlm, **settings}, cache=str(tmp_path))
+    try:
+        verdict = await judged(judge)
+        assert (verdict.rationale, verdict.text_rationale) == ("fine", "fine"), "the schemas allow nothing else"
+        assert (verdict.image.visual_correctness, verdict.text.score) == (0.5, 0.75)
+        looks = [await looked(judge._chat, *pictures) for pictures in ((IMAGE,), (png("blue"),), (IMAGE, TRUTH))]
+    finally:
+        await judge.aclose()
+    other = TransformersChat(TransformersChat.Config(model=random_vlm, threads=1), "judge")
+    plain = [await looked(other, *pictures) for pictures in ((IMAGE,), (png("blue"),), (IMAGE, TRUTH))]
+    assert looks == plain, "the same pixels and the same tokens on both backends"
+    await other.aclose()
 
 
 def test_what_is_wrong_in_the_settings_is_named(tmp_path: Path) -> None:

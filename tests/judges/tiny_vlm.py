@@ -25,6 +25,8 @@ ANSWER = {
 }
 WORDS = ["{", *(f"{json.dumps(k)}:{json.dumps(v)}," for k, v in ANSWER.items()), '"end":0', "}"]
 """A token is a whole field, so that each token of the answer follows from the one before it."""
+LAST = [word.removesuffix(",") for word in WORDS if "_na" in word or "_constraints" in word]
+"""The last fields of the judge's two schemas: with them, an answer that a schema constrains can end."""
 TEMPLATE = (
     "{% for m in messages %}<|im_start|> {{ m.role }} {% if m.content is string %}{{ m.content }}{% else %}"
     "{% for p in m.content %}{% if p.type == 'image' %} <|vision_start|> <|image_pad|> <|vision_end|> "
@@ -52,7 +54,8 @@ def build_vlm(folder: Path, context: int = 1024) -> str:
         "<|video_pad|>": VIDEO,
     }
     words = {"[UNK]": UNKNOWN, **special, **{word: 4 + i for i, word in enumerate(WORDS)}}
-    words |= {f"w{i}": i for i in range(4 + len(WORDS), VISION_START)}
+    words |= {word: 4 + len(WORDS) + i for i, word in enumerate(LAST)}
+    words |= {f"w{i}": i for i in range(4 + len(WORDS) + len(LAST), VISION_START)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(

@@ -20,13 +20,8 @@ from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.learning.batch import ImageInputs, TrainSequence
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.step import Learner
-from genevolve_ray.learning.vision import (
-    ImageQwen3VLProcessor,
-    image_inputs,
-    load_image_processor,
-    media_inputs,
-    placeholder_tokens,
-)
+from genevolve_ray.learning.vision import image_inputs, media_inputs, placeholder_tokens
+from genevolve_ray.models.image_processor import load_image_processor
 from genevolve_ray.records.ledger import MediaSpan
 
 CONFIG = LearnerConfig(lr=1e-3, temperature=0.7)
@@ -47,10 +42,9 @@ def picture(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def looking(seeds: list[int], sequence: TrainSequence) -> TrainSequence:
+def looking(vl_dir: str, seeds: list[int], sequence: TrainSequence) -> TrainSequence:
     """Put pictures before a sequence, as an observation would."""
-    processor = load_image_processor("nowhere")
-    processor.size = {"shortest_edge": 64 * 64, "longest_edge": 64 * 64}
+    processor = load_image_processor(vl_dir)
     prefix = [1] + [VISION_START, IMAGE, IMAGE, IMAGE, IMAGE, VISION_END] * len(seeds)
     n = len(prefix)
     return TrainSequence(
@@ -83,15 +77,15 @@ def test_scores_of_text_are_those_of_the_whole_model(vl_dir: str) -> None:
 def test_pictures_are_seen_and_do_not_depend_on_company(vl_dir: str) -> None:
     learner = Learner(vl_dir, CONFIG, BANNED)
     one, two, text = batch(3)
-    mixed = [looking([1], one), text, looking([2, 3], two)]
+    mixed = [looking(vl_dir, [1], one), text, looking(vl_dir, [2, 3], two)]
     together = learner.score(mixed)
     for sequence, score in zip(mixed, together, strict=True):
         assert learner.score([sequence])[0] == pytest.approx(score, abs=1e-5)
-    assert learner.score([looking([4], one)])[0] != pytest.approx(together[0], abs=1e-3), "another picture"
+    assert learner.score([looking(vl_dir, [4], one)])[0] != pytest.approx(together[0], abs=1e-3), "another picture"
 
 
 def test_scores_with_a_picture_are_those_of_the_whole_model(vl_dir: str) -> None:
-    sequence = looking([1, 2], batch(1)[0])
+    sequence = looking(vl_dir, [1, 2], batch(1)[0])
     assert sequence.images is not None
     [score] = Learner(vl_dir, CONFIG.model_copy(update={"temperature": 1.0})).score([sequence])
     model = AutoModelForImageTextToText.from_pretrained(vl_dir).eval()
@@ -115,7 +109,7 @@ def test_a_step_on_pictures_with_reference_adapter_and_checkpointing(vl_dir: str
     learner = Learner(vl_dir, config, BANNED)
     names = learner.state_dict()["model"]
     assert names and all("language_model.layers" in name for name in names)
-    metrics = learner.train_step([looking([1], batch(1)[0]), *batch(2)], 0)
+    metrics = learner.train_step([looking(vl_dir, [1], batch(1)[0]), *batch(2)], 0)
     assert metrics["grad_norm"] > 0
     learner.save(tmp_path)
     again = Learner(vl_dir, config, BANNED)
@@ -159,29 +153,14 @@ def test_two_ranks_train_a_model_that_sees(vl_dir: str, tmp_path: Path) -> None:
         assert first["metrics"][0][name] == pytest.approx(alone[name], rel=1e-5, abs=1e-5)
 
 
-def test_the_ledgers_media_column_is_checked_against_the_picture() -> None:
-    processor = load_image_processor("nowhere")
-    processor.size = {"shortest_edge": 64 * 64, "longest_edge": 64 * 64}
+def test_the_ledgers_media_column_is_checked_against_the_picture(vl_dir: str) -> None:
+    processor = load_image_processor(vl_dir)
     data = io.BytesIO()
     picture(1).save(data, "PNG")
     span = MediaSpan(start=2, end=6, sha256="0" * 64, grid=(1, 4, 4))
     found = media_inputs([span], lambda _: data.getvalue(), processor)
     assert isinstance(found, ImageInputs) and found.pixel_values.shape == (16, 3 * 2 * 16 * 16)
-    assert placeholder_tokens((1, 4, 4)) == 4
+    assert placeholder_tokens((1, 4, 4), 2) == 4
     assert media_inputs([], lambda _: b"", processor) is None
     with pytest.raises(ValueError, match=r"\[2, 7\) has patch grid \(1, 4, 4\) for 4 tokens"):
         media_inputs([span.model_copy(update={"end": 7})], lambda _: data.getvalue(), processor)
-
-
-def test_the_processor_needs_no_videos() -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = {word: i for i, word in enumerate(("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "a"))}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="a")))
-    tokenizer.add_special_tokens({"additional_special_tokens": list(words)[:3]})
-    image_processor = load_image_processor("nowhere")
-    image_processor.size = {"shortest_edge": 64 * 64, "longest_edge": 64 * 64}
-    processor = ImageQwen3VLProcessor(image_processor, tokenizer)
-    read = processor(text=["<|vision_start|><|image_pad|><|vision_end|>"], images=[picture(1)], return_tensors="pt")
-    assert read["input_ids"][0].tolist() == [1, 0, 0, 0, 0, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -9,6 +10,11 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 VOCABULARY = 64
 VISION_START, VISION_END, IMAGE, VIDEO = 58, 59, 60, 61
+_SIZES = {"patch_size": 16, "merge_size": 2, "size": {"shortest_edge": 64 * 64, "longest_edge": 64 * 64}}
+PROCESSORS = {
+    "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor", **_SIZES},
+    "video_preprocessor_config.json": {"video_processor_type": "Qwen3VLVideoProcessor", **_SIZES},
+}
 
 
 def build_vl(folder: Path, seed: int = 0) -> str:
@@ -50,4 +56,6 @@ def build_vl(folder: Path, seed: int = 0) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    for name, settings in PROCESSORS.items():
+        (folder / name).write_text(json.dumps(settings))
     return str(folder)

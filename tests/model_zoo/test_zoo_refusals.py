@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import json
 import os
 import shutil
@@ -173,14 +174,25 @@ def test_a_context_longer_than_the_models_positions(
     assert_refused(config, tmp_path, "context", f"engine.max_model_len={asked}", f"supports only {limit}")
 
 
-@pytest.mark.parametrize("name", [name for name, species in ZOO.items() if species.vision is not None])
-def test_a_rollout_is_checked_by_its_own_engine(animal: Animal, config_of: ConfigOf, name: str) -> None:
-    folder = str(animal(name))
-    with named_policy(folder, config_of(animal(name))) as source:
+def test_a_rollout_is_checked_by_its_own_engine(copy: Callable[..., Path], config_of: ConfigOf) -> None:
+    folder = copy("qwen3", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
+    with named_policy(str(folder), config_of(folder)) as source:
         assert source is not None
-    other = config_of(animal(name), "engine.kind=vllm")
-    with pytest.raises(UserFault, match=r"--policy: .*engine\.kind=transformers"), named_policy(folder, other):
+    other = config_of(folder, "engine.kind=vllm")
+    with pytest.raises(UserFault, match=r"--policy: .*engine\.kind=transformers"), named_policy(str(folder), other):
         pass
+
+
+@pytest.mark.parametrize("name", [name for name, species in ZOO.items() if species.vision is not None])
+def test_models_that_see_pass_with_both_engines(
+    animal: Animal, config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for engine in ("vllm", "transformers"):
+        assert problems(config_of(animal(name), f"engine.kind={engine}"), tmp_path) == []
+    # Without torchvision vLLM samples from no model that sees.
+    monkeypatch.setattr(metadata, "version", {}.__getitem__)
+    monkeypatch.setattr(metadata, "PackageNotFoundError", KeyError)
+    assert_refused(config_of(animal(name), "engine.kind=vllm"), tmp_path, "policy", "torchvision", "make setup")
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,16 @@ MISTRAL = (
 )
 PHI = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}<|assistant|>\n"
 IMAGES = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-PROCESSORS = {
-    "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "merge_size": 2},
-    "video_preprocessor_config.json": {"video_processor_type": "Qwen2VLVideoProcessor", "fps": 2.0},
-}
+
+
+def processors(patch_size: int, video: str) -> dict[str, dict[str, Any]]:
+    sizes = {"patch_size": patch_size, "merge_size": 2}
+    return {
+        "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor", **sizes},
+        "video_preprocessor_config.json": {"video_processor_type": video, "fps": 2.0, **sizes},
+    }
+
+
 GREEDY = {"do_sample": False, "temperature": 1e-6, "eos_token_id": 2}
 """Sampling settings of Qwen2.5-VL's kind: transformers reads them, and refuses to write them."""
 SHAPE: dict[str, Any] = {
@@ -149,7 +155,8 @@ ZOO: dict[str, Species] = {
         "Qwen2_5_VLForConditionalGeneration",
         control=("<|im_start|>", "<|im_end|>", "<|endoftext|>", *IMAGES),
         shape={"rope_parameters": _MROPE},
-        files=PROCESSORS | {"generation_config.json": GREEDY, "chat_template.json": {"chat_template": CHATML}},
+        files=processors(14, "Qwen2VLVideoProcessor")
+        | {"generation_config.json": GREEDY, "chat_template.json": {"chat_template": CHATML}},
         vision=_QWEN25VL,
     ),
     "qwen3-vl": Species(
@@ -157,7 +164,7 @@ ZOO: dict[str, Species] = {
         "Qwen3VLForConditionalGeneration",
         control=("<|im_start|>", "<|im_end|>", "<|endoftext|>", *IMAGES),
         shape={"rope_parameters": _MROPE | {"mrope_interleaved": True}},
-        files=PROCESSORS,
+        files=processors(16, "Qwen3VLVideoProcessor"),
         vision=_QWEN3VL,
     ),
 }  # fmt: skip

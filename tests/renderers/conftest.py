@@ -40,11 +40,8 @@ def build(model_of: Callable[[str], Path]) -> Callable[..., DiffusersRenderer]:
     """Return a new renderer over a tiny pipeline; keywords change its settings."""
 
     def new(name: str, **changes: Any) -> DiffusersRenderer:
-        from tiny_pipelines import pictures_only
-
         settings = {"model": str(model_of(name)), "steps": 2, "width": 64, "height": 64, "threads": 1, "warm_up": False}
-        with pictures_only():
-            return DiffusersRenderer(DiffusersConfig.model_validate({**settings, **LIGHT.get(name, {}), **changes}))
+        return DiffusersRenderer(DiffusersConfig.model_validate({**settings, **LIGHT.get(name, {}), **changes}))
 
     return new
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from diffusers import (
@@ -43,14 +41,14 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
     Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3Config,
     Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
 )
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.processing_utils import ProcessorMixin
 
 CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -253,22 +251,8 @@ def qwen_image() -> QwenImagePipeline:
     return QwenImagePipeline(**qwen_parts())
 
 
-def _without_videos(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
-    self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-    self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-    self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-    ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-
-@contextmanager
-def pictures_only() -> Iterator[None]:
-    """Let Qwen's processor be built and loaded without its part for videos, which needs torchvision."""
-    with patch.object(Qwen2VLProcessor, "__init__", _without_videos):
-        yield
-
-
 def qwen_edit() -> QwenImageEditPlusPipeline:
-    processor = Qwen2VLProcessor(Qwen2VLImageProcessorPil(), byte_tokenizer())
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(), byte_tokenizer(), Qwen2VLVideoProcessor())
     return QwenImageEditPlusPipeline(processor=processor, **qwen_parts())
 
 
@@ -288,7 +272,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 def save(name: str, folder: Path) -> Path:
     """Build a pipeline with weights that depend on its name only, and save it."""
     torch.manual_seed(sum(name.encode()))
-    with pictures_only(), torch.no_grad():
+    with torch.no_grad():
         pipeline = BUILDERS[name]()
         # Weights as small as they are drawn would let noise through and little else: prompt and references must show.
         for part in (pipeline.components.get("transformer"), pipeline.text_encoder):
