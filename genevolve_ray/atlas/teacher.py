@@ -12,7 +12,7 @@ from pydantic import Field
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.atlas.scene import COUNT_WORDS, SKILLS, SOURCES, Part, Truth
-from genevolve_ray.engines.protocol import FinishReason, Generation, SamplingParams
+from genevolve_ray.engines.protocol import FinishReason, Generation, PromptImage, SamplingParams
 from genevolve_ray.records.base import Config, Record
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.program import ORDINALS
@@ -199,7 +199,9 @@ class TeacherEngine:
         """Wrap the teacher of one episode."""
         self._teacher, self._chat = teacher, chat
 
-    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+    async def generate(
+        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+    ) -> Generation:
         """Generate the next turn; log-probs are 0 (the teacher is certain)."""
         text = self._teacher.turn(self._chat.decode(token_ids).rsplit(_OBSERVATION, 1)[-1])
         tokens = (*self._chat.tokenizer.encode(text, add_special_tokens=False), self._chat.end_of_turn_id)

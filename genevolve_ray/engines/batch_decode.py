@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 
 from genevolve_ray.engines.protocol import FinishReason, Generation, SamplingParams
+from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.learning.policy import hidden_states
 
 _GREEDY_BELOW = 1e-5
 _SLOTS_AT_ONCE = 64
@@ -29,6 +31,7 @@ class DecodeRequest:
     sampling: SamplingParams
     seed: int
     limit: int
+    images: ImageInputs | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: FinishReason = FinishReason.LENGTH
@@ -117,6 +120,8 @@ class _Rows:
             generator = torch.Generator().manual_seed(job.seed)
             self.uniform_B_N[row, : job.limit] = torch.rand(job.limit, generator=generator, dtype=torch.float64)
         self.uniform_B_N = self.uniform_B_N.to(device)
+        self.next_B = self.length_B
+        """The position of each row's first sampled token: behind a picture fewer positions than tokens have passed."""
         prompt = int(self.length_B.max())
         slots = prompt + self.uniform_B_N.shape[1]
         slot_T = torch.arange(slots, device=device)
@@ -126,7 +131,7 @@ class _Rows:
 
     def keep(self, rows: torch.Tensor) -> None:
         self.jobs = [self.jobs[row] for row in rows.tolist()]
-        for name in ("temperature_B", "top_p_B", "length_B", "uniform_B_N", "visible_B_T", "position_B_T"):
+        for name in ("temperature_B", "top_p_B", "length_B", "next_B", "uniform_B_N", "visible_B_T", "position_B_T"):
             setattr(self, name, getattr(self, name)[rows])
 
     def masks(self, windows: Windows, slots: int, step: int) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -176,7 +181,11 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[DecodeRequest], 
     for row, job in enumerate(jobs):
         ids_B_P[row, : len(job.prompt)] = torch.tensor(job.prompt)
     decoder, windows = model.get_decoder(), attention_windows(model.config.get_text_config())
-    hidden_B_P_H = decoder(input_ids=ids_B_P.to(device), past_key_values=cache, use_cache=True)[0]
+    ids_B_P = ids_B_P.to(device)
+    images = ImageInputs.join([job.images for job in jobs if job.images is not None])
+    hidden_B_P_H = hidden_states(model, ids_B_P, images, cache)
+    if images is not None:
+        rows.next_B = _after_images(model, ids_B_P, rows.length_B, images)
     hidden_B_H = hidden_B_P_H[torch.arange(len(jobs), device=device), rows.length_B - 1]
     ended = [False] * len(jobs)
     for step in range(rows.uniform_B_N.shape[1]):
@@ -198,7 +207,7 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[DecodeRequest], 
         hidden_B_H = decoder(
             input_ids=token_B[:, None],
             attention_mask=rows.masks(windows, longest + step + 1, step),
-            position_ids=(rows.length_B + step)[:, None],
+            position_ids=(rows.next_B + step)[:, None],
             past_key_values=cache,
             use_cache=True,
         )[0][:, -1]
@@ -213,11 +222,21 @@ def run_wave(model: Any, banned_V: torch.Tensor, jobs: Sequence[DecodeRequest], 
     ]
 
 
+def _after_images(model: Any, ids_B_P: torch.Tensor, length_B: torch.Tensor, images: ImageInputs) -> torch.Tensor:
+    """Return int64 [B]: the position that follows each row's prompt, by the model's own rule (M-RoPE)."""
+    kinds_B_P = (ids_B_P == model.config.image_token_id).int()
+    grids = images.grid_thw.to(ids_B_P.device)
+    position_3_B_P = model.base_model.get_rope_index(ids_B_P, mm_token_type_ids=kinds_B_P, image_grid_thw=grids)[0]
+    real_B_P = torch.arange(ids_B_P.shape[1], device=ids_B_P.device) < length_B[:, None]
+    following: torch.Tensor = position_3_B_P.amax(0).masked_fill(~real_B_P, -1).amax(1) + 1
+    return following
+
+
 @torch.inference_mode()
-def score_tokens(model: Any, token_ids: Sequence[int], device: str) -> list[float]:
+def score_tokens(model: Any, token_ids: Sequence[int], device: str, images: ImageInputs | None = None) -> list[float]:
     """Return log p(token_ids[i + 1] | token_ids[: i + 1]) at temperature 1 without ban mask, float32."""
     ids_T = torch.tensor(token_ids, device=device)
-    hidden_T_H = model.get_decoder()(input_ids=ids_T[None], use_cache=False)[0][0, :-1]
+    hidden_T_H = hidden_states(model, ids_T[None], images)[0, :-1]
     scored: list[float] = []
     for start in range(0, len(token_ids) - 1, _SCORE_CHUNK):
         logits_T_V = model.get_output_embeddings()(hidden_T_H[start : start + _SCORE_CHUNK]).float()

@@ -36,6 +36,8 @@ class VllmConfig(Config):
     """OpenMP threads of the engine process; thread pools that overlap with the learner's cost up to ten times."""
     seed: int = 0
     """Seeds requests that carry no seed of their own."""
+    max_images: int = Field(default=0, ge=0)
+    """Most pictures of one sequence, for a policy that sees; 0: observations are text."""
 
 
 class EngineConfig(Config):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.engines.checks import probe_difference, room_for
-from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams
+from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, PromptImage, SamplingParams
 from genevolve_ray.learning.null import NULL_FILE, null_logprob
 
 _CALLS = (
@@ -44,8 +44,10 @@ class NullEngine:
         self._logprob = 0.0
         self._encode = lru_cache(maxsize=None)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
 
-    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
-        """Return the turn of the script that the request's id ends in (`.../turn`)."""
+    async def generate(
+        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+    ) -> Generation:
+        """Return the turn of the script that the request's id ends in (`.../turn`); pictures have no effect."""
         limit = room_for(len(token_ids), sampling.max_tokens, self._max_model_len)
         await asyncio.sleep(self._seconds)
         turn = int(request_id.rpartition("/")[2])
@@ -69,7 +71,7 @@ class NullEngine:
         self._logprob, self.version = logprob, version
         return difference
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
         """Return the one log-prob for every token."""
         return [self._logprob] * (len(token_ids) - 1)
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Config, Record
+from genevolve_ray.records.ledger import MediaSpan
 
 
 class FinishReason(StrEnum):
@@ -45,6 +46,16 @@ class Generation(Record):
     finish: FinishReason
 
 
+class PromptImage(Record):
+    """Hold a picture of a prompt: the placeholder tokens that it occupies, its hash and patch grid, and its file."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    span: MediaSpan
+    data: bytes
+    """The encoded picture, whose SHA-256 is `span.sha256`."""
+
+
 class Probe(Record):
     """Hold a fixed sequence and the learner's log-probs on it, which verify the effect of a weight update.
 
@@ -55,6 +66,8 @@ class Probe(Record):
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     tolerance: float = 1e-4
+    media: tuple[PromptImage, ...] = Field(default=(), exclude_if=lambda media: not media)
+    """Pictures of the sequence; not written where there are none, so that older workers read the probe."""
 
 
 class WeightUpdateError(GenevolveError, RuntimeError):
@@ -63,6 +76,10 @@ class WeightUpdateError(GenevolveError, RuntimeError):
 
 class PromptTooLong(GenevolveError, ValueError):
     """Report that the prompt leaves no room in the model's context; the message holds the numbers."""
+
+
+class MediaMismatch(GenevolveError, ValueError):
+    """Report a picture that does not fit its placeholder tokens, or that the engine may not take; names the span."""
 
 
 class ChatReply(Record):
@@ -91,8 +108,23 @@ class Engine(Protocol):
     name: str
     version: int
 
-    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
-        """Sample one continuation of `token_ids`. Raises PromptTooLong."""
+    async def generate(
+        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+    ) -> Generation:
+        """Sample one continuation of `token_ids`.
+
+        Args:
+            token_ids: the prompt as in the token ledger: a picture of grid (t, h, w) occupies t * h * w / merge_size**2
+                image tokens.
+            sampling: settings of this turn.
+            request_id: unique among the requests in flight.
+            media: the pictures of the prompt, in the order of their tokens.
+
+        Raises:
+            PromptTooLong: when the prompt leaves no room.
+            MediaMismatch: when a picture does not have the hash or the grid of its span, when the spans are not exactly
+                the prompt's image tokens, or when the engine takes fewer pictures.
+        """
         ...
 
     async def update(self, folder: str, version: int, probe: Probe | None = None) -> float:
@@ -108,8 +140,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban mask; len(token_ids) - 1 values."""
+    async def score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
+        """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban mask; len(token_ids) - 1 values.
+
+        `media` as in `generate`.
+        """
         ...
 
     async def close(self) -> None:

@@ -26,7 +26,10 @@ from genevolve_ray.engines.checks import (
     room_for,
     sees,
 )
-from genevolve_ray.engines.protocol import Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.media import PromptImages
+from genevolve_ray.engines.protocol import Generation, Probe, PromptImage, SamplingParams, WeightUpdateError
+from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.learning.vision import image_inputs
 from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.records.seeds import derive_seed
 
@@ -56,7 +59,7 @@ class TransformersEngine:
     form the same waves in every run, and the results are bit-equal. Work outside the event loop (threads, sockets) must
     be wrapped in `hold()`, or a wave may start without the requests that would follow it.
 
-    In a vision-language model the text decoder samples; prompts are text.
+    A vision-language model reads the pictures of its prompts, at the pixels of the learner.
 
     Args:
         model_dir: Model folder in Hugging Face layout.
@@ -94,6 +97,7 @@ class TransformersEngine:
         kind = AutoModelForImageTextToText if sees(read_model_config(model_dir)) else AutoModelForCausalLM
         self.version = 0
         self._model_dir = Path(model_dir)
+        self._images = PromptImages(model_dir)
         self._deterministic = deterministic
         self._max_batch = max_batch
         self._seed = seed
@@ -124,12 +128,15 @@ class TransformersEngine:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
 
-    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+    async def generate(
+        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+    ) -> Generation:
         """Sample one continuation; see `Engine.generate`. A request that arrives during an update waits for its end."""
         self._check_open(fault=not self._updates)
         limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
+        images = await self._inputs(token_ids, media)
         seed = sampling.seed if sampling.seed is not None else derive_seed(self._seed, "engine", request_id)
-        job = DecodeRequest(prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit)
+        job = DecodeRequest(prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit, images=images)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(request_id, job, loop.create_future())
         self._waiting.append(waiting)
@@ -160,11 +167,12 @@ class TransformersEngine:
         finally:
             self._updates -= 1
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
         """Return the log-probs of a sequence; see `Engine.score`."""
         self._check_open(fault=False)
         room_for(len(token_ids), 1, self.max_model_len)
-        return await self._in_thread(lambda: score_tokens(self._model, token_ids, self._device))
+        images = await self._inputs(token_ids, media)
+        return await self._in_thread(lambda: score_tokens(self._model, token_ids, self._device, images))
 
     async def close(self) -> None:
         """End the background thread after its current wave."""
@@ -178,6 +186,17 @@ class TransformersEngine:
         self._waiting.clear()
         await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
         del self._model
+
+    async def _inputs(self, token_ids: Sequence[int], media: Sequence[PromptImage]) -> ImageInputs | None:
+        """Return the pixels of a prompt's pictures; a deterministic engine starts no wave meanwhile."""
+        if not media:
+            return None
+        with self.hold():
+            return await asyncio.to_thread(self._pixels, token_ids, media)
+
+    def _pixels(self, token_ids: Sequence[int], media: Sequence[PromptImage]) -> ImageInputs | None:
+        pictures = self._images.opened(token_ids, media)
+        return ImageInputs.join([image_inputs([picture], self._images.processor) for picture in pictures])
 
     def _check_open(self, fault: bool = True) -> None:
         if self._closed:
@@ -238,7 +257,8 @@ class TransformersEngine:
         self.version = version
         difference = 0.0
         if probe is not None:
-            scored = score_tokens(self._model, probe.token_ids, self._device)
+            images = self._pixels(probe.token_ids, probe.media)
+            scored = score_tokens(self._model, probe.token_ids, self._device, images)
             difference = probe_difference(probe, scored, version, remark)
         self._fault = None
         return difference

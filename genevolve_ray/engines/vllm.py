@@ -13,20 +13,27 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.engines.checks import (
     check_model,
     check_weights,
-    context_length,
     engine_context,
     merged_into,
     probe_difference,
-    read_model_config,
     room_for,
-    sees,
 )
-from genevolve_ray.engines.config import MIB, VllmConfig
-from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.config import VllmConfig
+from genevolve_ray.engines.media import PromptImages, check_expanded
+from genevolve_ray.engines.protocol import (
+    FinishReason,
+    Generation,
+    MediaMismatch,
+    Probe,
+    PromptImage,
+    SamplingParams,
+    WeightUpdateError,
+)
 from genevolve_ray.engines.transports.queue import TransferCall
-from genevolve_ray.models.architecture import text_part
+from genevolve_ray.engines.vllm_settings import placement, positions, sight
 
 if TYPE_CHECKING:
+    from vllm.inputs import TokensPrompt
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -66,13 +73,14 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, llm: AsyncLLM, max_model_len: int, model_dir: str) -> None:
+    def __init__(self, llm: AsyncLLM, max_model_len: int, model_dir: str, max_images: int = 0) -> None:
         self.version = 0
         self.max_model_len = max_model_len
         self.load_seconds = 0.0
         """Seconds the workers took to load the latest weights, verification excluded."""
         self._llm: AsyncLLM | None = llm
         self._model_dir = model_dir
+        self._max_images, self._images = max_images, PromptImages(model_dir)
         self._numbers = itertools.count()
         self._verified = asyncio.Event()
         self._verified.set()
@@ -106,8 +114,8 @@ class VllmEngine:
 
         Raises:
             FileNotFoundError: If the model folder or one of its parts is missing.
-            ValueError: If the model cannot be sampled on this device (head_dim below 32 on CPU), or has fewer positions
-                than `max_model_len`.
+            ValueError: If the model cannot be sampled on this device (head_dim below 32 on CPU), has fewer positions
+                than `max_model_len`, or is to take pictures (`config.max_images`) and cannot.
         """
         check_model(model_dir, device=device)
         config = config or VllmConfig()
@@ -125,7 +133,7 @@ class VllmEngine:
             "model": str(model_dir),
             "dtype": dtype,
             "max_model_len": max_model_len,
-            "hf_overrides": _positions(model_dir),
+            "hf_overrides": positions(model_dir),
             "max_num_seqs": max_num_seqs,
             "tensor_parallel_size": config.tensor_parallel_size,
             "enforce_eager": config.enforce_eager or device == "cpu",
@@ -142,28 +150,27 @@ class VllmEngine:
             # The class, not its name: then the engine process imports its module as soon as it unpickles its arguments.
             "logits_processors": [BanMask],
             "worker_extension_cls": "genevolve_ray.engines.vllm_worker.WeightLoader",
-            **_sight(model_dir),
+            **placement(config, device),
+            **sight(model_dir, config.max_images, device),
         }
-        if config.kv_cache_mib is not None:
-            arguments["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
-        if device == "cpu" and config.tensor_parallel_size == 1:
-            arguments["distributed_executor_backend"] = "uni"
-        if device != "cpu":
-            arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
         if transfer is not None:
             from vllm.config.weight_transfer import WeightTransferConfig
 
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
-        engine = cls(AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)), max_model_len, str(model_dir))
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        engine = cls(llm, max_model_len, str(model_dir), config.max_images)
         await engine._open().update_weight_version("0")
         return engine
 
-    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+    async def generate(
+        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+    ) -> Generation:
         """Sample one continuation; see `Engine.generate`."""
         limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
+        prompt = await self._prompt(token_ids, media)
         await self._wait_verified()
         output = await self._run(
-            token_ids,
+            prompt,
             request_id,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -172,6 +179,7 @@ class VllmEngine:
             stop_token_ids=list(sampling.stop_token_ids),
             logprobs=0,
         )
+        check_expanded(token_ids, output.prompt_token_ids or (), media)
         # The last tokens may come from weights whose verification is still in progress.
         await self._wait_verified()
         completion = output.outputs[0]
@@ -225,11 +233,11 @@ class VllmEngine:
                 self._verified.set()
         return difference
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
         """Return the log-probs of a sequence; see `Engine.score`."""
         room_for(len(token_ids), 1, self.max_model_len)
         async with self._updating:
-            return await self._score(token_ids)
+            return await self._score(token_ids, media)
 
     async def close(self) -> None:
         """Stop the engine process."""
@@ -253,7 +261,7 @@ class VllmEngine:
 
     async def _load(self, folder: str, version: int, probe: Probe | None) -> float:
         llm = self._open()
-        await llm.pause_generation(mode="keep", clear_cache=True)
+        await self._freeze(llm)
         try:
             self.load_seconds = max(await llm.collective_rpc("load_folder", args=(folder, self._model_dir)))
             await llm.update_weight_version(str(version))
@@ -263,13 +271,21 @@ class VllmEngine:
         return await self._judge(version, probe, merged_into(folder, self._model_dir))
 
     async def _judge(self, version: int, probe: Probe | None, remark: str = "") -> float:
-        return probe_difference(probe, await self._score(probe.token_ids), version, remark) if probe else 0.0
+        if probe is None:
+            return 0.0
+        return probe_difference(probe, await self._score(probe.token_ids, probe.media), version, remark)
+
+    async def _freeze(self, llm: AsyncLLM) -> None:
+        """Stop all requests between two steps, and drop what vLLM remembers of their prompts and pictures."""
+        await llm.pause_generation(mode="keep", clear_cache=True)
+        # Pictures that were on their way when the engine process dropped its own would otherwise count as known there.
+        await llm.renderer.clear_mm_cache_async()
 
     async def _take(self, calls: AsyncIterator[tuple[TransferCall, dict[str, Any]]], version: int) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         llm = self._open()
-        await llm.pause_generation(mode="keep", clear_cache=True)
+        await self._freeze(llm)
         started = time.perf_counter()
         try:
             async for call, argument in calls:
@@ -300,14 +316,30 @@ class VllmEngine:
         else:
             await llm.finish_weight_update()
 
-    async def _score(self, token_ids: Sequence[int]) -> list[float]:
+    async def _score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
         # vLLM reads no cached prefix for prompt log-probs, and these skip temperature and logits processors.
-        output = await self._run(token_ids, "score", temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        prompt = await self._prompt(token_ids, media)
+        output = await self._run(prompt, "score", temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        check_expanded(token_ids, output.prompt_token_ids or (), media)
         return list(output.prompt_logprobs.logprobs)
 
-    async def _run(self, token_ids: Sequence[int], request_id: str, **sampling: Any) -> RequestOutput:
-        from vllm import SamplingParams as VllmSampling
+    async def _prompt(self, token_ids: Sequence[int], media: Sequence[PromptImage]) -> TokensPrompt:
+        """Return vLLM's prompt: it expands one token for each picture, whose pixels and states it keeps by their hash."""
         from vllm.inputs import TokensPrompt
+
+        if not media:
+            return TokensPrompt(prompt_token_ids=list(token_ids))
+        if len(media) > self._max_images:
+            raise MediaMismatch(f"the prompt has {len(media)} pictures, but engine.vllm.max_images={self._max_images}")
+        pictures = await asyncio.to_thread(self._images.opened, token_ids, media)
+        return TokensPrompt(
+            prompt_token_ids=self._images.collapse(token_ids, media),
+            multi_modal_data={"image": pictures},
+            multi_modal_uuids={"image": [image.span.sha256 for image in media]},
+        )
+
+    async def _run(self, prompt: TokensPrompt, request_id: str, **sampling: Any) -> RequestOutput:
+        from vllm import SamplingParams as VllmSampling
         from vllm.sampling_params import RequestOutputKind
 
         params = VllmSampling(
@@ -317,28 +349,6 @@ class VllmEngine:
             flat_logprobs=True,
             **sampling,
         )
-        prompt = TokensPrompt(prompt_token_ids=list(token_ids))
         unique = f"{request_id}#{next(self._numbers)}"
         [output] = [output async for output in self._open().generate(prompt, params, unique)]
         return output
-
-
-def _sight(model_dir: str | Path) -> dict[str, Any]:
-    """Return the settings that depend on whether the model sees."""
-    if not sees(read_model_config(model_dir)):
-        return {"skip_tokenizer_init": True}
-    # vLLM requires the tokenizer of a model that sees, for text alone too.
-    return {"skip_tokenizer_init": False, "limit_mm_per_prompt": {"image": 0, "video": 0}}  # Observations are text.
-
-
-def _positions(model_dir: str | Path) -> dict[str, Any]:
-    """Return the change of the model's configuration by which vLLM accepts all positions that a factor allows.
-
-    vLLM expects a `max_position_embeddings` that includes the factor, and rejects longer contexts.
-    """
-    config = read_model_config(model_dir)
-    limit = context_length(model_dir)
-    if limit is None or limit <= int(text_part(config)["max_position_embeddings"]):
-        return {}
-    override = {"max_position_embeddings": limit}
-    return {"text_config": override} if config.get("text_config") else override

@@ -14,7 +14,14 @@ from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.engines.checks import room_for
-from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.protocol import (
+    FinishReason,
+    Generation,
+    Probe,
+    PromptImage,
+    SamplingParams,
+    WeightUpdateError,
+)
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.leases import Call
@@ -109,7 +116,9 @@ class _ReplayEngine:
         self.name, self.version = name, 0
         self._ledger, self._max_model_len = ledger, max_model_len
 
-    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+    async def generate(
+        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+    ) -> Generation:
         """Return the worker's next turn.
 
         Raises:
@@ -145,7 +154,7 @@ class _ReplayEngine:
         """Raise WeightUpdateError: there are no weights."""
         raise WeightUpdateError("a replay has no weights")
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
         """Raise WeightUpdateError: there are no weights."""
         raise WeightUpdateError("a replay has no weights")
 

@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    Cache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -179,7 +180,9 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def hidden_states(model: PreTrainedModel, ids_B_T: Tensor, images: ImageInputs | None = None) -> Tensor:
+def hidden_states(
+    model: PreTrainedModel, ids_B_T: Tensor, images: ImageInputs | None = None, cache: Cache | None = None
+) -> Tensor:
     """Return the last hidden states [B, T, H] of right-padded sequences.
 
     No attention mask is passed. Padding comes after a causal model's tokens, so it cannot change their states, and SDPA
@@ -189,17 +192,21 @@ def hidden_states(model: PreTrainedModel, ids_B_T: Tensor, images: ImageInputs |
         model: the policy.
         ids_B_T: token ids.
         images: the pictures behind the image tokens, in the order of rows and tokens, for a model with vision.
+        cache: receives the keys and values of the tokens.
     """
     untyped: Any = model
     if images is None:
-        states: Tensor = untyped.get_decoder()(input_ids=ids_B_T, use_cache=False).last_hidden_state
+        states: Tensor = untyped.get_decoder()(
+            input_ids=ids_B_T, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state
         return states
     seen: Tensor = untyped.base_model(
         input_ids=ids_B_T,
         pixel_values=images.pixel_values.to(ids_B_T.device),
         image_grid_thw=images.grid_thw.to(ids_B_T.device),
         mm_token_type_ids=(ids_B_T == model.config.image_token_id).int(),
-        use_cache=False,
+        past_key_values=cache,
+        use_cache=cache is not None,
     ).last_hidden_state
     return seen
 

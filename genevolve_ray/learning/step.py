@@ -192,12 +192,12 @@ class Learner:
         return micro_batches(sequences, budget, self._device)
 
     @torch.no_grad()
-    def raw_logprobs(self, token_ids: Sequence[int]) -> list[float]:
+    def raw_logprobs(self, token_ids: Sequence[int], images: ImageInputs | None = None) -> list[float]:
         """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban: the probe of a weight update."""
         ids_B_T = torch.tensor([list(token_ids)], device=self._device)
         rows_P = torch.arange(len(token_ids) - 1, device=self._device)
         logprobs_P = under_root(
-            self.model, lambda: token_logprobs(*self._states(self.model, ids_B_T, rows_P), ids_B_T[0, 1:])[0]
+            self.model, lambda: token_logprobs(*self._states(self.model, ids_B_T, rows_P, images), ids_B_T[0, 1:])[0]
         )
         logprobs: list[float] = logprobs_P.tolist()
         return logprobs

@@ -5,24 +5,24 @@ Text-only observations are the default and need nothing of this.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from PIL import Image
+from PIL.Image import Image as PillowImage
 
 from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.models.image_processor import open_picture
 from genevolve_ray.records.ledger import MediaSpan
 
 
-def image_inputs(pictures: Sequence[Image.Image], processor: Any) -> ImageInputs:
+def image_inputs(pictures: Sequence[PillowImage], processor: Any) -> ImageInputs:
     """Return the pictures of one sequence, in the order of their placeholder tokens.
 
     Args:
-        pictures: at least one.
+        pictures: at least one, in RGB (`models.image_processor.open_picture`).
         processor: the result of `models.image_processor.load_image_processor`.
     """
-    read = processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
+    read = processor(images=list(pictures), return_tensors="pt")
     return ImageInputs(read["pixel_values"], read["image_grid_thw"])
 
 
@@ -46,7 +46,7 @@ def media_inputs(media: Sequence[MediaSpan], read: Callable[[MediaSpan], bytes],
     """
     if not media:
         return None
-    found = image_inputs([Image.open(io.BytesIO(read(span))) for span in media], processor)
+    found = image_inputs([open_picture(read(span)) for span in media], processor)
     grids = found.grid_thw.tolist()
     for span, grid in zip(media, grids, strict=True):
         tokens = placeholder_tokens(grid, processor.merge_size)

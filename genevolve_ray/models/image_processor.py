@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
+import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -43,3 +47,32 @@ def load_image_processor(model_dir: str | Path) -> Any:
                 f"vision_config.{theirs}={tower[theirs]}"
             )
     return processor
+
+
+def open_picture(data: bytes) -> PillowImage:
+    """Return an encoded picture as its processor reads it: turned as its EXIF entry says, RGB, without metadata.
+
+    Engines and learner open pictures here alone. Otherwise one of them would apply an orientation that the other does
+    not know. Raises OSError for data that is no picture.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(data)) as picture:
+        upright = ImageOps.exif_transpose(picture).convert("RGB")
+    upright.info.clear()
+    return upright
+
+
+def patch_grid(processor: Any, picture: PillowImage) -> tuple[int, int, int]:
+    """Return the grid (t, h, w) of patches into which the processor of a Qwen-VL model cuts a picture."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    size = processor.size
+    height, width = smart_resize(
+        picture.height,
+        picture.width,
+        factor=processor.patch_size * processor.merge_size,
+        min_pixels=size["shortest_edge"],
+        max_pixels=size["longest_edge"],
+    )
+    return 1, height // processor.patch_size, width // processor.patch_size

@@ -13,7 +13,7 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.engines.protocol import FinishReason, Generation, PromptTooLong, SamplingParams
+from genevolve_ray.engines.protocol import FinishReason, Generation, PromptImage, PromptTooLong, SamplingParams
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.request import EvalType, Request
@@ -56,7 +56,9 @@ class ScriptedEngine:
         self.chat, self.turns, self.context = chat, list(turns), context
         self.calls: list[tuple[list[int], SamplingParams, str]] = []
 
-    async def generate(self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str) -> Generation:
+    async def generate(
+        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+    ) -> Generation:
         if len(token_ids) >= self.context:
             raise PromptTooLong(f"{len(token_ids)} tokens, context {self.context}")
         self.calls.append((list(token_ids), sampling, request_id))
@@ -77,7 +79,7 @@ class ScriptedEngine:
     async def update(self, folder: str, version: int, probe: Any = None) -> float:
         return 0.0
 
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
+    async def score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
         return [0.0] * (len(token_ids) - 1)
 
     async def close(self) -> None:

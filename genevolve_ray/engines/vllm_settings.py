@@ -1,0 +1,55 @@
+"""Arguments of vLLM that depend on the model folder and the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from genevolve_ray.engines.checks import context_length, read_model_config, sees
+from genevolve_ray.engines.config import MIB, VllmConfig
+from genevolve_ray.models.architecture import text_part
+from genevolve_ray.models.image_processor import load_image_processor
+
+
+def placement(config: VllmConfig, device: str) -> dict[str, Any]:
+    """Return the settings of memory and processes."""
+    settings: dict[str, Any] = {}
+    if config.kv_cache_mib is not None:
+        settings["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
+    if device == "cpu" and config.tensor_parallel_size == 1:
+        settings["distributed_executor_backend"] = "uni"
+    if device != "cpu":
+        settings["gpu_memory_utilization"] = config.gpu_memory_utilization
+    return settings
+
+
+def sight(model_dir: str | Path, max_images: int, device: str) -> dict[str, Any]:
+    """Return the settings that depend on whether the model sees. Raises ValueError for pictures without a model."""
+    if not sees(read_model_config(model_dir)):
+        if max_images:
+            raise ValueError(f"engine.vllm.max_images={max_images}, but the model in {model_dir} does not see")
+        return {"skip_tokenizer_init": True}
+    if max_images:
+        load_image_processor(model_dir)  # Its faults are named before the engine process starts.
+    return {
+        # vLLM requires the tokenizer of a model that sees, for text alone too.
+        "skip_tokenizer_init": False,
+        "limit_mm_per_prompt": {"image": max_images, "video": 0},
+        # On the device vLLM leaves pixels raw where a folder's file does not repeat the defaults of its processor.
+        "mm_device_do_normalize": False,
+        # The largest picture of the processor's settings would take minutes; kv_cache_mib bounds the memory there.
+        "skip_mm_profiling": device == "cpu",
+    }
+
+
+def positions(model_dir: str | Path) -> dict[str, Any]:
+    """Return the change of the model's configuration by which vLLM accepts all positions that a factor allows.
+
+    vLLM expects a `max_position_embeddings` that includes the factor, and rejects longer contexts.
+    """
+    config = read_model_config(model_dir)
+    limit = context_length(model_dir)
+    if limit is None or limit <= int(text_part(config)["max_position_embeddings"]):
+        return {}
+    override = {"max_position_embeddings": limit}
+    return {"text_config": override} if config.get("text_config") else override
