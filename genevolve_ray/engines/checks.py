@@ -10,7 +10,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
 from genevolve_ray.models import architecture
 from genevolve_ray.models.adapters import AdapterMisfit, check_published, is_adapter
-from genevolve_ray.models.image_processor import check_torchvision
+from genevolve_ray.models.image_processor import check_image_processor, check_torchvision
 
 MIN_CPU_HEAD_DIM = 32
 
@@ -97,8 +97,21 @@ def check_samplable(model_dir: str | Path, engine: EngineConfig) -> None:
     """
     if engine.kind == "vllm":
         check_model(model_dir, device=engine.device)
+        check_pictures(model_dir, engine.vllm.max_images)
     else:
         check_reference(model_dir)
+
+
+def check_pictures(model_dir: str | Path, max_images: int) -> None:
+    """Check that the model in `model_dir` can take pictures, where there may be any (`engine.vllm.max_images`).
+
+    Raises ValueError naming the setting or the file that prevents it.
+    """
+    if not max_images:
+        return
+    if not sees(read_model_config(model_dir)):
+        raise ValueError(f"engine.vllm.max_images={max_images}, but the model in {model_dir} does not see")
+    check_image_processor(model_dir)
 
 
 def check_reference(model_dir: str | Path) -> None:

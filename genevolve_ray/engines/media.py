@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.engines.checks import read_model_config, sees
 from genevolve_ray.engines.protocol import MediaMismatch, PromptImage
-from genevolve_ray.models.image_processor import load_image_processor, open_picture, patch_grid
+from genevolve_ray.models.image_processor import load_image_processor, patch_grid
+from genevolve_ray.records.pictures import ImageRefused, open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -68,7 +69,7 @@ class PromptImages:
             )
         try:
             picture = open_picture(image.data)
-        except (OSError, ValueError) as error:
+        except ImageRefused as error:
             raise MediaMismatch(f"the image of tokens [{start}, {end}) cannot be opened: {error}") from error
         grid = patch_grid(self.processor, picture)
         tokens = grid[0] * grid[1] * grid[2] // self.processor.merge_size**2

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.engines.checks import context_length, read_model_config, sees
+from genevolve_ray.engines.checks import check_pictures, context_length, read_model_config, sees
 from genevolve_ray.engines.config import MIB, VllmConfig
 from genevolve_ray.models.architecture import text_part
-from genevolve_ray.models.image_processor import load_image_processor
 
 
 def placement(config: VllmConfig, device: str) -> dict[str, Any]:
@@ -24,13 +23,10 @@ def placement(config: VllmConfig, device: str) -> dict[str, Any]:
 
 
 def sight(model_dir: str | Path, max_images: int, device: str) -> dict[str, Any]:
-    """Return the settings that depend on whether the model sees. Raises ValueError for pictures without a model."""
+    """Return the settings that depend on whether the model sees. Raises ValueError as `check_pictures`."""
+    check_pictures(model_dir, max_images)
     if not sees(read_model_config(model_dir)):
-        if max_images:
-            raise ValueError(f"engine.vllm.max_images={max_images}, but the model in {model_dir} does not see")
         return {"skip_tokenizer_init": True}
-    if max_images:
-        load_image_processor(model_dir)  # Its faults are named before the engine process starts.
     return {
         # vLLM requires the tokenizer of a model that sees, for text alone too.
         "skip_tokenizer_init": False,

@@ -11,15 +11,15 @@ from typing import Any
 from PIL.Image import Image as PillowImage
 
 from genevolve_ray.learning.batch import ImageInputs
-from genevolve_ray.models.image_processor import open_picture
 from genevolve_ray.records.ledger import MediaSpan
+from genevolve_ray.records.pictures import open_picture
 
 
 def image_inputs(pictures: Sequence[PillowImage], processor: Any) -> ImageInputs:
     """Return the pictures of one sequence, in the order of their placeholder tokens.
 
     Args:
-        pictures: at least one, in RGB (`models.image_processor.open_picture`).
+        pictures: at least one, in RGB (`records.pictures.open_picture`).
         processor: the result of `models.image_processor.load_image_processor`.
     """
     read = processor(images=list(pictures), return_tensors="pt")

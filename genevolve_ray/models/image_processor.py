@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata as metadata
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,43 +23,37 @@ def check_torchvision(model_dir: str | Path) -> None:
         ) from None
 
 
-def load_image_processor(model_dir: str | Path) -> Any:
-    """Return the image processor of a model folder.
+def check_image_processor(model_dir: str | Path) -> None:
+    """Check the image processor of a model folder by its files, without importing torch.
 
     Raises:
         ValueError: when torchvision is not installed, the folder has no image processor, or its patches do not have the
             size that the vision tower reads; the message names the folder.
     """
     check_torchvision(model_dir)
-    folder = Path(model_dir)
-    if not any((folder / name).is_file() for name in PROCESSOR_FILES):
-        raise ValueError(f"{folder} has no image processor ({' or '.join(PROCESSOR_FILES)})")
-
-    from transformers import AutoImageProcessor
-
-    processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    tower = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vision_config", {})
+    settings: Any = next((read for name in PROCESSOR_FILES if (read := _read(Path(model_dir) / name))), None)
+    if settings is None:
+        raise ValueError(f"{model_dir} has no image processor ({' or '.join(PROCESSOR_FILES)})")
+    settings = settings.get("image_processor", settings)
+    tower = (_read(Path(model_dir) / "config.json") or {}).get("vision_config", {})
     for name, theirs in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size")):
-        if theirs in tower and getattr(processor, name) != tower[theirs]:
+        if name in settings and theirs in tower and settings[name] != tower[theirs]:
             raise ValueError(
-                f"the image processor in {folder} has {name}={getattr(processor, name)}, but config.json has "
+                f"the image processor in {model_dir} has {name}={settings[name]}, but config.json has "
                 f"vision_config.{theirs}={tower[theirs]}"
             )
-    return processor
 
 
-def open_picture(data: bytes) -> PillowImage:
-    """Return an encoded picture as its processor reads it: turned as its EXIF entry says, RGB, without metadata.
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
-    Engines and learner open pictures here alone. Otherwise one of them would apply an orientation that the other does
-    not know. Raises OSError for data that is no picture.
-    """
-    from PIL import Image, ImageOps
 
-    with Image.open(io.BytesIO(data)) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-    upright.info.clear()
-    return upright
+def load_image_processor(model_dir: str | Path) -> Any:
+    """Return the image processor of a model folder. Raises ValueError as `check_image_processor`."""
+    check_image_processor(model_dir)
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(model_dir, local_files_only=True)
 
 
 def patch_grid(processor: Any, picture: PillowImage) -> tuple[int, int, int]:

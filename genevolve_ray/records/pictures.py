@@ -66,9 +66,23 @@ def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
         ImageRefused: for too many bytes, pixels or scans, another format, a file that is truncated or broken, or values
             that have no defined brightness.
     """
+    limits = limits or PictureLimits()
+    return _encode(_decoded(data, limits), limits)
+
+
+def open_picture(data: bytes, limits: PictureLimits | None = None) -> PillowImage:
+    """Return the pixels of untrusted bytes in RGB: the first frame, turned upright, transparency laid on white.
+
+    Engines and learner open the pictures of a policy here alone: elsewhere an orientation or a transparent part could
+    be read otherwise. Raises ImageRefused as `clean_picture`.
+    """
+    limits = limits or PictureLimits()
+    return _on_white(_scaled(_decoded(data, limits), limits))
+
+
+def _decoded(data: bytes, limits: PictureLimits) -> PillowImage:
     from PIL import Image, ImageOps
 
-    limits = limits or PictureLimits()
     if len(data) > limits.max_bytes:
         raise ImageRefused(f"{len(data)} bytes, allowed {limits.max_bytes}")
     if data.startswith(b"\xff\xd8"):
@@ -82,7 +96,7 @@ def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
                 image.seek(0)
                 upright = ImageOps.exif_transpose(image)
                 upright.load()
-                return _encode(_eight_bits(upright), limits)
+                return _channels(_eight_bits(upright))
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:
@@ -132,18 +146,35 @@ def _eight_bits(image: PillowImage) -> PillowImage:
     return Image.merge("LA", (gray, shown))
 
 
+def _channels(image: PillowImage) -> PillowImage:
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _scaled(pixels: PillowImage, limits: PictureLimits) -> PillowImage:
+    from PIL import Image
+
+    if limits.long_side is not None and max(pixels.size) > limits.long_side:
+        pixels.thumbnail((limits.long_side, limits.long_side), Image.Resampling.LANCZOS)
+    return pixels
+
+
+def _on_white(pixels: PillowImage) -> PillowImage:
+    from PIL import Image
+
+    canvas = Image.new("RGB", pixels.size, "white")
+    canvas.paste(pixels, mask=pixels.getchannel("A") if pixels.mode == "RGBA" else None)
+    return canvas
+
+
 def _encode(image: PillowImage, limits: PictureLimits) -> Picture:
     from PIL import Image
 
-    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    pixels = image.convert("RGBA" if transparent else "RGB")
-    if limits.long_side is not None and max(pixels.size) > limits.long_side:
-        pixels.thumbnail((limits.long_side, limits.long_side), Image.Resampling.LANCZOS)
+    pixels = _scaled(image, limits)
     buffer = io.BytesIO()
     # A new image holds pixels only: no profile, no text chunk, no bytes after the end of the file.
     if limits.output == "JPEG":
-        canvas = Image.new("RGB", pixels.size, "white")
-        canvas.paste(pixels, mask=pixels.getchannel("A") if transparent else None)
+        canvas = _on_white(pixels)
         canvas.save(buffer, "JPEG", quality=limits.quality)
     else:
         canvas = Image.new(pixels.mode, pixels.size)

@@ -32,8 +32,9 @@ from genevolve_ray.learning.batch import TrainSequence
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.learning.vision import media_inputs, placeholder_tokens
-from genevolve_ray.models.image_processor import load_image_processor, open_picture, patch_grid
+from genevolve_ray.models.image_processor import load_image_processor, patch_grid
 from genevolve_ray.records.ledger import MediaSpan
+from genevolve_ray.records.pictures import open_picture
 
 SAMPLING = SamplingParams(temperature=0.7, max_tokens=12, seed=1)
 TOLERANCE = 1e-4
@@ -277,6 +278,13 @@ def test_tokens_that_an_engine_read_otherwise_are_named(seeing: Seeing) -> None:
         check_expanded(prompt, short, media)
     with pytest.raises(MediaMismatch, match="from token 0 on, before any image"):
         check_expanded(prompt, prompt[1:], media)
+
+
+def test_a_probe_with_pictures_is_json_and_one_without_is_as_before(seeing: Seeing) -> None:
+    tokens, media = seeing.prompt(2, WIDE)
+    probe = Probe(token_ids=tuple(tokens), logprobs=(0.0,) * (len(tokens) - 1), media=tuple(media))
+    assert Probe.model_validate_json(probe.model_dump_json()) == probe
+    assert set(probe.model_copy(update={"media": ()}).model_dump()) == {"token_ids", "logprobs", "tolerance"}
 
 
 async def test_a_model_that_does_not_see_takes_no_picture(tmp_path: Path, seeing: Seeing) -> None:

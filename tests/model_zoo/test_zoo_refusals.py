@@ -183,6 +183,19 @@ def test_a_rollout_is_checked_by_its_own_engine(copy: Callable[..., Path], confi
         pass
 
 
+def test_pictures_for_a_model_without_sight_or_without_a_processor(
+    copy: Callable[..., Path], config_of: ConfigOf, tmp_path: Path
+) -> None:
+    pictures = ("engine.kind=vllm", "engine.vllm.max_images=2")
+    assert_refused(config_of(copy("qwen3"), *pictures), tmp_path, "policy", "engine.vllm.max_images=2", "does not see")
+    folder = copy("qwen3-vl")
+    assert problems(config_of(folder, *pictures), tmp_path) == []
+    (folder / "preprocessor_config.json").write_text('{"patch_size": 14}')
+    assert_refused(config_of(folder, *pictures), tmp_path, "policy", "patch_size=14", "vision_config.patch_size=16")
+    (folder / "preprocessor_config.json").unlink()
+    assert_refused(config_of(folder, *pictures), tmp_path, "policy", f"{folder} has no image processor")
+
+
 @pytest.mark.parametrize("name", [name for name, species in ZOO.items() if species.vision is not None])
 def test_models_that_see_pass_with_both_engines(
     animal: Animal, config_of: ConfigOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
+from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture, open_picture
 
 
 def encoded(format: str = "PNG", size: tuple[int, int] = (6, 4), mode: str = "RGB", **options: object) -> bytes:
@@ -91,8 +91,26 @@ REFUSED = {
 
 @pytest.mark.parametrize(("data", "why"), REFUSED.values(), ids=REFUSED)
 def test_what_is_no_picture_is_refused(data: bytes, why: str) -> None:
-    with pytest.raises(ImageRefused, match=why):
-        clean_picture(data)
+    for use in (clean_picture, open_picture):
+        with pytest.raises(ImageRefused, match=why):
+            use(data)
+
+
+def test_a_policy_sees_the_pixels_that_are_stored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    moving, frames = io.BytesIO(), [Image.new("RGB", (6, 4), color) for color in ("red", "blue")]
+    frames[0].save(moving, "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    clear = io.BytesIO()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(clear, "PNG")
+    for data in (encoded("JPEG", exif=exif), encoded("JPEG", mode="CMYK"), moving.getvalue(), clear.getvalue()):
+        seen = open_picture(data)
+        assert seen.mode == "RGB" and not seen.info and not seen.getexif()
+        again = open_picture(clean_picture(data).data)
+        assert np.array_equal(np.asarray(seen), np.asarray(again)), "of the file, and of what the run stores of it"
+    assert open_picture(encoded("JPEG", exif=exif)).size == (4, 6)
+    assert open_picture(moving.getvalue()).getpixel((0, 0)) == (255, 0, 0)
+    assert open_picture(clear.getvalue()).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_tiny_picture_can_be_refused() -> None:
