@@ -266,8 +266,8 @@ def test_a_policy_without_a_chat_template_is_said(filled: Filled, policy: Path, 
 
 def test_the_reference_engine_takes_what_vllm_does_not(policy: Path) -> None:
     settings = json.loads((policy / "config.json").read_text())
-    (policy / "config.json").write_text(json.dumps(settings | {"vision_config": {}}))
-    with pytest.raises(UserFault, match="use engine.kind=transformers"):
+    (policy / "config.json").write_text(json.dumps(settings | {"head_dim": 16}))
+    with pytest.raises(UserFault, match="vLLM on CPU needs head_dim >= 32"):
         check_policy(load_config("atlas", [f"policy.model={policy}"]))
     check_policy(load_config("atlas", [f"policy.model={policy}", "engine.kind=transformers"]))
 
