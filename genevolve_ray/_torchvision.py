@@ -3,8 +3,8 @@
 torchvision from the package registry is linked against CUDA. Beside a CPU build of torch its compiled part does not load.
 Then `import torchvision` fails ("operator torchvision::nms does not exist"), and with it transformers and vLLM, although
 nothing in a vision-language model calls these operators. This module declares the operators without a kernel, so that
-the Python part of torchvision imports: its transforms and the image processors work, and a call of `nms` raises a
-RuntimeError. torchvision's own CPU build, from torch's index, is left alone.
+the Python part of torchvision imports: its transforms and the image processors work, and a call of an
+operator raises an error. torchvision's own CPU build, from torch's index, is left alone.
 
 The declaration must precede the import in every process: engine processes of vLLM, Ray workers, tests. Therefore
 `python -m genevolve_ray._torchvision` copies this file into site-packages and adds a `.pth` file that imports it when an

@@ -19,7 +19,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote.client import Answer, Unusable
-from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled, without_fields
 
 _OURS = frozenset({"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "n", "stream"})
 
@@ -43,9 +43,7 @@ class WiseJudgeConfig(EndpointConfig):
     @field_validator("extra_body")
     @classmethod
     def _no_field_of_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if clash := sorted(_OURS & set(value)):
-            raise ValueError(f"extra_body must not set {', '.join(clash)}")
-        return value
+        return without_fields(value, _OURS)
 
 
 class WiseJudge:

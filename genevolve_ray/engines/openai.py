@@ -13,7 +13,7 @@ from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptTooLon
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
 from genevolve_ray.remote.answers import reported_count
 from genevolve_ray.remote.client import Answer, ServiceRefusal, Unusable
-from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled
+from genevolve_ray.remote.endpoint import Endpoint, EndpointConfig, filled, without_fields
 
 _TOO_LONG = re.compile(r"context (?:length|window|size)|maximum context|max_model_len|too long|too many tokens", re.I)
 """Phrases of servers for a conversation that does not fit."""
@@ -41,9 +41,7 @@ class OpenAIPolicyConfig(EndpointConfig):
     @field_validator("extra_body")
     @classmethod
     def _no_field_of_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if clash := sorted(_OURS & set(value)):
-            raise ValueError(f"extra_body must not set {', '.join(clash)}")
-        return value
+        return without_fields(value, _OURS)
 
 
 class OpenAIPolicy:

@@ -99,14 +99,14 @@ async def open_gateway(
 
         server = GatewayServer(build, config)
         await asyncio.to_thread(server.start)
+        finished = False
         try:
             on_listening(server)
             outside = GatewayRollouts(server, parts.scoring)
             yield outside if inside is None else SharedRollouts(inside, outside, config.share, config.patience)
-        except BaseException:
-            await server.stop()
-            raise
-        await server.stop(finished=True)
+            finished = True
+        finally:
+            await server.stop(finished=finished)
 
 
 def opening_notes(config: GatewayConfig, experience: ExperienceConfig) -> list[str]:

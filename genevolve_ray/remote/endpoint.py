@@ -28,6 +28,13 @@ def filled(config: RemoteConfig, fields: Mapping[str, Any], key: str) -> dict[st
     return found
 
 
+def without_fields(extra_body: dict[str, Any], own: frozenset[str]) -> dict[str, Any]:
+    """Return further fields of a request. Raises ValueError naming those that the client itself sets (`own`)."""
+    if clash := sorted(own & set(extra_body)):
+        raise ValueError(f"extra_body must not set {', '.join(clash)}")
+    return extra_body
+
+
 class EndpointConfig(RemoteConfig):
     """Configure a model behind an OpenAI-style endpoint; `url` includes the version, as `http://host:8000/v1`."""
 

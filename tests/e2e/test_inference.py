@@ -8,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.tools.protocol import EpisodeContext
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
-START_SECONDS = 400
 
 
 def genevolve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -52,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served() -> Iterator[str]:
     """The cold start under vLLM's own server, with nothing of ours around it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -67,26 +66,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--kv-cache-memory-bytes",
         "268435456",
     ]
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-            + ["--served-model-name", "atlas", "--host", "127.0.0.1", "--port", str(port), *options],
-            env={**os.environ, **vllm_environment(device="cpu", threads=1)},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+        + ["--served-model-name", "atlas", "--host", "127.0.0.1", "--port", str(port), *options],
+        env={**os.environ, **vllm_environment(device="cpu", threads=1)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            try:
-                if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.5)  # The server tells nobody when it is up.
+        printed = list(takewhile(lambda line: "Application startup complete" not in line, process.stdout))
+        assert process.poll() is None, "".join(printed)[-3000:]
         yield url
     finally:
         with suppress(ProcessLookupError):  # It may have ended by itself.
