@@ -124,12 +124,10 @@ class Learner:
                 frozen = config.model_copy(update={"gradient_checkpointing": False})
                 self._reference, _ = build_policy(reference_dir or model_dir, frozen, self._ranks, reference=True)
         self._tower = FrozenTower(self.model)
-        same = self._reference is not None and reference_dir in (None, model_dir)
+        twins = [self._reference] if self._reference is not None and reference_dir in (None, model_dir) else []
         # With projectors that learn, features carry a gradient and differ between policy and reference.
-        self._features = TowerFeatures(
-            [self.model, *([self._reference] if same else [])],
-            0 if config.trains_projector else config.picture_cache_mib,
-        )
+        kept_mib = 0 if config.trains_projector else config.picture_cache_mib
+        self._features = TowerFeatures([self.model, *twins], kept_mib)
         self._optimizer = build_optimizer(self.model, config)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._scalings = adapter_scalings(self.model)
@@ -267,7 +265,8 @@ class Learner:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
 
         `parity` is mean |behavior - learner| log-prob before the update over the tokens that this version sampled
-        (absent where there are none). `stale_gap` is the same over older tokens. Metrics that begin with `ved_` are
+        (absent where there are none); `parity_images` is the same over sequences that show pictures, `stale_gap` over
+        older tokens. Metrics that begin with `ved_` are
         means over the tokens of sequences that have a teacher. The result does not depend on the order of the sequences
         or on `token_budget` beyond floating-point rounding.
 

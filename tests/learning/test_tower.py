@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from learning_fakes import sequences, taught
-from PIL import Image
+from seeing_fakes import looking, picture
 from zoo import build
 
-from genevolve_ray.learning.batch import ImageInputs, TrainSequence
+from genevolve_ray.learning.batch import TrainSequence
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, PublishForm, VedConfig
 from genevolve_ray.learning.policy import vision_tower
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.learning.tower import TowerChanged, TowerFeatures
-from genevolve_ray.learning.vision import picture_input, placeholder_tokens
-from genevolve_ray.models.image_processor import load_image_processor
 
 PLAIN = LearnerConfig(lr=1e-3, temperature=0.7, token_budget=200, threads=1)
 FULL = PLAIN.model_copy(update={"kl": KlConfig(coefficient=0.1), "ved": VedConfig(coefficient=0.5, gate_fraction=0.3)})
@@ -33,56 +29,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return build(request.param, tmp_path_factory.mktemp(request.param) / "model")
 
 
-Pictures = Callable[[int], Any]
-
-
-@pytest.fixture(scope="module")
-def pictures(folder: Path) -> Pictures:
-    """Return the picture of a number, of another size for each remainder by three."""
-    processor = load_image_processor(folder)
-
-    def draw(seed: int) -> Any:
-        size = ((64, 64), (96, 64), (64, 128))[seed % 3]
-        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-        return picture_input(Image.fromarray(pixels), processor, sha256=f"picture {seed}")
-
-    return draw
-
-
-def looking(learner: Learner, sequence: TrainSequence, pictures: Sequence[Any]) -> TrainSequence:
-    """Return a sequence whose second token is followed by pictures, for itself and for its teacher."""
-    config, images = learner.model.config, ImageInputs(tuple(pictures)) if pictures else None
-    shown: list[int] = []
-    for picture in pictures:
-        count = placeholder_tokens(picture.grid, config.vision_config.spatial_merge_size)
-        shown += [config.vision_start_token_id, *[config.image_token_id] * count, config.vision_end_token_id]
-
-    def put(tokens: Sequence[Any], extra: Sequence[Any], at: int) -> list[Any]:
-        return [*tokens[:at], *extra, *tokens[at:]]
-
-    n, teacher = len(shown), sequence.teacher
-    if teacher is not None:
-        late = len(teacher.tokens) - len(sequence.tokens) + 1
-        teacher = replace(
-            teacher,
-            tokens=put(teacher.tokens, shown, late),
-            policy_mask=put(teacher.policy_mask, [False] * n, late),
-            images=images,
-        )
-    return replace(
-        sequence,
-        tokens=put(sequence.tokens, shown, 1),
-        policy_mask=put(sequence.policy_mask, [False] * n, 1),
-        logprobs=put(sequence.logprobs, [0.0] * n, 1),
-        images=images,
-        teacher=teacher,
-    )
-
-
-def batch(learner: Learner, pictures: Pictures) -> list[TrainSequence]:
+def batch(learner: Learner) -> list[TrainSequence]:
     """Return two groups of three rollouts that saw three and two pictures, and one that saw none."""
-    groups = [looking(learner, s, [pictures(i) for i in (0, 1, 2)]) for s in sequences(ROLLOUTS, 1)]
-    groups += [looking(learner, taught(s, (7, 11, 13)), [pictures(i) for i in (3, 4)]) for s in sequences(ROLLOUTS, 2)]
+    config = learner.model.config
+    first, second = ([picture(config, i) for i in numbers] for numbers in ((0, 1, 2), (3, 4)))
+    groups = [looking(config, s, first) for s in sequences(ROLLOUTS, 1)]
+    groups += [looking(config, taught(s, (7, 11, 13)), second) for s in sequences(ROLLOUTS, 2)]
     return [*groups, *sequences(1, 3)]
 
 
@@ -109,12 +61,12 @@ class Counter:
     ],
     ids=["all weights", "adapter", "checkpointing", "double"],
 )
-def test_a_step_is_the_same_with_features_kept(folder: Path, pictures: Pictures, change: dict[str, Any]) -> None:
+def test_a_step_is_the_same_with_features_kept(folder: Path, change: dict[str, Any]) -> None:
     config = FULL.model_copy(update=change)
     keeping, plain = Learner(folder, config), Learner(folder, config.model_copy(update=UNCACHED))
     for step in range(2):
         kept, expected = (
-            learner.train_step(batch(learner, pictures), step) | {"gaps": sum(map(sum, learner.gaps))}
+            learner.train_step(batch(learner), step) | {"gaps": sum(map(sum, learner.gaps))}
             for learner in (keeping, plain)
         )
         for name in ("loss", "grad_norm", "entropy", "kl", "ved_loss", "gaps"):
@@ -124,41 +76,42 @@ def test_a_step_is_the_same_with_features_kept(folder: Path, pictures: Pictures,
         assert (tensor - plain.model.state_dict()[name]).abs().max() < 1e-4, name
 
 
-def test_a_picture_passes_the_tower_once_a_step(folder: Path, pictures: Pictures) -> None:
+def test_a_picture_passes_the_tower_once_a_step(folder: Path) -> None:
     learner = Learner(folder, FULL)
     counter = Counter(learner)
     for step in range(2):
-        learner.train_step(batch(learner, pictures), step)
+        learner.train_step(batch(learner), step)
         assert counter.pictures == 5 * (step + 1), "policy, teacher and reference share it; steps do not"
     plain = Learner(folder, FULL.model_copy(update=UNCACHED))
     counter = Counter(plain)
-    plain.train_step(batch(plain, pictures), 0)
+    plain.train_step(batch(plain), 0)
     assert counter.pictures == ROLLOUTS * 5 + ROLLOUTS * 2, "the policy on all, the teacher on the taught"
 
 
-def test_a_full_cache_keeps_what_fits(folder: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_cache_keeps_what_fits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = Learner(folder, FULL)
-    expected = learner.score(batch(learner, pictures))
+    expected = learner.score(batch(learner))
     monkeypatch.setattr("genevolve_ray.learning.tower._MIB", 3000)  # one or two pictures of 4 to 8 tokens
     features = TowerFeatures([learner.model], 1)
     learner._features = features
     with features.step():
         for _ in range(2):
-            for scores, others in zip(learner.score(batch(learner, pictures)), expected, strict=True):
+            for scores, others in zip(learner.score(batch(learner)), expected, strict=True):
                 assert scores == pytest.approx(others, abs=1e-6)
         assert features.computed > 5
         assert 0 < sum(t.nbytes for kept in features._kept.values() for t in kept) <= 3000
     assert not features._kept
 
 
-def test_pictures_without_a_hash_are_never_confused(folder: Path, pictures: Pictures) -> None:
+def test_pictures_without_a_hash_are_never_confused(folder: Path) -> None:
     learner = Learner(folder, PLAIN)
-    [sequence] = sequences(1)
-    named = learner.score([looking(learner, sequence, [pictures(0), pictures(3)])])
-    nameless = [replace(pictures(i), sha256="") for i in (0, 3)]
+    config, [sequence] = learner.model.config, sequences(1)
+    named = [picture(config, i) for i in (0, 3)]
+    expected = learner.score([looking(config, sequence, named)])
+    nameless = [replace(one, sha256="") for one in named]
     with learner._features.step():
-        assert learner.score([looking(learner, sequence, nameless)]) == named
-        assert learner.score([looking(learner, sequence, nameless[::-1])]) != named
+        assert learner.score([looking(config, sequence, nameless)]) == expected
+        assert learner.score([looking(config, sequence, nameless[::-1])]) != expected
 
 
 def test_a_tower_in_training_is_refused_before_the_step(folder: Path) -> None:
@@ -191,3 +144,21 @@ def test_a_tower_that_changed_is_never_saved_or_resumed(folder: Path, tmp_path: 
     learner._tower._digest = learner._tower._hash()
     with pytest.raises(TowerChanged, match=r"after loading .*good"):
         learner.load(tmp_path / "good")
+
+
+def test_parity_is_also_measured_over_pictures_alone(folder: Path) -> None:
+    learner = Learner(folder, PLAIN.model_copy(update={"lr": 0.0}))
+    text, seeing, old = batch(learner)[-1], batch(learner)[0], batch(learner)[1]
+
+    def behaviour(sequence: TrainSequence, gap: float) -> TrainSequence:
+        scores = iter(learner.score([sequence])[0])
+        return replace(sequence, logprobs=[next(scores) + gap if m else 0.0 for m in sequence.policy_mask])
+
+    exact, off = behaviour(text, 0.0), behaviour(seeing, 0.25)
+    older = replace(behaviour(old, 3.0), versions=[4 if m else -1 for m in old.policy_mask])
+    metrics = learner.train_step([exact, off, older], 5)
+    assert metrics["parity_images"] == pytest.approx(0.25, abs=1e-6)
+    share = off.policy_tokens / (off.policy_tokens + exact.policy_tokens)
+    assert metrics["parity"] == pytest.approx(0.25 * share, abs=1e-6)
+    assert "parity_images" not in learner.train_step([exact], 5)
+    assert "parity_images" not in learner.train_step([exact, older], 5)
