@@ -269,7 +269,7 @@ class ChatFormat:
             raise ValueError("the chat template leaves out one of two user messages in a row")
 
     def _suffix(self, *texts: Content) -> str:
-        conversation = [
+        conversation: list[dict[str, Content]] = [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": _SENTINEL},
             *({"role": "user", "content": text} for text in texts),
