@@ -29,6 +29,7 @@ from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import WeightFolders, remove_leftovers
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import Reward
@@ -191,10 +192,11 @@ def actors(tmp_path_factory: pytest.TempPathFactory, shared_cluster: Head) -> It
 async def test_two_ranks_on_ray_learn_what_one_process_learns(actors: Callable[[type], Any], tmp_path: Path) -> None:
     model = build_model(tmp_path / "model")
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60")
-    alone = start_learner(config, Path(model), WeightFolders(tmp_path / "alone"))
+    alone = start_learner(config, Path(model), WeightFolders(tmp_path / "alone"), MemoryImages())
     expected = [await alone.step([group(1)], 1), await alone.step([group(2)], 2)]
     kind = actors(LearnerWorker)
-    learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill)
+    images = str(tmp_path / "images")
+    learner = RayLearner(lambda: [kind.remote(config, model, images, rank) for rank in range(2)], kill=ray.kill)
     await learner.start()
     metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
     probe = (await learner.publish(2)).probe
@@ -225,7 +227,9 @@ async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_si
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60", "learner.lr=1e-2", lora)
     kind = actors(LearnerWorker)
     learner = RayLearner(
-        lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill, elsewhere=lambda: True
+        lambda: [kind.remote(config, model, str(tmp_path / "images"), rank) for rank in range(2)],
+        kill=ray.kill,
+        elsewhere=lambda: True,
     )
     source = PolicySource(identity="tiny", model=Path(model))
     worker = actors(RolloutWorker).remote(config, source, str(tmp_path / "images"))
