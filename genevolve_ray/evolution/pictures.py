@@ -12,7 +12,7 @@ import numpy as np
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.engines.protocol import MediaMismatch, PromptImage
-from genevolve_ray.learning.vision import PictureReader
+from genevolve_ray.learning.vision import LedgerPictures
 from genevolve_ray.models.image_tokens import ImageTokens
 from genevolve_ray.records.images import ImageDamaged, ImageStore, reference
 from genevolve_ray.records.ledger import MediaSpan
@@ -36,7 +36,7 @@ class TrajectoryPictures:
             images: the store that holds the files that the policy saw.
         """
         self._images = images
-        self._reader = PictureReader(tokens) if tokens is not None else None
+        self._reader = LedgerPictures(tokens) if tokens is not None else None
 
     def __call__(self, trajectory: Trajectory) -> ImageInputs | None:
         """Return the pictures of a trajectory, None for one without.
@@ -100,5 +100,5 @@ def seeing_probe(tokens: Sequence[int], chat: ChatFormat, rng: np.random.Generat
     sha256 = reference(data, width=_WIDTH, height=_HEIGHT).sha256
     span = MediaSpan(start=middle + start, end=middle + end, sha256=sha256, grid=grid)
     context = (*tokens[:middle], *shown, *tokens[middle:])
-    images = PictureReader(chat.image_tokens).inputs(context, [span], lambda _: data)
+    images = LedgerPictures(chat.image_tokens).inputs(context, [span], lambda _: data)
     return ProbeContext(context, (PromptImage(span=span, data=data),), images)

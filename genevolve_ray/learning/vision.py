@@ -87,7 +87,7 @@ def check_grid(span: MediaSpan, grid: tuple[int, int, int], tokens: ImageTokens)
         )
 
 
-class PictureReader:
+class LedgerPictures:
     """Read the pictures of ledgers, each file once, however many sequences show it.
 
     Sequences with the same picture share its patches, so use one reader for each step.

@@ -31,7 +31,7 @@ from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.learning.batch import ImageInputs, TrainSequence
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.step import Learner
-from genevolve_ray.learning.vision import PictureReader
+from genevolve_ray.learning.vision import LedgerPictures
 from genevolve_ray.models.image_processor import patch_grid
 from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.ledger import MediaSpan
@@ -94,7 +94,7 @@ class Seeing:
         self, prompt: Sequence[int], sampled: Sequence[int], media: Sequence[PromptImage], advantage: float = 0.0
     ) -> TrainSequence:
         data = {image.span.sha256: image.data for image in media}
-        images = PictureReader(self.tokens).inputs(
+        images = LedgerPictures(self.tokens).inputs(
             [*prompt, *sampled], [image.span for image in media], data.__getitem__
         )
         tokens, mask = [*prompt, *sampled], [False] * len(prompt) + [True] * len(sampled)

@@ -20,7 +20,7 @@ from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.learning.batch import TrainSequence
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.step import Learner
-from genevolve_ray.learning.vision import PictureReader, image_inputs
+from genevolve_ray.learning.vision import LedgerPictures, image_inputs
 from genevolve_ray.models.image_processor import load_image_processor
 from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.ledger import MediaMismatch, MediaSpan
@@ -159,7 +159,7 @@ def test_a_file_that_many_sequences_show_is_read_once(vl_dir: str) -> None:
         asked.append(wanted)
         return data.getvalue()
 
-    reader = PictureReader(tokens)
+    reader = LedgerPictures(tokens)
     found = reader.inputs(context, [span], read)
     twice = reader.inputs([*context, *context], [span, span.moved(len(context))], read)
     assert found is not None and twice is not None and asked == [sha256]
