@@ -29,7 +29,7 @@ from genevolve_ray.engines.protocol import (
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
 from genevolve_ray.learning.batch import ImageInputs, TrainSequence
-from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.config import LearnerConfig, LoraConfig, PublishForm
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.learning.vision import LedgerPictures
 from genevolve_ray.models.image_processor import patch_grid
@@ -204,6 +204,24 @@ async def test_vllm_samples_what_the_learner_scores(
         with pytest.raises(MediaMismatch, match=r"has 3 pictures, but engine\.vllm\.max_images=2"):
             await engine.generate(prompt, SAMPLING, "many", media)
         await examine(engine, seeing, tmp_path)
+
+
+@pytest.mark.e2e
+async def test_vllm_follows_trained_projectors(seeing: Seeing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states of pictures that an engine keeps belong to one version: the probe shows those that it knows."""
+    from genevolve_ray.engines.vllm import vllm_environment
+
+    for name, value in vllm_environment().items():
+        monkeypatch.setenv(name, value)  # Ends with the test.
+    lora = LoraConfig(rank=4, projector=True, publish=PublishForm.MERGED)
+    config = LearnerConfig(lr=1e-2, temperature=0.7, threads=1, lora=lora)
+    seeing.learner = Learner(seeing.folder, config, seeing.banned)
+    async with running(vllm, seeing) as engine:
+        for version in (1, 2, 3):
+            probe = seeing.publish(tmp_path / f"v{version}")
+            await engine.score(probe.token_ids, probe.media)
+            assert await engine.update(str(tmp_path / f"v{version}"), version, probe) < TOLERANCE
+            await agrees(engine, seeing)
 
 
 async def misfits_are_refused(engine: Engine, seeing: Seeing) -> None:

@@ -2,114 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from loop_fakes import make_config
-from PIL import Image
+from seeing_scene import Counting, Scene, png
 from zoo import build
 
-from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.engines.protocol import WeightUpdateError
 from genevolve_ray.engines.transformers import TransformersEngine
-from genevolve_ray.evolution.inprocess import load_banned, load_chat, start_learner
-from genevolve_ray.evolution.learner import LocalLearner, training_sequences
+from genevolve_ray.evolution.learner import training_sequences
 from genevolve_ray.evolution.pictures import TrajectoryPictures
-from genevolve_ray.evolution.teaching import TeacherPatch
-from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.learning.advantage import AdvantageConfig
 from genevolve_ray.records.experience import Experience, Lesson
-from genevolve_ray.records.images import ImageDamaged, ImageRef, MemoryImages
-from genevolve_ray.records.ledger import MediaMismatch, MediaSpan, SpanKind, TokenLedger
-from genevolve_ray.records.observation import ImageHit
-from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
-from genevolve_ray.records.verdict import Reward
-from genevolve_ray.tools.showing import Observations
-
-PROFILE = PROFILES["release"].model_copy(update={"observations": Observations(images=True)})
-
-
-def png(seed: int, size: tuple[int, int]) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-class Counting(MemoryImages):
-    """A store that counts, and that can hold other bytes than it names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read: list[str] = []
-
-    def get(self, ref: ImageRef) -> bytes:
-        self.read.append(ref.sha256)
-        return super().get(ref)
-
-
-@dataclass
-class Scene:
-    """A policy that sees, and a store with two pictures."""
-
-    folder: Path
-    images: Counting = field(default_factory=Counting)
-    chat: ChatFormat = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.chat = load_chat(self.folder)
-        self.banned = load_banned(self.folder, self.chat)
-        self.patch = TeacherPatch(self.chat, PROFILE, 10_000)
-        self.wide, self.tall = (
-            self.images.put(png(seed, size), width=size[0], height=size[1])
-            for seed, size in ((1, (96, 64)), (2, (64, 128)))
-        )
-
-    def trajectory(self, sample: int, pictures: Sequence[ImageRef]) -> Trajectory:
-        """Return an attempt that called for pictures and then answered."""
-        ledger, words = TokenLedger(), [i for i in range(20, 200) if i not in self.banned]
-        ledger.append_context([*self.patch._before, *self.chat.text_ids("draw")], SpanKind.PROMPT)
-        ledger.append_policy(words[:4], [-1.0] * 4, [0] * 4, SpanKind.TOOL_CALL)
-        grids = [self.chat.grid(p.width, p.height) for p in pictures]
-        tokens, places = self.chat.observation("found" + "\n<image>" * len(grids), ended=False, grids=grids)
-        media = [
-            MediaSpan(start=start, end=end, sha256=p.sha256, grid=grid)
-            for (start, end), p, grid in zip(places, pictures, grids, strict=True)
-        ]
-        ledger.append_context(tokens, SpanKind.OBSERVATION, media)
-        answer = words[10 : 14 + sample]
-        ledger.append_policy(answer, [-2.0] * len(answer), [0] * len(answer), SpanKind.ANSWER)
-        ledger.check()
-        hits = {
-            f"IMG_{i:03d}": ImageHit(title="t", url="https://x.org", image=p, shown=p) for i, p in enumerate(pictures)
-        }
-        return Trajectory(
-            SampleKey(step=1, request_id="r", sample=sample),
-            "draw",
-            ledger,
-            Provenance(profile="release", engine="fake"),
-            images=hits,
-            outcome=Outcome.SCORED,
-            reward=Reward(total=sample / 4, image=0.5, text=0.5),
-        )
-
-    def group(self) -> Group:
-        """Return two attempts that saw both pictures, one that saw one, and one that saw none."""
-        shown = ([self.wide, self.tall], [self.wide, self.tall], [self.tall], [])
-        return Group("r", 1, [self.trajectory(i, pictures) for i, pictures in enumerate(shown)])
-
-    def learner(self, tmp_path: Path, **settings: Any) -> LocalLearner:
-        profile = {"extends": "release", "observations": {"images": True}}
-        experience = {"enabled": "ved" in settings}
-        config = make_config(learner={"threads": 1, "lr": 1e-3, **settings}, profile=profile, experience=experience)
-        return start_learner(config, self.folder, WeightFolders(tmp_path / "versions"), self.images)
+from genevolve_ray.records.images import ImageDamaged, MemoryImages
+from genevolve_ray.records.ledger import MediaMismatch
 
 
 @pytest.fixture(scope="module", params=["qwen3-vl", "qwen2.5-vl"])
@@ -118,20 +27,25 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def scene(folder: Path) -> Scene:
-    return Scene(folder)
+def images() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def scene(folder: Path, images: Counting) -> Scene:
+    return Scene(folder, images)
 
 
 def pictures_of(scene: Scene) -> TrajectoryPictures:
     return TrajectoryPictures(scene.chat.image_tokens, scene.images)
 
 
-def test_each_file_is_read_once_a_step_and_shared_by_the_rollouts(scene: Scene) -> None:
+def test_each_file_is_read_once_a_step_and_shared_by_the_rollouts(scene: Scene, images: Counting) -> None:
     sequences = training_sequences([scene.group()], AdvantageConfig(), pictures=pictures_of(scene))
     first, second, third, text = (s.images.pictures if s.images else () for s in sequences)
     assert (len(first), len(third), len(text)) == (2, 1, 0)
     assert first[0] is second[0] and first[1] is second[1] is third[0]
-    assert sorted(scene.images.read) == sorted([scene.wide.sha256, scene.tall.sha256])
+    assert sorted(images.read) == sorted([scene.wide.sha256, scene.tall.sha256])
     assert [p.sha256 for p in first] == [scene.wide.sha256, scene.tall.sha256]
 
 
@@ -143,8 +57,8 @@ def refused(scene: Scene, said: str, **change: Any) -> None:
         pictures_of(scene)(trajectory)
 
 
-def test_another_picture_is_refused(scene: Scene) -> None:
-    scene.images._data[scene.wide.sha256] = png(9, (96, 64))
+def test_another_picture_is_refused(scene: Scene, images: Counting) -> None:
+    images._data[scene.wide.sha256] = png(9, (96, 64))
     refused(scene, r"the image of tokens \[\d+, \d+\) is another: sha256")
 
 
@@ -159,9 +73,9 @@ def test_another_place_is_refused(scene: Scene) -> None:
     refused(scene, "but the spans of its pictures cover", end=span.end - 1)
 
 
-def test_a_file_that_is_gone_is_named(scene: Scene) -> None:
+def test_a_file_that_is_gone_is_named(scene: Scene, images: Counting) -> None:
     trajectory = scene.trajectory(0, [scene.wide])
-    del scene.images._data[scene.wide.sha256]
+    del images._data[scene.wide.sha256]
     with pytest.raises(ImageDamaged, match=f"picture {scene.wide.sha256} is missing from the store"):
         pictures_of(scene)(trajectory)
     trajectory.images = {}
@@ -225,9 +139,9 @@ async def test_a_step_trains_on_stored_pictures_and_engines_follow(scene: Scene,
         await engine.close()
 
 
-async def test_lessons_teach_with_pictures(scene: Scene, tmp_path: Path) -> None:
+async def test_lessons_teach_with_pictures(scene: Scene, images: Counting, tmp_path: Path) -> None:
     lesson = Lesson(request_id="r", bundle=1, experience=EXPERIENCE, similarity=1.0, own=False)
     learner = scene.learner(tmp_path, ved={"coefficient": 0.5})
     metrics = await learner.step([scene.group()], 1, [lesson])
     assert metrics["taught_sequences"] == 4 and metrics["teacher_contexts_too_long"] == 0
-    assert scene.images.read.count(scene.wide.sha256) == 1
+    assert images.read.count(scene.wide.sha256) == 1
