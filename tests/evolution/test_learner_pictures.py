@@ -113,20 +113,26 @@ def test_the_teacher_sees_the_same_pictures_later_by_the_length_of_the_guide(sce
     assert torch.equal(taught[:, :place], own[:, :place])
 
 
-async def test_a_step_trains_on_stored_pictures_and_engines_follow(scene: Scene, tmp_path: Path) -> None:
-    learner = scene.learner(tmp_path)
+@pytest.mark.parametrize(
+    "lora", [None, {"rank": 4, "projector": True, "publish": "merged"}], ids=["whole", "projectors"]
+)
+async def test_what_an_engine_samples_with_pictures_is_what_the_learner_scores(
+    scene: Scene, tmp_path: Path, lora: dict[str, Any] | None
+) -> None:
+    learner = scene.learner(tmp_path, lr=1e-2, lora=lora)
     engine = TransformersEngine(scene.folder, banned=scene.banned)
-    assert scene.chat.image_tokens is not None
-    image_token = scene.chat.image_tokens.id
+    tokens = scene.chat.image_tokens
+    assert tokens is not None
     try:
-        for version in (1, 2):
-            metrics = await learner.step([scene.group()], version)
-            assert ("parity_images" in metrics) == (version == 1), "no later version sampled these tokens"
+        for version in (1, 2, 3):
+            metrics = await learner.step([await scene.played(engine)], version)
+            assert metrics["parity_images"] < 1e-5 and metrics["parity"] < 1e-5
             weights = await learner.publish(version)
             probe = weights.probe
             [image] = probe.media
-            assert probe.token_ids[image.span.start : image.span.end] == (image_token,) * scene.chat.image_tokens.count(
-                image.span.grid
+            shown = probe.token_ids[image.span.start : image.span.end]
+            assert shown == (tokens.id,) * tokens.count(image.span.grid) and probe.token_ids.count(tokens.id) == len(
+                shown
             )
             assert await engine.update(await weights.folder(), version, probe) < 1e-5
         other = png(9, (96, 64))
@@ -134,7 +140,7 @@ async def test_a_step_trains_on_stored_pictures_and_engines_follow(scene: Scene,
         span = image.span.model_copy(update={"sha256": sha256})
         wrong = probe.model_copy(update={"media": (image.model_copy(update={"data": other, "span": span}),)})
         with pytest.raises(WeightUpdateError, match="is off by"):
-            await engine.update(await weights.folder(), 3, wrong)
+            await engine.update(await weights.folder(), 4, wrong)
     finally:
         await engine.close()
 
