@@ -80,7 +80,7 @@ class LocalLearner:
         Raises:
             RuntimeError: when no group has two scores to compare.
             ExperienceLeakError: when a student's context holds experience.
-            MediaMismatch: for a picture that is not the one that the policy saw.
+            StoredPictureMismatch: for a picture that is not the one that the policy saw.
         """
         teachers = _Teachers(self._patch, lessons) if self._patch is not None else None
         self._trained = trained_trajectories(groups)

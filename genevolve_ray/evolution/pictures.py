@@ -12,6 +12,7 @@ import numpy as np
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.engines.protocol import MediaMismatch, PromptImage
+from genevolve_ray.errors import RunError
 from genevolve_ray.learning.vision import LedgerPictures
 from genevolve_ray.models.image_tokens import ImageTokens
 from genevolve_ray.records.images import ImageDamaged, ImageStore, reference
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 96, 64
 """Pixels of the probe's picture; unequal, so that exchanged sides would be noticed."""
+
+
+class StoredPictureMismatch(MediaMismatch, RunError):
+    """Signal that a stored trajectory shows another picture than its tokens stand for; names trajectory and span.
+
+    The learner would train on another context than the policy sampled from.
+    """
 
 
 class TrajectoryPictures:
@@ -42,21 +50,21 @@ class TrajectoryPictures:
         """Return the pictures of a trajectory, None for one without.
 
         Raises:
-            MediaMismatch: naming the trajectory and the span, for a picture that is not the one that its tokens stand
-                for, and for a policy that does not see.
+            StoredPictureMismatch: for a picture that is not the one that its tokens stand for, and for a policy that
+                does not see.
             ImageDamaged: when the file is missing or damaged.
         """
         ledger = trajectory.ledger
         if not ledger.media:
             return None
         if self._reader is None:
-            raise MediaMismatch(f"trajectory {trajectory.key} shows pictures, but the policy does not see")
+            raise StoredPictureMismatch(f"trajectory {trajectory.key} shows pictures, but the policy does not see")
 
         def read(sha256: str) -> bytes:
             try:
                 return self._images.get(trajectory.shown(sha256))
             except KeyError as error:
-                raise MediaMismatch(str(error.args[0])) from error
+                raise StoredPictureMismatch(str(error.args[0])) from error
             except ImageDamaged:
                 raise
             except FileNotFoundError as error:
@@ -64,8 +72,10 @@ class TrajectoryPictures:
 
         try:
             return self._reader.inputs(ledger.tokens, ledger.media, read)
+        except StoredPictureMismatch:
+            raise
         except MediaMismatch as error:
-            raise MediaMismatch(f"trajectory {trajectory.key}: {error}") from error
+            raise StoredPictureMismatch(f"trajectory {trajectory.key}: {error}") from error
 
 
 @dataclass(frozen=True)

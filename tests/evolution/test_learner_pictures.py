@@ -14,11 +14,10 @@ from zoo import build
 from genevolve_ray.engines.protocol import WeightUpdateError
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.evolution.learner import training_sequences
-from genevolve_ray.evolution.pictures import TrajectoryPictures
+from genevolve_ray.evolution.pictures import StoredPictureMismatch, TrajectoryPictures
 from genevolve_ray.learning.advantage import AdvantageConfig
 from genevolve_ray.records.experience import Experience, Lesson
 from genevolve_ray.records.images import ImageDamaged, MemoryImages
-from genevolve_ray.records.ledger import MediaMismatch
 
 
 @pytest.fixture(scope="module", params=["qwen3-vl", "qwen2.5-vl"])
@@ -53,7 +52,7 @@ def refused(scene: Scene, said: str, **change: Any) -> None:
     trajectory = scene.trajectory(2, [scene.wide, scene.tall])
     first, second = trajectory.ledger.media
     trajectory.ledger.media = [first.model_copy(update=change), second]
-    with pytest.raises(MediaMismatch, match=rf"trajectory 1/r/2/0: .*{said}"):
+    with pytest.raises(StoredPictureMismatch, match=rf"trajectory 1/r/2/0: .*{said}"):
         pictures_of(scene)(trajectory)
 
 
@@ -79,12 +78,12 @@ def test_a_file_that_is_gone_is_named(scene: Scene, images: Counting) -> None:
     with pytest.raises(ImageDamaged, match=f"picture {scene.wide.sha256} is missing from the store"):
         pictures_of(scene)(trajectory)
     trajectory.images = {}
-    with pytest.raises(MediaMismatch, match="has no picture .* among those that it was shown"):
+    with pytest.raises(StoredPictureMismatch, match="has no picture .* among those that it was shown"):
         pictures_of(scene)(trajectory)
 
 
 def test_a_policy_that_does_not_see_refuses_trajectories_with_pictures(scene: Scene) -> None:
-    with pytest.raises(MediaMismatch, match="trajectory 1/r/0/0 shows pictures, but the policy does not see"):
+    with pytest.raises(StoredPictureMismatch, match="trajectory 1/r/0/0 shows pictures, but the policy does not see"):
         TrajectoryPictures(None, scene.images)(scene.trajectory(0, [scene.wide]))
 
 
