@@ -266,9 +266,8 @@ class Learner:
 
         `parity` is mean |behavior - learner| log-prob before the update over the tokens that this version sampled
         (absent where there are none); `parity_images` is the same over sequences that show pictures, `stale_gap` over
-        older tokens. Metrics that begin with `ved_` are
-        means over the tokens of sequences that have a teacher. The result does not depend on the order of the sequences
-        or on `token_budget` beyond floating-point rounding.
+        older tokens. Metrics that begin with `ved_` are means over the tokens of sequences that have a teacher. The
+        result does not depend on the order of the sequences or on `token_budget` beyond floating-point rounding.
 
         Args:
             sequences: the global batch; those without policy tokens are counted, not averaged over.
