@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -72,14 +73,20 @@ def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
     return _encode(_decoded(data, limits), limits)
 
 
-def open_picture(data: bytes, limits: PictureLimits | None = None) -> PillowImage:
+def open_picture(
+    data: bytes, limits: PictureLimits | None = None, side_for: Callable[[int, int], int] | None = None
+) -> PillowImage:
     """Return the pixels of untrusted bytes in RGB: the first frame, turned upright, transparency laid on white.
 
     Engines and learner open the pictures of a policy here alone: elsewhere an orientation or a transparent part could
-    be read otherwise. Raises ImageRefused as `clean_picture`.
+    be read otherwise. `side_for` returns from width and height what the longer side may have, in place of
+    `limits.long_side`. Raises ImageRefused as `clean_picture`.
     """
     limits = limits or PictureLimits()
-    return _on_white(_scaled(_decoded(data, limits), limits))
+    pixels = _decoded(data, limits)
+    if side_for is not None:
+        limits = limits.model_copy(update={"long_side": side_for(*pixels.size)})
+    return _on_white(_scaled(pixels, limits))
 
 
 def plain_size(data: bytes, limits: PictureLimits | None = None) -> tuple[int, int, bool]:
