@@ -62,15 +62,18 @@ class Picture:
     media_type: str
 
 
-def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
+def clean_picture(data: bytes, limits: PictureLimits | None = None, *, opaque: bool = False) -> Picture:
     """Decode untrusted bytes and re-encode the first frame, turned upright, without metadata.
+
+    `opaque` lays transparency on white in a PNG too.
 
     Raises:
         ImageRefused: for too many bytes, pixels or scans, another format, a file that is truncated or broken, or values
             that have no defined brightness.
     """
     limits = limits or PictureLimits()
-    return _encode(_decoded(data, limits), limits)
+    pixels = _decoded(data, limits)
+    return _encode(_on_white(pixels) if opaque else pixels, limits)
 
 
 def open_picture(

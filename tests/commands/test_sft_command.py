@@ -118,9 +118,7 @@ def test_a_model_that_ships_with_a_package_is_named_as_everywhere(
 
 
 @pytest.mark.parametrize("kind", ["lines", "parquet"])
-def test_rows_with_pictures_train_a_model_that_sees(
-    genevolve: Callable[..., Any], tmp_path: Path, kind: str
-) -> None:
+def test_rows_with_pictures_train_a_model_that_sees(genevolve: Callable[..., Any], tmp_path: Path, kind: str) -> None:
     from seeing_rows import as_folder, as_parquet, pictured_rows, seeing_model
 
     from genevolve_ray.engines.transformers import TransformersEngine
