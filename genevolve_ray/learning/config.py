@@ -233,8 +233,8 @@ class LearnerConfig(Config):
     offload: bool = False
     """Keep master weights, gradients and optimizer state in host memory and step there (FSDP2's CPU offload, also on one rank)."""
     picture_cache_mib: int = Field(default=2048, ge=0)
-    """Most MiB of features of pictures that a rank keeps within a step, on its device; 0 keeps none. Each picture then
-    passes the frozen vision tower once a step, whatever sequences and passes it is in."""
+    """Most MiB of features of pictures that a rank keeps within a step, on its device; 0 keeps none. A kept picture
+    passes the frozen vision tower once a step, instead of once for each sequence and pass."""
     lora: LoraConfig | None = None
     """Train an adapter alone, in float32; a bfloat16 base stays in bfloat16."""
     advantage: AdvantageConfig = AdvantageConfig()
