@@ -46,7 +46,7 @@ def check_sight(folder: Path, profile: ProtocolProfile, engine: EngineConfig) ->
 
 
 def most_tokens(images: ImageTokens, observations: Observations) -> int:
-    """Return the most image tokens of a picture within the limits of a profile, whatever its shape."""
+    """Return the most image tokens of a picture of any shape within the limits of a profile."""
     most = 0
     for width in range(_STEP, observations.max_side + 1, _STEP):
         height = observations.max_side

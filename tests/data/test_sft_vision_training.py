@@ -144,6 +144,15 @@ def test_steps_do_not_depend_on_micro_batches(model: Path, tmp_path: Path) -> No
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_layers_that_are_computed_again_change_nothing(model: Path, tmp_path: Path) -> None:
+    file = as_folder(tmp_path, *pictured_rows(3))
+    losses = [
+        train(file, model, tmp_path / str(again), gradient_checkpointing=again, tower="trained", epochs=3)[1].losses
+        for again in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_bfloat16_passes_see(model: Path, tmp_path: Path) -> None:
     file = as_folder(tmp_path, *pictured_rows(3))
     _, heard = train(file, model, tmp_path / "out", dtype="bfloat16", max_steps=2, tower="trained")

@@ -121,7 +121,7 @@ def test_the_preset_costs_what_its_comment_says(tmp_path: Path, seeing: Path) ->
     (folder / "preprocessor_config.json").write_text(json.dumps(own))
     shown, images = Observations(images=True, max_side=640, max_pixels=262_144), tokens_of(folder)
     most = most_tokens(images, shown)
-    assert 256 <= most <= 280
+    assert most == 270, "as in benchmarks.scaling_pictures"
     for width, height in ((4000, 3000), (3000, 4000), (1000, 1000), (640, 400), (1920, 1080), (50, 40)):
         side = shown.side_for(width, height)
         picture = Image.new("RGB", (width, height))
