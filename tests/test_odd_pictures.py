@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from published_helpers import ANSWER, CALL, OBSERVATION, sft_row
-from seeing_rows import as_folder, encoded, seeing_model
+from seeing_rows import as_folder, encoded
+from zoo import build
 
 from genevolve_ray.agent.chat import load_tokenizer
 from genevolve_ray.agent.wire import image_block
@@ -90,7 +91,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return seeing_model("qwen3-vl", tmp_path_factory.mktemp("seeing") / "model")
+    return build("qwen3-vl", tmp_path_factory.mktemp("seeing") / "model")
 
 
 class Roles:

@@ -14,7 +14,7 @@ from genevolve_ray.data.truths import explained, no_picture
 from genevolve_ray.models.image_tokens import MAX_ASPECT, Grid, load_image_tokens
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, open_picture
 from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
-from genevolve_ray.records.published.row_pictures import PicturePlace, PictureReader
+from genevolve_ray.records.published.row_pictures import PicturePlace, RowPictureReader
 from genevolve_ray.tools.showing import Observations
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class RowPictures:
             raise ValueError("images=vision, but the model does not see (config.json names no image token)")
         self.tokens, self.processor = tokens, tokens.processor
         self._observations, self._limits = observations, limits or PictureLimits()
-        self._reader = PictureReader(self._limits.max_bytes)
+        self._reader = RowPictureReader(self._limits.max_bytes)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
 
     def placed(self, places: Sequence[PicturePlace]) -> list[RowPicture]:

@@ -67,6 +67,8 @@ class SftRowsConfig(Config):
     """Most tokens of a row; longer rows are rejected, not cut."""
     token_budget: int = Field(default=32768, ge=1)
     """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
+    gradient_checkpointing: bool = False
+    """Compute the decoder layers again in the backward pass in place of keeping their activations; same result."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Data type of forward and backward passes and of the saved weights; master weights and optimizer are float32."""
     device: str = "cpu"
@@ -210,7 +212,7 @@ def train_on_rows(
         FileNotFoundError: for a model folder without config.json or tokenizer.
         PermissionError: for a file of the model folder that cannot be copied.
     """
-    from genevolve_ray.learning.policy import has_tokenizer, load_policy, save_policy, use_threads, vision_tower
+    from genevolve_ray.learning.policy import has_tokenizer, save_policy, use_threads
     from genevolve_ray.learning.sft import train_sft
 
     if config.threads:
@@ -224,9 +226,7 @@ def train_on_rows(
     words, settings = _compare_words(rows.prompts, config), sft_config(config, len(rows.train))
     monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
     out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written fails before the training, not after it.
-    model = load_policy(model_dir, device=config.device)
-    if config.tower == "trained" and (tower := vision_tower(model)) is not None:
-        tower.requires_grad_(True)
+    model = _trainable(model_dir, config)
     examples, every = RowExamples(pictures, report), math.ceil(len(rows.train) / config.global_batch)
     losses = _HeldOutLosses(model, rows.heldout, examples, config, monitor)
 
@@ -264,6 +264,19 @@ def train_on_rows(
         pictures.close()
     (out / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     return provenance
+
+
+def _trainable(model_dir: Path, config: SftRowsConfig) -> PreTrainedModel:
+    """Return the model as it is trained."""
+    from genevolve_ray.learning.build import checkpoint_layers
+    from genevolve_ray.learning.policy import load_policy, vision_tower
+
+    model = load_policy(model_dir, device=config.device)
+    if config.tower == "trained" and (tower := vision_tower(model)) is not None:
+        tower.requires_grad_(True)
+    if config.gradient_checkpointing:
+        checkpoint_layers(model)
+    return model
 
 
 def _encoder(model_dir: Path, config: SftRowsConfig) -> tuple[RowEncoder, RowPictures | None]:

@@ -119,11 +119,12 @@ def test_a_model_that_ships_with_a_package_is_named_as_everywhere(
 
 @pytest.mark.parametrize("kind", ["lines", "parquet"])
 def test_rows_with_pictures_train_a_model_that_sees(genevolve: Callable[..., Any], tmp_path: Path, kind: str) -> None:
-    from seeing_rows import as_folder, as_parquet, pictured_rows, seeing_model
+    from seeing_rows import as_folder, as_parquet, pictured_rows
+    from zoo import build
 
     from genevolve_ray.engines.transformers import TransformersEngine
 
-    model, (rows, files) = seeing_model("qwen3-vl", tmp_path / "model"), pictured_rows(6)
+    model, (rows, files) = build("qwen3-vl", tmp_path / "model"), pictured_rows(6)
     files[5][0] = b""
     file = (as_folder if kind == "lines" else as_parquet)(tmp_path / "rows", rows, files)
     settings = ("images=vision", "profile.observations.images=true", "profile.observations.max_side=128", "epochs=8")

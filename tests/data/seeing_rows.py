@@ -1,4 +1,4 @@
-"""Tiny models that see, and rows with pictures, for the tests of fine-tuning."""
+"""Rows with pictures, for the tests of fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,31 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from published_helpers import ANSWER, CALL, OBSERVATION, sft_row, write_lines, write_parquet
-from zoo import build
 
 SEARCHES = (CALL, OBSERVATION, CALL, OBSERVATION.replace("IMG_001: <image>", "IMG_002: <image>\nIMG_003: <image>"))
 TWO_SEARCHES = (*SEARCHES, ANSWER)
 """One picture, then two."""
-_DEFAULT_SYSTEM = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-)
-_PARTS = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for part in m.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-TEMPLATES = {"qwen2.5-vl": _DEFAULT_SYSTEM + _PARTS, "qwen3-vl": _PARTS}
-"""The form of each model's own: only the older one has a system message by default."""
-
-
-def seeing_model(name: str, folder: Path) -> Path:
-    """Write a tiny model whose template shows pictures."""
-    build(name, folder)
-    for old in ("chat_template.json", "chat_template.jinja"):
-        (folder / old).unlink(missing_ok=True)
-    (folder / "chat_template.jinja").write_text(TEMPLATES[name])
-    return folder
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from published_helpers import ANSWER, CALL, OBSERVATION, sft_row, write_lines
-from seeing_rows import TEMPLATES, as_folder, as_parquet, encoded, noise, pictured_rows, seeing_model
+from seeing_rows import as_folder, as_parquet, encoded, noise, pictured_rows
 from transformers import AutoProcessor
+from zoo import VISION, build
 
 from genevolve_ray.agent.chat import load_tokenizer, parts_of
 from genevolve_ray.data.sft_pictures import RowExamples, RowPictures
@@ -20,14 +21,14 @@ from genevolve_ray.records.published.trajectories import SftRow, read_sft
 from genevolve_ray.tools.showing import Observations
 
 
-@pytest.fixture(scope="module", params=list(TEMPLATES))
+@pytest.fixture(scope="module", params=["qwen2.5-vl", "qwen3-vl"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return seeing_model(request.param, tmp_path_factory.mktemp(request.param) / "model")
+    return build(request.param, tmp_path_factory.mktemp(request.param) / "model")
 
 
 @pytest.fixture(scope="module")
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return seeing_model("qwen3-vl", tmp_path_factory.mktemp("qwen3") / "model")
+    return build("qwen3-vl", tmp_path_factory.mktemp("qwen3") / "model")
 
 
 class Encoding:
@@ -165,11 +166,9 @@ def test_a_row_whose_picture_is_lost_during_training_is_left_out_once_and_named(
 
 
 def test_a_model_that_does_not_see_or_has_no_processor_is_refused(qwen3: Path, tmp_path: Path) -> None:
-    from zoo import build
-
     with pytest.raises(ValueError, match="images=vision, but the model does not see"):
         RowPictures(build("qwen3", tmp_path / "blind"), Observations())
-    bare = seeing_model("qwen3-vl", tmp_path / "bare")
+    bare = build("qwen3-vl", tmp_path / "bare")
     (bare / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="has no image processor"):
         RowPictures(bare, Observations())
@@ -177,7 +176,7 @@ def test_a_model_that_does_not_see_or_has_no_processor_is_refused(qwen3: Path, t
 
 def test_a_template_that_shows_no_pictures_is_refused(qwen3: Path) -> None:
     tokenizer = load_tokenizer(qwen3)
-    tokenizer.chat_template = TEMPLATES["qwen3-vl"].replace("<|image_pad|>", "")
+    tokenizer.chat_template = VISION.replace("<|image_pad|>", "")
     with pytest.raises(ValueError, match="shows 0 image tokens for 1 pictures"):
         RowEncoder(tokenizer, pictures=RowPictures(qwen3, Observations()))
 

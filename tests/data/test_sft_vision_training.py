@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from published_helpers import CALL, OBSERVATION, turn, write_lines
-from seeing_rows import TWO_SEARCHES, as_folder, as_parquet, encoded, noise, pictured_rows, seeing_model
+from seeing_rows import TWO_SEARCHES, as_folder, as_parquet, encoded, noise, pictured_rows
+from zoo import build
 
 from genevolve_ray.agent.chat import load_tokenizer
 from genevolve_ray.data.sft_pictures import RowExamples, RowPictures
 from genevolve_ray.data.sft_rows import RowEncoder
 from genevolve_ray.data.sft_training import SftRowsConfig, train_on_rows
+from genevolve_ray.engines.config import VllmConfig
 from genevolve_ray.engines.protocol import PromptImage
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.learning.policy import load_policy
@@ -52,7 +54,7 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return seeing_model("qwen3-vl", tmp_path_factory.mktemp("seeing") / "model")
+    return build("qwen3-vl", tmp_path_factory.mktemp("seeing") / "model")
 
 
 def train(file: Path, model: Path, out: Path, **settings: Any) -> tuple[dict[str, Any], Silent]:
@@ -83,17 +85,14 @@ def test_rows_with_pictures_are_learned_and_the_checkpoint_serves_the_engine(
     assert json.loads((tmp_path / "out/rejections.json").read_text())["rejected"] == {}
 
 
-async def test_the_engine_scores_a_row_as_the_training_did(model: Path, tmp_path: Path) -> None:
+async def scored(engine: Any, out: Path, file: Path) -> tuple[float, float]:
+    """Return the loss of a row's assistant turns by an engine on the checkpoint, and by the training."""
     from genevolve_ray.learning.sft import evaluate_sft
 
-    file, out = as_folder(tmp_path / "rows", *pictured_rows(2)), tmp_path / "out"
-    train(file, model, out, epochs=1)
     pictures = RowPictures(out, Observations(**SEES["observations"]))  # type: ignore[arg-type]
-    [row, _] = RowEncoder(load_tokenizer(out), pictures=pictures).encode_all(
-        read_sft([file], RejectionReport()), RejectionReport()
-    )
-    examples = RowExamples(pictures, RejectionReport()).of([row])
-    loss = evaluate_sft(load_policy(out), examples).loss
+    encoder, report = RowEncoder(load_tokenizer(out), pictures=pictures), RejectionReport()
+    row = next(encoder.encode_all(read_sft([file], report), report))
+    examples = RowExamples(pictures, report).of([row])
     media, start = [], 0
     for picture, its in zip(row.pictures, pictures.opened([p.place for p in row.pictures]), strict=True):
         start = row.tokens.index(pictures.tokens.id, start)
@@ -101,13 +100,34 @@ async def test_the_engine_scores_a_row_as_the_training_did(model: Path, tmp_path
         sha = hashlib.sha256(data).hexdigest()
         media.append(PromptImage(span=MediaSpan(start=start, end=end, sha256=sha, grid=picture.grid), data=data))
         start = end
-    engine = TransformersEngine(out)
     try:
-        scored = await engine.score(list(row.tokens), media)
+        found = await engine.score(list(row.tokens), media)
     finally:
         await engine.close()
-    said = [scored[place - 1] for start, end in row.spans for place in range(start, end)]
-    assert -sum(said) / len(said) == pytest.approx(loss, abs=1e-4)
+    said = [found[place - 1] for start, end in row.spans for place in range(start, end)]
+    return -sum(said) / len(said), evaluate_sft(load_policy(out), examples).loss
+
+
+async def test_the_engine_scores_a_row_as_the_training_did(model: Path, tmp_path: Path) -> None:
+    file, out = as_folder(tmp_path / "rows", *pictured_rows(2)), tmp_path / "out"
+    train(file, model, out, epochs=1)
+    mine, theirs = await scored(TransformersEngine(out), out, file)
+    assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.e2e
+async def test_vllm_scores_a_row_as_the_training_did(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
+
+    for name, value in vllm_environment().items():
+        monkeypatch.setenv(name, value)  # Ends with the test.
+    file, out = as_folder(tmp_path / "rows", *pictured_rows(2)), tmp_path / "out"
+    train(file, model, out, epochs=2, tower="trained")
+    engine = await VllmEngine.create(out, max_num_seqs=4, config=VllmConfig(max_images=3, kv_cache_mib=64))
+    mine, theirs = await scored(engine, out, file)
+    assert mine == pytest.approx(theirs, abs=1e-4)
 
 
 def colored_rows(count: int) -> tuple[list[dict[str, Any]], list[list[bytes]]]:
@@ -142,6 +162,15 @@ def test_steps_do_not_depend_on_micro_batches(model: Path, tmp_path: Path) -> No
         for budget in (1, 10_000)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_layers_that_are_computed_again_change_nothing(model: Path, tmp_path: Path) -> None:
+    file = as_folder(tmp_path, *pictured_rows(3))
+    losses = [
+        train(file, model, tmp_path / str(again), gradient_checkpointing=again, tower="trained", epochs=3)[1].losses
+        for again in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_bfloat16_passes_see(model: Path, tmp_path: Path) -> None:
@@ -182,8 +211,6 @@ def test_a_tower_is_trained_on_pictures_only() -> None:
 
 
 def test_a_model_that_does_not_see_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    from zoo import build
-
     file = write_lines(tmp_path / "rows.jsonl", [pictured_rows(1)[0][0]])
     with pytest.raises(DataError, match=r"blind: images=vision, but the model does not see"):
         train(file, build("qwen3", tmp_path / "blind"), tmp_path / "out")

@@ -40,7 +40,7 @@ class PicturePlace:
         return self.name if self.file is None else f"{self.name or f'image {self.item}'} in row {self.row + 1}"
 
 
-class PictureReader:
+class RowPictureReader:
     """Read the bytes of pictures. Close it, or use it as a context.
 
     One Parquet file is open at a time, at one row. Rows in their order cost one pass over the file; another order costs,

@@ -13,7 +13,7 @@ import pytest
 from published_helpers import CALL, OBSERVATION, sft_row, write_lines, write_parquet
 
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
-from genevolve_ray.records.published.row_pictures import PicturePlace, PictureReader
+from genevolve_ray.records.published.row_pictures import PicturePlace, RowPictureReader
 from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
 
 TWO = (CALL, OBSERVATION, CALL, OBSERVATION, sft_row()["messages"][-1]["content"])
@@ -52,7 +52,7 @@ def test_pictures_of_parquet_are_found_in_any_order(parquet: Path, order: str) -
     numbered = list(enumerate(rows))
     if order != "forward":
         numbered = numbered[::-1] if order == "backward" else random.Random(1).sample(numbered, 10)
-    with PictureReader(max_bytes=1000) as reader:
+    with RowPictureReader(max_bytes=1000) as reader:
         for number, row in numbered:
             assert [reader.read(place) for place in row.pictures] == [data_of(number, item) for item in range(2)]
 
@@ -66,7 +66,7 @@ def test_a_picture_without_bytes_is_the_file_of_its_path(tmp_path: Path) -> None
     rows = [sft_row(n) | {"images": [{"bytes": data, "path": "a.png"}]} for n, data in enumerate((b"inside", None))]
     (tmp_path / "a.png").write_bytes(b"outside")
     found = rows_of(write_parquet(tmp_path / "rows.parquet", rows))
-    with PictureReader(max_bytes=1000) as reader:
+    with RowPictureReader(max_bytes=1000) as reader:
         assert [reader.read(row.pictures[0]) for row in found] == [b"inside", b"outside"]
 
 
@@ -77,7 +77,7 @@ def test_a_path_is_relative_to_the_folder_of_the_rows_or_to_root(tmp_path: Path)
         file = tmp_path / folder / name
         file.parent.mkdir(parents=True)
         file.write_bytes(folder.encode())
-    with PictureReader(max_bytes=1000) as reader:
+    with RowPictureReader(max_bytes=1000) as reader:
         assert reader.read(rows_of(lines)[0].pictures[0]) == b"rows"
         assert reader.read(rows_of(lines, root=tmp_path / "elsewhere")[0].pictures[0]) == b"elsewhere"
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         "unsafe_path: images: '/etc/passwd'": rows_of(outside)[0].pictures[0],
         "unreadable_image: row 8: the file has 1 rows": PicturePlace(tmp_path, "", outside, 7),
     }
-    with PictureReader(max_bytes=10) as reader:
+    with RowPictureReader(max_bytes=10) as reader:
         for said, place in places.items():
             with pytest.raises(RowFault) as fault:
                 reader.read(place)
