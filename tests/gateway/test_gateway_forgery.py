@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_helpers import MODEL, house
+from gateway_helpers import MODEL, House, house
 from gateway_scene import Scene, chat_of, play
 
 from genevolve_ray.gateway import launch
