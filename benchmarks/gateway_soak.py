@@ -221,7 +221,7 @@ async def soak(minutes: float, workers: int, rate: float, folder: Path) -> dict[
             config.gateway, config, model, parts, folder / "gateway", inside=None, on_listening=servers.append
         ) as outside:
             port = Paced(outside, rate)
-            requests, learner = config.requests.build(store.images), start_learner(config, model, folders)
+            requests, learner = config.requests.build(store.images), start_learner(config, model, folders, store.images)
             evolution = Evolution(config, requests, port, learner, store, NullMonitor(), None)
             version = await evolution.start()
             async with crowd_of(servers[0], folder, workers, model) as crowd:

@@ -161,7 +161,7 @@ async def _run(
     ):
         sources = _Sources(open_source(config, store, NullMonitor().note), _tested(config, plan, store))
         rollouts = build_rollouts(config, model, engine, store.images)
-        learner = start_learner(config, model, folders)
+        learner = start_learner(config, model, folders, store.images)
         steps = 0 if arm is Arm.SFT else config.loop.steps
         if store.last_step > steps:
             raise StoreError(f"run {folder} has already taken {store.last_step} steps, but {steps} are requested")

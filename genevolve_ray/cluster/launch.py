@@ -284,7 +284,7 @@ class Launch:
         options = {"num_cpus": cluster.learner_cpus, "num_gpus": cluster.learner_gpus}
         model = str(self.wanted.policy.model)
         return [
-            self._actor(LearnerWorker, rank, environment, options).remote(self.config, model, rank)
+            self._actor(LearnerWorker, rank, environment, options).remote(self.config, model, self.images_uri, rank)
             for rank in range(len(self._ranks))
         ]
 

@@ -20,6 +20,7 @@ from genevolve_ray.cluster.transports.host import FilesPayload, forget_weights, 
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, remove_leftovers
 from genevolve_ray.records.experience import Lesson, MovedToken
+from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ _STOP_SECONDS = 5.0
 class LearnerWorker:
     """Run one rank of the learner in a process of its own; `start` loads the model."""
 
-    def __init__(self, config: PlacedConfig, model_dir: str, rank: int = 0) -> None:
-        """Keep the settings."""
+    def __init__(self, config: PlacedConfig, model_dir: str, images_uri: str, rank: int = 0) -> None:
+        """Keep the settings; `images_uri` names the store with the pictures that the policy saw."""
         self._config, self._model_dir, self._rank = config, model_dir, rank
+        self._images_uri = images_uri
         self._learner: LocalLearner | None = None
         self._sender: Sender | None = None
 
@@ -73,7 +75,8 @@ class LearnerWorker:
         # replaced keeps what the last one published: workers still load it.
         folders = WeightFolders(run_folder() / f"learner-{self._rank}")
         remove_leftovers()
-        self._learner = start_learner(self._config, Path(self._model_dir), folders, ranks)
+        images = FilesystemImages(self._images_uri)
+        self._learner = start_learner(self._config, Path(self._model_dir), folders, images, ranks)
         if self._config.cluster.weights != "host":
             self._sender = Sender(self._config.cluster.weights, self._rank, self._learner.outgoing())
 

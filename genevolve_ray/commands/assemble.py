@@ -56,7 +56,7 @@ async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: P
     parts = local_parts(config, store.images)
     if config.gateway.only:
         with weight_folders() as folders:
-            learner = start_learner(config, model, folders)
+            learner = start_learner(config, model, folders, store.images)
             async with _gateway(config, model, store, screen, parts, None) as rollouts:
                 yield Ports(rollouts, learner, start_experience(config), GatewayRenderers(None, parts.scoring, meet))
         return

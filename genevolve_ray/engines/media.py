@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.engines.checks import read_model_config, sees
 from genevolve_ray.engines.protocol import MediaMismatch, PromptImage
-from genevolve_ray.models.image_tokens import ImageTokens, load_image_tokens
-from genevolve_ray.records.pictures import ImageRefused, open_picture
+from genevolve_ray.learning.vision import check_places, open_shown
+from genevolve_ray.models.image_tokens import load_image_tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -31,12 +30,9 @@ class PromptImages:
     @property
     def processor(self) -> Any:
         """The model's image processor. Raises ValueError for a model without one."""
-        return self._seeing().processor
-
-    def _seeing(self) -> ImageTokens:
         if not self._sees or self._tokens is None:
             raise MediaMismatch(f"the model in {self._model_dir} does not see")
-        return self._tokens
+        return self._tokens.processor
 
     def opened(self, token_ids: Sequence[int], media: Sequence[PromptImage]) -> list[PillowImage]:
         """Return the pictures of a prompt in RGB, after all checks.
@@ -50,8 +46,8 @@ class PromptImages:
             raise MediaMismatch(
                 f"the prompt has {len(media)} pictures, but the model in {self._model_dir} does not see"
             )
-        _check_places(token_ids, media, self._tokens.id)
-        return [self._open(image) for image in media]
+        check_places(token_ids, [image.span for image in media], self._tokens.id)
+        return [open_shown(image.span, image.data, self._tokens) for image in media]
 
     def collapse(self, token_ids: Sequence[int], media: Sequence[PromptImage]) -> list[int]:
         """Return the prompt with one image token for each picture, which vLLM expands again."""
@@ -60,45 +56,6 @@ class PromptImages:
             short += [*token_ids[position : image.span.start], token_ids[image.span.start]]
             position = image.span.end
         return [*short, *token_ids[position:]]
-
-    def _open(self, image: PromptImage) -> PillowImage:
-        start, end = image.span.start, image.span.end
-        found = hashlib.sha256(image.data).hexdigest()
-        if found != image.span.sha256:
-            raise MediaMismatch(
-                f"the image of tokens [{start}, {end}) is another: sha256 {found[:12]}, the span has "
-                f"{image.span.sha256[:12]}"
-            )
-        try:
-            picture = open_picture(image.data)
-        except ImageRefused as error:
-            raise MediaMismatch(f"the image of tokens [{start}, {end}) cannot be opened: {error}") from error
-        try:
-            grid = self._seeing().grid(picture.width, picture.height)
-        except ValueError as error:
-            raise MediaMismatch(f"the image of tokens [{start}, {end}) cannot be cut into patches: {error}") from error
-        tokens = self._seeing().count(grid)
-        if grid != image.span.grid or end - start != tokens:
-            raise MediaMismatch(
-                f"the image of tokens [{start}, {end}) has patch grid {grid} for {tokens} tokens, the span has "
-                f"{image.span.grid}"
-            )
-        return picture
-
-
-def _check_places(token_ids: Sequence[int], media: Sequence[PromptImage], image_token: int) -> None:
-    position = 0
-    for image in media:
-        start, end = image.span.start, image.span.end
-        if not position <= start < end <= len(token_ids):
-            raise MediaMismatch(f"the image of tokens [{start}, {end}) is out of order, or outside the prompt")
-        strange = next((i for i in range(start, end) if token_ids[i] != image_token), None)
-        if strange is not None:
-            raise MediaMismatch(f"the image of tokens [{start}, {end}) has another token at {strange}")
-        position = end
-    total, covered = list(token_ids).count(image_token), sum(i.span.end - i.span.start for i in media)
-    if total != covered:
-        raise MediaMismatch(f"the prompt has {total} image tokens, but the spans of its pictures cover {covered}")
 
 
 def check_expanded(token_ids: Sequence[int], expanded: Sequence[int], media: Sequence[PromptImage]) -> None:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Config, Record
+from genevolve_ray.records.ledger import MediaMismatch as MediaMismatch
 from genevolve_ray.records.ledger import MediaSpan
 
 
@@ -76,10 +77,6 @@ class WeightUpdateError(GenevolveError, RuntimeError):
 
 class PromptTooLong(GenevolveError, ValueError):
     """Report that the prompt leaves no room in the model's context; the message holds the numbers."""
-
-
-class MediaMismatch(GenevolveError, ValueError):
-    """Report a picture that does not fit its placeholder tokens, or that the engine may not take; names the span."""
 
 
 class ChatReply(Record):

@@ -88,8 +88,8 @@ class WeightLoader:
     def settle_weights(self) -> None:
         """Clear results of the old weights, after an update that vLLM's transfer has finished.
 
-        The learner freezes the vision tower, so pictures have the same states under all versions of a run. They are
-        dropped nevertheless: an update may bring weights of another origin.
+        Pictures are dropped too: their states change where the learner trains the projectors of the vision tower, and an
+        update may bring weights of another origin.
         """
         self.model_runner.reset_encoder_cache()
         self.model_runner.reset_mm_cache()

@@ -129,16 +129,18 @@ async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: Image
 
 
 def start_learner(
-    config: EvolutionConfig, model_dir: Path, folders: WeightFolders, ranks: Ranks | None = None
+    config: EvolutionConfig, model_dir: Path, folders: WeightFolders, images: ImageStore, ranks: Ranks | None = None
 ) -> LocalLearner:
     """Load the learner, or this process's rank of it, with the engines' ban mask; it writes to `folders`.
+
+    `images` is the store of the run, with the pictures that the policy saw.
 
     Raises:
         UserFault: for a policy that cannot be trained under the run's settings.
     """
     chat = load_chat(model_dir, config.date)
     try:
-        return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, ranks)
+        return build_learner(config, model_dir, load_banned(model_dir, chat), chat, folders, images, ranks)
     except ValueError as error:
         raise UserFault(f"the policy {model_dir} cannot be trained: {error}") from error
 
@@ -155,7 +157,7 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
 async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> AsyncIterator[Ports]:
     """Build every part here and close the engine at the end."""
     with weight_folders() as folders:
-        learner = start_learner(config, model_dir, folders)
+        learner = start_learner(config, model_dir, folders, images)
         rollouts, engine = await start_rollouts(config, model_dir, images)
         try:
             yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,14 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.evolution.pictures import ProbeContext, TrajectoryPictures, seeing_probe
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights, WeightFolders
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
-from genevolve_ray.learning.batch import TeacherContext, TrainSequence
+from genevolve_ray.learning.batch import ImageInputs, TeacherContext, TrainSequence
 from genevolve_ray.records.experience import Lesson, MovedToken
+from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
@@ -38,6 +41,8 @@ MOVED_TOKENS = 12
 """Tokens kept for each taught request: those that its experience moved most."""
 _OWN = ("seconds", "tokens_per_second", "tokens", "policy_tokens", "model_flops_per_second")
 """Learner metrics that rollouts have too; they are logged as `learner_...`."""
+PicturesOf = Callable[[Trajectory], ImageInputs | None]
+"""Returns the pictures of a trajectory, None for one without."""
 
 
 class LocalLearner:
@@ -47,24 +52,26 @@ class LocalLearner:
         self,
         learner: Learner | NullLearner,
         advantage: AdvantageConfig,
-        probe: Sequence[int],
+        probe: ProbeContext,
         tolerance: float,
         folders: WeightFolders,
         patch: TeacherPatch | None = None,
+        pictures: Callable[[], PicturesOf] | None = None,
     ) -> None:
         """Wrap a learner.
 
         Args:
             learner: the policy under training.
             advantage: settings of the advantages.
-            probe: the token ids that verify weight updates.
+            probe: the sequence that verifies weight updates.
             tolerance: largest mean |engine - learner| log-prob on them.
             folders: where versions are written.
             patch: builds the teacher's contexts; without one, lessons teach nothing.
+            pictures: begins a step, and returns what reads the pictures of its trajectories.
         """
         self._learner, self._advantage = learner, advantage
-        self._probe, self._tolerance, self._patch = tuple(probe), tolerance, patch
-        self._folders = folders
+        self._probe, self._tolerance, self._patch = probe, tolerance, patch
+        self._folders, self._pictures = folders, pictures
         self._trained: list[Trajectory] = []
 
     async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
@@ -73,10 +80,12 @@ class LocalLearner:
         Raises:
             RuntimeError: when no group has two scores to compare.
             ExperienceLeakError: when a student's context holds experience.
+            StoredPictureMismatch: for a picture that is not the one that the policy saw.
         """
         teachers = _Teachers(self._patch, lessons) if self._patch is not None else None
         self._trained = trained_trajectories(groups)
-        sequences = training_sequences(groups, self._advantage, teachers)
+        pictures = self._pictures() if self._pictures is not None else None
+        sequences = training_sequences(groups, self._advantage, teachers, pictures)
         if not sequences:
             reasons = {t.reason for g in groups for t in g.trajectories if t.outcome is Outcome.INFRA_FAILURE}
             raise RuntimeError(
@@ -113,8 +122,9 @@ class LocalLearner:
 
     async def probe(self) -> Probe:
         """Return the probe that engines with these weights must reproduce."""
-        logprobs = self._learner.raw_logprobs(self._probe)
-        return Probe(token_ids=self._probe, logprobs=tuple(logprobs), tolerance=self._tolerance)
+        probe = self._probe
+        logprobs = tuple(self._learner.raw_logprobs(probe.tokens, probe.images))
+        return Probe(token_ids=probe.tokens, logprobs=logprobs, tolerance=self._tolerance, media=probe.media)
 
     async def write(self, version: int) -> str:
         """Write the weights to a fresh folder for a version, and return it."""
@@ -168,10 +178,10 @@ class _Teachers:
         self._patch, self.too_long = patch, 0
         self._lessons = {lesson.request_id: lesson.experience for lesson in lessons}
 
-    def __call__(self, trajectory: Trajectory) -> TeacherContext | None:
+    def __call__(self, trajectory: Trajectory, images: ImageInputs | None) -> TeacherContext | None:
         self._patch.check_student(trajectory)
         experience = self._lessons.get(trajectory.key.request_id)
-        context = self._patch.context(trajectory, experience) if experience is not None else None
+        context = self._patch.context(trajectory, experience, images) if experience is not None else None
         self.too_long += experience is not None and context is None
         return context
 
@@ -182,6 +192,7 @@ def build_learner(
     banned: Sequence[int],
     chat: ChatFormat,
     folders: WeightFolders,
+    images: ImageStore,
     ranks: Ranks | None = None,
 ) -> LocalLearner:
     """Load the policy and wrap it.
@@ -192,17 +203,31 @@ def build_learner(
         banned: ids that have no probability in engine and learner.
         chat: the policy's template; the probe is drawn from the ids of its tokenizer.
         folders: where versions are written.
+        images: the store of the run, with the pictures that the policy saw.
         ranks: this process's place among several that share the policy.
     """
-    rng = np.random.default_rng(derive_seed(config.seed, "probe"))
-    probe = [int(token) for token in rng.integers(len(chat.tokenizer), size=PROBE_TOKENS)]
+    probe = probe_context(config, banned, chat)
     learner = _policy_learner(config, model_dir, banned, ranks)
     patch = None
     if config.experience.enabled:
         limits = (config.engine_for(context := context_length(model_dir)).max_model_len, context)
         limit = min((n for n in limits if n is not None), default=sys.maxsize)
         patch = TeacherPatch(chat, config.protocol, limit, config.learner.ved.gate_kinds)
-    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch)
+    pictures = partial(TrajectoryPictures, chat.image_tokens, images)
+    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch, pictures)
+
+
+def probe_context(config: EvolutionConfig, banned: Sequence[int], chat: ChatFormat) -> ProbeContext:
+    """Return the probe of a run, which follows from its seed; where the policy sees pictures, it has one."""
+    rng = np.random.default_rng(derive_seed(config.seed, "probe"))
+    sees = chat.image_tokens is not None
+    # A token of a picture that is not there would have no meaning, and such tokens are banned.
+    left_out = frozenset(banned) if sees else frozenset()
+    ids = [i for i in range(len(chat.tokenizer)) if i not in left_out]
+    tokens = [ids[place] for place in rng.integers(len(ids), size=PROBE_TOKENS)]
+    if sees and config.protocol.observations.images and config.rehearsal is None:
+        return seeing_probe(tokens, chat, rng)
+    return ProbeContext(tuple(tokens))
 
 
 def _policy_learner(
@@ -238,26 +263,35 @@ def trained_trajectories(groups: Sequence[Group]) -> list[Trajectory]:
 def training_sequences(
     groups: Sequence[Group],
     config: AdvantageConfig,
-    teacher: Callable[[Trajectory], TeacherContext | None] | None = None,
+    teacher: Callable[[Trajectory, ImageInputs | None], TeacherContext | None] | None = None,
+    pictures: PicturesOf | None = None,
 ) -> list[TrainSequence]:
     """Turn judged groups into sequences with group-relative advantages (PAPER section 3).
 
-    The order is that of `trained_trajectories`. `teacher` returns the teacher's context of a trajectory, None where no
-    bundle was recalled for its request.
+    The order is that of `trained_trajectories`.
+
+    Args:
+        groups: the groups of a step.
+        config: settings of the advantages.
+        teacher: returns the teacher's context of a trajectory with its pictures, None where no bundle was recalled for
+            its request.
+        pictures: returns the pictures of a trajectory; without it, trajectories show none.
     """
     sequences = []
     for _, members in groupby(trained_trajectories(groups), key=lambda t: t.key.request_id):
         scored = list(members)
         advantages = group_advantages([t.score for t in scored], config).values
-        sequences += [
-            TrainSequence(
-                t.ledger.tokens,
-                t.ledger.policy_mask,
-                t.ledger.logprobs,
-                advantage,
-                versions=t.ledger.versions,
-                teacher=teacher(t) if teacher is not None else None,
+        for t, advantage in zip(scored, advantages, strict=True):
+            images = pictures(t) if pictures is not None else None
+            sequences.append(
+                TrainSequence(
+                    t.ledger.tokens,
+                    t.ledger.policy_mask,
+                    t.ledger.logprobs,
+                    advantage,
+                    versions=t.ledger.versions,
+                    teacher=teacher(t, images) if teacher is not None else None,
+                    images=images,
+                )
             )
-            for t, advantage in zip(scored, advantages, strict=True)
-        ]
     return sequences

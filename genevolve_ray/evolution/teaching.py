@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import ProtocolProfile, guide_heads, guide_place, guide_text
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.learning.batch import TeacherContext
+from genevolve_ray.learning.batch import ImageInputs, TeacherContext
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Trajectory
@@ -50,8 +50,13 @@ class TeacherPatch:
         if any(tokens[place : place + len(head)] == head for head in self._heads):
             raise ExperienceLeakError(f"trajectory {trajectory.key} was sampled with experience in its context")
 
-    def context(self, trajectory: Trajectory, experience: Experience) -> TeacherContext | None:
+    def context(
+        self, trajectory: Trajectory, experience: Experience, images: ImageInputs | None = None
+    ) -> TeacherContext | None:
         """Return the teacher's context of a trajectory, None when it is longer than the teacher can score.
+
+        Its pictures are the student's own `images`. Their tokens come later by the length of the guide, and the policy
+        counts positions from the tokens themselves.
 
         Raises:
             PatchError: when the insertion point is not at a boundary of the student's tokens.
@@ -63,7 +68,7 @@ class TeacherPatch:
         before = self._before_guide(ledger)
         place = len(before)
         mask = [*ledger.policy_mask[:place], *([False] * len(guide)), *ledger.policy_mask[place:]]
-        return TeacherContext(insert_guide(ledger.tokens, before, guide), mask, self._gate(trajectory))
+        return TeacherContext(insert_guide(ledger.tokens, before, guide), mask, self._gate(trajectory), images)
 
     def _before_guide(self, ledger: TokenLedger) -> list[int]:
         """Return the student's own tokens before the guide.

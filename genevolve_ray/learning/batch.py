@@ -53,25 +53,44 @@ class TeacherContext:
 
 
 @dataclass(frozen=True)
-class ImageInputs:
-    """Hold pictures as a Qwen-VL vision tower reads them, in the order of their placeholder tokens.
+class PictureInput:
+    """Hold one picture as a Qwen-VL vision tower reads it; sequences that show the same picture share this object.
 
     Attributes:
-        pixel_values: patches of all pictures, one after the other, [patches, patch size].
-        grid_thw: patches of each picture by time, height and width, [pictures, 3].
+        patches: its patches [t * h * w, patch size].
+        grid: number of patches by time, height and width (t, h, w).
+        sha256: hash of the encoded file, by which the tower's features are kept for a step; empty: they are not kept.
     """
 
-    pixel_values: Tensor
-    grid_thw: Tensor
+    patches: Tensor
+    grid: tuple[int, int, int]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Hold the pictures of sequences, at least one, in the order of their placeholder tokens."""
+
+    pictures: tuple[PictureInput, ...]
+
+    @property
+    def pixel_values(self) -> Tensor:
+        """The patches of all pictures, one after the other: a new tensor [patches, patch size]."""
+        import torch
+
+        return torch.cat([p.patches for p in self.pictures])
+
+    @property
+    def grid_thw(self) -> Tensor:
+        """Patches of each picture by time, height and width: int64 [pictures, 3]."""
+        import torch
+
+        return torch.tensor([p.grid for p in self.pictures])
 
     @staticmethod
     def join(parts: Sequence[ImageInputs]) -> ImageInputs | None:
         """Return the pictures of several sequences as one, None without any."""
-        if not parts:
-            return None
-        import torch
-
-        return ImageInputs(torch.cat([p.pixel_values for p in parts]), torch.cat([p.grid_thw for p in parts]))
+        return ImageInputs(tuple(p for part in parts for p in part.pictures)) if parts else None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genevolve_ray.learning.batch import TrainSequence
+    from genevolve_ray.learning.batch import ImageInputs, TrainSequence
 
 NULL_FILE = "null.json"
 """Holds the digest among a version's files."""
@@ -66,7 +66,7 @@ class NullLearner:
         }
         return metrics | ({"parity": sum(gaps) / len(gaps)} if gaps else {})
 
-    def raw_logprobs(self, token_ids: Sequence[int]) -> list[float]:
+    def raw_logprobs(self, token_ids: Sequence[int], images: ImageInputs | None = None) -> list[float]:
         """Return the probe of a weight update."""
         return [null_logprob(self._state)] * (len(token_ids) - 1)
 

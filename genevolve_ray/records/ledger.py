@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.base import Record
 
 
@@ -31,6 +32,10 @@ class SpanKind(StrEnum):
 
 POLICY_KINDS = frozenset({SpanKind.THINK, SpanKind.TOOL_CALL, SpanKind.ANSWER, SpanKind.TEXT})
 CONTEXT_VERSION = -1
+
+
+class MediaMismatch(GenevolveError, ValueError):
+    """Report a picture that does not fit its placeholder tokens, or that may not be taken; names the span."""
 
 
 class Span(Record):

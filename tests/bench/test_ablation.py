@@ -64,7 +64,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
         return built
 
-    def start_learner(config: EvolutionConfig, model: Path, folders: WeightFolders) -> FakeLearner:
+    def start_learner(config: EvolutionConfig, model: Path, folders: WeightFolders, images: Any) -> FakeLearner:
         made["learner"].append(FakeLearner())
         made["learner"][-1].folders = folders
         return made["learner"][-1]

@@ -17,6 +17,8 @@ from cluster_fakes import FakeHandle, FakeMethod, remote_error
 from cluster_run import HERE, build_model, run_config
 from head_node import Head
 from ray.exceptions import ActorDiedError
+from seeing_scene import Scene
+from zoo import build
 
 from genevolve_ray.cluster import learners
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner
@@ -29,6 +31,7 @@ from genevolve_ray.evolution.inprocess import start_learner
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import WeightFolders, remove_leftovers
 from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Trajectory
 from genevolve_ray.records.verdict import Reward
@@ -191,10 +194,11 @@ def actors(tmp_path_factory: pytest.TempPathFactory, shared_cluster: Head) -> It
 async def test_two_ranks_on_ray_learn_what_one_process_learns(actors: Callable[[type], Any], tmp_path: Path) -> None:
     model = build_model(tmp_path / "model")
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60")
-    alone = start_learner(config, Path(model), WeightFolders(tmp_path / "alone"))
+    alone = start_learner(config, Path(model), WeightFolders(tmp_path / "alone"), MemoryImages())
     expected = [await alone.step([group(1)], 1), await alone.step([group(2)], 2)]
     kind = actors(LearnerWorker)
-    learner = RayLearner(lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill)
+    images = str(tmp_path / "images")
+    learner = RayLearner(lambda: [kind.remote(config, model, images, rank) for rank in range(2)], kill=ray.kill)
     await learner.start()
     metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
     probe = (await learner.publish(2)).probe
@@ -225,7 +229,9 @@ async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_si
     config = run_config(tmp_path, "cluster.learner_ranks=2", "cluster.learner_timeout=60", "learner.lr=1e-2", lora)
     kind = actors(LearnerWorker)
     learner = RayLearner(
-        lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill, elsewhere=lambda: True
+        lambda: [kind.remote(config, model, str(tmp_path / "images"), rank) for rank in range(2)],
+        kill=ray.kill,
+        elsewhere=lambda: True,
     )
     source = PolicySource(identity="tiny", model=Path(model))
     worker = actors(RolloutWorker).remote(config, source, str(tmp_path / "images"))
@@ -241,3 +247,28 @@ async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_si
     assert (await worker.stats.remote()).version == 1
     await worker.stop.remote()
     learner.end()
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("_no_leftovers")
+async def test_two_ranks_on_ray_read_the_pictures_of_the_run(actors: Callable[[type], Any], tmp_path: Path) -> None:
+    model = build("qwen3-vl", tmp_path / "model")
+    scene = Scene(model, FilesystemImages(str(tmp_path / "images")))
+    profile = "profile={extends: atlas, observations: {images: true}}"
+    quiet = ("experience.enabled=false", "learner.ved.coefficient=0")
+    config = run_config(tmp_path, profile, *quiet, "cluster.learner_ranks=2", "cluster.learner_timeout=60")
+    alone = start_learner(config, model, WeightFolders(tmp_path / "alone"), scene.images)
+    expected = await alone.step([scene.group()], 1)
+    kind = actors(LearnerWorker)
+    learner = RayLearner(
+        lambda: [kind.remote(config, str(model), str(tmp_path / "images"), rank) for rank in range(2)], kill=ray.kill
+    )
+    await learner.start()
+    metrics = await learner.step([scene.group()], 1)
+    probe = (await learner.publish(1)).probe
+    learner.end()
+    for name in ("loss", "grad_norm", "parity_images", "parity_max"):
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-5), name
+    assert len(probe.media) == 1
+    assert probe.logprobs == pytest.approx((await alone.publish(1)).probe.logprobs, abs=1e-5)

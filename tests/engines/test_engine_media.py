@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ from genevolve_ray.engines.protocol import (
 )
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
-from genevolve_ray.learning.batch import TrainSequence
-from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.batch import ImageInputs, TrainSequence
+from genevolve_ray.learning.config import LearnerConfig, LoraConfig, PublishForm
 from genevolve_ray.learning.step import Learner
-from genevolve_ray.learning.vision import media_inputs, placeholder_tokens
-from genevolve_ray.models.image_processor import load_image_processor, patch_grid
+from genevolve_ray.learning.vision import LedgerPictures
+from genevolve_ray.models.image_processor import patch_grid
+from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.ledger import MediaSpan
 from genevolve_ray.records.pictures import open_picture
 
@@ -61,7 +62,9 @@ class Seeing:
     def __post_init__(self) -> None:
         chat = load_chat(self.folder)
         self.banned = load_banned(self.folder, chat)
-        self.processor = load_image_processor(self.folder)
+        tokens = load_image_tokens(self.folder)
+        assert tokens is not None
+        self.tokens, self.processor = tokens, tokens.processor
         self.learner = Learner(self.folder, LearnerConfig(lr=1e-3, temperature=0.7, threads=1), self.banned)
         self.words = [i for i in range(20, 400) if i not in self.banned]
         config = self.learner.model.config
@@ -81,7 +84,7 @@ class Seeing:
                 continue
             picture = open_picture(part)
             grid = patch_grid(self.processor, picture.width, picture.height)
-            count, start = placeholder_tokens(grid, self.processor.merge_size), len(tokens) + 1
+            count, start = self.tokens.count(grid), len(tokens) + 1
             tokens += [self.start, *[self.image] * count, self.end]
             sha = hashlib.sha256(part).hexdigest()
             media.append(PromptImage(span=MediaSpan(start=start, end=start + count, sha256=sha, grid=grid), data=part))
@@ -90,8 +93,10 @@ class Seeing:
     def sequence(
         self, prompt: Sequence[int], sampled: Sequence[int], media: Sequence[PromptImage], advantage: float = 0.0
     ) -> TrainSequence:
-        data = {id(image.span): image.data for image in media}
-        images = media_inputs([image.span for image in media], lambda span: data[id(span)], self.processor)
+        data = {image.span.sha256: image.data for image in media}
+        images = LedgerPictures(self.tokens).inputs(
+            [*prompt, *sampled], [image.span for image in media], data.__getitem__
+        )
         tokens, mask = [*prompt, *sampled], [False] * len(prompt) + [True] * len(sampled)
         return TrainSequence(tokens, mask, [0.0] * len(tokens), advantage, images=images)
 
@@ -201,6 +206,24 @@ async def test_vllm_samples_what_the_learner_scores(
         await examine(engine, seeing, tmp_path)
 
 
+@pytest.mark.e2e
+async def test_vllm_follows_trained_projectors(seeing: Seeing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states of pictures that an engine keeps belong to one version: the probe shows those that it knows."""
+    from genevolve_ray.engines.vllm import vllm_environment
+
+    for name, value in vllm_environment().items():
+        monkeypatch.setenv(name, value)  # Ends with the test.
+    lora = LoraConfig(rank=4, projector=True, publish=PublishForm.MERGED)
+    config = LearnerConfig(lr=1e-2, temperature=0.7, threads=1, lora=lora)
+    seeing.learner = Learner(seeing.folder, config, seeing.banned)
+    async with running(vllm, seeing) as engine:
+        for version in (1, 2, 3):
+            probe = seeing.publish(tmp_path / f"v{version}")
+            await engine.score(probe.token_ids, probe.media)
+            assert await engine.update(str(tmp_path / f"v{version}"), version, probe) < TOLERANCE
+            await agrees(engine, seeing)
+
+
 async def misfits_are_refused(engine: Engine, seeing: Seeing) -> None:
     prompt, media = seeing.prompt(4, WIDE, 3, TALL, 2)
     first, second = media
@@ -251,7 +274,7 @@ def test_the_learner_tells_another_image_grid_or_place_by_its_log_probs(seeing: 
     assert images is not None and gap(images) < TOLERANCE
     stranger = seeing.sequence(prompt, sampled, seeing.prompt(4, png(9, (96, 64)), 3, TALL, 2)[1]).images
     assert gap(stranger) > 10 * TOLERANCE, "another picture of the same size"
-    turned = type(images)(images.pixel_values, images.grid_thw[:, [0, 2, 1]])
+    turned = ImageInputs(tuple(replace(p, grid=(p.grid[0], p.grid[2], p.grid[1])) for p in images.pictures))
     assert gap(turned) > 10 * TOLERANCE, "the same patches in a grid of the other shape"
     moved, shifted = seeing.prompt(5, WIDE, 2, TALL, 2)
     assert max(abs(a - b) for a, b in zip(seeing.scores(moved, sampled, shifted), right, strict=True)) > 10 * TOLERANCE

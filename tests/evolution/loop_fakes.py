@@ -28,7 +28,11 @@ PROBE = Probe(token_ids=(1, 2), logprobs=(-0.5,))
 def make_config(**changes: Any) -> EvolutionConfig:
     """A run of three steps of 2 x 2; `changes` are keys of `loop`, or of the whole where they are no such keys."""
     loop = {"steps": 3, "requests_per_step": 2, "group_size": 2, "validate_every": 0, "checkpoint_every": 100}
-    rest = {k: changes.pop(k) for k in ("deterministic", "engine", "seed", "checkpoints") if k in changes}
+    rest = {
+        k: changes.pop(k)
+        for k in ("deterministic", "engine", "seed", "checkpoints", "learner", "profile", "experience")
+        if k in changes
+    }
     return EvolutionConfig.model_validate(
         {
             "policy": {"model": "none"},

@@ -13,10 +13,12 @@ from loop_fakes import make_config, make_trajectory
 from safetensors import SafetensorError
 
 from genevolve_ray.evolution.learner import PROBE_TOKENS, LocalLearner, build_learner, training_sequences
+from genevolve_ray.evolution.pictures import ProbeContext
 from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.learning import step as learning_step
 from genevolve_ray.learning.advantage import AdvantageConfig
 from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 
 
@@ -39,7 +41,7 @@ class StubLearner:
 
     save = write_weights
 
-    def raw_logprobs(self, token_ids: Sequence[int]) -> list[float]:
+    def raw_logprobs(self, token_ids: Sequence[int], images: Any = None) -> list[float]:
         return [-1.0] * (len(token_ids) - 1)
 
 
@@ -52,7 +54,8 @@ def attempt(name: str, sample: int, outcome: Outcome, score: float) -> Trajector
 
 
 def port(learner: StubLearner, folder: Path = Path("nowhere")) -> LocalLearner:
-    return LocalLearner(learner, AdvantageConfig(), (3, 1, 2), 1e-4, WeightFolders(folder))  # type: ignore[arg-type]
+    probe = ProbeContext((3, 1, 2))
+    return LocalLearner(learner, AdvantageConfig(), probe, 1e-4, WeightFolders(folder))  # type: ignore[arg-type]
 
 
 GOOD = group((Outcome.SCORED, 0.2), (Outcome.SCORED, 0.8))
@@ -124,12 +127,14 @@ async def test_what_cannot_be_written_is_an_os_error(tmp_path: Path, error: Exce
 
 def test_the_probe_follows_from_the_run_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_step, "Learner", StubLearner)
-    chat: Any = SimpleNamespace(tokenizer=range(50))
-    folders = WeightFolders(Path("nowhere"))
-    probes = [build_learner(make_config(seed=seed), Path("model"), (0, 1), chat, folders)._probe for seed in (1, 1, 2)]
+    chat: Any = SimpleNamespace(tokenizer=range(50), image_tokens=None)
+    folders, images = WeightFolders(Path("nowhere")), MemoryImages()
+    probes = [
+        build_learner(make_config(seed=seed), Path("model"), (0, 1), chat, folders, images)._probe for seed in (1, 1, 2)
+    ]
     assert probes[0] == probes[1] != probes[2]
-    assert len(probes[0]) == PROBE_TOKENS
-    assert all(0 <= token < 50 for token in probes[0])
+    assert len(probes[0].tokens) == PROBE_TOKENS
+    assert all(0 <= token < 50 for token in probes[0].tokens)
 
 
 async def test_the_tokens_that_moved_most_are_named_by_their_place_in_the_ledger() -> None:

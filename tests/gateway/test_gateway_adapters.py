@@ -28,6 +28,7 @@ from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerProgress
 from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.gateway.worker_folder import bring_weights, clear_strangers, version_name
 from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.records.images import MemoryImages
 
 BASE = MODEL / "model.safetensors"
 
@@ -59,7 +60,7 @@ class Versions:
 
     def __init__(self, house: House) -> None:
         folders = WeightFolders(house.folder / "versions")
-        self._house, self._port = house, start_learner(house.config, MODEL, folders)
+        self._house, self._port = house, start_learner(house.config, MODEL, folders, MemoryImages())
         self.sizes: list[int] = []
 
     async def publish(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,18 @@ import pytest
 import torch
 from learning_fakes import sequences
 from PIL import Image
-from ranks import Case, train_on_ranks
 from tiny_vl import IMAGE, VIDEO, VISION_END, VISION_START, build_vl
 from transformers import AutoModelForImageTextToText
 
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.engines.transformers import TransformersEngine
-from genevolve_ray.learning.batch import ImageInputs, TrainSequence
+from genevolve_ray.learning.batch import TrainSequence
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig
 from genevolve_ray.learning.step import Learner
-from genevolve_ray.learning.vision import image_inputs, media_inputs, placeholder_tokens
+from genevolve_ray.learning.vision import LedgerPictures, image_inputs
 from genevolve_ray.models.image_processor import load_image_processor
-from genevolve_ray.records.ledger import MediaSpan
+from genevolve_ray.models.image_tokens import load_image_tokens
+from genevolve_ray.records.ledger import MediaMismatch, MediaSpan
 
 CONFIG = LearnerConfig(lr=1e-3, temperature=0.7)
 BANNED = (0, VISION_START, VISION_END, IMAGE, VIDEO, 63)
@@ -144,23 +145,29 @@ async def test_the_reference_engine_samples_what_the_learner_trains(vl_dir: str,
     assert learner.score([sequence])[0] == pytest.approx(sampled.logprobs, abs=1e-4)
 
 
-@pytest.mark.e2e
-def test_two_ranks_train_a_model_that_sees(vl_dir: str, tmp_path: Path) -> None:
-    first, second = train_on_ranks(Case(vl_dir, CONFIG, (3,)), 2, tmp_path)
-    assert first["metrics"] == second["metrics"]
-    alone = Learner(vl_dir, CONFIG, (0, 63)).train_step(sequences(3, 0), 0)
-    for name in ("loss", "grad_norm"):
-        assert first["metrics"][0][name] == pytest.approx(alone[name], rel=1e-5, abs=1e-5)
-
-
-def test_the_ledgers_media_column_is_checked_against_the_picture(vl_dir: str) -> None:
-    processor = load_image_processor(vl_dir)
+def test_a_file_that_many_sequences_show_is_read_once(vl_dir: str) -> None:
+    tokens = load_image_tokens(vl_dir)
+    assert tokens is not None
     data = io.BytesIO()
     picture(1).save(data, "PNG")
-    span = MediaSpan(start=2, end=6, sha256="0" * 64, grid=(1, 4, 4))
-    found = media_inputs([span], lambda _: data.getvalue(), processor)
-    assert isinstance(found, ImageInputs) and found.pixel_values.shape == (16, 3 * 2 * 16 * 16)
-    assert placeholder_tokens((1, 4, 4), 2) == 4
-    assert media_inputs([], lambda _: b"", processor) is None
-    with pytest.raises(ValueError, match=r"\[2, 7\) has patch grid \(1, 4, 4\) for 4 tokens"):
-        media_inputs([span.model_copy(update={"end": 7})], lambda _: data.getvalue(), processor)
+    sha256 = hashlib.sha256(data.getvalue()).hexdigest()
+    span = MediaSpan(start=2, end=6, sha256=sha256, grid=(1, 4, 4))
+    context = [1, VISION_START, IMAGE, IMAGE, IMAGE, IMAGE, VISION_END, 2]
+    asked = []
+
+    def read(wanted: str) -> bytes:
+        asked.append(wanted)
+        return data.getvalue()
+
+    reader = LedgerPictures(tokens)
+    found = reader.inputs(context, [span], read)
+    twice = reader.inputs([*context, *context], [span, span.moved(len(context))], read)
+    assert found is not None and twice is not None and asked == [sha256]
+    assert found.pixel_values.shape == (16, 3 * 2 * 16 * 16)
+    assert all(one is found.pictures[0] for one in twice.pictures)
+    assert torch.equal(found.pixel_values, image_inputs([picture(1)], tokens.processor).pixel_values)
+    assert reader.inputs(context[:2], [], read) is None
+    with pytest.raises(
+        MediaMismatch, match=r"\[2, 6\) has patch grid \(1, 4, 4\) for 4 tokens, the span has \(1, 2, 8\)"
+    ):
+        reader.inputs(context, [span.model_copy(update={"grid": (1, 2, 8)})], read)
