@@ -45,6 +45,7 @@ from genevolve_ray.gateway.launch import local_parts, open_gateway
 from genevolve_ray.gateway.reasons import GatewayRefusal
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.wire import compress
+from genevolve_ray.gateway.worker_pictures import WorkerPictures
 from genevolve_ray.learning.null import NullLearner
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.trajectory import SampleKey
@@ -165,7 +166,8 @@ async def _work(plan: Plan, token: str, chat: Any, late: list[str]) -> None:
             if weights is None:
                 continue
             await engine.update(str(Path(plan.folder) / "published"), weights.version)
-            runner = EpisodeRunner(client, engine, chat, PROFILES[card.profile], card.tools)
+            pictures = WorkerPictures(client, Path(plan.folder) / "pictures")
+            runner = EpisodeRunner(client, engine, chat, PROFILES[card.profile], card.tools, pictures)
             while True:
                 for grant in await client.lease(1, 20):
                     async with kept(client, grant):

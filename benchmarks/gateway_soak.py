@@ -38,6 +38,7 @@ from genevolve_ray.gateway.launch import local_parts, open_gateway
 from genevolve_ray.gateway.reasons import GatewayRefusal
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.wire import LeaseGrant
+from genevolve_ray.gateway.worker_pictures import WorkerPictures
 from genevolve_ray.records.trajectory import Trajectory
 
 BATCH, GROUP = 8, 6
@@ -113,7 +114,8 @@ class Crowd:
             client = GatewayClient(self.url, token, attempts=8)
             try:
                 card = await client.run()
-                runner = EpisodeRunner(client, self.engine, self.chat, PROFILES[card.profile], card.tools)
+                pictures = WorkerPictures(client, self.folder / "pictures")
+                runner = EpisodeRunner(client, self.engine, self.chat, PROFILES[card.profile], card.tools, pictures)
                 while await self._episode(client, runner, dice, mortal):
                     pass
             except GatewayDown:

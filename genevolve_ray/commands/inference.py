@@ -163,7 +163,7 @@ def rollout_run(
         )
         result = carry_out(job)
     if sft is not None:
-        report = write_sft_rows(sft, result.rows)
+        report = write_sft_rows(sft, result.rows, out)
         CONSOLE.print(f"{sft}: {report.text()}", highlight=False, soft_wrap=True)
     CONSOLE.print(f"{out / 'results.json'}", highlight=False, soft_wrap=True)
     return result.exit_code

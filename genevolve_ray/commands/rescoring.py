@@ -173,6 +173,7 @@ def _row(store: RunStore, out: Path, row_id: str, request: Request, trajectory: 
         asked,
         trajectory,
         local_path=lambda img_id, hit: _picture(store, out, hit.image),
+        shown_path=lambda ref: _picture(store, out, ref),
         provenance={"outcome": Outcome.SCORED.value, "key": str(trajectory.key)},
     )
     assert trajectory.rendered is not None

@@ -22,9 +22,11 @@ from genevolve_ray.gateway.meters import CONTENT_TYPE
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.versions import read_range
 from genevolve_ray.gateway.wire import (
+    BLIND_PROTOCOL,
     ZSTD,
     FileCard,
     LeaseOrder,
+    OwnAnswer,
     RefusalBody,
     ToolOrder,
     compress,
@@ -55,6 +57,8 @@ def create_app(gateway: Gateway) -> FastAPI:
     app.add_api_route("/v1/leases", door.lease, methods=["POST"])
     app.add_api_route("/v1/leases/{lease}/renew", door.renew, methods=["POST"])
     app.add_api_route("/v1/leases/{lease}/tools", door.tools, methods=["POST"])
+    app.add_api_route("/v1/leases/{lease}/observations", door.show, methods=["POST"])
+    app.add_api_route("/v1/leases/{lease}/images/{sha256}", door.picture, methods=["GET"])
     app.add_api_route("/v1/leases/{lease}/trajectory", door.trajectory, methods=["POST"])
     app.add_api_route("/v1/leases/{lease}", door.give_back, methods=["DELETE"])
     app.add_api_route("/v1/images", door.image, methods=["PUT"])
@@ -121,10 +125,10 @@ class _Door:
         """Report that the gateway is running; no other information is given without a token."""
         return PlainTextResponse("ok")
 
-    async def run(self, request: Request) -> Response:
-        """Describe the run."""
+    async def run(self, request: Request, protocol: int = BLIND_PROTOCOL) -> Response:
+        """Describe the run to a worker; older ones do not name their protocol."""
         await self._admit(request)
-        return _json(self._gateway.card())
+        return _json(self._gateway.card(protocol))
 
     async def model(self, request: Request, name: str) -> Response:
         """Serve a part of a file of the model folder."""
@@ -175,6 +179,25 @@ class _Door:
         body = await self._body(request, who, _TOOL_BYTES)
         order = await self._gateway.aside(who, len(body), lambda: read_body(ToolOrder, body))
         return _json(await while_connected(request, self._gateway.call(who, lease, order)))
+
+    async def show(self, request: Request, lease: str) -> Response:
+        """Say what the policy sees of the answer of a trusted worker's own tool."""
+        who = await self._admit(request, Scope.OWN_TOOLS)
+        body = await self._body(request, who, _TOOL_BYTES)
+        order = await self._gateway.aside(who, len(body), lambda: read_body(OwnAnswer, body))
+        return _json(await self._gateway.show(who, lease, order.answer))
+
+    async def picture(self, request: Request, lease: str, sha256: str) -> Response:
+        """Serve a picture that the policy is shown in an episode."""
+        who = await self._admit(request)
+        gateway = self._gateway
+
+        async def loaded() -> tuple[bytes, dict[str, str]]:
+            data, media_type = await gateway.picture(who, lease, sha256)
+            gateway.meters.bytes_out += len(data)
+            return data, {"Content-Type": media_type, "Content-Length": str(len(data))}
+
+        return _FilePart(self._turn(who), loaded, status=200)
 
     async def trajectory(self, request: Request, lease: str) -> Response:
         """Accept a played episode."""
@@ -232,15 +255,20 @@ class _Door:
             sent(len(data))
             return data, headers
 
-        return _FilePart(self._downloads.setdefault(who.name, asyncio.Semaphore(_DOWNLOADS)), loaded)
+        return _FilePart(self._turn(who), loaded)
+
+    def _turn(self, who: TokenEntry) -> asyncio.Semaphore:
+        return self._downloads.setdefault(who.name, asyncio.Semaphore(_DOWNLOADS))
 
 
 class _FilePart(Response):
-    """Load a part of a file when its turn comes, and send it in pieces, so that few parts are in memory at once."""
+    """Load a file or a part of one when its turn comes, and send it in pieces, so that few parts are in memory at once."""
 
-    def __init__(self, turn: asyncio.Semaphore, load: Callable[[], Awaitable[tuple[bytes, dict[str, str]]]]) -> None:
+    def __init__(
+        self, turn: asyncio.Semaphore, load: Callable[[], Awaitable[tuple[bytes, dict[str, str]]]], status: int = 206
+    ) -> None:
         """Keep the functions; nothing is read yet."""
-        super().__init__(status_code=206)
+        super().__init__(status_code=status)
         self._turn, self._load = turn, load
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:

@@ -18,9 +18,11 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.versions import RANGE_BYTES
 from genevolve_ray.gateway.wire import (
+    PROTOCOL,
     ZSTD,
     FileCard,
     LeaseGrant,
+    OwnAnswer,
     Push,
     RunCard,
     ToolAnswer,
@@ -86,7 +88,7 @@ class GatewayClient:
 
     async def run(self) -> RunCard:
         """Return the description of the run."""
-        return await self._get(RunCard, "/v1/run")
+        return _read(RunCard, await self.call("GET", "/v1/run", params={"protocol": str(PROTOCOL)}))
 
     async def weights(self, after: int, wait: float = 0.0) -> WeightsCard | None:
         """Return the newest version when it is beyond `after`."""
@@ -118,6 +120,19 @@ class GatewayClient:
     async def put_image(self, data: bytes) -> ImageRef:
         """Upload a picture of a tool of the worker's own; return its reference inside."""
         return _read(ImageRef, await self.call("PUT", "/v1/images", content=data))
+
+    async def show(self, lease: str, answer: ToolAnswer) -> ToolAnswer:
+        """Return the answer of a tool of the worker's own with what the policy sees of it."""
+        body = OwnAnswer(answer=answer).model_dump(mode="json")
+        return _read(ToolAnswer, await self.call("POST", f"/v1/leases/{lease}/observations", json=body))
+
+    async def picture(self, lease: str, sha256: str) -> bytes:
+        """Return a picture that the policy is shown. Raises GatewayDown when it does not match its hash."""
+        answer = await self.call("GET", f"/v1/leases/{lease}/images/{sha256}")
+        self.received += len(answer.content)
+        if hashlib.sha256(answer.content).hexdigest() != sha256:
+            raise GatewayDown(f"picture {sha256[:12]} arrived damaged")
+        return answer.content
 
     async def push(self, lease: str, push: Push) -> None:
         """Push an episode. A retry that finds the lease answered counts as success."""
@@ -165,9 +180,6 @@ class GatewayClient:
             part.unlink()
             raise GatewayDown(f"{path} arrived damaged")
         await asyncio.to_thread(os.replace, part, target)
-
-    async def _get(self, kind: type[M], path: str) -> M:
-        return _read(kind, await self.call("GET", path))
 
     async def call(self, method: str, path: str, *, attempts: int | None = None, **options: Any) -> httpx.Response:
         """Call the gateway.

@@ -15,7 +15,8 @@ from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.episodes import OwnTools
 from genevolve_ray.gateway.wire import RunCard
-from genevolve_ray.gateway.worker import StartEngine, Worker, WorkerConfig, WorkerError, start_engine
+from genevolve_ray.gateway.worker import StartEngine, Worker, WorkerConfig
+from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.secrets import shown
 

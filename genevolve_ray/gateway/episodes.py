@@ -14,6 +14,7 @@ from genevolve_ray.engines.protocol import Engine
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.wire import LeaseGrant, LedgerBody, OwnCall, Push, ToolAnswer, ToolOrder
+from genevolve_ray.gateway.worker_pictures import WorkerPictures
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageSearchObservation, Observation
@@ -40,9 +41,11 @@ class EpisodeRunner:
         chat: ChatFormat,
         profile: ProtocolProfile,
         tools: tuple[ToolCard, ...],
+        pictures: WorkerPictures,
         own: OwnTools | None = None,
     ) -> None:
-        """Combine the parts; `own` replaces the tools of the same names."""
+        """Combine the parts; `pictures` are those that the policy sees, `own` replaces the tools of the same names."""
+        self._pictures = pictures
         self._client, self._engine, self._chat, self._profile, self._tools = client, engine, chat, profile, tools
         self._own = own
 
@@ -51,15 +54,16 @@ class EpisodeRunner:
         recorded: list[OwnCall] = []
         tools: dict[str, Tool]
         if self._own is None:
-            calls = _Calls(self._client, grant.id)
+            calls = _Calls(self._client, grant.id, self._pictures)
             tools = {card.name: _OutsideTool(card, calls) for card in self._tools}
         else:
-            tools = {c.name: _OwnTool(c, self._own, self._client, recorded) for c in self._tools}
+            shown = _Shown(self._client, grant.id, self._pictures) if self._profile.observations.images else None
+            tools = {c.name: _OwnTool(c, self._own, self._client, recorded, shown) for c in self._tools}
         trajectory = await run_episode(
             # The judges' part of the request stays inside; the policy reads only the prompt.
             Request(id=grant.id, prompt=grant.prompt, eval_type=EvalType.QUALITY),
             key=SampleKey(step=0, request_id=grant.id, sample=0),
-            session=TokenSession(self._engine, self._chat, grant.sampling),
+            session=TokenSession(self._engine, self._chat, grant.sampling, self._pictures.get),
             tools=tools,
             profile=self._profile,
             seed=grant.seed,
@@ -75,8 +79,8 @@ class EpisodeRunner:
 class _Calls:
     """Record the tool calls of one episode, in order."""
 
-    def __init__(self, client: GatewayClient, lease: str) -> None:
-        self._client, self._lease, self._index = client, lease, 0
+    def __init__(self, client: GatewayClient, lease: str, pictures: WorkerPictures) -> None:
+        self._client, self._lease, self._pictures, self._index = client, lease, pictures, 0
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Observation:
         order = ToolOrder(index=self._index, name=name, arguments=arguments)
@@ -86,7 +90,7 @@ class _Calls:
             raise ToolArgumentError(answer.argument_error)
         if answer.observation is None:
             raise InfraFailure(answer.outage or "the gateway's tool returned nothing")
-        return answer.observation
+        return await self._pictures.bring(self._lease, answer.observation)
 
 
 class _OutsideTool:
@@ -101,15 +105,29 @@ class _OutsideTool:
         return await self._calls.call(self.name, arguments)
 
 
+class _Shown:
+    """Ask the gateway what the policy sees of a worker's own observation, and fetch it."""
+
+    def __init__(self, client: GatewayClient, lease: str, pictures: WorkerPictures) -> None:
+        self._client, self._lease, self._pictures = client, lease, pictures
+
+    async def observation(self, own: Observation) -> Observation:
+        answer = await self._client.show(self._lease, ToolAnswer.model_validate({"observation": own}))
+        assert answer.observation is not None, "the answer to an observation is an observation"
+        return await self._pictures.bring(self._lease, answer.observation)
+
+
 class _OwnTool:
     """Execute a tool on this worker.
 
     Its pictures are uploaded first, so that both sides use the same references.
     """
 
-    def __init__(self, card: ToolCard, own: OwnTools, client: GatewayClient, recorded: list[OwnCall]) -> None:
+    def __init__(
+        self, card: ToolCard, own: OwnTools, client: GatewayClient, recorded: list[OwnCall], shown: _Shown | None
+    ) -> None:
         self.name, self.description, self.parameters = card.name, card.description, card.parameters
-        self._own, self._client, self._recorded = own, client, recorded
+        self._own, self._client, self._recorded, self._shown = own, client, recorded, shown
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
         """Execute the tool and record the result."""
@@ -134,7 +152,8 @@ class _OwnTool:
             hit.model_copy(update={"image": await self._client.put_image(self._own.images.get(hit.image))})
             for hit in observation.hits
         ]
-        return observation.model_copy(update={"hits": tuple(hits)})
+        brought: Observation = observation.model_copy(update={"hits": tuple(hits)})
+        return brought if self._shown is None else await self._shown.observation(brought)
 
 
 def ledger_body(ledger: TokenLedger) -> LedgerBody:
@@ -145,4 +164,5 @@ def ledger_body(ledger: TokenLedger) -> LedgerBody:
         logprobs=ledger.logprobs,
         versions=ledger.versions,
         spans=ledger.spans,
+        media=ledger.media,
     )

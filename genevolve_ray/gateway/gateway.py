@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,25 @@ from typing import TypeVar
 
 from genevolve_ray import __version__
 from genevolve_ray.engines.protocol import Probe
-from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.auth import Scope, TokenEntry, TokenFile, require
 from genevolve_ray.gateway.config import MIB, GatewayConfig
 from genevolve_ray.gateway.connections import Connections
 from genevolve_ray.gateway.farewell import Farewell
 from genevolve_ray.gateway.inspector import Inspector, PolicyFacts
-from genevolve_ray.gateway.leases import Call, LeaseTable, SampleLease
+from genevolve_ray.gateway.leases import LeaseTable, SampleLease
 from genevolve_ray.gateway.limits import Bucket
 from genevolve_ray.gateway.logprobs import Scorer
 from genevolve_ray.gateway.meters import Meters
 from genevolve_ray.gateway.quarantine import Quarantine
 from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.tool_calls import CallTool, ToolCalls
 from genevolve_ray.gateway.versions import MODEL_SUFFIXES, VersionStore, describe, describe_base
 from genevolve_ray.gateway.wire import (
+    BLIND_PROTOCOL,
     PROTOCOL,
     LeaseGrant,
     LeaseOrder,
-    OwnCall,
     Receipt,
     RunCard,
     ToolAnswer,
@@ -37,21 +37,14 @@ from genevolve_ray.gateway.wire import (
     WeightsCard,
 )
 from genevolve_ray.records.images import ImageRef, ImageStore
-from genevolve_ray.records.observation import ImageSearchObservation
-from genevolve_ray.records.pictures import ImageRefused, clean_picture
-from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
+from genevolve_ray.tools.protocol import ToolCard
 
 _PARSERS = 1
 """Large bodies that are parsed at once; each token has one turn at a time."""
 _INLINE_BYTES = 64 << 10
 """Bodies up to this size are parsed in the event loop."""
-_PICTURES = 20_000
-"""Pictures of workers' own tools that observations may still refer to."""
 T = TypeVar("T")
-CallTool = Callable[[Tool, dict[str, object], EpisodeContext], Awaitable[object]]
-"""Executes a tool call in the event loop of the tool."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,7 @@ class Gateway:
             folder: where evidence is kept.
             weights: an empty folder for published versions.
             call_tool: executes tool calls in another event loop.
-            images: the store for pictures of trusted workers' own tools.
+            images: the run's store, for the pictures of tools.
         """
         self.config, self.run, self.facts = config, run, facts
         self.tokens = TokenFile(config.tokens)
@@ -110,10 +103,11 @@ class Gateway:
         self.meters = Meters()
         self.model_files = describe(run.model_dir, MODEL_SUFFIXES)
         self.base_files = describe_base(run.model_dir) if run.adapter else ()
-        self._inspector = Inspector(facts, config.trust, self.version_store, scorer)
+        self._inspector = Inspector(facts, config.trust, self.version_store, scorer, images)
         self._scorer = scorer
-        self._call_tool: CallTool = call_tool or (lambda tool, arguments, context: tool.call(arguments, context))
-        self._images, self._pictures = images, dict[ImageRef, None]()
+        self.tool_calls = ToolCalls(
+            facts, self.lease_table, call_tool=call_tool, images=images, own_tools=config.trust.own_tools
+        )
         self._buckets: dict[str, Bucket] = {}
         self._volumes: dict[str, Bucket] = {}
         self._turns: dict[str, asyncio.Lock] = {}
@@ -180,12 +174,22 @@ class Gateway:
             self.farewell.check(entry.name)
         return entry
 
-    def card(self) -> RunCard:
-        """Return the facts that a worker needs about the run."""
+    def card(self, protocol: int = PROTOCOL) -> RunCard:
+        """Return the facts that a worker needs about the run.
+
+        Raises GatewayRefusal for a worker of an older `protocol` where the policy sees pictures.
+        """
         facts, run = self.facts, self.run
+        needed = PROTOCOL if facts.profile.observations.images else BLIND_PROTOCOL
+        if protocol < needed:
+            raise GatewayRefusal(
+                RefusalReason.SCOPE,
+                f"the policy of this run sees pictures (protocol {needed}), this worker knows protocol {protocol}: "
+                "install a newer genevolve_ray",
+            )
         return RunCard.model_validate(
             {
-                "protocol": PROTOCOL,
+                "protocol": needed,
                 "package": __version__,
                 "run": run.name,
                 "profile": facts.profile.name,
@@ -238,50 +242,16 @@ class Gateway:
         )
 
     async def call(self, who: TokenEntry, lease_id: str, order: ToolOrder) -> ToolAnswer:
-        """Execute a tool call of an episode, once, and record it.
+        """Execute a tool call of an episode; see `ToolCalls.call`."""
+        return await self.tool_calls.call(self.lease_table.find(lease_id, who.name), order)
 
-        A call goes on when its client disconnects, and a repeated request receives its answer.
-        """
-        lease = self.lease_table.find(lease_id, who.name)
-        done, running = len(lease.calls), lease.running
-        if order.index > done or order.index >= self.facts.profile.max_turns:
-            raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} of {done} so far")
-        if order.index < done:
-            known = lease.calls[order.index]
-            self._check_repeated(order, known.name, known.arguments)
-            return known.answer
-        if running is None:
-            running = lease.running = (order, asyncio.create_task(self._record(lease, order)))
-        self._check_repeated(order, running[0].name, running[0].arguments)
-        return await asyncio.shield(running[1])
+    async def picture(self, who: TokenEntry, lease_id: str, sha256: str) -> tuple[bytes, str]:
+        """Return a picture that the policy is shown in an episode; see `ToolCalls.picture`."""
+        return await self.tool_calls.picture(self.lease_table.find(lease_id, who.name), sha256)
 
-    def _check_repeated(self, order: ToolOrder, name: str, arguments: dict[str, object]) -> None:
-        if (name, arguments) != (order.name, order.arguments):
-            raise GatewayRefusal(RefusalReason.CALL_ORDER, f"call {order.index} differs from the first request")
-
-    async def _record(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
-        try:
-            answer = await self._carry_out(lease, order)
-            lease.calls.append(Call(order.name, order.arguments, answer))
-            self.lease_table.progressed(lease)
-            return answer
-        finally:
-            lease.running = None
-
-    async def _carry_out(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
-        tool = self.facts.tools.get(order.name)
-        if tool is None:
-            raise GatewayRefusal(RefusalReason.MALFORMED, f"unknown tool {order.name[:64]!r}")
-        task = lease.sample.task
-        try:
-            observation = await self._call_tool(
-                tool, order.arguments, EpisodeContext(request=task.request, seed=task.seed)
-            )
-        except ToolArgumentError as error:
-            return ToolAnswer(argument_error=str(error))
-        except InfraFailure as error:
-            return ToolAnswer(outage=redacted(str(error)))
-        return ToolAnswer.model_validate({"observation": observation})
+    async def show(self, who: TokenEntry, lease_id: str, answer: ToolAnswer) -> ToolAnswer:
+        """Return the answer of a worker's own tool with what the policy sees of it; see `ToolCalls.show`."""
+        return await self.tool_calls.show(who, self.lease_table.find(lease_id, who.name), answer)
 
     @asynccontextmanager
     async def receiving(self, who: TokenEntry, lease_id: str) -> AsyncIterator[None]:
@@ -329,9 +299,8 @@ class Gateway:
                     self.lease_table.refuse, lease
                 )  # independent of the cause, another worker plays the sample
                 push = await self.aside(who, len(body), lambda: self._inspector.read(lease, body))
-                if push.own_calls:
-                    self._check_own_tools(who, push.own_calls)
-                trajectory = await self._inspector.inspect(lease, push, meter)
+                own = await self.tool_calls.own(who, push.own_calls)
+                trajectory = await self._inspector.inspect(lease, push, own, meter)
                 self.lease_table.accept(lease, trajectory)
                 undo.pop_all()
         except GatewayRefusal as refusal:
@@ -345,34 +314,8 @@ class Gateway:
         return Receipt(tokens=tokens)
 
     async def put_image(self, who: TokenEntry, body: bytes) -> ImageRef:
-        """Accept a picture that a trusted worker's own tool found; it is decoded here, and only its pixels are kept."""
-        self._check_own_tools(who)
-        try:
-            picture = await asyncio.to_thread(clean_picture, body)
-        except ImageRefused as error:
-            raise GatewayRefusal(RefusalReason.MALFORMED, str(error)) from error
-        assert self._images is not None, "a gateway that accepts observations needs an image store"
-        ref = await asyncio.to_thread(
-            self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
-        )
-        self._pictures[ref] = None
-        while len(self._pictures) > _PICTURES:
-            del self._pictures[next(iter(self._pictures))]
-        return ref
-
-    def _check_own_tools(self, who: TokenEntry, calls: Sequence[OwnCall] = ()) -> None:
-        """Check that a worker may send observations of its own tools, and that it uploaded their pictures."""
-        require(who, Scope.OWN_TOOLS)
-        if not self.config.trust.own_tools or self._images is None:
-            raise GatewayRefusal(
-                RefusalReason.SCOPE, "this run accepts no observations of workers (gateway.trust.own_tools)"
-            )
-        for call in calls:
-            observation = call.answer.observation
-            hits = observation.hits if isinstance(observation, ImageSearchObservation) else ()
-            # Only known references: one from outside could name any file.
-            if any(hit.image not in self._pictures for hit in hits):
-                raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "an image was not uploaded before")
+        """Accept a picture that a trusted worker's own tool found."""
+        return await self.tool_calls.put_image(who, body)
 
     async def _strike(self, worker: str, refusal: GatewayRefusal, evidence: Mapping[str, object]) -> None:
         if refusal.reason not in FORGERIES:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import ProtocolProfile, built_in
+from genevolve_ray.engines.protocol import PromptImage
 from genevolve_ray.gateway.config import TrustConfig
 from genevolve_ray.gateway.leases import Call, SampleLease
 from genevolve_ray.gateway.logprobs import Scorer, Scores
@@ -17,6 +19,7 @@ from genevolve_ray.gateway.replay import check_columns, rebuild
 from genevolve_ray.gateway.trust import TOLERANCES, Calibration, logprob_gap
 from genevolve_ray.gateway.versions import VersionStore
 from genevolve_ray.gateway.wire import Push, read_push
+from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
 
@@ -42,8 +45,16 @@ class PolicyFacts:
 class Inspector:
     """Turn pushed episodes into the gateway's own trajectories, or refuse them."""
 
-    def __init__(self, facts: PolicyFacts, config: TrustConfig, version_store: VersionStore, scorer: Scorer) -> None:
-        """Combine the parts."""
+    def __init__(
+        self,
+        facts: PolicyFacts,
+        config: TrustConfig,
+        version_store: VersionStore,
+        scorer: Scorer,
+        images: ImageStore | None = None,
+    ) -> None:
+        """Combine the parts; `images` holds the pictures that the policy sees."""
+        self._images = images
         self._facts, self._config, self._version_store, self._scorer = facts, config, version_store, scorer
         mean, largest = TOLERANCES[facts.dtype]
         self._mean, self._largest = config.mean_tolerance or mean, config.token_tolerance or largest
@@ -66,8 +77,8 @@ class Inspector:
         )
         return push
 
-    async def inspect(self, lease: SampleLease, push: Push, meter: WorkerMeter) -> Trajectory:
-        """Return the trajectory for training.
+    async def inspect(self, lease: SampleLease, push: Push, own: Sequence[Call], meter: WorkerMeter) -> Trajectory:
+        """Return the trajectory for training; `own` are the calls that a trusted worker executed itself.
 
         Raises:
             GatewayRefusal: for an episode that fails a check; the evidence holds the scores where there are any.
@@ -76,7 +87,7 @@ class Inspector:
         trajectory = await rebuild(
             task,
             push.ledger,
-            self._calls(lease, push),
+            lease.calls or own,
             worker=lease.owner,
             chat=facts.chat,
             profile=facts.profile,
@@ -89,11 +100,6 @@ class Inspector:
         if trajectory.ledger.policy_tokens and self._is_due(meter):
             await self._score(trajectory, lease, meter)
         return trajectory
-
-    def _calls(self, lease: SampleLease, push: Push) -> list[Call]:
-        if push.own_calls and not lease.calls:
-            return [Call(call.name, call.arguments, call.answer) for call in push.own_calls]
-        return lease.calls
 
     def _is_due(self, meter: WorkerMeter) -> bool:
         return meter.scored < self._config.probation or self._dice.random() < self._config.spot_check
@@ -131,10 +137,24 @@ class Inspector:
         """Return the scores of the policy tokens, each under the version that sampled it."""
         ledger, sampling = trajectory.ledger, lease.sample.task.sampling
         versions = [v for v, policy in zip(ledger.versions, ledger.policy_mask, strict=True) if policy]
+        pictures = await asyncio.to_thread(self._pictures, trajectory)
         found = {}
         for version in sorted(set(versions)):
             folder = self._version_store.get(version).folder
             found[version] = await self._scorer.score(
-                folder, ledger.tokens, ledger.policy_mask, sampling.temperature, sampling.top_p
+                folder, ledger.tokens, ledger.policy_mask, sampling.temperature, sampling.top_p, pictures
             )
         return Scores(*([found[v][column][i] for i, v in enumerate(versions)] for column in range(4)))
+
+    def _pictures(self, trajectory: Trajectory) -> list[PromptImage]:
+        """Return the pictures of a trajectory as the gateway stores them. Raises GatewayRefusal for a missing one."""
+        if not trajectory.ledger.media:
+            return []
+        assert self._images is not None, "a gateway whose tools show pictures needs their store"
+        try:
+            return [
+                PromptImage(span=span, data=self._images.get(trajectory.shown(span.sha256)))
+                for span in trajectory.ledger.media
+            ]
+        except OSError as error:
+            raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "a picture that the tools showed is missing") from error

@@ -19,6 +19,7 @@ from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.shares import Shares
 from genevolve_ray.gateway.wire import ToolAnswer, ToolOrder
+from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.trajectory import Trajectory
 
 _REMEMBERED = 20_000
@@ -76,6 +77,8 @@ class SampleLease:
     """Longest time without progress so far, in seconds."""
     state: LeaseState = LeaseState.OPEN
     calls: list[Call] = field(default_factory=list)
+    pictures: dict[str, ImageRef] = field(default_factory=dict)
+    """The pictures that the policy is shown, by hash."""
     running: tuple[ToolOrder, asyncio.Task[ToolAnswer]] | None = None
     """The tool call in progress."""
     receiving: bool = False

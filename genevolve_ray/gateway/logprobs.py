@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from genevolve_ray.engines.protocol import PromptImage
 from genevolve_ray.learning.null import NULL_FILE, null_logprob
 
 if TYPE_CHECKING:
@@ -28,9 +29,15 @@ class Scorer(Protocol):
     """Score policy tokens under published weights, at the sampling temperature and under the ban mask."""
 
     async def score(
-        self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
+        self,
+        folder: Path,
+        tokens: Sequence[int],
+        policy_mask: Sequence[bool],
+        temperature: float,
+        top_p: float,
+        media: Sequence[PromptImage] = (),
     ) -> Scores:
-        """Return the scores of the policy tokens, in order, under the weights in `folder`."""
+        """Return the scores of the policy tokens, in order, under the weights in `folder`; `media` are the pictures."""
         ...
 
     async def close(self) -> None:
@@ -49,7 +56,13 @@ class PolicyScorer:
         self._thread = ThreadPoolExecutor(1, "gateway-scorer")
 
     async def score(
-        self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
+        self,
+        folder: Path,
+        tokens: Sequence[int],
+        policy_mask: Sequence[bool],
+        temperature: float,
+        top_p: float,
+        media: Sequence[PromptImage] = (),
     ) -> Scores:
         """Score in the thread; see `Scorer.score`."""
 
@@ -74,7 +87,13 @@ class NullScorer:
     """Score for a rehearsal: every token has the one log-prob of the version's digest, without any sampling."""
 
     async def score(
-        self, folder: Path, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float
+        self,
+        folder: Path,
+        tokens: Sequence[int],
+        policy_mask: Sequence[bool],
+        temperature: float,
+        top_p: float,
+        media: Sequence[PromptImage] = (),
     ) -> Scores:
         """Read the digest; see `Scorer.score`."""
         logprob = null_logprob(json.loads((folder / NULL_FILE).read_text(encoding="utf-8"))["state"])

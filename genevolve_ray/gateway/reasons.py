@@ -57,6 +57,10 @@ class RefusalReason(StrEnum):
     parses.
     """
     SHIFTED_SPANS = "shifted_spans"
+    FOREIGN_PICTURES = "foreign_pictures"
+    """Other pictures than those that the tools showed at these places."""
+    SHIFTED_PICTURES = "shifted_pictures"
+    """A picture at other tokens, or cut into another grid of patches."""
     BROKEN_TURN = "broken_turn"
     """A turn that ends neither with a stop token nor at its limit."""
     INVENTED_OBSERVATION = "invented_observation"
@@ -78,6 +82,8 @@ FORGERIES = frozenset(
         RefusalReason.FOREIGN_TOKENS,
         RefusalReason.SHIFTED_MASKS,
         RefusalReason.SHIFTED_SPANS,
+        RefusalReason.FOREIGN_PICTURES,
+        RefusalReason.SHIFTED_PICTURES,
         RefusalReason.BROKEN_TURN,
         RefusalReason.INVENTED_OBSERVATION,
         RefusalReason.WRONG_LOGPROBS,

@@ -27,7 +27,7 @@ from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.gateway.leases import Call
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import LedgerBody
-from genevolve_ray.records.ledger import CONTEXT_VERSION, TokenLedger
+from genevolve_ray.records.ledger import CONTEXT_VERSION, MediaSpan, TokenLedger
 from genevolve_ray.records.observation import Observation
 from genevolve_ray.records.trajectory import OUTSIDE, Trajectory
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
@@ -97,7 +97,8 @@ async def rebuild(
     trajectory = await run_episode(
         task.request,
         key=task.key,
-        session=TokenSession(engine, chat, task.sampling),
+        # The gateway's own tools state the pictures; a replay needs no pixels.
+        session=TokenSession(engine, chat, task.sampling, lambda picture: b""),
         tools={name: _ReplayTool(tool, script) for name, tool in tools.items()},
         profile=profile,
         seed=task.seed,
@@ -212,3 +213,22 @@ def _check_same(own: TokenLedger, pushed: LedgerBody) -> None:
         raise GatewayRefusal(
             RefusalReason.SHIFTED_SPANS, f"{len(pushed.spans)} spans, the parser finds {len(own.spans)}"
         )
+    _check_pictures(own.media, pushed.media)
+
+
+def _check_pictures(own: Sequence[MediaSpan], pushed: Sequence[MediaSpan]) -> None:
+    """Check that the worker's pictures are those that the tools showed, at the same tokens. Raises GatewayRefusal."""
+    if len(pushed) != len(own):
+        raise GatewayRefusal(RefusalReason.FOREIGN_PICTURES, f"{len(pushed)} pictures, but the tools showed {len(own)}")
+    for number, (said, found) in enumerate(zip(pushed, own, strict=True)):
+        if said.sha256 != found.sha256:
+            raise GatewayRefusal(
+                RefusalReason.FOREIGN_PICTURES,
+                f"picture {number} is {said.sha256[:12]!r}, but the tools showed {found.sha256[:12]}",
+            )
+        if said != found:
+            raise GatewayRefusal(
+                RefusalReason.SHIFTED_PICTURES,
+                f"picture {number} has tokens [{said.start}, {said.end}) and grid {said.grid}, not "
+                f"[{found.start}, {found.end}) and {found.grid}",
+            )

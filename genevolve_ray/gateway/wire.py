@@ -6,21 +6,26 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 import pyarrow as pa
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_serializer
 
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.engines.protocol import Probe, SamplingParams
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
-from genevolve_ray.records.ledger import Span
+from genevolve_ray.records.ledger import MediaSpan, Span
 from genevolve_ray.records.observation import ImageSearchObservation, SearchObservation, SkillObservation
 from genevolve_ray.tools.protocol import ToolCard
 
-PROTOCOL = 2
+PROTOCOL = 3
+"""Protocol of this version: a policy may see pictures."""
+BLIND_PROTOCOL = 2
+"""Protocol of runs whose policy sees none; their cards and pushes are as before."""
 MAX_TOKENS = 1 << 17
 """Most tokens of a trajectory."""
 MAX_SPANS = 1 << 10
+MAX_PICTURES = 1 << 10
+"""Most pictures of a trajectory."""
 MAX_CALLS = 128
 MAX_DEPTH = 24
 """Deepest nesting of a body."""
@@ -82,6 +87,12 @@ class ToolAnswer(Record):
     outage: str | None = None
 
 
+class OwnAnswer(Body):
+    """Carry the answer of a trusted worker's own tool, so that the gateway says what the policy sees of it."""
+
+    answer: ToolAnswer
+
+
 class OwnCall(Body):
     """Report a tool call that a trusted worker executed itself."""
 
@@ -99,6 +110,10 @@ class LedgerBody(Body):
     logprobs: list[float] = Field(max_length=MAX_TOKENS, fail_fast=True)
     versions: list[Int32] = Field(max_length=MAX_TOKENS, fail_fast=True)
     spans: list[Span] = Field(max_length=MAX_SPANS, fail_fast=True)
+    media: list[MediaSpan] = Field(
+        default=[], max_length=MAX_PICTURES, fail_fast=True, exclude_if=lambda media: not media
+    )
+    """The pictures that the policy saw; not written where there are none."""
 
 
 class Push(Body):
@@ -146,6 +161,12 @@ class RunCard(Record):
     turn_seconds: float = 0.0
     tool_calls: int = 0
     """The script of a rehearsal."""
+
+    @field_serializer("protocol_profile")
+    def _known_before(self, profile: ProtocolProfile | None) -> dict[str, Any] | None:
+        """Write a profile without pictures as older workers read it."""
+        blind = profile is not None and not profile.observations.images
+        return None if profile is None else profile.model_dump(exclude={"observations"} if blind else None)
 
 
 class Receipt(Record):

@@ -14,21 +14,21 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from genevolve_ray import __version__
-from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
-from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.inprocess import load_banned, load_chat
+from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.gateway.client import GatewayClient, GatewayDown
 from genevolve_ray.gateway.episodes import EpisodeRunner, OwnTools
 from genevolve_ray.gateway.farewell import RunFinished
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
-from genevolve_ray.gateway.wire import PROTOCOL, FileCard, LeaseGrant, Push, RunCard, WeightsCard
+from genevolve_ray.gateway.wire import FileCard, LeaseGrant, Push, RunCard, WeightsCard
+from genevolve_ray.gateway.worker_engine import WorkerError, check_version, profile_of
 from genevolve_ray.gateway.worker_folder import BaseMismatch, bring_weights, clear_strangers, link_base, version_name
+from genevolve_ray.gateway.worker_pictures import FOLDER, WorkerPictures
 from genevolve_ray.records.base import Config
 
 T = TypeVar("T")
+_LAST_ANSWER = 2.0
+"""Seconds that a draining worker waits for the answer to its last request for work."""
 _FATAL = frozenset(
     {
         RefusalReason.NO_TOKEN,
@@ -38,10 +38,6 @@ _FATAL = frozenset(
         RefusalReason.QUARANTINED,
     }
 )
-
-
-class WorkerError(UserFault, RuntimeError):
-    """Report that the worker cannot continue; the message gives the reason in one line."""
 
 
 class WorkerConfig(Config):
@@ -132,7 +128,7 @@ class Worker:
         """
         with suppress(RunFinished):
             card = await self._meet()
-            _check_version(card)
+            check_version(card)
             self._runner, engine = await self._prepare(card)
             try:
                 await self._work(engine)
@@ -175,9 +171,9 @@ class Worker:
         engine = await self._start(card, model)
         await engine.update(str(folder), weights.version, weights.probe)
         self.progress.version = weights.version
-        chat, own = load_chat(model, card.date), card.protocol_profile
-        profile = PROFILES[card.profile] if own is None else own
-        return EpisodeRunner(self._client, engine, chat, profile, card.tools, self._own), engine
+        chat = load_chat(model, card.date)
+        pictures = WorkerPictures(self._client, self._folder / FOLDER)
+        return EpisodeRunner(self._client, engine, chat, profile_of(card), card.tools, pictures, self._own), engine
 
     async def _bring_base(self, files: Sequence[FileCard], model: Path) -> None:
         """Put the base into the model folder: the worker's own base, or else the downloaded one.
@@ -296,16 +292,26 @@ class Worker:
                 _end_for(refusal, "the gateway has quarantined this worker")
 
     async def _leases(self) -> list[LeaseGrant]:
-        """Request work until there is some or the worker drains; a request in progress is then dropped."""
+        """Request work until there is some or the worker drains.
+
+        A request in progress then has a moment left, and what it brings is given back: a lease whose answer nobody
+        reads would stay open until it expires.
+        """
         asking = asyncio.create_task(self._client.lease(1, self._config.poll_seconds))
         draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait([asking, draining], return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
+                await asyncio.wait([asking], timeout=_LAST_ANSWER)
+            if not asking.done():
                 return []
             grants = asking.result()
             self._heard = time.monotonic()
-            return grants
+            if not self._draining.is_set():
+                return grants
+            for grant in grants:
+                await self._return(grant)
+            return []
         finally:
             for task in (asking, draining):
                 task.cancel()
@@ -363,33 +369,12 @@ class Worker:
             raise WorkerError(f"no answer from the gateway for {self._config.patience:g} s: {error}") from error
 
 
-async def start_engine(card: RunCard, model: Path, config: EngineConfig | None) -> Engine:
-    """Start the engine of a worker on a model folder; without settings, the script of a rehearsal."""
-    chat = load_chat(model)
-    if config is None:
-        from genevolve_ray.engines.null import NullEngine
-
-        return NullEngine(chat.tokenizer, turn_seconds=card.turn_seconds, tool_calls=max(1, card.tool_calls))
-    from genevolve_ray.engines.factory import create_engine
-
-    limited = config.model_copy(update={"max_model_len": card.max_model_len})
-    return await create_engine(limited, model, banned=load_banned(model, chat))
-
-
 def _end_for(refusal: GatewayRefusal, said: str, *, every: bool = False) -> None:
     """Raise a refusal that ends a worker: RunFinished at the end of the run, else WorkerError."""
     if refusal.reason is RefusalReason.FINISHED:
         raise RunFinished from refusal
     if every or refusal.reason in _FATAL:
         raise WorkerError(f"{said}: {refusal.why}") from refusal
-
-
-def _check_version(card: RunCard) -> None:
-    if card.protocol != PROTOCOL or card.package != __version__:
-        raise WorkerError(
-            f"the gateway runs genevolve_ray {card.package} (protocol {card.protocol}), this worker {__version__} "
-            f"(protocol {PROTOCOL}): their prompts and parsers may differ"
-        )
 
 
 def _raise_first(slots: list[asyncio.Task[None]], updates: asyncio.Task[None]) -> None:

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.seen import looks
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.viewer.data import ReportPair, scored
 
@@ -204,7 +205,22 @@ def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
         "picture": pictures.get(trajectory.rendered),
         "policy_tokens": trajectory.ledger.policy_tokens,
         "turns": [
-            {"turn": turn, "parts": parts(turn.text), "observation": clip(turn.observation), "tokens": count}
+            {
+                "turn": turn,
+                "parts": parts(turn.text),
+                "observation": clip(turn.observation),
+                "tokens": count,
+                "looks": [
+                    {
+                        "id": look.img_id,
+                        "title": trajectory.images[look.img_id].title,
+                        "chosen": look.img_id in chosen,
+                        "reason": look.reason,
+                        "picture": pictures.get(look.shown, THUMB_SIDE),
+                    }
+                    for look in looks(turn.observation, trajectory.images)
+                ],
+            }
             for turn, count in zip(trajectory.turns, counts, strict=True)
         ],
         "hits": [

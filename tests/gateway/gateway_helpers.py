@@ -21,7 +21,8 @@ from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.gateway.launch import local_parts, open_gateway
 from genevolve_ray.gateway.server import GatewayServer
-from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
+from genevolve_ray.gateway.worker import Worker, WorkerConfig
+from genevolve_ray.gateway.worker_engine import start_engine
 from genevolve_ray.learning.null import NullLearner
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.trajectory import SampleKey
@@ -58,6 +59,8 @@ class House:
     tokens: TokenFile
     folder: Path
     requests: Any
+    images: MemoryImages
+    model: Path = MODEL
 
     def token(self, name: str, *scopes: Scope, lifetime: float | None = None) -> str:
         return self.tokens.new(name, scopes or (Scope.ROLLOUT,), lifetime)
@@ -99,7 +102,7 @@ class House:
 
 @asynccontextmanager
 async def house(
-    folder: Path, inside: Any = None, run: Callable[..., RunConfig] = rehearsal, **gateway: Any
+    folder: Path, inside: Any = None, run: Callable[..., RunConfig] = rehearsal, model: Path = MODEL, **gateway: Any
 ) -> AsyncIterator[House]:
     """Open a gateway on a free port."""
     config = run(tokens=str(folder / "tokens.json"), **gateway)
@@ -108,9 +111,18 @@ async def house(
     parts = local_parts(config, images)
     servers: list[GatewayServer] = []
     async with open_gateway(
-        settings, config, MODEL, parts, folder / "gateway", inside=inside, on_listening=servers.append
+        settings, config, model, parts, folder / "gateway", inside=inside, on_listening=servers.append
     ) as rollouts:
-        yield House(config, servers[0], rollouts, TokenFile(settings.tokens), folder, config.requests.build(images))
+        yield House(
+            config,
+            servers[0],
+            rollouts,
+            TokenFile(settings.tokens),
+            folder,
+            config.requests.build(images),
+            images,
+            model,
+        )
 
 
 async def played(house: House, workers: list[Worker], tasks: list[RolloutTask]) -> list[Any]:

@@ -24,7 +24,8 @@ from genevolve_ray.gateway import client as client_module
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.launch import run_facts
 from genevolve_ray.gateway.wire import FileCard, RunCard, WeightsCard
-from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, WorkerProgress, start_engine
+from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerProgress
+from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.gateway.worker_folder import bring_weights, clear_strangers, version_name
 from genevolve_ray.learning.batch import TrainSequence
 from genevolve_ray.records.images import MemoryImages

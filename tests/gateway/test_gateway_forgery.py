@@ -7,73 +7,24 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from gateway_helpers import MODEL, House, house
+from gateway_scene import Scene, chat_of, play
 
-from genevolve_ray.agent.profile import PROFILES
-from genevolve_ray.engines.null import NullEngine
-from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.gateway import launch
 from genevolve_ray.gateway.auth import Scope
-from genevolve_ray.gateway.client import GatewayClient
-from genevolve_ray.gateway.episodes import EpisodeRunner
 from genevolve_ray.gateway.logprobs import NullScorer, Scores
 from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import LeaseGrant, compress
-from genevolve_ray.gateway.worker import WorkerError
+from genevolve_ray.gateway.worker_engine import WorkerError
 from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.trajectory import Outcome
 
-CHAT = load_chat(MODEL)
-
-
-@dataclass
-class Scene:
-    """A lease that an honest engine has played, and not handed in."""
-
-    house: House
-    client: GatewayClient
-    token: str
-    grant: LeaseGrant
-    body: dict[str, Any]
-    answer: asyncio.Task[Any]
-
-    async def push(self, body: Any = None, *, token: str | None = None, lease: str | None = None) -> tuple[int, str]:
-        """Push a body as it is; returns status and reason ("" when it was accepted)."""
-        content = body if isinstance(body, bytes) else json.dumps(self.body if body is None else body).encode()
-        async with self.house.http(self.token if token is None else token) as http:
-            answer = await http.post(f"/v1/leases/{lease or self.grant.id}/trajectory", content=content)
-        return answer.status_code, answer.json().get("reason", "")
-
-    @property
-    def ledger(self) -> dict[str, Any]:
-        return self.body["ledger"]
-
-    def policy(self) -> list[int]:
-        return [i for i, policy in enumerate(self.ledger["policy_mask"]) if policy]
-
-
-async def play(h: House, name: str, task: int) -> Scene:
-    """Pose a task, lease it, and play it honestly."""
-    token = h.token(name)
-    client = h.client(token)
-    answer = asyncio.create_task(h.rollouts.rollout(h.task(task)))
-    (grant,) = await client.lease(1, 10)
-    weights = await client.weights(-1, 1)
-    assert weights is not None
-    folder = h.folder / f"weights-{name}"
-    await client.download(f"/v1/weights/{weights.version}", weights.files, folder)
-    engine = NullEngine(CHAT.tokenizer, turn_seconds=0, tool_calls=1)
-    await engine.update(str(folder), weights.version, weights.probe)
-    card = await client.run()
-    push = await EpisodeRunner(client, engine, CHAT, PROFILES[card.profile], card.tools).play(grant)
-    assert push is not None
-    return Scene(h, client, token, grant, push.model_dump(mode="json"), answer)
+CHAT = chat_of(MODEL)
 
 
 @pytest.fixture
@@ -429,7 +380,7 @@ async def test_a_tool_call_goes_on_without_its_client_and_is_not_made_again(tmp_
             await asyncio.to_thread(finish.wait, 10)
             return first.answer.observation
 
-        gateway._call_tool = slow
+        gateway.tool_calls._call_tool = slow
         path = f"/v1/leases/{scene.grant.id}/tools"
         order = {"index": 0, "name": first.name, "arguments": first.arguments}
         async with h.http(scene.token) as http:

@@ -24,7 +24,8 @@ from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState, swapping
 from genevolve_ray.gateway.auth import Scope, TokenFile
 from genevolve_ray.gateway.client import GatewayClient
-from genevolve_ray.gateway.worker import Worker, WorkerConfig, start_engine
+from genevolve_ray.gateway.worker import Worker, WorkerConfig
+from genevolve_ray.gateway.worker_engine import start_engine
 from genevolve_ray.records.trajectory import Outcome
 
 OUTSIDE = "gateway:remote"

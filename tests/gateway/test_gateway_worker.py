@@ -33,7 +33,8 @@ from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.rollouts import GatewayRenderers
 from genevolve_ray.gateway.server import GatewayServer, GatewayStartError
 from genevolve_ray.gateway.wire import FileCard, RunCard
-from genevolve_ray.gateway.worker import Worker, WorkerConfig, WorkerError, start_engine
+from genevolve_ray.gateway.worker import Worker, WorkerConfig
+from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.records.images import ImageRef, MemoryImages, reference
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.trajectory import Outcome, Provenance, Trajectory

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from page_helpers import HOSTILE, Page, parsed
 
+from genevolve_ray.agent.wire import image_block
 from genevolve_ray.records.experience import Use
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.records.verdict import SufficiencyBin
@@ -62,6 +63,24 @@ def test_whole_trajectories_can_be_opened(report_data: ReportData) -> None:
     assert json.dumps({"name": trajectory.turns[0].tool, "arguments": trajectory.turns[0].arguments}) in page.text
     kinds = {a["class"] for t, a in page.tags if t == "div" and (a.get("class") or "").startswith("block")}
     assert {"block think", "block tool_call", "block answer", "block observation"} <= kinds
+
+
+def test_what_the_policy_saw_is_shown_at_each_search(report_data: ReportData) -> None:
+    blind = read(report_data)
+    assert blind.count("div", _class="hits seen") == 0 and "seen by the policy" not in blind.text
+    seeing = report_data.after[0]
+    first, second, third = sorted(seeing.images)
+    for name, change in {first: {"shown": seeing.images[first].image}, second: {"unseen": HOSTILE}}.items():
+        seeing.images[name] = seeing.images[name].model_copy(update=change)
+    place = next(i for i, turn in enumerate(seeing.turns) if turn.tool == "image_search")
+    block = image_block("q", [(name, seeing.images[name], "") for name in (first, second, third)], ("title",), 200)
+    seeing.turns[place] = seeing.turns[place].model_copy(update={"observation": block})
+    page = read(report_data)
+    page.assert_harmless()
+    assert page.count("div", _class="hits seen") == 1
+    assert f"seen by the policy {first} · used{seeing.images[first].title} {second}not shown: " in page.words
+    shown = seeing.images[first].image.sha256[:16]
+    assert page.count("img", data_picture=f"{shown}-64") == 2, "as seen, and among all that was found"
 
 
 def test_hostile_text_stays_text(report_data: ReportData) -> None:

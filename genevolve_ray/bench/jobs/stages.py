@@ -90,7 +90,8 @@ class AgentStage:
             row.values,
             trajectory,
             opening=self._agent.opening(request),
-            local_path=lambda img_id, hit: f"{STORE}/{hit.image.sha256[:2]}/{hit.image.file_name}",
+            local_path=lambda img_id, hit: _stored(hit.image),
+            shown_path=_stored,
             provenance={"policy": self._policy, "attempt": trajectory.key.attempt},
         )
         return values, ends.get(trajectory.outcome, RowEnd.DONE)
@@ -232,6 +233,11 @@ class JudgeStage:
             return await take_picture(locate(path, self._roots, "local_path"), self._images)
         except (RowFault, ImageRefused):
             return reference(b"", width=0, height=0)
+
+
+def _stored(ref: ImageRef) -> str:
+    """Return the path of a picture relative to the output folder."""
+    return f"{STORE}/{ref.sha256[:2]}/{ref.file_name}"
 
 
 def render_seed(seed: int, row_id: str) -> int:

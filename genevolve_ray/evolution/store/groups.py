@@ -12,6 +12,7 @@ from genevolve_ray.evolution.store.files import Folder, StoreError, sha256
 from genevolve_ray.evolution.store.lock import RunLock
 from genevolve_ray.evolution.store.manifest import CheckpointConfig, GroupFile, step_name
 from genevolve_ray.records.arrow import table_to_trajectories, trajectories_to_table
+from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
 _KEY = b"genevolve_ray.group"
@@ -19,6 +20,10 @@ _HASH = 16
 """Digits of the content's hash in the name of a file."""
 _DAMAGED = ".damaged"
 """Suffix of an uncommitted group that cannot be read: it is kept, and not read again."""
+
+
+class PictureUnread(StoreError):
+    """Report that the store of pictures gives no answer, which says nothing about the picture."""
 
 
 def groups_folder(step: int) -> str:
@@ -84,6 +89,13 @@ class RunGroups(RunCheckpoints):
         self._used: set[str] = set()
         self._persisted: dict[int, tuple[Group, GroupFile]] = {}  # by id(); the stored group keeps its id reserved
 
+    @property
+    def images(self) -> FilesystemImages:
+        """The run's image store; its `uri` opens it in other processes, unless the run was given a filesystem object."""
+        address = self._folder.address("images")
+        by_name = self._folder.is_local or "://" in address
+        return FilesystemImages(address, None if by_name else self._folder.fs)
+
     def put_group(self, group: Group, policy_version: int) -> GroupFile:
         """Persist a judged group; once this has returned, the group may be acknowledged.
 
@@ -113,19 +125,24 @@ class RunGroups(RunCheckpoints):
     def pending_groups(self, on_damage: Callable[[str], None] | None = None) -> list[Group]:
         """Return groups that were persisted but are in no manifest, ordered by file name.
 
+        A group is trained on with the pictures that its policy saw, so one whose picture is missing counts as corrupt.
+
         Args:
             on_damage: called with the message about a corrupt file, which is renamed and left out.
 
         Raises:
-            StoreError: naming a file that is corrupt, without `on_damage`.
+            StoreError: naming a file that is corrupt, without `on_damage`, and a picture that cannot be read.
         """
-        found = []
+        found, intact = [], set[str]()
         for base in sorted(self._folder.entries("steps", recursive=True)):
             name = f"steps/{base}"
             if name in self._used or not re.fullmatch(r"\d{6,}/groups/[^/]+\.parquet", base):
                 continue
             try:
                 file, group = decode_group(name, self._folder.get(name, "judged group"), self._folder.path(name))
+                self._check_pictures(group, self._folder.path(name), intact)
+            except PictureUnread:
+                raise
             except StoreError as error:
                 if on_damage is None:
                     raise
@@ -136,6 +153,28 @@ class RunGroups(RunCheckpoints):
             self._persisted[id(group)] = (group, file)
             found.append(group)
         return found
+
+    def _check_pictures(self, group: Group, path: str, intact: set[str]) -> None:
+        """Check that the pictures that a group's policy saw are stored; `intact` are those that were checked before.
+
+        Raises:
+            StoreError: naming the first picture that is missing or damaged.
+            PictureUnread: when the store gives no answer.
+        """
+        seen = {span.sha256: t for t in group.trajectories for span in t.ledger.media if span.sha256 not in intact}
+        if not seen:
+            return
+        images = self.images
+        for picture, trajectory in seen.items():
+            try:
+                images.get(trajectory.shown(picture))
+            except (KeyError, FileNotFoundError) as error:
+                raise StoreError(
+                    f"{path} cannot be trained on: picture {picture[:12]}, which the policy saw, is missing or damaged"
+                ) from error
+            except OSError as error:
+                raise PictureUnread(f"cannot read picture {picture[:12]} of {path}: {error}") from error
+            intact.add(picture)
 
     def groups(self, step: int, requests: Collection[str] | None = None) -> list[Group]:
         """Return the groups of a committed step in the order in which the learner saw them.

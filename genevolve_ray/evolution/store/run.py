@@ -42,7 +42,6 @@ from genevolve_ray.evolution.store.manifest import (
     now,
     step_name,
 )
-from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Group
 
 CHANGEABLE = (
@@ -231,13 +230,6 @@ class RunStore(RunGroups):
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
         return read_resolved(self._folder.get("config.yaml", "configuration"), self._folder.path("config.yaml"))
-
-    @property
-    def images(self) -> FilesystemImages:
-        """The run's image store; its `uri` opens it in other processes, unless the run was given a filesystem object."""
-        address = self._folder.address("images")
-        by_name = self._folder.is_local or "://" in address
-        return FilesystemImages(address, None if by_name else self._folder.fs)
 
     # --- steps -------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ from genevolve_ray.records.request import EvalType, Request
 
 PROVENANCE = "genevolve_ray"
 """The one field that this project adds: it holds everything recorded beyond the published fields."""
+SHOWN = "shown"
+"""Its entry for the files that the policy saw, in the order of the places `<image>` in the messages."""
 
 
 _AGENT_FIELDS = ("gen_prompt", "termination")
@@ -92,6 +94,12 @@ class ResultRow(Record):
         """The values that this project recorded beyond the published fields; {} in rows of other tools."""
         found = self.values.get(PROVENANCE)
         return dict(found) if isinstance(found, Mapping) else {}
+
+    @property
+    def shown(self) -> list[str]:
+        """The paths of the files that the policy saw, in order; [] where it read only text."""
+        found = self.provenance.get(SHOWN)
+        return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
 
     @property
     def is_direct(self) -> bool:

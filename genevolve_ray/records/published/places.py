@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from genevolve_ray.records.published.aliases import IMAGE_NAMES
+from genevolve_ray.records.published.cases import PROVENANCE, SHOWN
 from genevolve_ray.records.published.names import moved_tails
 
 PathStyle = Literal["absolute", "relative"]
@@ -54,6 +55,10 @@ def _with_paths(values: Mapping[str, Any], change: Callable[[str], str]) -> dict
             found[name] = _changed(found[name], change)
     if isinstance(references := found.get("reference_images"), list):
         found["reference_images"] = [_reference(one, change) for one in references]
+    ours = found.get(PROVENANCE)
+    if isinstance(ours, Mapping) and isinstance(shown := ours.get(SHOWN), list):
+        paths = [_changed(path, change) if isinstance(path, str) else path for path in shown]
+        found[PROVENANCE] = {**ours, SHOWN: paths}
     return found
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.published.aliases import TRUTH_NAMES
-from genevolve_ray.records.published.cases import PROVENANCE, ResultRow, has_program, is_direct
+from genevolve_ray.records.published.cases import PROVENANCE, SHOWN, ResultRow, has_program, is_direct
 from genevolve_ray.records.published.names import picture_path
 from genevolve_ray.records.published.results import RAW_PROMPT, STATUS_OK, RenderedRow
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.seen import shown_pictures
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.records.verdict import NO_TEXT_VALUE, ROW_DIGITS, ImageScores, ScoreFormula, kscore
 
@@ -37,6 +39,7 @@ def agent_row(
     *,
     opening: Sequence[Mapping[str, str]] = (),
     local_path: Callable[[str, ImageHit], str] = lambda img_id, hit: hit.image.file_name,
+    shown_path: Callable[[ImageRef], str] = lambda ref: ref.file_name,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return an input row with the agent's output.
@@ -48,6 +51,8 @@ def agent_row(
         trajectory: the attempt.
         opening: the messages before the first turn (system prompt and request).
         local_path: returns the path of a reference's picture, given its id and hit.
+        shown_path: returns the path of a file that the policy saw; they are listed in the order of their places in the
+            messages.
         provenance: further values about the making of the row (seeds, cost, ...).
     """
     program = trajectory.program
@@ -62,6 +67,8 @@ def agent_row(
         "outcome": trajectory.outcome.value,
         "tool_calls": trajectory.tool_calls,
     }
+    if seen := shown_pictures(trajectory):
+        ours[SHOWN] = [shown_path(ref) for ref in seen]
     references = []
     for reference in program.reference_images if program else ():
         hit = trajectory.images[reference.img_id]

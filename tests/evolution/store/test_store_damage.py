@@ -11,6 +11,8 @@ from store_helpers import CONFIG, make_group, save_checkpoint, take_step
 
 from genevolve_ray.evolution.store.files import TEMPORARY, StoreError
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.records.ledger import MediaSpan
+from genevolve_ray.records.observation import ImageHit
 
 Damage = Callable[[bytes], bytes]
 DAMAGES: list[Damage] = [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: d[:30] + bytes([d[30] ^ 1]) + d[31:]]
@@ -39,6 +41,27 @@ def test_a_damaged_group_that_no_step_used_is_set_aside(run: Path, damage: Damag
     [note] = notes
     assert note.startswith(f"{path} is corrupt") and note.endswith("its samples are drawn again")
     assert path.with_name(f"{path.name}.damaged").exists() and not path.exists()
+
+
+def test_a_group_whose_picture_is_gone_is_drawn_again(run: Path) -> None:
+    data = [b"first", b"second"]
+    with RunStore.open(str(run), CONFIG) as store:
+        refs = [store.images.put(one, width=4, height=4) for one in data]
+        groups = [make_group(name, 1) for name in ("a", "b")]
+        for group, ref in zip(groups, refs, strict=True):
+            for trajectory in group.trajectories:
+                trajectory.ledger.media = [MediaSpan(start=0, end=1, sha256=ref.sha256, grid=(1, 2, 2))]
+                trajectory.images = {"IMG_001": ImageHit(title="", url="", image=ref, shown=ref)}
+        paths = [run / store.put_group(group, 0).path for group in groups]
+    next((run / "images").rglob(refs[1].file_name)).unlink()
+    notes: list[str] = []
+    with RunStore.open(str(run), CONFIG) as store:
+        with pytest.raises(StoreError, match=f"{paths[1]} cannot be trained on: picture {refs[1].sha256[:12]}"):
+            store.pending_groups()
+        assert store.pending_groups(notes.append) == groups[:1]
+        assert store.pending_groups(notes.append) == groups[:1]
+    [note] = notes
+    assert "which the policy saw, is missing or damaged" in note and note.endswith("its samples are drawn again")
 
 
 def test_one_flipped_bit_in_a_number_of_a_group_is_found(run: Path) -> None:

@@ -1,0 +1,255 @@
+"""A policy that sees, outside: pictures travel by hash, and a replay accepts only those that the tools showed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_helpers import House, house, played, rehearsal
+from gateway_scene import Scene, play
+from pictures_outside import Tools, png
+from zoo import build
+
+from genevolve_ray.agent.profile_source import read_profile
+from genevolve_ray.config import RunConfig
+from genevolve_ray.engines.protocol import Probe, PromptImage
+from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.gateway.auth import Scope
+from genevolve_ray.gateway.client import GatewayDown
+from genevolve_ray.gateway.episodes import OwnTools
+from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.wire import BLIND_PROTOCOL, PROTOCOL, ToolAnswer
+from genevolve_ray.gateway.worker import Worker, WorkerConfig
+from genevolve_ray.gateway.worker_engine import start_engine
+from genevolve_ray.gateway.worker_pictures import WorkerPictures
+from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.ledger import MediaSpan
+from genevolve_ray.records.observation import ImageSearchObservation
+from genevolve_ray.records.trajectory import Outcome, Trajectory
+
+TOOLS = "pictures_outside:Tools"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("qwen3-vl", tmp_path_factory.mktemp("qwen3-vl") / "model")
+
+
+def seeing(**gateway: Any) -> RunConfig:
+    profile = read_profile({"extends": "atlas", "name": "seeing", "observations": {"images": True, "max_side": 96}})
+    blind = rehearsal(**gateway)
+    return blind.model_copy(update={"profile": profile, "tools": blind.tools.model_copy(update={"type": TOOLS})})
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, model: Path) -> AsyncIterator[Scene]:
+    async with house(tmp_path, run=seeing, model=model) as h:
+        await h.publish(0)
+        found = await play(h, "mallory", 0)
+        yield found
+        found.answer.cancel()
+        await asyncio.gather(found.answer, return_exceptions=True)
+        await found.client.close()
+
+
+def check_seen(trajectory: Trajectory, images: Any) -> None:
+    """Check that the ledger's pictures are files of the run's store, of bounded size."""
+    assert len(trajectory.ledger.media) == 2
+    for span in trajectory.ledger.media:
+        ref = trajectory.shown(span.sha256)
+        assert max(ref.width, ref.height) <= 96
+        assert hashlib.sha256(images.get(ref)).hexdigest() == span.sha256
+
+
+async def test_a_worker_fetches_the_pictures_that_its_policy_sees_once(tmp_path: Path, model: Path) -> None:
+    async with house(tmp_path, run=seeing, model=model) as h:
+        await h.publish(0)
+        worker = h.worker("anna", concurrent=1)
+        found = await played(h, [worker], [h.task(i) for i in range(3)])
+        for trajectory in found:
+            assert trajectory.outcome is Outcome.SCORED
+            check_seen(trajectory, h.images)
+        kept = sorted(path.stem for path in (tmp_path / "workers" / "anna" / "pictures").glob("*/*"))
+        assert kept == sorted(span.sha256 for span in found[0].ledger.media)
+
+
+async def test_the_ledger_of_a_worker_states_the_pictures(scene: Scene) -> None:
+    assert len(scene.ledger["media"]) == 2
+    assert await scene.push() == (200, "")
+    check_seen(await scene.answer, scene.house.images)
+
+
+def _another_hash(media: list[dict[str, Any]]) -> None:
+    media[0]["sha256"] = hashlib.sha256(b"foreign").hexdigest()
+
+
+def _exchanged(media: list[dict[str, Any]]) -> None:
+    media[0]["sha256"], media[1]["sha256"] = media[1]["sha256"], media[0]["sha256"]
+
+
+def _missing(media: list[dict[str, Any]]) -> None:
+    media.pop()
+
+
+def _surplus(media: list[dict[str, Any]]) -> None:
+    media.append({**media[-1], "start": media[-1]["end"], "end": media[-1]["end"] + 1})
+
+
+def _shifted(media: list[dict[str, Any]]) -> None:
+    media[0]["start"], media[0]["end"] = media[0]["start"] + 1, media[0]["end"] + 1
+
+
+def _turned(media: list[dict[str, Any]]) -> None:
+    time, height, width = media[0]["grid"]
+    media[0]["grid"] = [time, width, height]
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (_another_hash, RefusalReason.FOREIGN_PICTURES),
+        (_exchanged, RefusalReason.FOREIGN_PICTURES),
+        (_missing, RefusalReason.FOREIGN_PICTURES),
+        (_surplus, RefusalReason.FOREIGN_PICTURES),
+        (_shifted, RefusalReason.SHIFTED_PICTURES),
+        (_turned, RefusalReason.SHIFTED_PICTURES),
+    ],
+)
+async def test_other_pictures_than_the_tools_showed_are_refused(
+    scene: Scene, forge: Callable[[list[dict[str, Any]]], None], reason: RefusalReason
+) -> None:
+    forge(scene.ledger["media"])
+    assert await scene.push() == (422, reason.value)
+    assert reason in FORGERIES and not scene.answer.done()
+
+
+async def test_a_picture_is_served_to_the_lease_that_was_shown_it_alone(scene: Scene) -> None:
+    client, h = scene.client, scene.house
+    shown = scene.ledger["media"][0]["sha256"]
+    assert hashlib.sha256(await client.picture(scene.grant.id, shown)).hexdigest() == shown
+    truth = h.requests.train(0).truth_image
+    assert truth is not None and h.images.get(truth)
+    for foreign in (truth.sha256, "0" * 64, "..%2Frun.json"):
+        with pytest.raises(GatewayRefusal) as refused:
+            await client.picture(scene.grant.id, foreign)
+        assert refused.value.reason is RefusalReason.UNKNOWN_FILE
+    thief = h.client(h.token("thief"))
+    with pytest.raises(GatewayRefusal) as refused:
+        await thief.picture(scene.grant.id, shown)
+    assert refused.value.reason is RefusalReason.OTHERS_LEASE
+    async with h.http() as http:
+        assert (await http.get(f"/v1/leases/{scene.grant.id}/images/{shown}")).status_code == 401
+    await thief.close()
+
+
+async def test_a_picture_that_arrives_damaged_is_not_kept(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = scene.house.server.gateway.lease_table._open[scene.grant.id]
+    observation = next(c.answer.observation for c in lease.calls if c.name == "image_search")
+    assert isinstance(observation, ImageSearchObservation)
+    pictures = WorkerPictures(scene.client, tmp_path / "fresh")
+    monkeypatch.setattr(MemoryImages, "get", lambda self, ref: b"changed on the way")
+    with pytest.raises(GatewayDown, match="arrived damaged"):
+        await pictures.bring(scene.grant.id, observation)
+    assert not list((tmp_path / "fresh").glob("*/*"))
+
+
+async def test_old_pictures_make_room_for_new_ones(scene: Scene, tmp_path: Path) -> None:
+    lease = scene.house.server.gateway.lease_table._open[scene.grant.id]
+    observation = next(c.answer.observation for c in lease.calls if c.name == "image_search")
+    assert isinstance(observation, ImageSearchObservation)
+    pictures = WorkerPictures(scene.client, tmp_path / "small", max_bytes=1)
+    await pictures.bring(scene.grant.id, observation)
+    assert not list((tmp_path / "small").glob("*/*"))
+
+
+async def test_a_worker_that_does_not_know_pictures_is_told_at_once(tmp_path: Path, model: Path) -> None:
+    async with house(tmp_path, run=seeing, model=model) as h, h.http(h.token("old")) as http:
+        answer = (await http.get("/v1/run")).json()  # as workers did before there were pictures
+        assert answer["reason"] == RefusalReason.SCOPE.value
+        assert answer["detail"].startswith("the policy of this run sees pictures (protocol 3), this worker knows")
+        assert (await http.get("/v1/run", params={"protocol": PROTOCOL})).json()["protocol"] == PROTOCOL
+
+
+async def test_a_blind_run_speaks_as_before(tmp_path: Path) -> None:
+    own = {"extends": "atlas", "name": "own", "max_turns": 4}
+    run = lambda **gateway: rehearsal(**gateway).model_copy(update={"profile": read_profile(own)})  # noqa: E731
+    async with house(tmp_path, run=run) as h, h.http(h.token("old")) as http:
+        await h.publish(0)
+        card = (await http.get("/v1/run")).json()
+        assert card["protocol"] == BLIND_PROTOCOL and "observations" not in card["protocol_profile"]
+        found = await play(h, "anna", 0)
+        assert "media" not in found.ledger
+        assert await found.push() == (200, "")
+        assert (await found.answer).outcome is Outcome.SCORED
+        await found.client.close()
+
+
+async def test_a_probe_brings_its_pictures(tmp_path: Path, model: Path) -> None:
+    async with house(tmp_path, run=seeing, model=model) as h:
+        await h.publish(0)
+        store = h.server.gateway.version_store
+        data = png(9, (512, 512))
+        span = MediaSpan(start=0, end=1, sha256=hashlib.sha256(data).hexdigest(), grid=(1, 2, 2))
+        probe = Probe(token_ids=(1, 2), logprobs=(0.0,), media=(PromptImage(span=span, data=data),) * 3)
+        store.put(str(store.get(0).folder), 1, probe)
+        client = h.client(h.token("anna"))
+        card = await client.weights(0, 5)
+        assert card is not None and card.probe == probe and len(data) > 500_000
+        await client.close()
+
+
+def _own(tmp_path: Path, h: House, name: str, images: MemoryImages) -> Worker:
+    own = OwnTools(PluginSpec(type=TOOLS).build(images).tools, images)
+    token = h.token(name, Scope.ROLLOUT, Scope.OWN_TOOLS)
+    config = WorkerConfig(concurrent=1, poll_seconds=0.5)
+    return Worker(h.client(token), config, tmp_path / name, lambda c, m: start_engine(c, m, None), own)
+
+
+async def test_pictures_of_a_trusted_workers_own_tools_are_shown_as_the_gateway_makes_them(
+    tmp_path: Path, model: Path
+) -> None:
+    async with house(tmp_path, run=seeing, model=model, trust={"own_tools": True}) as h:
+        await h.publish(0)
+        (found,) = await played(h, [_own(tmp_path, h, "anna", MemoryImages())], [h.task(0)])
+        assert found.outcome is Outcome.SCORED
+        check_seen(found, h.images)
+        assert {hit.image.sha256 for hit in found.images.values()} != {span.sha256 for span in found.ledger.media}
+
+
+async def test_what_a_trusted_worker_states_about_shown_files_has_no_effect(tmp_path: Path, model: Path) -> None:
+    async with house(tmp_path, run=seeing, model=model, trust={"own_tools": True}) as h:
+        await h.publish(0)
+        scene = await play(h, "anna", 0)
+        other = h.client(h.token("ben", Scope.ROLLOUT, Scope.OWN_TOOLS))
+        posed = asyncio.create_task(h.rollouts.rollout(h.task(1)))
+        (grant,) = await other.lease(1, 10)
+        images = MemoryImages()
+        tool = Tools(Tools.Config(), images).tools["image_search"]
+        found = await tool.call({"query": "x"}, None)  # type: ignore[arg-type]
+        assert isinstance(found, ImageSearchObservation)
+        claimed = [
+            hit.model_copy(update={"image": await other.put_image(images.get(hit.image)), "shown": hit.image})
+            for hit in found.hits
+        ]
+        claim = found.model_copy(update={"hits": tuple(claimed)})
+        answer = await other.show(grant.id, ToolAnswer(observation=claim))
+        assert isinstance(answer.observation, ImageSearchObservation)
+        for hit, said in zip(answer.observation.hits, claimed, strict=True):
+            assert hit.shown is not None and hit.shown != said.shown
+        truth = h.requests.train(0).truth_image  # of the run's store, and uploaded by nobody
+        foreign = found.model_copy(update={"hits": (claimed[0].model_copy(update={"image": truth}),)})
+        with pytest.raises(GatewayRefusal, match="was not uploaded"):
+            await other.show(grant.id, ToolAnswer(observation=foreign))
+        with pytest.raises(GatewayRefusal) as refused:
+            await scene.client.show(scene.grant.id, answer)
+        assert refused.value.reason is RefusalReason.SCOPE
+        for task in (posed, scene.answer):
+            task.cancel()
+        await asyncio.gather(posed, scene.answer, return_exceptions=True)
+        await other.close()
