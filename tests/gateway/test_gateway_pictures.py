@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from gateway_helpers import House, house, played, rehearsal
 from gateway_scene import Scene, play
-from pictures_outside import Tools, png
 from zoo import build
 
+from benchmarks.null_parts import NoConfig, PictureTools, noise
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.protocol import Probe, PromptImage
@@ -31,7 +31,7 @@ from genevolve_ray.records.ledger import MediaSpan
 from genevolve_ray.records.observation import ImageSearchObservation
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
-TOOLS = "pictures_outside:Tools"
+TOOLS = "benchmarks.null_parts:PictureTools"
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ async def test_a_probe_brings_its_pictures(tmp_path: Path, model: Path) -> None:
     async with house(tmp_path, run=seeing, model=model) as h:
         await h.publish(0)
         store = h.server.gateway.version_store
-        data = png(9, (512, 512))
+        data = noise(512, 512)
         span = MediaSpan(start=0, end=1, sha256=hashlib.sha256(data).hexdigest(), grid=(1, 2, 2))
         probe = Probe(token_ids=(1, 2), logprobs=(0.0,), media=(PromptImage(span=span, data=data),) * 3)
         store.put(str(store.get(0).folder), 1, probe)
@@ -230,7 +230,7 @@ async def test_what_a_trusted_worker_states_about_shown_files_has_no_effect(tmp_
         posed = asyncio.create_task(h.rollouts.rollout(h.task(1)))
         (grant,) = await other.lease(1, 10)
         images = MemoryImages()
-        tool = Tools(Tools.Config(), images).tools["image_search"]
+        tool = PictureTools(NoConfig(), images).tools["image_search"]
         found = await tool.call({"query": "x"}, None)  # type: ignore[arg-type]
         assert isinstance(found, ImageSearchObservation)
         claimed = [
