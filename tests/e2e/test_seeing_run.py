@@ -32,7 +32,9 @@ PROFILE = {
     "extends": "atlas",
     "name": "seeing",
     "prompt": "Draw.\n{{tools}}\n",
-    "observations": {"images": True, "max_side": 96},
+    "max_turns": 4,
+    "max_tool_calls": 2,
+    "observations": {"images": True, "max_side": 96, "per_search": 2},
 }
 OUTSIDE = "gateway:remote"
 STEPS = 2
