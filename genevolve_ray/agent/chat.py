@@ -9,15 +9,19 @@ log-probs and the learner's log-probs are then computed on the same context.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from genevolve_ray.agent.parser import THINK_OPEN, dissect
+from genevolve_ray.agent.wire import IMAGE
+from genevolve_ray.models.image_tokens import Grid, ImageTokens
 from genevolve_ray.records.ledger import SpanKind
 
+Content = str | list[dict[str, str]]
+"""Content of a message: a text, or texts and pictures in order."""
 _SENTINEL = "genevolve-sentinel"
 _REMEMBERED = 2048
 """Observations whose tokens are cached by default: the rollouts of a group read the same skills and often the same
@@ -71,6 +75,23 @@ def load_tokenizer(model_dir: str | Path) -> Any:
     return tokenizer
 
 
+def parts_of(text: str) -> list[dict[str, str]]:
+    """Return a message's content as parts, in the form that templates of models with vision read."""
+    parts: list[dict[str, str]] = []
+    for place, piece in enumerate(text.split(IMAGE)):
+        if place:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def _joined(system: Content, content: Content) -> Content:
+    if isinstance(content, str):
+        return f"{system}\n{content}"
+    return [{"type": "text", "text": f"{system}\n"}, *content]
+
+
 class ChatFormat:
     """Provide one tokenizer's chat template as token sequences.
 
@@ -84,10 +105,17 @@ class ChatFormat:
         date: the date that it prints, as YYYY-MM-DD.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, remembered: int = _REMEMBERED, date: str = "") -> None:
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        remembered: int = _REMEMBERED,
+        date: str = "",
+        image_tokens: ImageTokens | None = None,
+    ) -> None:
         """Derive the turn structure from the template; the tokens of `remembered` observations are cached.
 
-        `date` is the day that the template prints; by default the current day.
+        `date` is the day that the template prints; by default the current day. `image_tokens` are those of the model,
+        which observations with pictures need.
 
         Raises:
             ValueError: when there is no template, when it fails, and when it does not close an assistant turn with a
@@ -99,7 +127,9 @@ class ChatFormat:
         self.dated = "strftime_now" in str(tokenizer.chat_template)
         self.date = date or datetime.now(UTC).date().isoformat()
         self._folds = not self._takes_system()
+        self.image_tokens = image_tokens
         self._observation_ids = lru_cache(maxsize=remembered)(lambda texts: self.text_ids(self._suffix(*texts)))
+        self._seen_ids = lru_cache(maxsize=remembered)(lambda texts: self.text_ids(self._suffix(*map(parts_of, texts))))
         suffix = self._suffix("x")
         ids = self.text_ids(suffix)
         if not ids or ids[0] not in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
@@ -135,6 +165,44 @@ class ChatFormat:
         """
         ids = self._observation_ids(texts)
         return ids[1:] if ended else ids[:]
+
+    def observation(
+        self, *texts: str, ended: bool, grids: Sequence[Grid] = ()
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of `observation_ids`, and the places of its pictures among them.
+
+        Args:
+            texts: contents of the user messages; each `<image>` is a picture.
+            ended: as in `observation_ids`.
+            grids: patches of the pictures, in the order of their places. Without any, `<image>` is ordinary text.
+
+        Raises:
+            ValueError: when the model does not see, or its template does not show one image token for each picture.
+        """
+        if not grids:
+            return self.observation_ids(*texts, ended=ended), []
+        ids = self._seen_ids(texts)
+        return self._images().expand(ids[1:] if ended else ids, grids)
+
+    def prompt(
+        self, messages: Sequence[dict[str, str]], grids: Sequence[Grid] = ()
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of `prompt_ids`, and the places of the pictures in its user messages, as `observation`."""
+        if not grids:
+            return self.prompt_ids(messages), []
+        shown: list[dict[str, Content]] = [
+            {**m, "content": parts_of(m["content"]) if m["role"] == "user" else m["content"]} for m in messages
+        ]
+        return self._images().expand(self.text_ids(self._render(shown)), grids)
+
+    def grid(self, width: int, height: int) -> Grid:
+        """Return the patches of a picture of so many pixels. Raises ValueError when the model does not see."""
+        return self._images().grid(width, height)
+
+    def _images(self) -> ImageTokens:
+        if self.image_tokens is None:
+            raise ValueError("the model does not see: its config.json names no image token")
+        return self.image_tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the exact text of tokens: special tokens kept, spaces unchanged."""
@@ -200,8 +268,8 @@ class ChatFormat:
         if not 0 <= shown.find("genevolve-one") < shown.find("genevolve-two"):
             raise ValueError("the chat template leaves out one of two user messages in a row")
 
-    def _suffix(self, *texts: str) -> str:
-        conversation = [
+    def _suffix(self, *texts: Content) -> str:
+        conversation: list[dict[str, Content]] = [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": _SENTINEL},
             *({"role": "user", "content": text} for text in texts),
@@ -219,14 +287,14 @@ class ChatFormat:
         except ValueError:
             return False
 
-    def _render(self, messages: Sequence[dict[str, str]]) -> str:
+    def _render(self, messages: Sequence[Mapping[str, Content]]) -> str:
         """Return the template's text of the messages and the generation prompt. Raises ValueError when it fails."""
         from jinja2 import TemplateError
 
         conversation = [dict(message) for message in messages]
         if self._folds and len(conversation) > 1 and conversation[0]["role"] == "system":
             system, first = conversation[0]["content"], conversation[1]
-            conversation[:2] = [first | {"content": f"{system}\n{first['content']}"}]
+            conversation[:2] = [first | {"content": _joined(system, first["content"])}]
         clock = {"strftime_now": self._strftime} if self.dated else {}
         try:
             rendered = self.tokenizer.apply_chat_template(

@@ -22,6 +22,7 @@ from genevolve_ray.agent.published_client import client_calls, client_program
 from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
+from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageSearchObservation, Observation, SearchObservation
 from genevolve_ray.records.program import ProgramError, ProgramFault
 from genevolve_ray.records.request import Request
@@ -91,6 +92,7 @@ class _Episode:
         self.context = EpisodeContext(request=request, seed=seed)
         self.as_published = profile.answers == "published"
         self.images = wire.ImageIds(by_url=self.as_published)
+        self.pictures: list[ImageRef] = []
         self.turn = self.calls = self.image_searches = 0
         self.trajectory = Trajectory(
             key=key,
@@ -199,6 +201,7 @@ class _Episode:
         if isinstance(observation, ImageSearchObservation):
             self.image_searches += 1
             hits = self.images.assign(observation.hits)
+            self.pictures = [hit.shown for _, hit in hits if hit.shown is not None]
         return observation_text(observation, self.profile, hits), "; ".join(observation.outages)
 
     def _unknown_skill(self, call: ToolCall, tool: Tool) -> str | None:
@@ -241,14 +244,32 @@ class _Episode:
         messages = [body]
         if self.turn + 2 >= profile.max_turns or self.calls >= profile.max_tool_calls:
             messages.append(profile.messages.final_step)
-        texts = [wire.wrap("\n".join(messages))] if profile.final_step_as == "note" else wire.wrap_first(messages)
-        if not self.session.hear(texts, self._remaining):
+        try:
+            texts = self._heard(messages)
+        except InfraFailure as error:
+            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, str(error))
+            return False
+        if texts is None:
             used = profile.max_response_tokens - self._remaining
             reason = f"{used} of {profile.max_response_tokens} response tokens used without an answer"
             self._end(Outcome.POLICY_FAILURE, Termination.NO_ANSWER, reason)
             return False
         self.trajectory.turns[-1] = last.model_copy(update={"observation": join_messages(texts)})
         return True
+
+    def _heard(self, messages: list[str]) -> list[str] | None:
+        """Pass the messages to the policy, with as many of their pictures as there is room for.
+
+        Returns them as passed, None where there is no room for the text either. Raises InfraFailure.
+        """
+        pictures, self.pictures = self.pictures, []
+        for shown in range(len(pictures), -1, -1):
+            first = wire.without_last(messages[0], shown, "no room") if shown < len(pictures) else messages[0]
+            said = [first, *messages[1:]]
+            texts = [wire.wrap("\n".join(said))] if self.profile.final_step_as == "note" else wire.wrap_first(said)
+            if self.session.hear(texts, self._remaining, pictures[:shown]):
+                return texts
+        return None
 
     def _context_full(self, message: str) -> None:
         """End the episode because the engine has no room.

@@ -7,25 +7,33 @@ trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
-from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.agent.chat import ChatFormat, parts_of
 from genevolve_ray.engines.protocol import (
     ChatPolicy,
     Engine,
     FinishReason,
     Generation,
+    PromptImage,
     PromptTooLong,
     SamplingParams,
 )
-from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.errors import InfraFailure
+from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.ledger import MediaSpan, SpanKind, TokenLedger
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage, record_usage
 
+ReadPicture = Callable[[ImageRef], bytes]
+"""Returns the file of a picture."""
 _CHARS_PER_TOKEN = 4
 """Used to estimate tokens where an endpoint does not report them."""
+_PIXELS_PER_TOKEN = 28 * 28
+"""The same for pictures: patches of 14 pixels, two by two, as in Qwen2.5-VL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +64,11 @@ class PolicySession(Protocol):
         """Return the next turn. Raises PromptTooLong, and InfraFailure when an endpoint gave up."""
         ...
 
-    def hear(self, messages: Sequence[str], room: int) -> bool:
+    def hear(self, messages: Sequence[str], room: int, pictures: Sequence[ImageRef] = ()) -> bool:
         """Accept the user messages before the next turn, unless they have `room` tokens or more.
 
-        Returns whether they were accepted.
+        `pictures` stand at the places `<image>` of the messages, in order. Returns whether they were accepted. Raises
+        InfraFailure when the file of a picture cannot be read.
         """
         ...
 
@@ -67,10 +76,16 @@ class PolicySession(Protocol):
 class TokenSession:
     """Sample the policy with an engine: every token, and its log-prob, is in the ledger."""
 
-    def __init__(self, engine: Engine, chat: ChatFormat, sampling: SamplingParams) -> None:
-        """Sample from `engine`; token limit, seed and stop tokens of `sampling` are set per turn."""
+    def __init__(
+        self, engine: Engine, chat: ChatFormat, sampling: SamplingParams, read: ReadPicture | None = None
+    ) -> None:
+        """Sample from `engine`; token limit, seed and stop tokens of `sampling` are set per turn.
+
+        `read` returns the files of pictures that the policy sees.
+        """
         self.name, self.ledger = engine.name, TokenLedger()
-        self._engine, self._chat, self._sampling = engine, chat, sampling
+        self._engine, self._chat, self._sampling, self._read = engine, chat, sampling, read
+        self._pictures: list[PromptImage] = []
         self._prompt_tokens = 0
 
     @property
@@ -93,7 +108,7 @@ class TokenSession:
             update={"max_tokens": max_tokens, "seed": seed, "stop_token_ids": tuple(stops)}
         )
         read, started = len(self.ledger), perf_counter()
-        generation = await self._engine.generate(self.ledger.tokens, sampling, request_id)
+        generation = await self._engine.generate(self.ledger.tokens, sampling, request_id, self._pictures)
         usage = Usage(
             calls=1,
             prompt_tokens=read,
@@ -105,12 +120,23 @@ class TokenSession:
         text = self._chat.turn_text(generation.tokens)
         return SampledTurn(text, len(generation.tokens), generation.finish is FinishReason.LENGTH)
 
-    def hear(self, messages: Sequence[str], room: int) -> bool:
+    def hear(self, messages: Sequence[str], room: int, pictures: Sequence[ImageRef] = ()) -> bool:
         """Append the template's tokens of the user messages before the next turn, if there is room for them."""
-        tokens = self._chat.observation_ids(*messages, ended=self._chat.ended(self.ledger.tokens))
+        grids = [self._chat.grid(picture.width, picture.height) for picture in pictures]
+        ended = self._chat.ended(self.ledger.tokens)
+        tokens, places = self._chat.observation(*messages, ended=ended, grids=grids)
         if len(tokens) >= room:
             return False
-        self.ledger.append_context(tokens, SpanKind.OBSERVATION)
+        files = [_file(self._read, picture) for picture in pictures]
+        spans = [
+            MediaSpan(start=start, end=end, sha256=picture.sha256, grid=grid)
+            for (start, end), picture, grid in zip(places, pictures, grids, strict=True)
+        ]
+        before = len(self.ledger)
+        self.ledger.append_context(tokens, SpanKind.OBSERVATION, spans)
+        self._pictures += (
+            PromptImage(span=span.moved(before), data=data) for span, data in zip(spans, files, strict=True)
+        )
         return True
 
     def _record(self, generation: Generation) -> None:
@@ -128,11 +154,11 @@ class ChatSession:
     answer. Where it reports none they are estimated from the length of the text.
     """
 
-    def __init__(self, policy: ChatPolicy, sampling: SamplingParams) -> None:
-        """Call `policy`; token limit and seed of `sampling` are set per turn."""
+    def __init__(self, policy: ChatPolicy, sampling: SamplingParams, read: ReadPicture | None = None) -> None:
+        """Call `policy`; token limit and seed of `sampling` are set per turn, `read` as in `TokenSession`."""
         self.name, self.ledger = policy.name, TokenLedger()
-        self._policy, self._sampling = policy, sampling
-        self._messages: list[dict[str, str]] = []
+        self._policy, self._sampling, self._read = policy, sampling, read
+        self._messages: list[dict[str, Any]] = []
         self._max_prompt = 0
         self._prompt_tokens: int | None = None
         self._used = 0
@@ -164,15 +190,40 @@ class ChatSession:
         self._messages.append({"role": "assistant", "content": text})
         return SampledTurn(text, said, reply.finish is FinishReason.LENGTH)
 
-    def hear(self, messages: Sequence[str], room: int) -> bool:
+    def hear(self, messages: Sequence[str], room: int, pictures: Sequence[ImageRef] = ()) -> bool:
         """Append user messages, if there is room for them by the estimate."""
-        size = sum(map(_estimate, messages))
+        pixels = sum(picture.width * picture.height for picture in pictures)
+        size = sum(map(_estimate, messages)) + pixels // _PIXELS_PER_TOKEN
         if size >= room:
             return False
+        images = iter([_image_part(picture, _file(self._read, picture)) for picture in pictures])
+        contents = [_content(text, images) if pictures else text for text in messages]
         self._used += size
-        self._messages += ({"role": "user", "content": text} for text in messages)
+        self._messages += ({"role": "user", "content": content} for content in contents)
         return True
 
 
-def _estimate(text: str) -> int:
-    return len(text) // _CHARS_PER_TOKEN + 1
+def _content(text: str, images: Iterator[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """Return the content of a message; its pictures are the next of `images`."""
+    parts = parts_of(text)
+    if all(part["type"] == "text" for part in parts):
+        return text
+    return [part if part["type"] == "text" else next(images) for part in parts]
+
+
+def _image_part(picture: ImageRef, data: bytes) -> dict[str, Any]:
+    url = f"data:{picture.media_type};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _file(read: ReadPicture | None, picture: ImageRef) -> bytes:
+    """Return the file of a picture. Raises InfraFailure when it cannot be read."""
+    assert read is not None, "a session whose policy sees needs the files of its pictures"
+    try:
+        return read(picture)
+    except OSError as error:
+        raise InfraFailure(f"a picture that the policy should see cannot be read: {error}") from error
+
+
+def _estimate(text: object) -> int:
+    return len(text) // _CHARS_PER_TOKEN + 1 if isinstance(text, str) else 0

@@ -20,6 +20,7 @@ from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormat, Experience
 from genevolve_ray.records.texts import load_text
 from genevolve_ray.tools.protocol import Tool
+from genevolve_ray.tools.showing import Observations
 from genevolve_ray.tools.skillset import SkillMode
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
@@ -148,10 +149,18 @@ class ProtocolProfile(Config):
     calls_per_turn: Literal["one", "first"] | None = None
     """`one`: a turn with several actions, or text around one, is a format error; `first`: its first answer counts, else
     its first call. Null follows `answers`: `one` where strict, `first` where published."""
+    observations: Observations = Observations()
+    """Pictures that the policy sees."""
     sampling: ProfileSampling | None = None
     """Sampling of `rollout` and `bench` where `inference` sets none."""
     messages: Messages = Messages()
     """The runtime's messages, each a text, an importable `module:attribute`, or a .txt or .md file."""
+
+    @property
+    def most_images(self) -> int:
+        """The most pictures that the policy can see in one episode; 0 where it sees none."""
+        searches = min(self.max_tool_calls, self.max_turns - 1)
+        return searches * self.observations.per_search if self.observations.images else 0
 
     @property
     def label(self) -> str:
@@ -161,7 +170,9 @@ class ProtocolProfile(Config):
     @property
     def digest(self) -> str:
         """Eight digits that identify the content."""
-        content = self.model_dump_json(exclude={"name"})
+        # Profiles without pictures keep the digest that they had before there were any.
+        blind = {"observations"} if self.observations == Observations() else set()
+        content = self.model_dump_json(exclude={"name", *blind})
         return hashlib.sha256(content.encode(errors="replace")).hexdigest()[:8]
 
     @property
@@ -179,6 +190,9 @@ class ProtocolProfile(Config):
             raise ValueError(
                 f"min_image_searches={self.min_image_searches} exceeds max_tool_calls={self.max_tool_calls}"
             )
+        texts = self.messages.model_dump().items() if self.observations.images else ()
+        if bad := [name for name, text in texts if wire.IMAGE in text]:
+            raise ValueError(f"messages.{bad[0]} holds {wire.IMAGE}, which stands for a picture of a search")
         return self
 
 

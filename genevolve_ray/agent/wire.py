@@ -16,6 +16,8 @@ _MARKER = re.compile(
     r"(?=\s*+(?:end\s++of\s++)?+(?:image\s++)?+search\s++(?:result|error))",
     re.IGNORECASE,
 )
+IMAGE = "<image>"
+"""Place of a picture in a text, as in published rows."""
 _FOREIGN_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
 
 
@@ -87,13 +89,32 @@ def image_block(
     max_chars: int,
     all_fields: bool = True,
 ) -> str:
-    """Return the digest of an `image_search` call from (image id, hit, shown path)."""
+    """Return the digest of an `image_search` call from (image id, hit, shown path).
+
+    A picture that the policy sees is `IMAGE`, on a line of its own after the entry; foreign text never contains it.
+    """
     lines = []
     for img_id, hit, path in hits:
         values = {"title": hit.title, "url": hit.url, "local_path": path, "page_url": hit.page_url}
         lines.append(_entry(f"{img_id}: ", [(name, values[name]) for name in fields], max_chars, all_fields))
+        if hit.shown is not None:
+            lines.append(f"  {IMAGE}")
+        elif hit.unseen:
+            lines.append("  " + not_shown(one_line(hit.unseen, max_chars)))
     head = f"--- image search result for [{one_line(query, max_chars)}] ---"
     return "\n".join([head, *lines, "--- end of image search result ---"])
+
+
+def not_shown(reason: str) -> str:
+    """Return the text in place of a picture that the policy cannot see."""
+    return f"(picture not shown: {reason})"
+
+
+def without_last(text: str, pictures: int, reason: str) -> str:
+    """Return an observation in which only the first `pictures` are shown; `reason` stands in place of the others."""
+    parts = text.split(IMAGE)
+    kept, rest = parts[: pictures + 1], parts[pictures + 1 :]
+    return "".join([IMAGE.join(kept), *(f"{not_shown(reason)}{part}" for part in rest)])
 
 
 def image_error(query: str, error: str, max_chars: int) -> str:
@@ -116,8 +137,12 @@ class ImageIds:
         self._by_url: dict[str, str] = {}
 
     def assign(self, hits: Sequence[ImageHit]) -> list[tuple[str, ImageHit]]:
-        """Return (id, hit) for the images of a result, in order of first appearance."""
+        """Return (id, hit) for the images of a result, in order of first appearance.
+
+        The picture that a hit shows is the one that the id stands for.
+        """
         listed = [(self._id(hit), hit) for hit in hits]
+        listed = [(img_id, self._as_known(img_id, hit)) for img_id, hit in listed]
         if self._ids_by_url_alone:
             return listed
         assigned: dict[str, ImageHit] = {}
@@ -125,12 +150,22 @@ class ImageIds:
             assigned.setdefault(img_id, hit)
         return list(assigned.items())
 
+    def _as_known(self, img_id: str, hit: ImageHit) -> ImageHit:
+        known = self.images[img_id]
+        if hit.shown is None or hit.shown == known.shown:
+            return hit
+        return hit.model_copy(update={"shown": known.shown, "unseen": known.unseen})
+
     def _id(self, hit: ImageHit) -> str:
         alone = self._ids_by_url_alone and bool(hit.url)
         img_id = (None if alone else self._by_content.get(hit.image.sha256)) or self._by_url.get(hit.url)
         if img_id is None:
             img_id = f"IMG_{len(self.images) + 1:03d}"
             self.images[img_id] = hit
+        known = self.images[img_id]
+        if known.shown is None and hit.shown is not None and known.image == hit.image:
+            # An earlier search listed it beyond the hits that are shown.
+            self.images[img_id] = known.model_copy(update={"shown": hit.shown, "unseen": ""})
         self._by_content.setdefault(hit.image.sha256, img_id)
         if hit.url:
             self._by_url.setdefault(hit.url, img_id)

@@ -299,7 +299,7 @@ class Launch:
         environment = worker_environment(self.config.engine) if source.endpoint is None else {}
         transfer = cluster.weights if self.wanted.train and cluster.weights != "host" else None
         actor = self._actor(RolloutWorker, len(self._ranks) + index, environment, options)
-        return actor.remote(self.config, source, date=self.wanted.date, transfer=transfer)
+        return actor.remote(self.config, source, self.images_uri, date=self.wanted.date, transfer=transfer)
 
     def _create_memory(self) -> Any:
         import ray

@@ -15,7 +15,8 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.remote.client import share_limits
-from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
+from genevolve_ray.tools.protocol import EpisodeContext, ToolCard
+from genevolve_ray.tools.showing import Observations, showing
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -53,10 +54,13 @@ class _Replica:
 class ToolReplica(_Replica):
     """Serve every tool of the tools plug-in."""
 
-    def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
-        """Build the plug-in over the run's image store."""
-        super().__init__(build_here(spec, FilesystemImages(images_uri)), replicas)
-        self._tools: dict[str, Tool] = self.plugin.tools
+    def __init__(
+        self, spec: PluginSpec, images_uri: str, replicas: int = 1, observations: Observations | None = None
+    ) -> None:
+        """Build the plug-in over the run's image store; `observations` tells which pictures the policy sees."""
+        images = FilesystemImages(images_uri)
+        super().__init__(build_here(spec, images), replicas)
+        self._tools = showing(self.plugin.tools, observations or Observations(), images)
 
     async def describe(self) -> list[ToolCard]:
         """Return the descriptions of the tools for the system prompt."""
@@ -134,13 +138,22 @@ class Service:
     replica: type
     spec: PluginSpec
     config: ServiceConfig
+    arguments: tuple[Any, ...] = ()
+    """What the replicas get besides the plug-in, the image store and their number."""
 
 
 def services_of(config: PlacedConfig, run_name: str) -> list[Service]:
     """Return the services of a run, their applications named by run and role."""
     prefix, cluster = re.sub(r"[^\w.-]+", "-", run_name), config.cluster
     return [
-        Service("tools", f"{prefix}-tools", ToolReplica, config.tools, cluster.tools.limited(config.tools)),
+        Service(
+            "tools",
+            f"{prefix}-tools",
+            ToolReplica,
+            config.tools,
+            cluster.tools.limited(config.tools),
+            (config.protocol.observations,),
+        ),
         Service(
             "renderer", f"{prefix}-renderer", RenderReplica, config.renderer, cluster.renderer.limited(config.renderer)
         ),
@@ -163,7 +176,7 @@ def _replicas(config: ServiceConfig) -> dict[str, Any]:
 def application(service: Service, images_uri: str) -> Application:
     """Return the Serve application of a service."""
     replica = deployment_of(service, service.replica)
-    bound: Application = replica.bind(service.spec, images_uri, service.config.most_replicas)
+    bound: Application = replica.bind(service.spec, images_uri, service.config.most_replicas, *service.arguments)
     return bound
 
 

@@ -20,6 +20,7 @@ from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts, Scoring
 from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -61,17 +62,25 @@ class RolloutWorker:
     """
 
     def __init__(
-        self, config: PlacedConfig, source: PolicySource, *, date: str = "", transfer: str | None = None
+        self,
+        config: PlacedConfig,
+        source: PolicySource,
+        images_uri: str,
+        *,
+        date: str = "",
+        transfer: str | None = None,
     ) -> None:
         """Keep the settings; `start` does the work.
 
         Args:
             config: the settings of the run or job.
             source: the policy.
+            images_uri: the picture store, from which the policy sees.
             date: required by profiles that append the date.
             transfer: the transport of weights over device memory; None for files only.
         """
         self._config, self._source, self._date, self._transfer = config, source, date, transfer
+        self._images = FilesystemImages(images_uri)
         self._stack = AsyncExitStack()
         self._policy: RunningPolicy | None = None
         self._scoring: Scoring | None = None
@@ -84,7 +93,8 @@ class RolloutWorker:
     async def start(self) -> WorkerStats:
         """Start the policy. Raises FileNotFoundError or UserFault for a model that cannot be sampled."""
         started = perf_counter()
-        self._policy = await self._stack.enter_async_context(open_policy(self._config, self._source, self._transfer))
+        opening = open_policy(self._config, self._source, self._images, self._transfer)
+        self._policy = await self._stack.enter_async_context(opening)
         if self._policy.engine is not None and self._policy.engine.name == "vllm":
             from vllm.v1.engine.exceptions import EngineDeadError
 

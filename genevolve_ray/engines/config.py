@@ -37,7 +37,7 @@ class VllmConfig(Config):
     seed: int = 0
     """Seeds requests that carry no seed of their own."""
     max_images: int = Field(default=0, ge=0)
-    """Most pictures of one sequence, for a policy that sees; 0: observations are text."""
+    """Most pictures of one sequence, for a policy that sees; by default as many as the profile can show in one episode."""
 
 
 class EngineConfig(Config):

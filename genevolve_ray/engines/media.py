@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.engines.checks import read_model_config, sees
 from genevolve_ray.engines.protocol import MediaMismatch, PromptImage
-from genevolve_ray.models.image_processor import load_image_processor, patch_grid
+from genevolve_ray.models.image_tokens import ImageTokens, load_image_tokens
 from genevolve_ray.records.pictures import ImageRefused, open_picture
 
 if TYPE_CHECKING:
@@ -26,15 +26,17 @@ class PromptImages:
     def __init__(self, model_dir: str | Path) -> None:
         config = read_model_config(model_dir)
         self._model_dir, self._sees = Path(model_dir), sees(config)
-        self._image_token: int | None = config.get("image_token_id")
-        self._loaded: Any = None
+        self._tokens = load_image_tokens(model_dir)
 
     @property
     def processor(self) -> Any:
-        """The model's image processor. Raises ValueError as `load_image_processor`."""
-        if self._loaded is None:
-            self._loaded = load_image_processor(self._model_dir)
-        return self._loaded
+        """The model's image processor. Raises ValueError for a model without one."""
+        return self._seeing().processor
+
+    def _seeing(self) -> ImageTokens:
+        if not self._sees or self._tokens is None:
+            raise MediaMismatch(f"the model in {self._model_dir} does not see")
+        return self._tokens
 
     def opened(self, token_ids: Sequence[int], media: Sequence[PromptImage]) -> list[PillowImage]:
         """Return the pictures of a prompt in RGB, after all checks.
@@ -44,11 +46,11 @@ class PromptImages:
         """
         if not media:
             return []
-        if not self._sees or self._image_token is None:
+        if not self._sees or self._tokens is None:
             raise MediaMismatch(
                 f"the prompt has {len(media)} pictures, but the model in {self._model_dir} does not see"
             )
-        _check_places(token_ids, media, self._image_token)
+        _check_places(token_ids, media, self._tokens.id)
         return [self._open(image) for image in media]
 
     def collapse(self, token_ids: Sequence[int], media: Sequence[PromptImage]) -> list[int]:
@@ -71,8 +73,11 @@ class PromptImages:
             picture = open_picture(image.data)
         except ImageRefused as error:
             raise MediaMismatch(f"the image of tokens [{start}, {end}) cannot be opened: {error}") from error
-        grid = patch_grid(self.processor, picture)
-        tokens = grid[0] * grid[1] * grid[2] // self.processor.merge_size**2
+        try:
+            grid = self._seeing().grid(picture.width, picture.height)
+        except ValueError as error:
+            raise MediaMismatch(f"the image of tokens [{start}, {end}) cannot be cut into patches: {error}") from error
+        tokens = self._seeing().count(grid)
         if grid != image.span.grid or end - start != tokens:
             raise MediaMismatch(
                 f"the image of tokens [{start}, {end}) has patch grid {grid} for {tokens} tokens, the span has "

@@ -55,7 +55,7 @@ class OpenAIPolicy:
         self.config, self.name = config, f"openai:{config.model}"
         self._endpoint = Endpoint(config, POLICY_SERVICE)
 
-    async def reply(self, messages: Sequence[dict[str, str]], sampling: SamplingParams) -> ChatReply:
+    async def reply(self, messages: Sequence[dict[str, Any]], sampling: SamplingParams) -> ChatReply:
         """Return the assistant's next turn.
 
         Raises:

@@ -97,8 +97,11 @@ class ChatPolicy(Protocol):
     name: str
     """The model, without the address where it runs."""
 
-    async def reply(self, messages: Sequence[dict[str, str]], sampling: SamplingParams) -> ChatReply:
-        """Return the assistant's next turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
+    async def reply(self, messages: Sequence[dict[str, Any]], sampling: SamplingParams) -> ChatReply:
+        """Return the assistant's next turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up.
+
+        The content of a message is a text, or texts and pictures as parts in the form of OpenAI's endpoint.
+        """
         ...
 
 

@@ -271,6 +271,9 @@ class EvolutionConfig(Config):
         if "token_budget" not in self.learner.model_fields_set:
             budget = max(self.learner.token_budget, self.longest_episode)
             object.__setattr__(self, "learner", self.learner.model_copy(update={"token_budget": budget}))
+        if "max_images" not in self.engine.vllm.model_fields_set and (images := self.protocol.most_images):
+            sampler = self.engine.vllm.model_copy(update={"max_images": images})
+            object.__setattr__(self, "engine", self.engine.model_copy(update={"vllm": sampler}))
         if "formula" not in self.reward.model_fields_set and (formula := self._judged()) is not None:
             object.__setattr__(self, "reward", self.reward.model_copy(update={"formula": formula}))
 

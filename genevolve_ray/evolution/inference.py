@@ -21,6 +21,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.tools.showing import showing
 
 _SAMPLE = 1 << 16
 
@@ -97,13 +98,16 @@ class RunningPolicy:
 
 @asynccontextmanager
 async def open_policy(
-    config: EvolutionConfig, source: PolicySource, transfer: str | None = None
+    config: EvolutionConfig, source: PolicySource, images: ImageStore, transfer: str | None = None
 ) -> AsyncIterator[RunningPolicy]:
-    """Start a policy in this process, and close it at the end; `transfer` as in `create_engine`."""
+    """Start a policy in this process, and close it at the end; `transfer` as in `create_engine`.
+
+    `images` is the store from which it sees pictures.
+    """
     if source.endpoint is not None:
         policy = OpenAIPolicy(source.endpoint)
         try:
-            yield RunningPolicy(lambda sampling: ChatSession(policy, sampling))
+            yield RunningPolicy(lambda sampling: ChatSession(policy, sampling, images.get))
         finally:
             await policy.aclose()
         return
@@ -114,7 +118,7 @@ async def open_policy(
     chat = load_chat(source.model, config.date)
     engine = await start_engine(config, source.model, transfer)
     try:
-        yield RunningPolicy(lambda sampling: TokenSession(engine, chat, sampling), engine)
+        yield RunningPolicy(lambda sampling: TokenSession(engine, chat, sampling, images.get), engine)
     finally:
         await engine.close()
 
@@ -134,8 +138,8 @@ async def inference_in_process(
 
         ports = InferencePorts()
         if wanted.policy is not None:
-            policy = await stack.enter_async_context(open_policy(config, wanted.policy))
-            tools = built(config.tools, images).tools
+            policy = await stack.enter_async_context(open_policy(config, wanted.policy, images))
+            tools = showing(built(config.tools, images).tools, config.protocol.observations, images)
             ports.agent = Rollouts(policy.open_session, tools, config.protocol, wanted.date)
         if wanted.render:
             ports.renderer = RenderService(built(config.renderer), images)

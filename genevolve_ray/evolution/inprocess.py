@@ -26,8 +26,10 @@ from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, weight_folders
 from genevolve_ray.experience.factory import build_embedder
+from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.tools.showing import showing
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.distributed import Ranks
@@ -73,7 +75,7 @@ class LocalRollouts:
 
 def load_chat(model_dir: Path, date: str = "") -> ChatFormat:
     """Load the chat format of a model folder; `date` is the day that its template prints, by default the current one."""
-    return ChatFormat(load_tokenizer(model_dir), date=date)
+    return ChatFormat(load_tokenizer(model_dir), date=date, image_tokens=load_image_tokens(model_dir))
 
 
 def load_banned(model_dir: Path, chat: ChatFormat) -> tuple[int, ...]:
@@ -104,11 +106,12 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
 
 def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
     """Build everything around an engine in this process; the caller closes the engine."""
-    chat, tools = load_chat(model_dir, config.date), config.tools.build(images).tools
+    chat = load_chat(model_dir, config.date)
+    tools = showing(config.tools.build(images).tools, config.protocol.observations, images)
     scoring = build_scoring(config, images)
 
     def open_session(sampling: SamplingParams) -> TokenSession:
-        return TokenSession(engine, chat, sampling)
+        return TokenSession(engine, chat, sampling, images.get)
 
     return LocalRollouts(Rollouts(open_session, tools, config.protocol, config.date, scoring), scoring, engine, images)
 

@@ -26,6 +26,7 @@ from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.trust import TOLERANCES
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
+from genevolve_ray.tools.showing import showing
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.rescoring import Rescorer
@@ -45,7 +46,8 @@ class GatewayParts:
 
 def local_parts(config: EvolutionConfig, images: ImageStore) -> GatewayParts:
     """Build tools, renderer and judge in this process."""
-    return GatewayParts(config.tools.build(images).tools, build_scoring(config, images), images)
+    tools = showing(config.tools.build(images).tools, config.protocol.observations, images)
+    return GatewayParts(tools, build_scoring(config, images), images)
 
 
 @asynccontextmanager

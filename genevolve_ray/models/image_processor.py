@@ -5,10 +5,7 @@ from __future__ import annotations
 import importlib.metadata as metadata
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
+from typing import Any
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -56,14 +53,17 @@ def load_image_processor(model_dir: str | Path) -> Any:
     return AutoImageProcessor.from_pretrained(model_dir, local_files_only=True)
 
 
-def patch_grid(processor: Any, picture: PillowImage) -> tuple[int, int, int]:
-    """Return the grid (t, h, w) of patches into which the processor of a Qwen-VL model cuts a picture."""
+def patch_grid(processor: Any, width: int, height: int) -> tuple[int, int, int]:
+    """Return the grid (t, h, w) of patches into which the processor of a Qwen-VL model cuts a picture of these pixels.
+
+    Raises ValueError for sides that differ by more than a factor of 200.
+    """
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     size = processor.size
     height, width = smart_resize(
-        picture.height,
-        picture.width,
+        height,
+        width,
         factor=processor.patch_size * processor.merge_size,
         min_pixels=size["shortest_edge"],
         max_pixels=size["longest_edge"],

@@ -28,7 +28,8 @@ from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Ter
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import Reward, SufficiencyBin, Verdict
 
-TRAJECTORIES_VERSION = "trajectories/4"
+TRAJECTORIES_VERSION = "trajectories/5"
+_TRAJECTORIES_BEFORE_SIGHT = "trajectories/4"
 _TRAJECTORIES_BEFORE_BINS = "trajectories/3"
 _TRAJECTORIES_BEFORE_USAGE = "trajectories/2"
 _TRAJECTORIES_BEFORE_FLAGS = "trajectories/1"
@@ -51,7 +52,9 @@ def _schema(version: str, fields: Sequence[pa.Field]) -> pa.Schema:
 
 
 IMAGE_REF = _struct(sha256=pa.string(), width=pa.int32(), height=pa.int32(), media_type=pa.string())
-IMAGE_HIT = _struct(title=pa.string(), url=pa.string(), page_url=pa.string(), image=IMAGE_REF)
+_IMAGE_HIT_BEFORE_SIGHT = _struct(title=pa.string(), url=pa.string(), page_url=pa.string(), image=IMAGE_REF)
+IMAGE_HIT = pa.struct([*_IMAGE_HIT_BEFORE_SIGHT, pa.field("shown", IMAGE_REF), pa.field("unseen", pa.string())])
+"""A hit; `shown` and `unseen` are null where the profile shows no pictures."""
 KEY = _struct(step=pa.int64(), request_id=pa.string(), sample=pa.int64(), attempt=pa.int64())
 SPAN = _struct(kind=pa.string(), start=pa.int32(), end=pa.int32())
 MEDIA = _struct(start=pa.int32(), end=pa.int32(), sha256=pa.string(), grid=pa.list_(pa.int32(), 3))
@@ -143,9 +146,13 @@ TRAJECTORY_SCHEMA = _schema(
 )
 """One row per trajectory: the ledger as four list columns of length T with its spans, the episode, and its verdict."""
 
+_IMAGES_BEFORE_SIGHT = _required("images", pa.list_(_struct(img_id=pa.string(), hit=_IMAGE_HIT_BEFORE_SIGHT)))
+_SCHEMA_BEFORE_SIGHT = _schema(
+    _TRAJECTORIES_BEFORE_SIGHT, [_IMAGES_BEFORE_SIGHT if f.name == "images" else f for f in TRAJECTORY_SCHEMA]
+)
 _SCHEMA_BEFORE_BINS = _schema(
     _TRAJECTORIES_BEFORE_BINS,
-    [pa.field("verdict", _VERDICT_BEFORE_BINS) if f.name == "verdict" else f for f in TRAJECTORY_SCHEMA],
+    [pa.field("verdict", _VERDICT_BEFORE_BINS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_SIGHT],
 )
 _SCHEMA_BEFORE_USAGE = _schema(_TRAJECTORIES_BEFORE_USAGE, [f for f in _SCHEMA_BEFORE_BINS if f.name != "usage"])
 _SCHEMA_BEFORE_FLAGS = _schema(
@@ -154,10 +161,17 @@ _SCHEMA_BEFORE_FLAGS = _schema(
 )
 _TRAJECTORY_SCHEMAS = {
     s.metadata[_VERSION_KEY]: s
-    for s in (TRAJECTORY_SCHEMA, _SCHEMA_BEFORE_BINS, _SCHEMA_BEFORE_USAGE, _SCHEMA_BEFORE_FLAGS)
+    for s in (
+        TRAJECTORY_SCHEMA,
+        _SCHEMA_BEFORE_SIGHT,
+        _SCHEMA_BEFORE_BINS,
+        _SCHEMA_BEFORE_USAGE,
+        _SCHEMA_BEFORE_FLAGS,
+    )
 }
-"""Schemas that can be read. `trajectories/3` knew checks alone and one rationale, `trajectories/2` had no usage, and
-`trajectories/1` had no flags of verdicts either. None of them is written any more."""
+"""Schemas that can be read. `trajectories/4` had no files that the policy saw, `trajectories/3` knew checks alone and
+one rationale, `trajectories/2` had no usage, and `trajectories/1` had no flags of verdicts either. None of them is
+written any more."""
 
 REQUEST_SCHEMA = _schema(
     REQUESTS_VERSION,
@@ -309,7 +323,7 @@ def _trajectory(row: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> Tra
         ledger=ledger,
         provenance=Provenance.model_validate(row["provenance"]),
         turns=[Turn.model_validate({**turn, "arguments": json.loads(turn["arguments"])}) for turn in row["turns"]],
-        images={entry["img_id"]: ImageHit.model_validate(entry["hit"]) for entry in row["images"]},
+        images={entry["img_id"]: _hit(entry["hit"]) for entry in row["images"]},
         outcome=Outcome(row["outcome"]),
         termination=Termination(row["termination"]),
         reason=row["reason"],
@@ -320,6 +334,10 @@ def _trajectory(row: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> Tra
         timings=dict(row["timings"]),
         usage={u["service"]: Usage(**{k: v for k, v in u.items() if k != "service"}) for u in row.get("usage", ())},
     )
+
+
+def _hit(row: Mapping[str, Any]) -> ImageHit:
+    return ImageHit.model_validate({name: value for name, value in row.items() if value is not None})
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, Any]:

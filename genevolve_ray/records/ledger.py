@@ -49,6 +49,10 @@ class MediaSpan(Record):
     sha256: str
     grid: tuple[int, int, int]
 
+    def moved(self, tokens: int) -> MediaSpan:
+        """Return the same picture `tokens` later."""
+        return self.model_copy(update={"start": self.start + tokens, "end": self.end + tokens})
+
 
 @dataclass
 class TokenLedger:
@@ -60,7 +64,7 @@ class TokenLedger:
         logprobs: behavior log-probs (natural log, at the sampling temperature); 0.0 on context tokens.
         versions: policy version that sampled each token; -1 on context tokens.
         spans: tiles [0, T) in order.
-        media: image placeholders; empty while observations are text.
+        media: image placeholders inside context spans, in order; empty while observations are text.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -74,15 +78,18 @@ class TokenLedger:
         """Return T."""
         return len(self.tokens)
 
-    def append_context(self, tokens: Sequence[int], kind: SpanKind) -> None:
+    def append_context(self, tokens: Sequence[int], kind: SpanKind, media: Sequence[MediaSpan] = ()) -> None:
         """Append template tokens (prompt or observation). An empty sequence adds nothing.
+
+        `media` are the pictures among them; their places count from the first of these tokens.
 
         Raises:
             ValueError: when the kind belongs to the policy.
         """
         if kind in POLICY_KINDS:
             raise ValueError(f"context tokens cannot be of policy kind {kind.value!r}")
-        n = len(tokens)
+        n, before = len(tokens), len(self.tokens)
+        self.media += (span.moved(before) for span in media)
         self._append(tokens, [False] * n, [0.0] * n, [CONTEXT_VERSION] * n, kind)
 
     def append_policy(
@@ -148,3 +155,13 @@ class TokenLedger:
             position = span.end
         if position != n:
             raise ValueError(f"spans cover {position} of {n} tokens")
+        self._check_media()
+
+    def _check_media(self) -> None:
+        position = 0
+        for image in self.media:
+            if not position <= image.start < image.end <= len(self.tokens):
+                raise ValueError(f"picture {image} is out of order, or outside the {len(self.tokens)} tokens")
+            if any(self.policy_mask[image.start : image.end]):
+                raise ValueError(f"picture {image} has tokens of the policy")
+            position = image.end

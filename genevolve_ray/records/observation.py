@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
 
@@ -36,12 +38,19 @@ class SearchObservation(Record):
 
 
 class ImageHit(Record):
-    """Represent one image search result; pixels are stored separately under `image`."""
+    """Represent one image search result; pixels are stored separately under `image`.
+
+    Where the profile shows pictures to the policy, each of the first hits has `shown` or `unseen`.
+    """
 
     title: str
     url: str
     page_url: str = ""
     image: ImageRef
+    shown: ImageRef | None = Field(default=None, exclude_if=lambda shown: shown is None)
+    """The file that the policy sees: that of `image`, or a smaller copy."""
+    unseen: str = Field(default="", exclude_if=lambda unseen: not unseen)
+    """Reason why the policy cannot see the picture."""
 
 
 class ImageSearchObservation(Record):

@@ -24,6 +24,8 @@ _MAX_SEGMENTS = 4000
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 """A marker that begins a segment: neither a stuffed byte nor a restart."""
 _SCAN, _END = b"\xda", b"\xd9"
+_ORIENTATION = 0x0112
+"""Tag of EXIF that states how a picture must be turned."""
 
 
 class ImageRefused(GenevolveError, ValueError):
@@ -78,6 +80,22 @@ def open_picture(data: bytes, limits: PictureLimits | None = None) -> PillowImag
     """
     limits = limits or PictureLimits()
     return _on_white(_scaled(_decoded(data, limits), limits))
+
+
+def plain_size(data: bytes, limits: PictureLimits | None = None) -> tuple[int, int, bool]:
+    """Return width and height of untrusted bytes, turned upright, and whether any reader sees the same pixels in them.
+
+    That is so for one frame of 8 bits in RGB or gray, upright and opaque. The pixels are decoded, so that a broken file
+    is noticed. Raises ImageRefused as `clean_picture`.
+    """
+    from PIL import Image
+
+    pixels = _decoded(data, limits or PictureLimits())
+    with Image.open(io.BytesIO(data), formats=(limits or PictureLimits()).formats) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        plain = image.mode in ("RGB", "L") and getattr(image, "n_frames", 1) == 1 and not turned
+        opaque = pixels.mode == "RGB"
+    return pixels.width, pixels.height, plain and opaque
 
 
 def _decoded(data: bytes, limits: PictureLimits) -> PillowImage:

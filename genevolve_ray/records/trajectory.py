@@ -143,6 +143,14 @@ class Trajectory:
     timings: dict[str, float] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
 
+    def shown(self, sha256: str) -> ImageRef:
+        """Return the file that the policy saw under this hash (`ledger.media`). Raises KeyError when there is none."""
+        refs = (hit.shown for hit in self.images.values())
+        found = next((ref for ref in refs if ref is not None and ref.sha256 == sha256), None)
+        if found is None:
+            raise KeyError(f"trajectory {self.key} has no picture {sha256[:12]} among those that it was shown")
+        return found
+
     @property
     def tool_calls(self) -> int:
         """Number of tool calls that were carried out."""

@@ -121,7 +121,7 @@ async def connected(
         service.role: ServiceHandle(service, Here(service.replica(service.spec, str(folder))))
         for service in wanted_services(config, TRAINING, "run")
     }
-    worker = RolloutWorker(config, source)
+    worker = RolloutWorker(config, source, str(folder))
     await worker.start()
     scoring = ({0: met["renderer"]}, met["judge"]) if scores else ()
     await worker.connect(met["tools"], *scoring)

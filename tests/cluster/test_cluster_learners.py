@@ -228,7 +228,7 @@ async def test_an_adapter_crosses_the_object_store_and_is_merged_on_the_other_si
         lambda: [kind.remote(config, model, rank) for rank in range(2)], kill=ray.kill, elsewhere=lambda: True
     )
     source = PolicySource(identity="tiny", model=Path(model))
-    worker = actors(RolloutWorker).remote(config, source)
+    worker = actors(RolloutWorker).remote(config, source, str(tmp_path / "images"))
     await asyncio.gather(learner.start(), worker.start.remote())
     await learner.step([group(1)], 1)
     weights = await learner.publish(1)

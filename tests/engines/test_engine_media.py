@@ -79,7 +79,8 @@ class Seeing:
             if isinstance(part, int):
                 tokens += [self.words[(7 * len(tokens) + i) % len(self.words)] for i in range(part)]
                 continue
-            grid = patch_grid(self.processor, open_picture(part))
+            picture = open_picture(part)
+            grid = patch_grid(self.processor, picture.width, picture.height)
             count, start = placeholder_tokens(grid, self.processor.merge_size), len(tokens) + 1
             tokens += [self.start, *[self.image] * count, self.end]
             sha = hashlib.sha256(part).hexdigest()
@@ -265,7 +266,7 @@ def test_the_grid_of_a_picture_is_its_processors(seeing: Seeing) -> None:
     for size in ((96, 64), (64, 128), (1, 1), (33, 200), (3000, 20), (2000, 1500)):
         picture = open_picture(png(0, size))
         found = seeing.processor(images=[picture], return_tensors="pt")["image_grid_thw"]
-        assert patch_grid(seeing.processor, picture) == tuple(found[0].tolist())
+        assert patch_grid(seeing.processor, picture.width, picture.height) == tuple(found[0].tolist())
 
 
 def test_tokens_that_an_engine_read_otherwise_are_named(seeing: Seeing) -> None:

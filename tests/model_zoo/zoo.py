@@ -12,6 +12,18 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+VISION = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{% if part.type == 'image' or 'image' in part or 'image_url' in part %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part.text }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Messages whose content is a text or parts, as in models with vision."""
+VISION_WITH_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    + VISION
+)
+"""The same with a system message where there is none."""
 LLAMA = (
     "{{- bos_token }}{%- if not date_string is defined %}{%- if strftime_now is defined %}"
     "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
@@ -156,7 +168,8 @@ ZOO: dict[str, Species] = {
         control=("<|im_start|>", "<|im_end|>", "<|endoftext|>", *IMAGES),
         shape={"rope_parameters": _MROPE},
         files=processors(14, "Qwen2VLVideoProcessor")
-        | {"generation_config.json": GREEDY, "chat_template.json": {"chat_template": CHATML}},
+        | {"generation_config.json": GREEDY, "chat_template.json": {"chat_template": VISION_WITH_SYSTEM}},
+        template=VISION_WITH_SYSTEM,
         vision=_QWEN25VL,
     ),
     "qwen3-vl": Species(
@@ -165,6 +178,7 @@ ZOO: dict[str, Species] = {
         control=("<|im_start|>", "<|im_end|>", "<|endoftext|>", *IMAGES),
         shape={"rope_parameters": _MROPE | {"mrope_interleaved": True}},
         files=processors(16, "Qwen3VLVideoProcessor"),
+        template=VISION,
         vision=_QWEN3VL,
     ),
 }  # fmt: skip

@@ -26,7 +26,9 @@ json_values = st.recursive(
 )
 free_form = st.dictionaries(texts, json_values, max_size=2)
 image_refs = st.builds(ImageRef, sha256=texts, width=int32, height=int32, media_type=texts)
-image_hits = st.builds(ImageHit, title=texts, url=texts, page_url=texts, image=image_refs)
+image_hits = st.builds(
+    ImageHit, title=texts, url=texts, page_url=texts, image=image_refs, shown=st.none() | image_refs, unseen=texts
+)
 image_ids = st.integers(min_value=1, max_value=1200).map(lambda n: f"IMG_{n:03d}")
 requests = st.builds(
     Request,
@@ -70,10 +72,17 @@ def ledgers(draw: st.DrawFn) -> TokenLedger:
             logprobs = draw(st.lists(st.floats(max_value=0, allow_nan=False), min_size=n, max_size=n))
             ledger.append_policy(tokens, logprobs, draw(st.lists(int32, min_size=n, max_size=n)), kind)
         else:
-            ledger.append_context(tokens, kind)
-    media = st.builds(MediaSpan, start=int32, end=int32, sha256=texts, grid=st.tuples(int32, int32, int32))
-    ledger.media = draw(st.lists(media, max_size=2))
+            ledger.append_context(tokens, kind, draw(media(len(tokens))))
     return ledger
+
+
+@st.composite
+def media(draw: st.DrawFn, tokens: int) -> list[MediaSpan]:
+    """Pictures among so many tokens, in order."""
+    cuts = sorted(draw(st.sets(st.integers(min_value=0, max_value=tokens), max_size=4)))
+    places = zip(cuts[::2], cuts[1::2], strict=False)
+    grids = st.tuples(int32, int32, int32)
+    return [MediaSpan(start=a, end=b, sha256=draw(texts), grid=draw(grids)) for a, b in places]
 
 
 trajectories = st.builds(

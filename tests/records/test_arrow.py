@@ -96,8 +96,26 @@ CHECKED = Verdict(
 )
 
 
+def unseen(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("images")
+    hit = pa.struct(
+        [f for f in table.schema.field(at).type.value_type.field("hit").type if f.name not in ("shown", "unseen")]
+    )
+    entry = pa.struct([pa.field("img_id", pa.string(), nullable=False), pa.field("hit", hit, nullable=False)])
+    kind = pa.list_(entry)
+    cells = [
+        [{"img_id": e["img_id"], "hit": {f.name: e["hit"][f.name] for f in hit}} for e in row]
+        for row in table.column(at).to_pylist()
+    ]
+    return table.set_column(at, pa.field("images", kind, nullable=False), pa.array(cells, type=kind))
+
+
 def older(table: pa.Table, version: int) -> pa.Table:
-    """Return the table as version 1, 2 or 3 wrote it: fewer fields of verdicts, and no usage before version 3."""
+    """Return the table as version 1 to 4 wrote it: no files that the policy saw, before 4 fewer fields of verdicts, and
+    no usage before version 3."""
+    table = unseen(table)
+    if version == 4:
+        return table.replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/4"})
     missing = {"text_bin", "text_rationale", *(["flags"] if version == 1 else [])}
     at = table.schema.get_field_index("verdict")
     kept = [f.with_nullable(False) for f in table.schema.field(at).type if f.name not in missing]
@@ -107,14 +125,14 @@ def older(table: pa.Table, version: int) -> pa.Table:
     return table.replace_schema_metadata({b"genevolve_ray.schema": f"trajectories/{version}".encode()})
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_a_table_of_an_older_version_is_read(version: int) -> None:
     made = [plain(verdict=CHECKED, usage={"judge": Usage(calls=2, money=0.5)}), plain()]
     table = trajectories_to_table(made)
     back = table_to_trajectories(through_parquet(older(table, version)))
     assert [t.verdict for t in back] == [CHECKED if version > 1 else CHECKED.model_copy(update={"flags": ()}), None]
-    assert back[0].usage == (made[0].usage if version == 3 else {})
-    with pytest.raises(ValueError, match="verdict"):
+    assert back[0].usage == (made[0].usage if version >= 3 else {})
+    with pytest.raises(ValueError, match="images" if version == 4 else "verdict"):
         table_to_trajectories(table.replace_schema_metadata(older(table, version).schema.metadata))
 
 
@@ -154,7 +172,7 @@ def test_a_stored_ledger_is_checked() -> None:
 
 def test_another_schema_version_is_refused_by_name() -> None:
     table = trajectories_to_table([]).replace_schema_metadata({b"genevolve_ray.schema": b"trajectories/9"})
-    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/4'"):
+    with pytest.raises(ValueError, match="'trajectories/9', this version reads 'trajectories/5'"):
         table_to_trajectories(table)
     with pytest.raises(ValueError, match="requests/1"):
         table_to_trajectories(requests_to_table([]))
