@@ -85,7 +85,7 @@ class Evolution:
         self.warn(f"step {step}", metrics)
         try:
             metrics |= await self.learner.step(batch.groups, step, experience.lessons)
-            check_parity(step, metrics.get("parity"), self.config.loop.parity_limit)
+            check_parity(step, metrics, self.config.loop.parity_limit)
             clock.lap("seconds_learn")
             metrics["probe_difference"] = await self.publish(step)
             clock.lap("seconds_sync")

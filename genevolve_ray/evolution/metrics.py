@@ -21,15 +21,21 @@ class ParityError(RunError):
     """
 
 
-def check_parity(step: int, parity: float | None, limit: float) -> None:
-    """Check mean |engine - learner| log-prob of a step. Raises ParityError beyond the limit (or for a NaN).
+def check_parity(step: int, metrics: Mapping[str, float], limit: float) -> None:
+    """Check mean |engine - learner| log-prob of a step, over all tokens and over those of trajectories with pictures.
 
-    None: no token of the step was sampled by the version that learned, so there is nothing to compare.
+    A mean is absent where the version that learned sampled no such token, so that there is nothing to compare.
+
+    Raises:
+        ParityError: for a mean beyond the limit, or a NaN.
     """
-    if parity is not None and not parity <= limit:
-        raise ParityError(
-            f"step {step}: mean |engine - learner| log-prob is {parity:.3g}, loop.parity_limit is {limit:.3g}"
-        )
+    for name, where in (("parity", ""), ("parity_images", " over trajectories with pictures")):
+        parity = metrics.get(name)
+        if parity is not None and not parity <= limit:
+            raise ParityError(
+                f"step {step}: mean |engine - learner| log-prob{where} is {parity:.3g}, "
+                f"loop.parity_limit is {limit:.3g}"
+            )
 
 
 class Clock:

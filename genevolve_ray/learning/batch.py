@@ -9,7 +9,7 @@ Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,25 +53,44 @@ class TeacherContext:
 
 
 @dataclass(frozen=True)
-class ImageInputs:
-    """Hold pictures as a Qwen-VL vision tower reads them, in the order of their placeholder tokens.
+class PictureInput:
+    """Hold one picture as a Qwen-VL vision tower reads it; sequences that show the same picture share this object.
 
     Attributes:
-        pixel_values: patches of all pictures, one after the other, [patches, patch size].
-        grid_thw: patches of each picture by time, height and width, [pictures, 3].
+        patches: its patches [t * h * w, patch size].
+        grid: number of patches by time, height and width (t, h, w).
+        sha256: hash of the encoded file, by which the tower's features are kept for a step; empty: they are not kept.
     """
 
-    pixel_values: Tensor
-    grid_thw: Tensor
+    patches: Tensor
+    grid: tuple[int, int, int]
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Hold the pictures of sequences, at least one, in the order of their placeholder tokens."""
+
+    pictures: tuple[PictureInput, ...]
+
+    @property
+    def pixel_values(self) -> Tensor:
+        """The patches of all pictures, one after the other: a new tensor [patches, patch size]."""
+        import torch
+
+        return torch.cat([p.patches for p in self.pictures])
+
+    @property
+    def grid_thw(self) -> Tensor:
+        """Patches of each picture by time, height and width: int64 [pictures, 3]."""
+        import torch
+
+        return torch.tensor([p.grid for p in self.pictures])
 
     @staticmethod
     def join(parts: Sequence[ImageInputs]) -> ImageInputs | None:
         """Return the pictures of several sequences as one, None without any."""
-        if not parts:
-            return None
-        import torch
-
-        return ImageInputs(torch.cat([p.pixel_values for p in parts]), torch.cat([p.grid_thw for p in parts]))
+        return ImageInputs(tuple(p for part in parts for p in part.pictures)) if parts else None
 
 
 @dataclass(frozen=True)
@@ -202,7 +221,14 @@ def split_by_budget(lengths: Sequence[int], token_budget: int) -> list[list[int]
 def micro_batches(
     sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
 ) -> list[MicroBatch]:
-    """Split sequences into micro-batches of at most `token_budget` padded tokens.
+    """Return the micro-batches of `each_micro_batch`, with the pictures of all of them in memory. Raises as it does."""
+    return list(each_micro_batch(sequences, token_budget, device))
+
+
+def each_micro_batch(
+    sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
+) -> Iterator[MicroBatch]:
+    """Yield micro-batches of at most `token_budget` padded tokens; the pictures of each are read when it is made.
 
     Sequences without policy tokens are left out: they add nothing to any loss.
 
@@ -213,4 +239,5 @@ def micro_batches(
         raise ValueError(f"token budget must be at least 1, got {token_budget}")
     kept = [i for i, s in enumerate(sequences) if any(s.policy_mask)]
     groups = split_by_budget([len(sequences[i].tokens) for i in kept], token_budget)
-    return [collate(sequences, [kept[j] for j in group], device) for group in groups]
+    for group in groups:
+        yield collate(sequences, [kept[j] for j in group], device)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -50,6 +51,21 @@ def build_policy(
     if ranks.sharded:
         shard_policy(model, ranks, half=config.dtype == "bfloat16", offload=config.offload)
     return model, adapter
+
+
+def build_optimizer(model: PreTrainedModel, config: LearnerConfig) -> torch.optim.AdamW:
+    """Return the optimizer of the trained parameters; projectors, which ranks do not shard, are a group of their own."""
+    tower = vision_tower(model)
+    whole = set() if tower is None else {id(p) for p in tower.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [[p for p in trained if id(p) not in whole], [p for p in trained if id(p) in whole]]
+    return torch.optim.AdamW(
+        [{"params": group} for group in groups if group],
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:

@@ -173,6 +173,9 @@ class LoraConfig(Config):
     """Scale: the adapter enters with alpha / rank."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """`all-linear` (every linear module of the text decoder, the head left out), or the ends of module names."""
+    projector: bool = False
+    """Also adapt the projectors of a policy that sees (`merger` and the deepstack mergers); the rest of its vision tower
+    stays frozen. Pictures then pass the tower in every pass."""
     start: str | None = None
     """Adapter folder in peft's layout to continue from; None starts with the identity."""
     seed: int = Field(default=0, ge=0)
@@ -229,6 +232,9 @@ class LearnerConfig(Config):
     """Keep one state per layer and recompute the rest in the backward pass."""
     offload: bool = False
     """Keep master weights, gradients and optimizer state in host memory and step there (FSDP2's CPU offload, also on one rank)."""
+    picture_cache_mib: int = Field(default=2048, ge=0)
+    """Most MiB of features of pictures that a rank keeps within a step, on its device; 0 keeps none. Each picture then
+    passes the frozen vision tower once a step, whatever sequences and passes it is in."""
     lora: LoraConfig | None = None
     """Train an adapter alone, in float32; a bfloat16 base stays in bfloat16."""
     advantage: AdvantageConfig = AdvantageConfig()
@@ -244,6 +250,11 @@ class LearnerConfig(Config):
     def publishes_adapter(self) -> bool:
         """True when engines receive an adapter alone."""
         return self.lora is not None and self.lora.publish is PublishForm.ADAPTER
+
+    @property
+    def trains_projector(self) -> bool:
+        """True when an adapter on the projectors of the vision tower is trained."""
+        return self.lora is not None and self.lora.projector
 
     @model_validator(mode="after")
     def _betas(self) -> LearnerConfig:

@@ -156,8 +156,9 @@ def empty_batch(device: torch.device) -> MicroBatch:
 def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: bool) -> None:
     """Shard a policy in place: one group per decoder layer, and the rest (embeddings, norm, head) in the root's.
 
-    A vision tower stays whole on every rank. It is frozen, and a rank without pictures must not wait for a rank with
-    pictures. Call `under_root` for every pass.
+    A vision tower stays whole on every rank, also where an adapter on its projectors is trained. A rank without
+    pictures in a micro-batch then runs the same collectives as a rank with pictures: those of the decoder, none of the
+    tower. Call `under_root` for every pass, and `sum_replicated` before the gradients are used.
 
     Args:
         model: the policy, on any device; its shards move to the mesh's.
@@ -203,12 +204,34 @@ def under_root(model: PreTrainedModel, work: Callable[[], T]) -> T:
     return result
 
 
+def sum_replicated(parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
+    """Sum over the ranks the gradients of trained parameters that every rank holds whole; sharded ones are summed.
+
+    A rank whose micro-batches had no pictures has no gradient for a projector: it adds zero. Where no rank has one,
+    there is none, as in a single process.
+    """
+    whole = [p for p in parameters if not isinstance(p, DTensor)]
+    if ranks.size == 1 or not whole:
+        return
+    having = torch.tensor([int(p.grad is not None) for p in whole])
+    dist.all_reduce(having)
+    for parameter in (p for p, count in zip(whole, having.tolist(), strict=True) if count):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
     """Scale the gradients so that their norm over all ranks is at most `limit`; return the norm before."""
-    if not any(isinstance(p, DTensor) for p in parameters):
+    sharded = [p for p in parameters if isinstance(p, DTensor)]
+    if not sharded:
         return float(nn.utils.clip_grad_norm_(parameters, limit))
-    norm = full(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    # Sharded and whole tensors cannot be in one call.
+    kinds = [kind for kind in (sharded, [p for p in parameters if not isinstance(p, DTensor)]) if kind]
+    norms = [full(nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None])) for kind in kinds]
+    norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0].device) for n in norms]).norm()
+    for kind in kinds:
+        nn.utils.clip_grads_with_norm_(kind, limit, norm)
     return float(norm)
 
 

@@ -5,6 +5,7 @@ Shape legend: T scored tokens, C tokens of one chunk, H hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,17 @@ def default_chunk(vocabulary: int, device: torch.device | None = None) -> int:
     """Return the number of tokens scored at a time for a vocabulary of V."""
     elements = GPU_CHUNK_ELEMENTS if device is not None and device.type == "cuda" else CHUNK_ELEMENTS
     return max(16, elements // vocabulary)
+
+
+def ban_mask(vocabulary: int, banned: Sequence[int], device: torch.device) -> Tensor | None:
+    """Return a mask [V], true for banned ids; None without any. Raises ValueError for an id outside the vocabulary."""
+    if outside := [i for i in banned if not 0 <= i < vocabulary]:
+        raise ValueError(f"banned ids {outside[:10]} are outside the vocabulary of {vocabulary}")
+    if not banned:
+        return None
+    mask_V = torch.zeros(vocabulary, dtype=torch.bool)
+    mask_V[list(banned)] = True
+    return mask_V.to(device)
 
 
 def _logits(hidden_C_H: Tensor, weight_V_H: Tensor, temperature: float, ban_mask_V: Tensor | None) -> Tensor:

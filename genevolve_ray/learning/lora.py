@@ -30,6 +30,9 @@ from genevolve_ray.models.adapters import ADAPTER_CONFIG_FILE, ADAPTER_FILE, BAS
 from genevolve_ray.models.companions import copy_companions
 
 TRAINED, REFERENCE = "default", "reference"
+_PROJECTOR = r"(merger|deepstack_merger_list)"
+_FROZEN = {False: r"(.*\.)?visual\..*", True: rf"(.*\.)?visual\.(?!{_PROJECTOR}\.).*"}
+"""Modules of a vision tower that get no adapter, by whether its projectors are adapted."""
 _FACTOR = re.compile(r"\.lora_([AB])\.(\w+)\.")
 
 
@@ -58,8 +61,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
             lora_alpha=config.alpha,  # type: ignore[arg-type] # declared int; peft computes with any number
             lora_dropout=0.0,
             target_modules=targets if isinstance(targets, str) else list(targets),
-            # The vision tower of a vision-language model stays as it is.
-            exclude_modules=None if vision_tower(model) is None else r"(.*\.)?visual\..*",
+            exclude_modules=None if vision_tower(model) is None else _FROZEN[config.projector],
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(devices=[]):
@@ -71,11 +73,27 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> Any:
             raise ValueError(f"LoRA target {name} is the output projection, which the learner applies itself")
         if not isinstance(module.get_base_layer(), nn.Linear):
             raise ValueError(f"LoRA target {name} is a {type(module.get_base_layer()).__name__}, not a Linear")
+    _check_tower(model, config)
     description = wrapped.peft_config[TRAINED]
     assert model.name_or_path is not None
     # Other processes find the base by this name, from any working directory.
     description.base_model_name_or_path = str(Path(model.name_or_path).resolve())
     return description
+
+
+def _check_tower(model: nn.Module, config: LoraConfig) -> None:
+    """Check that an adapter changes the projectors of a vision tower where the settings say so, and nothing else there.
+
+    Raises ValueError naming the setting.
+    """
+    adapted = [name for name, _ in _layers(model) if ".visual." in f".{name}"]
+    if config.projector and not adapted:
+        why = "has no vision tower" if vision_tower(model) is None else "has no such target in its projectors"
+        raise ValueError(f"learner.lora.projector=true, but the policy {why}")
+    if strange := next((name for name in adapted if re.fullmatch(_FROZEN[config.projector], name)), None):
+        raise ValueError(
+            f"the adapter changes {strange}, but learner.lora.projector={str(config.projector).lower()} freezes it"
+        )
 
 
 def _read_config(folder: str, config: LoraConfig) -> Any:
@@ -123,6 +141,11 @@ def reference_adapter(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+def is_factor(name: str) -> bool:
+    """Return whether a tensor of a model's state is a factor of an adapter."""
+    return _FACTOR.search(name) is not None
+
+
 def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the trained adapter's tensors of a model's state, under the model's names."""
     return {name: t for name, t in state.items() if (found := _FACTOR.search(name)) and found[2] == TRAINED}
@@ -142,7 +165,7 @@ def merged_state(state: Mapping[str, Tensor], scalings: Mapping[str, float]) -> 
     """
     merged = {}
     for name, tensor in state.items():
-        if _FACTOR.search(name):
+        if is_factor(name):
             continue
         module = name.removesuffix(".base_layer.weight")
         if module != name:
@@ -156,7 +179,7 @@ def merge_sources(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return the tensor names that `merged_state` derives from these names, each with its source names."""
     sources = {}
     for name in names:
-        if _FACTOR.search(name):
+        if is_factor(name):
             continue
         module = name.removesuffix(".base_layer.weight")
         factors = tuple(f"{module}.lora_{factor}.{TRAINED}.weight" for factor in "AB") if module != name else ()

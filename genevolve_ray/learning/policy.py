@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,7 +181,11 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def hidden_states(
-    model: PreTrainedModel, ids_B_T: Tensor, images: ImageInputs | None = None, cache: Cache | None = None
+    model: PreTrainedModel,
+    ids_B_T: Tensor,
+    images: ImageInputs | None = None,
+    cache: Cache | None = None,
+    features: Callable[[ImageInputs], Any] | None = None,
 ) -> Tensor:
     """Return the last hidden states [B, T, H] of right-padded sequences.
 
@@ -193,6 +197,7 @@ def hidden_states(
         ids_B_T: token ids.
         images: the pictures behind the image tokens, in the order of rows and tokens, for a model with vision.
         cache: receives the keys and values of the tokens.
+        features: returns the output of the model's `get_image_features` for pictures; by default it is computed.
     """
     untyped: Any = model
     if images is None:
@@ -200,13 +205,19 @@ def hidden_states(
             input_ids=ids_B_T, past_key_values=cache, use_cache=cache is not None
         ).last_hidden_state
         return states
+    pixels: dict[str, Any] = (
+        {"pixel_values": images.pixel_values.to(ids_B_T.device)}
+        if features is None
+        else {"mm_encoder_outputs": {"image": features(images)}}
+    )
+    # The model derives the positions (M-RoPE) from the places of the image tokens and the grids.
     seen: Tensor = untyped.base_model(
         input_ids=ids_B_T,
-        pixel_values=images.pixel_values.to(ids_B_T.device),
         image_grid_thw=images.grid_thw.to(ids_B_T.device),
         mm_token_type_ids=(ids_B_T == model.config.image_token_id).int(),
         past_key_values=cache,
         use_cache=cache is not None,
+        **pixels,
     ).last_hidden_state
     return seen
 
@@ -225,9 +236,9 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     return max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()))
 
 
-def vision_tower(model: PreTrainedModel) -> nn.Module | None:
+def vision_tower(model: nn.Module) -> nn.Module | None:
     """Return the vision tower with its projectors (merger, deepstack mergers), None for a model without vision."""
-    tower: nn.Module | None = getattr(model.base_model, "visual", None)
+    tower: nn.Module | None = getattr(getattr(model, "base_model", None), "visual", None)
     return tower
 
 

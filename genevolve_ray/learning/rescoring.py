@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genevolve_ray.learning.batch import ImageInputs
 from genevolve_ray.learning.logprobs import default_chunk
 from genevolve_ray.learning.policy import head_weight, hidden_states, load_policy
 from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_tensors
@@ -74,13 +75,18 @@ class Rescorer:
 
     @torch.no_grad()
     def score(
-        self, tokens: Sequence[int], policy_mask: Sequence[bool], temperature: float, top_p: float = 1.0
+        self,
+        tokens: Sequence[int],
+        policy_mask: Sequence[bool],
+        temperature: float,
+        top_p: float = 1.0,
+        images: ImageInputs | None = None,
     ) -> TokenScores:
-        """Score the P policy tokens of a sequence of T, none of them the first."""
+        """Score the P policy tokens of a sequence of T, none of them the first, with the pictures that it shows."""
         places = [i for i, policy in enumerate(policy_mask) if policy]
         ids_T = torch.tensor(tokens, device=self._device)
         rows_P = torch.tensor([i - 1 for i in places], device=self._device)
-        states_P_H = hidden_states(self._model, ids_T[None]).squeeze(0)[rows_P]
+        states_P_H = hidden_states(self._model, ids_T[None], images).squeeze(0)[rows_P]
         targets_P, weight_V_H = ids_T[rows_P + 1], head_weight(self._model)
         columns: list[Tensor] = []
         chunk = default_chunk(weight_V_H.shape[0], self._device)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence, micro_batches
-from genevolve_ray.learning.build import base_dtype, build_policy, flops_per_token
+from genevolve_ray.learning.build import base_dtype, build_optimizer, build_policy, flops_per_token
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.distributed import (
     Ranks,
@@ -29,11 +29,12 @@ from genevolve_ray.learning.distributed import (
     load_full_optimizer,
     load_full_state,
     lone_rank,
+    sum_replicated,
     under_root,
 )
 from genevolve_ray.learning.grpo import grpo_loss
 from genevolve_ray.learning.kl import reference_kl
-from genevolve_ray.learning.logprobs import token_logprobs
+from genevolve_ray.learning.logprobs import ban_mask, token_logprobs
 from genevolve_ray.learning.lora import (
     adapter_scalings,
     adapter_state,
@@ -64,6 +65,7 @@ from genevolve_ray.learning.streams import (
     parity_metrics,
     token_streams,
 )
+from genevolve_ray.learning.tower import FrozenTower, TowerFeatures
 from genevolve_ray.learning.ved import ved_loss
 from genevolve_ray.models.companions import copy_companions
 
@@ -121,24 +123,17 @@ class Learner:
             if self._adapter is None:
                 frozen = config.model_copy(update={"gradient_checkpointing": False})
                 self._reference, _ = build_policy(reference_dir or model_dir, frozen, self._ranks, reference=True)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        self._tower = FrozenTower(self.model)
+        twins = [self._reference] if self._reference is not None and reference_dir in (None, model_dir) else []
+        # With projectors that learn, features carry a gradient and differ between policy and reference.
+        kept_mib = 0 if config.trains_projector else config.picture_cache_mib
+        self._features = TowerFeatures([self.model, *twins], kept_mib)
+        self._optimizer = build_optimizer(self.model, config)
+        self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._scalings = adapter_scalings(self.model)
-        self._ban_mask_V = self._ban(banned)
+        self._ban_mask_V = ban_mask(head_weight(self.model).shape[0], banned, self._device)
         self.gaps: list[list[float]] = []
         """Of the last step: log pi - log q per policy token of each sequence, empty where it had no teacher."""
-
-    def _ban(self, banned: Sequence[int]) -> Tensor | None:
-        vocabulary = head_weight(self.model).shape[0]
-        if outside := [i for i in banned if not 0 <= i < vocabulary]:
-            raise ValueError(f"banned ids {outside[:10]} are outside the vocabulary of {vocabulary}")
-        if not banned:
-            return None
-        mask_V = torch.zeros(vocabulary, dtype=torch.bool)
-        mask_V[list(banned)] = True
-        return mask_V.to(self._device)
 
     # --- scoring -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +167,9 @@ class Learner:
         """Return the predicting states [P, H] and the head [V, H], both in the compute dtype."""
         half = self.config.dtype == "bfloat16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
-            states_P_H = hidden_states(model, ids_B_T, images).flatten(0, 1).index_select(0, rows_P)
+            features = self._features.outputs if self._features.serves(model) else None
+            states_B_T_H = hidden_states(model, ids_B_T, images, features=features)
+            states_P_H = states_B_T_H.flatten(0, 1).index_select(0, rows_P)
         weight_V_H = head_weight(model)
         return (states_P_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_P_H, weight_V_H)
 
@@ -268,7 +265,8 @@ class Learner:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
 
         `parity` is mean |behavior - learner| log-prob before the update over the tokens that this version sampled
-        (absent where there are none). `stale_gap` is the same over older tokens. Metrics that begin with `ved_` are
+        (absent where there are none); `parity_images` is the same over sequences that show pictures, `stale_gap` over
+        older tokens. Metrics that begin with `ved_` are
         means over the tokens of sequences that have a teacher. The result does not depend on the order of the sequences
         or on `token_budget` beyond floating-point rounding.
 
@@ -286,9 +284,12 @@ class Learner:
         if not count:
             raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
         self._optimizer.zero_grad(set_to_none=True)
-        scored = self._with_teacher(sequences)
-        seconds_teacher = time.perf_counter() - started
-        totals = self._accumulate(batches, scored, step)
+        self._tower.check_untrained(self._optimizer)
+        with self._features.step():
+            scored = self._with_teacher(sequences)
+            seconds_teacher = time.perf_counter() - started
+            totals = self._accumulate(batches, scored, step)
+        sum_replicated(self._parameters, self._ranks)
         norm = clip_gradients(self._parameters, self.config.grad_clip)
         loss, taught = totals.pop("loss"), totals.pop("taught_sequences")
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -339,7 +340,12 @@ class Learner:
         return state_hash(tensors) if self._ranks.first else ""
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the other files of the model folder."""
+        """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the other files of the model folder.
+
+        Raises:
+            TowerChanged: when the frozen vision tower is not the one of the start.
+        """
+        self._tower.check_unchanged("before a checkpoint")
         state = self.state_dict()
         if not self._ranks.first:
             return
@@ -353,13 +359,19 @@ class Learner:
         torch.save({"optimizer": state["optimizer"], "rng": state["rng"]}, target / OPTIMIZER_FILE)
 
     def load(self, folder: str | Path) -> None:
-        """Restore a checkpoint; the reference stays unchanged. Raises FileNotFoundError when a part is missing."""
+        """Restore a checkpoint; the reference stays unchanged.
+
+        Raises:
+            FileNotFoundError: when a part is missing.
+            TowerChanged: when the checkpoint has another vision tower.
+        """
         if self._adapter is None:
             weights = load_policy(folder, base_dtype(self.config)).state_dict()
         else:
             weights = read_adapter(folder)
         rest = torch.load(Path(folder) / OPTIMIZER_FILE, map_location="cpu", weights_only=True, mmap=True)
         self.load_state_dict({"model": weights, **rest})
+        self._tower.check_unchanged(f"after loading {folder}")
 
     def write_weights(self, folder: str | Path) -> None:
         """Write a version for the engines, in the form of `lora.publish`."""

@@ -18,6 +18,7 @@ from genevolve_ray.learning.config import LossAggregation
 
 MAXIMA = frozenset({"ratio_max", "parity_max"})
 """Metrics combined by maximum over micro-batches; all others are sums over tokens."""
+_PARITIES = ("parity", "parity_images")
 _ROUNDING = 1e-9
 """A tenth of thirty tokens is three, although 0.1 * 30 exceeds 3 in floating point."""
 _TAUGHT = "ved_"
@@ -46,6 +47,7 @@ class TokenStreams:
         sequence_P: the sequence of the micro-batch that each token belongs to.
         taught_sequences: sequences of the GLOBAL batch that have a bundle.
         current_P: True on tokens that the learning version itself has sampled; None means all.
+        seeing_P: True on tokens of sequences that show pictures; None means none.
         policy_tokens: policy tokens of the GLOBAL batch.
         gated_tokens: tokens of the GLOBAL batch that VED's gate will select.
     """
@@ -63,6 +65,7 @@ class TokenStreams:
     sequence_P: Tensor | None = None
     taught_sequences: int = 0
     current_P: Tensor | None = None
+    seeing_P: Tensor | None = None
     policy_tokens: int = 0
     gated_tokens: int = 0
 
@@ -150,6 +153,7 @@ def token_streams(
         sequence_P=batch.sequence_P,
         taught_sequences=counts.taught,
         current_P=flags([x == version for s, _ in chosen for x in _versions(s, version)]),
+        seeing_P=flags([s.images is not None for s, _ in chosen])[batch.sequence_P],
         policy_tokens=counts.policy_tokens,
         gated_tokens=counts.gated_tokens,
     )
@@ -172,14 +176,18 @@ def parity_metrics(streams: TokenStreams) -> dict[str, Tensor]:
     """Return the sums of |behavior - learner| log-prob over the tokens of this version, and over older ones.
 
     At equal version the difference is the engine's error. On older tokens it is the change of the policy since then.
+    The tokens of sequences that show pictures have a sum of their own: few of them would hide among many others.
     """
     gap_P = (streams.behaviour_P - streams.logprobs_P.detach()).abs()
     current_P = streams.current_P if streams.current_P is not None else torch.ones_like(gap_P, dtype=torch.bool)
     now_P = gap_P * current_P
+    seeing_P = current_P & streams.seeing_P if streams.seeing_P is not None else torch.zeros_like(current_P)
     return {
         "parity": now_P.sum(),
         "parity_max": now_P.max() if len(now_P) else now_P.sum(),
+        "parity_images": (now_P * seeing_P).sum(),
         "current_tokens": current_P.sum(),
+        "current_tokens_images": seeing_P.sum(),
         "stale_gap": (gap_P - now_P).sum(),
     }
 
@@ -191,10 +199,11 @@ def means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
     """
     taught, current = totals.pop("ved_tokens", 0.0), totals.pop("current_tokens", float(policy_tokens))
     counts = {"parity": current, "stale_gap": policy_tokens - current} | dict.fromkeys(MAXIMA, 1.0)
+    counts["parity_images"] = totals.pop("current_tokens_images", 0.0)
     metrics = {}
     for name, total in totals.items():
         count = counts.get(name, taught if name.startswith(_TAUGHT) else policy_tokens)
-        if count or name != "parity":  # no token of this version: parity is undefined
+        if count or name not in _PARITIES:  # no such token of this version: parity is undefined
             metrics[name] = total / max(1.0, count)
     if gated := totals.get("ved_gated"):
         metrics["ved_loss_gated"] = totals["ved_loss"] / gated

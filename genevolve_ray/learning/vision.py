@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL.Image import Image as PillowImage
 
-from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.learning.batch import ImageInputs, PictureInput
 from genevolve_ray.records.ledger import MediaSpan
 from genevolve_ray.records.pictures import open_picture
 
@@ -22,8 +22,14 @@ def image_inputs(pictures: Sequence[PillowImage], processor: Any) -> ImageInputs
         pictures: at least one, in RGB (`records.pictures.open_picture`).
         processor: the result of `models.image_processor.load_image_processor`.
     """
-    read = processor(images=list(pictures), return_tensors="pt")
-    return ImageInputs(read["pixel_values"], read["image_grid_thw"])
+    return ImageInputs(tuple(picture_input(picture, processor) for picture in pictures))
+
+
+def picture_input(picture: PillowImage, processor: Any, sha256: str = "") -> PictureInput:
+    """Return one picture as the vision tower reads it; `sha256` as in `PictureInput`."""
+    read = processor(images=[picture], return_tensors="pt")
+    time, height, width = read["image_grid_thw"][0].tolist()
+    return PictureInput(read["pixel_values"], (time, height, width), sha256)
 
 
 def placeholder_tokens(grid: Sequence[int], merge_size: int) -> int:
@@ -46,13 +52,12 @@ def media_inputs(media: Sequence[MediaSpan], read: Callable[[MediaSpan], bytes],
     """
     if not media:
         return None
-    found = image_inputs([open_picture(read(span)) for span in media], processor)
-    grids = found.grid_thw.tolist()
-    for span, grid in zip(media, grids, strict=True):
-        tokens = placeholder_tokens(grid, processor.merge_size)
-        if tuple(grid) != span.grid or span.end - span.start != tokens:
+    found = ImageInputs(tuple(picture_input(open_picture(read(span)), processor, span.sha256) for span in media))
+    for span, picture in zip(media, found.pictures, strict=True):
+        tokens = placeholder_tokens(picture.grid, processor.merge_size)
+        if picture.grid != span.grid or span.end - span.start != tokens:
             raise ValueError(
-                f"the image of tokens [{span.start}, {span.end}) has patch grid {tuple(grid)} for {tokens} tokens; "
+                f"the image of tokens [{span.start}, {span.end}) has patch grid {picture.grid} for {tokens} tokens; "
                 f"the ledger has {span.grid} (sha256 {span.sha256[:12]})"
             )
     return found

@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from genevolve_ray.engines.protocol import (
 )
 from genevolve_ray.engines.transformers import TransformersEngine
 from genevolve_ray.evolution.inprocess import load_banned, load_chat
-from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.learning.batch import ImageInputs, TrainSequence
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.learning.vision import media_inputs, placeholder_tokens
@@ -251,7 +251,7 @@ def test_the_learner_tells_another_image_grid_or_place_by_its_log_probs(seeing: 
     assert images is not None and gap(images) < TOLERANCE
     stranger = seeing.sequence(prompt, sampled, seeing.prompt(4, png(9, (96, 64)), 3, TALL, 2)[1]).images
     assert gap(stranger) > 10 * TOLERANCE, "another picture of the same size"
-    turned = type(images)(images.pixel_values, images.grid_thw[:, [0, 2, 1]])
+    turned = ImageInputs(tuple(replace(p, grid=(p.grid[0], p.grid[2], p.grid[1])) for p in images.pictures))
     assert gap(turned) > 10 * TOLERANCE, "the same patches in a grid of the other shape"
     moved, shifted = seeing.prompt(5, WIDE, 2, TALL, 2)
     assert max(abs(a - b) for a, b in zip(seeing.scores(moved, sampled, shifted), right, strict=True)) > 10 * TOLERANCE

@@ -6,7 +6,15 @@ import pytest
 from loop_fakes import make_trajectory
 
 from genevolve_ray.evolution import metrics as measures
-from genevolve_ray.evolution.metrics import Clock, evaluation_metrics, group_metrics, verdict_parts, warnings_of
+from genevolve_ray.evolution.metrics import (
+    Clock,
+    ParityError,
+    check_parity,
+    evaluation_metrics,
+    group_metrics,
+    verdict_parts,
+    warnings_of,
+)
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
@@ -143,3 +151,10 @@ def test_cut_prompts_are_counted() -> None:
 
 def test_nothing_doubtful_is_no_note() -> None:
     assert warnings_of(group_metrics([Group("r", 1, [judged(), attempt()])])) == {}
+
+
+def test_parity_holds_for_trajectories_with_pictures_by_themselves() -> None:
+    check_parity(3, {"parity": 1e-5, "parity_images": 1e-4}, 1e-4)
+    check_parity(3, {}, 1e-4)
+    with pytest.raises(ParityError, match=r"step 3: .* over trajectories with pictures is 0\.02, .* is 0\.0001"):
+        check_parity(3, {"parity": 1e-5, "parity_images": 0.02}, 1e-4)

@@ -9,25 +9,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.multiprocessing
 from learning_fakes import sequences, taught
+from seeing_fakes import looking, picture
 
 from genevolve_ray.learning.batch import TrainSequence
 from genevolve_ray.learning.config import LearnerConfig
 
 PROBE = [3, 9, 27, 41, 5]
-SHOWN = ("loss", "grad_norm", "entropy", "parity", "parity_max", "clip_high", "approx_kl", "ratio_max", "tokens")
+SHOWN = (
+    "parity_images",
+    "loss",
+    "grad_norm",
+    "entropy",
+    "parity",
+    "parity_max",
+    "clip_high",
+    "approx_kl",
+    "ratio_max",
+    "tokens",
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A learner and the batches that it trains on; `counts` has the number of sequences of each step."""
+    """A learner and the batches that it trains on; `counts` has the number of sequences of each step.
+
+    `sees`: every third sequence of a batch shows pictures, but none of the second step.
+    """
 
     model_dir: str
     config: LearnerConfig
     counts: tuple[int, ...]
     longest: int = 20
+    sees: bool = False
 
 
 def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = None) -> dict[str, Any]:
@@ -38,14 +55,14 @@ def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = Non
     learner = Learner(case.model_dir, case.config, (0, 63), ranks=ranks)
     if checkpoint:
         learner.load(checkpoint)
-    seen: dict[str, Any] = {"start": learner.state_hash(), "scores": learner.score(sequences(5))}
+    seen: dict[str, Any] = {"start": learner.state_hash(), "scores": learner.score(batch_of(case, 5, 0))}
     seen["gradients"] = gradients(learner, case)
     metrics = []
     for step, count in enumerate(case.counts):
         metrics.append(learner.train_step(batch_of(case, count, step), step))
         seen[f"gaps_{step}"] = learner.gaps
     seen["metrics"] = [{n: x for n, x in m.items() if n in SHOWN or n.startswith(("kl", "ved_"))} for m in metrics]
-    seen["scores_after"] = learner.score(sequences(5))
+    seen["scores_after"] = learner.score(batch_of(case, 5, 0))
     seen["probe"] = learner.raw_logprobs(PROBE)
     seen["hash"] = learner.state_hash()
     learner.save(out / "checkpoint")
@@ -63,7 +80,14 @@ def batch_of(case: Case, count: int, seed: int) -> list[TrainSequence]:
     """Return a batch in which every other sequence has a teacher, where the case distils."""
     batch = sequences(count, seed, case.longest)
     every = 2 if case.config.ved.coefficient else count + 1
-    return [taught(s, (7, 11, 13), narrow(s)) if i % every == every - 1 else s for i, s in enumerate(batch)]
+    batch = [taught(s, (7, 11, 13), narrow(s)) if i % every == every - 1 else s for i, s in enumerate(batch)]
+    if not case.sees:
+        return batch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(case.model_dir)
+    shown = [[picture(config, n) for n in (0, i)] if i % 3 == 0 and seed != 1 else [] for i in range(count)]
+    return [looking(config, s, pictures) for s, pictures in zip(batch, shown, strict=True)]
 
 
 def narrow(sequence: TrainSequence) -> list[bool]:
@@ -73,11 +97,12 @@ def narrow(sequence: TrainSequence) -> list[bool]:
 
 def gradients(learner: Any, case: Case) -> dict[str, torch.Tensor]:
     """Return the gradient of each trained parameter over the first batch, before any update."""
-    from genevolve_ray.learning.distributed import full
+    from genevolve_ray.learning.distributed import full, sum_replicated
 
     batch = batch_of(case, case.counts[0], 0)
     learner._optimizer.zero_grad()
     learner._accumulate(learner._split(batch), learner._with_teacher(batch), 0)
+    sum_replicated(learner._parameters, learner._ranks)
     return {name: full(p.grad).clone() for name, p in learner.model.named_parameters() if p.grad is not None}
 
 
@@ -106,3 +131,22 @@ def train_on_ranks(case: Case, size: int, out: Path, checkpoint: str | None = No
         _main, (size, port, case, out, checkpoint), nprocs=size, start_method="forkserver"
     )
     return [torch.load(out / f"seen_{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def compare_gradients(mine: dict[str, Any], expected: dict[str, Any]) -> None:
+    gradients, others = mine.pop("gradients"), expected.pop("gradients")
+    assert gradients.keys() == others.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-5, atol=1e-5 * float(others[name].abs().max()))
+
+
+def compare(mine: dict[str, Any], expected: dict[str, Any]) -> None:
+    for step, other in zip(mine["metrics"], expected["metrics"], strict=True):
+        for name, value in step.items():
+            assert value == pytest.approx(other[name], rel=1e-5, abs=1e-5), name
+    for key in ("scores", "scores_after", *(name for name in mine if name.startswith("gaps"))):
+        for row, other_row in zip(mine[key], expected[key], strict=True):
+            assert row == pytest.approx(other_row, abs=1e-5)
+    assert mine["probe"] == pytest.approx(expected["probe"], abs=1e-5)
+    assert mine["hash_again"] == mine["hash"]
+    assert mine["probe_again"] == mine["probe"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from ranks import Case, train, train_on_ranks
+from ranks import Case, compare, compare_gradients, train, train_on_ranks
 from safetensors.torch import load_file
 
 from genevolve_ray.learning.config import (
@@ -33,25 +32,6 @@ WITH_REFERENCE = SMALL.model_copy(
 )
 # One sequence leaves rank 1 of the second step without any; five leave it with one fewer.
 COUNTS = (5, 1, 6)
-
-
-def compare_gradients(mine: dict[str, Any], expected: dict[str, Any]) -> None:
-    gradients, others = mine.pop("gradients"), expected.pop("gradients")
-    assert gradients.keys() == others.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, others[name], rtol=1e-5, atol=1e-5 * float(others[name].abs().max()))
-
-
-def compare(mine: dict[str, Any], expected: dict[str, Any]) -> None:
-    for step, other in zip(mine["metrics"], expected["metrics"], strict=True):
-        for name, value in step.items():
-            assert value == pytest.approx(other[name], rel=1e-5, abs=1e-5), name
-    for key in ("scores", "scores_after", *(name for name in mine if name.startswith("gaps"))):
-        for row, other_row in zip(mine[key], expected[key], strict=True):
-            assert row == pytest.approx(other_row, abs=1e-5)
-    assert mine["probe"] == pytest.approx(expected["probe"], abs=1e-5)
-    assert mine["hash_again"] == mine["hash"]
-    assert mine["probe_again"] == mine["probe"]
 
 
 @pytest.mark.parametrize(

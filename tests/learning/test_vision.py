@@ -11,7 +11,6 @@ import pytest
 import torch
 from learning_fakes import sequences
 from PIL import Image
-from ranks import Case, train_on_ranks
 from tiny_vl import IMAGE, VIDEO, VISION_END, VISION_START, build_vl
 from transformers import AutoModelForImageTextToText
 
@@ -142,15 +141,6 @@ async def test_the_reference_engine_samples_what_the_learner_trains(vl_dir: str,
     n = len(sampled.tokens)
     sequence = TrainSequence(ids + sampled.tokens, [False] * len(ids) + [True] * n, [0.0] * (len(ids) + n), 1.0)
     assert learner.score([sequence])[0] == pytest.approx(sampled.logprobs, abs=1e-4)
-
-
-@pytest.mark.e2e
-def test_two_ranks_train_a_model_that_sees(vl_dir: str, tmp_path: Path) -> None:
-    first, second = train_on_ranks(Case(vl_dir, CONFIG, (3,)), 2, tmp_path)
-    assert first["metrics"] == second["metrics"]
-    alone = Learner(vl_dir, CONFIG, (0, 63)).train_step(sequences(3, 0), 0)
-    for name in ("loss", "grad_norm"):
-        assert first["metrics"][0][name] == pytest.approx(alone[name], rel=1e-5, abs=1e-5)
 
 
 def test_the_ledgers_media_column_is_checked_against_the_picture(vl_dir: str) -> None:
