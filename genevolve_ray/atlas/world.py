@@ -119,7 +119,7 @@ def _fact(rng: np.random.Generator, values: tuple[str, ...]) -> Fact:
 def _put_picture(look: Look, images: ImageStore | None) -> ImageRef:
     if images is None:  # No picture is viewed: the name of the look is sufficient content.
         return reference(look.model_dump_json().encode(), width=1, height=1)
-    data, width, height = _picture(look)
+    data, width, height = picture_of_look(look)
     return images.put(data, width=width, height=height)
 
 
@@ -142,7 +142,7 @@ def _fill_library(world: World, images: ImageStore | None, rng: np.random.Genera
 
 
 @lru_cache(maxsize=len(SHAPES) * len(COLOURS) * len(PATTERNS))
-def _picture(look: Look) -> tuple[bytes, int, int]:
+def picture_of_look(look: Look) -> tuple[bytes, int, int]:
     """Return the encoded picture of a look and its size; the looks are few, and many worlds share them."""
     picture = draw_look(look)
     return encode_png(picture), picture.width, picture.height
