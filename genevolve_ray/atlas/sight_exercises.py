@@ -90,8 +90,7 @@ def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) ->
     texts = "".join(f"{n}. snippet: {said[i]}\n" for n, i in enumerate(rng.permutation(2), 1))
     rows = "".join(_row(ids[place], name) for place in order)
     pieces: list[Piece] = [(f"{texts}--- image search result for [look of {name}] ---\n{rows}", False)]
-    if rng.random() < 0.5:
-        place = int(rng.integers(len(looks)))
+    for place in rng.permutation(len(looks))[: int(rng.integers(len(looks) + 1))]:
         pieces += [(f"Picture {ids[place]} shows", False), (f" {looks[place].words}", True), (".\n", False)]
     for place in rng.permutation(len(looks)):
         source = SIGHT_SOURCES[place]

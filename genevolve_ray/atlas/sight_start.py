@@ -92,11 +92,15 @@ class _Pictures:
         return SftExample(tokens, mask, ImageInputs(tuple(map(self._read, shas))) if shas else None)
 
 
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Return the id of a control token."""
+    return int(tokenizer.get_vocab()[token])
+
+
 def new_model(config: SightStartConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return the model of a recipe with random weights."""
     from genevolve_ray.learning.new_seeing import new_qwen3_vl
 
-    control = tokenizer.convert_tokens_to_ids(list(VISION))
     return new_qwen3_vl(
         vocabulary=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -108,7 +112,7 @@ def new_model(config: SightStartConfig, tokenizer: PreTrainedTokenizerFast) -> P
         patch_size=config.patch_size,
         tower_width=config.tower_width,
         tower_layers=config.tower_layers,
-        control=dict(zip(_CONTROL, control, strict=True)),
+        control={name: _token_id(tokenizer, token) for name, token in zip(_CONTROL, VISION, strict=True)},
         seed=config.curriculum.seed,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

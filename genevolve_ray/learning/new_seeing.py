@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -88,9 +89,9 @@ def new_qwen3_vl(
         "initializer_range": _TOWER_SPREAD,
     }
     torch.manual_seed(seed)
-    return Qwen3VLForConditionalGeneration(
-        Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **control)
-    )
+    tokens: Any = control
+    shape = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **tokens)
+    return Qwen3VLForConditionalGeneration(shape)
 
 
 def write_processors(folder: str | Path, *, image_side: int, patch_size: int) -> None:
