@@ -113,9 +113,7 @@ class Curriculum:
         stated = step < config.stated_fraction * config.steps or rng.random() < config.stated_share_later
         decisions = decide(truth, rng, STATED if stated else config.teacher)
         read = None if self._images is None else self._images.get
-        return await play(
-            request, truth, decisions, tools, self._chat, guided=stated, profile=self._profile, read=read
-        )
+        return await play(request, truth, decisions, tools, self._chat, guided=stated, profile=self._profile, read=read)
 
 
 class ColdStartConfig(Config):
@@ -224,7 +222,9 @@ async def play(
         request,
         key=SampleKey(step=0, request_id=request.id, sample=0),
         # An episode only generates.
-        session=TokenSession(cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams(), read),
+        session=TokenSession(
+            cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams(), read
+        ),
         tools=tools,
         profile=profile,
         seed=0,

@@ -57,9 +57,7 @@ def see(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, l
     return made
 
 
-def practise(
-    rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, length: int = 192
-) -> SightExercise:
+def practise(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, length: int = 192) -> SightExercise:
     """Return exercises in the words of the protocol of at least `length` tokens; half of them are about pictures."""
     made = SightExercise()
     image = _image(image_tokens)

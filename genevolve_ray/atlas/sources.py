@@ -80,9 +80,7 @@ class AtlasTools:
 
     def _build(self, partition: str, seed: int) -> dict[str, Tool]:
         config = self._config
-        return world_tools(
-            build_world(seed, Partition(partition), self._images, config.entities, sight=config.sight)
-        )
+        return world_tools(build_world(seed, Partition(partition), self._images, config.entities, sight=config.sight))
 
     def of(self, request: Request) -> dict[str, Tool]:
         """Return the tools of the world that a request belongs to."""

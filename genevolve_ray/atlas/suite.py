@@ -73,9 +73,7 @@ async def bench_atlas(
     with tempfile.TemporaryDirectory(prefix="genevolve-bench-") as folder:
         images = FilesystemImages(folder)
         posed = config.requests.build(images).heldout(requests)
-        rollouts, engine = await start_rollouts(
-            config, model, images, lambda tools: altered(tools, pictures, images)
-        )
+        rollouts, engine = await start_rollouts(config, model, images, lambda tools: altered(tools, pictures, images))
         try:
             results = {}
             for name, temperature in (("sampled", config.sampling.temperature), ("greedy", 0.0)):

@@ -97,7 +97,8 @@ def demo(
 @app.command()
 def sft(
     source: Annotated[
-        str, typer.Argument(help="atlas or atlas-sight (with a teacher), a file of rows, or hf://datasets/ORG/NAME/FILE.")
+        str,
+        typer.Argument(help="atlas or atlas-sight (with a teacher), a file of rows, or hf://datasets/ORG/NAME/FILE."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
@@ -135,7 +136,8 @@ app.add_typer(bench, name="bench")
 
 
 BenchPolicy = Annotated[
-    str, typer.Option("--policy", help="A run (its best checkpoint), a model folder, or cold-start: the shipped policy.")
+    str,
+    typer.Option("--policy", help="A run (its best checkpoint), a model folder, or cold-start: the shipped policy."),
 ]
 BenchOut = Annotated[Path, typer.Option("--json", help="Output file of the result.")]
 WorldSeed = Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")]
