@@ -97,7 +97,8 @@ def demo(
 @app.command()
 def sft(
     source: Annotated[
-        str, typer.Argument(help="atlas (with its own teacher), a file of rows, or hf://datasets/ORG/NAME/FILE.")
+        str,
+        typer.Argument(help="atlas or atlas-sight (with a teacher), a file of rows, or hf://datasets/ORG/NAME/FILE."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
@@ -110,7 +111,7 @@ def sft(
     ] = None,
     settings: Sets = None,
 ) -> None:
-    """Run supervised fine-tuning: the atlas cold start from scratch, or a model folder on published SFT rows.
+    """Run supervised fine-tuning: the cold start of a preset from scratch, or a model folder on published SFT rows.
 
     Example: `genevolve sft samples/sft.jsonl --model runs/demo/sft --out runs/tuned --set dtype=float32`
     """
@@ -134,14 +135,25 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 
 
+BenchPolicy = Annotated[
+    str,
+    typer.Option("--policy", help="A run (its best checkpoint), a model folder, or cold-start: the shipped policy."),
+]
+BenchOut = Annotated[Path, typer.Option("--json", help="Output file of the result.")]
+WorldSeed = Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")]
+BenchRequests = Annotated[int, typer.Option("--requests", min=1, help="Number of held-out requests.")]
+BenchEngine = Annotated[str, typer.Option("--engine", help="vllm or transformers.")]
+BenchExperience = Annotated[str, typer.Option("--experience", help="Guidance: none, ideal or misleading.")]
+
+
 @bench.command("atlas")
 def bench_atlas(
-    policy: Annotated[Path, typer.Option("--policy", help="A run folder (its best checkpoint) or a model folder.")],
-    out: Annotated[Path, typer.Option("--json", help="Output file of the result.")],
-    world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="Number of held-out requests.")] = 200,
-    engine: Annotated[str, typer.Option("--engine", help="vllm or transformers.")] = "vllm",
-    experience: Annotated[str, typer.Option("--experience", help="Guidance: none, ideal or misleading.")] = "none",
+    policy: BenchPolicy,
+    out: BenchOut,
+    world_seed: WorldSeed = 1,
+    requests: BenchRequests = 200,
+    engine: BenchEngine = "vllm",
+    experience: BenchExperience = "none",
 ) -> None:
     """Score a policy on held-out requests, sampled and greedy. Names come from the test partition for every seed.
 
@@ -150,6 +162,37 @@ def bench_atlas(
     from genevolve_ray.commands.benchmarks import bench_run
 
     bench_run("atlas", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
+
+
+@bench.command("atlas-sight")
+def bench_atlas_sight(
+    policy: BenchPolicy,
+    out: BenchOut,
+    world_seed: WorldSeed = 1,
+    requests: BenchRequests = 200,
+    engine: BenchEngine = "vllm",
+    experience: BenchExperience = "none",
+    images: Annotated[
+        str,
+        typer.Option("--images", help="Pictures for the policy: shown, blank (gray) or shuffled (among the hits)."),
+    ] = "shown",
+) -> None:
+    """Score a policy where only sight tells the right picture. Names and looks come from the test partition.
+
+    Example: `genevolve bench atlas-sight --policy cold-start --images blank --json out/blank.json`
+    """
+    from genevolve_ray.commands.benchmarks import bench_run
+
+    bench_run(
+        "atlas-sight",
+        policy,
+        out,
+        world_seed=world_seed,
+        requests=requests,
+        engine=engine,
+        experience=experience,
+        pictures=images,
+    )
 
 
 @app.command()
