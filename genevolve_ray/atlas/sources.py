@@ -34,7 +34,7 @@ class WorldConfig(Config):
     entities: int = Field(default=48, ge=2, le=96)
     """Named subjects in each world."""
     sight: bool = False
-    """Whether the right picture of a subject is told by its pixels alone: titles and addresses then say nothing of it, and
+    """Whether the right picture of a subject is known by its pixels alone: titles and addresses then say nothing of it, and
     the corpus says what it looks like."""
 
 
