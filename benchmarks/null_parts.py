@@ -54,6 +54,16 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
+def noise(width: int, height: int) -> bytes:
+    """Return a PNG of random pixels, the same for the same size."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    pixels = random.Random(width * height).randbytes(3 * width * height)
+    Image.frombytes("RGB", (width, height), pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 class NoConfig(Config):
     """No settings."""
 
@@ -105,6 +115,19 @@ class Tools:
             _Tool("query_knowledge", SkillObservation(skill_name="spatial_layout", markdown="skill")),
         )
         self.tools = {tool.name: tool for tool in tools}
+
+
+class PictureTools:
+    """The three tools; the image search finds two pictures of random pixels."""
+
+    Config = NoConfig
+
+    def __init__(self, config: NoConfig, images: ImageStore) -> None:
+        """Store the pictures."""
+        refs = [images.put(noise(*size), width=size[0], height=size[1]) for size in ((96, 64), (120, 200))]
+        hits = [ImageHit(title=f"t{i}", url=f"https://x.org/{i}", image=ref) for i, ref in enumerate(refs)]
+        found = ImageSearchObservation(query="reference", hits=tuple(hits))
+        self.tools = {**Tools(config, images).tools, "image_search": _Tool("image_search", found)}
 
 
 class Renderer:

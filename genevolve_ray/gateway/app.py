@@ -195,6 +195,7 @@ class _Door:
         async def loaded() -> tuple[bytes, dict[str, str]]:
             data, media_type = await gateway.picture(who, lease, sha256)
             gateway.meters.bytes_out += len(data)
+            gateway.meters.picture_bytes_out += len(data)
             return data, {"Content-Type": media_type, "Content-Length": str(len(data))}
 
         return _FilePart(self._turn(who), loaded, status=200)

@@ -15,7 +15,7 @@ from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.wire import LeaseGrant, LedgerBody, OwnCall, Push, ToolAnswer, ToolOrder
 from genevolve_ray.gateway.worker_pictures import WorkerPictures
-from genevolve_ray.records.images import ImageStore
+from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageSearchObservation, Observation
 from genevolve_ray.records.request import EvalType, Request
@@ -52,6 +52,15 @@ class EpisodeRunner:
     async def play(self, grant: LeaseGrant) -> Push | None:
         """Return the episode of a lease; None when it ended without a usable result."""
         recorded: list[OwnCall] = []
+        lost: list[ImageRef] = []
+
+        def read(picture: ImageRef) -> bytes:
+            try:
+                return self._pictures.get(picture)
+            except OSError:
+                lost.append(picture)
+                raise
+
         tools: dict[str, Tool]
         if self._own is None:
             calls = _Calls(self._client, grant.id, self._pictures)
@@ -63,7 +72,7 @@ class EpisodeRunner:
             # The judges' part of the request stays inside; the policy reads only the prompt.
             Request(id=grant.id, prompt=grant.prompt, eval_type=EvalType.QUALITY),
             key=SampleKey(step=0, request_id=grant.id, sample=0),
-            session=TokenSession(self._engine, self._chat, grant.sampling, self._pictures.get),
+            session=TokenSession(self._engine, self._chat, grant.sampling, read),
             tools=tools,
             profile=self._profile,
             seed=grant.seed,
@@ -71,7 +80,8 @@ class EpisodeRunner:
             split=grant.split,
             date=self._chat.date,
         )
-        if trajectory.outcome is Outcome.INFRA_FAILURE and not trajectory.ledger.policy_tokens:
+        # The gateway has a file that this worker lost, so its replay would go on.
+        if lost or (trajectory.outcome is Outcome.INFRA_FAILURE and not trajectory.ledger.policy_tokens):
             return None
         return Push(ledger=ledger_body(trajectory.ledger), own_calls=recorded)
 

@@ -24,6 +24,7 @@ from genevolve_ray.gateway.logprobs import NullScorer, PolicyScorer, Scorer
 from genevolve_ray.gateway.rollouts import GatewayRollouts, SharedRollouts
 from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.trust import TOLERANCES
+from genevolve_ray.models.image_tokens import ImageTokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 from genevolve_ray.tools.showing import showing
@@ -92,7 +93,7 @@ async def open_gateway(
                 config,
                 run_facts(run, model_dir),
                 facts,
-                scorer=build_scorer(run, model_dir, facts.banned),
+                scorer=build_scorer(run, model_dir, facts.banned, facts.chat.image_tokens),
                 folder=folder,
                 weights=weights,
                 call_tool=call,
@@ -157,8 +158,10 @@ def run_facts(run: EvolutionConfig, model_dir: Path) -> RunFacts:
     )
 
 
-def build_scorer(run: EvolutionConfig, model_dir: Path, banned: frozenset[int]) -> Scorer:
-    """Return the scorer of a run: its policy, or the digest of a rehearsal."""
+def build_scorer(
+    run: EvolutionConfig, model_dir: Path, banned: frozenset[int], image_tokens: ImageTokens | None = None
+) -> Scorer:
+    """Return the scorer of a run: its policy, or the digest of a rehearsal; `image_tokens` of a policy that sees."""
     if run.rehearsal is not None:
         return NullScorer()
     learner = run.learner
@@ -168,4 +171,4 @@ def build_scorer(run: EvolutionConfig, model_dir: Path, banned: frozenset[int]) 
 
         return Rescorer(model_dir, dtype=learner.dtype, device=learner.device, banned=sorted(banned), threads=1)
 
-    return PolicyScorer(build)
+    return PolicyScorer(build, image_tokens)

@@ -13,7 +13,9 @@ from genevolve_ray.engines.protocol import PromptImage
 from genevolve_ray.learning.null import NULL_FILE, null_logprob
 
 if TYPE_CHECKING:
+    from genevolve_ray.learning.batch import ImageInputs
     from genevolve_ray.learning.rescoring import Rescorer
+    from genevolve_ray.models.image_tokens import ImageTokens
 
 
 class Scores(NamedTuple):
@@ -48,9 +50,12 @@ class Scorer(Protocol):
 class PolicyScorer:
     """Run the run's policy in a thread of its own; it holds one version until another is requested."""
 
-    def __init__(self, build: Callable[[], Rescorer]) -> None:
-        """Keep the function that builds it; nothing is loaded before the first call."""
-        self._build = build
+    def __init__(self, build: Callable[[], Rescorer], image_tokens: ImageTokens | None = None) -> None:
+        """Keep the function that builds it; nothing is loaded before the first call.
+
+        `image_tokens` are those of a policy that sees.
+        """
+        self._build, self._image_tokens = build, image_tokens
         self._model: Rescorer | None = None
         self._loaded: Path | None = None
         self._thread = ThreadPoolExecutor(1, "gateway-scorer")
@@ -73,9 +78,18 @@ class PolicyScorer:
                 self._loaded = None
                 self._model.load(folder)
                 self._loaded = folder
-            return Scores(*self._model.score(tokens, policy_mask, temperature, top_p))
+            return Scores(*self._model.score(tokens, policy_mask, temperature, top_p, self._images(tokens, media)))
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _images(self, tokens: Sequence[int], media: Sequence[PromptImage]) -> ImageInputs | None:
+        if not media:
+            return None
+        from genevolve_ray.learning.vision import LedgerPictures
+
+        assert self._image_tokens is not None, "pictures need a policy that sees"
+        files = {image.span.sha256: image.data for image in media}
+        return LedgerPictures(self._image_tokens).inputs(tokens, [image.span for image in media], files.__getitem__)
 
     async def close(self) -> None:
         """End the thread after its current work."""

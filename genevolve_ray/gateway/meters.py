@@ -47,6 +47,8 @@ class Meters:
         self.accepted = self.tokens = self.bytes_in = self.bytes_out = self.requests = 0
         self.base_bytes_out = 0
         """Part of `bytes_out`: downloads of the base."""
+        self.picture_bytes_out = 0
+        """Part of `bytes_out`: pictures that policies outside see."""
         self.version_bytes_out: Counter[int] = Counter()
         """Part of `bytes_out`: downloads of each version."""
 
@@ -84,6 +86,7 @@ class Meters:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "base_bytes_out": self.base_bytes_out,
+            "picture_bytes_out": self.picture_bytes_out,
             "version_bytes_out": {version: self.version_bytes_out[version] for version in versions},
             "requests": self.requests,
             "refused": dict(self.refused),
@@ -127,6 +130,7 @@ class Meters:
             "received_bytes": ("Bytes of bodies received", self.bytes_in),
             "sent_bytes": ("Bytes of files sent", self.bytes_out),
             "base_sent_bytes": ("Bytes sent of the base model", self.base_bytes_out),
+            "pictures_sent_bytes": ("Bytes sent of pictures that the policy sees", self.picture_bytes_out),
             "weights_sent_bytes": ("Bytes sent of versions of the weights", self.version_bytes_out.total()),
         }
         families: list[Metric] = [GaugeMetricFamily(_PREFIX + n, text, value) for n, (text, value) in gauges.items()]

@@ -72,8 +72,8 @@ class ToolCalls:
     async def _record(self, lease: SampleLease, order: ToolOrder) -> ToolAnswer:
         try:
             answer = await self._carry_out(lease, order)
-            lease.calls.append(Call(order.name, order.arguments, answer))
             self._note_pictures(lease, answer.observation)
+            lease.calls.append(Call(order.name, order.arguments, answer))
             self._lease_table.progressed(lease)
             return answer
         finally:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from genevolve_ray.gateway.client import GatewayClient
+from genevolve_ray.gateway.worker_engine import WorkerError
 from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageSearchObservation, Observation
 
@@ -33,12 +34,16 @@ class WorkerPictures:
         Raises:
             GatewayRefusal: for a picture that the gateway does not serve.
             GatewayDown: when one does not arrive, or arrives damaged.
+            WorkerError: when one cannot be written.
         """
         if isinstance(observation, ImageSearchObservation):
             for ref in dict.fromkeys(hit.shown for hit in observation.hits if hit.shown is not None):
                 if not await asyncio.to_thread(self._there, ref):
                     data = await self._client.picture(lease, ref.sha256)
-                    await asyncio.to_thread(self._put, ref, data)
+                    try:
+                        await asyncio.to_thread(self._put, ref, data)
+                    except OSError as error:
+                        raise WorkerError(f"cannot keep a picture in {self._folder}: {error}") from error
         return observation
 
     def _path(self, ref: ImageRef) -> Path:

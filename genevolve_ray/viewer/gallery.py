@@ -228,6 +228,7 @@ def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
                 "id": img_id,
                 "title": hit.title,
                 "chosen": img_id in chosen,
+                "reason": "",
                 "picture": pictures.get(hit.image, THUMB_SIDE),
             }
             for img_id, hit in sorted(trajectory.images.items())

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gateway_helpers import House, house, played, rehearsal
-from gateway_scene import Scene, play
-from pictures_outside import Tools, png
+from gateway_scene import Scene, chat_of, play
+from PIL import Image
 from zoo import build
 
+from benchmarks.null_parts import NoConfig, PictureTools, noise
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.config import RunConfig
-from genevolve_ray.engines.protocol import Probe, PromptImage
+from genevolve_ray.engines.protocol import Probe, PromptImage, SamplingParams
+from genevolve_ray.evolution.inprocess import load_banned
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.gateway.auth import Scope
 from genevolve_ray.gateway.client import GatewayDown
 from genevolve_ray.gateway.episodes import OwnTools
+from genevolve_ray.gateway.launch import build_scorer
 from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import BLIND_PROTOCOL, PROTOCOL, ToolAnswer
 from genevolve_ray.gateway.worker import Worker, WorkerConfig
 from genevolve_ray.gateway.worker_engine import start_engine
 from genevolve_ray.gateway.worker_pictures import WorkerPictures
-from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.images import ImageRef, MemoryImages
 from genevolve_ray.records.ledger import MediaSpan
 from genevolve_ray.records.observation import ImageSearchObservation
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
-TOOLS = "pictures_outside:Tools"
+TOOLS = "benchmarks.null_parts:PictureTools"
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +137,7 @@ async def test_a_picture_is_served_to_the_lease_that_was_shown_it_alone(scene: S
     assert hashlib.sha256(await client.picture(scene.grant.id, shown)).hexdigest() == shown
     truth = h.requests.train(0).truth_image
     assert truth is not None and h.images.get(truth)
-    for foreign in (truth.sha256, "0" * 64, "..%2Frun.json"):
+    for foreign in (truth.sha256, "0" * 64, "run.json"):
         with pytest.raises(GatewayRefusal) as refused:
             await client.picture(scene.grant.id, foreign)
         assert refused.value.reason is RefusalReason.UNKNOWN_FILE
@@ -157,6 +161,27 @@ async def test_a_picture_that_arrives_damaged_is_not_kept(
     with pytest.raises(GatewayDown, match="arrived damaged"):
         await pictures.bring(scene.grant.id, observation)
     assert not list((tmp_path / "fresh").glob("*/*"))
+
+
+async def test_an_episode_whose_picture_a_worker_lost_is_given_back(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: WorkerPictures, ref: ImageRef) -> bytes:
+        raise FileNotFoundError(ref.sha256)
+
+    async with house(tmp_path, run=seeing, model=model) as h:
+        await h.publish(0)
+        worker = h.worker("anna", concurrent=1)
+        with monkeypatch.context() as broken:
+            broken.setattr(WorkerPictures, "get", gone)
+            posed, running = asyncio.create_task(h.rollouts.rollout(h.task(0))), asyncio.create_task(worker.run())
+            async with asyncio.timeout(60):
+                while not worker.progress.given_back:
+                    await asyncio.sleep(0.01)
+        assert (await posed).outcome is Outcome.SCORED, "nobody was shut out"
+        worker.drain()
+        await running
+        assert not worker.progress.refused
 
 
 async def test_old_pictures_make_room_for_new_ones(scene: Scene, tmp_path: Path) -> None:
@@ -194,7 +219,7 @@ async def test_a_probe_brings_its_pictures(tmp_path: Path, model: Path) -> None:
     async with house(tmp_path, run=seeing, model=model) as h:
         await h.publish(0)
         store = h.server.gateway.version_store
-        data = png(9, (512, 512))
+        data = noise(512, 512)
         span = MediaSpan(start=0, end=1, sha256=hashlib.sha256(data).hexdigest(), grid=(1, 2, 2))
         probe = Probe(token_ids=(1, 2), logprobs=(0.0,), media=(PromptImage(span=span, data=data),) * 3)
         store.put(str(store.get(0).folder), 1, probe)
@@ -230,19 +255,18 @@ async def test_what_a_trusted_worker_states_about_shown_files_has_no_effect(tmp_
         posed = asyncio.create_task(h.rollouts.rollout(h.task(1)))
         (grant,) = await other.lease(1, 10)
         images = MemoryImages()
-        tool = Tools(Tools.Config(), images).tools["image_search"]
+        tool = PictureTools(NoConfig(), images).tools["image_search"]
         found = await tool.call({"query": "x"}, None)  # type: ignore[arg-type]
         assert isinstance(found, ImageSearchObservation)
+        truth = h.requests.train(0).truth_image  # of the run's store, and uploaded by nobody
         claimed = [
-            hit.model_copy(update={"image": await other.put_image(images.get(hit.image)), "shown": hit.image})
+            hit.model_copy(update={"image": await other.put_image(images.get(hit.image)), "shown": truth})
             for hit in found.hits
         ]
         claim = found.model_copy(update={"hits": tuple(claimed)})
         answer = await other.show(grant.id, ToolAnswer(observation=claim))
         assert isinstance(answer.observation, ImageSearchObservation)
-        for hit, said in zip(answer.observation.hits, claimed, strict=True):
-            assert hit.shown is not None and hit.shown != said.shown
-        truth = h.requests.train(0).truth_image  # of the run's store, and uploaded by nobody
+        assert all(hit.shown not in (None, truth) for hit in answer.observation.hits)
         foreign = found.model_copy(update={"hits": (claimed[0].model_copy(update={"image": truth}),)})
         with pytest.raises(GatewayRefusal, match="was not uploaded"):
             await other.show(grant.id, ToolAnswer(observation=foreign))
@@ -253,3 +277,36 @@ async def test_what_a_trusted_worker_states_about_shown_files_has_no_effect(tmp_
             task.cancel()
         await asyncio.gather(posed, scene.answer, return_exceptions=True)
         await other.close()
+
+
+def grey(width: int, height: int) -> bytes:
+    """Return a picture of the same size without anything in it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "grey").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def test_the_gateway_scores_tokens_with_the_pictures_that_the_policy_saw(tmp_path: Path, model: Path) -> None:
+    from genevolve_ray.engines.transformers import TransformersEngine
+
+    chat, files = chat_of(model), (noise(96, 64), noise(64, 96))
+    banned = load_banned(model, chat)
+    grids = [chat.grid(96, 64), chat.grid(64, 96)]
+    tokens, places = chat.observation("look <image> and <image>", ended=False, grids=grids)
+    media = [
+        PromptImage(span=MediaSpan(start=a, end=b, sha256=hashlib.sha256(f).hexdigest(), grid=grid), data=f)
+        for (a, b), f, grid in zip(places, files, grids, strict=True)
+    ]
+    engine = TransformersEngine(model, banned=banned)
+    sampled = await engine.generate(tokens, SamplingParams(temperature=0.7, max_tokens=12, seed=1), "r/0", media)
+    await engine.close()
+    run = seeing().model_copy(update={"rehearsal": None})
+    scorer = build_scorer(run, model, frozenset(banned), chat.image_tokens)
+    whole, mask = [*tokens, *sampled.tokens], [False] * len(tokens) + [True] * len(sampled.tokens)
+    found = await scorer.score(model, whole, mask, 0.7, 1.0, media)
+    assert found.logprobs == pytest.approx(sampled.logprobs, abs=1e-4)
+    other = grey(96, 64)
+    span = media[0].span.model_copy(update={"sha256": hashlib.sha256(other).hexdigest()})
+    swapped = await scorer.score(model, whole, mask, 0.7, 1.0, [PromptImage(span=span, data=other), media[1]])
+    assert max(abs(a - b) for a, b in zip(swapped.logprobs, sampled.logprobs, strict=True)) > 1e-3
+    await scorer.close()

@@ -12,7 +12,7 @@ from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.files import encode, write_bytes
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.published.results import AgentRow
-from genevolve_ray.records.published.trajectories import IMAGE_MARK, read_sft
+from genevolve_ray.records.published.trajectories import IMAGE_MARK, SftReadConfig, read_sft
 from genevolve_ray.records.trajectory import Termination
 
 
@@ -44,7 +44,7 @@ def write_sft_rows(path: Path, rows: Iterable[ResultRow], root: Path) -> Rejecti
         lines.append(encode({"id": row.id, "messages": messages, "images": images}) + b"\n")
     write_bytes(path, b"".join(lines))
     report = RejectionReport()
-    kept = {row.number for row in read_sft([path], report)}
+    kept = {row.number for row in read_sft([path], report, SftReadConfig(check_images=True))}
     if len(kept) < len(lines):
         write_bytes(path, b"".join(line for number, line in enumerate(lines, 1) if number in kept))
     return report
