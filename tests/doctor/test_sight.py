@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from zoo import CHATML, build
 
-from genevolve_ray.config import RunConfig
+from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor import limits
 from genevolve_ray.doctor.machine import Check, Status
 from genevolve_ray.doctor.preflight import check_policy
@@ -127,3 +127,14 @@ def test_the_preset_costs_what_its_comment_says(tmp_path: Path, seeing: Path) ->
         picture = Image.new("RGB", (width, height))
         picture.thumbnail((side, side))
         assert images.count(images.grid(*picture.size)) <= most
+
+
+def test_the_paper_preset_is_checked_against_the_policys_own_processor(seeing: Path) -> None:
+    [waiting] = limits.pictures(load_config("paper"))
+    assert (waiting.status, waiting.detail) == (Status.NOTE, "not checked until policy.model is filled in")
+    [check] = limits.pictures(load_config("paper", [f"policy.model={seeing}"]))
+    assert check.status is Status.OK
+    assert check.detail.startswith(
+        "5 a search, up to 640 pixels a side, 262144 in all: at most 272 tokens each, 1360 a"
+    )
+    assert check.detail.endswith("13600 of 30000 response tokens for 10 searches")
