@@ -44,7 +44,7 @@ def test_the_answer_is_the_picture_that_looks_as_said() -> None:
         ids = re.findall(rf"(IMG_\d+): title: [^\n]*\n  local_path: \1\n  {IMAGE}\n", text)
         shown = dict(zip(ids, looks, strict=True))
         taken = dict(re.findall(r"Take (\w+) \w+ \w+ \w+ (IMG_\d+)\.", text))
-        said = {when: words for when, words in re.findall(r"look of \w+ (now|once) (\w+ \w+ \w+)\.", text)}
+        said = dict(re.findall(r"look of \w+ (now|once) (\w+ \w+ \w+)\.", text))
         assert shown[taken["described"]].words == said["now"]
         assert shown[taken["outdated"]].words == said["once"]
         assert shown[taken["other"]].words not in said.values()
