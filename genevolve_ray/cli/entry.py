@@ -97,8 +97,7 @@ def demo(
 @app.command()
 def sft(
     source: Annotated[
-        str,
-        typer.Argument(help="atlas or atlas-sight (with a teacher), a file of rows, or hf://datasets/ORG/NAME/FILE."),
+        str, typer.Argument(help="atlas or atlas-sight, a file of rows, or hf://datasets/ORG/NAME/FILE.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
@@ -173,8 +172,7 @@ def bench_atlas_sight(
     engine: BenchEngine = "vllm",
     experience: BenchExperience = "none",
     images: Annotated[
-        str,
-        typer.Option("--images", help="Pictures for the policy: shown, blank (gray) or shuffled (among the hits)."),
+        str, typer.Option("--images", help="shown, blank (gray) or shuffled (among the hits).")
     ] = "shown",
 ) -> None:
     """Score a policy where only sight tells the right picture. Names and looks come from the test partition.
