@@ -195,7 +195,7 @@ def bench_atlas_sight(
 
 @app.command()
 def ablate(
-    preset: Annotated[str, typer.Argument(help="The preset: atlas.")],
+    preset: Annotated[str, typer.Argument(help="The preset: atlas or atlas-sight.")],
     out: Annotated[Path, typer.Option("--json", help="Output file of the result; the runs are kept in its folder.")],
     arms: Annotated[str, typer.Option("--arms", help="Any of sft, grpo, full, shuffled, constant.")] = (
         "sft,grpo,full,shuffled,constant"
