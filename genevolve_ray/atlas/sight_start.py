@@ -48,14 +48,14 @@ class SightStartConfig(ColdStartConfig):
     """Pixels of the side of a patch; two by two patches are one image token."""
     tower_width: int = Field(default=64, ge=32)
     tower_layers: int = Field(default=2, ge=1)
-    seeing_fraction: float = Field(default=0.3, ge=0, le=1)
+    seeing_fraction: float = Field(default=0.15, ge=0, le=1)
     """Share of the steps of exercises, from the first, that are names of pictures alone."""
-    seeing: int = Field(default=3, ge=0)
+    seeing: int = Field(default=2, ge=0)
     """Exercises of names in every later batch, among the others."""
     curriculum: CurriculumConfig = CurriculumConfig(
-        steps=1600, exercise_steps=600, exercises=8, teacher=TeacherConfig(official=0.6)
+        steps=1300, exercise_steps=1000, exercises=8, teacher=TeacherConfig(official=0.6)
     )
-    lr: float = Field(default=2e-3, gt=0)
+    lr: float = Field(default=1.5e-3, gt=0)
 
 
 class _Pictures:

@@ -34,8 +34,8 @@ class WorldConfig(Config):
     entities: int = Field(default=48, ge=2, le=96)
     """Named subjects in each world."""
     sight: bool = False
-    """Whether the right picture of a subject is known by its pixels alone: titles and addresses then say nothing of it, and
-    the corpus says what it looks like."""
+    """Whether only pixels show which picture of a subject is right: titles and addresses do not say it, and the corpus
+    says what the right one looks like."""
 
 
 class AtlasRequests:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.atlas.pixels import recognise
-from genevolve_ray.atlas.scene import COUNT_WORDS, SKILLS, Part, Truth
+from genevolve_ray.atlas.scene import COUNT_WORDS, SIGHT_SOURCES, SKILLS, SOURCES, Part, Truth
 from genevolve_ray.atlas.tokenizer import VISION
 from genevolve_ray.engines.protocol import FinishReason, Generation, PromptImage, SamplingParams
 from genevolve_ray.records.base import Config, Record
@@ -109,10 +109,13 @@ def as_experience(decisions: Decisions) -> Experience:
     )
 
 
-GENERIC = as_experience(
-    Decisions(skills=("attribute_binding",), search=True, source="official", current=True, applied=())
-)
-"""One bundle for every request: the decisions that are most often right in this world (see docs/log.md)."""
+GENERIC = {
+    preset: as_experience(
+        Decisions(skills=("attribute_binding",), search=True, source=source, current=True, applied=())
+    )
+    for preset, source in (("atlas", SOURCES[0]), ("atlas-sight", SIGHT_SOURCES[0]))
+}
+"""One bundle for every request of a preset: the decisions that are most often right in its world (see docs/log.md)."""
 
 
 class Teacher:

@@ -85,7 +85,7 @@ def typed(values: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_a_preset_sets_keys_that_there_are(path: Path) -> None:
-    assert list(unknown(yaml.safe_load(path.read_text(encoding="utf-8")), RunConfig)) == []
+    assert list(unknown(typed(yaml.safe_load(path.read_text(encoding="utf-8"))), RunConfig)) == []
 
 
 @EVERY
