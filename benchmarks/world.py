@@ -59,7 +59,11 @@ def teacher_sequences(config: RunConfig, policy: Path) -> list[TrainSequence]:
 
     return [
         TrainSequence(
-            t.ledger.tokens, t.ledger.policy_mask, t.ledger.logprobs, (-1.0) ** i, teacher=patch.context(t, GENERIC)
+            t.ledger.tokens,
+            t.ledger.policy_mask,
+            t.ledger.logprobs,
+            (-1.0) ** i,
+            teacher=patch.context(t, GENERIC["atlas"]),
         )
         for i, t in enumerate(asyncio.run(play()))
     ]

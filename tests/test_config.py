@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from genevolve_ray.agent.profile import PROFILES
 from genevolve_ray.config import ConfigError, RunConfig, load_config, presets, validate_config
+from genevolve_ray.tools.showing import Observations
 
 
 def plain() -> dict[str, object]:
@@ -25,7 +27,10 @@ def test_the_paper_preset_holds_the_papers_figures() -> None:
     assert (config.sampling.temperature, config.sampling.top_p, config.learner.lr) == (0.7, 0.95, 1e-6)
     grpo = config.learner.grpo
     assert (grpo.clip_low, grpo.clip_high, config.learner.kl.coefficient) == (0.20, 0.28, 1e-3)
-    assert (config.profile, config.engine.dtype, config.learner.dtype) == ("release", "bfloat16", "bfloat16")
+    assert (config.engine.dtype, config.learner.dtype) == ("bfloat16", "bfloat16")
+    blind = config.protocol.model_copy(update={"name": "release", "observations": Observations()})
+    assert blind == PROFILES["release"] and config.protocol.observations.images
+    assert config.engine.vllm.max_images == 10 * 5, "searches of an episode and hits of a search"
 
 
 def test_the_paper_preset_names_real_parts() -> None:

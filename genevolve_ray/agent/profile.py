@@ -212,6 +212,22 @@ _RELEASE = ProtocolProfile(
     ),
 )
 
+_ATLAS = ProtocolProfile(
+    name="atlas",
+    max_turns=9,
+    max_tool_calls=8,
+    max_prompt_tokens=512,
+    max_response_tokens=1200,
+    max_turn_tokens=160,
+    prompt="atlas",
+    tool_style="names",
+    guide_style="lines",
+    skill_text="short",
+    text_fields=("snippet",),
+    image_fields=("title",),
+    messages=SHORT_MESSAGES,
+)
+
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -219,20 +235,16 @@ PROFILES = {
         _RELEASE.model_copy(
             update={"name": "paper-eval", "max_references": 5, "append_date": True, "skill_text": "instructions"}
         ),
-        ProtocolProfile(
-            name="atlas",
-            max_turns=9,
-            max_tool_calls=8,
-            max_prompt_tokens=512,
-            max_response_tokens=1200,
-            max_turn_tokens=160,
-            prompt="atlas",
-            tool_style="names",
-            guide_style="lines",
-            skill_text="short",
-            text_fields=("snippet",),
-            image_fields=("title",),
-            messages=SHORT_MESSAGES,
+        _ATLAS,
+        _ATLAS.model_copy(
+            update={
+                "name": "atlas-sight",
+                "max_response_tokens": 1500,
+                # The id stands next to its picture: a small model binds the two over a short distance only.
+                "image_fields": ("title", "local_path"),
+                "local_path": "{img_id}",
+                "observations": Observations(images=True, max_side=128, per_search=3),
+            }
         ),
     )
 }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from pydantic import Field
@@ -16,8 +16,8 @@ from pydantic import Field
 from genevolve_ray import __version__
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
-from genevolve_ray.agent.policy_session import TokenSession
-from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.agent.policy_session import ReadPicture, TokenSession
+from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.atlas.exercises import exercise
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
@@ -28,10 +28,12 @@ from genevolve_ray.atlas.tokenizer import build_tokenizer
 from genevolve_ray.atlas.world import World, build_world
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.records.base import Config
+from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
 from genevolve_ray.tools.protocol import Tool
+from genevolve_ray.tools.showing import showing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,14 +68,22 @@ class CurriculumConfig(Config):
 class Curriculum:
     """Produce a reproducible stream of teacher trajectories: an index always gives the same trajectory."""
 
-    def __init__(self, config: CurriculumConfig, chat: ChatFormat) -> None:
-        """Prepare worlds lazily; `chat` is the atlas tokenizer's format."""
-        self._config, self._chat = config, chat
+    def __init__(
+        self, config: CurriculumConfig, chat: ChatFormat, profile: str = "atlas", images: MemoryImages | None = None
+    ) -> None:
+        """Prepare worlds lazily; `chat` is the atlas tokenizer's format.
+
+        With `images`, worlds are of the kind with sight, and their pictures are drawn there.
+        """
+        self._config, self._chat, self._images = config, chat, images
+        self._profile = PROFILES[profile]
         self._place = lru_cache(maxsize=config.worlds)(self._build)
 
     def _build(self, number: int) -> tuple[World, dict[str, Tool]]:
-        world = build_world(derive_seed(self._config.seed, "cold-start", number), Partition.TRAIN, None)
-        return world, world_tools(world)
+        seed, images = derive_seed(self._config.seed, "cold-start", number), self._images
+        world = build_world(seed, Partition.TRAIN, images, sight=images is not None)
+        tools = world_tools(world)
+        return world, tools if images is None else showing(tools, self._profile.observations, images)
 
     def batches(self) -> Iterator[list[Trajectory]]:
         """Yield one batch of trajectories per step.
@@ -102,7 +112,8 @@ class Curriculum:
         truth = Truth.model_validate(request.meta["truth"])
         stated = step < config.stated_fraction * config.steps or rng.random() < config.stated_share_later
         decisions = decide(truth, rng, STATED if stated else config.teacher)
-        return await play(request, truth, decisions, tools, self._chat, guided=stated)
+        read = None if self._images is None else self._images.get
+        return await play(request, truth, decisions, tools, self._chat, guided=stated, profile=self._profile, read=read)
 
 
 class ColdStartConfig(Config):
@@ -125,7 +136,7 @@ class ColdStartConfig(Config):
         """Number of optimization steps in total: exercises alone, then lessons."""
         return self.curriculum.exercise_steps + self.curriculum.steps
 
-    def changed(self, *, steps: int | None = None, seed: int | None = None) -> ColdStartConfig:
+    def changed(self, *, steps: int | None = None, seed: int | None = None) -> Self:
         """Return the recipe with another number of steps in total, or another seed.
 
         Exercises keep their share of the steps; at least one step is a lesson.
@@ -136,7 +147,7 @@ class ColdStartConfig(Config):
             lessons |= {"exercise_steps": exercises, "steps": steps - exercises}
         if seed is not None:
             lessons["seed"] = seed
-        return ColdStartConfig.model_validate(self.model_dump() | {"curriculum": lessons})
+        return type(self).model_validate(self.model_dump() | {"curriculum": lessons})
 
 
 def train_cold_start(
@@ -174,7 +185,12 @@ def train_cold_start(
     sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
     history = train_sft(model, chain(alone, mixed), sft, report)
     save_policy(model, tokenizer, folder)
-    provenance = {
+    write_provenance(config, history, folder)
+
+
+def write_provenance(config: ColdStartConfig, history: Sequence[SftStep], folder: Path) -> None:
+    """Write what made a checkpoint beside it: the recipe, the loss at its end, and its cost."""
+    provenance: dict[str, Any] = {
         "recipe": config.model_dump(mode="json"),
         "package": __version__,
         "final_loss": sum(h.loss for h in history[-50:]) / len(history[-50:]),
@@ -185,9 +201,19 @@ def train_cold_start(
 
 
 async def play(
-    request: Request, truth: Truth, decisions: Decisions, tools: dict[str, Tool], chat: ChatFormat, *, guided: bool
+    request: Request,
+    truth: Truth,
+    decisions: Decisions,
+    tools: dict[str, Tool],
+    chat: ChatFormat,
+    *,
+    guided: bool,
+    profile: ProtocolProfile = PROFILES["atlas"],
+    read: ReadPicture | None = None,
 ) -> Trajectory:
     """Let the teacher play one request through the real episode loop; `guided` puts its decisions into the context.
+
+    `read` returns the files of pictures, where the profile shows some.
 
     Raises:
         RuntimeError: when the teacher breaks the protocol, because the policy would learn to break it.
@@ -196,9 +222,11 @@ async def play(
         request,
         key=SampleKey(step=0, request_id=request.id, sample=0),
         # An episode only generates.
-        session=TokenSession(cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams()),
+        session=TokenSession(
+            cast(Engine, TeacherEngine(Teacher(truth, decisions), chat)), chat, SamplingParams(), read
+        ),
         tools=tools,
-        profile=PROFILES["atlas"],
+        profile=profile,
         seed=0,
         experience=as_experience(decisions) if guided else None,
     )

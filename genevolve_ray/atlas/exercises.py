@@ -43,7 +43,8 @@ def exercise(rng: np.random.Generator, tokenizer: ChatTokenizer, length: int = 1
     return tokens, mask
 
 
-def _pick(rng: np.random.Generator, values: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, values: Sequence[str]) -> str:
+    """Return one of the values."""
     return values[int(rng.integers(len(values)))]
 
 
@@ -52,7 +53,7 @@ _NAMES = names_of(Partition.TRAIN)
 
 def _pictures(rng: np.random.Generator) -> list[Piece]:
     """Ask for the official, the fan's or the outdated picture."""
-    name = _pick(rng, _NAMES) if rng.random() < 0.7 else _pick(rng, KINDS)
+    name = pick(rng, _NAMES) if rng.random() < 0.7 else pick(rng, KINDS)
     first = int(rng.integers(1, 5))
     ids = [f"IMG_{first + i:03d}" for i in range(3)]
     order = [SOURCES[i] for i in rng.permutation(3)]
@@ -63,10 +64,10 @@ def _pictures(rng: np.random.Generator) -> list[Piece]:
     return pieces
 
 
-def _facts(rng: np.random.Generator) -> list[Piece]:
+def copy_facts(rng: np.random.Generator) -> list[Piece]:
     """Ask for the present or the past value of a fact, of one topic or two, sometimes with rows about a namesake."""
-    name, other = _pick(rng, _NAMES), _pick(rng, _NAMES)
-    topics = ("moon", "motto") if rng.random() < 0.4 else (_pick(rng, ("moon", "motto")),)
+    name, other = pick(rng, _NAMES), pick(rng, _NAMES)
+    topics = ("moon", "motto") if rng.random() < 0.4 else (pick(rng, ("moon", "motto")),)
     rows, said = [], {}
     for topic in topics:
         values = [f" {w}" for w in COUNT_WORDS[2:]] if topic == "moon" else [f" '{t}'" for t in TEXTS]
@@ -76,7 +77,7 @@ def _facts(rng: np.random.Generator) -> list[Piece]:
         if rng.random() < 0.3:
             rows.append(f"kin {other}, {topic} of {name} has{drawn[2]}.\n")
     listed = "".join(f"{n}. snippet: {rows[i]}" for n, i in enumerate(rng.permutation(len(rows)), 1))
-    when = _pick(rng, ("now", "once"))
+    when = pick(rng, ("now", "once"))
     pieces: list[Piece] = [(listed, False)]
     for i, topic in enumerate(topics):
         pieces += [(f"{', ' if i else ''}{topic} of {name} {when}", False), (said[topic][when], True)]
@@ -87,21 +88,21 @@ def _facts(rng: np.random.Generator) -> list[Piece]:
     return pieces
 
 
-def _requests(rng: np.random.Generator) -> list[Piece]:
+def copy_request(rng: np.random.Generator) -> list[Piece]:
     """Ask to repeat a request: any part that a request can have, in the words of a program."""
 
     def perhaps(text: str) -> str:
         return text if rng.random() < 0.5 else ""
 
-    name = _pick(rng, _NAMES) if rng.random() < 0.5 else _pick(rng, KINDS)
-    subject = perhaps(f" {_pick(rng, COUNT_WORDS[2:])}") + perhaps(f" {_pick(rng, COLOURS)}") + f" {name}"
-    material, legs = perhaps(f" {_pick(rng, MATERIALS)}"), perhaps(f" {_pick(rng, COUNT_WORDS[2:5])}")
-    companion = perhaps(f" {_pick(rng, COLOURS)} {_pick(rng, COMPANIONS)}")
+    name = pick(rng, _NAMES) if rng.random() < 0.5 else pick(rng, KINDS)
+    subject = perhaps(f" {pick(rng, COUNT_WORDS[2:])}") + perhaps(f" {pick(rng, COLOURS)}") + f" {name}"
+    material, legs = perhaps(f" {pick(rng, MATERIALS)}"), perhaps(f" {pick(rng, COUNT_WORDS[2:5])}")
+    companion = perhaps(f" {pick(rng, COLOURS)} {pick(rng, COMPANIONS)}")
     sides = [f" {SIDES[i]}" for i in rng.permutation(2)] if companion and rng.random() < 0.5 else ["", ""]
     text, mood, medium = (
-        perhaps(f" '{_pick(rng, TEXTS)}'"),
-        perhaps(f" {_pick(rng, MOODS)}"),
-        perhaps(f" {_pick(rng, MEDIA)}"),
+        perhaps(f" '{pick(rng, TEXTS)}'"),
+        perhaps(f" {pick(rng, MOODS)}"),
+        perhaps(f" {pick(rng, MEDIA)}"),
     )
     asked = (
         f"Show{subject}"
@@ -131,7 +132,7 @@ def _if(text: str, condition: str) -> str:
     return text if condition else ""
 
 
-_KINDS: tuple[Callable[[np.random.Generator], list[Piece]], ...] = (_pictures, _facts, _requests)
+_KINDS: tuple[Callable[[np.random.Generator], list[Piece]], ...] = (_pictures, copy_facts, copy_request)
 """One of these at a time. Ids are learned late and all in the same phase; with a share of one in five they were not
 learned.
 """

@@ -37,6 +37,7 @@ def make_request(world: World, index: int, images: ImageStore | None = None) -> 
         truth, eval_type = _knowledge(world, rng) if rng.random() < 0.6 else _quality(world, rng)
         if 2 <= len(truth.scene.demands()) <= MAX_DEMANDS:
             break
+    truth = truth.model_copy(update={"sight": world.sight})
     truth_image = None
     if images is not None:
         picture = draw_scene(truth.scene)

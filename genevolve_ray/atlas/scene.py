@@ -23,6 +23,9 @@ COMPANIONS = ("moon", "gem", "flag", "wheel")
 SOURCES = ("official", "fan", "old")
 """Three pictures of every subject: today's look, a fan's wrong one, and an outdated one."""
 
+SIGHT_SOURCES = ("described", "other", "outdated")
+"""The same three pictures in a world with sight, by what the corpus says: its "now", neither, its "once"."""
+
 SKILLS = (
     "spatial_layout",
     "aesthetic_drawing",
@@ -48,6 +51,11 @@ class Look(Record):
         if self.shape not in SHAPES or self.colour not in COLOURS or self.pattern not in PATTERNS:
             raise ValueError(f"unknown look: {self.shape!r}, {self.colour!r}, {self.pattern!r}")
         return self
+
+    @property
+    def words(self) -> str:
+        """The look as a text states it: pattern, color, shape."""
+        return f"{self.pattern} {self.colour} {self.shape}"
 
 
 COMPANION_LOOKS = {
@@ -103,10 +111,17 @@ class Truth(Record):
     """Hold the truth that an atlas request hides in `Request.meta["truth"]` for the judge and the teacher.
 
     `right_images[i]` are the SHA-256 of the pictures that show the i-th found part as it is today (in part order).
-    `fact_count` and `fact_text` are true where the count or the text had to be searched.
+    `fact_count` and `fact_text` are true where the count or the text had to be searched. `sight` is true where the right
+    pictures are told apart by their looks alone.
     """
 
     scene: Scene
     right_images: tuple[tuple[str, ...], ...]
     fact_count: bool = False
     fact_text: bool = False
+    sight: bool = False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the right picture, of another wrong one and of the outdated one, as decisions state them."""
+        return SIGHT_SOURCES if self.sight else SOURCES

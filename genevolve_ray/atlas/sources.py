@@ -33,6 +33,9 @@ class WorldConfig(Config):
     """Seed of the worlds."""
     entities: int = Field(default=48, ge=2, le=96)
     """Named subjects in each world."""
+    sight: bool = False
+    """Whether only pixels show which picture of a subject is right: titles and addresses do not say it, and the corpus
+    says what the right one looks like."""
 
 
 class AtlasRequests:
@@ -46,7 +49,8 @@ class AtlasRequests:
         self._world = lru_cache(maxsize=3)(self._build)
 
     def _build(self, partition: Partition) -> World:
-        return build_world(self._config.seed, partition, self._images, self._config.entities)
+        config = self._config
+        return build_world(config.seed, partition, self._images, config.entities, sight=config.sight)
 
     def train(self, index: int) -> Request:
         """Return the index-th training request."""
@@ -75,8 +79,8 @@ class AtlasTools:
         }
 
     def _build(self, partition: str, seed: int) -> dict[str, Tool]:
-        world = build_world(seed, Partition(partition), self._images, self._config.entities)
-        return world_tools(world)
+        config = self._config
+        return world_tools(build_world(seed, Partition(partition), self._images, config.entities, sight=config.sight))
 
     def of(self, request: Request) -> dict[str, Tool]:
         """Return the tools of the world that a request belongs to."""

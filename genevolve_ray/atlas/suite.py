@@ -1,15 +1,18 @@
-"""`genevolve bench atlas`: scores of a policy on held-out requests of any test world, sampled and greedy."""
+"""`genevolve bench atlas` and `atlas-sight`: scores of a policy on held-out requests of any test world, sampled and greedy."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from genevolve_ray import __version__
+from genevolve_ray.atlas.altered import altered
+from genevolve_ray.atlas.chosen import chance, right_references
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.teacher import as_experience, ideal, misleading
 from genevolve_ray.engines.protocol import SamplingParams
@@ -19,6 +22,7 @@ from genevolve_ray.evolution.inprocess import start_rollouts
 from genevolve_ray.evolution.metrics import evaluation_metrics, verdict_parts
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.records.images import FilesystemImages
+from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
@@ -42,25 +46,34 @@ def guided(task: RolloutTask, experience: str) -> RolloutTask:
 
 
 async def bench_atlas(
-    config: EvolutionConfig, model: Path, *, world_seed: int, requests: int, experience: str = "none"
+    config: EvolutionConfig,
+    model: Path,
+    *,
+    world_seed: int,
+    requests: int,
+    experience: str = "none",
+    pictures: str = "shown",
 ) -> dict[str, Any]:
     """Score a model folder on the first `requests` requests of the test world of `world_seed`.
+
+    `pictures` is one of `atlas.altered.ALTERATIONS`: what the policy sees of a picture.
 
     Returns:
         `reward_mean` (sampled as in training), `reward_greedy`, `reward_parts`, `valid_fraction`, rewards per request
             (None where an infrastructure failure left no score), and the measured configuration.
+            `right_reference_fraction` is the share of requests with a program that has the right pictures and no other,
+            with its interval and that of greedy sampling. `chance` is the same for pictures drawn from those that the
+            policy's own searches listed.
     """
-    world = {"config": {"seed": world_seed}}
-    config = config.model_copy(
-        update={
-            "requests": config.requests.model_copy(update=world),
-            "tools": config.tools.model_copy(update=world),
-        }
-    )
+    parts = {"requests": config.requests, "tools": config.tools}
+    worlds = {
+        role: spec.model_copy(update={"config": spec.config | {"seed": world_seed}}) for role, spec in parts.items()
+    }
+    config = config.model_copy(update=worlds)
     with tempfile.TemporaryDirectory(prefix="genevolve-bench-") as folder:
         images = FilesystemImages(folder)
         posed = config.requests.build(images).heldout(requests)
-        rollouts, engine = await start_rollouts(config, model, images)
+        rollouts, engine = await start_rollouts(config, model, images, lambda tools: altered(tools, pictures, images))
         try:
             results = {}
             for name, temperature in (("sampled", config.sampling.temperature), ("greedy", 0.0)):
@@ -75,17 +88,21 @@ async def bench_atlas(
         finally:
             await engine.close()
     measured = evaluation_metrics(results["sampled"])
+    truths = {request.id: Truth.model_validate(request.meta["truth"]) for request in posed}
     return {
         "reward_mean": measured["reward_mean"],
         "reward_greedy": evaluation_metrics(results["greedy"])["reward_mean"],
         "reward_parts": {k: measured[f"reward_{k}"] for k in ("image", "text", "cost")}
         | verdict_parts(results["sampled"]),
         "valid_fraction": measured["valid_fraction"],
+        **_choices(results["sampled"], truths, world_seed),
+        "right_reference_greedy": _choices(results["greedy"], truths, world_seed)["right_reference_fraction"],
         "tool_calls_mean": measured["tool_calls_mean"],
         "infra_failures": measured["infra_failures"],
         "requests": requests,
         "world_seed": world_seed,
         "experience": experience,
+        "images": pictures,
         "engine": config.engine.kind,
         "score_formula": config.reward.formula.value,
         "package": __version__,
@@ -96,3 +113,17 @@ async def bench_atlas(
 
 def _rewards(trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
     return {t.key.request_id: None if t.outcome is Outcome.INFRA_FAILURE else t.score for t in trajectories}
+
+
+def _choices(trajectories: Sequence[Trajectory], truths: Mapping[str, Truth], seed: int) -> dict[str, Any]:
+    """Return how often the right pictures were chosen, with an interval, and how often a random draw would have been."""
+    judged = [(t, truths[t.key.request_id]) for t in trajectories if t.outcome is not Outcome.INFRA_FAILURE]
+    if not judged:
+        return {"right_reference_fraction": None, "right_reference_interval": None, "chance": None}
+    right = [float(right_references(trajectory, truth)) for trajectory, truth in judged]
+    interval = paired_interval([0.0] * len(right), right, seed=seed)
+    return {
+        "right_reference_fraction": interval.mean,
+        "right_reference_interval": [interval.low, interval.high],
+        "chance": fmean(chance(trajectory, truth) for trajectory, truth in judged),
+    }

@@ -1,7 +1,7 @@
 """Summarizer of the atlas: the decisions of the best attempt, in the words that the cold start learned to read.
 
-It reads everything from the attempts themselves: their tool calls, the titles of the selected pictures, and the prompt
-compared with the snippets. It never uses the hidden truth of the request.
+It reads everything from the attempts themselves: their tool calls, the titles of the selected pictures (or, where these
+say nothing, the stated choice), and the prompt compared with the snippets. It never uses the hidden truth of the request.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from genevolve_ray.atlas.reading import Reading, read_prompt
-from genevolve_ray.atlas.scene import COUNT_WORDS, SKILLS, SOURCES
+from genevolve_ray.atlas.scene import COUNT_WORDS, SIGHT_SOURCES, SKILLS, SOURCES
 from genevolve_ray.atlas.teacher import MAX_SKILLS, Decisions, as_experience
 from genevolve_ray.judges.summariser import bundle_head
 from genevolve_ray.records.base import Config
@@ -21,6 +21,7 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair, Trajectory, Turn, TurnKind
 
 _TITLE = re.compile(rf"({'|'.join(SOURCES)}) picture of\b")
+_TAKEN = re.compile(rf"\bTake ({'|'.join(SIGHT_SOURCES)})\b")
 _FACT = re.compile(r"\b(moon|motto) of (\w+) (now|once) '?(\w+)'?\.")
 
 
@@ -140,7 +141,13 @@ def _structure(reading: Reading) -> set[str]:
 
 
 def _source(trajectory: Trajectory) -> str:
-    """Return the source of most of the chosen pictures; the first picture's source among equals."""
+    """Return the source of most of the chosen pictures; the first picture's source among equals.
+
+    Where the policy sees the pictures, their titles say nothing. Then it is what the attempt itself said it takes.
+    """
+    if any(hit.shown is not None for hit in trajectory.images.values()):
+        said = Counter(found for turn in trajectory.turns for found in _TAKEN.findall(turn.text))
+        return max(said, key=said.__getitem__) if said else SIGHT_SOURCES[0]
     chosen = trajectory.program.reference_images if trajectory.program else ()
     titles = (trajectory.images[r.img_id].title for r in chosen if r.img_id in trajectory.images)
     sources = Counter(match.group(1) for title in titles if (match := _TITLE.match(title)))

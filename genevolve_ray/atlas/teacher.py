@@ -11,14 +11,18 @@ import numpy as np
 from pydantic import Field
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.atlas.scene import COUNT_WORDS, SKILLS, SOURCES, Part, Truth
+from genevolve_ray.atlas.pixels import recognise
+from genevolve_ray.atlas.scene import COUNT_WORDS, SIGHT_SOURCES, SKILLS, SOURCES, Part, Truth
+from genevolve_ray.atlas.tokenizer import VISION
 from genevolve_ray.engines.protocol import FinishReason, Generation, PromptImage, SamplingParams
 from genevolve_ray.records.base import Config, Record
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.program import ORDINALS
 
 _OBSERVATION = "<tool_response>"
-
+_LOOK = re.compile(r"look of (\w+) (now|once) (\w+ \w+ \w+)\.")
+_SHOWN = re.compile(rf"(IMG_\d+): title: [^\n]*\n(?:  \w+: [^\n]*\n)*  {re.escape(VISION[0])}")
+"""An entry of an image search whose picture the policy sees."""
 
 MAX_SKILLS = 5
 """Maximum number of skills read: with a search and two image searches they fill the eight calls of the atlas
@@ -36,7 +40,7 @@ class TeacherConfig(Config):
     search: float = Field(default=0.9, ge=0, le=1)
     """Probability of searching when a fact must be found."""
     official: float = Field(default=0.55, ge=0, le=1)
-    """Probability of taking the official picture; the fan's and the outdated one share the rest."""
+    """Probability of taking the right picture (the official or the described one); the two wrong ones share the rest."""
     current: float = Field(default=0.6, ge=0, le=1)
     """Probability of believing the present value rather than the past one."""
     slip: float = Field(default=0.04, ge=0, le=1)
@@ -58,21 +62,25 @@ def decide(truth: Truth, rng: np.random.Generator, config: TeacherConfig) -> Dec
     needed = truth.scene.demands()
     read = tuple(s for s in SKILLS if rng.random() < (config.skill_recall if s in needed else config.needless_skill))
     read = read[:MAX_SKILLS]
-    source = "official" if rng.random() < config.official else str(rng.choice(SOURCES[1:]))
+    source = truth.sources[0] if rng.random() < config.official else str(rng.choice(truth.sources[1:]))
     return Decisions(
         skills=read,
-        search=(truth.fact_count or truth.fact_text) and bool(rng.random() < config.search),
+        search=_asks(truth) and bool(rng.random() < config.search),
         source=source,
         current=bool(rng.random() < config.current),
         applied=tuple(s for s in read if s in needed and rng.random() >= config.slip),
     )
 
 
+def _asks(truth: Truth) -> bool:
+    """Return whether the corpus holds something that the request needs."""
+    return truth.fact_count or truth.fact_text or truth.sight
+
+
 def ideal(truth: Truth) -> Decisions:
     """Return the decisions that earn the full reward."""
     needed = truth.scene.demands()
-    facts = truth.fact_count or truth.fact_text
-    return Decisions(skills=needed, search=facts, source="official", current=True, applied=needed)
+    return Decisions(skills=needed, search=_asks(truth), source=truth.sources[0], current=True, applied=needed)
 
 
 def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
@@ -80,11 +88,10 @@ def misleading(truth: Truth, rng: np.random.Generator) -> Decisions:
     needed = truth.scene.demands()
     wrong = tuple(s for s in SKILLS if s not in needed)
     picked = set(rng.choice(wrong, size=min(2, len(wrong)), replace=False))
-    facts = truth.fact_count or truth.fact_text
     return Decisions(
         skills=tuple(s for s in SKILLS if s in picked),
-        search=facts,
-        source=str(rng.choice(SOURCES[1:])),
+        search=_asks(truth),
+        source=str(rng.choice(truth.sources[1:])),
         current=False,
         applied=(),
     )
@@ -102,10 +109,13 @@ def as_experience(decisions: Decisions) -> Experience:
     )
 
 
-GENERIC = as_experience(
-    Decisions(skills=("attribute_binding",), search=True, source="official", current=True, applied=())
-)
-"""One bundle for every request: the decisions that are most often right in this world (see docs/log.md)."""
+GENERIC = {
+    preset: as_experience(
+        Decisions(skills=("attribute_binding",), search=True, source=source, current=True, applied=())
+    )
+    for preset, source in (("atlas", SOURCES[0]), ("atlas-sight", SIGHT_SOURCES[0]))
+}
+"""One bundle for every request of a preset: the decisions that are most often right in its world (see docs/log.md)."""
 
 
 class Teacher:
@@ -115,12 +125,15 @@ class Teacher:
         """Prepare one episode."""
         self._truth, self._scene, self._plan = truth, truth.scene, decisions
         self._facts: dict[str, str] = {}
+        self._looks: dict[str, dict[str, str]] = {}
         self._picked: dict[str, str] = {}
+        self._seen: Sequence[bytes] = ()
         self._script = self._play()
         next(self._script)
 
-    def turn(self, observation: str) -> str:
-        """Return the next turn, given the observation since the last one ("" at the start)."""
+    def turn(self, observation: str, pictures: Sequence[bytes] = ()) -> str:
+        """Return the next turn, given the observation since the last one ("" at the start) and its pictures."""
+        self._seen = pictures
         return self._script.send(observation)
 
     def _play(self) -> Script[str, str, None]:
@@ -130,7 +143,9 @@ class Teacher:
         think = f"Plan: {', '.join([*(['facts'] if plan.search else []), *plan.skills, 'draw'])}."
         if plan.search:
             topics = [t for t, asked in (("moon", self._truth.fact_count), ("motto", self._truth.fact_text)) if asked]
-            seen = yield _call(think, "search", queries=[f"{t} of {subject}" for t in topics])
+            looks = [f"look of {part.name}" for part in self._scene.parts if part.found and self._truth.sight]
+            seen = yield _call(think, "search", queries=[*looks, *(f"{t} of {subject}" for t in topics)])
+            self._note_looks(seen)
             think = self._note_facts(seen, topics, subject)
         for part in self._scene.parts:
             if part.found:
@@ -149,11 +164,31 @@ class Teacher:
                 notes.append(found.group(0).rstrip("."))
         return ", ".join(notes) + "." if notes else "Go on."
 
+    def _note_looks(self, seen: str) -> None:
+        for name, when, words in _LOOK.findall(seen):
+            self._looks.setdefault(name, {})[when] = words
+
     def _note_picture(self, seen: str, name: str) -> str:
+        if self._truth.sight:
+            return self._look_for(seen, name)
         titled = re.search(rf"(IMG_\d+): title: {self._plan.source} picture of {name}\n", seen)
         img_id = titled.group(1) if titled else re.findall(r"IMG_\d+", seen)[0]
         self._picked[name] = img_id
         return f"Take {self._plan.source} {img_id}."
+
+    def _look_for(self, seen: str, name: str) -> str:
+        """Take the picture of a subject that looks as the decision says, by its pixels."""
+        ids = _SHOWN.findall(seen)
+        shown = {found.words: i for i, data in zip(ids, self._seen, strict=True) if (found := recognise(data))}
+        known = self._looks.get(name, {})
+        wanted = {"described": known.get("now"), "outdated": known.get("once")}
+        wanted["other"] = next((words for words in shown if words not in known.values()), None)
+        source, words = self._plan.source, wanted[self._plan.source]
+        if not known or words not in shown:  # Nothing was read about it: any picture will do.
+            self._picked[name] = re.findall(r"IMG_\d+", seen)[0]
+            return f"Take any {self._picked[name]}."
+        self._picked[name] = shown[words]
+        return f"Take {source} {words} {shown[words]}."
 
     def _program(self) -> dict[str, object]:
         scene, applied = self._scene, self._plan.applied
@@ -203,7 +238,9 @@ class TeacherEngine:
         self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
     ) -> Generation:
         """Generate the next turn; log-probs are 0 (the teacher is certain)."""
-        text = self._teacher.turn(self._chat.decode(token_ids).rsplit(_OBSERVATION, 1)[-1])
+        observation = self._chat.decode(token_ids).rsplit(_OBSERVATION, 1)[-1]
+        seen = observation.count(VISION[0])
+        text = self._teacher.turn(observation, [image.data for image in media[len(media) - seen :]])
         tokens = (*self._chat.tokenizer.encode(text, add_special_tokens=False), self._chat.end_of_turn_id)
         zeros = (0,) * len(tokens)
         return Generation(tokens=tokens, logprobs=zeros, versions=zeros, finish=FinishReason.STOP)

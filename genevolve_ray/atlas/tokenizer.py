@@ -18,6 +18,7 @@ from genevolve_ray.atlas.scene import (
     PATTERNS,
     SHAPES,
     SIDES,
+    SIGHT_SOURCES,
     SKILLS,
     SOURCES,
     TEXTS,
@@ -44,6 +45,16 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """ChatML that keeps earlier thinking: the learner then trains on exactly the tokens that the engine consumed."""
+
+VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+"""Control tokens of a Qwen3-VL, besides the others."""
+SIGHT_TEMPLATE = CHAT_TEMPLATE.replace(
+    "{{ message.content }}",
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}",
+)
+"""The same for messages with pictures among their parts."""
 
 FRAGMENTS = (
     "system\n",
@@ -76,6 +87,9 @@ FRAGMENTS = (
     " picture",
 )
 """Fixed phrases of the wire protocol that carry no decision, one token each."""
+SIGHT_FRAGMENTS = ("\n  local_path:", "\n  ")
+"""Fixed phrases around a picture."""
+SIGHT_WORDS = (*SIGHT_SOURCES, "any", "Picture", "shows")
 
 WORDS = (
     "Show with its and the text motto mood in on of legs moon picture look kin now once draw from saying has kin at bottom side "
@@ -84,8 +98,10 @@ WORDS = (
 ).split()
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(*, sight: bool = False) -> PreTrainedTokenizerFast:
     """Build the tokenizer: a unigram model in which every piece costs the same, so the fewest pieces win.
+
+    With `sight` it has the tokens of a model with vision and the words of such a world besides.
 
     A word exists with and without its leading space. A proper name is a prefix and a suffix, so held-out names consist
     of known pieces. Any other text falls back to its UTF-8 bytes, so encoding and then decoding returns the text.
@@ -93,37 +109,39 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import AddedToken, Tokenizer, decoders, models
     from transformers import PreTrainedTokenizerFast
 
-    pieces = _pieces()
+    pieces = _pieces(sight)
+    control = (*CONTROL, *(VISION if sight else ()))
     # Bytes come last and cost more than any run of whole pieces, so they are used only where no piece fits.
-    vocabulary = [(token, 0.0) for token in (*CONTROL, *TAGS)]
+    vocabulary = [(token, 0.0) for token in (*control, *TAGS)]
     vocabulary += [(piece, -1.0) for piece in pieces]
     vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
     model = models.Unigram(vocabulary, unk_id=len(vocabulary) - 1, byte_fallback=True)
     tokenizer = Tokenizer(model)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in TAGS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|pad|>",  # noqa: S106
         eos_token="<|im_end|>",  # noqa: S106
-        chat_template=CHAT_TEMPLATE,
+        chat_template=SIGHT_TEMPLATE if sight else CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
     )
 
 
-def _pieces() -> list[str]:
+def _pieces(sight: bool) -> list[str]:
     """Return the plain pieces in a fixed order."""
     profile = PROFILES["atlas"]
     texts = [system_prompt(profile, {}), *profile.messages.model_dump().values()]
     texts += [skill_view(markdown, "short") for markdown in load_skills().values()]
     own = {word for text in texts for word in re.findall(r"\w+", text)}
     words = own.union(WORDS, SHAPES, COLOURS, PATTERNS, COUNT_WORDS, TEXTS, MOODS, MEDIA, MATERIALS, SIDES, KINDS)
-    words |= {*COMPANIONS, *SKILLS, *SOURCES, *ORDINALS}
+    words |= {*COMPANIONS, *SKILLS, *SOURCES, *ORDINALS, *(SIGHT_WORDS if sight else ())}
+    fragments = (*FRAGMENTS, *(SIGHT_FRAGMENTS if sight else ()))
     names = [*PREFIXES, *(" " + p for p in PREFIXES), *SUFFIXES]
     quoted = [f" '{text}'" for text in TEXTS]
     images = [f"{space}IMG_{n:03d}" for n in range(1, 31) for space in ("", " ")]
     marks = [*".,;:'\"=-!?()[]{}/_\n ", *"0123456789", " '", ' "', " ---", "- "]
     spaced = [variant for word in sorted(words) for variant in (word, " " + word)]
-    return list(dict.fromkeys([*FRAGMENTS, *marks, *images, *quoted, *names, *spaced]))
+    return list(dict.fromkeys([*fragments, *marks, *images, *quoted, *names, *spaced]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from genevolve_ray.atlas.drawing import draw_look, encode_png
 from genevolve_ray.atlas.lexicon import Partition, names_of
+from genevolve_ray.atlas.looks import alike_looks
 from genevolve_ray.atlas.scene import COLOURS, COUNT_WORDS, KINDS, PATTERNS, SHAPES, SOURCES, TEXTS, Look
 from genevolve_ray.records.images import ImageRef, ImageStore, reference
 from genevolve_ray.records.observation import ImageHit, TextHit
@@ -44,7 +45,8 @@ class World:
     """Hold everything that the tools of one atlas can find.
 
     `documents` are the text corpus, `pictures` the image library (title and reference; pixels are in the image store).
-    `picture_of[name][source]` is the reference of one picture.
+    `picture_of[name][source]` is the reference of one picture. In a world with `sight`, no title or address tells the
+    pictures of a subject apart. The corpus says what today's picture and the outdated one look like.
     """
 
     seed: int
@@ -54,6 +56,7 @@ class World:
     documents: list[TextHit] = field(default_factory=list)
     pictures: list[ImageHit] = field(default_factory=list)
     picture_of: dict[str, dict[str, ImageRef]] = field(default_factory=dict)
+    sight: bool = False
 
     def subject(self, name: str) -> Entity:
         """Return an entity or kind by name.
@@ -64,8 +67,12 @@ class World:
         return self.entities.get(name) or self.kinds[name]
 
 
-def build_world(seed: int, partition: Partition, images: ImageStore | None, entities: int = 48) -> World:
+def build_world(
+    seed: int, partition: Partition, images: ImageStore | None, entities: int = 48, *, sight: bool = False
+) -> World:
     """Build the world of a seed; its library pictures are drawn into `images` (None: nothing is drawn).
+
+    With `sight`, the right picture of a subject is found only by looking (see `World`).
 
     Raises:
         ValueError: when the partition has fewer names than `entities`.
@@ -73,19 +80,23 @@ def build_world(seed: int, partition: Partition, images: ImageStore | None, enti
     names = names_of(partition)
     if entities > len(names):
         raise ValueError(f"partition {partition.value} has {len(names)} names, {entities} entities asked for")
-    rng = np.random.default_rng(derive_seed(seed, "world", partition.value))
+    rng = np.random.default_rng(derive_seed(seed, "seen world" if sight else "world", partition.value))
     chosen = [names[i] for i in rng.choice(len(names), size=entities, replace=False)]
-    world = World(seed, partition, {}, {})
+    world = World(seed, partition, {}, {}, sight=sight)
+
+    def looks() -> dict[str, Look]:
+        return alike_looks(rng, partition) if sight else _looks(rng)
+
     for name in chosen:
         namesakes = [n for n in names if n != name and n[:2] == name[:2]]
         world.entities[name] = Entity(
             name,
-            _looks(rng),
+            looks(),
             moons=_fact(rng, COUNT_WORDS[2:]),
             motto=_fact(rng, TEXTS),
             namesake=str(rng.choice(namesakes)) if rng.random() < 0.5 else "",
         )
-    world.kinds = {kind: Entity(kind, _looks(rng)) for kind in KINDS}
+    world.kinds = {kind: Entity(kind, looks()) for kind in KINDS}
     _fill_library(world, images, rng)
     _fill_corpus(world, rng)
     return world
@@ -108,19 +119,21 @@ def _fact(rng: np.random.Generator, values: tuple[str, ...]) -> Fact:
 def _put_picture(look: Look, images: ImageStore | None) -> ImageRef:
     if images is None:  # No picture is viewed: the name of the look is sufficient content.
         return reference(look.model_dump_json().encode(), width=1, height=1)
-    data, width, height = _picture(look)
+    data, width, height = picture_of_look(look)
     return images.put(data, width=width, height=height)
 
 
 def _fill_library(world: World, images: ImageStore | None, rng: np.random.Generator) -> None:
     for entity in [*world.entities.values(), *world.kinds.values()]:
         world.picture_of[entity.name] = {}
-        for source, look in entity.looks.items():
+        numbers = rng.permutation(len(entity.looks)) if world.sight else ()
+        for place, (source, look) in enumerate(entity.looks.items()):
             image = _put_picture(look, images)
             world.picture_of[entity.name][source] = image
+            title = f"picture of {entity.name}"
             hit = ImageHit(
-                title=f"{source} picture of {entity.name}",
-                url=f"atlas://picture/{entity.name}/{source}",
+                title=title if world.sight else f"{source} {title}",
+                url=f"atlas://picture/{entity.name}/{numbers[place] + 1 if world.sight else source}",
                 page_url=f"atlas://page/{entity.name}",
                 image=image,
             )
@@ -129,13 +142,18 @@ def _fill_library(world: World, images: ImageStore | None, rng: np.random.Genera
 
 
 @lru_cache(maxsize=len(SHAPES) * len(COLOURS) * len(PATTERNS))
-def _picture(look: Look) -> tuple[bytes, int, int]:
+def picture_of_look(look: Look) -> tuple[bytes, int, int]:
     """Return the encoded picture of a look and its size; the looks are few, and many worlds share them."""
     picture = draw_look(look)
     return encode_png(picture), picture.width, picture.height
 
 
 def _fill_corpus(world: World, rng: np.random.Generator) -> None:
+    if world.sight:
+        for entity in [*world.entities.values(), *world.kinds.values()]:
+            for when, source in (("now", "official"), ("once", "old")):
+                text = f"look of {entity.name} {when} {entity.looks[source].words}."
+                world.documents.append(_document(entity.name, "look", when, text))
     for entity in world.entities.values():
         assert entity.moons and entity.motto
         for when in ("now", "once"):

@@ -216,7 +216,8 @@ async def _lift(
 
 
 def _tested(config: EvolutionConfig, plan: AblationPlan, store: RunStore) -> RequestSource:
-    source: RequestSource = config.requests.model_copy(update={"config": {"seed": plan.world_seed}}).build(store.images)
+    world = {"config": config.requests.config | {"seed": plan.world_seed}}
+    source: RequestSource = config.requests.model_copy(update=world).build(store.images)
     return source
 
 

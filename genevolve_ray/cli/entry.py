@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from genevolve_ray import __version__
+from genevolve_ray.cli.bench import bench
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.new_run import init
@@ -97,7 +98,7 @@ def demo(
 @app.command()
 def sft(
     source: Annotated[
-        str, typer.Argument(help="atlas (with its own teacher), a file of rows, or hf://datasets/ORG/NAME/FILE.")
+        str, typer.Argument(help="atlas or atlas-sight, a file of rows, or hf://datasets/ORG/NAME/FILE.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
@@ -110,7 +111,7 @@ def sft(
     ] = None,
     settings: Sets = None,
 ) -> None:
-    """Run supervised fine-tuning: the atlas cold start from scratch, or a model folder on published SFT rows.
+    """Run supervised fine-tuning: the cold start of a preset from scratch, or a model folder on published SFT rows.
 
     Example: `genevolve sft samples/sft.jsonl --model runs/demo/sft --out runs/tuned --set dtype=float32`
     """
@@ -127,34 +128,12 @@ def sft(
     sft_run(source, out, steps=steps, seed=seed, threads=threads)
 
 
-bench = typer.Typer(
-    help="Run a policy on a benchmark and score it: `genevolve bench genevolve --data DIR --output DIR`.",
-    no_args_is_help=True,
-)
 app.add_typer(bench, name="bench")
-
-
-@bench.command("atlas")
-def bench_atlas(
-    policy: Annotated[Path, typer.Option("--policy", help="A run folder (its best checkpoint) or a model folder.")],
-    out: Annotated[Path, typer.Option("--json", help="Output file of the result.")],
-    world_seed: Annotated[int, typer.Option("--world-seed", min=0, help="Seed of the test world.")] = 1,
-    requests: Annotated[int, typer.Option("--requests", min=1, help="Number of held-out requests.")] = 200,
-    engine: Annotated[str, typer.Option("--engine", help="vllm or transformers.")] = "vllm",
-    experience: Annotated[str, typer.Option("--experience", help="Guidance: none, ideal or misleading.")] = "none",
-) -> None:
-    """Score a policy on held-out requests, sampled and greedy. Names come from the test partition for every seed.
-
-    Example: `genevolve bench atlas --policy runs/demo --requests 50 --json out/atlas.json`
-    """
-    from genevolve_ray.commands.benchmarks import bench_run
-
-    bench_run("atlas", policy, out, world_seed=world_seed, requests=requests, engine=engine, experience=experience)
 
 
 @app.command()
 def ablate(
-    preset: Annotated[str, typer.Argument(help="The preset: atlas.")],
+    preset: Annotated[str, typer.Argument(help="The preset: atlas or atlas-sight.")],
     out: Annotated[Path, typer.Option("--json", help="Output file of the result; the runs are kept in its folder.")],
     arms: Annotated[str, typer.Option("--arms", help="Any of sft, grpo, full, shuffled, constant.")] = (
         "sft,grpo,full,shuffled,constant"

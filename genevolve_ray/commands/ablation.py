@@ -43,9 +43,10 @@ def ablate_run(
     arm_settings: Sequence[str] = (),
 ) -> None:
     """Compare arms over seeds and write the result; the runs are kept next to it, and finished ones are read again."""
-    if preset != "atlas":
-        raise UserFault(f"genevolve ablate: unknown preset {preset!r}; known: atlas")
     from genevolve_ray.atlas.teacher import GENERIC
+
+    if preset not in GENERIC:
+        raise UserFault(f"genevolve ablate: unknown preset {preset!r}; known: {', '.join(GENERIC)}")
     from genevolve_ray.bench.ablation import AblationPlan, ablate
     from genevolve_ray.bench.arms import Arm, arm_config
     from genevolve_ray.viewer.ablation import write_ablation
@@ -63,10 +64,10 @@ def ablate_run(
     preflight(config)
     try:
         plan = AblationPlan(
-            arms=tuple(map(Arm, names)), seeds=seeds, world_seed=world_seed, requests=requests, constant=GENERIC
+            arms=tuple(map(Arm, names)), seeds=seeds, world_seed=world_seed, requests=requests, constant=GENERIC[preset]
         )
         for arm in plan.arms:
-            arm_config(tuned.get(arm, config), arm, seed=1, constant=GENERIC)
+            arm_config(tuned.get(arm, config), arm, seed=1, constant=GENERIC[preset])
     except ValidationError as error:
         raise UserFault(f"genevolve ablate: --arms {arms!r}: {error.errors()[0]['msg']}") from error
     except ValueError as error:

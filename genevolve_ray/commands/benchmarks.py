@@ -17,7 +17,7 @@ from genevolve_ray.commands.judged import KSCORE_FILES, show_tables, write_kscor
 from genevolve_ray.commands.policies import policy_folder
 from genevolve_ray.commands.rows import bench_file, read_rows, rejections, wise_prompts
 from genevolve_ray.config import RunConfig, load_config
-from genevolve_ray.doctor.preflight import preflight
+from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.records.images import ImageStore
@@ -169,25 +169,44 @@ def _bench(
         )
 
 
+SUITES = ("atlas", "atlas-sight")
+COLD_START = "cold-start"
+"""Value of `--policy` that names the policy with which the preset of a suite starts."""
+
+
 def bench_run(
-    suite: str, policy: Path, out: Path, *, world_seed: int, requests: int, engine: str, experience: str
+    suite: str,
+    policy: str,
+    out: Path,
+    *,
+    world_seed: int,
+    requests: int,
+    engine: str,
+    experience: str,
+    pictures: str = "shown",
 ) -> None:
     """Score a policy on a suite of held-out requests and write the result."""
-    if suite != "atlas":
-        raise UserFault(f"genevolve bench: unknown suite {suite!r}; known: atlas")
+    if suite not in SUITES:
+        raise UserFault(f"genevolve bench: unknown suite {suite!r}; known: {', '.join(SUITES)}")
+    from genevolve_ray.atlas.altered import ALTERATIONS
     from genevolve_ray.atlas.suite import EXPERIENCES, bench_atlas
 
-    if experience not in EXPERIENCES:
-        raise UserFault(f"genevolve bench: --experience {experience!r} is unknown; known: {', '.join(EXPERIENCES)}")
+    for option, value, known in (("experience", experience, EXPERIENCES), ("images", pictures, ALTERATIONS)):
+        if value not in known:
+            raise UserFault(f"genevolve bench: --{option} {value!r} is unknown; known: {', '.join(known)}")
     config = load_config(suite, [f"engine.kind={engine}"])
-    with policy_folder(policy) as model:
+    named = model_folder(config.policy.model) if policy == COLD_START else Path(policy)
+    with policy_folder(named) as model:
         config = config.model_copy(update={"policy": config.policy.model_copy(update={"model": str(model)})})
         preflight(config)
         result = asyncio.run(
-            bench_atlas(config, model, world_seed=world_seed, requests=requests, experience=experience)
+            bench_atlas(
+                config, model, world_seed=world_seed, requests=requests, experience=experience, pictures=pictures
+            )
         )
-    write_object(out, {"policy": str(policy), **result})
+    write_object(out, {"policy": policy, **result})
     print(
         f"{policy}: reward {result['reward_mean']:.3f} sampled, {result['reward_greedy']:.3f} greedy, "
-        f"valid {result['valid_fraction']:.1%} on {requests} requests of test world {world_seed} -> {out}"
+        f"valid {result['valid_fraction']:.1%}, right pictures {result['right_reference_fraction'] or 0:.1%} "
+        f"(chance {result['chance'] or 0:.1%}) on {requests} requests of test world {world_seed} -> {out}"
     )

@@ -10,9 +10,10 @@ import yaml
 
 from genevolve_ray.commands.init_parts import SideService
 
-_ORDER = "policy requests tools renderer judge summariser experience engine learner heldout cluster".split()
+_ORDER = "policy profile requests tools renderer judge summariser experience engine learner heldout cluster".split()
 _ABOUT = {
     "policy": "the model to train",
+    "profile": "what it reads; this model sees no pictures",
     "requests": "the requests that it is trained, validated and compared on",
     "tools": "search, image search, skills",
     "renderer": "draws programs",
@@ -31,7 +32,8 @@ _BASES = {
 
 _COLD_START = (
     "A base model is fine-tuned first, and the result is the policy (`policy.model`): "
-    "`genevolve sft ROWS.jsonl --model MODEL_DIR --out policy --set device=cuda`."
+    "`genevolve sft ROWS.jsonl --model MODEL_DIR --out policy --set device=cuda`. Where the model sees: "
+    "`--set images=vision --set 'profile.observations={images: true, max_side: 640, max_pixels: 262144}'`."
 )
 
 

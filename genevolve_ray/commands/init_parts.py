@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genevolve_ray.engines.checks import read_model_config, sees
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import Role, registered
 from genevolve_ray.models.hub import is_hub_id
@@ -178,7 +179,19 @@ def policy_part(text: str) -> RunPart:
     if text == ATLAS:
         return RunPart({})
     folder, downloads = _model_place(text)
-    return RunPart({"policy": {"model": folder}}, "after its cold start: genevolve sft", downloads)
+    values: dict[str, Any] = {"policy": {"model": folder}}
+    if _blind(Path(folder)):
+        # The profile of the preset `paper` shows pictures.
+        values["profile"] = {"observations": {"images": False}}
+    return RunPart(values, "after its cold start: genevolve sft", downloads)
+
+
+def _blind(folder: Path) -> bool:
+    """Return whether a model folder is known to be one without vision; a model that is not here yet is not."""
+    try:
+        return not sees(read_model_config(folder))
+    except (OSError, ValueError):
+        return False
 
 
 def _needed(option: str, text: str, what: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from genevolve_ray.agent.trained_prompt import prompt_warning
 from genevolve_ray.config import RunConfig, explain
 from genevolve_ray.doctor.preflight import check_final_step, check_sampled, model_folder
+from genevolve_ray.doctor.sight import check_sight
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import PolicySource, folder_digest
@@ -44,6 +45,7 @@ def named_policy(text: str | None, config: RunConfig) -> Iterator[PolicySource |
         named = pinned(text or config.policy.model, key)
         with policy_folder(model_folder(named, key)) as folder:
             try:
+                check_sight(folder, config.protocol, config.engine)
                 check_sampled(folder, config.engine)
                 check_final_step(folder, config.protocol)
                 if warning := prompt_warning(folder, config.protocol):

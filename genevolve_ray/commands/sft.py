@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
+from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
 from genevolve_ray.config import ConfigError, explain, with_overrides
 from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
 from genevolve_ray.doctor.model_folder import check_architecture
@@ -32,11 +33,20 @@ if TYPE_CHECKING:
     from genevolve_ray.learning.sft import SftStep
 
 
+Trained = Callable[[Any, Path, Callable[["PreTrainedModel", "SftStep"], None] | None], None]
+"""Trains a cold start by a recipe into a folder, and reports each step."""
+_TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
+    "atlas": (ColdStartConfig, train_cold_start),
+    "atlas-sight": (SightStartConfig, train_sight_start),
+}
+
+
 def sft_run(preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
     """Train the cold start of a preset from nothing."""
-    if preset != "atlas":
-        raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: atlas")
-    train(out, steps=steps, seed=seed, threads=threads)
+    if preset not in _TEACHERS:
+        raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: {', '.join(_TEACHERS)}")
+    recipe, trained = _TEACHERS[preset]
+    train(out, recipe().changed(steps=steps, seed=seed), trained, threads)
 
 
 _PLAIN_EVERY = 10
@@ -143,12 +153,11 @@ class _Screen:
 _PLAIN_EVERY = 50
 
 
-def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
-    """Train the cold start by its recipe into `out`; steps (in total) and seed may be changed for trials."""
+def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | None) -> None:
+    """Train a cold start by a recipe into `out`."""
     from genevolve_ray.learning.policy import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
-    recipe = ColdStartConfig().changed(steps=steps, seed=seed)
     console, started = Console(), time.perf_counter()
     columns = (TextColumn("cold start"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
@@ -160,5 +169,5 @@ def train(out: Path, *, steps: int | None, seed: int | None, threads: int | None
                 pace = f"{step.tokens_per_second:,.0f} tokens/s"
                 console.print(f"step {step.step + 1}/{recipe.steps} loss {step.loss:.4f} {pace}")
 
-        train_cold_start(recipe, out, show)
+        trained(recipe, out, show)
     console.print(f"cold start written to {out} in {time.perf_counter() - started:.0f} s")

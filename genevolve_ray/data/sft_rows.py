@@ -7,6 +7,9 @@ template puts between two turns.
 Some templates strip earlier thinking. Here it stays, because the policy reads its own earlier thinking at run time (see
 `agent.chat`). Training uses that context, and one pass over the conversation trains every turn. For templates that keep
 thinking, the tokens equal the template's rendering.
+
+With pictures (`images: vision`), each `<image>` of a user message becomes the image tokens of its picture, as in the
+observations of an episode. Elsewhere it stays text: a policy sees pictures in user messages alone.
 """
 
 from __future__ import annotations
@@ -14,15 +17,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from genevolve_ray.agent.chat import ChatFormat, ChatTokenizer
 from genevolve_ray.agent.parser import THINK_OPEN
+from genevolve_ray.data.sft_pictures import RowPicture, RowPictures
 from genevolve_ray.engines.ban import ENVIRONMENT_TAGS, PROTOCOL_TAGS
+from genevolve_ray.models.image_tokens import Grid
 from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
-from genevolve_ray.records.published.trajectories import SftRow
+from genevolve_ray.records.published.row_pictures import PicturePlace
+from genevolve_ray.records.published.trajectories import IMAGE_MARK, SftRow
 from genevolve_ray.records.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -35,12 +43,16 @@ ImageMode = Literal["text", "vision"]
 class TokenizedRow:
     """Hold a conversation as tokens, four bytes each; `spans` are the assistant's tokens as [start, end).
 
-    A data set stays in memory in this form; `example` makes the lists that a training step takes.
+    A data set stays in memory in this form; `example` makes the lists that a training step takes. `pictures` are those
+    behind its image tokens, as places; `source` and `number` name the row, as in reports.
     """
 
     id: str
     tokens: array[int]
     spans: tuple[tuple[int, int], ...]
+    pictures: tuple[RowPicture, ...] = ()
+    source: str = ""
+    number: int = 0
 
     def __len__(self) -> int:
         """Return T."""
@@ -52,7 +64,7 @@ class TokenizedRow:
         return sum(end - start for start, end in self.spans)
 
     def example(self) -> SftExample:
-        """Return tokens and mask as `learning.sft` takes them."""
+        """Return tokens and mask as `learning.sft` takes them, without pictures."""
         from genevolve_ray.learning.sft import SftExample
 
         mask = [False] * len(self.tokens)
@@ -64,30 +76,29 @@ class TokenizedRow:
 class RowEncoder:
     """Encode SFT rows as tokens of one tokenizer."""
 
-    def __init__(self, tokenizer: ChatTokenizer, cutoff: int = 32768, images: ImageMode = "text") -> None:
+    def __init__(self, tokenizer: ChatTokenizer, cutoff: int = 32768, pictures: RowPictures | None = None) -> None:
         """Read the template.
 
         Args:
             tokenizer: a Hugging Face tokenizer with a chat template.
             cutoff: most tokens of a row. Longer rows are rejected, since a cut conversation would have lost its answer.
-            images: "text" keeps the `<image>` placeholders as text; "vision" would replace them by the tokens of the
-                images.
+            pictures: opens the pictures of rows; without it, the `<image>` placeholders stay text.
 
         Raises:
-            ValueError: for "vision", or a template whose turns have no end.
+            ValueError: for a template whose turns have no end, or that does not show pictures where it should.
         """
-        if images == "vision":
-            raise ValueError(
-                "images=vision needs a vision processor in the learner, which this version does not have: "
-                "images=text trains on the placeholders as text"
-            )
         # Observations of a data set rarely repeat.
-        self._chat = ChatFormat(tokenizer, remembered=16)
+        self._chat = ChatFormat(tokenizer, remembered=16, image_tokens=pictures.tokens if pictures else None)
+        self._pictures = pictures
         self.cutoff = cutoff
         frame = {
             *self._chat.prompt_ids([{"role": "user", "content": "x"}]),
             *self._chat.observation_ids("x", ended=False),
         }
+        if pictures is not None:
+            seen = {"grids": [pictures.tokens.grid(64, 64)]}
+            frame |= {*self._chat.prompt([{"role": "user", "content": IMAGE_MARK}], **seen)[0]}
+            frame |= {*self._chat.observation(IMAGE_MARK, ended=False, **seen)[0]}
         # Some tokenizers do not mark the tokens that frame a turn special, yet read them as such in any text.
         control = {*tokenizer.all_special_ids, *(frame & tokenizer.added_tokens_decoder.keys())}
         special = {self._chat.decode([token]) for token in control}
@@ -101,31 +112,43 @@ class RowEncoder:
     def encode(self, row: SftRow) -> TokenizedRow:
         """Return a row's tokens. Raises RowFault for one that cannot be trained on."""
         for place, message in enumerate(row.messages):
-            if control := next((text for text in self._control if text in message.content), None):
+            text = message.content
+            if self._pictures is not None and message.role == "user":
+                text = text.replace(IMAGE_MARK, "\n")
+            if control := next((mark for mark in self._control if mark in text), None):
                 raise RowFault(RejectionReason.CONTROL_TEXT, f"message {place} holds {control}")
+        pictures = self._pictures.placed(shown_pictures(row)) if self._pictures is not None else []
+        grids = iter([picture.grid for picture in pictures])
         first = next(place for place, message in enumerate(row.messages) if message.role == "assistant")
         prompt = [message.model_dump() for message in row.messages[:first]]
-        tokens, spans, said = array("i", self._context(self._chat.prompt_ids, prompt)), [], list[str]()
+        asked = [message.content for message in row.messages[:first] if message.role == "user"]
+        tokens = array("i", self._context(partial(self._chat.prompt, prompt), asked, grids))
+        spans, said = list[tuple[int, int]](), list[str]()
         for place, message in enumerate(row.messages[first:], first):
             if message.role != "assistant":
                 said.append(message.content)
                 continue
             if said:
-                tokens.extend(self._context(self._chat.observation_ids, *said, ended=True))
+                tokens.extend(self._context(partial(self._chat.observation, *said, ended=True), said, grids))
                 said.clear()
             start = len(tokens)
             tokens.extend(self._turn(message.content, place))
             spans.append((start, len(tokens)))
         if len(tokens) > self.cutoff:
             raise RowFault(RejectionReason.TOO_MANY_TOKENS, f"{len(tokens)} tokens, cutoff {self.cutoff}")
-        return TokenizedRow(row.id, tokens, tuple(spans))
+        return TokenizedRow(row.id, tokens, tuple(spans), tuple(pictures), str(row.source), row.number)
 
-    def _context(self, rendered: Callable[..., list[int]], *said: Any, **how: bool) -> list[int]:
-        """Return the tokens of messages. Raises RowFault where the template forbids their order."""
+    def _context(self, rendered: Callable[..., Any], texts: Sequence[str], grids: Iterator[Grid]) -> list[int]:
+        """Return the tokens of messages, with those of the pictures in `texts`, which are the next of `grids`.
+
+        Raises RowFault where the template forbids their order.
+        """
+        pictures = list(islice(grids, sum(text.count(IMAGE_MARK) for text in texts)))
         try:
-            return rendered(*said, **how)
+            tokens: list[int] = rendered(grids=pictures)[0]
         except ValueError as error:
             raise RowFault(RejectionReason.ROLE_ORDER, error) from error
+        return tokens
 
     def _turn(self, text: str, place: int) -> list[int]:
         """Return a turn as the policy would have sampled it: without the template's opening, with its end token."""
@@ -142,9 +165,23 @@ class RowEncoder:
         """Yield the tokens of rows; the report counts those that cannot be trained on."""
         for row in rows:
             try:
-                yield self.encode(row)
+                encoded = self.encode(row)
             except RowFault as fault:
                 report.reject(Rejection(str(row.source), row.number, fault.reason, fault.detail))
+                continue
+            if self._pictures is not None and (hidden := len(row.images) - len(encoded.pictures)):
+                detail = f"{hidden} of {len(row.images)} images"
+                report.note(Rejection(str(row.source), row.number, RejectionReason.IMAGE_NOT_SHOWN, detail))
+            yield encoded
+
+
+def shown_pictures(row: SftRow) -> list[PicturePlace]:
+    """Return the pictures of a row that stand in messages of the user, in order."""
+    places, shown = iter(row.pictures), list[PicturePlace]()
+    for message in row.messages:
+        its = list(islice(places, message.content.count(IMAGE_MARK)))
+        shown += its if message.role == "user" else ()
+    return shown
 
 
 def epochs_of(rows: Sequence[TokenizedRow], *, epochs: int, batch: int, seed: int) -> Iterator[list[TokenizedRow]]:

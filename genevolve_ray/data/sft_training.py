@@ -19,6 +19,7 @@ from genevolve_ray.agent.chat import load_tokenizer
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.profile_source import DEFAULT, read_profile
 from genevolve_ray.agent.trained_prompt import keep_trained_prompt, prompt_difference
+from genevolve_ray.data.sft_pictures import RowExamples, RowPictures
 from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
 from genevolve_ray.engines.checks import check_vocabulary
 from genevolve_ray.models.companions import check_companions
@@ -29,6 +30,8 @@ from genevolve_ray.records.published.splits import Split, SplitConfig, split_key
 from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from genevolve_ray.learning.sft import SftConfig, SftEvaluation, SftStep
 
 _LOG = logging.getLogger(__name__)
@@ -64,6 +67,8 @@ class SftRowsConfig(Config):
     """Most tokens of a row; longer rows are rejected, not cut."""
     token_budget: int = Field(default=32768, ge=1)
     """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
+    gradient_checkpointing: bool = False
+    """Compute the decoder layers again in the backward pass in place of keeping their activations; same result."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Data type of forward and backward passes and of the saved weights; master weights and optimizer are float32."""
     device: str = "cpu"
@@ -73,7 +78,9 @@ class SftRowsConfig(Config):
     seed: int = Field(default=1, ge=0)
     """Order of the rows, and the split."""
     images: ImageMode = "text"
-    """`text`: images stay `<image>` placeholders; `vision` is refused until the learner reads images."""
+    """`text`: images stay `<image>` placeholders; `vision`: the policy sees them, scaled by `profile.observations`."""
+    tower: Literal["frozen", "trained"] = "frozen"
+    """Whether the vision tower stays as it is. With `images: vision` it may be trained, which a random one needs."""
     exclude_paths: tuple[Path, ...] = ()
     """Rows of benchmarks: their requests are kept out of training."""
     heldout_paths: tuple[Path, ...] = ()
@@ -97,6 +104,8 @@ class SftRowsConfig(Config):
     def _consistent(self) -> SftRowsConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.tower == "trained" and self.images != "vision":
+            raise ValueError(f"tower=trained needs images=vision, got images={self.images}: no picture would reach it")
         return self
 
 
@@ -132,29 +141,24 @@ def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig,
     Raises:
         DataError: for a file that is missing or broken, or when no row is left to train on.
     """
-    apart = list(read_sft(config.heldout_paths, report, config.reading))
-    if config.heldout_paths and not apart:
+    rows, away = RowSets([], []), set[str]()
+    for row in read_sft(config.heldout_paths, report, config.reading):
+        away.add(row.key)
+        rows.heldout.extend(encoder.encode_all([row], report))
+    if config.heldout_paths and not away:
         raise DataError(f"no row to evaluate on in {', '.join(map(str, config.heldout_paths))}: {report.text()}")
+    split = None if away else SplitConfig(validation=config.heldout_fraction, seed=config.seed)
     excluded = set(read_exclusion(config.exclude_paths, report).keys) if config.exclude_paths else set()
     if config.exclude_paths and not excluded:
         raise DataError(
             f"{', '.join(map(str, config.exclude_paths))} exclude no request from training: {report.text()}"
         )
-    away = {row.key for row in apart} | excluded
-    if apart:
-        rows = RowSets([], list(encoder.encode_all(apart, report)))
-        for row in _without(away, read_sft(paths, report, config.reading), report):
+    for row in _without(away | excluded, read_sft(paths, report, config.reading), report):
+        if split is not None and split_keys([row.key], split)[row.key] is Split.VALIDATION:
+            rows.heldout.extend(encoder.encode_all([row], report))
+        else:
             _count_prompt(row, rows.prompts)
             rows.train.extend(encoder.encode_all([row], report))
-    else:
-        split = SplitConfig(validation=config.heldout_fraction, seed=config.seed)
-        rows = RowSets([], [])
-        for row in _without(away, read_sft(paths, report, config.reading), report):
-            part = split_keys([row.key], split)[row.key]
-            target = rows.heldout if part is Split.VALIDATION else rows.train
-            target.extend(encoder.encode_all([row], report))
-            if target is rows.train:
-                _count_prompt(row, rows.prompts)
     if not rows.train:
         raise DataError(f"no row to train on in {', '.join(map(str, paths))}: {report.text()}")
     return rows
@@ -203,12 +207,13 @@ def train_on_rows(
     (settings, counts, losses), and the system prompt of the rows as `system_prompt.md`.
 
     Raises:
-        DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision`.
+        DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision` for a model that
+            does not see.
         FileNotFoundError: for a model folder without config.json or tokenizer.
         PermissionError: for a file of the model folder that cannot be copied.
     """
-    from genevolve_ray.learning.policy import has_tokenizer, load_policy, save_policy, use_threads
-    from genevolve_ray.learning.sft import evaluate_sft, train_sft
+    from genevolve_ray.learning.policy import has_tokenizer, save_policy, use_threads
+    from genevolve_ray.learning.sft import train_sft
 
     if config.threads:
         use_threads(config.threads)
@@ -216,33 +221,26 @@ def train_on_rows(
         raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
     check_companions(model_dir)
     started, report = time.perf_counter(), RejectionReport()
-    try:
-        tokenizer = load_tokenizer(model_dir)
-        check_vocabulary(model_dir, tokenizer)
-        encoder = RowEncoder(tokenizer, config.cutoff, config.images)
-    except Exception as error:  # Files of others: tokenizers raises plain exceptions.
-        raise DataError(f"{model_dir}: {' '.join(str(error).split())}") from error
+    encoder, pictures = _encoder(model_dir, config)
     rows = load_rows(paths, encoder, config, report)
     words, settings = _compare_words(rows.prompts, config), sft_config(config, len(rows.train))
     monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
     out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written fails before the training, not after it.
-    model = load_policy(model_dir, device=config.device)
-    examples, heldout = [row.example() for row in rows.heldout], []
-    every = config.evaluate_every or max(1, math.ceil(len(rows.train) / config.global_batch))
-
-    def evaluate(done: int) -> None:
-        if examples:
-            heldout.append((done, evaluate_sft(model, examples, config.token_budget, config.dtype)))
-            monitor.heldout(*heldout[-1])
+    model = _trainable(model_dir, config)
+    examples, every = RowExamples(pictures, report), math.ceil(len(rows.train) / config.global_batch)
+    losses = _HeldOutLosses(model, rows.heldout, examples, config, monitor)
 
     def after(step: SftStep) -> None:
         monitor.step(step)
-        if (step.step + 1) % every == 0 or step.step + 1 == settings.steps:
-            evaluate(step.step + 1)
+        if (step.step + 1) % (config.evaluate_every or every) == 0:
+            losses.evaluate(step.step + 1)
 
-    evaluate(0)
+    losses.evaluate(0)
     batches = epochs_of(rows.train, epochs=config.epochs, batch=config.global_batch, seed=config.seed)
-    history = train_sft(model, ([row.example() for row in batch] for batch in batches), settings, after)
+    history = train_sft(model, (made for batch in batches if (made := examples.of(batch))), settings, after)
+    if not history:
+        raise DataError(f"no row is left to train on: {report.text()}")
+    losses.evaluate(len(history))
     save_policy(model.bfloat16() if config.dtype == "bfloat16" else model, model_dir, out)
     report.write(out / REPORT_FILE)
     keep_trained_prompt(out, rows.prompts)
@@ -258,11 +256,90 @@ def train_on_rows(
         "longest": max(map(len, rows.train)),
         "steps": len(history),
         "loss": [step.loss for step in history],
-        "heldout": [{"steps": done, **asdict(evaluation)} for done, evaluation in heldout],
+        "heldout": [{"steps": done, **asdict(evaluation)} for done, evaluation in losses.found],
         "seconds": round(time.perf_counter() - started, 1),
     }
+    if pictures is not None:
+        provenance |= _seen(rows, config)
+        pictures.close()
     (out / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     return provenance
+
+
+def _trainable(model_dir: Path, config: SftRowsConfig) -> PreTrainedModel:
+    """Return the model as it is trained."""
+    from genevolve_ray.learning.build import checkpoint_layers
+    from genevolve_ray.learning.policy import load_policy, vision_tower
+
+    model = load_policy(model_dir, device=config.device)
+    if config.tower == "trained" and (tower := vision_tower(model)) is not None:
+        tower.requires_grad_(True)
+    if config.gradient_checkpointing:
+        checkpoint_layers(model)
+    return model
+
+
+def _encoder(model_dir: Path, config: SftRowsConfig) -> tuple[RowEncoder, RowPictures | None]:
+    """Return what encodes rows, and what opens their pictures where the policy sees them. Raises DataError."""
+    assert isinstance(config.profile, ProtocolProfile), "validated"
+    observations, sees = config.profile.observations, config.images == "vision"
+    if sees != observations.images:
+        _LOG.warning(
+            "images=%s, but runs of profile %r show the policy %s (profile.observations.images)",
+            config.images,
+            config.profile.name,
+            "no pictures" if sees else "pictures",
+        )
+    try:
+        tokenizer = load_tokenizer(model_dir)
+        check_vocabulary(model_dir, tokenizer)
+        pictures = RowPictures(model_dir, observations) if sees else None
+        return RowEncoder(tokenizer, config.cutoff, pictures), pictures
+    except Exception as error:  # Files of others: tokenizers raises plain exceptions.
+        raise DataError(f"{model_dir}: {' '.join(str(error).split())}") from error
+
+
+def _seen(rows: RowSets, config: SftRowsConfig) -> dict[str, Any]:
+    """Return what the provenance records of pictures: how they were scaled, and how many there were."""
+    assert isinstance(config.profile, ProtocolProfile), "validated"
+    scaled = config.profile.observations.model_dump(include={"max_side", "max_pixels"})
+    return {"pictures": scaled | {"trained_on": sum(len(row.pictures) for row in rows.train)}}
+
+
+@dataclass
+class _HeldOutLosses:
+    """Collect the held-out losses of a training as (steps done, loss)."""
+
+    model: PreTrainedModel
+    rows: Sequence[TokenizedRow]
+    examples: RowExamples
+    config: SftRowsConfig
+    monitor: SftWatcher
+    found: list[tuple[int, SftEvaluation]] = field(default_factory=list)
+
+    def evaluate(self, done: int) -> None:
+        """Add the loss after `done` steps, once; nothing where no row is held out."""
+        if self.found and self.found[-1][0] == done:
+            return
+        if (loss := self._loss()) is not None:
+            self.found.append((done, loss))
+            self.monitor.heldout(done, loss)
+
+    def _loss(self) -> SftEvaluation | None:
+        """Return the loss on the rows. Those with pictures are opened one batch at a time."""
+        from genevolve_ray.learning.sft import SftEvaluation, evaluate_sft
+
+        rows, config = self.rows, self.config
+        size = config.global_batch if any(row.pictures for row in rows) else max(1, len(rows))
+        parts = []
+        for start in range(0, len(rows), size):
+            if batch := self.examples.of(rows[start : start + size]):
+                parts.append(evaluate_sft(self.model, batch, config.token_budget, config.dtype))
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        count = sum(part.target_tokens for part in parts)
+        loss = sum(part.loss * part.target_tokens for part in parts) / count
+        return SftEvaluation(loss=loss, target_tokens=count, perplexity=math.exp(loss))
 
 
 def sft_config(config: SftRowsConfig, rows: int) -> SftConfig:

@@ -108,15 +108,25 @@ def _read(path: Path, size: int, limits: PictureLimits, named: str) -> TruthChec
 
 def _fault(data: bytes, limits: PictureLimits) -> str:
     """Return why bytes are no usable picture, "" where they are one."""
-    if not data:
-        return "an empty file"
-    if data.startswith(_POINTER):
-        return "a Git LFS pointer, not the image (git lfs pull)"
+    if early := no_picture(data):
+        return early
     try:
         check_apart(data, limits)
     except ImageRefused as refusal:
-        found = next((name for head, name in _FORMATS.items() if data.startswith(head)), "")
-        if data[4:12] in (b"ftypavif", b"ftypavis", b"ftypheic"):
-            found = data[8:12].decode().upper()
-        return f"{refusal}{f' (a {found} file)' if found and found not in limits.formats else ''}"
+        return explained(refusal, data, limits)
     return ""
+
+
+def no_picture(data: bytes) -> str:
+    """Return why a file is no picture before it is decoded, "" where that cannot be told."""
+    if not data:
+        return "an empty file"
+    return "a Git LFS pointer, not the image (git lfs pull)" if data.startswith(_POINTER) else ""
+
+
+def explained(refusal: ImageRefused, data: bytes, limits: PictureLimits) -> str:
+    """Return a refusal, with the format of the file where it is another than the accepted ones."""
+    found = next((name for head, name in _FORMATS.items() if data.startswith(head)), "")
+    if data[4:12] in (b"ftypavif", b"ftypavis", b"ftypheic"):
+        found = data[8:12].decode().upper()
+    return f"{refusal}{f' (a {found} file)' if found and found not in limits.formats else ''}"

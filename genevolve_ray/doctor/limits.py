@@ -15,7 +15,9 @@ from genevolve_ray.doctor.model_folder import Weights, context_of
 from genevolve_ray.doctor.parts import GIB, note, ok, problem
 from genevolve_ray.doctor.plan import make_plan
 from genevolve_ray.doctor.preflight import check_address, check_devices, check_sockets, model_folder
+from genevolve_ray.doctor.sight import FRAME, most_tokens
 from genevolve_ray.errors import UserFault
+from genevolve_ray.models.image_tokens import load_image_tokens
 
 _MASTER_BYTES, _ADAM_BYTES, _GRADIENT_BYTES = 4, 8, 4
 """Bytes a parameter takes in float32: itself, AdamW's two moments, its gradient."""
@@ -41,6 +43,36 @@ def context(config: RunConfig) -> list[Check]:
     if limit < longest:
         return [note("context", f"{said}; the engine holds {limit} and truncates longer episodes", remedy)]
     return [ok("context", f"{said} fit the engine's {limit}")]
+
+
+def pictures(config: RunConfig) -> list[Check]:
+    """Compare the tokens of the pictures that the profile shows with the tokens of a response.
+
+    A model that is missing or does not see is a finding of the policy, not of this function.
+    """
+    profile, shown = config.protocol, config.protocol.observations
+    if settings_tree.waits(config.policy.model):
+        return [note("pictures", "not checked until policy.model is filled in")] if shown.images else []
+    try:
+        folder = _folder(config)
+        images = load_image_tokens(folder)
+        if images is None or not shown.images:
+            text = f"{folder} can see, but profile {profile.name} shows it no pictures"
+            return [note("pictures", text, "--set profile.observations.images=true")] if images else []
+        each = most_tokens(images, shown) + FRAME
+    except (OSError, ValueError):
+        return []
+    search, searches = each * shown.per_search, profile.most_images // shown.per_search
+    room, size = profile.max_response_tokens, f"up to {shown.max_side} pixels a side"
+    size += "" if shown.max_pixels is None else f", {shown.max_pixels} in all"
+    said = f"{shown.per_search} a search, {size}: at most {each} tokens each, {search} a search"
+    remedy = "--set profile.observations.max_side=... or per_search=..., or more profile.max_response_tokens"
+    if search >= room:
+        return [problem("pictures", f"{said}, but a response has {room} (profile.max_response_tokens)", remedy)]
+    text = f"{said}, {search * searches} of {room} response tokens for {searches} searches"
+    if search * searches >= room:
+        return [note("pictures", f"{text}: those without room are left out", remedy)]
+    return [ok("pictures", text)]
 
 
 def time_limits(config: RunConfig) -> list[Check]:

@@ -29,6 +29,7 @@ from genevolve_ray.doctor.preflight import (
     placed,
     unexamined_requests,
 )
+from genevolve_ray.doctor.sight import check_sight
 from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
@@ -93,6 +94,9 @@ def policy(config: RunConfig, *, deep: bool) -> tuple[list[Check], Weights | Non
         return [waiting], None
     try:
         folder = model_folder(config.policy.model, download=False)
+        if config.protocol.observations.images:
+            remedy = f"{remedy} of a model that sees, or profile.observations.images=false"
+        check_sight(folder, config.protocol, config.engine)
         check_samplable(folder, config.engine)
         weights = read_weights(folder)
         remedy = "copy the files from the original model"

@@ -25,6 +25,7 @@ from genevolve_ray.doctor.settings_tree import (
     unset_references,
     unset_tokens,
 )
+from genevolve_ray.doctor.sight import check_sight
 from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
@@ -112,6 +113,7 @@ def check_policy(config: RunConfig) -> None:
     """Check that the policy can be sampled and trained here, and that its tokenizer fits. Raises UserFault."""
     try:
         folder = model_folder(config.policy.model)
+        check_sight(folder, config.protocol, config.engine)
         check_sampled(folder, config.engine)
         check_final_step(folder, config.protocol)
         for warning in (prompt_warning(folder, config.protocol), unexamined_requests(config)):

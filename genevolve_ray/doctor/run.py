@@ -36,7 +36,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
         *parts.data(config, run_dir),
     ]
     checks += [*parts.token_variables(config), *parts.secrets(config), *parts.addresses(config)]
-    checks += [*limits.context(config), *limits.time_limits(config), *limits.formula(config)]
+    checks += [*limits.context(config), *limits.pictures(config), *limits.time_limits(config), *limits.formula(config)]
     checks += [*limits.devices(config), *limits.reservations(config), *limits.placement(config, deep=deep)]
     checks += [*limits.learner_memory(config, weights), *limits.disk(config, run_dir, weights), *limits.sockets(config)]
     checks += limits.descriptors(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,14 @@ from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.tools.protocol import Tool
 from genevolve_ray.tools.showing import showing
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.distributed import Ranks
+
+AdjustTools = Callable[[Mapping[str, Tool]], dict[str, Tool]]
+"""Returns tools in place of a run's."""
 
 
 @dataclass
@@ -104,10 +108,16 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
         raise UserFault(f"the policy {model_dir} cannot be sampled: {error}") from error
 
 
-def build_rollouts(config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore) -> LocalRollouts:
-    """Build everything around an engine in this process; the caller closes the engine."""
+def build_rollouts(
+    config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore, adjust: AdjustTools | None = None
+) -> LocalRollouts:
+    """Build everything around an engine in this process; the caller closes the engine.
+
+    `adjust` replaces the tools, for a measurement.
+    """
     chat = load_chat(model_dir, config.date)
     tools = showing(config.tools.build(images).tools, config.protocol.observations, images)
+    tools = tools if adjust is None else adjust(tools)
     scoring = build_scoring(config, images)
 
     def open_session(sampling: SamplingParams) -> TokenSession:
@@ -122,10 +132,12 @@ def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:
     return Scoring(renderer, JudgeService(config.judge.build(), images), config.reward)
 
 
-async def start_rollouts(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> tuple[LocalRollouts, Engine]:
-    """Start an engine and everything around it in this process."""
+async def start_rollouts(
+    config: EvolutionConfig, model_dir: Path, images: ImageStore, adjust: AdjustTools | None = None
+) -> tuple[LocalRollouts, Engine]:
+    """Start an engine and everything around it in this process; `adjust` as in `build_rollouts`."""
     engine = await start_engine(config, model_dir)
-    return build_rollouts(config, model_dir, engine, images), engine
+    return build_rollouts(config, model_dir, engine, images, adjust), engine
 
 
 def start_learner(

@@ -9,7 +9,7 @@ Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -221,7 +221,14 @@ def split_by_budget(lengths: Sequence[int], token_budget: int) -> list[list[int]
 def micro_batches(
     sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
 ) -> list[MicroBatch]:
-    """Split sequences into micro-batches of at most `token_budget` padded tokens.
+    """Return the micro-batches of `each_micro_batch`, with the pictures of all of them in memory. Raises as it does."""
+    return list(each_micro_batch(sequences, token_budget, device))
+
+
+def each_micro_batch(
+    sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
+) -> Iterator[MicroBatch]:
+    """Yield micro-batches of at most `token_budget` padded tokens; the pictures of each are read when it is made.
 
     Sequences without policy tokens are left out: they add nothing to any loss.
 
@@ -232,4 +239,5 @@ def micro_batches(
         raise ValueError(f"token budget must be at least 1, got {token_budget}")
     kept = [i for i, s in enumerate(sequences) if any(s.policy_mask)]
     groups = split_by_budget([len(sequences[i].tokens) for i in kept], token_budget)
-    return [collate(sequences, [kept[j] for j in group], device) for group in groups]
+    for group in groups:
+        yield collate(sequences, [kept[j] for j in group], device)

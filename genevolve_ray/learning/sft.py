@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from genevolve_ray.learning.batch import MicroBatch, micro_batches
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, each_micro_batch
 from genevolve_ray.learning.logprobs import token_logprobs
 from genevolve_ray.learning.policy import head_weight, hidden_states
 from genevolve_ray.records.base import Config
@@ -58,10 +58,18 @@ class SftConfig(Config):
 
 @dataclass(frozen=True)
 class SftExample:
-    """Hold one conversation: token ids, and True where the assistant wrote the token (both of length T)."""
+    """Hold one conversation.
+
+    Attributes:
+        tokens: token ids [T].
+        mask: True [T] where the assistant wrote the token.
+        images: the pictures behind its image tokens, None without any. A caller with many pictures passes objects of
+            its own, whose `images` is a property: it is read when the micro-batch is made, and kept no longer.
+    """
 
     tokens: Sequence[int]
     mask: Sequence[bool]
+    images: ImageInputs | None = None
 
     @property
     def policy_mask(self) -> Sequence[bool]:
@@ -126,7 +134,7 @@ def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtyp
     """Return log-probs [P] of a micro-batch's assistant tokens at temperature 1; "float32" computes as the model is."""
     half = dtype == "bfloat16"
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
-        states_P_H = hidden_states(model, batch.ids_B_T).flatten(0, 1).index_select(0, batch.rows_P)
+        states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_P)
     weight_V_H = head_weight(model)
     if half:
         states_P_H, weight_V_H = states_P_H.bfloat16(), weight_V_H.bfloat16()
@@ -134,7 +142,10 @@ def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtyp
 
 
 def sft_step(
-    model: PreTrainedModel, optimizers: Sequence[torch.optim.Optimizer], batch: Sequence[SftExample], config: SftConfig
+    model: PreTrainedModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: Sequence[MaskedTokens],
+    config: SftConfig,
 ) -> tuple[float, float, int]:
     """Do one update and return (loss, gradient norm before clipping, number of assistant tokens).
 
@@ -142,12 +153,11 @@ def sft_step(
         ValueError: when no example of the batch has an assistant token.
         FloatingPointError: when loss or gradient is not finite; nothing is updated then.
     """
-    parts = micro_batches(batch, config.token_budget, model.device)
-    count = sum(len(part.targets_P) for part in parts)
+    count = sum(sum(example.policy_mask) for example in batch)
     if not count:
         raise ValueError(f"none of the {len(batch)} examples has an assistant token")
     total = 0.0
-    for part in parts:
+    for part in each_micro_batch(batch, config.token_budget, model.device):
         loss = -batch_logprobs(model, part, config.dtype).sum() / count
         loss.backward()
         total += loss.item()
@@ -163,7 +173,7 @@ def sft_step(
 
 def train_sft(
     model: PreTrainedModel,
-    batches: Iterable[Sequence[SftExample]],
+    batches: Iterable[Sequence[MaskedTokens]],
     config: SftConfig,
     on_step: Callable[[SftStep], None] | None = None,
 ) -> list[SftStep]:
@@ -194,13 +204,13 @@ def train_sft(
 @torch.no_grad()
 def evaluate_sft(
     model: PreTrainedModel,
-    examples: Sequence[SftExample],
+    examples: Sequence[MaskedTokens],
     token_budget: int = 16384,
     dtype: ComputeDtype = "float32",
 ) -> SftEvaluation:
     """Return the held-out loss. Raises ValueError when there is no assistant token."""
     total, count = 0.0, 0
-    for part in micro_batches(examples, token_budget, model.device):
+    for part in each_micro_batch(examples, token_budget, model.device):
         total -= float(batch_logprobs(model, part, dtype).double().sum())
         count += len(part.targets_P)
     if not count:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -61,25 +62,34 @@ class Picture:
     media_type: str
 
 
-def clean_picture(data: bytes, limits: PictureLimits | None = None) -> Picture:
+def clean_picture(data: bytes, limits: PictureLimits | None = None, *, opaque: bool = False) -> Picture:
     """Decode untrusted bytes and re-encode the first frame, turned upright, without metadata.
+
+    `opaque` lays transparency on white in a PNG too.
 
     Raises:
         ImageRefused: for too many bytes, pixels or scans, another format, a file that is truncated or broken, or values
             that have no defined brightness.
     """
     limits = limits or PictureLimits()
-    return _encode(_decoded(data, limits), limits)
+    pixels = _decoded(data, limits)
+    return _encode(_on_white(pixels) if opaque else pixels, limits)
 
 
-def open_picture(data: bytes, limits: PictureLimits | None = None) -> PillowImage:
+def open_picture(
+    data: bytes, limits: PictureLimits | None = None, side_for: Callable[[int, int], int] | None = None
+) -> PillowImage:
     """Return the pixels of untrusted bytes in RGB: the first frame, turned upright, transparency laid on white.
 
     Engines and learner open the pictures of a policy here alone: elsewhere an orientation or a transparent part could
-    be read otherwise. Raises ImageRefused as `clean_picture`.
+    be read otherwise. `side_for` returns from width and height what the longer side may have, in place of
+    `limits.long_side`. Raises ImageRefused as `clean_picture`.
     """
     limits = limits or PictureLimits()
-    return _on_white(_scaled(_decoded(data, limits), limits))
+    pixels = _decoded(data, limits)
+    if side_for is not None:
+        limits = limits.model_copy(update={"long_side": side_for(*pixels.size)})
+    return _on_white(_scaled(pixels, limits))
 
 
 def plain_size(data: bytes, limits: PictureLimits | None = None) -> tuple[int, int, bool]:

@@ -1,4 +1,4 @@
-"""What a policy saw at each search, read from the texts of a trajectory: token policies and chat endpoints alike."""
+"""Pictures that a policy saw at each search, read from the texts of a trajectory, with tokens or without."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNSEEN = re.compile(r"  \(picture not shown: (.*)\)")
 
 
 @dataclass(frozen=True)
-class Look:
+class SeenPicture:
     """Describe a picture at its place in an observation: the file that the policy saw, or the reason for none."""
 
     img_id: str
@@ -25,14 +25,14 @@ class Look:
     reason: str = ""
 
 
-def looks(observation: str, images: Mapping[str, ImageHit]) -> list[Look]:
+def seen_pictures(observation: str, images: Mapping[str, ImageHit]) -> list[SeenPicture]:
     """Return the pictures of an observation, in order, with those that are not shown for a stated reason.
 
     Args:
         observation: the user messages after a turn.
         images: the hits of the trajectory by id.
     """
-    found: list[Look] = []
+    found: list[SeenPicture] = []
     img_id = ""
     for line in observation.split("\n"):
         if entry := _ENTRY.match(line):
@@ -40,13 +40,13 @@ def looks(observation: str, images: Mapping[str, ImageHit]) -> list[Look]:
         elif img_id not in images:
             continue
         elif line == _SHOWN and (shown := images[img_id].shown) is not None:
-            found.append(Look(img_id, shown))
+            found.append(SeenPicture(img_id, shown))
         elif unseen := _UNSEEN.fullmatch(line):
-            found.append(Look(img_id, None, unseen[1]))
+            found.append(SeenPicture(img_id, None, unseen[1]))
     return found
 
 
 def shown_pictures(trajectory: Trajectory) -> list[ImageRef]:
     """Return the files that the policy saw, in the order of their places `<image>` in the observations."""
-    every = (look for turn in trajectory.turns for look in looks(turn.observation, trajectory.images))
+    every = (look for turn in trajectory.turns for look in seen_pictures(turn.observation, trajectory.images))
     return [look.shown for look in every if look.shown is not None]

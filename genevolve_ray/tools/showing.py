@@ -93,7 +93,7 @@ class ShownPictures:
             return image
         # What was stored without loss stays so.
         output = "PNG" if image.media_type == "image/png" else "JPEG"
-        made = clean_picture(data, PictureLimits(long_side=side, output=output))
+        made = clean_picture(data, PictureLimits(long_side=side, output=output), opaque=True)
         return self._images.put(made.data, width=made.width, height=made.height, media_type=made.media_type)
 
 

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
-from genevolve_ray.records.seen import looks
+from genevolve_ray.records.seen import seen_pictures
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.viewer.data import ReportPair, scored
 
@@ -218,7 +218,7 @@ def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
                         "reason": look.reason,
                         "picture": pictures.get(look.shown, THUMB_SIDE),
                     }
-                    for look in looks(turn.observation, trajectory.images)
+                    for look in seen_pictures(turn.observation, trajectory.images)
                 ],
             }
             for turn, count in zip(trajectory.turns, counts, strict=True)

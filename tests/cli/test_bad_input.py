@@ -161,6 +161,7 @@ def test_a_run_of_another_configuration_is_left_alone(
         (["bench", "atlas", "--policy", "/no/such/policy", "--json", "y"], ["policy.model", "/no/such/policy"]),
         (["bench", "atlas", "--policy", "x", "--json", "y", "--engine", "sglang"], ["engine.kind", "'sglang'"]),
         (["bench", "atlas", "--policy", "x", "--json", "y", "--experience", "fine"], ["--experience", "'fine'"]),
+        (["bench", "atlas-sight", "--policy", "x", "--json", "y", "--images", "dark"], ["--images", "'dark'", "blank"]),
     ],
 )
 def test_other_commands_refuse_as_well(

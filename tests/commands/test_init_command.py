@@ -229,6 +229,19 @@ def test_what_does_not_go_together_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_policy_that_is_known_to_be_blind_reads_text_only(tmp_path: Path) -> None:
+    from zoo import build
+
+    def shown(policy: str) -> bool:
+        return written(
+            tmp_path / "run", InitOptions(policy=policy, judge="gemini", renderer="gemini")
+        ).protocol.observations.images
+
+    assert not shown(str(build("qwen3", tmp_path / "blind")))
+    assert shown(str(build("qwen3-vl", tmp_path / "seeing")))
+    assert shown("org/not-downloaded-yet")
+
+
 def test_gpus_are_a_number_or_indices() -> None:
     assert parse_gpus("3") == ("0", "1", "2")
     assert parse_gpus("5,") == ("5",)

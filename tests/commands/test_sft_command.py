@@ -115,3 +115,44 @@ def test_a_model_that_ships_with_a_package_is_named_as_everywhere(
     ended = genevolve("sft", tmp_path / "samples/sft.jsonl", *rows)
     assert ended.code == 0, ended.err
     assert (tmp_path / "out/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["lines", "parquet"])
+def test_rows_with_pictures_train_a_model_that_sees(genevolve: Callable[..., Any], tmp_path: Path, kind: str) -> None:
+    from seeing_rows import as_folder, as_parquet, pictured_rows
+    from zoo import build
+
+    from genevolve_ray.engines.transformers import TransformersEngine
+
+    model, (rows, files) = build("qwen3-vl", tmp_path / "model"), pictured_rows(6)
+    files[5][0] = b""
+    file = (as_folder if kind == "lines" else as_parquet)(tmp_path / "rows", rows, files)
+    settings = ("images=vision", "profile.observations.images=true", "profile.observations.max_side=128", "epochs=8")
+    more = ("dtype=float32", "lr=3e-3", "global_batch=5", "heldout_fraction=0")
+    sets = [part for value in (*settings, *more) for part in ("--set", value)]
+    ended = genevolve("sft", file, "--model", model, "--out", tmp_path / "out", "--threads", "1", *sets)
+    assert ended.code == 0, ended.err
+    assert "6 rows, 5 kept, 1 rejected" in ended.out
+    assert "unreadable_image: 1 (first: " in ended.out and ": an empty file)" in ended.out
+    made = json.loads((tmp_path / "out/sft.json").read_text())
+    assert made["loss"][-1] < 0.7 * made["loss"][0] and made["pictures"]["trained_on"] == 15
+    assert (tmp_path / "out/preprocessor_config.json").is_file()
+    TransformersEngine(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["images=vision"], "images=vision, but the model does not see (config.json names no image token)"),
+        (["tower=trained"], "tower=trained needs images=vision, got images=text"),
+        (["images=pixels"], "images: "),
+    ],
+)
+def test_pictures_that_cannot_be_trained_on_are_refused_in_one_line(
+    genevolve: Callable[..., Any], tmp_path: Path, rows: Path, tiny: Path, settings: list[str], named: str
+) -> None:
+    sets = [part for value in settings for part in ("--set", value)]
+    code, _, err = genevolve("sft", str(rows), "--model", tiny, "--out", tmp_path / "out", *sets)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: ") and named in err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -101,11 +101,10 @@ def test_a_turn_without_thinking_does_not_fit_a_template_that_opens_it() -> None
     assert fault.value.reason is RejectionReason.NO_THINKING
 
 
-def test_placeholders_stay_as_text_and_pictures_are_refused() -> None:
+def test_placeholders_stay_as_text_where_the_policy_reads_only_text() -> None:
     encoded = RowEncoder(byte_tokenizer(CHATML)).encode(row_of(*TURNS))
     assert byte_tokenizer(CHATML).decode(encoded.example().tokens).count("<image>") == 2
-    with pytest.raises(ValueError, match="images=vision needs a vision processor"):
-        RowEncoder(byte_tokenizer(CHATML), images="vision")
+    assert encoded.pictures == ()
 
 
 def test_a_row_is_rejected_above_the_cutoff_never_cut() -> None:

@@ -11,12 +11,14 @@ import pytest
 from deploy_files import ROOT, parse
 
 from benchmarks import scaling
-from benchmarks.scaling import LAYOUTS, TABLES, Layout
+from benchmarks import scaling_pictures as pictures
+from benchmarks.scaling import LAYOUTS, Layout
 from genevolve_ray.cluster.placement import gang_demands, service_demands
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor.plan import make_plan, parse_nodes
 
 PAGE = Path(ROOT / "docs" / "scaling.md").read_text()
+TABLES = scaling.TABLES | pictures.TABLES
 BLOCKS = re.findall(r"```sh\n(genevolve plan .*?)```", PAGE, re.DOTALL)
 
 
@@ -110,3 +112,26 @@ def test_6nd_is_three_of_the_six_passes_without_attention() -> None:
     work = 6 * scaling.BLOCKS * scaling.T  # without attention and head
     passes = scaling.learner_seconds() * scaling.MFU * scaling.PEAK_FLOPS / 6
     assert work / passes == pytest.approx(3 / 1.24, rel=0.02)
+
+
+def test_the_numbers_of_the_text_on_pictures_are_the_computed_ones() -> None:
+    blind, seeing = pictures.sequences()
+    kept, again = pictures.learner_share()
+    text = " ".join(PAGE.split())
+    for said in (
+        f"Ten searches take {pictures.LONGEST.tokens:,.0f} of {pictures.RESPONSE:,} tokens",
+        f"holds {blind} sequences of 6,000 tokens, or {seeing} that",
+        f"at most {pictures.LONGEST.input_gb:.1f} + {pictures.LONGEST.pass_gb:.1f} GB for the longest episode",
+        f"Features of the {pictures.STEP.count:.0f} distinct pictures",
+        f"are {pictures.STEP.feature_gb:.1f} GB in bfloat16",
+        f"makes a pass of the learner {kept:.2f} times as long, and {again:.2f} times",
+    ):
+        assert said in text
+
+
+def test_the_pictures_are_those_of_the_preset() -> None:
+    profile = load_config("paper").protocol
+    assert profile.observations.per_search == pictures.HITS
+    assert profile.most_images == pictures.SEARCHES * pictures.HITS
+    assert profile.max_response_tokens == pictures.RESPONSE
+    assert (profile.observations.max_side, profile.observations.max_pixels) == (640, 262_144)

@@ -7,7 +7,7 @@ import pytest
 from genevolve_ray.agent.wire import image_block, without_last
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit
-from genevolve_ray.records.seen import Look, looks
+from genevolve_ray.records.seen import SeenPicture, seen_pictures
 
 FIELDS = ("title", "url")
 
@@ -26,17 +26,17 @@ TEXT = image_block("herons", [(name, hit, "") for name, hit in HITS.items()], FI
 
 
 def test_each_picture_has_its_id_and_its_file_or_the_reason_for_none() -> None:
-    assert looks(TEXT, HITS) == [
-        Look("IMG_001", ref("b")),
-        Look("IMG_002", None, "not a PNG picture"),
-        Look("IMG_003", ref("d")),
+    assert seen_pictures(TEXT, HITS) == [
+        SeenPicture("IMG_001", ref("b")),
+        SeenPicture("IMG_002", None, "not a PNG picture"),
+        SeenPicture("IMG_003", ref("d")),
     ]
 
 
 def test_a_picture_without_room_is_told() -> None:
-    assert looks(without_last(TEXT, 1, "no room"), HITS)[-1] == Look("IMG_003", None, "no room")
+    assert seen_pictures(without_last(TEXT, 1, "no room"), HITS)[-1] == SeenPicture("IMG_003", None, "no room")
 
 
 @pytest.mark.parametrize("text", ["", "<image>", "  <image>\nIMG_001: title: one", "IMG_009: title: x\n  <image>"])
 def test_text_without_a_known_picture_shows_none(text: str) -> None:
-    assert looks(text, HITS) == []
+    assert seen_pictures(text, HITS) == []

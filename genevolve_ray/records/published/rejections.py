@@ -82,6 +82,9 @@ class RejectionReason(StrEnum):
     """A turn holds no complete action."""
     IMAGE_COUNT = "image_count"
     """The number of images differs from the number of <image> placeholders."""
+    IMAGE_NOT_SHOWN = "image_not_shown"
+    """A note: an <image> of the system or the assistant stays text, since a policy sees pictures in user messages alone.
+    """
     TOO_MANY_TOKENS = "too_many_tokens"
     """The conversation has more tokens than the cutoff; a truncated one would have lost its answer."""
     CONTROL_TEXT = "control_text"

@@ -31,6 +31,8 @@ from genevolve_ray.records.strict_text import unique_keys
 JSON_ARRAY = ".json"
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
+IMAGES = "images"
+"""Field of the images of a conversation."""
 _PARQUET_MARK = b"PAR1"
 _BATCH_ROWS = 64
 _SKIP_BYTES = 1 << 20
@@ -51,12 +53,16 @@ class ReadConfig(Config):
 
 @dataclass(frozen=True)
 class RawRow:
-    """Hold a row as plain values; `number` counts lines or rows from 1, `place` rows alone from 0."""
+    """Hold a row as plain values; `number` counts lines or rows from 1, `place` rows alone from 0.
+
+    `columnar`: of a Parquet file, which may hold images itself.
+    """
 
     source: Path
     number: int
     values: dict[str, Any]
     place: int = 0
+    columnar: bool = False
 
     def rejection(self, fault: RowFault) -> Rejection:
         """Return a fault of this row with its position."""
@@ -177,11 +183,14 @@ def _parquet_rows(path: Path, limit: int) -> Iterator[RawRow | Rejection]:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=_SKIP_BYTES) as file:
             leaves = [file.schema.column(place).path for place in range(len(file.schema))]
             pictures = {leaf.partition(".")[0] for leaf in leaves if _is_pixels(leaf, leaves)}
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_without_pixels(leaves)):
+            bare = [IMAGES] if _holds_bytes(file.schema_arrow) else []
+            size = 1 if bare else _BATCH_ROWS  # Their number is known only from the bytes themselves.
+            for batch in file.iter_batches(batch_size=size, columns=_without_pixels(leaves)):
                 for place in range(batch.num_rows):
                     number += 1
                     try:
-                        yield RawRow(path, number, _parquet_row(batch.slice(place, 1), limit, pictures), number - 1)
+                        row = _parquet_row(batch.slice(place, 1), limit, pictures, bare)
+                        yield RawRow(path, number, row, number - 1, columnar=True)
                     except RowFault as fault:
                         yield Rejection(str(path), number, fault.reason, fault.detail)
     except (pa.ArrowException, OSError) as error:
@@ -198,7 +207,20 @@ def _is_pixels(leaf: str, leaves: list[str]) -> bool:
     return leaf.endswith(".bytes") and f"{leaf.removesuffix('.bytes')}.path" in leaves
 
 
-def _parquet_row(row: pa.RecordBatch, limit: int, pictures: set[str]) -> dict[str, Any]:
+def _holds_bytes(schema: pa.Schema) -> bool:
+    """Return whether the images of a file are bytes alone, one or a list of them in each row."""
+    if schema.get_field_index(IMAGES) < 0:
+        return False
+    kind = schema.field(IMAGES).type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _parquet_row(row: pa.RecordBatch, limit: int, pictures: set[str], bare: list[str]) -> dict[str, Any]:
+    """Return a row as plain values; each image that is or has bytes is `{bytes: None, path}`."""
+    numbers = {name: _number_of(row.column(name)) for name in bare}
+    row = row.drop_columns(bare)
     if row.nbytes > limit:
         raise RowFault(RejectionReason.ROW_TOO_LONG, f"{row.nbytes} bytes, limit {limit}")
     try:
@@ -210,7 +232,15 @@ def _parquet_row(row: pa.RecordBatch, limit: int, pictures: set[str]) -> dict[st
         for image in value if isinstance(value, list) else [value]:
             if isinstance(image, dict):
                 image["bytes"] = None
-    return values
+    return values | {name: [{"bytes": None, "path": None}] * number for name, number in numbers.items()}
+
+
+def _number_of(images: pa.Array) -> int:
+    """Return the number of images of the only row of a column."""
+    if not images.is_valid()[0].as_py():
+        return 0
+    kind = images.type
+    return int(images.value_lengths()[0].as_py()) if pa.types.is_list(kind) or pa.types.is_large_list(kind) else 1
 
 
 # --- fields: each raises RowFault for a value of the wrong kind --------------------------------------------------------

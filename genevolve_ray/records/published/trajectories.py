@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.published.rejections import RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.requests import request_key
+from genevolve_ray.records.published.row_pictures import PicturePlace
 from genevolve_ray.records.published.rows import (
+    IMAGES,
     RawRow,
     ReadConfig,
     checked,
@@ -41,7 +43,8 @@ class Message(Record):
 class SftRow(Record):
     """Hold a published trajectory; images are relative to `root`, in the order of their placeholders in the texts.
 
-    Images that a Parquet file holds itself have names only; they are `embedded`.
+    Images that a Parquet file holds itself are `embedded`: `images` has what the file calls them, which may be nothing.
+    `number` counts lines or rows from 1, `place` rows alone from 0.
     """
 
     id: str
@@ -51,6 +54,13 @@ class SftRow(Record):
     root: Path
     source: Path
     number: int
+    place: int = 0
+
+    @property
+    def pictures(self) -> tuple[PicturePlace, ...]:
+        """The place of each image."""
+        file = self.source if self.embedded else None
+        return tuple(PicturePlace(self.root, name, file, self.place, item) for item, name in enumerate(self.images))
 
     @property
     def request(self) -> str:
@@ -115,7 +125,7 @@ def read_sft(paths: Iterable[Path], report: RejectionReport, config: SftReadConf
 
 def _parse(row: RawRow, root: Path) -> tuple[SftRow, list[RowFault]]:
     messages = _messages(row.values.get("messages"))
-    images, embedded = _images(row.values.get("images"))
+    images, embedded = _images(row.values.get(IMAGES), row.columnar)
     marks = sum(message.content.count(IMAGE_MARK) for message in messages)
     if marks != len(images):
         raise RowFault(RejectionReason.IMAGE_COUNT, f"{len(images)} images, {marks} placeholders")
@@ -128,22 +138,24 @@ def _parse(row: RawRow, root: Path) -> tuple[SftRow, list[RowFault]]:
         root=root,
         source=row.source,
         number=row.number,
+        place=row.place,
     )
     return parsed, _broken_turns([m.content for m in messages if m.role == "assistant"])
 
 
-def _images(value: Any) -> tuple[tuple[str, ...], bool]:
+def _images(value: Any, columnar: bool) -> tuple[tuple[str, ...], bool]:
     """Return the images of a row, and whether the file holds them itself, as `{bytes, path}`."""
     items = [value] if isinstance(value, Mapping) else value
     if not isinstance(items, list | tuple) or not any(isinstance(item, Mapping) for item in items):
-        return tuple(relative_path(image, "images") for image in texts_of(value, "images")), False
+        return tuple(relative_path(image, IMAGES) for image in texts_of(value, IMAGES)), False
     names = []
     for place, item in enumerate(items):
         if not isinstance(item, Mapping) or set(item) != {"bytes", "path"}:
             raise RowFault(RejectionReason.BAD_FIELD, f"image {place} is no object of bytes and path")
-        path = text_of(item["path"], f"image {place}.path")
-        names.append(PurePosixPath(path).name or f"image-{place}")
-    return tuple(names), True
+        if item["bytes"] is not None:
+            raise RowFault(RejectionReason.BAD_FIELD, f"image {place} has bytes, which only Parquet can hold")
+        names.append(text_of(item["path"], f"image {place}.path"))
+    return (tuple(names), True) if columnar else (tuple(relative_path(name, IMAGES) for name in names), False)
 
 
 def _messages(value: Any) -> tuple[Message, ...]:

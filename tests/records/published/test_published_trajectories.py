@@ -142,3 +142,10 @@ def test_images_are_looked_for_on_demand(tmp_path: Path) -> None:
     (tmp_path / "images/traj_00001/IMG_001.jpg").write_bytes(b"x")
     rows, report = read(tmp_path, sft_row(1), sft_row(2), check_images=True)
     assert (len(rows), report.rejected) == (1, {RejectionReason.MISSING_IMAGE: 1})
+
+
+def test_images_as_objects_in_json_lines_are_paths(tmp_path: Path) -> None:
+    named = {"images": [{"bytes": None, "path": "images/a.jpg"}]}
+    rows, report = read(tmp_path, sft_row(1) | named, sft_row(2) | {"images": [{"bytes": "eA==", "path": None}]})
+    assert [(row.images, row.embedded) for row in rows] == [(("images/a.jpg",), False)]
+    assert report.rejected == {RejectionReason.BAD_FIELD: 1}

@@ -1,0 +1,106 @@
+"""Short exercises for a policy with sight: a model without pre-training learns to see, and to find what it read of.
+
+The tower learns from names of pictures, each right after its picture. Later exercises are in the words of the protocol:
+a text says what the right picture looks like, and the answer is the id of the picture that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from genevolve_ray.agent.chat import ChatTokenizer
+from genevolve_ray.agent.wire import IMAGE
+from genevolve_ray.atlas.exercises import Piece, copy_facts, copy_request, pick
+from genevolve_ray.atlas.lexicon import Partition, names_of
+from genevolve_ray.atlas.looks import alike_looks, looks_of
+from genevolve_ray.atlas.scene import KINDS, SIGHT_SOURCES, Look
+
+_NAMES = names_of(Partition.TRAIN)
+_LOOKS = looks_of(Partition.TRAIN)
+_FIRST_IDS = 5
+
+
+@dataclass
+class SightExercise:
+    """Hold a sequence of exercises.
+
+    Attributes:
+        tokens: token ids [T].
+        mask: True [T] where a token can be inferred from the ones before it.
+        looks: what its pictures show, in order.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+
+    def add(self, text: str, known: bool, tokenizer: ChatTokenizer, image: str) -> None:
+        """Append a text; `image` replaces the places of pictures."""
+        ids = tokenizer.encode(text.replace(IMAGE, image), add_special_tokens=False)
+        self.tokens += ids
+        self.mask += [known] * len(ids)
+
+
+def see(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, length: int = 144) -> SightExercise:
+    """Return names of pictures, each right after its picture, of at least `length` tokens."""
+    made = SightExercise()
+    image = _image(image_tokens)
+    while len(made.tokens) < length:
+        look = _LOOKS[int(rng.integers(len(_LOOKS)))]
+        img_id = f"IMG_{int(rng.integers(1, 2 * _FIRST_IDS)):03d}"
+        made.add(_row(img_id, pick(rng, _NAMES)), False, tokenizer, image)
+        made.add(f" {look.words}", True, tokenizer, image)
+        made.looks.append(look)
+    return made
+
+
+def practise(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, length: int = 192) -> SightExercise:
+    """Return exercises in the words of the protocol of at least `length` tokens; half of them are about pictures."""
+    made = SightExercise()
+    image = _image(image_tokens)
+    while len(made.tokens) < length:
+        pieces: Sequence[Piece]
+        if rng.random() < 0.5:
+            pieces, looks = choices(rng)
+            made.looks += looks
+        else:
+            pieces = copy_facts(rng) if rng.random() < 0.5 else copy_request(rng)
+        for text, known in pieces:
+            made.add(text, known, tokenizer, image)
+    return made
+
+
+def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) -> tuple[list[Piece], list[Look]]:
+    """Ask for the described, the outdated and the other picture of a subject by their looks, and for a name.
+
+    Returns the pieces of the text, and the looks of its pictures.
+    """
+    name = pick(rng, names_of(partition)) if rng.random() < 0.7 else pick(rng, KINDS)
+    looks = list(alike_looks(rng, partition).values())
+    order = [int(i) for i in rng.permutation(len(looks))]
+    first = int(rng.integers(1, _FIRST_IDS))
+    ids = [f"IMG_{first + order.index(place):03d}" for place in range(len(looks))]
+    described, _, outdated = looks
+    said = [f"look of {name} now {described.words}.", f"look of {name} once {outdated.words}."]
+    texts = "".join(f"{n}. snippet: {said[i]}\n" for n, i in enumerate(rng.permutation(2), 1))
+    rows = "".join(_row(ids[place], name) for place in order)
+    pieces: list[Piece] = [(f"{texts}--- image search result for [look of {name}] ---\n{rows}", False)]
+    for place in rng.permutation(len(looks))[: int(rng.integers(len(looks) + 1))]:
+        pieces += [(f"Picture {ids[place]} shows", False), (f" {looks[place].words}", True), (".\n", False)]
+    for place in rng.permutation(len(looks)):
+        source = SIGHT_SOURCES[place]
+        # No text says what the other picture looks like.
+        pieces += [(f"Take {source}", False), (f" {looks[place].words}", source != "other")]
+        pieces += [(f" {ids[place]}", True), (".\n", False)]
+    return pieces, [looks[place] for place in order]
+
+
+def _row(img_id: str, name: str) -> str:
+    return f"{img_id}: title: picture of {name}\n  local_path: {img_id}\n  {IMAGE}\n"
+
+
+def _image(tokens: int) -> str:
+    return "<|vision_start|>" + "<|image_pad|>" * tokens + "<|vision_end|>"

@@ -1,0 +1,168 @@
+"""The cold start with sight: a small Qwen3-VL learns to see and to act from nothing, its vision tower included.
+
+First it names pictures, then it practises what a trajectory asks of it, then it follows the teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from genevolve_ray.agent.chat import ChatFormat
+from genevolve_ray.atlas.coldstart import ColdStartConfig, Curriculum, CurriculumConfig, write_provenance
+from genevolve_ray.atlas.sight_exercises import SightExercise, practise, see
+from genevolve_ray.atlas.teacher import TeacherConfig
+from genevolve_ray.atlas.tokenizer import VISION, build_tokenizer
+from genevolve_ray.atlas.world import picture_of_look
+from genevolve_ray.models.image_processor import load_image_processor
+from genevolve_ray.models.image_tokens import load_image_tokens
+from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.records.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from genevolve_ray.learning.batch import PictureInput
+    from genevolve_ray.learning.sft import SftExample, SftStep
+
+PROFILE = "atlas-sight"
+_CONTROL = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+"""Names in the model's configuration of the tokens `VISION`."""
+
+
+class SightStartConfig(ColdStartConfig):
+    """Configure the whole recipe of the cold start with sight. The defaults made the shipped checkpoint."""
+
+    image_side: int = Field(default=64, ge=32)
+    """Pixels of the side to which a picture is scaled."""
+    patch_size: int = Field(default=16, ge=4)
+    """Pixels of the side of a patch; two by two patches are one image token."""
+    tower_width: int = Field(default=64, ge=32)
+    tower_layers: int = Field(default=2, ge=1)
+    seeing_fraction: float = Field(default=0.15, ge=0, le=1)
+    """Share of the steps of exercises, from the first, that are names of pictures alone."""
+    seeing: int = Field(default=2, ge=0)
+    """Exercises of names in every later batch, among the others."""
+    curriculum: CurriculumConfig = CurriculumConfig(
+        steps=1300, exercise_steps=1000, exercises=8, teacher=TeacherConfig(official=0.6)
+    )
+    lr: float = Field(default=1.5e-3, gt=0)
+
+
+class _Pictures:
+    """Prepare pictures for the tower, each once: the world has few looks."""
+
+    def __init__(self, processor: Any, images: MemoryImages) -> None:
+        self._images = images
+        self._read = cache(lambda sha256: self._prepare(sha256, processor))
+        self._files: dict[str, bytes] = {}
+
+    def _prepare(self, sha256: str, processor: Any) -> PictureInput:
+        from genevolve_ray.learning.vision import picture_input
+        from genevolve_ray.records.pictures import open_picture
+
+        return picture_input(open_picture(self._files[sha256]), processor, sha256)
+
+    def of_exercise(self, exercise: SightExercise) -> SftExample:
+        """Return an exercise with its pictures."""
+        found = [picture_of_look(look)[0] for look in exercise.looks]
+        shas = [hashlib.sha256(data).hexdigest() for data in found]
+        self._files.update(zip(shas, found, strict=True))
+        return self._example(exercise.tokens, exercise.mask, shas)
+
+    def of_lesson(self, lesson: Trajectory) -> SftExample:
+        """Return a trajectory with the pictures that the teacher saw."""
+        shas = [span.sha256 for span in lesson.ledger.media]
+        self._files.update((sha, self._images.get(lesson.shown(sha))) for sha in shas if sha not in self._files)
+        return self._example(lesson.ledger.tokens, lesson.ledger.policy_mask, shas)
+
+    def _example(self, tokens: list[int], mask: list[bool], shas: list[str]) -> SftExample:
+        from genevolve_ray.learning.batch import ImageInputs
+        from genevolve_ray.learning.sft import SftExample
+
+        return SftExample(tokens, mask, ImageInputs(tuple(map(self._read, shas))) if shas else None)
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Return the id of a control token."""
+    return int(tokenizer.get_vocab()[token])
+
+
+def new_model(config: SightStartConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Return the model of a recipe with random weights."""
+    from genevolve_ray.learning.new_seeing import new_qwen3_vl
+
+    return new_qwen3_vl(
+        vocabulary=len(tokenizer),
+        hidden_size=config.hidden_size,
+        layers=config.layers,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        intermediate_size=config.intermediate_size,
+        image_side=config.image_side,
+        patch_size=config.patch_size,
+        tower_width=config.tower_width,
+        tower_layers=config.tower_layers,
+        control={name: _token_id(tokenizer, token) for name, token in zip(_CONTROL, VISION, strict=True)},
+        seed=config.curriculum.seed,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def train_sight_start(
+    config: SightStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None
+) -> None:
+    """Train the cold start with sight from random weights and write it to `folder`, together with its provenance."""
+    from genevolve_ray.learning.new_seeing import write_processors
+    from genevolve_ray.learning.policy import save_policy
+    from genevolve_ray.learning.sft import SftConfig, train_sft
+
+    tokenizer = build_tokenizer(sight=True)
+    model = new_model(config, tokenizer)
+    with tempfile.TemporaryDirectory(prefix="genevolve-sight-") as beginning:
+        model.config.save_pretrained(beginning)
+        write_processors(beginning, image_side=config.image_side, patch_size=config.patch_size)
+        report = None if on_step is None else lambda step: on_step(model, step)
+        sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
+        history = train_sft(model, _batches(config, tokenizer, Path(beginning)), sft, report)
+    save_policy(model, tokenizer, folder)
+    write_processors(folder, image_side=config.image_side, patch_size=config.patch_size)
+    write_provenance(config, history, folder)
+
+
+def _batches(
+    config: SightStartConfig, tokenizer: PreTrainedTokenizerFast, model_dir: Path
+) -> Iterator[list[SftExample]]:
+    """Yield the batch of every step."""
+    lessons, images = config.curriculum, MemoryImages()
+    pictures = _Pictures(load_image_processor(model_dir), images)
+    tokens = (config.image_side // config.patch_size) ** 2 // 4
+    rng = np.random.default_rng(derive_seed(lessons.seed, "exercises"))
+    chat = ChatFormat(tokenizer, image_tokens=load_image_tokens(model_dir))
+    curriculum = Curriculum(lessons, chat, PROFILE, images)
+
+    def exercises(seeing: int, others: int) -> list[SftExample]:
+        made = [see(rng, tokenizer, tokens) for _ in range(seeing)]
+        made += [practise(rng, tokenizer, tokens) for _ in range(others)]
+        return [pictures.of_exercise(exercise) for exercise in made]
+
+    whole, first = lessons.batch_size + lessons.exercises, round(config.seeing_fraction * lessons.exercise_steps)
+    seeing = min(config.seeing, whole)
+    names = (exercises(whole, 0) for _ in range(first))
+    alone = (exercises(seeing, whole - seeing) for _ in range(lessons.exercise_steps - first))
+    mixed = (
+        [pictures.of_lesson(lesson) for lesson in batch]
+        + exercises(min(config.seeing, lessons.exercises), max(0, lessons.exercises - config.seeing))
+        for batch in curriculum.batches()
+    )
+    return chain(names, alone, mixed)

@@ -1,0 +1,159 @@
+"""The pictures of SFT rows as the policy will see them: rows keep places, and pixels live as long as their batch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.data.truths import explained, no_picture
+from genevolve_ray.models.image_tokens import MAX_ASPECT, Grid, load_image_tokens
+from genevolve_ray.records.pictures import ImageRefused, PictureLimits, open_picture
+from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
+from genevolve_ray.records.published.row_pictures import PicturePlace, RowPictureReader
+from genevolve_ray.tools.showing import Observations
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+    from genevolve_ray.data.sft_rows import TokenizedRow
+    from genevolve_ray.learning.batch import ImageInputs, MaskedTokens
+
+_LOG = logging.getLogger(__name__)
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RowPicture:
+    """Hold what a row keeps of a picture: its place, and the patches for which it has tokens."""
+
+    place: PicturePlace
+    grid: Grid
+
+
+class RowPictures:
+    """Open the pictures of rows for one model, scaled as a profile shows pictures."""
+
+    def __init__(self, model_dir: Path, observations: Observations, limits: PictureLimits | None = None) -> None:
+        """Load the model's image processor.
+
+        Raises:
+            ValueError: for a model that does not see, or whose folder lacks its image processor.
+        """
+        tokens = load_image_tokens(model_dir)
+        if tokens is None:
+            raise ValueError("images=vision, but the model does not see (config.json names no image token)")
+        self.tokens, self.processor = tokens, tokens.processor
+        self._observations, self._limits = observations, limits or PictureLimits()
+        self._reader = RowPictureReader(self._limits.max_bytes)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures")
+
+    def placed(self, places: Sequence[PicturePlace]) -> list[RowPicture]:
+        """Return the pictures with their patches. Each is decoded, so that a broken one shows before any training.
+
+        Raises:
+            RowFault: naming the first that is missing or cannot be used.
+        """
+        opened = self.opened(places)
+        grids = [self.tokens.grid(picture.width, picture.height) for picture in opened]
+        return [RowPicture(place, grid) for place, grid in zip(places, grids, strict=True)]
+
+    def opened(self, places: Sequence[PicturePlace]) -> list[PillowImage]:
+        """Return the pixels of pictures in RGB, at the size that the policy sees. Raises RowFault as `placed`."""
+        files = [self._reader.read(place) for place in places]
+        return list(self._pool.map(self._open, places, files))
+
+    def close(self) -> None:
+        """End the threads and close the file that is read."""
+        self._pool.shutdown()
+        self._reader.close()
+
+    def _open(self, place: PicturePlace, data: bytes) -> PillowImage:
+        if fault := no_picture(data):
+            raise RowFault(RejectionReason.UNREADABLE_IMAGE, f"{place}: {fault}")
+        try:
+            picture = open_picture(data, self._limits, self._observations.side_for)
+        except ImageRefused as refusal:
+            fault = explained(refusal, data, self._limits)
+            raise RowFault(RejectionReason.UNREADABLE_IMAGE, f"{place}: {fault}") from refusal
+        if max(picture.size) > MAX_ASPECT * min(picture.size):
+            detail = f"{place}: {picture.width} x {picture.height} pixels, at most {MAX_ASPECT} to 1"
+            raise RowFault(RejectionReason.UNREADABLE_IMAGE, detail)
+        return picture
+
+
+@dataclass(frozen=True)
+class SeeingExample:
+    """Hold a conversation with its pictures; the input of the vision tower is made when its micro-batch is.
+
+    Attributes:
+        tokens: token ids [T].
+        policy_mask: True [T] where the assistant wrote the token.
+        pictures: at least one, in the order of its tokens.
+        processor: the model's image processor.
+    """
+
+    tokens: Sequence[int]
+    policy_mask: Sequence[bool]
+    pictures: Sequence[PillowImage]
+    processor: Any
+
+    @property
+    def images(self) -> ImageInputs:
+        """The pictures as the vision tower reads them, computed anew."""
+        from genevolve_ray.learning.vision import image_inputs
+
+        return image_inputs(self.pictures, self.processor)
+
+
+class RowExamples:
+    """Turn rows into examples of a step. A row whose pictures changed since it was read is left out, by name."""
+
+    def __init__(self, pictures: RowPictures | None, report: RejectionReport) -> None:
+        """Read with `pictures`, None where no row has any; the report counts the rows that are left out."""
+        self._pictures, self._report = pictures, report
+        self._lost: set[tuple[str, int]] = set()
+
+    def of(self, rows: Sequence[TokenizedRow]) -> list[MaskedTokens]:
+        """Return the examples of rows, in order, with their pictures decoded.
+
+        Those of Parquet files are read in the order of the files.
+        """
+        made: dict[int, MaskedTokens] = {}
+        for number in sorted(range(len(rows)), key=lambda number: _reading_order(rows[number])):
+            try:
+                made[number] = self._example(rows[number])
+            except RowFault as fault:
+                self._lose(rows[number], fault)
+        return [made[number] for number in sorted(made)]
+
+    def _lose(self, row: TokenizedRow, fault: RowFault) -> None:
+        """Count and name a row once, however often it comes up."""
+        if (row.source, row.number) in self._lost:
+            return
+        self._lost.add((row.source, row.number))
+        rejection = Rejection(row.source, row.number, fault.reason, f"{fault.detail} (during training)")
+        self._report.reject(rejection)
+        _LOG.warning("left out: %s", rejection)
+
+    def _example(self, row: TokenizedRow) -> MaskedTokens:
+        plain = row.example()
+        if not row.pictures:
+            return plain
+        assert self._pictures is not None, "rows with pictures were encoded with them"
+        opened = self._pictures.opened([picture.place for picture in row.pictures])
+        for picture, pixels in zip(row.pictures, opened, strict=True):
+            if self._pictures.tokens.grid(pixels.width, pixels.height) != picture.grid:
+                detail = f"{picture.place} has another size than when it was read"
+                raise RowFault(RejectionReason.UNREADABLE_IMAGE, detail)
+        return SeeingExample(plain.tokens, plain.policy_mask, opened, self._pictures.processor)
+
+
+def _reading_order(row: TokenizedRow) -> tuple[str, int]:
+    if not row.pictures or (file := row.pictures[0].place.file) is None:
+        return "", 0
+    return str(file), row.pictures[0].place.row
