@@ -36,7 +36,8 @@ PROFILE = {
     "max_tool_calls": 2,
     "observations": {"images": True, "max_side": 96, "per_search": 2},
 }
-OUTSIDE = "gateway:remote"
+PUBLISH = {"qwen3-vl": "adapter", "qwen2.5-vl": "merged"}
+"""By kind of model; files of Qwen2.5-VL have other names of tensors than the model, so an adapter cannot be attached."""
 STEPS = 2
 
 
@@ -67,7 +68,7 @@ def seeing_config(root: Path, policy: Path, address: str, lora: bool) -> RunConf
             "learner.threads=1",
             "engine.max_concurrent=8",
             "learner.lr=1.0e-3",
-            *(["learner.lora={rank: 4, alpha: 8}"] if lora else []),
+            *([f"learner.lora={{rank: 4, alpha: 8, publish: {PUBLISH[policy.parent.name[:-1]]}}}"] if lora else []),
             "requests={type: 'benchmarks.null_parts:Requests'}",
             "tools={type: 'benchmarks.null_parts:PictureTools'}",
             "renderer={type: 'benchmarks.null_parts:Renderer'}",
