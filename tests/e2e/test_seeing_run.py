@@ -36,7 +36,8 @@ PROFILE = {
     "max_tool_calls": 2,
     "observations": {"images": True, "max_side": 96, "per_search": 2},
 }
-OUTSIDE = "gateway:remote"
+PUBLISH = {"qwen3-vl": "adapter", "qwen2.5-vl": "merged"}
+"""By kind of model; files of Qwen2.5-VL have other names of tensors than the model, so an adapter cannot be attached."""
 STEPS = 2
 
 
@@ -59,13 +60,15 @@ def seeing_config(root: Path, policy: Path, address: str, lora: bool) -> RunConf
             f"policy.model={policy}",
             f"profile={root / 'seeing.yaml'}",
             f"loop={{steps: {STEPS}, requests_per_step: 2, group_size: 4, validate_every: 0, parity_limit: 1.0e-4}}",
+            "sampling.temperature=1.0",
+            "learner.temperature=1.0",
             "heldout.requests=0",
             "experience.enabled=false",
             "learner.ved.coefficient=0",
             "learner.threads=1",
             "engine.max_concurrent=8",
             "learner.lr=1.0e-3",
-            *(["learner.lora={rank: 4, alpha: 8}"] if lora else []),
+            *([f"learner.lora={{rank: 4, alpha: 8, publish: {PUBLISH[policy.parent.name[:-1]]}}}"] if lora else []),
             "requests={type: 'benchmarks.null_parts:Requests'}",
             "tools={type: 'benchmarks.null_parts:PictureTools'}",
             "renderer={type: 'benchmarks.null_parts:Renderer'}",
@@ -122,7 +125,7 @@ def check_metrics(rows: list[dict[str, Any]], lora: bool) -> None:
         said = {name: row[name] for name in ("parity", "parity_images", "probe_difference", "grad_norm")}
         print(json.dumps({"lora": lora, "step": row["step"], **said}))
         assert max(row["parity"], row["parity_images"], row["probe_difference"]) <= 1e-4
-        assert row["grad_norm"] > 0
+        assert row["grad_norm"] > 1e-4
 
 
 def check_seen(store: RunStore, played: list[Trajectory]) -> None:
