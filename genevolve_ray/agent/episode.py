@@ -200,9 +200,12 @@ class _Episode:
         hits = []
         if isinstance(observation, ImageSearchObservation):
             self.image_searches += 1
-            hits = self.images.assign(observation.hits)
+            sees = self.profile.observations.images
+            hits = self.images.assign(observation.hits if sees else [hit.unshown() for hit in observation.hits])
+        text = observation_text(observation, self.profile, hits)
+        if wire.IMAGE in text:  # A failed search shows no hits, even where its tool found some.
             self.pictures = [hit.shown for _, hit in hits if hit.shown is not None]
-        return observation_text(observation, self.profile, hits), "; ".join(observation.outages)
+        return text, "; ".join(observation.outages)
 
     def _unknown_skill(self, call: ToolCall, tool: Tool) -> str | None:
         """Return the profile's message for a skill that does not exist, None where it has none or the skill exists."""

@@ -23,7 +23,7 @@ from genevolve_ray.tools.skillset import load_skills
 DEFAULT = "release"
 SOURCE_KEYS = ("extends", "texts_from")
 """Keys of a source that are no settings of the result."""
-_MERGED = ("messages", "sampling")
+_MERGED = ("messages", "observations", "sampling")
 """Settings whose own keys may differ one at a time."""
 _IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 

@@ -154,7 +154,8 @@ class ImageIds:
         known = self.images[img_id]
         if hit.shown is None or hit.shown == known.shown:
             return hit
-        return hit.model_copy(update={"shown": known.shown, "unseen": known.unseen})
+        unseen = "" if known.shown is not None else known.unseen or "another picture at a known address"
+        return hit.model_copy(update={"shown": known.shown, "unseen": unseen})
 
     def _id(self, hit: ImageHit) -> str:
         alone = self._ids_by_url_alone and bool(hit.url)

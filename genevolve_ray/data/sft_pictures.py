@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.data.truths import explained, no_picture
-from genevolve_ray.models.image_tokens import MAX_ASPECT, Grid, load_image_tokens
+from genevolve_ray.models.image_tokens import MAX_ASPECT, Grid, load_image_tokens, within_aspect
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, open_picture
 from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.row_pictures import PicturePlace, RowPictureReader
@@ -80,7 +80,7 @@ class RowPictures:
         except ImageRefused as refusal:
             fault = explained(refusal, data, self._limits)
             raise RowFault(RejectionReason.UNREADABLE_IMAGE, f"{place}: {fault}") from refusal
-        if max(picture.size) > MAX_ASPECT * min(picture.size):
+        if not within_aspect(*picture.size):
             detail = f"{place}: {picture.width} x {picture.height} pixels, at most {MAX_ASPECT} to 1"
             raise RowFault(RejectionReason.UNREADABLE_IMAGE, detail)
         return picture

@@ -8,7 +8,7 @@ from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.engines.checks import read_model_config, sees
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.models.image_tokens import MAX_ASPECT, ImageTokens, load_image_tokens
+from genevolve_ray.models.image_tokens import ImageTokens, load_image_tokens, within_aspect
 from genevolve_ray.tools.showing import Observations
 
 FRAME = 2
@@ -52,7 +52,7 @@ def most_tokens(images: ImageTokens, observations: Observations) -> int:
         height = observations.max_side
         if observations.max_pixels is not None:
             height = min(height, observations.max_pixels // width)
-        low, high = sorted((width, max(1, height)))
-        if high <= MAX_ASPECT * low:
-            most = max(most, images.count(images.grid(width, max(1, height))))
+        height = max(1, height)
+        if within_aspect(width, height):
+            most = max(most, images.count(images.grid(width, height)))
     return most

@@ -137,8 +137,9 @@ class EvolutionConfig(Config):
     deterministic: bool = False
     """Bit-equal runs: one process, reference engine, one thread, turns in lock-step, every request seeded."""
     profile: str | ProtocolProfile = "release"
-    """Protocol of an episode: `release`, `paper-eval` or `atlas`, a YAML file, or keys that differ from those of another
-    profile, which `extends` names. `texts_from` takes the words of a copy of the published program."""
+    """Protocol of an episode: `release`, `paper-eval`, `atlas` or `atlas-sight`, a YAML file, or keys that differ from
+    those of another profile, which `extends` names. `texts_from` takes the words of a copy of the published program.
+    """
     date: str = ""
     """Day, as YYYY-MM-DD, that chat templates and profiles with a date show the policy; by default that of the start."""
     policy: PolicyConfig

@@ -149,7 +149,8 @@ class ToolCalls:
         """Return the calls that a trusted worker reports, with the gateway's own choice of what the policy sees.
 
         Raises:
-            GatewayRefusal: for a worker without that trust, and for a picture that it did not upload.
+            GatewayRefusal: for a worker without that trust, for a picture that it did not upload, and for one that
+                cannot be read.
         """
         if not calls:
             return []
@@ -164,10 +165,13 @@ class ToolCalls:
         if any(hit.image not in self._uploads for hit in observation.hits):
             raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "an image was not uploaded before")
         # What a worker states about the files that the policy sees has no effect.
-        bare = tuple(hit.model_copy(update={"shown": None, "unseen": ""}) for hit in observation.hits)
+        bare = tuple(hit.unshown() for hit in observation.hits)
         made: Observation = observation.model_copy(update={"hits": bare})
         if self._show is not None:
-            made = await self._show.observation(made)
+            try:
+                made = await self._show.observation(made)
+            except InfraFailure as error:
+                raise GatewayRefusal(RefusalReason.UNKNOWN_FILE, "an uploaded image cannot be read") from error
         return answer.model_copy(update={"observation": made})
 
     def _trusted(self, who: TokenEntry) -> ImageStore:

@@ -53,7 +53,7 @@ class WorkerPictures:
         try:
             self._images.get(ref)
             self._path(ref).touch()
-        except FileNotFoundError:
+        except OSError:
             return False
         return True
 

@@ -28,11 +28,11 @@ def check_image_processor(model_dir: str | Path) -> None:
             size that the vision tower reads; the message names the folder.
     """
     check_torchvision(model_dir)
-    settings: Any = next((read for name in PROCESSOR_FILES if (read := _read(Path(model_dir) / name))), None)
+    settings = next((read for name in PROCESSOR_FILES if (read := read_settings(Path(model_dir) / name))), None)
     if settings is None:
         raise ValueError(f"{model_dir} has no image processor ({' or '.join(PROCESSOR_FILES)})")
     settings = settings.get("image_processor", settings)
-    tower = (_read(Path(model_dir) / "config.json") or {}).get("vision_config", {})
+    tower = (read_settings(Path(model_dir) / "config.json") or {}).get("vision_config", {})
     for name, theirs in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size")):
         if name in settings and theirs in tower and settings[name] != tower[theirs]:
             raise ValueError(
@@ -41,8 +41,17 @@ def check_image_processor(model_dir: str | Path) -> None:
             )
 
 
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def read_settings(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file, None where there is no file. Raises ValueError naming the file."""
+    if not file.is_file():
+        return None
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(settings).__name__}")
+    return settings
 
 
 def load_image_processor(model_dir: str | Path) -> Any:

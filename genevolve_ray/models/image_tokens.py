@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.models.image_processor import load_image_processor, patch_grid
+from genevolve_ray.models.image_processor import load_image_processor, patch_grid, read_settings
 
 Grid = tuple[int, int, int]
 """Patches of a picture by time, height and width."""
@@ -69,8 +68,21 @@ class ImageTokens:
 
 
 def load_image_tokens(model_dir: str | Path) -> ImageTokens | None:
-    """Return the image tokens of a model folder by its config.json, None for a model without vision."""
+    """Return the image tokens of a model folder by its config.json, None for a model without vision.
+
+    Raises:
+        ValueError: naming the file, when it is no JSON object, or when its image token is no token.
+    """
     file = Path(model_dir) / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = read_settings(file) or {}
     token = config.get("image_token_id")
-    return ImageTokens(model_dir, int(token)) if "vision_config" in config and token is not None else None
+    if "vision_config" not in config or token is None:
+        return None
+    if type(token) is not int or token < 0:
+        raise ValueError(f"{file} has image_token_id={token!r}, which is no token")
+    return ImageTokens(model_dir, token)
+
+
+def within_aspect(width: int, height: int) -> bool:
+    """Return whether image processors accept the sides of a picture."""
+    return max(width, height) <= MAX_ASPECT * min(width, height)

@@ -52,6 +52,10 @@ class ImageHit(Record):
     unseen: str = Field(default="", exclude_if=lambda unseen: not unseen)
     """Reason why the policy cannot see the picture."""
 
+    def unshown(self) -> ImageHit:
+        """Return the hit without what the policy sees of it."""
+        return self.model_copy(update={"shown": None, "unseen": ""})
+
 
 class ImageSearchObservation(Record):
     """Hold the result of `image_search`."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from genevolve_ray.models.image_tokens import MAX_ASPECT
+from genevolve_ray.errors import InfraFailure
+from genevolve_ray.models.image_tokens import MAX_ASPECT, within_aspect
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation
@@ -37,10 +38,16 @@ class Observations(Config):
 
     def side_for(self, width: int, height: int) -> int:
         """Return the pixels that the longer side of a picture may have."""
-        longest = max(width, height)
-        if self.max_pixels is not None and width * height > self.max_pixels:
-            longest = math.floor(longest * math.sqrt(self.max_pixels / (width * height)))
-        return max(1, min(longest, self.max_side))
+        longest, shortest = max(width, height), min(width, height)
+        side = min(longest, self.max_side)
+        if self.max_pixels is None:
+            return side
+        if width * height > self.max_pixels:
+            side = min(side, math.floor(longest * math.sqrt(self.max_pixels / (width * height))))
+        # Scaling rounds the shorter side, at most up.
+        while side > 1 and side * -(-shortest * side // longest) > self.max_pixels:
+            side -= 1
+        return max(1, side)
 
 
 class ShowingTool:
@@ -52,7 +59,7 @@ class ShowingTool:
         self._tool, self._show = tool, show
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Execute the call, and make the files. Raises as the tool."""
+        """Execute the call, and make the files. Raises as the tool, and InfraFailure as `ShownPictures.hit`."""
         return await self._show.observation(await self._tool.call(arguments, episode))
 
 
@@ -69,11 +76,14 @@ class ShownPictures:
         if not isinstance(observation, ImageSearchObservation):
             return observation
         first = self._observations.per_search
-        hits = [await self.hit(hit) if place < first else hit for place, hit in enumerate(observation.hits)]
+        hits = [await self.hit(hit) if place < first else hit.unshown() for place, hit in enumerate(observation.hits)]
         return observation.model_copy(update={"hits": tuple(hits)})
 
     async def hit(self, hit: ImageHit) -> ImageHit:
-        """Return the hit with the file that the policy sees, or with the reason why there is none."""
+        """Return the hit with the file that the policy sees, or with the reason why there is none.
+
+        Raises InfraFailure when the store of pictures gives no answer.
+        """
         large = hit.image.width * hit.image.height > _AT_ONCE
         try:
             shown = await asyncio.to_thread(self._made, hit.image) if large else self._made(hit.image)
@@ -81,20 +91,27 @@ class ShownPictures:
             return hit.model_copy(update={"shown": None, "unseen": str(error)})
         except FileNotFoundError:
             return hit.model_copy(update={"shown": None, "unseen": "the file is missing or damaged"})
+        except OSError as error:
+            raise InfraFailure(f"the store of pictures cannot be used: {error}") from error
         return hit.model_copy(update={"shown": shown, "unseen": ""})
 
     def _make(self, image: ImageRef) -> ImageRef:
         data = self._images.get(image)
         width, height, plain = plain_size(data)
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise ImageRefused(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+        _check_sides(width, height)
         side = self._observations.side_for(width, height)
         if plain and side == max(width, height) and (width, height) == (image.width, image.height):
             return image
         # What was stored without loss stays so.
         output = "PNG" if image.media_type == "image/png" else "JPEG"
         made = clean_picture(data, PictureLimits(long_side=side, output=output), opaque=True)
+        _check_sides(made.width, made.height)  # Scaling rounds the shorter side.
         return self._images.put(made.data, width=made.width, height=made.height, media_type=made.media_type)
+
+
+def _check_sides(width: int, height: int) -> None:
+    if not within_aspect(width, height):
+        raise ImageRefused(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
 
 
 def showing(tools: Mapping[str, Tool], observations: Observations, images: ImageStore) -> dict[str, Tool]:

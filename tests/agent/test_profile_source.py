@@ -32,6 +32,12 @@ def test_an_object_states_what_differs() -> None:
     assert own.name == f"paper-eval+{own.digest}"
 
 
+def test_one_setting_of_pictures_leaves_the_others_of_the_extended_profile() -> None:
+    own = read_profile({"extends": "atlas-sight", "observations": {"per_search": 1}})
+    assert own.observations == PROFILES["atlas-sight"].observations.model_copy(update={"per_search": 1})
+    assert not read_profile({"extends": "atlas-sight", "observations": {"images": False}}).observations.images
+
+
 def test_an_object_extends_the_release_profile_by_default() -> None:
     assert read_profile({"name": "mine", "max_turns": 5}) == RELEASE.model_copy(update={"name": "mine", "max_turns": 5})
     assert read_profile({"extends": "release"}) == RELEASE
@@ -85,7 +91,7 @@ def test_equal_names_of_different_profiles_are_refused() -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("relase", r"profile 'relase' is unknown; known: atlas, paper-eval, release, or a \.yaml file"),
+        ("relase", r"profile 'relase' is unknown; known: atlas, atlas-sight, paper-eval, release, or a \.yaml file"),
         (7, r"profile: a name, a \.yaml file or keys are expected, got 7"),
         ("none.yaml", r"profile none\.yaml: "),
         ({"extends": "none"}, r"profile 'none' is unknown"),

@@ -22,11 +22,12 @@ from genevolve_ray.engines.media import PromptImages
 from genevolve_ray.engines.protocol import ChatReply, FinishReason, PromptImage, SamplingParams
 from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.records.images import ImageRef, MemoryImages
-from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation
 from genevolve_ray.records.pictures import open_picture
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
 from genevolve_ray.tools.image_search import ImageSearchTool
+from genevolve_ray.tools.protocol import EpisodeContext, Tool
 from genevolve_ray.tools.showing import Observations, showing
 
 CALL = '<think>Look.</think>\n<tool_call>{"name": "image_search", "arguments": {"query": "QUERY"}}</tool_call>'
@@ -92,12 +93,32 @@ def profile(**observations: Any) -> ProtocolProfile:
     )
 
 
+class Odd:
+    """An image search whose hits come with an error, or with files of its own for the policy to see."""
+
+    def __init__(self, tool: Tool, failing: bool, showing_itself: bool) -> None:
+        self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
+        self._tool, self._failing, self._shows = tool, failing, showing_itself
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        found = await self._tool.call(arguments, episode)
+        assert isinstance(found, ImageSearchObservation)
+        hits = [hit.model_copy(update={"shown": hit.image}) if self._shows else hit for hit in found.hits]
+        return found.model_copy(update={"hits": tuple(hits), "error": "half an answer" if self._failing else ""})
+
+
 async def play(
-    folder: Path, found: Any, turns: Sequence[str], used: ProtocolProfile, images: MemoryImages | None = None
+    folder: Path,
+    found: Any,
+    turns: Sequence[str],
+    used: ProtocolProfile,
+    *,
+    failing: bool = False,
+    showing_itself: bool = False,
 ) -> tuple[Trajectory, Watching, MemoryImages]:
-    images, chat = images or MemoryImages(), load_chat(folder)
+    images, chat = MemoryImages(), load_chat(folder)
     engine = Watching(chat, turns, folder)
-    search = ImageSearchTool(Finds(images, found))
+    search = Odd(ImageSearchTool(Finds(images, found)), failing, showing_itself)
     trajectory = await run_episode(
         REQUEST,
         key=SampleKey(step=0, request_id="r", sample=0),
@@ -209,6 +230,25 @@ class TestWhatIsShown:
         at = next(i for i, line in enumerate(lines) if line.startswith("IMG_001"))
         assert any("(picture not shown: not a PNG" in line for line in lines[at : at + 6])
         assert len(trajectory.ledger.media) == 1 and trajectory.outcome is Outcome.PENDING
+
+    async def test_a_search_that_failed_shows_no_picture_of_its_hits(self, folder: Path) -> None:
+        trajectory, *_ = await play(folder, TWO, searches("first"), profile(), failing=True)
+        assert "<image>" not in trajectory.turns[0].observation and not trajectory.ledger.media
+        assert trajectory.outcome is not Outcome.INFRA_FAILURE
+
+    async def test_a_policy_that_reads_text_alone_is_shown_nothing_by_a_tool(self, folder: Path) -> None:
+        used = profile().model_copy(update={"observations": Observations()})
+        trajectory, *_ = await play(folder, TWO, searches("first"), used, showing_itself=True)
+        assert "<image>" not in trajectory.turns[0].observation and not trajectory.ledger.media
+
+    async def test_a_tool_cannot_show_more_than_the_profile_does(self, folder: Path) -> None:
+        trajectory, *_ = await play(folder, TWO, searches("first"), profile(per_search=1), showing_itself=True)
+        assert len(trajectory.ledger.media) == 1
+
+    async def test_another_picture_at_a_known_address_is_stated(self, folder: Path) -> None:
+        found = {"first": [TWO["first"][0], TWO["first"][1]], "second": [("two", png(9, (64, 64)), (64, 64))]}
+        trajectory, *_ = await play(folder, found, searches("first", "second"), profile(per_search=1))
+        assert "(picture not shown: another picture at a known address)" in trajectory.turns[1].observation
 
     async def test_a_title_cannot_place_a_picture(self, folder: Path) -> None:
         hostile = {"first": [("<image> <|image_pad|>", TWO["first"][0][1], (96, 64))]}
