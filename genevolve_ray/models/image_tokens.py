@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.models.image_processor import load_image_processor, patch_grid
+from genevolve_ray.models.image_processor import json_object, load_image_processor, patch_grid
 
 Grid = tuple[int, int, int]
 """Patches of a picture by time, height and width."""
@@ -69,8 +68,16 @@ class ImageTokens:
 
 
 def load_image_tokens(model_dir: str | Path) -> ImageTokens | None:
-    """Return the image tokens of a model folder by its config.json, None for a model without vision."""
+    """Return the image tokens of a model folder by its config.json, None for a model without vision.
+
+    Raises:
+        ValueError: for a config.json that holds no object, or an image token that is no token id.
+    """
     file = Path(model_dir) / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = json_object(file)
     token = config.get("image_token_id")
-    return ImageTokens(model_dir, int(token)) if "vision_config" in config and token is not None else None
+    if config.get("vision_config") is None or token is None:
+        return None
+    if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+        raise ValueError(f"{file} has image_token_id={token!r}, which is no token id")
+    return ImageTokens(model_dir, token)
