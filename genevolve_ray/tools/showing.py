@@ -38,9 +38,14 @@ class Observations(Config):
     def side_for(self, width: int, height: int) -> int:
         """Return the pixels that the longer side of a picture may have."""
         longest = max(width, height)
-        if self.max_pixels is not None and width * height > self.max_pixels:
-            longest = math.floor(longest * math.sqrt(self.max_pixels / (width * height)))
-        return max(1, min(longest, self.max_side))
+        if self.max_pixels is None or width * height <= self.max_pixels:
+            return min(longest, self.max_side)
+        side = min(math.floor(longest * math.sqrt(self.max_pixels / (width * height))), self.max_side, self.max_pixels)
+        shape = min(width, height) / longest
+        # The shorter side is rounded, which may exceed the limit.
+        while side > 1 and side * _rounded(side * shape) > self.max_pixels:
+            side -= 1
+        return max(1, side)
 
 
 class ShowingTool:
@@ -86,15 +91,27 @@ class ShownPictures:
     def _make(self, image: ImageRef) -> ImageRef:
         data = self._images.get(image)
         width, height, plain = plain_size(data)
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise ImageRefused(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+        _check_shape(width, height)
         side = self._observations.side_for(width, height)
         if plain and side == max(width, height) and (width, height) == (image.width, image.height):
             return image
         # What was stored without loss stays so.
         output = "PNG" if image.media_type == "image/png" else "JPEG"
         made = clean_picture(data, PictureLimits(long_side=side, output=output), opaque=True)
+        _check_shape(made.width, made.height)  # Rounding makes a thin picture thinner.
         return self._images.put(made.data, width=made.width, height=made.height, media_type=made.media_type)
+
+
+def _rounded(side: float) -> int:
+    """Return the most that Pillow makes of a shorter side: it rounds so that the ratio of the sides changes least."""
+    low = max(1, math.floor(side))
+    return low + (side * (2 * low + 1) >= 2 * low * (low + 1))
+
+
+def _check_shape(width: int, height: int) -> None:
+    """Check that image processors accept the sides of a picture. Raises ImageRefused."""
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageRefused(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
 
 
 def showing(tools: Mapping[str, Tool], observations: Observations, images: ImageStore) -> dict[str, Tool]:
