@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.engines.checks import read_model_config, sees
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.models.image_tokens import ImageTokens, load_image_tokens, within_aspect
+from genevolve_ray.models.image_tokens import MAX_ASPECT, ImageTokens, load_image_tokens, within_aspect
+from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.tools.showing import Observations
 
 FRAME = 2
@@ -47,12 +49,11 @@ def check_sight(folder: Path, profile: ProtocolProfile, engine: EngineConfig) ->
 
 def most_tokens(images: ImageTokens, observations: Observations) -> int:
     """Return the most image tokens of a picture of any shape within the limits of a profile."""
-    most = 0
-    for width in range(_STEP, observations.max_side + 1, _STEP):
-        height = observations.max_side
-        if observations.max_pixels is not None:
-            height = min(height, observations.max_pixels // width)
-        height = max(1, height)
+    # No picture is opened that has more pixels, and none is shown that is thinner.
+    pixels = min(observations.max_pixels or PictureLimits().max_pixels, PictureLimits().max_pixels)
+    side, most = min(observations.max_side, math.isqrt(MAX_ASPECT * pixels)), 0
+    for width in range(_STEP, side + 1, _STEP):
+        height = max(1, min(side, pixels // width))
         if within_aspect(width, height):
             most = max(most, images.count(images.grid(width, height)))
     return most

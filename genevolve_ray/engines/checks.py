@@ -41,7 +41,7 @@ def read_model_config(model_dir: str | Path) -> dict[str, Any]:
 
 def sees(config: dict[str, Any]) -> bool:
     """Return whether a model's configuration is that of a vision-language model."""
-    return "vision_config" in config
+    return config.get("vision_config") is not None
 
 
 def vocabulary_size(model_dir: str | Path) -> int:

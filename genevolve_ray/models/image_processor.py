@@ -28,11 +28,15 @@ def check_image_processor(model_dir: str | Path) -> None:
             size that the vision tower reads; the message names the folder.
     """
     check_torchvision(model_dir)
-    settings = next((read for name in PROCESSOR_FILES if (read := read_settings(Path(model_dir) / name))), None)
+    found = (json_object(Path(model_dir) / name) for name in PROCESSOR_FILES)
+    settings = next((read for read in found if read), None)
     if settings is None:
         raise ValueError(f"{model_dir} has no image processor ({' or '.join(PROCESSOR_FILES)})")
-    settings = settings.get("image_processor", settings)
-    tower = (read_settings(Path(model_dir) / "config.json") or {}).get("vision_config", {})
+    # A file of a whole processor has that of pictures inside.
+    settings = settings.get("image_processor") or settings
+    tower = json_object(Path(model_dir) / "config.json").get("vision_config") or {}
+    if not isinstance(settings, dict) or not isinstance(tower, dict):
+        raise ValueError(f"image_processor or vision_config of the files in {model_dir} is not a JSON object")
     for name, theirs in (("patch_size", "patch_size"), ("merge_size", "spatial_merge_size")):
         if name in settings and theirs in tower and settings[name] != tower[theirs]:
             raise ValueError(
@@ -41,25 +45,42 @@ def check_image_processor(model_dir: str | Path) -> None:
             )
 
 
-def read_settings(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, None where there is no file. Raises ValueError naming the file."""
+def json_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object of a file, {} for a missing file. Raises ValueError naming one that holds no object."""
     if not file.is_file():
-        return None
+        return {}
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(settings).__name__}")
-    return settings
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(value).__name__}")
+    return value
 
 
 def load_image_processor(model_dir: str | Path) -> Any:
-    """Return the image processor of a model folder. Raises ValueError as `check_image_processor`."""
+    """Return the image processor of a model folder.
+
+    Raises:
+        ValueError: as `check_image_processor`, and for a processor that does not cut pictures as Qwen-VL models do.
+    """
     check_image_processor(model_dir)
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(model_dir, local_files_only=True)
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(model_dir, local_files_only=True)
+    except Exception as error:  # Files of others: transformers raises any kind.
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"the image processor in {model_dir} cannot be loaded: {said}") from error
+    sizes = [getattr(processor, name, None) for name in ("patch_size", "merge_size")]
+    edges = getattr(processor, "size", None)
+    sizes += [getattr(edges, name, None) for name in ("shortest_edge", "longest_edge")]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            f"the image processor in {model_dir} ({type(processor).__name__}) is none of a Qwen-VL model: it needs "
+            "patch_size, merge_size, and a size with shortest_edge and longest_edge"
+        )
+    return processor
 
 
 def patch_grid(processor: Any, width: int, height: int) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.models.image_processor import load_image_processor, patch_grid, read_settings
+from genevolve_ray.models.image_processor import json_object, load_image_processor, patch_grid
 
 Grid = tuple[int, int, int]
 """Patches of a picture by time, height and width."""
@@ -71,15 +71,15 @@ def load_image_tokens(model_dir: str | Path) -> ImageTokens | None:
     """Return the image tokens of a model folder by its config.json, None for a model without vision.
 
     Raises:
-        ValueError: naming the file, when it is no JSON object, or when its image token is no token.
+        ValueError: naming the file, when it holds no JSON object, or when its image token is no token id.
     """
     file = Path(model_dir) / "config.json"
-    config = read_settings(file) or {}
+    config = json_object(file)
     token = config.get("image_token_id")
-    if "vision_config" not in config or token is None:
+    if config.get("vision_config") is None or token is None:
         return None
-    if type(token) is not int or token < 0:
-        raise ValueError(f"{file} has image_token_id={token!r}, which is no token")
+    if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+        raise ValueError(f"{file} has image_token_id={token!r}, which is no token id")
     return ImageTokens(model_dir, token)
 
 

@@ -111,6 +111,13 @@ def test_a_policy_that_sees_and_is_shown_text_only_is_a_note(filled: Filled, see
     assert limits.pictures(filled()) == [], "the policy of the atlas does not see"
 
 
+def test_a_side_without_bound_is_examined_at_once(seeing: Path) -> None:
+    """No picture has more pixels than are ever opened."""
+    images = tokens_of(seeing)
+    large, larger = (most_tokens(images, Observations(images=True, max_side=side)) for side in (100_000, 10**12))
+    assert large == larger >= most_tokens(images, Observations(images=True, max_side=4096))
+
+
 def test_the_preset_costs_what_its_comment_says(tmp_path: Path, seeing: Path) -> None:
     """By the settings of Qwen3-VL's own image processor."""
     folder = tmp_path / "model"

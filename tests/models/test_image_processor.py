@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from genevolve_ray.models.image_processor import load_image_processor
+from genevolve_ray.models.image_tokens import load_image_tokens
 
 SETTINGS = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16, "merge_size": 2}
 
@@ -60,3 +61,37 @@ def test_without_torchvision_the_line_names_model_and_remedy(folder: Path, monke
         ValueError, match=f"{folder} sees: it needs torchvision, which is not installed .run make setup"
     ):
         load_image_processor(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", r"preprocessor_config\.json must hold a JSON object, got list"),
+        ("null", r"preprocessor_config\.json must hold a JSON object, got NoneType"),
+        ("{", r"preprocessor_config\.json is not valid JSON"),
+        ("[" * 100_000, r"preprocessor_config\.json is not valid JSON"),
+        ('{"image_processor": [1]}', "is not a JSON object"),
+        ('{"image_processor_type": "Unknown"}', "cannot be loaded: Unrecognized image processor"),
+        ('{"image_processor_type": "CLIPImageProcessor"}', r"\(CLIPImageProcessor\) is none of a Qwen-VL model"),
+        (json.dumps(SETTINGS | {"size": {"height": 64, "width": 64}}), "it needs .* shortest_edge and longest_edge"),
+        (json.dumps(SETTINGS | {"size": "large"}), "cannot be loaded"),
+    ],
+)
+def test_a_file_that_is_no_processor_of_these_models_is_named(folder: Path, text: str, said: str) -> None:
+    (folder / "preprocessor_config.json").write_text(text)
+    with pytest.raises(ValueError, match=said) as fault:
+        load_image_processor(folder)
+    assert str(folder) in str(fault.value)
+
+
+@pytest.mark.parametrize("token", ["x", [3], -1, True, 1.5])
+def test_an_image_token_that_is_no_id_is_named(folder: Path, token: object) -> None:
+    write(folder / "config.json", {"vision_config": {}, "image_token_id": token})
+    with pytest.raises(ValueError, match=r"config\.json has image_token_id=.*, which is no token id"):
+        load_image_tokens(folder)
+
+
+@pytest.mark.parametrize("config", [{}, {"vision_config": None, "image_token_id": 3}, {"vision_config": {}}])
+def test_a_configuration_without_vision_has_no_image_tokens(folder: Path, config: dict[str, Any]) -> None:
+    write(folder / "config.json", config)
+    assert load_image_tokens(folder) is None

@@ -64,7 +64,11 @@ class RowPictureReader:
         """
         if place.file is None:
             return self._of_file(place.root, place.name)
-        item = self._of_row(place.file, place.row)[place.item]
+        items = self._of_row(place.file, place.row)
+        if place.item >= len(items):
+            fault = f"image {place.item} in row {place.row + 1}: the row has {len(items)} images"
+            raise RowFault(RejectionReason.MISSING_IMAGE, fault)
+        item = items[place.item]
         data = item.get("bytes") if isinstance(item, dict) else item
         if data is None:
             # Some data sets keep paths in the same structure.

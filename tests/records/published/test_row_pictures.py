@@ -93,6 +93,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         "missing_image: pipe.png": PicturePlace(tmp_path, "pipe.png"),
         "unreadable_image: big.png: 11 bytes, allowed 10": PicturePlace(tmp_path, "big.png"),
         "unsafe_path: images: '/etc/passwd'": rows_of(outside)[0].pictures[0],
+        "missing_image: image 3 in row 1: the row has 1 images": PicturePlace(tmp_path, "", outside, 0, 3),
         "unreadable_image: row 8: the file has 1 rows": PicturePlace(tmp_path, "", outside, 7),
     }
     with RowPictureReader(max_bytes=10) as reader:
