@@ -95,6 +95,9 @@ def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) ->
         # No text says what the other picture looks like.
         pieces += [(f"Take {source}", False), (f" {looks[place].words}", source != "other")]
         pieces += [(f" {ids[place]}", True), (".\n", False)]
+        if rng.random() < 0.6:
+            pieces += [('", "reference_images": [{"img_id": "', False), (ids[place], True)]
+            pieces += [('", "note": "look of', False), (f" {name}", True), ('"}]}\n', False)]
     return pieces, [looks[place] for place in order]
 
 
