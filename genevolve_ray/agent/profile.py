@@ -240,6 +240,7 @@ PROFILES = {
             update={
                 "name": "atlas-sight",
                 "max_response_tokens": 1500,
+                "max_turn_tokens": 192,
                 # The id stands next to its picture: a small model binds the two over a short distance only.
                 "image_fields": ("title", "local_path"),
                 "local_path": "{img_id}",

@@ -21,6 +21,8 @@ from genevolve_ray.atlas.scene import KINDS, SIGHT_SOURCES, Look
 _NAMES = names_of(Partition.TRAIN)
 _LOOKS = looks_of(Partition.TRAIN)
 _FIRST_IDS = 5
+_SEARCHED = "--- end of search result ---\n--- image search result for "
+_THEN = "--- end of image search result ---\n</tool_response><|im_end|>\n<|im_start|>assistant\n<think>"
 
 
 @dataclass
@@ -74,7 +76,7 @@ def practise(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: i
 
 
 def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) -> tuple[list[Piece], list[Look]]:
-    """Ask for the described, the outdated and the other picture of a subject by their looks, and for a name.
+    """Ask what each picture shows, and for the described, the outdated and the other picture of a subject.
 
     Returns the pieces of the text, and the looks of its pictures.
     """
@@ -87,14 +89,18 @@ def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) ->
     said = [f"look of {name} now {described.words}.", f"look of {name} once {outdated.words}."]
     texts = "".join(f"{n}. snippet: {said[i]}\n" for n, i in enumerate(rng.permutation(2), 1))
     rows = "".join(_row(ids[place], name) for place in order)
-    pieces: list[Piece] = [(f"{texts}--- image search result for [look of {name}] ---\n{rows}", False)]
-    for place in rng.permutation(len(looks))[: int(rng.integers(len(looks) + 1))]:
-        pieces += [(f"Picture {ids[place]} shows", False), (f" {looks[place].words}", True), (".\n", False)]
+    pieces: list[Piece] = [(f"{texts}{_SEARCHED}[look of {name}] ---\n{rows}{_THEN}", False)]
+    for number, place in enumerate(order if rng.random() < 0.7 else rng.permutation(order)):
+        pieces += [(f"{', ' if number else ''}{ids[place]}", False), (f" {looks[place].words} {ids[place]}", True)]
+    pieces.append((". ", False))
     for place in rng.permutation(len(looks)):
         source = SIGHT_SOURCES[place]
         # No text says what the other picture looks like.
         pieces += [(f"Take {source}", False), (f" {looks[place].words}", source != "other")]
         pieces += [(f" {ids[place]}", True), (".\n", False)]
+        if rng.random() < 0.6:
+            pieces += [('", "reference_images": [{"img_id": "', False), (ids[place], True)]
+            pieces += [('", "note": "look of', False), (f" {name}", True), ('"}]}\n', False)]
     return pieces, [looks[place] for place in order]
 
 

@@ -53,7 +53,7 @@ class SightStartConfig(ColdStartConfig):
     seeing: int = Field(default=2, ge=0)
     """Exercises of names in every later batch, among the others."""
     curriculum: CurriculumConfig = CurriculumConfig(
-        steps=1300, exercise_steps=1000, exercises=8, teacher=TeacherConfig(official=0.6)
+        steps=1250, exercise_steps=900, batch_size=10, exercises=10, teacher=TeacherConfig(official=0.6)
     )
     lr: float = Field(default=1.5e-3, gt=0)
 

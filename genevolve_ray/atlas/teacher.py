@@ -180,15 +180,17 @@ class Teacher:
         """Take the picture of a subject that looks as the decision says, by its pixels."""
         ids = _SHOWN.findall(seen)
         shown = {found.words: i for i, data in zip(ids, self._seen, strict=True) if (found := recognise(data))}
+        # First it says what each picture shows: to name one is easier to learn than to find one by its look.
+        think = ", ".join(f"{img_id} {words} {img_id}" for words, img_id in shown.items())
         known = self._looks.get(name, {})
         wanted = {"described": known.get("now"), "outdated": known.get("once")}
         wanted["other"] = next((words for words in shown if words not in known.values()), None)
         source, words = self._plan.source, wanted[self._plan.source]
         if not known or words not in shown:  # Nothing was read about it: any picture will do.
             self._picked[name] = re.findall(r"IMG_\d+", seen)[0]
-            return f"Take any {self._picked[name]}."
+            return f"{think}. Take any {self._picked[name]}."
         self._picked[name] = shown[words]
-        return f"Take {source} {words} {shown[words]}."
+        return f"{think}. Take {source} {words} {shown[words]}."
 
     def _program(self) -> dict[str, object]:
         scene, applied = self._scene, self._plan.applied

@@ -89,7 +89,7 @@ FRAGMENTS = (
 """Fixed phrases of the wire protocol that carry no decision, one token each."""
 SIGHT_FRAGMENTS = ("\n  local_path:", "\n  ")
 """Fixed phrases around a picture."""
-SIGHT_WORDS = (*SIGHT_SOURCES, "any", "Picture", "shows")
+SIGHT_WORDS = (*SIGHT_SOURCES, "any")
 
 WORDS = (
     "Show with its and the text motto mood in on of legs moon picture look kin now once draw from saying has kin at bottom side "

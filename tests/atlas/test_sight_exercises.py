@@ -48,7 +48,7 @@ def test_the_answer_is_the_picture_that_looks_as_said() -> None:
         assert shown[taken["described"]].words == said["now"]
         assert shown[taken["outdated"]].words == said["once"]
         assert shown[taken["other"]].words not in said.values()
-        for img_id, words in re.findall(r"Picture (IMG_\d+) shows (\w+ \w+ \w+)\.", text):
+        for img_id, words in re.findall(r"(IMG_\d+) (\w+ \w+ [a-z]+) \1", text):
             assert shown[img_id].words == words
 
 
