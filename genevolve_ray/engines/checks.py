@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
 from genevolve_ray.models import architecture
 from genevolve_ray.models.adapters import AdapterMisfit, check_published, is_adapter
-from genevolve_ray.models.image_processor import check_image_processor, check_torchvision
+from genevolve_ray.models.image_processor import check_image_processor, check_torchvision, read_settings
 
 MIN_CPU_HEAD_DIM = 32
 
@@ -30,13 +29,7 @@ def read_model_config(model_dir: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"model folder has no config.json: {folder}")
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"model folder has no *.safetensors: {folder}")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{config_file} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{config_file} must hold a JSON object, got {type(config).__name__}")
-    return config
+    return read_settings(config_file) or {}
 
 
 def sees(config: dict[str, Any]) -> bool:

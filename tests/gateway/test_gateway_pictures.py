@@ -28,11 +28,11 @@ from genevolve_ray.gateway.launch import build_scorer
 from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import BLIND_PROTOCOL, PROTOCOL, ToolAnswer
 from genevolve_ray.gateway.worker import Worker, WorkerConfig
-from genevolve_ray.gateway.worker_engine import start_engine
+from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.gateway.worker_pictures import WorkerPictures
 from genevolve_ray.records.images import ImageRef, MemoryImages
 from genevolve_ray.records.ledger import MediaSpan
-from genevolve_ray.records.observation import ImageSearchObservation
+from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 
 TOOLS = "benchmarks.null_parts:PictureTools"
@@ -161,6 +161,37 @@ async def test_a_picture_that_arrives_damaged_is_not_kept(
     with pytest.raises(GatewayDown, match="arrived damaged"):
         await pictures.bring(scene.grant.id, observation)
     assert not list((tmp_path / "fresh").glob("*/*"))
+
+
+async def test_a_picture_that_cannot_be_kept_ends_the_worker_in_one_line(scene: Scene, tmp_path: Path) -> None:
+    lease = scene.house.server.gateway.lease_table._open[scene.grant.id]
+    observation = next(c.answer.observation for c in lease.calls if c.name == "image_search")
+    assert isinstance(observation, ImageSearchObservation)
+    ref = next(iter(lease.pictures.values()))
+    (tmp_path / "full" / ref.sha256[:2] / ref.file_name).mkdir(parents=True)  # in the place of its file
+    with pytest.raises(WorkerError, match=rf"cannot keep a picture in {tmp_path / 'full'}"):
+        await WorkerPictures(scene.client, tmp_path / "full").bring(scene.grant.id, observation)
+
+
+async def test_an_uploaded_picture_that_is_lost_is_refused(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(self: MemoryImages, ref: ImageRef) -> bytes:
+        raise PermissionError(13, "denied")
+
+    async with house(tmp_path, run=seeing, model=model, trust={"own_tools": True}) as h:
+        await h.publish(0)
+        client = h.client(h.token("ben", Scope.ROLLOUT, Scope.OWN_TOOLS))
+        posed = asyncio.create_task(h.rollouts.rollout(h.task(0)))
+        (grant,) = await client.lease(1, 10)
+        hit = ImageHit(title="", url="https://x.org/1", image=await client.put_image(noise(96, 64)))
+        monkeypatch.setattr(MemoryImages, "get", unread)
+        with pytest.raises(GatewayRefusal, match="an uploaded image cannot be read") as refused:
+            await client.show(grant.id, ToolAnswer(observation=ImageSearchObservation(query="x", hits=(hit,))))
+        assert refused.value.reason is RefusalReason.UNKNOWN_FILE
+        posed.cancel()
+        await asyncio.gather(posed, return_exceptions=True)
+        await client.close()
 
 
 async def test_an_episode_whose_picture_a_worker_lost_is_given_back(
