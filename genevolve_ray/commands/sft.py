@@ -26,13 +26,12 @@ from genevolve_ray.remote.hub_rows import local_rows
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from genevolve_ray.learning.sft import SftEvaluation, SftStep
-if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from genevolve_ray.learning.sft import SftStep
+    from genevolve_ray.learning.sft import SftEvaluation, SftStep
 
-
+_ROWS_EVERY, _RECIPE_EVERY = 10, 50
+"""Steps between two lines of progress where the output is no terminal."""
 Trained = Callable[[Any, Path, Callable[["PreTrainedModel", "SftStep"], None] | None], None]
 """Trains a cold start by a recipe into a folder, and reports each step."""
 _TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
@@ -47,9 +46,6 @@ def sft_run(preset: str, out: Path, *, steps: int | None, seed: int | None, thre
         raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: {', '.join(_TEACHERS)}")
     recipe, trained = _TEACHERS[preset]
     train(out, recipe().changed(steps=steps, seed=seed), trained, threads)
-
-
-_PLAIN_EVERY = 10
 
 
 def sft_rows_run(
@@ -132,7 +128,7 @@ class _Screen:
     def step(self, step: SftStep) -> None:
         """Move the bar, or print a line."""
         self._bar.update(self._task, advance=1, loss=f"loss {step.loss:.4f}")
-        if not self._console.is_terminal and ((step.step + 1) % _PLAIN_EVERY == 0 or step.step + 1 == self._steps):
+        if not self._console.is_terminal and ((step.step + 1) % _ROWS_EVERY == 0 or step.step + 1 == self._steps):
             pace = f"{step.tokens_per_second:,.0f} tokens/s"
             self.say(f"step {step.step + 1}/{self._steps} loss {step.loss:.4f} lr {step.lr:.2e} {pace}")
 
@@ -150,9 +146,6 @@ class _Screen:
         self._bar.stop()
 
 
-_PLAIN_EVERY = 50
-
-
 def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | None) -> None:
     """Train a cold start by a recipe into `out`."""
     from genevolve_ray.learning.policy import use_threads
@@ -165,7 +158,7 @@ def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | N
 
         def show(_: PreTrainedModel, step: SftStep) -> None:
             bar.update(task, advance=1, loss=f"loss {step.loss:.4f}")
-            if not console.is_terminal and (step.step + 1) % _PLAIN_EVERY == 0:
+            if not console.is_terminal and (step.step + 1) % _RECIPE_EVERY == 0:
                 pace = f"{step.tokens_per_second:,.0f} tokens/s"
                 console.print(f"step {step.step + 1}/{recipe.steps} loss {step.loss:.4f} {pace}")
 
