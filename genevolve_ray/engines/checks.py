@@ -9,7 +9,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
 from genevolve_ray.models import architecture
 from genevolve_ray.models.adapters import AdapterMisfit, check_published, is_adapter
-from genevolve_ray.models.image_processor import check_image_processor, check_torchvision, read_settings
+from genevolve_ray.models.image_processor import check_image_processor, check_torchvision, json_object
 
 MIN_CPU_HEAD_DIM = 32
 
@@ -29,7 +29,7 @@ def read_model_config(model_dir: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"model folder has no config.json: {folder}")
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"model folder has no *.safetensors: {folder}")
-    return read_settings(config_file) or {}
+    return json_object(config_file)
 
 
 def sees(config: dict[str, Any]) -> bool:
