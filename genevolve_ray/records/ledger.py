@@ -169,4 +169,6 @@ class TokenLedger:
                 raise ValueError(f"picture {image} is out of order, or outside the {len(self.tokens)} tokens")
             if any(self.policy_mask[image.start : image.end]):
                 raise ValueError(f"picture {image} has tokens of the policy")
+            if not any(span.start <= image.start and image.end <= span.end for span in self.spans):
+                raise ValueError(f"picture {image} is in more than one span")
             position = image.end
