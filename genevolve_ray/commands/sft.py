@@ -61,9 +61,12 @@ def sft_rows_run(
     """Fine-tune a model folder on rows, of a file or of a data set on a hub, and print the counts of rows and the loss.
 
     Raises:
-        UserFault: for a missing --model, a folder that is no model, a device that is not available.
+        UserFault: for a missing --model, a folder that is no model, a device that is not available, and for a preset,
+            which is trained by its own recipe.
         ConfigError, DataError: for invalid settings and data.
     """
+    if str(rows) in _TEACHERS:
+        raise UserFault(f"genevolve sft {rows}: --model and --set are for rows; a cold start has a recipe of its own")
     if model is None:
         raise UserFault(f"genevolve sft {rows}: rows need --model, the folder of the model to train")
     options = {"max_steps": steps, "seed": seed, "threads": threads}

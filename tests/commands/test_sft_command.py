@@ -169,3 +169,11 @@ def test_progress_without_a_terminal_is_a_line_every_ten_steps(capsys: pytest.Ca
             screen.step(SftStep(step, 1.0, 1.0, 1e-5, tokens=10, target_tokens=5, seconds=1.0))
     said = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert said == ["10/25", "20/25", "25/25"]
+
+
+@pytest.mark.parametrize("preset", ["atlas", "atlas-sight"])
+@pytest.mark.parametrize("option", [("--set", "lr=1"), ("--model", "MODEL")])
+def test_a_preset_takes_no_options_of_rows(genevolve: Callable[..., Any], preset: str, option: tuple[str, str]) -> None:
+    code, _, error = genevolve("sft", preset, *option)
+    assert code == 2
+    assert f"genevolve sft {preset}: --model and --set are for rows" in error
