@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from genevolve_ray.agent.parser import THINK_OPEN, dissect
-from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.models.image_tokens import Grid, ImageTokens
 from genevolve_ray.records.ledger import SpanKind
+from genevolve_ray.records.texts import IMAGE_MARK
 
 Content = str | list[dict[str, str]]
 """Content of a message: a text, or texts and pictures in order."""
@@ -78,7 +78,7 @@ def load_tokenizer(model_dir: str | Path) -> Any:
 def parts_of(text: str) -> list[dict[str, str]]:
     """Return a message's content as parts, in the form that templates of models with vision read."""
     parts: list[dict[str, str]] = []
-    for place, piece in enumerate(text.split(IMAGE)):
+    for place, piece in enumerate(text.split(IMAGE_MARK)):
         if place:
             parts.append({"type": "image"})
         if piece:

@@ -27,6 +27,7 @@ from genevolve_ray.records.observation import ImageSearchObservation, Observatio
 from genevolve_ray.records.program import ProgramError, ProgramFault
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.records.texts import IMAGE_MARK
 from genevolve_ray.records.trajectory import (
     Outcome,
     Provenance,
@@ -203,7 +204,7 @@ class _Episode:
             sees = self.profile.observations.images
             hits = self.images.assign(observation.hits if sees else [hit.unshown() for hit in observation.hits])
         text = observation_text(observation, self.profile, hits)
-        if wire.IMAGE in text:  # A failed search shows no hits, even where its tool found some.
+        if IMAGE_MARK in text:  # A failed search shows no hits, even where its tool found some.
             self.pictures = [hit.shown for _, hit in hits if hit.shown is not None]
         return text, "; ".join(observation.outages)
 

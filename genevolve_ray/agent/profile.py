@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from genevolve_ray.agent import wire
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormat, Experience
-from genevolve_ray.records.texts import load_text
+from genevolve_ray.records.texts import IMAGE_MARK, load_text
 from genevolve_ray.tools.protocol import Tool
 from genevolve_ray.tools.showing import Observations
 from genevolve_ray.tools.skillset import SkillMode
@@ -191,8 +191,8 @@ class ProtocolProfile(Config):
                 f"min_image_searches={self.min_image_searches} exceeds max_tool_calls={self.max_tool_calls}"
             )
         texts = self.messages.model_dump().items() if self.observations.images else ()
-        if bad := [name for name, text in texts if wire.IMAGE in text]:
-            raise ValueError(f"messages.{bad[0]} holds {wire.IMAGE}, which stands for a picture of a search")
+        if bad := [name for name, text in texts if IMAGE_MARK in text]:
+            raise ValueError(f"messages.{bad[0]} holds {IMAGE_MARK}, which stands for a picture of a search")
         return self
 
 

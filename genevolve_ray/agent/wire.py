@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from genevolve_ray.records.observation import ImageHit, QueryResult
-from genevolve_ray.records.texts import HIDDEN
+from genevolve_ray.records.texts import HIDDEN, IMAGE_MARK
 from genevolve_ray.records.texts import neutralise as neutralise
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
@@ -16,8 +16,6 @@ _MARKER = re.compile(
     r"(?=\s*+(?:end\s++of\s++)?+(?:image\s++)?+search\s++(?:result|error))",
     re.IGNORECASE,
 )
-IMAGE = "<image>"
-"""Place of a picture in a text, as in published rows."""
 _FOREIGN_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
 
 
@@ -91,14 +89,14 @@ def image_block(
 ) -> str:
     """Return the digest of an `image_search` call from (image id, hit, shown path).
 
-    A picture that the policy sees is `IMAGE`, on a line of its own after the entry; foreign text never contains it.
+    A picture that the policy sees is `IMAGE_MARK`, on a line of its own after the entry; foreign text never contains it.
     """
     lines = []
     for img_id, hit, path in hits:
         values = {"title": hit.title, "url": hit.url, "local_path": path, "page_url": hit.page_url}
         lines.append(_entry(f"{img_id}: ", [(name, values[name]) for name in fields], max_chars, all_fields))
         if hit.shown is not None:
-            lines.append(f"  {IMAGE}")
+            lines.append(f"  {IMAGE_MARK}")
         elif hit.unseen:
             lines.append("  " + not_shown(one_line(hit.unseen, max_chars)))
     head = f"--- image search result for [{one_line(query, max_chars)}] ---"
@@ -112,9 +110,9 @@ def not_shown(reason: str) -> str:
 
 def without_last(text: str, pictures: int, reason: str) -> str:
     """Return an observation in which only the first `pictures` are shown; `reason` stands in place of the others."""
-    parts = text.split(IMAGE)
+    parts = text.split(IMAGE_MARK)
     kept, rest = parts[: pictures + 1], parts[pictures + 1 :]
-    return "".join([IMAGE.join(kept), *(f"{not_shown(reason)}{part}" for part in rest)])
+    return "".join([IMAGE_MARK.join(kept), *(f"{not_shown(reason)}{part}" for part in rest)])
 
 
 def image_error(query: str, error: str, max_chars: int) -> str:

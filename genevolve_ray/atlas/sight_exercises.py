@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from genevolve_ray.agent.chat import ChatTokenizer
-from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.atlas.exercises import Piece, copy_facts, copy_request, pick
 from genevolve_ray.atlas.lexicon import Partition, names_of
 from genevolve_ray.atlas.looks import alike_looks, looks_of
 from genevolve_ray.atlas.scene import KINDS, SIGHT_SOURCES, Look
+from genevolve_ray.records.texts import IMAGE_MARK
 
 _NAMES = names_of(Partition.TRAIN)
 _LOOKS = looks_of(Partition.TRAIN)
@@ -41,7 +41,7 @@ class SightExercise:
 
     def add(self, text: str, known: bool, tokenizer: ChatTokenizer, image: str) -> None:
         """Append a text; `image` replaces the places of pictures."""
-        ids = tokenizer.encode(text.replace(IMAGE, image), add_special_tokens=False)
+        ids = tokenizer.encode(text.replace(IMAGE_MARK, image), add_special_tokens=False)
         self.tokens += ids
         self.mask += [known] * len(ids)
 
@@ -105,7 +105,7 @@ def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) ->
 
 
 def _row(img_id: str, name: str) -> str:
-    return f"{img_id}: title: picture of {name}\n  local_path: {img_id}\n  {IMAGE}\n"
+    return f"{img_id}: title: picture of {name}\n  local_path: {img_id}\n  {IMAGE_MARK}\n"
 
 
 def _image(tokens: int) -> str:

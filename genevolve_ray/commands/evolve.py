@@ -19,7 +19,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.hub_models import pin_models
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.metric_writers import open_writers
-from genevolve_ray.evolution.metrics import evaluation_metrics, verdict_parts
+from genevolve_ray.evolution.metrics import PARITIES, evaluation_metrics, verdict_parts
 from genevolve_ray.evolution.monitor import Recording
 from genevolve_ray.evolution.sources import open_source, prime_source
 from genevolve_ray.evolution.store.files import Folder
@@ -140,7 +140,7 @@ def summarise(store: RunStore, config: RunConfig) -> dict[str, Any]:
         "steps": store.last_step,
         "seed": config.seed,
         "score_formula": config.reward.formula.value,
-        "parity_max": max((row["parity"] for row in metrics if "parity" in row), default=None),
+        "parity_max": max((row[name] for row in metrics for name in PARITIES if name in row), default=None),
         "probe_difference_max": max((row["probe_difference"] for row in metrics), default=None),
         "seconds_per_step_max": max((row["seconds_step"] for row in metrics), default=None),
     }

@@ -30,8 +30,9 @@ from genevolve_ray.engines.ban import ENVIRONMENT_TAGS, PROTOCOL_TAGS
 from genevolve_ray.models.image_tokens import Grid
 from genevolve_ray.records.published.rejections import Rejection, RejectionReason, RejectionReport, RowFault
 from genevolve_ray.records.published.row_pictures import PicturePlace
-from genevolve_ray.records.published.trajectories import IMAGE_MARK, SftRow
+from genevolve_ray.records.published.trajectories import SftRow
 from genevolve_ray.records.seeds import derive_seed
+from genevolve_ray.records.texts import IMAGE_MARK
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.sft import SftExample

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.engines.checks import read_model_config, sees
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.models.image_tokens import MAX_ASPECT, ImageTokens, load_image_tokens, within_aspect
 from genevolve_ray.records.pictures import PictureLimits
+from genevolve_ray.records.texts import IMAGE_MARK
 from genevolve_ray.tools.showing import Observations
 
 FRAME = 2
@@ -39,7 +39,7 @@ def check_sight(folder: Path, profile: ProtocolProfile, engine: EngineConfig) ->
 
     try:
         form = ChatFormat(load_tokenizer(folder), image_tokens=tokens)
-        form.observation(f"a\n  {IMAGE}\nb\n  {IMAGE}", ended=True, grids=[grid, grid])
+        form.observation(f"a\n  {IMAGE_MARK}\nb\n  {IMAGE_MARK}", ended=True, grids=[grid, grid])
     except Exception as error:  # Files of others: tokenizers raises plain exceptions.
         raise ValueError(f"{shown}, but in {folder} {' '.join(str(error).split())[:300]}") from error
     most = profile.most_images

@@ -21,6 +21,10 @@ class ParityError(RunError):
     """
 
 
+PARITIES = {"parity": "", "parity_images": " over trajectories with pictures"}
+"""Metrics of the parity of engine and learner, with the words that tell over which trajectories."""
+
+
 def check_parity(step: int, metrics: Mapping[str, float], limit: float) -> None:
     """Check mean |engine - learner| log-prob of a step, over all tokens and over those of trajectories with pictures.
 
@@ -29,7 +33,7 @@ def check_parity(step: int, metrics: Mapping[str, float], limit: float) -> None:
     Raises:
         ParityError: for a mean beyond the limit, or a NaN.
     """
-    for name, where in (("parity", ""), ("parity_images", " over trajectories with pictures")):
+    for name, where in PARITIES.items():
         parity = metrics.get(name)
         if parity is not None and not parity <= limit:
             raise ParityError(

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.engines.protocol import MediaMismatch, PromptImage
 from genevolve_ray.errors import RunError
 from genevolve_ray.learning.vision import LedgerPictures
 from genevolve_ray.models.image_tokens import ImageTokens
 from genevolve_ray.records.images import ImageDamaged, ImageStore, reference
 from genevolve_ray.records.ledger import MediaSpan
+from genevolve_ray.records.texts import IMAGE_MARK
 from genevolve_ray.records.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def seeing_probe(tokens: Sequence[int], chat: ChatFormat, rng: np.random.Generat
     Image.fromarray(pixels).save(buffer, "PNG")
     data, grid = buffer.getvalue(), chat.grid(_WIDTH, _HEIGHT)
     middle = len(tokens) // 2
-    shown, [(start, end)] = chat.observation(IMAGE, ended=False, grids=[grid])
+    shown, [(start, end)] = chat.observation(IMAGE_MARK, ended=False, grids=[grid])
     sha256 = reference(data, width=_WIDTH, height=_HEIGHT).sha256
     span = MediaSpan(start=middle + start, end=middle + end, sha256=sha256, grid=grid)
     context = (*tokens[:middle], *shown, *tokens[middle:])

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.texts import IMAGE_MARK
 from genevolve_ray.records.trajectory import Trajectory
 
 _ENTRY = re.compile(r"(IMG_\d{3,}): ")
 """Beginning of the entry of a hit; foreign text never contains an image id."""
-_SHOWN = "  <image>"
+_SHOWN = f"  {IMAGE_MARK}"
 _UNSEEN = re.compile(r"  \(picture not shown: (.*)\)")
 
 

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+IMAGE_MARK = "<image>"
+"""Place of a picture in a text, as in published rows; foreign text never contains it."""
 _OPENING = re.compile(r"[<＜﹤\[［﹇]")
 """The opening brackets, and the characters that Unicode's compatibility folding turns into one."""
 _TAG = re.compile(

@@ -109,7 +109,12 @@ def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
     """Return the parity gauge on a log axis with its limit; zeros, which have no logarithm, are left out."""
     steps = column(metrics, "step")
     traces = []
-    for key, label, colour in (("parity", "rollout tokens", 0), ("probe_difference", "probe after sync", 2)):
+    gauges = (
+        ("parity", "rollout tokens", 0),
+        ("parity_images", "rollouts with pictures", 1),
+        ("probe_difference", "probe after sync", 2),
+    )
+    for key, label, colour in gauges:
         values = [v if v else None for v in column(metrics, key)]
         if any(values):
             traces.append(_trace(steps, values, label, colour))

@@ -12,7 +12,8 @@ from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.files import encode, write_bytes
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.published.results import AgentRow
-from genevolve_ray.records.published.trajectories import IMAGE_MARK, SftReadConfig, read_sft
+from genevolve_ray.records.published.trajectories import SftReadConfig, read_sft
+from genevolve_ray.records.texts import IMAGE_MARK
 from genevolve_ray.records.trajectory import Termination
 
 

@@ -27,8 +27,8 @@ from genevolve_ray.records.published.rows import (
     text_of,
     texts_of,
 )
+from genevolve_ray.records.texts import IMAGE_MARK
 
-IMAGE_MARK = "<image>"
 _OPENING = re.compile(r"<(tool_call|answer)>")
 _THINKING = ("<think>", "</think>")
 
