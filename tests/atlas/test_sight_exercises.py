@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from genevolve_ray.agent.wire import IMAGE
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.looks import looks_of
 from genevolve_ray.atlas.sight_exercises import choices, practise, see
 from genevolve_ray.atlas.tokenizer import build_tokenizer
+from genevolve_ray.records.texts import IMAGE_MARK
 
 TOKENIZER = build_tokenizer(sight=True)
 IMAGE_TOKENS = 4
@@ -41,7 +41,7 @@ def test_the_answer_is_the_picture_that_looks_as_said() -> None:
     for _ in range(50):
         pieces, looks = choices(rng, Partition.TEST)
         text = "".join(piece for piece, _ in pieces)
-        ids = re.findall(rf"(IMG_\d+): title: [^\n]*\n  local_path: \1\n  {IMAGE}\n", text)
+        ids = re.findall(rf"(IMG_\d+): title: [^\n]*\n  local_path: \1\n  {IMAGE_MARK}\n", text)
         shown = dict(zip(ids, looks, strict=True))
         taken = dict(re.findall(r"Take (\w+) \w+ \w+ \w+ (IMG_\d+)\.", text))
         said = dict(re.findall(r"look of \w+ (now|once) (\w+ \w+ \w+)\.", text))
