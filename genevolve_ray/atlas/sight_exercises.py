@@ -21,6 +21,7 @@ from genevolve_ray.records.texts import IMAGE_MARK
 _NAMES = names_of(Partition.TRAIN)
 _LOOKS = looks_of(Partition.TRAIN)
 _FIRST_IDS = 5
+_QUESTIONS = 4
 _SEARCHED = "--- end of search result ---\n--- image search result for "
 _THEN = "--- end of image search result ---\n</tool_response><|im_end|>\n<|im_start|>assistant\n<think>"
 
@@ -93,12 +94,13 @@ def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) ->
     for number, place in enumerate(order if rng.random() < 0.7 else rng.permutation(order)):
         pieces += [(f"{', ' if number else ''}{ids[place]}", False), (f" {looks[place].words} {ids[place]}", True)]
     pieces.append((". ", False))
-    for place in rng.permutation(len(looks)):
+    # With repeats: an id that follows from the other answers alone would teach nothing.
+    for place in rng.integers(len(looks), size=_QUESTIONS):
         source = SIGHT_SOURCES[place]
         # No text says what the other picture looks like.
         pieces += [(f"Take {source}", False), (f" {looks[place].words}", source != "other")]
         pieces += [(f" {ids[place]}", True), (".\n", False)]
-        if rng.random() < 0.6:
+        if rng.random() < 0.4:
             pieces += [('", "reference_images": [{"img_id": "', False), (ids[place], True)]
             pieces += [('", "note": "look of', False), (f" {name}", True), ('"}]}\n', False)]
     return pieces, [looks[place] for place in order]
