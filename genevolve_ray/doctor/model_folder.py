@@ -11,6 +11,7 @@ from typing import Any
 from genevolve_ray.engines.checks import check_vocabulary, context_length
 from genevolve_ray.models import architecture
 from genevolve_ray.models.companions import check_companions
+from genevolve_ray.models.image_processor import json_object
 
 _MAX_HEADER = 100 << 20
 """Largest header that the format allows, in bytes."""
@@ -47,7 +48,7 @@ def read_weights(folder: Path) -> Weights:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = [folder / name for name in sorted(set(_object(index).get("weight_map", {}).values()))]
+        files = [folder / name for name in sorted(set(json_object(index).get("weight_map", {}).values()))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}")
     return Weights(sum(_parameters(file) for file in files), sum(file.stat().st_size for file in files))
@@ -78,7 +79,7 @@ def missing_texts(folder: Path) -> list[str]:
     if not any((folder / name).is_file() for name in TOKENIZERS):
         lacking.append(f"a tokenizer ({', '.join(TOKENIZERS)})")
     settings = folder / "tokenizer_config.json"
-    inside = settings.is_file() and _object(settings).get("chat_template")
+    inside = settings.is_file() and json_object(settings).get("chat_template")
     if not inside and not any((folder / name).is_file() for name in TEMPLATES):
         lacking.append("a chat template (chat_template.jinja, or chat_template in tokenizer_config.json)")
     return lacking
@@ -181,13 +182,3 @@ def context_of(folder: Path) -> int | None:
         return context_length(folder)
     except (OSError, ValueError):
         return None
-
-
-def _object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(value).__name__}")
-    return value
