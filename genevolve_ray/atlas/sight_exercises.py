@@ -22,8 +22,10 @@ _NAMES = names_of(Partition.TRAIN)
 _LOOKS = looks_of(Partition.TRAIN)
 _FIRST_IDS = 5
 _QUESTIONS = 4
-_SEARCHED = "--- end of search result ---\n--- image search result for "
-_THEN = "--- end of image search result ---\n</tool_response><|im_end|>\n<|im_start|>assistant\n<think>"
+_THEN = "</tool_response><|im_end|>\n<|im_start|>assistant\n<think>"
+_SEARCHED = f"--- end of search result ---\n{_THEN}"
+_LISTED = "--- image search result for [look of "
+_LOOKED = f"--- end of image search result ---\n{_THEN}"
 
 
 @dataclass
@@ -61,19 +63,31 @@ def see(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, l
 
 
 def practise(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, length: int = 192) -> SightExercise:
-    """Return exercises in the words of the protocol of at least `length` tokens; half of them are about pictures."""
+    """Return exercises in the words of the protocol of at least `length` tokens; most are about pictures."""
     made = SightExercise()
     image = _image(image_tokens)
     while len(made.tokens) < length:
         pieces: Sequence[Piece]
-        if rng.random() < 0.5:
+        kind = rng.random()
+        if kind < 0.45:
             pieces, looks = choices(rng)
             made.looks += looks
         else:
-            pieces = copy_facts(rng) if rng.random() < 0.5 else copy_request(rng)
+            pieces = recall(rng) if kind < 0.65 else copy_facts(rng) if kind < 0.8 else copy_request(rng)
         for text, known in pieces:
             made.add(text, known, tokenizer, image)
     return made
+
+
+def recall(rng: np.random.Generator) -> list[Piece]:
+    """Name pictures that are not there, then ask for the ids of some looks: to find an id is learned late."""
+    looks = list(alike_looks(rng, Partition.TRAIN).values())
+    order = [int(i) for i in rng.permutation(len(looks))]
+    ids = _ids(rng, order)
+    pieces: list[Piece] = [(", ".join(f"{ids[i]} {looks[i].words} {ids[i]}" for i in order), False)]
+    for place in rng.integers(len(looks), size=_QUESTIONS):
+        pieces += [(f". Take {looks[place].words}", False), (f" {ids[place]}", True)]
+    return [*pieces, (".\n", False)]
 
 
 def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) -> tuple[list[Piece], list[Look]]:
@@ -84,26 +98,33 @@ def choices(rng: np.random.Generator, partition: Partition = Partition.TRAIN) ->
     name = pick(rng, names_of(partition)) if rng.random() < 0.7 else pick(rng, KINDS)
     looks = list(alike_looks(rng, partition).values())
     order = [int(i) for i in rng.permutation(len(looks))]
-    first = int(rng.integers(1, _FIRST_IDS))
-    ids = [f"IMG_{first + order.index(place):03d}" for place in range(len(looks))]
-    described, _, outdated = looks
-    said = [f"look of {name} now {described.words}.", f"look of {name} once {outdated.words}."]
-    texts = "".join(f"{n}. snippet: {said[i]}\n" for n, i in enumerate(rng.permutation(2), 1))
-    rows = "".join(_row(ids[place], name) for place in order)
-    pieces: list[Piece] = [(f"{texts}{_SEARCHED}[look of {name}] ---\n{rows}{_THEN}", False)]
+    ids, words = _ids(rng, order), {source: f" {look.words}" for source, look in zip(SIGHT_SOURCES, looks, strict=True)}
+    said = {"described": f" look of {name} now", "outdated": f" look of {name} once"}
+    listed = [f"{said[source]}{words[source]}.\n" for source in said]
+    texts = "".join(f"{n}. snippet:{listed[i]}" for n, i in enumerate(rng.permutation(len(listed)), 1))
+    pieces: list[Piece] = [(f"{texts}{_SEARCHED}", False)]
+    for source in rng.permutation(list(said))[: int(rng.integers(len(said) + 1))]:
+        pieces += [(said[source].lstrip(), False), (words[source], True), (".\n", False)]
+    pieces.append((f"{_LISTED}{name}] ---\n{''.join(_row(ids[place], name) for place in order)}{_LOOKED}", False))
     for number, place in enumerate(order if rng.random() < 0.7 else rng.permutation(order)):
         pieces += [(f"{', ' if number else ''}{ids[place]}", False), (f" {looks[place].words} {ids[place]}", True)]
-    pieces.append((". ", False))
     # With repeats: an id that follows from the other answers alone would teach nothing.
     for place in rng.integers(len(looks), size=_QUESTIONS):
         source = SIGHT_SOURCES[place]
+        pieces.append((f". Take {source}", False))
         # No text says what the other picture looks like.
-        pieces += [(f"Take {source}", False), (f" {looks[place].words}", source != "other")]
-        pieces += [(f" {ids[place]}", True), (".\n", False)]
+        pieces += [(said[source] + words[source], True)] if source in said else [(words[source], False)]
+        pieces.append((f" {ids[place]}", True))
         if rng.random() < 0.4:
-            pieces += [('", "reference_images": [{"img_id": "', False), (ids[place], True)]
+            pieces += [('.\n", "reference_images": [{"img_id": "', False), (ids[place], True)]
             pieces += [('", "note": "look of', False), (f" {name}", True), ('"}]}\n', False)]
-    return pieces, [looks[place] for place in order]
+    return [*pieces, (".\n", False)], [looks[place] for place in order]
+
+
+def _ids(rng: np.random.Generator, order: list[int]) -> list[str]:
+    """Return the ids of pictures that are listed in this order."""
+    first = int(rng.integers(1, _FIRST_IDS))
+    return [f"IMG_{first + order.index(place):03d}" for place in range(len(order))]
 
 
 def _row(img_id: str, name: str) -> str:

@@ -21,6 +21,9 @@ from genevolve_ray.records.program import ORDINALS
 
 _OBSERVATION = "<tool_response>"
 _LOOK = re.compile(r"look of (\w+) (now|once) (\w+ \w+ \w+)\.")
+_LOOK_WORDS = 3
+_WHEN = {"described": "now", "outdated": "once"}
+"""The word in texts about a picture to take; none is about the other wrong picture."""
 _SHOWN = re.compile(rf"(IMG_\d+): title: [^\n]*\n(?:  \w+: [^\n]*\n)*  {re.escape(VISION[0])}")
 """An entry of an image search whose picture the policy sees."""
 
@@ -145,8 +148,9 @@ class Teacher:
             topics = [t for t, asked in (("moon", self._truth.fact_count), ("motto", self._truth.fact_text)) if asked]
             looks = [f"look of {part.name}" for part in self._scene.parts if part.found and self._truth.sight]
             seen = yield _call(think, "search", queries=[*looks, *(f"{t} of {subject}" for t in topics)])
-            self._note_looks(seen)
-            think = self._note_facts(seen, topics, subject)
+            self._read_looks(seen)
+            notes = self._note_looks() + self._note_facts(seen, topics, subject)
+            think = ", ".join(notes) + "." if notes else "Go on."
         for part in self._scene.parts:
             if part.found:
                 seen = yield _call(think, "image_search", query=f"look of {part.name}")
@@ -156,17 +160,27 @@ class Teacher:
             think = "Go on."
         yield f"<think>{think}</think>\n<answer>{json.dumps(self._program())}</answer>"
 
-    def _note_facts(self, seen: str, topics: list[str], name: str) -> str:
+    def _note_facts(self, seen: str, topics: list[str], name: str) -> list[str]:
         when, notes = "now" if self._plan.current else "once", []
         for topic in topics:
             if found := re.search(rf"{topic} of {name} {when} '?(\w+)'?\.", seen):
                 self._facts[topic] = found.group(1)
                 notes.append(found.group(0).rstrip("."))
-        return ", ".join(notes) + "." if notes else "Go on."
+        return notes
 
-    def _note_looks(self, seen: str) -> None:
+    def _read_looks(self, seen: str) -> None:
         for name, when, words in _LOOK.findall(seen):
             self._looks.setdefault(name, {})[when] = words
+
+    def _look(self, name: str) -> str | None:
+        """Return the text about the picture to take, where one was read."""
+        when = _WHEN.get(self._plan.source, "")
+        words = self._looks.get(name, {}).get(when)
+        return f"look of {name} {when} {words}" if words else None
+
+    def _note_looks(self) -> list[str]:
+        """Repeat what was read while it is near: later the choice among pictures repeats this note."""
+        return [note for part in self._scene.parts if part.found and (note := self._look(part.name))]
 
     def _note_picture(self, seen: str, name: str) -> str:
         if self._truth.sight:
@@ -183,14 +197,14 @@ class Teacher:
         # First it says what each picture shows: to name one is easier to learn than to find one by its look.
         think = ", ".join(f"{img_id} {words} {img_id}" for words, img_id in shown.items())
         known = self._looks.get(name, {})
-        wanted = {"described": known.get("now"), "outdated": known.get("once")}
-        wanted["other"] = next((words for words in shown if words not in known.values()), None)
-        source, words = self._plan.source, wanted[self._plan.source]
+        source, said = self._plan.source, self._look(name)
+        other = next((words for words in shown if words not in known.values()), "")
+        words = " ".join(said.split()[-_LOOK_WORDS:]) if said else other
         if not known or words not in shown:  # Nothing was read about it: any picture will do.
             self._picked[name] = re.findall(r"IMG_\d+", seen)[0]
             return f"{think}. Take any {self._picked[name]}."
         self._picked[name] = shown[words]
-        return f"{think}. Take {source} {words} {shown[words]}."
+        return f"{think}. Take {source} {said or words} {shown[words]}."
 
     def _program(self) -> dict[str, object]:
         scene, applied = self._scene, self._plan.applied

@@ -52,7 +52,9 @@ def test_what_is_taken_is_stated_with_its_look() -> None:
         for part in truth.scene.parts:
             if part.found:
                 look = seen_world().subject(part.name).look.words
-                assert re.search(rf"Take described {look} IMG_\d+\.", text)
+                said = f"look of {part.name} now {look}"
+                assert re.search(rf"Take described {said} IMG_\d+\.", text)
+                assert re.search(rf"<think>[^<]*{said}[.,][^<]*</think>\n<tool_call>{{\"name\": \"image_search\"", text)
 
 
 def test_a_teacher_that_has_not_read_takes_any_picture() -> None:
