@@ -6,7 +6,7 @@ a text says what the right picture looks like, and the answer is the id of the p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,8 @@ _NAMES = names_of(Partition.TRAIN)
 _LOOKS = looks_of(Partition.TRAIN)
 _FIRST_IDS = 5
 _QUESTIONS = 4
+_CHOICES = 0.5
+"""Share of exercises about pictures."""
 _THEN = "</tool_response><|im_end|>\n<|im_start|>assistant\n<think>"
 _SEARCHED = f"--- end of search result ---\n{_THEN}"
 _LISTED = "--- image search result for [look of "
@@ -62,18 +64,19 @@ def see(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, l
     return made
 
 
-def practise(rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, length: int = 192) -> SightExercise:
-    """Return exercises in the words of the protocol of at least `length` tokens; most are about pictures."""
+def practise(
+    rng: np.random.Generator, tokenizer: ChatTokenizer, image_tokens: int, length: int = 192, *, seen: bool = True
+) -> SightExercise:
+    """Return exercises in the words of the protocol of at least `length` tokens, without pictures where not `seen`."""
     made = SightExercise()
     image = _image(image_tokens)
     while len(made.tokens) < length:
         pieces: Sequence[Piece]
-        kind = rng.random()
-        if kind < 0.45:
+        if seen and rng.random() < _CHOICES:
             pieces, looks = choices(rng)
             made.looks += looks
         else:
-            pieces = recall(rng) if kind < 0.65 else copy_facts(rng) if kind < 0.8 else copy_request(rng)
+            pieces = pick(rng, _SPOKEN)(rng)
         for text, known in pieces:
             made.add(text, known, tokenizer, image)
     return made
@@ -133,3 +136,6 @@ def _row(img_id: str, name: str) -> str:
 
 def _image(tokens: int) -> str:
     return "<|vision_start|>" + "<|image_pad|>" * tokens + "<|vision_end|>"
+
+
+_SPOKEN: tuple[Callable[[np.random.Generator], list[Piece]], ...] = (recall, copy_facts, copy_request)

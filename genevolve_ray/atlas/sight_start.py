@@ -1,6 +1,6 @@
 """The cold start with sight: a small Qwen3-VL learns to see and to act from nothing, its vision tower included.
 
-First it names pictures, then it practises what a trajectory asks of it, then it follows the teacher.
+First it names pictures and learns to copy, then it practises what a trajectory asks of it, then it follows the teacher.
 """
 
 from __future__ import annotations
@@ -48,14 +48,15 @@ class SightStartConfig(ColdStartConfig):
     """Pixels of the side of a patch; two by two patches are one image token."""
     tower_width: int = Field(default=64, ge=32)
     tower_layers: int = Field(default=2, ge=1)
-    seeing_fraction: float = Field(default=0.15, ge=0, le=1)
-    """Share of the steps of exercises, from the first, that are names of pictures alone."""
+    seeing_fraction: float = Field(default=0.4, ge=0, le=1)
+    """Share of the steps of exercises, from the first, in which half of the exercises are names of pictures and the
+    others show none: to see and to copy are learned apart."""
     seeing: int = Field(default=2, ge=0)
     """Exercises of names in every later batch, among the others."""
     curriculum: CurriculumConfig = CurriculumConfig(
-        steps=1250, exercise_steps=900, batch_size=10, exercises=10, teacher=TeacherConfig(official=0.6)
+        steps=1000, exercise_steps=700, batch_size=10, exercises=10, teacher=TeacherConfig(official=0.6)
     )
-    lr: float = Field(default=1.5e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
 
 
 class _Pictures:
@@ -125,7 +126,7 @@ def train_sight_start(
     """Train the cold start with sight from random weights and write it to `folder`, together with its provenance."""
     from genevolve_ray.learning.new_seeing import write_processors
     from genevolve_ray.learning.policy import save_policy
-    from genevolve_ray.learning.sft import SftConfig, train_sft
+    from genevolve_ray.learning.sft import OptimizerName, SftConfig, train_sft
 
     tokenizer = build_tokenizer(sight=True)
     model = new_model(config, tokenizer)
@@ -133,7 +134,8 @@ def train_sight_start(
         model.config.save_pretrained(beginning)
         write_processors(beginning, image_side=config.image_side, patch_size=config.patch_size)
         report = None if on_step is None else lambda step: on_step(model, step)
-        sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
+        # Muon needs half of AdamW's steps here.
+        sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02, optimizer=OptimizerName.MUON)
         history = train_sft(model, _batches(config, tokenizer, Path(beginning)), sft, report)
     save_policy(model, tokenizer, folder)
     write_processors(folder, image_side=config.image_side, patch_size=config.patch_size)
@@ -151,18 +153,17 @@ def _batches(
     chat = ChatFormat(tokenizer, image_tokens=load_image_tokens(model_dir))
     curriculum = Curriculum(lessons, chat, PROFILE, images)
 
-    def exercises(seeing: int, others: int) -> list[SftExample]:
+    def exercises(seeing: int, others: int, *, seen: bool = True) -> list[SftExample]:
         made = [see(rng, tokenizer, tokens) for _ in range(seeing)]
-        made += [practise(rng, tokenizer, tokens) for _ in range(others)]
+        made += [practise(rng, tokenizer, tokens, seen=seen) for _ in range(others)]
         return [pictures.of_exercise(exercise) for exercise in made]
 
     whole, first = lessons.batch_size + lessons.exercises, round(config.seeing_fraction * lessons.exercise_steps)
-    seeing = min(config.seeing, whole)
-    names = (exercises(whole, 0) for _ in range(first))
+    half, seeing = whole // 2, min(config.seeing, lessons.exercises)
+    names = (exercises(half, whole - half, seen=False) for _ in range(first))
     alone = (exercises(seeing, whole - seeing) for _ in range(lessons.exercise_steps - first))
     mixed = (
-        [pictures.of_lesson(lesson) for lesson in batch]
-        + exercises(min(config.seeing, lessons.exercises), max(0, lessons.exercises - config.seeing))
+        [pictures.of_lesson(lesson) for lesson in batch] + exercises(seeing, lessons.exercises - seeing)
         for batch in curriculum.batches()
     )
     return chain(names, alone, mixed)
