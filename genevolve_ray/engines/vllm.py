@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.engines.checks import (
     check_model,
+    check_shards,
     check_weights,
     engine_context,
     merged_into,
@@ -119,6 +120,7 @@ class VllmEngine:
         """
         check_model(model_dir, device=device)
         config = config or VllmConfig()
+        check_shards(model_dir, config.tensor_parallel_size)
         max_model_len = engine_context(model_dir, max_model_len)
         if max_model_len is None:
             raise ValueError(f"{model_dir} states no max_position_embeddings: set engine.max_model_len")

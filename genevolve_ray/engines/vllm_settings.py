@@ -15,11 +15,20 @@ def placement(config: VllmConfig, device: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if config.kv_cache_mib is not None:
         settings["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
-    if device == "cpu" and config.tensor_parallel_size == 1:
-        settings["distributed_executor_backend"] = "uni"
     if device != "cpu":
         settings["gpu_memory_utilization"] = config.gpu_memory_utilization
-    return settings
+    return settings | executor(config.tensor_parallel_size, device)
+
+
+def executor(ways: int, device: str) -> dict[str, str]:
+    """Return the setting of vLLM's executor for a model that is sharded over `ways` GPUs.
+
+    In a placement group vLLM would choose its Ray executor, which takes bundles of one GPU each. Ours holds all GPUs of
+    an engine in one bundle, so that they are on one node: there vLLM's own processes serve them.
+    """
+    if ways > 1:
+        return {"distributed_executor_backend": "mp"}
+    return {"distributed_executor_backend": "uni"} if device == "cpu" else {}
 
 
 def sight(model_dir: str | Path, max_images: int, device: str) -> dict[str, Any]:
