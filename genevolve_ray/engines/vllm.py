@@ -20,6 +20,7 @@ from genevolve_ray.engines.checks import (
     room_for,
 )
 from genevolve_ray.engines.config import VllmConfig
+from genevolve_ray.engines.load_check import check_load
 from genevolve_ray.engines.media import PromptImages, check_expanded
 from genevolve_ray.engines.protocol import (
     FinishReason,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
+WORKER_EXTENSION = "genevolve_ray.engines.vllm_worker.WeightLoader"
 _SHUTDOWN_SECONDS = 5.0
 _BATCHED_TOKENS = 4096
 
@@ -79,6 +81,10 @@ class VllmEngine:
         self.max_model_len = max_model_len
         self.load_seconds = 0.0
         """Seconds the workers took to load the latest weights, verification excluded."""
+        self.check_seconds = 0.0
+        """Seconds that the comparison of the latest weights' checksums took."""
+        self.untraced: tuple[str, ...] = ()
+        """Tensors of the latest load that the engine holds in a form that cannot be compared."""
         self._llm: AsyncLLM | None = llm
         self._model_dir = model_dir
         self._max_images, self._images = max_images, PromptImages(model_dir)
@@ -151,7 +157,7 @@ class VllmEngine:
             "additional_config": {BANNED_KEY: list(banned)},
             # The class, not its name: then the engine process imports its module as soon as it unpickles its arguments.
             "logits_processors": [BanMask],
-            "worker_extension_cls": "genevolve_ray.engines.vllm_worker.WeightLoader",
+            "worker_extension_cls": WORKER_EXTENSION,
             **placement(config, device),
             **sight(model_dir, config.max_images, device),
         }
@@ -273,6 +279,12 @@ class VllmEngine:
         return await self._judge(version, probe, merged_into(folder, self._model_dir))
 
     async def _judge(self, version: int, probe: Probe | None, remark: str = "") -> float:
+        """Verify a load by its checksums, and by the probe; return the mean absolute probe difference."""
+        started = time.perf_counter()
+        reports = await self._open().collective_rpc("compare_load")
+        self.untraced = tuple(reports[0]["untraced"])
+        check_load(reports, probe.tensors if probe is not None else None, version)
+        self.check_seconds = time.perf_counter() - started
         if probe is None:
             return 0.0
         return probe_difference(probe, await self._score(probe.token_ids, probe.media), version, remark)
@@ -312,6 +324,7 @@ class VllmEngine:
             await llm.shutdown_weight_transfer_engine()
             await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=argument))
         elif call is TransferCall.START:
+            await llm.collective_rpc("expect_weights")
             await llm.start_weight_update()
         elif call is TransferCall.PART:
             await llm.collective_rpc("take_part", args=(argument,))

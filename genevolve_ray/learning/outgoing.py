@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from genevolve_ray.learning.digests import checksum, tensor_checksum
 from genevolve_ray.learning.distributed import full
-from genevolve_ray.learning.lora import merge_sources, merged_state
+from genevolve_ray.learning.lora import merge_sources, merged_state, published_factors
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,31 @@ class OutgoingWeights:
         """Yield name and whole tensor, on the device where the policy computes."""
         state = self._model.state_dict()
         for _, names in self._sources(state):
-            yield from merged_state({name: full(state[name]) for name in names}, self._scalings).items()
+            yield from self._whole(state, names).items()
+
+    def checksums(self, *, factors: bool = False) -> dict[str, int]:
+        """Return the checksum of each tensor (`digests.tensor_checksum`), the same on every rank.
+
+        Only small tensors and those with an adapter are gathered; of the others every rank adds up its own shard.
+        `factors` returns those of the adapter alone, under the names that `publish_adapter` writes.
+        """
+        state, sums, shards = self._model.state_dict(), {}, {}
+        if factors:
+            return {name: tensor_checksum(full(factor)) for name, factor in published_factors(state).items()}
+        for name, names in self._sources(state):
+            tensor = state[names[0]]
+            if len(names) == 1 and isinstance(tensor, DTensor) and tensor.ndim > 1:
+                shards[name] = checksum(tensor.to_local())
+            else:
+                sums[name] = tensor_checksum(self._whole(state, names)[name])
+        if shards:
+            added = torch.tensor(list(shards.values()))
+            dist.all_reduce(added)
+            sums |= dict(zip(shards, added.tolist(), strict=True))
+        return sums
+
+    def _whole(self, state: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+        return merged_state({name: full(state[name]) for name in names}, self._scalings)
 
     def _sources(self, state: Mapping[str, Tensor]) -> list[tuple[str, tuple[str, ...]]]:
         """Return each tensor's name and its source names; a tied tensor keeps its first name."""
