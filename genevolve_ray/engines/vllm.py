@@ -32,7 +32,7 @@ from genevolve_ray.engines.protocol import (
     WeightUpdateError,
 )
 from genevolve_ray.engines.transports.queue import TransferCall
-from genevolve_ray.engines.vllm_settings import placement, positions, sight
+from genevolve_ray.engines.vllm_settings import batching, placement, positions, sight, waiting_threads
 
 if TYPE_CHECKING:
     from vllm.inputs import TokensPrompt
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 WORKER_EXTENSION = "genevolve_ray.engines.vllm_worker.WeightLoader"
 _SHUTDOWN_SECONDS = 5.0
-_BATCHED_TOKENS = 4096
 
 
 def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]:
@@ -62,21 +61,24 @@ def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]
         # AsyncLLM starts its engine process in either case. On CPU this only decides whether the model gets another
         # process below it (seconds of import and half a gigabyte), which a single worker does not need.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return environment
+    return environment | waiting_threads(device)
 
 
 class VllmEngine:
     """Run vLLM behind the engine protocol. Build it with `await VllmEngine.create(...)`.
 
     The model runs in a process of its own, which dies with this one. During an update, requests in flight are frozen
-    between two decode steps. They resume with the new weights, their key-value cache recomputed, so such a generation
-    carries both versions. No result is returned while an update is unverified, or after a failed one, until another
-    succeeds. An interrupted transfer leaves requests frozen in place for the next update.
+    between two decode steps. They resume with the new weights, so such a generation carries both versions. Their
+    key-value cache is computed again, unless `VllmConfig.keep_cache` keeps that of the old version. No result is
+    returned while an update is unverified, or after a failed one, until another succeeds. An interrupted transfer
+    leaves requests frozen in place for the next update.
     """
 
     name = "vllm"
 
-    def __init__(self, llm: AsyncLLM, max_model_len: int, model_dir: str, max_images: int = 0) -> None:
+    def __init__(
+        self, llm: AsyncLLM, max_model_len: int, model_dir: str, max_images: int = 0, *, keep_cache: bool = False
+    ) -> None:
         self.version = 0
         self.max_model_len = max_model_len
         self.load_seconds = 0.0
@@ -87,6 +89,7 @@ class VllmEngine:
         """Tensors of the latest load that the engine holds in a form that cannot be compared."""
         self._llm: AsyncLLM | None = llm
         self._model_dir = model_dir
+        self._keep_cache = keep_cache
         self._max_images, self._images = max_images, PromptImages(model_dir)
         self._numbers = itertools.count()
         self._verified = asyncio.Event()
@@ -149,9 +152,6 @@ class VllmEngine:
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
-            # A prompt in one piece: the CPU sampler cannot rewind the generator of a seeded request between two pieces.
-            "enable_chunked_prefill": device != "cpu",
-            "max_num_batched_tokens": max(max_model_len, _BATCHED_TOKENS),
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "additional_config": {BANNED_KEY: list(banned)},
@@ -159,6 +159,7 @@ class VllmEngine:
             "logits_processors": [BanMask],
             "worker_extension_cls": WORKER_EXTENSION,
             **placement(config, device),
+            **batching(config, device, max_model_len, max_num_seqs),
             **sight(model_dir, config.max_images, device),
         }
         if transfer is not None:
@@ -166,7 +167,7 @@ class VllmEngine:
 
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        engine = cls(llm, max_model_len, str(model_dir), config.max_images)
+        engine = cls(llm, max_model_len, str(model_dir), config.max_images, keep_cache=config.keep_cache)
         await engine._open().update_weight_version("0")
         return engine
 
@@ -290,8 +291,12 @@ class VllmEngine:
         return probe_difference(probe, await self._score(probe.token_ids, probe.media), version, remark)
 
     async def _freeze(self, llm: AsyncLLM) -> None:
-        """Stop all requests between two steps, and drop what vLLM remembers of their prompts and pictures."""
-        await llm.pause_generation(mode="keep", clear_cache=True)
+        """Stop all requests between two steps, and drop what vLLM remembers of their pictures and, mostly, prompts."""
+        await llm.pause_generation(mode="keep", clear_cache=not self._keep_cache)
+        if self._keep_cache:
+            # A load drops the states of pictures at the model; otherwise they would count as known at the scheduler.
+            await llm.reset_mm_cache()
+            await llm.reset_encoder_cache()
         # Pictures that were on their way when the engine process dropped its own would otherwise count as known there.
         await llm.renderer.clear_mm_cache_async()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from genevolve_ray.cluster.workers import worker_environment
 from genevolve_ray.engines.config import EngineConfig, VllmConfig
-from genevolve_ray.engines.vllm_settings import executor, placement
+from genevolve_ray.engines.vllm import vllm_environment
+from genevolve_ray.engines.vllm_settings import batching, executor, placement, waiting_threads
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -24,6 +26,40 @@ def test_a_gpu_has_its_share_of_memory_and_a_cache_of_given_size() -> None:
         "gpu_memory_utilization": 0.9,
     }
     assert "kv_cache_memory_bytes" not in placement(EngineConfig(device="cuda").vllm, "cuda")
+
+
+def test_passes_of_a_gpu_are_short_and_of_a_cpu_hold_the_longest_prompt() -> None:
+    assert batching(VllmConfig(), "cuda", 36_864, 64) == {
+        "enable_chunked_prefill": True,
+        "max_num_batched_tokens": 8192,
+    }
+    assert batching(VllmConfig(max_batched_tokens=100), "cuda", 36_864, 300)["max_num_batched_tokens"] == 300
+    on_cpu = batching(VllmConfig(), "cpu", 6000, 64)
+    assert on_cpu == {"enable_chunked_prefill": False, "max_num_batched_tokens": 6000, "block_size": 32}
+    assert batching(VllmConfig(), "cpu", 96, 64)["max_num_batched_tokens"] == 4096
+
+
+def test_a_pass_that_cannot_hold_a_prompt_is_refused_on_a_cpu() -> None:
+    assert batching(VllmConfig(max_batched_tokens=512), "cpu", 96, 64)["max_num_batched_tokens"] == 512
+    with pytest.raises(ValueError, match=r"max_batched_tokens=512.*max_model_len=6000"):
+        batching(VllmConfig(max_batched_tokens=512), "cpu", 6000, 64)
+
+
+def test_blocks_of_the_cache_have_the_size_that_is_set() -> None:
+    assert batching(VllmConfig(block_size=64), "cpu", 96, 4)["block_size"] == 64
+    assert batching(VllmConfig(block_size=64), "cuda", 96, 4)["block_size"] == 64
+    with pytest.raises(ValueError, match="multiple of 16"):
+        VllmConfig(block_size=40)
+
+
+def test_idle_threads_leave_a_cpu_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert waiting_threads("cpu") == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "7"}
+    assert waiting_threads("cuda") == {}
+    assert vllm_environment()["OMP_WAIT_POLICY"] == "passive"
+    for kind in ("vllm", "transformers"):
+        assert worker_environment(EngineConfig(kind=kind))["OMP_WAIT_POLICY"] == "passive"
 
 
 @pytest.mark.e2e
