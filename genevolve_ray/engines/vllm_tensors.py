@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from genevolve_ray.engines.load_check import Loaded, Part
@@ -28,6 +29,15 @@ class _Place:
     index: int | None
 
 
+@dataclass(frozen=True)
+class _Form:
+    """Describe a parameter: its dtype, the bytes that are mixed together, and its shape, None where it is packed."""
+
+    dtype: torch.dtype
+    word: int
+    shape: tuple[int, ...] | None
+
+
 class HeldTensors:
     """Trace published names to the tensors of a vLLM model, and compare their values. Build it while no load runs."""
 
@@ -36,11 +46,15 @@ class HeldTensors:
         self._model = model
         self._owners: dict[str, tuple[nn.Module, str, str]] = {}
         """Module, attribute and first name of each parameter, by every name that it has."""
+        self._forms: dict[str, _Form] = {}
+        """The form of each parameter. While a load runs, vLLM has others in their place."""
         firsts: dict[int, str] = {}
         for prefix, module in model.named_modules():
             for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
                 name = f"{prefix}.{attribute}" if prefix else attribute
                 self._owners[name] = (module, attribute, firsts.setdefault(id(parameter), name))
+                shape = tuple(parameter.shape) if parameter.numel() else None
+                self._forms[name] = _Form(parameter.dtype, _word(module, parameter), shape)
         self._places: dict[str, _Place] = {}
         mapper = getattr(model, "hf_to_vllm_mapper", None)
         self._rename = None if mapper is None else mapper.get_rename_mapper().map_name
@@ -98,15 +112,17 @@ class HeldTensors:
 
     def _part(self, name: str, index: int | None = None, member: str = "") -> Part:
         module, attribute, first = self._owners[name]
-        tensor: Tensor = getattr(module, attribute)
+        form = self._forms[name]
         many = index is not None and index >= len(_sizes(module))
         if many or index is None:
             key, index = first, None
         else:
             key = f"{first}[{member}]"
         self._places.setdefault(key, _Place(module, attribute, index))
-        shape = tuple(_part_of(module, tensor, index).shape) if tensor.numel() else None
-        return Part(key, tensor.dtype, _word(module, tensor), shape, many)
+        shape = form.shape
+        if shape is not None and index is not None:
+            shape = (_sizes(module)[index], *shape[1:])
+        return Part(key, form.dtype, form.word, shape, many)
 
     def _part_of_experts(self, name: str) -> Part | None:
         """Return the tensor of all experts of a layer that a tensor of one expert, or of all, is loaded into."""
@@ -115,10 +131,10 @@ class HeldTensors:
             own = self._experts.get((prefix, suffix))
             if own is not None and set(rest.split(".")) & set(members):
                 module, attribute, first = self._owners[own]
-                tensor: Tensor = getattr(module, attribute)
+                dtype = self._forms[own].dtype
                 self._places.setdefault(first, _Place(module, attribute, None))
                 # On a CPU a kernel rearranges them, element by element.
-                return Part(first, tensor.dtype, tensor.element_size(), many=True)
+                return Part(first, dtype, dtype.itemsize, many=True)
         return None
 
 

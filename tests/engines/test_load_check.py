@@ -99,15 +99,19 @@ class Attention(nn.Module):
 
     def load(self, tensors: Iterator[tuple[str, Tensor]], skip: str = "") -> None:
         """Loads as vLLM does: parts into the stacked weight, then the kernel packs it."""
+        layer, norm = self.attn.qkv_proj, self.attn.k_norm.weight
+        # While a load runs, vLLM has tensors without storage in place of its own.
+        layer.weight = nn.Parameter(torch.empty(8, 8, device="meta"), requires_grad=False)
+        self.attn.k_norm.weight = nn.Parameter(torch.empty(8, device="meta"))
         stacked, places = torch.zeros(8, 8), {"q": slice(0, 4), "k": slice(4, 6), "v": slice(6, 8)}
         for name, tensor in tensors:
             if skip and skip in name:
                 continue
             if "norm" in name:
-                self.attn.k_norm.weight.data.copy_(tensor)
+                norm.data.copy_(tensor)
             else:
                 stacked[places[name.split(".")[1][0]]] = tensor
-        layer = self.attn.qkv_proj
+        self.attn.k_norm.weight = norm
         layer.weight = nn.Parameter(stacked, requires_grad=False)
         if hasattr(layer, "cpu_linear"):
             layer.quant_method.process_weights_after_loading(layer)
