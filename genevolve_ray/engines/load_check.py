@@ -25,7 +25,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorPart:
     """Describe a tensor of the engine, or a part of one, that published tensors are loaded into.
 
     Attributes:
@@ -47,7 +47,7 @@ class Part:
 class Loaded:
     """Hold what was loaded into a part: the published names, the checksum in the engine's dtype, the elements."""
 
-    part: Part
+    part: TensorPart
     names: list[str] = field(default_factory=list)
     checksum: int = 0
     elements: int = 0
@@ -67,7 +67,7 @@ class Loaded:
 class LoadWatch:
     """Take the checksums of the tensors of one load while they pass."""
 
-    def __init__(self, place: Callable[[str], Part | None], dtype: torch.dtype) -> None:
+    def __init__(self, place: Callable[[str], TensorPart | None], dtype: torch.dtype) -> None:
         """Watch a load.
 
         Args:
@@ -111,14 +111,14 @@ class LoadWatch:
             name for name in names if (part := self._place(name)) is not None and part.key not in self._parts
         ]
 
-    def _comparable(self, part: Part, tensor: Tensor) -> bool:
+    def _comparable(self, part: TensorPart, tensor: Tensor) -> bool:
         """Return whether the values that the engine holds follow from the loaded ones by one rounding."""
         if not (part.dtype.is_floating_point and part.dtype.itemsize > 1):
             return False  # quantized
         # Otherwise the engine may have rounded it to its compute dtype before.
         return part.dtype.itemsize <= self._dtype.itemsize or tensor.dtype == self._dtype
 
-    def _note(self, part: Part, name: str, tensor: Tensor) -> None:
+    def _note(self, part: TensorPart, name: str, tensor: Tensor) -> None:
         from genevolve_ray.learning.digests import added, checksum, word_of
 
         loaded = self.loaded.get(part.key)

@@ -26,7 +26,7 @@ from genevolve_ray.engines.checks import (
     room_for,
     sees,
 )
-from genevolve_ray.engines.load_check import Loaded, LoadWatch, Part, check_load, factor_checksums
+from genevolve_ray.engines.load_check import Loaded, LoadWatch, TensorPart, check_load, factor_checksums
 from genevolve_ray.engines.media import PromptImages
 from genevolve_ray.engines.protocol import Generation, Probe, PromptImage, SamplingParams, WeightUpdateError
 from genevolve_ray.learning.batch import ImageInputs
@@ -273,13 +273,13 @@ class TransformersEngine:
         return difference
 
 
-def _place(own: Mapping[str, torch.Tensor], name: str) -> Part | None:
+def _place(own: Mapping[str, torch.Tensor], name: str) -> TensorPart | None:
     """Return the part of a model's state that a published tensor is loaded into."""
     if (tensor := own.get(name)) is None:
         return None
     size = tensor.element_size()
     row_bytes = tensor.shape[-1] * size if tensor.ndim else size
-    return Part(name, tensor.dtype, word_of(row_bytes, size), tuple(tensor.shape))
+    return TensorPart(name, tensor.dtype, word_of(row_bytes, size), tuple(tensor.shape))
 
 
 def _checksum(tensor: torch.Tensor, found: Loaded) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genevolve_ray.engines.load_check import Loaded, Part
+from genevolve_ray.engines.load_check import Loaded, TensorPart
 from genevolve_ray.learning.digests import added, checksum, word_of
 
 _PACKED = "_genevolve_packed"
@@ -74,7 +74,7 @@ class HeldTensors:
         for name in self._copies:
             _watch_packing(self._owners[name][0])
 
-    def place(self, name: str) -> Part | None:
+    def place(self, name: str) -> TensorPart | None:
         """Return the part that a published tensor is loaded into, None where the name cannot be traced."""
         renamed = name if self._rename is None else self._rename(name)
         if renamed is None:
@@ -110,7 +110,7 @@ class HeldTensors:
                 rows[label] = found.row(held, sum(count for _, count in sums or ()))
         return rows
 
-    def _part(self, name: str, index: int | None = None, member: str = "") -> Part:
+    def _part(self, name: str, index: int | None = None, member: str = "") -> TensorPart:
         module, attribute, first = self._owners[name]
         form = self._forms[name]
         many = index is not None and index >= len(_sizes(module))
@@ -122,9 +122,9 @@ class HeldTensors:
         shape = form.shape
         if shape is not None and index is not None:
             shape = (_sizes(module)[index], *shape[1:])
-        return Part(key, form.dtype, form.word, shape, many)
+        return TensorPart(key, form.dtype, form.word, shape, many)
 
-    def _part_of_experts(self, name: str) -> Part | None:
+    def _part_of_experts(self, name: str) -> TensorPart | None:
         """Return the tensor of all experts of a layer that a tensor of one expert, or of all, is loaded into."""
         prefix, _, rest = name.partition(".experts.")
         for suffix, members in _EXPERTS.items():
@@ -134,7 +134,7 @@ class HeldTensors:
                 dtype = self._forms[own].dtype
                 self._places.setdefault(first, _Place(module, attribute, None))
                 # On a CPU a kernel rearranges them, element by element.
-                return Part(first, dtype, dtype.itemsize, many=True)
+                return TensorPart(first, dtype, dtype.itemsize, many=True)
         return None
 
 
