@@ -226,6 +226,10 @@ class LearnerConfig(Config):
     """Compute dtype of the passes; master weights and optimizer are float32."""
     device: str = "cpu"
     """Torch device of the learner, such as `cpu` or `cuda`."""
+    deterministic: bool = False
+    """On a GPU: only kernels that give equal bits each time, at a cost in speed. A run that stopped then applies the
+    batches after its last checkpoint again. Without it the run discards these steps and continues from the checkpoint.
+    A CPU always computes a step again bit for bit."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0 leaves torch's setting alone."""
     gradient_checkpointing: bool = False
@@ -245,6 +249,11 @@ class LearnerConfig(Config):
     """The penalty for moving away from the start."""
     ved: VedConfig = VedConfig()
     """The distillation loss."""
+
+    @property
+    def exact(self) -> bool:
+        """True when a step on a stored batch can be computed again bit for bit."""
+        return self.deterministic or self.device == "cpu"
 
     @property
     def publishes_adapter(self) -> bool:

@@ -53,6 +53,7 @@ from genevolve_ray.learning.policy import (
     save_beside,
     state_hash,
     state_to_folder,
+    use_deterministic_kernels,
 )
 from genevolve_ray.learning.streams import (
     MAXIMA,
@@ -109,9 +110,8 @@ class Learner:
             torch.set_num_threads(config.threads)
         self.config = config
         self._device = torch.device(config.device)
-        if self._device.type == "cuda":
-            # A resumed run applies stored batches again and must produce equal hashes.
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        if config.deterministic:
+            use_deterministic_kernels()
         self._ranks = ranks or (lone_rank(config.device) if config.offload else Ranks())
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
         if config.publishes_adapter:
