@@ -44,7 +44,7 @@ async def restore(
     for step in plan.steps_to_reapply:
         monitor.note(f"applying the stored batch of step {step} again")
         await learner.step(store.groups(step), step, stored_lessons(store, step))
-    if plan.state_hash is not None and (restored := await learner.state_hash()) != plan.state_hash:
+    if plan.state_hash is not None and not _same(plan.state_hash, restored := await learner.state_hash(), monitor):
         raise ResumeError(
             f"run {store.root}: step {plan.next_step - 1} was committed with state {plan.state_hash}, but its stored "
             f"batches give {restored}: another machine, another version of a library or other settings of threads "
@@ -53,6 +53,14 @@ async def restore(
     if experience is not None and plan.next_step > 1:
         await experience.restore(store.get_experience(plan.next_step - 1))
     return plan.next_step - 1
+
+
+def _same(committed: str, restored: str, monitor: Monitor) -> bool:
+    """Return whether two hashes are of one state; those of different kinds ("kind:digits") are not compared."""
+    if committed.rpartition(":")[0] == restored.rpartition(":")[0]:
+        return committed == restored
+    monitor.note("the last step was committed by an earlier version, so the hash of its state cannot be compared")
+    return True
 
 
 def _discard(store: RunStore, plan: ResumePlan, monitor: Monitor) -> ResumePlan:

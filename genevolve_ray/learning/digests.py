@@ -25,7 +25,7 @@ def word_of(row_bytes: int, itemsize: int) -> int:
     return WORD if row_bytes % WORD == 0 and row_bytes else itemsize
 
 
-def checksum(tensor: Tensor, *, word: int | None = None, ordered: bool = False) -> int:
+def checksum(tensor: Tensor, *, word: int | None = None, ordered: bool = False, start: int = 0) -> int:
     """Return the checksum of a tensor's values, between -2^63 and 2^63 - 1.
 
     Args:
@@ -33,6 +33,7 @@ def checksum(tensor: Tensor, *, word: int | None = None, ordered: bool = False) 
         word: bytes that are mixed together, at least those of an element; by default `word_of` its rows.
         ordered: weigh each element by its position. Small tensors often hold few different values, which an update may
             only exchange.
+        start: words of the whole tensor before this part of it, by which `ordered` counts.
     """
     if not tensor.numel():
         return 0
@@ -42,7 +43,6 @@ def checksum(tensor: Tensor, *, word: int | None = None, ordered: bool = False) 
     flat = tensor.detach().contiguous().view(-1)
     words = flat.view(_KINDS[word]) if word >= size else flat.view(torch.int64)
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    start = 0
     for piece in words.split(_PIECE_CPU if tensor.device.type == "cpu" else _PIECE):
         mixed = piece.to(torch.int64) * _FACTOR
         mixed ^= mixed >> 32

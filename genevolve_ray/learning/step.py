@@ -33,6 +33,7 @@ from genevolve_ray.learning.distributed import (
     under_root,
 )
 from genevolve_ray.learning.grpo import grpo_loss
+from genevolve_ray.learning.hashing import learner_hash
 from genevolve_ray.learning.kl import reference_kl
 from genevolve_ray.learning.logprobs import ban_mask, token_logprobs
 from genevolve_ray.learning.lora import (
@@ -51,7 +52,6 @@ from genevolve_ray.learning.policy import (
     hidden_states,
     load_policy,
     save_beside,
-    state_hash,
     state_to_folder,
     use_deterministic_kernels,
 )
@@ -326,17 +326,11 @@ class Learner:
         torch.set_rng_state(state["rng"])
 
     def state_hash(self) -> str:
-        """Return, on rank 0, a hash of the trained parameters and the optimizer's state.
+        """Return a hash of the trained parameters and the optimizer's state, the same for any number of ranks.
 
-        The hash is the same for any number of ranks. Equal hashes guarantee bit-equal next steps on equal batches (in
-        one process; with LoRA on the same base).
+        Equal hashes mean bit-equal next steps on equal batches (in one process; with LoRA on the same base).
         """
-        state = self.state_dict()
-        tensors = {f"model.{name}": tensor for name, tensor in state["model"].items()}
-        for index, slots in state["optimizer"]["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-        # The others do not wait for it: hashing a large state takes longer than the timeout of a collective.
-        return state_hash(tensors) if self._ranks.first else ""
+        return learner_hash(self.model, self._optimizer, self._ranks, None if self._adapter is None else adapter_state)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the other files of the model folder.

@@ -95,6 +95,18 @@ async def test_another_state_is_one_line_that_says_what_to_do(scene: Scene) -> N
     assert code == 1 and "Resume it where it was started" in line
 
 
+async def test_a_hash_of_an_earlier_kind_is_not_compared(scene: Scene) -> None:
+    class Later(FakeLearner):
+        async def state_hash(self) -> str:
+            return f"later:{self.state}"
+
+    await four_steps(scene)
+    evolution = resumed(scene, Later())
+    assert await evolution.start() == 4
+    assert isinstance(evolution.monitor, Recorder)
+    assert "committed by an earlier version" in evolution.monitor.notes[0]
+
+
 INEXACT = {"steps": 4, "checkpoint_every": 2, "learner": {"device": "cuda"}}
 """A run whose learner does not compute a step again bit for bit."""
 
