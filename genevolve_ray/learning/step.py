@@ -40,7 +40,6 @@ from genevolve_ray.learning.lora import (
     adapter_scalings,
     adapter_state,
     check_publishable,
-    merged_state,
     publish_adapter,
     read_adapter,
     reference_adapter,
@@ -48,6 +47,7 @@ from genevolve_ray.learning.lora import (
 )
 from genevolve_ray.learning.outgoing import OutgoingWeights
 from genevolve_ray.learning.policy import (
+    DTYPES,
     head_weight,
     hidden_states,
     load_policy,
@@ -372,13 +372,14 @@ class Learner:
 
     def write_merged(self, folder: str | Path) -> None:
         """Write whole weights (model.safetensors, an adapter merged in)."""
-        state = full_state(self.model, self._ranks)
+        tensors = {name: tensor.cpu() for name, tensor in self.outgoing() if self._ranks.first}
         if self._ranks.first:
-            state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
+            state_to_folder(tensors, folder)
 
     def outgoing(self) -> OutgoingWeights:
         """Return the content of `write_merged` as tensors on the policy's device, for engines that share no folder."""
-        return OutgoingWeights(self.model, self._scalings)
+        published = self.config.published_dtype
+        return OutgoingWeights(self.model, self._scalings, None if published is None else DTYPES[published])
 
     def write_adapter(self, folder: str | Path) -> str:
         """Write the adapter alone in peft's layout; rank 0 returns the checksum of factors, scalings and base dtype.

@@ -52,6 +52,7 @@ CHANGEABLE = (
     "gateway",
     "layers",
     "learner.lora.publish",
+    "learner.publish_dtype",
     "learner.token_budget",
     "loop.outage_limit",
     "loop.parity_limit",
