@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_ratio, say
 from benchmarks.world import atlas_config, concurrency
@@ -21,6 +22,9 @@ from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 
+if TYPE_CHECKING:
+    from genevolve_ray.learning.batch import TrainSequence
+
 
 @dataclass(frozen=True)
 class TurnShape:
@@ -30,7 +34,7 @@ class TurnShape:
     sampled: int
 
 
-def turn_shapes(ledger: TokenLedger) -> list[TurnShape]:
+def turn_shapes(ledger: TokenLedger | TrainSequence) -> list[TurnShape]:
     """Return the turns of a trajectory; context after the last turn is left out, nothing was sampled on it."""
     turns: list[TurnShape] = []
     context: tuple[int, ...] = ()

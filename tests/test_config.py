@@ -132,6 +132,22 @@ def test_the_parity_limit_follows_dtypes_and_truncation(tmp_path: Path, text: st
     assert bare(tmp_path, text).loop.parity_limit == pytest.approx(limit)
 
 
+@pytest.mark.parametrize(
+    ("text", "dtype"),
+    [
+        ("", None),
+        ("engine: {dtype: bfloat16}\n", "bfloat16"),
+        ("learner: {dtype: bfloat16}\n", "bfloat16"),
+        ("engine: {dtype: float16}\n", None),
+        ("engine: {dtype: bfloat16}\nlearner: {publish_dtype: float32}\n", "float32"),
+    ],
+)
+def test_weights_are_published_in_the_type_that_engine_or_learner_compute_in(
+    tmp_path: Path, text: str, dtype: str | None
+) -> None:
+    assert bare(tmp_path, text).learner.published_dtype == dtype
+
+
 @pytest.mark.parametrize(("profile", "longest", "budget"), [("release", 36144, 36144), ("atlas", 1712, 4096)])
 def test_lengths_follow_the_profile_unless_they_are_given(
     tmp_path: Path, profile: str, longest: int, budget: int

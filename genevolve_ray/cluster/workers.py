@@ -15,6 +15,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
 from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
+from genevolve_ray.engines.vllm_settings import waiting_threads
 from genevolve_ray.evolution.inference import PolicySource, RunningPolicy, open_policy
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts, Scoring
@@ -217,4 +218,5 @@ def worker_environment(engine: EngineConfig) -> dict[str, str]:
     """Return the environment variables that a worker's process needs before it imports anything."""
     if engine.kind == "vllm":
         return vllm_environment(device=engine.device, threads=engine.vllm.threads)
-    return {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(engine.transformers.threads or 1)}
+    threads = {"OMP_NUM_THREADS": str(engine.transformers.threads or 1)}
+    return {"HF_HUB_OFFLINE": "1"} | threads | waiting_threads(engine.device)

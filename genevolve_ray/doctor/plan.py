@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.placement import Demand, check_devices, check_fits, gang_demands, service_demands
 from genevolve_ray.cluster.session import cluster_address, cluster_nodes
+from genevolve_ray.doctor import settings_tree
 from genevolve_ray.doctor.machine import find_gpus
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def make_plan(config: RunConfig, nodes: Sequence[Resources] | None = None) -> Pl
     obstacle = ""
     try:
         check_devices(config)
+        _check_sharded(config)
         check_fits(demands, nodes, free)
     except PlacementError as error:
         obstacle = str(error)
@@ -131,6 +133,23 @@ def _existing(config: RunConfig) -> tuple[list[dict[str, float]], str]:
     return cluster_nodes(address), f"the cluster at {address}"
 
 
+def _check_sharded(config: RunConfig) -> None:
+    """Check that a service whose model is sharded over GPUs reserves as many for each replica.
+
+    Raises PlacementError naming both keys.
+    """
+    for role, key, node in settings_tree.settings_nodes(config):
+        service, model = getattr(config.cluster, role, None), getattr(node, "model", None)
+        if service is None or not isinstance(model, Mapping) or str(model.get("device", "cpu")) == "cpu":
+            continue
+        ways = model.get("tensor_parallel_size", 1)
+        if isinstance(ways, int) and ways > max(1, service.gpus):
+            raise PlacementError(
+                f"{key}.model.tensor_parallel_size={ways} needs this many GPUs for each replica, "
+                f"cluster.{role}.gpus={service.gpus:g}"
+            )
+
+
 def _lines(demands: Sequence[Demand], config: RunConfig) -> list[PlanLine]:
     """Return demands with equal ones in one line, for any number of each."""
     lines = []
@@ -156,8 +175,18 @@ def _flow(config: RunConfig) -> dict[str, str]:
         "ipc": "within the GPU shared by learner and engines (cluster.weights=ipc)",
         "gloo": "from memory to memory over gloo (cluster.weights=gloo)",
     }
-    return {
+    return _shards(config) | {
         "loop": f"{kind}; {loop.steps} steps of {loop.requests_per_step} x {loop.group_size} samples",
         "in flight": f"at most {leased} samples leased, {running} running concurrently, {places} decoded concurrently",
         "weights": ways[config.cluster.weights],
     }
+
+
+def _shards(config: RunConfig) -> dict[str, str]:
+    """Return the line about an engine that is sharded over GPUs; {} where none is."""
+    engine, reserved = config.engine, config.cluster.rollout_gpus
+    ways = engine.vllm.tensor_parallel_size
+    if config.rehearsal is not None or engine.kind != "vllm" or engine.device == "cpu" or ways == 1:
+        return {}
+    unused = f"; the other {reserved - ways:g} that each reserves stay unused" if reserved > ways else ""
+    return {"engines": f"each over {ways} GPUs of one node, in processes of vLLM (executor mp){unused}"}

@@ -23,6 +23,7 @@ from genevolve_ray.engines.checks import check_model, read_model_config, sees
 from genevolve_ray.engines.config import MIB
 from genevolve_ray.engines.protocol import ChatMessage, CutAnswer
 from genevolve_ray.engines.vllm import vllm_environment
+from genevolve_ray.engines.vllm_settings import executor
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.models.hub import local_model
 
@@ -179,8 +180,7 @@ def _start(config: VllmChatConfig, *, sees: bool) -> AsyncLLM:
         arguments["mm_device_do_normalize"] = False
     if config.kv_cache_mib is not None:
         arguments["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
-    if config.device == "cpu":
-        arguments["distributed_executor_backend"] = "uni"
-    else:
+    if config.device != "cpu":
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    arguments |= executor(config.tensor_parallel_size, config.device)
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))

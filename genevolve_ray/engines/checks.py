@@ -90,9 +90,20 @@ def check_samplable(model_dir: str | Path, engine: EngineConfig) -> None:
     """
     if engine.kind == "vllm":
         check_model(model_dir, device=engine.device)
+        check_shards(model_dir, engine.vllm.tensor_parallel_size)
         check_pictures(model_dir, engine.vllm.max_images)
     else:
         check_reference(model_dir)
+
+
+def check_shards(model_dir: str | Path, ways: int) -> None:
+    """Check that vLLM can divide the model's attention heads by `ways`. Raises ValueError naming key and file."""
+    heads = architecture.text_part(read_model_config(model_dir)).get("num_attention_heads")
+    if heads is not None and int(heads) % ways:
+        raise ValueError(
+            f"engine.vllm.tensor_parallel_size={ways} does not divide the {heads} attention heads of the model "
+            f"({Path(model_dir) / 'config.json'})"
+        )
 
 
 def check_pictures(model_dir: str | Path, max_images: int) -> None:

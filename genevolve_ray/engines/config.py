@@ -32,6 +32,15 @@ class VllmConfig(Config):
     """False captures CUDA graphs and compiles; on CPU the engine is always eager."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that one engine is sharded over."""
+    keep_cache: bool = False
+    """Keep the key-value cache over a weight update instead of computing it again. Sequences then continue on keys and
+    values of older versions, and so do prompts that begin alike: `parity` of the next step shows what this costs."""
+    max_batched_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of one pass of the engine. None: 8,192 on a GPU, where longer prompts are read in pieces between the
+    tokens of other sequences. On a CPU a prompt is read in one piece, so None holds the longest, and at least 4,096."""
+    block_size: int | None = Field(default=None, ge=16, multiple_of=16)
+    """Tokens in one block of the key-value cache, the unit in which sequences share a prefix. None: 32 on a CPU, vLLM's
+    choice on a GPU."""
     threads: int = Field(default=1, ge=1)
     """OpenMP threads of the engine process; thread pools that overlap with the learner's cost up to ten times."""
     seed: int = 0

@@ -69,6 +69,9 @@ class Probe(Record):
     tolerance: float = 1e-4
     media: tuple[PromptImage, ...] = Field(default=(), exclude_if=lambda media: not media)
     """Pictures of the sequence; not written where there are none, so that older workers read the probe."""
+    tensors: dict[str, int] | None = Field(default=None, exclude=True, repr=False)
+    """The learner's checksum of each published tensor (`learning.digests`), None where it states none. It stays among
+    the processes of a run and is never written: outside workers compare the digests of files instead."""
 
 
 class WeightUpdateError(GenevolveError, RuntimeError):

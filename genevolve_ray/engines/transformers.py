@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +26,11 @@ from genevolve_ray.engines.checks import (
     room_for,
     sees,
 )
+from genevolve_ray.engines.load_check import Loaded, LoadWatch, TensorPart, check_load, factor_checksums
 from genevolve_ray.engines.media import PromptImages
 from genevolve_ray.engines.protocol import Generation, Probe, PromptImage, SamplingParams, WeightUpdateError
 from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.learning.digests import checksum, word_of
 from genevolve_ray.learning.vision import image_inputs
 from genevolve_ray.models.adapters import copy_tensors, is_adapter, published_tensors
 from genevolve_ray.records.seeds import derive_seed
@@ -242,9 +244,11 @@ class TransformersEngine:
     def _load(self, folder: Path, version: int, probe: Probe | None) -> float:
         self._fault = f"the update to version {version} from {folder} did not complete"
         remark = merged_into(folder, self._model_dir)
-        tensors = published_tensors(folder, self._model_dir, self._device)
+        own = self._model.state_dict()
+        watch = LoadWatch(partial(_place, own), self._model.dtype)
+        tensors = watch.published(published_tensors(folder, self._model_dir, self._device))
         try:
-            missing, unexpected = copy_tensors(self._model.state_dict(), tensors)
+            missing, unexpected = copy_tensors(own, watch.stored(tensors))
         except ValueError as error:
             raise WeightUpdateError(f"the weights in {folder} do not fit the model: {error}{remark}") from error
         missing = [name for name in missing if name not in self._model.all_tied_weights_keys]
@@ -254,6 +258,11 @@ class TransformersEngine:
             raise WeightUpdateError(
                 f"the weights in {folder} do not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}{remark}"
             )
+        arrived = factor_checksums(folder) if is_adapter(folder) else watch.arrived
+        rows = {key: found.row(_checksum(own[key], found), own[key].numel()) for key, found in watch.loaded.items()}
+        check_load(
+            [{"arrived": arrived, "missing": (), "rows": rows}], probe.tensors if probe is not None else None, version
+        )
         self.version = version
         difference = 0.0
         if probe is not None:
@@ -262,3 +271,16 @@ class TransformersEngine:
             difference = probe_difference(probe, scored, version, remark)
         self._fault = None
         return difference
+
+
+def _place(own: Mapping[str, torch.Tensor], name: str) -> TensorPart | None:
+    """Return the part of a model's state that a published tensor is loaded into."""
+    if (tensor := own.get(name)) is None:
+        return None
+    size = tensor.element_size()
+    row_bytes = tensor.shape[-1] * size if tensor.ndim else size
+    return TensorPart(name, tensor.dtype, word_of(row_bytes, size), tuple(tensor.shape))
+
+
+def _checksum(tensor: torch.Tensor, found: Loaded) -> int:
+    return checksum(tensor, word=found.part.word, ordered=found.ordered)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.engines.checks import (
     check_model,
+    check_shards,
     check_weights,
     engine_context,
     merged_into,
@@ -19,6 +20,7 @@ from genevolve_ray.engines.checks import (
     room_for,
 )
 from genevolve_ray.engines.config import VllmConfig
+from genevolve_ray.engines.load_check import check_load
 from genevolve_ray.engines.media import PromptImages, check_expanded
 from genevolve_ray.engines.protocol import (
     FinishReason,
@@ -30,15 +32,15 @@ from genevolve_ray.engines.protocol import (
     WeightUpdateError,
 )
 from genevolve_ray.engines.transports.queue import TransferCall
-from genevolve_ray.engines.vllm_settings import placement, positions, sight
+from genevolve_ray.engines.vllm_settings import batching, placement, positions, sight, waiting_threads
 
 if TYPE_CHECKING:
     from vllm.inputs import TokensPrompt
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
+WORKER_EXTENSION = "genevolve_ray.engines.vllm_worker.WeightLoader"
 _SHUTDOWN_SECONDS = 5.0
-_BATCHED_TOKENS = 4096
 
 
 def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]:
@@ -59,27 +61,35 @@ def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]
         # AsyncLLM starts its engine process in either case. On CPU this only decides whether the model gets another
         # process below it (seconds of import and half a gigabyte), which a single worker does not need.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return environment
+    return environment | waiting_threads(device)
 
 
 class VllmEngine:
     """Run vLLM behind the engine protocol. Build it with `await VllmEngine.create(...)`.
 
     The model runs in a process of its own, which dies with this one. During an update, requests in flight are frozen
-    between two decode steps. They resume with the new weights, their key-value cache recomputed, so such a generation
-    carries both versions. No result is returned while an update is unverified, or after a failed one, until another
-    succeeds. An interrupted transfer leaves requests frozen in place for the next update.
+    between two decode steps. They resume with the new weights, so such a generation carries both versions. Their
+    key-value cache is computed again, unless `VllmConfig.keep_cache` keeps that of the old version. No result is
+    returned while an update is unverified, or after a failed one, until another succeeds. An interrupted transfer
+    leaves requests frozen in place for the next update.
     """
 
     name = "vllm"
 
-    def __init__(self, llm: AsyncLLM, max_model_len: int, model_dir: str, max_images: int = 0) -> None:
+    def __init__(
+        self, llm: AsyncLLM, max_model_len: int, model_dir: str, max_images: int = 0, *, keep_cache: bool = False
+    ) -> None:
         self.version = 0
         self.max_model_len = max_model_len
         self.load_seconds = 0.0
         """Seconds the workers took to load the latest weights, verification excluded."""
+        self.check_seconds = 0.0
+        """Seconds that the comparison of the latest weights' checksums took."""
+        self.untraced: tuple[str, ...] = ()
+        """Tensors of the latest load that the engine holds in a form that cannot be compared."""
         self._llm: AsyncLLM | None = llm
         self._model_dir = model_dir
+        self._keep_cache = keep_cache
         self._max_images, self._images = max_images, PromptImages(model_dir)
         self._numbers = itertools.count()
         self._verified = asyncio.Event()
@@ -119,6 +129,7 @@ class VllmEngine:
         """
         check_model(model_dir, device=device)
         config = config or VllmConfig()
+        check_shards(model_dir, config.tensor_parallel_size)
         max_model_len = engine_context(model_dir, max_model_len)
         if max_model_len is None:
             raise ValueError(f"{model_dir} states no max_position_embeddings: set engine.max_model_len")
@@ -141,16 +152,14 @@ class VllmEngine:
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
-            # A prompt in one piece: the CPU sampler cannot rewind the generator of a seeded request between two pieces.
-            "enable_chunked_prefill": device != "cpu",
-            "max_num_batched_tokens": max(max_model_len, _BATCHED_TOKENS),
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "additional_config": {BANNED_KEY: list(banned)},
             # The class, not its name: then the engine process imports its module as soon as it unpickles its arguments.
             "logits_processors": [BanMask],
-            "worker_extension_cls": "genevolve_ray.engines.vllm_worker.WeightLoader",
+            "worker_extension_cls": WORKER_EXTENSION,
             **placement(config, device),
+            **batching(config, device, max_model_len, max_num_seqs),
             **sight(model_dir, config.max_images, device),
         }
         if transfer is not None:
@@ -158,7 +167,7 @@ class VllmEngine:
 
             arguments["weight_transfer_config"] = WeightTransferConfig(backend=transfer)
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        engine = cls(llm, max_model_len, str(model_dir), config.max_images)
+        engine = cls(llm, max_model_len, str(model_dir), config.max_images, keep_cache=config.keep_cache)
         await engine._open().update_weight_version("0")
         return engine
 
@@ -271,13 +280,23 @@ class VllmEngine:
         return await self._judge(version, probe, merged_into(folder, self._model_dir))
 
     async def _judge(self, version: int, probe: Probe | None, remark: str = "") -> float:
+        """Verify a load by its checksums, and by the probe; return the mean absolute probe difference."""
+        started = time.perf_counter()
+        reports = await self._open().collective_rpc("compare_load")
+        self.untraced = tuple(reports[0]["untraced"])
+        check_load(reports, probe.tensors if probe is not None else None, version)
+        self.check_seconds = time.perf_counter() - started
         if probe is None:
             return 0.0
         return probe_difference(probe, await self._score(probe.token_ids, probe.media), version, remark)
 
     async def _freeze(self, llm: AsyncLLM) -> None:
-        """Stop all requests between two steps, and drop what vLLM remembers of their prompts and pictures."""
-        await llm.pause_generation(mode="keep", clear_cache=True)
+        """Stop all requests between two steps, and drop what vLLM remembers of their pictures and, mostly, prompts."""
+        await llm.pause_generation(mode="keep", clear_cache=not self._keep_cache)
+        if self._keep_cache:
+            # A load drops the states of pictures at the model; otherwise they would count as known at the scheduler.
+            await llm.reset_mm_cache()
+            await llm.reset_encoder_cache()
         # Pictures that were on their way when the engine process dropped its own would otherwise count as known there.
         await llm.renderer.clear_mm_cache_async()
 
@@ -310,6 +329,7 @@ class VllmEngine:
             await llm.shutdown_weight_transfer_engine()
             await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=argument))
         elif call is TransferCall.START:
+            await llm.collective_rpc("expect_weights")
             await llm.start_weight_update()
         elif call is TransferCall.PART:
             await llm.collective_rpc("take_part", args=(argument,))

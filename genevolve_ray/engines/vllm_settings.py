@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,63 @@ from genevolve_ray.engines.checks import check_pictures, context_length, read_mo
 from genevolve_ray.engines.config import MIB, VllmConfig
 from genevolve_ray.models.architecture import text_part
 
+_CPU_BLOCK = 32
+"""vLLM's own blocks on a CPU have 128 tokens, of which every turn of a conversation computes up to 127 again."""
+_CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 4096, 8192
+
 
 def placement(config: VllmConfig, device: str) -> dict[str, Any]:
     """Return the settings of memory and processes."""
     settings: dict[str, Any] = {}
     if config.kv_cache_mib is not None:
         settings["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
-    if device == "cpu" and config.tensor_parallel_size == 1:
-        settings["distributed_executor_backend"] = "uni"
     if device != "cpu":
         settings["gpu_memory_utilization"] = config.gpu_memory_utilization
-    return settings
+    return settings | executor(config.tensor_parallel_size, device)
+
+
+def executor(ways: int, device: str) -> dict[str, str]:
+    """Return the setting of vLLM's executor for a model that is sharded over `ways` GPUs.
+
+    In a placement group vLLM would choose its Ray executor, which takes bundles of one GPU each. Ours holds all GPUs of
+    an engine in one bundle, so that they are on one node: there vLLM's own processes serve them.
+    """
+    if ways > 1:
+        return {"distributed_executor_backend": "mp"}
+    return {"distributed_executor_backend": "uni"} if device == "cpu" else {}
+
+
+def batching(config: VllmConfig, device: str, max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
+    """Return the settings of passes and of the cache's blocks.
+
+    Raises ValueError for fewer tokens than a prompt may have, where prompts are read in one piece.
+    """
+    tokens = config.max_batched_tokens
+    if device == "cpu":
+        if tokens is not None and tokens < max_model_len:
+            raise ValueError(
+                f"engine.vllm.max_batched_tokens={tokens}, but on a CPU a prompt is read in one piece and may have "
+                f"max_model_len={max_model_len} tokens"
+            )
+        # The CPU sampler cannot rewind the generator of a seeded request between two pieces of its prompt.
+        settings = {"enable_chunked_prefill": False, "block_size": config.block_size or _CPU_BLOCK}
+        return settings | {"max_num_batched_tokens": tokens or max(max_model_len, _CPU_BATCHED_TOKENS)}
+    blocks = {} if config.block_size is None else {"block_size": config.block_size}
+    # A larger pass over a prompt would delay the next token of all other sequences; each needs one in every pass.
+    return {
+        "enable_chunked_prefill": True,
+        "max_num_batched_tokens": max(tokens or _GPU_BATCHED_TOKENS, max_num_seqs),
+    } | blocks
+
+
+def waiting_threads(device: str) -> dict[str, str]:
+    """Return the environment variables by which idle threads of OpenMP leave a CPU to others; {} for a GPU.
+
+    Engine, learner and services share the cores. Threads that wait in a loop multiply the time of all of them. Values
+    that are set already stay.
+    """
+    passive = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+    return {name: os.environ.get(name, value) for name, value in passive.items()} if device == "cpu" else {}
 
 
 def sight(model_dir: str | Path, max_images: int, device: str) -> dict[str, Any]:

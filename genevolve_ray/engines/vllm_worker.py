@@ -6,6 +6,8 @@ vLLM imports this module by the names that `engines/vllm.py` passes; no other mo
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +16,12 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from genevolve_ray.engines.ban import ban_mask
+from genevolve_ray.engines.load_check import LoadWatch, factor_checksums
 from genevolve_ray.engines.parent_watch import die_with_parent
 from genevolve_ray.engines.stored_names import as_stored
 from genevolve_ray.engines.transports.ipc import rebuilt_handles
-from genevolve_ray.models.adapters import is_adapter, published_tensors
+from genevolve_ray.engines.vllm_tensors import HeldTensors
+from genevolve_ray.models.adapters import is_adapter, published_tensors, tensor_names
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -62,28 +66,66 @@ class WeightLoader:
     vllm_config: Any
     weight_transfer_engine: Any
     update_weights: Any
+    _held: HeldTensors
+    _watch: LoadWatch
 
     def load_folder(self, folder: str, base: str) -> float:
         """Load a published folder into the running model, an adapter merged into `base`; return the seconds it took."""
         start = time.perf_counter()
         # Merged on the model's device: on one thread of the host a large base would take most of a minute.
         tensors = published_tensors(folder, base, self.model_runner.device)
-        if not is_adapter(folder):  # Otherwise they are the tensors of the base's files.
-            tensors = as_stored(tensors, base)
+        watch = self.watch_load()
+        if is_adapter(folder):  # The merged tensors are those of the base's files.
+            watch.arrived.update(factor_checksums(folder))
+        else:
+            tensors = as_stored(watch.published(tensors), base)
+        tensors = watch.stored(tensors)
         self.unpack_experts()
         # `as_stored` builds the transformers model, whose class vLLM has wrapped where it samples through transformers.
         with set_current_vllm_config(self.vllm_config):
             self.model_runner.reload_weights(weights_iterator=tensors)
         self.pack_head()
         self.keep_experts()
+        watch.require(tensor_names(base))
         return time.perf_counter() - start
+
+    def watch_load(self) -> LoadWatch:
+        """Watch the tensors of a load that begins now."""
+        self._held = HeldTensors(self.model_runner.get_model())
+        self._watch = LoadWatch(self._held.place, self.vllm_config.model_config.dtype)
+        return self._watch
+
+    def expect_weights(self) -> None:
+        """Watch a load over a transport, before it starts."""
+        self.watch_load()
+
+    def compare_load(self) -> dict[str, Any]:
+        """Return the checksums of the last load, as `load_check` evaluates them: what arrived, and what is held now."""
+        watch = self._watch
+        return {
+            "arrived": watch.arrived,
+            "missing": watch.missing,
+            "rows": self._held.rows(watch.loaded),
+            "untraced": watch.untraced,
+        }
 
     def take_part(self, info: dict[str, Any]) -> None:
         """Receive some or all of the learner's weights, within an update that has been started."""
         self.unpack_experts()
         if handles := info.get("ipc_handles"):
             info = info | {"ipc_handles": rebuilt_handles(handles)}
-        self.update_weights(info)
+        with self._watched(self.weight_transfer_engine.model):
+            self.update_weights(info)
+
+    @contextmanager
+    def _watched(self, model: Any) -> Iterator[None]:
+        """Let the tensors that a transport loads into the model pass the watch."""
+        load, watch = model.load_weights, self._watch
+        model.load_weights = lambda weights: load(watch.stored(watch.published(weights)))
+        try:
+            yield
+        finally:
+            del model.load_weights
 
     def settle_weights(self) -> None:
         """Clear results of the old weights, after an update that vLLM's transfer has finished.

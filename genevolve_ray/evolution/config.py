@@ -272,6 +272,8 @@ class EvolutionConfig(Config):
         if "token_budget" not in self.learner.model_fields_set:
             budget = max(self.learner.token_budget, self.longest_episode)
             object.__setattr__(self, "learner", self.learner.model_copy(update={"token_budget": budget}))
+        if self.learner.publish_dtype is None and self.engine.dtype == "bfloat16":
+            object.__setattr__(self, "learner", self.learner.model_copy(update={"publish_dtype": "bfloat16"}))
         if "max_images" not in self.engine.vllm.model_fields_set and (images := self.protocol.most_images):
             sampler = self.engine.vllm.model_copy(update={"max_images": images})
             object.__setattr__(self, "engine", self.engine.model_copy(update={"vllm": sampler}))

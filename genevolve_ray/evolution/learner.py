@@ -123,8 +123,21 @@ class LocalLearner:
     async def probe(self) -> Probe:
         """Return the probe that engines with these weights must reproduce."""
         probe = self._probe
-        logprobs = tuple(self._learner.raw_logprobs(probe.tokens, probe.images))
-        return Probe(token_ids=probe.tokens, logprobs=logprobs, tolerance=self._tolerance, media=probe.media)
+        return Probe(
+            token_ids=probe.tokens,
+            logprobs=tuple(self._learner.raw_logprobs(probe.tokens, probe.images)),
+            tolerance=self._tolerance,
+            media=probe.media,
+            tensors=self._checksums(),
+        )
+
+    def _checksums(self) -> dict[str, int] | None:
+        """Return the checksums of the tensors that are published; the learner of a rehearsal has none."""
+        from genevolve_ray.learning.step import Learner
+
+        if not isinstance(self._learner, Learner):
+            return None
+        return self._learner.outgoing().checksums(factors=self._learner.config.publishes_adapter)
 
     async def write(self, version: int) -> str:
         """Write the weights to a fresh folder for a version, and return it."""

@@ -53,7 +53,9 @@ class Evolution:
 
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
-        version = await restore(self.store, self.learner, self.experience, self.monitor)
+        version = await restore(
+            self.store, self.learner, self.experience, self.monitor, exact=self.config.learner.exact
+        )
         for message in self.store.damage.values():
             self.monitor.note(f"{message}; nothing that the run needs is lost")
         await self.publish(version)
@@ -74,7 +76,7 @@ class Evolution:
                 experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")
                 while not await self.advance(step, batch, experience, clock):
-                    await revive(self.store, self.learner, self.monitor)
+                    await revive(self.store, self.learner, self.monitor, exact=self.config.learner.exact)
         finally:
             await stream.close()
 

@@ -224,8 +224,15 @@ class LearnerConfig(Config):
     """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Compute dtype of the passes; master weights and optimizer are float32."""
+    publish_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the whole weights that engines receive. None: bfloat16 where learner or engine compute in bfloat16, else
+    the type that the learner holds. Engines round to their own type in any case."""
     device: str = "cpu"
     """Torch device of the learner, such as `cpu` or `cuda`."""
+    deterministic: bool = False
+    """On a GPU: only kernels that give equal bits each time, at a cost in speed. A run that stopped then applies the
+    batches after its last checkpoint again. Without it the run discards these steps and continues from the checkpoint.
+    A CPU always computes a step again bit for bit."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0 leaves torch's setting alone."""
     gradient_checkpointing: bool = False
@@ -245,6 +252,16 @@ class LearnerConfig(Config):
     """The penalty for moving away from the start."""
     ved: VedConfig = VedConfig()
     """The distillation loss."""
+
+    @property
+    def exact(self) -> bool:
+        """True when a step on a stored batch can be computed again bit for bit."""
+        return self.deterministic or self.device == "cpu"
+
+    @property
+    def published_dtype(self) -> str | None:
+        """Type of whole weights on their way to the engines; None: the type that the learner holds."""
+        return self.publish_dtype or ("bfloat16" if self.dtype == "bfloat16" else None)
 
     @property
     def publishes_adapter(self) -> bool:

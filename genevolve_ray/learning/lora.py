@@ -198,12 +198,14 @@ def write_adapter(state: Mapping[str, Tensor], description: Any, folder: str | P
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        PREFIX + name.replace(f".{TRAINED}.", "."): tensor.detach().cpu().contiguous()
-        for name, tensor in adapter_state(state).items()
-    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in published_factors(state).items()}
     save_file(tensors, target / ADAPTER_FILE, metadata={"format": "pt", BASE_DTYPE: base_dtype})
     description.save_pretrained(target)
+
+
+def published_factors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the trained adapter's tensors of a model's state, under the names that they have in an adapter's folder."""
+    return {PREFIX + name.replace(f".{TRAINED}.", "."): tensor for name, tensor in adapter_state(state).items()}
 
 
 def publish_adapter(state: Mapping[str, Tensor], description: Any, folder: str | Path, base_dtype: str) -> str:

@@ -296,3 +296,13 @@ def new_qwen3(
 def use_threads(count: int) -> None:
     """Let torch use `count` threads in this process."""
     torch.set_num_threads(count)
+
+
+def use_deterministic_kernels() -> None:
+    """Let torch use in this process only kernels that give equal bits each time; call it before the first on a GPU.
+
+    With `warn_only`, which is not set here, the backward pass of flash attention would stay as it is.
+    """
+    # cuBLAS reads it once, when the first product is computed.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)

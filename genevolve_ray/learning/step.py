@@ -33,13 +33,13 @@ from genevolve_ray.learning.distributed import (
     under_root,
 )
 from genevolve_ray.learning.grpo import grpo_loss
+from genevolve_ray.learning.hashing import learner_hash
 from genevolve_ray.learning.kl import reference_kl
 from genevolve_ray.learning.logprobs import ban_mask, token_logprobs
 from genevolve_ray.learning.lora import (
     adapter_scalings,
     adapter_state,
     check_publishable,
-    merged_state,
     publish_adapter,
     read_adapter,
     reference_adapter,
@@ -47,12 +47,13 @@ from genevolve_ray.learning.lora import (
 )
 from genevolve_ray.learning.outgoing import OutgoingWeights
 from genevolve_ray.learning.policy import (
+    DTYPES,
     head_weight,
     hidden_states,
     load_policy,
     save_beside,
-    state_hash,
     state_to_folder,
+    use_deterministic_kernels,
 )
 from genevolve_ray.learning.streams import (
     MAXIMA,
@@ -109,9 +110,8 @@ class Learner:
             torch.set_num_threads(config.threads)
         self.config = config
         self._device = torch.device(config.device)
-        if self._device.type == "cuda":
-            # A resumed run applies stored batches again and must produce equal hashes.
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        if config.deterministic:
+            use_deterministic_kernels()
         self._ranks = ranks or (lone_rank(config.device) if config.offload else Ranks())
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
         if config.publishes_adapter:
@@ -326,17 +326,11 @@ class Learner:
         torch.set_rng_state(state["rng"])
 
     def state_hash(self) -> str:
-        """Return, on rank 0, a hash of the trained parameters and the optimizer's state.
+        """Return a hash of the trained parameters and the optimizer's state, the same for any number of ranks.
 
-        The hash is the same for any number of ranks. Equal hashes guarantee bit-equal next steps on equal batches (in
-        one process; with LoRA on the same base).
+        Equal hashes mean bit-equal next steps on equal batches (in one process; with LoRA on the same base).
         """
-        state = self.state_dict()
-        tensors = {f"model.{name}": tensor for name, tensor in state["model"].items()}
-        for index, slots in state["optimizer"]["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-        # The others do not wait for it: hashing a large state takes longer than the timeout of a collective.
-        return state_hash(tensors) if self._ranks.first else ""
+        return learner_hash(self.model, self._optimizer, self._ranks, None if self._adapter is None else adapter_state)
 
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the other files of the model folder.
@@ -378,13 +372,14 @@ class Learner:
 
     def write_merged(self, folder: str | Path) -> None:
         """Write whole weights (model.safetensors, an adapter merged in)."""
-        state = full_state(self.model, self._ranks)
+        tensors = {name: tensor.cpu() for name, tensor in self.outgoing() if self._ranks.first}
         if self._ranks.first:
-            state_to_folder(state if self._adapter is None else merged_state(state, self._scalings), folder)
+            state_to_folder(tensors, folder)
 
     def outgoing(self) -> OutgoingWeights:
         """Return the content of `write_merged` as tensors on the policy's device, for engines that share no folder."""
-        return OutgoingWeights(self.model, self._scalings)
+        published = self.config.published_dtype
+        return OutgoingWeights(self.model, self._scalings, None if published is None else DTYPES[published])
 
     def write_adapter(self, folder: str | Path) -> str:
         """Write the adapter alone in peft's layout; rank 0 returns the checksum of factors, scalings and base dtype.

@@ -143,6 +143,15 @@ def weight_tensors(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensors.get_tensor(name)
 
 
+def tensor_names(folder: str | Path) -> list[str]:
+    """Return the names of the whole weights of a folder, from the headers of its files. Raises like `weight_files`."""
+    names: list[str] = []
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            names += tensors.keys()
+    return names
+
+
 def read_adapter(folder: str | Path) -> Adapter:
     """Read an adapter.
 

@@ -45,6 +45,32 @@ def test_tensor_parallel_workers_need_their_gpus() -> None:
     assert "engine.vllm.tensor_parallel_size=4" in made.obstacle
 
 
+def test_an_engine_over_several_gpus_fits_a_node_that_holds_all_of_them() -> None:
+    settings = ("engine.device=cuda", "engine.vllm.tensor_parallel_size=4", "cluster.rollout_gpus=4")
+    made = plan(*settings, nodes=("64cpu+8gpu",))
+    assert made.fits
+    assert made.flow["engines"] == "each over 4 GPUs of one node, in processes of vLLM (executor mp)"
+    assert "no node can hold the rollout worker 0" in plan(*settings, nodes=("2x32cpu+2gpu",)).obstacle
+
+
+def test_gpus_beyond_those_of_an_engine_are_named() -> None:
+    made = plan(
+        "engine.device=cuda", "engine.vllm.tensor_parallel_size=2", "cluster.rollout_gpus=4", nodes=("64cpu+8gpu",)
+    )
+    assert "the other 2 that each reserves stay unused" in made.flow["engines"]
+    assert "engines" not in plan().flow
+
+
+def test_a_judge_over_several_gpus_needs_them_for_each_replica() -> None:
+    model = "{model: /m, device: cuda, tensor_parallel_size: 2}"
+    judge = f"judge={{type: local, config: {{backend: vllm, model: {model}}}}}"
+    assert (
+        "judge.config.model.tensor_parallel_size=2"
+        in plan(judge, "cluster.judge.gpus=1", nodes=("9cpu+8gpu",)).obstacle
+    )
+    assert plan(judge, "cluster.judge.gpus=2", nodes=("9cpu+8gpu",)).fits
+
+
 def test_the_way_of_the_weights_is_told_and_refused_where_it_cannot_be() -> None:
     assert plan().flow["weights"] == "as files, once to every node"
     made = plan("cluster.weights=gloo")

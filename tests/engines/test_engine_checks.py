@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.engines.checks import check_model, room_for, vocabulary_size
+from genevolve_ray.engines.checks import check_model, check_shards, room_for, vocabulary_size
 from genevolve_ray.engines.protocol import PromptTooLong
 
 
@@ -28,6 +28,13 @@ def test_small_heads_are_refused_on_cpu(tmp_path: Path, config: dict[str, int]) 
 
 def test_heads_of_32_pass(tmp_path: Path) -> None:
     check_model(write_model(tmp_path, head_dim=32))
+
+
+def test_heads_that_do_not_divide_among_the_gpus_are_named(tmp_path: Path) -> None:
+    write_model(tmp_path, num_attention_heads=6)
+    check_shards(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"tensor_parallel_size=4 does not divide the 6 attention heads"):
+        check_shards(tmp_path, 4)
 
 
 def test_models_that_see_need_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

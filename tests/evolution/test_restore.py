@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_config
 
 from genevolve_ray.evolution.loop import Evolution
+from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.restore import ResumeError, revive
 from genevolve_ray.evolution.store.files import StoreError
 
@@ -91,3 +93,87 @@ async def test_another_state_is_one_line_that_says_what_to_do(scene: Scene) -> N
         await resumed(scene, FakeLearner(noise="other")).start()
     line, code = as_ending(caught.value) or ("", 0)
     assert code == 1 and "Resume it where it was started" in line
+
+
+async def test_a_hash_of_an_earlier_kind_is_not_compared(scene: Scene) -> None:
+    class Later(FakeLearner):
+        async def state_hash(self) -> str:
+            return f"later:{self.state}"
+
+    await four_steps(scene)
+    evolution = resumed(scene, Later())
+    assert await evolution.start() == 4
+    assert isinstance(evolution.monitor, Recorder)
+    assert "committed by an earlier version" in evolution.monitor.notes[0]
+
+
+INEXACT = {"steps": 4, "checkpoint_every": 2, "learner": {"device": "cuda"}}
+"""A run whose learner does not compute a step again bit for bit."""
+
+
+async def interrupted(scene: Scene, committed: int) -> None:
+    """Run such a run and lose the process when so many steps are committed."""
+    evolution = scene.begin(make_config(**INEXACT), learner=FakeLearner(noise="first"))
+    version = await evolution.start()
+    commit = evolution.store.commit_step
+
+    def commit_and_die(step: int, *arguments: Any, **options: Any) -> object:
+        manifest = commit(step, *arguments, **options)
+        if step == committed:
+            raise KeyboardInterrupt
+        return manifest
+
+    evolution.store.commit_step = commit_and_die  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        await evolution.run(version)
+
+
+async def test_a_learner_that_does_not_repeat_bits_continues_from_its_checkpoint(scene: Scene) -> None:
+    await interrupted(scene, 3)
+    learner, rollouts = FakeLearner(noise="second"), FakeRollouts()
+    evolution = scene.begin(make_config(**INEXACT), rollouts, learner)
+    assert await evolution.start() == 2
+    assert learner.steps == []
+    assert isinstance(evolution.monitor, Recorder)
+    assert evolution.monitor.notes[0].startswith("discarded step 3: the learner's device does not compute a step again")
+    assert evolution.monitor.notes[0].endswith("The run continues from its checkpoint of step 2")
+    await evolution.run(2)
+    assert evolution.store.committed_steps() == [1, 2, 3, 4]
+    # The policy of step 2 sampled the batch of step 3, which is therefore learned from again and not drawn anew.
+    assert {task.key.step for task in rollouts.tasks} == {4}
+
+
+async def test_without_a_checkpoint_it_continues_from_the_start(scene: Scene) -> None:
+    await interrupted(scene, 1)
+    evolution = scene.begin(make_config(**INEXACT), learner=FakeLearner(noise="second"))
+    assert await evolution.start() == 0
+    assert isinstance(evolution.monitor, Recorder)
+    assert "discarded step 1" in evolution.monitor.notes[0]
+    assert evolution.monitor.notes[0].endswith("The run continues from the policy that it started from")
+
+
+async def test_with_nothing_to_compute_again_nothing_is_discarded(scene: Scene) -> None:
+    await interrupted(scene, 2)
+    evolution = scene.begin(make_config(**INEXACT), learner=FakeLearner(noise="second"))
+    assert await evolution.start() == 2
+    assert isinstance(evolution.monitor, Recorder)
+    assert evolution.monitor.notes == []
+
+
+async def test_a_deterministic_learner_on_a_gpu_computes_steps_again(scene: Scene) -> None:
+    exact = INEXACT | {"learner": {"device": "cuda", "deterministic": True}}
+    evolution = scene.begin(make_config(**exact | {"steps": 3, "checkpoint_every": 100}))
+    await evolve(evolution)
+    (scene.folder / "run/checkpoints/000003.json").unlink()
+    with pytest.raises(ResumeError, match="was committed with state"):
+        await scene.begin(
+            make_config(**exact | {"steps": 3, "checkpoint_every": 100}), learner=FakeLearner(noise="other")
+        ).start()
+
+
+async def test_a_new_learner_of_a_running_run_needs_the_checkpoint_of_its_last_step(scene: Scene) -> None:
+    await interrupted(scene, 3)
+    evolution = scene.begin(make_config(**INEXACT))
+    with pytest.raises(LearnerLost, match="does not compute step 3 again bit for bit: the same command resumes"):
+        await revive(evolution.store, FakeLearner(), evolution.monitor, exact=False)
+    assert evolution.store.last_step == 3

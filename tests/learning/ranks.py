@@ -49,6 +49,7 @@ class Case:
 
 def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = None) -> dict[str, Any]:
     """Go through a learner's whole life and return what is seen of it; rank 0 writes files to `out`."""
+    from genevolve_ray.learning.digests import tensor_checksum
     from genevolve_ray.learning.policy import state_hash
     from genevolve_ray.learning.step import Learner
 
@@ -69,6 +70,8 @@ def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = Non
     learner.write_weights(out / "weights")
     learner.write_merged(out / "merged")
     seen["sent"] = state_hash(dict(learner.outgoing()))
+    stated = {name: tensor_checksum(tensor) for name, tensor in learner.outgoing()}
+    assert learner.outgoing().checksums() == stated, "sums over shards are those of whole tensors"
     learner.train_step(sequences(4, 77), 9)
     learner.load(out / "checkpoint")
     seen["hash_again"] = learner.state_hash()

@@ -64,8 +64,6 @@ def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: Lea
     first, second = train_on_ranks(case, 2, tmp_path / "two")
     compare_gradients(second, expected | {"gradients": dict(expected["gradients"])})
     compare_gradients(first, expected)
-    for name in ("start", "hash", "hash_again"):
-        assert second.pop(name) == "", "rank 0 alone has the hash"
     assert {name: first[name] for name in second} == second, "every rank sees the same"
     assert first["start"] == expected["start"]
     compare(first, expected)

@@ -186,6 +186,15 @@ def test_checkpoint_restores_hash_and_next_step(model_dir: Path, tmp_path: Path)
     assert first.state_hash() == second.state_hash() != saved
 
 
+def test_a_deterministic_learner_steps_without_any_other_kernel(model_dir: Path) -> None:
+    try:
+        stepped(model_dir, LearnerConfig(lr=1e-3, deterministic=True), sequences(2))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_checkpoint_is_a_model_folder_and_weights_match_it(model_dir: Path, tmp_path: Path) -> None:
     learner, _ = stepped(model_dir, LearnerConfig(lr=1e-3), sequences())
     learner.save(tmp_path / "checkpoint")

@@ -52,6 +52,7 @@ CHANGEABLE = (
     "gateway",
     "layers",
     "learner.lora.publish",
+    "learner.publish_dtype",
     "learner.token_budget",
     "loop.outage_limit",
     "loop.parity_limit",
@@ -298,6 +299,26 @@ class RunStore(RunGroups):
         self._append_metrics(manifest)
         self._prune()
         return manifest
+
+    def discard_steps(self, after: int) -> list[int]:
+        """Discard all steps after a step, so that the run continues from there, and return those that were committed.
+
+        Judged groups of the next step stay: the policy of step `after` sampled them (others are left out when they are
+        read). Every interruption leaves a run that can be resumed. Raises StoreError when a file cannot be deleted.
+        """
+        self._writable()
+        committed = [step for step in sorted({*self._manifests, *self._unread}) if step > after]
+        numbers = [int(name) for name in self._folder.entries("steps") if re.fullmatch(r"\d{6,}", name)]
+        for step in sorted((n for n in numbers if n > after), reverse=True):
+            self._folder.delete(_manifest_path(step) if step == after + 1 else f"steps/{step_name(step)}")
+            for kept in (self._manifests, self._unread, self._kept_rows):
+                kept.pop(step, None)
+            self.damage.pop(_manifest_path(step), None)
+        self._used = {group.path for manifest in self.manifests() for group in manifest.groups}
+        self._forget_uncommitted()
+        remove_orphans(self._folder, self._counts)
+        self._folder.put("metrics.jsonl", self._metrics_lines(), "metrics")
+        return committed
 
     def _append_metrics(self, manifest: StepManifest) -> None:
         if self._folder.is_local:
