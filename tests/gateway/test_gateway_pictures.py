@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from genevolve_ray.gateway.wire import BLIND_PROTOCOL, PROTOCOL, ToolAnswer
 from genevolve_ray.gateway.worker import Worker, WorkerConfig
 from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.gateway.worker_pictures import WorkerPictures
+from genevolve_ray.models import image_tokens
 from genevolve_ray.records.images import ImageRef, MemoryImages
 from genevolve_ray.records.ledger import MediaSpan
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
@@ -83,9 +85,14 @@ async def test_a_worker_fetches_the_pictures_that_its_policy_sees_once(tmp_path:
         assert kept == sorted(span.sha256 for span in found[0].ledger.media)
 
 
-async def test_the_ledger_of_a_worker_states_the_pictures(scene: Scene) -> None:
+async def test_the_ledger_of_a_worker_states_the_pictures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(scene.ledger["media"]) == 2
+    loaded, load = list[str](), image_tokens.load_image_processor
+    monkeypatch.setattr(
+        image_tokens, "load_image_processor", lambda model: (loaded.append(current_thread().name), load(model))[1]
+    )
     assert await scene.push() == (200, "")
+    assert len(loaded) == 1 and loaded[0] != "gateway", "not on the event loop of the gateway"
     check_seen(await scene.answer, scene.house.images)
 
 
