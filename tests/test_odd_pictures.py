@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from noisy_pictures import encoded, noise_file
 from PIL import Image
 from published_helpers import ANSWER, CALL, OBSERVATION, sft_row
-from seeing_rows import as_folder, encoded
+from seeing_rows import as_folder
 from zoo import build
 
 from genevolve_ray.agent.chat import load_tokenizer
@@ -65,11 +66,6 @@ def turned() -> bytes:
     return encoded(plain(), "JPEG", exif=exif, quality=95)
 
 
-def noisy(kind: str) -> bytes:
-    pixels = np.random.default_rng(1).integers(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
-    return encoded(Image.fromarray(pixels), kind)
-
-
 SHOWN: dict[str, tuple[bytes, tuple[int, int], tuple[int, int, int]]] = {
     "CMYK": (encoded(plain((255, 0, 0, 0), "CMYK"), "JPEG", quality=95), SIZE, CYAN),
     "animated WebP": (moving("WEBP"), SIZE, RED),
@@ -83,8 +79,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "100 megapixels": (claiming(10_000, 10_000), "10000 x 10000 pixels, allowed "),
     "zero bytes": (b"", "an empty file|not a PNG / JPEG / WEBP picture"),
     "GIF": (moving("GIF"), "not a PNG / JPEG / WEBP picture"),
-    "truncated": (noisy("JPEG")[:400], "not a PNG / JPEG / WEBP picture"),
-    "truncated PNG": (noisy("PNG")[:400], "not a PNG / JPEG / WEBP picture"),
+    "truncated": (noise_file(1, SIZE, "JPEG")[:400], "not a PNG / JPEG / WEBP picture"),
+    "truncated PNG": (noise_file(1, SIZE)[:400], "not a PNG / JPEG / WEBP picture"),
     "no picture": (b"<html>Not found</html>", "not a PNG / JPEG / WEBP picture"),
 }
 

@@ -20,8 +20,10 @@ from genevolve_ray.doctor.model_folder import check_architecture
 from genevolve_ray.doctor.preflight import model_folder, require_gpus
 from genevolve_ray.engines.checks import read_model_config
 from genevolve_ray.errors import UserFault
-from genevolve_ray.records.published.rejections import RejectionReport
-from genevolve_ray.remote.hub_rows import local_rows
+from genevolve_ray.records.published.rejections import RejectionReport, RowFault
+from genevolve_ray.records.published.rows import require_file
+from genevolve_ray.records.published.trajectories import SftReadConfig, read_sft
+from genevolve_ray.remote.hub_rows import is_hub_data, local_rows
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -82,7 +84,7 @@ def sft_rows_run(
         require_gpus({"device": config.device})
     with _Screen() as screen:
         screen.say(f"reading {rows}")
-        made = train_on_rows(local_rows(rows), model, out, with_local_rows(config), screen)
+        made = train_on_rows(row_files(rows, config), model, out, with_local_rows(config), screen)
     screen.say(f"{made['steps']} steps in {made['seconds']:.0f} s, written to {out} ({PROVENANCE_FILE}, {REPORT_FILE})")
 
 
@@ -96,9 +98,44 @@ def rows_config(settings: Sequence[str]) -> SftRowsConfig:
 
 def with_local_rows(config: SftRowsConfig) -> SftRowsConfig:
     """Return the settings with every file of rows on this machine; those of a hub are downloaded. Raises UserFault."""
-    keys = ("heldout_paths", "exclude_paths")
-    found = {key: tuple(file for path in getattr(config, key) for file in local_rows(path)) for key in keys}
-    return config.model_copy(update=found)
+    return config.model_copy(
+        update={
+            "heldout_paths": tuple(file for path in config.heldout_paths for file in row_files(path, config)),
+            "exclude_paths": tuple(file for path in config.exclude_paths for file in local_rows(path)),
+        }
+    )
+
+
+def row_files(source: Path | str, config: SftRowsConfig) -> list[Path]:
+    """Return the files of a source of rows; those of a hub are downloaded.
+
+    Raises:
+        UserFault: as `hub_files`, and where the policy should see pictures that a data set of a hub keeps as files of
+            their own, and none of them is in the cache. Such files are not downloaded: they may be many.
+    """
+    files = local_rows(source)
+    if config.images == "vision" and config.reading.root is None and is_hub_data(str(source)):
+        _check_pictures(str(source), files, config.reading)
+    return files
+
+
+def _check_pictures(source: str, files: Sequence[Path], reading: SftReadConfig) -> None:
+    missing = ""
+    for row in read_sft(files, RejectionReport(), reading.model_copy(update={"check_images": False})):
+        outside = [place for place in row.pictures if place.file is None]
+        try:
+            for place in outside:
+                require_file(place.root, place.name)
+        except RowFault as fault:
+            missing = missing or f"line {row.number} of {row.source.name} shows {fault.detail}"
+            continue
+        if outside:
+            return  # The whole data set is there; a single missing picture costs its row.
+    if missing:
+        raise UserFault(
+            f"{source}: {missing}, and only rows are downloaded: run `hf download ORG/NAME --repo-type dataset` for the "
+            "pictures of the data set, then this command again"
+        )
 
 
 class _Screen:

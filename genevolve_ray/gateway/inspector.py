@@ -41,6 +41,11 @@ class PolicyFacts:
         """The profile, None where its name says all."""
         return None if built_in(self.profile) else self.profile
 
+    async def load_processor(self) -> None:
+        """Load the image processor of a policy that sees: with torch behind it, seconds that no event loop should lose."""
+        if self.profile.observations.images and self.chat.image_tokens is not None:
+            await asyncio.to_thread(getattr, self.chat.image_tokens, "processor")
+
 
 class Inspector:
     """Turn pushed episodes into the gateway's own trajectories, or refuse them."""
@@ -84,6 +89,7 @@ class Inspector:
             GatewayRefusal: for an episode that fails a check; the evidence holds the scores where there are any.
         """
         facts, task = self._facts, lease.sample.task
+        await facts.load_processor()
         trajectory = await rebuild(
             task,
             push.ledger,

@@ -318,7 +318,7 @@ class Worker:
             await asyncio.gather(asking, draining, return_exceptions=True)
 
     async def _play(self, grant: LeaseGrant) -> None:
-        """Play a lease and push the episode; when canceled or failed, give the lease back."""
+        """Play a lease and push the episode; a lease whose episode is not played to its end is given back."""
         self.progress.playing += 1
         beat = asyncio.create_task(self._renew(grant))
         playing = asyncio.create_task(self._episode(grant))
@@ -335,8 +335,10 @@ class Worker:
             await self._client.push(grant.id, push)
             self.progress.accepted += 1
             self.progress.tokens += sum(push.ledger.policy_mask)
-        except (asyncio.CancelledError, GatewayDown):
-            await self._return(grant)
+        except BaseException as error:
+            # A refused renewal or push has ended the lease; a refusal within the episode has not.
+            if not isinstance(error, GatewayRefusal) or _failed(playing):
+                await self._return(grant)
             raise
         finally:
             self.progress.playing -= 1
@@ -356,9 +358,9 @@ class Worker:
             await self._client.renew(grant.id)
 
     async def _return(self, grant: LeaseGrant) -> None:
-        self.progress.given_back += 1
         with suppress(GatewayRefusal, GatewayDown):
             await self._client.give_back(grant.id)
+            self.progress.given_back += 1
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
@@ -375,6 +377,10 @@ def _end_for(refusal: GatewayRefusal, said: str, *, every: bool = False) -> None
         raise RunFinished from refusal
     if every or refusal.reason in _FATAL:
         raise WorkerError(f"{said}: {refusal.why}") from refusal
+
+
+def _failed(task: asyncio.Task[T]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _raise_first(slots: list[asyncio.Task[None]], updates: asyncio.Task[None]) -> None:

@@ -112,6 +112,8 @@ def load_documents(path: Path) -> list[TextHit]:
 def load_image_library(path: Path, store: ImageStore) -> list[ImageHit]:
     """Read an image library: one JSON object {title, file[, url, page_url]} a line, files relative to the list.
 
+    Each picture that any role accepts by its size is decoded once, so that a truncated one ends the start and no episode.
+
     Raises:
         CorpusError: when the list or a picture cannot be read, naming the line.
     """
@@ -124,6 +126,8 @@ def load_image_library(path: Path, store: ImageStore) -> list[ImageHit]:
             data = (path.parent / entry.file).read_bytes()
             with Image.open(io.BytesIO(data)) as picture:
                 (width, height), media_type = picture.size, Image.MIME.get(picture.format or "", "image/png")
+                if width * height <= _ANY.max_pixels:
+                    picture.load()
                 if picture.mode.startswith(("I", "F")):  # Models read 8 bits a channel, and show more of them as white.
                     data, media_type = clean_picture(data, _ANY).data, "image/png"
         except ValidationError as error:

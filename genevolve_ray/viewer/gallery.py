@@ -199,6 +199,8 @@ def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
     tokens = turn_tokens(trajectory.ledger)
     counts = tokens if len(tokens) == len(trajectory.turns) else [None] * len(trajectory.turns)
     chosen = [r.img_id for r in trajectory.program.reference_images] if trajectory.program else []
+    looks = [seen_pictures(turn.observation, trajectory.images) for turn in trajectory.turns]
+    seen = {look.img_id for turn in looks for look in turn if look.shown is not None}
     return {
         "trajectory": trajectory,
         "score": trajectory.score if scored(trajectory) else None,
@@ -216,12 +218,13 @@ def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
                         "title": trajectory.images[look.img_id].title,
                         "chosen": look.img_id in chosen,
                         "reason": look.reason,
+                        "size": f"{look.shown.width} × {look.shown.height}" if look.shown else "",
                         "picture": pictures.get(look.shown, THUMB_SIDE),
                     }
-                    for look in seen_pictures(turn.observation, trajectory.images)
+                    for look in found
                 ],
             }
-            for turn, count in zip(trajectory.turns, counts, strict=True)
+            for turn, count, found in zip(trajectory.turns, counts, looks, strict=True)
         ],
         "hits": [
             {
@@ -229,8 +232,11 @@ def attempt(trajectory: Trajectory, pictures: Pictures) -> dict[str, Any]:
                 "title": hit.title,
                 "chosen": img_id in chosen,
                 "reason": "",
+                "size": "",
                 "picture": pictures.get(hit.image, THUMB_SIDE),
             }
             for img_id, hit in sorted(trajectory.images.items())
+            if img_id not in seen
         ],
+        "sees": any(looks),
     }

@@ -10,7 +10,7 @@ from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.trajectory import Trajectory, TurnKind
 from genevolve_ray.viewer.data import scored
 from genevolve_ray.viewer.experience import Bundle, Decode, Moved, RunExperience
-from genevolve_ray.viewer.gallery import Pictures, attempt, clip
+from genevolve_ray.viewer.gallery import THUMB_SIDE, Pictures, attempt, clip
 
 USES = 8
 """Retrievals listed of one bundle, those of other requests first; the rest are counted."""
@@ -52,14 +52,21 @@ def _side(one: Trajectory | None, other: Trajectory | None, pictures: Pictures) 
         return None
     elsewhere = set(decisions(other)) if other is not None else None
     chosen = one.program.reference_images if one.program else ()
-    titles = [one.images[r.img_id].title if r.img_id in one.images else r.img_id for r in chosen]
+    hits = {r.img_id: one.images.get(r.img_id) for r in chosen}
     return {
         "picture": pictures.get(one.rendered),
         "score": one.score if scored(one) else None,
         "reward": one.reward,
         "prompt": clip(one.program.gen_prompt) if one.program else "",
         "reason": one.reason,
-        "titles": titles,
+        "references": [
+            {
+                "id": img_id,
+                "title": hit.title if hit else "",
+                "picture": pictures.get(hit.image, THUMB_SIDE) if hit else None,
+            }
+            for img_id, hit in hits.items()
+        ],
         "decisions": [(*d, elsewhere is not None and d not in elsewhere) for d in decisions(one)],
     }
 

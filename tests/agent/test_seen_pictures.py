@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from agent_fakes import ScriptedEngine
-from PIL import Image
+from noisy_pictures import noise_file
 from zoo import build
 
 from genevolve_ray.agent.chat import ChatFormat
@@ -36,13 +34,6 @@ ANSWER = (
     '"reference_images": [{"img_id": "IMG_001", "note": "look"}]}</answer>'
 )
 REQUEST = Request(id="r", prompt="Show the heron.", eval_type=EvalType.KNOWLEDGE)
-
-
-def png(seed: int, size: tuple[int, int]) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 class Finds:
@@ -82,8 +73,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 TWO = {
-    "first": [("one", png(1, (96, 64)), (96, 64)), ("two", png(2, (64, 128)), (64, 128))],
-    "second": [("three", png(3, (200, 40)), (200, 40))],
+    "first": [("one", noise_file(1, (96, 64)), (96, 64)), ("two", noise_file(2, (64, 128)), (64, 128))],
+    "second": [("three", noise_file(3, (200, 40)), (200, 40))],
 }
 
 
@@ -198,7 +189,7 @@ class TestLedger:
         assert len(seen.ledger) - len(blind.ledger) <= pictures + 2 * (lines + 1)
 
     async def test_pictures_without_room_become_text_from_the_last_on(self, folder: Path) -> None:
-        found = {"first": [*TWO["first"][:1], ("large", png(4, (480, 480)), (480, 480))]}
+        found = {"first": [*TWO["first"][:1], ("large", noise_file(4, (480, 480)), (480, 480))]}
         whole, *_ = await play(folder, found, searches("first"), profile())
         prompt, second = whole.ledger.policy_mask.index(True), whole.ledger.media[1]
         room = (second.start + second.end) // 2 - prompt
@@ -216,7 +207,7 @@ class TestWhatIsShown:
         assert list(trajectory.images) == ["IMG_001", "IMG_002"]
 
     async def test_a_large_picture_is_scaled_once_and_kept_beside_the_original(self, folder: Path) -> None:
-        large = {"first": [("one", png(1, (300, 150)), (300, 150))]}
+        large = {"first": [("one", noise_file(1, (300, 150)), (300, 150))]}
         trajectory, _, images = await play(folder, large, searches("first"), profile(max_side=100))
         [hit] = trajectory.images.values()
         assert hit.shown is not None and (hit.shown.width, hit.shown.height) == (100, 50)
@@ -246,7 +237,7 @@ class TestWhatIsShown:
         assert len(trajectory.ledger.media) == 1
 
     async def test_another_picture_at_a_known_address_is_stated(self, folder: Path) -> None:
-        found = {"first": [TWO["first"][0], TWO["first"][1]], "second": [("two", png(9, (64, 64)), (64, 64))]}
+        found = {"first": [TWO["first"][0], TWO["first"][1]], "second": [("two", noise_file(9, (64, 64)), (64, 64))]}
         trajectory, *_ = await play(folder, found, searches("first", "second"), profile(per_search=1))
         assert "(picture not shown: another picture at a known address)" in trajectory.turns[1].observation
 

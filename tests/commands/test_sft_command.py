@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from genevolve_ray.commands.sft import row_files, rows_config
+from genevolve_ray.errors import UserFault
 
 
 @pytest.fixture
@@ -77,28 +80,50 @@ def test_rows_that_are_missing_are_refused(genevolve: Callable[..., Any], tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_may_come_from_a_data_set_on_a_hub(
-    genevolve: Callable[..., Any], tmp_path: Path, rows: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from fake_hub import fake_hub
-    from published_helpers import sft_row
 
-    with fake_hub() as hub:
-        hub.datasets["org/rows"] = {
-            "train.jsonl": rows.read_bytes(),
-            "eval.jsonl": json.dumps(sft_row(9)).encode(),
-        }
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    with fake_hub() as found:
+        monkeypatch.setenv("HF_ENDPOINT", found.url)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        sets = ("dtype=float32", "heldout_paths=[hf://datasets/org/rows/eval.jsonl]", "global_batch=2")
-        options = [part for value in sets for part in ("--set", value)]
-        code, out, _ = genevolve(
-            "sft", "org/rows", "--model", tiny, "--out", tmp_path / "out", "--steps", "1", "--threads", "1", *options
-        )
+        yield found
+
+
+def test_rows_may_come_from_a_data_set_on_a_hub(
+    genevolve: Callable[..., Any], tmp_path: Path, rows: Path, tiny: Path, hub: Any
+) -> None:
+    from published_helpers import sft_row
+
+    hub.datasets["org/rows"] = {"train.jsonl": rows.read_bytes(), "eval.jsonl": json.dumps(sft_row(9)).encode()}
+    sets = ("dtype=float32", "heldout_paths=[hf://datasets/org/rows/eval.jsonl]", "global_batch=2")
+    options = [part for value in sets for part in ("--set", value)]
+    code, out, _ = genevolve(
+        "sft", "org/rows", "--model", tiny, "--out", tmp_path / "out", "--steps", "1", "--threads", "1", *options
+    )
     assert code == 0
     assert "training on 4 rows for 1 steps, 1 rows held out" in out
+
+
+def test_pictures_beside_the_rows_of_a_hub_are_named_until_they_are_in_the_cache(tmp_path: Path, hub: Any) -> None:
+    from huggingface_hub import hf_hub_download
+    from published_helpers import ANSWER, sft_row
+    from seeing_rows import as_folder, pictured_rows
+
+    rows, files = pictured_rows(2)
+    written = as_folder(tmp_path / "rows", [sft_row(7, ANSWER), *rows], [[], *files])
+    kept = {str(path.relative_to(tmp_path / "rows")): path.read_bytes() for path in written.parent.rglob("*.*")}
+    hub.datasets["org/seen"] = kept
+    seeing = rows_config(["images=vision"])
+    with pytest.raises(UserFault, match=r"org/seen: line 2 of rows\.jsonl shows images/.*hf download ORG/NAME"):
+        row_files("org/seen", seeing)
+    assert len(row_files("org/seen", rows_config([]))) == 1, "to a policy that reads they do not matter"
+    for name in rows[1]["images"]:
+        hf_hub_download("org/seen", name, repo_type="dataset", endpoint=hub.url)
+    [found] = row_files("org/seen", seeing)
+    assert (found.parent / rows[1]["images"][0]).is_file()
 
 
 def test_offline_a_data_set_is_one_line(genevolve: Callable[..., Any], tmp_path: Path, tiny: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from noisy_pictures import noise_file
 from published_helpers import ANSWER, CALL, OBSERVATION, sft_row, write_lines, write_parquet
 
 SEARCHES = (CALL, OBSERVATION, CALL, OBSERVATION.replace("IMG_001: <image>", "IMG_002: <image>\nIMG_003: <image>"))
@@ -16,25 +14,12 @@ TWO_SEARCHES = (*SEARCHES, ANSWER)
 """One picture, then two."""
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """Return a picture as a file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noise(seed: int, width: int = 64, height: int = 64) -> Image.Image:
-    """Return a picture that no other seed gives."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 def pictured_rows(count: int, *contents: str) -> tuple[list[dict[str, Any]], list[list[bytes]]]:
     """Return rows, and the files of each one's pictures, of several sizes."""
     rows = [sft_row(number, *(contents or TWO_SEARCHES)) for number in range(count)]
     sizes = ((64, 64), (96, 64), (64, 128))
     files = [
-        [encoded(noise(10 * number + item, *sizes[item % 3])) for item in range(len(row["images"]))]
+        [noise_file(10 * number + item, sizes[item % 3]) for item in range(len(row["images"]))]
         for number, row in enumerate(rows)
     ]
     return rows, files

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from noisy_pictures import noise_file
 from published_helpers import ANSWER, CALL, OBSERVATION, sft_row, write_lines
-from seeing_rows import as_folder, as_parquet, encoded, noise, pictured_rows
+from seeing_rows import as_folder, as_parquet, pictured_rows
 from transformers import AutoProcessor
 from zoo import VISION, build
 
@@ -64,7 +65,7 @@ def test_tokens_and_pixels_are_those_of_the_models_own_processor(
     if asks:
         rows[0]["messages"][1]["content"] = "like <image>, but red"
         rows[0]["images"].insert(0, "images/asked.png")
-        files[0].insert(0, encoded(noise(99, 70, 50)))
+        files[0].insert(0, noise_file(99, (70, 50)))
     if not system:
         del rows[0]["messages"][0]
     file = as_folder(tmp_path, rows, files)
@@ -94,7 +95,7 @@ def test_json_lines_and_parquet_give_the_same_rows(qwen3: Path, tmp_path: Path) 
 
 def test_pictures_are_scaled_as_the_profile_shows_them(qwen3: Path, tmp_path: Path) -> None:
     rows, files = pictured_rows(1, *FIRST_SHOWS)
-    files[0][0] = encoded(noise(1, 400, 200))
+    files[0][0] = noise_file(1, (400, 200))
     file = as_folder(tmp_path, rows, files)
     grids = [Encoding(qwen3, **limits).rows(file)[0].pictures[0].grid for limits in ({}, {"max_side": 128})]
     assert grids == [(1, 12, 24), (1, 4, 8)]
@@ -154,7 +155,7 @@ def test_a_row_whose_picture_is_lost_during_training_is_left_out_once_and_named(
     made = encoding.rows(file)
     (tmp_path / rows[0]["images"][0]).unlink()
     (tmp_path / rows[1]["images"][0]).write_bytes(b"")
-    (tmp_path / rows[2]["images"][0]).write_bytes(encoded(noise(1, 200, 200)))
+    (tmp_path / rows[2]["images"][0]).write_bytes(noise_file(1, (200, 200)))
     examples = RowExamples(encoding.pictures, encoding.report)
     with caplog.at_level(logging.WARNING):
         assert [len(examples.of(made)) for _ in range(2)] == [1, 1]

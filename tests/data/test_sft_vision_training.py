@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from noisy_pictures import encoded, noise_file
 from PIL import Image
 from published_helpers import CALL, OBSERVATION, turn, write_lines
-from seeing_rows import TWO_SEARCHES, as_folder, as_parquet, encoded, noise, pictured_rows
+from seeing_rows import TWO_SEARCHES, as_folder, as_parquet, pictured_rows
 from zoo import build
 
 from genevolve_ray.agent.chat import load_tokenizer
@@ -219,7 +220,7 @@ def test_a_model_that_does_not_see_is_refused_before_anything_is_written(tmp_pat
 
 def test_the_same_seed_trains_the_same_weights(model: Path, tmp_path: Path) -> None:
     rows, files = pictured_rows(3)
-    files[1][0] = encoded(noise(5, 64, 64), "JPEG")
+    files[1][0] = noise_file(5, kind="JPEG")
     outs = []
     for name, write in (("lines", as_folder), ("columns", as_parquet)):
         train(write(tmp_path / name, rows, files), model, tmp_path / f"out-{name}", max_steps=2)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from noisy_pictures import noise_file
 from zoo import build
 
 from genevolve_ray.engines.config import VllmConfig
@@ -41,14 +39,7 @@ SAMPLING = SamplingParams(temperature=0.7, max_tokens=12, seed=1)
 TOLERANCE = 1e-4
 
 
-def png(seed: int, size: tuple[int, int]) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-WIDE, TALL = png(1, (96, 64)), png(2, (64, 128))
+WIDE, TALL = noise_file(1, (96, 64)), noise_file(2, (64, 128))
 
 
 @dataclass
@@ -180,7 +171,7 @@ async def examine(engine: Engine, seeing: Seeing, tmp_path: Path) -> None:
         await engine.score(probe.token_ids, (other, probe.media[1]))
     assert await engine.score(probe.token_ids, probe.media) == pytest.approx(list(probe.logprobs), abs=TOLERANCE)
     # The learner's probe with another picture of the same size: the engine's weights are right, its picture is not.
-    stranger = seeing.prompt(4, png(9, (96, 64)), 3, TALL, 2)[1]
+    stranger = seeing.prompt(4, noise_file(9, (96, 64)), 3, TALL, 2)[1]
     with pytest.raises(WeightUpdateError, match="is off by"):
         await engine.update(str(tmp_path / "v2"), 3, probe.model_copy(update={"media": tuple(stranger)}))
 
@@ -272,7 +263,7 @@ def test_the_learner_tells_another_image_grid_or_place_by_its_log_probs(seeing: 
 
     images = seeing.sequence(prompt, sampled, media).images
     assert images is not None and gap(images) < TOLERANCE
-    stranger = seeing.sequence(prompt, sampled, seeing.prompt(4, png(9, (96, 64)), 3, TALL, 2)[1]).images
+    stranger = seeing.sequence(prompt, sampled, seeing.prompt(4, noise_file(9, (96, 64)), 3, TALL, 2)[1]).images
     assert gap(stranger) > 10 * TOLERANCE, "another picture of the same size"
     turned = ImageInputs(tuple(replace(p, grid=(p.grid[0], p.grid[2], p.grid[1])) for p in images.pictures))
     assert gap(turned) > 10 * TOLERANCE, "the same patches in a grid of the other shape"
@@ -287,7 +278,7 @@ def test_no_policy_samples_a_token_of_a_picture(seeing: Seeing) -> None:
 
 def test_the_grid_of_a_picture_is_its_processors(seeing: Seeing) -> None:
     for size in ((96, 64), (64, 128), (1, 1), (33, 200), (3000, 20), (2000, 1500)):
-        picture = open_picture(png(0, size))
+        picture = open_picture(noise_file(0, size))
         found = seeing.processor(images=[picture], return_tensors="pt")["image_grid_thw"]
         assert patch_grid(seeing.processor, picture.width, picture.height) == tuple(found[0].tolist())
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from loop_fakes import make_config
-from PIL import Image
+from noisy_pictures import noise_file
 
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.profile import PROFILES
@@ -29,13 +27,6 @@ from genevolve_ray.tools.showing import Observations
 OLD = 99
 """A version that no step trains, so that its tokens have no parity."""
 PROFILE = PROFILES["release"].model_copy(update={"observations": Observations(images=True)})
-
-
-def png(seed: int, size: tuple[int, int]) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 class Counting(MemoryImages):
@@ -63,7 +54,7 @@ class Scene:
         self.banned = load_banned(self.folder, self.chat)
         self.patch = TeacherPatch(self.chat, PROFILE, 10_000)
         self.wide, self.tall = (
-            self.images.put(png(seed, size), width=size[0], height=size[1])
+            self.images.put(noise_file(seed, size), width=size[0], height=size[1])
             for seed, size in ((1, (96, 64)), (2, (64, 128)))
         )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from seeing_scene import Counting, Scene, png
+from noisy_pictures import noise_file
+from seeing_scene import Counting, Scene
 from zoo import build
 
 from genevolve_ray.engines.protocol import WeightUpdateError
@@ -57,7 +58,7 @@ def refused(scene: Scene, said: str, **change: Any) -> None:
 
 
 def test_another_picture_is_refused(scene: Scene, images: Counting) -> None:
-    images._data[scene.wide.sha256] = png(9, (96, 64))
+    images._data[scene.wide.sha256] = noise_file(9, (96, 64))
     refused(scene, r"the image of tokens \[\d+, \d+\) is another: sha256")
 
 
@@ -134,7 +135,7 @@ async def test_what_an_engine_samples_with_pictures_is_what_the_learner_scores(
                 shown
             )
             assert await engine.update(await weights.folder(), version, probe) < 1e-5
-        other = png(9, (96, 64))
+        other = noise_file(9, (96, 64))
         sha256 = MemoryImages().put(other, width=96, height=64).sha256
         span = image.span.model_copy(update={"sha256": sha256})
         wrong = probe.model_copy(update={"media": (image.model_copy(update={"data": other, "span": span}),)})

@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -25,11 +26,14 @@ from genevolve_ray.gateway.auth import Scope
 from genevolve_ray.gateway.client import GatewayDown
 from genevolve_ray.gateway.episodes import OwnTools
 from genevolve_ray.gateway.launch import build_scorer
+from genevolve_ray.gateway.leases import SampleLease
 from genevolve_ray.gateway.reasons import FORGERIES, GatewayRefusal, RefusalReason
+from genevolve_ray.gateway.tool_calls import ToolCalls
 from genevolve_ray.gateway.wire import BLIND_PROTOCOL, PROTOCOL, ToolAnswer
 from genevolve_ray.gateway.worker import Worker, WorkerConfig
 from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.gateway.worker_pictures import WorkerPictures
+from genevolve_ray.models import image_tokens
 from genevolve_ray.records.images import ImageRef, MemoryImages
 from genevolve_ray.records.ledger import MediaSpan
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation
@@ -81,9 +85,14 @@ async def test_a_worker_fetches_the_pictures_that_its_policy_sees_once(tmp_path:
         assert kept == sorted(span.sha256 for span in found[0].ledger.media)
 
 
-async def test_the_ledger_of_a_worker_states_the_pictures(scene: Scene) -> None:
+async def test_the_ledger_of_a_worker_states_the_pictures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(scene.ledger["media"]) == 2
+    loaded, load = list[str](), image_tokens.load_image_processor
+    monkeypatch.setattr(
+        image_tokens, "load_image_processor", lambda model: (loaded.append(current_thread().name), load(model))[1]
+    )
     assert await scene.push() == (200, "")
+    assert len(loaded) == 1 and loaded[0] != "gateway", "not on the event loop of the gateway"
     check_seen(await scene.answer, scene.house.images)
 
 
@@ -213,6 +222,44 @@ async def test_an_episode_whose_picture_a_worker_lost_is_given_back(
         worker.drain()
         await running
         assert not worker.progress.refused
+
+
+async def test_a_refusal_within_an_episode_gives_the_lease_back(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, refusals = ToolCalls.picture, [GatewayRefusal(RefusalReason.UNKNOWN_FILE, "cannot be read")]
+
+    async def once_missing(self: ToolCalls, lease: SampleLease, sha256: str) -> tuple[bytes, str]:
+        if refusals:
+            raise refusals.pop()
+        return await served(self, lease, sha256)
+
+    monkeypatch.setattr(ToolCalls, "picture", once_missing)
+    async with house(tmp_path, run=seeing, model=model) as h:
+        await h.publish(0)
+        worker = h.worker("anna", concurrent=1)
+        (found,) = await played(h, [worker], [h.task(0)])
+        assert found.outcome is Outcome.SCORED
+        assert (worker.progress.given_back, worker.progress.refused) == (1, {"unknown_file": 1})
+        counts = h.server.gateway.lease_table.counts()
+        assert (counts["returned"], counts["expired"]) == (1, 0), "nobody waited for the lease to expire"
+
+
+async def test_a_worker_that_cannot_keep_a_picture_gives_the_lease_back_before_it_ends(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: WorkerPictures, ref: ImageRef, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WorkerPictures, "_put", full)
+    async with house(tmp_path, run=seeing, model=model) as h:
+        await h.publish(0)
+        posed = asyncio.create_task(h.rollouts.rollout(h.task(0)))
+        with pytest.raises(WorkerError, match="cannot keep a picture"):
+            await h.worker("anna", concurrent=1).run()
+        assert h.server.gateway.lease_table.counts()["returned"] == 1
+        posed.cancel()
+        await asyncio.gather(posed, return_exceptions=True)
 
 
 async def test_old_pictures_make_room_for_new_ones(scene: Scene, tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from learning_fakes import sequences
-from PIL import Image
+from noisy_pictures import noise
 from tiny_vl import IMAGE, VIDEO, VISION_END, VISION_START, build_vl
 from transformers import AutoModelForImageTextToText
 
@@ -38,11 +37,6 @@ def batch(count: int = 4, seed: int = 0) -> list[TrainSequence]:
     return [replace(s, tokens=[1 + t % 56 for t in s.tokens]) for s in sequences(count, seed)]
 
 
-def picture(seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 def looking(vl_dir: str, seeds: list[int], sequence: TrainSequence) -> TrainSequence:
     """Put pictures before a sequence, as an observation would."""
     processor = load_image_processor(vl_dir)
@@ -53,7 +47,7 @@ def looking(vl_dir: str, seeds: list[int], sequence: TrainSequence) -> TrainSequ
         [False] * n + list(sequence.policy_mask),
         [0.0] * n + list(sequence.logprobs),
         sequence.advantage,
-        images=image_inputs([picture(seed) for seed in seeds], processor),
+        images=image_inputs([noise(seed) for seed in seeds], processor),
     )
 
 
@@ -149,7 +143,7 @@ def test_a_file_that_many_sequences_show_is_read_once(vl_dir: str) -> None:
     tokens = load_image_tokens(vl_dir)
     assert tokens is not None
     data = io.BytesIO()
-    picture(1).save(data, "PNG")
+    noise(1).save(data, "PNG")
     sha256 = hashlib.sha256(data.getvalue()).hexdigest()
     span = MediaSpan(start=2, end=6, sha256=sha256, grid=(1, 4, 4))
     context = [1, VISION_START, IMAGE, IMAGE, IMAGE, IMAGE, VISION_END, 2]
@@ -165,7 +159,7 @@ def test_a_file_that_many_sequences_show_is_read_once(vl_dir: str) -> None:
     assert found is not None and twice is not None and asked == [sha256]
     assert found.pixel_values.shape == (16, 3 * 2 * 16 * 16)
     assert all(one is found.pictures[0] for one in twice.pictures)
-    assert torch.equal(found.pixel_values, image_inputs([picture(1)], tokens.processor).pixel_values)
+    assert torch.equal(found.pixel_values, image_inputs([noise(1)], tokens.processor).pixel_values)
     assert reader.inputs(context[:2], [], read) is None
     with pytest.raises(
         MediaMismatch, match=r"\[2, 6\) has patch grid \(1, 4, 4\) for 4 tokens, the span has \(1, 2, 8\)"

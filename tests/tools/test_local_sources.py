@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisy_pictures import noise_file
 from PIL import Image
 
 from genevolve_ray.records.images import MemoryImages, reference
@@ -121,7 +122,16 @@ def test_an_image_library_is_stored_by_content(tmp_path: Path) -> None:
     assert store.get(hit.image) == buffer.getvalue()
 
 
-@pytest.mark.parametrize("data", [None, b"not a picture"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        b"not a picture",
+        noise_file(1, kind="PNG")[:400],
+        noise_file(1, kind="JPEG")[:400],
+        noise_file(1, kind="WEBP")[:400],
+    ],
+)
 def test_a_broken_picture_names_its_line(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         (tmp_path / "a.png").write_bytes(data)

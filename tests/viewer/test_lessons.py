@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from bundle_helpers import make_bundle
 
+from benchmarks.null_parts import picture
 from genevolve_ray.records.experience import BundleFormatName, Experience, MovedToken
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
@@ -56,13 +59,20 @@ def test_retrievals_by_other_requests_come_first_and_the_rest_is_counted(run: Ru
     assert not any(use.own for use in card["uses"])
 
 
-def test_references_are_told_by_their_titles(run: RunExperience) -> None:
+def test_references_are_told_by_id_title_and_picture(run: RunExperience) -> None:
     trajectory = run.bundles[0].best
     assert trajectory is not None
-    titles = lesson_cards(run, NO_PICTURES)[0]["sides"][0]["side"]["titles"]
-    assert titles == [trajectory.images["IMG_001"].title]
+    hit = trajectory.images["IMG_001"]
+    pictures = Pictures(lambda ref: picture())
+
+    def told() -> dict[str, Any]:
+        [found] = lesson_cards(run, pictures)[0]["sides"][0]["side"]["references"]
+        return dict(found)
+
+    found = told()
+    assert (found["id"], found["title"], found["picture"].key) == ("IMG_001", hit.title, f"{hit.image.sha256[:16]}-64")
     trajectory.images.clear()
-    assert lesson_cards(run, NO_PICTURES)[0]["sides"][0]["side"]["titles"] == ["IMG_001"]
+    assert told() == {"id": "IMG_001", "title": "", "picture": None}
 
 
 def test_a_bundle_whose_pair_is_gone_keeps_its_card() -> None:

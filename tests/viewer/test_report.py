@@ -78,10 +78,12 @@ def test_what_the_policy_saw_is_shown_at_each_search(report_data: ReportData) ->
     page = read(report_data)
     page.assert_harmless()
     assert page.count("div", _class="hits seen") == 1
-    assert f"seen by the policy {first} · used{seeing.images[first].title} {second}not shown: " in page.words
+    title, others = seeing.images[first].title, [seeing.images[name].title for name in (second, third)]
+    assert f"seen by the policy {first} · used128 × 128 px{title} {second}not shown: " in page.words
+    assert f"found, not seen by the policy {second}{others[0]} {third}{others[1]} " in page.words
     shown = seeing.images[first].image.sha256[:16]
-    places = [a for tag, a in page.tags if tag == "img" and a.get("data-picture") == f"{shown}-64"]
-    assert len(places) == 2, "as seen, and among all that was found"
+    [place] = [a for tag, a in page.tags if tag == "img" and a.get("data-picture") == f"{shown}-64"]
+    assert place["alt"] == f"{first}, used: {title}"
 
 
 def test_hostile_text_stays_text(report_data: ReportData) -> None:
