@@ -276,6 +276,8 @@ def patch_vllm(config: RunConfig, threads: int) -> None:
     - Eager, float32, a cache of the size that ours has, and as many sequences at once as a step has.
     - Weights arrive in one reload, and a tied head is packed again. TRL loads each tensor into the running model, whose
       CPU kernels have packed their weights by then.
+    - vLLM searches all imported modules for its kernels, and fails at objects of TRL's imports whose `__dict__` is no
+      dictionary: these are skipped.
     """
     from genevolve_ray.engines.vllm import vllm_environment
 
@@ -284,6 +286,7 @@ def patch_vllm(config: RunConfig, threads: int) -> None:
     from trl.generation import vllm_generation
     from vllm import LLM
     from vllm.config import set_current_vllm_config
+    from vllm.triton_utils import dispatcher
 
     from genevolve_ray.engines.vllm_worker import WeightLoader
 
@@ -307,5 +310,12 @@ def patch_vllm(config: RunConfig, threads: int) -> None:
         WeightLoader.pack_head(loader)
         self.llm.reset_prefix_cache()
 
+    dispatcher.vars = _dictionary_of
     vllm_generation.LLM = start
     vllm_generation.VLLMGeneration.sync_weights = sync_weights
+
+
+def _dictionary_of(value: Any) -> dict[str, Any]:
+    """Return `vars(value)`, and nothing where that is no dictionary."""
+    found: Any = vars(value)
+    return found if isinstance(found, dict) else {}
