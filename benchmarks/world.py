@@ -32,6 +32,12 @@ def atlas_config(options: Options, *overrides: str) -> RunConfig:
     return load_config("atlas", [*chosen, *(QUICK if options.quick else ()), *overrides])
 
 
+def grpo_config(options: Options, *overrides: str) -> RunConfig:
+    """Return the atlas preset as GRPO alone: no experience, no reference, no teacher, no validation."""
+    alone = ("experience.enabled=false", "learner.kl.coefficient=0", "learner.ved.coefficient=0")
+    return atlas_config(options, *alone, "loop.validate_every=0", *overrides)
+
+
 def concurrency(config: RunConfig) -> int:
     """Return the number of rollouts of a step, which all run at once."""
     return config.loop.requests_per_step * config.loop.group_size
