@@ -19,6 +19,7 @@ NAMES = (
     "pictures",
     "transport",
     "step",
+    "scoring",
     "memory",
     "trl_baseline",
     "weights",
