@@ -20,6 +20,7 @@ NAMES = (
     "pictures",
     "transport",
     "step",
+    "scoring",
     "memory",
     "weights",
     "services",

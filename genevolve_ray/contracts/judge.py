@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from genevolve_ray.contracts.running import (
+    NotAsked,
     check_cancelled,
     check_identity,
     check_same_identity,
@@ -75,6 +76,14 @@ async def check_truth_scores_best(judge: Judge, case: JudgeCase) -> None:
     assert same >= other, f"the ground-truth image scores {same:g}, another image {other:g}"
 
 
+async def check_deterministic(judge: Judge, case: JudgeCase) -> None:
+    """Check that the same arguments give the same verdict, if the judge declares that it is deterministic."""
+    if not getattr(judge, "deterministic", False):
+        raise NotAsked("it does not declare `deterministic = True`")
+    first, second = [await _judge(judge, case, picture("rectangle", "blue")) for _ in range(2)]
+    assert first == second, "it declares to be deterministic, but one picture received two verdicts"
+
+
 async def check_unreadable(judge: Judge, case: JudgeCase) -> None:
     """Check that an unreadable image or ground-truth image is an InfraFailure, never a score.
 
@@ -115,6 +124,7 @@ async def check_cancellation(judge: Judge, case: JudgeCase) -> None:
 CHECKS = (
     check_verdict,
     check_truth_scores_best,
+    check_deterministic,
     check_unreadable,
     check_concurrent,
     check_names_itself,

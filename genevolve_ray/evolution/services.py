@@ -9,12 +9,13 @@ from typing import Any
 from PIL import Image
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.evolution.sharing import SharedWork
 from genevolve_ray.judges.protocol import Judge, LooksAtReferences
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import Verdict
+from genevolve_ray.records.verdict import EXAMINATION_FAILED, Verdict
 from genevolve_ray.renderers.protocol import Renderer
 
 
@@ -29,21 +30,44 @@ def _pixels(images: ImageStore, ref: ImageRef) -> bytes:
         raise InfraFailure(f"a stored picture cannot be read: {error}") from error
 
 
+def _deterministic(plugin: object) -> bool:
+    return bool(getattr(plugin, "deterministic", False))
+
+
+def _examined(verdict: Verdict) -> bool:
+    """Return whether a verdict is whole: a sample without a part of it is drawn and judged again."""
+    return EXAMINATION_FAILED not in verdict.flags
+
+
 def _size(data: object) -> str:
     return f"{len(data)} bytes" if isinstance(data, bytes) else f"a {type(data).__name__}"
 
 
 class RenderService:
-    """Render with image references as input and output."""
+    """Render with image references as input and output; a deterministic renderer draws equal programs once."""
 
     def __init__(self, renderer: Renderer, images: ImageStore) -> None:
         """Serve `renderer` over `images`."""
         self.identity = renderer.identity
         self.takes_references: bool = getattr(renderer, "takes_references", True)
         self._renderer, self._images = renderer, images
+        self._drawn: SharedWork[ImageRef] | None = SharedWork() if _deterministic(renderer) else None
 
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
         """Render a program and store the picture. Raises InfraFailure when the generator gave up."""
+        if self._drawn is None:
+            return await self._draw(prompt, references, seed)
+        arguments = prompt, tuple(reference.sha256 for reference in references), seed
+        return await self._drawn.result(arguments, lambda: self._draw(prompt, references, seed), self._readable)
+
+    def _readable(self, picture: ImageRef) -> bool:
+        try:
+            self._images.get(picture)
+        except OSError:
+            return False
+        return True
+
+    async def _draw(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
         data = await self._renderer.render(prompt, [_pixels(self._images, r) for r in references], seed)
         try:
             with Image.open(io.BytesIO(data)) as picture:
@@ -68,7 +92,7 @@ class GradeService:
 
 
 class JudgeService:
-    """Judge image references."""
+    """Judge image references; a deterministic judge judges equal pictures of equal programs once."""
 
     def __init__(self, judge: Judge, images: ImageStore) -> None:
         """Serve `judge` over `images`."""
@@ -76,11 +100,20 @@ class JudgeService:
         if isinstance(judge, LooksAtReferences):
             judge.use_images(images)
         self._judge, self._images = judge, images
+        self._judged: SharedWork[Verdict] | None = SharedWork() if _deterministic(judge) else None
 
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> Verdict:
         """Judge a picture against its truth. Raises InfraFailure when it cannot be judged."""
+        if self._judged is None:
+            return await self._look(request, image, program, references)
+        arguments = request.model_dump_json(), image.sha256, program, tuple(references)
+        return await self._judged.result(arguments, lambda: self._look(request, image, program, references), _examined)
+
+    async def _look(
+        self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
+    ) -> Verdict:
         if request.truth_image is None:
             raise InfraFailure(f"request {request.id} has no ground-truth image for the judge")
         truth = _pixels(self._images, request.truth_image)

@@ -16,7 +16,11 @@ from genevolve_ray.records.verdict import Verdict
 
 
 class Judge(Protocol):
-    """Define a judge of rendered programs. `identity` names it and its settings in every artifact."""
+    """Define a judge of rendered programs. `identity` names it and its settings in every artifact.
+
+    A judge may declare `deterministic = True`: the same arguments give the same verdict, so equal pictures of equal
+    programs are judged once. A model behind a server is rarely deterministic, even at temperature 0.
+    """
 
     identity: str
 

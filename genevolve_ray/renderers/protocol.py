@@ -9,8 +9,9 @@ from typing import Protocol
 class Renderer(Protocol):
     """Define a reference-conditioned generator. `identity` names it and its settings in every artifact.
 
-    A renderer may declare two more attributes: `deterministic = True` (the same arguments give the same bytes), and
-    `takes_references = False` (it draws from the prompt alone). `genevolve_ray.contracts.renderer` checks all of it.
+    A renderer may declare two more attributes: `deterministic = True` (the same arguments give the same bytes, so equal
+    programs of a group are drawn once), and `takes_references = False` (it draws from the prompt alone).
+    `genevolve_ray.contracts.renderer` checks all of it.
     """
 
     identity: str

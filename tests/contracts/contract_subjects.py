@@ -78,7 +78,7 @@ class Box:
 class GoodJudge:
     """Likes what looks like the truth."""
 
-    identity = "likeness/1"
+    identity, deterministic = "likeness/1", True
 
     async def judge(self, request: Any, image: bytes, truth: bytes, program: Any, references: Any) -> Verdict:
         near, far = decoded(image), decoded(truth)

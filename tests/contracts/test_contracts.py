@@ -215,6 +215,13 @@ class Contrary(GoodJudge):
         return super().verdict(1 - score)
 
 
+class Moody(GoodJudge):
+    moods = itertools.cycle((0.0, 0.5))
+
+    def verdict(self, score: float) -> Any:
+        return super().verdict(score or next(self.moods))
+
+
 class ZeroForNothing(GoodJudge):
     async def judge(self, request: Any, image: bytes, truth: bytes, program: Any, references: Any) -> Any:
         try:
@@ -385,6 +392,7 @@ PLANTED: list[tuple[Any, type, str, str]] = [
     (JUDGE, OutOfRange, "verdict", "out of range"),
     (JUDGE, Nameless, "verdict", "names 'somebody'"),
     (JUDGE, Contrary, "truth scores best", "scores 0, another image 1"),
+    (JUDGE, Moody, "deterministic", "two verdicts"),
     (JUDGE, ZeroForNothing, "unreadable", "received a verdict"),
     (JUDGE, OneAtATime, "concurrent", "busy"),
     (JUDGE, JudgeTelltale, "names itself", "contains a secret"),
