@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import mkdtemp
@@ -27,8 +28,8 @@ RECORD = "genevolve_export.json"
 CARD, BASE_CARD = "README.md", "README.base.md"
 """The model card, and the one of the base, which stays beside it."""
 NULL_FILE = "null.json"
-_NOT_EXPORTED = (NULL_FILE, "optimizer.pt", CARD)
-"""Files of a checkpoint that a run resumes from."""
+_NOT_EXPORTED = (NULL_FILE, "optimizer.pt", "optimizer-*-of-*.pt", CARD)
+"""Patterns of the files of a checkpoint that a run resumes from."""
 _ADAPTER_CONFIG = "adapter_config.json"
 _BASE_KEY = "base_model_name_or_path"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -138,7 +139,8 @@ def _write_policy(folder: Path, target: Path, *, adapter: bool, merge: bool, bas
     else:
         copy_companions(folder, target)
         for file in folder.iterdir():
-            if file.is_file() and file.name not in _NOT_EXPORTED and not (target / file.name).exists():
+            kept = any(fnmatchcase(file.name, pattern) for pattern in _NOT_EXPORTED)
+            if file.is_file() and not kept and not (target / file.name).exists():
                 shutil.copyfile(file, target / file.name)
     if (target / CARD).is_file():
         (target / CARD).rename(target / BASE_CARD)

@@ -248,6 +248,15 @@ def full(tensor: Tensor) -> Tensor:
     return whole
 
 
+def untied(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's state, or a part of it, with a tied tensor under its first name alone."""
+    owners = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    firsts: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in state.items():
+        firsts.setdefault(owners.get(name, id(tensor)), (name, tensor))
+    return dict(firsts.values())
+
+
 def full_state(
     model: nn.Module, ranks: Ranks, wanted: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 ) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from genevolve_ray.learning.digests import checksum, word_of
-from genevolve_ray.learning.distributed import Ranks
+from genevolve_ray.learning.distributed import Ranks, untied
 
 FORM = "sum64:"
 """Begins a hash of this kind. Runs from before it have the SHA-256 of all bytes, which cannot be compared with it."""
@@ -59,13 +59,8 @@ def _tensors(
     """Yield names and tensors, sharded or whole; a tied tensor under its first name."""
     state: Mapping[str, Tensor] = model.state_dict()
     state = state if wanted is None else wanted(state)
-    owners = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
-    seen = set()
-    for name, tensor in state.items():
-        owner = owners.get(name, id(tensor))
-        if owner not in seen:
-            seen.add(owner)
-            yield f"model.{name}", tensor
+    for name, tensor in untied(model, state).items():
+        yield f"model.{name}", tensor
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, parameter in enumerate(parameters):
         for name, slot in optimizer.state.get(parameter, {}).items():

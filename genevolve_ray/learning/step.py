@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence, micro_batches
 from genevolve_ray.learning.build import base_dtype, build_optimizer, build_policy, flops_per_token
+from genevolve_ray.learning.checkpoint_parts import OPTIMIZER_FILE, load_optimizer, save_parts
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.distributed import (
     Ranks,
@@ -69,8 +70,6 @@ from genevolve_ray.learning.streams import (
 from genevolve_ray.learning.tower import FrozenTower, TowerFeatures
 from genevolve_ray.learning.ved import ved_loss
 from genevolve_ray.models.companions import copy_companions
-
-OPTIMIZER_FILE = "optimizer.pt"
 
 
 class NonFiniteStep(GenevolveError, FloatingPointError):
@@ -335,14 +334,18 @@ class Learner:
     def save(self, folder: str | Path) -> None:
         """Write a checkpoint: HF layout (peft's with LoRA), optimizer.pt, and the other files of the model folder.
 
+        Several ranks that train all parameters write parts of them side by side.
+
         Raises:
             TowerChanged: when the frozen vision tower is not the one of the start.
         """
         self._tower.check_unchanged("before a checkpoint")
+        target = Path(folder)
+        if self._adapter is None and save_parts(self.model, self._optimizer, self._model_dir, target, self._ranks):
+            return
         state = self.state_dict()
         if not self._ranks.first:
             return
-        target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         if self._adapter is None:
             save_beside(self.model, self._model_dir, target, state["model"])
@@ -362,8 +365,7 @@ class Learner:
             weights = load_policy(folder, base_dtype(self.config)).state_dict()
         else:
             weights = read_adapter(folder)
-        rest = torch.load(Path(folder) / OPTIMIZER_FILE, map_location="cpu", weights_only=True, mmap=True)
-        self.load_state_dict({"model": weights, **rest})
+        self.load_state_dict({"model": weights, **load_optimizer(folder)})
         self._tower.check_unchanged(f"after loading {folder}")
 
     def write_weights(self, folder: str | Path) -> None:

@@ -30,6 +30,7 @@ SMALL = LearnerConfig(lr=1e-3, temperature=0.7, token_budget=25)
 WITH_REFERENCE = SMALL.model_copy(
     update={"kl": KlConfig(coefficient=0.1), "ved": VedConfig(coefficient=0.5, gate_fraction=0.3)}
 )
+PARTS = {"model": ".safetensors", "optimizer": ".pt"}
 # One sequence leaves rank 1 of the second step without any; five leave it with one fewer.
 COUNTS = (5, 1, 6)
 
@@ -86,6 +87,9 @@ def test_a_checkpoint_crosses_between_numbers_of_ranks(untied_dir: Path, tmp_pat
     alone = train(case, one)
     first, _ = train_on_ranks(offloaded, 2, two, checkpoint=str(one / "checkpoint"))
     assert first["start"] == alone["hash"]
+    files = {path.name for path in (two / "checkpoint").iterdir()}
+    assert files >= {f"{kind}-0000{rank}-of-00002{end}" for rank in (1, 2) for kind, end in PARTS.items()}
+    assert "model.safetensors" not in files and ".ranks" not in files
     again = train(case, one, checkpoint=str(two / "checkpoint"))
     assert again["start"] == first["hash"]
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def write_checkpoint(
     remove_checkpoint(folder, step)
     with _scratch(folder) as scratch:
         yield scratch
-        files = tuple(_describe(scratch))
+        files = _describe(scratch)
         if not files:
             raise StoreError(f"checkpoint {folder.path(folder_path(step))} is empty: nothing was written to {scratch}")
         if folder.is_local:
@@ -97,11 +98,16 @@ def _rename(folder: Folder, scratch: Path, step: int) -> None:
     folder.sync_folder(FOLDER)
 
 
-def _describe(scratch: Path) -> Iterator[StoredFile]:
-    for path in sorted(p for p in scratch.rglob("*") if p.is_file()):
+def _describe(scratch: Path) -> tuple[StoredFile, ...]:
+    """Return the files of a folder; they are read side by side, because one core hashes some 2 GB/s."""
+
+    def describe(path: Path) -> StoredFile:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        yield StoredFile(path=path.relative_to(scratch).as_posix(), sha256=digest, size=path.stat().st_size)
+        return StoredFile(path=path.relative_to(scratch).as_posix(), sha256=digest, size=path.stat().st_size)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return tuple(pool.map(describe, sorted(p for p in scratch.rglob("*") if p.is_file())))
 
 
 @contextlib.contextmanager
@@ -113,8 +119,9 @@ def read_checkpoint(folder: Folder, checkpoint: Checkpoint) -> Iterator[Path]:
     """
     if folder.is_local:
         root = folder.local(folder_path(checkpoint.step))
-        for file in checkpoint.files:
-            _check(file, Path(root, file.path), str(Path(root, file.path)))
+        paths = [Path(root, file.path) for file in checkpoint.files]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_check, checkpoint.files, paths, map(str, paths)))
         yield root
         return
     with tempfile.TemporaryDirectory(prefix="genevolve-checkpoint-") as name:
