@@ -26,6 +26,7 @@ from genevolve_ray.data.sft_progress import Progress
 from genevolve_ray.data.sft_rows import RowEncoder, epochs_of
 from genevolve_ray.data.sft_sets import RowSets, compare_words, describe, load_rows, same_rows
 from genevolve_ray.engines.checks import check_vocabulary
+from genevolve_ray.errors import UserFault
 from genevolve_ray.models.companions import check_companions
 from genevolve_ray.records.published.rejections import DataError, RejectionReport
 
@@ -134,7 +135,10 @@ class _Training:
         from genevolve_ray.learning.build import build_policy
         from genevolve_ray.learning.policy import vision_tower
 
-        model, adapter = build_policy(self.model_dir, self.learner, self.ranks)
+        try:
+            model, adapter = build_policy(self.model_dir, self.learner, self.ranks)
+        except ValueError as error:
+            raise UserFault(f"{self.model_dir}: {' '.join(str(error).split())}") from error
         if self.config.tower == "trained" and (tower := vision_tower(model)) is not None:
             tower.requires_grad_(True)
         return model, adapter
