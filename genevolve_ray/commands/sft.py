@@ -67,7 +67,7 @@ def sft_rows_run(
 ) -> None:
     """Fine-tune a model folder on rows, of a file or of a data set on a hub, and print the counts of rows and the loss.
 
-    A training that was interrupted goes on when the same command is given again.
+    A training that was interrupted resumes when the same command is given again.
 
     Raises:
         UserFault: for a missing --model, a folder that is no model, a device that is not available, a folder that holds

@@ -24,7 +24,7 @@ _WINDOW = 20
 
 
 class SilentRank:
-    """Be the observer of a rank that has no screen."""
+    """Observe a rank that has no screen."""
 
     def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
         """Print nothing."""
@@ -75,8 +75,8 @@ class Screen:
         self._bar.update(self._task, total=steps, visible=True)
 
     def resumed(self, done: int) -> None:
-        """Print where the training goes on."""
-        self.say(f"going on after step {done}/{self._steps}")
+        """Print where the training resumes."""
+        self.say(f"resuming after step {done}/{self._steps}")
         self._bar.update(self._task, completed=done)
         self._last = time.perf_counter()
 

@@ -57,7 +57,7 @@ class SftRowsConfig(Config):
     ranks: int = Field(default=1, ge=1)
     """Processes that share the training, each with a GPU of this machine (or cores of it). torchrun starts its own."""
     checkpoint_every: int = Field(default=100, ge=1)
-    """Steps between two states of the training on disk, from which the same command goes on after any end."""
+    """Steps between two states of the training on disk, from which the same command resumes after any end."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Data type of forward and backward passes and of the saved weights; master weights and optimizer are float32."""
     device: str = "cpu"

@@ -35,7 +35,7 @@ FREE = frozenset(
         *("exclude_paths", "heldout_paths", "lora.publish"),
     }
 )
-"""Settings that may change when a training goes on: they change memory, speed or form, and rows are compared as such."""
+"""Settings that may change when a training resumes: they change memory, speed or form, and rows are compared as such."""
 _SHOWN = 60
 """Most characters of a value in a message."""
 
@@ -55,7 +55,7 @@ class TrainingFolder:
     """Read and write the folder of one training."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
-        """Name the folder and the settings of the training that may go on in it; nothing is written."""
+        """Name the folder and the settings of the training that may resume in it; nothing is written."""
         self.out, self._settings, self._overwrite = out, _flat(settings), overwrite
         self._training = out / TRAINING_FOLDER
         self._lock: filelock.BaseFileLock | None = None
@@ -82,7 +82,7 @@ class TrainingFolder:
                 )
 
     def begin(self, rows: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Take the folder for writing, and return the rows of the training that goes on in it, None for a new one.
+        """Take the folder for writing, and return the rows of the training that resumes in it, None for a new one.
 
         With `overwrite` anything but this same training is removed.
 

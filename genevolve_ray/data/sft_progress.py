@@ -1,4 +1,4 @@
-"""What has happened in a fine-tuning so far, as it is kept with each of its states."""
+"""Progress of a fine-tuning, as it is kept with each of its states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Progress:
+class SftProgress:
     """Hold the steps, the held-out losses as (steps done, loss), and the rows that were left out on the way.
 
     `batches` counts those that were drawn, which are more than the steps where all rows of a batch were left out.

@@ -1,4 +1,4 @@
-"""The rows of a fine-tuning as tokens: split, compared with the profile, and found again when a training goes on."""
+"""The rows of a fine-tuning as tokens: split, compared with the profile, and found again when a training resumes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def describe(rows: RowSets) -> dict[str, list[list[Any]]]:
 
 
 def same_rows(rows: RowSets, before: Mapping[str, Any], lost: Sequence[Rejection], out: Path) -> RowSets:
-    """Return the rows of a training that goes on, after a comparison with those that it began with.
+    """Return the rows of a training that resumes, after a comparison with those that it began with.
 
     A row that was left out during the training, because its pictures changed, may be missing now. An empty row then
     takes its place, so that the order of the others stays the same.

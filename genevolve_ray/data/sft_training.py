@@ -1,7 +1,7 @@
 """Supervised fine-tuning of a model folder on published SFT rows, with a held-out loss and a report of rejected rows.
 
 The policy, its ranks and its adapter are built by the code of the learner of a run. A training that ended in any way
-goes on from its newest state when the same call is made again.
+resumes from its newest state when the same call is made again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from genevolve_ray.agent.trained_prompt import keep_trained_prompt
 from genevolve_ray.data.sft_config import SftRowsConfig, learner_config, sft_config
 from genevolve_ray.data.sft_folder import TrainingFolder, model_identity
 from genevolve_ray.data.sft_pictures import RowExamples, RowPictures
-from genevolve_ray.data.sft_progress import Progress
+from genevolve_ray.data.sft_progress import SftProgress
 from genevolve_ray.data.sft_rows import RowEncoder, epochs_of
 from genevolve_ray.data.sft_sets import RowSets, compare_words, describe, load_rows, same_rows
 from genevolve_ray.engines.checks import check_vocabulary
@@ -49,7 +49,7 @@ class SftWatcher(Protocol):
         ...
 
     def resumed(self, done: int) -> None:
-        """Receive the number of steps that were taken before, where a training goes on."""
+        """Receive the number of steps that were taken before, where a training resumes."""
         ...
 
     def step(self, step: SftStep) -> None:
@@ -75,7 +75,7 @@ def train_on_rows(
 
     The folder of the checkpoint also holds `rejections.json` (rows that were left out, with reasons) and `sft.json`
     (settings, counts, losses), and the system prompt of the rows as `system_prompt.md`. Where `out` holds the same
-    training unfinished, it goes on from its newest state. Over several ranks this is a collective, and `out` is a
+    training unfinished, it resumes from its newest state. Over several ranks this is a collective, and `out` is a
     folder that all of them see.
 
     Raises:
@@ -120,7 +120,7 @@ class _Training:
 
     rows: RowSets
     examples: RowExamples
-    progress: Progress
+    progress: SftProgress
 
     def __init__(
         self, model_dir: Path, config: SftRowsConfig, folder: TrainingFolder, monitor: SftWatcher, ranks: Ranks
@@ -156,7 +156,7 @@ class _Training:
         if not self.ranks.first:
             before = self.folder.rows()
         newest = self.folder.newest()
-        self.progress = Progress() if newest is None else Progress.read(newest[1])
+        self.progress = SftProgress() if newest is None else SftProgress.read(newest[1])
         if before is not None:
             self.rows = same_rows(rows, before, self.progress.lost, self.folder.out)
             self.settings = sft_config(self.config, len(self.rows.train))

@@ -1,4 +1,4 @@
-"""A fine-tuning that ends early goes on to the same weights; a folder with another one is refused by name."""
+"""A fine-tuning that ends early resumes to the same weights; a folder with another one is refused by name."""
 
 from __future__ import annotations
 

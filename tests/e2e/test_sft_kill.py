@@ -72,7 +72,7 @@ def test_the_same_command_goes_on_after_kill_9(tmp_path: Path, model: Path, rank
     assert len(children) == ranks - 1
     gone, alive = psutil.wait_procs([psutil.Process(pid) for pid in children if psutil.pid_exists(pid)], timeout=30)
     assert not alive, "the other ranks end with the first"
-    assert "going on after step 4/" in train(rows, model, tmp_path / "killed", ranks)
+    assert "resuming after step 4/" in train(rows, model, tmp_path / "killed", ranks)
     made = [json.loads((tmp_path / name / "sft.json").read_text()) for name in ("whole", "killed")]
     assert made[0]["loss"] == made[1]["loss"] and made[0]["heldout"] == made[1]["heldout"]
     tensors = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
