@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from genevolve_ray.config import RunConfig
-from genevolve_ray.data.sft_training import SftRowsConfig
+from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.engines.chat_transformers import TransformersChatConfig
 from genevolve_ray.engines.chat_vllm import VllmChatConfig
 from genevolve_ray.engines.openai import OpenAIPolicyConfig

@@ -109,9 +109,12 @@ def sft(
     model: Annotated[
         Path | None, typer.Option("--model", help="Rows only: the model folder or hub id to train.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
     settings: Sets = None,
 ) -> None:
     """Run supervised fine-tuning: the cold start of a preset from scratch, or a model folder on published SFT rows.
+
+    On rows, an interrupted training resumes when the same command is given again.
 
     Example: `genevolve sft samples/sft.jsonl --model runs/demo/sft --out runs/tuned --set dtype=float32`
     """
@@ -121,11 +124,12 @@ def sft(
     if model is not None or settings or rows:
         from genevolve_ray.commands.sft import sft_rows_run
 
-        sft_rows_run(source, model, out, settings or [], steps=steps, seed=seed, threads=threads)
+        options = settings or []
+        sft_rows_run(source, model, out, options, steps=steps, seed=seed, threads=threads, overwrite=overwrite)
         return
     from genevolve_ray.commands.sft import sft_run
 
-    sft_run(source, out, steps=steps, seed=seed, threads=threads)
+    sft_run(source, out, steps=steps, seed=seed, threads=threads, overwrite=overwrite)
 
 
 app.add_typer(bench, name="bench")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -14,8 +15,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
 from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
+from genevolve_ray.commands.sft_screen import Screen, SilentRank
 from genevolve_ray.config import ConfigError, explain, with_overrides
-from genevolve_ray.data.sft_training import PROVENANCE_FILE, REPORT_FILE, SftRowsConfig, train_on_rows
+from genevolve_ray.data.sft_config import SftRowsConfig, learner_config
+from genevolve_ray.data.sft_folder import PROVENANCE_FILE, check_unfinished
+from genevolve_ray.data.sft_training import REPORT_FILE, train_on_rows
 from genevolve_ray.doctor.model_folder import check_architecture
 from genevolve_ray.doctor.preflight import model_folder, require_gpus
 from genevolve_ray.engines.checks import read_model_config
@@ -26,13 +30,12 @@ from genevolve_ray.records.published.trajectories import SftReadConfig, read_sft
 from genevolve_ray.remote.hub_rows import is_hub_data, local_rows
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from transformers import PreTrainedModel
 
-    from genevolve_ray.learning.sft import SftEvaluation, SftStep
+    from genevolve_ray.learning.distributed import Ranks
+    from genevolve_ray.learning.sft import SftStep
 
-_ROWS_EVERY, _RECIPE_EVERY = 10, 50
+_RECIPE_EVERY = 50
 """Steps between two lines of progress where the output is no terminal."""
 Trained = Callable[[Any, Path, Callable[["PreTrainedModel", "SftStep"], None] | None], None]
 """Trains a cold start by a recipe into a folder, and reports each step."""
@@ -42,10 +45,14 @@ _TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
 }
 
 
-def sft_run(preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None) -> None:
-    """Train the cold start of a preset from nothing."""
+def sft_run(
+    preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None, overwrite: bool = False
+) -> None:
+    """Train the cold start of a preset from nothing. Raises UserFault for a folder that holds a model."""
     if preset not in _TEACHERS:
         raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: {', '.join(_TEACHERS)}")
+    if not overwrite:
+        check_unfinished(out)
     recipe, trained = _TEACHERS[preset]
     train(out, recipe().changed(steps=steps, seed=seed), trained, threads)
 
@@ -59,12 +66,15 @@ def sft_rows_run(
     steps: int | None = None,
     seed: int | None = None,
     threads: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Fine-tune a model folder on rows, of a file or of a data set on a hub, and print the counts of rows and the loss.
 
+    A training that was interrupted resumes when the same command is given again.
+
     Raises:
-        UserFault: for a missing --model, a folder that is no model, a device that is not available, and for a preset,
-            which is trained by its own recipe.
+        UserFault: for a missing --model, a folder that is no model, a device that is not available, a folder that holds
+            another training, and for a preset, which is trained by its own recipe.
         ConfigError, DataError: for invalid settings and data.
     """
     if str(rows) in _TEACHERS:
@@ -82,10 +92,32 @@ def sft_rows_run(
         raise UserFault(f"--model: {error}") from error
     if config.device.startswith("cuda"):
         require_gpus({"device": config.device})
-    with _Screen() as screen:
+    from genevolve_ray.learning.launch import run_on_ranks
+
+    files = row_files(rows, config)
+    work = partial(_train, rows, files, model, out, with_local_rows(config), overwrite)
+    run_on_ranks(config.ranks, config.device, config.threads, work)
+
+
+def _train(
+    rows: Path | str,
+    files: Sequence[Path],
+    model: Path,
+    out: Path,
+    config: SftRowsConfig,
+    overwrite: bool,
+    ranks: Ranks,
+) -> None:
+    """Be one rank of a training; the first one has the screen."""
+    if not ranks.first:
+        train_on_rows(files, model, out, config, SilentRank(), ranks=ranks, overwrite=overwrite)
+        return
+    with Screen(config.device, config.dtype, ranks.size) as screen:
         screen.say(f"reading {rows}")
-        made = train_on_rows(row_files(rows, config), model, out, with_local_rows(config), screen)
+        made = train_on_rows(files, model, out, config, screen, ranks=ranks, overwrite=overwrite)
     screen.say(f"{made['steps']} steps in {made['seconds']:.0f} s, written to {out} ({PROVENANCE_FILE}, {REPORT_FILE})")
+    if config.lora is not None and learner_config(config).publishes_adapter:
+        screen.say(f"{out} holds an adapter alone; a run starts from it by learner.lora.start={out}")
 
 
 def rows_config(settings: Sequence[str]) -> SftRowsConfig:
@@ -136,54 +168,6 @@ def _check_pictures(source: str, files: Sequence[Path], reading: SftReadConfig) 
             f"{source}: {missing}, and only rows are downloaded: run `hf download ORG/NAME --repo-type dataset` for the "
             "pictures of the data set, then this command again"
         )
-
-
-class _Screen:
-    """A progress bar on a terminal, occasional lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console()
-        columns = (
-            TextColumn("fine-tuning"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} {task.fields[loss]}"),
-        )
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal
-        )
-        self._task = self._bar.add_task("fine-tuning", total=None, loss="", visible=False)
-        self._steps = 0
-
-    def say(self, text: str) -> None:
-        """Print a text literally."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
-        """Print the counts of rows and steps."""
-        self._steps = steps
-        self.say(report.text())
-        self.say(f"training on {train} rows for {steps} steps, {heldout} rows held out")
-        self._bar.update(self._task, total=steps, visible=True)
-
-    def step(self, step: SftStep) -> None:
-        """Move the bar, or print a line."""
-        self._bar.update(self._task, advance=1, loss=f"loss {step.loss:.4f}")
-        if not self._console.is_terminal and ((step.step + 1) % _ROWS_EVERY == 0 or step.step + 1 == self._steps):
-            pace = f"{step.tokens_per_second:,.0f} tokens/s"
-            self.say(f"step {step.step + 1}/{self._steps} loss {step.loss:.4f} lr {step.lr:.2e} {pace}")
-
-    def heldout(self, done: int, evaluation: SftEvaluation) -> None:
-        """Print the held-out loss."""
-        self.say(f"held-out loss after {done} steps: {evaluation.loss:.4f} over {evaluation.target_tokens} tokens")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
 
 def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | None) -> None:

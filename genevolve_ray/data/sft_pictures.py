@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from genevolve_ray.data.sft_rows import TokenizedRow
     from genevolve_ray.learning.batch import ImageInputs, MaskedTokens
+    from genevolve_ray.learning.distributed import Ranks
 
 _LOG = logging.getLogger(__name__)
 _THREADS = min(8, os.cpu_count() or 1)
@@ -111,12 +112,29 @@ class SeeingExample:
 
 
 class RowExamples:
-    """Turn rows into examples of a step. A row whose pictures changed since it was read is left out, by name."""
+    """Turn rows into examples of a step. A row whose pictures changed since it was read is left out, by name.
 
-    def __init__(self, pictures: RowPictures | None, report: RejectionReport) -> None:
+    Over several ranks, a row that one of them cannot open is left out on all.
+    """
+
+    def __init__(self, pictures: RowPictures | None, report: RejectionReport, ranks: Ranks | None = None) -> None:
         """Read with `pictures`, None where no row has any; the report counts the rows that are left out."""
-        self._pictures, self._report = pictures, report
-        self._lost: set[tuple[str, int]] = set()
+        self._pictures, self.report, self._ranks = pictures, report, ranks
+        self._lost: dict[tuple[str, int], Rejection] = {}
+
+    @property
+    def lost(self) -> list[Rejection]:
+        """The rows that were left out during the training."""
+        return list(self._lost.values())
+
+    def lose_again(self, lost: Sequence[Rejection], present: Sequence[TokenizedRow]) -> None:
+        """Count rows that were left out before this process; of these, only those `present` passed its own reading."""
+        known = {(row.source, row.number) for row in present if row}
+        for rejection in lost:
+            place = rejection.source, rejection.number
+            if place in known:
+                self.report.reject(rejection)
+            self._lost[place] = rejection
 
     def of(self, rows: Sequence[TokenizedRow]) -> list[MaskedTokens]:
         """Return the examples of rows, in order, with their pictures decoded.
@@ -129,18 +147,31 @@ class RowExamples:
                 made[number] = self._example(rows[number])
             except RowFault as fault:
                 self._lose(rows[number], fault)
+        if self._ranks is not None and self._ranks.size > 1 and any(row.pictures for row in rows):
+            self._agree(rows, made)
         return [made[number] for number in sorted(made)]
+
+    def _agree(self, rows: Sequence[TokenizedRow], made: dict[int, MaskedTokens]) -> None:
+        """Leave out what another rank left out: all ranks must divide by the same count of tokens."""
+        assert self._ranks is not None
+        missing = {f"{number:08d}": float(number not in made) for number in range(len(rows))}
+        for name, anywhere in self._ranks.combine(missing, frozenset(missing)).items():
+            if anywhere and made.pop(int(name), None) is not None:
+                fault = RowFault(RejectionReason.MISSING_IMAGE, "a picture that another rank cannot open")
+                self._lose(rows[int(name)], fault)
 
     def _lose(self, row: TokenizedRow, fault: RowFault) -> None:
         """Count and name a row once, however often it comes up."""
         if (row.source, row.number) in self._lost:
             return
-        self._lost.add((row.source, row.number))
         rejection = Rejection(row.source, row.number, fault.reason, f"{fault.detail} (during training)")
-        self._report.reject(rejection)
+        self._lost[row.source, row.number] = rejection
+        self.report.reject(rejection)
         _LOG.warning("left out: %s", rejection)
 
     def _example(self, row: TokenizedRow) -> MaskedTokens:
+        if not row:
+            raise RowFault(RejectionReason.MISSING_IMAGE, "left out before")
         plain = row.example()
         if not row.pictures:
             return plain

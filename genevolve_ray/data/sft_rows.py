@@ -77,19 +77,22 @@ class TokenizedRow:
 class RowEncoder:
     """Encode SFT rows as tokens of one tokenizer."""
 
-    def __init__(self, tokenizer: ChatTokenizer, cutoff: int = 32768, pictures: RowPictures | None = None) -> None:
+    def __init__(
+        self, tokenizer: ChatTokenizer, cutoff: int = 32768, pictures: RowPictures | None = None, date: str = ""
+    ) -> None:
         """Read the template.
 
         Args:
             tokenizer: a Hugging Face tokenizer with a chat template.
             cutoff: most tokens of a row. Longer rows are rejected, since a cut conversation would have lost its answer.
             pictures: opens the pictures of rows; without it, the `<image>` placeholders stay text.
+            date: the day that the template prints, as YYYY-MM-DD; by default the current day.
 
         Raises:
             ValueError: for a template whose turns have no end, or that does not show pictures where it should.
         """
         # Observations of a data set rarely repeat.
-        self._chat = ChatFormat(tokenizer, remembered=16, image_tokens=pictures.tokens if pictures else None)
+        self._chat = ChatFormat(tokenizer, remembered=16, date=date, image_tokens=pictures.tokens if pictures else None)
         self._pictures = pictures
         self.cutoff = cutoff
         frame = {

@@ -1,112 +1,44 @@
-"""Supervised fine-tuning of a model folder on published SFT rows, with a held-out loss and a report of rejected rows."""
+"""Supervised fine-tuning of a model folder on published SFT rows, with a held-out loss and a report of rejected rows.
+
+The policy, its ranks and its adapter are built by the code of the learner of a run. A training that ended in any way
+resumes from its newest state when the same call is made again.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genevolve_ray import __version__
 from genevolve_ray.agent.chat import load_tokenizer
 from genevolve_ray.agent.profile import ProtocolProfile
-from genevolve_ray.agent.profile_source import DEFAULT, read_profile
-from genevolve_ray.agent.trained_prompt import keep_trained_prompt, prompt_difference
+from genevolve_ray.agent.trained_prompt import keep_trained_prompt
+from genevolve_ray.data.sft_config import SftRowsConfig, learner_config, sft_config
+from genevolve_ray.data.sft_folder import TrainingFolder, model_identity
 from genevolve_ray.data.sft_pictures import RowExamples, RowPictures
-from genevolve_ray.data.sft_rows import ImageMode, RowEncoder, TokenizedRow, epochs_of
+from genevolve_ray.data.sft_progress import SftProgress
+from genevolve_ray.data.sft_rows import RowEncoder, epochs_of
+from genevolve_ray.data.sft_sets import RowSets, compare_words, describe, load_rows, same_rows
 from genevolve_ray.engines.checks import check_vocabulary
+from genevolve_ray.errors import UserFault
 from genevolve_ray.models.companions import check_companions
-from genevolve_ray.records.base import Config
-from genevolve_ray.records.published.exclusion import read_exclusion
-from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
-from genevolve_ray.records.published.splits import Split, SplitConfig, split_keys
-from genevolve_ray.records.published.trajectories import SftReadConfig, SftRow, read_sft
+from genevolve_ray.records.published.rejections import DataError, RejectionReport
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from genevolve_ray.learning.sft import SftConfig, SftEvaluation, SftStep
+    from genevolve_ray.learning.batch import MaskedTokens
+    from genevolve_ray.learning.distributed import Ranks
+    from genevolve_ray.learning.sft import SftEvaluation, SftStep
 
 _LOG = logging.getLogger(__name__)
 REPORT_FILE = "rejections.json"
-PROVENANCE_FILE = "sft.json"
-
-
-class SftRowsConfig(Config):
-    """Configure fine-tuning on rows; defaults are the paper's figures (PAPER section 5) where they are known.
-
-    Held-out rows come from `heldout_paths`, or are split off by request (the published split is 8,800 + 200).
-    """
-
-    epochs: int = Field(default=2, ge=1)
-    """Passes over the rows."""
-    global_batch: int = Field(default=32, ge=1)
-    """Rows of one step."""
-    max_steps: int | None = Field(default=None, ge=1)
-    """Ends the training early; the schedule covers the steps that are really taken."""
-    lr: float = Field(default=1e-5, ge=0)
-    """Learning rate of AdamW after the warm-up."""
-    weight_decay: float = Field(default=1e-6, ge=0)
-    """AdamW's decoupled weight decay."""
-    warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises."""
-    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Final learning rate of the cosine schedule, as a fraction of `lr`; the paper does not state it."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's usual values; the paper does not state them."""
-    grad_clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient; the paper does not state it."""
-    cutoff: int = Field(default=32768, ge=2)
-    """Most tokens of a row; longer rows are rejected, not cut."""
-    token_budget: int = Field(default=32768, ge=1)
-    """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
-    gradient_checkpointing: bool = False
-    """Compute the decoder layers again in the backward pass in place of keeping their activations; same result."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Data type of forward and backward passes and of the saved weights; master weights and optimizer are float32."""
-    device: str = "cpu"
-    """Torch device, such as `cpu` or `cuda`."""
-    threads: int = Field(default=0, ge=0)
-    """Torch threads; 0 keeps torch's setting."""
-    seed: int = Field(default=1, ge=0)
-    """Order of the rows, and the split."""
-    images: ImageMode = "text"
-    """`text`: images stay `<image>` placeholders; `vision`: the policy sees them, scaled by `profile.observations`."""
-    tower: Literal["frozen", "trained"] = "frozen"
-    """Whether the vision tower stays as it is. With `images: vision` it may be trained, which a random one needs."""
-    exclude_paths: tuple[Path, ...] = ()
-    """Rows of benchmarks: their requests are kept out of training."""
-    heldout_paths: tuple[Path, ...] = ()
-    """Files of rows for the held-out loss; their requests are kept out of training."""
-    heldout_fraction: float = Field(default=200 / 9000, ge=0, lt=1)
-    """Share of requests held out where there are no `heldout_paths`; 0 disables the held-out loss."""
-    evaluate_every: int = Field(default=0, ge=0)
-    """Steps between held-out losses; 0 means once an epoch. There is always one before the first step and at the end."""
-    reading: SftReadConfig = SftReadConfig()
-    """Reading of the rows."""
-    profile: str | ProtocolProfile = Field(default=DEFAULT, validate_default=True)
-    """Protocol of the runs that will start from the result, as in a run: a warning tells where its system prompt is not
-    that of the rows."""
-
-    @field_validator("profile", mode="before")
-    @classmethod
-    def _profile(cls, value: Any) -> Any:
-        return read_profile(value)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SftRowsConfig:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
-        if self.tower == "trained" and self.images != "vision":
-            raise ValueError(f"tower=trained needs images=vision, got images={self.images}: no picture would reach it")
-        return self
 
 
 class SftWatcher(Protocol):
@@ -114,6 +46,10 @@ class SftWatcher(Protocol):
 
     def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
         """Receive the report of the rows, the numbers of rows to train and evaluate on, and the number of steps."""
+        ...
+
+    def resumed(self, done: int) -> None:
+        """Receive the number of steps that were taken before, where a training resumes."""
         ...
 
     def step(self, step: SftStep) -> None:
@@ -125,161 +61,223 @@ class SftWatcher(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RowSets:
-    """Hold rows as tokens, for training and for the held-out loss."""
-
-    train: list[TokenizedRow]
-    heldout: list[TokenizedRow]
-    prompts: Counter[str] = field(default_factory=Counter)
-    """System prompts of the rows to train on, by their number of rows."""
-
-
-def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig, report: RejectionReport) -> RowSets:
-    """Read, split and tokenize rows. A request that is held out is never trained on.
-
-    Raises:
-        DataError: for a file that is missing or broken, or when no row is left to train on.
-    """
-    rows, away = RowSets([], []), set[str]()
-    for row in read_sft(config.heldout_paths, report, config.reading):
-        away.add(row.key)
-        rows.heldout.extend(encoder.encode_all([row], report))
-    if config.heldout_paths and not away:
-        raise DataError(f"no row to evaluate on in {', '.join(map(str, config.heldout_paths))}: {report.text()}")
-    split = None if away else SplitConfig(validation=config.heldout_fraction, seed=config.seed)
-    excluded = set(read_exclusion(config.exclude_paths, report).keys) if config.exclude_paths else set()
-    if config.exclude_paths and not excluded:
-        raise DataError(
-            f"{', '.join(map(str, config.exclude_paths))} exclude no request from training: {report.text()}"
-        )
-    for row in _without(away | excluded, read_sft(paths, report, config.reading), report):
-        if split is not None and split_keys([row.key], split)[row.key] is Split.VALIDATION:
-            rows.heldout.extend(encoder.encode_all([row], report))
-        else:
-            _count_prompt(row, rows.prompts)
-            rows.train.extend(encoder.encode_all([row], report))
-    if not rows.train:
-        raise DataError(f"no row to train on in {', '.join(map(str, paths))}: {report.text()}")
-    return rows
-
-
-def _count_prompt(row: SftRow, prompts: Counter[str]) -> None:
-    if row.messages[0].role == "system":
-        prompts[row.messages[0].content] += 1
-
-
-def prompt_fault(prompts: Counter[str], profile: ProtocolProfile) -> str:
-    """Return how the system prompts of rows differ from a profile's and from each other, "" where all are the same."""
-    if not prompts:
-        return ""
-    [(most, rows)] = prompts.most_common(1)
-    faults = [f"{len(prompts)} different system prompts, {rows} of {prompts.total()} rows have the first"] * (
-        len(prompts) > 1
-    )
-    if difference := prompt_difference(most, profile):
-        faults.append(f"the system prompt is not that of profile {profile.name!r}: {difference}")
-    return "; ".join(faults)
-
-
-def _compare_words(prompts: Counter[str], config: SftRowsConfig) -> dict[str, str]:
-    """Return what the provenance records of the rows' system prompt, after a warning where it is another one."""
-    assert isinstance(config.profile, ProtocolProfile), "validated"
-    if fault := prompt_fault(prompts, config.profile):
-        _LOG.warning("rows to train on: %s", fault)
-    return {"profile": config.profile.label, "prompt_difference": fault}
-
-
-def _without(keys: set[str], rows: Iterator[SftRow], report: RejectionReport) -> Iterator[SftRow]:
-    for row in rows:
-        if row.key in keys:
-            report.reject(Rejection(str(row.source), row.number, RejectionReason.HELD_OUT_REQUEST, row.id))
-        else:
-            yield row
-
-
 def train_on_rows(
-    paths: Sequence[Path], model_dir: Path, out: Path, config: SftRowsConfig, monitor: SftWatcher
+    paths: Sequence[Path],
+    model_dir: Path,
+    out: Path,
+    config: SftRowsConfig,
+    monitor: SftWatcher,
+    *,
+    ranks: Ranks | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune the model in `model_dir` on rows and write it to `out` in HF layout; return the provenance.
 
     The folder of the checkpoint also holds `rejections.json` (rows that were left out, with reasons) and `sft.json`
-    (settings, counts, losses), and the system prompt of the rows as `system_prompt.md`.
+    (settings, counts, losses), and the system prompt of the rows as `system_prompt.md`. Where `out` holds the same
+    training unfinished, it resumes from its newest state. Over several ranks this is a collective, and `out` is a
+    folder that all of them see.
 
     Raises:
         DataError: for unusable data, a tokenizer without a usable chat template, or `images=vision` for a model that
             does not see.
         FileNotFoundError: for a model folder without config.json or tokenizer.
         PermissionError: for a file of the model folder that cannot be copied.
+        OccupiedFolder: where `out` holds another training, or a finished one without `overwrite`.
+        UserFault: for settings that do not fit the model, or a state that cannot be read.
     """
-    from genevolve_ray.learning.policy import has_tokenizer, save_policy, use_threads
-    from genevolve_ray.learning.sft import train_sft
+    from genevolve_ray.learning.distributed import Ranks, lone_rank
+    from genevolve_ray.learning.policy import has_tokenizer
 
-    if config.threads:
-        use_threads(config.threads)
+    if ranks is None or not ranks.sharded:
+        ranks = lone_rank(config.device) if config.offload else Ranks()
     if not has_tokenizer(model_dir):
         raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
     check_companions(model_dir)
+    settings = config.model_dump(mode="json")
+    folder = TrainingFolder(out, {"model": model_identity(model_dir), **settings}, overwrite)
+    folder.check()
     started, report = time.perf_counter(), RejectionReport()
-    encoder, pictures = _encoder(model_dir, config)
+    encoder, pictures = _encoder(model_dir, config, folder.date())
     rows = load_rows(paths, encoder, config, report)
-    words, settings = _compare_words(rows.prompts, config), sft_config(config, len(rows.train))
-    monitor.start(report, len(rows.train), len(rows.heldout), settings.steps)
-    out.mkdir(parents=True, exist_ok=True)  # A folder that cannot be written fails before the training, not after it.
-    model = _trainable(model_dir, config)
-    examples, every = RowExamples(pictures, report), math.ceil(len(rows.train) / config.global_batch)
-    losses = _HeldOutLosses(model, rows.heldout, examples, config, monitor)
-
-    def after(step: SftStep) -> None:
-        monitor.step(step)
-        if (step.step + 1) % (config.evaluate_every or every) == 0:
-            losses.evaluate(step.step + 1)
-
-    losses.evaluate(0)
-    batches = epochs_of(rows.train, epochs=config.epochs, batch=config.global_batch, seed=config.seed)
-    history = train_sft(model, (made for batch in batches if (made := examples.of(batch))), settings, after)
-    if not history:
-        raise DataError(f"no row is left to train on: {report.text()}")
-    losses.evaluate(len(history))
-    save_policy(model.bfloat16() if config.dtype == "bfloat16" else model, model_dir, out)
-    report.write(out / REPORT_FILE)
-    keep_trained_prompt(out, rows.prompts)
-    provenance = {
-        "package": __version__,
-        "model": str(model_dir),
-        "date": encoder.date,
-        "rows": [str(path) for path in paths],
-        "settings": config.model_dump(mode="json", exclude={"profile"}),
-        **words,
-        "trained_on": len(rows.train),
-        "held_out": len(rows.heldout),
-        "longest": max(map(len, rows.train)),
-        "steps": len(history),
-        "loss": [step.loss for step in history],
-        "heldout": [{"steps": done, **asdict(evaluation)} for done, evaluation in losses.found],
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    if pictures is not None:
-        provenance |= _seen(rows, config)
-        pictures.close()
-    (out / PROVENANCE_FILE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    words = compare_words(rows.prompts, config)
+    monitor.start(report, len(rows.train), len(rows.heldout), sft_config(config, len(rows.train)).steps)
+    training = _Training(model_dir, config, folder, monitor, ranks)
+    try:
+        training.begin(rows, RowExamples(pictures, report, ranks), encoder.date)
+        training.run(started)
+        facts = {"date": encoder.date, "rows": [str(path) for path in paths], **words}
+        provenance = training.finish(facts, started)
+    finally:
+        folder.release()
+        if pictures is not None:
+            pictures.close()
     return provenance
 
 
-def _trainable(model_dir: Path, config: SftRowsConfig) -> PreTrainedModel:
-    """Return the model as it is trained."""
-    from genevolve_ray.learning.build import checkpoint_layers
-    from genevolve_ray.learning.policy import load_policy, vision_tower
+class _Training:
+    """Hold one training: the policy and its optimizer, its rows, and what has happened so far."""
 
-    model = load_policy(model_dir, device=config.device)
-    if config.tower == "trained" and (tower := vision_tower(model)) is not None:
-        tower.requires_grad_(True)
-    if config.gradient_checkpointing:
-        checkpoint_layers(model)
-    return model
+    rows: RowSets
+    examples: RowExamples
+    progress: SftProgress
+
+    def __init__(
+        self, model_dir: Path, config: SftRowsConfig, folder: TrainingFolder, monitor: SftWatcher, ranks: Ranks
+    ) -> None:
+        """Build the policy. Raises UserFault naming a setting that does not fit it."""
+        self.model_dir, self.config, self.folder, self.monitor, self.ranks = model_dir, config, folder, monitor, ranks
+        self.learner = learner_config(config)
+        self.model, self.adapter = self._policy()
+
+    def _policy(self) -> tuple[PreTrainedModel, Any]:
+        """Return the policy as it is trained, and its adapter's description."""
+        from genevolve_ray.learning.build import build_policy
+        from genevolve_ray.learning.policy import vision_tower
+
+        try:
+            model, adapter = build_policy(self.model_dir, self.learner, self.ranks)
+        except ValueError as error:
+            raise UserFault(f"{self.model_dir}: {' '.join(str(error).split())}") from error
+        if self.config.tower == "trained" and (tower := vision_tower(model)) is not None:
+            tower.requires_grad_(True)
+        return model, adapter
+
+    def begin(self, rows: RowSets, examples: RowExamples, date: str | None) -> None:
+        """Take the folder, and restore the newest state where it holds this training."""
+        from genevolve_ray.learning.sft import build_optimizers
+        from genevolve_ray.learning.sft_state import load_state
+
+        self.rows, self.examples = rows, examples
+        self.settings = sft_config(self.config, len(rows.train))
+        self.optimizers = build_optimizers(self.model, self.settings)
+        before = self.folder.begin({"date": date, **describe(rows)}) if self.ranks.first else None
+        self.ranks.combine({"begun": 1.0}, frozenset())  # The others read what rank 0 has checked.
+        if not self.ranks.first:
+            before = self.folder.rows()
+        newest = self.folder.newest()
+        self.progress = SftProgress() if newest is None else SftProgress.read(newest[1])
+        if before is not None:
+            self.rows = same_rows(rows, before, self.progress.lost, self.folder.out)
+            self.settings = sft_config(self.config, len(self.rows.train))
+        examples.lose_again(self.progress.lost, [*rows.train, *rows.heldout])
+        if newest is not None:
+            load_state(self.model, self.optimizers, newest[0])
+            self.monitor.resumed(self.progress.steps)
+
+    def run(self, started: float) -> None:
+        """Take the steps that are left. Raises DataError when no row is left."""
+        from genevolve_ray.learning.sft import train_sft
+
+        every = math.ceil(len(self.rows.train) / self.config.global_batch)
+
+        def after(step: SftStep) -> None:
+            done = step.step + 1
+            self.progress.history.append(step)
+            self.monitor.step(step)
+            if done % (self.config.evaluate_every or every) == 0:
+                self._evaluate(done)
+            if done % self.config.checkpoint_every == 0:
+                self._save(done, started)
+
+        if not self.progress.history:
+            self._evaluate(0)
+        train_sft(
+            self.model,
+            self._batches(),
+            self.settings,
+            after,
+            optimizers=self.optimizers,
+            ranks=self.ranks,
+            first=self.progress.steps,
+        )
+        if not self.progress.history:
+            raise DataError(f"no row is left to train on: {self.examples.report.text()}")
+        self._evaluate(self.progress.steps)
+
+    def _batches(self) -> Iterator[list[MaskedTokens]]:
+        """Yield the batches that were not trained on yet."""
+        config, drawn = self.config, self.progress.batches
+        batches = epochs_of(self.rows.train, epochs=config.epochs, batch=config.global_batch, seed=config.seed)
+        for number, batch in enumerate(islice(batches, drawn, None), drawn + 1):
+            made = self.examples.of(batch)
+            self.progress.batches = number
+            if made:
+                yield made
+
+    def _save(self, done: int, started: float) -> None:
+        """Write the state after a step."""
+        from genevolve_ray.learning.sft_state import save_state
+
+        if not self.ranks.first:
+            save_state(self.model, self.optimizers, self.ranks, None)
+            return
+        self.progress.lost = list(self.examples.lost)
+        seconds = self.progress.seconds + time.perf_counter() - started
+        with self.folder.state(done, self.progress.values(seconds)) as target:
+            save_state(self.model, self.optimizers, self.ranks, target)
+
+    def finish(self, facts: dict[str, Any], started: float) -> dict[str, Any]:
+        """Write the result with its reports, and return the provenance."""
+        from genevolve_ray.learning.sft_state import save_result
+
+        parts = (self.model, self.adapter, self.ranks, self.model_dir)
+        provenance = self._provenance(facts, started)
+        if not self.ranks.first:
+            save_result(*parts, None, self.learner)
+            return provenance
+        with self.folder.result() as target:
+            save_result(*parts, target, self.learner)
+            self.examples.report.write(target / REPORT_FILE)
+            keep_trained_prompt(target, self.rows.prompts)
+            provenance["files"] = sorted(str(f.relative_to(target)) for f in target.rglob("*") if f.is_file())
+        self.folder.finish(provenance)
+        return provenance
+
+    def _provenance(self, facts: dict[str, Any], started: float) -> dict[str, Any]:
+        rows, progress = self.rows, self.progress
+        provenance = {
+            "package": __version__,
+            "model": str(self.model_dir),
+            "settings": self.config.model_dump(mode="json", exclude={"profile"}),
+            **facts,
+            "trained_on": len(rows.train),
+            "held_out": len(rows.heldout),
+            "longest": max(map(len, rows.train)),
+            "steps": progress.steps,
+            "loss": [step.loss for step in progress.history],
+            "heldout": [{"steps": done, **asdict(evaluation)} for done, evaluation in progress.heldout],
+            "seconds": round(progress.seconds + time.perf_counter() - started, 1),
+        }
+        return provenance | (_seen(rows, self.config) if self.config.images == "vision" else {})
+
+    def _evaluate(self, done: int) -> None:
+        """Add the held-out loss after `done` steps, once; nothing where no row is held out."""
+        found = self.progress.heldout
+        if found and found[-1][0] == done:
+            return
+        if (loss := self._heldout_loss()) is not None:
+            found.append((done, loss))
+            self.monitor.heldout(done, loss)
+
+    def _heldout_loss(self) -> SftEvaluation | None:
+        """Return the loss on the held-out rows. Those with pictures are opened one batch at a time."""
+        from genevolve_ray.learning.sft import SftEvaluation, evaluate_sft
+
+        rows, config = self.rows.heldout, self.config
+        size = config.global_batch if any(row.pictures for row in rows) else max(1, len(rows))
+        parts = []
+        for start in range(0, len(rows), size):
+            if batch := self.examples.of(rows[start : start + size]):
+                parts.append(evaluate_sft(self.model, batch, config.token_budget, config.dtype, self.ranks))
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        count = sum(part.target_tokens for part in parts)
+        loss = sum(part.loss * part.target_tokens for part in parts) / count
+        return SftEvaluation(loss=loss, target_tokens=count, perplexity=math.exp(loss))
 
 
-def _encoder(model_dir: Path, config: SftRowsConfig) -> tuple[RowEncoder, RowPictures | None]:
+def _encoder(model_dir: Path, config: SftRowsConfig, date: str) -> tuple[RowEncoder, RowPictures | None]:
     """Return what encodes rows, and what opens their pictures where the policy sees them. Raises DataError."""
     assert isinstance(config.profile, ProtocolProfile), "validated"
     observations, sees = config.profile.observations, config.images == "vision"
@@ -294,7 +292,7 @@ def _encoder(model_dir: Path, config: SftRowsConfig) -> tuple[RowEncoder, RowPic
         tokenizer = load_tokenizer(model_dir)
         check_vocabulary(model_dir, tokenizer)
         pictures = RowPictures(model_dir, observations) if sees else None
-        return RowEncoder(tokenizer, config.cutoff, pictures), pictures
+        return RowEncoder(tokenizer, config.cutoff, pictures, date), pictures
     except Exception as error:  # Files of others: tokenizers raises plain exceptions.
         raise DataError(f"{model_dir}: {' '.join(str(error).split())}") from error
 
@@ -304,57 +302,3 @@ def _seen(rows: RowSets, config: SftRowsConfig) -> dict[str, Any]:
     assert isinstance(config.profile, ProtocolProfile), "validated"
     scaled = config.profile.observations.model_dump(include={"max_side", "max_pixels"})
     return {"pictures": scaled | {"trained_on": sum(len(row.pictures) for row in rows.train)}}
-
-
-@dataclass
-class _HeldOutLosses:
-    """Collect the held-out losses of a training as (steps done, loss)."""
-
-    model: PreTrainedModel
-    rows: Sequence[TokenizedRow]
-    examples: RowExamples
-    config: SftRowsConfig
-    monitor: SftWatcher
-    found: list[tuple[int, SftEvaluation]] = field(default_factory=list)
-
-    def evaluate(self, done: int) -> None:
-        """Add the loss after `done` steps, once; nothing where no row is held out."""
-        if self.found and self.found[-1][0] == done:
-            return
-        if (loss := self._loss()) is not None:
-            self.found.append((done, loss))
-            self.monitor.heldout(done, loss)
-
-    def _loss(self) -> SftEvaluation | None:
-        """Return the loss on the rows. Those with pictures are opened one batch at a time."""
-        from genevolve_ray.learning.sft import SftEvaluation, evaluate_sft
-
-        rows, config = self.rows, self.config
-        size = config.global_batch if any(row.pictures for row in rows) else max(1, len(rows))
-        parts = []
-        for start in range(0, len(rows), size):
-            if batch := self.examples.of(rows[start : start + size]):
-                parts.append(evaluate_sft(self.model, batch, config.token_budget, config.dtype))
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        count = sum(part.target_tokens for part in parts)
-        loss = sum(part.loss * part.target_tokens for part in parts) / count
-        return SftEvaluation(loss=loss, target_tokens=count, perplexity=math.exp(loss))
-
-
-def sft_config(config: SftRowsConfig, rows: int) -> SftConfig:
-    """Return the settings of `learning.sft` for a number of rows: the number of steps follows from epochs and batch."""
-    from genevolve_ray.learning.sft import SftConfig
-
-    steps = math.ceil(config.epochs * rows / config.global_batch)
-    return SftConfig(
-        steps=min(steps, config.max_steps or steps),
-        lr=config.lr,
-        warmup_fraction=config.warmup_fraction,
-        final_lr_fraction=config.final_lr_fraction,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        grad_clip=config.grad_clip,
-        token_budget=config.token_budget,
-        dtype=config.dtype,
-    )

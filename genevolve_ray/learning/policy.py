@@ -107,7 +107,11 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str
 
 
 def save_beside(
-    model: PreTrainedModel, source: str | Path, target: Path, state: Mapping[str, Tensor] | None = None
+    model: PreTrainedModel,
+    source: str | Path,
+    target: Path,
+    state: Mapping[str, Tensor] | None = None,
+    dtype: str | None = None,
 ) -> None:
     """Write the weights of a policy to `target`, and next to them every other file of the folder it came from.
 
@@ -119,11 +123,12 @@ def save_beside(
         source: its model folder.
         target: an existing folder.
         state: the weights; by default those of the model.
+        dtype: the dtype of `state`, for `config.json`; by default the model's.
     """
     with _other_files_left(model):
         model.save_pretrained(target, state_dict=None if state is None else dict(state))
     copy_companions(source, target, config=False)
-    copy_config(source, target, str(model.dtype).removeprefix("torch."))
+    copy_config(source, target, dtype or str(model.dtype).removeprefix("torch."))
 
 
 @contextmanager

@@ -14,11 +14,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, each_micro_batch
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, each_micro_batch, micro_batches
+from genevolve_ray.learning.build import flops_per_token
+from genevolve_ray.learning.distributed import Ranks, clip_gradients, sum_replicated, under_root
 from genevolve_ray.learning.logprobs import token_logprobs
-from genevolve_ray.learning.policy import head_weight, hidden_states
+from genevolve_ray.learning.policy import head_weight, hidden_states, vision_tower
 from genevolve_ray.records.base import Config
 
+ONE_RANK = Ranks()
 ComputeDtype = Literal["float32", "bfloat16"]
 
 
@@ -79,7 +82,10 @@ class SftExample:
 
 @dataclass(frozen=True)
 class SftStep:
-    """Record one step: its number from 0, mean loss (nats per assistant token) before the update, and its cost."""
+    """Record one step: its number from 0, mean loss (nats per assistant token) before the update, and its cost.
+
+    `flops` are the floating-point operations of all ranks that the mathematics needs, attention products left out.
+    """
 
     step: int
     loss: float
@@ -88,6 +94,7 @@ class SftStep:
     tokens: int
     target_tokens: int
     seconds: float
+    flops: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -116,29 +123,59 @@ def learning_rate(step: int, config: SftConfig) -> float:
 
 def build_optimizers(model: nn.Module, config: SftConfig) -> list[torch.optim.Optimizer]:
     """Return the optimizers; vectors (norms) and embeddings are not decayed."""
-    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    matrices = [p for _, p in trainable if p.ndim == 2 and id(p) not in embeddings]
-    chosen = {id(p) for p in matrices}
-    rest = [p for _, p in trainable if id(p) not in chosen]
+    decayed = {id(p) for p in trained if p.ndim == 2 and id(p) not in embeddings}
+    matrices = [p for p in trained if id(p) in decayed]
+    rest = [p for p in trained if id(p) not in decayed]
     if config.optimizer is OptimizerName.MUON:
         muon = torch.optim.Muon(
             matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         return [muon, torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=0.0, fused=True)]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)]
+    # Ranks shard the decoder and not the tower, and one fused update takes tensors of one kind.
+    tower = vision_tower(model)
+    whole = set() if tower is None else {id(p) for p in tower.parameters()}
+    groups = [
+        {"params": [p for p in kind if (id(p) in whole) is seeing], "weight_decay": decay}
+        for seeing in (False, True)
+        for kind, decay in ((matrices, config.weight_decay), (rest, 0.0))
+    ]
+    kept = [group for group in groups if group["params"]]
+    return [torch.optim.AdamW(kept, lr=config.lr, betas=config.betas, fused=True)]
+
+
+def own_micro_batches(
+    batch: Sequence[MaskedTokens], token_budget: int, device: torch.device, ranks: Ranks
+) -> Iterable[MicroBatch]:
+    """Return this rank's micro-batches of a batch, as many on every rank; a single rank makes them one at a time.
+
+    Raises ValueError for a malformed example.
+    """
+    if ranks.size == 1:
+        return each_micro_batch(batch, token_budget, device)
+    budget = ranks.budget([len(example.tokens) for example in batch], token_budget)
+    return ranks.share(micro_batches(batch, budget, device), device)
+
+
+def compute_device(model: PreTrainedModel, ranks: Ranks) -> torch.device:
+    """Return the device of the passes, which offloaded weights are not on."""
+    return model.device if ranks.mesh is None else torch.device(ranks.mesh.device_type)
 
 
 def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtype = "float32") -> Tensor:
     """Return log-probs [P] of a micro-batch's assistant tokens at temperature 1; "float32" computes as the model is."""
     half = dtype == "bfloat16"
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
-        states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_P)
-    weight_V_H = head_weight(model)
-    if half:
-        states_P_H, weight_V_H = states_P_H.bfloat16(), weight_V_H.bfloat16()
-    return token_logprobs(states_P_H, weight_V_H, batch.targets_P)[0]
+
+    def work() -> Tensor:
+        with torch.autocast(batch.ids_B_T.device.type, dtype=torch.bfloat16, enabled=half):
+            states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_P)
+        weight_V_H = head_weight(model)
+        if half:
+            states_P_H, weight_V_H = states_P_H.bfloat16(), weight_V_H.bfloat16()
+        return token_logprobs(states_P_H, weight_V_H, batch.targets_P)[0]
+
+    return under_root(model, work)
 
 
 def sft_step(
@@ -146,8 +183,11 @@ def sft_step(
     optimizers: Sequence[torch.optim.Optimizer],
     batch: Sequence[MaskedTokens],
     config: SftConfig,
+    ranks: Ranks = ONE_RANK,
 ) -> tuple[float, float, int]:
     """Do one update and return (loss, gradient norm before clipping, number of assistant tokens).
+
+    Over several ranks this is a collective. All of them pass the same whole batch and return the same numbers.
 
     Raises:
         ValueError: when no example of the batch has an assistant token.
@@ -157,11 +197,14 @@ def sft_step(
     if not count:
         raise ValueError(f"none of the {len(batch)} examples has an assistant token")
     total = 0.0
-    for part in each_micro_batch(batch, config.token_budget, model.device):
+    for part in own_micro_batches(batch, config.token_budget, compute_device(model, ranks), ranks):
         loss = -batch_logprobs(model, part, config.dtype).sum() / count
         loss.backward()
         total += loss.item()
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
+    total = ranks.combine({"loss": total}, frozenset())["loss"]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    sum_replicated(parameters, ranks)
+    norm = clip_gradients(parameters, config.grad_clip)
     if not (math.isfinite(total) and math.isfinite(norm)):
         model.zero_grad(set_to_none=True)
         raise FloatingPointError(f"fine-tuning step has loss {total} and gradient norm {norm}")
@@ -176,26 +219,34 @@ def train_sft(
     batches: Iterable[Sequence[MaskedTokens]],
     config: SftConfig,
     on_step: Callable[[SftStep], None] | None = None,
+    *,
+    optimizers: Sequence[torch.optim.Optimizer] | None = None,
+    ranks: Ranks = ONE_RANK,
+    first: int = 0,
 ) -> list[SftStep]:
-    """Fine-tune `model` in place on `config.steps` batches (fewer if they run out) and return a record of each step.
+    """Fine-tune `model` in place up to step `config.steps` (fewer if batches run out) and return a record of each step.
 
     Args:
         model: any causal model of `load_policy`'s kind; its parameters that require gradient are trained.
         batches: one list of examples a step; drawn lazily.
         config: the settings.
         on_step: called after every step, for progress and checkpoints.
+        optimizers: the result of `build_optimizers`, by default new ones.
+        ranks: the ranks that share the model; each passes the same batches.
+        first: number of the first step; earlier ones were taken before.
     """
-    optimizers = build_optimizers(model, config)
+    optimizers = build_optimizers(model, config) if optimizers is None else optimizers
     history: list[SftStep] = []
-    for step, batch in zip(range(config.steps), batches, strict=False):
+    cost = flops_per_token(model)
+    for step, batch in zip(range(first, config.steps), batches, strict=False):
         started = time.perf_counter()
         rate = learning_rate(step, config)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        loss, norm, count = sft_step(model, optimizers, batch, config)
+        loss, norm, count = sft_step(model, optimizers, batch, config, ranks)
         tokens, seconds = sum(len(e.tokens) for e in batch), time.perf_counter() - started
-        history.append(SftStep(step, loss, norm, rate, tokens, count, seconds))
+        history.append(SftStep(step, loss, norm, rate, tokens, count, seconds, cost * tokens))
         if on_step is not None:
             on_step(history[-1])
     return history
@@ -207,12 +258,14 @@ def evaluate_sft(
     examples: Sequence[MaskedTokens],
     token_budget: int = 16384,
     dtype: ComputeDtype = "float32",
+    ranks: Ranks = ONE_RANK,
 ) -> SftEvaluation:
-    """Return the held-out loss. Raises ValueError when there is no assistant token."""
-    total, count = 0.0, 0
-    for part in each_micro_batch(examples, token_budget, model.device):
-        total -= float(batch_logprobs(model, part, dtype).double().sum())
-        count += len(part.targets_P)
+    """Return the held-out loss; over several ranks a collective. Raises ValueError when there is no assistant token."""
+    count = sum(sum(example.policy_mask) for example in examples)
     if not count:
         raise ValueError(f"none of the {len(examples)} examples has an assistant token")
+    total = 0.0
+    for part in own_micro_batches(examples, token_budget, compute_device(model, ranks), ranks):
+        total -= float(batch_logprobs(model, part, dtype).double().sum())
+    total = ranks.combine({"loss": total}, frozenset())["loss"]
     return SftEvaluation(loss=total / count, target_tokens=count, perplexity=math.exp(total / count))

@@ -184,11 +184,11 @@ def test_pictures_that_cannot_be_trained_on_are_refused_in_one_line(
 
 
 def test_progress_without_a_terminal_is_a_line_every_ten_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    from genevolve_ray.commands.sft import _Screen
+    from genevolve_ray.commands.sft_screen import Screen
     from genevolve_ray.learning.sft import SftStep
     from genevolve_ray.records.published.rejections import RejectionReport
 
-    with _Screen() as screen:
+    with Screen() as screen:
         screen.start(RejectionReport(), train=1, heldout=0, steps=25)
         for step in range(25):
             screen.step(SftStep(step, 1.0, 1.0, 1e-5, tokens=10, target_tokens=5, seconds=1.0))

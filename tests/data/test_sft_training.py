@@ -15,8 +15,10 @@ from transformers import AutoTokenizer
 from genevolve_ray.agent.profile import load_prompt
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.agent.trained_prompt import PROMPT_FILE
+from genevolve_ray.data.sft_config import SftRowsConfig, sft_config
 from genevolve_ray.data.sft_rows import RowEncoder
-from genevolve_ray.data.sft_training import SftRowsConfig, load_rows, sft_config, train_on_rows
+from genevolve_ray.data.sft_sets import load_rows
+from genevolve_ray.data.sft_training import train_on_rows
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.sft import evaluate_sft
 from genevolve_ray.records.published.rejections import DataError, RejectionReason, RejectionReport
@@ -31,12 +33,16 @@ class Listener:
         self.started: list[Any] = []
         self.steps: list[Any] = []
         self.losses: list[tuple[int, float]] = []
+        self.went_on_after = 0
 
     def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
         self.started.append((report.kept, train, heldout, steps))
 
     def step(self, step: Any) -> None:
         self.steps.append(step)
+
+    def resumed(self, done: int) -> None:
+        self.went_on_after = done
 
     def heldout(self, done: int, evaluation: Any) -> None:
         self.losses.append((done, evaluation.loss))
@@ -136,6 +142,6 @@ def test_the_words_of_the_rows_stay_with_the_model_and_are_compared_with_the_pro
     assert "is not that of profile 'release': line 1" in made["prompt_difference"]
     assert made["prompt_difference"] in caplog.text
     same = {"name": "rows", "prompt": str(out / PROMPT_FILE)}
-    made, _, _ = train(tmp_path, model_dir, [sft_row()], max_steps=1, profile=same)
+    made, _, _ = train(tmp_path / "again", model_dir, [sft_row()], max_steps=1, profile=same)
     assert (made["profile"], made["prompt_difference"]) == ("rows", "")
     assert load_prompt(read_profile(same).prompt) == words

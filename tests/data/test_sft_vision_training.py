@@ -17,9 +17,10 @@ from seeing_rows import TWO_SEARCHES, as_folder, as_parquet, pictured_rows
 from zoo import build
 
 from genevolve_ray.agent.chat import load_tokenizer
+from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.data.sft_pictures import RowExamples, RowPictures
 from genevolve_ray.data.sft_rows import RowEncoder
-from genevolve_ray.data.sft_training import SftRowsConfig, train_on_rows
+from genevolve_ray.data.sft_training import train_on_rows
 from genevolve_ray.engines.config import VllmConfig
 from genevolve_ray.engines.protocol import PromptImage
 from genevolve_ray.engines.transformers import TransformersEngine
@@ -45,6 +46,9 @@ class Silent:
 
     def start(self, report: RejectionReport, train: int, heldout: int, steps: int) -> None:
         self.report, self.counts = report, (train, heldout, steps)
+
+    def resumed(self, done: int) -> None:
+        self.went_on_after = done
 
     def step(self, step: Any) -> None:
         self.losses.append(step.loss)

@@ -17,7 +17,7 @@ from docs.configuration import parts
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.profile_source import SOURCE_KEYS
 from genevolve_ray.config import RunConfig, load_config, presets
-from genevolve_ray.data.sft_training import SftRowsConfig
+from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.layers import EXTENDS
 from genevolve_ray.evolution.plugins import SPECS, PluginSpec, Role
