@@ -216,5 +216,5 @@ class RolloutWorker:
 def worker_environment(engine: EngineConfig) -> dict[str, str]:
     """Return the environment variables that a worker's process needs before it imports anything."""
     if engine.kind == "vllm":
-        return vllm_environment(device=engine.device, threads=engine.vllm.threads)
+        return vllm_environment(device=engine.device, threads=engine.vllm.threads or 1)
     return {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(engine.transformers.threads or 1)}

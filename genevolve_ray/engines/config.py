@@ -32,8 +32,9 @@ class VllmConfig(Config):
     """False captures CUDA graphs and compiles; on CPU the engine is always eager."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that one engine is sharded over."""
-    threads: int = Field(default=1, ge=1)
-    """OpenMP threads of the engine process; thread pools that overlap with the learner's cost up to ten times."""
+    threads: int | None = Field(default=None, ge=1)
+    """OpenMP threads of the engine process. None: 1, and on a CPU 2 for a model of at least 10 million parameters, where
+    there are two cores. Thread pools that overlap with the learner's may cost up to ten times."""
     seed: int = 0
     """Seeds requests that carry no seed of their own."""
     max_images: int = Field(default=0, ge=0)
@@ -53,7 +54,8 @@ class EngineConfig(Config):
     """Tokens a sequence may have in all; by default the longest episode of the profile, or fewer where the model holds
     fewer."""
     max_concurrent: int = Field(default=64, ge=1)
-    """Most sequences that are decoded together; more requests wait their turn."""
+    """Most sequences that are decoded together; more requests wait their turn. In a run it is by default the samples of a
+    step that one engine plays, at least 48 and at most 256."""
     vllm: VllmConfig = VllmConfig()
     """Settings of the vLLM engine."""
     transformers: TransformersConfig = TransformersConfig()

@@ -55,7 +55,9 @@ CHANGEABLE = (
     "learner.token_budget",
     "loop.outage_limit",
     "loop.parity_limit",
+    "engine.max_concurrent",
     "engine.vllm.kv_cache_mib",
+    "engine.vllm.threads",
     *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),
 )
 """Configuration keys (with all below them) that may differ when a run is resumed."""
