@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_ratio, repeat, say
+from genevolve_ray.experience.changes import encode_changes
 from genevolve_ray.experience.config import MemoryConfig
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.records.experience import Experience
@@ -18,6 +19,8 @@ from genevolve_ray.records.experience import Experience
 DIMENSION = 1024
 SIZES = ((500, 1e-3), (100_000, 100e-3))
 """Bundles, and the seconds that a search over them may take."""
+STORED, STEP = 20_000, 8
+"""Bundles of a memory that is stored, and how many of them a step writes and uses."""
 _LONG_ENOUGH = 0.2
 """Seconds of searching that one repetition averages over."""
 
@@ -28,6 +31,7 @@ def run(options: Options) -> list[Row]:
     with one_core():
         for count, seconds in SIZES:
             rows += _measure(min(count, 2000) if options.quick else count, seconds, options.repeats)
+        rows += _stored(200 if options.quick else STORED, options.repeats)
     return rows
 
 
@@ -99,3 +103,40 @@ def _mean_seconds(work: Callable[[NDArray[np.float32]], None], queries: list[NDA
         work(queries[calls % len(queries)])
         calls += 1
     return elapsed / calls
+
+
+def _stored(count: int, repeats: int) -> list[Row]:
+    """Measure what a step costs that stores its changes, and one that stores the whole memory. CPU seconds."""
+    say(f"storing a memory of {count} bundles")
+    memory, rng, watch = filled(count), np.random.default_rng(2), Stopwatch()
+    sizes: dict[str, list[float]] = {"whole": [], "changes": []}
+
+    def once(step: int) -> None:
+        mark = memory.mark
+        for number in range(STEP):
+            bundle = Experience(step=count + step, request_id=f"new{step}/{number}", gap=0.5)
+            memory.insert(bundle, _unit(rng, DIMENSION))
+            memory.retrieve(_unit(rng, DIMENSION), "another", step)
+        ways: list[tuple[str, Callable[[], bytes]]] = [
+            ("whole", memory.snapshot),
+            ("changes", lambda: encode_changes(memory, mark)),
+        ]
+        for name, write in ways:
+            started = time.process_time()
+            sizes[name].append(float(len(write())))
+            watch.add(name, time.process_time() - started)
+
+    repeat(repeats, once)
+    what = f"{count} x {DIMENSION}"
+    ratios = {
+        "whole": None,
+        "changes": (paired_ratio(watch.seconds("changes"), watch.seconds("whole")), "the whole memory"),
+    }
+    return [
+        row
+        for name in ("whole", "changes")
+        for row in (
+            Row(f"storing a step, {name}, {what}", Spread.of(watch.seconds(name)), "CPU s", *(ratios[name] or ())),
+            Row(f"bytes of it, {name}", Spread.of(sizes[name]), "bytes"),
+        )
+    ]

@@ -148,6 +148,25 @@ def test_weights_are_published_in_the_type_that_engine_or_learner_compute_in(
     assert bare(tmp_path, text).learner.published_dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("", 48),
+        ("loop: {requests_per_step: 32}\n", 192),
+        ("loop: {requests_per_step: 32, max_running: 100}\n", 100),
+        ("loop: {requests_per_step: 2}\n", 48),
+        ("loop: {requests_per_step: 64}\n", 256),
+        ("loop: {requests_per_step: 32}\ncluster: {rollout_workers: 3}\n", 64),
+        ("loop: {requests_per_step: 10, mode: async, max_staleness: 2}\n", 180),
+        ("loop: {requests_per_step: 32}\nengine: {max_concurrent: 7}\n", 7),
+    ],
+)
+def test_concurrency_follows_the_step_unless_it_is_given(tmp_path: Path, text: str, places: int) -> None:
+    config = bare(tmp_path, text)
+    assert config.engine.max_concurrent == places
+    assert validate_config(config.model_dump(mode="json")) == config
+
+
 @pytest.mark.parametrize(("profile", "longest", "budget"), [("release", 36144, 36144), ("atlas", 1712, 4096)])
 def test_lengths_follow_the_profile_unless_they_are_given(
     tmp_path: Path, profile: str, longest: int, budget: int

@@ -69,6 +69,7 @@ class AtlasTools:
     """Provide the three tools over the world of each request (`atlas.stated.world_of`), also of one from elsewhere."""
 
     Config = WorldConfig
+    local = True
 
     def __init__(self, config: WorldConfig, images: ImageStore) -> None:
         """Build worlds on first use; library pictures go to `images`."""

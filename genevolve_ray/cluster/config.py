@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -120,6 +121,11 @@ class PlacedConfig(EvolutionConfig):
     """Where the parts of the run are placed."""
     inference: InferenceConfig = InferenceConfig()
     """How rows are processed outside training."""
+
+    @property
+    def samples_per_engine(self) -> int:
+        """Samples that one engine plays at once, at most: the workers share those of a step."""
+        return math.ceil(super().samples_per_engine / self.cluster.rollout_workers)
 
     @model_validator(mode="after")
     def _sampled_as_the_profile(self) -> PlacedConfig:

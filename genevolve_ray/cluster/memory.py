@@ -10,6 +10,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
 
 from genevolve_ray.cluster.errors import Supervise, await_remote, unsupervised
 from genevolve_ray.evolution.ports import ExperienceStep
+from genevolve_ray.experience.changes import join_changes
+from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group
 
@@ -41,9 +43,9 @@ class ExperienceWorker:
         return await getattr(self._experience, method)(*arguments)
 
     async def learn(self, *arguments: Any) -> tuple[ExperienceStep, bytes]:
-        """Learn a step and return the resulting memory as well, so that a later death of this process loses nothing."""
+        """Learn a step and return what changed in the memory, so that a later death of this process loses nothing."""
         learned = await self.call("learn", *arguments)
-        return learned, await self.call("snapshot")
+        return learned, await self.call("changes")
 
 
 class RayExperience:
@@ -70,9 +72,12 @@ class RayExperience:
         """
         self._supervise = supervise
         self._create, self._kill, self._attempts = create, kill, attempts
-        self._committed: bytes | None = None
-        self._learned: bytes | None = None
-        """The memory after the last learned step, which the loop has not committed yet."""
+        self._base = ExperienceMemory().snapshot()
+        """The last whole memory that the loop committed."""
+        self._committed: list[bytes] = []
+        """What it committed since, in order."""
+        self._learned: list[bytes] = []
+        """What was learned since; the loop has not committed it yet."""
         self._lost = False
         self.worker = create()
 
@@ -82,23 +87,29 @@ class RayExperience:
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write a step's bundles and recall one for each request. Raises RayActorError when actors keep dying."""
-        reply = await self._again("learn", list(requests), list(groups), step)
-        learned, self._learned = reply
+        learned, changes = await self._again("learn", list(requests), list(groups), step)
+        self._learned.append(changes)
         step_learned: ExperienceStep = learned
         return step_learned
 
     async def snapshot(self) -> bytes:
-        """Return the memory after the last step as bytes, and keep them: the loop requests them when it commits."""
-        if self._learned is None:
-            self._learned = await self._again("call", "snapshot")
-        self._committed = self._learned
-        assert self._committed is not None
-        return self._committed
+        """Return the whole memory after the last step as bytes, and keep them: the loop commits them."""
+        self._base = await self._again("call", "snapshot")
+        self._committed, self._learned = [], []
+        return self._base
+
+    async def changes(self) -> bytes:
+        """Return what was learned since the last commit as bytes, and keep them: the loop commits them."""
+        if not self._learned:
+            self._learned.append(await self._again("call", "changes"))
+        self._committed += self._learned
+        changes, self._learned = join_changes(self._learned), []
+        return changes
 
     async def restore(self, snapshot: bytes) -> None:
         """Load the memory of a snapshot. Raises SnapshotError."""
         await self._again("call", "restore", snapshot)
-        self._committed, self._learned = snapshot, None
+        self._base, self._committed, self._learned = snapshot, [], []
 
     async def _again(self, method: str, *arguments: Any) -> Any:
         """Call the actor, or its replacement. Raises RayActorError when actors keep dying."""
@@ -109,6 +120,8 @@ class RayExperience:
 
     async def _once(self, method: str, *arguments: Any) -> Any:
         if self._lost:
+            if method == "learn":  # The step is learned again, from what it started with.
+                self._learned = []
             await self._renew()
         try:
             return await self._call(method, *arguments)
@@ -129,6 +142,5 @@ class RayExperience:
         self._kill(self.worker)  # it may be alive but unreachable
         self.worker = self._create()
         await self.start()
-        if self._committed is not None:
-            await self._call("call", "restore", self._committed)
+        await self._call("call", "restore", self._base, [*self._committed, *self._learned])
         self._lost = False

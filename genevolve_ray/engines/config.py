@@ -41,8 +41,9 @@ class VllmConfig(Config):
     block_size: int | None = Field(default=None, ge=16, multiple_of=16)
     """Tokens in one block of the key-value cache, the unit in which sequences share a prefix. None: 32 on a CPU, vLLM's
     choice on a GPU."""
-    threads: int = Field(default=1, ge=1)
-    """OpenMP threads of the engine process; thread pools that overlap with the learner's cost up to ten times."""
+    threads: int | None = Field(default=None, ge=1)
+    """OpenMP threads of the engine process. None: 1, and on a CPU 2 for a model of at least 10 million parameters, where
+    there are two cores. Thread pools that overlap with the learner's may cost up to ten times."""
     seed: int = 0
     """Seeds requests that carry no seed of their own."""
     max_images: int = Field(default=0, ge=0)
@@ -62,7 +63,8 @@ class EngineConfig(Config):
     """Tokens a sequence may have in all; by default the longest episode of the profile, or fewer where the model holds
     fewer."""
     max_concurrent: int = Field(default=64, ge=1)
-    """Most sequences that are decoded together; more requests wait their turn."""
+    """Most sequences that are decoded together; more requests wait their turn. In a run it is by default the samples of a
+    step that one engine plays, at least 48 and at most 256."""
     vllm: VllmConfig = VllmConfig()
     """Settings of the vLLM engine."""
     transformers: TransformersConfig = TransformersConfig()

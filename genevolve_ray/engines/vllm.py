@@ -32,7 +32,7 @@ from genevolve_ray.engines.protocol import (
     WeightUpdateError,
 )
 from genevolve_ray.engines.transports.queue import TransferCall
-from genevolve_ray.engines.vllm_settings import batching, placement, positions, sight, waiting_threads
+from genevolve_ray.engines.vllm_settings import batching, own_threads, placement, positions, sight, waiting_threads
 
 if TYPE_CHECKING:
     from vllm.inputs import TokensPrompt
@@ -133,7 +133,7 @@ class VllmEngine:
         max_model_len = engine_context(model_dir, max_model_len)
         if max_model_len is None:
             raise ValueError(f"{model_dir} states no max_position_embeddings: set engine.max_model_len")
-        os.environ.update(vllm_environment(device=device, threads=config.threads))
+        os.environ.update(vllm_environment(device=device, threads=config.threads or own_threads(model_dir, device)))
 
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM

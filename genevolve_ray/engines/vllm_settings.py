@@ -8,11 +8,14 @@ from typing import Any
 
 from genevolve_ray.engines.checks import check_pictures, context_length, read_model_config, sees
 from genevolve_ray.engines.config import MIB, VllmConfig
+from genevolve_ray.models.adapters import parameter_count, weight_files
 from genevolve_ray.models.architecture import text_part
 
 _CPU_BLOCK = 32
 """vLLM's own blocks on a CPU have 128 tokens, of which every turn of a conversation computes up to 127 again."""
 _CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 4096, 8192
+_SHARED_FROM, _SHARED_THREADS = 10_000_000, 2
+"""Parameters from which a CPU engine has more than one thread, and how many it has then."""
 
 
 def placement(config: VllmConfig, device: str) -> dict[str, Any]:
@@ -83,6 +86,16 @@ def sight(model_dir: str | Path, max_images: int, device: str) -> dict[str, Any]
         # The largest picture of the processor's settings would take minutes; kv_cache_mib bounds the memory there.
         "skip_mm_profiling": device == "cpu",
     }
+
+
+def own_threads(model_dir: str | Path, device: str) -> int:
+    """Return the OpenMP threads of an engine whose settings give none.
+
+    On a CPU the passes of a small model are too short to be shared. A GPU's engine computes little beside it.
+    """
+    if device != "cpu" or parameter_count(weight_files(model_dir)) < _SHARED_FROM:
+        return 1
+    return min(_SHARED_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
 def positions(model_dir: str | Path) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from genevolve_ray.learning.config import LearnerConfig, LearningRateSchedule
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.verdict import RewardConfig, ScoreFormula
 
+_LEAST_CONCURRENT, _MOST_CONCURRENT = 48, 256
+"""Bounds of `engine.max_concurrent` where it is not given; evaluations play up to 64 samples at once."""
+
 
 class LoopConfig(Config):
     """Configure the course of a run (PAPER section 3 for the paper's figures)."""
@@ -253,6 +256,13 @@ class EvolutionConfig(Config):
         profile = self.protocol
         return profile.max_prompt_tokens + profile.max_response_tokens
 
+    @property
+    def samples_per_engine(self) -> int:
+        """Samples that one engine plays at once, at most."""
+        loop = self.loop
+        leased = loop.requests_per_step * loop.group_size * (loop.max_staleness + 1)
+        return min(leased, loop.max_running or leased)
+
     def engine_for(self, positions: int | None) -> EngineConfig:
         """Return the engine's settings for a model of so many positions, None where it states none.
 
@@ -277,6 +287,9 @@ class EvolutionConfig(Config):
         if "max_images" not in self.engine.vllm.model_fields_set and (images := self.protocol.most_images):
             sampler = self.engine.vllm.model_copy(update={"max_images": images})
             object.__setattr__(self, "engine", self.engine.model_copy(update={"vllm": sampler}))
+        if "max_concurrent" not in self.engine.model_fields_set:
+            places = min(max(self.samples_per_engine, _LEAST_CONCURRENT), _MOST_CONCURRENT)
+            object.__setattr__(self, "engine", self.engine.model_copy(update={"max_concurrent": places}))
         if "formula" not in self.reward.model_fields_set and (formula := self._judged()) is not None:
             object.__setattr__(self, "reward", self.reward.model_copy(update={"formula": formula}))
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import ExperienceStep
+from genevolve_ray.experience.changes import encode_changes, replay
 from genevolve_ray.experience.config import AblationControl, ExperienceConfig
-from genevolve_ray.experience.memory import ExperienceMemory, Hit
+from genevolve_ray.experience.memory import ExperienceMemory, Hit, Mark
 from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.experience.recall import recall, remember
@@ -35,6 +36,7 @@ class LocalExperience:
         """Start with an empty memory."""
         self._config, self._summariser, self._embedder = config, summariser, embedder
         self._memory = ExperienceMemory(config.memory)
+        self._kept = self._memory.mark
         self._written: dict[tuple[str, str], Experience] = {}
         """Bundles by best and worst attempt, for a step that is learned again after an outage."""
         self._inserted: set[str] = set()
@@ -85,12 +87,20 @@ class LocalExperience:
         return ExperienceStep(lessons=tuple(lessons), faults=tuple(faults), outage=outage, metrics=numbers)
 
     async def snapshot(self) -> bytes:
-        """Return the memory as bytes."""
+        """Return the whole memory as bytes."""
+        self._kept = self._memory.mark
         return self._memory.snapshot()
 
-    async def restore(self, snapshot: bytes) -> None:
-        """Load the memory of a snapshot. Raises SnapshotError."""
-        self._memory = ExperienceMemory.restore(snapshot, self._config.memory)
+    async def changes(self) -> bytes:
+        """Return what changed in the memory since the last call of `snapshot`, `changes` or `restore`, as bytes."""
+        changes, self._kept = encode_changes(self._memory, self._kept), self._memory.mark
+        return changes
+
+    async def restore(self, snapshot: bytes, changes: Sequence[bytes] = ()) -> None:
+        """Load the memory of a snapshot, and of changes that follow it. Raises SnapshotError."""
+        state = replay(snapshot, changes)
+        self._memory = ExperienceMemory.of(state, self._config.memory)
+        self._kept = Mark(next_number=state.next_number)
         self._written.clear()
         self._inserted.clear()
 

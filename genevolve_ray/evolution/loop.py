@@ -145,7 +145,10 @@ class Evolution:
             with self.store.checkpoint(step, state_hash, validation) as folder:
                 await self.learner.save(str(folder))
         if self.experience is not None:
-            self.store.put_experience(step, await self.experience.snapshot())
+            if self.store.whole_experience_due(step):
+                self.store.put_experience(step, await self.experience.snapshot())
+            else:
+                self.store.put_experience_changes(step, await self.experience.changes())
         clock.lap("seconds_commit")
         metrics |= clock.seconds()
         # In parallel with the learner, rollouts take the whole step.

@@ -62,7 +62,11 @@ class ExperiencePort(Protocol):
         ...
 
     async def snapshot(self) -> bytes:
-        """Return the memory as bytes."""
+        """Return the whole memory as bytes."""
+        ...
+
+    async def changes(self) -> bytes:
+        """Return what changed in the memory since the last call of `snapshot`, `changes` or `restore`, as bytes."""
         ...
 
     async def restore(self, snapshot: bytes) -> None:

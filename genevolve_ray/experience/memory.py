@@ -19,13 +19,14 @@ one anyway, and it describes the current policy. The earlier one remains in the 
 
 Shape legend: n bundles, d dimensions.
 
-Snapshots are Parquet files with checksums: one row per bundle, embeddings bit for bit.
+Snapshots are Parquet files with checksums: one row per bundle, embeddings bit for bit. `experience/changes.py` writes
+the rows alone that changed.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +77,14 @@ class Hit:
     own: bool = False
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Name a point in the history of a memory: its count of changes, and the number of its next bundle."""
+
+    clock: int = 0
+    next_number: int = 0
+
+
 class ExperienceMemory:
     """Keep bundles, find the nearest, evict the least worth. One writer; nothing here is thread-safe."""
 
@@ -88,6 +97,8 @@ class ExperienceMemory:
         self._steps = np.zeros(self.config.capacity, dtype=np.int64)
         self._row_of: dict[str, int] = {}
         self._next = 0
+        self._clock = 0
+        self._changed = np.zeros(self.config.capacity, dtype=np.int64)  # the clock at each row's last change
 
     # --- content -----------------------------------------------------------------------------------------------------
 
@@ -112,6 +123,19 @@ class ExperienceMemory:
     def next_number(self) -> int:
         """The number of the next bundle."""
         return self._next
+
+    @property
+    def mark(self) -> Mark:
+        """The present point in the memory's history."""
+        return Mark(self._clock, self._next)
+
+    def changed_since(self, mark: Mark) -> list[int]:
+        """Return the rows that were written or used since a mark, in order."""
+        return [int(row) for row in np.flatnonzero(self._changed[: len(self)] > mark.clock)]
+
+    def _touch(self, row: int) -> None:
+        self._clock += 1
+        self._changed[row] = self._clock
 
     # --- insertion ---------------------------------------------------------------------------------------------------
 
@@ -166,6 +190,7 @@ class ExperienceMemory:
         self._steps[row] = experience.step
         self._worth[row] = _rank(entry, self.config)[0]
         self._row_of[experience.request_id] = row
+        self._touch(row)
 
     def _checked(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
         if vector.ndim != 1 or (self._rows is not None and len(vector) != self._rows.shape[1]):
@@ -199,9 +224,11 @@ class ExperienceMemory:
         best = similarities.max()
         if best < np.float32(self.config.threshold) - _TIE:
             return None
-        tied = (self._entries[row] for row in np.flatnonzero(similarities >= best - _TIE))
-        entry = max(tied, key=lambda e: (_is_own(e.experience, request_id, step), e.number))
-        own = _is_own(entry.experience, request_id, step)
+        rows = [int(row) for row in np.flatnonzero(similarities >= best - _TIE)]
+        owned = [_is_own(self._entries[row].experience, request_id, step) for row in rows]
+        own, _, row = max((mine, self._entries[row].number, row) for mine, row in zip(owned, rows, strict=True))
+        entry = self._entries[row]
+        self._touch(row)
         entry.uses.append(Use(step=step, request_id=request_id, similarity=float(best), own=own))
         return Hit(entry.number, entry.experience, float(best), own)
 
@@ -221,7 +248,7 @@ class ExperienceMemory:
 
     def snapshot(self) -> bytes:
         """Return the state as the bytes of a Parquet file, from which `restore` makes an equal memory."""
-        return encode_memory(self)
+        return encode_memory(MemoryState(self._entries, self.vectors, self._next))
 
     @classmethod
     def restore(cls, data: bytes, config: MemoryConfig | None = None) -> ExperienceMemory:
@@ -232,14 +259,12 @@ class ExperienceMemory:
         Raises:
             SnapshotError: when the bytes are not a snapshot, or damaged.
         """
-        state = decode_memory(data)
-        return cls._of(state.entries, state.vectors, state.next_number, config or MemoryConfig())
+        return cls.of(decode_memory(data), config or MemoryConfig())
 
     @classmethod
-    def _of(
-        cls, entries: Sequence[Entry], vectors: NDArray[np.float32], next_number: int, config: MemoryConfig
-    ) -> ExperienceMemory:
-        memory = cls(config)
+    def of(cls, state: MemoryState, config: MemoryConfig) -> ExperienceMemory:
+        """Return the memory of a state; see `restore`. Unless bundles are dropped, nothing has changed in it yet."""
+        memory, entries, vectors = cls(config), state.entries, state.vectors
         kept = list(range(len(entries)))
         if len(entries) > config.capacity:
             kept = sorted(sorted(kept, key=lambda i: _rank(entries[i], config))[-config.capacity :])
@@ -247,7 +272,9 @@ class ExperienceMemory:
             memory._rows = np.empty((config.capacity, vectors.shape[1]), dtype=np.float32)
         for row, i in enumerate(kept):
             memory._put(row, entries[i], vectors[i])
-        memory._next = next_number
+        memory._next, memory._clock = state.next_number, 0
+        if len(kept) == len(entries):
+            memory._changed[:] = 0
         return memory
 
 
@@ -284,9 +311,9 @@ class MemoryState:
     next_number: int
 
 
-def encode_memory(memory: ExperienceMemory) -> bytes:
-    """Return a memory as the bytes of a Parquet file."""
-    vectors = memory.vectors
+def encode_memory(state: MemoryState, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+    """Return a memory's state as the bytes of a Parquet file, with further metadata."""
+    vectors = state.vectors
     rows = [
         {
             **dict(e.experience),
@@ -295,7 +322,7 @@ def encode_memory(memory: ExperienceMemory) -> bytes:
             "key": e.key,
             "uses": [u.model_dump() for u in e.uses],
         }
-        for e in memory.rows()
+        for e in state.entries
     ]
     plain = MEMORY_SCHEMA.remove(MEMORY_SCHEMA.get_field_index("embedding"))
     table = pa.Table.from_pylist(rows, schema=plain)
@@ -303,10 +330,10 @@ def encode_memory(memory: ExperienceMemory) -> bytes:
     lists = pa.ListArray.from_arrays(pa.array(ends), pa.array(vectors.reshape(-1), type=pa.float32()))
     place = MEMORY_SCHEMA.get_field_index("embedding")
     table = table.add_column(place, MEMORY_SCHEMA.field(place), lists)
-    metadata = {**MEMORY_SCHEMA.metadata, _NEXT: str(memory.next_number).encode()}
+    whole = {**MEMORY_SCHEMA.metadata, **(metadata or {}), _NEXT: str(state.next_number).encode()}
     buffer = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata(metadata),
+        table.replace_schema_metadata(whole),
         buffer,
         compression="zstd",
         use_dictionary=False,
@@ -321,18 +348,22 @@ def decode_memory(data: bytes) -> MemoryState:
     Raises:
         SnapshotError: when the bytes are not a snapshot of this version or the one before, or damaged.
     """
-    try:
-        table = pq.read_table(io.BytesIO(data), use_threads=False, page_checksum_verification=True)
-        rows = memory_rows(table)
-        next_number = int((table.schema.metadata or {})[_NEXT])
-        vectors = _vectors(table.column("embedding"))
-        entries = [_entry(row) for row in rows]
-    except _DAMAGE as error:
-        raise SnapshotError(f"no snapshot of an experience memory: {' '.join(str(error).split())[:300]}") from error
-    numbers = [entry.number for entry in entries]
+    state, _ = decode_rows(data)
+    numbers, next_number = [entry.number for entry in state.entries], state.next_number
     if len(set(numbers)) != len(numbers) or any(number >= next_number for number in numbers):
         raise SnapshotError(f"bundle numbers {sorted(numbers)} do not fit the next number {next_number}")
-    return MemoryState(entries, vectors, next_number)
+    return state
+
+
+def decode_rows(data: bytes) -> tuple[MemoryState, Mapping[bytes, bytes]]:
+    """Return the rows of a file of bundles as a state, and the file's metadata. Raises SnapshotError."""
+    try:
+        table = pq.read_table(io.BytesIO(data), use_threads=False, page_checksum_verification=True)
+        rows, metadata = memory_rows(table), table.schema.metadata or {}
+        vectors = _vectors(table.column("embedding"))
+        return MemoryState([_entry(row) for row in rows], vectors, int(metadata[_NEXT])), metadata
+    except _DAMAGE as error:
+        raise SnapshotError(f"no snapshot of an experience memory: {' '.join(str(error).split())[:300]}") from error
 
 
 def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:

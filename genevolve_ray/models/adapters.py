@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,15 @@ def weight_files(folder: str | Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(f"no *.safetensors to load in {root}")
     return files
+
+
+def parameter_count(files: Sequence[Path]) -> int:
+    """Return the number of values in safetensors files, from their headers. Raises SafetensorError for a broken one."""
+    count = 0
+    for file in files:
+        with safe_open(file, framework="np") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
 
 
 def base_files(folder: str | Path) -> list[Path]:

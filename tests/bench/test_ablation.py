@@ -15,7 +15,8 @@ from genevolve_ray.bench.arms import Arm
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.weights import WeightFolders
-from genevolve_ray.experience.memory import ExperienceMemory
+from genevolve_ray.experience.changes import encode_changes
+from genevolve_ray.experience.memory import ExperienceMemory, Mark
 from genevolve_ray.records.experience import Experience
 
 Ablate = Callable[..., Any]
@@ -47,6 +48,9 @@ class StubExperience:
 
     async def snapshot(self) -> bytes:
         return ExperienceMemory().snapshot()
+
+    async def changes(self) -> bytes:
+        return encode_changes(ExperienceMemory(), Mark())
 
     async def restore(self, snapshot: bytes) -> None:
         return None

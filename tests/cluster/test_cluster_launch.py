@@ -15,7 +15,7 @@ from genevolve_ray.cluster import workers
 from genevolve_ray.cluster.launch import Launch, wanted_services
 from genevolve_ray.cluster.placement import service_demands, worker_demands
 from genevolve_ray.cluster.services import GradeReplica, JudgeReplica
-from genevolve_ray.cluster.workers import RolloutWorker, ServiceHandle
+from genevolve_ray.cluster.workers import RolloutWorker, ServiceHandle, local_tools
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
@@ -143,6 +143,26 @@ async def test_a_worker_that_knows_a_judge_scores_what_it_plays(
         assert trajectory.outcome is Outcome.SCORED, trajectory.reason
         assert trajectory.provenance.judge
         assert (await worker.stats()).finished == 1
+
+
+async def test_a_worker_holds_local_tools_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object) -> None:
+        raise AssertionError("the service was called")
+
+    monkeypatch.setattr("genevolve_ray.cluster.services.ToolReplica.call", never)
+    monkeypatch.setattr("benchmarks.null_parts.Tools.local", True, raising=False)
+    async with connected(MODEL, tmp_path, monkeypatch, scores=True) as worker:
+        trajectory = await worker.rollout(task(tmp_path))
+        assert trajectory.outcome is Outcome.SCORED, trajectory.reason
+        assert trajectory.tool_calls
+
+
+def test_tools_with_an_environment_stay_in_their_service(tmp_path: Path) -> None:
+    images = FilesystemImages(str(tmp_path))
+    atlas = config_of("tools={type: atlas}")
+    assert local_tools(atlas, images).keys() == {"search", "image_search", "query_knowledge"}
+    assert local_tools(config_of("tools={type: atlas, runtime_env: {env_vars: {A: '1'}}}"), images) == {}
+    assert local_tools(config_of(), images) == {}
 
 
 async def test_a_worker_without_a_judge_leaves_programs_to_be_rendered(

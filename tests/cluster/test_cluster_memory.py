@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError
 
 from genevolve_ray.cluster.memory import RayExperience
+from genevolve_ray.experience.changes import encode_changes, replay
+from genevolve_ray.experience.config import MemoryConfig
+from genevolve_ray.experience.memory import ExperienceMemory, Mark
+from genevolve_ray.records.experience import Experience
 
 
 class FakeMemory:
-    """An actor whose memory is a list of steps; it dies in the calls that it is told to."""
+    """An actor whose memory is the steps that it learned; it dies in the calls that it is told to."""
 
     def __init__(self, dies: int) -> None:
-        self.memory: list[int] = []
+        self.memory = ExperienceMemory()
+        self.mark = Mark()
         self.dies, self.fragile = dies, False
         self.start, self.call, self.learn = _Remote(self._start), _Remote(self._call), _Remote(self._learn)
 
@@ -23,18 +29,39 @@ class FakeMemory:
             raise ActorDiedError()
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        if method == "restore":
-            self.memory = list(arguments[0])
-            return None
-        assert method == "snapshot"
-        return bytes(self.memory)
+        if self.dies:
+            self.dies -= 1
+            raise ActorDiedError()
+        mark, self.mark = self.mark, self.memory.mark
+        if method == "changes":
+            return encode_changes(self.memory, mark)
+        if method == "snapshot":
+            return self.memory.snapshot()
+        state = replay(arguments[0], arguments[1] if len(arguments) > 1 else ())
+        self.memory, self.mark = ExperienceMemory.of(state, MemoryConfig()), Mark(next_number=state.next_number)
+        return None
 
     async def _learn(self, *arguments: Any) -> Any:
         if self.dies:
             self.dies -= 1
             raise ActorDiedError()
-        self.memory.append(arguments[-1])
-        return list(self.memory), bytes(self.memory)
+        step = arguments[-1]
+        self.memory.insert(Experience(step=step, request_id=f"r{step}"), np.array([0.6, 0.8], np.float32))
+        return steps(self.memory), await self._call("changes")
+
+
+def steps(memory: ExperienceMemory) -> list[int]:
+    return [entry.experience.step for entry in memory.entries]
+
+
+def of(snapshot: bytes, *changes: bytes) -> list[int]:
+    return steps(ExperienceMemory.of(replay(snapshot, changes), MemoryConfig()))
+
+
+def snapshot_of(step: int) -> bytes:
+    memory = ExperienceMemory()
+    memory.insert(Experience(step=step, request_id=f"r{step}"), np.array([0.6, 0.8], np.float32))
+    return memory.snapshot()
 
 
 class _Remote:
@@ -68,13 +95,48 @@ async def test_the_next_actor_has_the_committed_memory_and_hears_the_call_again(
 async def test_a_death_between_learning_and_committing_loses_nothing() -> None:
     port = experience(0)
     await learn(port, 1)
+    whole = await port.snapshot()
+    await learn(port, 2)
     port.worker = None  # whatever becomes of it now
-    assert await port.snapshot() == bytes([1])
+    changes = await port.changes()
+    assert of(whole) == [1] and of(whole, changes) == [1, 2]
+
+
+async def test_a_death_before_the_whole_memory_is_committed_loses_nothing() -> None:
+    port = experience(0)
+    await learn(port, 1)
+    await port.snapshot()
+    await learn(port, 2)
+    await port.changes()
+    await learn(port, 3)
+    port.worker.dies = 1
+    assert of(await port.snapshot()) == [1, 2, 3]
+
+
+async def test_changes_of_a_step_that_was_learned_twice_are_one() -> None:
+    port = experience(0)
+    await learn(port, 1)
+    whole = await port.snapshot()
+    await learn(port, 2)
+    await learn(port, 3)
+    both = await port.changes()
+    assert of(whole, both) == [1, 2, 3]
+    assert of(whole, both, await port.changes()) == [1, 2, 3]
+
+
+async def test_the_next_actor_has_the_committed_changes_too() -> None:
+    port = experience(0)
+    await learn(port, 1)
+    await port.snapshot()
+    await learn(port, 2)
+    await port.changes()
+    port.worker.dies = 1
+    assert await learn(port, 3) == [1, 2, 3]
 
 
 async def test_a_restored_memory_survives_a_death_too() -> None:
     port = experience(0)
-    await port.restore(bytes([7]))
+    await port.restore(snapshot_of(7))
     port.worker.dies = 1
     assert await learn(port, 8) == [7, 8]
 

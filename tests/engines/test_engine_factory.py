@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
+from safetensors.numpy import save_file
 from tiny_qwen3 import BANNED, TinyModels
 
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.vllm import vllm_environment
+from genevolve_ray.engines.vllm_settings import own_threads
 
 
 async def test_the_reference_engine_by_name(tiny_models: TinyModels) -> None:
@@ -48,3 +51,18 @@ def test_the_cpu_environment_binds_no_cores() -> None:
     assert vllm_environment(threads=2)["OMP_NUM_THREADS"] == "2"
     assert vllm_environment()["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert "TORCHDYNAMO_DISABLE" not in vllm_environment(device="cuda")
+
+
+@pytest.mark.parametrize(("rows", "device", "threads"), [(999, "cpu", 1), (1000, "cpu", 2), (1000, "cuda", 1)])
+def test_a_large_model_on_a_cpu_has_two_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, device: str, threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    save_file({"a": np.zeros((rows, 9_999), np.int8), "b": np.zeros(1000, np.int8)}, tmp_path / "model.safetensors")
+    assert own_threads(tmp_path, device) == threads
+
+
+def test_one_core_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3})
+    save_file({"a": np.zeros((1000, 10_000), np.int8)}, tmp_path / "model.safetensors")
+    assert own_threads(tmp_path, "cpu") == 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.evolution.store.lock import RunLock
 from genevolve_ray.evolution.store.manifest import StepManifest, step_name
-from genevolve_ray.experience.memory import SnapshotError, decode_memory
+from genevolve_ray.experience.changes import check_changes, replay
+from genevolve_ray.experience.memory import SnapshotError, decode_memory, encode_memory
 from genevolve_ray.records.arrow import (
     requests_to_table,
     table_to_requests,
@@ -26,7 +28,9 @@ from genevolve_ray.records.trajectory import Trajectory
 
 ROWS_FILE, REJECTED_FILE = "rows.json", "rejected_rows.jsonl"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
-_NUMBERED = re.compile(r"(\d{6,})\.(json|parquet)")
+_CHANGES = ".changes"
+"""In the name of a file that holds what changed since the step before."""
+_NUMBERED = re.compile(r"(\d{6,})(\.changes)?\.(json|parquet)")
 
 
 class RunDocuments:
@@ -38,6 +42,8 @@ class RunDocuments:
         self._manifests: dict[int, StepManifest] = {}
         self.damage: dict[str, str] = {}
         """Messages about damaged files that the run can do without, by path."""
+        self._experience_sizes: dict[str, int | None] | None = None
+        """Bytes of the files of experience by name, as far as this writer knows them."""
 
     def _writable(self) -> None:
         """Check that this store may write. Raises StoreError when it may not."""
@@ -72,6 +78,23 @@ class RunDocuments:
         steps = [step for step in self._numbered("validation") if step <= self.last_step]
         return [self._get_json(f"validation/{step_name(step)}.json", "validation") for step in steps]
 
+    def whole_experience_due(self, step: int) -> bool:
+        """Return whether the experience memory after a step must be stored whole, and not as changes alone.
+
+        It must where there is no memory of the step before, and once the changes since the last whole one have grown to
+        half of it. What is written then stays within three times the changes, and what is read within 1.5 memories.
+        """
+        sizes = self._folder.entries("experience") if self._experience_sizes is None else self._experience_sizes
+        self._experience_sizes = sizes
+        grown = 0
+        for before in range(step - 1, 0, -1):
+            if (whole := sizes.get(f"{step_name(before)}.parquet")) is not None:
+                return grown > whole / 2
+            if (part := sizes.get(f"{step_name(before)}{_CHANGES}.parquet")) is None:
+                break
+            grown += part
+        return True
+
     def put_experience(self, step: int, snapshot: bytes) -> None:
         """Store a snapshot of the experience memory after a step; it counts once the step is committed.
 
@@ -81,19 +104,62 @@ class RunDocuments:
         """
         self._writable()
         decode_memory(snapshot)
-        self._folder.put(_experience_path(step), snapshot, "experience snapshot")
+        self._put_experience(_experience_path(step), snapshot)
+
+    def put_experience_changes(self, step: int, changes: bytes) -> None:
+        """Store what changed in the experience memory from one step to the next; it counts once the step is committed.
+
+        Raises:
+            StoreError: when it cannot be written, or nothing is stored that it could follow.
+            SnapshotError: when it holds no changes.
+        """
+        self._writable()
+        check_changes(changes)
+        if step == 1 or self._experience_of(step - 1) is None:
+            raise StoreError(f"changes of step {step} have no experience of step {step - 1} before them")
+        self._put_experience(_experience_path(step, _CHANGES), changes)
 
     def get_experience(self, step: int) -> bytes:
-        """Return the snapshot of a committed step. Raises StoreError when there is none or it is corrupt."""
-        name = _experience_path(step)
+        """Return the whole memory after a committed step, as the bytes of a snapshot.
+
+        Raises StoreError when there is none, or naming a file that is corrupt.
+        """
         if step > self.last_step:
             raise StoreError(f"step {step} is not committed in {self._folder.root}: its experience is ignored")
-        data = self._folder.get(name, "experience snapshot")
+        parts: list[tuple[str, bytes]] = []
+        for before in range(step, 0, -1):
+            name = self._experience_of(before) or _experience_path(before)
+            data = self._folder.get(name, "experience snapshot")
+            parts.insert(0, (name, data))
+            if _CHANGES not in name:
+                break
+        return self._replayed(parts)
+
+    def _replayed(self, parts: Sequence[tuple[str, bytes]]) -> bytes:
+        (first, whole), *later = parts
+        for name, data in later:
+            with self._damage_of(name):
+                check_changes(data)
+        with self._damage_of(first):
+            state = replay(whole, [data for _, data in later])
+        return encode_memory(state) if later else whole
+
+    @contextmanager
+    def _damage_of(self, name: str) -> Iterator[None]:
         try:
-            decode_memory(data)
+            yield
         except SnapshotError as error:
             raise StoreError(f"{self._folder.path(name)} is corrupt: {error}") from error
-        return data
+
+    def _experience_of(self, step: int) -> str | None:
+        """Return the name of the file with a step's experience, None where there is none."""
+        names = (_experience_path(step), _experience_path(step, _CHANGES))
+        return next((name for name in names if self._folder.size(name) is not None), None)
+
+    def _put_experience(self, name: str, data: bytes) -> None:
+        self._folder.put(name, data, "experience snapshot")
+        if self._experience_sizes is not None:
+            self._experience_sizes[name.removeprefix("experience/")] = len(data)
 
     def experience_steps(self) -> list[int]:
         """Return the committed steps that have an experience snapshot, in order."""
@@ -105,11 +171,12 @@ class RunDocuments:
             for step in self._numbered(kind):
                 if step > self.last_step:
                     self._folder.delete(f"{kind}/{step_name(step)}.{suffix}")
+                    self._folder.delete(f"{kind}/{step_name(step)}{_CHANGES}.{suffix}")
 
     def _numbered(self, kind: str) -> list[int]:
         """Return the steps that have a file in a folder of this kind, in order."""
         found = (_NUMBERED.fullmatch(name) for name in self._folder.entries(kind))
-        return sorted(int(match.group(1)) for match in found if match)
+        return sorted({int(match.group(1)) for match in found if match})
 
     def put_trajectories(self, name: str, trajectories: Sequence[Trajectory]) -> None:
         """Store trajectories that belong to no step (a held-out evaluation), replacing earlier ones of the name."""
@@ -201,8 +268,8 @@ def from_parquet(data: bytes, path: str) -> pa.Table:
         raise StoreError(f"{path} is corrupt: {error}") from error
 
 
-def _experience_path(step: int) -> str:
-    return f"experience/{step_name(step)}.parquet"
+def _experience_path(step: int, kind: str = "") -> str:
+    return f"experience/{step_name(step)}{kind}.parquet"
 
 
 def _table_path(kind: str, name: str) -> str:

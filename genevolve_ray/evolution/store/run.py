@@ -6,7 +6,8 @@ Layout below `runs/<name>/`, under any pyarrow filesystem URI:
     steps/000001/groups/<request>-<hash>.parquet    judged groups, persisted before they are acknowledged
     steps/000001/manifest.json                      the commit
     checkpoints/000010/  checkpoints/000010.json    a folder, then the manifest that makes it count
-    validation/000010.json  experience/000010.parquet  trajectories/<name>.parquet  requests/<name>.parquet  images/
+    validation/000010.json  trajectories/<name>.parquet  requests/<name>.parquet  images/
+    experience/000010.parquet  experience/000011.changes.parquet    the memory, and what a later step changed in it
 
 Data that no manifest names does not count. `metrics.jsonl` is derived from the manifests and rebuilt when it disagrees.
 A checkpoint, a validation or an experience snapshot counts once its step is committed; a checkpoint only if its state
@@ -56,7 +57,9 @@ CHANGEABLE = (
     "learner.token_budget",
     "loop.outage_limit",
     "loop.parity_limit",
+    "engine.max_concurrent",
     "engine.vllm.kv_cache_mib",
+    "engine.vllm.threads",
     *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),
 )
 """Configuration keys (with all below them) that may differ when a run is resumed."""
