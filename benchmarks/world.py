@@ -107,7 +107,7 @@ class BareLoop:
         prepared = []
         for batch in batches:
             labels_B_T = torch.full_like(batch.ids_B_T, -100)
-            labels_B_T.view(-1)[batch.rows_P] = batch.targets_P
+            labels_B_T.view(-1)[batch.rows_N] = batch.targets_N
             prepared.append((batch.ids_B_T, labels_B_T))
         return prepared
 

@@ -134,11 +134,11 @@ def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtyp
     """Return log-probs [P] of a micro-batch's assistant tokens at temperature 1; "float32" computes as the model is."""
     half = dtype == "bfloat16"
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
-        states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_P)
+        states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_N)
     weight_V_H = head_weight(model)
     if half:
         states_P_H, weight_V_H = states_P_H.bfloat16(), weight_V_H.bfloat16()
-    return token_logprobs(states_P_H, weight_V_H, batch.targets_P)[0]
+    return token_logprobs(states_P_H, weight_V_H, batch.targets_N)[0]
 
 
 def sft_step(
@@ -212,7 +212,7 @@ def evaluate_sft(
     total, count = 0.0, 0
     for part in each_micro_batch(examples, token_budget, model.device):
         total -= float(batch_logprobs(model, part, dtype).double().sum())
-        count += len(part.targets_P)
+        count += len(part.targets_N)
     if not count:
         raise ValueError(f"none of the {len(examples)} examples has an assistant token")
     return SftEvaluation(loss=total / count, target_tokens=count, perplexity=math.exp(total / count))

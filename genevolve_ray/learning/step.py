@@ -1,6 +1,6 @@
 """The learner: scores sequences, takes one GRPO step on them, saves and restores its whole state.
 
-Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro-batch, H hidden, V vocabulary.
+Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequences, N distinct ones, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence, micro_batches
+from genevolve_ray.learning.attention import use_trees
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence
 from genevolve_ray.learning.build import base_dtype, build_optimizer, build_policy, flops_per_token
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.distributed import (
@@ -46,6 +47,7 @@ from genevolve_ray.learning.lora import (
     write_adapter,
 )
 from genevolve_ray.learning.outgoing import OutgoingWeights
+from genevolve_ray.learning.packing import Packer
 from genevolve_ray.learning.policy import (
     head_weight,
     hidden_states,
@@ -123,6 +125,9 @@ class Learner:
             if self._adapter is None:
                 frozen = config.model_copy(update={"gradient_checkpointing": False})
                 self._reference, _ = build_policy(reference_dir or model_dir, frozen, self._ranks, reference=True)
+        self._packer = Packer(self.model, self._device)
+        if self._reference is not None:
+            use_trees(self._reference)
         self._tower = FrozenTower(self.model)
         twins = [self._reference] if self._reference is not None and reference_dir in (None, model_dir) else []
         # With projectors that learn, features carry a gradient and differ between policy and reference.
@@ -143,15 +148,14 @@ class Learner:
         """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
 
         def work() -> tuple[Tensor, Tensor | None]:
-            states_P_H, weight_V_H = self._states(model, batch.ids_B_T, batch.rows_P, batch.images)
-            return token_logprobs(
-                states_P_H,
-                weight_V_H,
-                batch.targets_P,
+            logprobs_N, entropy_N = token_logprobs(
+                *self._states(model, batch),
+                batch.targets_N,
                 temperature=self.config.temperature,
                 ban_mask_V=self._ban_mask_V,
                 entropy=entropy,
             )
+            return logprobs_N[batch.places_P], None if entropy_N is None else entropy_N[batch.places_P]
 
         return under_root(model, work)
 
@@ -161,17 +165,22 @@ class Learner:
         with torch.no_grad(), reference_adapter(self._reference):
             return self._logprobs(self._reference, batch)[0]
 
-    def _states(
-        self, model: PreTrainedModel, ids_B_T: Tensor, rows_P: Tensor, images: ImageInputs | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the predicting states [P, H] and the head [V, H], both in the compute dtype."""
+    def _states(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Return the predicting states [N, H] and the head [V, H], both in the compute dtype."""
         half = self.config.dtype == "bfloat16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
             features = self._features.outputs if self._features.serves(model) else None
-            states_B_T_H = hidden_states(model, ids_B_T, images, features=features)
-            states_P_H = states_B_T_H.flatten(0, 1).index_select(0, rows_P)
+            states_B_T_H = hidden_states(
+                model,
+                batch.ids_B_T,
+                batch.images,
+                features=features,
+                positions=batch.positions,
+                layout=batch.layout,
+            )
+            states_N_H = states_B_T_H.flatten(0, 1).index_select(0, batch.rows_N)
         weight_V_H = head_weight(model)
-        return (states_P_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_P_H, weight_V_H)
+        return (states_N_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_N_H, weight_V_H)
 
     @torch.no_grad()
     def score(self, sequences: Sequence[MaskedTokens]) -> list[list[float]]:
@@ -185,19 +194,19 @@ class Learner:
 
     def _split(self, sequences: Sequence[MaskedTokens]) -> list[MicroBatch]:
         """Return the micro-batches of all ranks."""
-        budget = self._ranks.budget([len(s.tokens) for s in sequences], self.config.token_budget)
-        return micro_batches(sequences, budget, self._device)
+        return self._packer.batches(sequences, self.config.token_budget, self._ranks.size)
 
     @torch.no_grad()
     def raw_logprobs(self, token_ids: Sequence[int], images: ImageInputs | None = None) -> list[float]:
         """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban: the probe of a weight update."""
-        ids_B_T = torch.tensor([list(token_ids)], device=self._device)
-        rows_P = torch.arange(len(token_ids) - 1, device=self._device)
-        logprobs_P = under_root(
-            self.model, lambda: token_logprobs(*self._states(self.model, ids_B_T, rows_P, images), ids_B_T[0, 1:])[0]
-        )
-        logprobs: list[float] = logprobs_P.tolist()
-        return logprobs
+        count = len(token_ids)
+        probe = TrainSequence(token_ids, [False, *[True] * (count - 1)], [0.0] * count, 0.0, images=images)
+
+        def raw(batch: MicroBatch) -> Tensor:
+            return token_logprobs(*self._states(self.model, batch), batch.targets_N)[0]
+
+        batches = self._packer.batches([probe], count)
+        return [x for batch in batches for x in under_root(self.model, partial(raw, batch)).tolist()]
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
@@ -279,7 +288,7 @@ class Learner:
         """
         started = time.perf_counter()
         batches = self._split(sequences)
-        count, policy_tokens = sum(len(b.indices) for b in batches), sum(len(b.targets_P) for b in batches)
+        count, policy_tokens = sum(len(b.indices) for b in batches), sum(len(b.sequence_P) for b in batches)
         if not count:
             raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
         self._optimizer.zero_grad(set_to_none=True)
