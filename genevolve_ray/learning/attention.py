@@ -122,8 +122,8 @@ def tree_arguments(layout: TreeLayout, device: torch.device) -> dict[str, Any]:
     return {"tree_layout": layout} if device.type == "cpu" else {"attention_mask": tree_mask(layout, device)}
 
 
-def use_trees(model: PreTrainedModel) -> bool:
-    """Let the text decoder of a model attend over trees; return False, and change nothing, where it cannot.
+def use_trees(model: PreTrainedModel, device: torch.device) -> bool:
+    """Let the text decoder of a model attend over trees on a device; return False, and change nothing, where it cannot.
 
     It can when every layer attends to all earlier tokens, through the attention functions of transformers.
     """
@@ -132,10 +132,9 @@ def use_trees(model: PreTrainedModel) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None) if kinds != {"full_attention"} else None
     special = getattr(config, "attn_logit_softcapping", None) or getattr(config, "v_head_dim", None)
-    device = next(model.parameters()).device.type
     if not untyped._supports_attention_backend or kinds - {"full_attention"} or window or special:
         return False
-    if device not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda"):
         return False
-    config._attn_implementation = NAME if device == "cpu" else "flex_attention"
+    config._attn_implementation = NAME if device.type == "cpu" else "flex_attention"
     return True

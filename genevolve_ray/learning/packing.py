@@ -37,7 +37,7 @@ class Packer:
         """Prepare the model's attention; a model that cannot attend over trees gets padded micro-batches."""
         self._model: Any = model
         self._device = device
-        self.packs = use_trees(model)
+        self.packs = use_trees(model, device)
         """Whether micro-batches are packed rows."""
         self._attention_depth = attention_depth(model)
         if not self.packs:

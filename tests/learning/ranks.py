@@ -101,7 +101,7 @@ def gradients(learner: Any, case: Case) -> dict[str, torch.Tensor]:
 
     batch = batch_of(case, case.counts[0], 0)
     learner._optimizer.zero_grad()
-    learner._accumulate(learner._split(batch), learner._with_teacher(batch), 0)
+    learner._accumulate(learner._passes.split(batch), learner._with_teacher(batch), 0)
     sum_replicated(learner._parameters, learner._ranks)
     return {name: full(p.grad).clone() for name, p in learner.model.named_parameters() if p.grad is not None}
 
