@@ -16,6 +16,7 @@ from benchmarks.measure import Options, prepare_process, say
 NAMES = (
     "episodes",
     "learner",
+    "packing",
     "pictures",
     "transport",
     "step",

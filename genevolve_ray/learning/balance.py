@@ -46,7 +46,8 @@ def even_parts(order: PrefixOrder, count: int) -> list[list[int]]:
     everything = range(len(order.lengths))
     whole, done = order.cost(everything), 0.0
     for place, cost in zip(everything, order.costs(everything), strict=True):
-        parts[int((done + cost / 2) / whole * count)].append(place)
+        # The middle of a sequence that adds nothing to the last part is its end.
+        parts[min(count - 1, int((done + cost / 2) / whole * count))].append(place)
         done += cost
     return parts
 
