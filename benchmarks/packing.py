@@ -123,7 +123,7 @@ async def played(config: RunConfig, policy: Path) -> list[TrainSequence]:
         )
 
 
-class BarePacked(BareLoop):
+class BarePacked:
     """The least a training step on the packed rows can do: forward, cross entropy of the scored tokens, backward, AdamW."""
 
     def __init__(self, model_dir: Path, config: RunConfig) -> None:
@@ -132,18 +132,19 @@ class BarePacked(BareLoop):
 
         from genevolve_ray.learning.attention import use_trees
 
-        super().__init__(model_dir, config)
-        use_trees(self.model, torch.device(config.learner.device))
+        loop = BareLoop(model_dir, config)
+        self._model, self._optimizer = loop.model, loop.optimizer
+        use_trees(self._model, torch.device(config.learner.device))
 
-    def step(self, prepared: Sequence[MicroBatch]) -> None:
+    def step(self, batches: Sequence[MicroBatch]) -> None:
         """Take one step."""
         from torch.nn.functional import cross_entropy
 
         from genevolve_ray.learning.policy import head_weight, hidden_states
 
         self._optimizer.zero_grad(set_to_none=True)
-        for batch in prepared:
-            states_T_H = hidden_states(self.model, batch.ids_B_T, positions=batch.positions, layout=batch.layout)[0]
-            logits_N_V = states_T_H[batch.rows_N] @ head_weight(self.model).T
+        for batch in batches:
+            states_T_H = hidden_states(self._model, batch.ids_B_T, positions=batch.positions, layout=batch.layout)[0]
+            logits_N_V = states_T_H[batch.rows_N] @ head_weight(self._model).T
             (cross_entropy(logits_N_V, batch.targets_N, reduction="sum") / len(batch.indices)).backward()
         self._optimizer.step()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -120,7 +120,7 @@ class Packer:
         token, merged = self._model.config.image_token_id, self._model.config.vision_config.spatial_merge_size**2
         left = iter([place for place, found in enumerate(sequence.tokens) if found == token])
         sizes = [time * height * width // merged for time, height, width in (p.grid for p in images.pictures)]
-        return [[place for place, _ in zip(left, range(size), strict=False)] for size in sizes]
+        return [list(islice(left, size)) for size in sizes]
 
     def _pictures(self, sequences: Sequence[MaskedTokens], pairs: Sequence[tuple[int, int]]) -> ImageInputs | None:
         """Return the pictures of a row, each once, in the order of its tokens."""
