@@ -17,6 +17,7 @@ NAMES = (
     "trl_baseline",
     "episodes",
     "learner",
+    "packing",
     "pictures",
     "transport",
     "step",

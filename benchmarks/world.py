@@ -102,7 +102,7 @@ class BareLoop:
 
         learner = config.learner
         self.model = load_policy(model_dir, "float32", learner.device)
-        self._optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=learner.lr, betas=learner.betas, weight_decay=learner.weight_decay, fused=True
         )
 
@@ -113,7 +113,7 @@ class BareLoop:
         prepared = []
         for batch in batches:
             labels_B_T = torch.full_like(batch.ids_B_T, -100)
-            labels_B_T.view(-1)[batch.rows_P] = batch.targets_P
+            labels_B_T.view(-1)[batch.rows_N] = batch.targets_N
             prepared.append((batch.ids_B_T, labels_B_T))
         return prepared
 
@@ -121,9 +121,9 @@ class BareLoop:
         """Take one step."""
         from torch.nn.functional import cross_entropy
 
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         for ids_B_T, labels_B_T in prepared:
             logits_B_T_V = self.model(input_ids=ids_B_T, use_cache=False).logits
             loss = cross_entropy(logits_B_T_V.flatten(0, 1), labels_B_T.flatten(), reduction="sum")
             (loss / len(ids_B_T)).backward()
-        self._optimizer.step()
+        self.optimizer.step()

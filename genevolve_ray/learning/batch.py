@@ -1,10 +1,10 @@
-"""Sequences as the learner sees them, and token-budget micro-batches of them.
+"""Sequences as the learner sees them, and micro-batches that pad them, for models that cannot take packed rows.
 
 Padding is on the right, without an attention mask. A causal model's real tokens never see later positions, so SDPA
 keeps its causal fast path. Sorting by length keeps the padding small. Importing this module is cheap (no torch): every
 rollout worker and every driver imports it, and few of them compute.
 
-Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro-batch (all its sequences, in order).
+Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequences (in order), N distinct ones.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from genevolve_ray.learning.tree import TreeLayout
 
 PAD = 0
 """Any valid id serves: nothing is ever read from a padded position."""
@@ -149,25 +151,55 @@ class TrainSequence:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Hold right-padded sequences and the positions that predict their policy tokens.
+    """Hold sequences, padded or packed into a row, and the positions that predict their policy tokens.
+
+    A policy token that several sequences share in one row is scored once.
 
     Attributes:
         indices: the sequences' places in the list that was split.
-        ids_B_T: token ids, padded on the right.
-        rows_P: position in the flattened [B * T] states that predicts each policy token (the token before it).
-        targets_P: the policy tokens.
-        sequence_P: the sequence of the micro-batch (0 to B - 1) that each policy token belongs to.
-        tokens: number of real (unpadded) tokens.
-        images: the sequences' pictures, on the host until they are used.
+        ids_B_T: token ids: one sequence a row, padded on the right, or one row with all distinct tokens.
+        rows_N: position in the flattened [B * T] states that predicts each scored token (the token before it).
+        targets_N: the scored tokens.
+        places_P: the scored token (0 to N - 1) that each policy token is.
+        sequence_P: the sequence of the micro-batch (its place in `indices`) that each policy token belongs to.
+        tokens: number of tokens of the sequences.
+        distinct: number of tokens of `ids_B_T` that are not padding.
+        images: the pictures of the rows, on the host until they are used.
+        positions: positions of the tokens, [1, T] or [3, 1, T]; None: each row counts from 0.
+        layout: which tokens of a packed row see which; None: each row is one sequence.
     """
 
     indices: tuple[int, ...]
     ids_B_T: Tensor
-    rows_P: Tensor
-    targets_P: Tensor
+    rows_N: Tensor
+    targets_N: Tensor
+    places_P: Tensor
     sequence_P: Tensor
     tokens: int
+    distinct: int
     images: ImageInputs | None = None
+    positions: Tensor | None = None
+    layout: TreeLayout | None = None
+
+
+def empty_batch(device: torch.device) -> MicroBatch:
+    """Return a micro-batch without sequences: its passes run every collective and add zero to every sum."""
+    import torch
+
+    none = torch.zeros(0, dtype=torch.long, device=device)
+    return MicroBatch((), torch.full((1, 2), PAD, device=device), none, none, none, none, tokens=0, distinct=0)
+
+
+def check_sequence(index: int, sequence: MaskedTokens) -> None:
+    """Check the columns of a sequence, and that its first token is context, because nothing predicts it.
+
+    Raises ValueError naming the sequence.
+    """
+    if not sequence.tokens or len(sequence.policy_mask) != len(sequence.tokens) or sequence.policy_mask[0]:
+        raise ValueError(
+            f"sequence {index}: {len(sequence.tokens)} tokens, {len(sequence.policy_mask)} mask entries; it needs "
+            "equally many, at least one, and a context token first"
+        )
 
 
 def collate(
@@ -185,21 +217,19 @@ def collate(
     ids = torch.full((len(chosen), max(lengths)), PAD, dtype=torch.long)
     mask = torch.zeros(ids.shape, dtype=torch.bool)
     for row, (index, sequence) in enumerate(zip(indices, chosen, strict=True)):
-        if not sequence.tokens or len(sequence.policy_mask) != len(sequence.tokens) or sequence.policy_mask[0]:
-            raise ValueError(
-                f"sequence {index}: {len(sequence.tokens)} tokens, {len(sequence.policy_mask)} mask entries; it needs "
-                "equally many, at least one, and a context token first"
-            )
+        check_sequence(index, sequence)
         ids[row, : lengths[row]] = torch.as_tensor(sequence.tokens, dtype=torch.long)
         mask[row, : lengths[row]] = torch.as_tensor(sequence.policy_mask, dtype=torch.bool)
     places = mask.flatten().nonzero().squeeze(1)
     return MicroBatch(
         indices=tuple(indices),
         ids_B_T=ids.to(device),
-        rows_P=(places - 1).to(device),
-        targets_P=ids.flatten()[places].to(device),
+        rows_N=(places - 1).to(device),
+        targets_N=ids.flatten()[places].to(device),
+        places_P=torch.arange(len(places), device=device),
         sequence_P=places.div(ids.shape[1], rounding_mode="floor").to(device),
         tokens=sum(lengths),
+        distinct=sum(lengths),
         images=ImageInputs.join([found for s in chosen if (found := getattr(s, "images", None)) is not None]),
     )
 

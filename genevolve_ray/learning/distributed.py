@@ -33,7 +33,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from genevolve_ray.learning.batch import PAD, MicroBatch
+from genevolve_ray.learning.batch import MicroBatch, empty_batch
 from genevolve_ray.learning.policy import decoder_layers, vision_tower
 
 T = TypeVar("T")
@@ -66,17 +66,13 @@ class Ranks:
     def share(self, batches: Sequence[MicroBatch], device: torch.device) -> list[MicroBatch]:
         """Return this rank's micro-batches, with empty ones at the end where others have one more.
 
-        They are dealt in turn: sorted by length, neighbors cost about the same.
+        They are dealt in turn: sorted by cost, neighbors cost about the same.
         """
         if self.size == 1:
             return list(batches)
         mine = list(batches[self.rank :: self.size])
         rounds = -(-len(batches) // self.size)
         return mine + [empty_batch(device)] * (rounds - len(mine))
-
-    def budget(self, lengths: Sequence[int], token_budget: int) -> int:
-        """Return the token budget of a micro-batch that leaves work for every rank."""
-        return token_budget if self.size == 1 else max(1, min(token_budget, -(-sum(lengths) // self.size)))
 
     def combine(self, totals: dict[str, float], maxima: frozenset[str]) -> dict[str, float]:
         """Return sums over the ranks, and maxima for the names in `maxima`. Every rank has the same names."""
@@ -142,12 +138,6 @@ def lone_rank(device: str) -> Ranks:
         backend = "gloo" if kind == "cpu" else f"cpu:gloo,{kind}:nccl"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return Ranks(0, 1, init_device_mesh(kind, (1,)))
-
-
-def empty_batch(device: torch.device) -> MicroBatch:
-    """Return a micro-batch without sequences: its passes run every collective and add zero to every sum."""
-    nothing_P = torch.zeros(0, dtype=torch.long, device=device)
-    return MicroBatch((), torch.full((1, 2), PAD, device=device), nothing_P, nothing_P, nothing_P, tokens=0)
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

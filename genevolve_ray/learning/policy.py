@@ -31,7 +31,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from genevolve_ray.learning.attention import tree_arguments
 from genevolve_ray.learning.batch import ImageInputs
+from genevolve_ray.learning.tree import TreeLayout
 from genevolve_ray.models.companions import copy_companions, copy_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -191,11 +193,13 @@ def hidden_states(
     images: ImageInputs | None = None,
     cache: Cache | None = None,
     features: Callable[[ImageInputs], Any] | None = None,
+    positions: Tensor | None = None,
+    layout: TreeLayout | None = None,
 ) -> Tensor:
-    """Return the last hidden states [B, T, H] of right-padded sequences.
+    """Return the last hidden states [B, T, H] of right-padded sequences, or of one packed row.
 
-    No attention mask is passed. Padding comes after a causal model's tokens, so it cannot change their states, and SDPA
-    keeps its causal fast path. States at padded positions have no meaning.
+    Padded sequences have no attention mask. Padding comes after a causal model's tokens, so it cannot change their
+    states, and SDPA keeps its causal fast path. States at padded positions have no meaning.
 
     Args:
         model: the policy.
@@ -203,12 +207,15 @@ def hidden_states(
         images: the pictures behind the image tokens, in the order of rows and tokens, for a model with vision.
         cache: receives the keys and values of the tokens.
         features: returns the output of the model's `get_image_features` for pictures; by default it is computed.
+        positions: positions of the tokens of a packed row.
+        layout: which of them see which, for a model that attends over trees.
     """
     untyped: Any = model
+    options: dict[str, Any] = {"past_key_values": cache, "use_cache": cache is not None, "position_ids": positions}
+    if layout is not None:
+        options |= tree_arguments(layout, ids_B_T.device)
     if images is None:
-        states: Tensor = untyped.get_decoder()(
-            input_ids=ids_B_T, past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state
+        states: Tensor = untyped.get_decoder()(input_ids=ids_B_T, **options).last_hidden_state
         return states
     pixels: dict[str, Any] = (
         {"pixel_values": images.pixel_values.to(ids_B_T.device)}
@@ -220,9 +227,8 @@ def hidden_states(
         input_ids=ids_B_T,
         image_grid_thw=images.grid_thw.to(ids_B_T.device),
         mm_token_type_ids=(ids_B_T == model.config.image_token_id).int(),
-        past_key_values=cache,
-        use_cache=cache is not None,
         **pixels,
+        **options,
     ).last_hidden_state
     return seen
 

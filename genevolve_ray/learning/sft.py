@@ -169,11 +169,11 @@ def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtyp
 
     def work() -> Tensor:
         with torch.autocast(batch.ids_B_T.device.type, dtype=torch.bfloat16, enabled=half):
-            states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_P)
+            states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_N)
         weight_V_H = head_weight(model)
         if half:
             states_P_H, weight_V_H = states_P_H.bfloat16(), weight_V_H.bfloat16()
-        return token_logprobs(states_P_H, weight_V_H, batch.targets_P)[0]
+        return token_logprobs(states_P_H, weight_V_H, batch.targets_N)[0]
 
     return under_root(model, work)
 

@@ -1,6 +1,6 @@
 """The learner: scores sequences, takes one GRPO step on them, saves and restores its whole state.
 
-Shape legend: B sequences of a micro-batch, T tokens, P policy tokens of a micro-batch, H hidden, V vocabulary.
+Shape legend: P policy tokens of a micro-batch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence, micro_batches
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence
 from genevolve_ray.learning.build import base_dtype, build_optimizer, build_policy, flops_per_token
 from genevolve_ray.learning.checkpoint_parts import OPTIMIZER_FILE, load_optimizer, save_parts
 from genevolve_ray.learning.config import LearnerConfig
@@ -31,26 +30,22 @@ from genevolve_ray.learning.distributed import (
     load_full_state,
     lone_rank,
     sum_replicated,
-    under_root,
 )
 from genevolve_ray.learning.grpo import grpo_loss
 from genevolve_ray.learning.hashing import learner_hash
 from genevolve_ray.learning.kl import reference_kl
-from genevolve_ray.learning.logprobs import ban_mask, token_logprobs
 from genevolve_ray.learning.lora import (
     adapter_scalings,
     adapter_state,
     check_publishable,
     publish_adapter,
     read_adapter,
-    reference_adapter,
     write_adapter,
 )
 from genevolve_ray.learning.outgoing import OutgoingWeights
+from genevolve_ray.learning.passes import Passes
 from genevolve_ray.learning.policy import (
     DTYPES,
-    head_weight,
-    hidden_states,
     load_policy,
     save_beside,
     state_to_folder,
@@ -67,7 +62,7 @@ from genevolve_ray.learning.streams import (
     parity_metrics,
     token_streams,
 )
-from genevolve_ray.learning.tower import FrozenTower, TowerFeatures
+from genevolve_ray.learning.tower import FrozenTower
 from genevolve_ray.learning.ved import ved_loss
 from genevolve_ray.models.companions import copy_companions
 
@@ -116,94 +111,37 @@ class Learner:
         if config.publishes_adapter:
             check_publishable(self.model, model_dir)
         self._model_dir = Path(model_dir)
-        self._reference: PreTrainedModel | None = None
+        reference: PreTrainedModel | None = None
         if config.kl.coefficient > 0:
-            self._reference = self.model
+            reference = self.model
             if self._adapter is None:
                 frozen = config.model_copy(update={"gradient_checkpointing": False})
-                self._reference, _ = build_policy(reference_dir or model_dir, frozen, self._ranks, reference=True)
+                reference, _ = build_policy(reference_dir or model_dir, frozen, self._ranks, reference=True)
         self._tower = FrozenTower(self.model)
-        twins = [self._reference] if self._reference is not None and reference_dir in (None, model_dir) else []
-        # With projectors that learn, features carry a gradient and differ between policy and reference.
-        kept_mib = 0 if config.trains_projector else config.picture_cache_mib
-        self._features = TowerFeatures([self.model, *twins], kept_mib)
+        twin = reference_dir in (None, model_dir)
+        self._passes = Passes(self.model, reference, config, banned, self._ranks, twin=twin)
         self._optimizer = build_optimizer(self.model, config)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._scalings = adapter_scalings(self.model)
-        self._ban_mask_V = ban_mask(head_weight(self.model).shape[0], banned, self._device)
         self.gaps: list[list[float]] = []
         """Of the last step: log pi - log q per policy token of each sequence, empty where it had no teacher."""
 
     # --- scoring -----------------------------------------------------------------------------------------------------
 
-    def _logprobs(
-        self, model: PreTrainedModel, batch: MicroBatch, entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
-
-        def work() -> tuple[Tensor, Tensor | None]:
-            states_P_H, weight_V_H = self._states(model, batch.ids_B_T, batch.rows_P, batch.images)
-            return token_logprobs(
-                states_P_H,
-                weight_V_H,
-                batch.targets_P,
-                temperature=self.config.temperature,
-                ban_mask_V=self._ban_mask_V,
-                entropy=entropy,
-            )
-
-        return under_root(model, work)
-
-    def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
-        """Return the reference policy's log-probs [P], without gradient."""
-        assert self._reference is not None, "the coefficient of the reference term is 0"
-        with torch.no_grad(), reference_adapter(self._reference):
-            return self._logprobs(self._reference, batch)[0]
-
-    def _states(
-        self, model: PreTrainedModel, ids_B_T: Tensor, rows_P: Tensor, images: ImageInputs | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the predicting states [P, H] and the head [V, H], both in the compute dtype."""
-        half = self.config.dtype == "bfloat16"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
-            features = self._features.outputs if self._features.serves(model) else None
-            states_B_T_H = hidden_states(model, ids_B_T, images, features=features)
-            states_P_H = states_B_T_H.flatten(0, 1).index_select(0, rows_P)
-        weight_V_H = head_weight(model)
-        return (states_P_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_P_H, weight_V_H)
-
-    @torch.no_grad()
     def score(self, sequences: Sequence[MaskedTokens]) -> list[list[float]]:
         """Return, per sequence, the log-probs of its policy tokens at the sampling temperature under the ban mask."""
-        scores: list[list[float]] = [[] for _ in sequences]
-        for batch in self._ranks.share(self._split(sequences), self._device):
-            logprobs_P, _ = self._logprobs(self.model, batch)
-            for logprob, row in zip(logprobs_P.tolist(), batch.sequence_P.tolist(), strict=True):
-                scores[batch.indices[row]].append(logprob)
-        return self._ranks.gather(scores)
+        return self._passes.score(sequences)
 
-    def _split(self, sequences: Sequence[MaskedTokens]) -> list[MicroBatch]:
-        """Return the micro-batches of all ranks."""
-        budget = self._ranks.budget([len(s.tokens) for s in sequences], self.config.token_budget)
-        return micro_batches(sequences, budget, self._device)
-
-    @torch.no_grad()
     def raw_logprobs(self, token_ids: Sequence[int], images: ImageInputs | None = None) -> list[float]:
         """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban: the probe of a weight update."""
-        ids_B_T = torch.tensor([list(token_ids)], device=self._device)
-        rows_P = torch.arange(len(token_ids) - 1, device=self._device)
-        logprobs_P = under_root(
-            self.model, lambda: token_logprobs(*self._states(self.model, ids_B_T, rows_P, images), ids_B_T[0, 1:])[0]
-        )
-        logprobs: list[float] = logprobs_P.tolist()
-        return logprobs
+        return self._passes.raw_logprobs(token_ids, images)
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
     def _terms(self, taught: int) -> list[Term]:
         """Return the terms of L = L_GRPO + beta * KL_ref + lambda * L_VED, each over the same token streams."""
         terms: list[Term] = [partial(grpo_loss, config=self.config.grpo)]
-        if self._reference is not None:
+        if self._passes.refers:
             terms.append(partial(reference_kl, config=self.config.kl, aggregation=self.config.grpo.aggregation))
         if taught:
             terms.append(partial(ved_loss, config=self.config.ved))
@@ -215,12 +153,12 @@ class Learner:
         terms, self.gaps = self._terms(counts.taught), [[] for _ in sequences]
         totals: dict[str, float] = defaultdict(float)
         for batch in self._ranks.share(batches, self._device):
-            logprobs_P, entropy_P = self._logprobs(self.model, batch, entropy=True)
+            logprobs_P, entropy_P = self._passes.logprobs(batch, entropy=True)
             streams = token_streams(
                 batch,
                 [sequences[i] for i in batch.indices],
                 logprobs_P,
-                self._reference_logprobs(batch) if self._reference is not None else None,
+                self._passes.reference_logprobs(batch),
                 counts=counts,
                 proximal=self.config.grpo.needs_proximal,
                 version=version,
@@ -277,13 +215,13 @@ class Learner:
             NonFiniteStep: when loss or gradient is not finite; nothing was updated.
         """
         started = time.perf_counter()
-        batches = self._split(sequences)
-        count, policy_tokens = sum(len(b.indices) for b in batches), sum(len(b.targets_P) for b in batches)
+        batches = self._passes.split(sequences)
+        count, policy_tokens = sum(len(b.indices) for b in batches), sum(len(b.sequence_P) for b in batches)
         if not count:
             raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
         self._optimizer.zero_grad(set_to_none=True)
         self._tower.check_untrained(self._optimizer)
-        with self._features.step():
+        with self._passes.features.step():
             scored = self._with_teacher(sequences)
             seconds_teacher = time.perf_counter() - started
             totals = self._accumulate(batches, scored, step)

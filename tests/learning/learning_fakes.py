@@ -28,3 +28,8 @@ def taught(sequence: TrainSequence, guide: Sequence[int], gate: Sequence[bool] =
     head, tail = list(sequence.tokens[:1]), list(sequence.tokens[1:])
     mask = [False, *[False] * len(guide), *sequence.policy_mask[1:]]
     return replace(sequence, teacher=TeacherContext([*head, *guide, *tail], mask, gate))
+
+
+def siblings(batch: Sequence[TrainSequence]) -> list[TrainSequence]:
+    """Return the sequences with the first four tokens of every other one replaced by those of the one before it."""
+    return [replace(s, tokens=[*batch[i - i % 2].tokens[:4], *s.tokens[4:]]) for i, s in enumerate(batch)]

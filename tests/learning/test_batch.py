@@ -23,8 +23,8 @@ def test_every_policy_token_appears_once_within_the_budget(all_masks: list[list[
     for batch in micro_batches(sequences, budget):
         assert batch.ids_B_T.numel() <= budget or len(batch.indices) == 1
         flat = batch.ids_B_T.flatten()
-        assert (flat[batch.rows_P + 1] == batch.targets_P).all()
-        for target, row in zip(batch.targets_P.tolist(), batch.sequence_P.tolist(), strict=True):
+        assert (flat[batch.rows_N + 1] == batch.targets_N).all()
+        for target, row in zip(batch.targets_N.tolist(), batch.sequence_P.tolist(), strict=True):
             found.setdefault(batch.indices[row], []).append(target)
         assert batch.tokens == sum(len(sequences[i].tokens) for i in batch.indices)
     wanted = {

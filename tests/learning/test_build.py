@@ -26,9 +26,9 @@ def saved_bytes(learner: Learner) -> int:
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    [batch] = learner._split(sequences())
+    [batch] = learner._passes.split(sequences())
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        learner._logprobs(learner.model, batch)
+        learner._passes.logprobs(batch)
     return kept
 
 

@@ -149,13 +149,15 @@ def test_there_is_no_adapter_to_write_where_all_weights_are_trained(model_dir: P
 
 
 def reference_scores(learner: Learner) -> list[float]:
-    [batch] = learner._split(sequences(1))
-    return learner._reference_logprobs(batch).tolist()
+    [batch] = learner._passes.split(sequences(1))
+    scores = learner._passes.reference_logprobs(batch)
+    assert scores is not None
+    return scores.tolist()
 
 
 def test_the_reference_is_the_base_without_a_second_model(model_dir: Path) -> None:
     learner = trained(model_dir, CONFIG.model_copy(update={"kl": KlConfig(coefficient=0.1)}))
-    assert learner._reference is learner.model
+    assert learner._passes._reference is learner.model
     [expected] = Learner(model_dir, PLAIN).score(sequences(1))
     assert reference_scores(learner) == expected
     assert learner.score(sequences(1)) != [expected], "the adapter is on again"

@@ -93,7 +93,7 @@ def test_a_full_cache_keeps_what_fits(folder: Path, monkeypatch: pytest.MonkeyPa
     expected = learner.score(batch(learner))
     monkeypatch.setattr("genevolve_ray.learning.tower._MIB", 3000)  # one or two pictures of 4 to 8 tokens
     features = TowerFeatures([learner.model], 1)
-    learner._features = features
+    learner._passes.features = features
     with features.step():
         for _ in range(2):
             for scores, others in zip(learner.score(batch(learner)), expected, strict=True):
@@ -109,7 +109,7 @@ def test_pictures_without_a_hash_are_never_confused(folder: Path) -> None:
     named = [picture(config, i) for i in (0, 3)]
     expected = learner.score([looking(config, sequence, named)])
     nameless = [replace(one, sha256="") for one in named]
-    with learner._features.step():
+    with learner._passes.features.step():
         assert learner.score([looking(config, sequence, nameless)]) == expected
         assert learner.score([looking(config, sequence, nameless[::-1])]) != expected
 

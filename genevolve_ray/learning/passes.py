@@ -1,0 +1,137 @@
+"""The passes of a policy and of its reference over micro-batches.
+
+Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequences, N distinct ones, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from genevolve_ray.learning.attention import use_trees
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence
+from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.distributed import Ranks, under_root
+from genevolve_ray.learning.logprobs import ban_mask, token_logprobs
+from genevolve_ray.learning.lora import reference_adapter
+from genevolve_ray.learning.packing import Packer
+from genevolve_ray.learning.policy import head_weight, hidden_states
+from genevolve_ray.learning.tower import TowerFeatures
+
+
+class Passes:
+    """Compute log-probs of policy tokens by a policy, and by its reference where there is one.
+
+    Attributes:
+        refers: whether there is a reference.
+        features: features of pictures that both share within a step.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        reference: PreTrainedModel | None,
+        config: LearnerConfig,
+        banned: Sequence[int],
+        ranks: Ranks,
+        *,
+        twin: bool,
+    ) -> None:
+        """Prepare both models.
+
+        Args:
+            model: the policy.
+            reference: the policy at the start of evolution. With LoRA it is `model`, with its adapter switched.
+            config: the settings.
+            banned: token ids of probability 0.
+            ranks: the ranks that share the models.
+            twin: whether the reference has the vision tower of the policy.
+
+        Raises:
+            ValueError: for a banned id outside the vocabulary.
+        """
+        self._model, self._reference, self._config, self._ranks = model, reference, config, ranks
+        self._device = torch.device(config.device)
+        self._packer = Packer(model, self._device)
+        self.refers = reference is not None
+        if reference is not None:
+            use_trees(reference, self._device)
+        # With projectors that learn, features carry a gradient and differ between policy and reference.
+        kept_mib = 0 if config.trains_projector else config.picture_cache_mib
+        self.features = TowerFeatures([model, *([reference] if reference is not None and twin else [])], kept_mib)
+        self._ban_mask_V = ban_mask(head_weight(model).shape[0], banned, self._device)
+
+    def split(self, sequences: Sequence[MaskedTokens]) -> list[MicroBatch]:
+        """Return the micro-batches of all ranks. Raises ValueError for a malformed sequence."""
+        return self._packer.batches(sequences, self._config.token_budget, self._ranks.size)
+
+    def logprobs(self, batch: MicroBatch, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
+        return self._logprobs(self._model, batch, entropy)
+
+    def reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        """Return the reference's log-probs [P], without gradient; None without a reference."""
+        if self._reference is None:
+            return None
+        with torch.no_grad(), reference_adapter(self._reference):
+            return self._logprobs(self._reference, batch)[0]
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[MaskedTokens]) -> list[list[float]]:
+        """Return, per sequence, the log-probs of its policy tokens at the sampling temperature under the ban mask."""
+        scores: list[list[float]] = [[] for _ in sequences]
+        for batch in self._ranks.share(self.split(sequences), self._device):
+            logprobs_P, _ = self.logprobs(batch)
+            for logprob, row in zip(logprobs_P.tolist(), batch.sequence_P.tolist(), strict=True):
+                scores[batch.indices[row]].append(logprob)
+        return self._ranks.gather(scores)
+
+    @torch.no_grad()
+    def raw_logprobs(self, token_ids: Sequence[int], images: ImageInputs | None = None) -> list[float]:
+        """Return log p(token_ids[i + 1] | token_ids[: i + 1]), temperature 1, no ban: the probe of a weight update."""
+        count = len(token_ids)
+        probe = TrainSequence(token_ids, [False, *[True] * (count - 1)], [0.0] * count, 0.0, images=images)
+
+        def raw(batch: MicroBatch) -> Tensor:
+            return token_logprobs(*self._states(self._model, batch), batch.targets_N)[0]
+
+        batches = self._packer.batches([probe], count)
+        return [x for batch in batches for x in under_root(self._model, partial(raw, batch)).tolist()]
+
+    def _logprobs(
+        self, model: PreTrainedModel, batch: MicroBatch, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
+
+        def work() -> tuple[Tensor, Tensor | None]:
+            logprobs_N, entropy_N = token_logprobs(
+                *self._states(model, batch),
+                batch.targets_N,
+                temperature=self._config.temperature,
+                ban_mask_V=self._ban_mask_V,
+                entropy=entropy,
+            )
+            return logprobs_N[batch.places_P], None if entropy_N is None else entropy_N[batch.places_P]
+
+        return under_root(model, work)
+
+    def _states(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Return the predicting states [N, H] and the head [V, H], both in the compute dtype."""
+        half = self._config.dtype == "bfloat16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
+            features = self.features.outputs if self.features.serves(model) else None
+            states_B_T_H = hidden_states(
+                model,
+                batch.ids_B_T,
+                batch.images,
+                features=features,
+                positions=batch.positions,
+                layout=batch.layout,
+            )
+            states_N_H = states_B_T_H.flatten(0, 1).index_select(0, batch.rows_N)
+        weight_V_H = head_weight(model)
+        return (states_N_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_N_H, weight_V_H)
