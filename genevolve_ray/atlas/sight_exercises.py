@@ -76,7 +76,7 @@ def practise(
             pieces, looks = choices(rng)
             made.looks += looks
         else:
-            pieces = pick(rng, _SPOKEN)(rng)
+            pieces = _SPOKEN[int(rng.integers(len(_SPOKEN)))](rng)
         for text, known in pieces:
             made.add(text, known, tokenizer, image)
     return made

@@ -248,6 +248,11 @@ def split_by_budget(lengths: Sequence[int], token_budget: int) -> list[list[int]
     return groups
 
 
+def rank_budget(lengths: Sequence[int], token_budget: int, ranks: int) -> int:
+    """Return the token budget of padded micro-batches that leaves work for every rank."""
+    return max(1, min(token_budget, -(-sum(lengths) // ranks))) if ranks > 1 else token_budget
+
+
 def micro_batches(
     sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
 ) -> list[MicroBatch]:

@@ -115,8 +115,9 @@ def look_back(model: PreTrainedModel) -> None:
     embedding. The rotation of the key then places the maximum of the product (Qwen3 has no biases in attention).
     """
     config: Any = model.config.get_text_config()
-    model.get_input_embeddings().weight[:, 0] = _CONSTANT * config.initializer_range
-    attention: Any = model.get_decoder().layers[0].self_attn
+    untyped: Any = model
+    untyped.get_input_embeddings().weight[:, 0] = _CONSTANT * config.initializer_range
+    attention = untyped.get_decoder().layers[0].self_attn
     half = config.head_dim // 2
     angles_F = config.rope_parameters["rope_theta"] ** -(torch.arange(_FAST) / half)
     for norm in (attention.q_norm, attention.k_norm):

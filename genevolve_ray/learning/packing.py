@@ -24,6 +24,7 @@ from genevolve_ray.learning.batch import (
     check_sequence,
     empty_batch,
     micro_batches,
+    rank_budget,
 )
 from genevolve_ray.learning.tree import PrefixOrder, lay_out
 
@@ -53,8 +54,8 @@ class Packer:
         """
         kept = [i for i, s in enumerate(sequences) if any(s.policy_mask)]
         if not self.packs:
-            share = -(-sum(len(sequences[i].tokens) for i in kept) // ranks)
-            return micro_batches(sequences, min(token_budget, max(1, share)), self._device)
+            budget = rank_budget([len(sequences[i].tokens) for i in kept], token_budget, ranks)
+            return micro_batches(sequences, budget, self._device)
         for index in kept:
             check_sequence(index, sequences[index])
         order = PrefixOrder(self._keys([sequences[i] for i in kept]), self._attention_depth)

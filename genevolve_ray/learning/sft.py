@@ -14,7 +14,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, each_micro_batch, micro_batches
+from genevolve_ray.learning.batch import (
+    ImageInputs,
+    MaskedTokens,
+    MicroBatch,
+    each_micro_batch,
+    micro_batches,
+    rank_budget,
+)
 from genevolve_ray.learning.build import flops_per_token
 from genevolve_ray.learning.distributed import Ranks, clip_gradients, sum_replicated, under_root
 from genevolve_ray.learning.logprobs import token_logprobs
@@ -154,7 +161,7 @@ def own_micro_batches(
     """
     if ranks.size == 1:
         return each_micro_batch(batch, token_budget, device)
-    budget = ranks.budget([len(example.tokens) for example in batch], token_budget)
+    budget = rank_budget([len(example.tokens) for example in batch], token_budget, ranks.size)
     return ranks.share(micro_batches(batch, budget, device), device)
 
 
