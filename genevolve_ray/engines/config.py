@@ -41,6 +41,8 @@ class VllmConfig(Config):
     block_size: int | None = Field(default=None, ge=16, multiple_of=16)
     """Tokens in one block of the key-value cache, the unit in which sequences share a prefix. None: 32 on a CPU, vLLM's
     choice on a GPU."""
+    fp32_head: bool = False
+    """Compute logits in float32 over bfloat16 activations, as the learner always does: a smaller `parity`."""
     threads: int | None = Field(default=None, ge=1)
     """OpenMP threads of the engine process. None: 1, and on a CPU 2 for a model of at least 10 million parameters, where
     there are two cores. Thread pools that overlap with the learner's may cost up to ten times."""

@@ -32,7 +32,15 @@ from genevolve_ray.engines.protocol import (
     WeightUpdateError,
 )
 from genevolve_ray.engines.transports.queue import TransferCall
-from genevolve_ray.engines.vllm_settings import batching, own_threads, placement, positions, sight, waiting_threads
+from genevolve_ray.engines.vllm_settings import (
+    batching,
+    head,
+    own_threads,
+    placement,
+    positions,
+    sight,
+    waiting_threads,
+)
 
 if TYPE_CHECKING:
     from vllm.inputs import TokensPrompt
@@ -144,7 +152,7 @@ class VllmEngine:
             "model": str(model_dir),
             "dtype": dtype,
             "max_model_len": max_model_len,
-            "hf_overrides": positions(model_dir),
+            "hf_overrides": positions(model_dir) | head(config),
             "max_num_seqs": max_num_seqs,
             "tensor_parallel_size": config.tensor_parallel_size,
             "enforce_eager": config.enforce_eager or device == "cpu",

@@ -109,3 +109,8 @@ def positions(model_dir: str | Path) -> dict[str, Any]:
         return {}
     override = {"max_position_embeddings": limit}
     return {"text_config": override} if config.get("text_config") else override
+
+
+def head(config: VllmConfig) -> dict[str, str]:
+    """Return the change of the model's configuration by which vLLM keeps logits in float32."""
+    return {"head_dtype": "float32"} if config.fp32_head else {}

@@ -81,6 +81,14 @@ def test_bfloat16_states_give_float32_logprobs_and_bfloat16_gradients() -> None:
     assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
 
 
+def test_logits_of_bfloat16_states_are_not_rounded() -> None:
+    hidden, weight, _, targets, _ = inputs(torch.float32)
+    hidden, weight = (x.detach().mul(4).bfloat16() for x in (hidden, weight))
+    logprobs, _ = token_logprobs(hidden, weight, targets, chunk=8)
+    expected, _ = token_logprobs(hidden.double(), weight.double(), targets)
+    torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=1e-4)
+
+
 def test_a_banned_target_is_an_error() -> None:
     hidden, weight, ban, targets, _ = inputs(torch.float32)
     targets[3] = V - 1
