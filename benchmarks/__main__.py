@@ -24,6 +24,7 @@ NAMES = (
     "trl_baseline",
     "weights",
     "services",
+    "tool_calls",
     "asynchronous",
     "controller",
 )
