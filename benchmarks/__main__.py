@@ -25,6 +25,7 @@ NAMES = (
     "memory",
     "weights",
     "services",
+    "tool_calls",
     "asynchronous",
     "controller",
 )
