@@ -114,7 +114,8 @@ def tree_mask(layout: TreeLayout, device: torch.device) -> BlockMask:
     def sees(_row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < ends_T[key])
 
-    return create_block_mask(sees, None, None, layout.length, layout.length, device=device.type)
+    length, compiled = layout.length, device.type == "cuda"  # uncompiled, it makes the whole mask first
+    return create_block_mask(sees, None, None, length, length, device=device.type, _compile=compiled)
 
 
 def tree_arguments(layout: TreeLayout, device: torch.device) -> dict[str, Any]:

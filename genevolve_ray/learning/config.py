@@ -218,8 +218,8 @@ class LearnerConfig(Config):
     grad_clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     token_budget: int = Field(default=4096, ge=1)
-    """Padded tokens of a micro-batch; it changes memory and speed, not the result. In a run it is at least the longest
-    episode of the profile, where it is not given."""
+    """Distinct tokens of a micro-batch (padded ones for a model that takes no packed rows); it changes memory and speed,
+    not the result. In a run it is at least the longest episode of the profile, where it is not given."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"

@@ -55,6 +55,7 @@ def test_parts_equal_a_dense_mask(dtype: torch.dtype, error: float, keys: int) -
         torch.testing.assert_close(grad.double(), wanted, rtol=0, atol=2 * error)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_the_block_mask_of_a_gpu_sees_the_same_tokens() -> None:
     layout = forest()
     query, key, value = (tensor.detach() for tensor in heads(layout, torch.float32))  # no backward pass on a CPU
