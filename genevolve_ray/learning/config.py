@@ -223,7 +223,8 @@ class LearnerConfig(Config):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Compute dtype of the passes; master weights and optimizer are float32."""
+    """Compute dtype of the passes: of weights, states and gradients inside them. Master weights, optimizer and logits are
+    float32."""
     publish_dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the whole weights that engines receive. None: bfloat16 where learner or engine compute in bfloat16, else
     the type that the learner holds. Engines round to their own type in any case."""
@@ -257,6 +258,11 @@ class LearnerConfig(Config):
     def exact(self) -> bool:
         """True when a step on a stored batch can be computed again bit for bit."""
         return self.deterministic or self.device == "cpu"
+
+    @property
+    def shards(self) -> bool:
+        """True where a single rank is sharded too: for offload, and to round in bfloat16 what several ranks round."""
+        return self.offload or self.dtype == "bfloat16"
 
     @property
     def published_dtype(self) -> str | None:

@@ -106,7 +106,7 @@ class Learner:
         self._device = torch.device(config.device)
         if config.deterministic:
             use_deterministic_kernels()
-        self._ranks = ranks or (lone_rank(config.device) if config.offload else Ranks())
+        self._ranks = ranks or (lone_rank(config.device) if config.shards else Ranks())
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
         if config.publishes_adapter:
             check_publishable(self.model, model_dir)

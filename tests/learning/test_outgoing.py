@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from genevolve_ray.learning.config import LearnerConfig, LoraConfig
 from genevolve_ray.learning.digests import tensor_checksum
+from genevolve_ray.learning.distributed import full
 from genevolve_ray.learning.lora import adapter_scalings
 from genevolve_ray.learning.outgoing import OutgoingWeights
 from genevolve_ray.learning.step import Learner
@@ -48,7 +49,7 @@ def test_weights_travel_rounded_and_masters_stay(model_dir: Path, tmp_path: Path
     learner.write_weights(tmp_path)
     written, masters = load_file(tmp_path / "model.safetensors"), learner.model.state_dict()
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
-    assert all(torch.equal(tensor, masters[name].bfloat16()) for name, tensor in written.items())
+    assert all(torch.equal(tensor, full(masters[name]).bfloat16()) for name, tensor in written.items())
     assert {tensor.dtype for tensor in masters.values()} == {torch.float32}
     assert [form.dtype for form in learner.outgoing().metadata()] == [torch.bfloat16] * len(written)
     assert learner.outgoing().checksums() == {name: tensor_checksum(tensor) for name, tensor in written.items()}
