@@ -30,6 +30,8 @@ ROWS_FILE, REJECTED_FILE = "rows.json", "rejected_rows.jsonl"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*")
 _CHANGES = ".changes"
 """In the name of a file that holds what changed since the step before."""
+_LONGEST_CHAIN = 100
+"""Files of changes that follow a whole memory, at most."""
 _NUMBERED = re.compile(r"(\d{6,})(\.changes)?\.(json|parquet)")
 
 
@@ -81,13 +83,13 @@ class RunDocuments:
     def whole_experience_due(self, step: int) -> bool:
         """Return whether the experience memory after a step must be stored whole, and not as changes alone.
 
-        It must where there is no memory of the step before, and once the changes since the last whole one have grown to
-        half of it. What is written then stays within three times the changes, and what is read within 1.5 memories.
+        It must where there is no memory of the step before. It also must once the changes since the last whole one are
+        half as large as it, or in many files: a resumed run reads all of them.
         """
         sizes = self._folder.entries("experience") if self._experience_sizes is None else self._experience_sizes
         self._experience_sizes = sizes
         grown = 0
-        for before in range(step - 1, 0, -1):
+        for before in range(step - 1, max(0, step - 1 - _LONGEST_CHAIN), -1):
             if (whole := sizes.get(f"{step_name(before)}.parquet")) is not None:
                 return grown > whole / 2
             if (part := sizes.get(f"{step_name(before)}{_CHANGES}.parquet")) is None:

@@ -158,3 +158,14 @@ def test_corrupt_changes_are_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(StoreError, match=f"{file.name} is corrupt"):
         RunStore.read(str(run)).get_experience(int(file.name[:6]))
+
+
+def test_chains_of_changes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genevolve_ray.evolution.store.documents._LONGEST_CHAIN", 2)
+    rng, memory = np.random.default_rng(1), ExperienceMemory()
+    for number in range(20):
+        vector = rng.standard_normal(512, np.float32)
+        memory.insert(Experience(step=0, request_id=f"first{number}", gap=0.5), vector / np.linalg.norm(vector))
+    with RunStore.open(str(tmp_path / "run"), CONFIG) as store:
+        write(store, 8, memory)
+    assert whole(tmp_path / "run") == [1, 4, 7]
