@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import socket
 import sys
@@ -126,7 +127,8 @@ def _follow(rank: int, size: int, address: str, device: str, threads: int, work:
         code = 1
         if as_ending(error) is None and not _lost_parent():
             traceback.print_exc()
-    # Torch's threads race with the end of the interpreter: now and then one aborts.
+    # Torch's threads race with the end of the interpreter: now and then one aborts. Semaphores of libraries are returned.
+    multiprocessing.util._exit_function()
     sys.stderr.flush()
     os._exit(code)
 

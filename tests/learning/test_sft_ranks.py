@@ -21,13 +21,13 @@ from genevolve_ray.learning.sft_state import load_state, save_result, save_state
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 CASES = (LearnerConfig(gradient_checkpointing=True), LearnerConfig(lora=LoraConfig(rank=4)))
-STEPS = SftConfig(steps=4, lr=1e-2, token_budget=25)
+STEPS = SftConfig(steps=3, lr=1e-2, token_budget=25)
 # The second batch leaves rank 1 without an example; the others leave it with fewer.
-BATCHES = [sequences(count, seed, 20) for seed, count in enumerate((5, 1, 6, 3))]
+BATCHES = [sequences(count, seed, 20) for seed, count in enumerate((5, 1, 6))]
 
 
 def train(case: LearnerConfig, model_dir: Path, out: Path, ranks: Ranks) -> dict[str, Any]:
-    """Take two steps, save, take two more, and do these two again from the state."""
+    """Take two steps, save, take the third, and take it again from the state."""
     model, adapter = build_policy(model_dir, case, ranks)
     optimizers = build_optimizers(model, STEPS)
     some = partial(train_sft, model, optimizers=optimizers, ranks=ranks)
