@@ -71,7 +71,8 @@ def embedded(policy: PreTrainedModel, shape: Shape, seed: int = 0) -> PreTrained
     # The new dimensions are 0, so a mean of squares falls by this factor: the limit below it falls as well.
     config.rms_norm_eps = small.rms_norm_eps * size.hidden / shape.hidden
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(config).eval()
+    model: PreTrainedModel = Qwen3ForCausalLM(config)
+    torch.nn.Module.eval(model)
     state = dict(policy.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -200,11 +200,11 @@ def attention(tokens: int) -> Any:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    states = [torch.randn(1, HEADS, tokens, HEAD_DIM, requires_grad=True) for _ in range(3)]
+    query, key, value = (torch.randn(1, HEADS, tokens, HEAD_DIM, requires_grad=True) for _ in range(3))
 
     def work() -> None:
         for _ in range(LAYERS):
-            scaled_dot_product_attention(*states, is_causal=True).sum().backward()  # type: ignore[no-untyped-call]
+            scaled_dot_product_attention(query, key, value, is_causal=True).sum().backward()
 
     return work
 

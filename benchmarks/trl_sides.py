@@ -173,7 +173,7 @@ class Player:
         return tokens, logprobs
 
 
-def reward(completion_ids: Sequence[Any], reward: Sequence[float], **_: Any) -> list[float]:
+def reward(completion_ids: Sequence[Any], reward: Sequence[float], **_: Any) -> list[float | None]:
     """Return the rewards that came with the rollouts."""
     return list(reward)
 
@@ -283,7 +283,7 @@ def patch_vllm(config: RunConfig, threads: int) -> None:
 
     os.environ.update(vllm_environment(threads=threads))
 
-    from trl.generation import vllm_generation
+    import trl.generation.vllm_generation
     from vllm import LLM
     from vllm.config import set_current_vllm_config
     from vllm.triton_utils import dispatcher
@@ -310,9 +310,9 @@ def patch_vllm(config: RunConfig, threads: int) -> None:
         WeightLoader.pack_head(loader)
         self.llm.reset_prefix_cache()
 
+    patched: Any = trl.generation.vllm_generation
+    patched.LLM, patched.VLLMGeneration.sync_weights = start, sync_weights
     dispatcher.vars = _dictionary_of
-    vllm_generation.LLM = start
-    vllm_generation.VLLMGeneration.sync_weights = sync_weights
 
 
 def _dictionary_of(value: Any) -> dict[str, Any]:
