@@ -13,7 +13,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.ports import ExperienceStep
 from genevolve_ray.experience.changes import encode_changes, replay
 from genevolve_ray.experience.config import AblationControl, ExperienceConfig
-from genevolve_ray.experience.memory import ExperienceMemory, Hit, Mark
+from genevolve_ray.experience.memory import ExperienceMemory, Hit, MemoryPoint
 from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.experience.recall import recall, remember
@@ -100,7 +100,7 @@ class LocalExperience:
         """Load the memory of a snapshot, and of changes that follow it. Raises SnapshotError."""
         state = replay(snapshot, changes)
         self._memory = ExperienceMemory.of(state, self._config.memory)
-        self._kept = Mark(next_number=state.next_number)
+        self._kept = MemoryPoint(next_number=state.next_number)
         self._written.clear()
         self._inserted.clear()
 

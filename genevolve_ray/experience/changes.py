@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from genevolve_ray.experience.memory import (
     Entry,
     ExperienceMemory,
-    Mark,
+    MemoryPoint,
     MemoryState,
     SnapshotError,
     decode_memory,
@@ -45,7 +45,7 @@ class _Changes:
     places: _Places
 
 
-def encode_changes(memory: ExperienceMemory, since: Mark) -> bytes:
+def encode_changes(memory: ExperienceMemory, since: MemoryPoint) -> bytes:
     """Return the changes of a memory since a mark of it, as the bytes of a Parquet file."""
     rows = memory.changed_since(since)
     entries = memory.rows()

@@ -78,7 +78,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Mark:
+class MemoryPoint:
     """Name a point in the history of a memory: its count of changes, and the number of its next bundle."""
 
     clock: int = 0
@@ -125,11 +125,11 @@ class ExperienceMemory:
         return self._next
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> MemoryPoint:
         """The present point in the memory's history."""
-        return Mark(self._clock, self._next)
+        return MemoryPoint(self._clock, self._next)
 
-    def changed_since(self, mark: Mark) -> list[int]:
+    def changed_since(self, mark: MemoryPoint) -> list[int]:
         """Return the rows that were written or used since a mark, in order."""
         return [int(row) for row in np.flatnonzero(self._changed[: len(self)] > mark.clock)]
 

@@ -16,7 +16,7 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.weights import WeightFolders
 from genevolve_ray.experience.changes import encode_changes
-from genevolve_ray.experience.memory import ExperienceMemory, Mark
+from genevolve_ray.experience.memory import ExperienceMemory, MemoryPoint
 from genevolve_ray.records.experience import Experience
 
 Ablate = Callable[..., Any]
@@ -50,7 +50,7 @@ class StubExperience:
         return ExperienceMemory().snapshot()
 
     async def changes(self) -> bytes:
-        return encode_changes(ExperienceMemory(), Mark())
+        return encode_changes(ExperienceMemory(), MemoryPoint())
 
     async def restore(self, snapshot: bytes) -> None:
         return None

@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError
 from genevolve_ray.cluster.memory import RayExperience
 from genevolve_ray.experience.changes import encode_changes, replay
 from genevolve_ray.experience.config import MemoryConfig
-from genevolve_ray.experience.memory import ExperienceMemory, Mark
+from genevolve_ray.experience.memory import ExperienceMemory, MemoryPoint
 from genevolve_ray.records.experience import Experience
 
 
@@ -20,7 +20,7 @@ class FakeMemory:
 
     def __init__(self, dies: int) -> None:
         self.memory = ExperienceMemory()
-        self.mark = Mark()
+        self.mark = MemoryPoint()
         self.dies, self.fragile = dies, False
         self.start, self.call, self.learn = _Remote(self._start), _Remote(self._call), _Remote(self._learn)
 
@@ -38,7 +38,7 @@ class FakeMemory:
         if method == "snapshot":
             return self.memory.snapshot()
         state = replay(arguments[0], arguments[1] if len(arguments) > 1 else ())
-        self.memory, self.mark = ExperienceMemory.of(state, MemoryConfig()), Mark(next_number=state.next_number)
+        self.memory, self.mark = ExperienceMemory.of(state, MemoryConfig()), MemoryPoint(next_number=state.next_number)
         return None
 
     async def _learn(self, *arguments: Any) -> Any:

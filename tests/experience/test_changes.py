@@ -9,7 +9,7 @@ import pytest
 
 from genevolve_ray.experience.changes import check_changes, encode_changes, join_changes, replay
 from genevolve_ray.experience.config import MemoryConfig
-from genevolve_ray.experience.memory import ExperienceMemory, Mark, SnapshotError, encode_memory
+from genevolve_ray.experience.memory import ExperienceMemory, MemoryPoint, SnapshotError, encode_memory
 from genevolve_ray.records.experience import Experience
 
 CONFIG = MemoryConfig(capacity=5, threshold=-1)
@@ -36,7 +36,7 @@ def told(memory: ExperienceMemory, snapshot: bytes, *changes: bytes) -> bool:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_snapshot_and_changes_are_the_memory(seed: int) -> None:
-    rng, memory, mark, changes = np.random.default_rng(seed), ExperienceMemory(CONFIG), Mark(), list[bytes]()
+    rng, memory, mark, changes = np.random.default_rng(seed), ExperienceMemory(CONFIG), MemoryPoint(), list[bytes]()
     for step in range(12):
         live(memory, step, rng)
         changes.append(encode_changes(memory, mark))
@@ -63,10 +63,10 @@ def test_nothing_has_changed_in_a_restored_memory() -> None:
     for number in range(3):
         insert(memory, number, 1)
     again = ExperienceMemory.restore(memory.snapshot(), CONFIG)
-    assert again.changed_since(Mark()) == []
+    assert again.changed_since(MemoryPoint()) == []
     before = again.snapshot()
     insert(again, 7, 2)
-    assert told(again, before, encode_changes(again, Mark(next_number=memory.next_number)))
+    assert told(again, before, encode_changes(again, MemoryPoint(next_number=memory.next_number)))
 
 
 def test_bundles_that_a_smaller_memory_dropped_are_gone_after_its_changes() -> None:
@@ -74,12 +74,12 @@ def test_bundles_that_a_smaller_memory_dropped_are_gone_after_its_changes() -> N
     for number in range(5):
         insert(memory, number, 1)
     small = ExperienceMemory.restore(memory.snapshot(), MemoryConfig(capacity=2))
-    assert told(small, memory.snapshot(), encode_changes(small, Mark(next_number=memory.next_number)))
+    assert told(small, memory.snapshot(), encode_changes(small, MemoryPoint(next_number=memory.next_number)))
 
 
 def written(*numbers: int) -> tuple[bytes, list[bytes]]:
     """Return an empty snapshot and one file of changes for each insertion."""
-    memory, mark, changes = ExperienceMemory(CONFIG), Mark(), list[bytes]()
+    memory, mark, changes = ExperienceMemory(CONFIG), MemoryPoint(), list[bytes]()
     for number in numbers:
         insert(memory, number, 1)
         changes.append(encode_changes(memory, mark))

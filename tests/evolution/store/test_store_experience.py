@@ -11,7 +11,7 @@ from store_helpers import CONFIG, take_step
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.changes import encode_changes
-from genevolve_ray.experience.memory import ExperienceMemory, Mark, SnapshotError
+from genevolve_ray.experience.memory import ExperienceMemory, MemoryPoint, SnapshotError
 from genevolve_ray.records.experience import Experience
 
 
@@ -120,7 +120,7 @@ def test_a_run_of_whole_snapshots_goes_on_with_changes(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
         assert not store.whole_experience_due(3)
         memory = ExperienceMemory.restore(store.get_experience(2))
-        store.put_experience_changes(3, encode_changes(memory, Mark(next_number=memory.next_number)))
+        store.put_experience_changes(3, encode_changes(memory, MemoryPoint(next_number=memory.next_number)))
         take_step(store, 3)
         assert store.get_experience(3) == store.get_experience(2)
 
@@ -128,7 +128,7 @@ def test_a_run_of_whole_snapshots_goes_on_with_changes(run: Path) -> None:
 def test_uncommitted_changes_are_removed(run: Path) -> None:
     with RunStore.open(str(run), CONFIG) as store:
         memory = ExperienceMemory.restore(store.get_experience(2))
-        store.put_experience_changes(3, encode_changes(memory, Mark(next_number=memory.next_number)))
+        store.put_experience_changes(3, encode_changes(memory, MemoryPoint(next_number=memory.next_number)))
     RunStore.open(str(run), CONFIG).close()
     assert not list(run.glob("experience/000003*"))
 
@@ -136,7 +136,7 @@ def test_uncommitted_changes_are_removed(run: Path) -> None:
 def test_changes_need_what_they_follow(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with RunStore.open(str(run), CONFIG) as store:
-        changes = encode_changes(ExperienceMemory(), Mark())
+        changes = encode_changes(ExperienceMemory(), MemoryPoint())
         with pytest.raises(StoreError, match="no experience of step 0"):
             store.put_experience_changes(1, changes)
         with pytest.raises(SnapshotError):
