@@ -128,7 +128,7 @@ def _follow(rank: int, size: int, address: str, device: str, threads: int, work:
         if as_ending(error) is None and not _lost_parent():
             traceback.print_exc()
     # Torch's threads race with the end of the interpreter: now and then one aborts. Semaphores of libraries are returned.
-    multiprocessing.util._exit_function()
+    multiprocessing.util._exit_function()  # type: ignore[attr-defined]
     sys.stderr.flush()
     os._exit(code)
 
