@@ -1,17 +1,15 @@
-"""The comparison with TRL: larger models that behave alike, turns in lockstep, sides in turns, rows with goals."""
+"""The comparison with TRL: larger models that behave alike, turns in lockstep, rows with goals, exponents."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.embedded import Shape, embedded
 from benchmarks.growth import exponent, table
-from benchmarks.measure import Options
-from benchmarks.sides import Side, SideFailed, Step, Turns, started, take_rounds
+from benchmarks.sides import Step
 from benchmarks.trl_baseline import IN_PROCESS, ON_RAY, TRANSFORMERS, VLLM, comparison, fastest, reward_gap
 from benchmarks.trl_sides import LockstepEngine
 from genevolve_ray.engines.protocol import FinishReason, Generation, SamplingParams
@@ -89,30 +87,6 @@ def test_a_turn_is_cut_at_its_own_limit() -> None:
     assert samples.calls[0][1] == 3
     assert (whole.tokens, whole.finish) == ((5, 5, END), FinishReason.STOP)
     assert (cut.tokens, cut.finish) == ((5, 5), FinishReason.LENGTH)
-
-
-def serve_rewards(options: Options, way: str, turns: Turns) -> None:
-    while True:
-        turns.wait()
-        if way == "fails":
-            raise SystemExit(3)
-        turns.done(0.0, [])
-
-
-def test_sides_take_turns_and_end(capfd: pytest.CaptureFixture[str]) -> None:
-    said: list[str] = []
-    options = Options(Path("policy"))
-    sides = [Side(name, serve_rewards, "plays", options) for name in ("a", "b")]
-    with started(sides):
-        steps = take_rounds(sides, 2, said.append)
-    assert {name: len(taken) for name, taken in steps.items()} == {"a": 2, "b": 2}
-    assert [line.split(": ")[1][0] for line in said] == ["a", "b", "a"]
-
-
-def test_a_side_that_ends_is_named() -> None:
-    side = Side("theirs", serve_rewards, "fails", Options(Path("policy")))
-    with started([side]), pytest.raises(SideFailed, match="theirs ended"):
-        side.step()
 
 
 def step(seconds: float, tokens: int = 1000, **rewards: float) -> Step:
