@@ -89,7 +89,7 @@ def tree_attention(
     tree_layout: TreeLayout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within a row of a layout, as transformers calls it: returns [1, T, N, D]; causal attention without one."""
+    """Return attention [1, T, N, D] within a row of a layout, as transformers calls it; without one, causal attention."""
     if tree_layout is None:
         plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
