@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from genevolve_ray.learning.config import LearnerConfig, LoraConfig, PublishForm
-from genevolve_ray.learning.lora import check_publishable
+from genevolve_ray.learning.distributed import load_full_state
+from genevolve_ray.learning.lora import adapter_state, check_publishable
 from genevolve_ray.learning.rescoring import Rescorer
 from genevolve_ray.learning.step import Learner
 from genevolve_ray.models.adapters import (
@@ -186,7 +187,7 @@ def test_the_checksum_is_that_of_what_the_adapter_adds(model_dir: Path, tmp_path
     # The same factors under another alpha, or in a base of another dtype, are other weights.
     for number, changes in enumerate(({"lora": LoraConfig(rank=4, alpha=9.0)}, {"dtype": "bfloat16"})):
         other = Learner(model_dir, CONFIG.model_copy(update=changes))
-        other.model.load_state_dict(trained(model_dir).state_dict()["model"], strict=False)
+        load_full_state(other.model, trained(model_dir).state_dict()["model"], adapter_state)
         assert other.write_adapter(tmp_path / str(number)) != first
 
 
