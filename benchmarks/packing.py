@@ -40,12 +40,11 @@ def run(options: Options) -> list[Row]:
     banned = load_banned(options.policy, load_chat(options.policy))
     undistilled = config.learner.ved.model_copy(update={"coefficient": 0.0})
     settings = {
-        "padded": config.learner.model_copy(update={"token_budget": PLAIN_BUDGET}),
+        "padded": config.learner.model_copy(update={"token_budget": PLAIN_BUDGET, "packed_rows": False}),
         "packed": config.learner,
         "packed, no teacher": config.learner.model_copy(update={"ved": undistilled}),
     }
     learners = {name: Learner(options.policy, learner, banned) for name, learner in settings.items()}
-    learners["padded"]._passes._packer.packs = False
     bare = BarePacked(options.policy, config)
     batches = learners["packed"]._passes.split(sequences)
     watch = Stopwatch()

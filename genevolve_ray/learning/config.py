@@ -220,6 +220,9 @@ class LearnerConfig(Config):
     token_budget: int = Field(default=4096, ge=1)
     """Distinct tokens of a micro-batch (padded ones for a model that takes no packed rows); it changes memory and speed,
     not the result. In a run it is at least the longest episode of the profile, where it is not given."""
+    packed_rows: bool = True
+    """Compute the common prefixes of a micro-batch once, in one row without padding; False pads whole sequences, as for
+    models whose attention takes no packed rows. It changes memory and speed, not the result."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"

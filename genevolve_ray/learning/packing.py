@@ -34,14 +34,20 @@ _LOG = logging.getLogger(__name__)
 class Packer:
     """Divide sequences into micro-batches, in which each token of a common prefix is computed once."""
 
-    def __init__(self, model: PreTrainedModel, device: torch.device) -> None:
-        """Prepare the model's attention; a model that cannot attend over trees gets padded micro-batches."""
+    def __init__(self, model: PreTrainedModel, device: torch.device, packs: bool = True) -> None:
+        """Prepare the model's attention; a model that cannot attend over trees gets padded micro-batches.
+
+        Args:
+            model: the policy.
+            device: the device that computes.
+            packs: False pads in any case.
+        """
         self._model: Any = model
         self._device = device
-        self.packs = use_trees(model, device)
+        self.packs = packs and use_trees(model, device)
         """Whether micro-batches are packed rows."""
         self._attention_depth = attention_depth(model)
-        if not self.packs:
+        if packs and not self.packs:
             _LOG.info("%s does not attend over trees: its micro-batches are padded", type(model).__name__)
 
     def batches(self, sequences: Sequence[MaskedTokens], token_budget: int, ranks: int = 1) -> list[MicroBatch]:

@@ -56,9 +56,9 @@ class Passes:
         """
         self._model, self._reference, self._config, self._ranks = model, reference, config, ranks
         self._device = torch.device(config.device)
-        self._packer = Packer(model, self._device)
+        self._packer = Packer(model, self._device, config.packed_rows)
         self.refers = reference is not None
-        if reference is not None:
+        if reference is not None and self._packer.packs:
             use_trees(reference, self._device)
         # With projectors that learn, features carry a gradient and differ between policy and reference.
         kept_mib = 0 if config.trains_projector else config.picture_cache_mib

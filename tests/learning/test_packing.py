@@ -158,8 +158,8 @@ def test_metrics_count_padding_and_shared_prefixes(model_dir: Path) -> None:
     assert metrics["tokens"] == 4 * len(sequence.tokens)
     strangers = learner.train_step([replace(s, tokens=[1 + i, *s.tokens[1:]]) for i, s in enumerate(sequences(4))], 1)
     assert strangers["padding"] == strangers["shared_prefix_fraction"] == 0
-    learner._passes._packer.packs = False
-    assert learner.train_step(sequences(4), 2)["padding"] > 0
+    padded = Learner(model_dir, FULL.model_copy(update={"packed_rows": False}), BANNED)
+    assert padded.train_step(sequences(4), 2)["padding"] > 0
 
 
 def test_a_shared_policy_token_is_scored_once(model_dir: Path) -> None:
