@@ -48,7 +48,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, metavar="N", help="measured repetitions (default 5, with --quick 2)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="torch threads (default 2)")
     parser.add_argument("--policy", type=Path, metavar="DIR", help="model folder (default: the shipped cold start)")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="`step` reads this finished run instead of making one")
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="`step` and `scoring` read this finished run and make none"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.repeats is None:

@@ -171,10 +171,12 @@ def learner_steps(
     """Take steps and return speed, peak memory and whether they did something."""
     import torch
 
+    from genevolve_ray.learning.distributed import full
+
     gpu = settings.device.startswith("cuda")
     if gpu:
         torch.cuda.reset_peak_memory_stats(settings.device)
-    before = next(learner.model.parameters()).detach().clone()
+    before = full(next(learner.model.parameters()).detach()).clone()
     metrics: list[dict[str, float]] = []
     seconds = timed(
         settings.device,
@@ -194,7 +196,7 @@ def learner_steps(
         "loss_last": metrics[-1]["loss"],
         "parity_first": metrics[0]["parity"],
         "finite": all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in metrics),
-        "weights_changed": not torch.equal(before, next(learner.model.parameters())),
+        "weights_changed": not torch.equal(before, full(next(learner.model.parameters()).detach())),
     }
 
 

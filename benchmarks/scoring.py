@@ -1,6 +1,6 @@
 """CPU seconds of rendering and judging the steps of a run: every program, equal work once, and in a process beside.
 
-`--run` names a finished atlas run. Its programs are scored again, in a fresh image store.
+`--run` names a finished atlas run; without it a short one is made. Its programs are scored again, in a fresh image store.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.measure import Options, Row, Spread, Stopwatch, paired_ratio, say
+from benchmarks.step import evolve
 from benchmarks.world import atlas_config
 from genevolve_ray.atlas.pixels import view
 from genevolve_ray.evolution.beside import PluginProcess
@@ -50,10 +52,12 @@ class Programs:
 
 
 def run(options: Options) -> list[Row]:
-    """Score the first steps of the run in each way, one after the other. Raises ValueError without a run."""
-    if options.run is None:
-        raise ValueError("scoring needs --run DIR: a finished atlas run")
-    return asyncio.run(_run(options, RunStore.read(str(options.run))))
+    """Score the first steps of a run in each way, one after the other: of the named one, or of one made here."""
+    if options.run is not None:
+        return asyncio.run(_run(options, RunStore.read(str(options.run))))
+    with TemporaryDirectory(prefix="genevolve-bench-") as folder:
+        asyncio.run(evolve(options, Path(folder) / "run"))
+        return asyncio.run(_run(options, RunStore.read(str(Path(folder) / "run"))))
 
 
 async def _run(options: Options, store: RunStore) -> list[Row]:

@@ -22,10 +22,11 @@ def run(options: Options) -> list[Row]:
     if options.run is not None:
         return phases(RunStore.read(str(options.run)).metrics())
     with TemporaryDirectory(prefix="genevolve-bench-") as folder:
-        return phases(asyncio.run(_evolve(options, Path(folder) / "run")))
+        return phases(asyncio.run(evolve(options, Path(folder) / "run")))
 
 
-async def _evolve(options: Options, folder: Path) -> list[dict[str, Any]]:
+async def evolve(options: Options, folder: Path) -> list[dict[str, Any]]:
+    """Evolve the atlas policy in this process into a folder and return the metrics of its steps."""
     from genevolve_ray.evolution.inprocess import in_process
     from genevolve_ray.evolution.loop import Evolution
     from genevolve_ray.evolution.monitor import NullMonitor
