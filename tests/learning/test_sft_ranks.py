@@ -63,6 +63,8 @@ def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     alone = all_cases(model_dir, tmp_path / "one", Ranks())
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # That of a single rank, left by another test of this process.
     together = run_on_ranks(2, "cpu", 1, partial(all_cases, model_dir, tmp_path / "two"))
     for mine, expected in zip(together, alone, strict=True):
         for step, other in zip(mine["norms"], expected["norms"], strict=True):
