@@ -31,5 +31,5 @@ def taught(sequence: TrainSequence, guide: Sequence[int], gate: Sequence[bool] =
 
 
 def siblings(batch: Sequence[TrainSequence]) -> list[TrainSequence]:
-    """Return the sequences with the first four tokens of every other one replaced by those of the one before it."""
-    return [replace(s, tokens=[*batch[i - i % 2].tokens[:4], *s.tokens[4:]]) for i, s in enumerate(batch)]
+    """Return the sequences with the first three tokens of every other one replaced by those of the one before it."""
+    return [replace(s, tokens=[*batch[i - i % 2].tokens[:3], *s.tokens[3:]]) for i, s in enumerate(batch)]
