@@ -55,6 +55,7 @@ CHANGEABLE = (
     "learner.lora.publish",
     "learner.publish_dtype",
     "learner.token_budget",
+    "learner.packed_rows",
     "loop.outage_limit",
     "loop.parity_limit",
     "engine.max_concurrent",
