@@ -41,9 +41,9 @@ class Shape:
 
 
 SHAPES = (
-    Shape("a small policy, its tower like its decoder", (128, 4), (128, 4), side=128, text=300, groups=6),
+    Shape("a small policy, its tower like its decoder", (128, 4), (128, 4), side=128, text=300, groups=2),
     # As in Qwen3-VL-8B, whose five pictures of 512 pixels are some 1,280 of 4,300 tokens.
-    Shape("a tower of a fifteenth of its decoder", (160, 6), (48, 4), side=160, text=300, groups=2),
+    Shape("a tower of a fifteenth of its decoder", (160, 6), (48, 4), side=128, text=200, groups=2),
 )
 
 
