@@ -204,8 +204,10 @@ def weight_copy(learner: Learner, settings: argparse.Namespace) -> dict[str, flo
     """Time the weights' way to host memory (page-locked where there is a GPU), back, and to a folder."""
     import torch
 
+    from genevolve_ray.learning.distributed import full
+
     gpu = settings.device.startswith("cuda")
-    weights = [parameter.detach() for parameter in learner.model.parameters()]
+    weights = [full(parameter.detach()) for parameter in learner.model.parameters()]
     host = [torch.empty(w.shape, dtype=w.dtype, pin_memory=gpu) for w in weights]
     back = [torch.empty_like(w) for w in weights]
 

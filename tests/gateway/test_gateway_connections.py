@@ -240,7 +240,10 @@ async def test_tls_connections_that_never_shake_hands_are_closed(tmp_path: Path)
         await client.close()
         assert [await _end(reader) for reader, _ in idle] == [b""] * 20
         assert h.server.gateway.connections is not None
-        assert h.server.gateway.connections.counts()["strangers"] == 0
+        while h.server.gateway.connections.counts()[
+            "strangers"
+        ]:  # The server counts down after its peer reads the end.
+            await asyncio.sleep(0.01)
 
 
 def test_the_listening_socket_names_its_protocol(tmp_path: Path) -> None:
