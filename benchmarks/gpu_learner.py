@@ -172,6 +172,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
     import torch
     import transformers
 
+    from genevolve_ray.learning.distributed import full
     from genevolve_ray.learning.step import Learner
 
     transformers.utils.logging.disable_progress_bar()
@@ -189,7 +190,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
     if gpu:
         torch.cuda.reset_peak_memory_stats(settings.device)
     trained = [p for p in learner.model.parameters() if p.requires_grad]
-    before = [p.detach().to("cpu", copy=True) for p in trained[-2:]]
+    before = [full(p.detach()).to("cpu", copy=True) for p in trained[-2:]]
     metrics, seconds = [], []
     for step in range(settings.repeats + 1):
         synchronize(settings.device)
@@ -203,7 +204,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
     name = torch.cuda.get_device_name(settings.device) if gpu else "cpu"
     peak, rate = peak_tflops(settings, name), sum(flops.values()) / median(seconds) / 1e12
     finite = all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in metrics)
-    changed = any(not torch.equal(a, p.detach().cpu()) for a, p in zip(before, trained[-2:], strict=True))
+    changed = any(not torch.equal(a, full(p.detach()).cpu()) for a, p in zip(before, trained[-2:], strict=True))
     return {
         "ok": finite and changed,
         "device": name,
