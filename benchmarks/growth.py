@@ -23,7 +23,7 @@ from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_rat
 
 if TYPE_CHECKING:
     from genevolve_ray.config import RunConfig
-    from genevolve_ray.evolution.ports import RolloutPort
+    from genevolve_ray.evolution.ports import RequestSource, RolloutPort
     from genevolve_ray.learning.batch import TrainSequence
     from genevolve_ray.records.trajectory import Group
 
@@ -63,7 +63,7 @@ def table(what: str, axis: str, sizes: Sequence[int], seconds: Mapping[int, Sequ
         for size in sizes
     ]
     slopes = [exponent(sizes, taken) for taken in zip(*(seconds[size] for size in sizes), strict=True)]
-    goal = None if what.endswith(("in all", "attention")) else LINEAR
+    goal = None if what.endswith(("in all", "'s attention")) else LINEAR
     return [*rows, Row(f"{what}: exponent of {axis}", Spread.of(slopes), "", goal=goal)]
 
 
@@ -91,6 +91,7 @@ async def measure_steps(options: Options) -> list[Row]:
     with TemporaryDirectory(prefix="genevolve-bench-") as folder:
         images = FilesystemImages(folder)
         say("starting the engine")
+        source = config.requests.build(images)
         rollouts, engine = await start_rollouts(config, options.policy, images)
         banned = load_banned(options.policy, load_chat(options.policy))
         learner = Learner(options.policy, config.learner, banned)
@@ -101,7 +102,7 @@ async def measure_steps(options: Options) -> list[Row]:
                     # A weight update comes before every step of a run, and it empties the prefix cache.
                     await engine.update(str(options.policy), engine.version + 1)
                     with watch.measure(f"rollouts, {axis}, {size}"):
-                        groups = await play_groups(config, rollouts, requests, samples, number)
+                        groups = await play_groups(config, rollouts, source, requests, samples, number)
                     sequences = sequences_of(config, groups)
                     with watch.measure(f"learner, {axis}, {size}"):
                         learner.train_step(sequences, number)
@@ -115,14 +116,15 @@ async def measure_steps(options: Options) -> list[Row]:
     return rows
 
 
-async def play_groups(config: RunConfig, rollouts: RolloutPort, requests: int, samples: int, step: int) -> list[Group]:
+async def play_groups(
+    config: RunConfig, rollouts: RolloutPort, source: RequestSource, requests: int, samples: int, step: int
+) -> list[Group]:
     """Draw the rollouts of one step, rendered and judged."""
     from benchmarks.episodes import play
-    from genevolve_ray.records.images import MemoryImages
     from genevolve_ray.records.trajectory import Group
 
     loop = config.loop.model_copy(update={"requests_per_step": requests, "group_size": samples})
-    shaped, source = config.model_copy(update={"loop": loop}), config.requests.build(MemoryImages())
+    shaped = config.model_copy(update={"loop": loop})
     played = await play(shaped, rollouts, [source.train(step * requests + i) for i in range(requests)], step)
     groups = [played[at : at + samples] for at in range(0, len(played), samples)]
     return [Group(group[0].key.request_id, step, group) for group in groups]
