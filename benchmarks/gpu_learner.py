@@ -41,19 +41,6 @@ if TYPE_CHECKING:
     from genevolve_ray.learning.config import LearnerConfig
     from genevolve_ray.learning.step import Learner
 
-PEAK_TFLOPS = {
-    "GB200": 2250.0,
-    "B200": 2250.0,
-    "GH200": 989.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 4090": 165.0,
-}
-"""Dense bfloat16 peak by what the device's name contains, first match, from the makers' data sheets."""
 TOP = 15
 
 
@@ -134,6 +121,8 @@ def peak_tflops(settings: argparse.Namespace, name: str) -> float | None:
     """Return the peak that is assumed for a device, None when nothing is known of it."""
     if settings.peak_tflops is not None:
         return float(settings.peak_tflops)
+    from genevolve_ray.learning.speed import PEAK_TFLOPS
+
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 

@@ -36,8 +36,6 @@ ROUNDS_LARGER = 3
 """Most rounds of the larger models, which take minutes each."""
 OVER_TRANSFORMERS = Goal(0.42, "at most")
 OVER_BEST = {IN_PROCESS: Goal(0.70, "at most"), ON_RAY: Goal(0.85, "at most")}
-NOISE = Goal(2.6, "at most")
-"""Standard errors: the bound of 99 in 100 comparisons of equal policies."""
 
 Steps = Mapping[str, Sequence[Step]]
 """The measured steps of each side, round by round."""
@@ -117,8 +115,9 @@ def _against(size: str, name: str, steps: Steps, best: str) -> list[Row]:
     if name == IN_PROCESS and TRANSFORMERS in steps:
         against = paired_ratio(ours, per_token(steps[TRANSFORMERS]))
         rows.append(Row(f"{size}: {name}", value, "ms a token", against, TRANSFORMERS, OVER_TRANSFORMERS))
+    # No goal: the error holds the rollouts of one training alone, and policies of two trainings differ by more.
     gap = Spread.of([reward_gap(steps[name], steps[best])])
-    rows.append(Row(f"{size}: {name}, reward against {best}", gap, "standard errors", goal=NOISE))
+    rows.append(Row(f"{size}: {name}, reward against {best}", gap, "standard errors"))
     return rows
 
 

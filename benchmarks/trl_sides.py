@@ -101,8 +101,8 @@ class LockstepEngine:
         return 0.0
 
     async def score(self, token_ids: Sequence[int], media: Sequence[Any] = ()) -> list[float]:
-        """Refuse: the trainer scores."""
-        raise NotImplementedError
+        """Refuse with RuntimeError: the trainer scores."""
+        raise RuntimeError("TRL's trainer scores by itself; this engine only generates")
 
     async def close(self) -> None:
         """Do nothing: the trainer owns the backend."""

@@ -179,7 +179,7 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
 
 @asynccontextmanager
 async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> AsyncIterator[Ports]:
-    """Build every part here, save renderer and judge where they compute beside, and close the engine at the end."""
+    """Build every part here, except renderer and judge where they compute beside; close the engine at the end."""
     async with plugins_beside(config) as beside:
         with weight_folders() as folders:
             learner = start_learner(config, model_dir, folders, images)
