@@ -1,4 +1,4 @@
-"""CPU seconds of rendering and judging the steps of a run: every program, equal work once, and in a process beside.
+"""CPU seconds of rendering and judging the steps of a run, with equal work done once and without.
 
 `--run` names a finished atlas run; without it a short one is made. Its programs are scored again, in a fresh image store.
 """
@@ -17,7 +17,6 @@ from benchmarks.measure import Options, Row, Spread, Stopwatch, paired_ratio, sa
 from benchmarks.step import evolve
 from benchmarks.world import atlas_config
 from genevolve_ray.atlas.pixels import view
-from genevolve_ray.evolution.beside import PluginProcess
 from genevolve_ray.evolution.services import JudgeService, RenderService
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.images import FilesystemImages
@@ -52,7 +51,7 @@ class Programs:
 
 
 def run(options: Options) -> list[Row]:
-    """Score the first steps of a run in each way, one after the other: of the named one, or of one made here."""
+    """Score the first steps of a run in both ways, one after the other: of the named one, or of one made here."""
     if options.run is not None:
         return asyncio.run(_run(options, RunStore.read(str(options.run))))
     with TemporaryDirectory(prefix="genevolve-bench-") as folder:
@@ -63,12 +62,7 @@ def run(options: Options) -> list[Row]:
 async def _run(options: Options, store: RunStore) -> list[Row]:
     config, watch = atlas_config(options), Stopwatch()
     shares: list[float] = []
-    process = PluginProcess({"renderer": config.renderer, "judge": config.judge})
-    variants: list[tuple[str, Any]] = [
-        ("each", lambda _, plugin: Undeclared(plugin)),
-        ("shared", lambda _, plugin: plugin),
-        ("beside", process.stand_in),
-    ]
+    variants: list[tuple[str, Any]] = [("each", Undeclared), ("shared", lambda plugin: plugin)]
     for step in range(1, options.repeats + 2):
         say(f"step {step} of {options.repeats + 1} (1 is warm-up)")
         variants.reverse()  # The order must not favor one of them.
@@ -82,8 +76,7 @@ async def _run(options: Options, store: RunStore) -> list[Row]:
                 await _score(programs, config, images, stand_in)
                 watch.add(name, time.process_time() - started)
         shares.append(1 - programs.distinct / max(1, len(programs.pairs)))
-    await process.close()
-    each, shared, beside = (watch.seconds(name) for name in ("each", "shared", "beside"))
+    each, shared = watch.seconds("each"), watch.seconds("shared")
     return [
         Row("render and judge, each program", Spread.of(each), "CPU s a step"),
         Row(
@@ -92,13 +85,6 @@ async def _run(options: Options, store: RunStore) -> list[Row]:
             "CPU s a step",
             paired_ratio(shared, each),
             "each program",
-        ),
-        Row(
-            "equal work once, in a process beside",
-            Spread.of(beside),
-            "CPU s of the driver a step",
-            paired_ratio(beside, shared),
-            "equal work once",
         ),
         Row("programs that repeat within a group", Spread.of(shares[1:]), "of a step's programs"),
     ]
@@ -118,8 +104,8 @@ def _copy_references(programs: Programs, store: RunStore, images: FilesystemImag
 
 
 async def _score(programs: Programs, config: Any, images: FilesystemImages, stand_in: Any) -> None:
-    renderer = RenderService(stand_in("renderer", config.renderer.build()), images)
-    judge = JudgeService(stand_in("judge", config.judge.build()), images)
+    renderer = RenderService(stand_in(config.renderer.build()), images)
+    judge = JudgeService(stand_in(config.judge.build()), images)
     for request, trajectory in programs.pairs:
         program = trajectory.program
         assert program is not None
