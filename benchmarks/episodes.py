@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from tempfile import TemporaryDirectory
@@ -15,9 +14,8 @@ from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_rat
 from benchmarks.world import atlas_config, concurrency
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.protocol import Engine, SamplingParams
-from genevolve_ray.evolution.beside import plugins_beside
 from genevolve_ray.evolution.collect import collect_group, gather_or_cancel
-from genevolve_ray.evolution.inprocess import build_rollouts, start_rollouts
+from genevolve_ray.evolution.inprocess import start_rollouts
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.ledger import TokenLedger
@@ -26,8 +24,6 @@ from genevolve_ray.records.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.batch import TrainSequence
-
-ALONE = "episodes, renderer and judge in the driver's thread"
 
 
 @dataclass(frozen=True)
@@ -102,27 +98,20 @@ async def _run(options: Options) -> list[Row]:
     config = atlas_config(options)
     watch, parts = Stopwatch(), Stopwatch()
     tokens: list[float] = []
-    played: dict[str, list[Trajectory]] = {}
-    async with AsyncExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="genevolve-bench-"))
+    with TemporaryDirectory(prefix="genevolve-bench-") as folder:
         images = FilesystemImages(folder)
         source = config.requests.build(images)
         say("starting the engine")
-        beside = await stack.enter_async_context(plugins_beside(config))
-        alone, engine = await start_rollouts(config, options.policy, images)
-        ways = [("episodes", build_rollouts(config, options.policy, engine, images, beside=beside)), (ALONE, alone)]
+        rollouts, engine = await start_rollouts(config, options.policy, images)
         try:
             for step in range(options.repeats + 1):
                 say(f"repetition {step} of {options.repeats} (0 is warm-up)")
                 size = config.loop.requests_per_step
                 requests = [source.train(step * size + index) for index in range(size)]
-                ways.reverse()  # The order must not favor one of them.
-                for name, rollouts in ways:
-                    # A weight update comes before every step of a run, and it empties the prefix cache.
-                    await engine.update(str(options.policy), engine.version + 1)
-                    with watch.measure(name):
-                        played[name] = await play(config, rollouts, requests, step)
-                trajectories = played["episodes"]
+                # A weight update comes before every step of a run, and it empties the prefix cache.
+                await engine.update(str(options.policy), engine.version + 1)
+                with watch.measure("episodes"):
+                    trajectories = await play(config, rollouts, requests, step)
                 shapes = [turn_shapes(trajectory.ledger) for trajectory in trajectories]
                 for name, replayed in (("raw", shapes), ("one turn", [one_turn(turns) for turns in shapes])):
                     await engine.update(str(options.policy), engine.version + 1)
@@ -149,13 +138,6 @@ def _rows(watch: Stopwatch, parts: Stopwatch, tokens: Sequence[float], at_once: 
             paired_ratio(rates["episodes"], rates["raw"]),
             "bare engine, same turns",
             Goal(0.7, "at least"),
-        ),
-        Row(
-            ALONE,
-            Spread.of(watch.seconds(ALONE)),
-            "s",
-            paired_ratio(watch.seconds(ALONE), watch.seconds("episodes")),
-            "the same with a process beside",
         ),
         Row(
             "bare engine, same turns",

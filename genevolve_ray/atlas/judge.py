@@ -182,7 +182,7 @@ class AtlasJudge:
     """Compare a rendered picture with the truth, and a program with the needs of its request."""
 
     Config = AtlasJudgeConfig
-    deterministic = blocking = True
+    deterministic = True
 
     def __init__(self, config: AtlasJudgeConfig | None = None) -> None:
         """Keep the config; `identity` names it in every artifact."""

@@ -43,7 +43,7 @@ class AtlasRenderer:
     """Draw the picture that `read_prompt` understands, with the weaknesses of the config."""
 
     Config = AtlasRendererConfig
-    deterministic = blocking = True
+    deterministic = True
     takes_references = True
 
     def __init__(self, config: AtlasRendererConfig | None = None) -> None:

@@ -16,7 +16,6 @@ from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.engines.factory import create_engine
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.beside import PluginProcess, plugins_beside
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
@@ -110,21 +109,16 @@ async def start_engine(config: EvolutionConfig, model_dir: Path, transfer: str |
 
 
 def build_rollouts(
-    config: EvolutionConfig,
-    model_dir: Path,
-    engine: Engine,
-    images: ImageStore,
-    adjust: AdjustTools | None = None,
-    beside: PluginProcess | None = None,
+    config: EvolutionConfig, model_dir: Path, engine: Engine, images: ImageStore, adjust: AdjustTools | None = None
 ) -> LocalRollouts:
     """Build everything around an engine in this process; the caller closes the engine.
 
-    `adjust` replaces the tools, for a measurement. Renderer and judge move to the process `beside`, where there is one.
+    `adjust` replaces the tools, for a measurement.
     """
     chat = load_chat(model_dir, config.date)
     tools = showing(config.tools.build(images).tools, config.protocol.observations, images)
     tools = tools if adjust is None else adjust(tools)
-    scoring = build_scoring(config, images, beside)
+    scoring = build_scoring(config, images)
 
     def open_session(sampling: SamplingParams) -> TokenSession:
         return TokenSession(engine, chat, sampling, images.get)
@@ -132,24 +126,18 @@ def build_rollouts(
     return LocalRollouts(Rollouts(open_session, tools, config.protocol, config.date, scoring), scoring, engine, images)
 
 
-def build_scoring(config: EvolutionConfig, images: ImageStore, beside: PluginProcess | None = None) -> Scoring:
-    """Build a run's renderer and judge in this process; those that can compute in the process `beside` do."""
-    renderer, judge = config.renderer.build(), config.judge.build()
-    if beside is not None:
-        renderer, judge = beside.stand_in("renderer", renderer), beside.stand_in("judge", judge)
-    return Scoring(RenderService(renderer, images), JudgeService(judge, images), config.reward)
+def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:
+    """Build a run's renderer and judge in this process."""
+    renderer = RenderService(config.renderer.build(), images)
+    return Scoring(renderer, JudgeService(config.judge.build(), images), config.reward)
 
 
 async def start_rollouts(
-    config: EvolutionConfig,
-    model_dir: Path,
-    images: ImageStore,
-    adjust: AdjustTools | None = None,
-    beside: PluginProcess | None = None,
+    config: EvolutionConfig, model_dir: Path, images: ImageStore, adjust: AdjustTools | None = None
 ) -> tuple[LocalRollouts, Engine]:
-    """Start an engine and everything around it in this process; `adjust` and `beside` as in `build_rollouts`."""
+    """Start an engine and everything around it in this process; `adjust` as in `build_rollouts`."""
     engine = await start_engine(config, model_dir)
-    return build_rollouts(config, model_dir, engine, images, adjust, beside), engine
+    return build_rollouts(config, model_dir, engine, images, adjust), engine
 
 
 def start_learner(
@@ -179,12 +167,11 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
 
 @asynccontextmanager
 async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStore) -> AsyncIterator[Ports]:
-    """Build every part here, except renderer and judge where they compute beside; close the engine at the end."""
-    async with plugins_beside(config) as beside:
-        with weight_folders() as folders:
-            learner = start_learner(config, model_dir, folders, images)
-            rollouts, engine = await start_rollouts(config, model_dir, images, beside=beside)
-            try:
-                yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
-            finally:
-                await engine.close()
+    """Build every part here and close the engine at the end."""
+    with weight_folders() as folders:
+        learner = start_learner(config, model_dir, folders, images)
+        rollouts, engine = await start_rollouts(config, model_dir, images)
+        try:
+            yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
+        finally:
+            await engine.close()
