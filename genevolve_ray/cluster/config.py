@@ -127,6 +127,11 @@ class PlacedConfig(EvolutionConfig):
         """Samples that one engine plays at once, at most: the workers share those of a step."""
         return math.ceil(super().samples_per_engine / self.cluster.rollout_workers)
 
+    @property
+    def part_tokens(self) -> int:
+        """Least number of tokens with which the learner begins early: a micro-batch for each of its ranks."""
+        return super().part_tokens * self.cluster.learner_ranks
+
     @model_validator(mode="after")
     def _sampled_as_the_profile(self) -> PlacedConfig:
         """Sample rows as the profile proposes, where nothing else is set."""

@@ -45,6 +45,9 @@ class LoopConfig(Config):
     outage_limit: float = Field(default=3600, ge=0)
     """Seconds that a run waits, with back-off up to 60, while whole steps fail from outside; then it stops with exit
     code 75. 0 stops at the first such step."""
+    overlap: bool = False
+    """The learner of a synchronous run without experience adds complete groups while the last rollouts still run. The
+    result differs by rounding alone."""
     validate_every: int = Field(default=10, ge=0)
     """Steps between validations; 0 switches them off."""
     validation_requests: int = Field(default=32, ge=1)
@@ -262,6 +265,20 @@ class EvolutionConfig(Config):
         loop = self.loop
         leased = loop.requests_per_step * loop.group_size * (loop.max_staleness + 1)
         return min(leased, loop.max_running or leased)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the learner begins with complete groups while others are still played.
+
+        The loss of a teacher divides by the number of all sequences that recall experience, which is known only when the
+        last group of the step is complete.
+        """
+        return self.loop.overlap and self.loop.mode == "sync" and not self.experience.enabled
+
+    @property
+    def part_tokens(self) -> int:
+        """Least number of tokens with which the learner begins early: a micro-batch."""
+        return self.learner.token_budget
 
     def engine_for(self, positions: int | None) -> EngineConfig:
         """Return the engine's settings for a model of so many positions, None where it states none.

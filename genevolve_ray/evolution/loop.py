@@ -6,6 +6,7 @@ nothing else differs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
+from genevolve_ray.evolution.overlap import Overlap, part_state
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
     ExperienceStep,
@@ -48,8 +50,9 @@ class Evolution:
     """Metrics that a note was made of."""
 
     def __post_init__(self) -> None:
-        """Prepare for outages."""
+        """Prepare for outages and for the overlap of rollouts and learner."""
         self.patience = Patience(self.config.loop.outage_limit, self.monitor)
+        self.overlap = Overlap(self.learner, self.config.part_tokens if self.config.overlaps else math.inf)
 
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
@@ -66,11 +69,21 @@ class Evolution:
         config = self.config
         store, monitor, sampling = self.store, self.monitor, self.sampling()
         stream = RolloutStream(
-            config, self.requests, self.rollouts, store, monitor, sampling, version, self.generations, self.patience
+            config,
+            self.requests,
+            self.rollouts,
+            store,
+            monitor,
+            sampling,
+            version,
+            self.generations,
+            self.patience,
+            self.overlap.offer,
         )
         try:
             for step in range(version + 1, config.loop.steps + 1):
                 clock = Clock()
+                self.overlap.begin(step)
                 batch = await stream.take(step)
                 clock.lap("seconds_rollout")
                 experience = await self.recall(batch, step)
@@ -79,6 +92,7 @@ class Evolution:
                     await revive(self.store, self.learner, self.monitor, exact=self.config.learner.exact)
         finally:
             await stream.close()
+            await self.overlap.close()
 
     async def advance(self, step: int, batch: Batch, experience: ExperienceStep, clock: Clock) -> bool:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
@@ -86,7 +100,8 @@ class Evolution:
         metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
         self.warn(f"step {step}", metrics)
         try:
-            metrics |= await self.learner.step(batch.groups, step, experience.lessons)
+            parts = await self.overlap.settle(batch.groups)
+            metrics |= await self.learner.step(batch.groups, step, experience.lessons, parts)
             check_parity(step, metrics, self.config.loop.parity_limit)
             clock.lap("seconds_learn")
             metrics["probe_difference"] = await self.publish(step)
@@ -150,12 +165,12 @@ class Evolution:
             else:
                 self.store.put_experience_changes(step, await self.experience.changes())
         clock.lap("seconds_commit")
-        metrics |= clock.seconds()
+        metrics |= clock.seconds() | self.overlap.metrics()
         # In parallel with the learner, rollouts take the whole step.
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
-        state |= {"renderer_swap": self.generations.current}
+        state |= {"renderer_swap": self.generations.current} | part_state(self.overlap.parts)
         self.store.commit_step(step, batch.groups, metrics, state_hash, validation, loop=state)
         self.monitor.step(step, metrics, validation)
 

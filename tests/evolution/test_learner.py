@@ -31,6 +31,9 @@ class StubLearner:
         self.error: Exception | None = None
         self.gaps: list[list[float]] = []
 
+    def drop(self) -> None:
+        pass
+
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         self.steps.append((sequences, step))
         return {"loss": 1.0, "tokens": 10.0, "policy_tokens": 4.0, "seconds": 0.5}

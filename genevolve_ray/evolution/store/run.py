@@ -57,6 +57,7 @@ CHANGEABLE = (
     "learner.token_budget",
     "learner.packed_rows",
     "loop.outage_limit",
+    "loop.overlap",
     "loop.parity_limit",
     "engine.max_concurrent",
     "engine.vllm.kv_cache_mib",
