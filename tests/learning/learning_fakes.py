@@ -5,8 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.learning.batch import TeacherContext, TrainSequence
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.step import Learner
 
 VOCABULARY = 64
 
@@ -28,6 +33,17 @@ def taught(sequence: TrainSequence, guide: Sequence[int], gate: Sequence[bool] =
     head, tail = list(sequence.tokens[:1]), list(sequence.tokens[1:])
     mask = [False, *[False] * len(guide), *sequence.policy_mask[1:]]
     return replace(sequence, teacher=TeacherContext([*head, *guide, *tail], mask, gate))
+
+
+def exact(learner: Learner) -> Learner:
+    """Return the learner with norms in float64: those of transformers round to float32 in any model."""
+    from torch.nn.functional import rms_norm
+
+    for module in learner.model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            plain: Any = module
+            plain.forward = partial(rms_norm, normalized_shape=plain.weight.shape, weight=plain.weight, eps=1e-6)
+    return learner
 
 
 def siblings(batch: Sequence[TrainSequence]) -> list[TrainSequence]:
