@@ -46,8 +46,10 @@ class LoopConfig(Config):
     """Seconds that a run waits, with back-off up to 60, while whole steps fail from outside; then it stops with exit
     code 75. 0 stops at the first such step."""
     overlap: bool = False
-    """The learner of a synchronous run without experience adds complete groups while the last rollouts still run. The
-    result differs by rounding alone."""
+    """Work on complete groups while the last rollouts of a synchronous step still run. Without experience the learner adds
+    their gradient, and the result differs by rounding alone. With experience the summarizer compares their attempts,
+    where `experience.max_pairs` leaves no group out. It pays where rollouts wait for services or have devices of their
+    own."""
     validate_every: int = Field(default=10, ge=0)
     """Steps between validations; 0 switches them off."""
     validation_requests: int = Field(default=32, ge=1)
@@ -71,6 +73,8 @@ class LoopConfig(Config):
             raise ValueError(
                 f"loop.mode={self.mode} and loop.max_staleness={self.max_staleness} disagree: sync means 0, async at least 1"
             )
+        if self.overlap and self.mode == "async":
+            raise ValueError("loop.overlap=true needs loop.mode=sync: in async mode rollouts continue all the time")
         return self
 
 
@@ -230,9 +234,11 @@ class EvolutionConfig(Config):
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
-        if self.deterministic and (self.loop.mode == "async" or self.loop.sample_deadline is not None):
+        timed = self.loop.sample_deadline is not None or self.loop.overlap
+        if self.deterministic and (self.loop.mode == "async" or timed):
             raise ValueError(
-                "deterministic=true needs loop.mode=sync without loop.sample_deadline, because timing would affect the result"
+                "deterministic=true needs loop.mode=sync without loop.sample_deadline and loop.overlap, because timing would "
+                "affect the result"
             )
         self._follow()
         if self.deterministic:
@@ -267,13 +273,19 @@ class EvolutionConfig(Config):
         return min(leased, loop.max_running or leased)
 
     @property
-    def overlaps(self) -> bool:
+    def learns_early(self) -> bool:
         """Whether the learner begins with complete groups while others are still played.
 
-        The loss of a teacher divides by the number of all sequences that recall experience, which is known only when the
-        last group of the step is complete.
+        The loss of a teacher divides by the number of all sequences that recall experience, and a request may recall what
+        another group of the step has taught. Both are known only when the last group is complete.
         """
-        return self.loop.overlap and self.loop.mode == "sync" and not self.experience.enabled
+        return self.loop.overlap and not self.experience.enabled
+
+    @property
+    def compares_early(self) -> bool:
+        """Whether attempts of complete groups are compared while others are still played."""
+        experience = self.experience
+        return self.loop.overlap and experience.enabled and self.loop.requests_per_step <= experience.max_pairs
 
     @property
     def part_tokens(self) -> int:

@@ -17,7 +17,7 @@ from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
-from genevolve_ray.evolution.overlap import Overlap, part_state
+from genevolve_ray.evolution.overlap import Comparisons, Overlap, part_state
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
     ExperienceStep,
@@ -31,7 +31,7 @@ from genevolve_ray.evolution.store.lessons import lesson_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.trajectory import Group, Trajectory
 
 
 @dataclass
@@ -52,7 +52,9 @@ class Evolution:
     def __post_init__(self) -> None:
         """Prepare for outages and for the overlap of rollouts and learner."""
         self.patience = Patience(self.config.loop.outage_limit, self.monitor)
-        self.overlap = Overlap(self.learner, self.config.part_tokens if self.config.overlaps else math.inf)
+        config, experience = self.config, self.experience
+        self.overlap = Overlap(self.learner, config.part_tokens if config.learns_early else math.inf)
+        self.comparisons = Comparisons(experience if config.compares_early else None, self.requests.train)
 
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
@@ -78,12 +80,13 @@ class Evolution:
             version,
             self.generations,
             self.patience,
-            self.overlap.offer,
+            self.offer,
         )
         try:
             for step in range(version + 1, config.loop.steps + 1):
                 clock = Clock()
                 self.overlap.begin(step)
+                self.comparisons.begin(step)
                 batch = await stream.take(step)
                 clock.lap("seconds_rollout")
                 experience = await self.recall(batch, step)
@@ -93,6 +96,12 @@ class Evolution:
         finally:
             await stream.close()
             await self.overlap.close()
+            await self.comparisons.close()
+
+    def offer(self, groups: Mapping[int, Group]) -> None:
+        """Begin to work on the groups of a step that are complete so far, by lease."""
+        self.overlap.offer(groups.values())
+        self.comparisons.offer(groups)
 
     async def advance(self, step: int, batch: Batch, experience: ExperienceStep, clock: Clock) -> bool:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
@@ -128,6 +137,7 @@ class Evolution:
         if self.experience is None:
             return ExperienceStep()
         self.monitor.phase("experience", 0, len(batch.groups))
+        await self.comparisons.settle()
         while (learned := await self.experience.learn(batch.requests, batch.groups, step)).outage:
             await self.patience.wait(f"the experience of step {step}", learned.outage)
         self.patience.over()

@@ -1,4 +1,4 @@
-"""Learning from complete groups while the last rollouts of a synchronous step still run.
+"""Work on complete groups while the last rollouts of a synchronous step still run, by learner or experience.
 
 The gradient of a step is a sum over its groups, all at one policy version. Parts of a batch, each of whole groups, may
 therefore be accumulated in any order. Parts and order change the rounding alone; a step's manifest names them, so that
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-from genevolve_ray.evolution.ports import LearnerPort, Parts
+from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, Parts
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group
 
 
@@ -40,7 +41,7 @@ class Overlap:
         self.parts: Parts = ()
         """The parts that the step is learned in, as request ids; the learner adds the rest of the batch itself."""
 
-    def offer(self, groups: Sequence[Group]) -> None:
+    def offer(self, groups: Collection[Group]) -> None:
         """Take the groups of the step that are complete so far.
 
         When one that the learner has is no longer among them, as after an outage, it gets no more.
@@ -93,6 +94,41 @@ class Overlap:
         part = [g for g in self._complete if id(g) not in given and len(g.scores()) > 1]
         tokens = sum(len(t.ledger) for group in part for t in group.trajectories)
         return part if tokens >= self._tokens else []
+
+
+class Comparisons:
+    """Let the experience compare best and worst of complete groups, which calls a service, until the batch is complete."""
+
+    def __init__(self, experience: ExperiencePort | None, request: Callable[[int], Request]) -> None:
+        """Keep the experience, None where nothing is compared early, and what returns the request of a lease."""
+        self._experience, self._request = experience, request
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Begin a step."""
+        self._step = step
+        self._tasks: list[asyncio.Task[None]] = []
+        self._seen: list[Group] = []
+
+    def offer(self, groups: Mapping[int, Group]) -> None:
+        """Take the groups of the step that are complete so far, by lease."""
+        if self._experience is None:
+            return
+        for number, group in groups.items():
+            if not _holds(self._seen, [group]):
+                self._seen.append(group)
+                work = self._experience.prepare([self._request(number)], [group], self._step)
+                self._tasks.append(asyncio.create_task(work, name=f"comparison of lease {number}"))
+
+    async def settle(self) -> None:
+        """Wait for the comparisons in progress. Raises what one of them raised."""
+        await asyncio.gather(*self._tasks)
+
+    async def close(self) -> None:
+        """Stop: the comparisons in progress are of no use."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _holds(groups: Sequence[Group], wanted: Sequence[Group]) -> bool:

@@ -60,6 +60,10 @@ class ExperienceStep(Record):
 class ExperiencePort(Protocol):
     """Keep the experience memory and everything around it, with one writer."""
 
+    async def prepare(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> None:
+        """Compare best and worst of some groups of a step early, for `learn`; nothing is remembered yet."""
+        ...
+
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Compare best and worst of each group, remember what that taught, and recall a bundle for each request."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,11 +49,11 @@ class RolloutStream:
         version: int,
         generations: RendererGenerations | None = None,
         patience: Patience | None = None,
-        offer: Callable[[Sequence[Group]], None] = lambda groups: None,
+        offer: Callable[[Mapping[int, Group]], None] = lambda groups: None,
     ) -> None:
         """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`.
 
-        `offer` is called while `take` waits, with the groups that it would take of those that are judged so far.
+        `offer` is called while `take` waits, with the groups by lease that it would take of those that are judged so far.
         """
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
@@ -124,7 +124,7 @@ class RolloutStream:
     async def _filled(self, size: int) -> list[int]:
         """Return the leases of a full batch as soon as there are enough."""
         while len(chosen := self._choose(size)) < size:
-            self._offer([self._groups[number] for number in chosen])
+            self._offer({number: self._groups[number] for number in chosen})
             self._ended.clear()
             await self._ended.wait()
             self._settle()

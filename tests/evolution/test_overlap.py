@@ -14,7 +14,9 @@ from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.evolution.loop import Evolution
 from genevolve_ray.evolution.outage import Patience
 from genevolve_ray.evolution.overlap import Overlap, stored_parts
-from genevolve_ray.evolution.ports import LearnerLost, RolloutTask
+from genevolve_ray.evolution.ports import ExperienceStep, LearnerLost, RolloutTask
+from genevolve_ray.experience.memory import ExperienceMemory
+from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 
 SMALL = {"token_budget": 10}
@@ -80,8 +82,8 @@ async def test_a_complete_group_is_added_before_the_last_rollout_ends(scene: Sce
 
 @pytest.mark.parametrize(
     "changes",
-    [{"overlap": False}, {"mode": "async"}, {"experience": {"enabled": True}}, {"learner": {"token_budget": 100}}],
-    ids=["off", "asynchronous", "experience", "too few tokens"],
+    [{"overlap": False}, {"experience": {"enabled": True}}, {"learner": {"token_budget": 100}}],
+    ids=["off", "experience", "too few tokens"],
 )
 async def test_the_learner_waits_for_the_whole_batch(scene: Scene, changes: dict[str, Any]) -> None:
     learner = FakeLearner()
@@ -202,6 +204,84 @@ async def test_a_group_without_a_comparison_is_left_to_the_rest() -> None:
 def make_group(name: str, outcome: Outcome = Outcome.SCORED) -> Group:
     keys = [SampleKey(step=1, request_id=name, sample=i) for i in range(2)]
     return Group(name, 1, [make_trajectory(key, outcome) for key in keys])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "async"}, "loop.overlap=true needs loop.mode=sync"),
+        (
+            {"deterministic": True, "engine": {"kind": "transformers"}},
+            "deterministic=true needs .*without .*loop.overlap",
+        ),
+    ],
+)
+def test_modes_in_which_nothing_may_overlap_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_config(overlap=True, **changes)
+
+
+class Gauge:
+    """An experience port that says which groups it has compared, in turn."""
+
+    def __init__(self) -> None:
+        self.compared, self.calls = asyncio.Event(), list[tuple[str, list[str], int]]()
+        self.fault: Exception | None = None
+
+    async def prepare(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> None:
+        assert [r.id for r in requests] == [g.request_id for g in groups]
+        self.calls.append(("prepare", [g.request_id for g in groups], step))
+        self.compared.set()
+        if self.fault is not None:
+            raise self.fault
+
+    async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
+        self.calls.append(("learn", [g.request_id for g in groups], step))
+        self.compared.clear()
+        return ExperienceStep()
+
+    async def snapshot(self) -> bytes:
+        return ExperienceMemory().snapshot()
+
+
+def with_experience(scene: Scene, gauge: Gauge, max_pairs: int = 8) -> Evolution:
+    """Begin a step of three requests, of which the last waits for a comparison where one may come early."""
+    rollouts = FakeRollouts()
+
+    async def wait(task: RolloutTask) -> None:
+        if max_pairs == 8 and task.key.request_id == "train-2":
+            await gauge.compared.wait()
+
+    rollouts.before = wait
+    experience = {"enabled": True, "max_pairs": max_pairs}
+    config = make_config(overlap=True, steps=1, requests_per_step=3, experience=experience)
+    return scene.begin(config, rollouts, experience=gauge)  # type: ignore[arg-type]
+
+
+async def test_groups_are_compared_before_the_last_rollout_ends(scene: Scene) -> None:
+    gauge = Gauge()
+    async with asyncio.timeout(10):
+        await evolve(with_experience(scene, gauge))
+    assert gauge.calls == [
+        ("prepare", ["train-0"], 1),
+        ("prepare", ["train-1"], 1),
+        ("learn", ["train-0", "train-1", "train-2"], 1),
+    ]
+
+
+async def test_nothing_is_compared_early_that_might_be_left_out(scene: Scene) -> None:
+    gauge = Gauge()
+    await evolve(with_experience(scene, gauge, max_pairs=2))
+    assert [name for name, *_ in gauge.calls] == ["learn"]
+
+
+async def test_what_a_comparison_raises_ends_the_run(scene: Scene) -> None:
+    gauge = Gauge()
+    gauge.fault = RuntimeError("wrong token")
+    evolution = with_experience(scene, gauge)
+    with pytest.raises(RuntimeError, match="wrong token"):
+        await evolve(evolution)
+    assert evolution.store.last_step == 0
 
 
 def test_each_rank_of_the_learner_begins_with_a_micro_batch() -> None:
