@@ -274,7 +274,7 @@ class EvolutionConfig(Config):
 
     @property
     def learns_early(self) -> bool:
-        """Whether the learner begins with complete groups while others are still played.
+        """True when the learner begins with complete groups while others are still played.
 
         The loss of a teacher divides by the number of all sequences that recall experience, and a request may recall what
         another group of the step has taught. Both are known only when the last group is complete.
@@ -283,7 +283,7 @@ class EvolutionConfig(Config):
 
     @property
     def compares_early(self) -> bool:
-        """Whether attempts of complete groups are compared while others are still played."""
+        """True when attempts of complete groups are compared while others are still played."""
         experience = self.experience
         return self.loop.overlap and experience.enabled and self.loop.requests_per_step <= experience.max_pairs
 
