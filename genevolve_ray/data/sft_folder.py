@@ -31,8 +31,8 @@ _HELD = (PROVENANCE_FILE, "provenance.json", CONFIG_FILE, "adapter_config.json")
 _OVERWRITE = "--overwrite replaces it, or name another --out"
 FREE = frozenset(
     {
-        *("threads", "device", "token_budget", "gradient_checkpointing", "offload", "ranks", "checkpoint_every"),
-        *("exclude_paths", "heldout_paths", "lora.publish"),
+        *("threads", "device", "token_budget", "packed_rows", "gradient_checkpointing", "offload", "ranks"),
+        *("checkpoint_every", "exclude_paths", "heldout_paths", "lora.publish"),
     }
 )
 """Settings that may change when a training resumes: they change memory, speed or form, and rows are compared as such."""

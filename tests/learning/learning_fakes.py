@@ -5,6 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.nn.functional import rms_norm
 
 from genevolve_ray.learning.batch import TeacherContext, TrainSequence
 
@@ -33,3 +38,11 @@ def taught(sequence: TrainSequence, guide: Sequence[int], gate: Sequence[bool] =
 def siblings(batch: Sequence[TrainSequence]) -> list[TrainSequence]:
     """Return the sequences with the first three tokens of every other one replaced by those of the one before it."""
     return [replace(s, tokens=[*batch[i - i % 2].tokens[:3], *s.tokens[3:]]) for i, s in enumerate(batch)]
+
+
+def use_exact_norms(model: nn.Module) -> None:
+    """Compute norms in the dtype of the model: those of transformers round to float32 in any model."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            plain: Any = module
+            plain.forward = partial(rms_norm, normalized_shape=plain.weight.shape, weight=plain.weight, eps=1e-6)
