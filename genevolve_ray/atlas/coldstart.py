@@ -36,9 +36,9 @@ from genevolve_ray.tools.protocol import Tool
 from genevolve_ray.tools.showing import showing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from genevolve_ray.learning.sft import SftStep
+    from genevolve_ray.learning.sft import SftExample, SftStep
 
 STATED = TeacherConfig(skill_recall=0.7, needless_skill=0.12, search=0.85, official=0.6, current=0.65, slip=0.0)
 """Decisions that experience states and the teacher obeys. They vary, so that only reading reveals them."""
@@ -155,7 +155,7 @@ def train_cold_start(
 ) -> None:
     """Train the cold start from random weights and write it to `folder` in HF layout, together with its provenance."""
     from genevolve_ray.learning.policy import new_qwen3, save_policy
-    from genevolve_ray.learning.sft import SftConfig, SftExample, train_sft
+    from genevolve_ray.learning.sft import SftConfig, train_sft
 
     tokenizer = build_tokenizer()
     model = new_qwen3(
@@ -169,8 +169,18 @@ def train_cold_start(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    curriculum = Curriculum(config.curriculum, ChatFormat(tokenizer))
-    lessons = config.curriculum
+    report = None if on_step is None else lambda step: on_step(model, step)
+    sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
+    history = train_sft(model, cold_start_batches(config.curriculum, tokenizer), sft, report)
+    save_policy(model, tokenizer, folder)
+    write_provenance(config, history, folder)
+
+
+def cold_start_batches(lessons: CurriculumConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[SftExample]]:
+    """Yield the batch of every step: exercises alone, then lessons with some exercises."""
+    from genevolve_ray.learning.sft import SftExample
+
+    curriculum = Curriculum(lessons, ChatFormat(tokenizer))
     rng = np.random.default_rng(derive_seed(lessons.seed, "exercises"))
 
     def drills(count: int) -> list[SftExample]:
@@ -181,11 +191,7 @@ def train_cold_start(
         [SftExample(t.ledger.tokens, t.ledger.policy_mask) for t in batch] + drills(lessons.exercises)
         for batch in curriculum.batches()
     )
-    report = None if on_step is None else lambda step: on_step(model, step)
-    sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
-    history = train_sft(model, chain(alone, mixed), sft, report)
-    save_policy(model, tokenizer, folder)
-    write_provenance(config, history, folder)
+    return chain(alone, mixed)
 
 
 def write_provenance(config: ColdStartConfig, history: Sequence[SftStep], folder: Path) -> None:
