@@ -99,19 +99,19 @@ class ShownPicture:
     def __init__(self, pixels: PillowImage, grid: Grid, processor: Any) -> None:
         """Hold pixels in RGB, their patches by time, height and width, and the model's image processor."""
         self.grid = grid
-        self._pixels, self._processor = pixels, processor
+        self.pixels, self._processor = pixels, processor
 
     @cached_property
     def sha256(self) -> str:
         """A hash of the size and the pixels."""
-        return hashlib.sha256(repr(self._pixels.size).encode() + self._pixels.tobytes()).hexdigest()
+        return hashlib.sha256(repr(self.pixels.size).encode() + self.pixels.tobytes()).hexdigest()
 
     @property
     def patches(self) -> Tensor:
         """The patches [t * h * w, patch size]."""
         from genevolve_ray.learning.vision import picture_input
 
-        return picture_input(self._pixels, self._processor).patches
+        return picture_input(self.pixels, self._processor).patches
 
 
 class RowExamples:

@@ -98,7 +98,7 @@ def train_on_rows(
     folder.check()
     started, report = time.perf_counter(), RejectionReport()
     encoder, pictures = _encoder(model_dir, config, folder.date())
-    rows = load_rows(paths, encoder, config, report)
+    rows = load_rows(paths, encoder, config, report, ranks)
     words = compare_words(rows.prompts, config)
     monitor.start(report, len(rows.train), len(rows.heldout), sft_config(config, len(rows.train)).steps)
     training = _Training(model_dir, config, folder, monitor, ranks)
