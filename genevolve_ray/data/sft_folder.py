@@ -175,9 +175,9 @@ class TrainingFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
+    def finish(self, provenance: Mapping[str, Any], name: str = PROVENANCE_FILE) -> None:
         """Write the mark of a finished training, and remove its states."""
-        write_object(self.out / PROVENANCE_FILE, provenance)
+        write_object(self.out / name, provenance)
         _sync(self.out)
         self.release()
         shutil.rmtree(self._training, ignore_errors=True)
