@@ -239,10 +239,17 @@ class LearnerConfig(Config):
     A CPU always computes a step again bit for bit."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0 leaves torch's setting alone."""
-    gradient_checkpointing: bool = False
-    """Keep one state per layer and recompute the rest in the backward pass."""
+    gradient_checkpointing: bool | float = Field(default=False, ge=0, le=1)
+    """Keep one state per layer and recompute the rest in the backward pass. A number recomputes that share of the layers,
+    spread evenly: 0.5 is every second one. It changes memory and speed, not the result."""
     offload: bool = False
     """Keep master weights, gradients and optimizer state in host memory and step there (FSDP2's CPU offload, also on one rank)."""
+    reshard_after_forward: bool = True
+    """Free the gathered weights of a layer after its forward pass and gather them again in the backward pass. False keeps
+    them between the two: one gathering fewer per micro-batch, and the whole model in the compute dtype on every rank."""
+    prefetch_layers: int = Field(default=0, ge=0)
+    """Layers whose weights a sharded learner gathers ahead of the one that computes, forward and backward. 0 leaves
+    FSDP2's own order: forward as the host issues it, one layer ahead backward."""
     picture_cache_mib: int = Field(default=2048, ge=0)
     """Most MiB of features of pictures that a rank keeps within a step, on its device; 0 keeps none. A kept picture
     passes the frozen vision tower once a step, instead of once for each sequence and pass."""

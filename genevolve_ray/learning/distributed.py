@@ -34,6 +34,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from genevolve_ray.learning.batch import MicroBatch, empty_batch
+from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.policy import decoder_layers, vision_tower
 
 T = TypeVar("T")
@@ -143,7 +144,7 @@ def lone_rank(device: str) -> Ranks:
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
-def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: bool) -> None:
+def shard_policy(model: PreTrainedModel, ranks: Ranks, config: LearnerConfig) -> None:
     """Shard a policy in place: one group per decoder layer, and the rest (embeddings, norm, head) in the root's.
 
     A vision tower stays whole on every rank, also where an adapter on its projectors is trained. A rank without
@@ -153,16 +154,17 @@ def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: b
     Args:
         model: the policy, on any device; its shards move to the mesh's.
         ranks: the ranks that share it.
-        half: compute in bfloat16 (shards and reduced gradients keep their own precision).
-        offload: keep shards, gradients and optimizer state on the host.
+        config: the settings. In bfloat16, shards and reduced gradients keep their own precision.
     """
     assert ranks.mesh is not None, "no process group to shard over"
     device = torch.device(ranks.mesh.device_type)
+    half = config.dtype == "bfloat16"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
-    offloading = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
+    offloading = CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy()
     settings: dict[str, Any] = {"mesh": ranks.mesh, "mp_policy": policy, "offload_policy": offloading}
-    for layer in decoder_layers(model):
-        fully_shard(layer, **settings)
+    layers = list(decoder_layers(model))
+    for layer in layers:
+        fully_shard(layer, reshard_after_forward=config.reshard_after_forward, **settings)
     tower = vision_tower(model)
     whole = set() if tower is None else set(tower.parameters())
     fully_shard(model, ignored_params=whole, **settings)
@@ -173,9 +175,18 @@ def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: b
             # Losses are normalized by counts of the global batch, so gradients are summed and never averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    if config.prefetch_layers:
+        _prefetch(layers, config.prefetch_layers)
     untyped: Any = model
     untyped.under_root = MethodType(lambda _, work: work(), model)
     register_fsdp_forward_method(model, "under_root")
+
+
+def _prefetch(layers: Sequence[Any], count: int) -> None:
+    """Let each sharded layer gather the weights of the `count` layers after it, and before it in the backward pass."""
+    for index, layer in enumerate(layers):
+        layer.set_modules_to_forward_prefetch(layers[index + 1 : index + 1 + count])
+        layer.set_modules_to_backward_prefetch(layers[max(0, index - count) : index][::-1])
 
 
 def under_root(model: PreTrainedModel, work: Callable[[], T]) -> T:
@@ -189,8 +200,10 @@ def under_root(model: PreTrainedModel, work: Callable[[], T]) -> T:
     untyped: Any = model
     result: T = untyped.under_root(work)
     if not torch.is_grad_enabled():
-        # No backward pass follows that would free the root's weights.
-        model.reshard()
+        # No backward pass follows that would free gathered weights: the root's, and those of layers that keep theirs.
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
     return result
 
 

@@ -39,10 +39,15 @@ COUNTS = (5, 1, 6)
     "config",
     [
         pytest.param(WITH_REFERENCE.model_copy(update={"gradient_checkpointing": True}), id="reference, checkpointing"),
-        pytest.param(WITH_REFERENCE.model_copy(update={"lora": LoraConfig(rank=4)}), id="adapter"),
+        pytest.param(
+            WITH_REFERENCE.model_copy(update={"lora": LoraConfig(rank=4), "gradient_checkpointing": 0.5}),
+            id="adapter, half of the layers checkpointed",
+        ),
         pytest.param(
             SMALL.model_copy(
                 update={
+                    "reshard_after_forward": False,
+                    "prefetch_layers": 1,
                     "grpo": GrpoConfig(aggregation=LossAggregation.TOKEN_MEAN),
                     "kl": KlConfig(coefficient=0.1, form=KlForm.LOW_VAR_KL),
                     "ved": VedConfig(
@@ -53,7 +58,7 @@ COUNTS = (5, 1, 6)
                     ),
                 }
             ),
-            id="means over the tokens of the batch",
+            id="means over the tokens of the batch, layers kept gathered",
         ),
     ],
 )
