@@ -79,6 +79,7 @@ def _like(query: Tensor, dtype: torch.dtype) -> Tensor:
     return query.new_empty((rows, tokens, heads, size), dtype=dtype).transpose(1, 2)
 
 
+@torch.compiler.disable  # its loop follows the layout, which differs in every micro-batch
 def tree_attention(
     module: nn.Module,
     query: Tensor,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.distributed import Ranks, shard_policy
+from genevolve_ray.learning.kernels import compile_layers, use_liger
 from genevolve_ray.learning.lora import attach_adapter
 from genevolve_ray.learning.policy import decoder_layers, load_policy, vision_tower
 
@@ -46,6 +47,10 @@ def build_policy(
         model.requires_grad_(False)
     elif config.lora is not None:
         adapter = attach_adapter(model, config.lora)
+    if config.kernels == "liger":
+        use_liger(model, torch.device(config.device))
+    if config.compile:
+        compile_layers(model, torch.device(config.device))
     checkpoint_layers(model, float(config.gradient_checkpointing))
     if ranks.sharded:
         shard_policy(model, ranks, config)

@@ -236,7 +236,7 @@ class LearnerConfig(Config):
     deterministic: bool = False
     """On a GPU: only kernels that give equal bits each time, at a cost in speed. A run that stopped then applies the
     batches after its last checkpoint again. Without it the run discards these steps and continues from the checkpoint.
-    A CPU always computes a step again bit for bit."""
+    A CPU always computes a step again bit for bit, unless `compile` is set."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0 leaves torch's setting alone."""
     gradient_checkpointing: bool | float = Field(default=False, ge=0, le=1)
@@ -244,6 +244,12 @@ class LearnerConfig(Config):
     spread evenly: 0.5 is every second one. It changes memory and speed, not the result."""
     offload: bool = False
     """Keep master weights, gradients and optimizer state in host memory and step there (FSDP2's CPU offload, also on one rank)."""
+    kernels: Literal["torch", "liger"] = "torch"
+    """Kernels of RMSNorm, RoPE and SwiGLU: `torch`, or those of the package liger-kernel, on a GPU alone. They replace
+    functions of transformers for the whole process."""
+    compile: bool = False
+    """Compile each decoder layer by torch.compile. The first step then takes longer by the compilation. Results differ by
+    rounding, also between two starts of a run."""
     reshard_after_forward: bool = True
     """Free the gathered weights of a layer after its forward pass and gather them again in the backward pass. False keeps
     them between the two: one gathering fewer per micro-batch, and the whole model in the compute dtype on every rank."""
@@ -267,7 +273,7 @@ class LearnerConfig(Config):
     @property
     def exact(self) -> bool:
         """True when a step on a stored batch can be computed again bit for bit."""
-        return self.deterministic or self.device == "cpu"
+        return self.deterministic or (self.device == "cpu" and not self.compile)
 
     @property
     def shards(self) -> bool:
@@ -293,6 +299,12 @@ class LearnerConfig(Config):
     def _betas(self) -> LearnerConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_code_is_not_exact(self) -> LearnerConfig:
+        if self.compile and self.deterministic:
+            raise ValueError("compile=true rounds by the shapes that it is compiled for: leave out deterministic=true")
         return self
 
     @model_validator(mode="after")

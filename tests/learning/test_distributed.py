@@ -60,6 +60,7 @@ COUNTS = (5, 1, 6)
             ),
             id="means over the tokens of the batch, layers kept gathered",
         ),
+        pytest.param(SMALL.model_copy(update={"compile": True}), id="compiled", marks=pytest.mark.slow),
     ],
 )
 def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: LearnerConfig) -> None:
