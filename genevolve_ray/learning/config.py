@@ -223,6 +223,9 @@ class LearnerConfig(Config):
     packed_rows: bool = True
     """Compute the common prefixes of a micro-batch once, in one row without padding; False pads whole sequences, as for
     models whose attention takes no packed rows. It changes memory and speed, not the result."""
+    context_parallel: int = Field(default=1, ge=1)
+    """Ranks that share each micro-batch, every one with a part of its tokens, for contexts that one cannot hold. Keys and
+    values are gathered for attention. It divides the number of ranks, and needs packed rows without pictures."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"

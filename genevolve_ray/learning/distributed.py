@@ -13,7 +13,7 @@ Shape legend: P policy tokens of a micro-batch, N all scored numbers of a call.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import MethodType
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from transformers import PreTrainedModel
 
 from genevolve_ray.learning.batch import MicroBatch, empty_batch
 from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.context import ContextRanks
 from genevolve_ray.learning.policy import decoder_layers, vision_tower
 
 T = TypeVar("T")
@@ -53,6 +54,8 @@ class Ranks:
     rank: int = 0
     size: int = 1
     mesh: DeviceMesh | None = None
+    context: ContextRanks | None = None
+    """The ranks that share each micro-batch with this one, None where every rank has its own."""
 
     @property
     def sharded(self) -> bool:
@@ -64,6 +67,16 @@ class Ranks:
         """True on the rank that writes and answers."""
         return self.rank == 0
 
+    @property
+    def groups(self) -> int:
+        """Number of micro-batches that are computed side by side."""
+        return self.size if self.context is None else self.size // self.context.size
+
+    @property
+    def counts(self) -> bool:
+        """True on the one rank of those with the same micro-batches whose sums are added to those of others."""
+        return self.context is None or self.context.rank == 0
+
     def share(self, batches: Sequence[MicroBatch], device: torch.device) -> list[MicroBatch]:
         """Return this rank's micro-batches, with empty ones at the end where others have one more.
 
@@ -71,8 +84,8 @@ class Ranks:
         """
         if self.size == 1:
             return list(batches)
-        mine = list(batches[self.rank :: self.size])
-        rounds = -(-len(batches) // self.size)
+        mine = list(batches[self.rank * self.groups // self.size :: self.groups])
+        rounds = -(-len(batches) // self.groups)
         return mine + [empty_batch(device)] * (rounds - len(mine))
 
     def combine(self, totals: dict[str, float], maxima: frozenset[str]) -> dict[str, float]:
@@ -80,21 +93,21 @@ class Ranks:
         if self.size == 1:
             return totals
         names = sorted(totals)
-        sums = torch.tensor([0.0 if n in maxima else totals[n] for n in names], dtype=torch.float64)
+        sums = torch.tensor([0.0 if n in maxima else totals[n] for n in names], dtype=torch.float64) * self.counts
         highs = torch.tensor([totals[n] if n in maxima else 0.0 for n in names], dtype=torch.float64)
         dist.all_reduce(sums)
         dist.all_reduce(highs, dist.ReduceOp.MAX)
         return {n: (highs if n in maxima else sums)[i].item() for i, n in enumerate(names)}
 
     def gather(self, rows: list[list[float]]) -> list[list[float]]:
-        """Return the union of the rows of all ranks; every row was filled by one rank or is empty on all."""
+        """Return the union of the rows of all ranks; every row was filled by one of `groups` or is empty on all."""
         if self.size == 1:
             return rows
         lengths = torch.tensor([len(row) for row in rows])
         dist.all_reduce(lengths, dist.ReduceOp.MAX)
         sizes: list[int] = lengths.tolist()
         filled = [x for row, n in zip(rows, sizes, strict=True) for x in (row or [0.0] * n)]
-        values_N = torch.tensor(filled, dtype=torch.float64)
+        values_N = torch.tensor(filled, dtype=torch.float64) * self.counts
         dist.all_reduce(values_N)
         return [part.tolist() for part in torch.split(values_N, sizes)]
 
@@ -130,6 +143,11 @@ def join_ranks(
             timeout=timedelta(seconds=timeout),
         )
     return Ranks(rank, size, init_device_mesh(kind, (size,)))
+
+
+def with_context(ranks: Ranks, size: int) -> Ranks:
+    """Return the ranks in groups of `size` that share each micro-batch (a collective). Raises ValueError as `join`."""
+    return ranks if size == 1 else replace(ranks, context=ContextRanks.join(size))
 
 
 def lone_rank(device: str) -> Ranks:
