@@ -78,6 +78,11 @@ def check_devices(config: PlacedConfig) -> None:
     )
     if config.rehearsal is not None:
         return
+    if cluster.learner_ranks % config.learner.context_parallel:
+        raise PlacementError(
+            f"learner.context_parallel={config.learner.context_parallel} does not divide "
+            f"cluster.learner_ranks={cluster.learner_ranks}"
+        )
     if cluster.learner_ranks > 1 and config.learner.device != "cpu" and 0 < cluster.learner_gpus < 1:
         raise PlacementError(
             f"cluster.learner_ranks={cluster.learner_ranks} needs a whole GPU for each, "

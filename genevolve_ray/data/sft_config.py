@@ -51,8 +51,8 @@ class SftRowsConfig(Config):
     packed_rows: bool = True
     """Compute the common prefixes of a micro-batch once, in one row without padding, as `learner.packed_rows` does; False
     pads whole rows. It changes memory and speed, not the result."""
-    gradient_checkpointing: bool = False
-    """Compute the decoder layers again in the backward pass in place of keeping their activations; same result."""
+    gradient_checkpointing: bool | float = Field(default=False, ge=0, le=1)
+    """Compute the decoder layers, or a share of them, again in the backward pass; as `learner.gradient_checkpointing`."""
     offload: bool = False
     """Keep master weights, gradients and optimizer state in host memory, as `learner.offload` does."""
     lora: LoraConfig | None = None
