@@ -35,6 +35,10 @@ class VllmConfig(Config):
     keep_cache: bool = False
     """Keep the key-value cache over a weight update instead of computing it again. Sequences then continue on keys and
     values of older versions, and so do prompts that begin alike: `parity` of the next step shows what this costs."""
+    sleep: bool = False
+    """Free the engine's weights and cache during the learner's step, where both share a GPU: the engine may then take
+    what the learner's weights and optimizer leave, and the learner's activations what the engine leaves. Needs
+    `loop.mode=sync`. Not run on a GPU; on a CPU the engine only pauses."""
     max_batched_tokens: int | None = Field(default=None, ge=1)
     """Most tokens of one pass of the engine. None: 8,192 on a GPU, where longer prompts are read in pieces between the
     tokens of other sequences. On a CPU a prompt is read in one piece, so None holds the longest, and at least 4,096."""
@@ -50,6 +54,12 @@ class VllmConfig(Config):
     """Seeds requests that carry no seed of their own."""
     max_images: int = Field(default=0, ge=0)
     """Most pictures of one sequence, for a policy that sees; by default as many as the profile can show in one episode."""
+
+    @model_validator(mode="after")
+    def _sleep_keeps_no_cache(self) -> VllmConfig:
+        if self.sleep and self.keep_cache:
+            raise ValueError("vllm.sleep=true frees the cache that vllm.keep_cache=true would keep: set one of them")
+        return self
 
 
 class EngineConfig(Config):
@@ -77,6 +87,12 @@ class EngineConfig(Config):
         """Let vLLM size its cache on a GPU, unless a size is given; the resolved configuration shows it."""
         if self.device != "cpu" and "kv_cache_mib" not in self.vllm.model_fields_set:
             object.__setattr__(self, "vllm", self.vllm.model_copy(update={"kv_cache_mib": None}))
+        return self
+
+    @model_validator(mode="after")
+    def _sleep_needs_vllm(self) -> EngineConfig:
+        if self.vllm.sleep and self.kind != "vllm":
+            raise ValueError(f"vllm.sleep=true needs kind=vllm, got {self.kind}: the reference engine keeps its memory")
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,8 @@ def placement(config: VllmConfig, device: str) -> dict[str, Any]:
         settings["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
     if device != "cpu":
         settings["gpu_memory_utilization"] = config.gpu_memory_utilization
+        if config.sleep:
+            settings["enable_sleep_mode"] = True
     return settings | executor(config.tensor_parallel_size, device)
 
 

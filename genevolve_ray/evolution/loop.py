@@ -72,6 +72,8 @@ class Evolution:
             for step in range(version + 1, config.loop.steps + 1):
                 clock = Clock()
                 batch = await stream.take(step)
+                if config.engine.vllm.sleep:
+                    await self.rollouts.rest()
                 clock.lap("seconds_rollout")
                 experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")

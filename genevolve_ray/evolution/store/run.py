@@ -61,6 +61,7 @@ CHANGEABLE = (
     "engine.max_concurrent",
     "engine.vllm.kv_cache_mib",
     "engine.vllm.threads",
+    "engine.vllm.sleep",
     "cluster.weights",
     *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),
 )
