@@ -29,7 +29,8 @@ class VllmConfig(Config):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of the GPU's memory that vLLM may take, where `kv_cache_mib` is None."""
     enforce_eager: bool = True
-    """False captures CUDA graphs and compiles; on CPU the engine is always eager."""
+    """False captures CUDA graphs and compiles; on CPU the engine is always eager. An update copies weights into the
+    memory that the graphs read, so they stay valid. Not run on a GPU."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that one engine is sharded over."""
     keep_cache: bool = False
@@ -47,6 +48,10 @@ class VllmConfig(Config):
     choice on a GPU."""
     fp32_head: bool = False
     """Compute logits in float32 over bfloat16 activations, as the learner always does: a smaller `parity`."""
+    quantization: Literal["fp8"] | None = None
+    """`fp8`: linear layers sample with 8-bit weights, one scale for each output channel, and 8-bit activations. Every
+    update quantizes the learner's weights anew (vLLM's `fp8_per_channel`). Policy and learner then differ: `parity` shows
+    by how much, and `loop.parity_limit` may need to be set. Needs a 16-bit `engine.dtype`. Not run on a GPU."""
     threads: int | None = Field(default=None, ge=1)
     """OpenMP threads of the engine process. None: 1, and on a CPU 2 for a model of at least 10 million parameters, where
     there are two cores. Thread pools that overlap with the learner's may cost up to ten times."""
@@ -90,9 +95,14 @@ class EngineConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _sleep_needs_vllm(self) -> EngineConfig:
+    def _only_in_vllm(self) -> EngineConfig:
         if self.vllm.sleep and self.kind != "vllm":
             raise ValueError(f"vllm.sleep=true needs kind=vllm, got {self.kind}: the reference engine keeps its memory")
+        if self.vllm.quantization and (self.kind != "vllm" or self.dtype == "float32"):
+            raise ValueError(
+                f"vllm.quantization={self.vllm.quantization} needs kind=vllm and dtype=bfloat16 or float16, "
+                f"got kind={self.kind} and dtype={self.dtype}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ from genevolve_ray.engines.vllm_settings import (
     own_threads,
     placement,
     positions,
+    quantization,
     sight,
     waiting_threads,
 )
@@ -169,6 +170,7 @@ class VllmEngine:
             "logits_processors": [BanMask],
             "worker_extension_cls": WORKER_EXTENSION,
             **placement(config, device),
+            **quantization(config),
             **batching(config, device, max_model_len, max_num_seqs),
             **sight(model_dir, config.max_images, device),
         }

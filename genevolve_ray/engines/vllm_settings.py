@@ -113,6 +113,15 @@ def positions(model_dir: str | Path) -> dict[str, Any]:
     return {"text_config": override} if config.get("text_config") else override
 
 
+def quantization(config: VllmConfig) -> dict[str, str]:
+    """Return the setting by which vLLM quantizes full-precision weights, at the start and in every update.
+
+    vLLM's own `fp8` accepts only weights that are quantized in their files. A scale for each output channel does not
+    depend on the number of GPUs that share a layer.
+    """
+    return {"quantization": "fp8_per_channel"} if config.quantization == "fp8" else {}
+
+
 def head(config: VllmConfig) -> dict[str, str]:
     """Return the change of the model's configuration by which vLLM keeps logits in float32."""
     return {"head_dtype": "float32"} if config.fp32_head else {}
