@@ -103,6 +103,9 @@ class ClusterConfig(Config):
     `nccl`: from GPU to GPU, with separate GPUs for learner and engines. `ipc`: learner and engines share a GPU.
     `gloo`: for tests of the GPU transports on CPUs. Where it is not given: `nccl` or `ipc` where learner and vLLM are on
     GPUs and no outside worker, rehearsal or published adapter needs files."""
+    weights_piece_mib: int = Field(default=256, ge=1)
+    """Size of the pieces in which tensors travel to engines, in MiB; a larger tensor is a piece of its own. The next
+    piece is packed while one is sent, so both ends hold two (`ipc`: one). Not run on a GPU."""
     weights_timeout: float = Field(default=300.0, gt=0)
     """Seconds that a transfer of a version between GPUs may take; processes still in it after that count as dead."""
     object_store_mib: int = Field(default=256, ge=80)

@@ -63,6 +63,7 @@ CHANGEABLE = (
     "engine.vllm.threads",
     "engine.vllm.sleep",
     "cluster.weights",
+    "cluster.weights_piece_mib",
     *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),
 )
 """Configuration keys (with all below them) that may differ when a run is resumed."""
