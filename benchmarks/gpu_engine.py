@@ -2,9 +2,9 @@
 
 Rollout tokens/s with eager kernels, with CUDA graphs and with 8-bit weights, each beside its parity with the learner;
 vLLM with pictures; sleep and wake with the memory that is freed; weight sync by folder and by CUDA IPC in GB/s. Models
-are random, of Qwen3-0.6B's shape; parity is measured on the trained policy besides. Each stage
-takes less than a minute. Without a GPU, and with --quick, the stages rehearse on a CPU with tiny models: eager, no
-memory is freed, gloo in place of CUDA IPC.
+are random, of Qwen3-0.6B's shape; parity is measured on the trained policy besides. Each stage should take less than a
+minute. Without a GPU, and with --quick, the stages rehearse on a CPU with tiny models: eager, no memory is freed, gloo in
+place of CUDA IPC. Not run on a GPU.
 
 Two GPUs are needed for weights over NCCL: `python -m benchmarks.gpu_transfer --way nccl`.
 """

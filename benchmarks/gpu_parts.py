@@ -98,10 +98,10 @@ def parity(learner: Learner, sampled: Sampled) -> float:
     """Return the mean |engine - learner| log-prob of sampled tokens, the gauge of a run."""
     from genevolve_ray.learning.batch import TrainSequence
 
-    sequences = [
-        TrainSequence([*ids, *made.tokens], [False] * len(ids) + [True] * len(made.tokens), [], 0.0)
-        for ids, made in sampled
-    ]
+    sequences = []
+    for ids, made in sampled:
+        mask = [False] * len(ids) + [True] * len(made.tokens)
+        sequences.append(TrainSequence([*ids, *made.tokens], mask, [0.0] * len(mask), 0.0))
     pairs = zip(learner.score(sequences), sampled, strict=True)
     gaps = [abs(a - b) for scores, (_, made) in pairs for a, b in zip(scores, made.logprobs, strict=True)]
     return sum(gaps) / len(gaps)
