@@ -232,6 +232,11 @@ class EvolutionConfig(Config):
                 "distillation needs experience: "
                 f"learner.ved.coefficient={self.learner.ved.coefficient:g}, experience.enabled=false"
             )
+        if self.engine.vllm.sleep and self.loop.mode != "sync":
+            raise ValueError(
+                f"engine.vllm.sleep=true needs loop.mode=sync, got {self.loop.mode}: engines would sample while the learner "
+                "works"
+            )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
         timed = self.loop.sample_deadline is not None or self.loop.overlap
