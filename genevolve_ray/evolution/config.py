@@ -232,10 +232,10 @@ class EvolutionConfig(Config):
                 "distillation needs experience: "
                 f"learner.ved.coefficient={self.learner.ved.coefficient:g}, experience.enabled=false"
             )
-        if self.engine.vllm.sleep and self.loop.mode != "sync":
+        if self.engine.vllm.sleep and (self.loop.mode != "sync" or self.learns_early):
             raise ValueError(
-                f"engine.vllm.sleep=true needs loop.mode=sync, got {self.loop.mode}: engines would sample while the learner "
-                "works"
+                f"engine.vllm.sleep=true needs loop.mode=sync and loop.overlap=false, got {self.loop.mode} and "
+                f"{str(self.loop.overlap).lower()}: engines would sample while the learner works"
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
