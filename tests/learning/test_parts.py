@@ -20,6 +20,7 @@ from genevolve_ray.learning.config import (
     LossAggregation,
     VedConfig,
 )
+from genevolve_ray.learning.null import NullLearner
 from genevolve_ray.learning.step import Learner, NonFiniteStep
 
 BANNED = (0, 63)
@@ -150,6 +151,16 @@ def test_a_batch_without_policy_tokens_is_refused(model_dir: Path) -> None:
     learner.accumulate([EMPTY], 3)
     with pytest.raises(ValueError, match="none of the 2 sequences of step 3 has a policy token"):
         learner.train_step([EMPTY], 3)
+
+
+def test_the_learner_of_a_rehearsal_takes_parts() -> None:
+    whole, split = NullLearner(), NullLearner()
+    split.accumulate(BATCH[5:], 0)
+    split.drop()
+    split.accumulate(BATCH[:2], 0)
+    metrics, expected = split.train_step(BATCH[2:], 0), whole.train_step(BATCH, 0)
+    assert metrics["sequences"] == expected["sequences"] == 7
+    assert split.state_hash() == whole.state_hash()
 
 
 @pytest.mark.e2e
