@@ -18,20 +18,22 @@ from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_rat
 if TYPE_CHECKING:
     from genevolve_ray.learning.sft import SftExample, SftStep
 
+PLAIN_BUDGET = 4096
+"""Token budget of padded rows: the one of the recipes before rows were packed."""
 STEPS, ROWS = 4, 32
 """Steps of a repetition, and rows of a step of lessons alone (the paper's batch)."""
 Steps = list[list["SftExample"]]
 
 
 @dataclass(frozen=True)
-class Shares:
+class RowShares:
     """Hold what share of the computed tokens of padded rows is padding, and what share of tokens packed rows share."""
 
     padding: float
     shared: float
 
     @classmethod
-    def of(cls, padded: Sequence[SftStep], packed: Sequence[SftStep]) -> Shares:
+    def of(cls, padded: Sequence[SftStep], packed: Sequence[SftStep]) -> RowShares:
         """Return the shares of the same steps on padded and on packed rows."""
         rows, tokens = sum(s.row_tokens for s in padded), sum(s.tokens for s in padded)
         return cls(1 - tokens / rows, 1 - sum(s.row_tokens for s in packed) / tokens)
@@ -51,11 +53,12 @@ def run(options: Options) -> list[Row]:
     config = SftConfig(steps=STEPS, lr=0.0)
     model, watch = load_policy(options.policy), Stopwatch()
     optimizers = build_optimizers(model, config)
-    shares: dict[str, Shares] = {}
+    shares: dict[str, RowShares] = {}
 
     def trained(kind: str, steps: Steps, packed: bool) -> list[SftStep]:
         name = f"{kind}, {'packed' if packed else 'padded'}"
-        settings = config.model_copy(update={"packed_rows": packed})
+        plain = {"packed_rows": False, "token_budget": PLAIN_BUDGET}
+        settings = config if packed else config.model_copy(update=plain)
         cpu = time.process_time()
         with watch.measure(name):
             history = train_sft(model, steps, settings, optimizers=optimizers)
@@ -64,13 +67,13 @@ def run(options: Options) -> list[Row]:
 
     def once(_: int) -> None:
         for kind, steps in kinds.items():
-            shares[kind] = Shares.of(trained(kind, steps, False), trained(kind, steps, True))
+            shares[kind] = RowShares.of(trained(kind, steps, False), trained(kind, steps, True))
 
     repeat(options.repeats, once)
     return [row for kind, steps in kinds.items() for row in rows(watch, kind, steps, shares[kind])]
 
 
-def rows(watch: Stopwatch, kind: str, steps: Steps, shares: Shares) -> list[Row]:
+def rows(watch: Stopwatch, kind: str, steps: Steps, shares: RowShares) -> list[Row]:
     """Return the rows of the table for one kind of steps, in seconds and in CPU seconds a step."""
     tokens = sum(len(example.tokens) for step in steps for example in step)
     what = (
@@ -82,7 +85,7 @@ def rows(watch: Stopwatch, kind: str, steps: Steps, shares: Shares) -> list[Row]
             [seconds / len(steps) for seconds in watch.seconds(f"{kind}, {side}{suffix}")]
             for side in ("padded", "packed")
         )
-        over = f"the same on padded rows, {shares.padding:.1%} padding"
+        over = f"the same on rows padded to {PLAIN_BUDGET} tokens, {shares.padding:.1%} padding"
         found.append(Row(what, Spread.of(packed), unit, paired_ratio(packed, padded), over, Goal(1.0, "at most")))
     return found
 

@@ -90,8 +90,8 @@ class RowPictures:
         return picture
 
 
-class ShownPicture:
-    """Hold a picture at the size that the policy sees, as `learning.batch.Picture`.
+class OpenedPicture:
+    """Hold a picture at the size that the policy sees, as `learning.batch.TowerPicture`.
 
     Its patches, eight times as large as its pixels, are computed anew when a pass reads them, and kept no longer.
     """
@@ -187,7 +187,7 @@ class RowExamples:
                 detail = f"{picture.place} has another size than when it was read"
                 raise RowFault(RejectionReason.UNREADABLE_IMAGE, detail)
         processor = self._pictures.processor
-        shown = [ShownPicture(pixels, its.grid, processor) for its, pixels in zip(row.pictures, opened, strict=True)]
+        shown = [OpenedPicture(pixels, its.grid, processor) for its, pixels in zip(row.pictures, opened, strict=True)]
         return replace(plain, images=ImageInputs(tuple(shown)))
 
 

@@ -89,7 +89,7 @@ def train_on_rows(
     from genevolve_ray.learning.policy import has_tokenizer
 
     if ranks is None or not ranks.sharded:
-        ranks = lone_rank(config.device) if config.offload else Ranks()
+        ranks = lone_rank(config.device) if learner_config(config).shards else Ranks()
     if not has_tokenizer(model_dir):
         raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
     check_companions(model_dir)

@@ -54,7 +54,7 @@ class TeacherContext:
     images: ImageInputs | None = None
 
 
-class Picture(Protocol):
+class TowerPicture(Protocol):
     """Define one picture as a Qwen-VL vision tower reads it. Its patches may be computed each time they are read."""
 
     @property
@@ -75,7 +75,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class PictureInput:
-    """Hold one picture with its patches, as `Picture` names them; sequences that show it share this object."""
+    """Hold one picture with its patches, as `TowerPicture` names them; sequences that show it share this object."""
 
     patches: Tensor
     grid: tuple[int, int, int]
@@ -86,7 +86,7 @@ class PictureInput:
 class ImageInputs:
     """Hold the pictures of sequences, at least one, in the order of their placeholder tokens."""
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[TowerPicture, ...]
 
     @property
     def pixel_values(self) -> Tensor:

@@ -50,7 +50,7 @@ class SftConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.01, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
-    token_budget: int = Field(default=4096, ge=1)
+    token_budget: int = Field(default=2048, ge=1)
     packed_rows: bool = True
     optimizer: OptimizerName = OptimizerName.ADAMW
     dtype: ComputeDtype = "float32"
