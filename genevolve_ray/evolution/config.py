@@ -227,6 +227,8 @@ class EvolutionConfig(Config):
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
+        if self.deterministic and self.learner.compile:
+            raise ValueError("deterministic=true needs learner.compile=false: compiled code is not bit-exact")
         if self.deterministic and (self.loop.mode == "async" or self.loop.sample_deadline is not None):
             raise ValueError(
                 "deterministic=true needs loop.mode=sync without loop.sample_deadline, because timing would affect the result"
