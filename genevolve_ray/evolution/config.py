@@ -239,6 +239,8 @@ class EvolutionConfig(Config):
             )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
+        if self.deterministic and self.learner.compile:
+            raise ValueError("deterministic=true needs learner.compile=false: compiled code is not bit-exact")
         timed = self.loop.sample_deadline is not None or self.loop.overlap
         if self.deterministic and (self.loop.mode == "async" or timed):
             raise ValueError(

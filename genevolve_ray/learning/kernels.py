@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,10 +15,11 @@ from transformers import PreTrainedModel
 from genevolve_ray.learning.policy import decoder_layers
 
 LIGER = "liger_kernel.transformers.monkey_patch"
+_OFF = "TORCHDYNAMO_DISABLE"
 
 
 def compile_layers(model: PreTrainedModel, device: torch.device) -> None:
-    """Compile the forward pass of each decoder layer for any number of tokens; call it before the layers are sharded.
+    """Let each decoder layer run compiled code, for any number of tokens; call it before the layers are sharded.
 
     Equal layers share their code. Attention over trees stays as it is, between two compiled parts of a layer.
 
@@ -25,10 +28,20 @@ def compile_layers(model: PreTrainedModel, device: torch.device) -> None:
     """
     if device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise ValueError("learner.compile=true on a CPU needs a C++ compiler: install g++, or set CXX")
-    # The variable that switches compilation off for an engine beside the learner is meant for the engine's process.
-    torch._dynamo.config.disable = False
-    for layer in decoder_layers(model):
-        layer.forward = torch.compile(layer.forward, dynamic=True)
+    with _switched_on():
+        for layer in decoder_layers(model):
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+
+
+@contextmanager
+def _switched_on() -> Iterator[None]:
+    """Hide the variable that switches compilation off for the process of an engine beside the learner."""
+    off = os.environ.pop(_OFF, None)
+    try:
+        yield
+    finally:
+        if off is not None:
+            os.environ[_OFF] = off
 
 
 def use_liger(model: PreTrainedModel, device: torch.device) -> None:

@@ -61,6 +61,13 @@ def test_ranks_of_the_learner_come_before_the_workers() -> None:
     ]
 
 
+def test_ranks_that_share_micro_batches_divide_all_ranks() -> None:
+    config = load_config("atlas", ["cluster.learner_ranks=4", "learner.context_parallel=2"])
+    check_devices(config)
+    with pytest.raises(PlacementError, match="learner.context_parallel=3 does not divide cluster.learner_ranks=4"):
+        check_devices(load_config("atlas", ["cluster.learner_ranks=4", "learner.context_parallel=3"]))
+
+
 @pytest.mark.parametrize(
     ("key", "reservation"),
     [("engine.device", "cluster.rollout_gpus"), ("learner.device", "cluster.learner_gpus")],
