@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from genevolve_ray.engines.protocol import WeightUpdateError
+
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -32,14 +34,32 @@ class SleepState:
     async def wake_weights(self, llm: AsyncLLM) -> None:
         """Take memory for the weights, whose values are undefined until they are loaded.
 
-        The cache has no memory yet: a load needs some for itself.
+        The cache has no memory yet: a load needs some for itself. Raises WeightUpdateError where memory is lacking.
         """
         if self.asleep:
-            await llm.wake_up(["weights"])
+            await _wake(llm, "weights")
 
     async def end(self, llm: AsyncLLM) -> None:
-        """Take memory for the cache, and let requests continue; an engine that was only paused continues as well."""
+        """Take memory for the cache, and let requests continue; an engine that was only paused continues as well.
+
+        Raises WeightUpdateError where memory is lacking.
+        """
         if self.asleep:
-            await llm.wake_up(["kv_cache"])
+            await _wake(llm, "kv_cache")
             self.asleep = False
         await llm.resume_generation()
+
+
+async def _wake(llm: AsyncLLM, part: str) -> None:
+    try:
+        await llm.wake_up([part])
+    except Exception as error:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if isinstance(error, EngineDeadError):
+            raise
+        # vLLM raises plain Exception for every error in its processes.
+        raise WeightUpdateError(
+            f"the sleeping engine got no memory for {part}: {error}; lower engine.vllm.gpu_memory_utilization, or keep the "
+            "learner's state on the host with learner.offload=true"
+        ) from error

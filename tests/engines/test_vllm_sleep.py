@@ -38,6 +38,8 @@ class FakeLlm:
 
     async def wake_up(self, tags: list[str]) -> None:
         self.calls.append(f"wake {','.join(tags)}")
+        if self.broken in tags:
+            raise RuntimeError("CUDA error: out of memory")
 
     async def pause_generation(self, mode: str, clear_cache: bool) -> None:
         self.calls.append("pause")
@@ -118,6 +120,17 @@ async def test_requests_fail_after_a_load_that_failed_and_do_not_hang(sleeper: V
         await sleeper.update("v1", 1, PROBE)
     assert llm.calls[-2:] == ["wake kv_cache", "resume"]
     with pytest.raises(WeightUpdateError, match="did not complete"):
+        await sleeper._wait_verified()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("part", ["weights", "kv_cache"])
+async def test_an_engine_that_gets_no_memory_says_what_to_change(sleeper: VllmEngine, llm: FakeLlm, part: str) -> None:
+    await sleeper.sleep()
+    llm.broken = part
+    with pytest.raises(WeightUpdateError, match=f"no memory for {part}: .*out of memory; lower engine.vllm.gpu_memory"):
+        await sleeper.update("v1", 1, PROBE)
+    with pytest.raises(WeightUpdateError, match="no memory"):
         await sleeper._wait_verified()
 
 
