@@ -53,7 +53,9 @@ async def test_engines_rest_between_the_last_rollout_and_the_next_version(scene:
 
 
 def test_engines_that_sample_during_the_learner_step_cannot_rest() -> None:
-    with pytest.raises(ValueError, match=r"engine\.vllm\.sleep=true needs loop\.mode=sync and loop\.overlap=false, got async"):
+    with pytest.raises(
+        ValueError, match=r"engine\.vllm\.sleep=true needs loop\.mode=sync and loop\.overlap=false, got async"
+    ):
         make_config(mode="async", engine={"vllm": {"sleep": True}})
 
 
