@@ -102,7 +102,7 @@ class ClusterConfig(Config):
     """Transport of a version's weights to the engines. `host`: as files, once to every node through Ray's object store.
     `nccl`: from GPU to GPU, with separate GPUs for learner and engines. `ipc`: learner and engines share a GPU.
     `gloo`: for tests of the GPU transports on CPUs. Where it is not given: `nccl` or `ipc` where learner and vLLM are on
-    GPUs and no outside worker, rehearsal or published adapter needs files."""
+    GPUs and no outside worker, rehearsal or published adapter needs files (not run on a GPU)."""
     weights_piece_mib: int = Field(default=256, ge=1)
     """Size of the pieces in which tensors travel to engines, in MiB; a larger tensor is a piece of its own. The next
     piece is packed while one is sent, so both ends hold two (`ipc`: one). Not run on a GPU."""
@@ -135,8 +135,8 @@ class PlacedConfig(EvolutionConfig):
 
     @property
     def part_tokens(self) -> int:
-        """Least number of tokens with which the learner begins early: a micro-batch for each of its ranks."""
-        return super().part_tokens * self.cluster.learner_ranks
+        """Least number of tokens with which the learner begins early: as many as its ranks compute side by side."""
+        return super().part_tokens * self.cluster.learner_ranks // self.learner.context_parallel
 
     @model_validator(mode="after")
     def _sampled_as_the_profile(self) -> PlacedConfig:

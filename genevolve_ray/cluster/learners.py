@@ -63,7 +63,8 @@ class LearnerWorker:
 
         size = self._config.cluster.learner_ranks
         if not self._config.learner.threads:
-            # Ray limits workers to one thread. In a synchronous step the engine is idle while the learner works.
+            # Ray limits workers to one thread. In a synchronous step the engine is idle while the learner works (but for
+            # what `loop.overlap` adds early).
             use_threads(max(1, len(os.sched_getaffinity(0)) // size))
         ranks = None
         if address is not None:
@@ -79,6 +80,9 @@ class LearnerWorker:
         self._learner = start_learner(self._config, Path(self._model_dir), folders, images, ranks)
         if self._config.cluster.weights != "host":
             self._sender = Sender(self._config.cluster.weights, self._rank, self._learner.outgoing())
+
+    async def ping(self) -> None:
+        """Answer: the event loop runs."""
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the learner port."""
@@ -171,12 +175,15 @@ class RayLearner:
 
     async def accumulate(self, groups: Sequence[Group], step: int) -> None:
         """Add the gradient of some groups of a step early, on every rank."""
-        await self._call("accumulate", list(groups), step)
+        await self._call("accumulate", list(groups), step, answers=True)
 
     async def step(
         self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
     ) -> dict[str, float]:
         """Take one optimization step on judged groups, taught by lessons, and return its metrics."""
+        if parts:
+            # A learner that was replaced has none of them; `step` alone takes as long as its rest usually does.
+            await self._call("catch_up", list(groups), step, parts, answers=True)
         metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons), parts)
         return metrics
 
@@ -248,7 +255,7 @@ class RayLearner:
         digest: str = await self._call("state_hash")
         return digest
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any, answers: bool = False) -> Any:
         if len(self.workers) > 1:
             import ray
 
@@ -257,14 +264,19 @@ class RayLearner:
         async with self._turn:
             if method in _CHANGING:
                 self._held = None
-            return (await self._all(method, lambda worker: worker.call.remote(method, *arguments)))[0]
+            return (await self._all(method, lambda worker: worker.call.remote(method, *arguments), answers))[0]
 
-    async def _all(self, method: str, call: Callable[[Any], Awaitable[Any]]) -> list[Any]:
-        """Call every rank, and return the replies in their order. A rank computes in its event loop: it has no pings."""
-        return await _together(
-            method,
-            [self._supervise(f"learner, {method}", worker, await_remote(call(worker))) for worker in self.workers],
-        )
+    async def _all(self, method: str, call: Callable[[Any], Awaitable[Any]], answers: bool = False) -> list[Any]:
+        """Call every rank, and return the replies in their order.
+
+        A rank answers pings where it works in another thread (`answers`); else it computes in its event loop.
+        """
+
+        def supervised(worker: Any) -> Awaitable[Any]:
+            ping = (lambda: worker.ping.remote()) if answers else None
+            return self._supervise(f"learner, {method}", worker, await_remote(call(worker)), ping=ping)
+
+        return await _together(method, [supervised(worker) for worker in self.workers])
 
 
 async def _together(method: str, replies: Sequence[Awaitable[Any]]) -> list[Any]:

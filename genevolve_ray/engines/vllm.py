@@ -171,7 +171,7 @@ class VllmEngine:
             # The class, not its name: then the engine process imports its module as soon as it unpickles its arguments.
             "logits_processors": [BanMask],
             "worker_extension_cls": WORKER_EXTENSION,
-            "scheduler_cls": scheduler(device),
+            **scheduler(device),
             **placement(config, device),
             **quantization(config),
             **batching(config, device, max_model_len, max_num_seqs),

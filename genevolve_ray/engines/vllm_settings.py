@@ -41,9 +41,11 @@ def executor(ways: int, device: str) -> dict[str, str]:
     return {"distributed_executor_backend": "uni"} if device == "cpu" else {}
 
 
-def scheduler(device: str) -> str:
-    """Return the name of the scheduler's class; on a CPU vLLM schedules no pass while another one runs."""
-    return f"genevolve_ray.engines.vllm_scheduler.{'HeldScheduler' if device == 'cpu' else 'HeldAsyncScheduler'}"
+def scheduler(device: str) -> dict[str, Any]:
+    """Return the settings of the scheduler; on a CPU vLLM schedules no pass while another one runs."""
+    if device == "cpu":
+        return {"scheduler_cls": "genevolve_ray.engines.vllm_scheduler.HeldScheduler"}
+    return {"scheduler_cls": "genevolve_ray.engines.vllm_scheduler.HeldAsyncScheduler", "async_scheduling": True}
 
 
 def batching(config: VllmConfig, device: str, max_model_len: int, max_num_seqs: int) -> dict[str, Any]:

@@ -247,6 +247,12 @@ class EvolutionConfig(Config):
                 "deterministic=true needs loop.mode=sync without loop.sample_deadline and loop.overlap, because timing would "
                 "affect the result"
             )
+        pairs = self.experience.max_pairs
+        if self.loop.overlap and self.experience.enabled and self.loop.requests_per_step > pairs:
+            raise ValueError(
+                f"loop.overlap=true compares every group as soon as it is complete, but experience.max_pairs={pairs} is "
+                f"below loop.requests_per_step={self.loop.requests_per_step}: set one of them"
+            )
         self._follow()
         if self.deterministic:
             self._lock_step()
@@ -291,8 +297,7 @@ class EvolutionConfig(Config):
     @property
     def compares_early(self) -> bool:
         """True when attempts of complete groups are compared while others are still played."""
-        experience = self.experience
-        return self.loop.overlap and experience.enabled and self.loop.requests_per_step <= experience.max_pairs
+        return self.loop.overlap and self.experience.enabled
 
     @property
     def part_tokens(self) -> int:

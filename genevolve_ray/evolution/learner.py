@@ -101,17 +101,17 @@ class LocalLearner:
         pictures = self._pictures() if self._pictures is not None else None
         return training_sequences(groups, self._advantage, teachers, pictures)
 
-    def _catch_up(self, groups: Sequence[Group], step: int, parts: Parts) -> list[Group]:
-        """Bring the learner to the state after all parts of a step, and return the groups that belong to none."""
+    async def catch_up(self, groups: Sequence[Group], step: int, parts: Parts) -> None:
+        """Add in another thread those parts of a step that the learner lacks, as after its loss. Raises as `step` does."""
+        await asyncio.to_thread(self._catch_up, groups, step, parts)
+
+    def _catch_up(self, groups: Sequence[Group], step: int, parts: Parts) -> None:
         wanted, added = [tuple(part) for part in parts], self._begun[1]
         if self._begun[0] != step or added != wanted[: len(added)]:
             self._drop(step)
         named = {group.request_id: group for group in groups}
         for part in wanted[len(self._begun[1]) :]:
             self._add([named[request] for request in part], step)
-        self._begun = (0, [])
-        in_parts = {request for part in wanted for request in part}
-        return [group for group in groups if group.request_id not in in_parts]
 
     async def step(
         self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
@@ -124,7 +124,10 @@ class LocalLearner:
             StoredPictureMismatch: for a picture that is not the one that the policy saw.
         """
         teachers = _Teachers(self._patch, lessons) if self._patch is not None else None
-        rest = self._catch_up(groups, step, parts)
+        self._catch_up(groups, step, parts)
+        self._begun = (0, [])
+        added = {request for part in parts for request in part}
+        rest = [group for group in groups if group.request_id not in added]
         self._trained += trained_trajectories(rest)
         if not self._trained:
             reasons = {t.reason for g in groups for t in g.trajectories if t.outcome is Outcome.INFRA_FAILURE}

@@ -75,8 +75,8 @@ def build_optimizer(model: PreTrainedModel, config: LearnerConfig) -> torch.opti
 def checkpoint_layers(model: PreTrainedModel, share: float) -> None:
     """Keep only the inputs of a share of the decoder layers for the backward pass, which recomputes the rest.
 
-    The layers are spread evenly, and the last one is among them. The switch of transformers works in training mode alone,
-    and that mode would enable dropout in some models.
+    The layers are spread evenly. The switch of transformers works in training mode alone, and that mode would enable
+    dropout in some models.
     """
     for index, layer in enumerate(decoder_layers(model)):
         if int((index + 1) * share) > int(index * share):

@@ -254,7 +254,7 @@ class LearnerConfig(Config):
     """Compile each decoder layer by torch.compile. The first step then takes longer by the compilation. Results differ by
     rounding, also between two starts of a run."""
     reshard_after_forward: bool = True
-    """Free the gathered weights of a layer after its forward pass and gather them again in the backward pass. False keeps
+    """Of a sharded learner: free the gathered weights of a layer after its forward pass and gather them again in the backward pass. False keeps
     them between the two: one gathering fewer per micro-batch, and the whole model in the compute dtype on every rank."""
     prefetch_layers: int = Field(default=0, ge=0)
     """Layers whose weights a sharded learner gathers ahead of the one that computes, forward and backward. 0 leaves
@@ -297,6 +297,14 @@ class LearnerConfig(Config):
     def trains_projector(self) -> bool:
         """True when an adapter on the projectors of the vision tower is trained."""
         return self.lora is not None and self.lora.projector
+
+    @model_validator(mode="after")
+    def _fits_the_device(self) -> LearnerConfig:
+        if self.context_parallel > 1 and not self.packed_rows:
+            raise ValueError(f"context_parallel={self.context_parallel} needs packed_rows=true: it cuts packed rows")
+        if self.kernels == "liger" and self.device == "cpu":
+            raise ValueError("kernels=liger needs a GPU, got device=cpu")
+        return self
 
     @model_validator(mode="after")
     def _betas(self) -> LearnerConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -30,8 +31,14 @@ class Workers:
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
         if count > 1:
-            inside = max(1, torch.get_num_threads() // count)
+            threads, began = torch.get_num_threads(), Barrier(count + 1)
+            inside = max(1, threads // count)
             self._pool = ThreadPoolExecutor(count, "micro-batches", lambda: torch.set_num_threads(inside))
+            for _ in range(count):
+                self._pool.submit(began.wait)
+            began.wait()
+            # The last number set is also that of threads which begin later, such as an engine's.
+            torch.set_num_threads(threads)
 
     @staticmethod
     def of(config: LearnerConfig, ranks: Ranks, shared: bool) -> Workers:
@@ -43,6 +50,8 @@ class Workers:
             shared: whether policy and reference are one model that is switched between them.
         """
         alone = config.device == "cpu" and ranks.size == 1 and not ranks.sharded and not shared
+        # While one thread compiles, torch refuses to run compiled code in another.
+        alone = alone and not config.compile
         return Workers(min(_MOST, torch.get_num_threads()) if alone else 1)
 
     def map(self, work: Callable[[MicroBatch], T], batches: Sequence[MicroBatch]) -> list[T]:

@@ -215,7 +215,11 @@ async def test_a_part_that_fails_is_nothing_to_go_on_from() -> None:
 
 async def test_the_event_loop_runs_while_a_part_is_added() -> None:
     learner, added = StubLearner(), threading.Event()
-    learner.accumulate = lambda sequences, step: added.wait(10)  # type: ignore[method-assign, assignment]
+
+    def wait(_sequences: object, _step: int) -> None:
+        assert added.wait(10), "the event loop stood still"
+
+    learner.accumulate = wait  # type: ignore[method-assign, assignment]
     adding = asyncio.create_task(port(learner).accumulate([GOOD], 1))
     await asyncio.sleep(0)
     added.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,12 +78,20 @@ def test_an_error_in_a_worker_is_raised() -> None:
         Workers(2).add_gradients(fails, [None, None], [])  # type: ignore[arg-type, list-item]
 
 
+def test_threads_that_begin_later_keep_their_number() -> None:
+    workers = Workers(2)
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
+    assert workers.map(lambda _: torch.get_num_threads(), [None, None]) == [1, 1]  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize(
     ("config", "ranks", "shared"),
     [
         (LearnerConfig(device="cuda"), Ranks(), False),
         (LearnerConfig(), Ranks(0, 2), False),
         (LearnerConfig(lora=LoraConfig()), Ranks(), True),
+        (LearnerConfig(compile=True), Ranks(), False),
     ],
 )
 def test_other_learners_have_one_worker(config: LearnerConfig, ranks: Ranks, shared: bool) -> None:
