@@ -254,8 +254,9 @@ class LearnerConfig(Config):
     """Compile each decoder layer by torch.compile. The first step then takes longer by the compilation. Results differ by
     rounding, also between two starts of a run."""
     reshard_after_forward: bool = True
-    """Of a sharded learner: free the gathered weights of a layer after its forward pass and gather them again in the backward pass. False keeps
-    them between the two: one gathering fewer per micro-batch, and the whole model in the compute dtype on every rank."""
+    """Of a sharded learner: free the gathered weights of a layer after its forward pass, and gather them again in the
+    backward pass. False keeps them between the two: one gathering fewer per micro-batch, and the whole model in the compute
+    dtype on every rank."""
     prefetch_layers: int = Field(default=0, ge=0)
     """Layers whose weights a sharded learner gathers ahead of the one that computes, forward and backward. 0 leaves
     FSDP2's own order: forward as the host issues it, one layer ahead backward."""

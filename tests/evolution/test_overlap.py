@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from loop_fakes import FakeLearner, FakeRollouts, Recorder, Scene, evolve, make_config, make_trajectory
+from pydantic import ValidationError
 
 from genevolve_ray.cluster.config import PlacedConfig
 from genevolve_ray.evolution.loop import Evolution
