@@ -95,6 +95,11 @@ def check_devices(config: PlacedConfig) -> None:
             f"engine.vllm.tensor_parallel_size={ways} needs this many GPUs for each rollout worker, "
             f"cluster.rollout_gpus={cluster.rollout_gpus:g}"
         )
+    if config.engine.vllm.sleep and config.engine.device != "cpu" and not on_one_gpu(cluster):
+        raise PlacementError(
+            "engine.vllm.sleep=true is for engines on the learner's GPU, but cluster.learner_gpus="
+            f"{cluster.learner_gpus:g} and cluster.rollout_gpus={cluster.rollout_gpus:g} reserve more than one"
+        )
     for key, device, reservation, gpus in pairs:
         if device != "cpu" and not gpus:
             raise PlacementError(f"{key}={device} computes on a GPU, but {reservation}={gpus:g} reserves none")

@@ -266,6 +266,7 @@ class VllmEngine:
         """Return the log-probs of a sequence; see `Engine.score`."""
         room_for(len(token_ids), 1, self.max_model_len)
         async with self._updating:
+            self._sleep.check_awake()
             return await self._score(token_ids, media)
 
     async def close(self) -> None:

@@ -25,6 +25,11 @@ class SleepState:
         """Begin awake."""
         self.asleep = False
 
+    def check_awake(self) -> None:
+        """Check that the engine can compute. Raises WeightUpdateError: it would wait for an update that waits for it."""
+        if self.asleep:
+            raise WeightUpdateError("the engine sleeps, and has no weights until its next update")
+
     async def begin(self, llm: AsyncLLM) -> None:
         """Drop weights and cache. Requests that are in flight or arrive are kept, and continue after the next load."""
         if not self.asleep:
@@ -60,6 +65,6 @@ async def _wake(llm: AsyncLLM, part: str) -> None:
             raise
         # vLLM raises plain Exception for every error in its processes.
         raise WeightUpdateError(
-            f"the sleeping engine got no memory for {part}: {error}; lower engine.vllm.gpu_memory_utilization, or keep the "
-            "learner's state on the host with learner.offload=true"
+            f"the sleeping engine got no memory for {part}: {error}; resume the run with a lower "
+            "engine.vllm.gpu_memory_utilization"
         ) from error

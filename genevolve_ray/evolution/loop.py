@@ -58,6 +58,7 @@ class Evolution:
 
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
+        await self.rest()
         version = await restore(
             self.store, self.learner, self.experience, self.monitor, exact=self.config.learner.exact
         )
@@ -65,6 +66,11 @@ class Evolution:
             self.monitor.note(f"{message}; nothing that the run needs is lost")
         await self.publish(version)
         return version
+
+    async def rest(self) -> None:
+        """Let engines that share the learner's GPUs free them until the next version, where the run says so."""
+        if self.config.engine.vllm.sleep:
+            await self.rollouts.rest()
 
     async def run(self, version: int) -> None:
         """Evolve the policy from `version`, which `start` returned, to the last step."""
@@ -88,8 +94,7 @@ class Evolution:
                 self.overlap.begin(step)
                 self.comparisons.begin(step)
                 batch = await stream.take(step)
-                if config.engine.vllm.sleep:
-                    await self.rollouts.rest()
+                await self.rest()
                 clock.lap("seconds_rollout")
                 experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")

@@ -113,6 +113,14 @@ async def test_an_engine_falls_asleep_once(sleeper: VllmEngine, llm: FakeLlm) ->
     assert llm.calls.count("sleep 2 keep") == 2
 
 
+async def test_a_sleeping_engine_scores_nothing(sleeper: VllmEngine) -> None:
+    await sleeper.sleep()
+    with pytest.raises(WeightUpdateError, match="the engine sleeps"):
+        await sleeper.score((1, 2))
+    await sleeper.update("v1", 1, PROBE)
+    assert await sleeper.score((1, 2)) == [-0.5]
+
+
 async def test_requests_fail_after_a_load_that_failed_and_do_not_hang(sleeper: VllmEngine, llm: FakeLlm) -> None:
     await sleeper.sleep()
     llm.broken = "load_folder"
@@ -128,7 +136,9 @@ async def test_requests_fail_after_a_load_that_failed_and_do_not_hang(sleeper: V
 async def test_an_engine_that_gets_no_memory_says_what_to_change(sleeper: VllmEngine, llm: FakeLlm, part: str) -> None:
     await sleeper.sleep()
     llm.broken = part
-    with pytest.raises(WeightUpdateError, match=f"no memory for {part}: .*out of memory; lower engine.vllm.gpu_memory"):
+    with pytest.raises(
+        WeightUpdateError, match=f"no memory for {part}: .*out of memory; resume the run with a lower engine"
+    ):
         await sleeper.update("v1", 1, PROBE)
     with pytest.raises(WeightUpdateError, match="no memory"):
         await sleeper._wait_verified()

@@ -46,7 +46,12 @@ async def test_engines_rest_between_the_last_rollout_and_the_next_version(scene:
     config = make_config(steps=2, engine={"vllm": {"sleep": True}})
     await evolve(scene.begin(config, rollouts))
     step = ["rollout"] * 4 + ["rest", "update"]
-    assert rollouts.calls == ["update", *step, *step]
+    assert rollouts.calls == [
+        "rest",
+        "update",
+        *step,
+        *step,
+    ]  # stored batches may be learned again before the first version
     awake = FakeRollouts()
     await evolve(scene.begin(config.model_copy(update={"engine": make_config().engine}), awake))
     assert "rest" not in awake.calls

@@ -60,6 +60,7 @@ CHANGEABLE = (
     "loop.overlap",
     "loop.parity_limit",
     "engine.max_concurrent",
+    "engine.vllm.gpu_memory_utilization",
     "engine.vllm.kv_cache_mib",
     "engine.vllm.threads",
     "engine.vllm.sleep",
