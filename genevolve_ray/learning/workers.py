@@ -21,6 +21,9 @@ from genevolve_ray.learning.distributed import Ranks
 T = TypeVar("T")
 _MOST = 2
 """More of them were not measured. Each holds gradients and activations of its own."""
+_LARGEST_SHARE = 0.6
+"""Part of the tokens above which one worker's share would take longer than all threads inside each operation take for
+everything: two such threads are 1.6 to 1.8 times as fast as one (docs/log.md)."""
 
 
 class Workers:
@@ -32,8 +35,7 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
         if count > 1:
             threads, began = torch.get_num_threads(), Barrier(count + 1)
-            inside = max(1, threads // count)
-            self._pool = ThreadPoolExecutor(count, "micro-batches", lambda: torch.set_num_threads(inside))
+            self._pool = ThreadPoolExecutor(count, "micro-batches", _limit_threads, (max(1, threads // count),))
             for _ in range(count):
                 self._pool.submit(began.wait)
             began.wait()
@@ -62,7 +64,12 @@ class Workers:
             with torch.no_grad():
                 return work(batch)
 
-        return list(map(quiet, batches) if self._pool is None else self._pool.map(quiet, batches))
+        return list(self._pool.map(quiet, batches) if self._pool and self._even(batches) else map(quiet, batches))
+
+    def _even(self, batches: Sequence[MicroBatch]) -> bool:
+        """Return whether the shares of all workers take about the same time."""
+        shares = [sum(batch.distinct for batch in batches[first :: self.count]) for first in range(self.count)]
+        return max(shares) <= _LARGEST_SHARE * sum(shares)
 
     def add_gradients(
         self,
@@ -71,7 +78,7 @@ class Workers:
         parameters: Sequence[nn.Parameter],
     ) -> list[T]:
         """Add the gradients of the losses of all micro-batches to the parameters; return what came with each loss."""
-        if self._pool is None:
+        if self._pool is None or not self._even(batches):
             found = []
             for batch in batches:
                 value, rest = loss(batch)
@@ -95,6 +102,12 @@ class Workers:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
             results[first :: self.count] = rests
         return results  # type: ignore[return-value]
+
+
+def _limit_threads(count: int) -> None:
+    torch.set_num_threads(count)
+    # At its first operation a thread takes over the last number that any thread has set, unless it asked before.
+    torch.get_num_threads()
 
 
 def _add(sums: list[Tensor | None], gradients: Iterable[Tensor | None]) -> None:

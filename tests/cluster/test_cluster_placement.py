@@ -68,16 +68,16 @@ def test_ranks_that_share_micro_batches_divide_all_ranks() -> None:
         check_devices(load_config("atlas", ["cluster.learner_ranks=4", "learner.context_parallel=3"]))
 
 
-@pytest.mark.parametrize(
-    ("key", "reservation"),
-    [("engine.device", "cluster.rollout_gpus"), ("learner.device", "cluster.learner_gpus")],
-)
 def test_engines_on_gpus_of_their_own_do_not_sleep() -> None:
     asleep = ["engine.vllm.sleep=true", "cluster.learner_gpus=1", "cluster.rollout_gpus=1"]
     with pytest.raises(PlacementError, match="engine.vllm.sleep=true is for engines on the learner's GPU"):
         check_devices(load_config("paper", asleep))
 
 
+@pytest.mark.parametrize(
+    ("key", "reservation"),
+    [("engine.device", "cluster.rollout_gpus"), ("learner.device", "cluster.learner_gpus")],
+)
 def test_computing_on_a_gpu_without_reserving_one_is_refused(key: str, reservation: str) -> None:
     with pytest.raises(PlacementError, match=f"{key}=cuda computes on a GPU, but {reservation}=0"):
         check_devices(load_config("atlas", [f"{key}=cuda"]))

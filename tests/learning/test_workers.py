@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from learning_fakes import sequences, siblings, taught
 
-from genevolve_ray.learning.batch import TrainSequence
+from genevolve_ray.learning.batch import TrainSequence, empty_batch
 from genevolve_ray.learning.config import KlConfig, LearnerConfig, LoraConfig, VedConfig
 from genevolve_ray.learning.distributed import Ranks
 from genevolve_ray.learning.step import Learner
@@ -74,15 +75,22 @@ def test_an_error_in_a_worker_is_raised() -> None:
     def fails(_batch: object) -> tuple[torch.Tensor, None]:
         raise ValueError("the second micro-batch")
 
+    halves = [replace(empty_batch(torch.device("cpu")), distinct=10)] * 2
     with pytest.raises(ValueError, match="the second micro-batch"):
-        Workers(2).add_gradients(fails, [None, None], [])  # type: ignore[arg-type, list-item]
+        Workers(2).add_gradients(fails, halves, [])
+
+
+@pytest.mark.parametrize(("tokens", "threads"), [([10, 10], [1, 1]), ([10, 5], [2, 2]), ([10, 0], [2, 2])])
+def test_one_large_micro_batch_gets_all_threads(tokens: list[int], threads: list[int]) -> None:
+    batches = [replace(empty_batch(torch.device("cpu")), distinct=count) for count in tokens]
+    assert Workers(2).map(lambda _: torch.get_num_threads(), batches) == threads
 
 
 def test_threads_that_begin_later_keep_their_number() -> None:
     workers = Workers(2)
     with ThreadPoolExecutor(1) as later:
         assert later.submit(torch.get_num_threads).result() == 2
-    assert workers.map(lambda _: torch.get_num_threads(), [None, None]) == [1, 1]  # type: ignore[list-item]
+    assert workers.count == 2
 
 
 @pytest.mark.parametrize(
