@@ -65,7 +65,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         ("seed", 1, "seed of weights and tokens"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{what} (default {value})")
-    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    parser.add_argument(
+        "--checkpointing",
+        type=float,
+        nargs="?",
+        default=0.0,
+        const=1.0,
+        metavar="SHARE",
+        help="recompute the activations of the layers, or of a share of them, in the backward pass",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the decoder layers")
+    parser.add_argument("--kernels", choices=("torch", "liger"), default="torch", help="kernels of norms, RoPE, SwiGLU")
     parser.add_argument("--offload", action="store_true", help="master weights and optimizer on the host")
     parser.add_argument("--kl", action="store_true", help="with a reference pass")
     parser.add_argument("--peak-tflops", type=float, default=None, help="peak of the device, if the table lacks it")
@@ -89,6 +99,8 @@ def learner_config(settings: argparse.Namespace) -> LearnerConfig:
         lr=1e-5,
         temperature=1.0,
         gradient_checkpointing=settings.checkpointing,
+        compile=settings.compile,
+        kernels=settings.kernels,
         offload=settings.offload,
         lora=LoraConfig(rank=settings.lora, alpha=2.0 * settings.lora) if settings.lora else None,
         kl=KlConfig(coefficient=1e-3 if settings.kl else 0.0),
@@ -156,8 +168,13 @@ def profile(learner: Learner, sequences: Sequence[TrainSequence], device: str, s
     ]
 
 
-def measure(settings: argparse.Namespace) -> dict[str, Any]:
-    """Run the steps and return the result; `ok` says whether they did something sensible."""
+def measure(settings: argparse.Namespace, model_dir: Path | None = None) -> dict[str, Any]:
+    """Run the steps and return the result; `ok` says whether they did something sensible.
+
+    Args:
+        settings: the command line.
+        model_dir: the policy; by default a random one is written, and the last step is profiled.
+    """
     import torch
     import transformers
 
@@ -167,10 +184,11 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     gpu = settings.device.startswith("cuda")
     with TemporaryDirectory(prefix="genevolve-learner-") as folder:
-        write_model(settings, folder)
+        if model_dir is None:
+            write_model(settings, folder)
         if gpu:
             torch.cuda.empty_cache()
-        learner = Learner(folder, learner_config(settings))
+        learner = Learner(model_dir or folder, learner_config(settings))
     plain = make_sequences(settings)
     sequences = [
         replace(sequence, logprobs=[0.0] * (len(sequence.tokens) - len(score)) + list(score))
@@ -187,7 +205,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
         metrics.append(learner.train_step(sequences, step))
         synchronize(settings.device)
         seconds.append(time.perf_counter() - started)
-    seconds = seconds[1:]  # the first step builds the optimizer's state and fills caches
+    first, *seconds = seconds  # the first step builds the optimizer's state, compiles, and fills caches
     memory = torch.cuda.max_memory_allocated(settings.device) if gpu else None
     flops, tokens = step_flops(learner, sequences, settings), metrics[-1]["tokens"]
     name = torch.cuda.get_device_name(settings.device) if gpu else "cpu"
@@ -206,6 +224,8 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
             "seconds": median(seconds),
             "seconds_low": min(seconds),
             "seconds_high": max(seconds),
+            "seconds_each": seconds,
+            "seconds_first": first,
             "tokens": tokens,
             "policy_tokens": metrics[-1]["policy_tokens"],
             "micro_batches": metrics[-1]["micro_batches"],
@@ -218,7 +238,7 @@ def measure(settings: argparse.Namespace) -> dict[str, Any]:
         "tflops_per_second": rate,
         "peak_tflops_assumed": peak,
         "mfu": rate / peak if peak else None,
-        "profile": profile(learner, sequences, settings.device, settings.repeats + 1),
+        "profile": None if model_dir else profile(learner, sequences, settings.device, settings.repeats + 1),
     }
 
 

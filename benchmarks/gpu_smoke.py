@@ -74,8 +74,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parsed
 
 
-def write_model(settings: argparse.Namespace, folder: str) -> None:
-    """Write the random policy to `folder` in HF layout, float32."""
+def write_model(settings: argparse.Namespace, folder: str | Path, dtype: str = "float32") -> None:
+    """Write the random policy to `folder` in HF layout."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -92,7 +92,7 @@ def write_model(settings: argparse.Namespace, folder: str) -> None:
         tie_word_embeddings=True,
     )
     with torch.device(settings.device):
-        model = Qwen3ForCausalLM(shape)
+        model = Qwen3ForCausalLM(shape).to(getattr(torch, dtype))
     model.save_pretrained(folder)
 
 

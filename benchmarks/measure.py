@@ -96,6 +96,7 @@ class Options:
         quick: small sizes: shows that everything runs, measures nothing.
         threads: torch threads of the learner, of the bare loop and of TRL alike.
         run: a finished run whose metrics `step` reads instead of evolving a policy itself.
+        device: where the stages of `gpu_all` compute.
     """
 
     policy: Path
@@ -103,6 +104,11 @@ class Options:
     quick: bool = False
     threads: int = 2
     run: Path | None = None
+    device: str = "cpu"
+
+
+class LeftOut(Exception):
+    """Say why a stage cannot be measured on this machine."""
 
 
 def prepare_process(threads: int) -> None:

@@ -53,6 +53,10 @@ RANK = 16
 """Of a LoRA adapter on every linear layer of the decoder."""
 
 # --- measured --------------------------------------------------------------------------------------------------------
+SHARED = 0.36
+"""Share of a step's tokens that repeat a prefix of another rollout of their group (default shape of the atlas preset)."""
+PADDING = 0.19
+"""Padding of micro-batches of whole sequences (the same run)."""
 SHA256 = 2.1 * GB
 """Bytes/s of one core (AMD EPYC with SHA extensions, Python's hashlib)."""
 HASH_CORES = 16
@@ -67,18 +71,21 @@ KV_BYTES = 2 * 2 * LAYERS * KEY_VALUE
 """Bytes of a token in the cache, bfloat16."""
 
 
-def forward_flops() -> float:
-    """Return the operations of one pass over one trajectory: blocks, causal attention, head on policy tokens."""
-    return 2.0 * BLOCKS * T + 2.0 * LAYERS * QUERY * T**2 + 2.0 * HEAD * P
+def forward_flops(shared: float = 0.0) -> float:
+    """Return the operations of one pass over one trajectory: blocks, causal attention, head on policy tokens.
+
+    A share of its tokens, its first ones, is computed elsewhere. They attend to few, so their attention is its square.
+    """
+    return 2.0 * BLOCKS * T * (1 - shared) + 2.0 * LAYERS * QUERY * T**2 * (1 - shared**2) + 2.0 * HEAD * P
 
 
-def learner_seconds(*, lora: bool = False) -> float:
-    """Return GPU-seconds of one trajectory in a step.
+def learner_seconds(*, lora: bool = False, shared: float = SHARED) -> float:
+    """Return GPU-seconds of one trajectory in a step, on packed rows of prefix trees.
 
     A pass each for forward, recomputation, reference and teacher (all sequences taught), and two for the backward pass,
     with LoRA one: weights that are frozen have no gradient.
     """
-    return (5 if lora else 6) * forward_flops() / (MFU * PEAK_FLOPS)
+    return (5 if lora else 6) * forward_flops(shared) / (MFU * PEAK_FLOPS)
 
 
 def offload_seconds(samples: int) -> float:
@@ -86,7 +93,7 @@ def offload_seconds(samples: int) -> float:
 
     Weights go up in float32 for forward, backward and teacher, in bfloat16 for the reference.
     """
-    batches = ceil(samples * T / TOKEN_BUDGET)
+    batches = ceil(samples * T * (1 - SHARED) / TOKEN_BUDGET)
     traffic = TRAINED * (3 * 4 + 2 + 4) / PCIE
     adding = TRAINED * 12 / HOST_ADAM
     return batches * (traffic + adding) + TRAINED * 28 / HOST_ADAM
@@ -151,6 +158,11 @@ def digest_seconds(*, lora: bool = False) -> float:
     that hold its shards, at the speed of their memory.
     """
     return 2 * published_bytes(lora=lora) / (SHA256 * HASH_CORES)
+
+
+def logits_gb(tokens: int = TOKEN_BUDGET) -> float:
+    """Return GB of the float32 logits of a micro-batch, which the plain way holds and the learner never does."""
+    return 4.0 * tokens * VOCABULARY / GB
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -278,6 +290,21 @@ def work_table() -> list[str]:
     return ["| part | GPU-seconds a sample | a step of 8 x 6 |", "|---|---|---|", *body]
 
 
+def rows_table() -> list[str]:
+    """Return what the learner's step of 8 x 6 costs on padded rows, on packed ones, and on those of prefix trees."""
+    packed = 48 * learner_seconds(shared=0)
+    rows = {
+        "padded": (1 / (1 - PADDING), packed / (1 - PADDING)),
+        "packed": (1.0, packed),
+        "packed, common prefixes once": (1 - SHARED, 48 * learner_seconds()),
+    }
+    body = [
+        f"| {rows_of} | {48 * T * tokens:,.0f} | {seconds:.0f} | {seconds / packed:.2f} |"
+        for rows_of, (tokens, seconds) in rows.items()
+    ]
+    return ["| rows | tokens of a pass | GPU-seconds of a step | over packed |", "|---|---|---|---|", *body]
+
+
 def memory_table() -> list[str]:
     """Return GB on one GPU for each way to hold a learner, and tokens of an engine's cache."""
     rows = [
@@ -320,7 +347,7 @@ def flow_table(layouts: Sequence[Layout] = LAYOUTS) -> list[str]:
     return lines
 
 
-TABLES = {"work": work_table, "memory": memory_table, "layouts": layout_table, "flow": flow_table}
+TABLES = {"work": work_table, "rows": rows_table, "memory": memory_table, "layouts": layout_table, "flow": flow_table}
 
 
 def main() -> None:

@@ -83,6 +83,11 @@ def test_deterministic_decides_engine_and_learner() -> None:
     assert loose.learner.threads == 4
 
 
+def test_deterministic_compiles_nothing() -> None:
+    with pytest.raises(ConfigError, match="deterministic=true needs learner.compile=false"):
+        load_config("atlas", ["deterministic=true", "engine.kind=transformers", "learner.compile=true"])
+
+
 def test_the_held_out_comparison_can_be_switched_off() -> None:
     assert load_config("atlas", ["heldout.requests=0"]).heldout.requests == 0
 

@@ -232,8 +232,15 @@ class EvolutionConfig(Config):
                 "distillation needs experience: "
                 f"learner.ved.coefficient={self.learner.ved.coefficient:g}, experience.enabled=false"
             )
+        if self.engine.vllm.sleep and (self.loop.mode != "sync" or self.learns_early):
+            raise ValueError(
+                f"engine.vllm.sleep=true needs loop.mode=sync and loop.overlap=false, got {self.loop.mode} and "
+                f"{str(self.loop.overlap).lower()}: engines would sample while the learner works"
+            )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
+        if self.deterministic and self.learner.compile:
+            raise ValueError("deterministic=true needs learner.compile=false: compiled code is not bit-exact")
         timed = self.loop.sample_deadline is not None or self.loop.overlap
         if self.deterministic and (self.loop.mode == "async" or timed):
             raise ValueError(

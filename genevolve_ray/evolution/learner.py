@@ -58,6 +58,8 @@ class LocalLearner:
         folders: WeightFolders,
         patch: TeacherPatch | None = None,
         pictures: Callable[[], PicturesOf] | None = None,
+        *,
+        yields: bool = False,
     ) -> None:
         """Wrap a learner.
 
@@ -69,10 +71,11 @@ class LocalLearner:
             folders: where versions are written.
             patch: builds the teacher's contexts; without one, lessons teach nothing.
             pictures: begins a step, and returns what reads the pictures of its trajectories.
+            yields: whether an engine that sleeps during a step needs the GPU's free memory after it.
         """
         self._learner, self._advantage = learner, advantage
         self._probe, self._tolerance, self._patch = probe, tolerance, patch
-        self._folders, self._pictures = folders, pictures
+        self._folders, self._pictures, self._yields = folders, pictures, yields
         self._trained: list[Trajectory] = []
         self._begun: tuple[int, list[tuple[str, ...]]] = (0, [])
         """A step that was begun early, and the parts of it that the learner has added."""
@@ -129,6 +132,10 @@ class LocalLearner:
                 f"step {step} has no training data, because all {len(groups)} groups are incomplete: {reasons}"
             )
         metrics = self._learner.train_step(self._sequences(rest, teachers), step - 1)
+        if self._yields:
+            from genevolve_ray.learning.policy import release_cached_memory
+
+            release_cached_memory()
         if teachers is not None:
             metrics["teacher_contexts_too_long"] = float(teachers.too_long)
         return {f"learner_{name}" if name in _OWN else name: value for name, value in metrics.items()}
@@ -265,7 +272,16 @@ def build_learner(
         limit = min((n for n in limits if n is not None), default=sys.maxsize)
         patch = TeacherPatch(chat, config.protocol, limit, config.learner.ved.gate_kinds)
     pictures = partial(TrajectoryPictures, chat.image_tokens, images)
-    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch, pictures)
+    return LocalLearner(
+        learner,
+        config.learner.advantage,
+        probe,
+        config.loop.parity_limit,
+        folders,
+        patch,
+        pictures,
+        yields=config.engine.vllm.sleep,
+    )
 
 
 def probe_context(config: EvolutionConfig, banned: Sequence[int], chat: ChatFormat) -> ProbeContext:

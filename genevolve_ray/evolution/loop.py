@@ -88,6 +88,8 @@ class Evolution:
                 self.overlap.begin(step)
                 self.comparisons.begin(step)
                 batch = await stream.take(step)
+                if config.engine.vllm.sleep:
+                    await self.rollouts.rest()
                 clock.lap("seconds_rollout")
                 experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")

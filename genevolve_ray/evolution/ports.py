@@ -88,6 +88,10 @@ class RolloutPort(Protocol):
         """Play, render and judge one sample; the outcome is typed, never an exception of the outside world."""
         ...
 
+    async def rest(self) -> None:
+        """Let engines free their GPUs until the next update; no sample is in flight."""
+        ...
+
     async def update(self, weights: PublishedWeights) -> float:
         """Load published weights into every engine and verify them by effect; returns the worst probe difference."""
         ...

@@ -4,7 +4,7 @@ On a CPU each run attends to itself causally, and each branch point adds one pro
 tokens after it. The parts are joined by their log-sum-exps. No mask is made, and no pair of tokens is computed that does
 not see each other. On a GPU the row is one FlexAttention with a block mask.
 
-Shape legend: 1 row, T its tokens, N heads, D head size.
+Shape legend: 1 row, T its tokens, Q queries among them, N heads, D head size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from genevolve_ray.learning.tree import TreeLayout
+from genevolve_ray.learning.tree import TreeLayout, TreeParts
 
 NAME = "genevolve_tree"
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -26,26 +26,26 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class _TreeAttention(torch.autograd.Function):
-    """Compute attention [1, N, T, D] of a row from the parts of its layout."""
+    """Compute attention [1, N, Q, D] of queries [1, N, Q, D] over a row [1, N, T, D] from its parts."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: TreeParts, scale: float) -> Tensor:
         # Parts are joined in float32 or wider.
         dtype = torch.promote_types(query.dtype, torch.float32)
         joined, sums = _like(query, dtype), query.new_empty(query.shape[:-1], dtype=dtype)
-        for start, end in layout.runs:
-            own = slice(start, end)
-            part, part_sums = _flash(query[:, :, own], key[:, :, own], value[:, :, own], 0.0, True, scale=scale)
+        for first, start, count in parts.squares:
+            own, seen = slice(first, first + count), slice(start, start + count)
+            part, part_sums = _flash(query[:, :, own], key[:, :, seen], value[:, :, seen], 0.0, True, scale=scale)
             joined[:, :, own], sums[:, :, own] = part, part_sums
-        for start, end, first, last in layout.branches:
-            above, below = slice(start, end), slice(first, last)
+        for first, last, start, end in parts.blocks:
+            below, above = slice(first, last), slice(start, end)
             part, part_sums = _flash(query[:, :, below], key[:, :, above], value[:, :, above], 0.0, False, scale=scale)
             share = (part_sums - sums[:, :, below]).sigmoid()
             joined[:, :, below].lerp_(part.to(dtype), share[..., None])
             sums[:, :, below] = torch.logaddexp(sums[:, :, below], part_sums)
         output = joined.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, sums)
-        ctx.layout, ctx.scale = layout, scale
+        ctx.parts, ctx.scale = parts, scale
         return output
 
     @staticmethod
@@ -53,22 +53,26 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, sums = ctx.saved_tensors
         grad = grad.contiguous()
-        grads = [_like(query, sums.dtype) for _ in range(3)]
+        grads = [_like(tensor, sums.dtype) for tensor in (query, key, value)]
+        if query.shape[2] < key.shape[2]:
+            # Keys that no query of this part sees have no gradient from it.
+            for total in grads[1:]:
+                total.zero_()
 
-        def parts(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+        def part_grads(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
             """Return the gradients of query, key and value. With the joined log-sum-exps each part is exact."""
             q, k, v = query[:, :, queries], key[:, :, keys], value[:, :, keys]
             of_q = (grad[:, :, queries], q, k, v, output[:, :, queries], sums[:, :, queries].contiguous())
             found: tuple[Tensor, Tensor, Tensor] = _flash_backward(*of_q, 0.0, causal, scale=ctx.scale)
             return found
 
-        for start, end in ctx.layout.runs:
-            own = slice(start, end)
-            for total, part in zip(grads, parts(own, own, True), strict=True):
-                total[:, :, own] = part
-        for start, end, first, last in ctx.layout.branches:
-            above, below = slice(start, end), slice(first, last)
-            for total, part, place in zip(grads, parts(below, above, False), (below, above, above), strict=True):
+        for first, start, count in ctx.parts.squares:
+            own, seen = slice(first, first + count), slice(start, start + count)
+            for total, part, place in zip(grads, part_grads(own, seen, True), (own, seen, seen), strict=True):
+                total[:, :, place] = part
+        for first, last, start, end in ctx.parts.blocks:
+            below, above = slice(first, last), slice(start, end)
+            for total, part, place in zip(grads, part_grads(below, above, False), (below, above, above), strict=True):
                 total[:, :, place] += part
         return *(total.to(query.dtype) for total in grads), None, None
 
@@ -79,6 +83,7 @@ def _like(query: Tensor, dtype: torch.dtype) -> Tensor:
     return query.new_empty((rows, tokens, heads, size), dtype=dtype).transpose(1, 2)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator] # its loop follows the layout, which differs each time
 def tree_attention(
     module: nn.Module,
     query: Tensor,
@@ -95,27 +100,35 @@ def tree_attention(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
         return plain
+    return attend_by_parts(query, key, value, tree_layout.parts(), scaling), None
+
+
+def attend_by_parts(
+    query: Tensor, key: Tensor, value: Tensor, parts: TreeParts, scaling: float | None = None
+) -> Tensor:
+    """Return attention [1, Q, N, D] of some queries of a row over its keys and values, on a CPU."""
     device = query.device.type
     if torch.is_autocast_enabled(device):
         query, key, value = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (query, key, value))
     groups = query.shape[1] // key.shape[1]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    output = _TreeAttention.apply(query, repeat_kv(key, groups), repeat_kv(value, groups), tree_layout, scale)  # type: ignore[no-untyped-call]
-    return output.transpose(1, 2), None
+    output: Tensor = _TreeAttention.apply(query, repeat_kv(key, groups), repeat_kv(value, groups), parts, scale)  # type: ignore[no-untyped-call]
+    return output.transpose(1, 2)
 
 
 AttentionInterface.register(NAME, tree_attention)
 
 
-def tree_mask(layout: TreeLayout, device: torch.device) -> BlockMask:
-    """Return the block mask of a layout for FlexAttention."""
+def tree_mask(layout: TreeLayout, device: torch.device, own_Q: Tensor | None = None) -> BlockMask:
+    """Return the block mask of a layout for FlexAttention, for the queries `own_Q` of the row; None: all."""
     ends_T = torch.tensor(layout.ends(), device=device)
+    places_Q = torch.arange(layout.length, device=device) if own_Q is None else own_Q
 
     def sees(_row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query < ends_T[key])
+        return (key <= places_Q[query]) & (places_Q[query] < ends_T[key])
 
     length, compiled = layout.length, device.type == "cuda"  # uncompiled, it makes the whole mask first
-    return create_block_mask(sees, None, None, length, length, device=device.type, _compile=compiled)
+    return create_block_mask(sees, None, None, len(places_Q), length, device=device.type, _compile=compiled)
 
 
 def tree_arguments(layout: TreeLayout, device: torch.device) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from genevolve_ray.learning.config import LearnerConfig
 from genevolve_ray.learning.distributed import Ranks, shard_policy
+from genevolve_ray.learning.kernels import compile_layers, use_liger
 from genevolve_ray.learning.lora import attach_adapter
 from genevolve_ray.learning.policy import decoder_layers, load_policy, vision_tower
 
@@ -46,10 +47,13 @@ def build_policy(
         model.requires_grad_(False)
     elif config.lora is not None:
         adapter = attach_adapter(model, config.lora)
-    if config.gradient_checkpointing:
-        checkpoint_layers(model)
+    if config.kernels == "liger":
+        use_liger(model, torch.device(config.device))
+    if config.compile:
+        compile_layers(model, torch.device(config.device))
+    checkpoint_layers(model, float(config.gradient_checkpointing))
     if ranks.sharded:
-        shard_policy(model, ranks, half=config.dtype == "bfloat16", offload=config.offload)
+        shard_policy(model, ranks, config)
     return model, adapter
 
 
@@ -68,14 +72,16 @@ def build_optimizer(model: PreTrainedModel, config: LearnerConfig) -> torch.opti
     )
 
 
-def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Keep only the inputs of the decoder layers for the backward pass, which recomputes the rest.
+def checkpoint_layers(model: PreTrainedModel, share: float) -> None:
+    """Keep only the inputs of a share of the decoder layers for the backward pass, which recomputes the rest.
 
-    The switch of transformers works in training mode alone, and that mode would enable dropout in some models.
+    The layers are spread evenly, and the last one is among them. The switch of transformers works in training mode alone,
+    and that mode would enable dropout in some models.
     """
-    for layer in decoder_layers(model):
-        # Evaluation mode draws no random numbers, so there is no generator state to restore.
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    for index, layer in enumerate(decoder_layers(model)):
+        if int((index + 1) * share) > int(index * share):
+            # Evaluation mode draws no random numbers, so there is no generator state to restore.
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def flops_per_token(model: nn.Module) -> float:

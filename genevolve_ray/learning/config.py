@@ -223,6 +223,9 @@ class LearnerConfig(Config):
     packed_rows: bool = True
     """Compute the common prefixes of a micro-batch once, in one row without padding; False pads whole sequences, as for
     models whose attention takes no packed rows. It changes memory and speed, not the result."""
+    context_parallel: int = Field(default=1, ge=1)
+    """Ranks that share each micro-batch, every one with a part of its tokens, for contexts that one cannot hold. Keys and
+    values are gathered for attention. It divides the number of ranks, and needs packed rows without pictures."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts; in a run that of `sampling`, where it is not given."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -236,13 +239,26 @@ class LearnerConfig(Config):
     deterministic: bool = False
     """On a GPU: only kernels that give equal bits each time, at a cost in speed. A run that stopped then applies the
     batches after its last checkpoint again. Without it the run discards these steps and continues from the checkpoint.
-    A CPU always computes a step again bit for bit."""
+    A CPU always computes a step again bit for bit, unless `compile` is set."""
     threads: int = Field(default=0, ge=0)
     """Torch threads; 0 leaves torch's setting alone."""
-    gradient_checkpointing: bool = False
-    """Keep one state per layer and recompute the rest in the backward pass."""
+    gradient_checkpointing: bool | float = Field(default=False, ge=0, le=1)
+    """Keep one state per layer and recompute the rest in the backward pass. A number recomputes that share of the layers,
+    spread evenly: 0.5 is every second one. It changes memory and speed, not the result."""
     offload: bool = False
     """Keep master weights, gradients and optimizer state in host memory and step there (FSDP2's CPU offload, also on one rank)."""
+    kernels: Literal["torch", "liger"] = "torch"
+    """Kernels of RMSNorm, RoPE and SwiGLU: `torch`, or those of the package liger-kernel, on a GPU alone. They replace
+    functions of transformers for the whole process."""
+    compile: bool = False
+    """Compile each decoder layer by torch.compile. The first step then takes longer by the compilation. Results differ by
+    rounding, also between two starts of a run."""
+    reshard_after_forward: bool = True
+    """Free the gathered weights of a layer after its forward pass and gather them again in the backward pass. False keeps
+    them between the two: one gathering fewer per micro-batch, and the whole model in the compute dtype on every rank."""
+    prefetch_layers: int = Field(default=0, ge=0)
+    """Layers whose weights a sharded learner gathers ahead of the one that computes, forward and backward. 0 leaves
+    FSDP2's own order: forward as the host issues it, one layer ahead backward."""
     picture_cache_mib: int = Field(default=2048, ge=0)
     """Most MiB of features of pictures that a rank keeps within a step, on its device; 0 keeps none. A kept picture
     passes the frozen vision tower once a step, instead of once for each sequence and pass."""
@@ -260,7 +276,7 @@ class LearnerConfig(Config):
     @property
     def exact(self) -> bool:
         """True when a step on a stored batch can be computed again bit for bit."""
-        return self.deterministic or self.device == "cpu"
+        return self.deterministic or (self.device == "cpu" and not self.compile)
 
     @property
     def shards(self) -> bool:
@@ -286,6 +302,12 @@ class LearnerConfig(Config):
     def _betas(self) -> LearnerConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_code_is_not_exact(self) -> LearnerConfig:
+        if self.compile and self.deterministic:
+            raise ValueError("compile=true rounds by the shapes that it is compiled for: leave out deterministic=true")
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ Shape legend: P policy tokens of a micro-batch, N all scored numbers of a call.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import MethodType
 from typing import Any, TypeVar
@@ -34,6 +34,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from genevolve_ray.learning.batch import MicroBatch, empty_batch
+from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.context import ContextRanks
 from genevolve_ray.learning.policy import decoder_layers, vision_tower
 
 T = TypeVar("T")
@@ -52,6 +54,8 @@ class Ranks:
     rank: int = 0
     size: int = 1
     mesh: DeviceMesh | None = None
+    context: ContextRanks | None = None
+    """The ranks that share each micro-batch with this one, None where every rank has its own."""
 
     @property
     def sharded(self) -> bool:
@@ -63,6 +67,16 @@ class Ranks:
         """True on the rank that writes and answers."""
         return self.rank == 0
 
+    @property
+    def groups(self) -> int:
+        """Number of micro-batches that are computed side by side."""
+        return self.size if self.context is None else self.size // self.context.size
+
+    @property
+    def counts(self) -> bool:
+        """True on the one rank of those with the same micro-batches whose sums are added to those of others."""
+        return self.context is None or self.context.rank == 0
+
     def share(self, batches: Sequence[MicroBatch], device: torch.device) -> list[MicroBatch]:
         """Return this rank's micro-batches, with empty ones at the end where others have one more.
 
@@ -70,8 +84,8 @@ class Ranks:
         """
         if self.size == 1:
             return list(batches)
-        mine = list(batches[self.rank :: self.size])
-        rounds = -(-len(batches) // self.size)
+        mine = list(batches[self.rank * self.groups // self.size :: self.groups])
+        rounds = -(-len(batches) // self.groups)
         return mine + [empty_batch(device)] * (rounds - len(mine))
 
     def combine(self, totals: dict[str, float], maxima: frozenset[str]) -> dict[str, float]:
@@ -79,21 +93,28 @@ class Ranks:
         if self.size == 1:
             return totals
         names = sorted(totals)
-        sums = torch.tensor([0.0 if n in maxima else totals[n] for n in names], dtype=torch.float64)
+        sums = torch.tensor([0.0 if n in maxima else totals[n] for n in names], dtype=torch.float64) * self.counts
         highs = torch.tensor([totals[n] if n in maxima else 0.0 for n in names], dtype=torch.float64)
         dist.all_reduce(sums)
         dist.all_reduce(highs, dist.ReduceOp.MAX)
         return {n: (highs if n in maxima else sums)[i].item() for i, n in enumerate(names)}
 
+    def exchange(self, own: T) -> list[T]:
+        """Return the values that the ranks pass, in their order; values must pickle."""
+        found = [own] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, own)
+        return found
+
     def gather(self, rows: list[list[float]]) -> list[list[float]]:
-        """Return the union of the rows of all ranks; every row was filled by one rank or is empty on all."""
+        """Return the union of the rows of all ranks; every row was filled by one of `groups` or is empty on all."""
         if self.size == 1:
             return rows
         lengths = torch.tensor([len(row) for row in rows])
         dist.all_reduce(lengths, dist.ReduceOp.MAX)
         sizes: list[int] = lengths.tolist()
         filled = [x for row, n in zip(rows, sizes, strict=True) for x in (row or [0.0] * n)]
-        values_N = torch.tensor(filled, dtype=torch.float64)
+        values_N = torch.tensor(filled, dtype=torch.float64) * self.counts
         dist.all_reduce(values_N)
         return [part.tolist() for part in torch.split(values_N, sizes)]
 
@@ -131,6 +152,11 @@ def join_ranks(
     return Ranks(rank, size, init_device_mesh(kind, (size,)))
 
 
+def with_context(ranks: Ranks, size: int) -> Ranks:
+    """Return the ranks in groups of `size` that share each micro-batch (a collective). Raises ValueError as `join`."""
+    return ranks if size == 1 else replace(ranks, context=ContextRanks.join(size))
+
+
 def lone_rank(device: str) -> Ranks:
     """Return a group of this process alone, over which a model can be sharded, as offload requires."""
     kind = torch.device(device).type
@@ -143,7 +169,7 @@ def lone_rank(device: str) -> Ranks:
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
-def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: bool) -> None:
+def shard_policy(model: PreTrainedModel, ranks: Ranks, config: LearnerConfig) -> None:
     """Shard a policy in place: one group per decoder layer, and the rest (embeddings, norm, head) in the root's.
 
     A vision tower stays whole on every rank, also where an adapter on its projectors is trained. A rank without
@@ -153,16 +179,17 @@ def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: b
     Args:
         model: the policy, on any device; its shards move to the mesh's.
         ranks: the ranks that share it.
-        half: compute in bfloat16 (shards and reduced gradients keep their own precision).
-        offload: keep shards, gradients and optimizer state on the host.
+        config: the settings. In bfloat16, shards and reduced gradients keep their own precision.
     """
     assert ranks.mesh is not None, "no process group to shard over"
     device = torch.device(ranks.mesh.device_type)
+    half = config.dtype == "bfloat16"
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
-    offloading = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
+    offloading = CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy()
     settings: dict[str, Any] = {"mesh": ranks.mesh, "mp_policy": policy, "offload_policy": offloading}
-    for layer in decoder_layers(model):
-        fully_shard(layer, **settings)
+    layers = list(decoder_layers(model))
+    for layer in layers:
+        fully_shard(layer, reshard_after_forward=config.reshard_after_forward, **settings)
     tower = vision_tower(model)
     whole = set() if tower is None else set(tower.parameters())
     fully_shard(model, ignored_params=whole, **settings)
@@ -173,9 +200,18 @@ def shard_policy(model: PreTrainedModel, ranks: Ranks, *, half: bool, offload: b
             # Losses are normalized by counts of the global batch, so gradients are summed and never averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    if config.prefetch_layers:
+        _prefetch(layers, config.prefetch_layers)
     untyped: Any = model
     untyped.under_root = MethodType(lambda _, work: work(), model)
     register_fsdp_forward_method(model, "under_root")
+
+
+def _prefetch(layers: Sequence[Any], count: int) -> None:
+    """Let each sharded layer gather the weights of the `count` layers after it, and before it in the backward pass."""
+    for index, layer in enumerate(layers):
+        layer.set_modules_to_forward_prefetch(layers[index + 1 : index + 1 + count])
+        layer.set_modules_to_backward_prefetch(layers[max(0, index - count) : index][::-1])
 
 
 def under_root(model: PreTrainedModel, work: Callable[[], T]) -> T:
@@ -189,8 +225,10 @@ def under_root(model: PreTrainedModel, work: Callable[[], T]) -> T:
     untyped: Any = model
     result: T = untyped.under_root(work)
     if not torch.is_grad_enabled():
-        # No backward pass follows that would free the root's weights.
-        model.reshard()
+        # No backward pass follows that would free gathered weights: the root's, and those of layers that keep theirs.
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
     return result
 
 

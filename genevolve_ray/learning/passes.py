@@ -5,8 +5,9 @@ Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from genevolve_ray.learning.attention import use_trees
 from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch, TrainSequence
 from genevolve_ray.learning.config import LearnerConfig
+from genevolve_ray.learning.context import ContextPart, use_context
 from genevolve_ray.learning.distributed import Ranks, under_root
 from genevolve_ray.learning.logprobs import ban_mask, token_logprobs
 from genevolve_ray.learning.lora import reference_adapter
@@ -63,6 +65,11 @@ class Passes:
         self.refers = reference is not None
         if reference is not None and self._packer.packs:
             use_trees(reference, self._device)
+        if ranks.context is not None:
+            if not self._packer.packs:
+                raise ValueError("learner.context_parallel needs packed rows, which the policy or the settings exclude")
+            for each in (model, reference or model):
+                use_context(each)
         # With projectors that learn, features carry a gradient and differ between policy and reference.
         kept_mib = 0 if config.trains_projector else config.picture_cache_mib
         self.features = TowerFeatures([model, *([reference] if reference is not None and twin else [])], kept_mib)
@@ -70,7 +77,7 @@ class Passes:
 
     def split(self, sequences: Sequence[MaskedTokens]) -> list[MicroBatch]:
         """Return the micro-batches of all ranks and workers. Raises ValueError for a malformed sequence."""
-        return self._packer.batches(sequences, self._config.token_budget, self._ranks.size * self._workers.count)
+        return self._packer.batches(sequences, self._config.token_budget, self._ranks.groups * self._workers.count)
 
     def logprobs(self, batch: MicroBatch, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
@@ -108,32 +115,60 @@ class Passes:
         self, model: PreTrainedModel, batch: MicroBatch, entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
+        context = self._ranks.context
+        part = None if context is None or batch.layout is None else context.part(batch)
 
         def work() -> tuple[Tensor, Tensor | None]:
+            own = batch if part is None else part.batch
             logprobs_N, entropy_N = token_logprobs(
-                *self._states(model, batch),
-                batch.targets_N,
+                *self._states(model, own, part),
+                own.targets_N,
                 temperature=self._config.temperature,
                 ban_mask_V=self._ban_mask_V,
                 entropy=entropy,
             )
+            if part is not None:
+                logprobs_N = part.united(logprobs_N)
+                entropy_N = None if entropy_N is None else part.united(entropy_N)
             return logprobs_N[batch.places_P], None if entropy_N is None else entropy_N[batch.places_P]
 
         return under_root(model, work)
 
-    def _states(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _states(
+        self, model: PreTrainedModel, batch: MicroBatch, part: ContextPart | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the predicting states [N, H] and the head [V, H], both in the compute dtype."""
-        half = self._config.dtype == "bfloat16"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
-            features = self.features.outputs if self.features.serves(model) else None
-            states_B_T_H = hidden_states(
-                model,
-                batch.ids_B_T,
-                batch.images,
-                features=features,
-                positions=batch.positions,
-                layout=batch.layout,
-            )
-            states_N_H = states_B_T_H.flatten(0, 1).index_select(0, batch.rows_N)
-        weight_V_H = head_weight(model)
-        return (states_N_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_N_H, weight_V_H)
+        features = self.features.outputs if self.features.serves(model) else None
+        return predicting_states(model, batch, self._config.dtype, features, part)
+
+
+def predicting_states(
+    model: PreTrainedModel,
+    batch: MicroBatch,
+    dtype: str,
+    features: Callable[[ImageInputs], Any] | None = None,
+    part: ContextPart | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the states [N, H] that predict the scored tokens of a micro-batch, and the head [V, H].
+
+    Args:
+        model: the policy.
+        batch: the micro-batch, on the device of the passes.
+        dtype: "bfloat16" rounds inside the passes; any other computes in the dtype of the weights.
+        features: as of `hidden_states`.
+        part: this rank's part of a row, of which `batch` is what it computes.
+    """
+    half = dtype == "bfloat16"
+    with torch.autocast(batch.ids_B_T.device.type, dtype=torch.bfloat16, enabled=half):
+        states_B_T_H = hidden_states(
+            model,
+            batch.ids_B_T,
+            batch.images,
+            features=features,
+            positions=batch.positions,
+            layout=batch.layout if part is None else None,
+            attention={} if part is None else part.arguments,
+        )
+        states_N_H = states_B_T_H.flatten(0, 1).index_select(0, batch.rows_N)
+    weight_V_H = head_weight(model)
+    return (states_N_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_N_H, weight_V_H)

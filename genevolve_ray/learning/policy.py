@@ -195,6 +195,7 @@ def hidden_states(
     features: Callable[[ImageInputs], Any] | None = None,
     positions: Tensor | None = None,
     layout: TreeLayout | None = None,
+    attention: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Return the last hidden states [B, T, H] of right-padded sequences, or of one packed row.
 
@@ -209,9 +210,11 @@ def hidden_states(
         features: returns the output of the model's `get_image_features` for pictures; by default it is computed.
         positions: positions of the tokens of a packed row.
         layout: which of them see which, for a model that attends over trees.
+        attention: other arguments of the model's attention.
     """
     untyped: Any = model
     options: dict[str, Any] = {"past_key_values": cache, "use_cache": cache is not None, "position_ids": positions}
+    options |= attention or {}
     if layout is not None:
         options |= tree_arguments(layout, ids_B_T.device)
     if images is None:
@@ -307,6 +310,12 @@ def new_qwen3(
 def use_threads(count: int) -> None:
     """Let torch use `count` threads in this process."""
     torch.set_num_threads(count)
+
+
+def release_cached_memory() -> None:
+    """Return to the GPU what torch keeps of freed tensors in this process; without effect where it uses none."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def use_deterministic_kernels() -> None:

@@ -31,6 +31,7 @@ from genevolve_ray.learning.distributed import (
     load_full_state,
     lone_rank,
     sum_replicated,
+    with_context,
 )
 from genevolve_ray.learning.grpo import grpo_loss
 from genevolve_ray.learning.hashing import learner_hash
@@ -108,7 +109,8 @@ class Learner:
         self._device = torch.device(config.device)
         if config.deterministic:
             use_deterministic_kernels()
-        self._ranks = ranks or (lone_rank(config.device) if config.shards else Ranks())
+        place = ranks or (lone_rank(config.device) if config.shards else Ranks())
+        self._ranks = with_context(place, config.context_parallel)
         self.model, self._adapter = build_policy(model_dir, config, self._ranks)
         if config.publishes_adapter:
             check_publishable(self.model, model_dir)

@@ -15,6 +15,20 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class TreeParts:
+    """Describe the products of attention by which some queries of a row meet all that they see.
+
+    Attributes:
+        squares: (query, key, count): `count` queries from `query` on are the tokens from `key` on, and see each other
+            causally. Every query is in one of them.
+        blocks: (first, last, start, end): queries [first, last) see all of the tokens [start, end).
+    """
+
+    squares: tuple[tuple[int, int, int], ...]
+    blocks: tuple[tuple[int, int, int, int], ...]
+
+
+@dataclass(frozen=True)
 class TreeLayout:
     """Describe which tokens of a row see which.
 
@@ -37,6 +51,26 @@ class TreeLayout:
         for start, end, _, last in self.branches:
             ends[start:end] = [last] * (end - start)
         return ends
+
+    def parts(self, ranges: Sequence[tuple[int, int]] | None = None) -> TreeParts:
+        """Return the products for the queries of some ranges [start, end) of the row, one after another; None: all."""
+        squares: list[tuple[int, int, int]] = []
+        blocks: list[tuple[int, int, int, int]] = []
+        ahead: list[tuple[int, int, int, int]] = []
+        shift = 0
+        for low, high in [(0, self.length)] if ranges is None else ranges:
+            move = shift - low
+            for start, end in self.runs:
+                first, last = max(start, low), min(end, high)
+                if first < last:
+                    squares.append((first + move, first, last - first))
+                if start < first < last:
+                    ahead.append((first + move, last + move, start, first))
+            for start, end, first, last in self.branches:
+                if max(first, low) < min(last, high):
+                    blocks.append((max(first, low) + move, min(last, high) + move, start, end))
+            shift += high - low
+        return TreeParts(tuple(squares), (*ahead, *blocks))
 
 
 class PrefixOrder:

@@ -61,6 +61,13 @@ def test_ranks_of_the_learner_come_before_the_workers() -> None:
     ]
 
 
+def test_ranks_that_share_micro_batches_divide_all_ranks() -> None:
+    config = load_config("atlas", ["cluster.learner_ranks=4", "learner.context_parallel=2"])
+    check_devices(config)
+    with pytest.raises(PlacementError, match="learner.context_parallel=3 does not divide cluster.learner_ranks=4"):
+        check_devices(load_config("atlas", ["cluster.learner_ranks=4", "learner.context_parallel=3"]))
+
+
 @pytest.mark.parametrize(
     ("key", "reservation"),
     [("engine.device", "cluster.rollout_gpus"), ("learner.device", "cluster.learner_gpus")],
@@ -99,6 +106,38 @@ def test_a_way_that_weights_cannot_go_is_refused(overrides: tuple[str, ...], nam
 def test_a_way_that_weights_can_go_is_not(overrides: tuple[str, ...]) -> None:
     way, *others = overrides
     check_devices(load_config("atlas", [f"cluster.weights={way}", *others]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "way"),
+    [
+        ((), "host"),
+        (GPUS, "nccl"),
+        ((*GPUS, "cluster.learner_ranks=2", "cluster.rollout_workers=4"), "nccl"),
+        ((*GPUS, "cluster.rollout_gpus=2", "engine.vllm.tensor_parallel_size=2"), "nccl"),
+        (SHARED, "ipc"),
+        ((*GPUS[:2], "cluster.learner_gpus=0.4", "cluster.rollout_gpus=0.3", "cluster.rollout_workers=2"), "ipc"),
+        ((*SHARED, "cluster.rollout_workers=2"), "host"),
+        ((*SHARED, "cluster.learner_gpus=1"), "host"),
+        ((*GPUS[:2], "cluster.rollout_gpus=1"), "host"),
+        ((*GPUS, "engine.kind=transformers"), "host"),
+        ((*GPUS, "rehearsal={}"), "host"),
+        ((*GPUS, "learner.lora={}"), "host"),
+        ((*GPUS, "learner.lora={publish: merged}"), "nccl"),
+        ((*GPUS, "gateway.port=8800"), "host"),
+        ((*GPUS, "cluster.weights=host"), "host"),
+    ],
+)
+def test_the_way_of_weights_follows_from_the_devices_where_none_is_given(overrides: tuple[str, ...], way: str) -> None:
+    config = load_config("atlas", overrides)
+    assert config.cluster.weights == way
+    # As a resolved configuration is read again.
+    assert type(config).model_validate(config.model_dump()).cluster.weights == way
+
+
+def test_a_way_that_follows_from_the_devices_can_be_gone() -> None:
+    for overrides in (GPUS, SHARED):
+        check_devices(load_config("atlas", overrides))
 
 
 async def test_actors_on_different_gpus_cannot_share_handles() -> None:

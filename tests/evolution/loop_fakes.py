@@ -83,16 +83,22 @@ class FakeRollouts:
         self.outcome, self.version = outcome, 0
         self.tasks: list[RolloutTask] = []
         self.updates: list[int] = []
+        self.calls: list[str] = []
         self.before: Callable[[RolloutTask], Any] | None = None
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         self.tasks.append(task)
+        self.calls.append("rollout")
         await asyncio.sleep(0)
         if self.before is not None:
             await self.before(task)
         return make_trajectory(task.key, self.outcome(task), task.seed % 1000 / 1000, self.version)
 
+    async def rest(self) -> None:
+        self.calls.append("rest")
+
     async def update(self, weights: PublishedWeights) -> float:
+        self.calls.append("update")
         assert Path(await weights.folder(), "weights").is_file()
         assert weights.probe is PROBE
         self.updates.append(weights.version)

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from zoo import build
 
-from genevolve_ray.learning.attention import NAME, tree_attention, tree_mask, use_trees
+from genevolve_ray.learning.attention import NAME, attend_by_parts, tree_attention, tree_mask, use_trees
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.tree import PrefixOrder, TreeLayout, lay_out
 
@@ -62,6 +62,26 @@ def test_the_block_mask_of_a_gpu_sees_the_same_tokens() -> None:
     output = flex_attention(query, key, value, block_mask=tree_mask(layout, CPU))
     expected = scaled_dot_product_attention(query, key, value, attn_mask=dense(layout))
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("ranges", [[(0, 20), (40, 50)], [(20, 40)], [(3, 4), (5, 49)]])
+def test_some_queries_attend_as_in_the_whole_row(ranges: list[tuple[int, int]]) -> None:
+    layout = forest()
+    inputs = heads(layout, torch.float64)
+    ranges = [(start, min(end, layout.length)) for start, end in ranges]
+    own = torch.cat([torch.arange(*part) for part in ranges])
+    output = attend_by_parts(inputs[0][:, :, own], *inputs[1:], layout.parts(ranges), 0.3).transpose(1, 2)
+    expected = scaled_dot_product_attention(*inputs, attn_mask=dense(layout), scale=0.3)[:, :, own]
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+    arrow = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pairs = [torch.autograd.grad(result, inputs, arrow) for result in (output, expected)]
+    for grad, wanted in zip(*pairs, strict=True):
+        torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-12)
+    mask = tree_mask(layout, CPU, own)
+    mask_mod: Any = mask.mask_mod
+    keys = torch.arange(layout.length)
+    seen = torch.stack([mask_mod(0, 0, torch.tensor(query), keys) for query in range(len(own))])
+    assert torch.equal(seen, dense(layout)[own])
 
 
 def test_without_a_layout_attention_is_causal() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ranks import Case, compare, compare_gradients, train, train_on_ranks
 from safetensors.torch import load_file
 
+from genevolve_ray.learning.batch import empty_batch
 from genevolve_ray.learning.config import (
     GrpoConfig,
     KlConfig,
@@ -20,7 +22,8 @@ from genevolve_ray.learning.config import (
     VedConfig,
     VedForm,
 )
-from genevolve_ray.learning.distributed import Ranks, join_ranks
+from genevolve_ray.learning.context import ContextRanks
+from genevolve_ray.learning.distributed import Ranks, join_ranks, with_context
 from genevolve_ray.learning.policy import state_hash
 from genevolve_ray.models.adapters import published_tensors
 
@@ -39,10 +42,15 @@ COUNTS = (5, 1, 6)
     "config",
     [
         pytest.param(WITH_REFERENCE.model_copy(update={"gradient_checkpointing": True}), id="reference, checkpointing"),
-        pytest.param(WITH_REFERENCE.model_copy(update={"lora": LoraConfig(rank=4)}), id="adapter"),
+        pytest.param(
+            WITH_REFERENCE.model_copy(update={"lora": LoraConfig(rank=4), "gradient_checkpointing": 0.5}),
+            id="adapter, half of the layers checkpointed",
+        ),
         pytest.param(
             SMALL.model_copy(
                 update={
+                    "reshard_after_forward": False,
+                    "prefetch_layers": 1,
                     "grpo": GrpoConfig(aggregation=LossAggregation.TOKEN_MEAN),
                     "kl": KlConfig(coefficient=0.1, form=KlForm.LOW_VAR_KL),
                     "ved": VedConfig(
@@ -53,8 +61,9 @@ COUNTS = (5, 1, 6)
                     ),
                 }
             ),
-            id="means over the tokens of the batch",
+            id="means over the tokens of the batch, layers kept gathered",
         ),
+        pytest.param(SMALL.model_copy(update={"compile": True}), id="compiled", marks=pytest.mark.slow),
     ],
 )
 def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: LearnerConfig) -> None:
@@ -76,6 +85,33 @@ def test_two_ranks_do_what_one_does(model_dir: Path, tmp_path: Path, config: Lea
     # What rank 0 alone has written, whole or an adapter, makes the weights that were merged over the ranks.
     published = dict(published_tensors(tmp_path / "two" / "weights", model_dir))
     assert published.keys() == two.keys() and all(torch.equal(published[name], two[name]) for name in two)
+
+
+def test_two_ranks_that_share_each_row_do_what_one_does(model_dir: Path, tmp_path: Path) -> None:
+    case = Case(str(model_dir), WITH_REFERENCE.model_copy(update={"gradient_checkpointing": 0.5}), (5, 1))
+    (tmp_path / "two").mkdir()
+    expected = train(case, tmp_path)
+    shared = replace(case, config=case.config.model_copy(update={"context_parallel": 2}))
+    first, second = train_on_ranks(shared, 2, tmp_path / "two")
+    compare_gradients(second, expected | {"gradients": dict(expected["gradients"])})
+    compare_gradients(first, expected)
+    assert {name: first[name] for name in second} == second
+    compare(first, expected)
+
+
+def test_groups_of_ranks_take_turns_with_micro_batches() -> None:
+    batches = [empty_batch(torch.device("cpu")) for _ in range(5)]
+    for rank in range(4):
+        place = Ranks(rank, 4, context=ContextRanks(None, rank % 2, 2))
+        first, second, third = place.share(batches, torch.device("cpu"))
+        assert (place.groups, place.counts) == (2, rank % 2 == 0)
+        assert first is batches[rank // 2] and second is batches[2 + rank // 2]
+        assert (third is batches[4]) is (rank < 2)
+
+
+def test_ranks_that_cannot_be_grouped_are_refused() -> None:
+    with pytest.raises(ValueError, match="learner.context_parallel=2 does not divide the 1 ranks"):
+        with_context(Ranks(), 2)
 
 
 def test_a_checkpoint_crosses_between_numbers_of_ranks(untied_dir: Path, tmp_path: Path) -> None:

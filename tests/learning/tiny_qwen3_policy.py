@@ -8,12 +8,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 VOCABULARY = 64
 
 
-def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, tied: bool = True) -> Qwen3ForCausalLM:
-    """Return a random two-layer Qwen3."""
+def tiny_model(
+    seed: int = 0, dtype: torch.dtype = torch.float32, tied: bool = True, layers: int = 2
+) -> Qwen3ForCausalLM:
+    """Return a random Qwen3."""
     config = Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,

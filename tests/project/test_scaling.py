@@ -110,8 +110,22 @@ def test_parameters_come_out_as_published() -> None:
 
 def test_6nd_is_three_of_the_six_passes_without_attention() -> None:
     work = 6 * scaling.BLOCKS * scaling.T  # without attention and head
-    passes = scaling.learner_seconds() * scaling.MFU * scaling.PEAK_FLOPS / 6
+    passes = scaling.learner_seconds(shared=0) * scaling.MFU * scaling.PEAK_FLOPS / 6
     assert work / passes == pytest.approx(3 / 1.24, rel=0.02)
+
+
+def test_the_numbers_of_the_text_on_rows_are_the_computed_ones() -> None:
+    text = " ".join(PAGE.split())
+    alone, shared = scaling.forward_flops(), scaling.forward_flops(scaling.SHARED)
+    for said in (
+        f"one pass over a trajectory alone is {alone / 1e14:.1f}e14 operations",
+        f"leaves {shared / 1e14:.1f}e14 at the measured share",
+        f"{scaling.SHARED:.0%} of the tokens of a step repeat a prefix",
+        f"padded micro-batches are {scaling.PADDING:.0%} padding",
+        f"by the square of the share, {scaling.SHARED**2:.0%}",
+        f"would be another {scaling.logits_gb():.0f} GB",
+    ):
+        assert said in text
 
 
 def test_the_numbers_of_the_text_on_pictures_are_the_computed_ones() -> None:

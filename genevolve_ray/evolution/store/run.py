@@ -62,6 +62,9 @@ CHANGEABLE = (
     "engine.max_concurrent",
     "engine.vllm.kv_cache_mib",
     "engine.vllm.threads",
+    "engine.vllm.sleep",
+    "cluster.weights",
+    "cluster.weights_piece_mib",
     *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),
 )
 """Configuration keys (with all below them) that may differ when a run is resumed."""
