@@ -47,9 +47,9 @@ class LoopConfig(Config):
     code 75. 0 stops at the first such step."""
     overlap: bool = False
     """Work on complete groups while the last rollouts of a synchronous step still run. Without experience the learner adds
-    their gradient, and the result differs by rounding alone. With experience the summarizer compares their attempts,
-    where `experience.max_pairs` leaves no group out. It pays where rollouts wait for services or have devices of their
-    own."""
+    their gradient: the result differs by rounding alone, and gradients take memory during the rollouts. With experience
+    the summarizer compares their attempts, where `experience.max_pairs` leaves no group out. It pays where rollouts wait
+    for services or have devices of their own."""
     validate_every: int = Field(default=10, ge=0)
     """Steps between validations; 0 switches them off."""
     validation_requests: int = Field(default=32, ge=1)
