@@ -233,6 +233,6 @@ def local_tools(config: PlacedConfig, images: ImageStore) -> dict[str, Tool]:
 def worker_environment(engine: EngineConfig) -> dict[str, str]:
     """Return the environment variables that a worker's process needs before it imports anything."""
     if engine.kind == "vllm":
-        return vllm_environment(device=engine.device, threads=engine.vllm.threads or 1)
+        return vllm_environment(device=engine.device, threads=engine.vllm.threads or 1, eager=engine.vllm.enforce_eager)
     threads = {"OMP_NUM_THREADS": str(engine.transformers.threads or 1)}
     return {"HF_HUB_OFFLINE": "1"} | threads | waiting_threads(engine.device)

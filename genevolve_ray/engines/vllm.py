@@ -38,6 +38,7 @@ from genevolve_ray.engines.vllm_settings import (
     own_threads,
     placement,
     positions,
+    scheduler,
     sight,
     waiting_threads,
 )
@@ -51,7 +52,7 @@ WORKER_EXTENSION = "genevolve_ray.engines.vllm_worker.WeightLoader"
 _SHUTDOWN_SECONDS = 5.0
 
 
-def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]:
+def vllm_environment(*, device: str = "cpu", threads: int = 1, eager: bool = True) -> dict[str, str]:
     """Return the environment variables that vLLM's processes need.
 
     `VllmEngine.create` sets them itself; a launcher (Ray's `runtime_env`) may set them earlier.
@@ -64,8 +65,8 @@ def vllm_environment(*, device: str = "cpu", threads: int = 1) -> dict[str, str]
         "OMP_NUM_THREADS": str(threads),
     }
     if device == "cpu":
-        # The engine is eager there, and pinning threads to cores would put several engines on the same cores.
-        environment |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        # Pinning threads to cores would put several engines on the same cores.
+        environment |= {"TORCHDYNAMO_DISABLE": str(int(eager)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         # AsyncLLM starts its engine process in either case. On CPU this only decides whether the model gets another
         # process below it (seconds of import and half a gigabyte), which a single worker does not need.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -141,7 +142,8 @@ class VllmEngine:
         max_model_len = engine_context(model_dir, max_model_len)
         if max_model_len is None:
             raise ValueError(f"{model_dir} states no max_position_embeddings: set engine.max_model_len")
-        os.environ.update(vllm_environment(device=device, threads=config.threads or own_threads(model_dir, device)))
+        threads = config.threads or own_threads(model_dir, device)
+        os.environ.update(vllm_environment(device=device, threads=threads, eager=config.enforce_eager))
 
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -155,7 +157,7 @@ class VllmEngine:
             "hf_overrides": positions(model_dir) | head(config),
             "max_num_seqs": max_num_seqs,
             "tensor_parallel_size": config.tensor_parallel_size,
-            "enforce_eager": config.enforce_eager or device == "cpu",
+            "enforce_eager": config.enforce_eager,
             "seed": config.seed,
             "generation_config": "vllm",
             "logprobs_mode": "processed_logprobs",
@@ -166,6 +168,7 @@ class VllmEngine:
             # The class, not its name: then the engine process imports its module as soon as it unpickles its arguments.
             "logits_processors": [BanMask],
             "worker_extension_cls": WORKER_EXTENSION,
+            "scheduler_cls": scheduler(device),
             **placement(config, device),
             **batching(config, device, max_model_len, max_num_seqs),
             **sight(model_dir, config.max_images, device),

@@ -39,6 +39,11 @@ def executor(ways: int, device: str) -> dict[str, str]:
     return {"distributed_executor_backend": "uni"} if device == "cpu" else {}
 
 
+def scheduler(device: str) -> str:
+    """Return the name of the scheduler's class; on a CPU vLLM schedules no pass while another one runs."""
+    return f"genevolve_ray.engines.vllm_scheduler.{'HeldScheduler' if device == 'cpu' else 'HeldAsyncScheduler'}"
+
+
 def batching(config: VllmConfig, device: str, max_model_len: int, max_num_seqs: int) -> dict[str, Any]:
     """Return the settings of passes and of the cache's blocks.
 

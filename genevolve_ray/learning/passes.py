@@ -22,6 +22,7 @@ from genevolve_ray.learning.lora import reference_adapter
 from genevolve_ray.learning.packing import Packer
 from genevolve_ray.learning.policy import head_weight, hidden_states
 from genevolve_ray.learning.tower import TowerFeatures
+from genevolve_ray.learning.workers import Workers
 
 
 class Passes:
@@ -41,6 +42,7 @@ class Passes:
         ranks: Ranks,
         *,
         twin: bool,
+        workers: Workers | None = None,
     ) -> None:
         """Prepare both models.
 
@@ -51,12 +53,13 @@ class Passes:
             banned: token ids of probability 0.
             ranks: the ranks that share the models.
             twin: whether the reference has the vision tower of the policy.
+            workers: compute micro-batches side by side; by default one after the other.
 
         Raises:
             ValueError: for a banned id outside the vocabulary.
         """
         self._model, self._reference, self._config, self._ranks = model, reference, config, ranks
-        self._device = torch.device(config.device)
+        self._device, self._workers = torch.device(config.device), workers or Workers()
         self._packer = Packer(model, self._device, config.packed_rows)
         self.refers = reference is not None
         if reference is not None and self._packer.packs:
@@ -67,8 +70,8 @@ class Passes:
         self._ban_mask_V = ban_mask(head_weight(model).shape[0], banned, self._device)
 
     def split(self, sequences: Sequence[MaskedTokens]) -> list[MicroBatch]:
-        """Return the micro-batches of all ranks. Raises ValueError for a malformed sequence."""
-        return self._packer.batches(sequences, self._config.token_budget, self._ranks.size)
+        """Return the micro-batches of all ranks and workers. Raises ValueError for a malformed sequence."""
+        return self._packer.batches(sequences, self._config.token_budget, self._ranks.size * self._workers.count)
 
     def logprobs(self, batch: MicroBatch, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return log-probs [P] (and entropies [P]) of policy tokens at the sampling temperature under the ban mask."""
@@ -81,12 +84,11 @@ class Passes:
         with torch.no_grad(), reference_adapter(self._reference):
             return self._logprobs(self._reference, batch)[0]
 
-    @torch.no_grad()
     def score(self, sequences: Sequence[MaskedTokens]) -> list[list[float]]:
         """Return, per sequence, the log-probs of its policy tokens at the sampling temperature under the ban mask."""
         scores: list[list[float]] = [[] for _ in sequences]
-        for batch in self._ranks.share(self.split(sequences), self._device):
-            logprobs_P, _ = self.logprobs(batch)
+        mine = self._ranks.share(self.split(sequences), self._device)
+        for batch, (logprobs_P, _) in zip(mine, self._workers.map(self.logprobs, mine), strict=True):
             for logprob, row in zip(logprobs_P.tolist(), batch.sequence_P.tolist(), strict=True):
                 scores[batch.indices[row]].append(logprob)
         return self._ranks.gather(scores)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from genevolve_ray.errors import GenevolveError
@@ -64,6 +65,7 @@ from genevolve_ray.learning.streams import (
 )
 from genevolve_ray.learning.tower import FrozenTower
 from genevolve_ray.learning.ved import ved_loss
+from genevolve_ray.learning.workers import Workers
 from genevolve_ray.models.companions import copy_companions
 
 
@@ -119,7 +121,8 @@ class Learner:
                 reference, _ = build_policy(reference_dir or model_dir, frozen, self._ranks, reference=True)
         self._tower = FrozenTower(self.model)
         twin = reference_dir in (None, model_dir)
-        self._passes = Passes(self.model, reference, config, banned, self._ranks, twin=twin)
+        self._workers = Workers.of(config, self._ranks, shared=reference is self.model)
+        self._passes = Passes(self.model, reference, config, banned, self._ranks, twin=twin, workers=self._workers)
         self._optimizer = build_optimizer(self.model, config)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._scalings = adapter_scalings(self.model)
@@ -151,8 +154,8 @@ class Learner:
         """Add every micro-batch's gradient and return the summed loss and token metrics."""
         counts = BatchCounts.of(sequences, self.config.ved.gate_fraction)
         terms, self.gaps = self._terms(counts.taught), [[] for _ in sequences]
-        totals: dict[str, float] = defaultdict(float)
-        for batch in self._ranks.share(batches, self._device):
+
+        def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, float]]:
             logprobs_P, entropy_P = self._passes.logprobs(batch, entropy=True)
             streams = token_streams(
                 batch,
@@ -170,11 +173,14 @@ class Learner:
                 value, parts = term(streams)
                 loss = loss + value
                 metrics.update(parts)
-            loss.backward()
             self._note_gaps(batch, streams)
-            totals["loss"] += loss.item()
+            return loss, {"loss": loss.item()} | {name: metric.item() for name, metric in metrics.items()}
+
+        totals: dict[str, float] = defaultdict(float)
+        mine = self._ranks.share(batches, self._device)
+        for metrics in self._workers.add_gradients(loss_of, mine, self._parameters):
             for name, metric in metrics.items():
-                totals[name] = max(totals[name], metric.item()) if name in MAXIMA else totals[name] + metric.item()
+                totals[name] = max(totals[name], metric) if name in MAXIMA else totals[name] + metric
         if counts.taught:
             self.gaps = self._ranks.gather(self.gaps)
         return self._ranks.combine(totals, MAXIMA) | {"taught_sequences": float(counts.taught)}

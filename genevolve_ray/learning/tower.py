@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class TowerFeatures:
         self._kept: dict[str, Features] = {}
         self._kind: Any = None
         self._keeping = False
+        self._one_at_a_time = Lock()
         self.computed = 0
         """Pictures that passed the tower since the start of the step."""
 
@@ -70,6 +72,11 @@ class TowerFeatures:
 
     def outputs(self, images: ImageInputs) -> Any:
         """Return the output of the model's `get_image_features` for pictures, with kept features where there are some."""
+        # Micro-batches side by side: the second finds what the first computes.
+        with self._one_at_a_time:
+            return self._outputs(images)
+
+    def _outputs(self, images: ImageInputs) -> Any:
         places = [picture.sha256 or str(i) for i, picture in enumerate(images.pictures)]
         missing = {place: p for place, p in zip(places, images.pictures, strict=True) if place not in self._kept}
         fresh = dict(zip(missing, self._compute(list(missing.values())), strict=True))

@@ -53,6 +53,11 @@ def test_the_cpu_environment_binds_no_cores() -> None:
     assert "TORCHDYNAMO_DISABLE" not in vllm_environment(device="cuda")
 
 
+def test_an_engine_on_a_cpu_compiles_unless_it_is_eager() -> None:
+    found = [vllm_environment(eager=eager)["TORCHDYNAMO_DISABLE"] for eager in (True, False)]
+    assert found == ["1", "0"]
+
+
 @pytest.mark.parametrize(("rows", "device", "threads"), [(999, "cpu", 1), (1000, "cpu", 2), (1000, "cuda", 1)])
 def test_a_large_model_on_a_cpu_has_two_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, device: str, threads: int

@@ -14,7 +14,7 @@ from genevolve_ray.learning.config import LearnerConfig, LoraConfig
 from genevolve_ray.learning.policy import decoder_layers, load_policy
 from genevolve_ray.learning.step import Learner
 
-CONFIG = LearnerConfig(lr=1e-3, temperature=0.7)
+CONFIG = LearnerConfig(lr=1e-3, temperature=0.7, threads=1)
 
 
 def saved_bytes(learner: Learner) -> int:
