@@ -18,6 +18,7 @@ NAMES = (
     "episodes",
     "learner",
     "packing",
+    "fine_tuning",
     "pictures",
     "transport",
     "step",

@@ -66,6 +66,10 @@ class Paced:
         self.answered[str(trajectory.key)] += 1
         return trajectory
 
+    async def rest(self) -> None:
+        """Pass the call on."""
+        await self.port.rest()
+
     async def update(self, weights: PublishedWeights) -> float:
         """Pass the weights on."""
         return await self.port.update(weights)

@@ -32,6 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="rollout workers (default 1)")
     parser.add_argument("--ranks", type=int, default=1, help="ranks of the learner (default 1; one with ipc)")
     parser.add_argument("--dtype", choices=list(_LIMITS), default="float32", help="of engine and learner")
+    parser.add_argument("--sleep", action="store_true", help="engines sleep during the learner's step")
     parser.add_argument("--policy", type=Path, metavar="DIR", help="model folder (default: the shipped cold start)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
     parsed = parser.parse_args(arguments)
@@ -52,6 +53,7 @@ def settings(parsed: argparse.Namespace, policy: Path) -> list[str]:
         f"engine.dtype={parsed.dtype}",
         f"learner.dtype={parsed.dtype}",
         f"loop.parity_limit={_LIMITS[parsed.dtype]}",
+        f"engine.vllm.sleep={parsed.sleep}",
         f"loop.steps={parsed.steps}",
         "cluster.start_timeout=600",
         "loop.requests_per_step=2",
@@ -110,6 +112,7 @@ async def transfer(parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "way": parsed.way,
         "device": _device(parsed.way),
         "dtype": parsed.dtype,
+        "sleep": parsed.sleep,
         "workers": parsed.workers,
         "ranks": parsed.ranks,
         "checks": checks,

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from benchmarks import pieces
 from benchmarks.measure import Options, Row, Spread, Stopwatch, paired_ratio, say
 from benchmarks.world import atlas_config
 from genevolve_ray.config import RunConfig
@@ -26,7 +27,7 @@ def run(options: Options) -> list[Row]:
         with TemporaryDirectory(prefix="genevolve-bench-") as folder:
             larger_policy(Path(folder))
             rows += _measure(config, Path(folder), options.repeats)
-    return rows
+    return rows + pieces.run(options)
 
 
 def larger_policy(folder: Path) -> None:

@@ -122,6 +122,9 @@ class CountedRollouts:
         finally:
             self._engine.leave()
 
+    async def rest(self) -> None:
+        """Do nothing: the trainer owns the engine."""
+
     async def update(self, weights: Any) -> float:
         """Do nothing: the trainer loads its weights itself."""
         return 0.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
 
-from genevolve_ray.cluster.config import PlacedConfig
+from genevolve_ray.cluster.config import PlacedConfig, usual_way
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.layers import EXTENDS, Layer, LayerFault, is_file, key_places, merge_layers, read_layers
 from genevolve_ray.evolution.layers import presets as presets
@@ -40,6 +40,15 @@ class RunConfig(PlacedConfig):
     """Rollouts from machines outside the cluster."""
     layers: tuple[str, ...] = ()
     """The file or preset that the run was started with, and what it `extends`, the nearest first. It is recorded, not set."""
+
+    @model_validator(mode="after")
+    def _weights_by_devices(self) -> RunConfig:
+        """Choose the transport of weights where none is given; outside workers receive files."""
+        if "weights" not in self.cluster.model_fields_set and self.gateway.port is None:
+            cluster = self.cluster.model_copy(update={"weights": usual_way(self)})
+            # Frozen from the end of construction.
+            object.__setattr__(self, "cluster", cluster)
+        return self
 
     @model_validator(mode="after")
     def _outside_fits(self) -> RunConfig:

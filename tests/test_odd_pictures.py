@@ -130,7 +130,7 @@ class Roles:
             assert "0 of 1 rows kept, 1 rejected: 1 unreadable_image" in refusal
             raise Refused(refusal)
         [example] = RowExamples(pictures, report).of(rows)
-        return example.pictures[0]  # type: ignore[attr-defined,no-any-return]
+        return example.images.pictures[0].pixels  # type: ignore[union-attr,no-any-return]
 
     async def reference(self, data: bytes) -> Image.Image:
         """A reference is sent to the renderer; one that cannot be sent voids the sample."""

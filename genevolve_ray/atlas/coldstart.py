@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from itertools import chain
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 from pydantic import Field
 
-from genevolve_ray import __version__
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.policy_session import ReadPicture, TokenSession
 from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.atlas.exercises import exercise
 from genevolve_ray.atlas.lexicon import Partition
+from genevolve_ray.atlas.recipe_training import OnStep, train_recipe
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.sources import world_tools
@@ -36,9 +34,9 @@ from genevolve_ray.tools.protocol import Tool
 from genevolve_ray.tools.showing import showing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedTokenizerFast
 
-    from genevolve_ray.learning.sft import SftStep
+    from genevolve_ray.learning.sft import SftExample
 
 STATED = TeacherConfig(skill_recall=0.7, needless_skill=0.12, search=0.85, official=0.6, current=0.65, slip=0.0)
 """Decisions that experience states and the teacher obeys. They vary, so that only reading reveals them."""
@@ -85,19 +83,19 @@ class Curriculum:
         tools = world_tools(world)
         return world, tools if images is None else showing(tools, self._profile.observations, images)
 
-    def batches(self) -> Iterator[list[Trajectory]]:
-        """Yield one batch of trajectories per step.
+    def batches(self, done: int = 0) -> Iterator[list[Trajectory]]:
+        """Yield one batch of trajectories per step, those of the first `done` steps left out.
 
         A few batches are drawn together and sorted by length, so that batches hold little padding. Then the order of
         the batches is shuffled again.
         """
         size, window = self._config.batch_size, 4
-        for first in range(0, self._config.steps, window):
+        for first in range(done - done % window, self._config.steps, window):
             steps = range(first, min(first + window, self._config.steps))
             pool = asyncio.run(self._draw(steps))
             pool.sort(key=lambda t: len(t.ledger))
             order = np.random.default_rng(derive_seed(self._config.seed, "order", first)).permutation(len(steps))
-            yield from (pool[i * size : (i + 1) * size] for i in order)
+            yield from (pool[i * size : (i + 1) * size] for i in order[max(0, done - first) :])
 
     async def _draw(self, steps: range) -> list[Trajectory]:
         size = self._config.batch_size
@@ -151,11 +149,14 @@ class ColdStartConfig(Config):
 
 
 def train_cold_start(
-    config: ColdStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None
+    config: ColdStartConfig, folder: Path, on_step: OnStep | None = None, *, overwrite: bool = False
 ) -> None:
-    """Train the cold start from random weights and write it to `folder` in HF layout, together with its provenance."""
+    """Train the cold start from random weights and write it to `folder` in HF layout, together with its provenance.
+
+    It resumes where the folder holds the same training unfinished. Raises as `train_recipe`.
+    """
     from genevolve_ray.learning.policy import new_qwen3, save_policy
-    from genevolve_ray.learning.sft import SftConfig, SftExample, train_sft
+    from genevolve_ray.learning.sft import SftConfig
 
     tokenizer = build_tokenizer()
     model = new_qwen3(
@@ -169,35 +170,31 @@ def train_cold_start(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    curriculum = Curriculum(config.curriculum, ChatFormat(tokenizer))
-    lessons = config.curriculum
+
+    def save(target: Path) -> None:
+        save_policy(model, tokenizer, target)
+
+    settings = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
+    batches = partial(cold_start_batches, config.curriculum, tokenizer)
+    train_recipe(config, model, settings, batches, save, folder, on_step, overwrite=overwrite)
+
+
+def cold_start_batches(
+    lessons: CurriculumConfig, tokenizer: PreTrainedTokenizerFast, done: int = 0
+) -> Iterator[list[SftExample]]:
+    """Yield the batch of every step after the first `done`: exercises alone, then lessons with some exercises."""
+    from genevolve_ray.learning.sft import SftExample
+
+    taught = Curriculum(lessons, ChatFormat(tokenizer)).batches(max(0, done - lessons.exercise_steps))
     rng = np.random.default_rng(derive_seed(lessons.seed, "exercises"))
-
-    def drills(count: int) -> list[SftExample]:
-        return [SftExample(*exercise(rng, tokenizer)) for _ in range(count)]
-
-    alone = (drills(lessons.batch_size + lessons.exercises) for _ in range(lessons.exercise_steps))
-    mixed = (
-        [SftExample(t.ledger.tokens, t.ledger.policy_mask) for t in batch] + drills(lessons.exercises)
-        for batch in curriculum.batches()
-    )
-    report = None if on_step is None else lambda step: on_step(model, step)
-    sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02)
-    history = train_sft(model, chain(alone, mixed), sft, report)
-    save_policy(model, tokenizer, folder)
-    write_provenance(config, history, folder)
-
-
-def write_provenance(config: ColdStartConfig, history: Sequence[SftStep], folder: Path) -> None:
-    """Write what made a checkpoint beside it: the recipe, the loss at its end, and its cost."""
-    provenance: dict[str, Any] = {
-        "recipe": config.model_dump(mode="json"),
-        "package": __version__,
-        "final_loss": sum(h.loss for h in history[-50:]) / len(history[-50:]),
-        "seconds": round(sum(h.seconds for h in history), 1),
-        "tokens": sum(h.tokens for h in history),
-    }
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    for step in range(lessons.exercise_steps + lessons.steps):
+        alone = step < lessons.exercise_steps
+        # Exercises follow from those before them, so that all are drawn.
+        count = lessons.exercises + (lessons.batch_size if alone else 0)
+        drills = [SftExample(*exercise(rng, tokenizer)) for _ in range(count)]
+        if step >= done:
+            played = [] if alone else next(taught)
+            yield [SftExample(t.ledger.tokens, t.ledger.policy_mask) for t in played] + drills
 
 
 async def play(

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
-from functools import cache
-from itertools import chain
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from genevolve_ray.agent.chat import ChatFormat
-from genevolve_ray.atlas.coldstart import ColdStartConfig, Curriculum, CurriculumConfig, write_provenance
+from genevolve_ray.atlas.coldstart import ColdStartConfig, Curriculum, CurriculumConfig
+from genevolve_ray.atlas.recipe_training import OnStep, train_recipe
 from genevolve_ray.atlas.sight_exercises import SightExercise, practise, see
 from genevolve_ray.atlas.teacher import TeacherConfig
 from genevolve_ray.atlas.tokenizer import VISION, build_tokenizer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from genevolve_ray.learning.batch import PictureInput
-    from genevolve_ray.learning.sft import SftExample, SftStep
+    from genevolve_ray.learning.sft import SftExample
 
 PROFILE = "atlas-sight"
 _CONTROL = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
@@ -121,49 +121,50 @@ def new_model(config: SightStartConfig, tokenizer: PreTrainedTokenizerFast) -> P
 
 
 def train_sight_start(
-    config: SightStartConfig, folder: Path, on_step: Callable[[PreTrainedModel, SftStep], None] | None = None
+    config: SightStartConfig, folder: Path, on_step: OnStep | None = None, *, overwrite: bool = False
 ) -> None:
-    """Train the cold start with sight from random weights and write it to `folder`, together with its provenance."""
+    """Train the cold start with sight from random weights and write it to `folder`, together with its provenance.
+
+    It resumes where the folder holds the same training unfinished. Raises as `train_recipe`.
+    """
     from genevolve_ray.learning.new_seeing import write_processors
     from genevolve_ray.learning.policy import save_policy
-    from genevolve_ray.learning.sft import OptimizerName, SftConfig, train_sft
+    from genevolve_ray.learning.sft import OptimizerName, SftConfig
 
     tokenizer = build_tokenizer(sight=True)
-    model = new_model(config, tokenizer)
+    model, sizes = new_model(config, tokenizer), {"image_side": config.image_side, "patch_size": config.patch_size}
+
+    def save(target: Path) -> None:
+        save_policy(model, tokenizer, target)
+        write_processors(target, **sizes)
+
     with tempfile.TemporaryDirectory(prefix="genevolve-sight-") as beginning:
         model.config.save_pretrained(beginning)
-        write_processors(beginning, image_side=config.image_side, patch_size=config.patch_size)
-        report = None if on_step is None else lambda step: on_step(model, step)
+        write_processors(beginning, **sizes)
         # Muon needs half of AdamW's steps here.
-        sft = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02, optimizer=OptimizerName.MUON)
-        history = train_sft(model, _batches(config, tokenizer, Path(beginning)), sft, report)
-    save_policy(model, tokenizer, folder)
-    write_processors(folder, image_side=config.image_side, patch_size=config.patch_size)
-    write_provenance(config, history, folder)
+        settings = SftConfig(steps=config.steps, lr=config.lr, final_lr_fraction=0.02, optimizer=OptimizerName.MUON)
+        batches = partial(_batches, config, tokenizer, Path(beginning))
+        train_recipe(config, model, settings, batches, save, folder, on_step, overwrite=overwrite)
 
 
 def _batches(
-    config: SightStartConfig, tokenizer: PreTrainedTokenizerFast, model_dir: Path
+    config: SightStartConfig, tokenizer: PreTrainedTokenizerFast, model_dir: Path, done: int
 ) -> Iterator[list[SftExample]]:
-    """Yield the batch of every step."""
+    """Yield the batch of every step after the first `done`."""
     lessons, images = config.curriculum, MemoryImages()
     pictures = _Pictures(load_image_processor(model_dir), images)
     tokens = (config.image_side // config.patch_size) ** 2 // 4
     rng = np.random.default_rng(derive_seed(lessons.seed, "exercises"))
     chat = ChatFormat(tokenizer, image_tokens=load_image_tokens(model_dir))
-    curriculum = Curriculum(lessons, chat, PROFILE, images)
-
-    def exercises(seeing: int, others: int, *, seen: bool = True) -> list[SftExample]:
-        made = [see(rng, tokenizer, tokens) for _ in range(seeing)]
-        made += [practise(rng, tokenizer, tokens, seen=seen) for _ in range(others)]
-        return [pictures.of_exercise(exercise) for exercise in made]
-
-    whole, first = lessons.batch_size + lessons.exercises, round(config.seeing_fraction * lessons.exercise_steps)
-    half, seeing = whole // 2, min(config.seeing, lessons.exercises)
-    names = (exercises(half, whole - half, seen=False) for _ in range(first))
-    alone = (exercises(seeing, whole - seeing) for _ in range(lessons.exercise_steps - first))
-    mixed = (
-        [pictures.of_lesson(lesson) for lesson in batch] + exercises(seeing, lessons.exercises - seeing)
-        for batch in curriculum.batches()
-    )
-    return chain(names, alone, mixed)
+    taught = Curriculum(lessons, chat, PROFILE, images).batches(max(0, done - lessons.exercise_steps))
+    whole, naming = lessons.batch_size + lessons.exercises, round(config.seeing_fraction * lessons.exercise_steps)
+    for step in range(config.steps):
+        alone, seen = step < lessons.exercise_steps, step >= naming
+        count = whole if alone else lessons.exercises
+        seeing = min(config.seeing, lessons.exercises) if seen else whole // 2
+        # Exercises follow from those before them, so that all are drawn.
+        drills = [see(rng, tokenizer, tokens) for _ in range(seeing)]
+        drills += [practise(rng, tokenizer, tokens, seen=seen) for _ in range(count - seeing)]
+        if step >= done:
+            played = [] if alone else next(taught)
+            yield [*map(pictures.of_lesson, played), *map(pictures.of_exercise, drills)]

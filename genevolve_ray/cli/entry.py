@@ -114,7 +114,7 @@ def sft(
 ) -> None:
     """Run supervised fine-tuning: the cold start of a preset from scratch, or a model folder on published SFT rows.
 
-    On rows, an interrupted training resumes when the same command is given again.
+    An interrupted training resumes when the same command is given again.
 
     Example: `genevolve sft samples/sft.jsonl --model runs/demo/sft --out runs/tuned --set dtype=float32`
     """

@@ -12,6 +12,8 @@ from genevolve_ray.evolution.patience import time_limit
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.base import Config
 
+_EPSILON = 1e-6
+
 
 class ServiceConfig(Config):
     """Configure one Ray Serve application: the number of replicas and the resources of each."""
@@ -99,7 +101,11 @@ class ClusterConfig(Config):
     weights: Literal["host", "nccl", "ipc", "gloo"] = "host"
     """Transport of a version's weights to the engines. `host`: as files, once to every node through Ray's object store.
     `nccl`: from GPU to GPU, with separate GPUs for learner and engines. `ipc`: learner and engines share a GPU.
-    `gloo`: for tests of the GPU transports on CPUs."""
+    `gloo`: for tests of the GPU transports on CPUs. Where it is not given: `nccl` or `ipc` where learner and vLLM are on
+    GPUs and no outside worker, rehearsal or published adapter needs files."""
+    weights_piece_mib: int = Field(default=256, ge=1)
+    """Size of the pieces in which tensors travel to engines, in MiB; a larger tensor is a piece of its own. The next
+    piece is packed while one is sent, so both ends hold two (`ipc`: one). Not run on a GPU."""
     weights_timeout: float = Field(default=300.0, gt=0)
     """Seconds that a transfer of a version between GPUs may take; processes still in it after that count as dead."""
     object_store_mib: int = Field(default=256, ge=80)
@@ -127,6 +133,11 @@ class PlacedConfig(EvolutionConfig):
         """Samples that one engine plays at once, at most: the workers share those of a step."""
         return math.ceil(super().samples_per_engine / self.cluster.rollout_workers)
 
+    @property
+    def part_tokens(self) -> int:
+        """Least number of tokens with which the learner begins early: a micro-batch for each of its ranks."""
+        return super().part_tokens * self.cluster.learner_ranks
+
     @model_validator(mode="after")
     def _sampled_as_the_profile(self) -> PlacedConfig:
         """Sample rows as the profile proposes, where nothing else is set."""
@@ -136,3 +147,26 @@ class PlacedConfig(EvolutionConfig):
             # Frozen from the end of construction.
             object.__setattr__(self, "inference", self.inference.model_copy(update=sampling))
         return self
+
+
+def usual_way(config: PlacedConfig) -> Literal["host", "nccl", "ipc"]:
+    """Return the transport of weights that suits the devices of a run without workers outside.
+
+    An adapter that the learner publishes is small as files. A transport without files would send whole weights.
+    """
+    cluster, engine, learner = config.cluster, config.engine, config.learner
+    if config.rehearsal is not None or engine.kind != "vllm" or learner.publishes_adapter:
+        return "host"
+    reserved = (cluster.learner_gpus, cluster.rollout_gpus)
+    if "cpu" in (engine.device, learner.device) or not all(reserved):
+        return "host"
+    if all(gpus.is_integer() for gpus in reserved):
+        return "nccl"
+    one_process_each = cluster.learner_ranks == engine.vllm.tensor_parallel_size == 1
+    return "ipc" if one_process_each and on_one_gpu(cluster) else "host"
+
+
+def on_one_gpu(cluster: ClusterConfig) -> bool:
+    """Return whether learner and engines reserve fractions of a GPU that add up to at most one."""
+    learner, engines = cluster.learner_ranks * cluster.learner_gpus, cluster.rollout_workers * cluster.rollout_gpus
+    return bool(learner and engines) and learner + engines <= 1 + _EPSILON

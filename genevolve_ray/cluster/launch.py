@@ -244,8 +244,13 @@ class Launch:
 
         cluster, transfer = self.config.cluster, None
         if self.learner is not None:
-            ways = self.config.engine.vllm.tensor_parallel_size
-            transfer = Transfer(self.learner, processes=ways, timeout=cluster.weights_timeout, kill=ray.kill)
+            transfer = Transfer(
+                self.learner,
+                processes=self.config.engine.vllm.tensor_parallel_size,
+                timeout=cluster.weights_timeout,
+                piece_bytes=cluster.weights_piece_mib << 20,
+                kill=ray.kill,
+            )
         return RayRollouts(
             WorkerPool(create=self._create_worker, prepare=self._prepare, kill=ray.kill, cancel=ray.cancel),
             len(self._workers),

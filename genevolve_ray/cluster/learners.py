@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from genevolve_ray.cluster.errors import Supervise, await_remote, unsupervised
 from genevolve_ray.cluster.transports.device import Sender, TensorsPayload, TransferGroup
 from genevolve_ray.cluster.transports.host import FilesPayload, forget_weights, pack, run_folder
-from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.ports import LearnerLost, Parts
 from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, remove_leftovers
 from genevolve_ray.records.experience import Lesson, MovedToken
 from genevolve_ray.records.images import FilesystemImages
@@ -169,9 +169,15 @@ class RayLearner:
                 except LearnerLost:
                     continue
 
-    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
+    async def accumulate(self, groups: Sequence[Group], step: int) -> None:
+        """Add the gradient of some groups of a step early, on every rank."""
+        await self._call("accumulate", list(groups), step)
+
+    async def step(
+        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+    ) -> dict[str, float]:
         """Take one optimization step on judged groups, taught by lessons, and return its metrics."""
-        metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons))
+        metrics: dict[str, float] = await self._call("step", list(groups), step, list(lessons), parts)
         return metrics
 
     async def teacher_disagreement(self) -> list[MovedToken]:

@@ -85,6 +85,15 @@ class RayExperience:
         """Wait until the memory has started."""
         await self._call("start")
 
+    async def prepare(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> None:
+        """Compare some groups of a step early. When the actor dies, `learn` compares them with its replacement."""
+        if self._lost:
+            return
+        try:
+            await self._call("call", "prepare", list(requests), list(groups), step)
+        except RayActorError:
+            self._lost = True
+
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write a step's bundles and recall one for each request. Raises RayActorError when actors keep dying."""
         learned, changes = await self._again("learn", list(requests), list(groups), step)

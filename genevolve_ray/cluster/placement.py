@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from genevolve_ray.cluster.config import on_one_gpu
 from genevolve_ray.cluster.errors import PlacementError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def check_weights_way(config: PlacedConfig) -> None:
             f"cluster.learner_ranks={cluster.learner_ranks} and "
             f"engine.vllm.tensor_parallel_size={engine.vllm.tensor_parallel_size}: use nccl"
         )
-    if way == "ipc" and cluster.learner_gpus + cluster.rollout_workers * cluster.rollout_gpus > 1 + _EPSILON:
+    if way == "ipc" and not on_one_gpu(cluster):
         raise PlacementError(
             f"cluster.weights=ipc is for one GPU that learner and engines share, {reserved} for each of "
             f"cluster.rollout_workers={cluster.rollout_workers} are more: use nccl"

@@ -136,16 +136,20 @@ class RayRollouts:
                 )
             )
 
-    async def tell(self, call: Callable[[Any], Awaitable[None]]) -> None:
-        """Call every worker; where one is dead, its replacement is called."""
-        await asyncio.gather(*(self._tell(place, call) for place in self._standing()))
+    async def rest(self) -> None:
+        """Let every engine free its GPU until the next update."""
+        await self.tell(lambda worker: worker.rest.remote(), "rest")
 
-    async def _tell(self, place: _Place, call: Callable[[Any], Awaitable[None]]) -> None:
+    async def tell(self, call: Callable[[Any], Awaitable[None]], kind: str = "renderer") -> None:
+        """Call every worker; where one is dead, its replacement is called. `kind` names the calls of one duration."""
+        await asyncio.gather(*(self._tell(place, call, kind) for place in self._standing()))
+
+    async def _tell(self, place: _Place, call: Callable[[Any], Awaitable[None]], kind: str) -> None:
         try:
-            await self._on(place, "renderer", call)
+            await self._on(place, kind, call)
         except RayActorError:
             if place.lost is None:
-                await self._on(place, "renderer", call)
+                await self._on(place, kind, call)
 
     async def stats(self) -> list[Any]:
         """Return the statistics of every worker."""

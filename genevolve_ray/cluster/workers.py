@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect, connect_tools
 from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.engines.config import EngineConfig
+from genevolve_ray.engines.factory import let_sleep
 from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
 from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
@@ -157,6 +158,14 @@ class RolloutWorker:
         engine, folder = self._engine(), await weights.folder()
         try:
             return await engine.update(folder, weights.version, weights.probe)
+        except self._engine_death:
+            self._exit()
+            raise
+
+    async def rest(self) -> None:
+        """Let the engine free its GPU until the next update."""
+        try:
+            await let_sleep(self._engine())
         except self._engine_death:
             self._exit()
             raise

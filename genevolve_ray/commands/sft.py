@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
+from genevolve_ray.atlas.recipe_training import OnStep
 from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
 from genevolve_ray.commands.sft_screen import Screen, SilentRank
 from genevolve_ray.config import ConfigError, explain, with_overrides
 from genevolve_ray.data.sft_config import SftRowsConfig, learner_config
-from genevolve_ray.data.sft_folder import PROVENANCE_FILE, check_unfinished
+from genevolve_ray.data.sft_folder import PROVENANCE_FILE
 from genevolve_ray.data.sft_training import REPORT_FILE, train_on_rows
 from genevolve_ray.doctor.model_folder import check_architecture
 from genevolve_ray.doctor.preflight import model_folder, require_gpus
@@ -37,8 +38,16 @@ if TYPE_CHECKING:
 
 _RECIPE_EVERY = 50
 """Steps between two lines of progress where the output is no terminal."""
-Trained = Callable[[Any, Path, Callable[["PreTrainedModel", "SftStep"], None] | None], None]
-"""Trains a cold start by a recipe into a folder, and reports each step."""
+
+
+class Trained(Protocol):
+    """Define the training of a cold start by a recipe into a folder, which reports each step."""
+
+    def __call__(self, config: Any, folder: Path, on_step: OnStep | None = None, *, overwrite: bool = False) -> None:
+        """Train, or resume."""
+        ...
+
+
 _TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
     "atlas": (ColdStartConfig, train_cold_start),
     "atlas-sight": (SightStartConfig, train_sight_start),
@@ -48,13 +57,14 @@ _TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
 def sft_run(
     preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None, overwrite: bool = False
 ) -> None:
-    """Train the cold start of a preset from nothing. Raises UserFault for a folder that holds a model."""
+    """Train the cold start of a preset from nothing, or resume it.
+
+    Raises UserFault for a folder that holds a model or another training.
+    """
     if preset not in _TEACHERS:
         raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: {', '.join(_TEACHERS)}")
-    if not overwrite:
-        check_unfinished(out)
     recipe, trained = _TEACHERS[preset]
-    train(out, recipe().changed(steps=steps, seed=seed), trained, threads)
+    train(out, recipe().changed(steps=steps, seed=seed), trained, threads, overwrite)
 
 
 def sft_rows_run(
@@ -170,8 +180,8 @@ def _check_pictures(source: str, files: Sequence[Path], reading: SftReadConfig) 
         )
 
 
-def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | None) -> None:
-    """Train a cold start by a recipe into `out`."""
+def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | None, overwrite: bool) -> None:
+    """Train a cold start by a recipe into `out`. Raises UserFault as `sft_run`."""
     from genevolve_ray.learning.policy import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
@@ -181,10 +191,12 @@ def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | N
         task = bar.add_task("cold start", total=recipe.steps, loss="")
 
         def show(_: PreTrainedModel, step: SftStep) -> None:
-            bar.update(task, advance=1, loss=f"loss {step.loss:.4f}")
+            if step.step and not bar.tasks[task].completed:
+                console.print(f"resuming after step {step.step}/{recipe.steps}")
+            bar.update(task, completed=step.step + 1, loss=f"loss {step.loss:.4f}")
             if not console.is_terminal and (step.step + 1) % _RECIPE_EVERY == 0:
                 pace = f"{step.tokens_per_second:,.0f} tokens/s"
                 console.print(f"step {step.step + 1}/{recipe.steps} loss {step.loss:.4f} {pace}")
 
-        trained(recipe, out, show)
+        trained(recipe, out, show, overwrite=overwrite)
     console.print(f"cold start written to {out} in {time.perf_counter() - started:.0f} s")

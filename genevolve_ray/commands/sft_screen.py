@@ -40,7 +40,7 @@ class SilentRank:
 
 
 class Screen:
-    """Show loss, tokens per second, the use of the device (MFU) and the remaining time of a training."""
+    """Show loss, tokens per second, the use of the device (MFU), what rows hold, and the remaining time of a training."""
 
     def __init__(self, device: str = "cpu", dtype: str = "float32", ranks: int = 1) -> None:
         """Show the training of a number of ranks, each with a device of this kind."""
@@ -91,14 +91,14 @@ class Screen:
             self.say(f"step {done}/{self._steps} {said}")
 
     def _said(self, step: SftStep, done: int) -> str:
-        from genevolve_ray.learning.speed import speed_text
+        from genevolve_ray.learning.speed import rows_text, speed_text
 
         steps = [each for _, each in self._recent]
-        pace = speed_text(
-            sum(s.tokens for s in steps), sum(s.flops for s in steps), sum(s.seconds for s in steps), self._peak
-        )
+        tokens = sum(s.tokens for s in steps)
+        pace = speed_text(tokens, sum(s.flops for s in steps), sum(s.seconds for s in steps), self._peak)
+        rows = rows_text(tokens, sum(s.distinct_tokens for s in steps), sum(s.row_tokens for s in steps))
         left = sum(seconds for seconds, _ in self._recent) / len(steps) * (self._steps - done)
-        return f"loss {step.loss:.4f} lr {step.lr:.2e} {pace}, {timedelta(seconds=round(left))} left"
+        return f"loss {step.loss:.4f} lr {step.lr:.2e} {pace}, {rows}, {timedelta(seconds=round(left))} left"
 
     def heldout(self, done: int, evaluation: SftEvaluation) -> None:
         """Print the held-out loss."""

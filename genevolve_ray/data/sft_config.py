@@ -46,7 +46,11 @@ class SftRowsConfig(Config):
     cutoff: int = Field(default=32768, ge=2)
     """Most tokens of a row; longer rows are rejected, not cut."""
     token_budget: int = Field(default=32768, ge=1)
-    """Padded tokens of a micro-batch; it changes memory and speed, not the result."""
+    """Distinct tokens of a micro-batch (padded ones for a model that takes no packed rows); it changes memory and speed,
+    not the result."""
+    packed_rows: bool = True
+    """Compute the common prefixes of a micro-batch once, in one row without padding, as `learner.packed_rows` does; False
+    pads whole rows. It changes memory and speed, not the result."""
     gradient_checkpointing: bool | float = Field(default=False, ge=0, le=1)
     """Compute the decoder layers, or a share of them, again in the backward pass; as `learner.gradient_checkpointing`."""
     offload: bool = False
@@ -120,5 +124,6 @@ def sft_config(config: SftRowsConfig, rows: int) -> SftConfig:
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,
         token_budget=config.token_budget,
+        packed_rows=config.packed_rows,
         dtype=config.dtype,
     )

@@ -31,8 +31,8 @@ _HELD = (PROVENANCE_FILE, "provenance.json", CONFIG_FILE, "adapter_config.json")
 _OVERWRITE = "--overwrite replaces it, or name another --out"
 FREE = frozenset(
     {
-        *("threads", "device", "token_budget", "gradient_checkpointing", "offload", "ranks", "checkpoint_every"),
-        *("exclude_paths", "heldout_paths", "lora.publish"),
+        *("threads", "device", "token_budget", "packed_rows", "gradient_checkpointing", "offload", "ranks"),
+        *("checkpoint_every", "exclude_paths", "heldout_paths", "lora.publish"),
     }
 )
 """Settings that may change when a training resumes: they change memory, speed or form, and rows are compared as such."""
@@ -175,9 +175,9 @@ class TrainingFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
+    def finish(self, provenance: Mapping[str, Any], name: str = PROVENANCE_FILE) -> None:
         """Write the mark of a finished training, and remove its states."""
-        write_object(self.out / PROVENANCE_FILE, provenance)
+        write_object(self.out / name, provenance)
         _sync(self.out)
         self.release()
         shutil.rmtree(self._training, ignore_errors=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,11 @@ from genevolve_ray.tools.showing import Observations
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
+    from torch import Tensor
 
     from genevolve_ray.data.sft_rows import TokenizedRow
-    from genevolve_ray.learning.batch import ImageInputs, MaskedTokens
     from genevolve_ray.learning.distributed import Ranks
+    from genevolve_ray.learning.sft import SftExample
 
 _LOG = logging.getLogger(__name__)
 _THREADS = min(8, os.cpu_count() or 1)
@@ -87,28 +90,28 @@ class RowPictures:
         return picture
 
 
-@dataclass(frozen=True)
-class SeeingExample:
-    """Hold a conversation with its pictures; the input of the vision tower is made when its micro-batch is.
+class OpenedPicture:
+    """Hold a picture at the size that the policy sees, as `learning.batch.TowerPicture`.
 
-    Attributes:
-        tokens: token ids [T].
-        policy_mask: True [T] where the assistant wrote the token.
-        pictures: at least one, in the order of its tokens.
-        processor: the model's image processor.
+    Its patches, eight times as large as its pixels, are computed anew when a pass reads them, and kept no longer.
     """
 
-    tokens: Sequence[int]
-    policy_mask: Sequence[bool]
-    pictures: Sequence[PillowImage]
-    processor: Any
+    def __init__(self, pixels: PillowImage, grid: Grid, processor: Any) -> None:
+        """Hold pixels in RGB, their patches by time, height and width, and the model's image processor."""
+        self.grid = grid
+        self.pixels, self._processor = pixels, processor
+
+    @cached_property
+    def sha256(self) -> str:
+        """A hash of the size and the pixels."""
+        return hashlib.sha256(repr(self.pixels.size).encode() + self.pixels.tobytes()).hexdigest()
 
     @property
-    def images(self) -> ImageInputs:
-        """The pictures as the vision tower reads them, computed anew."""
-        from genevolve_ray.learning.vision import image_inputs
+    def patches(self) -> Tensor:
+        """The patches [t * h * w, patch size]."""
+        from genevolve_ray.learning.vision import picture_input
 
-        return image_inputs(self.pictures, self.processor)
+        return picture_input(self.pixels, self._processor).patches
 
 
 class RowExamples:
@@ -136,12 +139,12 @@ class RowExamples:
                 self.report.reject(rejection)
             self._lost[place] = rejection
 
-    def of(self, rows: Sequence[TokenizedRow]) -> list[MaskedTokens]:
+    def of(self, rows: Sequence[TokenizedRow]) -> list[SftExample]:
         """Return the examples of rows, in order, with their pictures decoded.
 
         Those of Parquet files are read in the order of the files.
         """
-        made: dict[int, MaskedTokens] = {}
+        made: dict[int, SftExample] = {}
         for number in sorted(range(len(rows)), key=lambda number: _reading_order(rows[number])):
             try:
                 made[number] = self._example(rows[number])
@@ -151,7 +154,7 @@ class RowExamples:
             self._agree(rows, made)
         return [made[number] for number in sorted(made)]
 
-    def _agree(self, rows: Sequence[TokenizedRow], made: dict[int, MaskedTokens]) -> None:
+    def _agree(self, rows: Sequence[TokenizedRow], made: dict[int, SftExample]) -> None:
         """Leave out what another rank left out: all ranks must divide by the same count of tokens."""
         assert self._ranks is not None
         missing = {f"{number:08d}": float(number not in made) for number in range(len(rows))}
@@ -169,7 +172,9 @@ class RowExamples:
         self.report.reject(rejection)
         _LOG.warning("left out: %s", rejection)
 
-    def _example(self, row: TokenizedRow) -> MaskedTokens:
+    def _example(self, row: TokenizedRow) -> SftExample:
+        from genevolve_ray.learning.batch import ImageInputs
+
         if not row:
             raise RowFault(RejectionReason.MISSING_IMAGE, "left out before")
         plain = row.example()
@@ -181,7 +186,9 @@ class RowExamples:
             if self._pictures.tokens.grid(pixels.width, pixels.height) != picture.grid:
                 detail = f"{picture.place} has another size than when it was read"
                 raise RowFault(RejectionReason.UNREADABLE_IMAGE, detail)
-        return SeeingExample(plain.tokens, plain.policy_mask, opened, self._pictures.processor)
+        processor = self._pictures.processor
+        shown = [OpenedPicture(pixels, its.grid, processor) for its, pixels in zip(row.pictures, opened, strict=True)]
+        return replace(plain, images=ImageInputs(tuple(shown)))
 
 
 def _reading_order(row: TokenizedRow) -> tuple[str, int]:

@@ -74,6 +74,20 @@ class TokenizedRow:
         return SftExample(self.tokens.tolist(), mask)
 
 
+@dataclass(frozen=True, slots=True)
+class RowOutcome:
+    """Hold what became of a row: its tokens, or None and why it is left out; of a row that is kept, what is noted."""
+
+    row: TokenizedRow | None
+    remark: Rejection | None = None
+
+    def reported(self, report: RejectionReport) -> list[TokenizedRow]:
+        """Count the remark in a report, and return the row where it is kept."""
+        if self.remark is not None:
+            (report.reject if self.row is None else report.note)(self.remark)
+        return [] if self.row is None else [self.row]
+
+
 class RowEncoder:
     """Encode SFT rows as tokens of one tokenizer."""
 
@@ -165,18 +179,21 @@ class RowEncoder:
             text = body.lstrip() if prefix[-1:].isspace() else body
         return [*self._chat.tokenizer.encode(text, add_special_tokens=False), self._chat.end_of_turn_id]
 
+    def outcome(self, row: SftRow) -> RowOutcome:
+        """Return what becomes of a row."""
+        try:
+            encoded = self.encode(row)
+        except RowFault as fault:
+            return RowOutcome(None, Rejection(str(row.source), row.number, fault.reason, fault.detail))
+        if self._pictures is not None and (hidden := len(row.images) - len(encoded.pictures)):
+            detail = f"{hidden} of {len(row.images)} images"
+            return RowOutcome(encoded, Rejection(str(row.source), row.number, RejectionReason.IMAGE_NOT_SHOWN, detail))
+        return RowOutcome(encoded)
+
     def encode_all(self, rows: Iterable[SftRow], report: RejectionReport) -> Iterator[TokenizedRow]:
         """Yield the tokens of rows; the report counts those that cannot be trained on."""
         for row in rows:
-            try:
-                encoded = self.encode(row)
-            except RowFault as fault:
-                report.reject(Rejection(str(row.source), row.number, fault.reason, fault.detail))
-                continue
-            if self._pictures is not None and (hidden := len(row.images) - len(encoded.pictures)):
-                detail = f"{hidden} of {len(row.images)} images"
-                report.note(Rejection(str(row.source), row.number, RejectionReason.IMAGE_NOT_SHOWN, detail))
-            yield encoded
+            yield from self.outcome(row).reported(report)
 
 
 def shown_pictures(row: SftRow) -> list[PicturePlace]:

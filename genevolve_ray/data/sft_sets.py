@@ -8,17 +8,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.trained_prompt import prompt_difference
 from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.data.sft_folder import OccupiedFolder, digest_of
-from genevolve_ray.data.sft_rows import RowEncoder, TokenizedRow
+from genevolve_ray.data.sft_rows import RowEncoder, RowOutcome, TokenizedRow
 from genevolve_ray.records.published.exclusion import read_exclusion
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
 from genevolve_ray.records.published.splits import Split, SplitConfig, split_keys
 from genevolve_ray.records.published.trajectories import SftRow, read_sft
+
+if TYPE_CHECKING:
+    from genevolve_ray.learning.distributed import Ranks
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,16 +36,54 @@ class RowSets:
     """System prompts of the rows to train on, by their number of rows."""
 
 
-def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig, report: RejectionReport) -> RowSets:
+class SharedEncoding:
+    """Encode rows on all ranks, each an equal share of them, and give every rank all of them in order.
+
+    All ranks add the same rows. A step needs all rows of its batch on every rank, which divides them by their tokens.
+    """
+
+    def __init__(self, encoder: RowEncoder, ranks: Ranks | None) -> None:
+        """Encode on these ranks, None for this process alone."""
+        self._encoder, self._ranks = encoder, ranks
+        self._targets: list[list[TokenizedRow]] = []
+        self._own: dict[int, RowOutcome] = {}
+
+    def add(self, row: SftRow, target: list[TokenizedRow]) -> None:
+        """Encode a row that will be appended to a list, or leave it to another rank."""
+        number, ranks = len(self._targets), self._ranks
+        self._targets.append(target)
+        if ranks is None or number % ranks.size == ranks.rank:
+            self._own[number] = self._encoder.outcome(row)
+
+    def finish(self, report: RejectionReport) -> None:
+        """Append all rows that are kept, and report the others. Raises DataError where ranks read different files."""
+        own = len(self._targets), self._own
+        found = [own] if self._ranks is None else self._ranks.exchange(own)
+        if len(counts := [count for count, _ in found]) != counts.count(counts[0]):
+            raise DataError(f"the ranks read different files: {', '.join(map(str, counts))} rows")
+        outcomes = {number: outcome for _, its in found for number, outcome in its.items()}
+        for number, target in enumerate(self._targets):
+            target.extend(outcomes[number].reported(report))
+
+
+def load_rows(
+    paths: Sequence[Path],
+    encoder: RowEncoder,
+    config: SftRowsConfig,
+    report: RejectionReport,
+    ranks: Ranks | None = None,
+) -> RowSets:
     """Read, split and tokenize rows. A request that is held out is never trained on.
+
+    Over several ranks a collective: each tokenizes a share, and all return the same rows.
 
     Raises:
         DataError: for a file that is missing or broken, or when no row is left to train on.
     """
-    rows, away = RowSets([], []), set[str]()
+    rows, away, encoding = RowSets([], []), set[str](), SharedEncoding(encoder, ranks)
     for row in read_sft(config.heldout_paths, report, config.reading):
         away.add(row.key)
-        rows.heldout.extend(encoder.encode_all([row], report))
+        encoding.add(row, rows.heldout)
     if config.heldout_paths and not away:
         raise DataError(f"no row to evaluate on in {', '.join(map(str, config.heldout_paths))}: {report.text()}")
     split = None if away else SplitConfig(validation=config.heldout_fraction, seed=config.seed)
@@ -53,10 +94,11 @@ def load_rows(paths: Sequence[Path], encoder: RowEncoder, config: SftRowsConfig,
         )
     for row in _without(away | excluded, read_sft(paths, report, config.reading), report):
         if split is not None and split_keys([row.key], split)[row.key] is Split.VALIDATION:
-            rows.heldout.extend(encoder.encode_all([row], report))
+            encoding.add(row, rows.heldout)
         else:
             _count_prompt(row, rows.prompts)
-            rows.train.extend(encoder.encode_all([row], report))
+            encoding.add(row, rows.train)
+    encoding.finish(report)
     if not rows.train:
         raise DataError(f"no row to train on in {', '.join(map(str, paths))}: {report.text()}")
     return rows

@@ -33,9 +33,8 @@ from genevolve_ray.records.published.rejections import DataError, RejectionRepor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from genevolve_ray.learning.batch import MaskedTokens
     from genevolve_ray.learning.distributed import Ranks
-    from genevolve_ray.learning.sft import SftEvaluation, SftStep
+    from genevolve_ray.learning.sft import SftEvaluation, SftExample, SftStep
 
 _LOG = logging.getLogger(__name__)
 REPORT_FILE = "rejections.json"
@@ -90,7 +89,7 @@ def train_on_rows(
     from genevolve_ray.learning.policy import has_tokenizer
 
     if ranks is None or not ranks.sharded:
-        ranks = lone_rank(config.device) if config.offload else Ranks()
+        ranks = lone_rank(config.device) if learner_config(config).shards else Ranks()
     if not has_tokenizer(model_dir):
         raise FileNotFoundError(f"no tokenizer files in {str(model_dir)!r}")
     check_companions(model_dir)
@@ -99,7 +98,7 @@ def train_on_rows(
     folder.check()
     started, report = time.perf_counter(), RejectionReport()
     encoder, pictures = _encoder(model_dir, config, folder.date())
-    rows = load_rows(paths, encoder, config, report)
+    rows = load_rows(paths, encoder, config, report, ranks)
     words = compare_words(rows.prompts, config)
     monitor.start(report, len(rows.train), len(rows.heldout), sft_config(config, len(rows.train)).steps)
     training = _Training(model_dir, config, folder, monitor, ranks)
@@ -195,7 +194,7 @@ class _Training:
             raise DataError(f"no row is left to train on: {self.examples.report.text()}")
         self._evaluate(self.progress.steps)
 
-    def _batches(self) -> Iterator[list[MaskedTokens]]:
+    def _batches(self) -> Iterator[list[SftExample]]:
         """Yield the batches that were not trained on yet."""
         config, drawn = self.config, self.progress.batches
         batches = epochs_of(self.rows.train, epochs=config.epochs, batch=config.global_batch, seed=config.seed)
@@ -269,7 +268,8 @@ class _Training:
         parts = []
         for start in range(0, len(rows), size):
             if batch := self.examples.of(rows[start : start + size]):
-                parts.append(evaluate_sft(self.model, batch, config.token_budget, config.dtype, self.ranks))
+                settings = (config.token_budget, config.dtype, self.ranks, config.packed_rows)
+                parts.append(evaluate_sft(self.model, batch, *settings))
         if len(parts) < 2:
             return parts[0] if parts else None
         count = sum(part.target_tokens for part in parts)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from genevolve_ray.cluster.config import on_one_gpu
 from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.session import cluster_address
 from genevolve_ray.config import RunConfig
@@ -211,11 +212,27 @@ def learner_memory(config: RunConfig, weights: Weights | None) -> list[Check]:
         return []
     each = weights.parameters * (_MASTER_BYTES + _ADAM_BYTES + _GRADIENT_BYTES) / config.cluster.learner_ranks / GIB
     there = max(gpu.memory_mib for gpu in gpus) / 1024
+    engine = _engine_share(config) * there
     text = f"{each:.0f} GiB a rank for weights, gradients and AdamW, before activations; the GPU has {there:.0f} GiB"
-    if each >= there:
-        remedy = "--set learner.lora={}, more cluster.learner_ranks, or --set learner.offload=true"
-        return [problem("memory", text, remedy)]
-    return [ok("memory", text)]
+    remedy = "--set learner.lora={}, more cluster.learner_ranks, or --set learner.offload=true"
+    if engine and not config.engine.vllm.sleep:
+        text += f", of which the engine takes {engine:.0f} (engine.vllm.gpu_memory_utilization)"
+        remedy += ", or --set engine.vllm.sleep=true"
+        there -= engine
+    elif engine:
+        kept = each * (_MASTER_BYTES + _ADAM_BYTES) / (_MASTER_BYTES + _ADAM_BYTES + _GRADIENT_BYTES)
+        text += f", of which the engine takes {engine:.0f} beside {kept:.0f} during rollouts (engine.vllm.sleep=true)"
+        if kept >= there - engine:
+            return [problem("memory", text, f"{remedy}, or a smaller engine.vllm.gpu_memory_utilization")]
+    return [ok("memory", text) if each < there else problem("memory", text, remedy)]
+
+
+def _engine_share(config: RunConfig) -> float:
+    """Return the share of the learner's GPU that an engine on it takes, 0 where it has one of its own or a fixed cache."""
+    engine = config.engine
+    if engine.kind != "vllm" or engine.device == "cpu" or engine.vllm.kv_cache_mib is not None:
+        return 0.0
+    return engine.vllm.gpu_memory_utilization if on_one_gpu(config.cluster) else 0.0
 
 
 def disk(config: RunConfig, run_dir: Path, weights: Weights | None) -> list[Check]:

@@ -1,4 +1,4 @@
-"""Start of an engine from settings."""
+"""Start of an engine from settings, and what only some engines can do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from pathlib import Path
 
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.protocol import Engine
+
+
+async def let_sleep(engine: Engine) -> None:
+    """Let an engine free its GPU until the next update. Only vLLM can; any other keeps its memory."""
+    from genevolve_ray.engines.vllm import VllmEngine
+
+    if isinstance(engine, VllmEngine):
+        await engine.sleep()
 
 
 async def create_engine(

@@ -38,10 +38,12 @@ from genevolve_ray.engines.vllm_settings import (
     own_threads,
     placement,
     positions,
+    quantization,
     scheduler,
     sight,
     waiting_threads,
 )
+from genevolve_ray.engines.vllm_sleep import SleepState
 
 if TYPE_CHECKING:
     from vllm.inputs import TokensPrompt
@@ -104,6 +106,7 @@ class VllmEngine:
         self._verified = asyncio.Event()
         self._verified.set()
         self._updating = asyncio.Lock()
+        self._sleep = SleepState()
         self._fault: str | None = None
 
     @classmethod
@@ -170,6 +173,7 @@ class VllmEngine:
             "worker_extension_cls": WORKER_EXTENSION,
             "scheduler_cls": scheduler(device),
             **placement(config, device),
+            **quantization(config),
             **batching(config, device, max_model_len, max_num_seqs),
             **sight(model_dir, config.max_images, device),
         }
@@ -253,6 +257,11 @@ class VllmEngine:
                 self._verified.set()
         return difference
 
+    async def sleep(self) -> None:
+        """Free the GPU until the next update, which wakes the engine; requests wait for it."""
+        async with self._updating:
+            await self._sleep.begin(self._open())
+
     async def score(self, token_ids: Sequence[int], media: Sequence[PromptImage] = ()) -> list[float]:
         """Return the log-probs of a sequence; see `Engine.score`."""
         room_for(len(token_ids), 1, self.max_model_len)
@@ -287,7 +296,7 @@ class VllmEngine:
             await llm.update_weight_version(str(version))
             self.version = version
         finally:
-            await llm.resume_generation()
+            await self._sleep.end(llm)
         return await self._judge(version, probe, merged_into(folder, self._model_dir))
 
     async def _judge(self, version: int, probe: Probe | None, remark: str = "") -> float:
@@ -303,6 +312,7 @@ class VllmEngine:
 
     async def _freeze(self, llm: AsyncLLM) -> None:
         """Stop all requests between two steps, and drop what vLLM remembers of their pictures and, mostly, prompts."""
+        await self._sleep.wake_weights(llm)
         await llm.pause_generation(mode="keep", clear_cache=not self._keep_cache)
         if self._keep_cache:
             # A load drops the states of pictures at the model; otherwise they would count as known at the scheduler.
@@ -330,7 +340,7 @@ class VllmEngine:
         self.load_seconds = time.perf_counter() - started
         await llm.update_weight_version(str(version))
         self.version = version
-        await llm.resume_generation()
+        await self._sleep.end(llm)
 
     async def _carry_out(self, call: TransferCall, argument: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest

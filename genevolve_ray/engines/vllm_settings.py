@@ -25,6 +25,8 @@ def placement(config: VllmConfig, device: str) -> dict[str, Any]:
         settings["kv_cache_memory_bytes"] = config.kv_cache_mib * MIB
     if device != "cpu":
         settings["gpu_memory_utilization"] = config.gpu_memory_utilization
+        if config.sleep:
+            settings["enable_sleep_mode"] = True
     return settings | executor(config.tensor_parallel_size, device)
 
 
@@ -114,6 +116,15 @@ def positions(model_dir: str | Path) -> dict[str, Any]:
         return {}
     override = {"max_position_embeddings": limit}
     return {"text_config": override} if config.get("text_config") else override
+
+
+def quantization(config: VllmConfig) -> dict[str, str]:
+    """Return the setting by which vLLM quantizes full-precision weights, at the start and in every update.
+
+    vLLM's own `fp8` accepts only weights that are quantized in their files. A scale for each output channel does not
+    depend on the number of GPUs that share a layer.
+    """
+    return {"quantization": "fp8_per_channel"} if config.quantization == "fp8" else {}
 
 
 def head(config: VllmConfig) -> dict[str, str]:

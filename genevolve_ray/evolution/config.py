@@ -45,6 +45,11 @@ class LoopConfig(Config):
     outage_limit: float = Field(default=3600, ge=0)
     """Seconds that a run waits, with back-off up to 60, while whole steps fail from outside; then it stops with exit
     code 75. 0 stops at the first such step."""
+    overlap: bool = False
+    """Work on complete groups while the last rollouts of a synchronous step still run. Without experience the learner adds
+    their gradient, and the result differs by rounding alone. With experience the summarizer compares their attempts,
+    where `experience.max_pairs` leaves no group out. It pays where rollouts wait for services or have devices of their
+    own."""
     validate_every: int = Field(default=10, ge=0)
     """Steps between validations; 0 switches them off."""
     validation_requests: int = Field(default=32, ge=1)
@@ -68,6 +73,8 @@ class LoopConfig(Config):
             raise ValueError(
                 f"loop.mode={self.mode} and loop.max_staleness={self.max_staleness} disagree: sync means 0, async at least 1"
             )
+        if self.overlap and self.mode == "async":
+            raise ValueError("loop.overlap=true needs loop.mode=sync: in async mode rollouts continue all the time")
         return self
 
 
@@ -225,13 +232,20 @@ class EvolutionConfig(Config):
                 "distillation needs experience: "
                 f"learner.ved.coefficient={self.learner.ved.coefficient:g}, experience.enabled=false"
             )
+        if self.engine.vllm.sleep and (self.loop.mode != "sync" or self.learns_early):
+            raise ValueError(
+                f"engine.vllm.sleep=true needs loop.mode=sync and loop.overlap=false, got {self.loop.mode} and "
+                f"{str(self.loop.overlap).lower()}: engines would sample while the learner works"
+            )
         if self.deterministic and self.engine.kind != "transformers":
             raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
         if self.deterministic and self.learner.compile:
             raise ValueError("deterministic=true needs learner.compile=false: compiled code is not bit-exact")
-        if self.deterministic and (self.loop.mode == "async" or self.loop.sample_deadline is not None):
+        timed = self.loop.sample_deadline is not None or self.loop.overlap
+        if self.deterministic and (self.loop.mode == "async" or timed):
             raise ValueError(
-                "deterministic=true needs loop.mode=sync without loop.sample_deadline, because timing would affect the result"
+                "deterministic=true needs loop.mode=sync without loop.sample_deadline and loop.overlap, because timing would "
+                "affect the result"
             )
         self._follow()
         if self.deterministic:
@@ -264,6 +278,26 @@ class EvolutionConfig(Config):
         loop = self.loop
         leased = loop.requests_per_step * loop.group_size * (loop.max_staleness + 1)
         return min(leased, loop.max_running or leased)
+
+    @property
+    def learns_early(self) -> bool:
+        """True when the learner begins with complete groups while others are still played.
+
+        The loss of a teacher divides by the number of all sequences that recall experience, and a request may recall what
+        another group of the step has taught. Both are known only when the last group is complete.
+        """
+        return self.loop.overlap and not self.experience.enabled
+
+    @property
+    def compares_early(self) -> bool:
+        """True when attempts of complete groups are compared while others are still played."""
+        experience = self.experience
+        return self.loop.overlap and experience.enabled and self.loop.requests_per_step <= experience.max_pairs
+
+    @property
+    def part_tokens(self) -> int:
+        """Least number of tokens with which the learner begins early: a micro-batch."""
+        return self.learner.token_budget
 
     def engine_for(self, positions: int | None) -> EngineConfig:
         """Return the engine's settings for a model of so many positions, None where it states none.

@@ -37,10 +37,16 @@ class LocalExperience:
         self._config, self._summariser, self._embedder = config, summariser, embedder
         self._memory = ExperienceMemory(config.memory)
         self._kept = self._memory.mark
-        self._written: dict[tuple[str, str], Experience] = {}
-        """Bundles by best and worst attempt, for a step that is learned again after an outage."""
+        self._written: dict[tuple[str, str], Experience | InfraFailure | LeakError] = {}
+        """Bundles of the step by best and worst attempt, and failures that are no outage: none is asked for twice."""
         self._inserted: set[str] = set()
         """Requests of the step whose bundles are in the memory already."""
+
+    async def prepare(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> None:
+        """Write the bundles of complete groups early, for `learn`, which remembers them; it repeats what is down."""
+        posed = {request.id: request for request in requests}
+        pairs = self._pairs(groups, step, most=len(groups))
+        await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in pairs))
 
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Write this step's bundles and recall one for each request; a request's own fresh bundle counts.
@@ -48,11 +54,7 @@ class LocalExperience:
         A pair teaches nothing and is counted when its summarizer gave up or gave an answer away. When all summaries
         failed from outside, or the embedder did, the result names the `outage` and nothing is remembered.
         """
-        config = self._config
-        compared_groups = groups if config.outside else [_inside(group) for group in groups]
-        pairs = best_worst_pairs(compared_groups, min_gap=config.min_gap, max_pairs=config.max_pairs)
-        # A bundle belongs to the step that learns it; the rollouts may have been leased in an earlier round.
-        found = [replace(pair, step=step) for pair in pairs]
+        found = self._pairs(groups, step, self._config.max_pairs)
         posed = {request.id: request for request in requests}
         compared = await asyncio.gather(*(self._compare(posed[pair.request_id], pair) for pair in found))
         outage = str(compared[0]) if compared and all(map(_is_outage, compared)) else ""
@@ -86,6 +88,13 @@ class LocalExperience:
         numbers = {name: float(x) for name, x in metrics.items()}
         return ExperienceStep(lessons=tuple(lessons), faults=tuple(faults), outage=outage, metrics=numbers)
 
+    def _pairs(self, groups: Sequence[Group], step: int, most: int) -> list[Pair]:
+        config = self._config
+        compared = groups if config.outside else [_inside(group) for group in groups]
+        # A bundle belongs to the step that learns it; the rollouts may have been leased in an earlier round.
+        pairs = best_worst_pairs(compared, min_gap=config.min_gap, max_pairs=most)
+        return [replace(pair, step=step) for pair in pairs]
+
     async def snapshot(self) -> bytes:
         """Return the whole memory as bytes."""
         self._kept = self._memory.mark
@@ -115,13 +124,17 @@ class LocalExperience:
 
     async def _compare(self, request: Request, pair: Pair) -> Experience | InfraFailure | LeakError:
         attempts = (str(pair.best.key), str(pair.worst.key))
-        try:
-            if attempts not in self._written:
-                self._written[attempts] = await self._summariser.compare(request, pair)
+        if attempts in self._written:
             return self._written[attempts]
+        result: Experience | InfraFailure | LeakError
+        try:
+            result = await self._summariser.compare(request, pair)
         except (InfraFailure, LeakError) as fault:  # no bundle is better than one that gives an answer away
             _end_if_permanent(fault)
-            return fault
+            result = fault
+        if not _is_outage(result):
+            self._written[attempts] = result
+        return result
 
     def _controlled(self, requests: Sequence[Request], hits: Sequence[Hit | None], step: int) -> list[Lesson]:
         """Return the lesson of each request.

@@ -13,7 +13,7 @@ from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 from genevolve_ray.agent.policy_session import TokenSession
 from genevolve_ray.engines.ban import banned_token_ids
 from genevolve_ray.engines.checks import context_length, vocabulary_size
-from genevolve_ray.engines.factory import create_engine
+from genevolve_ray.engines.factory import create_engine, let_sleep
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
@@ -71,6 +71,10 @@ class LocalRollouts:
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample."""
         return await self._rollouts.rollout(task)
+
+    async def rest(self) -> None:
+        """Let the engine free its GPU until the next update."""
+        await let_sleep(self._engine)
 
     async def update(self, weights: PublishedWeights) -> float:
         """Load published weights and verify them."""

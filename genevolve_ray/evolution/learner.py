@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import shutil
 import sys
@@ -20,7 +21,7 @@ from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.pictures import ProbeContext, TrajectoryPictures, seeing_probe
-from genevolve_ray.evolution.ports import LearnerLost
+from genevolve_ray.evolution.ports import LearnerLost, Parts
 from genevolve_ray.evolution.teaching import TeacherPatch
 from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights, WeightFolders
 from genevolve_ray.learning.advantage import AdvantageConfig, group_advantages
@@ -57,6 +58,8 @@ class LocalLearner:
         folders: WeightFolders,
         patch: TeacherPatch | None = None,
         pictures: Callable[[], PicturesOf] | None = None,
+        *,
+        yields: bool = False,
     ) -> None:
         """Wrap a learner.
 
@@ -68,14 +71,52 @@ class LocalLearner:
             folders: where versions are written.
             patch: builds the teacher's contexts; without one, lessons teach nothing.
             pictures: begins a step, and returns what reads the pictures of its trajectories.
+            yields: whether an engine that sleeps during a step needs the GPU's free memory after it.
         """
         self._learner, self._advantage = learner, advantage
         self._probe, self._tolerance, self._patch = probe, tolerance, patch
-        self._folders, self._pictures = folders, pictures
+        self._folders, self._pictures, self._yields = folders, pictures, yields
         self._trained: list[Trajectory] = []
+        self._begun: tuple[int, list[tuple[str, ...]]] = (0, [])
+        """A step that was begun early, and the parts of it that the learner has added."""
 
-    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
-        """Take one step on judged groups, taught by lessons where there is a patch.
+    async def accumulate(self, groups: Sequence[Group], step: int) -> None:
+        """Add the gradient of some groups of a step early, in another thread. Raises as `step` does."""
+        await asyncio.to_thread(self._add, groups, step)
+
+    def _add(self, groups: Sequence[Group], step: int) -> None:
+        if self._begun[0] != step:
+            self._drop(step)
+        (_, added), self._begun = self._begun, (0, [])  # a part that fails leaves nothing to go on from
+        self._learner.accumulate(self._sequences(groups), step - 1)
+        self._trained += trained_trajectories(groups)
+        self._begun = (step, [*added, tuple(group.request_id for group in groups)])
+
+    def _drop(self, step: int) -> None:
+        """Drop what was accumulated; the next parts belong to a step."""
+        self._learner.drop()
+        self._begun, self._trained = (step, []), []
+
+    def _sequences(self, groups: Sequence[Group], teachers: _Teachers | None = None) -> list[TrainSequence]:
+        pictures = self._pictures() if self._pictures is not None else None
+        return training_sequences(groups, self._advantage, teachers, pictures)
+
+    def _catch_up(self, groups: Sequence[Group], step: int, parts: Parts) -> list[Group]:
+        """Bring the learner to the state after all parts of a step, and return the groups that belong to none."""
+        wanted, added = [tuple(part) for part in parts], self._begun[1]
+        if self._begun[0] != step or added != wanted[: len(added)]:
+            self._drop(step)
+        named = {group.request_id: group for group in groups}
+        for part in wanted[len(self._begun[1]) :]:
+            self._add([named[request] for request in part], step)
+        self._begun = (0, [])
+        in_parts = {request for part in wanted for request in part}
+        return [group for group in groups if group.request_id not in in_parts]
+
+    async def step(
+        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+    ) -> dict[str, float]:
+        """Take one step on judged groups, taught by lessons where there is a patch; `parts` as `LearnerPort.step`.
 
         Raises:
             RuntimeError: when no group has two scores to compare.
@@ -83,15 +124,18 @@ class LocalLearner:
             StoredPictureMismatch: for a picture that is not the one that the policy saw.
         """
         teachers = _Teachers(self._patch, lessons) if self._patch is not None else None
-        self._trained = trained_trajectories(groups)
-        pictures = self._pictures() if self._pictures is not None else None
-        sequences = training_sequences(groups, self._advantage, teachers, pictures)
-        if not sequences:
+        rest = self._catch_up(groups, step, parts)
+        self._trained += trained_trajectories(rest)
+        if not self._trained:
             reasons = {t.reason for g in groups for t in g.trajectories if t.outcome is Outcome.INFRA_FAILURE}
             raise RuntimeError(
                 f"step {step} has no training data, because all {len(groups)} groups are incomplete: {reasons}"
             )
-        metrics = self._learner.train_step(sequences, step - 1)
+        metrics = self._learner.train_step(self._sequences(rest, teachers), step - 1)
+        if self._yields:
+            from genevolve_ray.learning.policy import release_cached_memory
+
+            release_cached_memory()
         if teachers is not None:
             metrics["teacher_contexts_too_long"] = float(teachers.too_long)
         return {f"learner_{name}" if name in _OWN else name: value for name, value in metrics.items()}
@@ -165,6 +209,7 @@ class LocalLearner:
 
     async def load(self, folder: str) -> None:
         """Restore a checkpoint."""
+        self._begun = (0, [])
         self._learner.load(folder)
 
     async def state_hash(self) -> str:
@@ -227,7 +272,16 @@ def build_learner(
         limit = min((n for n in limits if n is not None), default=sys.maxsize)
         patch = TeacherPatch(chat, config.protocol, limit, config.learner.ved.gate_kinds)
     pictures = partial(TrajectoryPictures, chat.image_tokens, images)
-    return LocalLearner(learner, config.learner.advantage, probe, config.loop.parity_limit, folders, patch, pictures)
+    return LocalLearner(
+        learner,
+        config.learner.advantage,
+        probe,
+        config.loop.parity_limit,
+        folders,
+        patch,
+        pictures,
+        yields=config.engine.vllm.sleep,
+    )
 
 
 def probe_context(config: EvolutionConfig, banned: Sequence[int], chat: ChatFormat) -> ProbeContext:

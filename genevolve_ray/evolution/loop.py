@@ -6,6 +6,7 @@ nothing else differs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
+from genevolve_ray.evolution.overlap import Comparisons, Overlap, part_state
 from genevolve_ray.evolution.ports import (
     ExperiencePort,
     ExperienceStep,
@@ -29,7 +31,7 @@ from genevolve_ray.evolution.store.lessons import lesson_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.trajectory import Group, Trajectory
 
 
 @dataclass
@@ -48,8 +50,11 @@ class Evolution:
     """Metrics that a note was made of."""
 
     def __post_init__(self) -> None:
-        """Prepare for outages."""
+        """Prepare for outages and for the overlap of rollouts and learner."""
         self.patience = Patience(self.config.loop.outage_limit, self.monitor)
+        config, experience = self.config, self.experience
+        self.overlap = Overlap(self.learner, config.part_tokens if config.learns_early else math.inf)
+        self.comparisons = Comparisons(experience if config.compares_early else None, self.requests.train)
 
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
@@ -66,12 +71,25 @@ class Evolution:
         config = self.config
         store, monitor, sampling = self.store, self.monitor, self.sampling()
         stream = RolloutStream(
-            config, self.requests, self.rollouts, store, monitor, sampling, version, self.generations, self.patience
+            config,
+            self.requests,
+            self.rollouts,
+            store,
+            monitor,
+            sampling,
+            version,
+            self.generations,
+            self.patience,
+            self.offer,
         )
         try:
             for step in range(version + 1, config.loop.steps + 1):
                 clock = Clock()
+                self.overlap.begin(step)
+                self.comparisons.begin(step)
                 batch = await stream.take(step)
+                if config.engine.vllm.sleep:
+                    await self.rollouts.rest()
                 clock.lap("seconds_rollout")
                 experience = await self.recall(batch, step)
                 clock.lap("seconds_experience")
@@ -79,6 +97,13 @@ class Evolution:
                     await revive(self.store, self.learner, self.monitor, exact=self.config.learner.exact)
         finally:
             await stream.close()
+            await self.overlap.close()
+            await self.comparisons.close()
+
+    def offer(self, groups: Mapping[int, Group]) -> None:
+        """Begin to work on the groups of a step that are complete so far, by lease."""
+        self.overlap.offer(groups.values())
+        self.comparisons.offer(groups)
 
     async def advance(self, step: int, batch: Batch, experience: ExperienceStep, clock: Clock) -> bool:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
@@ -86,7 +111,8 @@ class Evolution:
         metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
         self.warn(f"step {step}", metrics)
         try:
-            metrics |= await self.learner.step(batch.groups, step, experience.lessons)
+            parts = await self.overlap.settle(batch.groups)
+            metrics |= await self.learner.step(batch.groups, step, experience.lessons, parts)
             check_parity(step, metrics, self.config.loop.parity_limit)
             clock.lap("seconds_learn")
             metrics["probe_difference"] = await self.publish(step)
@@ -113,6 +139,7 @@ class Evolution:
         if self.experience is None:
             return ExperienceStep()
         self.monitor.phase("experience", 0, len(batch.groups))
+        await self.comparisons.settle()
         while (learned := await self.experience.learn(batch.requests, batch.groups, step)).outage:
             await self.patience.wait(f"the experience of step {step}", learned.outage)
         self.patience.over()
@@ -150,12 +177,12 @@ class Evolution:
             else:
                 self.store.put_experience_changes(step, await self.experience.changes())
         clock.lap("seconds_commit")
-        metrics |= clock.seconds()
+        metrics |= clock.seconds() | self.overlap.metrics()
         # In parallel with the learner, rollouts take the whole step.
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
-        state |= {"renderer_swap": self.generations.current}
+        state |= {"renderer_swap": self.generations.current} | part_state(self.overlap.parts)
         self.store.commit_step(step, batch.groups, metrics, state_hash, validation, loop=state)
         self.monitor.step(step, metrics, validation)
 

@@ -19,6 +19,9 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, SampleKey, Trajectory
 from genevolve_ray.records.verdict import Verdict
 
+Parts = Sequence[Sequence[str]]
+"""Parts of a batch in the order in which a learner adds them, each as the request ids of its groups."""
+
 
 class RolloutTask(Record):
     """Describe one sample to draw: the request, the seeds, the sampling, and the generation of the renderer.
@@ -57,6 +60,10 @@ class ExperienceStep(Record):
 class ExperiencePort(Protocol):
     """Keep the experience memory and everything around it, with one writer."""
 
+    async def prepare(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> None:
+        """Compare best and worst of some groups of a step early, for `learn`; nothing is remembered yet."""
+        ...
+
     async def learn(self, requests: Sequence[Request], groups: Sequence[Group], step: int) -> ExperienceStep:
         """Compare best and worst of each group, remember what that taught, and recall a bundle for each request."""
         ...
@@ -79,6 +86,10 @@ class RolloutPort(Protocol):
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         """Play, render and judge one sample; the outcome is typed, never an exception of the outside world."""
+        ...
+
+    async def rest(self) -> None:
+        """Let engines free their GPUs until the next update; no sample is in flight."""
         ...
 
     async def update(self, weights: PublishedWeights) -> float:
@@ -132,10 +143,26 @@ class LearnerPort(Protocol):
         """Start again in new processes from the initial state. Raises LearnerLost after too many restarts."""
         ...
 
-    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
+    async def accumulate(self, groups: Sequence[Group], step: int) -> None:
+        """Begin a step early: add the gradient of some of its groups, in which no lesson teaches anything.
+
+        `step` then names the parts that were accumulated. Event loops are not blocked meanwhile.
+        """
+        ...
+
+    async def step(
+        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+    ) -> dict[str, float]:
         """Take one optimization step on judged groups and return its metrics.
 
         A teacher that reads a request's lesson scores the request's trajectories as well.
+
+        Args:
+            groups: the whole batch.
+            step: number of the step, from 1.
+            lessons: lessons of its requests.
+            parts: parts of the batch in the order in which they are added, before the rest. Those that `accumulate` has
+                not added are added now; what it has added besides is dropped.
         """
         ...
 

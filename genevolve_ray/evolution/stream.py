@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,13 +49,18 @@ class RolloutStream:
         version: int,
         generations: RendererGenerations | None = None,
         patience: Patience | None = None,
+        offer: Callable[[Mapping[int, Group]], None] = lambda groups: None,
     ) -> None:
-        """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`."""
+        """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`.
+
+        `offer` is called while `take` waits, with the groups by lease that it would take of those that are judged so far.
+        """
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
         self._store, self._monitor, self._sampling = store, monitor, sampling
         self._generations = generations or RendererGenerations()
         self._patience = patience or Patience(loop.outage_limit, monitor)
+        self._offer = offer
         settings = FlowConfig(
             batch=loop.requests_per_step,
             group_size=loop.group_size,
@@ -118,6 +124,7 @@ class RolloutStream:
     async def _filled(self, size: int) -> list[int]:
         """Return the leases of a full batch as soon as there are enough."""
         while len(chosen := self._choose(size)) < size:
+            self._offer({number: self._groups[number] for number in chosen})
             self._ended.clear()
             await self._ended.wait()
             self._settle()

@@ -30,6 +30,9 @@ class GatewayRollouts:
         trajectory.timings["outside"] = perf_counter() - started
         return await self._scoring.score(task, trajectory)
 
+    async def rest(self) -> None:
+        """Do nothing: the engines outside share no GPU with the learner."""
+
     async def update(self, weights: PublishedWeights) -> float:
         """Offer weights to the workers without waiting; workers verify them by the probe before they sample."""
         folder = await weights.folder()
@@ -65,6 +68,10 @@ class SharedRollouts:
                 except TimeoutError:
                     pass
         return await self._inside.rollout(task)
+
+    async def rest(self) -> None:
+        """Let the engines inside free their GPUs."""
+        await self._inside.rest()
 
     async def update(self, weights: PublishedWeights) -> float:
         """Publish the weights to both sides; return the worst probe difference inside."""

@@ -9,7 +9,7 @@ Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,15 +54,28 @@ class TeacherContext:
     images: ImageInputs | None = None
 
 
+class TowerPicture(Protocol):
+    """Define one picture as a Qwen-VL vision tower reads it. Its patches may be computed each time they are read."""
+
+    @property
+    def patches(self) -> Tensor:
+        """Its patches [t * h * w, patch size]."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Number of patches by time, height and width (t, h, w)."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """A hash by which equal pictures are found, and the tower's features are kept for a step; empty: neither."""
+        ...
+
+
 @dataclass(frozen=True)
 class PictureInput:
-    """Hold one picture as a Qwen-VL vision tower reads it; sequences that show the same picture share this object.
-
-    Attributes:
-        patches: its patches [t * h * w, patch size].
-        grid: number of patches by time, height and width (t, h, w).
-        sha256: hash of the encoded file, by which the tower's features are kept for a step; empty: they are not kept.
-    """
+    """Hold one picture with its patches, as `TowerPicture` names them; sequences that show it share this object."""
 
     patches: Tensor
     grid: tuple[int, int, int]
@@ -73,7 +86,7 @@ class PictureInput:
 class ImageInputs:
     """Hold the pictures of sequences, at least one, in the order of their placeholder tokens."""
 
-    pictures: tuple[PictureInput, ...]
+    pictures: tuple[TowerPicture, ...]
 
     @property
     def pixel_values(self) -> Tensor:
@@ -256,14 +269,7 @@ def rank_budget(lengths: Sequence[int], token_budget: int, ranks: int) -> int:
 def micro_batches(
     sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
 ) -> list[MicroBatch]:
-    """Return the micro-batches of `each_micro_batch`, with the pictures of all of them in memory. Raises as it does."""
-    return list(each_micro_batch(sequences, token_budget, device))
-
-
-def each_micro_batch(
-    sequences: Sequence[MaskedTokens], token_budget: int, device: str | torch.device = "cpu"
-) -> Iterator[MicroBatch]:
-    """Yield micro-batches of at most `token_budget` padded tokens; the pictures of each are read when it is made.
+    """Return micro-batches of at most `token_budget` padded tokens.
 
     Sequences without policy tokens are left out: they add nothing to any loss.
 
@@ -274,5 +280,4 @@ def each_micro_batch(
         raise ValueError(f"token budget must be at least 1, got {token_budget}")
     kept = [i for i, s in enumerate(sequences) if any(s.policy_mask)]
     groups = split_by_budget([len(sequences[i].tokens) for i in kept], token_budget)
-    for group in groups:
-        yield collate(sequences, [kept[j] for j in group], device)
+    return [collate(sequences, [kept[j] for j in group], device) for group in groups]

@@ -99,6 +99,13 @@ class Ranks:
         dist.all_reduce(highs, dist.ReduceOp.MAX)
         return {n: (highs if n in maxima else sums)[i].item() for i, n in enumerate(names)}
 
+    def exchange(self, own: T) -> list[T]:
+        """Return the values that the ranks pass, in their order; values must pickle."""
+        found = [own] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, own)
+        return found
+
     def gather(self, rows: list[list[float]]) -> list[list[float]]:
         """Return the union of the rows of all ranks; every row was filled by one of `groups` or is empty on all."""
         if self.size == 1:

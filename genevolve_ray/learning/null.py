@@ -39,13 +39,23 @@ class NullLearner:
         self._state = hashlib.sha256(b"").hexdigest()
         self._seconds, self._padding, self._first = step_seconds, int(weights_mib * _MIB), first
         self.gaps: list[list[float]] = []
+        self._early: list[TrainSequence] = []
+
+    def accumulate(self, sequences: Sequence[TrainSequence], step: int) -> None:
+        """Keep a part of a batch for `train_step`."""
+        self._early += sequences
+
+    def drop(self) -> None:
+        """Forget the parts of a batch."""
+        self._early = []
 
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
-        """Take a batch into the digest and return the metrics that need no model.
+        """Take a batch, after its earlier parts, into the digest and return the metrics that need no model.
 
         `parity` is mean |behavior - own| log-prob over the tokens that version `step` sampled.
         """
         started, own = time.perf_counter(), null_logprob(self._state)
+        sequences, self._early = [*self._early, *sequences], []
         gaps, stale = [], 0
         for sequence in sequences:
             versions = sequence.versions or [step] * len(sequence.tokens)

@@ -20,7 +20,7 @@ from genevolve_ray.learning.batch import (
     ImageInputs,
     MaskedTokens,
     MicroBatch,
-    PictureInput,
+    TowerPicture,
     check_sequence,
     empty_batch,
     micro_batches,
@@ -131,7 +131,7 @@ class Packer:
 
     def _pictures(self, sequences: Sequence[MaskedTokens], pairs: Sequence[tuple[int, int]]) -> ImageInputs | None:
         """Return the pictures of a row, each once, in the order of its tokens."""
-        shown: list[PictureInput] = []
+        shown: list[TowerPicture] = []
         for sequence, (_, common) in zip(sequences, pairs, strict=True):
             if (images := _images(sequence)) is not None:
                 found = zip(images.pictures, self._places(sequence, images), strict=True)

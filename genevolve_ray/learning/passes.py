@@ -5,8 +5,9 @@ Shape legend: B rows of a micro-batch, T tokens, P policy tokens of its sequence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,18 +138,37 @@ class Passes:
         self, model: PreTrainedModel, batch: MicroBatch, part: ContextPart | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the predicting states [N, H] and the head [V, H], both in the compute dtype."""
-        half = self._config.dtype == "bfloat16"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half):
-            features = self.features.outputs if self.features.serves(model) else None
-            states_B_T_H = hidden_states(
-                model,
-                batch.ids_B_T,
-                batch.images,
-                features=features,
-                positions=batch.positions,
-                layout=batch.layout if part is None else None,
-                attention={} if part is None else part.arguments,
-            )
-            states_N_H = states_B_T_H.flatten(0, 1).index_select(0, batch.rows_N)
-        weight_V_H = head_weight(model)
-        return (states_N_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_N_H, weight_V_H)
+        features = self.features.outputs if self.features.serves(model) else None
+        return predicting_states(model, batch, self._config.dtype, features, part)
+
+
+def predicting_states(
+    model: PreTrainedModel,
+    batch: MicroBatch,
+    dtype: str,
+    features: Callable[[ImageInputs], Any] | None = None,
+    part: ContextPart | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the states [N, H] that predict the scored tokens of a micro-batch, and the head [V, H].
+
+    Args:
+        model: the policy.
+        batch: the micro-batch, on the device of the passes.
+        dtype: "bfloat16" rounds inside the passes; any other computes in the dtype of the weights.
+        features: as of `hidden_states`.
+        part: this rank's part of a row, of which `batch` is what it computes.
+    """
+    half = dtype == "bfloat16"
+    with torch.autocast(batch.ids_B_T.device.type, dtype=torch.bfloat16, enabled=half):
+        states_B_T_H = hidden_states(
+            model,
+            batch.ids_B_T,
+            batch.images,
+            features=features,
+            positions=batch.positions,
+            layout=batch.layout if part is None else None,
+            attention={} if part is None else part.arguments,
+        )
+        states_N_H = states_B_T_H.flatten(0, 1).index_select(0, batch.rows_N)
+    weight_V_H = head_weight(model)
+    return (states_N_H.bfloat16(), weight_V_H.bfloat16()) if half else (states_N_H, weight_V_H)

@@ -312,6 +312,12 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def release_cached_memory() -> None:
+    """Return to the GPU what torch keeps of freed tensors in this process; without effect where it uses none."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def use_deterministic_kernels() -> None:
     """Let torch use in this process only kernels that give equal bits each time; call it before the first on a GPU.
 

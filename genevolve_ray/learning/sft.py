@@ -14,18 +14,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from genevolve_ray.learning.batch import (
-    ImageInputs,
-    MaskedTokens,
-    MicroBatch,
-    each_micro_batch,
-    micro_batches,
-    rank_budget,
-)
+from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch
 from genevolve_ray.learning.build import flops_per_token
 from genevolve_ray.learning.distributed import Ranks, clip_gradients, sum_replicated, under_root
 from genevolve_ray.learning.logprobs import token_logprobs
-from genevolve_ray.learning.policy import head_weight, hidden_states, vision_tower
+from genevolve_ray.learning.packing import Packer
+from genevolve_ray.learning.passes import predicting_states
+from genevolve_ray.learning.policy import vision_tower
 from genevolve_ray.records.base import Config
 
 ONE_RANK = Ranks()
@@ -55,7 +50,8 @@ class SftConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(default=0.01, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
-    token_budget: int = Field(default=4096, ge=1)
+    token_budget: int = Field(default=2048, ge=1)
+    packed_rows: bool = True
     optimizer: OptimizerName = OptimizerName.ADAMW
     dtype: ComputeDtype = "float32"
 
@@ -73,8 +69,7 @@ class SftExample:
     Attributes:
         tokens: token ids [T].
         mask: True [T] where the assistant wrote the token.
-        images: the pictures behind its image tokens, None without any. A caller with many pictures passes objects of
-            its own, whose `images` is a property: it is read when the micro-batch is made, and kept no longer.
+        images: the pictures behind its image tokens, None without any.
     """
 
     tokens: Sequence[int]
@@ -91,7 +86,12 @@ class SftExample:
 class SftStep:
     """Record one step: its number from 0, mean loss (nats per assistant token) before the update, and its cost.
 
-    `flops` are the floating-point operations of all ranks that the mathematics needs, attention products left out.
+    Attributes:
+        tokens: tokens of all examples.
+        target_tokens: those of the assistant.
+        flops: floating-point operations of all ranks on the distinct tokens, attention products left out.
+        distinct_tokens: tokens that were computed; a prefix that examples of a row share counts once.
+        row_tokens: those, and the padding of the rows.
     """
 
     step: int
@@ -102,6 +102,8 @@ class SftStep:
     target_tokens: int
     seconds: float
     flops: float = 0.0
+    distinct_tokens: int = 0
+    row_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -152,35 +154,34 @@ def build_optimizers(model: nn.Module, config: SftConfig) -> list[torch.optim.Op
     return [torch.optim.AdamW(kept, lr=config.lr, betas=config.betas, fused=True)]
 
 
-def own_micro_batches(
-    batch: Sequence[MaskedTokens], token_budget: int, device: torch.device, ranks: Ranks
-) -> Iterable[MicroBatch]:
-    """Return this rank's micro-batches of a batch, as many on every rank; a single rank makes them one at a time.
-
-    Raises ValueError for a malformed example.
-    """
-    if ranks.size == 1:
-        return each_micro_batch(batch, token_budget, device)
-    budget = rank_budget([len(example.tokens) for example in batch], token_budget, ranks.size)
-    return ranks.share(micro_batches(batch, budget, device), device)
-
-
 def compute_device(model: PreTrainedModel, ranks: Ranks) -> torch.device:
     """Return the device of the passes, which offloaded weights are not on."""
     return model.device if ranks.mesh is None else torch.device(ranks.mesh.device_type)
 
 
+def example_batches(
+    model: PreTrainedModel,
+    examples: Sequence[MaskedTokens],
+    token_budget: int,
+    ranks: Ranks = ONE_RANK,
+    packed_rows: bool = True,
+) -> list[MicroBatch]:
+    """Return the micro-batches of all ranks, as the learner of a run makes them.
+
+    Raises:
+        ValueError: for a malformed example, and when none has an assistant token.
+    """
+    batches = Packer(model, compute_device(model, ranks), packed_rows).batches(examples, token_budget, ranks.size)
+    if not any(batch.indices for batch in batches):
+        raise ValueError(f"none of the {len(examples)} examples has an assistant token")
+    return batches
+
+
 def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtype = "float32") -> Tensor:
     """Return log-probs [P] of a micro-batch's assistant tokens at temperature 1; "float32" computes as the model is."""
-    half = dtype == "bfloat16"
 
     def work() -> Tensor:
-        with torch.autocast(batch.ids_B_T.device.type, dtype=torch.bfloat16, enabled=half):
-            states_P_H = hidden_states(model, batch.ids_B_T, batch.images).flatten(0, 1).index_select(0, batch.rows_N)
-        weight_V_H = head_weight(model)
-        if half:
-            states_P_H, weight_V_H = states_P_H.bfloat16(), weight_V_H.bfloat16()
-        return token_logprobs(states_P_H, weight_V_H, batch.targets_N)[0]
+        return token_logprobs(*predicting_states(model, batch, dtype), batch.targets_N)[0][batch.places_P]
 
     return under_root(model, work)
 
@@ -188,23 +189,19 @@ def batch_logprobs(model: PreTrainedModel, batch: MicroBatch, dtype: ComputeDtyp
 def sft_step(
     model: PreTrainedModel,
     optimizers: Sequence[torch.optim.Optimizer],
-    batch: Sequence[MaskedTokens],
+    batches: Sequence[MicroBatch],
     config: SftConfig,
     ranks: Ranks = ONE_RANK,
-) -> tuple[float, float, int]:
-    """Do one update and return (loss, gradient norm before clipping, number of assistant tokens).
+) -> tuple[float, float]:
+    """Do one update on the micro-batches of all ranks and return the loss and the gradient norm before clipping.
 
-    Over several ranks this is a collective. All of them pass the same whole batch and return the same numbers.
+    Over several ranks this is a collective. All of them pass the same micro-batches and return the same numbers.
 
     Raises:
-        ValueError: when no example of the batch has an assistant token.
         FloatingPointError: when loss or gradient is not finite; nothing is updated then.
     """
-    count = sum(sum(example.policy_mask) for example in batch)
-    if not count:
-        raise ValueError(f"none of the {len(batch)} examples has an assistant token")
-    total = 0.0
-    for part in own_micro_batches(batch, config.token_budget, compute_device(model, ranks), ranks):
+    total, count = 0.0, target_tokens(batches)
+    for part in ranks.share(batches, compute_device(model, ranks)):
         loss = -batch_logprobs(model, part, config.dtype).sum() / count
         loss.backward()
         total += loss.item()
@@ -218,7 +215,12 @@ def sft_step(
     for optimizer in optimizers:
         optimizer.step()
     model.zero_grad(set_to_none=True)
-    return total, norm, count
+    return total, norm
+
+
+def target_tokens(batches: Sequence[MicroBatch]) -> int:
+    """Return the number of assistant tokens of micro-batches."""
+    return sum(len(batch.sequence_P) for batch in batches)
 
 
 def train_sft(
@@ -251,9 +253,23 @@ def train_sft(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        loss, norm, count = sft_step(model, optimizers, batch, config, ranks)
-        tokens, seconds = sum(len(e.tokens) for e in batch), time.perf_counter() - started
-        history.append(SftStep(step, loss, norm, rate, tokens, count, seconds, cost * tokens))
+        parts = example_batches(model, batch, config.token_budget, ranks, config.packed_rows)
+        loss, norm = sft_step(model, optimizers, parts, config, ranks)
+        distinct = sum(part.distinct for part in parts)
+        history.append(
+            SftStep(
+                step=step,
+                loss=loss,
+                grad_norm=norm,
+                lr=rate,
+                tokens=sum(len(example.tokens) for example in batch),
+                target_tokens=target_tokens(parts),
+                seconds=time.perf_counter() - started,
+                flops=cost * distinct,
+                distinct_tokens=distinct,
+                row_tokens=sum(part.ids_B_T.numel() for part in parts if part.indices),
+            )
+        )
         if on_step is not None:
             on_step(history[-1])
     return history
@@ -266,13 +282,12 @@ def evaluate_sft(
     token_budget: int = 16384,
     dtype: ComputeDtype = "float32",
     ranks: Ranks = ONE_RANK,
+    packed_rows: bool = True,
 ) -> SftEvaluation:
     """Return the held-out loss; over several ranks a collective. Raises ValueError when there is no assistant token."""
-    count = sum(sum(example.policy_mask) for example in examples)
-    if not count:
-        raise ValueError(f"none of the {len(examples)} examples has an assistant token")
-    total = 0.0
-    for part in own_micro_batches(examples, token_budget, compute_device(model, ranks), ranks):
+    batches = example_batches(model, examples, token_budget, ranks, packed_rows)
+    total, count = 0.0, target_tokens(batches)
+    for part in ranks.share(batches, compute_device(model, ranks)):
         total -= float(batch_logprobs(model, part, dtype).double().sum())
     total = ranks.combine({"loss": total}, frozenset())["loss"]
     return SftEvaluation(loss=total / count, target_tokens=count, perplexity=math.exp(total / count))

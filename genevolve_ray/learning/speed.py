@@ -1,4 +1,4 @@
-"""Speed of a training in words: tokens and floating-point operations per second, and the share of the device's peak."""
+"""Speed of a training in words: tokens and operations per second, the share of the device's peak, what rows hold."""
 
 from __future__ import annotations
 
@@ -45,3 +45,14 @@ def speed_text(tokens: float, flops: float, seconds: float, peak: float | None =
         return f"{pace}, MFU {rate / peak:.1%}"
     unit, name = next(((unit, name) for unit, name in _UNITS if rate >= unit), _UNITS[-1])
     return f"{pace}, model {rate / unit:.3g} {name}"
+
+
+def rows_text(tokens: int, distinct: int, row_tokens: int) -> str:
+    """Return "padding 0.0%, shared 12.3%".
+
+    Args:
+        tokens: tokens that were trained on, above 0.
+        distinct: those that were computed, because the prefixes that packed rows share are computed once.
+        row_tokens: those, and the padding of the rows; above 0.
+    """
+    return f"padding {1 - distinct / row_tokens:.1%}, shared {1 - distinct / tokens:.1%}"

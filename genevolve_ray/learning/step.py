@@ -45,6 +45,7 @@ from genevolve_ray.learning.lora import (
     write_adapter,
 )
 from genevolve_ray.learning.outgoing import OutgoingWeights
+from genevolve_ray.learning.parts import Sizes, StepSums
 from genevolve_ray.learning.passes import Passes
 from genevolve_ray.learning.policy import (
     DTYPES,
@@ -59,7 +60,6 @@ from genevolve_ray.learning.streams import (
     Scored,
     Term,
     TokenStreams,
-    batch_sizes,
     means,
     parity_metrics,
     token_streams,
@@ -130,6 +130,8 @@ class Learner:
         self._scalings = adapter_scalings(self.model)
         self.gaps: list[list[float]] = []
         """Of the last step: log pi - log q per policy token of each sequence, empty where it had no teacher."""
+        self._sums: StepSums | None = None
+        """Of a step that was begun by `accumulate`."""
 
     # --- scoring -----------------------------------------------------------------------------------------------------
 
@@ -152,9 +154,18 @@ class Learner:
             terms.append(partial(ved_loss, config=self.config.ved))
         return terms
 
-    def _accumulate(self, batches: Sequence[MicroBatch], sequences: Sequence[Scored], version: int) -> dict[str, float]:
-        """Add every micro-batch's gradient and return the summed loss and token metrics."""
-        counts = BatchCounts.of(sequences, self.config.ved.gate_fraction)
+    def _accumulate(
+        self,
+        batches: Sequence[MicroBatch],
+        sequences: Sequence[Scored],
+        version: int,
+        counts: BatchCounts | None = None,
+    ) -> dict[str, float]:
+        """Add every micro-batch's gradient and return the summed loss and token metrics.
+
+        Losses divide by `counts`, by default those of the sequences.
+        """
+        counts = counts or BatchCounts.of(sequences, self.config.ved.gate_fraction)
         terms, self.gaps = self._terms(counts.taught), [[] for _ in sequences]
 
         def loss_of(batch: MicroBatch) -> tuple[Tensor, dict[str, float]]:
@@ -206,8 +217,49 @@ class Learner:
         scores: dict[int, list[float]] = dict(zip(taught, self.score(contexts), strict=True))
         return [(s, scores.get(i) or None) for i, s in enumerate(sequences)]
 
+    def _add(self, sequences: Sequence[TrainSequence], step: int) -> StepSums:
+        """Add the gradient of a part of a step's batch, and return the sums over all its parts so far."""
+        started = time.perf_counter()
+        batches = self._passes.split(sequences)
+        sums, self._sums = self._sums, None
+        if sums is None or sums.step != step:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._tower.check_untrained(self._optimizer)
+            sums = StepSums(step)
+        sums.sizes += Sizes.of(batches, sequences)
+        with self._passes.features.step():
+            scored = self._with_teacher(sequences)
+            sums.seconds_teacher += time.perf_counter() - started
+            if batches:
+                counts = BatchCounts.of(scored, self.config.ved.gate_fraction)
+                sums.add(counts, self._accumulate(batches, scored, step, sums.divisor(counts)))
+        sums.gaps += self.gaps if batches else [[] for _ in sequences]
+        sums.seconds += time.perf_counter() - started
+        return sums
+
+    def accumulate(self, sequences: Sequence[TrainSequence], step: int) -> None:
+        """Begin a step early: add the gradient of a part of its batch, which `train_step` is then called without.
+
+        The weights stay unchanged, and other methods may be called before `train_step`.
+
+        Args:
+            sequences: the part, none of whose sequences has a teacher.
+            step: number of the step from 0; parts of another step are dropped.
+
+        Raises:
+            ValueError: for a part that follows one with a teacher.
+        """
+        self._sums = self._add(sequences, step)
+
+    def drop(self) -> None:
+        """Drop the parts of a step that `accumulate` has added."""
+        self._sums = None
+        self._optimizer.zero_grad(set_to_none=True)
+
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         """Do one update on a whole batch and return its metrics; log-prob metrics are means over policy tokens.
+
+        The batch consists of the parts that `accumulate` has added for this step, and of these sequences.
 
         `parity` is mean |behavior - learner| log-prob before the update over the tokens that this version sampled
         (absent where there are none); `parity_images` is the same over sequences that show pictures, `stale_gap` over
@@ -215,27 +267,22 @@ class Learner:
         result does not depend on the order of the sequences or on `token_budget` beyond floating-point rounding.
 
         Args:
-            sequences: the global batch; those without policy tokens are counted, not averaged over.
+            sequences: the global batch, or the rest of it; those without policy tokens are counted, not averaged over.
             step: number of the step from 0, which is also the version that learns.
 
         Raises:
             ValueError: when no sequence has a policy token.
             NonFiniteStep: when loss or gradient is not finite; nothing was updated.
         """
-        started = time.perf_counter()
-        batches = self._passes.split(sequences)
-        count, policy_tokens = sum(len(b.indices) for b in batches), sum(len(b.sequence_P) for b in batches)
-        if not count:
-            raise ValueError(f"none of the {len(sequences)} sequences of step {step} has a policy token")
-        self._optimizer.zero_grad(set_to_none=True)
-        self._tower.check_untrained(self._optimizer)
-        with self._passes.features.step():
-            scored = self._with_teacher(sequences)
-            seconds_teacher = time.perf_counter() - started
-            totals = self._accumulate(batches, scored, step)
+        sums = self._add(sequences, step)
+        if sums.counts is None:
+            self._optimizer.zero_grad(set_to_none=True)
+            raise ValueError(f"none of the {sums.sizes.sequences} sequences of step {step} has a policy token")
+        started, self.gaps = time.perf_counter(), sums.gaps
+        sums.divide(self._parameters, self.config.grpo.aggregation)
         sum_replicated(self._parameters, self._ranks)
         norm = clip_gradients(self._parameters, self.config.grad_clip)
-        loss, taught = totals.pop("loss"), totals.pop("taught_sequences")
+        loss, taught = sums.totals.pop("loss"), sums.totals.pop("taught_sequences")
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad(set_to_none=True)
             raise NonFiniteStep(f"step {step} has loss {loss} and gradient norm {norm}; the weights are unchanged")
@@ -244,11 +291,12 @@ class Learner:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        metrics = means(totals, policy_tokens)
+        metrics = means(sums.totals, sums.sizes.policy_tokens)
         metrics |= {"loss": loss, "grad_norm": norm, "lr": rate}
         if self.config.ved.coefficient > 0:
-            metrics |= {"taught_sequences": taught, "seconds_teacher": seconds_teacher}
-        return metrics | batch_sizes(batches, sequences, time.perf_counter() - started, flops_per_token(self.model))
+            metrics |= {"taught_sequences": taught, "seconds_teacher": sums.seconds_teacher}
+        sums.seconds += time.perf_counter() - started
+        return metrics | sums.sizes.metrics(sums.seconds, flops_per_token(self.model))
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -268,6 +316,7 @@ class Learner:
         """Restore the result of `state_dict`. Raises RuntimeError or KeyError when it does not fit this model."""
         load_full_state(self.model, state["model"], None if self._adapter is None else adapter_state)
         load_full_optimizer(self._optimizer, state["optimizer"])
+        self.drop()
         torch.set_rng_state(state["rng"])
 
     def state_hash(self) -> str:

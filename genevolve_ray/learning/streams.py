@@ -208,28 +208,3 @@ def means(totals: dict[str, float], policy_tokens: int) -> dict[str, float]:
     if gated := totals.get("ved_gated"):
         metrics["ved_loss_gated"] = totals["ved_loss"] / gated
     return metrics | {"stale_tokens": policy_tokens - current} | ({"ved_tokens": taught} if taught else {})
-
-
-def batch_sizes(
-    batches: Sequence[MicroBatch], sequences: Sequence[TrainSequence], seconds: float, flops_per_token: float
-) -> dict[str, float]:
-    """Return sizes and speed of all ranks.
-
-    `shared_prefix_fraction` is the share of tokens that were not computed, because another sequence of the micro-batch
-    has them in the same prefix. `model_flops_per_second` counts the tokens that were, without attention.
-    """
-    tokens, distinct = sum(b.tokens for b in batches), sum(b.distinct for b in batches)
-    filled = [b for b in batches if b.indices]
-    return {
-        "sequences": float(len(sequences)),
-        "empty_sequences": float(len(sequences) - sum(len(b.indices) for b in batches)),
-        "zero_advantage_sequences": float(sum(s.advantage == 0 for s in sequences)),
-        "micro_batches": float(len(filled)),
-        "tokens": float(tokens),
-        "policy_tokens": float(sum(len(b.sequence_P) for b in batches)),
-        "shared_prefix_fraction": 1 - distinct / tokens,
-        "padding": 1 - distinct / sum(b.ids_B_T.numel() for b in filled),
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "model_flops_per_second": distinct * flops_per_token / seconds,
-    }

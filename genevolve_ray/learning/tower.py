@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.learning.batch import ImageInputs, PictureInput
+from genevolve_ray.learning.batch import ImageInputs, TowerPicture
 from genevolve_ray.learning.lora import is_factor
 from genevolve_ray.learning.policy import state_hash, vision_tower
 
@@ -95,7 +95,7 @@ class TowerFeatures:
             self._bytes += size
 
     @torch.no_grad()
-    def _compute(self, pictures: Sequence[PictureInput]) -> list[Features]:
+    def _compute(self, pictures: Sequence[TowerPicture]) -> list[Features]:
         """Return the features of each picture; several pictures share a pass of the tower."""
         self.computed += len(pictures)
         features: list[Features] = []
@@ -109,9 +109,9 @@ class TowerFeatures:
         return features
 
 
-def _passes(pictures: Sequence[PictureInput]) -> Iterator[ImageInputs]:
+def _passes(pictures: Sequence[TowerPicture]) -> Iterator[ImageInputs]:
     """Yield pictures in groups of at most `_PATCHES` patches; a larger picture is a group of its own."""
-    group: list[PictureInput] = []
+    group: list[TowerPicture] = []
     for picture in pictures:
         if group and sum(len(p.patches) for p in (*group, picture)) > _PATCHES:
             yield ImageInputs(tuple(group))

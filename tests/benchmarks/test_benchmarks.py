@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.__main__ import NAMES, parse
 from benchmarks.episodes import TurnShape, one_turn, turn_shapes
-from benchmarks.measure import Goal, Row, Spread, Stopwatch, paired_ratio, repeat
+from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_ratio, repeat
 from benchmarks.memory import filled, one_core
 from benchmarks.report import busy, print_table
 from benchmarks.step import phases
@@ -205,3 +205,20 @@ def test_learner_script_without_gpu_says_so() -> None:
     from benchmarks.gpu_learner import main
 
     assert main([]) == 2
+
+
+def test_stages_of_an_engine_have_names_of_their_own_and_a_trial_needs_no_gpu() -> None:
+    from benchmarks.gpu_engine import STAGES
+    from benchmarks.gpu_parts import size_of
+
+    assert len({name for name, _ in STAGES}) == len(STAGES) == 6
+    assert size_of(Options(Path("policy"), quick=True)).device == "cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+@pytest.mark.parametrize("stage", ["sleep and wake", "weight sync"])
+def test_a_stage_of_an_engine_rehearses_on_a_cpu(stage: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu_engine", "--quick", "--repeats", "1", "--only", stage]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]

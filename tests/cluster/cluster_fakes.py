@@ -56,7 +56,8 @@ class FakeWorker:
         self.loading.set()
         self.disagreement: Exception | None = None
         self.rollout, self.update = _Remote(self, self._rollout), _Remote(self, self._update)
-        self.stop = _Remote(self, self._stop)
+        self.stop, self.rest = _Remote(self, self._stop), _Remote(self, self._rest)
+        self.rests = 0
         self.expect, self.receive = _Remote(self, self._expect), _Remote(self, self._receive)
         self.deliver, self.abandon = _Remote(self, self._deliver), _Remote(self, self._abandon)
         self.updates: list[tuple[Any, int]] = []
@@ -81,6 +82,10 @@ class FakeWorker:
         self.updates.append((weights.payload, weights.version))
         self.version = weights.version
         return 0.25 * (self.index + 1)
+
+    async def _rest(self) -> None:
+        self._check()
+        self.rests += 1
 
     async def _expect(self) -> None:
         self.transfer_queue = TransferQueue()

@@ -200,7 +200,9 @@ async def test_two_ranks_on_ray_learn_what_one_process_learns(actors: Callable[[
     images = str(tmp_path / "images")
     learner = RayLearner(lambda: [kind.remote(config, model, images, rank) for rank in range(2)], kill=ray.kill)
     await learner.start()
-    metrics = [await learner.step([group(1)], 1), await learner.step([group(2)], 2)]
+    metrics = [await learner.step([group(1)], 1)]
+    await learner.accumulate([group(2)], 2)
+    metrics.append(await learner.step([group(2)], 2, parts=[["r"]]))
     probe = (await learner.publish(2)).probe
     await learner.save(str(tmp_path / "checkpoint"))
     digest = await learner.state_hash()

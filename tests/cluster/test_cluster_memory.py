@@ -32,6 +32,8 @@ class FakeMemory:
         if self.dies:
             self.dies -= 1
             raise ActorDiedError()
+        if method == "prepare":
+            return None
         mark, self.mark = self.mark, self.memory.mark
         if method == "changes":
             return encode_changes(self.memory, mark)
@@ -162,3 +164,15 @@ async def test_a_new_actor_that_dies_at_once_is_replaced_too() -> None:
     assert await learn(port, 1) == [1]
     assert len(made) == 2
     assert killed == [first, made[0]]
+
+
+async def test_a_death_in_an_early_comparison_is_found_when_the_step_is_learned() -> None:
+    port = experience(0)
+    await learn(port, 1)
+    await port.snapshot()
+    port.worker.dies = 1
+    await port.prepare([], [], 2)
+    lost = port.worker
+    await port.prepare([], [], 2)
+    assert await learn(port, 2) == [1, 2]
+    assert port.worker is not lost

@@ -108,6 +108,38 @@ def test_a_way_that_weights_can_go_is_not(overrides: tuple[str, ...]) -> None:
     check_devices(load_config("atlas", [f"cluster.weights={way}", *others]))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "way"),
+    [
+        ((), "host"),
+        (GPUS, "nccl"),
+        ((*GPUS, "cluster.learner_ranks=2", "cluster.rollout_workers=4"), "nccl"),
+        ((*GPUS, "cluster.rollout_gpus=2", "engine.vllm.tensor_parallel_size=2"), "nccl"),
+        (SHARED, "ipc"),
+        ((*GPUS[:2], "cluster.learner_gpus=0.4", "cluster.rollout_gpus=0.3", "cluster.rollout_workers=2"), "ipc"),
+        ((*SHARED, "cluster.rollout_workers=2"), "host"),
+        ((*SHARED, "cluster.learner_gpus=1"), "host"),
+        ((*GPUS[:2], "cluster.rollout_gpus=1"), "host"),
+        ((*GPUS, "engine.kind=transformers"), "host"),
+        ((*GPUS, "rehearsal={}"), "host"),
+        ((*GPUS, "learner.lora={}"), "host"),
+        ((*GPUS, "learner.lora={publish: merged}"), "nccl"),
+        ((*GPUS, "gateway.port=8800"), "host"),
+        ((*GPUS, "cluster.weights=host"), "host"),
+    ],
+)
+def test_the_way_of_weights_follows_from_the_devices_where_none_is_given(overrides: tuple[str, ...], way: str) -> None:
+    config = load_config("atlas", overrides)
+    assert config.cluster.weights == way
+    # As a resolved configuration is read again.
+    assert type(config).model_validate(config.model_dump()).cluster.weights == way
+
+
+def test_a_way_that_follows_from_the_devices_can_be_gone() -> None:
+    for overrides in (GPUS, SHARED):
+        check_devices(load_config("atlas", overrides))
+
+
 async def test_actors_on_different_gpus_cannot_share_handles() -> None:
     def actor(place: str) -> FakeHandle:
         return FakeHandle(__ray_call__=FakeMethod(place))

@@ -88,6 +88,14 @@ async def test_an_update_reaches_every_worker_and_returns_the_worst_difference(c
     assert [worker.version for worker in crew.made] == [4, 4, 4]
 
 
+async def test_every_engine_rests_and_so_does_that_of_a_new_worker(crew: Crew) -> None:
+    rollouts = crew.rollouts(workers=2)
+    await rollouts.start()
+    crew.made[0].dead = True
+    await rollouts.rest()
+    assert [worker.rests for worker in crew.made] == [0, 1, 1]
+
+
 async def test_what_every_worker_must_know_reaches_the_one_that_takes_a_dead_ones_place(crew: Crew) -> None:
     rollouts = crew.rollouts(workers=2)
     await rollouts.start()

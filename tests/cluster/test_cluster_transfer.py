@@ -47,7 +47,7 @@ class World:
             workers,
             max_restarts=3,
             attempts=3,
-            transfer=Transfer(self.learner, processes=1, timeout=timeout, kill=lambda w: w.die()),
+            transfer=Transfer(self.learner, processes=1, timeout=timeout, piece_bytes=1, kill=lambda w: w.die()),
         )
 
     def create(self, index: int) -> FakeWorker:
@@ -245,7 +245,9 @@ def _ray_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_ray_at_once")
 def test_every_engine_is_told_its_own_place_in_the_group() -> None:
     workers = (Delivered(), Delivered(), Delivered())
-    control = TransferControl(TransferGroup(workers, processes=2, address="host:1", timeout=1.0), lambda: None)
+    control = TransferControl(
+        TransferGroup(workers, processes=2, address="host:1", timeout=1.0, piece_bytes=1), lambda: None
+    )
     control.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
     offsets = [argument["rank_offset"] for worker in workers for _, argument in worker.got]
     assert offsets == [1, 3, 5]
@@ -258,7 +260,7 @@ def test_a_worker_that_does_not_receive_ends_the_sending() -> None:
     # The others would not come back from the collective for which they wait.
     ended: list[bool] = []
     workers = (Delivered(), Delivered(ActorDiedError()))
-    control = TransferControl(TransferGroup(workers, 1, "host:1", 1.0), lambda: ended.append(True))
+    control = TransferControl(TransferGroup(workers, 1, "host:1", 1.0, 1), lambda: ended.append(True))
     with pytest.raises(ActorDiedError):
         control.update_weights({"names": []})
     assert ended == [True]

@@ -191,9 +191,11 @@ def test_progress_without_a_terminal_is_a_line_every_ten_steps(capsys: pytest.Ca
     with Screen() as screen:
         screen.start(RejectionReport(), train=1, heldout=0, steps=25)
         for step in range(25):
-            screen.step(SftStep(step, 1.0, 1.0, 1e-5, tokens=10, target_tokens=5, seconds=1.0))
-    said = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert said == ["10/25", "20/25", "25/25"]
+            sizes = {"tokens": 10, "target_tokens": 5, "distinct_tokens": 9, "row_tokens": 9}
+            screen.step(SftStep(step, 1.0, 1.0, 1e-5, seconds=1.0, flops=3e12, **sizes))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in said] == ["10/25", "20/25", "25/25"]
+    assert "10 tokens/s, model 3 TFLOP/s, padding 0.0%, shared 10.0%, 0:00:" in said[0]
 
 
 @pytest.mark.parametrize("preset", ["atlas", "atlas-sight"])

@@ -15,10 +15,12 @@ from transformers import AutoTokenizer
 from genevolve_ray.agent.profile import load_prompt
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.agent.trained_prompt import PROMPT_FILE
-from genevolve_ray.data.sft_config import SftRowsConfig, sft_config
+from genevolve_ray.data.sft_config import SftRowsConfig, learner_config, sft_config
 from genevolve_ray.data.sft_rows import RowEncoder
 from genevolve_ray.data.sft_sets import load_rows
 from genevolve_ray.data.sft_training import train_on_rows
+from genevolve_ray.learning.build import build_policy
+from genevolve_ray.learning.distributed import lone_rank
 from genevolve_ray.learning.policy import load_policy
 from genevolve_ray.learning.sft import evaluate_sft
 from genevolve_ray.records.published.rejections import DataError, RejectionReason, RejectionReport
@@ -94,6 +96,19 @@ def test_bfloat16_trains_on_float32_weights_and_saves_bfloat16(tmp_path: Path, m
     assert len(heard.steps) == 2 and all(math.isfinite(step.loss) for step in heard.steps)
     with safe_open(out / "model.safetensors", "pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_rank_rounds_what_several_ranks_round(tmp_path: Path, model_dir: Path, dtype: str) -> None:
+    rows = [sft_row(i) for i in range(4)]
+    _, heard, _ = train(tmp_path, model_dir, rows, dtype=dtype, heldout_fraction=0, max_steps=1)
+    config = SftRowsConfig.model_validate(QUICK | {"dtype": dtype})
+    model, _ = build_policy(model_dir, learner_config(config), lone_rank("cpu"))
+    encoder = RowEncoder(AutoTokenizer.from_pretrained(model_dir, local_files_only=True))
+    made = load_rows([tmp_path / "rows.jsonl"], encoder, SftRowsConfig(heldout_fraction=0), RejectionReport()).train
+    examples = [row.example() for row in made]
+    expected = evaluate_sft(model, examples, config.token_budget, config.dtype, lone_rank("cpu")).loss
+    assert heard.steps[0].loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_same_seed_trains_the_same_weights(tmp_path: Path, model_dir: Path) -> None:

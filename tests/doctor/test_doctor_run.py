@@ -217,6 +217,25 @@ def test_a_learner_that_does_not_fit_its_gpu_is_said(monkeypatch: pytest.MonkeyP
     assert check.status is Status.OK
 
 
+def test_a_learner_that_shares_its_gpu_has_what_the_engine_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "find_gpus", lambda: [Gpu("Test GPU", 80 * 1024)])
+    four = Weights(parameters=4 * 10**9, bytes=8 * 10**9)
+    shared = ["cluster.rollout_workers=1", "cluster.learner_ranks=1", "cluster.rollout_gpus=0.5"]
+    shared += ["cluster.learner_gpus=0.5", "engine.vllm.gpu_memory_utilization=0.4"]
+    [check] = limits.learner_memory(load_config("paper", shared), four)
+    assert check.status is Status.PROBLEM
+    assert check.detail.endswith("80 GiB, of which the engine takes 32 (engine.vllm.gpu_memory_utilization)")
+    assert check.remedy.endswith("or --set engine.vllm.sleep=true")
+    sleeps = [*shared, "engine.vllm.sleep=true"]
+    [check] = limits.learner_memory(load_config("paper", sleeps), four)
+    assert check.status is Status.OK
+    assert "takes 32 beside 45 during rollouts" in check.detail
+    greedy = load_config("paper", [*sleeps, "engine.vllm.gpu_memory_utilization=0.5"])
+    [check] = limits.learner_memory(greedy, four)
+    assert check.status is Status.PROBLEM
+    assert check.remedy.endswith("or a smaller engine.vllm.gpu_memory_utilization")
+
+
 def test_a_disk_that_holds_no_checkpoints_is_said(tmp_path: Path) -> None:
     huge = Weights(parameters=10**15, bytes=1)
     [check] = limits.disk(load_config("paper"), tmp_path / "run", huge)

@@ -1,4 +1,4 @@
-"""The documented training of the same rows in TRL runs, and trains the tokens that `genevolve sft` trains."""
+"""The documented training of the same rows in TRL runs, on the tokens and with the loss of `genevolve sft`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from published_helpers import sft_row, write_lines
 from genevolve_ray.agent.chat import load_tokenizer
 from genevolve_ray.data.sft_rows import RowEncoder
 from genevolve_ray.learning.policy import load_policy
+from genevolve_ray.learning.sft import evaluate_sft
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.published.trajectories import read_sft
 
@@ -46,13 +47,15 @@ def test_the_documented_training_in_trl_runs_on_the_same_tokens(
     rows = write_lines(tmp_path / "train.jsonl", [sft_row(i) for i in range(4)])
     write_lines(tmp_path / "eval.jsonl", [sft_row(9)])
     names: dict[str, object] = {}
-    exec(snippet().replace("bf16=True", "bf16=False, use_cpu=True"), names)
+    exec(snippet().replace("bf16=True", "bf16=False, use_cpu=True, logging_steps=1"), names)
     load_policy(tmp_path / "policy")
     theirs = [(row["input_ids"], row["labels"]) for row in names["trainer"].train_dataset]  # type: ignore[attr-defined]
     report = RejectionReport()
     encoder = RowEncoder(load_tokenizer(Path("MODEL_DIR")))
-    for row, (ids, labels) in zip(encoder.encode_all(read_sft([rows], report), report), theirs, strict=True):
-        example = row.example()
+    examples = [row.example() for row in encoder.encode_all(read_sft([rows], report), report)]
+    first = names["trainer"].state.log_history[0]  # type: ignore[attr-defined]
+    assert first["loss"] == pytest.approx(evaluate_sft(load_policy("MODEL_DIR"), examples).loss, rel=1e-5)
+    for example, (ids, labels) in zip(examples, theirs, strict=True):
         trained = [token if ours else -100 for token, ours in zip(example.tokens, example.mask, strict=True)]
         assert labels[: len(trained)] == trained and set(labels[len(trained) :]) <= {-100}
         assert ids[: len(trained)] == list(example.tokens)

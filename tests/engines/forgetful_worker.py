@@ -23,6 +23,11 @@ class ForgetfulLoader(WeightLoader):
                 parameter.data.copy_(kept[name])
         return seconds
 
+    def places(self) -> dict[str, int]:
+        """Where the memory of each of the model's tensors begins, those left out that a CPU kernel has packed."""
+        named = self.model_runner.get_model().named_parameters()
+        return {name: p.data_ptr() for name, p in named if p.numel()}
+
     def pack_head(self) -> None:
         if "lm_head.weight" not in self._forgotten:
             super().pack_head()

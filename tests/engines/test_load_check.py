@@ -177,6 +177,23 @@ def test_weights_are_compared_in_the_type_of_the_engine() -> None:
     check_held([held.rows(watch.loaded)], 1)
 
 
+def test_quantized_tensors_are_listed_and_all_others_are_compared(version: dict[str, Tensor]) -> None:
+    attention = Attention(packed=False)
+    attention.attn.qkv_proj.weight = nn.Parameter(torch.zeros(8, 8).to(torch.float8_e4m3fn), requires_grad=False)
+    held = HeldTensors(attention)
+    watch = LoadWatch(held.place, torch.float32)
+    attention.load(watch.stored(watch.published(iter(version.items()))), skip="k_norm")
+    watch.require(version)
+    assert watch.untraced == [f"attn.{p}_proj.weight" for p in "qkv"]
+    assert watch.missing == []
+    report = {"arrived": watch.arrived, "missing": watch.missing, "rows": held.rows(watch.loaded)}
+    published = {name: tensor_checksum(tensor) for name, tensor in version.items()}
+    with pytest.raises(WeightUpdateError, match=r"does not hold the loaded values in attn\.k_norm\.weight$"):
+        check_load([report], published, 1)
+    with pytest.raises(WeightUpdateError, match=r"attn\.q_proj\.weight has other values"):
+        check_load([report], published | {"attn.q_proj.weight": 1}, 1)
+
+
 @pytest.mark.parametrize("stated", [True, False])
 async def test_the_reference_engine_names_a_norm_that_the_version_does_not_have_as_published(
     stated: bool, tiny_models: TinyModels, tmp_path: Path

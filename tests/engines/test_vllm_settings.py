@@ -7,7 +7,7 @@ import pytest
 from genevolve_ray.cluster.workers import worker_environment
 from genevolve_ray.engines.config import EngineConfig, VllmConfig
 from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.engines.vllm_settings import batching, executor, head, placement, waiting_threads
+from genevolve_ray.engines.vllm_settings import batching, executor, head, placement, quantization, waiting_threads
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -77,3 +77,23 @@ def test_vllm_does_not_choose_its_ray_executor_in_a_placement_group(monkeypatch:
 def test_logits_stay_in_float32_by_choice() -> None:
     assert head(VllmConfig()) == {}
     assert head(VllmConfig(fp32_head=True)) == {"head_dtype": "float32"}
+
+
+def test_weights_are_quantized_by_choice_and_in_16_bits() -> None:
+    assert quantization(VllmConfig()) == {}
+    assert quantization(VllmConfig(quantization="fp8")) == {"quantization": "fp8_per_channel"}
+    fp8 = VllmConfig(quantization="fp8")
+    assert EngineConfig(dtype="bfloat16", vllm=fp8).vllm.quantization == "fp8"
+    with pytest.raises(
+        ValueError, match=r"quantization=fp8 needs .* dtype=bfloat16 .*, got kind=vllm and dtype=float32"
+    ):
+        EngineConfig(vllm=fp8)
+    with pytest.raises(ValueError, match="got kind=transformers and dtype=bfloat16"):
+        EngineConfig(kind="transformers", dtype="bfloat16", vllm=fp8)
+
+
+@pytest.mark.e2e
+def test_vllm_knows_the_quantization() -> None:
+    from vllm.config.quantization import ONLINE_QUANT_SHORTHAND_NAMES
+
+    assert quantization(VllmConfig(quantization="fp8"))["quantization"] in ONLINE_QUANT_SHORTHAND_NAMES

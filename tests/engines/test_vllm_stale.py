@@ -114,6 +114,16 @@ async def forgetful(tiny_models: TinyModels) -> AsyncIterator[VllmEngine]:
     await engine.close()
 
 
+async def test_an_update_leaves_every_tensor_in_its_memory(
+    forgetful: VllmEngine, newer: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """CUDA graphs read weights from the addresses at which they were captured."""
+    [before] = await forgetful._open().collective_rpc("places")
+    assert {"model.embed_tokens.weight", NORM} <= set(before)
+    await forgetful.update(write(newer, tmp_path / "v"), forgetful.version + 1)
+    assert await forgetful._open().collective_rpc("places") == [before]
+
+
 @pytest.mark.parametrize(
     ("forgotten", "named"),
     [(NORM, f"in {NORM}$"), ("lm_head.weight", r"in lm_head\.weight \(packed\) \(of model\.embed_tokens\.weight\)")],

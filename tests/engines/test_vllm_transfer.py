@@ -18,6 +18,8 @@ from genevolve_ray.engines.vllm import VllmEngine
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 PROMPTS = [tuple(range(10, 10 + n)) for n in (3, 17, 9, 30)]
+PIECE = 30_000
+"""Bytes of a piece: several tensors of a block, and less than the embedding."""
 WRONG = Probe(token_ids=(1, 2, 3), logprobs=(0.0, 0.0))
 
 
@@ -67,7 +69,7 @@ class Trainer:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 address = f"127.0.0.1:{free.getsockname()[1]}"
-            self._end = open_sender("gloo", Meeting(address, 2, 60.0), source, self)
+            self._end = open_sender("gloo", Meeting(address, 2, 60.0, piece_bytes=PIECE), source, self)
         self._end.source = source
         self._end.send_weights()
 

@@ -12,7 +12,7 @@ from typing import Any
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.ports import ExperiencePort, RolloutTask
+from genevolve_ray.evolution.ports import ExperiencePort, Parts, RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights, WeightFolders
 from genevolve_ray.records.experience import Lesson, MovedToken
@@ -83,16 +83,22 @@ class FakeRollouts:
         self.outcome, self.version = outcome, 0
         self.tasks: list[RolloutTask] = []
         self.updates: list[int] = []
+        self.calls: list[str] = []
         self.before: Callable[[RolloutTask], Any] | None = None
 
     async def rollout(self, task: RolloutTask) -> Trajectory:
         self.tasks.append(task)
+        self.calls.append("rollout")
         await asyncio.sleep(0)
         if self.before is not None:
             await self.before(task)
         return make_trajectory(task.key, self.outcome(task), task.seed % 1000 / 1000, self.version)
 
+    async def rest(self) -> None:
+        self.calls.append("rest")
+
     async def update(self, weights: PublishedWeights) -> float:
+        self.calls.append("update")
         assert Path(await weights.folder(), "weights").is_file()
         assert weights.probe is PROBE
         self.updates.append(weights.version)
@@ -112,17 +118,27 @@ class FakeLearner:
         self.seen: list[list[Group]] = []
         self.lessons: list[list[Lesson]] = []
         self.restarts = 0
+        self.early: list[tuple[int, list[str]]] = []
+        """Parts that were accumulated before their step: its number and their requests."""
+        self.parts: list[Parts] = []
+
+    async def accumulate(self, groups: Sequence[Group], step: int) -> None:
+        self.early.append((step, [g.request_id for g in groups]))
 
     async def restart(self) -> None:
         self.state = "start"
         self.restarts += 1
 
-    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
+    async def step(
+        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+    ) -> dict[str, float]:
+        self.parts.append(parts)
         self.steps.append(step)
         self.seen.append(list(groups))
         self.lessons.append(list(lessons))
         taught = [lesson.model_dump(mode="json") for lesson in lessons]
-        batch = json.dumps([self.state, self.noise, [[g.request_id, g.scores()] for g in groups], taught])
+        scores = [[g.request_id, g.scores()] for g in groups]
+        batch = json.dumps([self.state, self.noise, scores, taught, *([p] for p in parts)])
         self.state = hashlib.sha256(batch.encode()).hexdigest()
         return {"parity": self.parity, "loss": 0.25}
 

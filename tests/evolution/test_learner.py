@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +32,14 @@ class StubLearner:
         self.steps: list[tuple[Sequence[TrainSequence], int]] = []
         self.error: Exception | None = None
         self.gaps: list[list[float]] = []
+        self.early: list[tuple[Sequence[TrainSequence], int]] = []
+        self.dropped = 0
+
+    def accumulate(self, sequences: Sequence[TrainSequence], step: int) -> None:
+        self.early.append((sequences, step))
+
+    def drop(self) -> None:
+        self.early, self.dropped = [], self.dropped + 1
 
     def train_step(self, sequences: Sequence[TrainSequence], step: int) -> dict[str, float]:
         self.steps.append((sequences, step))
@@ -158,3 +168,55 @@ async def test_what_is_no_fault_of_the_disk_is_raised_as_itself(tmp_path: Path) 
     learner.error = OutOfMemoryError("on the GPU")
     with pytest.raises(OutOfMemoryError, match="on the GPU"):
         await port(learner).save(str(tmp_path))
+
+
+OTHER = group((Outcome.SCORED, 0.1), (Outcome.SCORED, 0.7), (Outcome.POLICY_FAILURE, 0.0), name="other")
+
+
+async def test_parts_that_were_added_early_are_not_added_again() -> None:
+    learner = StubLearner()
+    wrapped = port(learner)
+    await wrapped.accumulate([OTHER], 7)
+    await wrapped.step([GOOD, OTHER], 7, parts=[["other"]])
+    [(early, early_step)], [(rest, step)] = learner.early, learner.steps
+    assert (len(early), early_step, len(rest), step) == (3, 6, 2, 6)
+    learner.gaps = [[], [], [], [], [0.5, 0.1]]
+    assert [m.trajectory for m in await wrapped.teacher_disagreement()] == [str(GOOD.trajectories[1].key)] * 2
+
+
+async def test_parts_that_were_not_added_are_added_first() -> None:
+    learner = StubLearner()
+    await port(learner).step([GOOD, OTHER], 7, parts=[["other"]])
+    assert [(len(part), step) for part, step in learner.early + learner.steps] == [(3, 6), (2, 6)]
+
+
+@pytest.mark.parametrize(("step", "parts"), [(7, []), (7, [["r"], ["other"]]), (8, [["other"]])])
+async def test_other_parts_than_those_that_were_added_begin_anew(step: int, parts: list[list[str]]) -> None:
+    learner = StubLearner()
+    wrapped = port(learner)
+    await wrapped.accumulate([OTHER], 7)
+    dropped = learner.dropped
+    await wrapped.step([GOOD, OTHER], step, parts=parts)
+    assert learner.dropped == dropped + 1
+    assert sum(len(part) for part, _ in learner.early + learner.steps) == 5
+
+
+async def test_a_part_that_fails_is_nothing_to_go_on_from() -> None:
+    learner = StubLearner()
+    wrapped = port(learner)
+    await wrapped.accumulate([OTHER], 7)
+    learner.accumulate = lambda sequences, step: 1 / 0  # type: ignore[method-assign, assignment]
+    with pytest.raises(ZeroDivisionError):
+        await wrapped.accumulate([GOOD], 7)
+    dropped = learner.dropped
+    await wrapped.step([GOOD, OTHER], 7)
+    assert learner.dropped == dropped + 1
+
+
+async def test_the_event_loop_runs_while_a_part_is_added() -> None:
+    learner, added = StubLearner(), threading.Event()
+    learner.accumulate = lambda sequences, step: added.wait(10)  # type: ignore[method-assign, assignment]
+    adding = asyncio.create_task(port(learner).accumulate([GOOD], 1))
+    await asyncio.sleep(0)
+    added.set()
+    await adding

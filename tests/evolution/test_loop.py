@@ -41,6 +41,24 @@ async def test_each_step_commits_one_version_further(scene: Scene) -> None:
     assert [step for step, _ in watched(evolution).steps] == [1, 2, 3]
 
 
+async def test_engines_rest_between_the_last_rollout_and_the_next_version(scene: Scene) -> None:
+    rollouts = FakeRollouts()
+    config = make_config(steps=2, engine={"vllm": {"sleep": True}})
+    await evolve(scene.begin(config, rollouts))
+    step = ["rollout"] * 4 + ["rest", "update"]
+    assert rollouts.calls == ["update", *step, *step]
+    awake = FakeRollouts()
+    await evolve(scene.begin(config.model_copy(update={"engine": make_config().engine}), awake))
+    assert "rest" not in awake.calls
+
+
+def test_engines_that_sample_during_the_learner_step_cannot_rest() -> None:
+    with pytest.raises(
+        ValueError, match=r"engine\.vllm\.sleep=true needs loop\.mode=sync and loop\.overlap=false, got async"
+    ):
+        make_config(mode="async", engine={"vllm": {"sleep": True}})
+
+
 async def test_a_step_trains_on_all_groups_in_request_order(scene: Scene) -> None:
     learner = FakeLearner()
     evolution = scene.begin(make_config(), learner=learner)

@@ -17,6 +17,7 @@ from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import OUTSIDE, Group, Outcome, Pair, SampleKey
+from genevolve_ray.remote.client import UnusableAnswer
 
 
 class FakeSummariser:
@@ -190,3 +191,38 @@ async def test_a_resumed_run_ends_as_one_that_was_not_interrupted(scene: Scene, 
     assert [m.state_hash for m in resumed.store.manifests()] == [m.state_hash for m in whole.store.manifests()]
     assert resumed.store.get_experience(4) == whole.store.get_experience(4)
     other.close()
+
+
+class CountingSummariser(FakeSummariser):
+    """Counts what it is asked, and fails as `fault` says."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        super().__init__()
+        self.asked, self.fault = list[str](), fault
+
+    async def compare(self, request: Request, pair: Pair) -> Experience:
+        self.asked.append(request.id)
+        if self.fault is not None:
+            raise self.fault
+        return await super().compare(request, pair)
+
+
+async def test_groups_that_were_compared_early_give_the_same_step(tmp_path: Path) -> None:
+    early, late = CountingSummariser(), CountingSummariser()
+    first, second = make(early), make(late)
+    for index in (2, 0):
+        await first.prepare([Numbered().train(index)], [group(index)], 1)
+    assert await first.changes() == await second.changes(), "nothing is remembered early"
+    assert await learn(first, 0, 1, 2) == await learn(second, 0, 1, 2)
+    assert await first.snapshot() == await second.snapshot()
+    assert (early.asked, late.asked) == (["train-2", "train-0", "train-1"], ["train-0", "train-1", "train-2"])
+
+
+@pytest.mark.parametrize(("fault", "asked"), [(InfraFailure("down"), 2), (UnusableAnswer("no JSON"), 1)])
+async def test_what_was_down_is_asked_again_and_a_bad_answer_is_not(fault: InfraFailure, asked: int) -> None:
+    summariser = CountingSummariser(fault)
+    experience = make(summariser)
+    await experience.prepare([Numbered().train(0)], [group(0)], 1)
+    learned = await learn(experience, 0)
+    assert len(summariser.asked) == asked
+    assert learned.faults == (str(fault),)

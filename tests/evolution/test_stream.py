@@ -11,7 +11,7 @@ import pytest
 from loop_fakes import FakeLearner, FakeRollouts, Scene, evolve, make_config, make_trajectory
 
 from genevolve_ray.evolution.flow import oldest_version
-from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.ports import Parts, RolloutTask
 from genevolve_ray.records.experience import Lesson
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 
@@ -63,11 +63,13 @@ class SlowLearner(FakeLearner):
         self.beside: list[int] = []
         self.ages: list[int] = []
 
-    async def step(self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = ()) -> dict[str, float]:
+    async def step(
+        self, groups: Sequence[Group], step: int, lessons: Sequence[Lesson] = (), parts: Parts = ()
+    ) -> dict[str, float]:
         self.beside.append(self.rollouts.running)
         self.ages += [step - 1 - (oldest_version(*g.trajectories) or 0) for g in groups]
         await self.dice.wait()
-        return await super().step(groups, step, lessons)
+        return await super().step(groups, step, lessons, parts)
 
 
 @pytest.mark.parametrize("staleness", [1, 2, 4])

@@ -37,7 +37,8 @@ SHOWN = (
 class Case:
     """A learner and the batches that it trains on; `counts` has the number of sequences of each step.
 
-    `sees`: every third sequence of a batch shows pictures, but none of the second step.
+    `sees`: every third sequence of a batch shows pictures, but none of the second step. `parts`: each step is added in
+    so many.
     """
 
     model_dir: str
@@ -45,6 +46,7 @@ class Case:
     counts: tuple[int, ...]
     longest: int = 20
     sees: bool = False
+    parts: int = 1
 
 
 def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = None) -> dict[str, Any]:
@@ -60,7 +62,10 @@ def train(case: Case, out: Path, ranks: Any = None, checkpoint: str | None = Non
     seen["gradients"] = gradients(learner, case)
     metrics = []
     for step, count in enumerate(case.counts):
-        metrics.append(learner.train_step(batch_of(case, count, step), step))
+        *early, rest = [batch_of(case, count, step)[part :: case.parts] for part in range(case.parts)]
+        for part in early:
+            learner.accumulate(part, step)
+        metrics.append(learner.train_step(rest, step))
         seen[f"gaps_{step}"] = learner.gaps
     seen["metrics"] = [{n: x for n, x in m.items() if n in SHOWN or n.startswith(("kl", "ved_"))} for m in metrics]
     seen["scores_after"] = learner.score(batch_of(case, 5, 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learning_fakes import sequences, siblings, taught
+from learning_fakes import exact, sequences, siblings, taught
 from seeing_fakes import looking, picture
 from tiny_vl import build_vl
-from torch.nn.functional import rms_norm
 from zoo import build
 
 from genevolve_ray.learning.batch import TrainSequence
@@ -40,15 +38,6 @@ FULL = LearnerConfig(
 )
 LIMITS = {"float64": 1e-10, "float32": 1e-5}
 Outcome = tuple[dict[str, float], dict[str, torch.Tensor]]
-
-
-def exact(learner: Learner) -> Learner:
-    """Return the learner with norms in float64: those of transformers round to float32 in any model."""
-    for module in learner.model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            plain: Any = module
-            plain.forward = partial(rms_norm, normalized_shape=plain.weight.shape, weight=plain.weight, eps=1e-6)
-    return learner
 
 
 def outcome(learner: Learner, batch: list[TrainSequence], *, packed: bool, ranks: int = 1) -> Outcome:

@@ -17,7 +17,6 @@ from genevolve_ray.learning.sft import (
     build_optimizers,
     evaluate_sft,
     learning_rate,
-    sft_step,
     train_sft,
 )
 
@@ -38,7 +37,8 @@ def gradients(model: Qwen3ForCausalLM, batch: list[SftExample], **settings: int)
     """Return the batch's gradients by a step of plain SGD at rate 1 in float64."""
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
-    sft_step(model, [sgd], batch, SftConfig(grad_clip=1e9, **settings))  # type: ignore[arg-type]
+    config = SftConfig(steps=1, lr=1.0, grad_clip=1e9, **settings)  # type: ignore[arg-type]
+    train_sft(model, [batch], config, optimizers=[sgd])
     moved = {n: before[n] - p.detach() for n, p in model.named_parameters()}
     model.load_state_dict(before, strict=False)
     return moved

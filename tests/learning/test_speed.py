@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genevolve_ray.learning.speed import peak_flops, speed_text
+from genevolve_ray.learning.speed import peak_flops, rows_text, speed_text
 
 
 def test_the_share_of_the_peak_is_shown_where_it_is_known() -> None:
@@ -20,3 +20,8 @@ def test_the_peak_is_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak_flops("cuda") == 756e12
     assert peak_flops("cuda", "float32") is None
     assert peak_flops("cpu") is None
+
+
+def test_padding_is_a_share_of_the_rows_and_shared_tokens_of_all() -> None:
+    assert rows_text(100, 80, 80) == "padding 0.0%, shared 20.0%"
+    assert rows_text(100, 100, 125) == "padding 20.0%, shared 0.0%"

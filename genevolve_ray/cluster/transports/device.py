@@ -72,12 +72,14 @@ class TransferGroup:
         processes: number of processes of each worker's engine.
         address: `host:port` of the learner's rank 0.
         timeout: seconds that each process waits for the others.
+        piece_bytes: size of the pieces in which weights travel.
     """
 
     workers: tuple[Any, ...]
     processes: int
     address: str
     timeout: float
+    piece_bytes: int
 
 
 # --- the learner's side ----------------------------------------------------------------------------------------------
@@ -162,7 +164,8 @@ class Sender:
             from genevolve_ray.engines.transports.sender import open_sender
 
             self._leave()
-            meeting = Meeting(group.address, 1 + len(group.workers) * group.processes, group.timeout)
+            size = 1 + len(group.workers) * group.processes
+            meeting = Meeting(group.address, size, group.timeout, group.piece_bytes)
             self._end = open_sender(self._way, meeting, self._source, TransferControl(group, self._leave))
         self._end.send_weights()
 
@@ -216,9 +219,18 @@ class SendingLearner(Protocol):
 class Transfer:
     """Transfer a version from the learner's memory into the engines of all workers concurrently."""
 
-    def __init__(self, learner: SendingLearner, *, processes: int, timeout: float, kill: Callable[[Any], None]) -> None:
-        """Send from a learner to engines of `processes` processes each; `kill` ends a worker immediately."""
+    def __init__(
+        self,
+        learner: SendingLearner,
+        *,
+        processes: int,
+        timeout: float,
+        piece_bytes: int,
+        kill: Callable[[Any], None],
+    ) -> None:
+        """Send from a learner to engines of `processes` processes each, in pieces; `kill` ends a worker immediately."""
         self._learner, self._processes, self._timeout, self._kill = learner, processes, timeout, kill
+        self._piece_bytes = piece_bytes
         self._members: tuple[Any, ...] = ()
 
     async def send(self, workers: Sequence[Any], weights: PublishedWeights) -> list[float | RayActorError]:
@@ -237,7 +249,8 @@ class Transfer:
         members = (*self._learner.workers, *workers)
         group = None
         if members != self._members:
-            group = TransferGroup(tuple(workers), self._processes, await self._learner.address(), self._timeout)
+            address = await self._learner.address()
+            group = TransferGroup(tuple(workers), self._processes, address, self._timeout, self._piece_bytes)
         self._members = ()
         receiving = [asyncio.ensure_future(await_remote(w.receive.remote(version, probe))) for w in workers]
         sending = asyncio.ensure_future(self._learner.send(group))

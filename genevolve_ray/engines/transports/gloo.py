@@ -1,7 +1,8 @@
 """Weight transfer over gloo, for CPUs: both ends.
 
 It is vLLM's NCCL transfer with another communicator. Rendezvous, order of calls, checks of the sent weights and
-layer-wise loading are inherited. Tests on a CPU therefore cover the code that runs on GPUs, except the copying itself.
+layer-wise loading are inherited. Tests on a CPU therefore cover the code that runs on GPUs, except the copying itself:
+there vLLM packs tensors into pieces on GPU streams, here `packing` does the same on CPUs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+from vllm.distributed.weight_transfer.base import ParamMeta
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo, worker_init_payload
 from vllm.distributed.weight_transfer.nccl_engine import (
@@ -22,6 +24,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferUpdateInfo,
 )
 
+from genevolve_ray.engines.transports import packing
 from genevolve_ray.engines.transports.protocol import EngineControl, Meeting, WeightSource
 
 
@@ -34,11 +37,12 @@ class GlooGroup:
         store = dist.TCPStore(address, port, size, is_master=rank == 0, timeout=limit)
         self._group: Any = dist.ProcessGroupGloo(dist.PrefixStore("weights", store), rank, size, limit)
 
-    def broadcast(self, tensor: torch.Tensor) -> None:
-        """Send a contiguous tensor to all others, or receive it. Raises RuntimeError when one of them is lost."""
+    def start(self, tensor: torch.Tensor) -> packing.Travel:
+        """Begin to send a contiguous tensor to all others, or to receive it. Raises RuntimeError in a closed group."""
         if self._group is None:
             raise RuntimeError("the group is closed")
-        self._group.broadcast(tensor, 0).wait()
+        travel: packing.Travel = self._group.broadcast(tensor, 0)
+        return travel
 
     def destroy(self) -> None:
         """Leave the group: a broadcast in progress ends with an error here and at every other member."""
@@ -64,12 +68,13 @@ class GlooTrainerInitInfo(NCCLTrainerInitInfo):  # type: ignore[misc]
 
 
 class GlooReceiver(NCCLWeightTransferEngine):  # type: ignore[misc]
-    """Receive at an engine: tensors come one by one and are loaded layer by layer."""
+    """Receive at an engine: tensors come in pieces and are loaded layer by layer."""
 
     init_info_cls = GlooInitInfo
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Enter a group."""
+        self.packed_buffer_size_bytes = init_info.packed_buffer_size_bytes
         rank = init_info.rank_offset + self.parallel_config.rank
         self.model_update_group = GlooGroup(
             init_info.master_address, init_info.master_port, rank, init_info.world_size, init_info.timeout
@@ -80,13 +85,12 @@ class GlooReceiver(NCCLWeightTransferEngine):  # type: ignore[misc]
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
-        """Receive the announced tensors, and load each immediately."""
+        """Receive the announced tensors, and load each piece while the next one arrives."""
         if self.model_update_group is None:
             raise RuntimeError("the engine is in no group")
-        for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True):
-            tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-            self.model_update_group.broadcast(tensor)
-            self.model.load_weights([(name, tensor)])
+        named = zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
+        forms = [ParamMeta(name, getattr(torch, dtype), tuple(shape)) for name, dtype, shape in named]
+        packing.receive(forms, self.packed_buffer_size_bytes, self.model_update_group.start, self.model.load_weights)
 
 
 class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
@@ -99,13 +103,14 @@ class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
         cls, init_info: GlooTrainerInitInfo, *, client: EngineControl, source: WeightSource | None = None
     ) -> GlooSender:
         """Join the group while the engines receive its address."""
-        engine = cls(client=client, source=source, packed=False)
+        engine = cls(client=client, source=source, packed_buffer_size_bytes=init_info.packed_buffer_size_bytes)
         place = (init_info.master_address, init_info.master_port)
         told = GlooInitInfo(
             master_address=place[0],
             master_port=place[1],
             rank_offset=1,
             world_size=init_info.world_size,
+            packed_buffer_size_bytes=init_info.packed_buffer_size_bytes,
             timeout=init_info.timeout,
         )
         with ThreadPoolExecutor(max_workers=1) as threads:
@@ -115,14 +120,15 @@ class GlooSender(NCCLTrainerWeightTransferEngine):  # type: ignore[misc]
         return engine
 
     def _broadcast(self, source: WeightSource, meta: list[Any]) -> None:
-        group = self.model_update_group
-        for _, tensor in self._checked_iter(source, meta):
-            group.broadcast(tensor.contiguous())
+        pairs = self._checked_iter(source, meta)
+        packing.send(pairs, meta, self.packed_buffer_size_bytes, self.model_update_group.start)
 
 
 def settings_of(meeting: Meeting, source: WeightSource) -> GlooTrainerInitInfo:
-    """Return the settings of the learner's end; tensors are sent one by one."""
-    return GlooTrainerInitInfo(**meeting.place(), packed=False, timeout=meeting.timeout, rank=0)
+    """Return the settings of the learner's end."""
+    return GlooTrainerInitInfo(
+        **meeting.place(), packed_buffer_size_bytes=meeting.piece_bytes, timeout=meeting.timeout, rank=0
+    )
 
 
 WeightTransferTrainerFactory.register_engine("gloo", GlooSender)

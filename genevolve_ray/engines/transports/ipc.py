@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from genevolve_ray.engines.transports.protocol import BUFFER_BYTES, Meeting, WeightSource
+from genevolve_ray.engines.transports.protocol import Meeting, WeightSource
 
 _CLASSES: dict[str, Any] = {
     "Tensor": torch.Tensor,
@@ -26,7 +26,7 @@ def settings_of(meeting: Meeting, source: WeightSource) -> Any:
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
     largest = max(form.dtype.itemsize * torch.Size(form.shape).numel() for form in source.metadata())
-    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(largest, BUFFER_BYTES), rank=0)
+    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=max(largest, meeting.piece_bytes), rank=0)
 
 
 def plain_handles(handles: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-BUFFER_BYTES = 256 << 20
-"""Size of the pieces in which weights travel between GPUs; a larger tensor is a piece of its own."""
+PIECE_BYTES = 256 << 20
+"""Usual size of the pieces in which weights travel; a larger tensor is a piece of its own."""
 
 
 class WeightSource(Protocol):
@@ -53,11 +53,13 @@ class Meeting:
         address: `host:port` of the rendezvous.
         size: processes in total.
         timeout: seconds that each waits for the others.
+        piece_bytes: size of the pieces in which weights travel.
     """
 
     address: str
     size: int
     timeout: float
+    piece_bytes: int = PIECE_BYTES
 
     def place(self) -> dict[str, Any]:
         """Return the rendezvous address of a vLLM group, under the names of its settings."""

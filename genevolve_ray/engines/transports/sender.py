@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genevolve_ray.engines.transports.protocol import BUFFER_BYTES, EngineControl, Meeting, WeightSource
+from genevolve_ray.engines.transports.protocol import EngineControl, Meeting, WeightSource
 
 
 def open_sender(way: str, meeting: Meeting, source: WeightSource, control: EngineControl) -> Any:
@@ -25,7 +25,7 @@ def open_sender(way: str, meeting: Meeting, source: WeightSource, control: Engin
 
 
 def _nccl_settings(meeting: Meeting, source: WeightSource) -> Any:
-    """Return the settings of vLLM's NCCL transfer; it packs tensors into pieces of `BUFFER_BYTES`."""
+    """Return the settings of vLLM's NCCL transfer; two pieces at a time are on their way."""
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-    return NCCLTrainerInitInfo(**meeting.place(), packed_buffer_size_bytes=BUFFER_BYTES, rank=0)
+    return NCCLTrainerInitInfo(**meeting.place(), packed_buffer_size_bytes=meeting.piece_bytes, rank=0)

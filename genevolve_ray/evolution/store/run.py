@@ -57,10 +57,14 @@ CHANGEABLE = (
     "learner.token_budget",
     "learner.packed_rows",
     "loop.outage_limit",
+    "loop.overlap",
     "loop.parity_limit",
     "engine.max_concurrent",
     "engine.vllm.kv_cache_mib",
     "engine.vllm.threads",
+    "engine.vllm.sleep",
+    "cluster.weights",
+    "cluster.weights_piece_mib",
     *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),
 )
 """Configuration keys (with all below them) that may differ when a run is resumed."""
