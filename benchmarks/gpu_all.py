@@ -1,6 +1,8 @@
 """All that one GPU can show within 9 minutes: `python benchmarks/gpu_all.py`.
 
 Every stage runs in a process of its own, with a limit of time. A stage that fails is reported, and the next one runs.
+Weights by NCCL need two GPUs and a script of their own: `python -m benchmarks.gpu_transfer --way nccl`. Not run on a GPU.
+
 Prints a table, and writes JSON with `--json`. `--rehearse` runs every stage on a tiny model on a CPU: it shows that the
 script works, and measures nothing. Exit code 0 when no stage failed, 1 when one did, 2 where the device is not there.
 """
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measure import LeftOut, Options, Row, prepare_process, say
 
 Stage = Callable[[Options], list[Row]]
-MODULES = ("benchmarks.gpu_learning",)
+MODULES = ("benchmarks.gpu_learning", "benchmarks.gpu_engine")
 """Modules with a list `STAGES` of (name, stage), and `SECONDS` for stages with another limit than the usual one."""
 SECONDS_ALL = 540
 SECONDS_EACH = 90
@@ -130,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if parsed.child:
         policy = parsed.policy or default_policy()
-        options = Options(policy, 2 if parsed.rehearse else 5, parsed.rehearse, device=parsed.device)
+        options = Options(policy, 1 if parsed.rehearse else 3, parsed.rehearse, threads=1, device=parsed.device)
         parsed.json.write_text(json.dumps(run_here(parsed.child, options)), encoding="utf-8")
         return 0
     state = environment()

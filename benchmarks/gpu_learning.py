@@ -220,5 +220,11 @@ STAGES = (
     ("learner: 4B at 16k", partial(adapter, shape="4B")),
     ("learner: 8B at 16k", partial(adapter, shape="8B")),
 )
-SECONDS = {"learner: packed rows equal padded ones": 60, "learner: Liger": 60}
+SECONDS = {
+    "learner: packed rows equal padded ones": 60,
+    "learner: two ranks equal one": 60,
+    "learner: layers recomputed, offload": 120,
+    "learner: Liger": 60,
+    "learner: 8B at 16k": 120,
+}
 """Other limits than the usual one."""

@@ -49,9 +49,10 @@ def run(length: int = LENGTH, plain_lengths: tuple[int, int] = PLAIN_LENGTHS) ->
 
 def grown(way: str, tokens: int) -> float:
     """Return MiB by which a step in a fresh process raises its peak memory."""
-    say(f"{way}, {tokens} tokens")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return float(pool.apply(_grown, (way, tokens)))
+        mib = float(pool.apply(_grown, (way, tokens)))
+    say(f"{way}, {tokens} tokens: {mib:,.0f} MiB")
+    return mib
 
 
 def _grown(way: str, tokens: int) -> float:
