@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measure import LeftOut, Options, Row, prepare_process, say
 
 Stage = Callable[[Options], list[Row]]
-MODULES = ("benchmarks.gpu_learning",)
+MODULES = ("benchmarks.gpu_learning", "benchmarks.gpu_engine")
 """Modules with a list `STAGES` of (name, stage), and `SECONDS` for stages with another limit than the usual one."""
 SECONDS_ALL = 540
 SECONDS_EACH = 90
