@@ -217,12 +217,12 @@ async def _sync(options: Options) -> list[Row]:
 
 
 STAGES: tuple[tuple[str, Stage], ...] = (
-    ("rollouts, eager", eager),
-    ("rollouts, CUDA graphs", graphs),
-    ("rollouts, 8-bit weights", fp8),
-    ("rollouts, pictures", pictures),
-    ("sleep and wake", sleep),
-    ("weight sync", sync),
+    ("engine: eager kernels", eager),
+    ("engine: CUDA graphs", graphs),
+    ("engine: 8-bit weights", fp8),
+    ("engine: pictures", pictures),
+    ("engine: sleep and wake", sleep),
+    ("engine: weight sync", sync),
 )
 
 

@@ -217,7 +217,7 @@ def test_stages_of_an_engine_have_names_of_their_own_and_a_trial_needs_no_gpu() 
 
 @pytest.mark.slow
 @pytest.mark.e2e
-@pytest.mark.parametrize("stage", ["sleep and wake", "weight sync"])
+@pytest.mark.parametrize("stage", ["engine: sleep and wake", "engine: weight sync"])
 def test_a_stage_of_an_engine_rehearses_on_a_cpu(stage: str) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu_engine", "--quick", "--repeats", "1", "--only", stage]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
