@@ -25,6 +25,7 @@ from genevolve_ray.doctor.preflight import (
     check_examination,
     check_final_step,
     check_plugin,
+    check_reward,
     model_folder,
     placed,
     unexamined_requests,
@@ -171,11 +172,17 @@ def plugins(config: RunConfig) -> list[Check]:
         check_examination(config)
     except UserFault as fault:
         found.append(problem("judge", fault, "--set judge.config.sufficiency_check=required"))
+    if not any(settings_tree.waits(spec.model_dump()) for spec in config.judge_specs.values()):
+        try:
+            check_reward(config)
+        except UserFault as fault:
+            if all(one.status is not Status.PROBLEM for one in found):  # A broken judge has a line of its own.
+                found.append(problem("reward", fault, "correct reward.components, or the judges"))
     return found
 
 
 def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
-    spec = getattr(config, role)
+    spec = config.plugin(role)
     remedy = f"--set {role}.type=package.module:Class, --set {role}.config.KEY=VALUE"
     if settings_tree.waits(spec.type):
         return note(role, f"not checked until {role}.type is filled in")

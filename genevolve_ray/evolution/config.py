@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,7 +13,14 @@ from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
+from genevolve_ray.evolution.plugins import (
+    JudgeSpec,
+    PluginSpec,
+    RendererSpec,
+    RequestsSpec,
+    SummariserSpec,
+    ToolsSpec,
+)
 from genevolve_ray.evolution.store.manifest import CheckpointConfig
 from genevolve_ray.experience.config import ExperienceConfig
 from genevolve_ray.learning.config import LearnerConfig, LearningRateSchedule
@@ -169,6 +177,9 @@ class EvolutionConfig(Config):
     """Plug-in that draws programs."""
     judge: JudgeSpec
     """Plug-in that scores pictures and programs."""
+    judges: dict[str, JudgeSpec] = Field(default_factory=dict)
+    """Further judges by name, which judge the same pictures at the same time; `reward.components` names what they measure
+    as `NAME.COMPONENT`, and what `judge` measures as `judge.COMPONENT`."""
     experience: ExperienceConfig = ExperienceConfig()
     """The experience memory and its retrieval."""
     summariser: SummariserSpec = SummariserSpec(type="genevolve_ray.judges.summariser:RuleSummariser")
@@ -186,6 +197,23 @@ class EvolutionConfig(Config):
     def protocol(self) -> ProtocolProfile:
         """The profile itself."""
         return PROFILES[self.profile] if isinstance(self.profile, str) else self.profile
+
+    @property
+    def judge_specs(self) -> dict[str, JudgeSpec]:
+        """The judges of the run by role: `judge`, and `judges.NAME` for each further one."""
+        return {"judge": self.judge, **{f"judges.{name}": spec for name, spec in self.judges.items()}}
+
+    def plugin(self, role: str) -> PluginSpec:
+        """Return the plug-in of a role, `judges.NAME` for a further judge."""
+        spec: PluginSpec = self.judge_specs[role] if role.startswith("judges.") else getattr(self, role)
+        return spec
+
+    @field_validator("judges")
+    @classmethod
+    def _judge_names(cls, value: dict[str, JudgeSpec]) -> dict[str, JudgeSpec]:
+        if wrong := [name for name in value if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "judge"]:
+            raise ValueError(f"judges.{wrong[0]}: a name has lower-case letters, digits and _, and is not `judge`")
+        return value
 
     @field_validator("date", mode="before")
     @classmethod
