@@ -69,6 +69,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
             check_plugin(role, config.plugin(role), local)
     check_examination(config)
     check_reward(config)
+    check_truths(config)
     check_tokens(config)
     check_proxies(config)
     check_tools(config, model_folder(config.policy.model) if model and config.rehearsal is None else None)
@@ -216,6 +217,15 @@ def check_examination(config: RunConfig) -> None:
             rewarded = "reward.components needs sufficiency"
         raise UserFault(
             f"judge.config.sufficiency_check={chosen}, but {rewarded}: a run needs `required`, or a reward without it"
+        )
+
+
+def check_truths(config: RunConfig) -> None:
+    """Check that requests without ground-truth images are kept only where no judge needs one. Raises UserFault."""
+    if config.requests.config.get("truths") == "optional" and (roles := config.truth_roles):
+        raise UserFault(
+            f"requests.config.truths=optional keeps requests without a ground-truth image, which {roles[0]} "
+            f"({roles[0]}.type={config.plugin(roles[0]).type}) needs: use required"
         )
 
 

@@ -23,6 +23,7 @@ from genevolve_ray.evolution.plugins import (
 )
 from genevolve_ray.evolution.store.manifest import CheckpointConfig
 from genevolve_ray.experience.config import ExperienceConfig
+from genevolve_ray.judges.protocol import needs_truth
 from genevolve_ray.learning.config import LearnerConfig, LearningRateSchedule
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.verdict import RewardConfig, ScoreFormula
@@ -208,6 +209,11 @@ class EvolutionConfig(Config):
         spec: PluginSpec = self.judge_specs[role] if role.startswith("judges.") else getattr(self, role)
         return spec
 
+    @property
+    def truth_roles(self) -> list[str]:
+        """The judges that need ground-truth images, by role; those whose class is not importable here count."""
+        return [role for role, spec in self.judge_specs.items() if _needs_truth(spec)]
+
     @field_validator("judges")
     @classmethod
     def _judge_names(cls, value: dict[str, JudgeSpec]) -> dict[str, JudgeSpec]:
@@ -318,8 +324,18 @@ class EvolutionConfig(Config):
         if "max_concurrent" not in self.engine.model_fields_set:
             places = min(max(self.samples_per_engine, _LEAST_CONCURRENT), _MOST_CONCURRENT)
             object.__setattr__(self, "engine", self.engine.model_copy(update={"max_concurrent": places}))
+        if "truths" not in self.requests.config and not self.truth_roles and self._poses_without_truths():
+            without = self.requests.model_copy(update={"config": {**self.requests.config, "truths": "optional"}})
+            object.__setattr__(self, "requests", without)
         if "formula" not in self.reward.model_fields_set and (formula := self._judged()) is not None:
             object.__setattr__(self, "reward", self.reward.model_copy(update={"formula": formula}))
+
+    def _poses_without_truths(self) -> bool:
+        """Return whether the request source has the setting `truths`."""
+        try:
+            return "truths" in self.requests.resolve().Config.model_fields
+        except (UserFault, ValueError):  # Checks before the start report it.
+            return False
 
     def _judged(self) -> ScoreFormula | None:
         """Return the formula that the judge writes into its verdicts, None where its settings do not name one."""
@@ -339,3 +355,13 @@ class EvolutionConfig(Config):
         # Frozen from the end of construction.
         object.__setattr__(self, "engine", self.engine.model_copy(update={"transformers": sampler}))
         object.__setattr__(self, "learner", self.learner.model_copy(update={"threads": 1}))
+
+
+def _needs_truth(spec: JudgeSpec) -> bool:
+    if spec.isolated:
+        return True
+    try:
+        kind = spec.resolve()
+        return needs_truth(kind, spec.settings(kind))
+    except (UserFault, ValueError, OSError, AttributeError):  # Checks before the start report it.
+        return True
