@@ -72,7 +72,23 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "tokens_total": float(sum(len(t.ledger) for t in every)),
         "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
     }
-    return metrics | usage_metrics(every)
+    return metrics | component_metrics(every) | usage_metrics(every)
+
+
+def component_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return the mean of each component over the trajectories in which it was measured, as `component_JUDGE.NAME`.
+
+    It is empty for a run whose only judge gives a KScore, and where a gate counts, `gates_closed` is the share of judged
+    trajectories with a reward of 0 for it.
+    """
+    judged = [t for t in trajectories if t.verdicts]
+    values: dict[str, list[float]] = {}
+    for trajectory in judged:
+        for name, component in trajectory.components.items():
+            values.setdefault(name, []).append(component.value)
+    closed = [float(bool(t.reward.closed)) for t in trajectories if t.reward is not None and t.reward.parts]
+    gates = {"gates_closed": _mean(closed)} if any(closed) else {}
+    return {f"component_{name}": _mean(found) for name, found in values.items()} | gates
 
 
 def usage_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -146,12 +162,16 @@ def _clipped(verdict: Verdict) -> bool:
 def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Return the mean of each KScore dimension and each sufficiency check over judged trajectories.
 
-    A judge that gives one grade has no checks, and no metrics of them.
+    A judge that gives one grade has no checks, and no metrics of them. Components of open verdicts are added.
     """
     verdicts = [t.verdict for t in trajectories if t.verdict is not None]
     parts = {name: _mean([v for x in verdicts if (v := getattr(x.image, name)) is not None]) for name in WEIGHTS}
     checks = ("facts", "reference_binding", "skill_knowledge", "executable_constraints")
     checked = [x.text for x in verdicts if isinstance(x.text, Sufficiency)]
+    components = component_metrics(trajectories)
+    if components and not verdicts:
+        return components
+    parts |= components
     if verdicts and not checked:
         return parts
     return parts | {name: _mean([float(getattr(text, name)) for text in checked]) for name in checks}
