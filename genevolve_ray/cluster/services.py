@@ -186,7 +186,7 @@ def deployment_of(service: Service, replica: type) -> Any:
 
     config = service.config
     deploy = serve.deployment(
-        name=service.role,
+        name=service.role.replace(".", "-"),
         **_replicas(config),
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_queued,

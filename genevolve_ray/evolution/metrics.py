@@ -10,7 +10,7 @@ import numpy as np
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
-from genevolve_ray.records.verdict import WEIGHTS, Sufficiency, Verdict
+from genevolve_ray.records.verdict import WEIGHTS, Sufficiency
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 
@@ -132,7 +132,7 @@ def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "infra_failures": float(len(trajectories) - len(ended)),
         "tool_outages": float(sum(t.outages for t in trajectories)),
         "prompts_cut": float(sum(t.usage.get(CUT_PROMPTS, Usage()).images for t in trajectories)),
-        "judge_clipped_fraction": _mean([float(_clipped(t.verdict)) for t in valid if t.verdict is not None]),
+        "judge_clipped_fraction": _mean([float(_clipped(t)) for t in valid if t.verdict or t.verdicts]),
         "tool_calls_mean": _mean([float(t.tool_calls) for t in ended]),
         "turns_mean": _mean([float(len(t.turns)) for t in ended]),
         "response_tokens_mean": _mean([float(t.ledger.policy_tokens) for t in ended]),
@@ -155,8 +155,9 @@ def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
     return said
 
 
-def _clipped(verdict: Verdict) -> bool:
-    return any(flag.startswith("clipped:") for flag in verdict.flags)
+def _clipped(trajectory: Trajectory) -> bool:
+    verdicts = (trajectory.verdict, *trajectory.verdicts.values())
+    return any(flag.startswith("clipped:") for verdict in verdicts if verdict is not None for flag in verdict.flags)
 
 
 def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
