@@ -180,7 +180,7 @@ class Trajectory:
 
     @property
     def compared(self) -> float:
-        """What the learner compares within a group: the score, or what `reward.normalise` made of it.
+        """The value that the learner compares within a group: the score, or its normalized form (`reward.normalise`).
 
         Raises:
             ValueError: as `score`.

@@ -140,7 +140,7 @@ COMBINATIONS = ("weighted_sum", "product", "minimum")
 
 
 class MissingValue(Config):
-    """Configure the value that stands in for a component that was not measured."""
+    """Configure the value of a component that was not measured."""
 
     value: float = Field(ge=0, le=1)
     """On the scale from 0 (worst) to 1 (best)."""

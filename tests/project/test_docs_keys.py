@@ -36,6 +36,9 @@ def unknown(values: Any, kind: Kind, above: str = "") -> Iterator[str]:
         if name not in kind.model_fields:
             if not (kind is ProtocolProfile and name in SOURCE_KEYS):
                 yield path
+        elif typing.get_origin(kind.model_fields[name].annotation) is dict:  # Settings by a name of the user's choice.
+            for key, entry in value.items():
+                yield from unknown(entry, below(kind, name, values), f"{path}.{key}.")
         else:
             yield from unknown(value, below(kind, name, values), f"{path}.")
 
