@@ -91,7 +91,8 @@ def seconds_of_a_sample(run: Path) -> float:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     loop = yaml.safe_load((run / "config.yaml").read_text())["loop"]
     steps = [row["seconds_step"] for row in rows if "seconds_step" in row]
-    return float(statistics.median(steps)) / (loop["requests_per_step"] * loop["group_size"])
+    samples: int = loop["requests_per_step"] * loop["group_size"]
+    return float(statistics.median(steps)) / samples
 
 
 def main() -> None:
