@@ -20,6 +20,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import JudgeSpec
 from genevolve_ray.judges.protocol import Judge
 from genevolve_ray.records.base import Config, Record
+from genevolve_ray.records.components import graded
 from genevolve_ray.records.intervals import Interval, percentile_interval
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -132,7 +133,7 @@ async def repeat_judgements(
     async def one(row: JudgedRow) -> Verdict | None:
         async with gate:
             try:
-                return await asked.judge(row.request, row.image, row.truth, row.program, row.references)
+                return graded(await asked.judge(row.request, row.image, row.truth, row.program, row.references))
             except InfraFailure:
                 return None
 

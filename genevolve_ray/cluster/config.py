@@ -118,6 +118,16 @@ class ClusterConfig(Config):
     """Replicas of the renderer."""
     judge: ServiceConfig = ServiceConfig()
     """Replicas of the judge."""
+    judges: dict[str, ServiceConfig] = Field(default_factory=dict)
+    """Replicas of further judges, by the names of `judges`."""
+
+    def service(self, role: str) -> ServiceConfig | None:
+        """Return the settings of the service of a role, `judges.NAME` for a further judge; None for a role without one."""
+        first, _, name = role.partition(".")
+        if name:
+            return self.judges.get(name, ServiceConfig())
+        found = getattr(self, first, None)
+        return found if isinstance(found, ServiceConfig) else None
 
 
 class PlacedConfig(EvolutionConfig):
@@ -127,6 +137,18 @@ class PlacedConfig(EvolutionConfig):
     """Where the parts of the run are placed."""
     inference: InferenceConfig = InferenceConfig()
     """How rows are processed outside training."""
+
+    @property
+    def services(self) -> dict[str, ServiceConfig]:
+        """The settings of the run's services by role, with the time limits of their plug-ins."""
+        roles = ("tools", "renderer", *self.judge_specs)
+        return {role: service.limited(self.plugin(role)) for role in roles if (service := self.cluster.service(role))}
+
+    @model_validator(mode="after")
+    def _judges_exist(self) -> PlacedConfig:
+        if unknown := sorted(set(self.cluster.judges) - set(self.judges)):
+            raise ValueError(f"cluster.judges.{unknown[0]}: judges has {', '.join(self.judges) or 'no entries'}")
+        return self
 
     @property
     def samples_per_engine(self) -> int:

@@ -323,7 +323,8 @@ class Launch:
                 await self._services_up.wait()
                 met = {service.role: self._handle(service) for service in self.services}
                 # Without a learner the job renders and judges in separate steps.
-                scoring = (dict(self.renderers), met["judge"]) if self.wanted.train else ()
+                judges = {role: handle for role, handle in met.items() if role in self.config.judge_specs}
+                scoring = (dict(self.renderers), judges) if self.wanted.train else ()
                 await await_remote(worker.connect.remote(met["tools"], *scoring))
         except TimeoutError as error:
             raise StartError(f"a rollout worker did not start within {limit:g} s (cluster.start_timeout)") from error
@@ -352,9 +353,12 @@ class Launch:
 
 
 def wanted_services(config: PlacedConfig, wanted: Wanted, run_name: str) -> list[Service]:
-    """Return the wanted services; a judge with another benchmark's scale is served for grading."""
+    """Return the wanted services; a judge with another benchmark's scale is served for grading.
+
+    Further judges are for runs that train: rows of a benchmark are judged by one.
+    """
     roles = {"tools": wanted.policy is not None, "renderer": wanted.render, "judge": wanted.judge or wanted.grade}
-    services = [service for service in services_of(config, run_name) if roles[service.role]]
+    services = [service for service in services_of(config, run_name) if roles.get(service.role, wanted.train)]
     if wanted.grade:
         services = [replace(s, replica=GradeReplica) if s.role == "judge" else s for s in services]
     return services

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 _PLACEMENT_SECONDS = 10.0
 _EPSILON = 1e-6
-ROLES = ("tools", "renderer", "judge", "experience")
-"""Services of a run, besides learner and rollout workers."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,12 @@ def worker_demands(config: PlacedConfig, *, engines: bool = True) -> list[Demand
     return [Demand(f"rollout worker {i}", resources) for i in range(cluster.rollout_workers)]
 
 
-def service_demands(config: PlacedConfig, roles: Collection[str] = ROLES) -> list[Demand]:
-    """Return the demands of the replicas of some services, and of the experience memory where there is one."""
-    cluster = config.cluster
-    services = {"tools": cluster.tools, "renderer": cluster.renderer, "judge": cluster.judge}
-    demands = [demand for role in services if role in roles for demand in replica_demands(role, services[role])]
-    if "experience" in roles and config.experience.enabled:
+def service_demands(config: PlacedConfig, roles: Collection[str] | None = None) -> list[Demand]:
+    """Return the demands of the replicas of services and of the experience memory, where there is one; None: of all."""
+    cluster, services = config.cluster, config.services
+    wanted = [*services, "experience"] if roles is None else roles
+    demands = [demand for role in services if role in wanted for demand in replica_demands(role, services[role])]
+    if "experience" in wanted and config.experience.enabled:
         demands.append(Demand("experience memory", _resources(cluster.experience_cpus, 0)))
     return demands
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,11 +20,11 @@ from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.cluster.replies import unwrap
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.patience import SHORTEST
+from genevolve_ray.records.components import AnyVerdict, Scale
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import Verdict
 from genevolve_ray.tools.protocol import EpisodeContext
 
 if TYPE_CHECKING:
@@ -130,15 +130,15 @@ class ServeRenderer:
 class ServeJudge:
     """Represent the judge service."""
 
-    def __init__(self, identity: str, caller: Caller) -> None:
-        """Represent the judge of that identity."""
-        self.identity, self._caller = identity, caller
+    def __init__(self, identity: str, components: Mapping[str, Scale], caller: Caller) -> None:
+        """Represent the judge of that identity, which measures these components."""
+        self.identity, self.components, self._caller = identity, components, caller
 
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
-    ) -> Verdict:
+    ) -> AnyVerdict:
         """Judge a rendered program. Raises InfraFailure after bounded retries."""
-        verdict: Verdict = await self._caller("judge", request, image, program, tuple(references))
+        verdict: AnyVerdict = await self._caller("judge", request, image, program, tuple(references))
         return verdict
 
 
@@ -163,7 +163,19 @@ async def connect(
     tools: Caller, renderer: Caller, judge: Caller
 ) -> tuple[dict[str, ServeTool], ServeRenderer, ServeJudge]:
     """Query the services once, and return their proxies."""
-    stand_ins, renderer_identity, judge_identity = await asyncio.gather(
-        connect_tools(tools), renderer("describe"), judge("describe")
+    stand_ins, renderer_identity, critic = await asyncio.gather(
+        connect_tools(tools), renderer("describe"), connect_judge(judge)
     )
-    return stand_ins, ServeRenderer(renderer_identity, renderer), ServeJudge(judge_identity, judge)
+    return stand_ins, ServeRenderer(renderer_identity, renderer), critic
+
+
+async def connect_judge(judge: Caller) -> ServeJudge:
+    """Query a judge service once, and return its proxy."""
+    return ServeJudge(await judge("describe"), await judge("components"), judge)
+
+
+async def connect_judges(callers: Mapping[str, Caller]) -> dict[str, ServeJudge]:
+    """Query the services of further judges, by role (`judges.NAME`) among all services, and return proxies by name."""
+    roles = [role for role in callers if role.startswith("judges.")]
+    found = await asyncio.gather(*(connect_judge(callers[role]) for role in roles))
+    return {role.removeprefix("judges."): judge for role, judge in zip(roles, found, strict=True)}

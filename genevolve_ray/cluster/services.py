@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.evolution.plugins import PluginSpec, build_here
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
+from genevolve_ray.records.components import Scale
 from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -107,6 +108,10 @@ class JudgeReplica(_Replica):
         """Return the judge's identity."""
         return self._service.identity
 
+    async def components(self) -> dict[str, Scale]:
+        """Return the components that the judge declares, by name."""
+        return dict(self._service.components)
+
     async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Reply:
         """Judge a rendered program; the reply holds a verdict, or an InfraFailure."""
         return await replied(self._service.judge(request, image, program, references))
@@ -131,7 +136,7 @@ class GradeReplica(_Replica):
 
 @dataclass(frozen=True)
 class Service:
-    """Describe one application of a run: `role` is tools, renderer or judge."""
+    """Describe one application of a run: `role` is tools, renderer, judge, or `judges.NAME` of a further judge."""
 
     role: str
     name: str
@@ -144,20 +149,15 @@ class Service:
 
 def services_of(config: PlacedConfig, run_name: str) -> list[Service]:
     """Return the services of a run, their applications named by run and role."""
-    prefix, cluster = re.sub(r"[^\w.-]+", "-", run_name), config.cluster
+    prefix, limited = re.sub(r"[^\w.-]+", "-", run_name), config.services
+    observations = (config.protocol.observations,)
     return [
-        Service(
-            "tools",
-            f"{prefix}-tools",
-            ToolReplica,
-            config.tools,
-            cluster.tools.limited(config.tools),
-            (config.protocol.observations,),
+        Service("tools", f"{prefix}-tools", ToolReplica, config.tools, limited["tools"], observations),
+        Service("renderer", f"{prefix}-renderer", RenderReplica, config.renderer, limited["renderer"]),
+        *(
+            Service(role, f"{prefix}-{role.replace('judges.', 'judge-')}", JudgeReplica, spec, limited[role])
+            for role, spec in config.judge_specs.items()
         ),
-        Service(
-            "renderer", f"{prefix}-renderer", RenderReplica, config.renderer, cluster.renderer.limited(config.renderer)
-        ),
-        Service("judge", f"{prefix}-judge", JudgeReplica, config.judge, cluster.judge.limited(config.judge)),
     ]
 
 
@@ -186,7 +186,7 @@ def deployment_of(service: Service, replica: type) -> Any:
 
     config = service.config
     deploy = serve.deployment(
-        name=service.role,
+        name=service.role.replace(".", "-"),
         **_replicas(config),
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_queued,

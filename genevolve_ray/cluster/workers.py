@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect, connect_tools
+from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect, connect_judges, connect_tools
 from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.factory import let_sleep
@@ -113,16 +113,17 @@ class RolloutWorker:
         self,
         tools: ServiceHandle,
         renderers: Mapping[int, ServiceHandle] | None = None,
-        judge: ServiceHandle | None = None,
+        judges: Mapping[str, ServiceHandle] | None = None,
     ) -> None:
-        """Connect to the services; with a judge, and at least one renderer by its generation, rollouts are scored."""
+        """Connect to the services; with judges by role, and at least one renderer by its generation, rollouts are scored."""
         assert self._policy is not None, "call start before connect"
-        if judge is None or not renderers:
+        if not judges or not renderers:
             stand_ins = await connect_tools(tools.caller())
         else:
             (first, renderer), *others = renderers.items()
-            stand_ins, painter, critic = await connect(tools.caller(), renderer.caller(), judge.caller())
-            self._scoring = Scoring(painter, critic, self._config.reward, first)
+            stand_ins, painter, critic = await connect(tools.caller(), renderer.caller(), judges["judge"].caller())
+            further = await connect_judges({role: handle.caller() for role, handle in judges.items()})
+            self._scoring = Scoring(painter, critic, self._config.reward, first, further)
             for generation, service_handle in others:
                 await self.add_renderer(generation, service_handle)
         profile, own = self._config.protocol, local_tools(self._config, self._images)

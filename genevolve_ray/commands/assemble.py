@@ -78,7 +78,7 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
         if config.gateway.port is None:
             yield Ports(ports.rollouts, ports.learner, ports.experience, ports.renderers)
             return
-        from genevolve_ray.cluster.proxies import connect
+        from genevolve_ray.cluster.proxies import connect, connect_judges
         from genevolve_ray.evolution.rollout import Scoring
         from genevolve_ray.gateway.launch import GatewayParts
         from genevolve_ray.gateway.rollouts import GatewayRenderers
@@ -86,8 +86,9 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
         async def meet(generation: int, spec: RendererSpec) -> RenderPort:
             return await ports.renderers.port(generation)
 
-        tools, renderer, judge = await connect(**ports.callers)
-        parts = GatewayParts(tools, Scoring(renderer, judge, config.reward), store.images)
+        tools, renderer, judge = await connect(*(ports.callers[role] for role in ("tools", "renderer", "judge")))
+        further = await connect_judges(ports.callers)
+        parts = GatewayParts(tools, Scoring(renderer, judge, config.reward, others=further), store.images)
         async with _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts:
             renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
             yield Ports(rollouts, ports.learner, ports.experience, renderers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genevolve_ray.contracts.running import (
@@ -16,12 +16,13 @@ from genevolve_ray.contracts.running import (
 )
 from genevolve_ray.contracts.samples import NOT_A_PICTURE, REQUEST, picture
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.judges.protocol import Judge
+from genevolve_ray.judges.protocol import Judge, declared_components, needs_truth
+from genevolve_ray.records.components import AnyVerdict, Component, OpenVerdict, Scale, components_of
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import ScoreFormula, Verdict, kscore
+from genevolve_ray.records.verdict import ScoreFormula, Verdict
 
 
 def _program() -> Program:
@@ -53,26 +54,46 @@ class JudgeCase:
     secrets: Sequence[str] = ()
 
 
-async def _judge(judge: Judge, case: JudgeCase, image: bytes, truth: bytes | None = None) -> Verdict:
-    return await judge.judge(case.request, image, case.truth if truth is None else truth, case.program, case.references)
+async def _judge(judge: Judge, case: JudgeCase, image: bytes, truth: bytes | None = None) -> AnyVerdict:
+    given = (case.truth if truth is None else truth) if needs_truth(judge) else b""
+    return await judge.judge(case.request, image, given, case.program, case.references)
 
 
 async def check_verdict(judge: Judge, case: JudgeCase) -> None:
-    """Check that a verdict has every score in range, names the judge, and states the formula that it counts under."""
+    """Check that a verdict has every score in its declared range, and names the judge."""
     verdict = await _judge(judge, case, picture("rectangle", "blue"))
-    assert isinstance(verdict, Verdict), f"it returned {type(verdict).__name__}, not a Verdict"
+    if not isinstance(verdict, Verdict | OpenVerdict):
+        raise AssertionError(f"it returned {type(verdict).__name__}, not a Verdict or an OpenVerdict")
     # A verdict may have been built without validation.
     try:
-        Verdict.model_validate(verdict.model_dump())
+        type(verdict).model_validate(verdict.model_dump())
     except ValueError as error:
         raise AssertionError(f"the verdict is out of range: {error}") from error
+    _check_declared(components_of(verdict), declared_components(judge))
     assert verdict.judge == judge.identity, f"the verdict names {verdict.judge!r}, but the judge is {judge.identity!r}"
 
 
+def _check_declared(found: Mapping[str, Component], declared: Mapping[str, Scale]) -> None:
+    """Check the components of a verdict against those that the judge declares (attribute `components`)."""
+    unknown = sorted(set(found) - set(declared))
+    assert not unknown, f"the verdict has {', '.join(unknown)}, but `components` declares {', '.join(declared)}"
+    lacking = [name for name, scale in declared.items() if name not in found and not scale.sometimes]
+    assert not lacking, f"the verdict lacks {', '.join(lacking)}, which `components` declares without `sometimes`"
+    for name, one in found.items():
+        wanted = declared[name]
+        assert (one.low, one.high) == (wanted.low, wanted.high), (
+            f"{name} is in [{one.low:g}, {one.high:g}], but `components` declares [{wanted.low:g}, {wanted.high:g}]"
+        )
+
+
 async def check_truth_scores_best(judge: Judge, case: JudgeCase) -> None:
-    """Check that the ground-truth image itself scores no worse than another image."""
-    same = kscore((await _judge(judge, case, case.truth)).image, ScoreFormula.PAPER)
-    other = kscore((await _judge(judge, case, picture("rectangle", "black"))).image, ScoreFormula.PAPER)
+    """Check that the ground-truth image itself scores no worse than another image, where a judge compares with it."""
+    if not needs_truth(judge) or "kscore" not in declared_components(judge):
+        raise NotAsked("it gives no KScore against a ground-truth image")
+    pictures = (case.truth, picture("rectangle", "black"))
+    same, other = [
+        components_of(await _judge(judge, case, image), ScoreFormula.PAPER)["kscore"].value for image in pictures
+    ]
     assert same >= other, f"the ground-truth image scores {same:g}, another image {other:g}"
 
 
@@ -89,11 +110,13 @@ async def check_unreadable(judge: Judge, case: JudgeCase) -> None:
 
     "Unreadable" means empty data, or data that is not an image.
     """
-    for what, image, truth in (
-        ("a ground-truth file that is not an image", picture(), NOT_A_PICTURE),
-        ("an empty ground-truth image", picture(), b""),
-        ("a rendered file that is not an image", NOT_A_PICTURE, case.truth),
-    ):
+    pictures = [("a rendered file that is not an image", NOT_A_PICTURE, case.truth)]
+    if needs_truth(judge):
+        pictures += [
+            ("a ground-truth file that is not an image", picture(), NOT_A_PICTURE),
+            ("an empty ground-truth image", picture(), b""),
+        ]
+    for what, image, truth in pictures:
         error = await raised_by(_judge(judge, case, image, truth))
         assert error is not None, f"{what} received a verdict"
         assert isinstance(error, InfraFailure), f"{what} raised {type(error).__name__}: {error}"

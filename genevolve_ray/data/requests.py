@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,10 @@ class PublishedRequestsConfig(Config):
     """Whether every truth image is decoded at the start, and rows without a usable one are left out; otherwise a run stops
     at the first such row."""
 
+    truths: Literal["required", "optional"] = "required"
+    """`optional`: rows without a ground-truth image that can be used are kept, for judges that need none. It is the default
+    in a run where no judge needs one."""
+
     @model_validator(mode="after")
     def _parts(self) -> PublishedRequestsConfig:
         for name, paths, part in (
@@ -128,7 +132,7 @@ class PublishedRequests:
 
     def _read(self) -> dict[Split, list[PublishedRequest]]:
         config = self._config
-        reading = ReadConfig(root=config.image_root)
+        reading = ReadConfig(root=config.image_root, truths=config.truths == "required")
         heldout = self._with_truths(read_bench(config.heldout_paths, self.report, reading))
         # Bad bench rows are reported above; here they still exclude their requests.
         kept_out = Exclusion(())
@@ -157,7 +161,7 @@ class PublishedRequests:
     def _with_truths(self, rows: Iterable[PublishedRequest]) -> list[PublishedRequest]:
         """Return the rows whose truth can be used; the report counts the others."""
         rows = list(rows)
-        if not self._config.check_images:
+        if not self._config.check_images or self._config.truths == "optional":
             return rows
         self._truths |= check_truths((row.truth_file for row in rows), self._limits)
         for row in rows:
@@ -312,9 +316,17 @@ class PublishedRequests:
         return rng.permutation(len(self))
 
     def _request(self, row: PublishedRequest) -> Request:
+        try:
+            return row.request(self._truth(row) if row.truth else None)
+        except DataError:
+            if self._config.truths == "required":
+                raise
+            return row.request()
+
+    def _truth(self, row: PublishedRequest) -> ImageRef:
         if row.truth_file not in self._stored:
             self._stored[row.truth_file] = store_image(row.truth_file, self._images)
-        return row.request(self._stored[row.truth_file])
+        return self._stored[row.truth_file]
 
 
 def store_image(path: Path, images: ImageStore) -> ImageRef:

@@ -80,10 +80,9 @@ def time_limits(config: RunConfig) -> list[Check]:
     """Compare the time limit of a role's replica with the time that the service behind it may take."""
     said = []
     for service in settings_tree.services(config):
-        outer = getattr(config.cluster, service.role, None)
-        if outer is None:  # The memory's process has no time limit.
+        outer = config.services.get(service.role)
+        if outer is None or outer.timeout is None:  # The memory's process has no time limit.
             continue
-        outer = outer.limited(getattr(config, service.role))
         inner = service.config
         needed = inner.patience_s
         key = f"cluster.{service.role}.timeout"
@@ -130,7 +129,7 @@ def descriptors(config: RunConfig) -> list[Check]:
 
 def _repairs(config: RunConfig, role: str) -> int:
     """Return how often a plug-in repeats a request whose answer it cannot read."""
-    _, settings = settings_tree.plugin_settings(role, getattr(config, role))
+    _, settings = settings_tree.plugin_settings(role, config.plugin(role))
     repairs = getattr(settings, "repairs", 0)
     return repairs if isinstance(repairs, int) else 0
 
@@ -169,7 +168,7 @@ def reservations(config: RunConfig) -> list[Check]:
     """Return the plug-ins that compute on a GPU that their replicas do not reserve: on Ray they would find none."""
     said = []
     for role, key, node in settings_tree.settings_nodes(config):
-        service, model = getattr(config.cluster, role, None), getattr(node, "model", None)
+        service, model = config.cluster.service(role), getattr(node, "model", None)
         device = model.get("device") if isinstance(model, Mapping) else getattr(node, "device", None)
         if service is not None and str(device).startswith("cuda") and not service.gpus:
             text = f"{key}: device {device}, but cluster.{role}.gpus=0 reserves none"

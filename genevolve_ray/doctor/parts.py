@@ -25,6 +25,7 @@ from genevolve_ray.doctor.preflight import (
     check_examination,
     check_final_step,
     check_plugin,
+    check_reward,
     model_folder,
     placed,
     unexamined_requests,
@@ -33,7 +34,7 @@ from genevolve_ray.doctor.sight import check_sight
 from genevolve_ray.doctor.toolbox import check_tools, offered_tools, unoffered_tools
 from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.sources import build_source, prime_source, recorded_rows
+from genevolve_ray.evolution.sources import build_source, check_truth, prime_source, recorded_rows
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.models.hub import is_hub_id, local_model, offline
 from genevolve_ray.records.images import MemoryImages
@@ -171,11 +172,17 @@ def plugins(config: RunConfig) -> list[Check]:
         check_examination(config)
     except UserFault as fault:
         found.append(problem("judge", fault, "--set judge.config.sufficiency_check=required"))
+    if not any(settings_tree.waits(spec.model_dump()) for spec in config.judge_specs.values()):
+        try:
+            check_reward(config)
+        except UserFault as fault:
+            if all(one.status is not Status.PROBLEM for one in found):  # A broken judge has a line of its own.
+                found.append(problem("reward", fault, "correct reward.components, or the judges"))
     return found
 
 
 def _plugin(config: RunConfig, role: str, without_token: bool) -> Check:
-    spec = getattr(config, role)
+    spec = config.plugin(role)
     remedy = f"--set {role}.type=package.module:Class, --set {role}.config.KEY=VALUE"
     if settings_tree.waits(spec.type):
         return note(role, f"not checked until {role}.type is filled in")
@@ -238,7 +245,7 @@ def data(config: RunConfig, run_dir: Path) -> list[Check]:
             "validation": lambda: source.validation(1),
             **({"heldout": lambda: source.heldout(1)} if config.heldout.requests else {}),
         }
-        said = [_first(part, draw(), images) for part, draw in first.items()]
+        said = [_first(part, draw(), images, config) for part, draw in first.items()]
         report = getattr(source, "report", None)
         if isinstance(report, RejectionReport) and report.rejected:
             said.append(note("data", " ".join(report.text().split())))
@@ -247,12 +254,16 @@ def data(config: RunConfig, run_dir: Path) -> list[Check]:
         return [problem("data", f"{type(error).__name__}: {error}", "see docs/data.md for the supported files")]
 
 
-def _first(part: str, drawn: list[Request], images: MemoryImages) -> Check:
+def _first(part: str, drawn: list[Request], images: MemoryImages, config: RunConfig) -> Check:
     if not drawn:
         return problem("data", f"{part}: no request", "see docs/data.md")
     request = drawn[0]
     if request.truth_image is None:
-        return note("data", f"{part}: {request.id} has no ground-truth image, which most judges need")
+        try:
+            check_truth(request, config)
+        except UserFault as fault:
+            return problem("data", f"{part}: {fault}")
+        return ok("data", f"{part}: first request {request.id}, without a ground-truth image, which no judge needs")
     size = f"{request.truth_image.width} x {request.truth_image.height}"
     images.get(request.truth_image)
     return ok("data", f"{part}: first request {request.id}, truth image {size}")

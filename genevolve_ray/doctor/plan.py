@@ -139,7 +139,7 @@ def _check_sharded(config: RunConfig) -> None:
     Raises PlacementError naming both keys.
     """
     for role, key, node in settings_tree.settings_nodes(config):
-        service, model = getattr(config.cluster, role, None), getattr(node, "model", None)
+        service, model = config.cluster.service(role), getattr(node, "model", None)
         if service is None or not isinstance(model, Mapping) or str(model.get("device", "cpu")) == "cpu":
             continue
         ways = model.get("tensor_parallel_size", 1)
@@ -156,7 +156,7 @@ def _lines(demands: Sequence[Demand], config: RunConfig) -> list[PlanLine]:
     for part, same in groupby(demands, key=lambda d: d.part.rstrip("0123456789 ")):
         group = list(same)
         role = part.removesuffix(" replica")
-        service = getattr(config.cluster, role, None) if part.endswith(" replica") else None
+        service = config.cluster.service(role) if part.endswith(" replica") else None
         more = service.most_replicas - service.replicas if service is not None else 0
         lines.append(PlanLine(part, len(group), group[0].resources, more))
     return lines

@@ -31,7 +31,9 @@ from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.judges.protocol import declared_components
 from genevolve_ray.models.hub import local_model
+from genevolve_ray.records.rewards import OpenReward
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
 from genevolve_ray.remote.proxies import mounted
 
@@ -64,8 +66,10 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     check_embedder(config)
     for role in plugin_roles(config):
         with placed(config):
-            check_plugin(role, getattr(config, role), local)
+            check_plugin(role, config.plugin(role), local)
     check_examination(config)
+    check_reward(config)
+    check_truths(config)
     check_tokens(config)
     check_proxies(config)
     check_tools(config, model_folder(config.policy.model) if model and config.rehearsal is None else None)
@@ -141,11 +145,7 @@ def check_sampled(folder: Path, engine: EngineConfig) -> None:
 def unexamined_requests(config: RunConfig) -> str:
     """Return a warning where the judge of the atlas meets requests from elsewhere, "" otherwise."""
     atlas = "genevolve_ray.atlas."
-    if (
-        not config.judge.type.startswith(atlas)
-        or config.requests.type.startswith(atlas)
-        or not config.reward.text_weight
-    ):
+    if not config.judge.type.startswith(atlas) or config.requests.type.startswith(atlas) or not config.reward.examines:
         return ""
     return (
         f"judge {config.judge.type} examines programs against facts of the atlas, which requests from elsewhere do not "
@@ -211,11 +211,38 @@ def check_plugin(role: str, spec: PluginSpec, local: bool = False) -> None:
 def check_examination(config: RunConfig) -> None:
     """Check that the judge examines programs where the reward counts them. Raises UserFault."""
     chosen = config.judge.config.get("sufficiency_check", "required")
-    if chosen != "required" and config.reward.text_weight:
+    if chosen != "required" and config.reward.examines:
+        rewarded = f"reward.text_weight is {config.reward.text_weight}"
+        if config.reward.components:
+            rewarded = "reward.components needs sufficiency"
         raise UserFault(
-            f"judge.config.sufficiency_check={chosen}, but reward.text_weight is {config.reward.text_weight}: "
-            "a run needs `required`, or a text_weight of 0"
+            f"judge.config.sufficiency_check={chosen}, but {rewarded}: a run needs `required`, or a reward without it"
         )
+
+
+def check_truths(config: RunConfig) -> None:
+    """Check that requests without ground-truth images are kept only where no judge needs one. Raises UserFault."""
+    if config.requests.config.get("truths") == "optional" and (roles := config.truth_roles):
+        raise UserFault(
+            f"requests.config.truths=optional keeps requests without a ground-truth image, which {roles[0]} "
+            f"({roles[0]}.type={config.plugin(roles[0]).type}) needs: use required"
+        )
+
+
+def check_reward(config: RunConfig) -> None:
+    """Check that the judges declare the components that the reward names, and that it gives a number. Raises UserFault.
+
+    With a judge that has an environment of its own, this is checked where the run starts.
+    """
+    declared = {}
+    for role, spec in config.judge_specs.items():
+        if spec.isolated:
+            return
+        declared[role.removeprefix("judges.")] = declared_components(*plugin_settings(role, spec))
+    if config.reward.components:
+        OpenReward(config.reward, declared)
+    elif "kscore" not in declared["judge"]:
+        raise UserFault(f"judge gives no KScore: set reward.components, from {', '.join(declared['judge'])}")
 
 
 def check_tokens(config: RunConfig) -> None:
@@ -267,9 +294,7 @@ def check_devices(config: RunConfig, local: bool = False) -> None:
         "learner.device": config.learner.device,
         "cluster.rollout_gpus": config.cluster.rollout_gpus,
         "cluster.learner_gpus": config.cluster.learner_gpus,
-        "cluster.tools.gpus": config.cluster.tools.gpus,
-        "cluster.renderer.gpus": config.cluster.renderer.gpus,
-        "cluster.judge.gpus": config.cluster.judge.gpus,
+        **{f"cluster.{role}.gpus": service.gpus for role, service in config.services.items()},
     }
     embedder = config.experience.embedder
     if config.experience.enabled and embedder.kind == "transformers":

@@ -40,7 +40,13 @@ class Token:
 
 def plugin_roles(config: RunConfig) -> tuple[str, ...]:
     """Return the roles whose plug-ins a run uses."""
-    return ("requests", "tools", "renderer", "judge", *(("summariser",) if config.experience.enabled else ()))
+    return (
+        "requests",
+        "tools",
+        "renderer",
+        *config.judge_specs,
+        *(("summariser",) if config.experience.enabled else ()),
+    )
 
 
 def fill_ins(config: RunConfig) -> list[tuple[str, str]]:
@@ -85,10 +91,11 @@ def settings_nodes(config: RunConfig) -> list[tuple[str, str, BaseModel]]:
     """
     found: list[tuple[str, str, BaseModel]] = []
     for role in plugin_roles(config):
-        if getattr(config, role).isolated:
+        spec = config.plugin(role)
+        if spec.isolated:
             continue
         try:
-            _, settings = plugin_settings(role, getattr(config, role))
+            _, settings = plugin_settings(role, spec)
         except UserFault:
             continue
         found += [(role, key, node) for key, node in nodes(plain_settings(settings), f"{role}.config")]
@@ -123,7 +130,7 @@ def _set_here(variable: str) -> bool:
 
 
 def _set_there(config: RunConfig, token: Token) -> bool:
-    spec = getattr(config, token.role, None)
+    spec = config.plugin(token.role) if token.role in plugin_roles(config) else None
     variables = spec.runtime_env.get("env_vars") if spec is not None else None
     given = str(variables.get(token.variable, "")).strip() if isinstance(variables, Mapping) else ""
     return bool(given) and all(_set_here(name) for _, name in references(given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,9 +13,17 @@ from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.plugins import JudgeSpec, RendererSpec, RequestsSpec, SummariserSpec, ToolsSpec
+from genevolve_ray.evolution.plugins import (
+    JudgeSpec,
+    PluginSpec,
+    RendererSpec,
+    RequestsSpec,
+    SummariserSpec,
+    ToolsSpec,
+)
 from genevolve_ray.evolution.store.manifest import CheckpointConfig
 from genevolve_ray.experience.config import ExperienceConfig
+from genevolve_ray.judges.protocol import needs_truth
 from genevolve_ray.learning.config import LearnerConfig, LearningRateSchedule
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.verdict import RewardConfig, ScoreFormula
@@ -176,6 +185,9 @@ class EvolutionConfig(Config):
     """Plug-in that draws programs."""
     judge: JudgeSpec
     """Plug-in that scores pictures and programs."""
+    judges: dict[str, JudgeSpec] = Field(default_factory=dict)
+    """Further judges by name, which judge the same pictures at the same time; `reward.components` names what they measure
+    as `NAME.COMPONENT`, and what `judge` measures as `judge.COMPONENT`."""
     experience: ExperienceConfig = ExperienceConfig()
     """The experience memory and its retrieval."""
     summariser: SummariserSpec = SummariserSpec(type="genevolve_ray.judges.summariser:RuleSummariser")
@@ -193,6 +205,28 @@ class EvolutionConfig(Config):
     def protocol(self) -> ProtocolProfile:
         """The profile itself."""
         return PROFILES[self.profile] if isinstance(self.profile, str) else self.profile
+
+    @property
+    def judge_specs(self) -> dict[str, JudgeSpec]:
+        """The judges of the run by role: `judge`, and `judges.NAME` for each further one."""
+        return {"judge": self.judge, **{f"judges.{name}": spec for name, spec in self.judges.items()}}
+
+    def plugin(self, role: str) -> PluginSpec:
+        """Return the plug-in of a role, `judges.NAME` for a further judge."""
+        spec: PluginSpec = self.judge_specs[role] if role.startswith("judges.") else getattr(self, role)
+        return spec
+
+    @property
+    def truth_roles(self) -> list[str]:
+        """The judges that need ground-truth images, by role; those whose class is not importable here count."""
+        return [role for role, spec in self.judge_specs.items() if _needs_truth(spec)]
+
+    @field_validator("judges")
+    @classmethod
+    def _judge_names(cls, value: dict[str, JudgeSpec]) -> dict[str, JudgeSpec]:
+        if wrong := [name for name in value if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "judge"]:
+            raise ValueError(f"judges.{wrong[0]}: a name has lower-case letters, digits and _, and is not `judge`")
+        return value
 
     @field_validator("date", mode="before")
     @classmethod
@@ -331,8 +365,18 @@ class EvolutionConfig(Config):
         if "max_concurrent" not in self.engine.model_fields_set:
             places = min(max(self.samples_per_engine, _LEAST_CONCURRENT), _MOST_CONCURRENT)
             object.__setattr__(self, "engine", self.engine.model_copy(update={"max_concurrent": places}))
+        if "truths" not in self.requests.config and not self.truth_roles and self._poses_without_truths():
+            without = self.requests.model_copy(update={"config": {**self.requests.config, "truths": "optional"}})
+            object.__setattr__(self, "requests", without)
         if "formula" not in self.reward.model_fields_set and (formula := self._judged()) is not None:
             object.__setattr__(self, "reward", self.reward.model_copy(update={"formula": formula}))
+
+    def _poses_without_truths(self) -> bool:
+        """Return whether the request source has the setting `truths`."""
+        try:
+            return "truths" in self.requests.resolve().Config.model_fields
+        except (UserFault, ValueError):  # Checks before the start report it.
+            return False
 
     def _judged(self) -> ScoreFormula | None:
         """Return the formula that the judge writes into its verdicts, None where its settings do not name one."""
@@ -352,3 +396,13 @@ class EvolutionConfig(Config):
         # Frozen from the end of construction.
         object.__setattr__(self, "engine", self.engine.model_copy(update={"transformers": sampler}))
         object.__setattr__(self, "learner", self.learner.model_copy(update={"threads": 1}))
+
+
+def _needs_truth(spec: JudgeSpec) -> bool:
+    if spec.isolated:
+        return True
+    try:
+        kind = spec.resolve()
+        return needs_truth(kind, spec.settings(kind))
+    except (UserFault, ValueError, OSError, AttributeError):  # Checks before the start report it.
+        return True

@@ -131,9 +131,10 @@ def build_rollouts(
 
 
 def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:
-    """Build a run's renderer and judge in this process."""
+    """Build a run's renderer and judges in this process."""
     renderer = RenderService(config.renderer.build(), images)
-    return Scoring(renderer, JudgeService(config.judge.build(), images), config.reward)
+    others = {name: JudgeService(spec.build(), images) for name, spec in config.judges.items()}
+    return Scoring(renderer, JudgeService(config.judge.build(), images), config.reward, others=others)
 
 
 async def start_rollouts(

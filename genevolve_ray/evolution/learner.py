@@ -350,7 +350,7 @@ def training_sequences(
     sequences = []
     for _, members in groupby(trained_trajectories(groups), key=lambda t: t.key.request_id):
         scored = list(members)
-        advantages = group_advantages([t.score for t in scored], config).values
+        advantages = group_advantages([t.compared for t in scored], config).values
         for t, advantage in zip(scored, advantages, strict=True):
             images = pictures(t) if pictures is not None else None
             sequences.append(

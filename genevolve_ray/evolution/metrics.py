@@ -10,7 +10,7 @@ import numpy as np
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
-from genevolve_ray.records.verdict import WEIGHTS, Sufficiency, Verdict
+from genevolve_ray.records.verdict import WEIGHTS, Sufficiency
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 
@@ -72,7 +72,23 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "tokens_total": float(sum(len(t.ledger) for t in every)),
         "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
     }
-    return metrics | usage_metrics(every)
+    return metrics | component_metrics(every) | usage_metrics(every)
+
+
+def component_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return the mean of each component over the trajectories in which it was measured, as `component_JUDGE.NAME`.
+
+    It is empty for a run whose only judge gives a KScore, and where a gate counts, `gates_closed` is the share of judged
+    trajectories with a reward of 0 for it.
+    """
+    judged = [t for t in trajectories if t.verdicts]
+    values: dict[str, list[float]] = {}
+    for trajectory in judged:
+        for name, component in trajectory.components.items():
+            values.setdefault(name, []).append(component.value)
+    closed = [float(bool(t.reward.closed)) for t in trajectories if t.reward is not None and t.reward.parts]
+    gates = {"gates_closed": _mean(closed)} if any(closed) else {}
+    return {f"component_{name}": _mean(found) for name, found in values.items()} | gates
 
 
 def usage_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -116,7 +132,7 @@ def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "infra_failures": float(len(trajectories) - len(ended)),
         "tool_outages": float(sum(t.outages for t in trajectories)),
         "prompts_cut": float(sum(t.usage.get(CUT_PROMPTS, Usage()).images for t in trajectories)),
-        "judge_clipped_fraction": _mean([float(_clipped(t.verdict)) for t in valid if t.verdict is not None]),
+        "judge_clipped_fraction": _mean([float(_clipped(t)) for t in valid if t.verdict or t.verdicts]),
         "tool_calls_mean": _mean([float(t.tool_calls) for t in ended]),
         "turns_mean": _mean([float(len(t.turns)) for t in ended]),
         "response_tokens_mean": _mean([float(t.ledger.policy_tokens) for t in ended]),
@@ -139,19 +155,24 @@ def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
     return said
 
 
-def _clipped(verdict: Verdict) -> bool:
-    return any(flag.startswith("clipped:") for flag in verdict.flags)
+def _clipped(trajectory: Trajectory) -> bool:
+    verdicts = (trajectory.verdict, *trajectory.verdicts.values())
+    return any(flag.startswith("clipped:") for verdict in verdicts if verdict is not None for flag in verdict.flags)
 
 
 def verdict_parts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Return the mean of each KScore dimension and each sufficiency check over judged trajectories.
 
-    A judge that gives one grade has no checks, and no metrics of them.
+    A judge that gives one grade has no checks, and no metrics of them. Components of open verdicts are added.
     """
     verdicts = [t.verdict for t in trajectories if t.verdict is not None]
     parts = {name: _mean([v for x in verdicts if (v := getattr(x.image, name)) is not None]) for name in WEIGHTS}
     checks = ("facts", "reference_binding", "skill_knowledge", "executable_constraints")
     checked = [x.text for x in verdicts if isinstance(x.text, Sufficiency)]
+    components = component_metrics(trajectories)
+    if components and not verdicts:
+        return components
+    parts |= components
     if verdicts and not checked:
         return parts
     return parts | {name: _mean([float(getattr(text, name)) for text in checked]) for name in checks}

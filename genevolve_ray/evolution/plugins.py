@@ -270,6 +270,7 @@ OWN: Mapping[str, Mapping[str, str]] = {
     "judge": {
         "atlas": "genevolve_ray.atlas.judge:AtlasJudge",
         "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
+        "http": "genevolve_ray.judges.http_reward:HttpReward",
         "local": "genevolve_ray.judges.local_judge:LocalVlmJudge",
     },
     "summariser": {

@@ -11,13 +11,13 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import RunError
 from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.components import AnyVerdict
 from genevolve_ray.records.experience import Experience, Lesson, MovedToken
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, SampleKey, Trajectory
-from genevolve_ray.records.verdict import Verdict
 
 Parts = Sequence[Sequence[str]]
 """Parts of a batch in the order in which a learner adds them, each as the request ids of its groups."""
@@ -108,13 +108,13 @@ class RenderPort(Protocol):
 
 
 class JudgePort(Protocol):
-    """Judge with pixels by reference."""
+    """Judge with pixels by reference; `components` may declare what it measures (`judges.protocol.Judge`)."""
 
     identity: str
 
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
-    ) -> Verdict:
+    ) -> AnyVerdict:
         """Judge a rendered program. Raises InfraFailure after bounded retries."""
         ...
 

@@ -10,13 +10,14 @@ from genevolve_ray.agent.policy_session import PolicySession
 from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import metered
-from genevolve_ray.records.verdict import EXAMINATION_FAILED, RewardConfig, combine_reward
+from genevolve_ray.records.verdict import RewardConfig
 from genevolve_ray.tools.protocol import Tool
 
 OpenSession = Callable[[SamplingParams], PolicySession]
@@ -26,9 +27,27 @@ OpenSession = Callable[[SamplingParams], PolicySession]
 class Scoring:
     """Render and judge the programs of episodes, independent of where these were played."""
 
-    def __init__(self, renderer: RenderPort, judge: JudgePort, reward: RewardConfig, generation: int = 0) -> None:
-        """Combine the parts; `generation` is the number of the renderer, which tasks name."""
-        self._judge, self._reward = judge, reward
+    def __init__(
+        self,
+        renderer: RenderPort,
+        judge: JudgePort,
+        reward: RewardConfig,
+        generation: int = 0,
+        others: Mapping[str, JudgePort] | None = None,
+    ) -> None:
+        """Combine the parts.
+
+        Args:
+            renderer: draws programs.
+            judge: the run's judge.
+            reward: its settings.
+            generation: the number of the renderer, which tasks name.
+            others: further judges by name.
+
+        Raises:
+            UserFault: for a reward that these judges cannot give.
+        """
+        self._panel = Panel(judge, others or {}, reward)
         self._renderers: dict[int, RenderPort] = {generation: renderer}
 
     def add_renderer(self, generation: int, renderer: RenderPort) -> None:
@@ -45,7 +64,7 @@ class Scoring:
         trajectory.provenance = trajectory.provenance.model_copy(
             update={
                 "renderer": renderer.identity,
-                "judge": self._judge.identity,
+                "judge": self._panel.identity,
                 "render_seed": task.render_seed,
             }
         )
@@ -61,19 +80,14 @@ class Scoring:
                 program.gen_prompt, [r.image for r in references], task.render_seed
             )
             rendered = perf_counter()
-            trajectory.verdict = await self._judge.judge(task.request, trajectory.rendered, program, references)
+            judged = await self._panel.judge(task.request, trajectory.rendered, program, references)
+            seconds = perf_counter() - rendered
+            self._panel.settle(trajectory, judged)
         except InfraFailure as failure:
             trajectory.outcome, trajectory.reason = Outcome.INFRA_FAILURE, str(failure)
             return
-        if self._reward.text_weight and EXAMINATION_FAILED in trajectory.verdict.flags:
-            # Without this part the sample has no reward; it is no fault of the policy.
-            why = trajectory.verdict.text_rationale or "no reason is given"
-            trajectory.outcome = Outcome.INFRA_FAILURE
-            trajectory.reason = f"{trajectory.verdict.judge} could not examine the program: {why}"
-            return
         trajectory.timings["render"] = rendered - started
-        trajectory.timings["judge"] = perf_counter() - rendered
-        trajectory.reward = combine_reward(trajectory.verdict, trajectory.tool_calls, self._reward)
+        trajectory.timings["judge"] = seconds
         trajectory.outcome = Outcome.SCORED
 
 

@@ -10,12 +10,13 @@ from PIL import Image
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.sharing import SharedWork
-from genevolve_ray.judges.protocol import Judge, LooksAtReferences
+from genevolve_ray.judges.protocol import Judge, LooksAtReferences, declared_components, needs_truth
+from genevolve_ray.records.components import AnyVerdict
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import EXAMINATION_FAILED, Verdict
+from genevolve_ray.records.verdict import EXAMINATION_FAILED
 from genevolve_ray.renderers.protocol import Renderer
 
 
@@ -34,7 +35,7 @@ def _deterministic(plugin: object) -> bool:
     return bool(getattr(plugin, "deterministic", False))
 
 
-def _examined(verdict: Verdict) -> bool:
+def _examined(verdict: AnyVerdict) -> bool:
     """Return whether a verdict is whole: a sample without a part of it is drawn and judged again."""
     return EXAMINATION_FAILED not in verdict.flags
 
@@ -97,15 +98,17 @@ class JudgeService:
     def __init__(self, judge: Judge, images: ImageStore) -> None:
         """Serve `judge` over `images`."""
         self.identity = judge.identity
+        self.components = declared_components(judge)
+        self._needs_truth = needs_truth(judge)
         if isinstance(judge, LooksAtReferences):
             judge.use_images(images)
         self._judge, self._images = judge, images
-        self._judged: SharedWork[Verdict] | None = SharedWork() if _deterministic(judge) else None
+        self._judged: SharedWork[AnyVerdict] | None = SharedWork() if _deterministic(judge) else None
 
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
-    ) -> Verdict:
-        """Judge a picture against its truth. Raises InfraFailure when it cannot be judged."""
+    ) -> AnyVerdict:
+        """Judge a picture, against its truth where the judge needs it. Raises InfraFailure when it cannot be judged."""
         if self._judged is None:
             return await self._look(request, image, program, references)
         arguments = request.model_dump_json(), image.sha256, program, tuple(references)
@@ -113,8 +116,10 @@ class JudgeService:
 
     async def _look(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
-    ) -> Verdict:
-        if request.truth_image is None:
-            raise InfraFailure(f"request {request.id} has no ground-truth image for the judge")
-        truth = _pixels(self._images, request.truth_image)
+    ) -> AnyVerdict:
+        truth = b""
+        if self._needs_truth:
+            if request.truth_image is None:
+                raise InfraFailure(f"request {request.id} has no ground-truth image, which {self.identity} needs")
+            truth = _pixels(self._images, request.truth_image)
         return await self._judge.judge(request, _pixels(self._images, image), truth, program, references)

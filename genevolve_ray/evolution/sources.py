@@ -13,6 +13,7 @@ from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.records.published.rejections import RejectionReport
+from genevolve_ray.records.request import Request
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.config import EvolutionConfig
@@ -48,6 +49,16 @@ def truth_limits(judge: JudgeSpec) -> PictureLimits | None:
     return limits if isinstance(limits, PictureLimits) else None
 
 
+def check_truth(request: Request, config: EvolutionConfig) -> None:
+    """Check that a request has the ground-truth image that a judge needs. Raises UserFault naming both and the keys."""
+    if request.truth_image is None and (roles := config.truth_roles):
+        role = roles[0]
+        raise UserFault(
+            f"request {request.id} of requests.type={config.requests.type} has no ground-truth image, which {role} "
+            f"({role}.type={config.plugin(role).type}) needs: another judge, or requests with images"
+        )
+
+
 def recorded_rows(folder: Folder) -> dict[str, Any]:
     """Return the rows that a run in a folder began with, empty where it recorded none or the record is unreadable."""
     if folder.size(ROWS_FILE) is None:
@@ -76,12 +87,14 @@ def open_source(config: EvolutionConfig, store: RunStore, say: Callable[[str], N
     A source that records its rows has methods `record()` and `keep(record)`; `report` is its `RejectionReport`.
 
     Raises:
-        UserFault: when no row is left, or the rows of the run are gone or changed.
+        UserFault: when no row is left, the rows of the run are gone or changed, or the first request has no ground-truth
+            image and a judge needs it.
     """
     source = build_source(config.requests, config.judge, store.images)
     report = getattr(source, "report", None)
     if isinstance(report, RejectionReport) and report.rejected:
         say(f"rows: {report.line()}; all in {REJECTED_FILE}")
+    check_truth(source.train(0), config)
     if not (hasattr(source, "record") and hasattr(source, "keep")):
         return source
     recorded = store.rows()

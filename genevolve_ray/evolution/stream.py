@@ -13,6 +13,7 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.monitor import Monitor
+from genevolve_ray.evolution.normalising import normalise_group
 from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_reason
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.store.files import StoreError
@@ -205,6 +206,7 @@ class RolloutStream:
         if not group.trajectories:  # every sample came too late
             self.flow.discard(number)
             return
+        normalise_group(group, self._config.reward)
         self._oldest[number] = oldest = oldest_version(*group.trajectories)
         self._store.put_group(group, oldest or 0)
         self.flow.hold(number, group.samples)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from genevolve_ray.engines.protocol import ChatModel
+from genevolve_ray.records.components import KSCORE_SCALES, AnyVerdict, Scale
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Pair
-from genevolve_ray.records.verdict import Verdict
 
 
 class Judge(Protocol):
@@ -20,21 +20,38 @@ class Judge(Protocol):
 
     A judge may declare `deterministic = True`: the same arguments give the same verdict, so equal pictures of equal
     programs are judged once. A model behind a server is rarely deterministic, even at temperature 0.
+
+    It may declare `components`, a `Scale` by the name of each component of its verdicts; by default these are those of
+    a KScore verdict. With `needs_truth = False` it is never given a ground-truth image, and requests may lack one. Where
+    either depends on the settings, it is a class method that gets them, and the judge keeps them as `config`.
     """
 
     identity: str
 
     async def judge(
         self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
-    ) -> Verdict:
+    ) -> AnyVerdict:
         """Return the verdict on an encoded image, compared with the encoded truth image.
 
         The image dimensions come from request, image and truth alone. The sufficiency of the program may use the
-        program and the hits of its references (in ordinal order).
+        program and the hits of its references (in ordinal order). `truth` is b"" for a judge without need of it.
 
         Raises InfraFailure when the judge gave up after bounded retries: a failed judgment is missing, never 0.
         """
         ...
+
+
+def declared_components(judge: Any, settings: Any = None) -> Mapping[str, Scale]:
+    """Return the components that a judge declares; for a class, give its settings."""
+    said = getattr(judge, "components", KSCORE_SCALES)
+    found: Mapping[str, Scale] = said(settings or judge.config) if callable(said) else said
+    return found
+
+
+def needs_truth(judge: Any, settings: Any = None) -> bool:
+    """Return whether a judge compares with a ground-truth image; for a class, give its settings."""
+    said = getattr(judge, "needs_truth", True)
+    return bool(said(settings or judge.config) if callable(said) else said)
 
 
 class Summariser(Protocol):

@@ -41,6 +41,12 @@ def _lines(trajectory: Trajectory, limit: int) -> Iterator[str]:
         yield f"[scores] {trajectory.verdict.image.model_dump()} {trajectory.verdict.text.model_dump()}"
         told = filter(None, (trajectory.verdict.rationale, trajectory.verdict.text_rationale))
         yield f"[judge] {_clip(' | '.join(told), limit)}"
+    for name, verdict in trajectory.verdicts.items():
+        scores = {key: round(one.value, 4) for key, one in verdict.components.items()}
+        yield f"[scores of {name}] {_clip(str(scores), limit)}"
+        reasons = filter(None, (verdict.rationale, *(one.rationale for one in verdict.components.values())))
+        if told_too := " | ".join(reasons):
+            yield f"[judge {name}] {_clip(told_too, limit)}"
 
 
 def _clip(text: str, limit: int) -> str:

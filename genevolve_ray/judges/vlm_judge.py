@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from genevolve_ray.judges.rubrics import (
     load_rubric,
 )
 from genevolve_ray.records.base import Config
+from genevolve_ray.records.components import KSCORE_SCALES, Scale
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
@@ -117,6 +118,12 @@ class VlmJudge:
             quality=config.jpeg_quality,
             max_bytes=config.max_image_bytes,
         )
+
+    @classmethod
+    def components(cls, config: VlmJudgeConfig) -> Mapping[str, Scale]:
+        """Return the components of its verdicts; without an examination they have no sufficiency."""
+        unmeasured = {"sufficiency"} if config.sufficiency_check == "off" else set()
+        return {name: scale for name, scale in KSCORE_SCALES.items() if name not in unmeasured}
 
     def use_images(self, images: ImageStore) -> None:
         """Keep the store of the references' pictures; see `judges.protocol.LooksAtReferences`."""

@@ -18,6 +18,23 @@ from typing import Any
 
 import pyarrow as pa
 
+from genevolve_ray.records.arrow_verdicts import (
+    IMAGE_REF,
+    OPEN_REWARD,
+    OPEN_VERDICTS,
+    REWARD,
+    VERDICT,
+    VERDICT_BEFORE_BINS,
+    VERDICT_BEFORE_FLAGS,
+    open_rows,
+    open_verdicts,
+    required,
+    reward_of,
+    reward_row,
+    struct,
+    verdict_of,
+    verdict_row,
+)
 from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormatName
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import MediaSpan, Span, TokenLedger
@@ -26,9 +43,9 @@ from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Termination, Trajectory, Turn
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import Reward, SufficiencyBin, Verdict
 
 TRAJECTORIES_VERSION = "trajectories/5"
+_TRAJECTORIES_OPEN = "trajectories/6"
 _TRAJECTORIES_BEFORE_SIGHT = "trajectories/4"
 _TRAJECTORIES_BEFORE_BINS = "trajectories/3"
 _TRAJECTORIES_BEFORE_USAGE = "trajectories/2"
@@ -39,26 +56,17 @@ _MEMORY_BEFORE_FORMATS = "memory/1"
 _VERSION_KEY = b"genevolve_ray.schema"
 
 
-def _required(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
-
-
-def _struct(**fields: pa.DataType) -> pa.StructType:
-    return pa.struct([_required(name, kind) for name, kind in fields.items()])
-
-
 def _schema(version: str, fields: Sequence[pa.Field]) -> pa.Schema:
     return pa.schema(fields, metadata={_VERSION_KEY: version.encode()})
 
 
-IMAGE_REF = _struct(sha256=pa.string(), width=pa.int32(), height=pa.int32(), media_type=pa.string())
-_IMAGE_HIT_BEFORE_SIGHT = _struct(title=pa.string(), url=pa.string(), page_url=pa.string(), image=IMAGE_REF)
+_IMAGE_HIT_BEFORE_SIGHT = struct(title=pa.string(), url=pa.string(), page_url=pa.string(), image=IMAGE_REF)
 IMAGE_HIT = pa.struct([*_IMAGE_HIT_BEFORE_SIGHT, pa.field("shown", IMAGE_REF), pa.field("unseen", pa.string())])
 """A hit; `shown` and `unseen` are null where the profile shows no pictures."""
-KEY = _struct(step=pa.int64(), request_id=pa.string(), sample=pa.int64(), attempt=pa.int64())
-SPAN = _struct(kind=pa.string(), start=pa.int32(), end=pa.int32())
-MEDIA = _struct(start=pa.int32(), end=pa.int32(), sha256=pa.string(), grid=pa.list_(pa.int32(), 3))
-TURN = _struct(
+KEY = struct(step=pa.int64(), request_id=pa.string(), sample=pa.int64(), attempt=pa.int64())
+SPAN = struct(kind=pa.string(), start=pa.int32(), end=pa.int32())
+MEDIA = struct(start=pa.int32(), end=pa.int32(), sha256=pa.string(), grid=pa.list_(pa.int32(), 3))
+TURN = struct(
     kind=pa.string(),
     text=pa.string(),
     tool=pa.string(),
@@ -68,34 +76,8 @@ TURN = _struct(
     seconds_policy=pa.float64(),
     seconds_tool=pa.float64(),
 )
-PROGRAM = _struct(gen_prompt=pa.string(), reference_images=pa.list_(_struct(img_id=pa.string(), note=pa.string())))
-IMAGE_SCORES = pa.struct(
-    [
-        _required("faithfulness", pa.float64()),
-        _required("visual_correctness", pa.float64()),
-        pa.field("text_accuracy", pa.float64()),
-        _required("aesthetics", pa.float64()),
-    ]
-)
-SUFFICIENCY = _struct(
-    facts=pa.bool_(), reference_binding=pa.bool_(), skill_knowledge=pa.bool_(), executable_constraints=pa.bool_()
-)
-_VERDICT_BEFORE_FLAGS = _struct(
-    image=IMAGE_SCORES, text=SUFFICIENCY, rationale=pa.string(), judge=pa.string(), formula=pa.string()
-)
-_VERDICT_BEFORE_BINS = pa.struct([*_VERDICT_BEFORE_FLAGS, _required("flags", pa.list_(pa.string()))])
-VERDICT = pa.struct(
-    [
-        _required("image", IMAGE_SCORES),
-        pa.field("text", SUFFICIENCY),
-        pa.field("text_bin", pa.float64()),
-        *(_required(name, pa.string()) for name in ("rationale", "text_rationale", "judge", "formula")),
-        _required("flags", pa.list_(pa.string())),
-    ]
-)
-"""A verdict; of `text` (checks) and `text_bin` (one grade) one is null."""
-REWARD = _struct(total=pa.float64(), image=pa.float64(), text=pa.float64(), cost=pa.float64())
-USAGE = _struct(
+PROGRAM = struct(gen_prompt=pa.string(), reference_images=pa.list_(struct(img_id=pa.string(), note=pa.string())))
+USAGE = struct(
     service=pa.string(),
     calls=pa.int64(),
     failed_calls=pa.int64(),
@@ -106,7 +88,7 @@ USAGE = _struct(
     seconds=pa.float64(),
     money=pa.float64(),
 )
-PROVENANCE = _struct(
+PROVENANCE = struct(
     profile=pa.string(),
     engine=pa.string(),
     renderer=pa.string(),
@@ -125,43 +107,53 @@ LEDGER_COLUMNS = {
 TRAJECTORY_SCHEMA = _schema(
     TRAJECTORIES_VERSION,
     [
-        _required("key", KEY),
-        _required("prompt", pa.string()),
-        *(_required(name, kind) for name, kind in LEDGER_COLUMNS.items()),
-        _required("spans", pa.list_(SPAN)),
-        _required("media", pa.list_(MEDIA)),
-        _required("provenance", PROVENANCE),
-        _required("turns", pa.list_(TURN)),
-        _required("images", pa.list_(_struct(img_id=pa.string(), hit=IMAGE_HIT))),
-        _required("outcome", pa.string()),
-        _required("termination", pa.string()),
-        _required("reason", pa.string()),
+        required("key", KEY),
+        required("prompt", pa.string()),
+        *(required(name, kind) for name, kind in LEDGER_COLUMNS.items()),
+        required("spans", pa.list_(SPAN)),
+        required("media", pa.list_(MEDIA)),
+        required("provenance", PROVENANCE),
+        required("turns", pa.list_(TURN)),
+        required("images", pa.list_(struct(img_id=pa.string(), hit=IMAGE_HIT))),
+        required("outcome", pa.string()),
+        required("termination", pa.string()),
+        required("reason", pa.string()),
         pa.field("program", PROGRAM),
         pa.field("rendered", IMAGE_REF),
         pa.field("verdict", VERDICT),
         pa.field("reward", REWARD),
-        _required("timings", pa.map_(pa.string(), pa.float64())),
-        _required("usage", pa.list_(USAGE)),
+        required("timings", pa.map_(pa.string(), pa.float64())),
+        required("usage", pa.list_(USAGE)),
     ],
 )
 """One row per trajectory: the ledger as four list columns of length T with its spans, the episode, and its verdict."""
 
-_IMAGES_BEFORE_SIGHT = _required("images", pa.list_(_struct(img_id=pa.string(), hit=_IMAGE_HIT_BEFORE_SIGHT)))
+OPEN_TRAJECTORY_SCHEMA = _schema(
+    _TRAJECTORIES_OPEN,
+    [
+        *(pa.field("reward", OPEN_REWARD) if f.name == "reward" else f for f in TRAJECTORY_SCHEMA),
+        required("verdicts", OPEN_VERDICTS),
+    ],
+)
+"""The same with open verdicts and the parts of rewards; a table without either keeps `TRAJECTORY_SCHEMA`."""
+
+_IMAGES_BEFORE_SIGHT = required("images", pa.list_(struct(img_id=pa.string(), hit=_IMAGE_HIT_BEFORE_SIGHT)))
 _SCHEMA_BEFORE_SIGHT = _schema(
     _TRAJECTORIES_BEFORE_SIGHT, [_IMAGES_BEFORE_SIGHT if f.name == "images" else f for f in TRAJECTORY_SCHEMA]
 )
 _SCHEMA_BEFORE_BINS = _schema(
     _TRAJECTORIES_BEFORE_BINS,
-    [pa.field("verdict", _VERDICT_BEFORE_BINS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_SIGHT],
+    [pa.field("verdict", VERDICT_BEFORE_BINS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_SIGHT],
 )
 _SCHEMA_BEFORE_USAGE = _schema(_TRAJECTORIES_BEFORE_USAGE, [f for f in _SCHEMA_BEFORE_BINS if f.name != "usage"])
 _SCHEMA_BEFORE_FLAGS = _schema(
     _TRAJECTORIES_BEFORE_FLAGS,
-    [pa.field("verdict", _VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_USAGE],
+    [pa.field("verdict", VERDICT_BEFORE_FLAGS) if f.name == "verdict" else f for f in _SCHEMA_BEFORE_USAGE],
 )
 _TRAJECTORY_SCHEMAS = {
     s.metadata[_VERSION_KEY]: s
     for s in (
+        OPEN_TRAJECTORY_SCHEMA,
         TRAJECTORY_SCHEMA,
         _SCHEMA_BEFORE_SIGHT,
         _SCHEMA_BEFORE_BINS,
@@ -171,31 +163,31 @@ _TRAJECTORY_SCHEMAS = {
 }
 """Schemas that can be read. `trajectories/4` had no files that the policy saw, `trajectories/3` knew checks alone and
 one rationale, `trajectories/2` had no usage, and `trajectories/1` had no flags of verdicts either. None of them is
-written any more."""
+written any more. `trajectories/6` is written where there are open verdicts."""
 
 REQUEST_SCHEMA = _schema(
     REQUESTS_VERSION,
     [
-        *(_required(name, pa.string()) for name in ("id", "prompt", "eval_type", "category", "difficulty")),
+        *(required(name, pa.string()) for name in ("id", "prompt", "eval_type", "category", "difficulty")),
         pa.field("truth_image", IMAGE_REF),
-        _required("meta", pa.string()),
+        required("meta", pa.string()),
     ],
 )
 """One row per request; `meta` is JSON text."""
 
-USE = _struct(step=pa.int64(), request_id=pa.string(), similarity=pa.float64(), own=pa.bool_())
+USE = struct(step=pa.int64(), request_id=pa.string(), similarity=pa.float64(), own=pa.bool_())
 MEMORY_SCHEMA = _schema(
     MEMORY_VERSION,
     [
-        *(_required(name, pa.string()) for name in ("format", "trigger", "summary")),
-        _required("guidance", pa.list_(_struct(slot=pa.string(), bullets=pa.list_(pa.string())))),
-        _required("step", pa.int64()),
-        *(_required(name, pa.string()) for name in ("request_id", "best", "worst")),
-        _required("gap", pa.float64()),
-        _required("number", pa.int64()),
-        _required("key", pa.string()),
-        _required("embedding", pa.list_(pa.float32())),
-        _required("uses", pa.list_(USE)),
+        *(required(name, pa.string()) for name in ("format", "trigger", "summary")),
+        required("guidance", pa.list_(struct(slot=pa.string(), bullets=pa.list_(pa.string())))),
+        required("step", pa.int64()),
+        *(required(name, pa.string()) for name in ("request_id", "best", "worst")),
+        required("gap", pa.float64()),
+        required("number", pa.int64()),
+        required("key", pa.string()),
+        required("embedding", pa.list_(pa.float32())),
+        required("uses", pa.list_(USE)),
     ],
 )
 """One row per bundle in the experience memory: the bundle, its retrieval key and embedding, and where it was used."""
@@ -204,7 +196,7 @@ _MEMORY_SCHEMA_BEFORE_FORMATS = _schema(
     _MEMORY_BEFORE_FORMATS,
     [
         *(f for f in MEMORY_SCHEMA if f.name in ("trigger", "summary")),
-        *(_required(slot, pa.list_(pa.string())) for slot in BUNDLE_FORMATS[BundleFormatName.FIVE_SLOTS].slots),
+        *(required(slot, pa.list_(pa.string())) for slot in BUNDLE_FORMATS[BundleFormatName.FIVE_SLOTS].slots),
         *(f for f in MEMORY_SCHEMA if f.name not in ("format", "trigger", "summary", "guidance")),
     ],
 )
@@ -213,13 +205,19 @@ _MEMORY_SCHEMAS = {s.metadata[_VERSION_KEY]: s for s in (MEMORY_SCHEMA, _MEMORY_
 
 
 def trajectories_to_table(trajectories: Sequence[Trajectory]) -> pa.Table:
-    """Return N trajectories as a table of `TRAJECTORY_SCHEMA`, in order.
+    """Return N trajectories as a table of `TRAJECTORY_SCHEMA`, in order; of `OPEN_TRAJECTORY_SCHEMA` where one needs it.
 
     Raises:
         ValueError: when a ledger's invariants do not hold (it names the trajectory).
         OverflowError, pyarrow.ArrowInvalid: when a number does not fit its column.
     """
-    return _table([_trajectory_row(t) for t in trajectories], TRAJECTORY_SCHEMA)
+    schema = OPEN_TRAJECTORY_SCHEMA if any(map(_is_open, trajectories)) else TRAJECTORY_SCHEMA
+    return _table([_trajectory_row(t) for t in trajectories], schema)
+
+
+def _is_open(trajectory: Trajectory) -> bool:
+    reward = trajectory.reward
+    return bool(trajectory.verdicts) or (reward is not None and (bool(reward.parts) or reward.normalised is not None))
 
 
 def table_to_trajectories(table: pa.Table) -> list[Trajectory]:
@@ -299,8 +297,9 @@ def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
         "reason": trajectory.reason,
         "program": _dump(trajectory.program),
         "rendered": _dump(trajectory.rendered),
-        "verdict": None if trajectory.verdict is None else _verdict_row(trajectory.verdict),
-        "reward": _dump(trajectory.reward),
+        "verdict": None if trajectory.verdict is None else verdict_row(trajectory.verdict),
+        "verdicts": open_rows(trajectory.verdicts),
+        "reward": None if trajectory.reward is None else reward_row(trajectory.reward),
         "timings": list(trajectory.timings.items()),
         "usage": [{"service": service, **dict(usage)} for service, usage in trajectory.usage.items()],
     }
@@ -329,8 +328,9 @@ def _trajectory(row: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> Tra
         reason=row["reason"],
         program=None if row["program"] is None else Program.model_validate(row["program"]),
         rendered=None if row["rendered"] is None else ImageRef.model_validate(row["rendered"]),
-        verdict=None if row["verdict"] is None else _verdict(row["verdict"]),
-        reward=None if row["reward"] is None else Reward.model_validate(row["reward"]),
+        verdict=None if row["verdict"] is None else verdict_of(row["verdict"]),
+        verdicts=open_verdicts(row.get("verdicts", ())),
+        reward=None if row["reward"] is None else reward_of(row["reward"]),
         timings=dict(row["timings"]),
         usage={u["service"]: Usage(**{k: v for k, v in u.items() if k != "service"}) for u in row.get("usage", ())},
     )
@@ -338,18 +338,6 @@ def _trajectory(row: Mapping[str, Any], columns: Mapping[str, list[Any]]) -> Tra
 
 def _hit(row: Mapping[str, Any]) -> ImageHit:
     return ImageHit.model_validate({name: value for name, value in row.items() if value is not None})
-
-
-def _verdict_row(verdict: Verdict) -> dict[str, Any]:
-    text = verdict.text
-    parts = {"text": None, "text_bin": text.score} if isinstance(text, SufficiencyBin) else {"text_bin": None}
-    return verdict.model_dump() | parts
-
-
-def _verdict(row: Mapping[str, Any]) -> Verdict:
-    values = dict(row)
-    grade = values.pop("text_bin", None)
-    return Verdict.model_validate(values if grade is None else values | {"text": {"score": grade}})
 
 
 def _dump(record: Any) -> dict[str, Any] | None:

@@ -210,6 +210,10 @@ def _written(trajectory: Trajectory) -> Iterator[str]:
         yield from (reference.note for reference in trajectory.program.reference_images)
     if trajectory.verdict is not None:  # A judge sees the truth, and a summarizer reads the judge's text.
         yield from (trajectory.verdict.rationale, trajectory.verdict.text_rationale)
+    for verdict in trajectory.verdicts.values():
+        yield verdict.rationale
+        for component in verdict.components.values():
+            yield from (component.rationale, *(mark.label for mark in component.artefacts))
 
 
 def _seen(trajectory: Trajectory) -> Iterator[str]:

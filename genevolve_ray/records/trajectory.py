@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from genevolve_ray.records.base import Record
+from genevolve_ray.records.components import Component, OpenVerdict, components_of
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -124,7 +125,8 @@ class Trajectory:
     """Hold one attempt at one request.
 
     `images` maps the ids the policy saw (IMG_###) to their hits; `rendered` is the generator's picture; `usage` is the
-    use of each service, the engine being `policy`.
+    use of each service, the engine being `policy`. `verdict` is the KScore of the run's judge; `verdicts` holds, by the
+    judge's name, the verdicts of its further judges, and that of a judge without a KScore.
     """
 
     key: SampleKey
@@ -139,6 +141,7 @@ class Trajectory:
     program: Program | None = None
     rendered: ImageRef | None = None
     verdict: Verdict | None = None
+    verdicts: dict[str, OpenVerdict] = field(default_factory=dict)
     reward: Reward | None = None
     timings: dict[str, float] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
@@ -168,6 +171,22 @@ class Trajectory:
         Counts both outages reported to the policy and those that ended the episode.
         """
         return sum(t.kind is TurnKind.TOOL_CALL and bool(t.error) for t in self.turns)
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """Every component that was measured, as `JUDGE.COMPONENT`; the run's judge is `judge`."""
+        judged = ({} if self.verdict is None else {"judge": self.verdict}) | self.verdicts
+        return {f"{judge}.{name}": c for judge, verdict in judged.items() for name, c in components_of(verdict).items()}
+
+    @property
+    def compared(self) -> float:
+        """The value that the learner compares within a group: the score, or its normalized form (`reward.normalise`).
+
+        Raises:
+            ValueError: as `score`.
+        """
+        normalised = None if self.reward is None else self.reward.normalised
+        return self.score if normalised is None else normalised
 
     @property
     def score(self) -> float:

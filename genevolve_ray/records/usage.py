@@ -53,8 +53,11 @@ _METER: ContextVar[Meter | None] = ContextVar("genevolve_ray_meter", default=Non
 
 
 @contextmanager
-def metered() -> Iterator[Meter]:
-    """Open a meter around calls; tasks that start inside inherit it. An outer meter also counts all inner usage."""
+def metered(under: str = "") -> Iterator[Meter]:
+    """Open a meter around calls; tasks that start inside inherit it. An outer meter also counts all inner usage.
+
+    `under` names one of several users of a service: the outer meter counts its use as `SERVICE.UNDER`.
+    """
     outer, meter = _METER.get(), Meter()
     token = _METER.set(meter)
     try:
@@ -63,7 +66,7 @@ def metered() -> Iterator[Meter]:
         _METER.reset(token)
         if outer is not None:
             for service, usage in meter.by_service.items():
-                outer.add(service, usage)
+                outer.add(f"{service}.{under}" if under else service, usage)
 
 
 def record_usage(service: str, usage: Usage) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -132,37 +134,109 @@ def mean_kscore(rows: list[ImageScores], formula: ScoreFormula) -> float:
     return total
 
 
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+")
+COMBINATIONS = ("weighted_sum", "product", "minimum")
+"""Named ways to combine components."""
+
+
+class MissingValue(Config):
+    """Configure the value of a component that was not measured."""
+
+    value: float = Field(ge=0, le=1)
+    """On the scale from 0 (worst) to 1 (best)."""
+
+
 class RewardConfig(Config):
     """Configure the reward: max(0, image_weight * R_image + text_weight * R_text - call_cost * tool calls).
 
-    The paper's reward is the default (0.5, 0.5, no cost).
+    The paper's reward is the default (0.5, 0.5, no cost). With `components`, the first two terms are replaced by a
+    combination of any components of any judges.
     """
 
     image_weight: float = Field(default=0.5, ge=0)
-    """Weight of the picture's KScore."""
+    """Weight of the picture's KScore; not used with `components`."""
     text_weight: float = Field(default=0.5, ge=0)
-    """Weight of the program's sufficiency."""
+    """Weight of the program's sufficiency; not used with `components`."""
     call_cost: float = Field(default=0.0, ge=0)
     """Cost of each tool call."""
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
     """How a request without text enters the KScore; in a run that of the judge, where it is not given."""
+    components: dict[str, float] = Field(default_factory=dict)
+    """Weight of each component, by `JUDGE.COMPONENT`, or by `COMPONENT` where one judge alone has it. Each counts on the
+    scale from 0 (worst) to 1 (best). Empty: the reward of the paper."""
+    combine: str = Field(default="weighted_sum", pattern=rf"^({'|'.join(COMBINATIONS)}|{_FUNCTION.pattern})$")
+    """`weighted_sum`; `product` of the components, with weights as exponents; `minimum` of weight times component; or
+    `module:function`, which gets the components by name and returns a number."""
+    gates: dict[str, float] = Field(default_factory=dict)
+    """Least value of a component, in its own unit; below it the reward is 0."""
+    missing: Literal["infra_failure", "leave_out"] | MissingValue = "infra_failure"
+    """A component without a value, because its judge failed or had nothing to judge: `infra_failure` draws the sample
+    again; `leave_out` spreads its weight over the others; `{value: X}` takes X, from 0 to 1. It never counts as 0 unasked."""
+    normalise: Literal["none", "zscore", "rank"] = "none"
+    """What the learner compares: the rewards, or the weighted sum of components that are normalized within each group
+    (`zscore`, or `rank` from 0 to 1). The rewards themselves are kept as they are."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The components that the reward needs, as they are written."""
+        return tuple(dict.fromkeys((*self.components, *self.gates)))
+
+    @property
+    def examines(self) -> bool:
+        """True where a sample without its program's sufficiency has no reward."""
+        if not self.components:
+            return self.text_weight > 0
+        return self.missing == "infra_failure" and bool({"sufficiency", "judge.sufficiency"} & {*self.named})
 
     @model_validator(mode="after")
     def _weights(self) -> RewardConfig:
-        if self.image_weight + self.text_weight <= 0:
+        if self.image_weight + self.text_weight <= 0 and not self.components:
             raise ValueError(
                 f"reward needs a positive weight: image_weight={self.image_weight}, text_weight={self.text_weight}"
             )
         return self
 
+    @model_validator(mode="after")
+    def _open(self) -> RewardConfig:
+        if not self.components:
+            given = {name: getattr(self, name) for name in ("combine", "gates", "missing", "normalise")}
+            for name, value in given.items():
+                if value != type(self).model_fields[name].get_default(call_default_factory=True):
+                    raise ValueError(f"reward.{name}={value} needs reward.components")
+            return self
+        weights = self.components
+        if self.combine == "weighted_sum":
+            wrong = "" if max(weights.values()) > 0 else "one of them must be positive"
+        else:
+            wrong = "" if min(weights.values()) > 0 else f"each must be positive for reward.combine={self.combine}"
+        if wrong:
+            raise ValueError(f"reward.components={weights}: {wrong}")
+        if self.missing == "leave_out" and min(weights.values()) <= 0:
+            raise ValueError(f"reward.missing=leave_out needs positive weights: reward.components={weights}")
+        if self.normalise != "none" and (self.combine != "weighted_sum" or self.call_cost):
+            raise ValueError(
+                f"reward.normalise={self.normalise} needs reward.combine=weighted_sum and reward.call_cost=0, "
+                f"got {self.combine} and {self.call_cost:g}"
+            )
+        return self
+
 
 class Reward(Record):
-    """Hold a scored trajectory's reward and its parts, all logged."""
+    """Hold a scored trajectory's reward and its parts, all logged.
+
+    `image` and `text` are KScore and sufficiency, 0 where no judge gives them.
+    """
 
     total: float
     image: float
     text: float
     cost: float = 0.0
+    parts: dict[str, float] = {}
+    """With `reward.components`: each component that counts, from 0 to 1."""
+    closed: str = ""
+    """The gate that made the reward 0."""
+    normalised: float | None = None
+    """What the learner compares in place of `total`, with `reward.normalise`."""
 
 
 def combine_reward(verdict: Verdict, tool_calls: int, config: RewardConfig) -> Reward:

@@ -16,7 +16,7 @@ from genevolve_ray.cluster.launch import Launch, wanted_services
 from genevolve_ray.cluster.placement import service_demands, worker_demands
 from genevolve_ray.cluster.services import GradeReplica, JudgeReplica
 from genevolve_ray.cluster.workers import RolloutWorker, ServiceHandle, local_tools
-from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.config import ConfigError, RunConfig, load_config
 from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.engines.protocol import SamplingParams
@@ -63,6 +63,25 @@ def test_a_judge_of_another_scale_grades() -> None:
     [grading] = wanted_services(config_of(), Wanted(grade=True), "run")
     [judging] = wanted_services(config_of(), Wanted(judge=True), "run")
     assert (grading.replica, judging.replica) == (GradeReplica, JudgeReplica)
+
+
+def test_each_further_judge_is_a_service_of_a_run_that_trains_with_limits_of_its_own() -> None:
+    spec = "{type: 'benchmarks.null_parts:Judge'}"
+    config = config_of(
+        f"judges={{fast: {spec}, slow: {spec}}}", "cluster.judges={slow: {replicas: 2, timeout: 900, cpus: 0.2}}"
+    )
+    services = {s.role: s for s in wanted_services(config, TRAINING, "run")}
+    assert list(services) == ["tools", "renderer", "judge", "judges.fast", "judges.slow"]
+    slow = services["judges.slow"]
+    assert (slow.name, slow.replica, slow.config.timeout) == ("run-judge-slow", JudgeReplica, 900)
+    assert services["judges.fast"].config.timeout == services["judge"].config.timeout
+    assert [s.role for s in wanted_services(config, Wanted(judge=True), "run")] == ["judge"]
+    asked = {demand.part: demand.resources["CPU"] for demand in service_demands(config)}
+    assert {part: asked[part] for part in asked if part.startswith("judges.")} == {
+        "judges.fast replica 0": 0.1, "judges.slow replica 0": 0.2, "judges.slow replica 1": 0.2
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"cluster\.judges\.slow: judges has no entries"):
+        config_of("cluster.judges={slow: {replicas: 2}}")
 
 
 def test_workers_without_an_engine_reserve_no_gpu() -> None:
@@ -112,18 +131,19 @@ class Here:
 
 @asynccontextmanager
 async def connected(
-    source: PolicySource, folder: Path, monkeypatch: pytest.MonkeyPatch, *, scores: bool
+    source: PolicySource, folder: Path, monkeypatch: pytest.MonkeyPatch, *, scores: bool, settings: Sequence[str] = ()
 ) -> AsyncIterator[RolloutWorker]:
     """A worker in this process that has met services in this process."""
     monkeypatch.setattr(workers, "forget_weights", lambda: None)
-    config = config_of()
+    config = config_of(*settings)
     met = {
         service.role: ServiceHandle(service, Here(service.replica(service.spec, str(folder))))
         for service in wanted_services(config, TRAINING, "run")
     }
     worker = RolloutWorker(config, source, str(folder))
     await worker.start()
-    scoring = ({0: met["renderer"]}, met["judge"]) if scores else ()
+    judges = {role: handle for role, handle in met.items() if role in config.judge_specs}
+    scoring = ({0: met["renderer"]}, judges) if scores else ()
     await worker.connect(met["tools"], *scoring)
     yield worker
     await worker.stop()
@@ -143,6 +163,18 @@ async def test_a_worker_that_knows_a_judge_scores_what_it_plays(
         assert trajectory.outcome is Outcome.SCORED, trajectory.reason
         assert trajectory.provenance.judge
         assert (await worker.stats()).finished == 1
+
+
+async def test_a_worker_asks_every_judge_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [
+        "judges={second: {type: 'benchmarks.null_parts:Judge'}}",
+        "reward.components={judge.kscore: 1.0, second.sufficiency: 0.5}",
+    ]
+    async with connected(MODEL, tmp_path, monkeypatch, scores=True, settings=settings) as worker:
+        trajectory = await worker.rollout(task(tmp_path))
+        assert trajectory.outcome is Outcome.SCORED, trajectory.reason
+        assert trajectory.reward is not None and trajectory.reward.parts["second.sufficiency"] == 1.0
+        assert list(trajectory.verdicts) == ["second"]
 
 
 async def test_a_worker_holds_local_tools_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from ray.serve.exceptions import BackPressureError
 from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
+from genevolve_ray.records.components import KSCORE_SCALES
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.tools.protocol import EpisodeContext, ToolCard
@@ -100,7 +101,9 @@ async def test_stand_ins_carry_what_the_services_say_of_themselves() -> None:
     tools, renderer, judge = await connect(
         Caller("tools", FakeHandle(describe=FakeMethod([card]), call=call), 1, 5.0),
         Caller("renderer", FakeHandle(describe=FakeMethod("painter/1")), 1, 5.0),
-        Caller("judge", FakeHandle(describe=FakeMethod("critic/1")), 1, 5.0),
+        Caller(
+            "judge", FakeHandle(describe=FakeMethod("critic/1"), components=FakeMethod(dict(KSCORE_SCALES))), 1, 5.0
+        ),
     )
     assert (renderer.identity, judge.identity) == ("painter/1", "critic/1")
     tool = tools["search"]

@@ -10,11 +10,13 @@ from genevolve_ray.evolution.metrics import (
     Clock,
     ParityError,
     check_parity,
+    component_metrics,
     evaluation_metrics,
     group_metrics,
     verdict_parts,
     warnings_of,
 )
+from genevolve_ray.records.components import Component, OpenVerdict
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
@@ -41,6 +43,20 @@ def test_the_parts_add_up_to_the_mean_reward() -> None:
         trajectory.reward = Reward(total=0.5 * image + 0.5 * text - 0.01, image=image, text=text, cost=0.01)
     m = evaluation_metrics(trajectories)
     assert m["reward_mean"] == pytest.approx(0.5 * m["reward_image"] + 0.5 * m["reward_text"] - m["reward_cost"])
+
+
+def test_components_have_means_over_the_trajectories_in_which_they_were_measured() -> None:
+    made = [attempt(), attempt(), attempt(Outcome.POLICY_FAILURE)]
+    for trajectory, value in zip(made, (0.25, 0.75), strict=False):
+        trajectory.verdicts = {"ocr": OpenVerdict(components={"overlap": Component(value=value)}, judge="ocr/1")}
+        trajectory.reward = Reward(
+            total=0, image=0, text=0, parts={"overlap": value}, closed="" if value < 0.5 else "x"
+        )
+    made[1].verdicts["clip"] = OpenVerdict(components={"near": Component(value=9, high=10)}, judge="clip/1")
+    expected = {"component_ocr.overlap": 0.5, "component_clip.near": 9.0, "gates_closed": 0.5}
+    assert component_metrics(made) == verdict_parts(made) == expected
+    assert expected.items() <= group_metrics([Group("r", 1, made)]).items()
+    assert component_metrics([attempt()]) == {}
 
 
 @pytest.mark.parametrize("outcomes", [[], [Outcome.INFRA_FAILURE]])

@@ -36,8 +36,18 @@ def unknown(values: Any, kind: Kind, above: str = "") -> Iterator[str]:
         if name not in kind.model_fields:
             if not (kind is ProtocolProfile and name in SOURCE_KEYS):
                 yield path
+        elif is_named(kind.model_fields[name].annotation) and isinstance(
+            value, Mapping
+        ):  # Settings by a name of the user's choice.
+            for key, entry in value.items():
+                yield from unknown(entry, below(kind, name, values), f"{path}.{key}.")
         else:
             yield from unknown(value, below(kind, name, values), f"{path}.")
+
+
+def is_named(annotation: Any) -> bool:
+    """Return whether a field maps names to settings, such as `judges`."""
+    return typing.get_origin(annotation) is dict and next(parts(annotation), None) is not None
 
 
 def below(kind: type[BaseModel], name: str, values: Mapping[str, Any]) -> Kind:

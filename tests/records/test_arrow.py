@@ -16,6 +16,7 @@ from record_strategies import requests, trajectories
 
 from genevolve_ray.records.arrow import (
     MEMORY_SCHEMA,
+    OPEN_TRAJECTORY_SCHEMA,
     REQUEST_SCHEMA,
     TRAJECTORY_SCHEMA,
     requests_to_table,
@@ -23,11 +24,13 @@ from genevolve_ray.records.arrow import (
     table_to_trajectories,
     trajectories_to_table,
 )
+from genevolve_ray.records.components import Artefact, Component, OpenVerdict
+from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Provenance, SampleKey, Trajectory, Turn, TurnKind
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import ImageScores, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
+from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, SufficiencyBin, Verdict
 
 EXAMPLES = settings(
     max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -140,6 +143,24 @@ def test_one_grade_and_both_rationales_come_back() -> None:
     verdict = CHECKED.model_copy(update={"text": SufficiencyBin(score=0.25), "rationale": "a", "text_rationale": "b"})
     made = plain(verdict=verdict)
     assert table_to_trajectories(through_parquet(trajectories_to_table([made])))[0].verdict == verdict
+
+
+def test_open_verdicts_come_back_and_a_table_without_any_keeps_its_schema() -> None:
+    shown = ImageRef(sha256="a" * 64, width=8, height=4)
+    marks = (
+        Artefact(kind="text", label="SOL", box=(0.1, 0.2, 0.5, 0.6)),
+        Artefact(kind="heatmap", image=shown),
+    )
+    overlap = Component(value=-1, low=-2, high=3, rationale="SOL is there", artefacts=marks)
+    verdict = OpenVerdict(components={"overlap": overlap}, judge="ocr/1", rationale="one word", flags=("cut",))
+    parts = Reward(total=0.5, image=0.25, text=0.0, parts={"ocr.overlap": 0.2}, closed="ocr.overlap", normalised=-1.5)
+    made = [plain(verdict=CHECKED, verdicts={"ocr": verdict}, reward=parts), plain()]
+    table = trajectories_to_table(made)
+    assert table.schema.equals(OPEN_TRAJECTORY_SCHEMA, check_metadata=True)
+    assert table_to_trajectories(through_parquet(table)) == made
+    closed = plain(verdict=CHECKED, reward=Reward(total=0.5, image=0.5, text=0.5))
+    assert trajectories_to_table([closed]).schema.equals(TRAJECTORY_SCHEMA, check_metadata=True)
+    assert table_to_trajectories(trajectories_to_table([closed])) == [closed]
 
 
 def test_lone_surrogates_become_their_escapes_except_in_arguments() -> None:

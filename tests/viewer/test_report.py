@@ -11,9 +11,10 @@ import pytest
 from page_helpers import HOSTILE, Page, parsed
 
 from genevolve_ray.agent.wire import image_block
+from genevolve_ray.records.components import Artefact, Component, OpenVerdict
 from genevolve_ray.records.experience import Use
 from genevolve_ray.records.trajectory import Outcome
-from genevolve_ray.records.verdict import SufficiencyBin
+from genevolve_ray.records.verdict import Reward, SufficiencyBin
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.report import render_report, write_report
 
@@ -135,6 +136,20 @@ def test_without_a_tokenizer_tokens_are_told_by_position(report_data: ReportData
     assert report_data.experience is not None
     report_data.experience.decode = None
     assert ["+4.000", "token 62", "think · step 1 · sample 1 +1"] in read(report_data).rows("experience")
+
+
+def test_components_of_further_judges_are_a_table_with_their_reward(report_data: ReportData) -> None:
+    attempt = report_data.training[0]
+    marks = (Artefact(kind="text", label=HOSTILE),)
+    found = Component(value=7, high=10, rationale=HOSTILE, artefacts=marks)
+    attempt.verdicts = {"ocr": OpenVerdict(components={"overlap": found}, judge="ocr/1", rationale="seven words")}
+    attempt.reward = Reward(
+        total=0.0, image=0, text=0, parts={"ocr.overlap": 0.7}, closed="ocr.overlap", normalised=-1.5
+    )
+    html = render_report(report_data)
+    for said in ("<th>ocr</th>", "<td>overlap</td>", "0 to 10", "seven words", "0 for the gate ocr.overlap"):
+        assert said in html
+    assert "ocr.overlap 0.700" in html and HOSTILE not in html
 
 
 def test_a_verdict_of_one_grade_is_shown_without_checks(report_data: ReportData) -> None:

@@ -13,6 +13,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.inference import AgentPort
 from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
+from genevolve_ray.records.components import graded
 from genevolve_ray.records.images import ImageRef, ImageStore, reference
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import ImageRefused
@@ -184,7 +185,7 @@ class JudgeStage:
             truth = await take_picture(rendered.truth_file(self._roots), self._images)
             program, hits = await self._program(row)
             request = row.request(truth)
-            verdict = await bounded(lambda: self._judge.judge(request, image, program, hits), self._tries)
+            verdict = graded(await bounded(lambda: self._judge.judge(request, image, program, hits), self._tries))
         except (InfraFailure, RowFault, ImageRefused) as error:
             return self._result(row, error=str(error)), RowEnd.FAILED
         flags = [flag.partition(":") for flag in verdict.flags]

@@ -44,7 +44,7 @@ class PublishedRequest(Record):
     """Represent a bench or RL row.
 
     `case_id` is the id under which published evaluations list the row. `truth` is relative to `root`: the first of its
-    names whose file exists, else the first. `source` and `number` give the row's file and position.
+    names whose file exists, else the first, and "" in a row without one. `source` and `number` give the row's file and position.
     """
 
     id: str
@@ -129,10 +129,10 @@ def _read(
         for path, raw in sources:
             for row in raw:
                 try:
-                    request, notes = _parse(row, config.root or path.parent, name)
+                    request, notes = _parse(row, config.root or path.parent, name, truths=config.truths)
                     if request.id in seen:
                         raise RowFault(RejectionReason.DUPLICATE_ID, request.id)
-                    if config.check_images:
+                    if config.check_images and request.truth:
                         require_file(request.root, request.truth)
                 except RowFault as fault:
                     report.reject(row.rejection(fault))
@@ -145,7 +145,9 @@ def _read(
     return rows()
 
 
-def _parse(row: RawRow, root: Path, name: Callable[[str, int], str]) -> tuple[PublishedRequest, list[RowFault]]:
+def _parse(
+    row: RawRow, root: Path, name: Callable[[str, int], str], *, truths: bool
+) -> tuple[PublishedRequest, list[RowFault]]:
     values = row.values
     meta, extra = mapping(values.get("meta"), "meta"), mapping(values.get("extra_info"), "extra_info")
     prompt = request_text(values)
@@ -163,7 +165,7 @@ def _parse(row: RawRow, root: Path, name: Callable[[str, int], str]) -> tuple[Pu
         id=row_id,
         case_id=case_id or row_id,
         prompt=prompt,
-        truth=_truth(values, meta, root),
+        truth=_truth(values, meta, root) if truths or any(truth_texts(values, meta)) else "",
         root=root,
         source=row.source,
         number=row.number,

@@ -49,6 +49,8 @@ class ReadConfig(Config):
     """Longest row; longer ones are rejected without being held in memory."""
     check_images: bool = False
     """Whether every image must be there when its row is read; otherwise a missing one shows when it is opened."""
+    truths: bool = True
+    """Whether a row without the path of a ground-truth image is rejected."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""Rewards from named components of any judges: resolution of names, formulas, gates, and missing components."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from genevolve_ray.errors import InfraFailure, UserFault
+from genevolve_ray.records.components import AnyVerdict, Component, Scale, components_of
+from genevolve_ray.records.verdict import COMBINATIONS, MissingValue, Reward, RewardConfig
+
+Declared = Mapping[str, Mapping[str, Scale]]
+"""The components that each judge declares, by the judge's name."""
+Combine = Callable[[Mapping[str, Component]], float]
+
+
+def resolve_names(names: tuple[str, ...], declared: Declared) -> dict[str, tuple[str, str]]:
+    """Return (judge, component) for each name, `JUDGE.COMPONENT` or a `COMPONENT` of one judge alone.
+
+    Raises:
+        UserFault: for a name that no judge declares, or that several declare.
+    """
+    every = {f"{judge}.{name}": (judge, name) for judge, scales in declared.items() for name in scales}
+    found = {}
+    for name in names:
+        same = [full for full, (_, component) in every.items() if component == name]
+        if name in every:
+            found[name] = every[name]
+        elif len(same) == 1:
+            found[name] = every[same[0]]
+        elif same:
+            raise UserFault(f"reward.components: {name!r} is a component of several judges: write {' or '.join(same)}")
+        else:
+            raise UserFault(f"reward.components: no judge has {name!r}; components are {', '.join(every)}")
+    return found
+
+
+class OpenReward:
+    """Combine components of several verdicts as `RewardConfig.components` says."""
+
+    def __init__(self, config: RewardConfig, declared: Declared) -> None:
+        """Resolve the names, and try a function of the user once on components halfway between their ends.
+
+        Raises:
+            UserFault: for unknown names, a gate outside its range, a component that requests without text lack, or a
+                function that cannot be loaded, raises, or returns no finite number.
+        """
+        self._config = config
+        self.places = resolve_names(config.named, declared)
+        scales = {name: declared[judge][component] for name, (judge, component) in self.places.items()}
+        for name, scale in scales.items():
+            if scale.sometimes and (config.missing == "infra_failure" or name in config.gates):
+                raise UserFault(
+                    f"reward.components: {name!r} has no value for some requests, which would never have a reward: set "
+                    "reward.missing to leave_out or {value: X}, and use no gate on it"
+                )
+        for name, least in config.gates.items():
+            if not scales[name].low < least <= scales[name].high:
+                raise UserFault(
+                    f"reward.gates: {name}={least:g} is outside ({scales[name].low:g}, {scales[name].high:g}]"
+                )
+        self._combine = _function(config.combine) if config.combine not in COMBINATIONS else None
+        if self._combine is not None:
+            middle = {n: Component(value=scales[n].middle, low=scales[n].low, high=scales[n].high) for n in scales}
+            try:
+                _call(self._combine, {name: middle[name] for name in config.components})
+            except Exception as error:
+                raise UserFault(f"reward.combine={config.combine} fails on a trial: {error_line(error)}") from error
+
+    @property
+    def judges(self) -> set[str]:
+        """The judges whose components the reward needs."""
+        return {judge for judge, _ in self.places.values()}
+
+    def reward(
+        self, verdicts: Mapping[str, AnyVerdict], tool_calls: int, failures: Mapping[str, InfraFailure] | None = None
+    ) -> Reward:
+        """Return the reward of one sample.
+
+        Args:
+            verdicts: by the judge's name; that of a judge that failed is absent.
+            tool_calls: of the episode.
+            failures: of the judges that failed, for messages.
+
+        Raises:
+            InfraFailure: when a component is missing and nothing may stand in for it, or the user's function fails.
+        """
+        config = self._config
+        by_judge = {name: components_of(verdict, config.formula) for name, verdict in verdicts.items()}
+        found = {
+            name: component
+            for name, (judge, key) in self.places.items()
+            if (component := by_judge.get(judge, {}).get(key)) is not None
+        }
+        lacking = [name for name in self.places if name not in found]
+        if lacking and (config.missing == "infra_failure" or any(name in config.gates for name in lacking)):
+            raise InfraFailure(self._why(lacking[0], failures or {}))
+        counted = {name: found[name] for name in config.components if name in found}
+        if isinstance(config.missing, MissingValue):
+            counted = {n: counted.get(n) or Component(value=config.missing.value) for n in config.components}
+        if not counted or not found:
+            raise InfraFailure(self._why(lacking[0], failures or {}))
+        closed = next((name for name, least in config.gates.items() if found[name].value < least), "")
+        cost = config.call_cost * tool_calls
+        total = 0.0 if closed else max(0.0, self._total(counted) - cost)
+        main = by_judge.get("judge", {})
+        image, text = (main[name].value if name in main else 0.0 for name in ("kscore", "sufficiency"))
+        parts = {name: component.scaled for name, component in counted.items()}
+        return Reward(total=total, image=image, text=text, cost=cost, parts=parts, closed=closed)
+
+    def _total(self, counted: Mapping[str, Component]) -> float:
+        config = self._config
+        if self._combine is not None:
+            try:
+                return _call(self._combine, counted)
+            except Exception as error:
+                raise InfraFailure(f"reward.combine={config.combine}: {error_line(error)}") from error
+        parts = {name: component.scaled for name, component in counted.items()}
+        if config.combine == "minimum":
+            return min(config.components[name] * value for name, value in parts.items())
+        share = share_of(config.components, parts)
+        if config.combine == "product":
+            return math.prod(math.pow(value, config.components[name] * share) for name, value in parts.items())
+        return sum((config.components[name] * value for name, value in parts.items()), 0.0) * share
+
+    def _why(self, name: str, failures: Mapping[str, InfraFailure]) -> str:
+        judge, component = self.places[name]
+        if judge in failures:
+            return str(failures[judge])
+        return f"judge {judge!r} gave no component {component!r}, which the reward needs"
+
+
+def share_of(weights: Mapping[str, float], present: Mapping[str, float]) -> float:
+    """Return the factor by which the weights of the present components grow, so that they add up to all weights."""
+    if len(present) == len(weights):
+        return 1.0
+    return sum(weights.values()) / sum(weights[name] for name in present)
+
+
+def _function(path: str) -> Combine:
+    module, _, name = path.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise UserFault(f"reward.combine={path} cannot be loaded: {error_line(error)}") from error
+    if not callable(found):
+        raise UserFault(f"reward.combine={path} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _call(combine: Combine, counted: Mapping[str, Component]) -> float:
+    value = combine(dict(counted))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"it returned {value!r}, not a finite number")
+    return float(value)
+
+
+def error_line(error: Exception) -> str:
+    """Return an error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

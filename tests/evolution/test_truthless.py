@@ -1,0 +1,120 @@
+"""Requests without ground-truth images: kept where no judge needs one, and named where one does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.data.requests import PublishedRequests, PublishedRequestsConfig
+from genevolve_ray.doctor.preflight import check_reward, check_truths
+from genevolve_ray.errors import InfraFailure, UserFault
+from genevolve_ray.evolution.services import JudgeService
+from genevolve_ray.evolution.sources import check_truth
+from genevolve_ray.records.base import Config
+from genevolve_ray.records.components import AnyVerdict, Component, OpenVerdict, Scale
+from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.published.rejections import DataError
+from genevolve_ray.records.request import EvalType, Request
+
+REQUEST = Request(id="r-7", prompt="draw", eval_type=EvalType.QUALITY)
+PROGRAM = Program(gen_prompt="a heron", reference_images=())
+
+
+class Length:
+    """Scores the size of a picture's file, and needs no truth."""
+
+    Config = Config
+    identity = "length/1"
+    needs_truth: bool = False
+    components = {"length": Scale(high=100)}
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.truths: list[bytes] = []
+
+    async def judge(
+        self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
+    ) -> AnyVerdict:
+        self.truths.append(truth)
+        return OpenVerdict(components={"length": Component(value=len(image), high=100)}, judge=self.identity)
+
+
+class Comparing(Length):
+    """The same with a truth."""
+
+    needs_truth = True
+
+
+def config_of(folder: Path, judge: str, *settings: str) -> RunConfig:
+    rows = [{"prompt": f"draw {n}", "meta": {"category": "animal"}} for n in range(6)]
+    rows[0]["gt_image"] = "lost.png"
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    requests = f"{{type: published, config: {{paths: [{path}], split: {{validation: 0.2, test: 0.2}}}}}}"
+    return load_config("atlas", [f"requests={requests}", f"judge={{type: 'test_truthless:{judge}'}}", *settings])
+
+
+def test_a_judge_without_need_of_a_truth_gets_none() -> None:
+    judge, images = Length(), MemoryImages()
+    picture = images.put(b"0123456789", width=1, height=1)
+    verdict = asyncio.run(JudgeService(judge, images).judge(REQUEST, picture, PROGRAM, ()))
+    assert isinstance(verdict, OpenVerdict) and verdict.components["length"].scaled == 0.1
+    assert judge.truths == [b""]
+    with pytest.raises(InfraFailure, match="request r-7 has no ground-truth image, which length/1 needs"):
+        asyncio.run(JudgeService(Comparing(), images).judge(REQUEST, picture, PROGRAM, ()))
+
+
+def test_rows_without_images_are_requests_where_no_judge_needs_one(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "Length", "reward.components={length: 1.0}")
+    assert (config.truth_roles, config.requests.config["truths"]) == ([], "optional")
+    check_reward(config)
+    check_truths(config)
+    source = config.requests.build(MemoryImages())
+    posed = [source.train(n) for n in range(len(source))] + source.validation(9) + source.heldout(9)
+    assert sorted(request.prompt for request in posed) == [f"draw {n}" for n in range(6)]
+    assert all(request.truth_image is None for request in posed)
+    check_truth(posed[0], config)
+
+
+def test_one_judge_that_compares_is_named_with_the_request_and_the_key(tmp_path: Path) -> None:
+    spec = "judges={near: {type: 'test_truthless:Comparing'}}"
+    config = config_of(tmp_path, "Length", "reward.components={judge.length: 1.0}", spec)
+    assert (config.truth_roles, "truths" in config.requests.config) == (["judges.near"], False)
+    said = r"request r-7 .* which judges\.near \(judges\.near\.type=test_truthless:Comparing\) needs"
+    with pytest.raises(UserFault, match=said):
+        check_truth(REQUEST, config)
+    with pytest.raises(DataError, match="requests left"):
+        config.requests.build(MemoryImages())
+
+
+def test_rows_without_images_are_not_kept_for_a_judge_that_compares(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "Comparing", "reward.components={length: 1.0}", "requests.config.truths=optional")
+    with pytest.raises(UserFault, match=r"requests\.config\.truths=optional .* judge \(judge\.type=test_truthless"):
+        check_truths(config)
+
+
+def test_a_truth_that_is_there_stays_with_its_request(tmp_path: Path) -> None:
+    from genevolve_ray.contracts.samples import picture
+
+    (tmp_path / "there.png").write_bytes(picture())
+    rows = [{"prompt": f"draw {n}", "gt_image": "there.png"} for n in range(8)] + [{"prompt": "bare"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"paths": [path], "split": {"validation": 0.33, "test": 0.33}, "truths": "optional"}
+    source = PublishedRequests(PublishedRequestsConfig.model_validate(values), MemoryImages())
+    posed = [source.train(n) for n in range(len(source))] + source.validation(9) + source.heldout(9)
+    assert {r.prompt for r in posed if r.truth_image is None} == {"bare"}
+    assert len({r.prompt for r in posed}) == 9
+
+
+def test_a_reward_without_a_kscore_is_refused_before_a_run_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match="judge gives no KScore: set reward.components, from length"):
+        check_reward(config_of(tmp_path, "Length"))
+    with pytest.raises(UserFault, match="no judge has 'kscore'; components are judge.length"):
+        check_reward(config_of(tmp_path, "Length", "reward.components={kscore: 1.0}"))
