@@ -17,7 +17,7 @@ from genevolve_ray.contracts.running import check_cancelled, raised_by, run_all
 from genevolve_ray.contracts.samples import REQUEST
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import ImageStore, MemoryImages
-from genevolve_ray.records.observation import ImageSearchObservation, Observation
+from genevolve_ray.records.observation import Observation, Pictured
 from genevolve_ray.records.request import Request
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
@@ -93,11 +93,11 @@ async def check_observation(toolbox: Toolbox, case: ToolsCase) -> None:
         seen = await tool.call(case.of(tool), _episode(case))
         assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, not an observation"
         assert not seen.outages, f"{name} is out of service: {'; '.join(seen.outages)}"
-        if isinstance(seen, ImageSearchObservation):
+        if isinstance(seen, Pictured):
             _check_pictures(name, seen, case.images)
 
 
-def _check_pictures(name: str, seen: ImageSearchObservation, images: ImageStore) -> None:
+def _check_pictures(name: str, seen: Pictured, images: ImageStore) -> None:
     for hit in seen.hits:
         try:
             data = images.get(hit.image)
