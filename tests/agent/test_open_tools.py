@@ -132,7 +132,7 @@ def test_a_result_without_anything_says_so() -> None:
 def test_tags_in_a_text_are_no_tags(text: str) -> None:
     shown = observation_text(TextObservation(text=f"a {text} b"), ATLAS)
     assert "<" not in shown
-    assert "---" not in shown
+    assert "--- end" not in shown
     assert "IMG_" not in shown
 
 

@@ -33,7 +33,7 @@ Incoming = SessionMessage | Exception
 
 
 class Lines:
-    """Part a stream of bytes into lines of bounded length."""
+    """Split a stream of bytes into lines of bounded length."""
 
     def __init__(self, limit: int) -> None:
         """Keep at most `limit` bytes of a line."""
