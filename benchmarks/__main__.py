@@ -26,6 +26,7 @@ NAMES = (
     "weights",
     "services",
     "tool_calls",
+    "mcp_calls",
     "asynchronous",
     "controller",
 )

@@ -57,7 +57,7 @@ class McpConfig(Config):
     allow: tuple[str, ...] | None = None
     """Tools that are offered, as `SERVER_tool` or with `*` for any part; null: all."""
     timeout_s: float = Field(default=60, gt=0)
-    """Seconds that one try of a call may take, whatever progress the server reports."""
+    """Seconds that one try of a call may take, however much progress the server reports."""
     start_timeout_s: float = Field(default=30, gt=0)
     """Seconds that a server may take to start or connect, and to list its tools."""
     attempts: int = Field(default=2, ge=1)
