@@ -200,10 +200,12 @@ class ToolsSpec(PluginSpec):
         """Return the toolbox with the tools of the MCP servers. Raises PluginFault for one that cannot be used."""
         if self.mcp is None or not self.mcp.servers:
             return plugin
-        from genevolve_ray.tools.mcp.toolbox import WithServers
-
         try:
+            from genevolve_ray.tools.mcp.toolbox import WithServers
+
             return WithServers(plugin, self.mcp, *context)
+        except ImportError as error:
+            raise PluginFault(f"tools.mcp needs the package mcp: pip install 'genevolve_ray[mcp]' ({error})") from error
         except UserFault as fault:
             raise PluginFault(str(fault)) from fault
 

@@ -43,6 +43,12 @@ def picture(side: int) -> list[str | Image]:
 
 
 @server.tool()
+def big(size: int) -> str:
+    """Return a text of a size."""
+    return "x" * size
+
+
+@server.tool()
 def fail() -> str:
     """Fail."""
     raise ValueError("the oven is cold")

@@ -100,6 +100,13 @@ async def test_an_error_of_the_tool_is_the_error_of_the_observation(box: WithSer
     assert "fail" in seen.error
 
 
+async def test_an_answer_that_is_too_large_is_an_error_that_the_policy_reads(box: WithServers) -> None:
+    seen = await call(box, "big", size=6_000_000)
+    assert isinstance(seen, TextObservation)
+    assert seen.error == "the answer is larger than 4194304 bytes"
+    assert await call(box, "add", a=1, b=1) == TextObservation(text="2")
+
+
 async def test_calls_run_side_by_side(box: WithServers) -> None:
     sums = await asyncio.gather(*(call(box, "add", a=n, b=n) for n in range(32)))
     assert [seen.text for seen in sums if isinstance(seen, TextObservation)] == [str(2 * n) for n in range(32)]

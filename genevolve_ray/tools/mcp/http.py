@@ -44,7 +44,7 @@ class _Bounded(httpx2.AsyncByteStream):
         async for chunk in self._stream:
             size += len(chunk)
             if size > self._limit:
-                raise httpx2.ReadError(f"the answer is larger than {self._limit} bytes")
+                raise httpx2.StreamError(f"the answer is larger than {self._limit} bytes")  # The SDK expects this kind.
             yield chunk
 
     async def aclose(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -26,6 +27,9 @@ _MOST_UNASKED = 10_000
 _MOST_SILENT = 3
 """Calls in a row without an answer in time, after which a server is started or connected anew."""
 _PAGES, _TOOLS = 16, 256
+_TOO_LARGE = re.compile(r"the answer is larger than \d{1,15} bytes|exceeded the \d{1,15} byte limit")
+"""Words of the transport over HTTP for an answer that is too large to be read."""
+_END_SECONDS = 5.0
 _CLIENT = types.Implementation(name="genevolve", version="1")
 _ARGUMENT_ERRORS = frozenset({types.INVALID_PARAMS, types.METHOD_NOT_FOUND})
 _LOST_ERRORS = frozenset({types.CONNECTION_CLOSED, types.INVALID_REQUEST})
@@ -122,8 +126,8 @@ class Link:
             async with asyncio.timeout(self._limits.timeout_s):
                 result = await live.session.call_tool(tool, arguments)
         except MCPError as error:
-            if error.code == TOO_LARGE:
-                return _refused(error.message)
+            if error.code == TOO_LARGE or _TOO_LARGE.search(error.message):
+                return _refused(f"the answer is larger than {self._limits.max_result_bytes} bytes")
             if error.code in _ARGUMENT_ERRORS:
                 raise ToolArgumentError(error.message[:500]) from error
             live.ended = live.ended or error.code in _LOST_ERRORS
@@ -194,7 +198,10 @@ class _Live:
         if self._task is not None:
             if not self._ready.done():
                 self._task.cancel()
-            await asyncio.wait([self._task])
+            _, slow = await asyncio.wait([self._task], timeout=_END_SECONDS)
+            if slow:
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=_END_SECONDS)
         if self._ready.done() and not self._ready.cancelled():
             self._ready.exception()  # It has been reported.
 

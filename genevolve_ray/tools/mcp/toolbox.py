@@ -166,6 +166,8 @@ class _LoopThread:
                 _log.warning("the connections to MCP servers did not close within %g s", _CLOSE_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_CLOSE_SECONDS)
+            if not self._thread.is_alive():
+                self._loop.close()
 
 
 async def _close_all(closing: list[Callable[[], Awaitable[None]]]) -> None:
