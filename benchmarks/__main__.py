@@ -27,6 +27,7 @@ NAMES = (
     "weights",
     "services",
     "tool_calls",
+    "mcp_calls",
     "asynchronous",
     "controller",
 )

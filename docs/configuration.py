@@ -173,8 +173,9 @@ def _collect(
 
 
 def _merged(kind: type[BaseModel]) -> type[BaseModel]:
-    """Return the class that represents another on the page: the plug-ins of all roles have the same keys."""
-    return PluginSpec if issubclass(kind, PluginSpec) else kind
+    """Return the class that represents another on the page: the plug-ins of most roles have the same keys."""
+    same = issubclass(kind, PluginSpec) and kind.model_fields.keys() == PluginSpec.model_fields.keys()
+    return PluginSpec if same else kind
 
 
 def _shared(base: type) -> bool:

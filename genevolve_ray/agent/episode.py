@@ -23,7 +23,7 @@ from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageRef
-from genevolve_ray.records.observation import ImageSearchObservation, Observation, SearchObservation
+from genevolve_ray.records.observation import ImageSearchObservation, Observation, Pictured, SearchObservation
 from genevolve_ray.records.program import ProgramError, ProgramFault
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
@@ -39,7 +39,7 @@ from genevolve_ray.records.trajectory import (
     join_messages,
 )
 from genevolve_ray.tools.knowledge import KnowledgeTool
-from genevolve_ray.tools.protocol import EpisodeContext, Tool
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, opened
 
 
 async def run_episode(
@@ -90,7 +90,7 @@ class _Episode:
         split: str,
     ) -> None:
         self.session, self.tools, self.profile, self.seed = session, own_skills(profile, tools), profile, seed
-        self.context = EpisodeContext(request=request, seed=seed)
+        self.context = EpisodeContext(request=request, seed=seed, key=str(key))
         self.as_published = profile.answers == "published"
         self.images = wire.ImageIds(by_url=self.as_published)
         self.pictures: list[ImageRef] = []
@@ -105,18 +105,25 @@ class _Episode:
         )
 
     async def run(self, messages: list[dict[str, str]]) -> Trajectory:
-        """Play turns until the episode ends."""
+        """Play turns until the episode ends, between the opening and the closing of its stateful tools."""
+        try:
+            async with opened(self.tools.values(), self.context):
+                await self._play(messages)
+        except InfraFailure as error:
+            self._end(Outcome.INFRA_FAILURE, Termination.ERROR, str(error))
+        return self.trajectory
+
+    async def _play(self, messages: list[dict[str, str]]) -> None:
         try:
             self.session.begin(messages, self.profile.max_prompt_tokens)
         except PromptTooLong as error:
             self._end(Outcome.INFRA_FAILURE, Termination.ERROR, str(error))
-            return self.trajectory
+            return
         for turn in range(self.profile.max_turns):
             self.turn = turn
             body = await self._play_turn()
             if body is None or not self._observe(body):
-                return self.trajectory
-        return self.trajectory
+                return
 
     @property
     def _remaining(self) -> int:
@@ -199,8 +206,8 @@ class _Episode:
             return messages.blank_queries if call.arguments.get("queries") else messages.no_queries, ""
         observation = _joined(found) if found else ImageSearchObservation(query="")
         hits = []
-        if isinstance(observation, ImageSearchObservation):
-            self.image_searches += 1
+        self.image_searches += isinstance(observation, ImageSearchObservation)
+        if isinstance(observation, Pictured):
             sees = self.profile.observations.images
             hits = self.images.assign(observation.hits if sees else [hit.unshown() for hit in observation.hits])
         text = observation_text(observation, self.profile, hits)

@@ -9,9 +9,19 @@ from urllib.parse import urlparse
 
 from genevolve_ray.agent import wire
 from genevolve_ray.agent.profile import ProtocolProfile, filled
-from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation, SearchObservation
+from genevolve_ray.records.observation import (
+    ImageHit,
+    ImageObservation,
+    ImageSearchObservation,
+    Observation,
+    SearchObservation,
+    TextObservation,
+)
+from genevolve_ray.tools.protocol import UNAVAILABLE
 from genevolve_ray.tools.skillset import skill_view
 
+EMPTY = "(no result)"
+"""What the policy reads of a result that holds nothing."""
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
@@ -20,7 +30,7 @@ def observation_text(
 ) -> str:
     """Return an observation as the policy reads it, without the <tool_response> around it.
 
-    `hits` are the images of an image search under their ids in this trajectory.
+    `hits` are the pictures of the observation under their ids in this trajectory.
     """
     longest, all_fields = profile.max_field_chars, profile.empty_fields == "shown"
     outage = profile.messages.outage
@@ -37,10 +47,22 @@ def observation_text(
         if observation.error and profile.answers == "strict":
             error = filled(outage, query=observation.query) if outage and observation.outage else observation.error
             return wire.image_error(observation.query, error, longest)
-        shown = [(img_id, hit, shown_path(profile.local_path, img_id, hit)) for img_id, hit in hits]
-        return wire.image_block(observation.query, shown, profile.image_fields, longest, all_fields)
+        return wire.image_block(
+            observation.query, _with_paths(hits, profile), profile.image_fields, longest, all_fields
+        )
+    if isinstance(observation, TextObservation | ImageObservation):
+        if observation.error or observation.outage:
+            error = filled(outage, query="") if outage and observation.outage else observation.error
+            return wire.tool_error(error or UNAVAILABLE, longest)
+        text = wire.foreign_text(observation.text, longest, profile.text_limit)
+        pictures = wire.image_lines(_with_paths(hits, profile), profile.image_fields, longest, all_fields)
+        return "\n".join([*([text] if text else []), *pictures]) or EMPTY
     header = filled(profile.skill_header, name=observation.skill_name)
     return wire.neutralise(header + skill_view(observation.markdown, profile.skill_text))
+
+
+def _with_paths(hits: Sequence[tuple[str, ImageHit]], profile: ProtocolProfile) -> list[tuple[str, ImageHit, str]]:
+    return [(img_id, hit, shown_path(profile.local_path, img_id, hit)) for img_id, hit in hits]
 
 
 def shown_path(template: str, img_id: str, hit: ImageHit) -> str:

@@ -19,7 +19,7 @@ from genevolve_ray.agent import wire
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.experience import BUNDLE_FORMATS, BundleFormat, Experience
 from genevolve_ray.records.texts import IMAGE_MARK, load_text
-from genevolve_ray.tools.protocol import Tool
+from genevolve_ray.tools.protocol import STANDARD_TOOLS, Tool
 from genevolve_ray.tools.showing import Observations
 from genevolve_ray.tools.skillset import SkillMode
 
@@ -28,7 +28,6 @@ TOOLS_MARK = "{{tools}}"
 ONE_LINE = "text:"
 """Beginning of a system prompt that is itself given, where it has no second line by which it can be told."""
 REFERENCES_MARK = "{{max_references}}"
-_TOOL_ORDER = ("search", "image_search", "query_knowledge")
 TextField = Literal["title", "url", "snippet"]
 ImageField = Literal["title", "url", "local_path", "page_url"]
 PUBLISHED_MARK = "/published"
@@ -140,6 +139,9 @@ class ProtocolProfile(Config):
     """Path shown for an image; fields `img_id`, `ext`, `sha256`, `url_sha1` (24 digits), `url_suffix` (as .jpg)."""
     max_field_chars: int = Field(default=2000, ge=16)
     """Longest foreign text shown in one line of an observation."""
+    max_text_chars: int | None = Field(default=None, ge=16)
+    """Longest text of a tool without a form of its own, all lines together; null: as many characters as
+    `max_response_tokens`."""
     final_step_as: Literal["note", "turn"] = "note"
     """Whether `messages.final_step` ends the observation before it, or is a user turn of its own."""
     answers: Literal["strict", "published"] = "strict"
@@ -170,10 +172,16 @@ class ProtocolProfile(Config):
     @property
     def digest(self) -> str:
         """Eight digits that identify the content."""
-        # Profiles without pictures keep the digest that they had before there were any.
+        # A profile keeps the digest that it had before there was a key, where it does not set it.
         blind = {"observations"} if self.observations == Observations() else set()
+        blind |= {"max_text_chars"} if self.max_text_chars is None else set()
         content = self.model_dump_json(exclude={"name", *blind})
         return hashlib.sha256(content.encode(errors="replace")).hexdigest()[:8]
+
+    @property
+    def text_limit(self) -> int:
+        """The most characters of a text of any tool."""
+        return self.max_text_chars or self.max_response_tokens
 
     @property
     def first_action(self) -> bool:
@@ -327,7 +335,7 @@ def load_prompt(source: str) -> str:
 
 def _definitions(profile: ProtocolProfile, tools: Mapping[str, Tool]) -> str:
     """Return the tool definitions as whole lines, in the protocol's order instead of the mapping's."""
-    known = [name for name in _TOOL_ORDER if name in tools]
+    known = [name for name in STANDARD_TOOLS if name in tools]
     names = known + sorted(set(tools) - set(known))
     if profile.tool_style == "names":
         return f"Tools: {', '.join(names)}\n"

@@ -13,7 +13,7 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)"
 """Terminal control sequences: colors, cursor, titles, links."""
 _MARKER = re.compile(
     r"(?<![-\u2010-\u2015\u2212])[-\u2010-\u2015\u2212]{2,}+"
-    r"(?=\s*+(?:end\s++of\s++)?+(?:image\s++)?+search\s++(?:result|error))",
+    r"(?=\s*+(?:end\s++of\s++)?+(?:(?:image\s++)?+search|tool)\s++(?:result|error))",
     re.IGNORECASE,
 )
 _FOREIGN_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
@@ -33,6 +33,20 @@ def one_line(text: str, max_chars: int) -> str:
 def foreign_line(text: str, max_chars: int) -> str:
     """Return a title or snippet as one safe line without image ids: IMG_001 becomes IMG-001."""
     return _FOREIGN_ID.sub("IMG-", one_line(text, max_chars))
+
+
+def foreign_text(text: str, max_line: int, max_chars: int) -> str:
+    """Return external text of several lines, each as safe as `foreign_line`, of at most `max_chars` characters."""
+    # Tags and markers are looked for before the lines are parted: one may span two of them.
+    seen = _MARKER.sub("—", neutralise(HIDDEN.sub("", _ANSI.sub("", text[: 4 * max_chars]))))
+    lines = [line for raw in seen.splitlines() if (line := foreign_line(raw, max_line))]
+    whole = "\n".join(lines)
+    return whole if len(whole) <= max_chars else whole[: max_chars - 1].rstrip() + "…"
+
+
+def tool_error(error: str, max_chars: int) -> str:
+    """Return the text of a call that failed, of a tool without a form of its own."""
+    return f"--- tool error: {one_line(error, max_chars)} ---"
 
 
 def link_line(text: str, max_chars: int) -> str:
@@ -91,6 +105,15 @@ def image_block(
 
     A picture that the policy sees is `IMAGE_MARK`, on a line of its own after the entry; foreign text never contains it.
     """
+    head = f"--- image search result for [{one_line(query, max_chars)}] ---"
+    lines = image_lines(hits, fields, max_chars, all_fields)
+    return "\n".join([head, *lines, "--- end of image search result ---"])
+
+
+def image_lines(
+    hits: Sequence[tuple[str, ImageHit, str]], fields: Sequence[str], max_chars: int, all_fields: bool = True
+) -> list[str]:
+    """Return the entries of pictures, as those of `image_block`."""
     lines = []
     for img_id, hit, path in hits:
         values = {"title": hit.title, "url": hit.url, "local_path": path, "page_url": hit.page_url}
@@ -99,8 +122,7 @@ def image_block(
             lines.append(f"  {IMAGE_MARK}")
         elif hit.unseen:
             lines.append("  " + not_shown(one_line(hit.unseen, max_chars)))
-    head = f"--- image search result for [{one_line(query, max_chars)}] ---"
-    return "\n".join([head, *lines, "--- end of image search result ---"])
+    return lines
 
 
 def not_shown(reason: str) -> str:

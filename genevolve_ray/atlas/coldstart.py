@@ -31,7 +31,7 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
 from genevolve_ray.tools.protocol import Tool
-from genevolve_ray.tools.showing import showing
+from genevolve_ray.tools.running import running_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -81,7 +81,7 @@ class Curriculum:
         seed, images = derive_seed(self._config.seed, "cold-start", number), self._images
         world = build_world(seed, Partition.TRAIN, images, sight=images is not None)
         tools = world_tools(world)
-        return world, tools if images is None else showing(tools, self._profile.observations, images)
+        return world, tools if images is None else running_tools(tools, self._profile.observations, images)
 
     def batches(self, done: int = 0) -> Iterator[list[Trajectory]]:
         """Yield one batch of trajectories per step, those of the first `done` steps left out.

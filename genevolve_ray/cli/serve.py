@@ -1,4 +1,4 @@
-"""The commands `genevolve serve renderer` and `genevolve serve judge`."""
+"""The commands `genevolve serve renderer`, `judge` and `tools`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 serve = typer.Typer(
-    help="Put a renderer behind POST /generate, or a judge's models behind the chat contract (docs/services.md).",
+    help="Put a renderer, a judge's models or the tools behind a protocol of their own (docs/services.md).",
     no_args_is_help=True,
 )
 
@@ -82,6 +82,33 @@ def judge(
     Example: `genevolve serve judge judge.yaml --port 8002 --set cluster.judge.gpus=1`
     """
     _serve("judge", config, host, port, token_env, tokens, concurrent, queue, body_mib, fetch, in_process, settings)
+
+
+@serve.command("tools")
+def tools(
+    config: ConfigFile,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="As an MCP server, the one form in which tools are served.")
+    ] = False,
+    http: Annotated[
+        str | None, typer.Option("--http", help="HOST:PORT for streamable HTTP; without it over stdio.")
+    ] = None,
+    token_env: TokenEnv = None,
+    tokens: Tokens = None,
+    settings: Sets = None,
+) -> None:
+    """Serve the tools of a configuration as an MCP server: search, image search, skills and any other.
+
+    Over stdio the client starts this command. With --http it listens at http://HOST:PORT/mcp; beyond loopback it needs
+    tokens. Pictures are sent as pictures.
+
+    Example: `genevolve serve tools atlas --mcp --http 127.0.0.1:8003`
+    """
+    if not mcp:
+        raise typer.BadParameter("tools are served as an MCP server: add --mcp", param_hint="--mcp")
+    from genevolve_ray.commands.serve_tools import ServedTools, serve_tools
+
+    serve_tools(config, settings or [], ServedTools(http, token_env, tokens))
 
 
 def _serve(

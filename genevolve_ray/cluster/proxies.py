@@ -105,6 +105,7 @@ class ServeTool:
     def __init__(self, card: ToolCard, caller: Caller) -> None:
         """Represent the tool that `card` describes."""
         self.name, self.description, self.parameters = card.name, card.description, card.parameters
+        self.stateful = card.stateful
         self._caller = caller
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.replies import Reply, replied
-from genevolve_ray.evolution.plugins import PluginSpec, build_here
+from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, build_here, held_by_workers
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
 from genevolve_ray.records.components import Scale
 from genevolve_ray.records.images import FilesystemImages, ImageRef
@@ -16,8 +16,9 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.remote.client import share_limits
-from genevolve_ray.tools.protocol import EpisodeContext, ToolCard
-from genevolve_ray.tools.showing import Observations, showing
+from genevolve_ray.tools.protocol import EpisodeContext, ToolCard, keeps_state
+from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.showing import Observations
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -61,7 +62,17 @@ class ToolReplica(_Replica):
         """Build the plug-in over the run's image store; `observations` tells which pictures the policy sees."""
         images = FilesystemImages(images_uri)
         super().__init__(build_here(spec, images), replicas)
-        self._tools = showing(self.plugin.tools, observations or Observations(), images)
+        self._tools = running_tools(self.plugin.tools, observations or Observations(), images)
+        if not held_by_workers(spec) and (stateful := [t.name for t in self._tools.values() if keeps_state(t)]):
+            raise PluginFault(
+                f"tools.type={spec.type}: {', '.join(stateful)} has state for each episode, which replicas cannot share: "
+                "declare `local = True` in the class, and set no tools.runtime_env"
+            )
+
+    def __del__(self) -> None:
+        """Close the toolbox, where it holds connections: Serve calls this when a replica ends."""
+        if (close := getattr(getattr(self, "plugin", None), "close", None)) is not None:
+            close()
 
     async def describe(self) -> list[ToolCard]:
         """Return the descriptions of the tools for the system prompt."""

@@ -18,7 +18,7 @@ from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
 from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
 from genevolve_ray.engines.vllm_settings import waiting_threads
 from genevolve_ray.evolution.inference import PolicySource, RunningPolicy, open_policy
-from genevolve_ray.evolution.plugins import build_here
+from genevolve_ray.evolution.plugins import build_here, held_by_workers
 from genevolve_ray.evolution.ports import RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts, Scoring
 from genevolve_ray.evolution.weights import PublishedWeights
@@ -26,7 +26,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
-from genevolve_ray.tools.showing import showing
+from genevolve_ray.tools.running import running_tools
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import PlacedConfig
@@ -61,7 +61,7 @@ class ServiceHandle:
 class RolloutWorker:
     """Play episodes with one policy, and reach tools, renderer and judge through their services.
 
-    Tools that are only look-ups in memory run in the worker itself (`local_tools`).
+    Tools that are only look-ups in memory, or have state for each episode, run in the worker itself (`local_tools`).
 
     Call `start`, then `connect`, then `rollout` any number of times. With renderers and a judge it scores its episodes,
     and where an engine samples the policy it loads new weights. A worker whose engine process has died ends itself, so
@@ -127,7 +127,7 @@ class RolloutWorker:
             for generation, service_handle in others:
                 await self.add_renderer(generation, service_handle)
         profile, own = self._config.protocol, local_tools(self._config, self._images)
-        self._rollouts = Rollouts(self._policy.open_session, own or stand_ins, profile, self._date, self._scoring)
+        self._rollouts = Rollouts(self._policy.open_session, {**stand_ins, **own}, profile, self._date, self._scoring)
 
     async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:
         """Connect to another renderer, for the tasks of its generation."""
@@ -235,9 +235,9 @@ def local_tools(config: PlacedConfig, images: ImageStore) -> dict[str, Tool]:
     A call of a service takes more than a look-up in memory. Raises PluginFault.
     """
     spec = config.tools
-    if spec.isolated or not getattr(spec.resolve(), "local", False):
+    if not held_by_workers(spec):
         return {}
-    return showing(build_here(spec, images).tools, config.protocol.observations, images)
+    return running_tools(build_here(spec.alone(), images).tools, config.protocol.observations, images)
 
 
 def worker_environment(engine: EngineConfig) -> dict[str, str]:

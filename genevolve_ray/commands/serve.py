@@ -31,7 +31,7 @@ from genevolve_ray.serving.door import Door, DoorLimits
 from genevolve_ray.serving.generate import RenderDoor
 from genevolve_ray.serving.local import bound_socket, serve_here
 
-_GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0
 _TOKEN_VARIABLE = "GENEVOLVE_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 _EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared, not bound
 
@@ -165,9 +165,9 @@ async def _in_process(door: Door, listener: socket.socket, served: Served) -> No
     await serve_here(
         door,
         listener,
-        _stop_event(),
+        stop_event(),
         lambda: print(_lines(served, port, door.describe()), flush=True),
-        grace=_GRACE_SECONDS,
+        grace=GRACE_SECONDS,
     )
 
 
@@ -183,7 +183,7 @@ async def _on_ray(
     from genevolve_ray.cluster.http import SPARE_CALLS, HttpReplica, serve_on_ray
     from genevolve_ray.cluster.services import Service
 
-    stop = _stop_event()
+    stop = stop_event()
     port = int(listener.getsockname()[1])
     listener.close()  # Serve's proxy binds the address itself.
     own: ServiceConfig = getattr(cluster, served.role).limited(spec)
@@ -205,7 +205,7 @@ async def _on_ray(
     )
 
 
-def _stop_event() -> asyncio.Event:
+def stop_event() -> asyncio.Event:
     """Return an event that SIGTERM and Ctrl-C set."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

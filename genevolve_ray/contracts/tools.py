@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, get_args
@@ -17,9 +18,11 @@ from genevolve_ray.contracts.running import check_cancelled, raised_by, run_all
 from genevolve_ray.contracts.samples import REQUEST
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import ImageStore, MemoryImages
-from genevolve_ray.records.observation import ImageSearchObservation, Observation
+from genevolve_ray.records.observation import Observation, Pictured
 from genevolve_ray.records.request import Request
-from genevolve_ray.tools.protocol import EpisodeContext, Tool
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, opened
+from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.showing import Observations
 
 
 class Toolbox(Protocol):
@@ -87,17 +90,36 @@ async def check_description(toolbox: Toolbox, case: ToolsCase) -> None:
         assert tool.parameters.get("type") == "object", f"the parameters of {name} are not an object: {tool.parameters}"
 
 
+async def check_state(toolbox: Toolbox, case: ToolsCase) -> None:
+    """Check that a tool with state for each episode opens and closes episodes, in a toolbox that workers hold."""
+    for name, tool in toolbox.tools.items():
+        methods = [method for method in ("open_episode", "close_episode") if hasattr(tool, method)]
+        assert len(methods) != 1, f"{name} has {methods[0]}, but not the other of open_episode and close_episode"
+        local = getattr(toolbox, "local", False)
+        assert not methods or local, f"{name} has state for each episode, but its toolbox does not declare local = True"
+
+
+@asynccontextmanager
+async def _opened(toolbox: Toolbox, case: ToolsCase) -> AsyncIterator[Mapping[str, Tool]]:
+    """Yield the tools as a run calls them, in an episode."""
+    tools = running_tools(toolbox.tools, Observations(), case.images)
+    async with opened(tools.values(), _episode(case)):
+        yield tools
+
+
 async def check_observation(toolbox: Toolbox, case: ToolsCase) -> None:
     """Check that valid arguments give an `Observation`, and that the store holds each of its images unchanged."""
-    for name, tool in toolbox.tools.items():
-        seen = await tool.call(case.of(tool), _episode(case))
-        assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, not an observation"
-        assert not seen.outages, f"{name} is out of service: {'; '.join(seen.outages)}"
-        if isinstance(seen, ImageSearchObservation):
-            _check_pictures(name, seen, case.images)
+    async with _opened(toolbox, case) as tools:
+        for name, tool in tools.items():
+            seen = await tool.call(case.of(tool), _episode(case))
+            kinds = ", ".join(kind.__name__ for kind in get_args(Observation))
+            assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, not one of {kinds}"
+            assert not seen.outages, f"{name} is out of service: {'; '.join(seen.outages)}"
+            if isinstance(seen, Pictured):
+                _check_pictures(name, seen, case.images)
 
 
-def _check_pictures(name: str, seen: ImageSearchObservation, images: ImageStore) -> None:
+def _check_pictures(name: str, seen: Pictured, images: ImageStore) -> None:
     for hit in seen.hits:
         try:
             data = images.get(hit.image)
@@ -117,13 +139,14 @@ def _check_pictures(name: str, seen: ImageSearchObservation, images: ImageStore)
 
 async def check_bad_arguments(toolbox: Toolbox, case: ToolsCase) -> None:
     """Check that arguments that the schema forbids raise ToolArgumentError, whose message the policy reads."""
-    for name, tool in toolbox.tools.items():
-        for bad in _bad(tool, case.of(tool)):
-            error = await raised_by(tool.call(bad, _episode(case)))
-            assert error is not None, f"{name} accepted the arguments {bad}, which its schema forbids"
-            kind = type(error).__name__
-            assert isinstance(error, ToolArgumentError), f"{name} answered the arguments {bad} with {kind}: {error}"
-            assert str(error).strip(), f"{name} refused {bad} without a message"
+    async with _opened(toolbox, case) as tools:
+        for name, tool in tools.items():
+            for bad in _bad(tool, case.of(tool)):
+                error = await raised_by(tool.call(bad, _episode(case)))
+                assert error is not None, f"{name} accepted the arguments {bad}, which its schema forbids"
+                kind = type(error).__name__
+                assert isinstance(error, ToolArgumentError), f"{name} answered the arguments {bad} with {kind}: {error}"
+                assert str(error).strip(), f"{name} refused {bad} without a message"
 
 
 def _bad(tool: Tool, good: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,11 +161,12 @@ def _bad(tool: Tool, good: dict[str, Any]) -> list[dict[str, Any]]:
 
 async def check_cancellation(toolbox: Toolbox, case: ToolsCase) -> None:
     """Check that a canceled call ends and leaves nothing running."""
-    for tool in toolbox.tools.values():
-        await check_cancelled(partial(tool.call, case.of(tool), _episode(case)))
+    async with _opened(toolbox, case) as tools:
+        for tool in tools.values():
+            await check_cancelled(partial(tool.call, case.of(tool), _episode(case)))
 
 
-CHECKS = (check_description, check_observation, check_bad_arguments, check_cancellation)
+CHECKS = (check_description, check_state, check_observation, check_bad_arguments, check_cancellation)
 
 
 async def check_tools(toolbox: Toolbox, case: ToolsCase | None = None) -> None:

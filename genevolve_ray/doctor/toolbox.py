@@ -31,11 +31,14 @@ def offered_tools(config: RunConfig) -> Mapping[str, Tool] | None:
     if config.tools.isolated:
         return None
     try:
-        found: Mapping[str, Tool] = build_here(config.tools, MemoryImages()).tools
+        toolbox = build_here(config.tools, MemoryImages())
     except PluginFault:
         if config.cluster.address:  # Its nodes may have files that this machine lacks.
             return None
         raise
+    found: Mapping[str, Tool] = toolbox.tools
+    if (close := getattr(toolbox, "close", None)) is not None:
+        close()  # The names and schemas remain.
     return found
 
 

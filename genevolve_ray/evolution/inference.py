@@ -21,7 +21,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.tools.showing import showing
+from genevolve_ray.tools.running import running_tools
 
 _SAMPLE = 1 << 16
 
@@ -139,7 +139,7 @@ async def inference_in_process(
         ports = InferencePorts()
         if wanted.policy is not None:
             policy = await stack.enter_async_context(open_policy(config, wanted.policy, images))
-            tools = showing(built(config.tools, images).tools, config.protocol.observations, images)
+            tools = running_tools(built(config.tools, images).tools, config.protocol.observations, images)
             ports.agent = Rollouts(policy.open_session, tools, config.protocol, wanted.date)
         if wanted.render:
             ports.renderer = RenderService(built(config.renderer), images)

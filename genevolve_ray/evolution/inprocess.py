@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.agent.chat import ChatFormat, load_tokenizer
 from genevolve_ray.agent.policy_session import TokenSession
@@ -30,7 +30,7 @@ from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
-from genevolve_ray.tools.showing import showing
+from genevolve_ray.tools.running import running_tools
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.distributed import Ranks
@@ -52,9 +52,12 @@ class Ports:
 class LocalRollouts:
     """Serve the rollout port over one engine in this process; it also holds the renderers."""
 
-    def __init__(self, rollouts: Rollouts, scoring: Scoring, engine: Engine, images: ImageStore) -> None:
-        """Combine rollouts, their scoring, their engine and the run's pictures."""
+    def __init__(
+        self, rollouts: Rollouts, scoring: Scoring, engine: Engine, images: ImageStore, toolbox: Any = None
+    ) -> None:
+        """Combine rollouts, their scoring, their engine, the run's pictures, and the toolbox behind the tools."""
         self._rollouts, self._scoring, self._engine, self._images = rollouts, scoring, engine, images
+        self._toolbox = toolbox
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
         """Build an additional renderer. Raises PluginFault for one that cannot run in this process."""
@@ -79,6 +82,11 @@ class LocalRollouts:
     async def update(self, weights: PublishedWeights) -> float:
         """Load published weights and verify them."""
         return await self._engine.update(await weights.folder(), weights.version, weights.probe)
+
+    async def aclose(self) -> None:
+        """Close the toolbox, where it holds connections; the engine belongs to the caller."""
+        if (close := getattr(self._toolbox, "aclose", None)) is not None:
+            await close()
 
 
 def load_chat(model_dir: Path, date: str = "") -> ChatFormat:
@@ -120,14 +128,16 @@ def build_rollouts(
     `adjust` replaces the tools, for a measurement.
     """
     chat = load_chat(model_dir, config.date)
-    tools = showing(config.tools.build(images).tools, config.protocol.observations, images)
+    toolbox = config.tools.build(images)
+    tools = running_tools(toolbox.tools, config.protocol.observations, images)
     tools = tools if adjust is None else adjust(tools)
     scoring = build_scoring(config, images)
 
     def open_session(sampling: SamplingParams) -> TokenSession:
         return TokenSession(engine, chat, sampling, images.get)
 
-    return LocalRollouts(Rollouts(open_session, tools, config.protocol, config.date, scoring), scoring, engine, images)
+    rollouts = Rollouts(open_session, tools, config.protocol, config.date, scoring)
+    return LocalRollouts(rollouts, scoring, engine, images, toolbox)
 
 
 def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:
@@ -179,4 +189,5 @@ async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStor
         try:
             yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
         finally:
+            await rollouts.aclose()
             await engine.close()

@@ -23,6 +23,12 @@ def time_limit(spec: PluginSpec) -> float:
     Services may be called one after the other, and an answer that cannot be read is requested again. A plug-in whose
     settings cannot be read here (an environment of its own, a class that is not found) gets the shortest limit.
     """
+    servers = getattr(spec, "mcp", None)
+    slowest = max(SHORTEST, servers.patience_s + _MARGIN) if servers is not None else SHORTEST
+    return max(slowest, _own_limit(spec))
+
+
+def _own_limit(spec: PluginSpec) -> float:
     if spec.isolated:
         return SHORTEST
     try:

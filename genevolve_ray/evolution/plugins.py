@@ -19,6 +19,7 @@ from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.secrets import masked, resolved
 from genevolve_ray.records.suggestions import meant, meant_key
+from genevolve_ray.tools.mcp.config import McpConfig
 
 _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
 """Names of settings whose values are never shown."""
@@ -165,7 +166,11 @@ class PluginSpec(Config):
     def build(self, *context: ImageStore) -> Any:
         """Build the plug-in. Raises PluginFault for an unknown class, ValidationError for bad settings."""
         kind = self.resolve()
-        return kind(kind.Config.model_validate(self.config), *context)
+        return self.complete(kind(kind.Config.model_validate(self.config), *context), *context)
+
+    def complete(self, plugin: Any, *context: ImageStore) -> Any:
+        """Return the plug-in with what the role adds to it."""
+        return plugin
 
 
 class RequestsSpec(PluginSpec):
@@ -184,9 +189,29 @@ class RequestsSpec(PluginSpec):
 
 
 class ToolsSpec(PluginSpec):
-    """Select a toolbox."""
+    """Select a toolbox, and the MCP servers whose tools it offers besides."""
 
     role: ClassVar = Role.TOOLS
+
+    mcp: McpConfig | None = None
+    """Tool servers that speak MCP (the Model Context Protocol)."""
+
+    def complete(self, plugin: Any, *context: ImageStore) -> Any:
+        """Return the toolbox with the tools of the MCP servers. Raises PluginFault for one that cannot be used."""
+        if self.mcp is None or not self.mcp.servers:
+            return plugin
+        try:
+            from genevolve_ray.tools.mcp.toolbox import WithServers
+
+            return WithServers(plugin, self.mcp, *context)
+        except ImportError as error:
+            raise PluginFault(f"tools.mcp needs the package mcp: pip install 'genevolve_ray[mcp]' ({error})") from error
+        except UserFault as fault:
+            raise PluginFault(str(fault)) from fault
+
+    def alone(self) -> ToolsSpec:
+        """Return the toolbox without the servers."""
+        return self.model_copy(update={"mcp": None})
 
 
 class RendererSpec(PluginSpec):
@@ -218,6 +243,11 @@ SPECS: dict[Role, type[PluginSpec]] = {
 }
 
 
+def held_by_workers(spec: PluginSpec) -> bool:
+    """Return whether rollout workers build a toolbox themselves: its calls are look-ups in memory, or have state."""
+    return not spec.isolated and bool(getattr(spec.resolve(), "local", False))
+
+
 def same_plugin(role: str, one: Any, other: Any) -> bool:
     """Return whether two values of `type` select the same class of a role, by import path or by registered name."""
     return bool(_path_of(role, one) == _path_of(role, other))
@@ -238,9 +268,10 @@ def build_here(spec: PluginSpec, *context: ImageStore) -> Any:
     kind = spec.resolve()
     settings = spec.settings(kind)
     try:
-        return kind(settings, *context)
+        plugin = kind(settings, *context)
     except Exception as error:
         raise PluginFault(f"{spec.role or 'plug-in'} {spec.type} cannot be built: {_line(error)}") from error
+    return spec.complete(plugin, *context)
 
 
 def _line(error: Exception) -> str:

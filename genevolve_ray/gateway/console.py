@@ -19,6 +19,8 @@ from genevolve_ray.gateway.worker import StartEngine, Worker, WorkerConfig
 from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.secrets import shown
+from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.showing import Observations
 
 _SECONDS = 10.0
 _KINDS = ("vllm", "transformers", "null")
@@ -63,7 +65,8 @@ def run_worker(
     if tools is not None:
         images = MemoryImages()
         try:
-            own = OwnTools(ToolsSpec(type=tools).build(images).tools, images)
+            offered = running_tools(ToolsSpec(type=tools).build(images).tools, Observations(), images)
+            own = OwnTools(offered, images)
         except ValueError as error:
             raise WorkerError(f"--tools {tools}: {error}") from error
     try:

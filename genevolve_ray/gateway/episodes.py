@@ -17,7 +17,7 @@ from genevolve_ray.gateway.wire import LeaseGrant, LedgerBody, OwnCall, Push, To
 from genevolve_ray.gateway.worker_pictures import WorkerPictures
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.ledger import TokenLedger
-from genevolve_ray.records.observation import ImageSearchObservation, Observation
+from genevolve_ray.records.observation import Observation, Pictured
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, SampleKey
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, ToolCard
@@ -156,7 +156,7 @@ class _OwnTool:
         self._recorded.append(OwnCall(name=self.name, arguments=arguments, answer=answer))
 
     async def _brought(self, observation: Observation) -> Observation:
-        if not isinstance(observation, ImageSearchObservation):
+        if not isinstance(observation, Pictured):
             return observation
         hits = [
             hit.model_copy(update={"image": await self._client.put_image(self._own.images.get(hit.image))})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genevolve_ray.engines.checks import context_length, vocabulary_size
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.inprocess import build_scoring, load_banned, load_chat
 from genevolve_ray.evolution.ports import RolloutPort
@@ -26,8 +27,8 @@ from genevolve_ray.gateway.server import GatewayServer
 from genevolve_ray.gateway.trust import TOLERANCES
 from genevolve_ray.models.image_tokens import ImageTokens
 from genevolve_ray.records.images import ImageStore
-from genevolve_ray.tools.protocol import EpisodeContext, Tool
-from genevolve_ray.tools.showing import showing
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, keeps_state
+from genevolve_ray.tools.running import running_tools
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.rescoring import Rescorer
@@ -47,7 +48,7 @@ class GatewayParts:
 
 def local_parts(config: EvolutionConfig, images: ImageStore) -> GatewayParts:
     """Build tools, renderer and judge in this process."""
-    tools = showing(config.tools.build(images).tools, config.protocol.observations, images)
+    tools = running_tools(config.tools.build(images).tools, config.protocol.observations, images)
     return GatewayParts(tools, build_scoring(config, images), images)
 
 
@@ -79,6 +80,8 @@ async def open_gateway(
     Raises:
         GatewayStartError: when it cannot listen.
     """
+    if stateful := [tool.name for tool in parts.tools.values() if keeps_state(tool)]:
+        raise UserFault(f"gateway: {', '.join(stateful)} has state for each episode, which outside workers cannot open")
     home = asyncio.get_running_loop()
 
     async def call(tool: Tool, arguments: dict[str, object], context: EpisodeContext) -> object:

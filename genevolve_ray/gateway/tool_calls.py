@@ -12,7 +12,7 @@ from genevolve_ray.gateway.leases import Call, LeaseTable, SampleLease
 from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.gateway.wire import OwnCall, ToolAnswer, ToolOrder
 from genevolve_ray.records.images import ImageRef, ImageStore
-from genevolve_ray.records.observation import ImageSearchObservation, Observation
+from genevolve_ray.records.observation import Observation, Pictured
 from genevolve_ray.records.pictures import ImageRefused, clean_picture
 from genevolve_ray.records.secrets import redacted
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
@@ -98,7 +98,7 @@ class ToolCalls:
 
     def _note_pictures(self, lease: SampleLease, observation: Observation | None) -> None:
         """Let the worker of a lease fetch the pictures of an observation. Raises GatewayRefusal for too many."""
-        if self._show is None or not isinstance(observation, ImageSearchObservation):
+        if self._show is None or not isinstance(observation, Pictured):
             return
         shown = {hit.shown.sha256: hit.shown for hit in observation.hits if hit.shown is not None}
         most = self._facts.profile.most_images
@@ -159,7 +159,7 @@ class ToolCalls:
 
     async def _as_shown(self, answer: ToolAnswer) -> ToolAnswer:
         observation = answer.observation
-        if not isinstance(observation, ImageSearchObservation):
+        if not isinstance(observation, Pictured):
             return answer
         # Only known references: one from outside could name any file.
         if any(hit.image not in self._uploads for hit in observation.hits):

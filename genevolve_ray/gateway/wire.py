@@ -14,7 +14,7 @@ from genevolve_ray.gateway.reasons import GatewayRefusal, RefusalReason
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.ledger import MediaSpan, Span
-from genevolve_ray.records.observation import ImageSearchObservation, SearchObservation, SkillObservation
+from genevolve_ray.records.observation import Observation
 from genevolve_ray.tools.protocol import ToolCard
 
 PROTOCOL = 3
@@ -82,7 +82,7 @@ class ToolOrder(Body):
 class ToolAnswer(Record):
     """Answer a tool call: an observation, or one of the two reasons for having none."""
 
-    observation: SearchObservation | ImageSearchObservation | SkillObservation | None = None
+    observation: Observation | None = None
     argument_error: str | None = None
     outage: str | None = None
 

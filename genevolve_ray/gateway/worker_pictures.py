@@ -8,7 +8,7 @@ from pathlib import Path
 from genevolve_ray.gateway.client import GatewayClient
 from genevolve_ray.gateway.worker_engine import WorkerError
 from genevolve_ray.records.images import FilesystemImages, ImageRef
-from genevolve_ray.records.observation import ImageSearchObservation, Observation
+from genevolve_ray.records.observation import Observation, Pictured
 
 FOLDER = "pictures"
 MAX_BYTES = 1 << 30
@@ -36,7 +36,7 @@ class WorkerPictures:
             GatewayDown: when one does not arrive, or arrives damaged.
             WorkerError: when one cannot be written.
         """
-        if isinstance(observation, ImageSearchObservation):
+        if isinstance(observation, Pictured):
             for ref in dict.fromkeys(hit.shown for hit in observation.hits if hit.shown is not None):
                 if not await asyncio.to_thread(self._there, ref):
                     data = await self._client.picture(lease, ref.sha256)

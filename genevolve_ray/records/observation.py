@@ -84,4 +84,34 @@ class SkillObservation(Record):
         return ()
 
 
-Observation = SearchObservation | ImageSearchObservation | SkillObservation
+class _OfAnyTool(Record):
+    """Hold what the results of all other tools share."""
+
+    text: str
+    error: str = ""
+    """Why the call failed, as the policy reads it in place of the result."""
+    outage: str = ""
+    """External failure, where the policy receives it as an error; the text itself is never shown to it."""
+
+    @property
+    def outages(self) -> tuple[str, ...]:
+        """External failures."""
+        return (self.outage,) if self.outage else ()
+
+
+class TextObservation(_OfAnyTool):
+    """Hold the result of any tool that returns text, of one or more lines."""
+
+
+class ImageObservation(_OfAnyTool):
+    """Hold the result of any tool that returns pictures, with text or without.
+
+    Each picture gets an id in its trajectory, by which an answer can use it as a reference.
+    """
+
+    hits: tuple[ImageHit, ...]
+
+
+Pictured = ImageSearchObservation | ImageObservation
+"""Observations with pictures."""
+Observation = SearchObservation | ImageSearchObservation | SkillObservation | TextObservation | ImageObservation

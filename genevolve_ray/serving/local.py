@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.gateway.config import MIB, LimitsConfig
@@ -55,10 +55,26 @@ async def serve_here(
         response = await door.handle(Request(scope, receive))
         await response(scope, receive, send)
 
+    try:
+        await serve_app(app, listener, stop, on_listening, grace=grace, body_mib=door.limits.body_mib)
+    finally:
+        await door.aclose()
+
+
+async def serve_app(
+    app: ASGIApp,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    on_listening: Callable[[], None],
+    *,
+    grace: float,
+    body_mib: float,
+) -> None:
+    """Serve an application on a bound socket until `stop`, as `serve_here`; requests have at most `body_mib` MiB."""
     book = Connections(connection_budget(_CONNECTIONS), _CONNECTIONS.token_connections)
     config = uvicorn.Config(
         app,
-        http=protocol_class(book, _CONNECTIONS.head_seconds, int(2 * door.limits.body_mib * MIB)),
+        http=protocol_class(book, _CONNECTIONS.head_seconds, int(2 * body_mib * MIB)),
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         proxy_headers=False,
@@ -81,4 +97,3 @@ async def serve_here(
         stopping.cancel()
         server.should_exit = True
         await serving
-        await door.aclose()

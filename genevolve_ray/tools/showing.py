@@ -1,12 +1,10 @@
-"""Pictures that the policy sees: each hit of an image search gets a file of bounded size, made once where tools run."""
+"""Pictures that the policy sees: each gets a file of bounded size, made once where tools run."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from pydantic import Field
 
@@ -14,9 +12,8 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.models.image_tokens import MAX_ASPECT, within_aspect
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
-from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation
+from genevolve_ray.records.observation import ImageHit, Observation, Pictured
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture, plain_size
-from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
 _REMEMBERED = 4096
 """Pictures whose copies are remembered: the rollouts of a group find the same ones."""
@@ -50,19 +47,6 @@ class Observations(Config):
         return max(1, side)
 
 
-class ShowingTool:
-    """Wrap a tool so that the hits of its image searches have files for the policy to see."""
-
-    def __init__(self, tool: Tool, show: ShownPictures) -> None:
-        """Wrap `tool`."""
-        self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
-        self._tool, self._show = tool, show
-
-    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Execute the call, and make the files. Raises as the tool, and InfraFailure as `ShownPictures.hit`."""
-        return await self._show.observation(await self._tool.call(arguments, episode))
-
-
 class ShownPictures:
     """Make the files that the policy sees, in the store of the run."""
 
@@ -72,8 +56,8 @@ class ShownPictures:
         self._made = lru_cache(maxsize=_REMEMBERED)(self._make)
 
     async def observation(self, observation: Observation) -> Observation:
-        """Return the observation; where it is an image search, each of its first hits has `shown` or `unseen`."""
-        if not isinstance(observation, ImageSearchObservation):
+        """Return the observation; where it has pictures, each of the first has `shown` or `unseen`."""
+        if not isinstance(observation, Pictured):
             return observation
         first = self._observations.per_search
         hits = [await self.hit(hit) if place < first else hit.unshown() for place, hit in enumerate(observation.hits)]
@@ -112,14 +96,3 @@ class ShownPictures:
 def _check_sides(width: int, height: int) -> None:
     if not within_aspect(width, height):
         raise ImageRefused(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
-
-
-def showing(tools: Mapping[str, Tool], observations: Observations, images: ImageStore) -> dict[str, Tool]:
-    """Return the tools of a run under a profile: with pictures for the policy, where the profile shows them.
-
-    `images` is the store from which the policy's engine reads them.
-    """
-    if not observations.images:
-        return dict(tools)
-    show = ShownPictures(observations, images)
-    return {name: ShowingTool(tool, show) for name, tool in tools.items()}

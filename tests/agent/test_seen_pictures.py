@@ -26,7 +26,8 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
-from genevolve_ray.tools.showing import Observations, showing
+from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.showing import Observations
 
 CALL = '<think>Look.</think>\n<tool_call>{"name": "image_search", "arguments": {"query": "QUERY"}}</tool_call>'
 ANSWER = (
@@ -114,7 +115,7 @@ async def play(
         REQUEST,
         key=SampleKey(step=0, request_id="r", sample=0),
         session=TokenSession(engine, chat, SamplingParams(), images.get),
-        tools=showing({search.name: search}, used.observations, images),
+        tools=running_tools({search.name: search}, used.observations, images),
         profile=used,
         seed=1,
     )
@@ -267,7 +268,7 @@ async def test_a_chat_endpoint_gets_pictures_as_parts_of_the_message() -> None:
         REQUEST,
         key=SampleKey(step=0, request_id="r", sample=0),
         session=ChatSession(policy, SamplingParams(), images.get),
-        tools=showing({search.name: search}, profile().observations, images),
+        tools=running_tools({search.name: search}, profile().observations, images),
         profile=profile(),
         seed=1,
     )
@@ -287,7 +288,7 @@ async def test_a_file_that_cannot_be_read_is_an_infrastructure_failure(folder: P
         REQUEST,
         key=SampleKey(step=0, request_id="r", sample=0),
         session=TokenSession(ScriptedEngine(chat, searches("first")), chat, SamplingParams(), gone),
-        tools=showing({search.name: search}, profile().observations, images),
+        tools=running_tools({search.name: search}, profile().observations, images),
         profile=profile(),
         seed=1,
     )

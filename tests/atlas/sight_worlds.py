@@ -25,7 +25,7 @@ from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
-from genevolve_ray.tools.showing import showing
+from genevolve_ray.tools.running import running_tools
 
 EPISODES = 24
 IMAGES = MemoryImages()
@@ -38,7 +38,7 @@ def seen_world(partition: Partition = Partition.TRAIN) -> World:
 
 @lru_cache
 def seen_tools() -> dict[str, Tool]:
-    return showing(world_tools(seen_world()), PROFILES[PROFILE].observations, IMAGES)
+    return running_tools(world_tools(seen_world()), PROFILES[PROFILE].observations, IMAGES)
 
 
 @lru_cache

@@ -344,6 +344,16 @@ class Sliding(GoodSource):
         return [self.pose("validation", count + i) for i in range(count)]
 
 
+class OpensOnly(GoodTool):
+    async def open_episode(self, episode: Any) -> None:
+        """Open an episode that is never closed."""
+
+
+class HeldByNobody(OpensOnly):
+    async def close_episode(self, episode: Any) -> None:
+        """Close an episode, in a toolbox that is no `local` one."""
+
+
 class TrainsOnTheTest(GoodSource):
     def heldout(self, count: int) -> Any:
         return [self.train(i).model_copy(update={"id": f"heldout-{i}"}) for i in range(count)]
@@ -383,6 +393,8 @@ PLANTED: list[tuple[Any, type, str, str]] = [
     (RENDERER, LeavesTasks, "cancellation", "left 1 tasks running"),
     (RENDERER, Deaf, "cancellation", "still running after"),
     (box, Undescribed, "description", "not a JSON schema"),
+    (box, OpensOnly, "state", "not the other of open_episode and close_episode"),
+    (box, HeldByNobody, "state", "does not declare local = True"),
     (box, Unrecorded, "observation", "returned dict"),
     (box, Unstored, "observation", "not in the image store"),
     (box, WrongSize, "observation", "its reference has (4, 4)"),

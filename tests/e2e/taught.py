@@ -17,7 +17,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
-from genevolve_ray.tools.showing import showing
+from genevolve_ray.tools.running import running_tools
 
 STEPS = 600
 LOSS = 0.015
@@ -65,7 +65,7 @@ async def _played(chat: object, images: MemoryImages, profile: ProtocolProfile) 
         Requests(NoConfig(), images).train(0),
         key=SampleKey(step=0, request_id="r", sample=0),
         session=TokenSession(ScriptedEngine(chat, script(1)), chat, SamplingParams(), images.get),  # type: ignore[arg-type]
-        tools=showing(PictureTools(NoConfig(), images).tools, profile.observations, images),
+        tools=running_tools(PictureTools(NoConfig(), images).tools, profile.observations, images),
         profile=profile,
         seed=1,
     )
