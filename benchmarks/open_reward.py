@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from genevolve_ray.evolution.judging import Panel
-from genevolve_ray.records.components import AnyVerdict, Component, OpenVerdict, Scale
+from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageRef, reference
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -54,7 +54,7 @@ class Number:
     """Return one number."""
 
     identity = "number/1"
-    components: Mapping[str, Scale] = {"score": Scale()}
+    components: Mapping[str, ComponentRange] = {"score": ComponentRange()}
 
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]

@@ -20,7 +20,7 @@ from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.cluster.replies import unwrap
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.patience import SHORTEST
-from genevolve_ray.records.components import AnyVerdict, Scale
+from genevolve_ray.records.components import AnyVerdict, ComponentRange
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.program import Program
@@ -131,7 +131,7 @@ class ServeRenderer:
 class ServeJudge:
     """Represent the judge service."""
 
-    def __init__(self, identity: str, components: Mapping[str, Scale], caller: Caller) -> None:
+    def __init__(self, identity: str, components: Mapping[str, ComponentRange], caller: Caller) -> None:
         """Represent the judge of that identity, which measures these components."""
         self.identity, self.components, self._caller = identity, components, caller
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, build_here, held_by_workers
 from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
-from genevolve_ray.records.components import Scale
+from genevolve_ray.records.components import ComponentRange
 from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -119,7 +119,7 @@ class JudgeReplica(_Replica):
         """Return the judge's identity."""
         return self._service.identity
 
-    async def components(self) -> dict[str, Scale]:
+    async def components(self) -> dict[str, ComponentRange]:
         """Return the components that the judge declares, by name."""
         return dict(self._service.components)
 

@@ -17,7 +17,7 @@ from genevolve_ray.contracts.running import (
 from genevolve_ray.contracts.samples import NOT_A_PICTURE, REQUEST, picture
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.protocol import Judge, declared_components, needs_truth
-from genevolve_ray.records.components import AnyVerdict, Component, OpenVerdict, Scale, components_of
+from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict, components_of
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program, ReferenceImage
@@ -73,7 +73,7 @@ async def check_verdict(judge: Judge, case: JudgeCase) -> None:
     assert verdict.judge == judge.identity, f"the verdict names {verdict.judge!r}, but the judge is {judge.identity!r}"
 
 
-def _check_declared(found: Mapping[str, Component], declared: Mapping[str, Scale]) -> None:
+def _check_declared(found: Mapping[str, Component], declared: Mapping[str, ComponentRange]) -> None:
     """Check the components of a verdict against those that the judge declares (attribute `components`)."""
     unknown = sorted(set(found) - set(declared))
     assert not unknown, f"the verdict has {', '.join(unknown)}, but `components` declares {', '.join(declared)}"

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.kscore import OutOfRange
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.components import Component, OpenVerdict, Scale
+from genevolve_ray.records.components import Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
 from genevolve_ray.records.program import Program
@@ -83,9 +83,9 @@ class HttpReward:
         self._limits = PictureLimits(long_side=config.long_side, output="PNG")
 
     @classmethod
-    def components(cls, config: HttpRewardConfig) -> Mapping[str, Scale]:
+    def components(cls, config: HttpRewardConfig) -> Mapping[str, ComponentRange]:
         """Return the configured components."""
-        return {name: Scale(**one.model_dump()) for name, one in config.components.items()}
+        return {name: ComponentRange(**one.model_dump()) for name, one in config.components.items()}
 
     @classmethod
     def needs_truth(cls, config: HttpRewardConfig) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from genevolve_ray.engines.protocol import ChatModel
-from genevolve_ray.records.components import KSCORE_SCALES, AnyVerdict, Scale
+from genevolve_ray.records.components import KSCORE_SCALES, AnyVerdict, ComponentRange
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
@@ -21,7 +21,7 @@ class Judge(Protocol):
     A judge may declare `deterministic = True`: the same arguments give the same verdict, so equal pictures of equal
     programs are judged once. A model behind a server is rarely deterministic, even at temperature 0.
 
-    It may declare `components`, a `Scale` by the name of each component of its verdicts; by default these are those of
+    It may declare `components`, a `ComponentRange` by the name of each component of its verdicts; by default these are those of
     a KScore verdict. With `needs_truth = False` it is never given a ground-truth image, and requests may lack one. Where
     either depends on the settings, it is a class method that gets them, and the judge keeps them as `config`.
     """
@@ -41,10 +41,10 @@ class Judge(Protocol):
         ...
 
 
-def declared_components(judge: Any, settings: Any = None) -> Mapping[str, Scale]:
+def declared_components(judge: Any, settings: Any = None) -> Mapping[str, ComponentRange]:
     """Return the components that a judge declares; for a class, give its settings."""
     said = getattr(judge, "components", KSCORE_SCALES)
-    found: Mapping[str, Scale] = said(settings or judge.config) if callable(said) else said
+    found: Mapping[str, ComponentRange] = said(settings or judge.config) if callable(said) else said
     return found
 
 

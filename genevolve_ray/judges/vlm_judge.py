@@ -30,7 +30,7 @@ from genevolve_ray.judges.rubrics import (
     load_rubric,
 )
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.components import KSCORE_SCALES, Scale
+from genevolve_ray.records.components import KSCORE_SCALES, ComponentRange
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
@@ -120,7 +120,7 @@ class VlmJudge:
         )
 
     @classmethod
-    def components(cls, config: VlmJudgeConfig) -> Mapping[str, Scale]:
+    def components(cls, config: VlmJudgeConfig) -> Mapping[str, ComponentRange]:
         """Return the components of its verdicts; without an examination they have no sufficiency."""
         unmeasured = {"sufficiency"} if config.sufficiency_check == "off" else set()
         return {name: scale for name, scale in KSCORE_SCALES.items() if name not in unmeasured}

@@ -12,7 +12,7 @@ from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.verdict import WEIGHTS, ScoreFormula, Verdict, kscore
 
 
-class Scale(Record):
+class ComponentRange(Record):
     """Declare the range of a component, before any verdict exists."""
 
     low: float = Field(default=0.0, allow_inf_nan=False)
@@ -21,7 +21,7 @@ class Scale(Record):
     """True where a judgment that succeeded may lack it: a text score has no value without a required text."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Scale:
+    def _ordered(self) -> ComponentRange:
         if not self.low < self.high:
             raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
         return self
@@ -78,10 +78,10 @@ class OpenVerdict(Record):
 
 AnyVerdict = Verdict | OpenVerdict
 """What a judge may return."""
-KSCORE_SCALES: Mapping[str, Scale] = {
-    **{name: Scale(sometimes=name == "text_accuracy") for name in WEIGHTS},
-    "kscore": Scale(),
-    "sufficiency": Scale(),
+KSCORE_SCALES: Mapping[str, ComponentRange] = {
+    **{name: ComponentRange(sometimes=name == "text_accuracy") for name in WEIGHTS},
+    "kscore": ComponentRange(),
+    "sufficiency": ComponentRange(),
 }
 """The components of a KScore verdict. `text_accuracy` is absent where the request contains no text."""
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.records.components import AnyVerdict, Component, Scale, components_of
+from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, components_of
 from genevolve_ray.records.verdict import COMBINATIONS, MissingValue, Reward, RewardConfig
 
-Declared = Mapping[str, Mapping[str, Scale]]
+Declared = Mapping[str, Mapping[str, ComponentRange]]
 """The components that each judge declares, by the judge's name."""
 Combine = Callable[[Mapping[str, Component]], float]
 

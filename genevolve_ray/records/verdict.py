@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import Literal
 
@@ -134,7 +133,7 @@ def mean_kscore(rows: list[ImageScores], formula: ScoreFormula) -> float:
     return total
 
 
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+")
+_FUNCTION = r"[A-Za-z_]\w*(\.\w+)*:\w+"
 COMBINATIONS = ("weighted_sum", "product", "minimum")
 """Named ways to combine components."""
 
@@ -164,7 +163,7 @@ class RewardConfig(Config):
     components: dict[str, float] = Field(default_factory=dict)
     """Weight of each component, by `JUDGE.COMPONENT`, or by `COMPONENT` where one judge alone has it. Each counts on the
     scale from 0 (worst) to 1 (best). Empty: the reward of the paper."""
-    combine: str = Field(default="weighted_sum", pattern=rf"^({'|'.join(COMBINATIONS)}|{_FUNCTION.pattern})$")
+    combine: str = Field(default="weighted_sum", pattern=rf"^({'|'.join(COMBINATIONS)}|{_FUNCTION})$")
     """`weighted_sum`; `product` of the components, with weights as exponents; `minimum` of weight times component; or
     `module:function`, which gets the components by name and returns a number."""
     gates: dict[str, float] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ from loop_fakes import make_trajectory
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.normalising import normalise_group
-from genevolve_ray.records.components import AnyVerdict, Component, OpenVerdict, Scale
+from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageRef, reference
 from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageHit
@@ -39,7 +39,7 @@ class Number:
     """Gives one number, or fails, after it has met the other judges."""
 
     identity = "number/1"
-    components: Mapping[str, Scale] = {"score": Scale(low=0, high=10)}
+    components: Mapping[str, ComponentRange] = {"score": ComponentRange(low=0, high=10)}
 
     def __init__(self, value: float | None, meeting: asyncio.Barrier | None = None) -> None:
         self.value, self.meeting = value, meeting

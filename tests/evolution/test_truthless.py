@@ -16,7 +16,7 @@ from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.services import JudgeService
 from genevolve_ray.evolution.sources import check_truth
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.components import AnyVerdict, Component, OpenVerdict, Scale
+from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -33,7 +33,7 @@ class Length:
     Config = Config
     identity = "length/1"
     needs_truth: bool = False
-    components = {"length": Scale(high=100)}
+    components = {"length": ComponentRange(high=100)}
 
     def __init__(self, config: Config | None = None) -> None:
         self.truths: list[bytes] = []

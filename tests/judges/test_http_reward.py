@@ -16,7 +16,7 @@ from genevolve_ray.contracts.judge import check_judge
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.http_reward import HttpReward, HttpRewardConfig
 from genevolve_ray.judges.protocol import declared_components, needs_truth
-from genevolve_ray.records.components import OpenVerdict, Scale
+from genevolve_ray.records.components import ComponentRange, OpenVerdict
 from genevolve_ray.records.usage import metered
 
 TWO = {"overlap": {"high": 10}, "style": {"sometimes": True}}
@@ -56,7 +56,7 @@ async def test_named_numbers_have_their_ranges_and_reasons() -> None:
     assert (verdict.components["overlap"].scaled, verdict.components["overlap"].rationale) == (0.7, "seven words")
     assert "truth" in server.calls[0].body["rows"][0]
     assert needs_truth(judge) and needs_truth(HttpReward, judge.config)
-    assert declared_components(judge) == {"overlap": Scale(high=10), "style": Scale(sometimes=True)}
+    assert declared_components(judge) == {"overlap": ComponentRange(high=10), "style": ComponentRange(sometimes=True)}
 
 
 async def test_a_number_outside_its_range_is_clipped_and_flagged_or_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.records.components import KSCORE_SCALES, Component, OpenVerdict, Scale, components_of
+from genevolve_ray.records.components import KSCORE_SCALES, Component, ComponentRange, OpenVerdict, components_of
 from genevolve_ray.records.rewards import OpenReward, resolve_names
 from genevolve_ray.records.verdict import (
     EXAMINATION_FAILED,
@@ -24,7 +24,7 @@ from genevolve_ray.records.verdict import (
     combine_reward,
 )
 
-OCR = {"overlap": Scale(), "letters": Scale(low=0, high=20)}
+OCR = {"overlap": ComponentRange(), "letters": ComponentRange(low=0, high=20)}
 DECLARED = {"judge": KSCORE_SCALES, "ocr": OCR}
 
 
@@ -99,7 +99,7 @@ def test_names_are_resolved_in_full_or_where_one_judge_has_them() -> None:
 )
 def test_a_name_that_is_unknown_or_ambiguous_is_refused(name: str, said: str) -> None:
     with pytest.raises(UserFault, match=said):
-        resolve_names((name,), {**DECLARED, "b": {"overlap": Scale()}})
+        resolve_names((name,), {**DECLARED, "b": {"overlap": ComponentRange()}})
 
 
 @pytest.mark.parametrize(
