@@ -13,6 +13,7 @@ from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.consistency import check_consistent
 from genevolve_ray.evolution.plugins import (
     JudgeSpec,
     PluginSpec,
@@ -256,37 +257,7 @@ class EvolutionConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> EvolutionConfig:
-        if self.learner.temperature != self.sampling.temperature:
-            raise ValueError(
-                "learner and engine must use one temperature: "
-                f"learner.temperature={self.learner.temperature}, sampling.temperature={self.sampling.temperature}"
-            )
-        if self.learner.ved.coefficient > 0 and not self.experience.enabled:
-            raise ValueError(
-                "distillation needs experience: "
-                f"learner.ved.coefficient={self.learner.ved.coefficient:g}, experience.enabled=false"
-            )
-        if self.engine.vllm.sleep and (self.loop.mode != "sync" or self.learns_early):
-            raise ValueError(
-                f"engine.vllm.sleep=true needs loop.mode=sync and loop.overlap=false, got {self.loop.mode} and "
-                f"{str(self.loop.overlap).lower()}: engines would sample while the learner works"
-            )
-        if self.deterministic and self.engine.kind != "transformers":
-            raise ValueError(f"deterministic=true needs engine.kind=transformers, got {self.engine.kind!r}")
-        if self.deterministic and self.learner.compile:
-            raise ValueError("deterministic=true needs learner.compile=false: compiled code is not bit-exact")
-        timed = self.loop.sample_deadline is not None or self.loop.overlap
-        if self.deterministic and (self.loop.mode == "async" or timed):
-            raise ValueError(
-                "deterministic=true needs loop.mode=sync without loop.sample_deadline and loop.overlap, because timing would "
-                "affect the result"
-            )
-        pairs = self.experience.max_pairs
-        if self.loop.overlap and self.experience.enabled and self.loop.requests_per_step > pairs:
-            raise ValueError(
-                f"loop.overlap=true compares every group as soon as it is complete, but experience.max_pairs={pairs} is "
-                f"below loop.requests_per_step={self.loop.requests_per_step}: set one of them"
-            )
+        check_consistent(self)
         self._follow()
         if self.deterministic:
             self._lock_step()

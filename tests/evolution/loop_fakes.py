@@ -16,12 +16,14 @@ from genevolve_ray.evolution.ports import ExperiencePort, Parts, RolloutTask
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.weights import FolderPayload, PublishedWeights, WeightFolders
 from genevolve_ray.records.experience import Lesson, MovedToken
+from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Termination, Trajectory
 from genevolve_ray.records.verdict import Reward
 
 PLUGIN = {"type": "nowhere:Nothing"}
+TRUTH = ImageRef(sha256="ab" * 32, width=8, height=8)
 PROBE = Probe(token_ids=(1, 2), logprobs=(-0.5,))
 
 
@@ -63,17 +65,22 @@ def make_trajectory(
     )
 
 
+def a_request(name: str) -> Request:
+    """Return a request with a ground-truth image, which no part of these tests reads."""
+    return Request(id=name, prompt="draw", eval_type=EvalType.QUALITY, truth_image=TRUTH)
+
+
 class FakeRequests:
     """Numbered requests."""
 
     def train(self, index: int) -> Request:
-        return Request(id=f"train-{index}", prompt="draw", eval_type=EvalType.QUALITY)
+        return a_request(f"train-{index}")
 
     def validation(self, count: int) -> list[Request]:
-        return [Request(id=f"validation-{i}", prompt="draw", eval_type=EvalType.QUALITY) for i in range(count)]
+        return [a_request(f"validation-{i}") for i in range(count)]
 
     def heldout(self, count: int) -> list[Request]:
-        return [Request(id=f"heldout-{i}", prompt="draw", eval_type=EvalType.QUALITY) for i in range(count)]
+        return [a_request(f"heldout-{i}") for i in range(count)]
 
 
 class FakeRollouts:
