@@ -169,7 +169,7 @@ class Evolution:
         validation = None
         if loop.validate_every and (step % loop.validate_every == 0 or last):
             requests = self.requests.validation(loop.validation_requests)
-            validation = evaluation_metrics(await self.evaluate(requests, "validation"))
+            validation = evaluation_metrics(await self.evaluate(requests, "validation"), self.config.reward)
             clock.lap("seconds_validation")
         state_hash = await self.learner.state_hash()
         moved = await self.learner.teacher_disagreement() if experience.lessons else []

@@ -63,11 +63,11 @@ class Clock:
 def group_metrics(groups: Sequence[Group], reward: RewardConfig | None = None) -> dict[str, float]:
     """Return the metrics of a step's rollouts; means are over trajectories that have a score.
 
-    `reward` is the configuration of the run's reward, for `component_metrics`.
+    `reward` is the configuration of the run's reward, as in `evaluation_metrics` and `component_metrics`.
     """
     every = [t for g in groups for t in g.trajectories]
     scores = [g.scores() for g in groups]
-    metrics = evaluation_metrics(every)
+    metrics = evaluation_metrics(every, reward)
     metrics |= {
         "reward_std": float(np.mean([np.std(s) for s in scores if s])) if any(scores) else 0.0,
         "zero_variance_groups": float(sum(len(s) > 1 and max(s) == min(s) for s in scores)),
@@ -121,23 +121,25 @@ def usage_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     } | ({"service_cached_fraction": outside.cached / answers} if answers else {})
 
 
-def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def evaluation_metrics(trajectories: Sequence[Trajectory], reward: RewardConfig | None = None) -> dict[str, float]:
     """Return mean reward, its parts and the shape of the trajectories. Missing scores are counted, never averaged in.
 
-    Image and text are parts of the plain reward alone: those of an open reward are in `component_metrics`.
+    Image and text are parts of the plain reward alone: those of an open reward are in `component_metrics`. `reward` tells
+    which it is; without it, the samples that have a reward tell.
     """
     valid = [t for t in trajectories if t.outcome is Outcome.SCORED]
     failed = [t for t in trajectories if t.outcome is Outcome.POLICY_FAILURE]
     ended = valid + failed
     rewards = [t.reward for t in valid if t.reward is not None]
     # A failed program has no parts of its own: it counts as 0 in each, so that the parts add up to the mean.
+    is_open = any(r.parts for r in rewards) if reward is None else bool(reward.components)
     halves = {
         "reward_image": sum(r.image for r in rewards) / max(1, len(ended)),
         "reward_text": sum(r.text for r in rewards) / max(1, len(ended)),
     }
     return {
         "reward_mean": _mean([t.score for t in ended]),
-        **({} if any(r.parts for r in rewards) else halves),
+        **({} if is_open else halves),
         "reward_cost": sum(r.cost for r in rewards) / max(1, len(ended)),
         "valid_fraction": len(valid) / max(1, len(ended)),
         "policy_failures": float(len(failed)),

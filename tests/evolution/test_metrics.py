@@ -95,6 +95,12 @@ def test_an_open_reward_has_no_image_and_text_that_nobody_measured() -> None:
     assert metrics["reward_mean"] == 0.25
 
 
+def test_a_step_of_failures_alone_has_the_parts_of_the_reward_of_its_run() -> None:
+    failed, reward = [attempt(Outcome.POLICY_FAILURE)], RewardConfig(components={"a": 1.0})
+    assert "reward_image" not in evaluation_metrics(failed, reward)
+    assert evaluation_metrics(failed, RewardConfig())["reward_image"] == 0
+
+
 @pytest.mark.parametrize("outcomes", [[], [Outcome.INFRA_FAILURE]])
 def test_nothing_scored_is_zero_and_no_error(outcomes: list[Outcome]) -> None:
     metrics = evaluation_metrics([attempt(outcome) for outcome in outcomes])
