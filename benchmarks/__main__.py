@@ -28,6 +28,7 @@ NAMES = (
     "services",
     "tool_calls",
     "mcp_calls",
+    "open_reward",
     "asynchronous",
     "controller",
 )

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.open_reward`: CPU time of a sample's reward from named components, beside the plain reward.
+"""CPU time of a sample's reward from named components, beside the plain reward.
 
 Both forms settle the same verdict of the atlas judge, in turn, in one process: the plain reward, the same reward from
 components, and components of three judges with a gate. With `--run`, the differences are also given as shares of the
@@ -7,7 +7,6 @@ wall-clock time that a sample took in a run, from the steps of its `metrics.json
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -15,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.measure import Options, Row, Spread, Stopwatch, paired_ratio
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageRef, reference
@@ -63,6 +63,25 @@ class Number:
         return OpenVerdict(components={"score": Component(value=0.5)}, judge=self.identity)
 
 
+def run(options: Options) -> list[Row]:
+    """Measure every form, in turns in each repetition."""
+    forms, cpu = panels(), Stopwatch()
+    for _ in range(options.repeats + 1):
+        for name, panel in forms.items():
+            cpu.add(name, asyncio.run(cpu_seconds(panel, 10 if options.quick else SAMPLES)))
+    plain, rows = cpu.seconds("plain"), []
+    sample = seconds_of_a_sample(options.run) if options.run else None
+    for name in forms:
+        times = cpu.seconds(name)
+        ratio = paired_ratio(times, plain) if name != "plain" else None
+        spent = Spread.of([1e6 * s for s in times])
+        rows.append(Row(f"reward of a sample, {name}", spent, "CPU us", ratio, "the plain reward" if ratio else ""))
+        if sample and ratio:
+            more = [100 * (mine - base) / sample for mine, base in zip(times, plain, strict=True)]
+            rows.append(Row(f"{name}: more CPU time than the plain reward", Spread.of(more), "% of a sample's time"))
+    return rows
+
+
 def panels() -> dict[str, Panel]:
     """Return the forms that are compared, the plain one first."""
     three = {"one.score": 0.2, "two.score": 0.2, **PAPER}
@@ -76,12 +95,21 @@ def panels() -> dict[str, Panel]:
 
 async def cpu_seconds(panel: Panel, samples: int) -> float:
     """Return the CPU seconds of one sample: its judges, which do nothing, and its reward."""
-    key = SampleKey(step=0, request_id="r", sample=0)
-    trajectory = Trajectory(key, "draw", TokenLedger(), Provenance(profile="p", engine="e"))
-    started = time.process_time()
+    trajectory, started = unjudged(), time.process_time()
     for _ in range(samples):
-        panel.settle(trajectory, await panel.judge(REQUEST, PICTURE, PROGRAM, ()))
+        await settle(panel, trajectory)
     return (time.process_time() - started) / samples
+
+
+def unjudged() -> Trajectory:
+    """Return the trajectory that is settled."""
+    key = SampleKey(step=0, request_id="r", sample=0)
+    return Trajectory(key, "draw", TokenLedger(), Provenance(profile="p", engine="e"))
+
+
+async def settle(panel: Panel, trajectory: Trajectory) -> None:
+    """Judge the sample and set its reward."""
+    panel.settle(trajectory, await panel.judge(REQUEST, PICTURE, PROGRAM, ()))
 
 
 def seconds_of_a_sample(run: Path) -> float:
@@ -93,27 +121,3 @@ def seconds_of_a_sample(run: Path) -> float:
     steps = [row["seconds_step"] for row in rows if "seconds_step" in row]
     samples: int = loop["requests_per_step"] * loop["group_size"]
     return float(statistics.median(steps)) / samples
-
-
-def main() -> None:
-    """Measure and print one line for each form."""
-    parser = argparse.ArgumentParser(prog="benchmarks.open_reward", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--run", type=Path, help="a run's folder, for the share of a sample's time")
-    options = parser.parse_args()
-    forms = panels()
-    found: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(options.repeats):
-        for name, panel in forms.items():
-            found[name].append(asyncio.run(cpu_seconds(panel, SAMPLES)))
-    plain, sample = found["plain"], seconds_of_a_sample(options.run) if options.run else None
-    for name, times in found.items():
-        ratios = [mine / base for mine, base in zip(times, plain, strict=True)]
-        more = statistics.median(mine - base for mine, base in zip(times, plain, strict=True))
-        share = f", {more / sample:.4%} of a sample's {sample:.2f} s" if sample else ""
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"{name}: {statistics.median(times) * 1e6:.1f} us of CPU a sample, x {spread}{share}")
-
-
-if __name__ == "__main__":
-    main()

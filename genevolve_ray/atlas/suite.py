@@ -92,7 +92,7 @@ async def bench_atlas(
     return {
         "reward_mean": measured["reward_mean"],
         "reward_greedy": evaluation_metrics(results["greedy"])["reward_mean"],
-        "reward_parts": {k: measured[f"reward_{k}"] for k in ("image", "text", "cost")}
+        "reward_parts": {k: measured[f"reward_{k}"] for k in ("image", "text", "cost") if f"reward_{k}" in measured}
         | verdict_parts(results["sampled"]),
         "valid_fraction": measured["valid_fraction"],
         **_choices(results["sampled"], truths, world_seed),

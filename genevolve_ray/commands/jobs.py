@@ -18,7 +18,7 @@ from genevolve_ray.bench.jobs.pipeline import Pipeline, Stage
 from genevolve_ray.bench.jobs.progress import JobLog
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
 from genevolve_ray.config import RunConfig
-from genevolve_ray.doctor.preflight import check_plugin, check_secrets, placed, require_gpus
+from genevolve_ray.doctor.preflight import check_kscore, check_plugin, check_secrets, placed, require_gpus
 from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
@@ -176,6 +176,8 @@ def _preflight(job: Job) -> None:
     for role, spec in specs.items():
         with placed(config):
             check_plugin(role, spec)
+            if role == "judge" and wanted.judge and not wanted.grade:
+                check_kscore(spec)
     settings = {role: spec.model_dump(mode="json") for role, spec in specs.items()}
     if wanted.policy is not None and wanted.policy.endpoint is not None:
         settings["policy"] = wanted.policy.endpoint.model_dump(mode="json")

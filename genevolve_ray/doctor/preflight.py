@@ -245,6 +245,16 @@ def check_reward(config: RunConfig) -> None:
         raise UserFault(f"judge gives no KScore: set reward.components, from {', '.join(declared['judge'])}")
 
 
+def check_kscore(spec: PluginSpec) -> None:
+    """Check that a judge whose KScores a command writes declares one. Raises UserFault.
+
+    With a judge that has an environment of its own, its first verdict shows it.
+    """
+    declared = {} if spec.isolated else declared_components(*plugin_settings("judge", spec))
+    if declared and "kscore" not in declared:
+        raise UserFault(f"judge.type={spec.type} gives no KScore, only {', '.join(declared)}: name another judge")
+
+
 def check_tokens(config: RunConfig) -> None:
     """Check that every variable of a token or of a `${NAME}` is set. Raises UserFault.
 

@@ -113,7 +113,7 @@ class Evolution:
     async def advance(self, step: int, batch: Batch, experience: ExperienceStep, clock: Clock) -> bool:
         """Learn from a batch, publish and commit; return False without a commit when the learner was lost."""
         self.monitor.phase("learning", 0, len(batch.groups))
-        metrics = group_metrics(batch.groups) | batch.metrics | experience.metrics
+        metrics = group_metrics(batch.groups, self.config.reward) | batch.metrics | experience.metrics
         self.warn(f"step {step}", metrics)
         try:
             parts = await self.overlap.settle(batch.groups)
@@ -169,7 +169,7 @@ class Evolution:
         validation = None
         if loop.validate_every and (step % loop.validate_every == 0 or last):
             requests = self.requests.validation(loop.validation_requests)
-            validation = evaluation_metrics(await self.evaluate(requests, "validation"))
+            validation = evaluation_metrics(await self.evaluate(requests, "validation"), self.config.reward)
             clock.lap("seconds_validation")
         state_hash = await self.learner.state_hash()
         moved = await self.learner.teacher_disagreement() if experience.lessons else []

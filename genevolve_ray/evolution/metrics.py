@@ -10,7 +10,7 @@ import numpy as np
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 from genevolve_ray.records.usage import POLICY_SERVICE, Usage
-from genevolve_ray.records.verdict import WEIGHTS, Sufficiency
+from genevolve_ray.records.verdict import WEIGHTS, RewardConfig, Sufficiency
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
 
@@ -60,11 +60,14 @@ class Clock:
         return self._laps | {"seconds_step": perf_counter() - self._started}
 
 
-def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Return the metrics of a step's rollouts; means are over trajectories that have a score."""
+def group_metrics(groups: Sequence[Group], reward: RewardConfig | None = None) -> dict[str, float]:
+    """Return the metrics of a step's rollouts; means are over trajectories that have a score.
+
+    `reward` is the configuration of the run's reward, as in `evaluation_metrics` and `component_metrics`.
+    """
     every = [t for g in groups for t in g.trajectories]
     scores = [g.scores() for g in groups]
-    metrics = evaluation_metrics(every)
+    metrics = evaluation_metrics(every, reward)
     metrics |= {
         "reward_std": float(np.mean([np.std(s) for s in scores if s])) if any(scores) else 0.0,
         "zero_variance_groups": float(sum(len(s) > 1 and max(s) == min(s) for s in scores)),
@@ -72,22 +75,25 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "tokens_total": float(sum(len(t.ledger) for t in every)),
         "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
     }
-    return metrics | component_metrics(every) | usage_metrics(every)
+    return metrics | component_metrics(every, reward) | usage_metrics(every)
 
 
-def component_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def component_metrics(trajectories: Sequence[Trajectory], reward: RewardConfig | None = None) -> dict[str, float]:
     """Return the mean of each component over the trajectories in which it was measured, as `component_JUDGE.NAME`.
 
-    It is empty for a run whose only judge gives a KScore, and where a gate counts, `gates_closed` is the share of judged
-    trajectories with a reward of 0 for it.
+    It is empty for the plain reward of a judge that gives a KScore. `gates_closed` is the share of trajectories with a
+    reward of 0 for a gate. `reward` tells whether there are gates, and the formula of the KScore; without it, gates count
+    where one has closed, and the formula is that of each verdict.
     """
-    judged = [t for t in trajectories if t.verdicts]
-    values: dict[str, list[float]] = {}
-    for trajectory in judged:
-        for name, component in trajectory.components.items():
-            values.setdefault(name, []).append(component.value)
     closed = [float(bool(t.reward.closed)) for t in trajectories if t.reward is not None and t.reward.parts]
-    gates = {"gates_closed": _mean(closed)} if any(closed) else {}
+    if not closed and not any(t.verdicts for t in trajectories):
+        return {}
+    values: dict[str, list[float]] = {}
+    for trajectory in trajectories:
+        for name, component in trajectory.components(reward.formula if reward is not None else None).items():
+            values.setdefault(name, []).append(component.value)
+    gated = bool(closed) and (any(closed) if reward is None else bool(reward.gates))
+    gates = {"gates_closed": _mean(closed)} if gated else {}
     return {f"component_{name}": _mean(found) for name, found in values.items()} | gates
 
 
@@ -115,17 +121,25 @@ def usage_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     } | ({"service_cached_fraction": outside.cached / answers} if answers else {})
 
 
-def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Return mean reward, its parts and the shape of the trajectories. Missing scores are counted, never averaged in."""
+def evaluation_metrics(trajectories: Sequence[Trajectory], reward: RewardConfig | None = None) -> dict[str, float]:
+    """Return mean reward, its parts and the shape of the trajectories. Missing scores are counted, never averaged in.
+
+    Image and text are parts of the plain reward alone: those of an open reward are in `component_metrics`. `reward` tells
+    which it is; without it, the samples that have a reward tell.
+    """
     valid = [t for t in trajectories if t.outcome is Outcome.SCORED]
     failed = [t for t in trajectories if t.outcome is Outcome.POLICY_FAILURE]
     ended = valid + failed
     rewards = [t.reward for t in valid if t.reward is not None]
-    return {
-        "reward_mean": _mean([t.score for t in ended]),
-        # A failed program has no parts of its own: it counts as 0 in each, so that the parts add up to the mean.
+    # A failed program has no parts of its own: it counts as 0 in each, so that the parts add up to the mean.
+    is_open = any(r.parts for r in rewards) if reward is None else bool(reward.components)
+    halves = {
         "reward_image": sum(r.image for r in rewards) / max(1, len(ended)),
         "reward_text": sum(r.text for r in rewards) / max(1, len(ended)),
+    }
+    return {
+        "reward_mean": _mean([t.score for t in ended]),
+        **({} if is_open else halves),
         "reward_cost": sum(r.cost for r in rewards) / max(1, len(ended)),
         "valid_fraction": len(valid) / max(1, len(ended)),
         "policy_failures": float(len(failed)),

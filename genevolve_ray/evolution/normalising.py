@@ -41,10 +41,13 @@ def _parts(trajectory: Trajectory, config: RewardConfig) -> dict[str, float]:
 
 
 def _normalised(values: Sequence[float], how: str) -> list[float]:
-    """Return values as z-scores, or as ranks from 0 to 1; equal values have one rank. Values that are all equal give 0."""
+    """Return values as z-scores, or as ranks from 0 to 1; equal values have one rank.
+
+    Values that are all equal have the mean of the others: a z-score of 0, or a rank of 0.5.
+    """
     found = np.asarray(values, dtype=np.float64)
     if not len(found) or found.max() == found.min():
-        return [0.0] * len(found)
+        return [0.5 if how == "rank" else 0.0] * len(found)
     if how == "zscore":
         return list(((found - found.mean()) / found.std()).tolist())
     below = (found[None, :] < found[:, None]).sum(1)

@@ -26,11 +26,6 @@ class ComponentRange(Record):
             raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
         return self
 
-    @property
-    def middle(self) -> float:
-        """The value halfway between the ends."""
-        return (self.low + self.high) / 2
-
 
 class Artefact(Record):
     """Point to evidence: a picture, a box in the judged picture, or both."""
@@ -64,6 +59,12 @@ class Component(Record):
     def scaled(self) -> float:
         """The value on the scale from 0 (worst) to 1 (best); a component with that range keeps its value."""
         return (self.value - self.low) / (self.high - self.low)
+
+
+def component_at(scale: ComponentRange, share: float) -> Component:
+    """Return a component of a declared range at `share` of the way from its low end (0) to its high end (1)."""
+    value = scale.low + share * (scale.high - scale.low)
+    return Component(value=min(max(value, scale.low), scale.high), low=scale.low, high=scale.high)
 
 
 class OpenVerdict(Record):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, components_of
+from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, component_at, components_of
 from genevolve_ray.records.verdict import COMBINATIONS, MissingValue, Reward, RewardConfig
 
 Declared = Mapping[str, Mapping[str, ComponentRange]]
@@ -41,7 +41,9 @@ class OpenReward:
     """Combine components of several verdicts as `RewardConfig.components` says."""
 
     def __init__(self, config: RewardConfig, declared: Declared) -> None:
-        """Resolve the names, and try a function of the user once on components halfway between their ends.
+        """Resolve the names, and try a function of the user on components halfway between their ends.
+
+        Where the reward leaves missing components out, it is also tried without each that is missing for some requests.
 
         Raises:
             UserFault: for unknown names, a gate outside its range, a component that requests without text lack, or a
@@ -50,6 +52,7 @@ class OpenReward:
         self._config = config
         self.places = resolve_names(config.named, declared)
         scales = {name: declared[judge][component] for name, (judge, component) in self.places.items()}
+        self._scales = scales
         for name, scale in scales.items():
             if scale.sometimes and (config.missing == "infra_failure" or name in config.gates):
                 raise UserFault(
@@ -63,11 +66,7 @@ class OpenReward:
                 )
         self._combine = _function(config.combine) if config.combine not in COMBINATIONS else None
         if self._combine is not None:
-            middle = {n: Component(value=scales[n].middle, low=scales[n].low, high=scales[n].high) for n in scales}
-            try:
-                _call(self._combine, {name: middle[name] for name in config.components})
-            except Exception as error:
-                raise UserFault(f"reward.combine={config.combine} fails on a trial: {error_line(error)}") from error
+            self._try(self._combine)
 
     @property
     def judges(self) -> set[str]:
@@ -99,7 +98,8 @@ class OpenReward:
             raise InfraFailure(self._why(lacking[0], failures or {}))
         counted = {name: found[name] for name in config.components if name in found}
         if isinstance(config.missing, MissingValue):
-            counted = {n: counted.get(n) or Component(value=config.missing.value) for n in config.components}
+            share = config.missing.value
+            counted = {n: counted.get(n) or component_at(self._scales[n], share) for n in config.components}
         if not counted or not found:
             raise InfraFailure(self._why(lacking[0], failures or {}))
         closed = next((name for name, least in config.gates.items() if found[name].value < least), "")
@@ -109,6 +109,19 @@ class OpenReward:
         image, text = (main[name].value if name in main else 0.0 for name in ("kscore", "sufficiency"))
         parts = {name: component.scaled for name, component in counted.items()}
         return Reward(total=total, image=image, text=text, cost=cost, parts=parts, closed=closed)
+
+    def _try(self, combine: Combine) -> None:
+        config = self._config
+        middle = {name: component_at(self._scales[name], 0.5) for name in config.components}
+        left_out = [n for n in middle if self._scales[n].sometimes] if config.missing == "leave_out" else []
+        for lacking in (None, *left_out):
+            tried = {name: component for name, component in middle.items() if name != lacking}
+            try:
+                if tried:
+                    _call(combine, tried)
+            except Exception as error:
+                what = f"on a trial without {lacking}" if lacking else "on a trial"
+                raise UserFault(f"reward.combine={config.combine} fails {what}: {error_line(error)}") from error
 
     def _total(self, counted: Mapping[str, Component]) -> float:
         config = self._config

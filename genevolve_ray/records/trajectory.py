@@ -14,7 +14,7 @@ from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import Reward, Verdict
+from genevolve_ray.records.verdict import Reward, ScoreFormula, Verdict
 
 
 class Outcome(StrEnum):
@@ -172,11 +172,17 @@ class Trajectory:
         """
         return sum(t.kind is TurnKind.TOOL_CALL and bool(t.error) for t in self.turns)
 
-    @property
-    def components(self) -> dict[str, Component]:
-        """Every component that was measured, as `JUDGE.COMPONENT`; the run's judge is `judge`."""
+    def components(self, formula: ScoreFormula | None = None) -> dict[str, Component]:
+        """Return every component that was measured, as `JUDGE.COMPONENT`; the run's judge is `judge`.
+
+        `formula` is that of the KScore, by default the verdict's own.
+        """
         judged = ({} if self.verdict is None else {"judge": self.verdict}) | self.verdicts
-        return {f"{judge}.{name}": c for judge, verdict in judged.items() for name, c in components_of(verdict).items()}
+        return {
+            f"{judge}.{name}": component
+            for judge, verdict in judged.items()
+            for name, component in components_of(verdict, formula).items()
+        }
 
     @property
     def compared(self) -> float:

@@ -212,6 +212,9 @@ class RewardConfig(Config):
             raise ValueError(f"reward.components={weights}: {wrong}")
         if self.missing == "leave_out" and min(weights.values()) <= 0:
             raise ValueError(f"reward.missing=leave_out needs positive weights: reward.components={weights}")
+        # A failure of the policy is worth 0 in every component, which is the best value of a penalty.
+        if self.normalise != "none" and min(weights.values()) <= 0:
+            raise ValueError(f"reward.normalise={self.normalise} needs positive weights: reward.components={weights}")
         if self.normalise != "none" and (self.combine != "weighted_sum" or self.call_cost):
             raise ValueError(
                 f"reward.normalise={self.normalise} needs reward.combine=weighted_sum and reward.call_cost=0, "
@@ -223,7 +226,8 @@ class RewardConfig(Config):
 class Reward(Record):
     """Hold a scored trajectory's reward and its parts, all logged.
 
-    `image` and `text` are KScore and sufficiency, 0 where no judge gives them.
+    `image` and `text` are KScore and sufficiency, 0 where no judge gives them. With `parts`, a 0 may thus be no measured
+    one, and no metric counts them.
     """
 
     total: float

@@ -74,8 +74,8 @@ def _seconds(value: float) -> str:
 COLUMNS = (
     Column("step", "step", lambda v: f"{v:.0f}", 5),
     Column("reward", "reward_mean", lambda v: f"{v:.3f}", 6),
-    Column("image", "reward_image", lambda v: f"{v:.3f}", 5, 1),
-    Column("text", "reward_text", lambda v: f"{v:.3f}", 5, 1),
+    Column("image", "reward_image", lambda v: f"{v:.3f}", 5, 1, optional=True),
+    Column("text", "reward_text", lambda v: f"{v:.3f}", 5, 1, optional=True),
     Column("cost", "reward_cost", lambda v: f"{v:.3f}", 5, 3),
     Column("valid", "valid_fraction", lambda v: f"{v:.1%}", 6),
     Column("hits", "experience_hit_rate", lambda v: f"{v:.0%}", 4, 1, optional=True),

@@ -8,11 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.open_reward import cpu_seconds, panels, seconds_of_a_sample
+from benchmarks.__main__ import NAMES
+from benchmarks.measure import Options
+from benchmarks.open_reward import panels, run, seconds_of_a_sample, settle, unjudged
 
 
-def test_every_form_is_measured() -> None:
-    assert all(asyncio.run(cpu_seconds(panel, 2)) > 0 for panel in panels().values())
+def test_the_forms_that_are_compared_give_one_reward() -> None:
+    totals = {}
+    for name, panel in panels().items():
+        trajectory = unjudged()
+        asyncio.run(settle(panel, trajectory))
+        assert trajectory.reward is not None
+        totals[name] = trajectory.reward.total
+    assert totals["plain"] == totals["components"] > 0
+
+
+def test_every_form_has_a_row_of_the_table(tmp_path: Path) -> None:
+    rows = run(Options(tmp_path, repeats=1, quick=True))
+    assert [row.name for row in rows] == [f"reward of a sample, {name}" for name in panels()]
+    assert "open_reward" in NAMES
 
 
 def test_the_time_of_a_sample_is_that_of_the_median_step(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_all_judges_work_at_once_and_their_use_is_counted_by_name() -> None:
         total=0.75, image=1.0, text=0.5, parts={"kscore": 1.0, "one.score": 0.4, "two.score": 0.6}
     )
     assert trajectory.verdict is not None and list(trajectory.verdicts) == ["one", "two"]
-    assert trajectory.components["two.score"].value == 6
-    assert trajectory.components["judge.sufficiency"].value == 0.5
+    assert trajectory.components()["two.score"].value == 6
+    assert trajectory.components()["judge.sufficiency"].value == 0.5
     assert {service: used.calls for service, used in trajectory.usage.items()} == {
         "judge": 1, "judge.one": 1, "judge.two": 1
     }  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_judge_that_the_reward_does_not_name_may_fail() -> None:
 def test_a_judge_without_a_kscore_may_be_the_only_one() -> None:
     trajectory = settled(Panel(Number(5), {}, RewardConfig(components={"score": 2.0})))
     assert trajectory.verdict is None and trajectory.reward is not None
-    assert (trajectory.reward.total, trajectory.components["judge.score"].value) == (1.0, 5)
+    assert (trajectory.reward.total, trajectory.components()["judge.score"].value) == (1.0, 5)
 
 
 def test_the_reward_of_the_paper_needs_a_kscore() -> None:
@@ -141,6 +141,19 @@ def test_a_missing_component_gives_its_weight_to_the_others() -> None:
     group = group_of({"a": 0.0, "b": 0.0}, {"a": 1.0}, {"a": 0.5, "b": 1.0})
     normalise_group(group, RewardConfig(components={"a": 1.0, "b": 1.0}, normalise="rank", missing="leave_out"))
     assert [t.compared for t in group.trajectories] == pytest.approx([0.0, 2.0, 1.5])
+
+
+def test_a_rank_among_equal_values_is_that_of_the_middle() -> None:
+    # A sample that lacks the component is neither above nor below those that have it.
+    group = group_of({"a": 0.0, "b": 0.5}, {"a": 0.5}, {"a": 1.0, "b": 0.5})
+    normalise_group(group, RewardConfig(components={"a": 1.0, "b": 1.0}, normalise="rank", missing="leave_out"))
+    assert [t.compared for t in group.trajectories] == pytest.approx([0.5, 1.0, 1.5])
+
+
+def test_z_scores_of_equal_values_are_0() -> None:
+    group = group_of({"a": 0.3}, {"a": 0.3})
+    normalise_group(group, RewardConfig(components={"a": 1.0}, normalise="zscore"))
+    assert [t.compared for t in group.trajectories] == [0.0, 0.0]
 
 
 def test_without_normalization_rewards_are_compared_as_they_are() -> None:

@@ -19,8 +19,10 @@ from genevolve_ray.evolution.metrics import (
 from genevolve_ray.records.components import Component, OpenVerdict
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage
-from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
+from genevolve_ray.records.verdict import ImageScores, Reward, RewardConfig, ScoreFormula, Sufficiency, Verdict
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
+
+NO_TEXT = ImageScores(faithfulness=0, visual_correctness=0, text_accuracy=None, aesthetics=0)
 
 
 def attempt(outcome: Outcome = Outcome.SCORED, score: float = 0.5, sample: int = 0) -> Trajectory:
@@ -57,6 +59,46 @@ def test_components_have_means_over_the_trajectories_in_which_they_were_measured
     assert component_metrics(made) == verdict_parts(made) == expected
     assert expected.items() <= group_metrics([Group("r", 1, made)]).items()
     assert component_metrics([attempt()]) == {}
+
+
+def test_a_judge_that_failed_takes_no_component_of_another_from_the_mean() -> None:
+    made = [judged(), judged()]
+    made[0].verdicts = {"ocr": OpenVerdict(components={"overlap": Component(value=0.5)}, judge="ocr/1")}
+    made[1].verdict = made[1].verdict and made[1].verdict.model_copy(update={"image": NO_TEXT})
+    found = component_metrics(made)
+    assert (found["component_judge.faithfulness"], found["component_ocr.overlap"]) == (0.5, 0.5)
+
+
+def test_the_components_of_a_kscore_are_under_the_formula_of_the_reward() -> None:
+    trajectory = judged()
+    trajectory.verdict = trajectory.verdict and trajectory.verdict.model_copy(update={"image": NO_TEXT})
+    trajectory.reward = Reward(total=0.2, image=0.2, text=1.0, parts={"kscore": 0.2})
+    reward = RewardConfig(components={"kscore": 1.0}, formula=ScoreFormula.RELEASE_SUMMARY)
+    assert component_metrics([trajectory], reward)["component_judge.kscore"] == pytest.approx(0.2)
+    assert component_metrics([trajectory])["component_judge.kscore"] == 0.0
+
+
+@pytest.mark.parametrize(("gates", "expected"), [({"a": 0.5}, 0.0), ({}, None)])
+def test_a_step_in_which_no_gate_closed_counts_0_of_them(gates: dict[str, float], expected: float | None) -> None:
+    trajectory = attempt()
+    trajectory.reward = Reward(total=1, image=0, text=0, parts={"a": 1.0})
+    reward = RewardConfig(components={"a": 1.0}, gates=gates)
+    assert group_metrics([Group("r", 1, [trajectory])], reward).get("gates_closed") == expected
+    assert "gates_closed" not in group_metrics([Group("r", 1, [attempt()])], reward)
+
+
+def test_an_open_reward_has_no_image_and_text_that_nobody_measured() -> None:
+    trajectory = attempt()
+    trajectory.reward = Reward(total=0.5, image=0, text=0, parts={"ocr.overlap": 0.5})
+    metrics = evaluation_metrics([trajectory, attempt(Outcome.POLICY_FAILURE)])
+    assert not {"reward_image", "reward_text"} & metrics.keys()
+    assert metrics["reward_mean"] == 0.25
+
+
+def test_a_step_of_failures_alone_has_the_parts_of_the_reward_of_its_run() -> None:
+    failed, reward = [attempt(Outcome.POLICY_FAILURE)], RewardConfig(components={"a": 1.0})
+    assert "reward_image" not in evaluation_metrics(failed, reward)
+    assert evaluation_metrics(failed, RewardConfig())["reward_image"] == 0
 
 
 @pytest.mark.parametrize("outcomes", [[], [Outcome.INFRA_FAILURE]])

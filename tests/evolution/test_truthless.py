@@ -11,7 +11,7 @@ import pytest
 
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.data.requests import PublishedRequests, PublishedRequestsConfig
-from genevolve_ray.doctor.preflight import check_reward, check_truths
+from genevolve_ray.doctor.preflight import check_kscore, check_reward, check_truths
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.services import JudgeService
 from genevolve_ray.evolution.sources import check_truth
@@ -118,3 +118,9 @@ def test_a_reward_without_a_kscore_is_refused_before_a_run_starts(tmp_path: Path
         check_reward(config_of(tmp_path, "Length"))
     with pytest.raises(UserFault, match="no judge has 'kscore'; components are judge.length"):
         check_reward(config_of(tmp_path, "Length", "reward.components={kscore: 1.0}"))
+
+
+def test_a_command_that_writes_kscores_refuses_a_judge_without_one(tmp_path: Path) -> None:
+    with pytest.raises(UserFault, match=r"judge\.type=test_truthless:Length gives no KScore, only length"):
+        check_kscore(config_of(tmp_path, "Length", "reward.components={length: 1.0}").judge)
+    check_kscore(load_config("atlas").judge)

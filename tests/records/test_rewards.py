@@ -57,6 +57,14 @@ def not_a_number(components: Mapping[str, Component]) -> float:
     return math.nan
 
 
+def unit(components: Mapping[str, Component]) -> float:
+    return 1.0 + components["overlap"].value
+
+
+def needs_text(components: Mapping[str, Component]) -> float:
+    return components["text_accuracy"].value
+
+
 def picky(components: Mapping[str, Component]) -> float:
     if components["overlap"].value > 0.9:
         raise RuntimeError("too good")
@@ -147,6 +155,24 @@ def test_a_value_stands_in_for_a_missing_component() -> None:
     assert reward(config, judge=graded()).total == 1.0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_value_that_stands_in_has_the_unit_of_its_component(share: float) -> None:
+    declared = {**DECLARED, "ocr": {"overlap": ComponentRange(low=-0.1, high=0.3)}}
+    config = RewardConfig.model_validate(
+        {"components": {"kscore": 1.0, "overlap": 1.0}, "missing": {"value": share}, "combine": "test_rewards:unit"}
+    )
+    found = OpenReward(config, declared).reward({"judge": graded()}, 0)
+    assert found.total == pytest.approx(1 - 0.1 + share * 0.4)
+    assert found.parts["overlap"] == pytest.approx(share)
+
+
+def test_a_function_is_tried_without_what_some_requests_lack() -> None:
+    components = {"components": {"kscore": 1.0, "text_accuracy": 1.0}, "combine": "test_rewards:needs_text"}
+    OpenReward(RewardConfig.model_validate(components | {"missing": {"value": 0.5}}), DECLARED)
+    with pytest.raises(UserFault, match=r"needs_text fails on a trial without text_accuracy: KeyError"):
+        OpenReward(RewardConfig.model_validate(components | {"missing": "leave_out"}), DECLARED)
+
+
 @pytest.mark.parametrize("missing", ["leave_out", {"value": 0.9}])
 def test_nothing_stands_in_for_all_components_or_for_a_gate(missing: object) -> None:
     config = {"components": {"overlap": 1.0}, "missing": missing}
@@ -190,6 +216,7 @@ def test_a_function_that_fails_later_is_an_infrastructure_failure() -> None:
         ),
         ({"components": {"a": 1.0, "b": 0.0}, "missing": "leave_out"}, "leave_out needs positive weights"),
         ({"components": {"a": 1.0}, "normalise": "rank", "call_cost": 0.1}, "needs reward.combine=weighted_sum and"),
+        ({"components": {"a": 1.0, "b": -1.0}, "normalise": "zscore"}, "normalise=zscore needs positive weights"),
         ({"components": {"a": 1.0}, "missing": {"value": 2}}, "less than or equal to 1"),
         ({"components": {"a": 1.0}, "combine": "mean"}, "should match pattern"),
     ],

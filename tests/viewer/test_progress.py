@@ -146,9 +146,14 @@ def test_notes_are_not_markup() -> None:
     assert "[bold]worker[/bold] restarted" in out.getvalue()
 
 
+def test_a_run_with_an_open_reward_has_no_columns_of_image_and_text() -> None:
+    heads = {c.head for c in columns_for(140, {"reward_mean", "component_ocr.overlap"})}
+    assert "reward" in heads and not {"image", "text"} & heads
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_narrow_terminals_lose_the_least_important_columns(width: int) -> None:
-    columns = columns_for(width, {"experience_hit_rate", "ved_gap_abs"})
+    columns = columns_for(width, {"reward_image", "reward_text", "experience_hit_rate", "ved_gap_abs"})
     heads = [c.head for c in columns]
     assert {"step", "reward", "valid", "parity"} <= set(heads)
     assert sum(c.width + 2 for c in columns) <= width
