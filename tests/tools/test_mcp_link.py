@@ -16,6 +16,7 @@ import mcp_types as types
 import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_servers import NoTools
+from pydantic import ValidationError
 
 from genevolve_ray.errors import InfraFailure, ToolArgumentError, UserFault
 from genevolve_ray.records import secrets
@@ -29,7 +30,7 @@ SERVER = McpServer(command=("unused",))
 
 
 def linked(**limits: Any) -> Link:
-    return Link("it", SERVER, McpConfig(**limits))
+    return Link("it", SERVER, McpConfig(servers={"it": SERVER}, **limits))
 
 
 def hanging(monkeypatch: pytest.MonkeyPatch, link: Link) -> list[int]:
@@ -92,6 +93,13 @@ def test_a_server_that_fails_leaves_no_other_server_behind(tmp_path: Path) -> No
         WithServers(NoTools(), McpConfig(servers=servers), MemoryImages())
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_limits_without_servers_are_refused() -> None:
+    with pytest.raises(ValidationError, match="servers"):
+        McpConfig.model_validate({"allow": ["maps_*"]})
+    with pytest.raises(ValidationError, match="servers"):
+        McpConfig.model_validate({"servers": {}})
 
 
 async def test_lines_of_a_log_between_messages_end_no_server() -> None:
