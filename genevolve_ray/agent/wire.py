@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from genevolve_ray.records.observation import ImageHit, QueryResult
-from genevolve_ray.records.texts import HIDDEN, IMAGE_MARK
+from genevolve_ray.records.texts import HIDDEN, IMAGE_MARK, without_image_ids
 from genevolve_ray.records.texts import neutralise as neutralise
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
@@ -16,7 +16,6 @@ _MARKER = re.compile(
     r"(?=\s*+(?:end\s++of\s++)?+(?:(?:image\s++)?+search|tool)\s++(?:result|error))",
     re.IGNORECASE,
 )
-_FOREIGN_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
 
 
 def one_line(text: str, max_chars: int) -> str:
@@ -32,7 +31,7 @@ def one_line(text: str, max_chars: int) -> str:
 
 def foreign_line(text: str, max_chars: int) -> str:
     """Return a title or snippet as one safe line without image ids: IMG_001 becomes IMG-001."""
-    return _FOREIGN_ID.sub("IMG-", one_line(text, max_chars))
+    return without_image_ids(one_line(text, max_chars))
 
 
 def foreign_text(text: str, max_line: int, max_chars: int) -> str:
@@ -46,7 +45,7 @@ def foreign_text(text: str, max_line: int, max_chars: int) -> str:
 
 def tool_error(error: str, max_chars: int) -> str:
     """Return the text of a call that failed, of a tool without a form of its own."""
-    return f"--- tool error: {one_line(error, max_chars)} ---"
+    return f"--- tool error: {foreign_line(error, max_chars)} ---"
 
 
 def link_line(text: str, max_chars: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,19 +53,20 @@ async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: P
             raise PluginFault("renderer.runtime_env needs separate processes, but this run is one process")
         return RenderService(await asyncio.to_thread(build_here, spec), store.images)
 
-    parts = local_parts(config, store.images)
-    if config.gateway.only:
-        with weight_folders() as folders:
-            learner = start_learner(config, model, folders, store.images)
-            async with _gateway(config, model, store, screen, parts, None) as rollouts:
-                yield Ports(rollouts, learner, start_experience(config), GatewayRenderers(None, parts.scoring, meet))
-        return
-    async with (
-        in_process(config, model, store.images) as ports,
-        _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts,
-    ):
-        renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
-        yield Ports(rollouts, ports.learner, ports.experience, renderers)
+    async with aclosing(local_parts(config, store.images)) as parts:
+        if config.gateway.only:
+            with weight_folders() as folders:
+                learner = start_learner(config, model, folders, store.images)
+                async with _gateway(config, model, store, screen, parts, None) as rollouts:
+                    renderers = GatewayRenderers(None, parts.scoring, meet)
+                    yield Ports(rollouts, learner, start_experience(config), renderers)
+            return
+        async with (
+            in_process(config, model, store.images) as ports,
+            _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts,
+        ):
+            renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
+            yield Ports(rollouts, ports.learner, ports.experience, renderers)
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.serving.access import read_access
 from genevolve_ray.serving.local import bound_socket
+from genevolve_ray.tools.running import close_toolbox
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,18 @@ def serve_tools(preset: str, overrides: Sequence[str], served: ServedTools) -> N
     """Serve tools until the client leaves (stdio), or until SIGTERM or Ctrl-C (HTTP).
 
     Raises:
-        UserFault: before anything is served, for a configuration, address or token that cannot be used.
+        UserFault: before anything is served, for a configuration, address or token that cannot be used, and without the
+            package mcp.
     """
     if served.address is None and (served.token_env or served.tokens):
         raise UserFault("--token-env and --tokens are for --http: over stdio the client starts this command itself")
     spec = load_tools(preset, overrides)
     check_secrets({"tools": spec.model_dump(mode="json")}, here=True)
     check_plugin("tools", spec, local=True)
+    try:
+        import mcp  # noqa: F401
+    except ImportError as error:
+        raise UserFault(f"--mcp needs the package mcp: pip install 'genevolve_ray[mcp]' ({error})") from error
     with tempfile.TemporaryDirectory(prefix="genevolve-mcp-") as folder:
         asyncio.run(_serve(spec, FilesystemImages(f"{folder}/images"), served))
 
@@ -103,5 +109,4 @@ async def _serve(spec: ToolsSpec, images: FilesystemImages, served: ServedTools)
     try:
         await work
     finally:
-        if (close := getattr(toolbox, "aclose", None)) is not None:
-            await close()
+        await close_toolbox(toolbox)

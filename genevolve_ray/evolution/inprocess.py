@@ -30,7 +30,7 @@ from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
-from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.running import close_toolbox, running_tools
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.distributed import Ranks
@@ -85,8 +85,7 @@ class LocalRollouts:
 
     async def aclose(self) -> None:
         """Close the toolbox, where it holds connections; the engine belongs to the caller."""
-        if (close := getattr(self._toolbox, "aclose", None)) is not None:
-            await close()
+        await close_toolbox(self._toolbox)
 
 
 def load_chat(model_dir: Path, date: str = "") -> ChatFormat:

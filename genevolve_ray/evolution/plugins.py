@@ -198,7 +198,7 @@ class ToolsSpec(PluginSpec):
 
     def complete(self, plugin: Any, *context: ImageStore) -> Any:
         """Return the toolbox with the tools of the MCP servers. Raises PluginFault for one that cannot be used."""
-        if self.mcp is None or not self.mcp.servers:
+        if self.mcp is None:
             return plugin
         try:
             from genevolve_ray.tools.mcp.toolbox import WithServers

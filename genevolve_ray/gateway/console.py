@@ -19,7 +19,8 @@ from genevolve_ray.gateway.worker import StartEngine, Worker, WorkerConfig
 from genevolve_ray.gateway.worker_engine import WorkerError, start_engine
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.secrets import shown
-from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.protocol import keeps_state
+from genevolve_ray.tools.running import close_toolbox, running_tools
 from genevolve_ray.tools.showing import Observations
 
 _SECONDS = 10.0
@@ -48,7 +49,7 @@ def run_worker(
         base: a model folder that holds the run's base, which is then not downloaded.
 
     Raises:
-        WorkerError: when the worker cannot continue.
+        WorkerError: when the worker cannot continue, and for tools of its own that cannot be used.
     """
     if kind is not None and kind not in _KINDS:
         raise WorkerError(f"--engine {kind!r} is unknown; known: {', '.join(_KINDS)}")
@@ -61,18 +62,26 @@ def run_worker(
         settings = {"kind": chosen, "device": device, "dtype": card.dtype, "max_concurrent": config.concurrent}
         return await start_engine(card, model, EngineConfig.model_validate(settings))
 
-    own = None
-    if tools is not None:
-        images = MemoryImages()
-        try:
-            offered = running_tools(ToolsSpec(type=tools).build(images).tools, Observations(), images)
-            own = OwnTools(offered, images)
-        except ValueError as error:
-            raise WorkerError(f"--tools {tools}: {error}") from error
+    own = None if tools is None else own_tools(tools)
     try:
         asyncio.run(_run(connect, config, folder, start, own, base))
     except WeightUpdateError as error:  # This engine and the run's policy disagree; another engine or dtype may agree.
         raise WorkerError(str(error)) from error
+
+
+def own_tools(kind: str) -> OwnTools:
+    """Build the toolbox of a worker's own, by its import path. Raises WorkerError."""
+    images = MemoryImages()
+    try:
+        toolbox = ToolsSpec(type=kind).build(images)
+        offered = running_tools(toolbox.tools, Observations(), images)
+    except ValueError as error:
+        raise WorkerError(f"--tools {kind}: {error}") from error
+    if stateful := [name for name, tool in offered.items() if keeps_state(tool)]:
+        raise WorkerError(
+            f"--tools {kind}: {', '.join(stateful)} has state for each episode, which a worker cannot open"
+        )
+    return OwnTools(offered, images, toolbox)
 
 
 async def _run(
@@ -99,6 +108,8 @@ async def _run(
     finally:
         lines.cancel()
         await client.close()
+        if own is not None:
+            await close_toolbox(own.toolbox)
         _say(worker.progress.line())
 
 

@@ -29,6 +29,8 @@ class OwnTools:
 
     tools: Mapping[str, Tool]
     images: ImageStore
+    toolbox: Any = None
+    """Holds the tools; closed with the worker, where it holds connections."""
 
 
 class EpisodeRunner:

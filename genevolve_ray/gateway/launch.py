@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.engines.checks import context_length, vocabulary_size
 from genevolve_ray.errors import UserFault
@@ -28,7 +28,7 @@ from genevolve_ray.gateway.trust import TOLERANCES
 from genevolve_ray.models.image_tokens import ImageTokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, keeps_state
-from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.running import close_toolbox, running_tools
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.rescoring import Rescorer
@@ -44,12 +44,19 @@ class GatewayParts:
     tools: Mapping[str, Tool]
     scoring: Scoring
     images: ImageStore
+    toolbox: Any = None
+    """Holds the tools, where they were built in this process."""
+
+    async def aclose(self) -> None:
+        """Close the toolbox, where it holds connections."""
+        await close_toolbox(self.toolbox)
 
 
 def local_parts(config: EvolutionConfig, images: ImageStore) -> GatewayParts:
-    """Build tools, renderer and judge in this process."""
-    tools = running_tools(config.tools.build(images).tools, config.protocol.observations, images)
-    return GatewayParts(tools, build_scoring(config, images), images)
+    """Build tools, renderer and judge in this process; the caller closes the parts."""
+    toolbox = config.tools.build(images)
+    tools = running_tools(toolbox.tools, config.protocol.observations, images)
+    return GatewayParts(tools, build_scoring(config, images), images, toolbox)
 
 
 @asynccontextmanager

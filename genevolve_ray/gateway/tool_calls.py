@@ -85,9 +85,8 @@ class ToolCalls:
             raise GatewayRefusal(RefusalReason.MALFORMED, f"unknown tool {order.name[:64]!r}")
         task = lease.sample.task
         try:
-            observation = await self._call_tool(
-                tool, order.arguments, EpisodeContext(request=task.request, seed=task.seed)
-            )
+            context = EpisodeContext(request=task.request, seed=task.seed, key=str(task.key))
+            observation = await self._call_tool(tool, order.arguments, context)
         except ToolArgumentError as error:
             return ToolAnswer(argument_error=str(error))
         except InfraFailure as error:

@@ -27,7 +27,9 @@ _KEY = re.compile(
 )
 """Keys of secrets, in lower case with `_` between words; `eos_token` and the like are none."""
 _VARIABLE = re.compile(r"key|token|secret|pass|pwd|cred|auth|cookie|bearer", re.IGNORECASE)
-"""Names of environment variables that may hold a secret."""
+"""Names of environment variables and headers that may hold a secret."""
+_NAMED = frozenset({"env", "env_vars", "headers"})
+"""Keys of settings that hold environment variables or headers by name."""
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _VALUE = re.compile(
     r"\b(?:sk|gsk|nvapi|xai|pplx|glpat)[-_](?=[A-Za-z_-]{0,64}[0-9])[A-Za-z0-9_-]{16,256}"
@@ -93,8 +95,8 @@ def _masked(value: Any, *, secret: bool, variables: bool) -> Any:
         return {
             key: _masked(
                 inner,
-                secret=(_VARIABLE.search(str(key)) is not None) if variables else secret or is_secret_key(str(key)),
-                variables=str(key) == "env_vars",
+                secret=secret or (_VARIABLE.search(str(key)) is not None if variables else is_secret_key(str(key))),
+                variables=str(key) in _NAMED,
             )
             for key, inner in value.items()
         }

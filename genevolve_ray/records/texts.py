@@ -36,6 +36,7 @@ HIDDEN = re.compile(
     "]|(?<=[\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f])"  # joiners, which only other scripts need
 )
 """Characters that are invisible."""
+_IMAGE_ID = re.compile(r"IMG_(?=\d{3})", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:
@@ -45,6 +46,11 @@ def neutralise(text: str) -> str:
     Half surrogate pairs, which no tokenizer can encode, become "?".
     """
     return _OPENING.sub(lambda found: _bracket(text, found), text).encode(errors="replace").decode()
+
+
+def without_image_ids(text: str) -> str:
+    """Return external text without hidden characters, in which no image id can be read: IMG_001 becomes IMG-001."""
+    return _IMAGE_ID.sub("IMG-", HIDDEN.sub("", text))
 
 
 def _bracket(text: str, found: re.Match[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.base import Record
@@ -19,13 +19,18 @@ from genevolve_ray.records.request import Request
 class EpisodeContext(Record):
     """Hold the facts about an episode that its tools may use.
 
-    They never include the truth image: use only id, seed and key.
+    They never include the truth: the truth image and `meta` of the request, which may hold it, are removed.
     """
 
     request: Request
     seed: int = 0
     key: str = ""
     """Names the episode: the same in all its calls, another one in each attempt at a sample."""
+
+    @field_validator("request")
+    @classmethod
+    def _without_truth(cls, request: Request) -> Request:
+        return request.model_copy(update={"truth_image": None, "meta": {}})
 
 
 __all__ = [

@@ -116,6 +116,12 @@ def running_tools(tools: Mapping[str, Tool], observations: Observations, images:
     return {name: _running(tool, show) for name, tool in tools.items()}
 
 
+async def close_toolbox(toolbox: Any) -> None:
+    """Close a toolbox, where it holds connections."""
+    if (close := getattr(toolbox, "aclose", None)) is not None:
+        await close()
+
+
 def _running(tool: Tool, show: ShownPictures | None) -> Tool:
     if isinstance(tool, StatefulTool):
         return RunningStatefulTool(tool, show)

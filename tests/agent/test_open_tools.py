@@ -12,6 +12,7 @@ from agent_fakes import CHATML, answer, byte_tokenizer, call, image_hit, play
 from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.agent.observing import observation_text
 from genevolve_ray.agent.profile import PROFILES, ProtocolProfile, system_prompt
+from genevolve_ray.contracts.samples import REQUEST
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.gateway.wire import ToolAnswer
 from genevolve_ray.records.observation import (
@@ -107,6 +108,11 @@ def test_an_error_stands_in_place_of_the_result(kind: type[Any]) -> None:
     assert text == "--- tool error: the oven is ‹answer> cold ---"
 
 
+def test_an_error_holds_no_image_id() -> None:
+    text = observation_text(TextObservation(text="", error="see IMG_001, img_002"), ATLAS)
+    assert text == "--- tool error: see IMG-001, IMG-002 ---"
+
+
 def test_an_outage_is_shown_in_the_words_of_the_profile_and_counted() -> None:
     down = TextObservation(text="", error="service unavailable", outage="10.0.0.7 refused")
     assert observation_text(down, ATLAS) == "--- tool error: service unavailable ---"
@@ -158,6 +164,14 @@ def test_a_profile_keeps_its_digest_without_the_key() -> None:
     assert ATLAS.digest != ATLAS.model_copy(update={"max_text_chars": 100}).digest
     before = ATLAS.model_dump_json(exclude={"name", "observations", "max_text_chars"})
     assert hashlib.sha256(before.encode()).hexdigest()[:8] == ATLAS.digest
+
+
+def test_a_tool_cannot_read_the_truth() -> None:
+    told = REQUEST.model_copy(update={"truth_image": HERON.image, "meta": {"truth": {"scene": "x"}}})
+    seen = EpisodeContext(request=told).request
+    assert (seen.id, seen.prompt) == (told.id, told.prompt)
+    assert seen.truth_image is None
+    assert seen.meta == {}
 
 
 async def test_a_tool_keeps_state_within_an_episode() -> None:

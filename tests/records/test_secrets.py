@@ -108,6 +108,29 @@ def test_settings_are_masked_by_key_and_by_value_and_references_stay() -> None:
     assert dict(references(settings)) == {"runtime_env.env_vars.HF_TOKEN": "HF_TOKEN"}
 
 
+def test_variables_and_headers_of_a_tool_server_are_masked_by_their_names() -> None:
+    settings = {
+        "tools": {
+            "mcp": {
+                "servers": {
+                    "maps": {"env": {"MAPS_KEY": "plain-maps", "MY_TOKEN": "plain-token", "LANG": "C"}},
+                    "notes": {"headers": {"X-Subscription-Token": "plain-header", "Accept": "text/plain"}},
+                }
+            }
+        }
+    }
+    assert masked(settings)["tools"]["mcp"]["servers"] == {
+        "maps": {"env": {"MAPS_KEY": "***", "MY_TOKEN": "***", "LANG": "C"}},
+        "notes": {"headers": {"X-Subscription-Token": "***", "Accept": "text/plain"}},
+    }
+    hide_secrets(settings)
+    assert redacted("plain-maps plain-token plain-header") == "*** *** ***"
+
+
+def test_a_mapping_below_a_secret_stays_secret() -> None:
+    assert masked({"credentials": {"env": {"USER": "me"}}}) == {"credentials": {"env": {"USER": "***"}}}
+
+
 def test_settings_with_other_secrets_compare_equal() -> None:
     forms: list[dict[str, Any]] = [{"api_key": value, "n": 1} for value in ("old", "new", "***", "${KEY}")]
     assert len({str(without_secrets(form)) for form in forms}) == 1

@@ -100,6 +100,12 @@ def test_beyond_loopback_tokens_are_needed() -> None:
         serve_tools("atlas", [], ServedTools(address="0.0.0.0:0"))
 
 
+def test_without_the_package_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(UserFault, match=r"^--mcp needs the package mcp: pip install 'genevolve_ray\[mcp\]' [^\n]*$"):
+        serve_tools("atlas", [], ServedTools())
+
+
 def test_tokens_are_for_http() -> None:
     with pytest.raises(UserFault, match="--token-env and --tokens are for --http"):
         serve_tools("atlas", [], ServedTools(token_env="OUR_TOKEN"))

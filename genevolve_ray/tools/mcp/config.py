@@ -52,7 +52,7 @@ class McpServer(Config):
 class McpConfig(Config):
     """Configure MCP servers, whose tools the policy calls as `SERVER_tool`."""
 
-    servers: dict[str, McpServer] = Field(default_factory=dict)
+    servers: dict[str, McpServer] = Field(min_length=1)
     """The servers by name."""
     allow: tuple[str, ...] | None = None
     """Tools that are offered, as `SERVER_tool` or with `*` for any part; null: all."""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from genevolve_ray.errors import MISREAD, InfraFailure, ToolArgumentError, UserFault
 from genevolve_ray.records.secrets import redacted, remember_secret, resolved
+from genevolve_ray.records.texts import without_image_ids
 from genevolve_ray.tools.mcp.config import McpConfig, McpServer
 from genevolve_ray.tools.mcp.http import http_streams
 from genevolve_ray.tools.mcp.stdio import TOO_LARGE, Tail, stdio_streams
@@ -57,8 +58,8 @@ class Link:
         where = f"tools.mcp.servers.{name}"
         self._env = resolved(server.env, f"{where}.env")
         self._headers = resolved(server.headers, f"{where}.headers") | _bearer(server.token_env, where)
-        self._lock = asyncio.Lock()
         self._live: _Live | None = None
+        self._connecting: asyncio.Task[_Live] | None = None
         self._silent = 0
 
     async def tools(self) -> list[types.Tool]:
@@ -85,6 +86,14 @@ class Link:
             ToolArgumentError: for arguments that the server refuses.
             InfraFailure: for a server that stays dead, gives no answer in time, or answers what is no result.
         """
+        patience = self._limits.patience_s
+        try:
+            async with asyncio.timeout(patience):
+                return await self._tried(tool, arguments)
+        except TimeoutError as error:
+            raise self._failure(f"no answer within {patience:g} s, all tries together") from error
+
+    async def _tried(self, tool: str, arguments: dict[str, Any]) -> types.CallToolResult:
         for attempt in range(1, self._limits.attempts + 1):
             try:
                 live = await self._connected()
@@ -95,24 +104,34 @@ class Link:
         raise AssertionError("at least one attempt is made")
 
     async def aclose(self) -> None:
-        """End the connection, and the server where it was started here."""
+        """End the connection, also one that is being made, and the server where it was started here."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
         if self._live is not None:
             await self._live.aclose()
             self._live = None
 
     async def _connected(self) -> _Live:
-        """Return the open connection, or a new one. Raises ServerLost."""
-        async with self._lock:
-            if self._live is not None and self._live.ended:
-                await self.aclose()
-            if self._live is None:
-                live = _Live(self._streams())
-                try:
-                    await live.open(self._limits.start_timeout_s)
-                except (MCPError, ValidationError, TimeoutError, *_TORN, *MISREAD) as error:
-                    raise self._failure(f"cannot be reached: {_line(error)}", ServerLost) from error
-                self._live = live
+        """Return the open connection, or a new one: all callers wait for the same try. Raises ServerLost."""
+        if self._live is not None and not self._live.ended:
             return self._live
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect())
+        # A caller that leaves does not end the try of the others.
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> _Live:
+        if self._live is not None:
+            await self._live.aclose()
+            self._live = None
+        live = _Live(self._streams())
+        try:
+            await live.open(self._limits.start_timeout_s)
+        except (MCPError, ValidationError, TimeoutError, *_TORN, *MISREAD) as error:
+            raise self._failure(f"cannot be reached: {_line(error)}", ServerLost) from error
+        self._live = live
+        return live
 
     def _streams(self) -> AbstractAsyncContextManager[Any]:
         limits, server = self._limits, self._server
@@ -129,7 +148,7 @@ class Link:
             if error.code == TOO_LARGE or _TOO_LARGE.search(error.message):
                 return _refused(f"the answer is larger than {self._limits.max_result_bytes} bytes")
             if error.code in _ARGUMENT_ERRORS:
-                raise ToolArgumentError(error.message[:500]) from error
+                raise ToolArgumentError(without_image_ids(redacted(error.message)[:500])) from error
             live.ended = live.ended or error.code in _LOST_ERRORS
             raise self._failure(_line(error), ServerLost if live.ended else InfraFailure) from error
         except TimeoutError as error:

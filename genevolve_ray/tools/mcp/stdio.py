@@ -24,7 +24,7 @@ _CHUNK = 1 << 16
 _HEAD = 256
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,15})\b')
 _MOST_JUNK = 100
-"""Lines that are no message, after which a server is given up."""
+"""Lines in a row that are no message, after which a server is given up."""
 _GRACE_SECONDS = 1.0
 _POLL_SECONDS = 0.01
 _STDERR_BYTES = 4096
@@ -127,6 +127,7 @@ async def _read(process: Process, arrived: MemoryObjectSendStream[Incoming], lim
                     if message is None:
                         junk += bool(line.strip())
                     else:
+                        junk = 0
                         await arrived.send(SessionMessage(message))
 
 
@@ -167,13 +168,15 @@ async def _listen(process: Process, said: Tail) -> None:
 async def _end(process: Process) -> None:
     """Close the server's input, wait for its end, and kill its process group, which it alone forms."""
     assert process.stdin is not None
-    process.stdin.close()
-    await _exited(process)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await _exited(process)
     # Pipes that a child of the server still holds would keep the transport open.
-    process._transport.close()  # type: ignore[attr-defined]
+    with contextlib.closing(process._transport):  # type: ignore[attr-defined]
+        process.stdin.close()
+        try:
+            await _exited(process)
+        finally:  # Also where the wait is canceled.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        await _exited(process)
 
 
 async def _exited(process: Process) -> None:

@@ -172,3 +172,8 @@ class _LoopThread:
 
 async def _close_all(closing: list[Callable[[], Awaitable[None]]]) -> None:
     await asyncio.gather(*(close() for close in closing), return_exceptions=True)
+    # A call that lost its server just now may be starting it again.
+    if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in rest:
+            task.cancel()
+        await asyncio.wait(rest)
