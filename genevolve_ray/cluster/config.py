@@ -12,7 +12,8 @@ from genevolve_ray.evolution.patience import time_limit
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.base import Config
 
-_EPSILON = 1e-6
+EPSILON = 1e-6
+"""Sums of fractions of a GPU or core that are closer than this are equal."""
 
 
 class ServiceConfig(Config):
@@ -191,4 +192,4 @@ def usual_way(config: PlacedConfig) -> Literal["host", "nccl", "ipc"]:
 def on_one_gpu(cluster: ClusterConfig) -> bool:
     """Return whether learner and engines reserve fractions of a GPU that add up to at most one."""
     learner, engines = cluster.learner_ranks * cluster.learner_gpus, cluster.rollout_workers * cluster.rollout_gpus
-    return bool(learner and engines) and learner + engines <= 1 + _EPSILON
+    return bool(learner and engines) and learner + engines <= 1 + EPSILON

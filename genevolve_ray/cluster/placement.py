@@ -7,14 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.config import on_one_gpu
+from genevolve_ray.cluster.config import EPSILON, on_one_gpu
 from genevolve_ray.cluster.errors import PlacementError
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import PlacedConfig, ServiceConfig
 
 _PLACEMENT_SECONDS = 10.0
-_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ def _resources(cpus: float, gpus: float) -> dict[str, float]:
 
 
 def _within(asked: Mapping[str, float], there: Mapping[str, float]) -> bool:
-    return all(amount <= there.get(name, 0.0) + _EPSILON for name, amount in asked.items())
+    return all(amount <= there.get(name, 0.0) + EPSILON for name, amount in asked.items())
 
 
 def _listed(resources: Mapping[str, float]) -> str:

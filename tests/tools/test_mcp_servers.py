@@ -6,10 +6,10 @@ import asyncio
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from mcp_servers import EPISODE, HERE, call, command, opened_box
@@ -47,15 +47,10 @@ class http_server:
     def __enter__(self) -> subprocess.Popen[bytes]:
         arguments = [sys.executable, str(HERE / SDK), str(self.port)]
         self.process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                assert time.monotonic() < until, "the server does not listen"
-                time.sleep(0.02)
-            else:
-                return self.process
+        # Its transport tries again, later each time, until the server listens.
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8), trust_env=False, timeout=60) as client:
+            client.get(f"http://127.0.0.1:{self.port}/")
+        return self.process
 
     def __exit__(self, *error: object) -> None:
         self.process.kill()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import anyio
@@ -183,12 +183,10 @@ class _Live:
 
     async def open(self, seconds: float) -> None:
         self._task = asyncio.create_task(self._hold())
-        try:
-            async with asyncio.timeout(seconds):
-                await asyncio.shield(self._ready)
-        except BaseException:
-            await self.aclose()
-            raise
+        async with AsyncExitStack() as unfinished, asyncio.timeout(seconds):
+            unfinished.push_async_callback(self.aclose)
+            await asyncio.shield(self._ready)
+            unfinished.pop_all()
 
     async def _hold(self) -> None:
         try:

@@ -7,6 +7,7 @@ import atexit
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from time import perf_counter
 from typing import Any, TypeVar
@@ -77,12 +78,11 @@ class WithServers:
         self._thread = _LoopThread()
         self._links: list[Link] = []
         atexit.register(self.close)  # A process that ends without closing must not leave a server behind.
-        try:
+        with ExitStack() as unfinished:
+            unfinished.callback(self.close)
             self._links = [self._thread.run(_link(name, config)) for name in config.servers]
             offered = self._offered(self._thread.run(_listed(self._links)))
-        except BaseException:
-            self.close()
-            raise
+            unfinished.pop_all()
         for line in self.notes:
             _log.warning("%s", line)
         self.tools: dict[str, Tool] = {**offered, **toolbox.tools}
