@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genevolve_ray.engines.config import EngineConfig
-from genevolve_ray.engines.protocol import Probe, PromptTooLong, WeightUpdateError
+from genevolve_ray.engines.protocol import PromptTooLong, WeightUpdateError
 from genevolve_ray.models import architecture
 from genevolve_ray.models.adapters import AdapterMisfit, check_published, is_adapter
 from genevolve_ray.models.image_processor import check_image_processor, check_torchvision, json_object
@@ -189,22 +189,3 @@ def merged_into(folder: str | Path, base: str | Path) -> str:
         if is_adapter(folder)
         else ""
     )
-
-
-def probe_difference(probe: Probe, scored: list[float], version: int, remark: str = "") -> float:
-    """Return the mean absolute difference between the learner's log-probs on the probe and the engine's.
-
-    `remark` ends the message of an error.
-
-    Raises:
-        WeightUpdateError: If it exceeds the probe's tolerance (or is not a number).
-    """
-    if len(scored) != len(probe.logprobs):
-        raise WeightUpdateError(f"the probe has {len(probe.logprobs)} log-probs, but the engine scored {len(scored)}")
-    difference = sum(abs(a - b) for a, b in zip(scored, probe.logprobs, strict=True)) / max(len(scored), 1)
-    if not difference <= probe.tolerance:
-        raise WeightUpdateError(
-            f"after the update to version {version} the engine is off by {difference:.3g} (mean absolute log-prob) "
-            f"on the probe, tolerance {probe.tolerance:.3g}{remark}"
-        )
-    return difference

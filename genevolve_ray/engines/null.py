@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genevolve_ray.engines.checks import probe_difference, room_for
+from genevolve_ray.engines.checks import room_for
+from genevolve_ray.engines.probe import probe_difference
 from genevolve_ray.engines.protocol import FinishReason, Generation, Probe, PromptImage, SamplingParams
 from genevolve_ray.learning.null import NULL_FILE, null_logprob
 

@@ -21,13 +21,13 @@ from genevolve_ray.engines.checks import (
     check_weights,
     engine_context,
     merged_into,
-    probe_difference,
     read_model_config,
     room_for,
     sees,
 )
 from genevolve_ray.engines.load_check import Loaded, LoadWatch, TensorPart, check_load, factor_checksums
 from genevolve_ray.engines.media import PromptImages
+from genevolve_ray.engines.probe import probe_difference
 from genevolve_ray.engines.protocol import Generation, Probe, PromptImage, SamplingParams, WeightUpdateError
 from genevolve_ray.learning.batch import ImageInputs
 from genevolve_ray.learning.digests import checksum, word_of

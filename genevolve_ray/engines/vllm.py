@@ -16,12 +16,12 @@ from genevolve_ray.engines.checks import (
     check_weights,
     engine_context,
     merged_into,
-    probe_difference,
     room_for,
 )
 from genevolve_ray.engines.config import VllmConfig
 from genevolve_ray.engines.load_check import check_load
 from genevolve_ray.engines.media import PromptImages, check_expanded
+from genevolve_ray.engines.probe import read_probe
 from genevolve_ray.engines.protocol import (
     FinishReason,
     Generation,
@@ -309,7 +309,7 @@ class VllmEngine:
         self.check_seconds = time.perf_counter() - started
         if probe is None:
             return 0.0
-        return probe_difference(probe, await self._score(probe.token_ids, probe.media), version, remark)
+        return await read_probe(probe, lambda: self._score(probe.token_ids, probe.media), version, remark)
 
     async def _freeze(self, llm: AsyncLLM) -> None:
         """Stop all requests between two steps, and drop what vLLM remembers of their pictures and, mostly, prompts."""
