@@ -32,14 +32,14 @@ def test_strengths_solve_the_equations_of_the_maximum(wins_KK: Array, prior: flo
     assert (found_K > 0).all() and np.isfinite(found_K).all()
     chances_KK = win_probabilities(found_K)
     expected_K = ((wins_KK + wins_KK.T) * chances_KK).sum(1) + prior * found_K / (found_K + 1)
-    assert expected_K == pytest.approx(wins_KK.sum(1) + prior / 2, abs=1e-6)
+    assert expected_K == pytest.approx(wins_KK.sum(1) + prior / 2, abs=1e-8)
 
 
 @given(tournaments(), PRIORS, st.randoms(use_true_random=False))
 def test_the_order_of_the_things_does_not_matter(wins_KK: Array, prior: float, random: object) -> None:
     order = list(range(len(wins_KK)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    assert strengths(wins_KK[np.ix_(order, order)], prior) == pytest.approx(strengths(wins_KK, prior)[order], rel=1e-7)
+    assert strengths(wins_KK[np.ix_(order, order)], prior) == pytest.approx(strengths(wins_KK, prior)[order], rel=1e-9)
 
 
 @given(st.permutations(range(6)), PRIORS)
@@ -58,7 +58,7 @@ def test_things_with_equal_results_are_equal(wins_KK: Array, prior: float) -> No
     doubled_KK[count, :count], doubled_KK[:count, count] = wins_KK[-1], wins_KK[:, -1]
     doubled_KK[count, count - 1] = doubled_KK[count - 1, count] = 0.5
     found_K = strengths(doubled_KK, prior)
-    assert found_K[count] == pytest.approx(found_K[count - 1], rel=1e-6)
+    assert found_K[count] == pytest.approx(found_K[count - 1], rel=1e-9)
 
 
 @given(tournaments(), PRIORS)
