@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,14 +17,15 @@ from genevolve_ray.evolution.plugins import PluginFault
 from genevolve_ray.evolution.ports import RenderedAttempt, RolloutTask
 from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.services import GroupJudgeService
+from genevolve_ray.gateway.rollouts import GatewayRollouts
 from genevolve_ray.judges.protocol import Attempt
-from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict
+from genevolve_ray.records.components import KSCORE_SCALES, AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageRef, MemoryImages, reference
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 from genevolve_ray.records.usage import Usage, record_usage
-from genevolve_ray.records.verdict import MissingValue, RewardConfig
+from genevolve_ray.records.verdict import NOT_EXAMINED, ImageScores, MissingValue, RewardConfig, ScoreFormula, Verdict
 
 KEY = SampleKey(step=1, request_id="r", sample=0)
 PROGRAM = Program(gen_prompt="a heron", reference_images=())
@@ -45,6 +45,12 @@ class Single:
         if self.fails(self.calls):
             raise InfraFailure("the single judge is away")
         return OpenVerdict(components={"score": Component(value=4, high=10)}, judge=self.identity)
+
+
+class Kscores(Single):
+    """Declares the components of a KScore."""
+
+    components = KSCORE_SCALES
 
 
 class Ranks:
@@ -232,21 +238,40 @@ def test_the_runs_judge_judges_pictures() -> None:
         Panel(Ranks(), {}, RewardConfig(components={"rank": 1.0}))
 
 
-def test_a_further_kscore_has_the_formula_of_the_reward_also_when_it_is_counted_later() -> None:
-    from test_judging import Critic
+async def test_a_further_kscore_has_the_formula_of_the_reward_also_when_it_is_counted_later() -> None:
+    scores = ImageScores(faithfulness=1, visual_correctness=1, text_accuracy=None, aesthetics=1)
+    graded = Verdict(image=scores, text=NOT_EXAMINED, judge="more/1", formula=ScoreFormula.PAPER)
+    reward = RewardConfig(components={"more.kscore": 1.0}, formula=ScoreFormula.RELEASE_SUMMARY)
+    trajectory, found = make_trajectory(KEY), Judged({"more": graded})
+    panel = Panel(Single(), {"more": Kscores(), "order": Ranks()}, reward)
+    panel.settle(trajectory, found)
+    assert trajectory.outcome is Outcome.PENDING
+    assert trajectory.verdicts["more"].components["kscore"].value == pytest.approx(0.8), (
+        "and not 1, as the paper has it"
+    )
 
-    reward = RewardConfig(components={"more.kscore": 1.0})
-    panel, plain = (Panel(Single(), {"more": Critic(), **more}, reward) for more in ({"order": Ranks()}, {}))
-    trajectory = make_trajectory(KEY)
 
-    async def settled(one: Panel) -> Trajectory:
-        found = Judged({"more": await Critic().judge(), "judge": await Single().judge()})
-        one.settle(trajectory, found)
-        return trajectory
+async def test_samples_of_workers_outside_wait_for_their_group_as_well() -> None:
+    played = scene(ranks := Ranks())
 
-    later = asyncio.run(settled(panel)).verdicts["more"].components["kscore"].value
-    once = asyncio.run(settled(plain)).reward
-    assert once is not None and later == once.total
+    class Gateway:
+        async def answer(self, task: RolloutTask, patience: float | None) -> Trajectory:
+            trajectory = make_trajectory(task.key)
+            trajectory.outcome, trajectory.program = Outcome.PENDING, PROGRAM
+            return trajectory
+
+    class Server:
+        gateway = Gateway()
+
+        async def ask(self, work: Any) -> Any:
+            return await work
+
+    server: Any = Server()
+    settings: dict[str, Any] = {"run_seed": 5, "group_size": 3, "max_attempts": 1, "sampling": SamplingParams()}
+    outside = GatewayRollouts(server, played.scoring)
+    group = await collect_group(a_request("r"), 1, outside, panel=played.scoring.panel, **settings)
+    assert [len(asked) for asked in ranks.asked] == [3]
+    assert group.scores() == pytest.approx([0.2, 0.45, 0.7])
 
 
 # --- the service ---
