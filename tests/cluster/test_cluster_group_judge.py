@@ -41,7 +41,7 @@ async def test_groups_are_compared_by_a_service_of_their_own(tmp_path: Path, sha
             f"cluster.address={shared_cluster.address}",
             "gateway.port=null",
             *settings(server.url),
-            f"renderer.runtime_env={{env_vars: {{PYTHONPATH: '{path}'}}}}",
+            *(f"{role}.runtime_env={{env_vars: {{PYTHONPATH: '{path}'}}}}" for role in ("renderer", "judge")),
             "cluster.judges={pairs: {replicas: 1, cpus: 0.1}}",
         )
         with RunStore.open(str(tmp_path / "run"), config, run_seed=1, keep=config.checkpoints) as store:

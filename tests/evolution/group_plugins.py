@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 from scripted_server import Call, Reply
 
 from genevolve_ray.records.base import Config
+from genevolve_ray.records.components import Component, ComponentRange, OpenVerdict
+from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.program import Program
+from genevolve_ray.records.request import Request
 
 
 class Shades:
@@ -29,6 +33,23 @@ class Shades:
         shade = 8 * self.drawn % 256
         Image.new("RGB", (8, 8), (shade, shade, shade)).save(buffer, "PNG")
         return buffer.getvalue()
+
+
+class Steady:
+    """Gives every picture a KScore of 0.8, and needs no truth."""
+
+    Config = Config
+    identity = "steady/1"
+    needs_truth = False
+    components: Mapping[str, ComponentRange] = {"kscore": ComponentRange()}
+
+    def __init__(self, config: Config) -> None:
+        """Take no settings."""
+
+    async def judge(
+        self, request: Request, image: bytes, truth: bytes, program: Program, references: Sequence[ImageHit]
+    ) -> OpenVerdict:
+        return OpenVerdict(components={"kscore": Component(value=0.8)}, judge=self.identity)
 
 
 def shades_in(call: Call) -> list[int]:
@@ -50,11 +71,12 @@ def prefer_brighter(_: int, call: Call) -> Reply:
 
 
 def settings(url: str, **judge: Any) -> list[str]:
-    """The settings of a run whose reward is half of a KScore and half of the preference within the group."""
+    """The settings of a run whose reward is half a KScore and half of the preference within the group."""
     config = {"chat": {"url": url, "model": "vlm", "price": {"per_call": 0.5}}, **judge}
     pairs = json.dumps({"pairs": {"type": "genevolve_ray.judges.pairwise_judge:PairwiseJudge", "config": config}})
     return [
         "renderer={type: 'group_plugins:Shades'}",
+        "judge={type: 'group_plugins:Steady'}",
         f"judges={pairs}",
         "reward={components: {kscore: 0.5, pairs.preference: 0.5}, missing: leave_out}",
         "experience.enabled=false",

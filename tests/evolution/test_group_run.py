@@ -68,13 +68,12 @@ def test_comparisons_enter_rewards_metrics_costs_and_files(mode: str, tmp_path: 
         assert len(set(parts)) == 3 and sum(parts) == pytest.approx(1.5)
         for trajectory in group.trajectories:
             assert trajectory.reward is not None and "judge.kscore" in trajectory.components()
-            assert trajectory.score == pytest.approx(0.5 * sum(trajectory.reward.parts.values()))
+            assert trajectory.score == pytest.approx(0.4 + 0.5 * trajectory.reward.parts["pairs.preference"])
         used = sum((t.usage.get("judge.pairs", Usage()) for t in group.trajectories), Usage())
         assert (used.calls, used.money, used.prompt_tokens) == (6, 3.0, 600)
-    reward = store.groups(2)[0].trajectories[0].reward
     [(_, none), (_, validation)] = heard.steps
-    assert none is None and validation is not None and reward is not None
-    assert validation["reward_mean"] == pytest.approx(reward.parts["kscore"]), "the weight of the preference goes to the others"
+    assert none is None and validation is not None
+    assert validation["reward_mean"] == pytest.approx(0.8), "the weight of the preference goes to the others"
 
 
 def test_a_server_that_is_down_leaves_the_other_components(tmp_path: Path) -> None:
@@ -85,7 +84,7 @@ def test_a_server_that_is_down_leaves_the_other_components(tmp_path: Path) -> No
         store, _ = asyncio.run(evolved(config, tmp_path / "run"))
     for metrics in store.metrics():
         assert "component_pairs.preference" not in metrics and metrics["infra_failures"] == 0
-        assert metrics["component_judge.kscore"] == pytest.approx(metrics["reward_mean"])
+        assert metrics["component_judge.kscore"] == metrics["reward_mean"] == pytest.approx(0.8)
 
 
 def test_a_judge_of_groups_cannot_be_the_judge_of_a_run() -> None:
