@@ -8,10 +8,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from genevolve_ray.engines.chat_endpoint import EndpointChat, EndpointChatConfig
 from genevolve_ray.engines.protocol import ChatImage, ChatModel
@@ -20,7 +19,7 @@ from genevolve_ray.judges.asking import ask
 from genevolve_ray.judges.bradley_terry import is_connected, strengths, win_probabilities
 from genevolve_ray.judges.kscore import bounded_line
 from genevolve_ray.judges.local_judge import LocalModelConfig, check_sees
-from genevolve_ray.judges.pairing import Compared, Preference, pair_messages, pairs_of, read_preference
+from genevolve_ray.judges.pairing import Compared, Pairs, Preference, pair_messages, pairs_of, read_preference
 from genevolve_ray.judges.protocol import Attempt
 from genevolve_ray.judges.rubrics import PAIRWISE_SCHEMA, digest, load_rubric
 from genevolve_ray.judges.seeing import SeeingConfig, shown_pictures
@@ -37,7 +36,7 @@ class PairwiseJudgeConfig(SeeingConfig):
     """A model in the judge's own replica; give it a GPU: `cluster.judges.NAME.gpus: 1`."""
     rubric: str = "pairwise"
     """One of `judges/prompts`, a file, or `module:attribute`."""
-    pairs: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    pairs: Pairs = "all"
     """`all`: each picture is compared with each other one. A number n: the pictures stand on a circle, and each is compared
     with the next n. Each pair takes two calls, one for either order."""
     prior: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -48,6 +47,13 @@ class PairwiseJudgeConfig(SeeingConfig):
     alone: float | None = Field(default=None, ge=0, le=1)
     """Score of a picture without a rival: in evaluations, or when all other samples failed. None: it has none, which needs
     `reward.missing` `leave_out` or a value."""
+
+    @field_validator("pairs")
+    @classmethod
+    def _at_least_one(cls, value: Pairs) -> Pairs:
+        if value != "all" and value < 1:
+            raise ValueError(f"pairs={value}: each picture needs at least one comparison")
+        return value
 
     @model_validator(mode="after")
     def _one_model(self) -> PairwiseJudgeConfig:
