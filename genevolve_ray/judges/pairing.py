@@ -40,7 +40,7 @@ class Compared:
 
     @property
     def agreed(self) -> bool:
-        """Whether both orders give the same answer."""
+        """True where both orders give the same answer."""
         return self.straight.better == {0: 0, 1: 2, 2: 1}[self.swapped.better]
 
     @property
@@ -56,8 +56,8 @@ class Compared:
 def pairs_of(count: int, pairs: Pairs, request_id: str) -> list[tuple[int, int]]:
     """Return the pairs to compare among `count` pictures, each once.
 
-    With a number n, the pictures stand on a circle in an order that follows from the request, and each is compared with
-    the next n: n * count pairs at most, and each picture in 2 n of them, or with all others. Any one pair may fail, and
+    With a number n, the pictures form a circle in an order that follows from the request, and each is compared with the
+    next n: n * count pairs at most, and each picture in 2 n of them, or with all others. Any one pair may fail, and
     the others still connect all pictures, where there are at least three.
     """
     if pairs == "all" or 2 * pairs >= count - 1:

@@ -33,11 +33,11 @@ class PairwiseJudgeConfig(SeeingConfig):
     chat: EndpointChatConfig | None = None
     """A model behind an endpoint that sees pictures."""
     local: LocalModelConfig | None = None
-    """A model in the judge's own replica; give it a GPU: `cluster.judges.NAME.gpus: 1`."""
+    """A model in the judge's own replica, which then needs a GPU."""
     rubric: str = "pairwise"
     """One of `judges/prompts`, a file, or `module:attribute`."""
     pairs: Pairs = "all"
-    """`all`: each picture is compared with each other one. A number n: the pictures stand on a circle, and each is compared
+    """`all`: each picture is compared with each other one. A number n: the pictures form a circle, and each is compared
     with the next n. Each pair takes two calls, one for either order."""
     prior: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Weight of the assumption that all pictures are equal, in comparisons of each picture. A larger one draws the scores

@@ -1,4 +1,4 @@
-"""What judges over chat models that see pictures have in common: the limits of answers and pictures, and their opening."""
+"""Common settings of judges over chat models that see pictures, and the opening of pictures for these models."""
 
 from __future__ import annotations
 
