@@ -18,9 +18,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.cluster.replies import unwrap
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.patience import SHORTEST
-from genevolve_ray.records.components import AnyVerdict, ComponentRange
+from genevolve_ray.evolution.ports import RenderedAttempt
+from genevolve_ray.records.components import AnyVerdict, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.program import Program
@@ -143,6 +144,19 @@ class ServeJudge:
         return verdict
 
 
+class ServeGroupJudge:
+    """Represent the service of a judge of groups."""
+
+    def __init__(self, identity: str, components: Mapping[str, ComponentRange], caller: Caller) -> None:
+        """Represent the judge of that identity, which measures these components."""
+        self.identity, self.components, self._caller = identity, components, caller
+
+    async def judge_group(self, request: Request, attempts: Sequence[RenderedAttempt]) -> Sequence[OpenVerdict]:
+        """Judge the attempts of a group. Raises InfraFailure after bounded retries."""
+        verdicts: Sequence[OpenVerdict] = await self._caller("judge_group", request, tuple(attempts))
+        return verdicts
+
+
 class ServeGrader:
     """Represent a judge service with the scale of another benchmark."""
 
@@ -171,12 +185,20 @@ async def connect(
 
 
 async def connect_judge(judge: Caller) -> ServeJudge:
-    """Query a judge service once, and return its proxy."""
-    return ServeJudge(await judge("describe"), await judge("components"), judge)
+    """Query a judge service once, and return its proxy. Raises UserFault for a judge of groups."""
+    found = await _connect_any(judge)
+    if isinstance(found, ServeGroupJudge):
+        raise UserFault(f"{judge.service}: {found.identity} judges groups, which only a run's further judges may do")
+    return found
 
 
-async def connect_judges(callers: Mapping[str, Caller]) -> dict[str, ServeJudge]:
+async def _connect_any(judge: Caller) -> ServeJudge | ServeGroupJudge:
+    kind = ServeGroupJudge if await judge("judges_groups") else ServeJudge
+    return kind(await judge("describe"), await judge("components"), judge)
+
+
+async def connect_judges(callers: Mapping[str, Caller]) -> dict[str, ServeJudge | ServeGroupJudge]:
     """Query the services of further judges, by role (`judges.NAME`) among all services, and return proxies by name."""
     roles = [role for role in callers if role.startswith("judges.")]
-    found = await asyncio.gather(*(connect_judge(callers[role]) for role in roles))
+    found = await asyncio.gather(*(_connect_any(callers[role]) for role in roles))
     return {role.removeprefix("judges."): judge for role, judge in zip(roles, found, strict=True)}

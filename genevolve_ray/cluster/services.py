@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.replies import Reply, replied
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, build_here, held_by_workers
-from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
+from genevolve_ray.evolution.ports import RenderedAttempt
+from genevolve_ray.evolution.services import GradeService, GroupJudgeService, JudgeService, RenderService, judge_service
 from genevolve_ray.records.components import ComponentRange
 from genevolve_ray.records.images import FilesystemImages, ImageRef
 from genevolve_ray.records.observation import ImageHit
@@ -107,13 +108,13 @@ class RenderReplica(_Replica):
 
 
 class JudgeReplica(_Replica):
-    """Serve the judge plug-in."""
+    """Serve a judge plug-in, which judges pictures or groups of them."""
 
     def __init__(self, spec: PluginSpec, images_uri: str, replicas: int = 1) -> None:
         """Build the plug-in over the run's image store."""
         images = FilesystemImages(images_uri)
         super().__init__(build_here(spec), replicas)
-        self._service = JudgeService(self.plugin, images)
+        self._service = judge_service(self.plugin, images)
 
     async def describe(self) -> str:
         """Return the judge's identity."""
@@ -125,7 +126,17 @@ class JudgeReplica(_Replica):
 
     async def judge(self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]) -> Reply:
         """Judge a rendered program; the reply holds a verdict, or an InfraFailure."""
+        assert isinstance(self._service, JudgeService), f"{self._service.identity} judges groups"
         return await replied(self._service.judge(request, image, program, references))
+
+    async def judges_groups(self) -> bool:
+        """Return whether the judge judges groups."""
+        return isinstance(self._service, GroupJudgeService)
+
+    async def judge_group(self, request: Request, attempts: Sequence[RenderedAttempt]) -> Reply:
+        """Judge the attempts of a group; the reply holds their verdicts, or an InfraFailure."""
+        assert isinstance(self._service, GroupJudgeService), f"{self._service.identity} judges pictures"
+        return await replied(self._service.judge_group(request, attempts))
 
 
 class GradeReplica(_Replica):

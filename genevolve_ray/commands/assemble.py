@@ -59,14 +59,14 @@ async def _in_process(config: RunConfig, model: Path, store: RunStore, screen: P
                 learner = start_learner(config, model, folders, store.images)
                 async with _gateway(config, model, store, screen, parts, None) as rollouts:
                     renderers = GatewayRenderers(None, parts.scoring, meet)
-                    yield Ports(rollouts, learner, start_experience(config), renderers)
+                    yield Ports(rollouts, learner, start_experience(config), renderers, parts.scoring.panel)
             return
         async with (
             in_process(config, model, store.images) as ports,
             _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts,
         ):
             renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
-            yield Ports(rollouts, ports.learner, ports.experience, renderers)
+            yield Ports(rollouts, ports.learner, ports.experience, renderers, parts.scoring.panel)
 
 
 @asynccontextmanager
@@ -76,23 +76,24 @@ async def _on_ray(config: RunConfig, model: Path, store: RunStore, screen: Progr
     async with on_ray(
         config, run_name=config.name, images_uri=store.images.uri, model_dir=model, monitor=screen
     ) as ports:
-        if config.gateway.port is None:
-            yield Ports(ports.rollouts, ports.learner, ports.experience, ports.renderers)
-            return
         from genevolve_ray.cluster.proxies import connect, connect_judges
         from genevolve_ray.evolution.rollout import Scoring
+
+        tools, renderer, judge = await connect(*(ports.callers[role] for role in ("tools", "renderer", "judge")))
+        scoring = Scoring(renderer, judge, config.reward, others=await connect_judges(ports.callers))
+        if config.gateway.port is None:
+            yield Ports(ports.rollouts, ports.learner, ports.experience, ports.renderers, scoring.panel)
+            return
         from genevolve_ray.gateway.launch import GatewayParts
         from genevolve_ray.gateway.rollouts import GatewayRenderers
 
         async def meet(generation: int, spec: RendererSpec) -> RenderPort:
             return await ports.renderers.port(generation)
 
-        tools, renderer, judge = await connect(*(ports.callers[role] for role in ("tools", "renderer", "judge")))
-        further = await connect_judges(ports.callers)
-        parts = GatewayParts(tools, Scoring(renderer, judge, config.reward, others=further), store.images)
+        parts = GatewayParts(tools, scoring, store.images)
         async with _gateway(config, model, store, screen, parts, ports.rollouts) as rollouts:
-            renderers = GatewayRenderers(ports.renderers, parts.scoring, meet)
-            yield Ports(rollouts, ports.learner, ports.experience, renderers)
+            renderers = GatewayRenderers(ports.renderers, scoring, meet)
+            yield Ports(rollouts, ports.learner, ports.experience, renderers, scoring.panel)
 
 
 @asynccontextmanager

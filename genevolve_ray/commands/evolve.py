@@ -97,6 +97,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
                 store,
                 Recording(screen, writers),
                 ports.experience,
+                panel=ports.panel,
             )
             async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.generations, screen):
                 version = await evolution.start()

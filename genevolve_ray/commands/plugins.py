@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from genevolve_ray.config import load_config, with_overrides
-from genevolve_ray.contracts import embedder, judge, renderer, requests, samples, summariser, tools
+from genevolve_ray.contracts import embedder, group_judge, judge, renderer, requests, samples, summariser, tools
 from genevolve_ray.contracts.running import Check, run_checks
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.layers import EXTENDS, is_file, merge_layers, read_layers
@@ -32,6 +32,7 @@ from genevolve_ray.evolution.plugins import (
 )
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.swaps import Swap, Swaps, SwapState
+from genevolve_ray.judges.protocol import judges_groups
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import plain_secrets, shown
@@ -149,7 +150,8 @@ def _contract(role: Role, spec: PluginSpec, images: MemoryImages, posed_by: str 
         return tools.CHECKS, tools.ToolsCase(images=images, request=request)
     if role is Role.JUDGE:
         truth = samples.picture() if request.truth_image is None else images.get(request.truth_image)
-        return judge.CHECKS, judge.JudgeCase(request=request, truth=truth, secrets=secrets)
+        checks = group_judge.CHECKS if judges_groups(spec.resolve()) else judge.CHECKS
+        return checks, judge.JudgeCase(request=request, truth=truth, secrets=secrets)
     if role is Role.SUMMARISER:
         case = summariser.SummariserCase(request, samples.pair(request, images), secrets)
         return summariser.CHECKS, case

@@ -69,11 +69,11 @@ async def check_verdict(judge: Judge, case: JudgeCase) -> None:
         type(verdict).model_validate(verdict.model_dump())
     except ValueError as error:
         raise AssertionError(f"the verdict is out of range: {error}") from error
-    _check_declared(components_of(verdict), declared_components(judge))
+    check_declared(components_of(verdict), declared_components(judge))
     assert verdict.judge == judge.identity, f"the verdict names {verdict.judge!r}, but the judge is {judge.identity!r}"
 
 
-def _check_declared(found: Mapping[str, Component], declared: Mapping[str, ComponentRange]) -> None:
+def check_declared(found: Mapping[str, Component], declared: Mapping[str, ComponentRange]) -> None:
     """Check the components of a verdict against those that the judge declares (attribute `components`)."""
     unknown = sorted(set(found) - set(declared))
     assert not unknown, f"the verdict has {', '.join(unknown)}, but `components` declares {', '.join(declared)}"

@@ -31,7 +31,7 @@ from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.judges.protocol import declared_components
+from genevolve_ray.judges.protocol import declared_components, judges_groups
 from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.rewards import OpenReward
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
@@ -238,7 +238,10 @@ def check_reward(config: RunConfig) -> None:
     for role, spec in config.judge_specs.items():
         if spec.isolated:
             return
-        declared[role.removeprefix("judges.")] = declared_components(*plugin_settings(role, spec))
+        kind, settings = plugin_settings(role, spec)
+        if role == "judge" and judges_groups(kind):
+            raise UserFault(f"judge.type={spec.type} judges groups: name it under judges, and another one as judge")
+        declared[role.removeprefix("judges.")] = declared_components(kind, settings)
     if config.reward.components:
         OpenReward(config.reward, declared)
     elif "kscore" not in declared["judge"]:

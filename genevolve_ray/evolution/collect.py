@@ -7,15 +7,19 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.errors import RunError
 from genevolve_ray.evolution.generations import RendererGenerations
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
+
+if TYPE_CHECKING:
+    from genevolve_ray.evolution.judging import Panel
 
 OnTrajectory = Callable[[Trajectory], None]
 T = TypeVar("T")
@@ -70,12 +74,13 @@ async def collect_group(
     limits: SampleLimits | None = None,
     generations: RendererGenerations | None = None,
     first_attempt: int = 0,
+    panel: Panel | None = None,
 ) -> Group:
     """Draw K rollouts of one request.
 
     A sample that ends as an infrastructure failure is drawn again under a new attempt number, at most `max_attempts`
     times. A sample that still fails stays in the group as such: it has no reward and is never trained on. The whole
-    group shares one render seed and one renderer.
+    group shares one render seed and one renderer. Judges of groups are asked once every sample has ended.
 
     Args:
         request: the request.
@@ -89,6 +94,10 @@ async def collect_group(
         limits: start and deadline of samples; dropped samples are left out of the group.
         generations: the renderers; the group keeps the one that is current when it begins.
         first_attempt: number of the first attempt, above those of an earlier draw of the group that failed.
+        panel: the judges, where some of them judge groups.
+
+    Raises:
+        RunError: when a sample waits for judges of groups, and `panel` has none.
     """
     render_seed = derive_seed(run_seed, "render", step, request.id)
 
@@ -116,7 +125,12 @@ async def collect_group(
 
     with (generations or RendererGenerations()).hold() as renderer:
         samples = await gather_or_cancel(limits.keep(partial(draw, index)) for index in range(group_size))
-    return Group(request.id, step, [trajectory for attempts in samples for trajectory in attempts])
+    group = Group(request.id, step, [trajectory for attempts in samples for trajectory in attempts])
+    if panel is not None:
+        await panel.judge_group(request, group.trajectories, max_attempts)
+    if left := [str(t.key) for t in group.trajectories if t.outcome is Outcome.PENDING]:
+        raise RunError(f"sample {left[0]} waits for the judges of its group, which the loop does not have")
+    return group
 
 
 def distinct(requests: list[Request], step: int) -> list[Request]:

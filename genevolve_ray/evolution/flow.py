@@ -152,6 +152,9 @@ class Flow:
 
 
 def oldest_version(*trajectories: Trajectory) -> int | None:
-    """Return the oldest policy version behind a token that would be trained on, None when there is no such token."""
-    kept = (t.ledger.oldest_version for t in trajectories if t.outcome in (Outcome.SCORED, Outcome.POLICY_FAILURE))
+    """Return the oldest policy version behind a token that would be trained on, None when there is no such token.
+
+    A sample that waits for the judgment of its group would be.
+    """
+    kept = (t.ledger.oldest_version for t in trajectories if t.outcome is not Outcome.INFRA_FAILURE)
     return min((version for version in kept if version is not None), default=None)

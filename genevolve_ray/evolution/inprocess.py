@@ -18,11 +18,12 @@ from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.experience import LocalExperience
+from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
 from genevolve_ray.evolution.ports import ExperiencePort, LearnerPort, RolloutPort, RolloutTask
 from genevolve_ray.evolution.rollout import Rollouts, Scoring
-from genevolve_ray.evolution.services import JudgeService, RenderService
+from genevolve_ray.evolution.services import RenderService, judge_service
 from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, weight_folders
 from genevolve_ray.experience.factory import build_embedder
@@ -47,6 +48,8 @@ class Ports:
     learner: LearnerPort
     experience: ExperiencePort | None = None
     renderers: RendererHost | None = None
+    panel: Panel | None = None
+    """The judges, where some of them judge groups; None is enough for a run without such a judge."""
 
 
 class LocalRollouts:
@@ -58,6 +61,11 @@ class LocalRollouts:
         """Combine rollouts, their scoring, their engine, the run's pictures, and the toolbox behind the tools."""
         self._rollouts, self._scoring, self._engine, self._images = rollouts, scoring, engine, images
         self._toolbox = toolbox
+
+    @property
+    def panel(self) -> Panel:
+        """The judges."""
+        return self._scoring.panel
 
     async def add_renderer(self, generation: int, spec: RendererSpec) -> str:
         """Build an additional renderer. Raises PluginFault for one that cannot run in this process."""
@@ -142,8 +150,8 @@ def build_rollouts(
 def build_scoring(config: EvolutionConfig, images: ImageStore) -> Scoring:
     """Build a run's renderer and judges in this process."""
     renderer = RenderService(config.renderer.build(), images)
-    others = {name: JudgeService(spec.build(), images) for name, spec in config.judges.items()}
-    return Scoring(renderer, JudgeService(config.judge.build(), images), config.reward, others=others)
+    others = {name: judge_service(spec.build(), images) for name, spec in config.judges.items()}
+    return Scoring(renderer, judge_service(config.judge.build(), images), config.reward, others=others)
 
 
 async def start_rollouts(
@@ -186,7 +194,8 @@ async def in_process(config: EvolutionConfig, model_dir: Path, images: ImageStor
         learner = start_learner(config, model_dir, folders, images)
         rollouts, engine = await start_rollouts(config, model_dir, images)
         try:
-            yield Ports(rollouts, learner, start_experience(config), None if config.deterministic else rollouts)
+            renderers = None if config.deterministic else rollouts
+            yield Ports(rollouts, learner, start_experience(config), renderers, rollouts.panel)
         finally:
             await rollouts.aclose()
             await engine.close()

@@ -14,6 +14,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.generations import RendererGenerations
+from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.metrics import Clock, check_parity, evaluation_metrics, group_metrics, warnings_of
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.outage import Patience, Remainder, main_reason
@@ -48,6 +49,8 @@ class Evolution:
     generations: RendererGenerations = field(default_factory=RendererGenerations)
     warned: set[str] = field(default_factory=set)
     """Metrics that a note was made of."""
+    panel: Panel | None = None
+    """The judges, where some of them judge groups."""
 
     def __post_init__(self) -> None:
         """Prepare for outages and for the overlap of rollouts and learner."""
@@ -87,6 +90,7 @@ class Evolution:
             self.generations,
             self.patience,
             self.offer,
+            self.panel,
         )
         try:
             for step in range(version + 1, config.loop.steps + 1):

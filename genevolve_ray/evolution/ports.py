@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import RunError
 from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.records.base import Record
-from genevolve_ray.records.components import AnyVerdict
+from genevolve_ray.records.components import AnyVerdict, OpenVerdict
 from genevolve_ray.records.experience import Experience, Lesson, MovedToken
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import ImageHit
@@ -37,6 +37,11 @@ class RolloutTask(Record):
     split: str = "train"
     experience: Experience | None = None
     renderer: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """True for a sample of an evaluation, which belongs to no group."""
+        return self.split != "train"
 
     @model_validator(mode="after")
     def _students_see_no_experience(self) -> RolloutTask:
@@ -116,6 +121,25 @@ class JudgePort(Protocol):
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> AnyVerdict:
         """Judge a rendered program. Raises InfraFailure after bounded retries."""
+        ...
+
+
+class RenderedAttempt(Record):
+    """Hold an attempt of a group that has a picture, for the judges of groups."""
+
+    image: ImageRef
+    program: Program
+    references: tuple[ImageHit, ...] = ()
+
+
+@runtime_checkable
+class GroupJudgePort(Protocol):
+    """Judge the attempts of a group together, with pixels by reference (`judges.protocol.GroupJudge`)."""
+
+    identity: str
+
+    async def judge_group(self, request: Request, attempts: Sequence[RenderedAttempt]) -> Sequence[OpenVerdict]:
+        """Return a verdict on each attempt, in their order. Raises InfraFailure after bounded retries."""
         ...
 
 

@@ -11,7 +11,7 @@ from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.judging import Panel
-from genevolve_ray.evolution.ports import JudgePort, RenderPort, RolloutTask
+from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderPort, RolloutTask
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import redacted
@@ -30,10 +30,10 @@ class Scoring:
     def __init__(
         self,
         renderer: RenderPort,
-        judge: JudgePort,
+        judge: JudgePort | GroupJudgePort,
         reward: RewardConfig,
         generation: int = 0,
-        others: Mapping[str, JudgePort] | None = None,
+        others: Mapping[str, JudgePort | GroupJudgePort] | None = None,
     ) -> None:
         """Combine the parts.
 
@@ -47,7 +47,7 @@ class Scoring:
         Raises:
             UserFault: for a reward that these judges cannot give.
         """
-        self._panel = Panel(judge, others or {}, reward)
+        self.panel = Panel(judge, others or {}, reward)
         self._renderers: dict[int, RenderPort] = {generation: renderer}
 
     def add_renderer(self, generation: int, renderer: RenderPort) -> None:
@@ -59,36 +59,40 @@ class Scoring:
         self._renderers.pop(generation, None)
 
     async def score(self, task: RolloutTask, trajectory: Trajectory) -> Trajectory:
-        """Render and judge a played sample. A failure of an external service becomes the outcome INFRA_FAILURE."""
+        """Render and judge a played sample. A failure of an external service becomes the outcome INFRA_FAILURE.
+
+        Where a judge judges groups, a sample of a group remains PENDING until `Panel.judge_group`.
+        """
         renderer = self._renderers[task.renderer]
         trajectory.provenance = trajectory.provenance.model_copy(
             update={
                 "renderer": renderer.identity,
-                "judge": self._panel.identity,
+                "judge": self.panel.identity,
                 "render_seed": task.render_seed,
             }
         )
         if trajectory.outcome is Outcome.PENDING and trajectory.program is not None:
             await self._judged(task, trajectory, trajectory.program, renderer)
+            if task.alone:
+                await self.panel.judge_group(task.request, [trajectory])
         return trajectory
 
     async def _judged(self, task: RolloutTask, trajectory: Trajectory, program: Program, renderer: RenderPort) -> None:
-        references = [trajectory.images[r.img_id] for r in program.reference_images]
+        references = trajectory.references
         started = perf_counter()
         try:
             trajectory.rendered = await renderer.render(
                 program.gen_prompt, [r.image for r in references], task.render_seed
             )
             rendered = perf_counter()
-            judged = await self._panel.judge(task.request, trajectory.rendered, program, references)
+            judged = await self.panel.judge(task.request, trajectory.rendered, program, references)
             seconds = perf_counter() - rendered
-            self._panel.settle(trajectory, judged)
+            self.panel.settle(trajectory, judged)
         except InfraFailure as failure:
             trajectory.outcome, trajectory.reason = Outcome.INFRA_FAILURE, str(failure)
             return
         trajectory.timings["render"] = rendered - started
         trajectory.timings["judge"] = seconds
-        trajectory.outcome = Outcome.SCORED
 
 
 class Rollouts:

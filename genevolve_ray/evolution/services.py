@@ -9,9 +9,18 @@ from typing import Any
 from PIL import Image
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.evolution.plugins import PluginFault
+from genevolve_ray.evolution.ports import RenderedAttempt
 from genevolve_ray.evolution.sharing import SharedWork
-from genevolve_ray.judges.protocol import Judge, LooksAtReferences, declared_components, needs_truth
-from genevolve_ray.records.components import AnyVerdict
+from genevolve_ray.judges.protocol import (
+    Attempt,
+    GroupJudge,
+    Judge,
+    LooksAtReferences,
+    declared_components,
+    needs_truth,
+)
+from genevolve_ray.records.components import AnyVerdict, OpenVerdict
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
@@ -29,6 +38,12 @@ def _pixels(images: ImageStore, ref: ImageRef) -> bytes:
         return images.get(ref)
     except OSError as error:
         raise InfraFailure(f"a stored picture cannot be read: {error}") from error
+
+
+def _truth_of(request: Request, judge: str, images: ImageStore) -> bytes:
+    if request.truth_image is None:
+        raise InfraFailure(f"request {request.id} has no ground-truth image, which {judge} needs")
+    return _pixels(images, request.truth_image)
 
 
 def _deterministic(plugin: object) -> bool:
@@ -117,9 +132,37 @@ class JudgeService:
     async def _look(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> AnyVerdict:
-        truth = b""
-        if self._needs_truth:
-            if request.truth_image is None:
-                raise InfraFailure(f"request {request.id} has no ground-truth image, which {self.identity} needs")
-            truth = _pixels(self._images, request.truth_image)
+        truth = _truth_of(request, self.identity, self._images) if self._needs_truth else b""
         return await self._judge.judge(request, _pixels(self._images, image), truth, program, references)
+
+
+class GroupJudgeService:
+    """Judge groups of image references."""
+
+    def __init__(self, judge: GroupJudge, images: ImageStore) -> None:
+        """Serve `judge` over `images`."""
+        self.identity = judge.identity
+        self.components = declared_components(judge)
+        self._needs_truth = needs_truth(judge)
+        if isinstance(judge, LooksAtReferences):
+            judge.use_images(images)
+        self._judge, self._images = judge, images
+
+    async def judge_group(self, request: Request, attempts: Sequence[RenderedAttempt]) -> Sequence[OpenVerdict]:
+        """Judge the pictures of a group, against their truth where the judge needs it.
+
+        Raises:
+            InfraFailure: when they cannot be judged.
+            PluginFault: when the judge returns another number of verdicts.
+        """
+        truth = _truth_of(request, self.identity, self._images) if self._needs_truth else b""
+        seen = [Attempt(_pixels(self._images, one.image), one.program, one.references) for one in attempts]
+        verdicts = await self._judge.judge_group(request, truth, seen)
+        if len(verdicts) != len(seen):
+            raise PluginFault(f"{self.identity} returned {len(verdicts)} verdicts on {len(seen)} attempts")
+        return verdicts
+
+
+def judge_service(judge: Judge | GroupJudge, images: ImageStore) -> JudgeService | GroupJudgeService:
+    """Return the service of a judge, of pictures or of groups."""
+    return GroupJudgeService(judge, images) if isinstance(judge, GroupJudge) else JudgeService(judge, images)

@@ -12,6 +12,7 @@ from genevolve_ray.evolution.collect import SampleLimits, collect_group, distinc
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.flow import Flow, FlowConfig, FlowState, oldest_version
 from genevolve_ray.evolution.generations import RendererGenerations
+from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.normalising import normalise_group
 from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_reason
@@ -51,17 +52,19 @@ class RolloutStream:
         generations: RendererGenerations | None = None,
         patience: Patience | None = None,
         offer: Callable[[Mapping[int, Group]], None] = lambda groups: None,
+        panel: Panel | None = None,
     ) -> None:
         """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`.
 
         `offer` is called while `take` waits, with the groups by lease that it would take of those that are judged so far.
+        `panel` holds the judges, where some of them judge groups.
         """
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
         self._store, self._monitor, self._sampling = store, monitor, sampling
         self._generations = generations or RendererGenerations()
         self._patience = patience or Patience(loop.outage_limit, monitor)
-        self._offer = offer
+        self._offer, self._panel = offer, panel
         settings = FlowConfig(
             batch=loop.requests_per_step,
             group_size=loop.group_size,
@@ -201,6 +204,7 @@ class RolloutStream:
             limits=self._limits[number],
             generations=self._generations,
             first_attempt=self._redrawn.get(number, 0) * loop.max_attempts,
+            panel=self._panel,
         )
         self._leave_out_stale(number, group)
         if not group.trajectories:  # every sample came too late

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from genevolve_ray.engines.protocol import ChatModel
 from genevolve_ray.judges.vlm_judge import VlmJudge, VlmJudgeConfig
+from genevolve_ray.records.base import Config
 
 BACKENDS = {
     "vllm": "genevolve_ray.engines.chat_vllm:VllmChat",
@@ -20,13 +21,31 @@ BACKENDS = {
 """Chat models by name. They are found at run time, as only engines may know vLLM and torch."""
 
 
-class LocalVlmJudgeConfig(VlmJudgeConfig):
-    """Configure the model of the judge and its backend."""
+class LocalModelConfig(Config):
+    """Configure a chat model in the judge's own process, and its backend."""
 
     backend: str = Field(default="vllm", pattern=r"^(vllm|transformers|[\w.]+:\w+)$")
     """`vllm`, `transformers`, or `package.module:Class` of a chat model with a `Config`, built as `Class(config, service)`."""
     model: dict[str, Any]
     """Settings of the chat model, as `{model: /models/Qwen3-VL-8B-Instruct, device: cuda}`."""
+
+    def load(self) -> ChatModel:
+        """Load the model.
+
+        Raises:
+            ValueError: naming a backend that cannot be found.
+            FileNotFoundError: naming a model folder that does not exist.
+        """
+        return load_backend(self.backend, self.model)
+
+    def decoding(self) -> list[Any]:
+        """Return the settings that alter answers, without the place where the model runs, as JSON values."""
+        kept = {name: self.model.get(name) for name in ("dtype", "max_model_len", "chat_template_kwargs")}
+        return [self.backend, kept, {"temperature": 0}]
+
+
+class LocalVlmJudgeConfig(VlmJudgeConfig, LocalModelConfig):
+    """Configure the judge, its model and the model's backend."""
 
 
 class LocalVlmJudge(VlmJudge):
@@ -47,9 +66,8 @@ class LocalVlmJudge(VlmJudge):
             FileNotFoundError: naming a model folder that does not exist.
         """
         self.config = config
-        self._chat = chat or load_backend(config.backend, config.model)
-        if not getattr(self._chat, "sees", True):
-            raise ValueError(f"a judge must read images, but {self._chat.identity} is a text-only model")
+        self._chat = chat or config.load()
+        check_sees(self._chat)
         super().__init__(config, "local-judge", self._chat, self._chat)
 
     def without_cache(self) -> LocalVlmJudge:
@@ -63,8 +81,13 @@ class LocalVlmJudge(VlmJudge):
 
         The place where it runs is excluded.
         """
-        kept = {name: self.config.model.get(name) for name in ("dtype", "max_model_len", "chat_template_kwargs")}
-        return [self._chat.identity, self.config.backend, kept, {"temperature": 0}]
+        return [self._chat.identity, *self.config.decoding()]
+
+
+def check_sees(chat: ChatModel) -> None:
+    """Check that a model reads images. Raises ValueError naming it."""
+    if not getattr(chat, "sees", True):
+        raise ValueError(f"a judge must read images, but {chat.identity} is a text-only model")
 
 
 def load_backend(backend: str, settings: dict[str, Any]) -> ChatModel:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from genevolve_ray.engines.protocol import ChatModel
-from genevolve_ray.records.components import KSCORE_SCALES, AnyVerdict, ComponentRange
+from genevolve_ray.records.components import KSCORE_SCALES, AnyVerdict, ComponentRange, OpenVerdict
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
@@ -39,6 +40,39 @@ class Judge(Protocol):
         Raises InfraFailure when the judge gave up after bounded retries: a failed judgment is missing, never 0.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Hold one attempt of a group as its judges see it: the encoded picture, the program, and the program's references."""
+
+    image: bytes
+    program: Program
+    references: Sequence[ImageHit] = ()
+
+
+@runtime_checkable
+class GroupJudge(Protocol):
+    """Define a judge that needs the attempts of a whole group, to compare them; one of the further judges of a run.
+
+    `identity`, `components`, `needs_truth` and `config` are those of a `Judge`. An evaluation plays each request once, and
+    policies fail, so a group may have a single attempt. A component that an attempt without rivals lacks is declared with
+    `sometimes`.
+    """
+
+    identity: str
+
+    async def judge_group(self, request: Request, truth: bytes, attempts: Sequence[Attempt]) -> Sequence[OpenVerdict]:
+        """Return a verdict on each attempt at a request, in their order; `truth` is as in `Judge.judge`.
+
+        Raises InfraFailure when the judge gave up after bounded retries: the whole judgment is then missing, never 0.
+        """
+        ...
+
+
+def judges_groups(judge: Any) -> bool:
+    """Return whether a judge, or the class of one, judges groups."""
+    return hasattr(judge, "judge_group")
 
 
 def declared_components(judge: Any, settings: Any = None) -> Mapping[str, ComponentRange]:

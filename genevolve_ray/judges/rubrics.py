@@ -33,6 +33,7 @@ KSCORE_SCHEMA = _object(
     **dict.fromkeys(WEIGHTS, {"type": "number", "enum": [0, 0.5, 1]}), **{NO_TEXT: {"type": "boolean"}}
 )
 SUFFICIENCY_SCHEMA = _object(**dict.fromkeys(CHECKS, {"type": "boolean"}))
+PAIRWISE_SCHEMA = _object(better={"type": "number", "enum": [0, 1, 2]})
 SUFFICIENCY_BIN_SCHEMA = _object(score={"type": "number", "enum": [0, 0.25, 0.5, 0.75, 1]})
 
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import Field
-
 from genevolve_ray.engines.protocol import ChatImage, ChatModel
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.asking import ask
@@ -29,11 +27,11 @@ from genevolve_ray.judges.rubrics import (
     digest,
     load_rubric,
 )
-from genevolve_ray.records.base import Config
+from genevolve_ray.judges.seeing import SeeingConfig, shown_pictures
 from genevolve_ray.records.components import KSCORE_SCALES, ComponentRange
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
-from genevolve_ray.records.pictures import ImageRefused, PictureLimits, clean_picture
+from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import EXAMINATION_FAILED, NOT_EXAMINED, UNEXAMINED, ScoreFormula, Verdict
@@ -44,7 +42,7 @@ _BIN_RUBRIC = "sufficiency_bin"
 """Rubric of the form `bins` in place of the default one, which asks for the checks."""
 
 
-class VlmJudgeConfig(Config):
+class VlmJudgeConfig(SeeingConfig):
     """Configure the common part of judges over chat models. All but `cache` enters the identity."""
 
     formula: ScoreFormula = ScoreFormula.RELEASE_SUMMARY
@@ -58,22 +56,8 @@ class VlmJudgeConfig(Config):
     sufficiency_check: SufficiencyCheck = "required"
     """Examination of the program: required (a run needs it), optional (when it fails, the picture's scores remain), or
     off. `judge` and `bench` choose off, or optional with `--sufficiency`."""
-    max_tokens: int = Field(default=2048, ge=64)
-    """Tokens of one answer; models that reason aloud need more."""
-    repairs: int = Field(default=2, ge=0)
-    """Retries after an unreadable answer; each sends the error to the model."""
     out_of_range: OutOfRange = "clip"
     """Treatment of a grade outside [0, 1]: clip and flag it, or refuse it and request another answer."""
-    rationale_chars: int = Field(default=1000, ge=0)
-    """Most characters that are kept of each rationale."""
-    text_chars: int = Field(default=24_000, ge=100)
-    """Most characters of the request, and of the prompt, that a model is shown."""
-    image_side: int = Field(default=4096, ge=28, le=4096)
-    """Pictures are scaled down to this many pixels on their longer side."""
-    jpeg_quality: int = Field(default=92, ge=1, le=95)
-    """JPEG quality of the pictures that a model is shown."""
-    max_image_bytes: int = Field(default=64 << 20, ge=1024)
-    """Encoded pictures that are larger are not opened."""
     reference_pictures: bool = False
     """Show the sufficiency model the reference pictures, not only their titles and notes."""
     cache: str | None = None
@@ -112,12 +96,7 @@ class VlmJudge:
     @classmethod
     def truth_limits(cls, config: VlmJudgeConfig) -> PictureLimits:
         """Return the limits within which pictures are opened; rows with another truth are left out before a run."""
-        return PictureLimits(
-            long_side=config.image_side,
-            output="JPEG",
-            quality=config.jpeg_quality,
-            max_bytes=config.max_image_bytes,
-        )
+        return config.picture_limits
 
     @classmethod
     def components(cls, config: VlmJudgeConfig) -> Mapping[str, ComponentRange]:
@@ -240,15 +219,7 @@ class VlmJudge:
         return self._opened(found, request_id)
 
     def _opened(self, pictures: dict[str, bytes], request_id: str) -> list[ChatImage]:
-        shown = []
-        for name, data in pictures.items():
-            try:
-                picture = clean_picture(data, self._limits)
-            except ImageRefused as error:
-                message = f"{self.identity} cannot read the {name} image of {request_id}: {error}"
-                raise InfraFailure(message) from error
-            shown.append(ChatImage(picture.data, picture.media_type))
-        return shown
+        return shown_pictures(pictures, self._limits, self.identity, request_id)
 
     def _settings(self) -> str:
         """Return all settings that alter a verdict, as text: no address, no token, no folder."""

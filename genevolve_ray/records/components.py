@@ -109,8 +109,8 @@ def graded(verdict: AnyVerdict) -> Verdict:
     return verdict
 
 
-def opened(verdict: AnyVerdict) -> OpenVerdict:
-    """Return a verdict in the open form, with the same components."""
+def opened(verdict: AnyVerdict, formula: ScoreFormula | None = None) -> OpenVerdict:
+    """Return a verdict in the open form, with the components that `components_of` returns for `formula`."""
     if isinstance(verdict, OpenVerdict):
         return verdict
-    return OpenVerdict(components=components_of(verdict), judge=verdict.judge, flags=verdict.flags)
+    return OpenVerdict(components=components_of(verdict, formula), judge=verdict.judge, flags=verdict.flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from genevolve_ray.errors import InfraFailure, UserFault
@@ -87,14 +87,10 @@ class OpenReward:
             InfraFailure: when a component is missing and nothing may stand in for it, or the user's function fails.
         """
         config = self._config
-        by_judge = {name: components_of(verdict, config.formula) for name, verdict in verdicts.items()}
-        found = {
-            name: component
-            for name, (judge, key) in self.places.items()
-            if (component := by_judge.get(judge, {}).get(key)) is not None
-        }
+        by_judge = self._by_judge(verdicts)
+        found = self._found(by_judge)
         lacking = [name for name in self.places if name not in found]
-        if lacking and (config.missing == "infra_failure" or any(name in config.gates for name in lacking)):
+        if any(map(self._must, lacking)):
             raise InfraFailure(self._why(lacking[0], failures or {}))
         counted = {name: found[name] for name in config.components if name in found}
         if isinstance(config.missing, MissingValue):
@@ -109,6 +105,36 @@ class OpenReward:
         image, text = (main[name].value if name in main else 0.0 for name in ("kscore", "sufficiency"))
         parts = {name: component.scaled for name, component in counted.items()}
         return Reward(total=total, image=image, text=text, cost=cost, parts=parts, closed=closed)
+
+    def needs(self, judge: str) -> bool:
+        """Return whether a sample has no reward without a verdict of this judge."""
+        return any(of == judge and self._must(name) for name, (of, _) in self.places.items())
+
+    def check_measured(
+        self, verdicts: Mapping[str, AnyVerdict], failures: Mapping[str, InfraFailure], later: Container[str]
+    ) -> None:
+        """Check that a sample can have a reward once the judges in `later` have judged as well.
+
+        Raises:
+            InfraFailure: when one of the others left a component missing, and nothing may stand in for it.
+        """
+        found = self._found(self._by_judge(verdicts))
+        for name, (judge, _) in self.places.items():
+            if judge not in later and name not in found and self._must(name):
+                raise InfraFailure(self._why(name, failures))
+
+    def _must(self, name: str) -> bool:
+        return self._config.missing == "infra_failure" or name in self._config.gates
+
+    def _by_judge(self, verdicts: Mapping[str, AnyVerdict]) -> dict[str, dict[str, Component]]:
+        return {name: components_of(verdict, self._config.formula) for name, verdict in verdicts.items()}
+
+    def _found(self, by_judge: Mapping[str, Mapping[str, Component]]) -> dict[str, Component]:
+        return {
+            name: component
+            for name, (judge, key) in self.places.items()
+            if (component := by_judge.get(judge, {}).get(key)) is not None
+        }
 
     def _try(self, combine: Combine) -> None:
         config = self._config

@@ -21,7 +21,7 @@ class Outcome(StrEnum):
     """Name the outcome of a trajectory. An external failure is never a reward."""
 
     PENDING = "pending"
-    """A valid program that is not judged yet."""
+    """A valid program that is not judged yet, or only by the judges that need no group."""
     SCORED = "scored"
     """Rendered and judged: the reward comes from the judge."""
     POLICY_FAILURE = "policy_failure"
@@ -153,6 +153,12 @@ class Trajectory:
         if found is None:
             raise KeyError(f"trajectory {self.key} has no picture {sha256[:12]} among those that it was shown")
         return found
+
+    @property
+    def references(self) -> list[ImageHit]:
+        """The hits that the program takes as references, in ordinal order; none without a program."""
+        named = () if self.program is None else self.program.reference_images
+        return [self.images[reference.img_id] for reference in named]
 
     @property
     def tool_calls(self) -> int:

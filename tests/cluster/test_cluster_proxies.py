@@ -11,8 +11,16 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
 from genevolve_ray.cluster.errors import await_remote
-from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect
-from genevolve_ray.errors import InfraFailure, ToolArgumentError
+from genevolve_ray.cluster.proxies import (
+    Caller,
+    ServeGroupJudge,
+    ServeJudge,
+    ServeRenderer,
+    connect,
+    connect_judge,
+    connect_judges,
+)
+from genevolve_ray.errors import InfraFailure, ToolArgumentError, UserFault
 from genevolve_ray.records.components import KSCORE_SCALES
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.request import EvalType, Request
@@ -95,15 +103,36 @@ async def test_an_error_of_ray_itself_is_left_alone() -> None:
         await await_remote(FakeMethod(ActorDiedError()).remote())
 
 
+def judge_caller(role: str, *, groups: bool) -> Caller:
+    methods = {
+        "describe": FakeMethod("critic/1"),
+        "components": FakeMethod(dict(KSCORE_SCALES)),
+        "judges_groups": FakeMethod(groups),
+        "judge_group": FakeMethod(["verdicts"]),
+    }
+    return Caller(role, FakeHandle(**methods), 1, 5.0)
+
+
+async def test_a_judge_of_groups_is_told_from_one_of_pictures() -> None:
+    callers = {"judges.one": judge_caller("judges.one", groups=False), "tools": judge_caller("tools", groups=False)}
+    callers["judges.order"] = order = judge_caller("judges.order", groups=True)
+    found = await connect_judges(callers)
+    assert isinstance(found["one"], ServeJudge) and list(found) == ["one", "order"]
+    group_judge = found["order"]
+    assert isinstance(group_judge, ServeGroupJudge) and group_judge.components == KSCORE_SCALES
+    request = Request(id="r", prompt="a heron", eval_type=EvalType.QUALITY)
+    assert await group_judge.judge_group(request, []) == ["verdicts"]
+    with pytest.raises(UserFault, match="judges.order: critic/1 judges groups"):
+        await connect_judge(order)
+
+
 async def test_stand_ins_carry_what_the_services_say_of_themselves() -> None:
     card = ToolCard(name="search", description="finds facts", parameters={"type": "object"})
     call = FakeMethod("hits")
     tools, renderer, judge = await connect(
         Caller("tools", FakeHandle(describe=FakeMethod([card]), call=call), 1, 5.0),
         Caller("renderer", FakeHandle(describe=FakeMethod("painter/1")), 1, 5.0),
-        Caller(
-            "judge", FakeHandle(describe=FakeMethod("critic/1"), components=FakeMethod(dict(KSCORE_SCALES))), 1, 5.0
-        ),
+        judge_caller("judge", groups=False),
     )
     assert (renderer.identity, judge.identity) == ("painter/1", "critic/1")
     tool = tools["search"]
