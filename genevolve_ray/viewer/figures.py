@@ -21,6 +21,8 @@ PHASES = (
     ("commit", "commit", 3),
 )
 REST_COLOUR = 5
+COLOURS = 6
+"""Colors of the page's palette."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,14 @@ def reward_figure(metrics: Rows, validations: Rows) -> Figure | None:
         f"Mean over the rollouts of a step; lines are means over {SMOOTHING_STEPS} steps, the faint line is every step."
     )
     return Figure("reward", "Reward and its components", caption, {"data": traces, "layout": _layout()}, wide=True)
+
+
+def components_figure(metrics: Rows) -> Figure | None:
+    """Return the mean of each component of open rewards; None where no step has one."""
+    keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("component_"))
+    series = [(key, plain(key.removeprefix("component_")), place % COLOURS) for place, key in enumerate(keys)]
+    caption = "Mean over the rollouts of a step in which a judge measured it, each on its own scale."
+    return _curves(metrics, "components", "Components of the judges", caption, series)
 
 
 def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
@@ -286,6 +296,7 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
     share = {"tickformat": ".0%"}
     drawn = [
         reward_figure(metrics, validations),
+        components_figure(metrics),
         _curves(
             metrics,
             "valid",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agent_fakes import ScriptedEngine
 from zoo import build
@@ -16,6 +18,7 @@ from genevolve_ray.engines.null import script
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.inprocess import load_chat
 from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.ledger import TokenLedger
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
 from genevolve_ray.tools.running import running_tools
 
@@ -26,10 +29,7 @@ LOSS = 0.015
 
 def taught(kind: str, folder: Path, profile: ProtocolProfile) -> Path:
     """Write a model of the zoo that plays the script of a rehearsal under a profile that shows pictures."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from genevolve_ray.learning.policy import head_weight, hidden_states, load_policy
+    from genevolve_ray.learning.policy import load_policy
     from genevolve_ray.learning.vision import LedgerPictures
 
     build(kind, folder)
@@ -43,21 +43,33 @@ def taught(kind: str, folder: Path, profile: ProtocolProfile) -> Path:
     model = load_policy(folder, "float32", "cpu")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("visual" not in name)
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, lr=2e-3)
-    ids = torch.tensor(ledger.tokens)
-    places = torch.tensor([i for i, policy in enumerate(ledger.policy_mask) if policy])
-    for _ in range(STEPS):
-        states = hidden_states(model, ids[None], shown).squeeze(0)[places - 1]
-        loss = cross_entropy(states @ head_weight(model).T, ids[places])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if loss.item() < LOSS:
-            break
-    assert loss.item() < LOSS, f"the episode was not learned: {loss.item():.3f} nats a token"
+    learn_by_heart(model, [ledger], LOSS, shown)
     model.save_pretrained(folder)
     return folder
+
+
+def learn_by_heart(model: Any, ledgers: Sequence[TokenLedger], loss: float, pictures: Any = None) -> None:
+    """Train a policy on its own turns of some episodes, one at a time, until each costs less than `loss` nats a token."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from genevolve_ray.learning.policy import head_weight, hidden_states
+
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    last = [float("inf")] * len(ledgers)
+    for step in range(STEPS):
+        ledger = ledgers[step % len(ledgers)]
+        ids = torch.tensor(ledger.tokens)
+        places = torch.tensor([i for i, policy in enumerate(ledger.policy_mask) if policy])
+        states = hidden_states(model, ids[None], pictures).squeeze(0)[places - 1]
+        cost = cross_entropy(states @ head_weight(model).T, ids[places])
+        optimizer.zero_grad()
+        cost.backward()
+        optimizer.step()
+        last[step % len(ledgers)] = cost.item()
+        if max(last) < loss:
+            return
+    raise AssertionError(f"the episodes were not learned: {max(last):.3f} nats a token")
 
 
 async def _played(chat: object, images: MemoryImages, profile: ProtocolProfile) -> Trajectory:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from genevolve_ray.contracts.samples import REQUEST
 from genevolve_ray.records.images import ImageStore, MemoryImages
@@ -29,6 +33,28 @@ class NoTools:
 def command(script: str, *arguments: str) -> McpServer:
     """Return a server that runs a script of this folder over stdio."""
     return McpServer(command=(sys.executable, str(HERE / script), *arguments))
+
+
+def free_port() -> int:
+    """Return a port of the loopback at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def http_server(script: str, port: int, folder: Path = HERE) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a script of a folder that serves over HTTP, at a port of the loopback."""
+    arguments = [sys.executable, str(folder / script), str(port)]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # Its transport tries again, later each time, until the server listens.
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8), trust_env=False, timeout=60) as client:
+            client.get(f"http://127.0.0.1:{port}/")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def opened_box(

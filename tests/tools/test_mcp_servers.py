@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
-from mcp_servers import EPISODE, HERE, call, command, opened_box
+from mcp_servers import EPISODE, call, command, free_port, http_server, opened_box
 
 from genevolve_ray.errors import InfraFailure, ToolArgumentError, UserFault
 from genevolve_ray.records.images import MemoryImages
@@ -31,30 +27,9 @@ IMAGES = MemoryImages()
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Serve over HTTP in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = int(free.getsockname()[1])
-    with http_server(number):
+    number = free_port()
+    with http_server(SDK, number):
         yield number
-
-
-class http_server:
-    """Run the SDK's server at a port."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, str(HERE / SDK), str(self.port)]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Its transport tries again, later each time, until the server listens.
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8), trust_env=False, timeout=60) as client:
-            client.get(f"http://127.0.0.1:{self.port}/")
-        return self.process
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -140,15 +115,13 @@ async def test_a_server_that_dies_in_a_call_is_started_again(stdio: WithServers,
 
 
 async def test_a_server_over_http_that_comes_back_is_connected_again(port: int, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        other = int(free.getsockname()[1])
-    with http_server(other):
+    other = free_port()
+    with http_server(SDK, other):
         box = opened_box(McpServer(url=f"http://127.0.0.1:{other}/mcp"), timeout_s=10, start_timeout_s=10)
         assert await call(box, "add", a=1, b=2) == TextObservation(text="3")
         with pytest.raises(InfraFailure, match="MCP server it"):
             await call(box, "die", mark=str(tmp_path / "mark"))
-    with http_server(other):
+    with http_server(SDK, other):
         assert await call(box, "add", a=1, b=2) == TextObservation(text="3")
     await box.aclose()
 

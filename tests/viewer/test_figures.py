@@ -36,6 +36,19 @@ def test_parity_is_drawn_on_a_log_axis_with_its_limit(report_data: ReportData) -
     assert limit["y"] == [report_data.parity_limit] * 2
 
 
+def test_each_component_has_its_curve_where_it_was_measured() -> None:
+    rows = [
+        {"step": 1, "component_judge.kscore": 0.5},
+        {"step": 2, "component_judge.kscore": 0.75, "component_a.<b>": 7.0},
+    ]
+    [figure] = figures(rows, [], None)
+    go.Figure(figure.spec)
+    assert {trace["name"]: trace["y"] for trace in figure.spec["data"]} == {
+        "judge.kscore": [0.5, 0.75],
+        "a.&lt;b>": [None, 7.0],
+    }
+
+
 def test_phases_and_rest_stack_to_the_step_time(report_data: ReportData) -> None:
     traces = drawn(report_data)["seconds"].spec["data"]
     total = [sum(values) for values in zip(*(t["y"] for t in traces), strict=True)]
