@@ -303,6 +303,7 @@ OWN: Mapping[str, Mapping[str, str]] = {
         "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
         "http": "genevolve_ray.judges.http_reward:HttpReward",
         "local": "genevolve_ray.judges.local_judge:LocalVlmJudge",
+        "ocr": "genevolve_ray.judges.ocr_judge:OcrJudge",
     },
     "summariser": {
         "atlas": "genevolve_ray.atlas.summariser:AtlasSummariser",
