@@ -299,6 +299,7 @@ OWN: Mapping[str, Mapping[str, str]] = {
         "qwen-service": "genevolve_ray.renderers.qwen_service:QwenServiceRenderer",
     },
     "judge": {
+        "alignment": "genevolve_ray.judges.alignment_judge:AlignmentJudge",
         "atlas": "genevolve_ray.atlas.judge:AtlasJudge",
         "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
         "http": "genevolve_ray.judges.http_reward:HttpReward",
