@@ -302,6 +302,7 @@ OWN: Mapping[str, Mapping[str, str]] = {
         "alignment": "genevolve_ray.judges.alignment_judge:AlignmentJudge",
         "atlas": "genevolve_ray.atlas.judge:AtlasJudge",
         "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
+        "ensemble": "genevolve_ray.evolution.ensemble_judge:EnsembleJudge",
         "http": "genevolve_ray.judges.http_reward:HttpReward",
         "local": "genevolve_ray.judges.local_judge:LocalVlmJudge",
         "ocr": "genevolve_ray.judges.ocr_judge:OcrJudge",
