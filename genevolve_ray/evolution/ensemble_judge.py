@@ -7,13 +7,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.collect import gather_or_cancel
-from genevolve_ray.evolution.plugins import JudgeSpec, PluginFault, build_here
+from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, Role, build_here
 from genevolve_ray.judges.merging import AGREEMENT, Combination, Merging, merged_kscore, merged_open
 from genevolve_ray.judges.protocol import Judge, LooksAtReferences, declared_components, gives_kscore, needs_truth
 from genevolve_ray.records.base import Config
@@ -29,8 +29,10 @@ from genevolve_ray.records.verdict import ScoreFormula
 _IDENTITY_CHARS = 800
 
 
-class MemberSpec(JudgeSpec):
+class MemberSpec(PluginSpec):
     """Select a member of an ensemble."""
+
+    role: ClassVar = Role.JUDGE
 
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Its weight in a mean."""

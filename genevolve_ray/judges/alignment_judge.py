@@ -48,7 +48,7 @@ class AlignmentJudgeConfig(Config):
     """`cosine` of the two embeddings, or the `probability` by which a SigLIP model says that they belong together."""
     low: float = Field(default=0.0, ge=-1, le=1)
     """Cosine that counts as worst; lower ones are clipped and flagged. CLIP's lie between about 0 and 0.4, as the authors
-    of CLIPScore saw (arXiv 2104.08718, section 3). Other models have other ranges: look at `component_` metrics."""
+    of CLIPScore saw (arXiv 2104.08718, section 3). Other models have other ranges: look at the metric `component_JUDGE.alignment`."""
     high: float = Field(default=0.4, ge=-1, le=1)
     """Cosine that counts as best; higher ones are clipped and flagged."""
     long_side: int = Field(default=1024, ge=28, le=4096)

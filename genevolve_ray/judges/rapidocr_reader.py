@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +25,8 @@ class RapidOcrConfig(Config):
     """Configure the reader that comes with the package."""
 
     workers: int = Field(default=1, ge=1)
-    """Pictures that are read at once; each has models of its own (about 100 MB of memory)."""
-    threads: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2), ge=1)
+    """Pictures that are read at once; each has models of its own."""
+    threads: int = Field(default=2, ge=1)
     """Threads that read one picture."""
     params: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Further parameters of `RapidOCR(params=...)`, as `{Rec.model_path: /models/latin.onnx}`. Without them only the

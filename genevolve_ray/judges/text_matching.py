@@ -128,7 +128,9 @@ def _lines(block: list[ReadText]) -> list[list[ReadText]]:
 
 def _words(read: Sequence[ReadText], ignore_case: bool) -> tuple[list[str], list[str]]:
     """Return the tokens of texts in order, each with the space before it, and the same in the form for comparison."""
-    words, keys, chars = [], [], 0
+    words: list[str] = []
+    keys: list[str] = []
+    chars = 0
     for word in (word for one in read for word in one.text.split()):
         space = " "
         for token in _TOKEN.findall(word):

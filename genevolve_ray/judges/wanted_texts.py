@@ -13,9 +13,9 @@ _MAX_CHARS = 300
 """Longest quoted text: a quotation mark without a partner must not swallow the rest of a request."""
 _LETTER = "0-9A-Za-z\u00aa-\u1fff"
 """Letters of scripts that write spaces between words. A mark after one is an apostrophe or a sign of inches."""
-_PAIRS = ("“”", "„“", "„”", "”“", "””", "«»", "»«", "‹›", "›‹", "「」", "『』", "﹁﹂", "﹃﹄", "〝〞", "〝〟", "＂＂")
+_PAIRS = tuple(zip("“„„””«»‹›「『﹁﹃〝〝＂", "”“”“”»«›‹」』﹂﹄〞〟＂", strict=True))
 """Opening and closing marks that are no apostrophes."""
-_SINGLE = ("''", "‘’", "‚‘", "‚’", "＇＇")
+_SINGLE = tuple(zip("'‘‚‚＇", "'’‘’＇", strict=True))
 """Pairs whose closing mark is also written as an apostrophe."""
 _CONTRACTED = r"(?!\d0s\b|n\b)"
 """What may follow an apostrophe at the beginning of a word: the '90s, rock 'n' roll."""
