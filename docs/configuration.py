@@ -29,6 +29,7 @@ from genevolve_ray.engines.chat_transformers import TransformersChatConfig
 from genevolve_ray.engines.chat_vllm import VllmChatConfig
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
 from genevolve_ray.evolution.plugins import OWN, PluginSpec
+from genevolve_ray.judges.rapidocr_reader import RapidOcrConfig
 from genevolve_ray.records.base import Config
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -66,6 +67,7 @@ layers under `layers`. `genevolve doctor` warns when a run has no experience, no
 OTHERS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Local judge's model, `backend: vllm`", "judge.config.model", VllmChatConfig),
     ("Local judge's model, `backend: transformers`", "judge.config.model", TransformersChatConfig),
+    ("Reader of the judge `ocr`, `reader: rapidocr`", "judge.config.reader_config", RapidOcrConfig),
     ("Policy endpoint: the file of `--policy FILE.yaml`", "", OpenAIPolicyConfig),
     ("Fine-tuning: `--set` of `genevolve sft ROWS.jsonl`", "", SftRowsConfig),
 )

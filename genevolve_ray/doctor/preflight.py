@@ -31,7 +31,7 @@ from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
-from genevolve_ray.judges.protocol import declared_components, judges_groups
+from genevolve_ray.judges.protocol import declared_components, gives_kscore, judges_groups
 from genevolve_ray.models.hub import local_model
 from genevolve_ray.records.rewards import OpenReward
 from genevolve_ray.records.secrets import MASK, REMEDY, masked_keys
@@ -244,7 +244,7 @@ def check_reward(config: RunConfig) -> None:
         declared[role.removeprefix("judges.")] = declared_components(kind, settings)
     if config.reward.components:
         OpenReward(config.reward, declared)
-    elif "kscore" not in declared["judge"]:
+    elif not gives_kscore(*plugin_settings("judge", config.judge)):
         raise UserFault(f"judge gives no KScore: set reward.components, from {', '.join(declared['judge'])}")
 
 
@@ -253,8 +253,11 @@ def check_kscore(spec: PluginSpec) -> None:
 
     With a judge that has an environment of its own, its first verdict shows it.
     """
-    declared = {} if spec.isolated else declared_components(*plugin_settings("judge", spec))
-    if declared and "kscore" not in declared:
+    if spec.isolated:
+        return
+    kind, settings = plugin_settings("judge", spec)
+    if not gives_kscore(kind, settings):
+        declared = declared_components(kind, settings)
         raise UserFault(f"judge.type={spec.type} gives no KScore, only {', '.join(declared)}: name another judge")
 
 

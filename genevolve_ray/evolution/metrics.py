@@ -158,8 +158,9 @@ def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
     said = {}
     if clipped := metrics.get("judge_clipped_fraction", 0.0):
         said["judge_clipped_fraction"] = (
-            f"{clipped:.0%} of the verdicts have a grade outside [0, 1], which was clipped: a judge that grades on another "
-            "scale (1 to 5) gives every image the best grade; correct its rubric, or set judge.config.out_of_range=refuse"
+            f"{clipped:.0%} of the verdicts have a grade outside its range, which was clipped: a judge that grades on "
+            "another scale (1 to 5) gives every image the best grade; correct its rubric or its range, or set "
+            "judge.config.out_of_range=refuse"
         )
     if cut := metrics.get("prompts_cut", 0.0):
         said["prompts_cut"] = (

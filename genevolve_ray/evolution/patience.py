@@ -29,16 +29,20 @@ def time_limit(spec: PluginSpec) -> float:
 
 
 def _own_limit(spec: PluginSpec) -> float:
-    if spec.isolated:
-        return SHORTEST
-    try:
-        settings = plain_settings(spec.settings(spec.resolve()))
-    except (UserFault, ValueError, OSError, AttributeError):
-        return SHORTEST
-    repairs = getattr(settings, "repairs", 0)
-    rounds = 1 + repairs if isinstance(repairs, int) else 1
-    tries = sum(node.patience_s for _, node in nodes(settings) if isinstance(node, RemoteConfig))
+    parts = [node for _, node in nodes(_own_settings(spec))]
+    rounds = 1 + max((many for node in parts if isinstance(many := getattr(node, "repairs", 0), int)), default=0)
+    tries = sum(node.patience_s for node in parts if isinstance(node, RemoteConfig))
     return max(SHORTEST, tries * rounds + _MARGIN) if tries else SHORTEST
+
+
+def _own_settings(spec: PluginSpec) -> Any:
+    """Return the validated settings of a plug-in inside another's settings; as they are, where they are not valid."""
+    if spec.isolated:
+        return spec.config
+    try:
+        return plain_settings(spec.settings(spec.resolve()))
+    except (UserFault, ValueError, OSError, AttributeError):  # Checks before the start report it.
+        return spec.config
 
 
 def plain_settings(settings: Any) -> Any:
@@ -55,8 +59,10 @@ def nodes(value: Any, path: str = "") -> Iterator[tuple[str, BaseModel]]:
 
 
 def children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield name and value of each part of a settings object, a mapping or a list."""
-    if isinstance(value, BaseModel):
+    """Yield name and value of each part of a settings object, a mapping or a list; of a plug-in, its own settings."""
+    if isinstance(value, PluginSpec):
+        yield "config", _own_settings(value)
+    elif isinstance(value, BaseModel):
         yield from ((name, getattr(value, name)) for name in type(value).model_fields)
     elif isinstance(value, Mapping):
         yield from ((str(name), inner) for name, inner in value.items())

@@ -299,11 +299,14 @@ OWN: Mapping[str, Mapping[str, str]] = {
         "qwen-service": "genevolve_ray.renderers.qwen_service:QwenServiceRenderer",
     },
     "judge": {
+        "alignment": "genevolve_ray.judges.alignment_judge:AlignmentJudge",
         "atlas": "genevolve_ray.atlas.judge:AtlasJudge",
         "endpoint": "genevolve_ray.judges.endpoint_judge:EndpointJudge",
+        "ensemble": "genevolve_ray.evolution.ensemble_judge:EnsembleJudge",
         "http": "genevolve_ray.judges.http_reward:HttpReward",
         "local": "genevolve_ray.judges.local_judge:LocalVlmJudge",
         "pairwise": "genevolve_ray.judges.pairwise_judge:PairwiseJudge",
+        "ocr": "genevolve_ray.judges.ocr_judge:OcrJudge",
     },
     "summariser": {
         "atlas": "genevolve_ray.atlas.summariser:AtlasSummariser",

@@ -23,8 +23,9 @@ class Judge(Protocol):
     programs are judged once. A model behind a server is rarely deterministic, even at temperature 0.
 
     It may declare `components`, a `ComponentRange` by the name of each component of its verdicts; by default these are those of
-    a KScore verdict. With `needs_truth = False` it is never given a ground-truth image, and requests may lack one. Where
-    either depends on the settings, it is a class method that gets them, and the judge keeps them as `config`.
+    a KScore verdict. With `needs_truth = False` it is never given a ground-truth image, and requests may lack one. With
+    `gives_kscore = False` its verdicts are open ones, though they have a component `kscore`. Where one of these depends on
+    the settings, it is a class method that gets them, and the judge keeps them as `config`.
     """
 
     identity: str
@@ -85,6 +86,14 @@ def declared_components(judge: Any, settings: Any = None) -> Mapping[str, Compon
 def needs_truth(judge: Any, settings: Any = None) -> bool:
     """Return whether a judge compares with a ground-truth image; for a class, give its settings."""
     said = getattr(judge, "needs_truth", True)
+    return bool(said(settings or judge.config) if callable(said) else said)
+
+
+def gives_kscore(judge: Any, settings: Any = None) -> bool:
+    """Return whether the verdicts of a judge have the four grades of a KScore; for a class, give its settings."""
+    said = getattr(judge, "gives_kscore", None)
+    if said is None:
+        return "kscore" in declared_components(judge, settings)
     return bool(said(settings or judge.config) if callable(said) else said)
 
 

@@ -105,7 +105,8 @@ def components_of(verdict: AnyVerdict, formula: ScoreFormula | None = None) -> d
 def graded(verdict: AnyVerdict) -> Verdict:
     """Return a verdict with the four grades of a KScore. Raises UserFault for one without them."""
     if isinstance(verdict, OpenVerdict):
-        raise UserFault(f"{verdict.judge} gives no KScore, only {', '.join(verdict.components)}: name another judge")
+        named = ", ".join(verdict.components)
+        raise UserFault(f"{verdict.judge} gives no KScore, only an open verdict of {named}: name another judge")
     return verdict
 
 

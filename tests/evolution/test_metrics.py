@@ -194,7 +194,7 @@ def test_a_judge_on_another_scale_shows_as_clipped_verdicts() -> None:
     metrics = evaluation_metrics(trajectories)
     assert metrics["judge_clipped_fraction"] == pytest.approx(1 / 3)
     [note] = warnings_of(metrics).values()
-    assert note.startswith("33% of the verdicts have a grade outside [0, 1]") and "out_of_range=refuse" in note
+    assert note.startswith("33% of the verdicts have a grade outside its range") and "out_of_range=refuse" in note
 
 
 def test_cut_prompts_are_counted() -> None:
