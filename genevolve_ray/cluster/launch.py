@@ -278,8 +278,9 @@ class Launch:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+        variables = folders_of(spec.type for spec in self.config.plugins.values()) | environment
         return ray.remote(kind).options(
-            scheduling_strategy=strategy, runtime_env={"env_vars": environment}, max_restarts=0, **options
+            scheduling_strategy=strategy, runtime_env={"env_vars": variables}, max_restarts=0, **options
         )
 
     def _create_learner(self) -> list[Any]:
@@ -311,7 +312,8 @@ class Launch:
 
         options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0}
         own = self.config.summariser.environment()
-        environment = {**own, "env_vars": {"HF_HUB_OFFLINE": "1", **own.get("env_vars", {})}}
+        found = folders_of(spec.type for spec in self.config.plugins.values())
+        environment = {**own, "env_vars": {"HF_HUB_OFFLINE": "1", **found, **own.get("env_vars", {})}}
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 
     async def _prepare(self, worker: Any) -> None:

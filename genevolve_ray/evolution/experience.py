@@ -20,6 +20,7 @@ from genevolve_ray.experience.recall import recall, remember
 from genevolve_ray.judges.protocol import Summariser
 from genevolve_ray.records.experience import Experience, Lesson
 from genevolve_ray.records.leaks import LeakError
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
 from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
@@ -128,7 +129,7 @@ class LocalExperience:
             return self._written[attempts]
         result: Experience | InfraFailure | LeakError
         try:
-            result = await self._summariser.compare(request, pair)
+            result = await checked("summariser", self._summariser, self._summariser.compare(request, pair))
         except (InfraFailure, LeakError) as fault:  # no bundle is better than one that gives an answer away
             _end_if_permanent(fault)
             result = fault
