@@ -6,7 +6,7 @@ The module reads no environment variables and starts nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError, model_validator
@@ -82,7 +82,7 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(recorded, list):
         raise ConfigError(f"layers: a run records the files that it was started with here, got {recorded!r}")
     values["layers"] = [*(layer.name for layer in layers), *recorded]
-    _look_beside(recorded)
+    look_beside(recorded)
     values = with_overrides(_of_new_types(values, overrides), overrides)
     try:
         return RunConfig.model_validate(values)
@@ -123,12 +123,8 @@ def _layers(preset: str) -> list[Layer]:
         layers = read_layers(preset)
     except LayerFault as error:
         raise ConfigError(str(error)) from error
-    _look_beside(layer.name for layer in layers)
+    look_beside(layer.name for layer in layers)
     return layers
-
-
-def _look_beside(layers: Iterable[Any]) -> None:
-    look_beside(name for name in layers if isinstance(name, str) and is_file(name))
 
 
 def key_place(config: RunConfig, key: str) -> str:
@@ -175,7 +171,7 @@ def validate_config(values: dict[str, Any]) -> RunConfig:
     Raises ConfigError naming each invalid key and its value.
     """
     layers = values.get("layers")
-    _look_beside(layers if isinstance(layers, list | tuple) else ())
+    look_beside(layers if isinstance(layers, list | tuple) else ())
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -36,6 +36,7 @@ from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Service
 from genevolve_ray.evolution.deadlines import HangLimits, Supervisor
 from genevolve_ray.evolution.inference import PolicySource, Wanted
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
+from genevolve_ray.evolution.plugin_folders import folders_of
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import remove_leftovers
 
@@ -278,10 +279,14 @@ class Launch:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
-        variables = folders_of(spec.type for spec in self.config.plugins.values()) | environment
+        variables = self._folders() | environment
         return ray.remote(kind).options(
             scheduling_strategy=strategy, runtime_env={"env_vars": variables}, max_restarts=0, **options
         )
+
+    def _folders(self) -> dict[str, str]:
+        """Return the variable with which other processes find the classes of plug-ins that are not installed."""
+        return folders_of(spec.type for spec in self.config.plugins.values())
 
     def _create_learner(self) -> list[Any]:
         assert self.wanted.policy is not None, "a learner trains a policy"
@@ -312,8 +317,8 @@ class Launch:
 
         options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0}
         own = self.config.summariser.environment()
-        found = folders_of(spec.type for spec in self.config.plugins.values())
-        environment = {**own, "env_vars": {"HF_HUB_OFFLINE": "1", **found, **own.get("env_vars", {})}}
+        variables = {"HF_HUB_OFFLINE": "1", **self._folders(), **own.get("env_vars", {})}
+        environment = {**own, "env_vars": variables}
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 
     async def _prepare(self, worker: Any) -> None:

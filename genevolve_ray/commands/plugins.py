@@ -20,6 +20,7 @@ from genevolve_ray.contracts import embedder, judge, renderer, requests, samples
 from genevolve_ray.contracts.running import Check, run_checks
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.layers import EXTENDS, is_file, merge_layers, read_layers
+from genevolve_ray.evolution.plugin_folders import look_beside
 from genevolve_ray.evolution.plugins import (
     SPECS,
     PluginFault,
@@ -57,6 +58,7 @@ def settings_of(file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
             values = read_yaml(file) or {}
             if isinstance(values, dict) and EXTENDS in values and is_file(str(file)):
                 values = merge_layers(read_layers(str(file)))
+            look_beside([str(file)])
         except (OSError, YamlFault) as error:
             raise UserFault(f"--config {file}: {error}") from error
         if not isinstance(values, dict):

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.evolution.plugins import EmbedderSpec, build_here
 from genevolve_ray.evolution.ports import ExperienceStep
 from genevolve_ray.experience.changes import encode_changes, replay
-from genevolve_ray.experience.config import AblationControl, ExperienceConfig
+from genevolve_ray.experience.config import AblationControl, EmbedderConfig, ExperienceConfig
+from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import ExperienceMemory, Hit, MemoryPoint
 from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.experience.protocol import Embedder
@@ -28,6 +30,18 @@ from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 MAX_FAULTS = 3
 """Faults of a step that are reported as text; all are counted."""
 _PERMANENT = (401, 403, 404)
+
+
+def build_run_embedder(config: EmbedderConfig) -> Embedder:
+    """Build the embedder of a run: the plug-in that it names, or a built-in one.
+
+    Raises:
+        PluginFault, ValueError: for a class or a model that cannot be loaded.
+    """
+    if not config.type:
+        return build_embedder(config)
+    embedder: Embedder = build_here(EmbedderSpec.of(config))
+    return embedder
 
 
 class LocalExperience:
@@ -157,6 +171,7 @@ class LocalExperience:
                     experience=bundle,
                     similarity=hit.similarity,
                     own=hit.own and self._config.control is AblationControl.NONE,
+                    embedder=self._embedder.identity,
                 )
             )
         return lessons

@@ -27,10 +27,11 @@ ELSEWHERE = (
 )
 
 
-def look_beside(files: Iterable[str]) -> None:
-    """Look for classes also in the folders of configuration files, in this order."""
-    for file in files:
-        _beside.setdefault(Path(file).expanduser().resolve().parent)
+def look_beside(layers: Iterable[object]) -> None:
+    """Look for classes also in the folders of the YAML files among the layers of a configuration, in their order."""
+    for layer in layers:
+        if isinstance(layer, str) and layer.endswith((".yaml", ".yml")):
+            _beside.setdefault(Path(layer).expanduser().resolve().parent)
 
 
 def folders() -> list[Path]:

@@ -45,7 +45,8 @@ def check_class(role: str | None, kind: Any, type_: str) -> None:
             f"write `def __init__(self, {arguments})`"
         )
     # A class that builds another one, or looks its methods up, is checked when it has been built.
-    if role != "tools" and kind.__new__ is object.__new__ and not hasattr(kind, "__getattr__"):
+    indirect = "__getattr__" in dir(kind) or any("__new__" in vars(base) for base in kind.__mro__[:-1])
+    if role != "tools" and not indirect:
         for method in METHODS[role]:
             _check_method(f"{role} {type_}", kind, method, bound=False)
 

@@ -118,8 +118,21 @@ async def checked(role: str, plugin: object, returned: Awaitable[Any] | Any) -> 
     return check_result(role, plugin, value) if wanted.kinds else value
 
 
+def check_rows(embedder: object, rows: Any, count: int) -> Any:
+    """Return the vectors of `count` texts. Raises PluginResultFault when they are no float32 array with a row for each."""
+    shape, dtype = getattr(rows, "shape", None), str(getattr(rows, "dtype", ""))
+    if not isinstance(shape, tuple):
+        raise _fault("embedder", embedder, METHODS["embedder"][0], f"returned {_told(rows)}")
+    if len(shape) != 2 or shape[0] != count or dtype != "float32":
+        told = f"returned {dtype}{list(shape)} for {count} texts"
+        raise _fault("embedder", embedder, METHODS["embedder"][0], told)
+    return rows
+
+
 def _fault(role: str, plugin: object, method: Method, what: str) -> PluginResultFault:
-    return PluginResultFault(f"{named(role, plugin)}: {method.name} {what}. Legal: `{method.line}` returns {method.legal}")
+    return PluginResultFault(
+        f"{named(role, plugin)}: {method.name} {what}. Legal: `{method.line}` returns {method.legal}"
+    )
 
 
 def _told(value: object) -> str:
