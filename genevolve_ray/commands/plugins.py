@@ -43,9 +43,9 @@ _SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
 
 
 def role_of(name: str) -> Role:
-    """Return a role by its name. Raises UserFault listing the roles."""
+    """Return a role by its name; `tool` is a toolbox with one. Raises UserFault listing the roles."""
     try:
-        return Role(name)
+        return Role.TOOLS if name == "tool" else Role(name)
     except ValueError as error:
         raise UserFault(f"unknown role {name!r} of plug-ins; known: {', '.join(Role)}") from error
 
