@@ -362,10 +362,12 @@ class Launch:
 def wanted_services(config: PlacedConfig, wanted: Wanted, run_name: str) -> list[Service]:
     """Return the wanted services; a judge with another benchmark's scale is served for grading.
 
-    Further judges are for runs that train: rows of a benchmark are judged by one.
+    Further judges are for runs that train, and where a job wants them: rows of a benchmark are judged by one.
     """
     roles = {"tools": wanted.policy is not None, "renderer": wanted.render, "judge": wanted.judge or wanted.grade}
-    services = [service for service in services_of(config, run_name) if roles.get(service.role, wanted.train)]
+    services = [
+        service for service in services_of(config, run_name) if roles.get(service.role, wanted.train or wanted.panel)
+    ]
     if wanted.grade:
         services = [replace(s, replica=GradeReplica) if s.role == "judge" else s for s in services]
     return services

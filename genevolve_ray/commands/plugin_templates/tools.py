@@ -54,7 +54,7 @@ def _value(node: ast.AST) -> float:
         return _OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
     if isinstance(node, ast.UnaryOp):
         return _OPERATIONS[type(node.op)](_value(node.operand))
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return float(node.value)
     raise ValueError("neither a number nor an operation")
 
