@@ -1,4 +1,4 @@
-"""What each role of a plug-in must return, and the error that says so when it returns something else."""
+"""Legal results of each role of a plug-in, and the error that names them when it returns something else."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import Field
-
 from genevolve_ray.atlas.sources import AtlasTools, WorldConfig
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.base import Config
@@ -14,17 +12,14 @@ from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import TextObservation
 from genevolve_ray.tools.protocol import EpisodeContext, Tool
 
-_OPERATIONS: dict[type[ast.AST], Callable[..., float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.USub: operator.neg,
+_OPERATIONS: dict[type[ast.AST], Callable[[float, float], float]] = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub},
+    **{ast.Mult: operator.mul, ast.Div: operator.truediv},
 }
 
 
 class MyTool:
-    """Calculate with numbers, + - * / and brackets."""
+    """Let the policy calculate with numbers."""
 
     name = "my_tool"  # The policy calls the tool by this name, and reads the next two in its system prompt.
     description = "Calculate an expression of numbers with + - * / and brackets."
@@ -35,12 +30,9 @@ class MyTool:
     }
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> TextObservation:
-        """Return what the policy reads. Arguments that the schema forbids never arrive here.
-
-        Raises:
-            ToolArgumentError: for what cannot be calculated; the policy reads the message, and may try again.
-        """
-        # Do your work here. Where an outside service fails, raise InfraFailure: the sample is then drawn again.
+        """Return what the policy reads. It also reads the message of a ToolArgumentError, and may try again."""
+        # Do your work here. Arguments that the schema forbids never arrive. Where an outside service fails, raise
+        # InfraFailure: the sample is then drawn again.
         expression = arguments["expression"]
         try:
             value = _value(ast.parse(expression, mode="eval").body)
@@ -51,9 +43,8 @@ class MyTool:
 
 def _value(node: ast.AST) -> float:
     if isinstance(node, ast.BinOp):
-        return _OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
-    if isinstance(node, ast.UnaryOp):
-        return _OPERATIONS[type(node.op)](_value(node.operand))
+        operation = _OPERATIONS[type(node.op)]
+        return operation(_value(node.left), _value(node.right))
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return float(node.value)
     raise ValueError("neither a number nor an operation")
@@ -62,7 +53,7 @@ def _value(node: ast.AST) -> float:
 class MyToolsConfig(Config):
     """Configure the toolbox. Every field is a key under `tools.config`."""
 
-    atlas: WorldConfig = Field(default=WorldConfig())
+    atlas: WorldConfig = WorldConfig()
     """Settings of the tools of the atlas."""
 
 
