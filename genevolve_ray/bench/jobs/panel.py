@@ -62,8 +62,10 @@ class PanelStage:
         return values, RowEnd.FAILED if any("error" in one for one in found.values()) else RowEnd.DONE
 
     def intact(self, kept: Mapping[str, Any]) -> bool:
-        """Return True: scores need no further file."""
-        return True
+        """Return whether every judge gave a verdict."""
+        found = ResultRow.read(kept).provenance.get(VERDICTS)
+        verdicts = found if isinstance(found, Mapping) else {}
+        return all("components" in verdicts.get(name, {}) for name in self._judges)
 
     def _told(self, verdict: AnyVerdict) -> dict[str, Any]:
         parts = {n: c.model_dump(mode="json") for n, c in components_of(verdict, self._formula).items()}
