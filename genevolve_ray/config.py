@@ -16,6 +16,7 @@ from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.layers import EXTENDS, Layer, LayerFault, is_file, key_places, merge_layers, read_layers
 from genevolve_ray.evolution.layers import presets as presets
 from genevolve_ray.evolution.metric_writers import MetricsConfig
+from genevolve_ray.evolution.plugin_folders import look_beside
 from genevolve_ray.evolution.plugins import Role, same_plugin
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.records.differences import value_at
@@ -81,6 +82,7 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(recorded, list):
         raise ConfigError(f"layers: a run records the files that it was started with here, got {recorded!r}")
     values["layers"] = [*(layer.name for layer in layers), *recorded]
+    look_beside(recorded)
     values = with_overrides(_of_new_types(values, overrides), overrides)
     try:
         return RunConfig.model_validate(values)
@@ -116,10 +118,13 @@ def layered_values(preset: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _layers(preset: str) -> list[Layer]:
+    """Return the layers of a configuration; classes that it names are also found beside its files."""
     try:
-        return read_layers(preset)
+        layers = read_layers(preset)
     except LayerFault as error:
         raise ConfigError(str(error)) from error
+    look_beside(layer.name for layer in layers)
+    return layers
 
 
 def key_place(config: RunConfig, key: str) -> str:
@@ -161,7 +166,12 @@ def with_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def validate_config(values: dict[str, Any]) -> RunConfig:
-    """Validate plain values. Raises ConfigError naming each invalid key and its value."""
+    """Validate plain values, such as those of a run, whose classes may lie beside the file that it was started with.
+
+    Raises ConfigError naming each invalid key and its value.
+    """
+    layers = values.get("layers")
+    look_beside(layers if isinstance(layers, list | tuple) else ())
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -8,8 +8,8 @@ from typing import Any
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.evolution.experience import build_run_embedder
 from genevolve_ray.evolution.ports import RolloutPort, RolloutTask
-from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import ExperienceMemory
 from genevolve_ray.experience.recall import recall
 from genevolve_ray.records.experience import Experience
@@ -37,7 +37,7 @@ async def measure_lift(
     bundles = {entry.experience.request_id: entry.experience for entry in memory.entries}
     own = {r.id: bundles[r.id] for r in requests if r.id in bundles}
     others = [r for r in requests if r.id not in bundles]
-    embedder = build_embedder(config.experience.embedder)
+    embedder = build_run_embedder(config.experience.embedder)
     hits = await recall(memory, embedder, others, step=-1, key=config.experience.key)
     remembered = {r.id: hit.experience for r, hit in zip(others, hits, strict=True) if hit is not None}
     posed = {r.id: r for r in requests}

@@ -1,4 +1,4 @@
-"""The commands `genevolve plugins`: list plug-ins, check one, and swap the renderer of a running evolution."""
+"""The commands `genevolve plugins`: list plug-ins, write a new one, check one, and swap a running evolution's renderer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 plugins = typer.Typer(
-    help="Plug-ins: list them, check one against its contract, swap the renderer of a running evolution.",
+    help="Plug-ins: list them, write a new one, check one against its contract, swap the renderer of a running evolution.",
     no_args_is_help=True,
 )
 
@@ -27,6 +27,24 @@ def list_plugins(role: Annotated[str | None, typer.Argument(help="Only this role
     from genevolve_ray.commands.plugins import print_plugins
 
     print_plugins(role)
+
+
+@plugins.command("new")
+def new(
+    role: Annotated[str, typer.Argument(help="renderer, judge, tool, summariser, requests or embedder.")],
+    name: Annotated[str, typer.Argument(help="Name of the package, which becomes a folder here: my_painter.")],
+) -> None:
+    """Write a package with one working plug-in: its class, a run that uses it, and a test of its contract.
+
+    The class is found where it lies, without an installation. Nothing is overwritten.
+
+    Example: `genevolve plugins new renderer my_painter`
+    """
+    from genevolve_ray.commands.new_plugin import new_plugin
+
+    files, commands = new_plugin(role, name, Path())
+    typer.echo(f"written: {', '.join(map(str, files))}")
+    typer.echo("\n".join(["next:", *(f"  {command}" for command in commands)]))
 
 
 @plugins.command("check")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
 from genevolve_ray.cluster.launch import Launch, launched
-from genevolve_ray.cluster.proxies import ServeGrader, ServeRenderer, connect_judge, connect_tools
+from genevolve_ray.cluster.proxies import ServeGrader, ServeRenderer, connect_judge, connect_judges, connect_tools
 from genevolve_ray.cluster.rollouts import RayRollouts
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.monitor import Monitor
@@ -63,6 +63,8 @@ async def _ports(launch: Launch) -> InferencePorts:
         ports.renderer = renderer
     if wanted.judge:
         ports.judge = await connect_judge(callers["judge"])
+    if wanted.panel:
+        ports.judges = dict(await connect_judges(callers))
     if wanted.grade:
         ports.grader = ServeGrader(await callers["judge"]("describe"), callers["judge"])
     return ports

@@ -36,6 +36,7 @@ from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Service
 from genevolve_ray.evolution.deadlines import HangLimits, Supervisor
 from genevolve_ray.evolution.inference import PolicySource, Wanted
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
+from genevolve_ray.evolution.plugin_folders import folders_of
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import remove_leftovers
 
@@ -278,9 +279,14 @@ class Launch:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+        variables = self._folders() | environment
         return ray.remote(kind).options(
-            scheduling_strategy=strategy, runtime_env={"env_vars": environment}, max_restarts=0, **options
+            scheduling_strategy=strategy, runtime_env={"env_vars": variables}, max_restarts=0, **options
         )
+
+    def _folders(self) -> dict[str, str]:
+        """Return the variable with which other processes find the classes of plug-ins that are not installed."""
+        return folders_of(spec.type for spec in self.config.plugins.values())
 
     def _create_learner(self) -> list[Any]:
         assert self.wanted.policy is not None, "a learner trains a policy"
@@ -311,7 +317,8 @@ class Launch:
 
         options = {"num_cpus": self.config.cluster.experience_cpus, "max_restarts": 0}
         own = self.config.summariser.environment()
-        environment = {**own, "env_vars": {"HF_HUB_OFFLINE": "1", **own.get("env_vars", {})}}
+        variables = {"HF_HUB_OFFLINE": "1", **self._folders(), **own.get("env_vars", {})}
+        environment = {**own, "env_vars": variables}
         return ray.remote(ExperienceWorker).options(runtime_env=environment, **options).remote(self.config)
 
     async def _prepare(self, worker: Any) -> None:
@@ -355,10 +362,12 @@ class Launch:
 def wanted_services(config: PlacedConfig, wanted: Wanted, run_name: str) -> list[Service]:
     """Return the wanted services; a judge with another benchmark's scale is served for grading.
 
-    Further judges are for runs that train: rows of a benchmark are judged by one.
+    Further judges are for runs that train, and where a job wants them: rows of a benchmark are judged by one.
     """
     roles = {"tools": wanted.policy is not None, "renderer": wanted.render, "judge": wanted.judge or wanted.grade}
-    services = [service for service in services_of(config, run_name) if roles.get(service.role, wanted.train)]
+    services = [
+        service for service in services_of(config, run_name) if roles.get(service.role, wanted.train or wanted.panel)
+    ]
     if wanted.grade:
         services = [replace(s, replica=GradeReplica) if s.role == "judge" else s for s in services]
     return services

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.replies import Reply, replied
+from genevolve_ray.evolution.plugin_folders import folders_of
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, build_here, held_by_workers
 from genevolve_ray.evolution.ports import RenderedAttempt
 from genevolve_ray.evolution.services import GradeService, GroupJudgeService, JudgeService, RenderService, judge_service
@@ -217,6 +218,12 @@ def deployment_of(service: Service, replica: type) -> Any:
         health_check_timeout_s=config.health_timeout,
         graceful_shutdown_timeout_s=_GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": service.spec.environment()},
+        ray_actor_options={"num_cpus": config.cpus, "num_gpus": config.gpus, "runtime_env": _environment(service.spec)},
     )
     return deploy(replica)
+
+
+def _environment(spec: PluginSpec) -> dict[str, Any]:
+    """Return the runtime environment of a plug-in's replicas, which find its class where this process finds it."""
+    own, found = spec.environment(), folders_of([spec.type])
+    return {**own, "env_vars": {**found, **own.get("env_vars", {})}} if found else own

@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from genevolve_ray.errors import InfraFailure, UserFault
+from genevolve_ray.evolution.experience import build_run_embedder
+from genevolve_ray.evolution.plugin_folders import look_beside
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.experience.config import ExperienceConfig, MemoryConfig
-from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import Entry, ExperienceMemory, Hit, decode_memory
+from genevolve_ray.experience.recall import embedded
 from genevolve_ray.records.leaks import mask
 from genevolve_ray.records.secrets import shown
 
@@ -41,10 +43,11 @@ class StoredExperience:
         """Return the bundles nearest to a request. Raises UserFault when the run's embedder cannot be used here."""
         key = mask(text) if self.config.key.masked else text
         try:
-            vectors = asyncio.run(build_embedder(self.config.embedder).embed([key]))
+            vectors = asyncio.run(embedded(build_run_embedder(self.config.embedder), [key]))
             return self.memory.search(vectors[0], top)
         except (ValueError, InfraFailure) as error:
-            raise UserFault(f"cannot search with embedder {self.config.embedder.kind!r}: {error}") from error
+            used = self.config.embedder.type or self.config.embedder.kind
+            raise UserFault(f"cannot search with embedder {used!r}: {error}") from error
 
 
 _PIPE_COLUMNS = 160
@@ -65,6 +68,7 @@ def load_experience(run: Path | str) -> StoredExperience:
         config = ExperienceConfig.model_validate(store.config.get("experience", {}))
     except ValidationError as error:
         raise UserFault(f"run {run}: its experience settings cannot be read: {error.errors()[0]['msg']}") from error
+    look_beside(store.config.get("layers") or ())
     snapshot = store.get_experience(steps[-1])
     # The run's capacity does not matter: nothing is inserted here.
     size = MemoryConfig(capacity=max(1, len(decode_memory(snapshot).entries)))

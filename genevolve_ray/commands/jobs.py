@@ -103,7 +103,7 @@ async def _carry(job: Job) -> JobResult:
                 role: port.identity
                 for role, port in (("renderer", ports.renderer), ("judge", ports.judge or ports.grader))
                 if port is not None
-            }
+            } | {f"judges.{name}": port.identity for name, port in ports.judges.items()}
             claim_folder(job.folder, job.name, {**job.settings, **made_by})
             stages = job.build(ports, images)
             with Pipeline(stages, paths=job.paths, folders=job.folders) as pipeline:
@@ -153,7 +153,8 @@ async def _parts(job: Job, images: FilesystemImages) -> AsyncIterator[InferenceP
 def used_specs(config: RunConfig, wanted: Wanted) -> dict[str, PluginSpec]:
     """Return the plug-ins that a command uses, by role."""
     roles = {"tools": wanted.policy is not None, "renderer": wanted.render, "judge": wanted.judge or wanted.grade}
-    return {role: getattr(config, role) for role, used in roles.items() if used}
+    further = {role: spec for role, spec in config.judge_specs.items() if role != "judge"} if wanted.panel else {}
+    return {role: getattr(config, role) for role, used in roles.items() if used} | further
 
 
 def result_settings(spec: PluginSpec) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _preflight(job: Job) -> None:
     for role, spec in specs.items():
         with placed(config):
             check_plugin(role, spec)
-            if role == "judge" and wanted.judge and not wanted.grade:
+            if role == "judge" and wanted.judge and not (wanted.grade or wanted.panel):
                 check_kscore(spec)
     settings = {role: spec.model_dump(mode="json") for role, spec in specs.items()}
     if wanted.policy is not None and wanted.policy.endpoint is not None:
@@ -194,7 +195,9 @@ def _preflight(job: Job) -> None:
         )
     if "tools" in specs:
         check_tools(config, wanted.policy.model if wanted.policy is not None else None)
-    asked = {f"cluster.{role}.gpus": getattr(config.cluster, role).gpus for role in specs}
+    asked: dict[str, object] = {
+        f"cluster.{role}.gpus": service.gpus for role in specs if (service := config.cluster.service(role))
+    }
     if wanted.policy is not None and wanted.policy.model is not None:
         asked |= {"engine.device": config.engine.device, "cluster.rollout_gpus": config.cluster.rollout_gpus}
     if not config.cluster.address:  # A remote cluster has its own environment.

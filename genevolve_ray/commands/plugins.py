@@ -20,6 +20,7 @@ from genevolve_ray.contracts import embedder, group_judge, judge, renderer, requ
 from genevolve_ray.contracts.running import Check, run_checks
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.layers import EXTENDS, is_file, merge_layers, read_layers
+from genevolve_ray.evolution.plugin_folders import look_beside
 from genevolve_ray.evolution.plugins import (
     SPECS,
     PluginFault,
@@ -43,9 +44,9 @@ _SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
 
 
 def role_of(name: str) -> Role:
-    """Return a role by its name. Raises UserFault listing the roles."""
+    """Return a role by its name; `tool` is a toolbox with one. Raises UserFault listing the roles."""
     try:
-        return Role(name)
+        return Role.TOOLS if name == "tool" else Role(name)
     except ValueError as error:
         raise UserFault(f"unknown role {name!r} of plug-ins; known: {', '.join(Role)}") from error
 
@@ -58,6 +59,7 @@ def settings_of(file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
             values = read_yaml(file) or {}
             if isinstance(values, dict) and EXTENDS in values and is_file(str(file)):
                 values = merge_layers(read_layers(str(file)))
+            look_beside([str(file)])
         except (OSError, YamlFault) as error:
             raise UserFault(f"--config {file}: {error}") from error
         if not isinstance(values, dict):

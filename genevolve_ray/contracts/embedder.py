@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from genevolve_ray.contracts.running import check_cancelled, check_identity, check_same_identity, run_all
 from genevolve_ray.experience.protocol import Embedder
+from genevolve_ray.experience.recall import embedded
 
 _TOLERANCE = 1e-3
 
@@ -28,12 +29,7 @@ class EmbedderCase:
 
 
 async def _embed(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
-    rows = await embedder.embed(texts)
-    assert isinstance(rows, np.ndarray), f"{type(rows).__name__} was returned, not an array"
-    assert rows.dtype == np.float32, f"the rows are {rows.dtype}, not float32"
-    assert rows.ndim == 2, f"the shape is {rows.shape}, not [n, d]"
-    assert rows.shape[0] == len(texts), f"{rows.shape[0]} rows were returned for {len(texts)} texts"
-    return rows
+    return await embedded(embedder, texts)
 
 
 async def check_shape(embedder: Embedder, case: EmbedderCase) -> None:
@@ -80,7 +76,7 @@ async def check_names_itself(embedder: Embedder, case: EmbedderCase) -> None:
 
 async def check_cancellation(embedder: Embedder, case: EmbedderCase) -> None:
     """Check that a canceled call ends and leaves nothing running."""
-    await check_cancelled(lambda: embedder.embed(case.texts))
+    await check_cancelled(lambda: _embed(embedder, case.texts))
 
 
 CHECKS = (

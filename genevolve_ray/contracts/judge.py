@@ -17,12 +17,13 @@ from genevolve_ray.contracts.running import (
 from genevolve_ray.contracts.samples import NOT_A_PICTURE, REQUEST, picture
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.protocol import Judge, declared_components, needs_truth
-from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, OpenVerdict, components_of
+from genevolve_ray.records.components import AnyVerdict, Component, ComponentRange, components_of
 from genevolve_ray.records.images import reference
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.request import Request
-from genevolve_ray.records.verdict import ScoreFormula, Verdict
+from genevolve_ray.records.verdict import ScoreFormula
 
 
 def _program() -> Program:
@@ -56,14 +57,14 @@ class JudgeCase:
 
 async def _judge(judge: Judge, case: JudgeCase, image: bytes, truth: bytes | None = None) -> AnyVerdict:
     given = (case.truth if truth is None else truth) if needs_truth(judge) else b""
-    return await judge.judge(case.request, image, given, case.program, case.references)
+    judged = judge.judge(case.request, image, given, case.program, case.references)
+    verdict: AnyVerdict = await checked("judge", judge, judged)
+    return verdict
 
 
 async def check_verdict(judge: Judge, case: JudgeCase) -> None:
     """Check that a verdict has every score in its declared range, and names the judge."""
     verdict = await _judge(judge, case, picture("rectangle", "blue"))
-    if not isinstance(verdict, Verdict | OpenVerdict):
-        raise AssertionError(f"it returned {type(verdict).__name__}, not a Verdict or an OpenVerdict")
     # A verdict may have been built without validation.
     try:
         type(verdict).model_validate(verdict.model_dump())

@@ -23,6 +23,7 @@ from genevolve_ray.contracts.running import (
 )
 from genevolve_ray.contracts.samples import NOT_A_PICTURE, picture
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.renderers.protocol import Renderer
 
 
@@ -41,6 +42,11 @@ class RendererCase:
     secrets: Sequence[str] = ()
 
 
+async def _render(renderer: Renderer, case: RendererCase, references: Sequence[bytes], seed: int) -> bytes:
+    data: bytes = await checked("renderer", renderer, renderer.render(case.prompt, references, seed))
+    return data
+
+
 def _references(count: int) -> list[bytes]:
     return [picture("ellipse", "red"), picture("rectangle", "blue"), picture("ellipse", "green")][:count]
 
@@ -50,7 +56,6 @@ def _takes_references(renderer: Renderer) -> bool:
 
 
 def _check_png(data: bytes, what: str) -> None:
-    assert isinstance(data, bytes), f"{what} gave {type(data).__name__}, not bytes"
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -63,7 +68,7 @@ def _check_png(data: bytes, what: str) -> None:
 
 async def check_picture(renderer: Renderer, case: RendererCase) -> None:
     """Check that the result is a PNG that decodes."""
-    _check_png(await renderer.render(case.prompt, _references(1), 1), "one reference")
+    _check_png(await _render(renderer, case, _references(1), 1), "one reference")
 
 
 async def check_references(renderer: Renderer, case: RendererCase) -> None:
@@ -72,7 +77,7 @@ async def check_references(renderer: Renderer, case: RendererCase) -> None:
         raise NotAsked("it takes no references")
     for count in range(1, case.max_references + 1):
         references = (_references(3) * count)[:count]
-        _check_png(await renderer.render(case.prompt, references, 1), f"{count} references")
+        _check_png(await _render(renderer, case, references, 1), f"{count} references")
 
 
 async def check_references_matter(renderer: Renderer, case: RendererCase) -> None:
@@ -81,7 +86,7 @@ async def check_references_matter(renderer: Renderer, case: RendererCase) -> Non
         raise NotAsked("it takes no references")
     if not getattr(renderer, "deterministic", False):
         raise NotAsked("only a deterministic renderer can be checked")
-    one, other = [await renderer.render(case.prompt, [reference], 1) for reference in _references(2)]
+    one, other = [await _render(renderer, case, [reference], 1) for reference in _references(2)]
     assert one != other, "two different references gave the same image: they are not used"
 
 
@@ -89,18 +94,18 @@ async def check_seed(renderer: Renderer, case: RendererCase) -> None:
     """Check that the same seed gives the same bytes, if the renderer declares that it is deterministic."""
     if not getattr(renderer, "deterministic", False):
         raise NotAsked("it does not declare `deterministic = True`")
-    first, second = [await renderer.render(case.prompt, _references(1), 7) for _ in range(2)]
+    first, second = [await _render(renderer, case, _references(1), 7) for _ in range(2)]
     assert first == second, "it declares to be deterministic, but one seed gave two images"
 
 
 async def check_concurrent(renderer: Renderer, case: RendererCase) -> None:
     """Check that concurrent calls do not affect each other."""
     seeds = [1, 2, 3, 4]
-    pictures = await asyncio.gather(*(renderer.render(case.prompt, _references(1), seed) for seed in seeds))
+    pictures = await asyncio.gather(*(_render(renderer, case, _references(1), seed) for seed in seeds))
     for data in pictures:
         _check_png(data, "one of four concurrent calls")
     if getattr(renderer, "deterministic", False):
-        alone = [await renderer.render(case.prompt, _references(1), seed) for seed in seeds]
+        alone = [await _render(renderer, case, _references(1), seed) for seed in seeds]
         assert alone == list(pictures), "four concurrent calls gave other images than sequential calls"
 
 
@@ -108,7 +113,7 @@ async def check_names_itself(renderer: Renderer, case: RendererCase) -> None:
     """Check that the renderer has an identity that is stable and contains no secret."""
     check_identity(renderer, case.secrets)
     identity = renderer.identity
-    await renderer.render(case.prompt, _references(1), 1)
+    await _render(renderer, case, _references(1), 1)
     check_same_identity(renderer, identity)
 
 
@@ -116,17 +121,17 @@ async def check_bad_reference(renderer: Renderer, case: RendererCase) -> None:
     """Check that a reference that is no image raises InfraFailure or ValueError, and that the next call works."""
     if not _takes_references(renderer):
         raise NotAsked("it takes no references")
-    error = await raised_by(renderer.render(case.prompt, [NOT_A_PICTURE], 1))
+    error = await raised_by(_render(renderer, case, [NOT_A_PICTURE], 1))
     assert error is not None, "a reference that is not an image caused no error"
     assert isinstance(error, InfraFailure | ValueError), f"a bad reference raised {type(error).__name__}: {error}"
     assert not any(secret in str(error) for secret in case.secrets), "the error contains a secret of the settings"
-    _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a bad reference")
+    _check_png(await _render(renderer, case, _references(1), 1), "the call after a bad reference")
 
 
 async def check_cancellation(renderer: Renderer, case: RendererCase) -> None:
     """Check that a canceled call ends and leaves nothing running, and that the next call works."""
-    await check_cancelled(lambda: renderer.render(case.prompt, _references(1), 1))
-    _check_png(await renderer.render(case.prompt, _references(1), 1), "the call after a canceled one")
+    await check_cancelled(lambda: _render(renderer, case, _references(1), 1))
+    _check_png(await _render(renderer, case, _references(1), 1), "the call after a canceled one")
 
 
 CHECKS = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genevolve_ray.errors import GenevolveError
+from genevolve_ray.records.plugin_results import PluginResultFault
 
 Check = Callable[[Any, Any], Awaitable[None]]
 LIMIT_SECONDS = 300.0
@@ -57,6 +58,8 @@ async def _outcome(check: Check, subject: Any, case: Any, limit: float) -> tuple
             await check(subject, case)
     except NotAsked as why:
         return None, str(why)
+    except PluginResultFault as fault:
+        return False, str(fault)
     except AssertionError as broken:
         return False, " ".join(str(broken).split()) or "an assertion without a message"
     except TimeoutError as error:

@@ -40,13 +40,7 @@ class Token:
 
 def plugin_roles(config: RunConfig) -> tuple[str, ...]:
     """Return the roles whose plug-ins a run uses."""
-    return (
-        "requests",
-        "tools",
-        "renderer",
-        *config.judge_specs,
-        *(("summariser",) if config.experience.enabled else ()),
-    )
+    return tuple(config.plugins)
 
 
 def fill_ins(config: RunConfig) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.consistency import check_consistent
 from genevolve_ray.evolution.plugins import (
+    EmbedderSpec,
     JudgeSpec,
     PluginSpec,
     RendererSpec,
@@ -212,10 +213,20 @@ class EvolutionConfig(Config):
         """The judges of the run by role: `judge`, and `judges.NAME` for each further one."""
         return {"judge": self.judge, **{f"judges.{name}": spec for name, spec in self.judges.items()}}
 
+    @property
+    def plugins(self) -> dict[str, PluginSpec]:
+        """Every plug-in that the run uses, by the key of its settings: its role, or where it is nested."""
+        found: dict[str, PluginSpec] = {"requests": self.requests, "tools": self.tools, "renderer": self.renderer}
+        found |= self.judge_specs
+        if self.experience.enabled:
+            found["summariser"] = self.summariser
+            if self.experience.embedder.type:
+                found[EmbedderSpec.place] = EmbedderSpec.of(self.experience.embedder, self.summariser)
+        return found
+
     def plugin(self, role: str) -> PluginSpec:
-        """Return the plug-in of a role, `judges.NAME` for a further judge."""
-        spec: PluginSpec = self.judge_specs[role] if role.startswith("judges.") else getattr(self, role)
-        return spec
+        """Return the plug-in of a role that the run uses; see `plugins`."""
+        return self.plugins[role]
 
     @property
     def truth_roles(self) -> list[str]:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.evolution.plugins import EmbedderSpec, build_here
 from genevolve_ray.evolution.ports import ExperienceStep
 from genevolve_ray.experience.changes import encode_changes, replay
-from genevolve_ray.experience.config import AblationControl, ExperienceConfig
+from genevolve_ray.experience.config import AblationControl, EmbedderConfig, ExperienceConfig
+from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.memory import ExperienceMemory, Hit, MemoryPoint
 from genevolve_ray.experience.pairing import best_worst_pairs
 from genevolve_ray.experience.protocol import Embedder
@@ -20,6 +22,7 @@ from genevolve_ray.experience.recall import recall, remember
 from genevolve_ray.judges.protocol import Summariser
 from genevolve_ray.records.experience import Experience, Lesson
 from genevolve_ray.records.leaks import LeakError
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Pair
 from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
@@ -27,6 +30,18 @@ from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 MAX_FAULTS = 3
 """Faults of a step that are reported as text; all are counted."""
 _PERMANENT = (401, 403, 404)
+
+
+def build_run_embedder(config: EmbedderConfig) -> Embedder:
+    """Build the embedder of a run: the plug-in that it names, or a built-in one.
+
+    Raises:
+        PluginFault, ValueError: for a class or a model that cannot be loaded.
+    """
+    if not config.type:
+        return build_embedder(config)
+    embedder: Embedder = build_here(EmbedderSpec.of(config))
+    return embedder
 
 
 class LocalExperience:
@@ -128,7 +143,7 @@ class LocalExperience:
             return self._written[attempts]
         result: Experience | InfraFailure | LeakError
         try:
-            result = await self._summariser.compare(request, pair)
+            result = await checked("summariser", self._summariser, self._summariser.compare(request, pair))
         except (InfraFailure, LeakError) as fault:  # no bundle is better than one that gives an answer away
             _end_if_permanent(fault)
             result = fault
@@ -156,6 +171,7 @@ class LocalExperience:
                     experience=bundle,
                     similarity=hit.similarity,
                     own=hit.own and self._config.control is AblationControl.NONE,
+                    embedder=self._embedder.identity,
                 )
             )
         return lessons

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +69,8 @@ class InferencePorts:
     agent: AgentPort | None = None
     renderer: RenderPort | None = None
     judge: JudgePort | None = None
+    judges: dict[str, JudgePort] = field(default_factory=dict)
+    """Further judges by name."""
     grader: GradePort | None = None
 
 
@@ -79,6 +81,8 @@ class Wanted:
     policy: PolicySource | None = None
     render: bool = False
     judge: bool = False
+    panel: bool = False
+    """Further judges as well; each may give any verdict, also one without a KScore."""
     grade: bool = False
     """The judge plug-in uses the scale of another benchmark."""
     train: bool = False
@@ -145,6 +149,8 @@ async def inference_in_process(
             ports.renderer = RenderService(built(config.renderer), images)
         if wanted.judge:
             ports.judge = JudgeService(built(config.judge), images)
+        if wanted.panel:
+            ports.judges = {name: JudgeService(built(spec), images) for name, spec in config.judges.items()}
         if wanted.grade:
             ports.grader = GradeService(built(config.judge), images)
         yield ports

@@ -17,7 +17,7 @@ from genevolve_ray.engines.factory import create_engine, let_sleep
 from genevolve_ray.engines.protocol import Engine, SamplingParams
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import EvolutionConfig
-from genevolve_ray.evolution.experience import LocalExperience
+from genevolve_ray.evolution.experience import LocalExperience, build_run_embedder
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.learner import LocalLearner, build_learner
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec, build_here
@@ -26,7 +26,6 @@ from genevolve_ray.evolution.rollout import Rollouts, Scoring
 from genevolve_ray.evolution.services import RenderService, judge_service
 from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.evolution.weights import PublishedWeights, WeightFolders, weight_folders
-from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.trajectory import Trajectory
@@ -183,7 +182,7 @@ def start_experience(config: EvolutionConfig) -> LocalExperience | None:
     """Build the experience memory with its summarizer and embedder, None where the run has no experience."""
     if not config.experience.enabled:
         return None
-    embedder = build_embedder(config.experience.embedder)
+    embedder = build_run_embedder(config.experience.embedder)
     return LocalExperience(config.experience, build_here(config.summariser), embedder)
 
 

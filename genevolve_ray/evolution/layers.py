@@ -23,6 +23,8 @@ EXTENDS = "extends"
 """The key that names the base."""
 _CHOICES: Mapping[str, str] = {"backend": "model", "name": "overrides"}
 """Keys of a plug-in's `config` that select what it uses, and the settings that fit that selection only."""
+_EMBEDDER = ("experience", "embedder")
+"""The one plug-in that may also be selected by `kind`."""
 
 
 class LayerFault(UserFault, ValueError):
@@ -119,7 +121,9 @@ def _merge(base: Any, top: Any, path: tuple[str, ...], places: dict[tuple[str, .
 
 
 def _other_type(base: Mapping[str, Any], top: Mapping[str, Any], path: tuple[str, ...]) -> bool:
-    """Return whether two mappings configure plug-ins of different classes."""
+    """Return whether two mappings configure plug-ins of different classes, or embedders of which one is built in."""
+    if path == _EMBEDDER and bool(top.get("type")) != bool(base.get("type")):
+        return bool(top.get("type")) or "kind" in top
     if not path or "type" not in base or "type" not in top:
         return False
     return not same_plugin(path[-1], base["type"], top["type"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from genevolve_ray import __version__
 from genevolve_ray._moved import current_path
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.plugin_folders import import_named, not_found, shadowed
+from genevolve_ray.evolution.plugin_shape import PluginFault as PluginFault
+from genevolve_ray.evolution.plugin_shape import check_built, check_class
+from genevolve_ray.experience.config import EmbedderConfig
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.secrets import masked, resolved
@@ -39,17 +42,13 @@ class Role(StrEnum):
     SUMMARISER = "summariser"
     """Summarizes a best-worst pair as experience."""
     EMBEDDER = "embedder"
-    """Turns texts into directions. A run uses a built-in one (`experience.embedder.kind`); others can be checked."""
+    """Turns texts into directions (`experience.embedder.type`); a run may also use a built-in one by its `kind`."""
 
     @property
     def group(self) -> str:
         """The entry-point group of its plug-ins."""
         plural = self.value if self.value.endswith("s") else f"{self.value}s"
         return f"genevolve_ray.{plural}"
-
-
-class PluginFault(UserFault, ValueError):
-    """Report a plug-in that cannot be found, loaded, configured or built, in one line that names the invalid value."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,8 @@ class PluginSpec(Config):
     """
 
     role: ClassVar[Role | None] = None
+    place: ClassVar[str] = ""
+    """Key of its settings in a configuration, where that is not its role."""
 
     type: str = Field(pattern=r"^([\w.]+:\w+|[\w][\w.-]*)$")
     """`package.module:Class`, or the name under which an installed package registers one for the role."""
@@ -138,13 +139,11 @@ class PluginSpec(Config):
         """Import the class. Raises PluginFault naming it when it cannot be found or is no plug-in."""
         module, _, name = self.path.partition(":")
         try:
-            kind = getattr(importlib.import_module(module), name)
+            kind = getattr(import_named(module), name)
         except Exception as error:
-            raise PluginFault(f"plug-in {self.type!r} cannot be loaded: {_line(error)}") from error
-        if not (isinstance(settings := getattr(kind, "Config", None), type) and issubclass(settings, Config)):
-            raise PluginFault(
-                f"plug-in {self.type!r} has no Config class (a subclass of genevolve_ray.records.base.Config)"
-            )
+            why = not_found(module, error) or _after(shadowed(module))
+            raise PluginFault(f"plug-in {self.type!r} cannot be loaded: {_line(error)}{why}") from error
+        check_class(self.role, kind, self.type)
         return kind
 
     def settings(self, kind: Any) -> Any:
@@ -155,7 +154,7 @@ class PluginSpec(Config):
             # A mistyped key is also missing: the typo is the cause.
             first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
             key = ".".join(["config", *(str(part) for part in first["loc"])])
-            owner = f"{self.role}." if self.role else f"{self.type}: "
+            owner = f"{place}." if (place := self.place or self.role) else f"{self.type}: "
             # A token in the wrong field must not appear in logs.
             value = "" if _SECRET.search(key) else f", got {masked(first['input'])!r}"
             if first["type"] == "extra_forbidden":
@@ -166,7 +165,9 @@ class PluginSpec(Config):
     def build(self, *context: ImageStore) -> Any:
         """Build the plug-in. Raises PluginFault for an unknown class, ValidationError for bad settings."""
         kind = self.resolve()
-        return self.complete(kind(kind.Config.model_validate(self.config), *context), *context)
+        plugin = kind(kind.Config.model_validate(self.config), *context)
+        check_built(self.role, plugin)
+        return self.complete(plugin, *context)
 
     def complete(self, plugin: Any, *context: ImageStore) -> Any:
         """Return the plug-in with what the role adds to it."""
@@ -236,6 +237,13 @@ class EmbedderSpec(PluginSpec):
     """Select an embedder."""
 
     role: ClassVar = Role.EMBEDDER
+    place: ClassVar = "experience.embedder"
+
+    @classmethod
+    def of(cls, config: EmbedderConfig, summariser: SummariserSpec | None = None) -> EmbedderSpec:
+        """Return the plug-in of a run's embedder; it runs in the process of its summarizer."""
+        environment = summariser.runtime_env if summariser is not None else {}
+        return cls(type=config.type, config=config.config, runtime_env=environment)
 
 
 SPECS: dict[Role, type[PluginSpec]] = {
@@ -271,7 +279,12 @@ def build_here(spec: PluginSpec, *context: ImageStore) -> Any:
         plugin = kind(settings, *context)
     except Exception as error:
         raise PluginFault(f"{spec.role or 'plug-in'} {spec.type} cannot be built: {_line(error)}") from error
+    check_built(spec.role, plugin)
     return spec.complete(plugin, *context)
+
+
+def _after(text: str) -> str:
+    return f"; {text}" if text else ""
 
 
 def _line(error: Exception) -> str:

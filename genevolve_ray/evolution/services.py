@@ -23,6 +23,7 @@ from genevolve_ray.judges.protocol import (
 from genevolve_ray.records.components import AnyVerdict, OpenVerdict
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import EXAMINATION_FAILED
@@ -55,10 +56,6 @@ def _examined(verdict: AnyVerdict) -> bool:
     return EXAMINATION_FAILED not in verdict.flags
 
 
-def _size(data: object) -> str:
-    return f"{len(data)} bytes" if isinstance(data, bytes) else f"a {type(data).__name__}"
-
-
 class RenderService:
     """Render with image references as input and output; a deterministic renderer draws equal programs once."""
 
@@ -70,7 +67,10 @@ class RenderService:
         self._drawn: SharedWork[ImageRef] | None = SharedWork() if _deterministic(renderer) else None
 
     async def render(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
-        """Render a program and store the picture. Raises InfraFailure when the generator gave up."""
+        """Render a program and store the picture.
+
+        Raises InfraFailure when the generator gave up, PluginResultFault when it returns no bytes.
+        """
         if self._drawn is None:
             return await self._draw(prompt, references, seed)
         arguments = prompt, tuple(reference.sha256 for reference in references), seed
@@ -84,13 +84,14 @@ class RenderService:
         return True
 
     async def _draw(self, prompt: str, references: Sequence[ImageRef], seed: int) -> ImageRef:
-        data = await self._renderer.render(prompt, [_pixels(self._images, r) for r in references], seed)
+        pictures = [_pixels(self._images, r) for r in references]
+        data: bytes = await checked("renderer", self._renderer, self._renderer.render(prompt, pictures, seed))
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 width, height = picture.size
         except Exception as error:
             # Pillow raises anything on bytes that are no picture.
-            raise InfraFailure(f"{self.identity} returned {_size(data)} that is no picture") from error
+            raise InfraFailure(f"{self.identity} returned {len(data)} bytes that are no picture") from error
         return self._images.put(data, width=width, height=height)
 
 
@@ -123,7 +124,10 @@ class JudgeService:
     async def judge(
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> AnyVerdict:
-        """Judge a picture, against its truth where the judge needs it. Raises InfraFailure when it cannot be judged."""
+        """Judge a picture, against its truth where the judge needs it.
+
+        Raises InfraFailure when it cannot be judged, PluginResultFault when the judge returns no verdict.
+        """
         if self._judged is None:
             return await self._look(request, image, program, references)
         arguments = request.model_dump_json(), image.sha256, program, tuple(references)
@@ -133,7 +137,10 @@ class JudgeService:
         self, request: Request, image: ImageRef, program: Program, references: Sequence[ImageHit]
     ) -> AnyVerdict:
         truth = _truth_of(request, self.identity, self._images) if self._needs_truth else b""
-        return await self._judge.judge(request, _pixels(self._images, image), truth, program, references)
+        pixels = _pixels(self._images, image)
+        judged = self._judge.judge(request, pixels, truth, program, references)
+        verdict: AnyVerdict = await checked("judge", self._judge, judged)
+        return verdict
 
 
 class GroupJudgeService:

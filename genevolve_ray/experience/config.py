@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -92,19 +93,40 @@ class EndpointEmbedderConfig(EndpointConfig):
 
 
 class EmbedderConfig(Config):
-    """Configure the embedder that turns retrieval keys into vectors."""
+    """Configure the embedder that turns retrieval keys into vectors: a built-in one by `kind`, or a plug-in by `type`."""
 
-    kind: Literal["hashing", "transformers", "endpoint"] = "hashing"
-    """Which of the three below is used."""
+    kind: Literal["hashing", "transformers", "endpoint", "plugin"] = "hashing"
+    """Which of the three built-in ones below is used; `plugin` with a `type`, which implies it."""
     hashing: HashingConfig = HashingConfig()
     """Settings of `kind: hashing`."""
     transformers: TransformersEmbedderConfig = TransformersEmbedderConfig()
     """Settings of `kind: transformers`."""
     endpoint: EndpointEmbedderConfig | None = None
     """Settings of `kind: endpoint`, which needs them."""
+    type: str = Field(default="", pattern=r"^([\w.]+:\w+|[\w][\w.-]*|)$")
+    """An embedder of your own: `package.module:Class`, or the name under which an installed package registers one."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the class of `type`, validated by its `Config`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_plugin(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        if "runtime_env" in values:
+            raise ValueError(
+                f"embedder.runtime_env={values['runtime_env']!r}: the embedder runs in the process of the experience "
+                "memory, whose environment is summariser.runtime_env"
+            )
+        return {**values, "kind": values.get("kind", "plugin")} if values.get("type") else values
 
     @model_validator(mode="after")
     def _complete(self) -> EmbedderConfig:
+        if (self.kind == "plugin") != bool(self.type) or (self.config and not self.type):
+            raise ValueError(
+                f"embedder.kind={self.kind!r} and embedder.type={self.type!r}: give a type (with its config) for a "
+                "plug-in, or the kind of a built-in embedder, not both"
+            )
         if self.kind == "transformers" and not self.transformers.model:
             raise ValueError(
                 f"embedder.kind={self.kind!r} needs a model folder: transformers.model={self.transformers.model!r}"

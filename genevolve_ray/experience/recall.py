@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from genevolve_ray.experience.config import KeyConfig
 from genevolve_ray.experience.memory import ExperienceMemory, Hit
 from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.leaks import mask
+from genevolve_ray.records.plugin_results import check_rows, checked
 from genevolve_ray.records.request import Request
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 async def remember(
@@ -30,7 +36,7 @@ async def remember(
     if not bundles:
         return []
     texts = [retrieval_text(request, key) for request, _ in bundles]
-    vectors = await embedder.embed(texts)
+    vectors = await embedded(embedder, texts)
     return [
         memory.insert(experience, vector, text)
         for (_, experience), vector, text in zip(bundles, vectors, texts, strict=True)
@@ -51,8 +57,16 @@ async def recall(
     """
     if not requests or not len(memory):
         return [None] * len(requests)
-    vectors = await embedder.embed([retrieval_text(request, key) for request in requests])
+    vectors = await embedded(embedder, [retrieval_text(request, key) for request in requests])
     return [memory.retrieve(v, request.id, step) for request, v in zip(requests, vectors, strict=True)]
+
+
+async def embedded(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return the vectors of texts. Raises InfraFailure as the embedder, PluginResultFault when it returns no such array."""
+    rows: NDArray[np.float32] = check_rows(
+        embedder, await checked("embedder", embedder, embedder.embed(texts)), len(texts)
+    )
+    return rows
 
 
 def retrieval_text(request: Request, config: KeyConfig | None = None) -> str:

@@ -156,7 +156,8 @@ class Lesson(Record):
     """Represent a bundle that a request recalled in a step.
 
     `own`: the bundle was written from the rollouts of this request in this very step. `bundle` is its number in the
-    memory, `similarity` the cosine between the key of its request and the key of this request.
+    memory, `similarity` the cosine between the key of its request and the key of this request, and `embedder` the
+    identity of the embedder that measured it.
     """
 
     request_id: str
@@ -164,6 +165,7 @@ class Lesson(Record):
     experience: Experience
     similarity: float
     own: bool
+    embedder: str = Field(default="", exclude_if=lambda embedder: not embedder)
 
 
 class MovedToken(Record):

@@ -14,6 +14,7 @@ from referencing import Registry
 from genevolve_ray.errors import InfraFailure, ToolArgumentError, UserFault
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import Observation
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.records.usage import Usage, record_usage
 from genevolve_ray.tools.protocol import STANDARD_TOOLS, EpisodeContext, StatefulTool, Tool
 from genevolve_ray.tools.showing import Observations, ShownPictures
@@ -64,6 +65,7 @@ class RunningTool:
         Raises:
             ToolArgumentError: for arguments that the schema or the tool forbids.
             InfraFailure: as the tool, for a call that takes too long, and as `ShownPictures.hit`.
+            PluginResultFault: when the tool returns no observation.
         """
         if self._check is not None:
             self._check(arguments)
@@ -74,7 +76,7 @@ class RunningTool:
         started, failed = perf_counter(), 1
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                observation = await self._tool.call(arguments, episode)
+                observation: Observation = await checked("tools", self._tool, self._tool.call(arguments, episode))
             failed = 0
         except TimeoutError as error:
             if not limit.expired():
@@ -125,5 +127,4 @@ async def close_toolbox(toolbox: Any) -> None:
 def _running(tool: Tool, show: ShownPictures | None) -> Tool:
     if isinstance(tool, StatefulTool):
         return RunningStatefulTool(tool, show)
-    plain = tool.name in STANDARD_TOOLS and not hasattr(tool, "timeout_s") and not hasattr(tool, "cost")
-    return tool if plain and show is None else RunningTool(tool, show)
+    return RunningTool(tool, show)

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 from head_node import Head
+from own_folder import own_folder, write_painter
 from played_services import dead_origin, in_turn, playing
 
 from genevolve_ray.cluster.applications import delete
 from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig
 from genevolve_ray.cluster.proxies import Caller
-from genevolve_ray.cluster.services import RenderReplica, Service, application
+from genevolve_ray.cluster.services import RenderReplica, Service, application, deployment_of
 from genevolve_ray.cluster.session import ray_session
 from genevolve_ray.errors import InfraFailure
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugin_folders import VARIABLE
+from genevolve_ray.evolution.plugins import PluginSpec, RendererSpec
 from genevolve_ray.remote import client as remote
 
 
@@ -60,3 +62,15 @@ async def test_a_call_that_nobody_waits_for_gives_its_place_free(tmp_path: Path,
         assert (picture.width, picture.height) == (64, 48)
         assert len(backend.calls) == 2
         await delete([service])
+
+
+def test_replicas_find_a_class_of_the_working_folder(tmp_path: Path) -> None:
+    with own_folder(tmp_path / "here") as here:
+        write_painter(here / "my_painter.py")
+        mine = RendererSpec(type="my_painter:Painter", runtime_env={"env_vars": {"SEED": "1"}})
+        found, builtin = (
+            deployment_of(Service("renderer", "r", RenderReplica, one, ServiceConfig()), RenderReplica)
+            for one in (mine, RendererSpec(type="atlas"))
+        )
+    assert found.ray_actor_options["runtime_env"] == {"env_vars": {VARIABLE: str(here), "SEED": "1"}}
+    assert builtin.ray_actor_options["runtime_env"] == {}

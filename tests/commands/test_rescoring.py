@@ -94,6 +94,61 @@ def test_another_judge_scores_the_same_pictures(genevolve: Callable[..., Any], t
     assert (out / rows[0]["reference_images"][0]["local_path"]).read_bytes() == png(99)
 
 
+MEASURED = "{type: 'genevolve_ray.commands.plugin_templates.judge:MyJudge'}"
+
+
+def test_a_judge_without_a_kscore_scores_the_pictures_beside_the_stored_scores(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    with playing(World()) as world:
+        run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"
+        ended = genevolve("rescore", run, "--output", out, "--in-process", "--set", f"judge={MEASURED}")
+        assert ended.code == 0, ended.err
+        assert genevolve("rescore", run, "--output", out, "--in-process", "--set", f"judge={MEASURED}").code == 0
+    assert not world.calls
+    rows = json.loads((out / "rescore_rows.json").read_text())
+    # A picture of one gray has no contrast and no saturation.
+    assert [row["after"] for row in rows] == [{"judge.contrast": 0.0, "judge.saturation": 0.0}] * 2
+    assert {row["before"]["judge.visual_correctness"] for row in rows} == {0.5}
+    found = json.loads((out / "rescore.json").read_text())
+    assert found["components"] == {}
+    assert found["with_reward"]["judge.contrast"] == {"rows": 2, "rank_correlation": None}
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    assert verdicts[0]["genevolve_ray"]["verdicts"]["judge"]["judge"] == "my-judge/1:256"
+    assert not (out / "results_eval.json").exists()
+
+
+def test_several_judges_score_the_same_pictures_and_shared_components_are_compared(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    with playing(World()) as world:
+        run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"
+        ended = genevolve("rescore", run, "--output", out, "--in-process", "--set", f"judges={{mine: {MEASURED}}}")
+    assert ended.code == 0, ended.err
+    assert world.calls == {"judge": 2}
+    found = json.loads((out / "rescore.json").read_text())
+    assert (found["before"], found["after"], found["difference"]) == (0.5, 0.75, 0.25)
+    assert found["components"]["judge.faithfulness"]["difference"] == 1.0
+    # The requests had no text before, so that its score has nothing to be compared with.
+    assert set(found["with_reward"]) == {"judge.text_accuracy", "mine.contrast", "mine.saturation"}
+    assert "KScore 0.5 before, 0.75 now" in ended.err
+
+
+def test_a_judge_that_fails_leaves_the_scores_of_the_others_and_is_asked_again(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    world = World(fault=lambda service, body: 500 if body["id"] == "t-0" else 0)
+    with playing(world):
+        run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"
+        arguments = ("rescore", run, "--output", out, "--in-process", "--set", f"judges={{mine: {MEASURED}}}")
+        assert genevolve(*arguments).code == 1
+        first, second = json.loads((out / "rescore_rows.json").read_text())
+        assert set(first["after"]) == {"mine.contrast", "mine.saturation"} and "judge.kscore" in second["after"]
+        world.fault = lambda service, body: 0
+        assert genevolve(*arguments).code == 0
+    assert "judge.kscore" in json.loads((out / "rescore_rows.json").read_text())[0]["after"]
+
+
 def test_the_rollouts_of_training_are_judged_again(genevolve: Callable[..., Any], tmp_path: Path) -> None:
     with playing(World()) as world:
         run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"

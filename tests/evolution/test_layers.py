@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from genevolve_ray.config import ConfigError, RunConfig, load_config
+from genevolve_ray.doctor.preflight import preflight
+from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.store.run import RunStore, StoreError
 
 
@@ -86,6 +88,35 @@ def test_every_role_is_a_plug_in_in_files_and_overrides(tmp_path: Path, role: st
     assert getattr(other, role).config == {}
     option = load(tmp_path, base, f"{role}.config.k=4", f"{role}.type=b:B")
     assert (getattr(option, role).type, getattr(option, role).config) == ("b:B", {"k": 4})
+
+
+OWN = "{type: 'genevolve_ray.commands.plugin_templates.embedder:MyEmbedder', config: {dimension: 64}}"
+
+
+@pytest.mark.parametrize(
+    ("base", "own", "kind"),
+    [("{kind: transformers, transformers: {model: m}}", OWN, "plugin"), (OWN, "{kind: hashing}", "hashing")],
+)
+def test_an_embedder_of_ones_own_and_a_built_in_one_replace_each_other(
+    tmp_path: Path, base: str, own: str, kind: str
+) -> None:
+    below = f"extends: atlas\nexperience: {{embedder: {base}}}\n"
+    embedder = load(tmp_path, f"extends: base.yaml\nexperience: {{embedder: {own}}}\n", base=below).experience.embedder
+    assert (embedder.kind, bool(embedder.type)) == (kind, kind == "plugin")
+
+
+def test_the_settings_of_an_embedder_of_ones_own_are_checked_before_the_start() -> None:
+    key = "experience.embedder"
+    config = load_config("atlas", [f"{key}={OWN}", f"{key}.config.dimension=3"])
+    with pytest.raises(UserFault, match=r"experience.embedder.config.dimension: .*greater than or equal to 8, got 3"):
+        preflight(config, model=False)
+    preflight(load_config("atlas", [f"{key}={OWN}"]), model=False)
+
+
+def test_a_run_resumes_with_its_own_embedder_only(tmp_path: Path) -> None:
+    RunStore.open(str(tmp_path / "run"), load_config("atlas", [f"experience.embedder={OWN}"]), run_seed=1).close()
+    with pytest.raises(StoreError, match=r"another configuration: experience.embedder.*was .*MyEmbedder"):
+        RunStore.open(str(tmp_path / "run"), load_config("atlas"), run_seed=1)
 
 
 def test_the_model_of_another_backend_is_not_merged(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_constructor_that_fails_is_told_in_one_line(install: Any) -> None:
         "    Config = Config\n"
         "    def __init__(self, config):\n"
         "        raise OSError('weights\\nmissing')\n"
+        "    async def render(self, prompt, references, seed): ...\n"
     )
     install("picky", {}, modules={"picky_module": text})
     with pytest.raises(PluginFault, match="^renderer picky_module:Picky cannot be built: OSError: weights missing$"):

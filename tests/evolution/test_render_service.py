@@ -31,9 +31,9 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("value", [b"", b"text", b"\x89PNG\r\n\x1a\n", png()[:20], None, "text", 7])
+@pytest.mark.parametrize("value", [b"", b"text", b"\x89PNG\r\n\x1a\n", png()[:20]])
 async def test_what_is_no_picture_is_a_failure_of_the_renderer(value: Any) -> None:
-    with pytest.raises(InfraFailure, match="returning/1 returned .* that is no picture"):
+    with pytest.raises(InfraFailure, match="returning/1 returned .* bytes that are no picture"):
         await RenderService(Returning(value), MemoryImages()).render("a cat", [], 1)
 
 

@@ -23,6 +23,10 @@ from genevolve_ray.experience.config import ExperienceConfig
         ({"embedder": {"kind": "word2vec"}}, "hashing"),
         ({"embedder": {"endpoint": {"url": "localhost/v1", "model": "m"}}}, "'localhost/v1'"),
         ({"embedder": {"endpoint": {"url": "http://me:secret@host/v1", "model": "m"}}}, "token_env"),
+        ({"embedder": {"kind": "hashing", "type": "my:Embedder"}}, "kind='hashing' and embedder.type='my:Embedder'"),
+        ({"embedder": {"kind": "plugin"}}, "kind='plugin' and embedder.type=''"),
+        ({"embedder": {"config": {"size": 3}}}, "give a type"),
+        ({"embedder": {"type": "my:Embedder", "runtime_env": {"pip": ["x"]}}}, "environment is summariser.runtime_env"),
         ({"key": {"fields": []}}, "at least 1 item"),
         ({"min_gap": 2}, "less than or equal to 1"),
         ({"capacity": 500}, "Extra inputs"),
@@ -31,6 +35,12 @@ from genevolve_ray.experience.config import ExperienceConfig
 def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message.replace("[", r"\[")):
         ExperienceConfig.model_validate(values)
+
+
+def test_a_type_makes_the_embedder_a_plug_in_and_is_read_again_as_it_was_written() -> None:
+    config = ExperienceConfig.model_validate({"embedder": {"type": "my:Embedder", "config": {"size": 3}}})
+    assert (config.embedder.kind, config.embedder.type) == ("plugin", "my:Embedder")
+    assert ExperienceConfig.model_validate(config.model_dump(mode="json")) == config
 
 
 def test_credentials_are_not_repeated() -> None:

@@ -24,7 +24,7 @@ FILE = re.compile(
 FOLDER = re.compile(r"(?:[\w-]+/)+")
 OUTPUTS = (
     *("runs/", "RUN/", "samples/", "out/", "store/", ".venv/", "steps/", "checkpoints/", "images/"),
-    *("download.sh", "serve_"),
+    *("download.sh", "serve_", "my_painter/"),
 )
 """What a run or a set-up writes, or a user's own: not in the repository."""
 MANIFEST = {"loop.flow", "loop.renderer_swap"}

@@ -24,6 +24,7 @@ from genevolve_ray.records.published.names import locate
 from genevolve_ray.records.published.rejections import RowFault
 from genevolve_ray.records.published.results import AgentRow, EvaluatedRow, RenderedRow
 from genevolve_ray.records.published.writers import agent_row, evaluated_row, rendered_row
+from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey
 from genevolve_ray.records.verdict import UNEXAMINED, ScoreFormula
@@ -181,11 +182,8 @@ class JudgeStage:
         if not rendered.success:
             return self._result(row), RowEnd.MISSED
         try:
-            image = await take_picture(rendered.picture_file(self._roots), self._images)
-            truth = await take_picture(rendered.truth_file(self._roots), self._images)
-            program, hits = await self._program(row)
-            request = row.request(truth)
-            verdict = graded(await bounded(lambda: self._judge.judge(request, image, program, hits), self._tries))
+            inputs = await self.inputs(row)
+            verdict = graded(await bounded(lambda: self._judge.judge(*inputs), self._tries))
         except (InfraFailure, RowFault, ImageRefused) as error:
             return self._result(row, error=str(error)), RowEnd.FAILED
         flags = [flag.partition(":") for flag in verdict.flags]
@@ -206,6 +204,18 @@ class JudgeStage:
             provenance=ours,
         )
         return values, RowEnd.DONE
+
+    async def inputs(self, row: ResultRow, *, truth: bool = True) -> tuple[Request, ImageRef, Program, list[ImageHit]]:
+        """Return what a judge is asked about a rendered row: request, picture, program and the hits of its references.
+
+        Raises:
+            RowFault, ImageRefused: for a picture that is missing or unusable.
+        """
+        rendered = RenderedRow.read(row.values)
+        image = await take_picture(rendered.picture_file(self._roots), self._images)
+        compared = await take_picture(rendered.truth_file(self._roots), self._images) if truth else None
+        program, hits = await self._program(row)
+        return row.request(compared), image, program, hits
 
     def intact(self, kept: Mapping[str, Any]) -> bool:
         """Return True: scores need no further file."""

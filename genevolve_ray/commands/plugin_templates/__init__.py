@@ -1,0 +1,1 @@
+"""One small, working plug-in for each role: `genevolve plugins new` copies them, and docs/plugins.md shows them."""
