@@ -116,7 +116,7 @@ class RemoteConfig(Config):
 
     def header_value(self, token: str) -> str:
         """Return the value of `token_header` for a token."""
-        return f"Bearer {token}" if self.token_header == "Authorization" else token
+        return f"Bearer {token}" if self.token_header == "Authorization" else token  # noqa: S105  a header
 
     def remedy(self, status: int) -> str:
         """Return what helps against a refusal with this status, where the service is known to mean something by it."""
