@@ -124,9 +124,10 @@ class _WebSource(ABC):
         """Return the entries of an answer, from the cache if it was asked before."""
 
         async def call() -> tuple[list[Row], bool]:
-            key = "params" if asked.method == "GET" else "body"
+            params, body = (asked.fields, None) if asked.method == "GET" else (None, asked.fields)
             try:
-                return await self._remote.call(asked.path, self._read, method=asked.method, **{key: asked.fields}), True
+                rows = await self._remote.call(asked.path, self._read, method=asked.method, params=params, body=body)
+                return rows, True
             except ServiceRefusal as refusal:
                 if _blames_query(refusal):
                     raise QueryRefused("the search service does not take this query") from refusal
