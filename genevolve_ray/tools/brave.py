@@ -36,7 +36,7 @@ class BraveConfig(RemoteConfig):
     language: str = Field(default="", pattern=r"^[a-z-]*$")
     """Language of the results, such as `en`; empty: the service's own default."""
     safesearch: Literal["off", "moderate", "strict"] = "moderate"
-    """Filter of explicit results. For pictures the service knows no `moderate`, and is asked for `strict`."""
+    """Filter of explicit results. For pictures the service knows no `moderate`; `strict` is sent in its place."""
 
     def fields(self, kind: SearchKind, query: str) -> dict[str, str]:
         """Return the fields of a request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,9 +44,9 @@ class WebSearchConfig(Config):
     """`fail`: an outage ends the episode without a reward and the sample is drawn again. `report`: the policy reads
     that the service is unavailable and continues; the turn is marked, and metrics count it as `tool_outages`."""
 
+    @abstractmethod
     def service(self) -> SearchService:
         """Return the service that these settings name."""
-        raise NotImplementedError
 
 
 class WebToolsConfig(WebSearchConfig):
