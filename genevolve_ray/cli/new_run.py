@@ -23,7 +23,9 @@ def init(
     judge: Annotated[
         str | None, typer.Option("--judge", help="atlas, gemini[:MODEL], endpoint:MODEL@URL, vllm:MODEL.")
     ] = None,
-    tools: Annotated[str | None, typer.Option("--tools", help="atlas, serper, local:FOLDER.")] = None,
+    tools: Annotated[
+        str | None, typer.Option("--tools", help="atlas, serper, brave, searxng:URL, folder:FOLDER, local:FOLDER.")
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option("--gpus", help="Number of GPUs (4), or their indices with commas (0,1,6).")
     ] = None,

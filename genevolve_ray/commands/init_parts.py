@@ -26,10 +26,10 @@ CHOICES: Mapping[str, str] = {
     "policy": "atlas, a model folder, or ORG/NAME of a hub",
     "renderer": "atlas, qwen-service[:URL], diffusers:MODEL, preset:NAME, gemini[:MODEL], images-api:MODEL@URL",
     "judge": "atlas, gemini[:MODEL], endpoint:MODEL@URL, vllm:MODEL",
-    "tools": "atlas, serper, local:FOLDER",
+    "tools": "atlas, serper, brave, searxng:URL, folder:FOLDER, local:FOLDER",
 }
 """What each option takes, besides the name or the import path of any other plug-in."""
-_PLAIN = (ATLAS, "serper", "web")
+_PLAIN = (ATLAS, "serper", "web", "brave")
 """Choices without a model or an address."""
 
 
@@ -167,6 +167,14 @@ def tools_part(text: str) -> RunPart:
         return RunPart({"tools": {"type": ATLAS, "config": {"seed": 1}}})
     if name in ("serper", "web"):
         return RunPart({"tools": {"type": "web"}}, "search by Serper", variables=("SERPER_API_KEY",))
+    if name == "brave":
+        return RunPart({"tools": {"type": name}}, "search by Brave", variables=("BRAVE_API_KEY",))
+    if name == "searxng":
+        urls = _needed("tools", text, what).split(",")
+        return RunPart({"tools": {"type": name, "config": {"searxng": {"url": urls}}}}, "your own SearXNG instance")
+    if name == "folder":
+        folder = Path(_needed("tools", text, what)).expanduser().resolve()
+        return RunPart({"tools": {"type": name, "config": {"folder": str(folder)}}}, "your own texts and pictures")
     if name == "local":
         folder = Path(_needed("tools", text, what)).expanduser().resolve()
         config = {"texts": str(folder / "texts.jsonl"), "pictures": str(folder / "pictures.jsonl")}

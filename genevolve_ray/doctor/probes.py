@@ -12,7 +12,6 @@ from genevolve_ray.doctor.parts import clean, note, ok, problem
 from genevolve_ray.engines.chat_endpoint import hint_for
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.remote.client import Answer, Remote, ServiceRefusal
-from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.remote.endpoint import EndpointConfig, filled
 
 PROBE_SECONDS = 10.0
@@ -102,7 +101,8 @@ class _Asked:
         paid, remote = self.config.paid_probe(), self._remote(PAID_SECONDS)
         assert paid is not None
         try:
-            await remote.call(paid.path, Answer.object, body=filled(self.config, paid.body, "extra_body"))
+            body = None if paid.body is None else filled(self.config, paid.body, "extra_body")
+            await remote.call(paid.path, Answer.object, method="GET" if body is None else "POST", body=body)
         except ServiceRefusal as refusal:
             return self._refused(refusal)
         except InfraFailure as failure:
@@ -121,11 +121,11 @@ class _Asked:
             "rate_per_s": None,
             "health_path": "",
         }
-        return Remote(
-            RemoteConfig(**{n: getattr(self.config, n) for n in RemoteConfig.model_fields} | tighter), "doctor"
-        )
+        return Remote(self.config.model_copy(update=tighter), "doctor")
 
     def _refused(self, refusal: ServiceRefusal) -> Check:
+        if remedy := self.config.remedy(refusal.status):
+            return problem("answers", f"{self.where}: {clean(refusal)}", remedy)
         if refusal.status in _TOKEN_REFUSED:
             name = self.config.token_env
             remedy = f"correct the value of {name}" if name else f"set {self.service.key}.token_env"

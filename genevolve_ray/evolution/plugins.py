@@ -300,7 +300,10 @@ OWN: Mapping[str, Mapping[str, str]] = {
     },
     "tools": {
         "atlas": "genevolve_ray.atlas.sources:AtlasTools",
+        "brave": "genevolve_ray.tools.web:BraveTools",
+        "folder": "genevolve_ray.tools.folder.toolbox:FolderTools",
         "local": "genevolve_ray.tools.toolbox:LocalTools",
+        "searxng": "genevolve_ray.tools.web:SearxngTools",
         "web": "genevolve_ray.tools.web:WebTools",
     },
     "renderer": {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from pydantic import Field
 
@@ -25,6 +26,8 @@ _MAX_SEGMENTS = 4000
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 """A marker that begins a segment: neither a stuffed byte nor a restart."""
 _SCAN, _END = b"\xda", b"\xd9"
+_DESCRIPTION = 0x010E
+"""Tag of EXIF that holds a text about the picture."""
 _ORIENTATION = 0x0112
 """Tag of EXIF that states how a picture must be turned."""
 
@@ -108,23 +111,45 @@ def plain_size(data: bytes, limits: PictureLimits | None = None) -> tuple[int, i
     return pixels.width, pixels.height, plain and opaque
 
 
+def description_of(file: BinaryIO, limits: PictureLimits | None = None) -> str:
+    """Return the description inside a picture: of EXIF, or of a PNG. Only the header is read, no pixel is decoded.
+
+    Raises ImageRefused for another format, too many pixels, or a broken header.
+    """
+    with _opened(file, limits or PictureLimits()) as image:
+        # For a PNG without EXIF in its header, Pillow would decode the pixels to find one behind them.
+        known = image.format != "PNG" or "exif" in image.info
+        described = image.getexif().get(_DESCRIPTION) if known else None
+        found = described or image.info.get("Description") or image.info.get("Title")
+        return found if isinstance(found, str) else ""
+
+
 def _decoded(data: bytes, limits: PictureLimits) -> PillowImage:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     if len(data) > limits.max_bytes:
         raise ImageRefused(f"{len(data)} bytes, allowed {limits.max_bytes}")
     if data.startswith(b"\xff\xd8"):
         _check_scans(data)
+    with _opened(io.BytesIO(data), limits) as image:
+        image.seek(0)
+        upright = ImageOps.exif_transpose(image)
+        upright.load()
+        return _channels(_eight_bits(upright))
+
+
+@contextmanager
+def _opened(file: BinaryIO, limits: PictureLimits) -> Iterator[PillowImage]:
+    """Open a picture by its header. Every error of a decoder, also in the block, becomes ImageRefused."""
+    from PIL import Image
+
     try:
         with warnings.catch_warnings():
             # The project's own limit is checked before any decoding.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=limits.formats) as image:
+            with Image.open(file, formats=limits.formats) as image:
                 _check_size(image.size, limits)
-                image.seek(0)
-                upright = ImageOps.exif_transpose(image)
-                upright.load()
-                return _channels(_eight_bits(upright))
+                yield image
     except ImageRefused:
         raise
     except Image.DecompressionBombError as error:

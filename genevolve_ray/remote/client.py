@@ -111,6 +111,7 @@ class Remote:
         read: Callable[[Answer], T | Awaitable[T]],
         *,
         method: str = "POST",
+        params: Mapping[str, str] | None = None,
         body: Any = None,
         form: Mapping[str, str] | None = None,
         files: list[tuple[str, tuple[str, bytes, str]]] | None = None,
@@ -119,8 +120,8 @@ class Remote:
     ) -> T:
         """Send a request and return the value that `read`, plain or async, returns for the answer.
 
-        `body` is sent as JSON (bytes are JSON already), `form` and `files` as multipart; `server` names the server to
-        call.
+        `params` are sent in the address, `body` as JSON (bytes are JSON already), `form` and `files` as multipart;
+        `server` names the server to call.
 
         Raises:
             ServiceRefusal: for a 4xx or 501 that no retry can fix, and where `read` raises it.
@@ -134,7 +135,7 @@ class Remote:
             # Encoded once for all tries; as ASCII, since a policy can write half a surrogate pair.
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
             headers = {"Content-Type": "application/json", **headers}
-        what = {"content": body, "data": form, "files": files}
+        what = {"params": params, "content": body, "data": form, "files": files}
         request = {"headers": headers, **{key: value for key, value in what.items() if value is not None}}
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.config.attempts),
@@ -288,23 +289,32 @@ class Remote:
         return self._loops[loop]
 
     def _token_header(self, base: str) -> dict[str, str]:
-        name, header = self.config.token_env, self.config.token_header
+        name = self.config.token_env
         if not name:
             return {}
         if not (token := os.environ.get(name, "").strip()):
             raise ServiceRefusal(f"{base}: the environment variable {name} (token_env) is not set", 401)
-        remember_secret(token)
-        return {header: f"Bearer {token}" if header == "Authorization" else token}
+        for secret in self._secrets():
+            remember_secret(secret)
+        return {self.config.token_header: self.config.header_value(token)}
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Return the token, and what the header holds in its place: nothing where there is none."""
+        token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
+        return (token, self.config.header_value(token).partition(" ")[2] or token) if token else ()
 
     def _redacted(self, text: str) -> str:
         """Return a text without secrets; some servers repeat the token in their refusal."""
-        token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
-        return redacted(text.replace(token, MASK) if token else text)
+        for secret in self._secrets():
+            text = text.replace(secret, MASK)
+        return redacted(text)
 
     def _without_token(self, data: bytes) -> bytes:
         """Return an answer without the token, which would otherwise reach verdicts, bundles or pages."""
-        token = os.environ.get(self.config.token_env, "").strip() if self.config.token_env else ""
-        return data.replace(token.encode(), MASK.encode()) if len(token) >= _LEAST_TOKEN else data
+        for secret in self._secrets():
+            if len(secret) >= _LEAST_TOKEN:
+                data = data.replace(secret.encode(), MASK.encode())
+        return data
 
     def _wait(self, state: RetryCallState) -> float:
         """Return a random wait, or the one that the server requested, within the limit."""

@@ -35,10 +35,13 @@ class PriceConfig(Config):
 
 @dataclass(frozen=True)
 class PaidProbe:
-    """Describe a POST of JSON to `path` that shows whether a service works, with its cost in words."""
+    """Describe a call that shows whether a service works, with its cost in words.
+
+    It is a POST of JSON to `path`, or a GET where `body` is None.
+    """
 
     path: str
-    body: dict[str, Any]
+    body: dict[str, Any] | None
     costs: str
 
 
@@ -110,6 +113,14 @@ class RemoteConfig(Config):
     def paid_probe(self) -> PaidProbe | None:
         """Return the cheapest paid call that exercises the service's purpose, None where none is cheap."""
         return None
+
+    def header_value(self, token: str) -> str:
+        """Return the value of `token_header` for a token."""
+        return f"Bearer {token}" if self.token_header == "Authorization" else token  # noqa: S105  a header
+
+    def remedy(self, status: int) -> str:
+        """Return what helps against a refusal with this status, where the service is known to mean something by it."""
+        return ""
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -138,6 +138,9 @@ def test_the_services_beside_it_can_be_served_and_have_the_names_that_the_run_ca
         },
         {"policy": "org/policy", "renderer": "qwen-service", "judge": "vllm:org/judge", "gpus": "0"},
         {"renderer": "atlas", "judge": "gemini", "tools": "local:/corpus"},
+        {"renderer": "atlas", "judge": "gemini", "tools": "searxng:http://a:8080,http://b:8080"},
+        {"renderer": "atlas", "judge": "gemini", "tools": "brave"},
+        {"renderer": "atlas", "judge": "gemini", "tools": "folder:/corpus"},
         {"renderer": "qwen-service:http://127.0.0.1:8001"},
         {"renderer": "my_pkg.draw:Renderer", "judge": "my_pkg.judge:Judge", "tools": "web", "policy": "org/policy"},
     ],
@@ -165,6 +168,8 @@ def test_every_registered_name_is_a_choice(role: str, name: str, tmp_path: Path)
         "preset": ":flux.1-dev",
         "images-api": ":m@http://x/v1",
         "endpoint": ":m@http://x/v1",
+        "searxng": ":http://x:8080",
+        "folder": ":/corpus",
     }
     what = ":org/m" if name == "local" else more.get(name, "")
     others = {"judge": "gemini"} if role == "renderer" else {}
@@ -209,6 +214,8 @@ def test_files_are_never_overwritten(tmp_path: Path, genevolve: Command) -> None
         ({"renderer": "gemini"}, "--judge atlas scores pictures of the atlas renderer alone"),
         ({"judge": "vllm"}, "--judge 'vllm': needs more"),
         ({"tools": "local"}, "--tools 'local': needs more"),
+        ({"tools": "searxng"}, "--tools 'searxng': needs more"),
+        ({"tools": "folder"}, "--tools 'folder': needs more"),
         ({"tools": "???"}, "--tools '???'"),
         ({"tools": "serper:my-key"}, "--tools 'serper:my-key': serper takes nothing more"),
         ({"renderer": "atlas:big"}, "--renderer 'atlas:big': atlas takes nothing more"),

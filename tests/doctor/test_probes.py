@@ -62,6 +62,58 @@ def test_an_embedding_endpoint_is_asked_too(filled: Filled, server: AskedServer,
     assert server.body("POST /v1/embeddings") == {"model": "seer", "input": ["yes"]}
 
 
+def searching(tools: str) -> RunConfig:
+    return load_config("atlas", [f"tools={tools}", "profile.min_image_searches=0"])
+
+
+PROBE = "search?q=lighthouse&format=json&categories=general"
+
+
+def test_an_instance_of_searxng_is_asked_a_query_which_is_free(server: AskedServer, tmp_path: Path) -> None:
+    config = searching(f"{{type: searxng, config: {{searxng: {{url: '{server.url}'}}}}}}")
+    server.answers[f"GET /{PROBE}"] = (200, {"results": []})
+    check = answers(config, tmp_path)["tools.config.searxng"]
+    assert (check.status, f"answers at {PROBE}" in check.detail) == (Status.OK, True)
+    server.answers[f"GET /{PROBE}"] = (403, {"error": "Forbidden"})
+    check = answers(config, tmp_path)["tools.config.searxng"]
+    assert (check.status, check.remedy) == (
+        Status.PROBLEM,
+        "list json under search.formats in the instance's settings.yml",
+    )
+
+
+def test_a_password_is_sent_to_an_instance_as_the_run_sends_it(
+    server: AskedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEARCH_LOGIN", "me:a long password")
+    instance = f"{{url: '{server.url}', token_env: SEARCH_LOGIN, basic_auth: true}}"
+    answers(searching(f"{{type: searxng, config: {{searxng: {instance}}}}}"), tmp_path)
+    sent = {call: headers for call, headers, _ in server.calls}
+    assert sent[f"GET /{PROBE}"]["Authorization"] == "Basic bWU6YSBsb25nIHBhc3N3b3Jk"
+
+
+def test_brave_is_asked_a_query_only_when_told_to(
+    server: AskedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRAVE_API_KEY", "never-to-be-shown")
+    config = searching(f"{{type: brave, config: {{brave: {{url: '{server.url}'}}}}}}")
+    found = answers(config, tmp_path)["tools.config.brave"]
+    assert (found.status, "one query, which may cost money" in found.remedy) == (Status.NOTE, True)
+    paid = "GET /res/v1/web/search?q=lighthouse&count=10&safesearch=moderate&result_filter=web&text_decorations=false"
+    assert paid not in server.asked()
+    server.answers[paid] = (200, {"type": "search"})
+    assert answers(config, tmp_path, spend=True)["tools.config.brave"].status is Status.OK
+
+
+def test_the_doctor_asks_the_embedder_of_a_folder_and_embeds_nothing(server: AskedServer, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("a heron")
+    embedder = f"{{kind: endpoint, endpoint: {{url: '{server.url}/v1', model: seer}}}}"
+    config = searching(f"{{type: folder, config: {{folder: '{tmp_path / 'corpus'}', embedder: {embedder}}}}}")
+    assert answers(config, tmp_path)["tools.config.embedder.endpoint"].status is Status.OK
+    assert server.asked() == {"GET /v1/models"}
+
+
 def test_a_model_that_is_not_served_is_said(filled: Filled, tmp_path: Path) -> None:
     check = answers(filled("judge.config.kscore.model=sear"), tmp_path)["judge.config.kscore"]
     assert check.status is Status.PROBLEM

@@ -34,9 +34,12 @@ from genevolve_ray.remote.client import Remote, RemoteConfig
 from genevolve_ray.renderers.gemini import GeminiConfig, GeminiRenderer
 from genevolve_ray.renderers.images_api import ImagesApiConfig, ImagesApiRenderer
 from genevolve_ray.renderers.qwen_service import QwenServiceConfig, QwenServiceRenderer
+from genevolve_ray.tools.brave import BraveConfig, BraveSearch
 from genevolve_ray.tools.fetch import FetchConfig, Fetcher
 from genevolve_ray.tools.search import QueryRefused
-from genevolve_ray.tools.serper import SerperConfig, SerperImages, SerperText
+from genevolve_ray.tools.searxng import SearxngConfig, SearxngSearch
+from genevolve_ray.tools.serper import SerperConfig, SerperSearch
+from genevolve_ray.tools.web_search import SearchService, WebImageSource, WebTextSource
 
 ONE_TRY: dict[str, Any] = {"url": "http://service.test", "attempts": 1, "backoff_s": 0, "token_env": ""}
 PRICED: dict[str, Any] = {**ONE_TRY, "price": {"per_million_prompt_tokens": 1.0, "per_million_completion_tokens": 1.0}}
@@ -56,15 +59,23 @@ def judge() -> EndpointJudge:
     return EndpointJudge(EndpointJudgeConfig(kscore=EndpointChatConfig(model="m", **PRICED), repairs=0))
 
 
-def images() -> SerperImages:
+def texts(service: SearchService) -> WebTextSource:
+    return WebTextSource(service, AnswerCache(CacheConfig(), ""))
+
+
+def images(service: SearchService) -> WebImageSource:
     fetcher = Fetcher(FetchConfig(total_s=5), resolver=no_name)
-    return SerperImages(SerperConfig(**ONE_TRY), AnswerCache(CacheConfig(), ""), fetcher, MemoryImages())
+    return WebImageSource(service, AnswerCache(CacheConfig(), ""), fetcher, MemoryImages())
 
 
 PROGRAM = Program(gen_prompt="a lantern", reference_images=())
 ADAPTERS: dict[str, Callable[[], Awaitable[Any]]] = {
-    "text search": lambda: SerperText(SerperConfig(**ONE_TRY), AnswerCache(CacheConfig(), "")).search("heron", 3),
-    "image search": lambda: images().search("heron", 3),
+    "text search": lambda: texts(SerperSearch(SerperConfig(**ONE_TRY))).search("heron", 3),
+    "image search": lambda: images(SerperSearch(SerperConfig(**ONE_TRY))).search("heron", 3),
+    "text search, searxng": lambda: texts(SearxngSearch(SearxngConfig(**ONE_TRY))).search("heron", 3),
+    "image search, searxng": lambda: images(SearxngSearch(SearxngConfig(**ONE_TRY))).search("heron", 3),
+    "text search, brave": lambda: texts(BraveSearch(BraveConfig(**ONE_TRY))).search("heron", 3),
+    "image search, brave": lambda: images(BraveSearch(BraveConfig(**ONE_TRY))).search("heron", 3),
     "gemini": lambda: GeminiRenderer(GeminiConfig(**PRICED)).render("a cat", [], 1),
     "images api": lambda: ImagesApiRenderer(ImagesApiConfig(model="m", **PRICED)).render("a cat", [], 1),
     "images api, addresses": lambda: ImagesApiRenderer(
@@ -79,7 +90,8 @@ ADAPTERS: dict[str, Callable[[], Awaitable[Any]]] = {
     "policy": lambda: OpenAIPolicy(OpenAIPolicyConfig(model="m", **PRICED)).reply([], SamplingParams()),
 }
 
-KEYS = """organic images searchParameters title link snippet imageUrl thumbnailUrl candidates promptFeedback blockReason
+KEYS = """organic images searchParameters title link snippet imageUrl thumbnailUrl results unresponsive_engines img_src
+    thumbnail_src web description properties thumbnail src candidates promptFeedback blockReason
     content parts inlineData inline_data data finishReason finishMessage usageMetadata promptTokenCount b64_json url image
     success error message usage prompt_tokens completion_tokens choices index embedding finish_reason reasoning_content
     text thought input_tokens""".split()
@@ -128,6 +140,11 @@ SHAPES: list[tuple[str | int, ...]] = [
     ("organic", 0),
     ("images", 0),
     ("images", 0, "imageUrl"),
+    ("results",),
+    ("results", 0),
+    ("results", 0, "properties", "url"),
+    ("web",),
+    ("web", "results", 0),
     ("candidates", 0),
     ("candidates", 0, "finishReason"),
     ("candidates", 0, "content", "parts", 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,19 @@ from web_world import World, answer, picture, text_entry
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.usage import metered
-from genevolve_ray.remote.cache import AnswerCache, CacheConfig
+from genevolve_ray.remote.cache import AnswerCache, CacheConfig, entry_name
 from genevolve_ray.remote.client import ServiceRefusal
 from genevolve_ray.tools.search import QueryRefused
-from genevolve_ray.tools.serper import ImageConfig, SerperImages, SerperText
+from genevolve_ray.tools.serper import SerperSearch
+from genevolve_ray.tools.web_search import ImageConfig, WebImageSource, WebTextSource
 
 
 def kept(folder: Path | str = "") -> AnswerCache:
     return AnswerCache(CacheConfig(), str(folder))
 
 
-def texts(world: World, cache: AnswerCache | None = None, **settings: Any) -> SerperText:
-    return SerperText(world.serper(**settings), cache or kept())
+def texts(world: World, cache: AnswerCache | None = None, **settings: Any) -> WebTextSource:
+    return WebTextSource(SerperSearch(world.serper(**settings)), cache or kept())
 
 
 class Pictures:
@@ -36,7 +38,8 @@ class Pictures:
         self.store = MemoryImages() if folder is None else FilesystemImages(str(folder))
         deadline = {k: limits.pop(k) for k in ("deadline_s", "thumbnails") if k in limits}
         fetcher = world.fetcher(**{"total_s": 5, **limits})
-        self.source = SerperImages(world.serper(), cache or kept(), fetcher, self.store, ImageConfig(**deadline))
+        service = SerperSearch(world.serper())
+        self.source = WebImageSource(service, cache or kept(), fetcher, self.store, ImageConfig(**deadline))
 
     async def titles(self, query: str = "heron", top_k: int = 5) -> list[str]:
         return [hit.title for hit in await self.source.search(query, top_k)]
@@ -178,6 +181,16 @@ async def test_a_whole_batch_that_asks_the_same_makes_one_call(world: World) -> 
     assert world.calls["search"] == 1
     assert all(hits == answers[0] for hits in answers)
     assert (meter.total.calls, meter.total.cached) == (1, 47)
+
+
+async def test_the_key_of_a_kept_answer_is_what_it_always_was(world: World, tmp_path: Path) -> None:
+    await texts(world, kept(tmp_path)).search("heron", 1)
+    [file] = tmp_path.rglob("*.json")
+    question = {"source": [world.url], "path": "search", "q": "heron", "num": 10, "format": 1}
+    assert file.stem == entry_name(question)
+    assert json.loads(file.read_bytes())["answer"] == [
+        {"title": "heron", "link": "https://page.example/a", "snippet": "a snippet"}
+    ]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -333,6 +346,6 @@ async def test_a_kept_answer_names_a_store_without_its_credentials(world: World,
         uri = "s3://access-key:secret-key@bucket/run/images"
 
     found(world, "good")
-    source = SerperImages(world.serper(), kept(tmp_path), world.fetcher(), Remote(), ImageConfig())
+    source = WebImageSource(SerperSearch(world.serper()), kept(tmp_path), world.fetcher(), Remote(), ImageConfig())
     await source.search("heron", 1)
     assert not any(b"secret-key" in path.read_bytes() for path in tmp_path.rglob("*.json"))

@@ -15,12 +15,20 @@ from web_world import World, serving_world, text_entry
 from web_world import answer as reply
 
 from genevolve_ray.agent.profile import PROFILES
+from genevolve_ray.contracts.tools import ToolsCase, check_tools
 from genevolve_ray.evolution.metrics import evaluation_metrics
-from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.plugins import PluginSpec, ToolsSpec, build_here
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.trajectory import Outcome, TurnKind
 from genevolve_ray.records.usage import metered
-from genevolve_ray.tools.web import WebTools, WebToolsConfig
+from genevolve_ray.tools.web import (
+    BraveTools,
+    BraveToolsConfig,
+    SearxngTools,
+    SearxngToolsConfig,
+    WebTools,
+    WebToolsConfig,
+)
 
 PROFILE = PROFILES["release"].model_copy(
     update={"max_prompt_tokens": 20_000, "max_response_tokens": 20_000, "max_turn_tokens": 900}
@@ -101,6 +109,42 @@ async def test_an_image_outage_is_no_empty_result(world: World, tmp_path: Path) 
 
 def test_without_a_file_store_answers_stay_in_the_process(world: World) -> None:
     assert list(WebTools(WebToolsConfig.model_validate(settings(world)), MemoryImages()).tools)
+
+
+SERVICES: dict[str, tuple[dict[str, Any], Any]] = {
+    "searxng": ({}, lambda world: {"results": [{"title": "a page", "url": "https://page.example/a", "content": "s"}]}),
+    "brave": (
+        {"token_env": ""},
+        lambda world: {"web": {"results": [{"title": "a page", "url": "https://page.example/a", "description": "s"}]}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+async def test_the_same_tools_search_through_another_service(world: World, tmp_path: Path, name: str) -> None:
+    service, found = SERVICES[name]
+    config = settings(world)
+    del config["serper"]
+    images = FilesystemImages(str(tmp_path / "images"))
+    picture = {"title": "p", "img_src": world.link("good"), "properties": {"url": world.link("good")}}
+    world.search, world.images = (lambda q: reply(found(world))), (lambda q: reply({"results": [picture]}))
+    spec = ToolsSpec(type=name, config=config | {name: {"url": world.url, **service}})
+    toolbox = build_here(spec, images)
+    await check_tools(toolbox, ToolsCase(images))
+    trajectory = await play([SEARCH, SEARCH_IMAGES, answer()], PROFILE, dict(toolbox.tools))
+    assert trajectory.outcome is Outcome.PENDING, trajectory.reason
+    assert "1. title: a page" in trajectory.turns[0].observation
+    assert trajectory.images["IMG_001"].url == world.link("good")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "searches"]
+
+
+def test_each_service_names_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BRAVE_API_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"brave\.token_env: the environment variable BRAVE_API_KEY is not set"):
+        BraveTools.check(BraveToolsConfig())
+    SearxngTools.check(SearxngToolsConfig.model_validate({"searxng": {"url": "http://search.test:8080"}}))
+    with pytest.raises(ValidationError, match="searxng"):
+        SearxngToolsConfig()
 
 
 def test_a_missing_token_is_said_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

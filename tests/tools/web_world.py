@@ -13,16 +13,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from PIL import Image
 
+from genevolve_ray.remote.config import RemoteConfig
+from genevolve_ray.tools.brave import BraveConfig
 from genevolve_ray.tools.fetch import FetchConfig, Fetcher
+from genevolve_ray.tools.searxng import SearxngConfig
 from genevolve_ray.tools.serper import SerperConfig
 
+ConfigT = TypeVar("ConfigT", bound=RemoteConfig)
 Reply = Callable[[str], Response]
 """Query in, answer out."""
 
@@ -47,7 +51,11 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes], data: bytes = b"\
 
 
 class World:
-    """What the server does; a test sets `search`, `images` and `bodies`, and reads `calls`, `asked` and `headers`."""
+    """What the server does; a test sets `search`, `images` and `bodies`, and reads `calls`, `asked` and `headers`.
+
+    It takes the requests of every search service that the project knows, and answers as the test says: as Serper does
+    unless told otherwise.
+    """
 
     def __init__(self) -> None:
         self.port = 0
@@ -85,7 +93,16 @@ class World:
 
     def serper(self, **settings: Any) -> SerperConfig:
         """Return the settings of a search over this server."""
-        return SerperConfig(**{"url": self.url, "token_env": "", "attempts": 2, "backoff_s": 0, **settings})
+        return self._service(SerperConfig, settings)
+
+    def searxng(self, **settings: Any) -> SearxngConfig:
+        return self._service(SearxngConfig, settings)
+
+    def brave(self, **settings: Any) -> BraveConfig:
+        return self._service(BraveConfig, settings)
+
+    def _service(self, kind: type[ConfigT], settings: dict[str, Any]) -> ConfigT:
+        return kind(**{"url": self.url, "token_env": "", "attempts": 2, "backoff_s": 0, **settings})
 
     def release(self) -> None:
         """Let everybody go who waits."""
@@ -97,13 +114,16 @@ class World:
 
         @app.post("/search")
         @app.post("/images")
+        @app.get("/search")
+        @app.get("/res/v1/web/search")
+        @app.get("/res/v1/images/search")
         async def search(request: Request) -> Response:
-            name = request.url.path.strip("/")
+            fields = dict(request.query_params) if request.method == "GET" else await request.json()
+            name = "images" if "images" in (*request.url.path.split("/"), fields.get("categories")) else "search"
             self.calls[name] += 1
-            body = await request.json()
-            self.asked.append(body)
+            self.asked.append(fields)
             self.headers.append(dict(request.headers))
-            return (self.search if name == "search" else self.images)(body["q"])
+            return (self.search if name == "search" else self.images)(fields["q"])
 
         @app.get("/p/{name:path}")
         async def serve(name: str, request: Request) -> Response:

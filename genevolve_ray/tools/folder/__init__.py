@@ -1,0 +1,1 @@
+"""Tools over a folder of one's own texts and pictures."""
