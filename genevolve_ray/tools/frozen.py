@@ -29,6 +29,7 @@ from genevolve_ray.records.observation import (
 )
 from genevolve_ray.records.usage import CORPUS_SERVICE, Usage, record_usage
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
+from genevolve_ray.tools.corpus.background import BackgroundWrites
 from genevolve_ray.tools.corpus.questions import AnswerForm, AnsweringTool, FrozenCorpusFault, Question, pictures_of
 from genevolve_ray.tools.corpus.snapshot import Corpus
 from genevolve_ray.tools.image_search import ImageSearchTool
@@ -77,12 +78,16 @@ class FrozenTools:
             FrozenCorpusFault: naming the file that is missing or damaged.
         """
         corpus = Corpus.open(config.corpus)
-        replay = _Replay(corpus, config, images)
+        replay = self._replay = _Replay(corpus, config, images)
         self.tools: dict[str, Tool] = {name: _frozen(tool, replay, config) for name, tool in corpus.tools.items()}
         self.examples: dict[str, dict[str, Any]] = {
             name: found[0].call for name in self.tools if (found := corpus.questions(name))
         }
         """A recorded question to each tool, for the checks of plug-ins."""
+
+    async def aclose(self) -> None:
+        """Finish the list of misses."""
+        await self._replay.writes.finish()
 
     @classmethod
     def check(cls, config: FrozenToolsConfig) -> None:
@@ -100,7 +105,7 @@ class _Replay:
         self.corpus = corpus
         self._config, self._images = config, images
         beside = images.beside(MISSES) if isinstance(images, FilesystemImages) else ""
-        self._missed = AnswerCache(CacheConfig(), beside)
+        self._missed, self.writes = AnswerCache(CacheConfig(), beside), BackgroundWrites()
         self._stored: set[ImageRef] = set()
         self._index = lru_cache(maxsize=None)(self._indexed)
 
@@ -117,7 +122,7 @@ class _Replay:
             return await self._shown(question, request)
         similar = self._similar(question) if self._config.on_miss == "nearest" else None
         record_usage(CORPUS_SERVICE, Usage(calls=1, failed_calls=int(similar is None)))
-        await self._note(question, similar)
+        await self.writes.start(self._note(question, similar))
         if similar is not None:
             return await self._shown(similar, request)
         if self._config.on_miss == "fail":
@@ -131,12 +136,18 @@ class _Replay:
         try:
             observation = found.observation()
             if missing := [ref for ref in pictures_of(observation) if ref not in self._stored]:
-                await asyncio.to_thread(self._store, missing)
+                await self._copy(missing)
         except FrozenCorpusFault as fault:
             raise InfraFailure(f"the corpus {self.corpus.folder} was changed while it was used: {fault}") from fault
         except OSError as error:
             raise InfraFailure(f"the store of pictures cannot be used: {error}") from error
         return observation
+
+    async def _copy(self, refs: list[ImageRef]) -> None:
+        if isinstance(self._images, FilesystemImages) and "://" in self._images.uri:
+            await asyncio.to_thread(self._store, refs)
+        else:  # At once: waiting for a thread would change the waves of a deterministic run.
+            self._store(refs)
 
     def _store(self, refs: list[ImageRef]) -> None:
         for ref in refs:

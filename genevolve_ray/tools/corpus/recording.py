@@ -14,6 +14,7 @@ from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.observation import Observation, SkillObservation
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
+from genevolve_ray.tools.corpus.background import BackgroundWrites
 from genevolve_ray.tools.corpus.questions import Answer, AnswerForm, AnsweringTool, Question, answers_of, canonical
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, keeps_state
@@ -38,7 +39,7 @@ class RecordedToolbox:
 
     def __init__(self, toolbox: Any, kept: AnswerCache) -> None:
         """Wrap `toolbox`; answers go to `kept`."""
-        self._toolbox, self._kept = toolbox, kept
+        self._toolbox, self._kept, self._writes = toolbox, kept, BackgroundWrites()
         self._all: Mapping[str, Tool] = toolbox.tools
         self._described = False
         self.tools: dict[str, Tool] = {
@@ -52,15 +53,24 @@ class RecordedToolbox:
         return getattr(self._toolbox, name)
 
     async def keep(self, tool: str, request: str, answers: Mapping[Question, Answer]) -> None:
-        """Record answers to a request; each file is written once. A full disk costs a warning, never the answer."""
+        """Record answers to a request, behind the call. A full disk costs a warning, never the answer."""
         if not self._described:
             self._described = True
-            for described, body in _descriptions(self._all.values()):
-                await self._put({"tool": described, "card": digest(body)}, body)
-            for name, text in _skills(self._all.values()):
-                await self._answered(name, "", text)
+            await self._writes.start(self._describe())
         for pair in answers.items():
-            await self._answered(tool, request, pair)
+            await self._writes.start(self._answered(tool, request, pair))
+
+    async def aclose(self) -> None:
+        """Finish the recording, and close the toolbox."""
+        await self._writes.finish()
+        if (close := getattr(self._toolbox, "aclose", None)) is not None:
+            await close()
+
+    async def _describe(self) -> None:
+        for described, body in _descriptions(self._all.values()):
+            await self._put({"tool": described, "card": digest(body)}, body)
+        for name, text in _skills(self._all.values()):
+            await self._answered(name, "", text)
 
     async def _answered(self, tool: str, request: str, pair: tuple[Question, Answer]) -> None:
         question, answer = pair
