@@ -136,6 +136,7 @@ def _trajectories(store: RunStore) -> Iterator[tuple[int | None, Trajectory]]:
     for name in store.trajectory_names():
         for trajectory in store.get_trajectories(name):
             said = [trajectory.provenance.split, str(trajectory.key), *(turn.text for turn in trajectory.turns)]
+            said += map(str, sorted(set(trajectory.ledger.versions)))
             if (mark := canonical(said)) not in seen:
                 seen.add(mark)
                 yield None, trajectory

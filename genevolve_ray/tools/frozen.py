@@ -134,7 +134,7 @@ class _Replay:
         found = self.corpus.find(question, request)
         assert found is not None
         try:
-            observation = found.observation()
+            observation = self.corpus.tools[question.tool].observation(found)
             if missing := [ref for ref in pictures_of(observation) if ref not in self._stored]:
                 await self._copy(missing)
         except FrozenCorpusFault as fault:
@@ -191,7 +191,7 @@ def _skills(tool: AnsweringTool, replay: _Replay, folder: Path | None) -> Knowle
     texts: dict[str, str] = {}
     for question in replay.corpus.questions(tool.name):
         answer = replay.corpus.find(question)
-        observation = None if answer is None else answer.observation()
+        observation = None if answer is None else tool.observation(answer)
         if isinstance(observation, SkillObservation):
             texts[observation.skill_name] = observation.markdown
     listed = tool.card.parameters.get("properties", {}).get("skill_name", {}).get("enum", [])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from web_world import picture
 
 from genevolve_ray.commands.corpus import freeze_runs
 from genevolve_ray.contracts.samples import REQUEST
+from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import FilesystemImages, ImageStore, MemoryImages
-from genevolve_ray.records.observation import Observation
+from genevolve_ray.records.observation import Observation, TextObservation
 from genevolve_ray.tools.corpus.recording import RecordedToolbox
 from genevolve_ray.tools.corpus.snapshot import Corpus
 from genevolve_ray.tools.frozen import FrozenTools, FrozenToolsConfig
@@ -59,6 +60,24 @@ def episode(request: str) -> EpisodeContext:
 async def ask(tools: Mapping[str, Tool], calls: Sequence[Call], episode: EpisodeContext = EPISODE) -> list[Observation]:
     """Return the observations of calls, one after the other."""
     return [await tools[name].call(arguments, episode) for name, arguments in calls]
+
+
+class Moody:
+    """A tool that answers by the request, and refuses one argument that its schema allows."""
+
+    name = "mood"
+    description = "Tell the mood."
+    parameters: ClassVar[dict[str, Any]] = {
+        "type": "object",
+        "properties": {"of": {"type": "string"}},
+        "required": ["of"],
+        "additionalProperties": False,
+    }
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        if arguments["of"] == "nobody":
+            raise ToolArgumentError("of: nobody has no mood")
+        return TextObservation(text=f"{arguments['of']} in {episode.request.id}")
 
 
 class OwnTools:

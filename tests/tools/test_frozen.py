@@ -6,7 +6,6 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 from agent_fakes import SEARCH_IMAGES, answer, call, play
@@ -14,6 +13,7 @@ from fastapi import Response
 from frozen_corpora import (
     CALLS,
     EPISODE,
+    Moody,
     ask,
     episode,
     frozen_local,
@@ -34,7 +34,6 @@ from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.observation import (
     ImageSearchObservation,
-    Observation,
     Pictured,
     SearchObservation,
     TextObservation,
@@ -174,24 +173,6 @@ async def test_outages_are_not_recorded(tmp_path: Path) -> None:
 
 
 # --- other tools ---
-
-
-class Moody:
-    """A tool that answers by the request, and refuses one argument that its schema allows."""
-
-    name = "mood"
-    description = "Tell the mood."
-    parameters: ClassVar[dict[str, Any]] = {
-        "type": "object",
-        "properties": {"of": {"type": "string"}},
-        "required": ["of"],
-        "additionalProperties": False,
-    }
-
-    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        if arguments["of"] == "nobody":
-            raise ToolArgumentError("of: nobody has no mood")
-        return TextObservation(text=f"{arguments['of']} in {episode.request.id}")
 
 
 async def test_an_answer_that_depends_on_the_request_returns_to_its_request(tmp_path: Path) -> None:

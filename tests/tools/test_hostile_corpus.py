@@ -143,6 +143,7 @@ def test_a_question_with_another_hash_is_refused(corpus: Path) -> None:
         ("text", "[" * 50_000, "no answer of the kind 'text'"),
         ("text", "{}", "text: Field required"),
         ("refusal", "{}", "no answer of the kind 'refusal'"),
+        ("search", '{"results": []}', "search is no answer to one question of image_search"),
     ],
 )
 def test_an_answer_that_is_no_observation_is_named(corpus: Path, kind: str, observation: str, match: str) -> None:

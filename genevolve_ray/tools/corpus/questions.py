@@ -67,6 +67,13 @@ class AnswerForm(StrEnum):
     """Any other tool: one question, with the arguments as they are."""
 
 
+_FORMS: Mapping[AnswerForm, type[Observation]] = {
+    AnswerForm.SEARCH: SearchObservation,
+    AnswerForm.IMAGE_SEARCH: ImageSearchObservation,
+    AnswerForm.SKILLS: SkillObservation,
+}
+
+
 class AnsweringTool(Record):
     """Describe a tool whose answers are recorded: its card, and how its calls become questions."""
 
@@ -101,6 +108,20 @@ class AnsweringTool(Record):
             return [self.asked(wanted.query, wanted.top_k)]
         several = read_arguments(SearchArguments, given)
         return [self.asked(query, several.top_k) for query in several.queries]
+
+    def observation(self, answer: Answer) -> Observation:
+        """Return an answer of this tool as an observation of the form that its calls have.
+
+        Raises:
+            ToolArgumentError: where the tool refused the arguments.
+            FrozenCorpusFault: for an answer that cannot be read, or of another form.
+        """
+        observation = answer.observation()
+        expected = _FORMS.get(self.form)
+        several = isinstance(observation, SearchObservation) and len(observation.results) != 1
+        if expected is not None and (not isinstance(observation, expected) or several):
+            raise FrozenCorpusFault(f"{answer.kind} is no answer to one question of {self.name}")
+        return observation
 
     def asked(self, query: str, top_k: int) -> Question:
         """Return the question of a search for one query."""

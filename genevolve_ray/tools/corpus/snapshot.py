@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.arrow_verdicts import IMAGE_REF, required
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
@@ -28,6 +29,7 @@ from genevolve_ray.tools.corpus.questions import (
     FrozenCorpusFault,
     Question,
     check_reference,
+    pictures_of,
 )
 
 FORMAT = "corpus/1"
@@ -210,9 +212,9 @@ class Corpus:
         """
         seen: dict[ImageRef, int] = {}
         listed = self._table.column("pictures").to_pylist()
-        for row, pictures in enumerate(listed):
-            where = f"{self.folder / ANSWERS}: row {row}"
-            found = references(self._answer(row), where)
+        for (question, _), row in self._rows.items():
+            where, pictures = f"{self.folder / ANSWERS}: row {row}", listed[row]
+            found = references(self._answer(row), where, self.tools[question.tool])
             if [ref.model_dump() for ref in found] != pictures:
                 raise FrozenCorpusFault(f"{where} is damaged: its pictures are not those of its observation")
             for ref in found:
@@ -227,10 +229,16 @@ class Corpus:
                 raise FrozenCorpusFault(f"{self.folder}: holds no skill for {name}")
 
 
-def references(answer: Answer, where: str) -> Sequence[ImageRef]:
-    """Return the pictures of an answer. Raises FrozenCorpusFault, beginning with `where`, for one that cannot be read."""
+def references(answer: Answer, where: str, tool: AnsweringTool | None = None) -> Sequence[ImageRef]:
+    """Return the pictures of an answer, of a tool where it is known.
+
+    Raises:
+        FrozenCorpusFault: beginning with `where`, for an answer that cannot be read, or of another form than the tool's.
+    """
     try:
-        return answer.pictures
+        return pictures_of(answer.observation() if tool is None else tool.observation(answer))
+    except ToolArgumentError:
+        return []
     except FrozenCorpusFault as fault:
         raise FrozenCorpusFault(f"{where} is damaged: {fault}") from fault
 

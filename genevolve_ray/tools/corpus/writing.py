@@ -201,7 +201,7 @@ def _columns(row: CorpusRow, read: ReadPicture, folder: Path, pictures: dict[Ima
 def _copy(ref: ImageRef, read: ReadPicture, target: Path) -> int:
     try:
         data = read(ref)
-    except OSError as error:
+    except (OSError, FrozenCorpusFault) as error:
         raise FrozenCorpusFault(f"picture {ref.file_name} of an answer cannot be read: {error}") from error
     if hashlib.sha256(data).hexdigest() != ref.sha256 or len(data) > MAX_PICTURE:
         raise FrozenCorpusFault(f"picture {ref.file_name} of an answer is damaged, or larger than {MAX_PICTURE} bytes")
