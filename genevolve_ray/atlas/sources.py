@@ -76,7 +76,9 @@ class AtlasTools:
         self._config, self._images = config, images
         self._toolbox = lru_cache(maxsize=8)(self._build)
         self.tools: dict[str, Tool] = {
-            name: _Routed(tool, self) for name, tool in self._toolbox("train", config.seed).items()
+            # Skills are the same in every world.
+            name: tool if isinstance(tool, KnowledgeTool) else _Routed(tool, self)
+            for name, tool in self._toolbox("train", config.seed).items()
         }
 
     def _build(self, partition: str, seed: int) -> dict[str, Tool]:
@@ -101,6 +103,8 @@ def world_tools(world: World) -> dict[str, Tool]:
 
 class _Routed:
     """Route a call to the tool of the world that its request belongs to."""
+
+    default_top_k = TOP_K
 
     def __init__(self, tool: Tool, owner: AtlasTools) -> None:
         self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters

@@ -65,6 +65,16 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def serve_tools(preset: str, overrides: Sequence[str], served: ServedTools) -> None:
+    """Serve the tools of a configuration, as `serve_spec`.
+
+    Raises:
+        ConfigError: as `load_tools`.
+        UserFault: as `serve_spec`.
+    """
+    serve_spec(load_tools(preset, overrides).model_copy(update={"record": False}), served)
+
+
+def serve_spec(spec: ToolsSpec, served: ServedTools) -> None:
     """Serve tools until the client leaves (stdio), or until SIGTERM or Ctrl-C (HTTP).
 
     Raises:
@@ -73,7 +83,6 @@ def serve_tools(preset: str, overrides: Sequence[str], served: ServedTools) -> N
     """
     if served.address is None and (served.token_env or served.tokens):
         raise UserFault("--token-env and --tokens are for --http: over stdio the client starts this command itself")
-    spec = load_tools(preset, overrides)
     check_secrets({"tools": spec.model_dump(mode="json")}, here=True)
     check_plugin("tools", spec, local=True)
     try:

@@ -38,15 +38,19 @@ class ToolsCase:
     Attributes:
         images: the store that the toolbox was built over.
         request: the request of the episode.
-        arguments: valid arguments by the name of the tool; missing ones are generated from the tool's schema.
+        arguments: valid arguments by the name of the tool; missing ones are those of the toolbox's `examples`, where it
+            has that attribute, and otherwise generated from the tool's schema.
     """
 
     images: ImageStore = field(default_factory=MemoryImages)
     request: Request = REQUEST
     arguments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
-    def of(self, tool: Tool) -> dict[str, Any]:
-        """Return valid arguments of a tool."""
+    def of(self, tool: Tool, toolbox: Toolbox | None = None) -> dict[str, Any]:
+        """Return valid arguments of a tool, which is one of a toolbox."""
+        examples: Mapping[str, dict[str, Any]] = getattr(toolbox, "examples", {})
+        if tool.name not in self.arguments and tool.name in examples:
+            return dict(examples[tool.name])
         made = {name: _example(schema, self.request) for name, schema in _required(tool.parameters).items()}
         return dict(self.arguments.get(tool.name, made))
 
@@ -111,7 +115,13 @@ async def check_observation(toolbox: Toolbox, case: ToolsCase) -> None:
     """Check that valid arguments give an `Observation`, and that the store holds each of its images unchanged."""
     async with _opened(toolbox, case) as tools:
         for name, tool in tools.items():
+<<<<<<< HEAD
             seen = await tool.call(case.of(tool), _episode(case))
+=======
+            seen = await tool.call(case.of(tool, toolbox), _episode(case))
+            kinds = ", ".join(kind.__name__ for kind in get_args(Observation))
+            assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, not one of {kinds}"
+>>>>>>> h/corpus
             assert not seen.outages, f"{name} is out of service: {'; '.join(seen.outages)}"
             if isinstance(seen, Pictured):
                 _check_pictures(name, seen, case.images)
@@ -139,7 +149,7 @@ async def check_bad_arguments(toolbox: Toolbox, case: ToolsCase) -> None:
     """Check that arguments that the schema forbids raise ToolArgumentError, whose message the policy reads."""
     async with _opened(toolbox, case) as tools:
         for name, tool in tools.items():
-            for bad in _bad(tool, case.of(tool)):
+            for bad in _bad(tool, case.of(tool, toolbox)):
                 error = await raised_by(tool.call(bad, _episode(case)))
                 assert error is not None, f"{name} accepted the arguments {bad}, which its schema forbids"
                 kind = type(error).__name__
@@ -161,7 +171,7 @@ async def check_cancellation(toolbox: Toolbox, case: ToolsCase) -> None:
     """Check that a canceled call ends and leaves nothing running."""
     async with _opened(toolbox, case) as tools:
         for tool in tools.values():
-            await check_cancelled(partial(tool.call, case.of(tool), _episode(case)))
+            await check_cancelled(partial(tool.call, case.of(tool, toolbox), _episode(case)))
 
 
 CHECKS = (check_description, check_state, check_observation, check_bad_arguments, check_cancellation)

@@ -9,7 +9,7 @@ import numpy as np
 
 from genevolve_ray.errors import RunError
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
-from genevolve_ray.records.usage import POLICY_SERVICE, Usage
+from genevolve_ray.records.usage import CORPUS_SERVICE, POLICY_SERVICE, Usage
 from genevolve_ray.records.verdict import WEIGHTS, RewardConfig, Sufficiency
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
 
@@ -145,12 +145,22 @@ def evaluation_metrics(trajectories: Sequence[Trajectory], reward: RewardConfig 
         "policy_failures": float(len(failed)),
         "infra_failures": float(len(trajectories) - len(ended)),
         "tool_outages": float(sum(t.outages for t in trajectories)),
+        **_corpus_metrics(trajectories),
         "prompts_cut": float(sum(t.usage.get(CUT_PROMPTS, Usage()).images for t in trajectories)),
         "judge_clipped_fraction": _mean([float(_clipped(t)) for t in valid if t.verdict or t.verdicts]),
         "tool_calls_mean": _mean([float(t.tool_calls) for t in ended]),
         "turns_mean": _mean([float(len(t.turns)) for t in ended]),
         "response_tokens_mean": _mean([float(t.ledger.policy_tokens) for t in ended]),
     }
+
+
+def _corpus_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return the questions without a recorded answer, and those of them that got a similar one; empty without a corpus."""
+    used = [t.usage[CORPUS_SERVICE] for t in trajectories if CORPUS_SERVICE in t.usage]
+    if not used:
+        return {}
+    total = sum(used, Usage())
+    return {"corpus_misses": float(total.calls), "corpus_nearest": float(total.calls - total.failed_calls)}
 
 
 def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -166,6 +176,11 @@ def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
         said["prompts_cut"] = (
             f"{cut:.0f} prompts are longer than the generator's text encoder reads, and their end had no effect: shorten the "
             "programs, raise max_sequence_length in renderer.config.options, or set renderer.config.long_prompts=refuse"
+        )
+    if missed := metrics.get("corpus_misses", 0.0):
+        said["corpus_misses"] = (
+            f"{missed:.0f} questions to the tools have no answer in the corpus ({metrics.get('corpus_nearest', 0.0):.0f} got a "
+            "similar one): list them with genevolve corpus stats CORPUS --run RUN"
         )
     return said
 

@@ -22,6 +22,7 @@ from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.secrets import masked, resolved
 from genevolve_ray.records.suggestions import meant, meant_key
+from genevolve_ray.tools.corpus.recording import recorded
 from genevolve_ray.tools.mcp.config import McpConfig
 
 _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
@@ -196,15 +197,23 @@ class ToolsSpec(PluginSpec):
 
     mcp: McpConfig | None = None
     """Tool servers that speak MCP (the Model Context Protocol)."""
+    record: bool = True
+    """Whether each distinct answer is recorded in `observations` beside the run's images, for `genevolve corpus freeze`."""
 
     def complete(self, plugin: Any, *context: ImageStore) -> Any:
-        """Return the toolbox with the tools of the MCP servers. Raises PluginFault for one that cannot be used."""
-        if self.mcp is None:
-            return plugin
+        """Return the toolbox with the tools of the MCP servers, and recorded where the images are files.
+
+        Raises:
+            PluginFault: for a server that cannot be used.
+        """
+        toolbox = plugin if self.mcp is None else self._with_servers(plugin, self.mcp, *context)
+        return recorded(toolbox, *context) if self.record else toolbox
+
+    def _with_servers(self, plugin: Any, mcp: McpConfig, *context: ImageStore) -> Any:
         try:
             from genevolve_ray.tools.mcp.toolbox import WithServers
 
-            return WithServers(plugin, self.mcp, *context)
+            return WithServers(plugin, mcp, *context)
         except ImportError as error:
             raise PluginFault(f"tools.mcp needs the package mcp: pip install 'genevolve_ray[mcp]' ({error})") from error
         except UserFault as fault:
@@ -300,8 +309,12 @@ OWN: Mapping[str, Mapping[str, str]] = {
     },
     "tools": {
         "atlas": "genevolve_ray.atlas.sources:AtlasTools",
+<<<<<<< HEAD
         "brave": "genevolve_ray.tools.web:BraveTools",
         "folder": "genevolve_ray.tools.folder.toolbox:FolderTools",
+=======
+        "frozen": "genevolve_ray.tools.frozen:FrozenTools",
+>>>>>>> h/corpus
         "local": "genevolve_ray.tools.toolbox:LocalTools",
         "searxng": "genevolve_ray.tools.web:SearxngTools",
         "web": "genevolve_ray.tools.web:WebTools",

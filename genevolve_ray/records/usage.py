@@ -10,6 +10,9 @@ from genevolve_ray.records.base import Record
 
 POLICY_SERVICE = "policy"
 """Name of the policy's engine, or of the endpoint in its place, on a meter."""
+CORPUS_SERVICE = "corpus"
+"""Name of a frozen corpus on a meter: `cached` are recorded answers, `failed_calls` questions without one, and the other
+`calls` answers to similar questions."""
 
 
 class Usage(Record):

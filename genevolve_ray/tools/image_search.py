@@ -23,7 +23,9 @@ class ImageSource(Protocol):
         ...
 
 
-class _Arguments(BaseModel):
+class ImageSearchArguments(BaseModel):
+    """Hold the arguments of `image_search`."""
+
     model_config = ConfigDict(extra="forbid")
     query: Query
     top_k: int = Field(default=5, ge=1, le=MAX_TOP_K)
@@ -54,7 +56,7 @@ class ImageSearchTool:
 
         An outage raises InfraFailure or is reported to the policy as an error; it is never an empty result.
         """
-        wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
+        wanted = read_arguments(ImageSearchArguments, {"top_k": self.default_top_k} | arguments)
         try:
             hits = await self.source.search(wanted.query, wanted.top_k)
         except QueryRefused as error:

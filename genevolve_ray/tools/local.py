@@ -36,7 +36,8 @@ class Bm25Index:
         """Index the texts once. Raises CorpusError when there is nothing to index."""
         import bm25s
 
-        words = [_WORD.findall(text.lower()) for text in texts]
+        self._texts = list(texts)
+        words = [_WORD.findall(text.lower()) for text in self._texts]
         if not any(words):
             raise CorpusError(f"nothing to index: {len(texts)} texts without a single word")
         self._bm25 = bm25s.BM25()
@@ -48,11 +49,26 @@ class Bm25Index:
         """Return the positions of at most `top_k` texts that share a word with the query, best first."""
         return list(self._remembered(query, top_k))
 
+    def nearest(self, query: str) -> tuple[int, float] | None:
+        """Return the position of the best text and its similarity to the query, None where no text shares a word.
+
+        The similarity is in (0, 1]: the text's score, as a share of its score with itself (more counts as 1), times the
+        share of the query's distinct words that the text has.
+        """
+        if not (best := self.top(query, 1)):
+            return None
+        place, asked = best[0], set(_WORD.findall(query.lower()))
+        share = float(self._scores(query)[place] / self._scores(self._texts[place])[place])
+        return place, min(1.0, share) * len(asked & set(_WORD.findall(self._texts[place].lower()))) / len(asked)
+
+    def _scores(self, query: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        scores: np.ndarray[Any, np.dtype[np.float32]] = self._bm25.get_scores(_WORD.findall(query.lower()))
+        return scores
+
     def _top(self, query: str, top_k: int) -> tuple[int, ...]:
-        words = _WORD.findall(query.lower())
-        if not words:
+        if not _WORD.search(query):
             return ()
-        scores: np.ndarray[Any, np.dtype[np.float32]] = self._bm25.get_scores(words)
+        scores = self._scores(query)
         found = np.flatnonzero(scores > 0)
         order = np.argsort(-scores[found], kind="stable")[:top_k]
         return tuple(int(position) for position in found[order])

@@ -28,7 +28,9 @@ class TextSource(Protocol):
         ...
 
 
-class _Arguments(BaseModel):
+class SearchArguments(BaseModel):
+    """Hold the arguments of `search`."""
+
     model_config = ConfigDict(extra="forbid")
     queries: list[Query] = Field(min_length=1, max_length=MAX_QUERIES)
     top_k: int = Field(default=5, ge=1, le=MAX_TOP_K)
@@ -60,7 +62,7 @@ class SearchTool:
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> SearchObservation:
         """Run the queries concurrently. An outage fails the whole call, or is reported for each affected query."""
-        wanted = read_arguments(_Arguments, {"top_k": self.default_top_k} | arguments)
+        wanted = read_arguments(SearchArguments, {"top_k": self.default_top_k} | arguments)
         # All are awaited, so that none continues unattended when one fails.
         results = await asyncio.gather(
             *(self._one(query, wanted.top_k) for query in wanted.queries), return_exceptions=True

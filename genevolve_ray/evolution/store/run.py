@@ -8,6 +8,7 @@ Layout below `runs/<name>/`, under any pyarrow filesystem URI:
     checkpoints/000010/  checkpoints/000010.json    a folder, then the manifest that makes it count
     validation/000010.json  trajectories/<name>.parquet  requests/<name>.parquet  images/
     experience/000010.parquet  experience/000011.changes.parquet    the memory, and what a later step changed in it
+    observations/  misses/    answers of the tools, and questions without one; written by the tools themselves
 
 Data that no manifest names does not count. `metrics.jsonl` is derived from the manifests and rebuilt when it disagrees.
 A checkpoint, a validation or an experience snapshot counts once its step is committed; a checkpoint only if its state

@@ -1,0 +1,136 @@
+"""Recording of answers: every distinct answer of a run's tools becomes a small file beside the run's images.
+
+The structured answers are kept here because a trajectory holds only the text that its profile made of them. The files
+change neither trajectories nor checkpoints. `genevolve corpus freeze` reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from genevolve_ray.errors import ToolArgumentError
+from genevolve_ray.records.images import FilesystemImages, ImageStore
+from genevolve_ray.records.observation import Observation, SkillObservation
+from genevolve_ray.remote.cache import AnswerCache, CacheConfig
+from genevolve_ray.tools.corpus.background import BackgroundWrites
+from genevolve_ray.tools.corpus.questions import Answer, AnswerForm, AnsweringTool, Question, answers_of, canonical
+from genevolve_ray.tools.knowledge import KnowledgeTool
+from genevolve_ray.tools.protocol import EpisodeContext, Tool, keeps_state
+
+OBSERVATIONS = "observations"
+"""Folder of the recorded answers, beside that of the images."""
+
+
+def recorded(toolbox: Any, images: ImageStore) -> Any:
+    """Return a toolbox whose answers are recorded beside `images`; the toolbox itself where that is impossible.
+
+    A toolbox with `replays = True` answers from a corpus, and is not recorded again.
+    """
+    folder = images.beside(OBSERVATIONS) if isinstance(images, FilesystemImages) else ""
+    if not folder or getattr(toolbox, "replays", False):
+        return toolbox
+    return RecordedToolbox(toolbox, AnswerCache(CacheConfig(), folder))
+
+
+class RecordedToolbox:
+    """Offer the tools of a toolbox, and record what they answer. A tool with state is offered and not recorded."""
+
+    def __init__(self, toolbox: Any, kept: AnswerCache) -> None:
+        """Wrap `toolbox`; answers go to `kept`."""
+        self._toolbox, self._kept, self._writes = toolbox, kept, BackgroundWrites()
+        self._all: Mapping[str, Tool] = toolbox.tools
+        self._described = False
+        self.tools: dict[str, Tool] = {
+            name: tool if keeps_state(tool) else RecordedTool(tool, self) for name, tool in self._all.items()
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the toolbox, such as its health check."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._toolbox, name)
+
+    async def keep(self, tool: str, request: str, answers: Mapping[Question, Answer]) -> None:
+        """Record answers to a request, behind the call. A full disk costs a warning, never the answer."""
+        if not self._described:
+            self._described = True
+            await self._writes.start(self._describe())
+        for pair in answers.items():
+            await self._writes.start(self._answered(tool, request, pair))
+
+    async def aclose(self) -> None:
+        """Finish the recording, and close the toolbox."""
+        await self._writes.finish()
+        if (close := getattr(self._toolbox, "aclose", None)) is not None:
+            await close()
+
+    async def _describe(self) -> None:
+        for described, body in _descriptions(self._all.values()):
+            await self._put({"tool": described, "card": digest(body)}, body)
+        for name, text in _skills(self._all.values()):
+            await self._answered(name, "", text)
+
+    async def _answered(self, tool: str, request: str, pair: tuple[Question, Answer]) -> None:
+        question, answer = pair
+        named = {"tool": tool, "arguments": question.arguments, "request": request}
+        await self._put(
+            {**named, "answer": digest([answer.kind, answer.body])}, {"kind": answer.kind, "body": answer.body}
+        )
+
+    async def _put(self, question: Mapping[str, Any], answer: Any) -> None:
+        async def known() -> tuple[Any, bool]:
+            return answer, True
+
+        await self._kept.ask(question, known)
+
+
+class RecordedTool:
+    """Call a tool and record its answer."""
+
+    def __init__(self, tool: Tool, owner: RecordedToolbox) -> None:
+        """Wrap `tool`; `owner` keeps the answers."""
+        self.name, self.description, self.parameters = tool.name, tool.description, tool.parameters
+        self._tool, self._owner, self._described = tool, owner, AnsweringTool.of(tool)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an optional attribute of the tool, such as its cost."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._tool, name)
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        """Call the tool, and record an answer that no outage touched. Raises as the tool."""
+        try:
+            observation = await self._tool.call(arguments, episode)
+        except ToolArgumentError as error:
+            # Searches and skills refuse the same arguments in the same words wherever they run.
+            if self._described.form is AnswerForm.EXACT:
+                await self._keep(episode, {Question.of(self.name, arguments): Answer.refusal(str(error))})
+            raise
+        if not observation.outages:
+            await self._keep(episode, answers_of(self._described, arguments, observation))
+        return observation
+
+    async def _keep(self, episode: EpisodeContext, answers: Mapping[Question, Answer]) -> None:
+        request = "" if self._described.form is AnswerForm.SKILLS else episode.request.id
+        await self._owner.keep(self.name, request, answers)
+
+
+def _descriptions(tools: Any) -> Iterator[tuple[str, Any]]:
+    return ((tool.name, AnsweringTool.of(tool).model_dump(mode="json")) for tool in tools)
+
+
+def _skills(tools: Any) -> Iterator[tuple[str, tuple[Question, Answer]]]:
+    """Yield the texts of all skills: few, and the policy may ask for another one the next time."""
+    for tool in tools:
+        if isinstance(tool, KnowledgeTool):
+            for name, text in tool.skills.items():
+                answer = Answer.of(SkillObservation(skill_name=name, markdown=text))
+                yield tool.name, (Question.of(tool.name, {"skill_name": name}), answer)
+
+
+def digest(value: Any) -> str:
+    """Return the hash of a JSON value, as hexadecimal text."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
