@@ -115,13 +115,7 @@ async def check_observation(toolbox: Toolbox, case: ToolsCase) -> None:
     """Check that valid arguments give an `Observation`, and that the store holds each of its images unchanged."""
     async with _opened(toolbox, case) as tools:
         for name, tool in tools.items():
-<<<<<<< HEAD
-            seen = await tool.call(case.of(tool), _episode(case))
-=======
             seen = await tool.call(case.of(tool, toolbox), _episode(case))
-            kinds = ", ".join(kind.__name__ for kind in get_args(Observation))
-            assert isinstance(seen, get_args(Observation)), f"{name} returned {type(seen).__name__}, not one of {kinds}"
->>>>>>> h/corpus
             assert not seen.outages, f"{name} is out of service: {'; '.join(seen.outages)}"
             if isinstance(seen, Pictured):
                 _check_pictures(name, seen, case.images)

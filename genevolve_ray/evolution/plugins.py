@@ -309,12 +309,9 @@ OWN: Mapping[str, Mapping[str, str]] = {
     },
     "tools": {
         "atlas": "genevolve_ray.atlas.sources:AtlasTools",
-<<<<<<< HEAD
         "brave": "genevolve_ray.tools.web:BraveTools",
         "folder": "genevolve_ray.tools.folder.toolbox:FolderTools",
-=======
         "frozen": "genevolve_ray.tools.frozen:FrozenTools",
->>>>>>> h/corpus
         "local": "genevolve_ray.tools.toolbox:LocalTools",
         "searxng": "genevolve_ray.tools.web:SearxngTools",
         "web": "genevolve_ray.tools.web:WebTools",
