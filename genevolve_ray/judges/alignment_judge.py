@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, UserFault
+from genevolve_ray.models.hub import is_hub_id
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.observation import ImageHit
@@ -87,6 +88,12 @@ class AlignmentJudge:
         own = config.model_dump_json(exclude={"model", "device", "batch_size"})
         self.identity = f"alignment/1:{Path(config.model).name}:{hashlib.sha256(own.encode()).hexdigest()[:8]}"
         self._limits = PictureLimits(long_side=config.long_side)
+
+    @classmethod
+    def check(cls, config: AlignmentJudgeConfig) -> None:
+        """Check that the model's folder is there, without loading it. Raises UserFault naming it."""
+        if not is_hub_id(config.model) and not (Path(config.model) / "config.json").is_file():
+            raise UserFault(f"{_KEY}={config.model!r} is no model folder: it has no config.json")
 
     @classmethod
     def components(cls, config: AlignmentJudgeConfig) -> Mapping[str, ComponentRange]:

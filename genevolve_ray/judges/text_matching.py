@@ -1,4 +1,4 @@
-"""How well the texts that were read in a picture fit those that it should show.
+"""The best reading of each text that a picture should show, among the texts that were read in it.
 
 Shape legend: S tokens at which a span of read text may begin, J characters of a span, W characters of a wanted text.
 """

@@ -1,4 +1,4 @@
-"""Which texts a picture should show: the quoted parts of a request, or a list of its source."""
+"""The texts that a picture should show: the quoted parts of a request, or a list of its source."""
 
 from __future__ import annotations
 

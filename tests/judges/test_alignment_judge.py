@@ -15,7 +15,7 @@ from tiny_dual import LIMIT, build_dual
 from vlm_judge_helpers import IMAGE, PROGRAM, REQUEST, png
 
 from genevolve_ray.contracts.judge import check_judge
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.judges.alignment_judge import AlignmentJudge, AlignmentJudgeConfig
 from genevolve_ray.judges.protocol import declared_components, needs_truth
 from genevolve_ray.records.components import ComponentRange, OpenVerdict
@@ -179,6 +179,9 @@ def test_the_identity_names_model_and_score_but_neither_place_nor_batch(clip: st
 def test_a_folder_without_a_suitable_model_and_bad_ranges_are_refused(clip: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"judge.config.model='.*nowhere' cannot be loaded"):
         judge_of(str(tmp_path / "nowhere"))
+    with pytest.raises(UserFault, match=r"judge.config.model='.*nowhere' is no model folder: it has no config.json"):
+        AlignmentJudge.check(AlignmentJudgeConfig(model=str(tmp_path / "nowhere")))
+    AlignmentJudge.check(AlignmentJudgeConfig(model=clip))
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
