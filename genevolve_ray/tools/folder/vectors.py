@@ -41,15 +41,17 @@ class LazyEmbedder:
 
     async def get(self) -> Embedder:
         """Return the embedder. Raises InfraFailure when its model cannot be loaded."""
-        return self._embedder or await asyncio.to_thread(self._build)
+        return await asyncio.to_thread(self._build) if self._embedder is None else self._embedder
 
     def _build(self) -> Embedder:
         with self._lock:
+            if self._embedder is not None:
+                return self._embedder
             try:
-                self._embedder = self._embedder or build_embedder(self._config)
+                embedder = self._embedder = build_embedder(self._config)
             except (OSError, ValueError) as error:
                 raise InfraFailure(f"the embedder cannot be loaded: {error}") from error
-            return self._embedder
+            return embedder
 
 
 class TextVectors:
