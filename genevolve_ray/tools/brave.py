@@ -72,6 +72,10 @@ class BraveSearch(SearchService):
         web = answer.get("web", {"results": []} if answer.get("type") == "search" else None)
         return _inner(web, "results")
 
+    def blames_query(self, said: str) -> bool:
+        """Return whether a refusal is about the field `q`: one about `country` has the place "query", "country"."""
+        return '"q"' in said
+
     def text(self, entry: Mapping[str, Any]) -> TextFields:
         """Return the fields of a page."""
         return TextFields(_plain(entry.get("title")), entry.get("url"), _plain(entry.get("description")))

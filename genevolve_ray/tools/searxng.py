@@ -63,7 +63,10 @@ class SearxngConfig(RemoteConfig):
 
     def remedy(self, status: int) -> str:
         """Return what helps: an instance refuses formats that its settings do not list."""
-        return "list json under search.formats in the instance's settings.yml" if status == 403 else ""
+        if status != 403:
+            return ""
+        login = f", or correct the value of {self.token_env}" if self.token_env else ""
+        return f"list json under search.formats in the instance's settings.yml{login}"
 
 
 class SearxngSearch(SearchService):

@@ -91,6 +91,13 @@ class SearchService(ABC):
             Unusable: for an answer that reports a failure of the service.
         """
 
+    def blames_query(self, said: str) -> bool:
+        """Return whether a refusal (400 or 422, its body in lower case) is about this one query, and not about all.
+
+        An account without credit gives the same status.
+        """
+        return "query" in said and "credit" not in said
+
     @abstractmethod
     def text(self, entry: Mapping[str, Any]) -> TextFields:
         """Return the fields of a page."""
@@ -129,7 +136,8 @@ class _WebSource(ABC):
                 rows = await self._remote.call(asked.path, self._read, method=asked.method, params=params, body=body)
                 return rows, True
             except ServiceRefusal as refusal:
-                if _blames_query(refusal):
+                said = str(refusal).partition(" refused: ")[2].lower()
+                if refusal.status in (400, 422) and self._service.blames_query(said):
                     raise QueryRefused("the search service does not take this query") from refusal
                 if remedy := self._service.config.remedy(refusal.status):
                     raise ServiceRefusal(f"{refusal}: {remedy}", refusal.status, refusal.reason) from refusal
@@ -328,15 +336,6 @@ class WebImageSource(_WebSource):
         except OSError:
             return False
         return True
-
-
-def _blames_query(refusal: ServiceRefusal) -> bool:
-    """Return whether the service works and rejects this one query.
-
-    An account without credit gives the same status.
-    """
-    said = str(refusal).partition(" refused: ")[2].lower()
-    return refusal.status in (400, 422) and "query" in said and "credit" not in said
 
 
 def as_sent(query: str) -> str:

@@ -23,7 +23,7 @@ from genevolve_ray.records.leaks import mask
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.tools.folder.ranking import HybridIndex, fused
 from genevolve_ray.tools.folder.toolbox import FolderTools, FolderToolsConfig
-from genevolve_ray.tools.folder.vectors import TextVectors
+from genevolve_ray.tools.folder.vectors import LazyEmbedder, TextVectors
 from genevolve_ray.tools.local import CorpusError
 from genevolve_ray.tools.search import QueryRefused
 
@@ -48,6 +48,13 @@ class FakeEmbedder:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+class Ready(LazyEmbedder):
+    """An embedder that is there."""
+
+    def __init__(self, embedder: FakeEmbedder) -> None:
+        self._embedder = embedder
+
+
 # --- ranking and vectors ---------------------------------------------------------------------------------------------
 
 
@@ -60,17 +67,17 @@ def test_ranks_are_joined_by_their_reciprocals() -> None:
 async def test_meaning_finds_what_words_do_not() -> None:
     texts = ["a large ship", "a small bird"]
     assert await HybridIndex(texts).top("sparrow", 2) == []
-    assert (await HybridIndex(texts, FakeEmbedder()).top("sparrow", 1)) == [1]
+    assert (await HybridIndex(texts, Ready(FakeEmbedder())).top("sparrow", 1)) == [1]
 
 
 async def test_words_count_beside_meaning() -> None:
-    index = HybridIndex(["a large ship", "a small bird", "sparrow ship"], FakeEmbedder())
+    index = HybridIndex(["a large ship", "a small bird", "sparrow ship"], Ready(FakeEmbedder()))
     assert await index.top("sparrow", 3) == [2, 1, 0]
 
 
 async def test_a_query_is_embedded_once_by_all_who_ask(tmp_path: Path) -> None:
     embedder = FakeEmbedder()
-    index = HybridIndex(["a large ship", "a small bird"], embedder, tmp_path)
+    index = HybridIndex(["a large ship", "a small bird"], Ready(embedder), tmp_path)
     found = await asyncio.gather(*(index.top("sparrow", 1) for _ in range(16)))
     assert found == [[1]] * 16
     assert embedder.embedded == ["a large ship", "a small bird", "sparrow"]
@@ -253,6 +260,16 @@ async def test_vectors_are_kept_beside_the_texts_and_not_read_as_texts(folder: P
         tools = toolbox(folder, embedder={"kind": "hashing"})
         assert len(await texts(tools, "nothing of the kind", 3)) == 3
     assert [path.name.partition("-")[0] for path in (folder / ".genevolve").iterdir()] == ["texts"]
+
+
+async def test_a_model_is_loaded_at_the_first_query_and_not_to_list_the_tools(folder: Path, tmp_path: Path) -> None:
+    missing = {"kind": "transformers", "transformers": {"model": str(tmp_path / "none")}}
+    tools = toolbox(folder, embedder=missing)
+    assert list(tools.tools) == ["search", "image_search", "query_knowledge"]
+    with pytest.raises(InfraFailure, match="the embedder cannot be loaded: .*none"):
+        await texts(tools, "heron")
+    with pytest.raises(ValueError, match=r"embedder\.transformers\.model=.*none' is not a folder"):
+        FolderTools.check(FolderToolsConfig.model_validate({"folder": folder, "embedder": missing}))
 
 
 def test_the_check_reads_the_folder_before_a_run(tmp_path: Path, folder: Path) -> None:

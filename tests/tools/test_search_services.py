@@ -37,6 +37,8 @@ class Dialect:
     page: Callable[[str], Entry]
     picture: Callable[[str, str, str], Entry]
     """Title, address of the picture and of its thumbnail in, entry out."""
+    refusal: Any
+    """The body of a refusal of one query."""
 
 
 def _searxng(world: World, **settings: Any) -> SearchService:
@@ -45,6 +47,13 @@ def _searxng(world: World, **settings: Any) -> SearchService:
 
 def _brave(world: World, **settings: Any) -> SearchService:
     return BraveSearch(world.brave(**settings))
+
+
+def _invalid(field: str) -> dict[str, Any]:
+    """Return Brave's refusal of one field."""
+    errors = [{"type": "string_too_long", "loc": ["query", field], "msg": "invalid"}]
+    error = {"code": "VALIDATION", "detail": "Unable to validate request parameter(s)", "meta": {"errors": errors}}
+    return {"type": "ErrorResponse", "error": error}
 
 
 DIALECTS = {
@@ -59,6 +68,7 @@ DIALECTS = {
             "img_src": link,
             "thumbnail_src": thumbnail,
         },
+        refusal={"error": "this query is not allowed"},
     ),
     "brave": Dialect(
         _brave,
@@ -71,6 +81,7 @@ DIALECTS = {
             "properties": {"url": link},
             "thumbnail": {"src": thumbnail},
         },
+        refusal=_invalid("q"),
     ),
 }
 
@@ -153,7 +164,7 @@ async def test_a_limited_rate_passes(world: World, dialect: Dialect) -> None:
 
 
 async def test_a_refused_query_is_the_querys_fault(world: World, dialect: Dialect) -> None:
-    world.search = lambda query: answer({"error": "this query is not allowed"}, 422)
+    world.search = lambda query: answer(dialect.refusal, 422)
     with pytest.raises(QueryRefused, match="does not take this query"):
         await texts(dialect.service(world)).search("heron", 5)
 
@@ -298,6 +309,12 @@ async def test_a_query_that_is_too_long_for_brave_is_refused_and_not_sent(world:
     with pytest.raises(QueryRefused, match="more than 50 words"):
         await texts(_brave(world)).search("a " * 51, 3)
     assert not world.asked
+
+
+async def test_a_field_of_the_settings_that_brave_refuses_is_no_fault_of_the_query(world: World) -> None:
+    world.search = lambda query: answer(_invalid("country"), 422)
+    with pytest.raises(ServiceRefusal, match="country"):
+        await texts(_brave(world)).search("heron", 3)
 
 
 def test_no_filter_is_no_filter_for_pictures_either() -> None:

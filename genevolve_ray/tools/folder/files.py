@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import stat
@@ -16,6 +17,9 @@ TEXTS = frozenset({".txt", ".md", ".markdown"})
 MARKDOWN = TEXTS - {".txt"}
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 DATA = frozenset({".json", ".jsonl", ".csv"})
+_LOG = logging.getLogger(__name__)
+_PROGRESS = 5000
+"""Files after which the log says how many were read."""
 _NAMED = 5
 """Most skipped files that a report names."""
 
@@ -28,7 +32,7 @@ class FolderFiles:
 
     def __init__(self, root: Path, max_files: int) -> None:
         """Walk through the folder. Raises CorpusError when it is none, or holds more than `max_files` files."""
-        self._root = root
+        self._root, self._opened = root, 0
         self.skipped: dict[str, str] = {}
         """Reasons by path, of the files that cannot be used."""
         if not root.is_dir():
@@ -59,6 +63,9 @@ class FolderFiles:
 
     def open(self, path: str, max_bytes: int) -> BinaryIO:
         """Open a file. Raises as `read`."""
+        self._opened += 1
+        if self._opened % _PROGRESS == 0:
+            _LOG.info("%s: %d files read; texts, pictures and lists: %d", self._root, self._opened, len(self.paths))
         file = open(self._root / path, "rb")  # noqa: SIM115  the caller closes it
         if (size := os.fstat(file.fileno()).st_size) > max_bytes:
             file.close()

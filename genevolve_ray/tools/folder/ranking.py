@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genevolve_ray.experience.protocol import Embedder
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
-from genevolve_ray.tools.folder.vectors import TextVectors
+from genevolve_ray.tools.folder.vectors import LazyEmbedder, TextVectors
 from genevolve_ray.tools.local import Bm25Index
 
 _DEPTH = 100
@@ -28,7 +27,7 @@ class HybridIndex:
     """
 
     def __init__(
-        self, texts: Sequence[str], embedder: Embedder | None = None, cache: Path | None = None, name: str = "texts"
+        self, texts: Sequence[str], embedder: LazyEmbedder | None = None, cache: Path | None = None, name: str = "texts"
     ) -> None:
         """Index the words at once, and the vectors at the first query. Raises CorpusError without a single word.
 
@@ -39,8 +38,8 @@ class HybridIndex:
             name: the beginning of the vectors' file name.
         """
         self._words = Bm25Index(texts)
-        self._embedder = embedder
-        self._vectors = None if embedder is None else TextVectors(texts, embedder, cache, name)
+        self._texts, self._embedder, self._cache, self._name = list(texts), embedder, cache, name
+        self._vectors: TextVectors | None = None
         # The rollouts of a group mostly send the same queries.
         self._remembered = AnswerCache(CacheConfig())
 
@@ -55,10 +54,12 @@ class HybridIndex:
         return list(found)
 
     async def _joined(self, query: str, top_k: int) -> tuple[list[int], bool]:
-        assert self._embedder is not None and self._vectors is not None
-        depth = max(_DEPTH, top_k)
+        assert self._embedder is not None
+        depth, embedder = max(_DEPTH, top_k), await self._embedder.get()
+        if self._vectors is None:
+            self._vectors = TextVectors(self._texts, embedder, self._cache, self._name)
         rows_n_d = await self._vectors.rows()
-        [query_d] = await self._embedder.embed([query])
+        [query_d] = await embedder.embed([query])
         by_meaning = await asyncio.to_thread(_nearest, rows_n_d, query_d, depth)
         return fused([self._words.top(query, depth), by_meaning])[:top_k], True
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.experience.config import EmbedderConfig
-from genevolve_ray.experience.factory import build_embedder
+from genevolve_ray.models.hub import is_hub_id
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit, TextHit
@@ -22,6 +22,7 @@ from genevolve_ray.tools.folder.captions import read_captions
 from genevolve_ray.tools.folder.files import MARKDOWN, TEXTS, FolderFiles, address, reason_of, words_of
 from genevolve_ray.tools.folder.passages import cut_passages
 from genevolve_ray.tools.folder.ranking import HybridIndex
+from genevolve_ray.tools.folder.vectors import LazyEmbedder
 from genevolve_ray.tools.image_search import ImageSearchTool
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.local import CorpusError
@@ -207,7 +208,7 @@ class FolderTools:
     def __init__(self, config: FolderToolsConfig, images: ImageStore) -> None:
         """Read the folder; pictures go to `images`. Raises CorpusError when nothing in it can be used."""
         corpus = read_folder(config)
-        embedder = None if config.embedder is None else build_embedder(config.embedder)
+        embedder = None if config.embedder is None else LazyEmbedder(config.embedder)
         cache = config.cache or config.folder / _CACHE
         tools: list[Tool] = []
         if corpus.passages:
@@ -222,6 +223,15 @@ class FolderTools:
 
     @classmethod
     def check(cls, config: FolderToolsConfig) -> None:
-        """Read the folder and the skills once, before a run starts. Raises CorpusError when nothing can be used."""
+        """Read the folder and the skills once, before a run starts.
+
+        Raises:
+            CorpusError: when nothing in the folder can be used.
+            ValueError: when the folder of the embedder's model is missing.
+        """
         read_folder(config)
         load_skills(config.skills)
+        embedder = config.embedder
+        model = "" if embedder is None or embedder.kind != "transformers" else embedder.transformers.model
+        if model and not is_hub_id(model) and not Path(model).expanduser().is_dir():
+            raise ValueError(f"embedder.transformers.model={model!r} is not a folder")

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.experience.config import EmbedderConfig
+from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.protocol import Embedder
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +29,29 @@ _BATCH = 256
 """Texts that are passed to the embedder at once; progress is logged after each."""
 _SAVE_EVERY = 16
 """Batches after which the rows are written, so that an interrupted start is not lost."""
+
+
+class LazyEmbedder:
+    """Build the configured embedder at its first use: listing the tools of a run needs no model in memory."""
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        """Keep the config; nothing is loaded yet."""
+        self._config, self._lock = config, threading.Lock()
+        self._embedder: Embedder | None = None
+
+    async def get(self) -> Embedder:
+        """Return the embedder. Raises InfraFailure when its model cannot be loaded."""
+        return await asyncio.to_thread(self._build) if self._embedder is None else self._embedder
+
+    def _build(self) -> Embedder:
+        with self._lock:
+            if self._embedder is not None:
+                return self._embedder
+            try:
+                embedder = self._embedder = build_embedder(self._config)
+            except (OSError, ValueError) as error:
+                raise InfraFailure(f"the embedder cannot be loaded: {error}") from error
+            return embedder
 
 
 class TextVectors:
