@@ -10,7 +10,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.intervals import Interval, paired_interval
 
 
-class Agreement(Record):
+class PairedAgreement(Record):
     """Compare two scores over the pictures that have both."""
 
     rows: int
@@ -24,14 +24,14 @@ class Agreement(Record):
     """Pictures with the same score in both."""
 
 
-def agreement(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> Agreement:
+def agreement(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> PairedAgreement:
     """Compare paired scores.
 
     Raises:
         ValueError: when the two have different lengths or are empty.
     """
     found = paired_interval(before, after, seed=seed)
-    return Agreement(
+    return PairedAgreement(
         rows=len(before),
         before=float(np.mean(before)),
         after=float(np.mean(after)),
@@ -52,7 +52,7 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | No
 
 def compare_components(
     before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
-) -> dict[str, Agreement]:
+) -> dict[str, PairedAgreement]:
     """Compare the components that two judgments share, by name; the scores are by row, then by component."""
     names = dict.fromkeys(name for row in after.values() for name in row)
     found = {}

@@ -177,8 +177,8 @@ heldout: {{requests: 2}}
 _README = """\
 # {title}
 
-`{name}.py` has the class `{made}`, which {about}. Replace the body at the comments. Run the commands in the folder
-above this one.
+`{name}.py` has the class `{made}`, which {about}. Replace the body at its comments.
+Run the commands in the folder above this one.
 
 ```bash
 {check}

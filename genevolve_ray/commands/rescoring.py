@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from genevolve_ray.bench.agreement import Agreement, compare_components, correlate_with
+from genevolve_ray.bench.agreement import PairedAgreement, compare_components, correlate_with
 from genevolve_ray.bench.jobs.panel import PanelStage, panel_components
 from genevolve_ray.bench.jobs.pipeline import Stage
 from genevolve_ray.bench.jobs.stages import JudgeStage
@@ -202,7 +202,7 @@ def _graded(row: ResultRow, formula: ScoreFormula) -> dict[str, float]:
     return {f"{MAIN}.{name}": value for name, value in (*grades.items(), ("kscore", kscore(scores, formula)))}
 
 
-def _as_numbers(one: Agreement) -> dict[str, Any]:
+def _as_numbers(one: PairedAgreement) -> dict[str, Any]:
     return {
         "rows": one.rows,
         "before": _round(one.before),

@@ -47,7 +47,7 @@ def check_class(role: str | None, kind: Any, type_: str) -> None:
     # A class that builds another one, or looks its methods up, is checked when it has been built.
     indirect = "__getattr__" in dir(kind) or any("__new__" in vars(base) for base in kind.__mro__[:-1])
     if role != "tools" and not indirect:
-        for method in METHODS[role]:
+        for method in _methods(role, kind):
             _check_method(f"{role} {type_}", kind, method, bound=False)
 
 
@@ -55,7 +55,7 @@ def check_built(role: str | None, plugin: Any) -> None:
     """Check what only a built plug-in has: its identity, or its tools. Raises PluginFault naming what is missing."""
     if role in ("renderer", "judge", "summariser", "embedder"):
         who = named(role, plugin)
-        for method in METHODS[role]:
+        for method in _methods(role, plugin):
             _check_method(who, plugin, method, bound=True)
         if not isinstance(identity := getattr(plugin, "identity", None), str) or not identity:
             raise PluginFault(
@@ -64,6 +64,11 @@ def check_built(role: str | None, plugin: Any) -> None:
             )
     elif role == "tools":
         _check_tools(plugin)
+
+
+def _methods(role: str, plugin: Any) -> tuple[Method, ...]:
+    """Return the methods that a plug-in needs; a judge on the scale of another benchmark has `grade` in place of `judge`."""
+    return () if role == "judge" and hasattr(plugin, "grade") else METHODS[role]
 
 
 def _check_tools(toolbox: Any) -> None:

@@ -35,4 +35,5 @@ class MyEmbedder:
             marked = f"  {text.casefold()} ".encode()
             for start in range(len(marked) - 2):
                 row[zlib.crc32(marked[start : start + 3]) % self._dimension] += 1
-        return np.divide(rows, np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
