@@ -77,7 +77,9 @@ async def _ledgers(chat: Any, profile: Any) -> list[TokenLedger]:
     requests = AtlasRequests(WorldConfig.model_validate(WORLD), MemoryImages())
     ledgers = []
     for index in range(EPISODES):
-        pictures = ImageObservation(text=f"drawn by process {1234 + 567 * index}", hits=(image_hit("picture of studio"),))
+        pictures = ImageObservation(
+            text=f"drawn by process {1234 + 567 * index}", hits=(image_hit("picture of studio"),)
+        )
         palette = TextObservation(text="dusk: indigo, rose, amber")
         tools = [Sketch(), StandIn("studio_picture", pictures), StandIn("notes_palette", palette)]
         request = requests.train(index)
@@ -107,6 +109,7 @@ def settings(root: Path, policy: Path, notes: str, taste: str, *more: str) -> Ru
                 "servers": {"studio": studio, "notes": {"url": notes}},
                 "allow": ["studio_picture", "notes_palette"],
                 "timeout_s": 30,
+                "start_timeout_s": 120,
             },
         },
         "requests.config": WORLD,
@@ -128,5 +131,6 @@ def settings(root: Path, policy: Path, notes: str, taste: str, *more: str) -> Ru
         "learner.ved.coefficient": 0,
         "experience.enabled": False,
         "cluster.start_timeout": 400,
+        "cluster.judges": {"craft": {"attempts": 8}},
     }
     return load_config("atlas", [*(f"{key}={json.dumps(value)}" for key, value in kept.items()), *more])

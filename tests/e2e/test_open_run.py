@@ -26,7 +26,7 @@ from genevolve_ray.records.ledger import SpanKind
 from genevolve_ray.records.trajectory import Outcome, Trajectory, TurnKind
 from genevolve_ray.records.usage import Usage
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 COMPONENTS = {
     "judge.faithfulness",
     "judge.visual_correctness",
@@ -36,7 +36,7 @@ COMPONENTS = {
     "craft.line",
     "taste.reward",
 }
-PARTS = {"kscore", "judge.sufficiency", "craft.line", "taste.reward"}
+PARTS = ("kscore", "judge.sufficiency", "craft.line", "taste.reward")
 BAD = {2: Reply(status=503), 5: Reply({"rewards": [None]}), 9: Reply(drop=True)}
 """Answers of the reward over HTTP that are none, by the number of the call."""
 
@@ -105,22 +105,17 @@ def test_nothing_is_lost(run: Run) -> None:
     assert len(run.scored) >= 0.75 * (STEPS * REQUESTS * SAMPLES + 2 * HELDOUT), "the policy knows its episode"
 
 
-def test_a_component_is_what_its_judge_measured_or_absent(run: Run) -> None:
+def test_a_component_is_what_its_judge_measured(run: Run) -> None:
     for trajectory in run.scored:
         assert trajectory.program is not None and trajectory.reward is not None
         grades = {what: merit(trajectory.program.gen_prompt, what) for what in ("image", "line", "taste")}
         found = trajectory.components()
         assert found.keys() == COMPONENTS
-        honest = {"judge.kscore": grades["image"], "judge.sufficiency": 0.75}
-        honest |= {"craft.line": 10 * grades["line"], "taste.reward": grades["taste"]}
-        assert {name: found[name].value for name in honest} == pytest.approx(honest)
-        parts = {
-            "kscore": grades["image"],
-            "judge.sufficiency": 0.75,
-            "craft.line": grades["line"],
-            "taste.reward": grades["taste"],
-        }
+        values = grades["image"], 0.75, grades["line"], grades["taste"]
+        parts = dict(zip(PARTS, values, strict=True))
         assert trajectory.reward.parts == pytest.approx(parts)
+        assert [found[name].scaled for name in ("judge.kscore", *PARTS[1:])] == pytest.approx(values)
+        assert found["craft.line"].value == pytest.approx(10 * grades["line"])
         share = 0.4 * grades["image"] + 0.2 * (0.75 + grades["line"] + grades["taste"])
         assert trajectory.reward.total == pytest.approx(share - trajectory.reward.cost)
     assert len({t.reward.total for t in run.scored if t.reward}) > 2, "the learner has something to compare"
@@ -140,7 +135,6 @@ def test_the_judge_that_died_was_replaced(run: Run) -> None:
     dead = (run.root / "craft").read_text(encoding="utf-8")
     judged = {t.verdicts["craft"].components["line"].rationale for t in run.attempts if "craft" in t.verdicts}
     assert judged - {f"judged by process {dead}"}
-    assert not psutil.pid_exists(int(dead))
 
 
 def test_every_call_is_answered_once(run: Run) -> None:
@@ -224,7 +218,7 @@ def test_parquet_holds_verdicts_and_parts(run: Run) -> None:
         assert all(value > 0 for value in measured.values())
         if row["outcome"] == Outcome.SCORED.value:
             assert measured.keys() == {("craft", "line"), ("taste", "reward")}
-            assert dict(row["reward"]["parts"]).keys() == PARTS and row["verdict"] is not None
+            assert dict(row["reward"]["parts"]).keys() == set(PARTS) and row["verdict"] is not None
         else:
             assert row["reward"] is None and ("taste", "reward") not in measured
 
