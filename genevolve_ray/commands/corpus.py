@@ -97,16 +97,13 @@ def _harvest(source: Path, notes: list[str]) -> Harvest:
         images = FilesystemImages(str(source / (STORE if (source / STORE).is_dir() else "images")))
         named = [row.question.sha256 for row in found.rows]
         about = CorpusSource(run=digest(named)[:_ID], name=source.resolve().name)
-        return gathered(found.rows, Harvest([about], found.tools, images.get, left_out=found.left_out))
+        rows = [replace(row, run=about.run) for row in found.rows]
+        return gathered(rows, Harvest([about], found.tools, images.get, left_out=found.left_out))
     calls = _Calls(found.tools)
     for step, trajectory in _trajectories(store):
         calls.add(trajectory, step)
     about = _source(store, calls, found.rows)
-    rows = [
-        replace(row, asked=calls.asked[key], step=calls.first.get(key), run=about.run)
-        for row in found.rows
-        if (key := (row.question, row.request))
-    ]
+    rows = [calls.counted(row, about.run) for row in found.rows]
     return gathered(rows, Harvest([about], found.tools, store.images.get, left_out=found.left_out))
 
 
@@ -163,6 +160,11 @@ class _Calls:
                 self.asked[key] += 1
                 if step is not None:
                     self.first.setdefault(key, step)
+
+    def counted(self, row: CorpusRow, run: str) -> CorpusRow:
+        """Return a row of a run with the number of its calls and the step of the first."""
+        key = row.question, row.request
+        return replace(row, asked=self.asked[key], step=self.first.get(key), run=run)
 
 
 def _asked(tool: AnsweringTool, arguments: dict[str, Any], *, published: bool) -> list[Question]:

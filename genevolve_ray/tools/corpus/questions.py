@@ -109,7 +109,7 @@ class AnsweringTool(Record):
         several = read_arguments(SearchArguments, given)
         return [self.asked(query, several.top_k) for query in several.queries]
 
-    def observation(self, answer: Answer) -> Observation:
+    def observation(self, answer: RecordedAnswer) -> Observation:
         """Return an answer of this tool as an observation of the form that its calls have.
 
         Raises:
@@ -173,14 +173,14 @@ def canonical(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RecordedAnswer:
     """Hold what a tool answered: the kind, and the observation as canonical JSON."""
 
     kind: str
     body: str
 
     @classmethod
-    def of(cls, observation: Observation) -> Answer:
+    def of(cls, observation: Observation) -> RecordedAnswer:
         """Return the answer that an observation is, without what a profile shows of its pictures."""
         if isinstance(observation, Pictured):
             observation = observation.model_copy(update={"hits": tuple(hit.unshown() for hit in observation.hits)})
@@ -188,7 +188,7 @@ class Answer:
         return cls(kind, canonical(observation.model_dump()))
 
     @classmethod
-    def refusal(cls, message: str) -> Answer:
+    def refusal(cls, message: str) -> RecordedAnswer:
         """Return the answer to arguments that the tool refuses."""
         return cls(REFUSAL, canonical({"message": message}))
 
@@ -228,7 +228,7 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Whether the tool answered with an error that the policy reads. Raises FrozenCorpusFault."""
+        """True if the tool answered with an error that the policy reads. Raises FrozenCorpusFault."""
         match self._observation_or_none():
             case None:
                 return True
@@ -263,17 +263,19 @@ def check_reference(ref: ImageRef) -> None:
         raise FrozenCorpusFault(f"{ref.sha256[:80]!r} of type {ref.media_type[:40]!r} names no picture of a corpus")
 
 
-def answers_of(tool: AnsweringTool, arguments: Mapping[str, Any], observation: Observation) -> dict[Question, Answer]:
+def answers_of(
+    tool: AnsweringTool, arguments: Mapping[str, Any], observation: Observation
+) -> dict[Question, RecordedAnswer]:
     """Return the answers in the observation of a call, by question; none where the observation does not fit the call."""
     try:
         questions = tool.questions(arguments)
     except ToolArgumentError:
         return {}
     if tool.form is not AnswerForm.SEARCH:
-        return {questions[0]: Answer.of(observation)}
+        return {questions[0]: RecordedAnswer.of(observation)}
     if not isinstance(observation, SearchObservation) or len(observation.results) != len(questions):
         return {}
     return {
-        question: Answer.of(SearchObservation(results=(result,)))
+        question: RecordedAnswer.of(SearchObservation(results=(result,)))
         for question, result in zip(questions, observation.results, strict=True)
     }

@@ -15,7 +15,14 @@ from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.observation import Observation, SkillObservation
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.corpus.background import BackgroundWrites
-from genevolve_ray.tools.corpus.questions import Answer, AnswerForm, AnsweringTool, Question, answers_of, canonical
+from genevolve_ray.tools.corpus.questions import (
+    AnswerForm,
+    AnsweringTool,
+    Question,
+    RecordedAnswer,
+    answers_of,
+    canonical,
+)
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, keeps_state
 
@@ -52,7 +59,7 @@ class RecordedToolbox:
             raise AttributeError(name)
         return getattr(self._toolbox, name)
 
-    async def keep(self, tool: str, request: str, answers: Mapping[Question, Answer]) -> None:
+    async def keep(self, tool: str, request: str, answers: Mapping[Question, RecordedAnswer]) -> None:
         """Record answers to a request, behind the call. A full disk costs a warning, never the answer."""
         if not self._described:
             self._described = True
@@ -72,7 +79,7 @@ class RecordedToolbox:
         for name, text in _skills(self._all.values()):
             await self._answered(name, "", text)
 
-    async def _answered(self, tool: str, request: str, pair: tuple[Question, Answer]) -> None:
+    async def _answered(self, tool: str, request: str, pair: tuple[Question, RecordedAnswer]) -> None:
         question, answer = pair
         named = {"tool": tool, "arguments": question.arguments, "request": request}
         await self._put(
@@ -107,13 +114,13 @@ class RecordedTool:
         except ToolArgumentError as error:
             # Searches and skills refuse the same arguments in the same words wherever they run.
             if self._described.form is AnswerForm.EXACT:
-                await self._keep(episode, {Question.of(self.name, arguments): Answer.refusal(str(error))})
+                await self._keep(episode, {Question.of(self.name, arguments): RecordedAnswer.refusal(str(error))})
             raise
         if not observation.outages:
             await self._keep(episode, answers_of(self._described, arguments, observation))
         return observation
 
-    async def _keep(self, episode: EpisodeContext, answers: Mapping[Question, Answer]) -> None:
+    async def _keep(self, episode: EpisodeContext, answers: Mapping[Question, RecordedAnswer]) -> None:
         request = "" if self._described.form is AnswerForm.SKILLS else episode.request.id
         await self._owner.keep(self.name, request, answers)
 
@@ -122,12 +129,12 @@ def _descriptions(tools: Any) -> Iterator[tuple[str, Any]]:
     return ((tool.name, AnsweringTool.of(tool).model_dump(mode="json")) for tool in tools)
 
 
-def _skills(tools: Any) -> Iterator[tuple[str, tuple[Question, Answer]]]:
+def _skills(tools: Any) -> Iterator[tuple[str, tuple[Question, RecordedAnswer]]]:
     """Yield the texts of all skills: few, and the policy may ask for another one the next time."""
     for tool in tools:
         if isinstance(tool, KnowledgeTool):
             for name, text in tool.skills.items():
-                answer = Answer.of(SkillObservation(skill_name=name, markdown=text))
+                answer = RecordedAnswer.of(SkillObservation(skill_name=name, markdown=text))
                 yield tool.name, (Question.of(tool.name, {"skill_name": name}), answer)
 
 

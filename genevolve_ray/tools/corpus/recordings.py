@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genevolve_ray.remote.cache import entry_name, read_entry
-from genevolve_ray.tools.corpus.questions import Answer, AnsweringTool, Question
+from genevolve_ray.tools.corpus.questions import AnsweringTool, Question, RecordedAnswer
 from genevolve_ray.tools.corpus.recording import digest
 from genevolve_ray.tools.corpus.snapshot import CorpusRow, references
 
@@ -57,7 +57,7 @@ def _entry(name: str, data: bytes) -> tuple[float, str, CorpusRow | AnsweringToo
         if digest(answer) != question["card"]:
             raise ValueError(name)
         return at, name, AnsweringTool.model_validate(answer)
-    made = Answer(str(answer["kind"]), str(answer["body"]))
+    made = RecordedAnswer(str(answer["kind"]), str(answer["body"]))
     asked = Question(question["tool"], question["arguments"])
     if digest([made.kind, made.body]) != question["answer"] or Question.of(asked.tool, asked.call) != asked:
         raise ValueError(name)

@@ -23,11 +23,11 @@ from genevolve_ray.records.arrow_verdicts import IMAGE_REF, required
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.tools.corpus.questions import (
-    Answer,
     AnswerForm,
     AnsweringTool,
     FrozenCorpusFault,
     Question,
+    RecordedAnswer,
     check_reference,
     pictures_of,
 )
@@ -68,7 +68,7 @@ class CorpusRow:
     """Hold one answer of a corpus."""
 
     question: Question
-    answer: Answer
+    answer: RecordedAnswer
     request: str = ""
     asked: int = 0
     run: str = ""
@@ -177,13 +177,13 @@ class Corpus:
             if question.sha256 != hashes[row]:
                 raise FrozenCorpusFault(f"{path} is damaged: row {row} does not have the hash of its question")
 
-    def find(self, question: Question, request: str = "") -> Answer | None:
+    def find(self, question: Question, request: str = "") -> RecordedAnswer | None:
         """Return the answer to a question: that to this request where it was another one, None where there is none."""
         row = self._rows.get((question, request), self._rows.get((question, "")))
         return None if row is None else self._answer(row)
 
-    def _answer(self, row: int) -> Answer:
-        return Answer(self._table["kind"][row].as_py(), self._table["observation"][row].as_py())
+    def _answer(self, row: int) -> RecordedAnswer:
+        return RecordedAnswer(self._table["kind"][row].as_py(), self._table["observation"][row].as_py())
 
     def questions(self, tool: str) -> list[Question]:
         """Return the questions to a tool that have an answer for every request, in the order of their arguments."""
@@ -229,7 +229,7 @@ class Corpus:
                 raise FrozenCorpusFault(f"{self.folder}: holds no skill for {name}")
 
 
-def references(answer: Answer, where: str, tool: AnsweringTool | None = None) -> Sequence[ImageRef]:
+def references(answer: RecordedAnswer, where: str, tool: AnsweringTool | None = None) -> Sequence[ImageRef]:
     """Return the pictures of an answer, of a tool where it is known.
 
     Raises:
