@@ -1,0 +1,155 @@
+"""Stages of a data build on Ray Data: rows stream through pools of actors, one pool a stage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.cluster.errors import await_remote
+from genevolve_ray.data.build.journal import StageJournal
+from genevolve_ray.data.build.rows import BuildRow, from_columns, to_columns
+from genevolve_ray.data.build.running import Progress, Watch, journal_folder
+from genevolve_ray.data.build.stage import CapConfig, StageBudget, StagePlan, StageWorker
+from genevolve_ray.records.usage import Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Batch = Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]
+"""Columns `row` (JSON text) and `held` (name of the stage whose cap held the row back, or "")."""
+BLOCK_ROWS = 64
+"""Rows of a block: what a dead node costs at most, for each of its workers."""
+
+
+class BudgetActor:
+    """Admit the rows of one stage for all its workers."""
+
+    def __init__(self, cap: CapConfig, used: Usage) -> None:
+        """Start from the usage of earlier runs."""
+        self._budget = StageBudget(cap, used)
+
+    async def admit(self) -> bool:
+        """Return whether a row may start."""
+        return await self._budget.admit()
+
+    async def settle(self, used: Usage) -> None:
+        """Add the usage of a row that was admitted."""
+        await self._budget.settle(used)
+
+
+class RemoteBudget:
+    """Admit rows through a `BudgetActor`."""
+
+    def __init__(self, actor: Any) -> None:
+        """Keep the actor's handle."""
+        self._actor = actor
+
+    async def admit(self) -> bool:
+        """Return whether a row may start."""
+        return bool(await await_remote(self._actor.admit.remote()))
+
+    async def settle(self, used: Usage) -> None:
+        """Add the usage of a row that was admitted."""
+        await await_remote(self._actor.settle.remote(used))
+
+
+class StageActor:
+    """Carry batches of rows through one stage, as a callable class of Ray Data."""
+
+    def __init__(self, plan: StagePlan[Any], folder: Path, budget: Any) -> None:
+        """Keep what the first batch needs to start the stage; without a budget the cap is none."""
+        self._plan, self._folder, self._budget = plan, folder, budget
+        self._stack = AsyncExitStack()
+        self._started: asyncio.Task[StageWorker[Any]] | None = None
+        self._places = asyncio.Semaphore(plan.in_flight)
+
+    async def __call__(self, batch: Batch) -> AsyncIterator[dict[str, list[str]]]:
+        """Yield the batch after this stage, in the same order."""
+        if self._started is None:
+            self._started = asyncio.ensure_future(self._start())
+        worker = await asyncio.shield(self._started)
+
+        async def one(text: str, held: str) -> tuple[str, str]:
+            if held:
+                return text, held
+            async with self._places:
+                row = await worker.carry(from_columns(json.loads(text), self._plan.kind))
+            return (text, self._plan.name) if row is None else (json.dumps(to_columns(row)), "")
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(one(str(text), str(held)))
+                for text, held in zip(batch["row"], batch["held"], strict=True)
+            ]
+        done = [task.result() for task in tasks]
+        yield {"row": [text for text, _ in done], "held": [held for _, held in done]}
+
+    async def _start(self) -> StageWorker[Any]:
+        plan = self._plan
+        journal = self._stack.enter_context(StageJournal(journal_folder(self._folder, plan), plan.name, plan.kind))
+        stage = await self._stack.enter_async_context(plan.open())
+        budget = StageBudget(CapConfig(), Usage()) if self._budget is None else RemoteBudget(self._budget)
+        return StageWorker(plan, stage, journal, budget)
+
+
+def run_on_ray_data(
+    rows: Iterable[BuildRow],
+    plans: Sequence[StagePlan[Any]],
+    folder: Path,
+    watch: Watch = lambda progress: None,
+    block_rows: int = BLOCK_ROWS,
+) -> Progress:
+    """Carry rows through the stages on the Ray cluster of this process; see `data.build.running.run_in_process`.
+
+    Ray Data streams the blocks, holds back fast stages, scales each pool between its bounds, and gives the blocks of a
+    dead node to another one. `folder` must be on a disk that all nodes share: what a dead worker finished is taken from
+    its journal. The rows themselves must fit into the object store as JSON.
+    """
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    data = ray.data.from_arrow([*_blocks(rows, block_rows)])
+    for plan in plans:
+        least, most = plan.workers
+        data = data.map_batches(
+            StageActor,
+            fn_constructor_args=(plan, folder, _budget_actor(plan, folder)),
+            batch_size=None,
+            concurrency=most if least == most else (least, most),
+            num_cpus=plan.cpus,
+            num_gpus=plan.gpus or None,
+        )
+    progress = Progress()
+    for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
+        for text, held in zip(batch["row"], batch["held"], strict=True):
+            progress.note(None if held else from_columns(json.loads(text), plans[-1].kind), held)
+        watch(progress)
+    return progress
+
+
+def _blocks(rows: Iterable[BuildRow], size: int) -> Iterator[Any]:
+    import pyarrow as pa
+
+    left = iter(rows)
+    while texts := [json.dumps(to_columns(row)) for row in islice(left, size)]:
+        yield pa.table({"row": pa.array(texts, pa.string()), "held": pa.array([""] * len(texts), pa.string())})
+
+
+def _budget_actor(plan: StagePlan[Any], folder: Path) -> Any:
+    """Return the actor that admits rows to a stage, None for a stage without a cap."""
+    if plan.cap == CapConfig():
+        return None
+    import ray
+
+    with StageJournal(journal_folder(folder, plan), plan.name, plan.kind) as journal:
+        used = sum(journal.usage.values(), Usage())
+    return ray.remote(num_cpus=0)(BudgetActor).remote(plan.cap, used)
