@@ -102,9 +102,7 @@ def _even(rows: Sequence[int], allowed: Sequence[Sequence[bool]]) -> list[Fracti
     return shares
 
 
-def _fitted(
-    rows: Sequence[int], columns: Sequence[Fraction], allowed: Sequence[Sequence[bool]]
-) -> list[list[float]]:
+def _fitted(rows: Sequence[int], columns: Sequence[Fraction], allowed: Sequence[Sequence[bool]]) -> list[list[float]]:
     """Return float[P][C] near to proportional with these sums, by iterative proportional fitting (Deming, Stephan 1940).
 
     Sums are rounded exactly (`fsum`), so that the result is the same on every machine.

@@ -47,7 +47,7 @@ class AxisValue(Config):
     """Rows with this value among as many as the counts of the axis sum to."""
     share: float | None = Field(default=None, ge=0, le=1)
     """Share of the rows, instead of a count. An axis without counts and shares is spread evenly."""
-    only: tuple[str, ...] | None = None
+    only: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Values of the axis `given` with which this one may occur; by default all. A value of the axis that `given` itself
     depends on stands for all values that may occur with it."""
 
