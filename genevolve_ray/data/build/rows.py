@@ -95,21 +95,30 @@ class NamedEntity(BuildRow):
     source: str = ""
 
 
-class PromptRow(Recipe):
-    """Hold a recipe with its entities and, after the stage `prompts`, the request that was written from it.
+class PromptDraft(Record):
+    """Hold a request as its writer gives it.
 
     `image_query` and `text_query` state what a search must find before the picture can be drawn, `visible` what a judge
-    can check by eye, and `people` the real persons that the prompt names. `meta` is for the writer, as `Request.meta`.
+    can check by eye, and `people` the real persons that the prompt names.
     """
 
-    recipe_id: str
-    entities: tuple[str, ...] = ()
-    entity_ids: tuple[str, ...] = ()
     prompt: str = ""
     image_query: str = ""
     text_query: str = ""
     visible: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
+
+
+class PromptRow(PromptDraft, Recipe):
+    """Hold a recipe with its entities and, after the stage `prompts`, the request that was written from it.
+
+    `writer` is the identity of the writer, `repairs` the number of answers that it sent back to the model, and `meta`
+    holds facts of the writer for judges, as `Request.meta`.
+    """
+
+    recipe_id: str
+    entities: tuple[str, ...] = ()
+    entity_ids: tuple[str, ...] = ()
     writer: str = ""
     repairs: int = 0
     meta: dict[str, Any] = Field(default_factory=dict)
