@@ -65,7 +65,7 @@ class ChatGrader:
         """Load the rubric. Raises ValueError naming one that cannot be found."""
         self._chat, self._scales, self._config = chat, tuple(scales), config
         self._rubric = load_text(config.rubric, PROMPTS_FOLDER, "rubric")
-        settings = config.model_dump_json(exclude={"rubric"}) + self._rubric
+        settings = config.model_dump_json(include=set(ChatGraderConfig.model_fields) - {"rubric"}) + self._rubric
         self.identity = f"chat-grader/1:{chat.identity}:{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
         self._limits = PictureLimits(long_side=config.long_side, output="JPEG")
 
