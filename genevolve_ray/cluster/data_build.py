@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import islice
 from pathlib import Path
@@ -108,8 +109,8 @@ def run_on_ray_data(
     """Carry rows through the stages on the Ray cluster of this process; see `data.build.running.run_in_process`.
 
     Ray Data streams the blocks, holds back fast stages, scales each pool between its bounds, and gives the blocks of a
-    dead node to another one. `folder` must be on a disk that all nodes share: what a dead worker finished is taken from
-    its journal. The rows themselves must fit into the object store as JSON.
+    dead node to another one. `folder` must be on a disk that all nodes share: the input is written there in blocks, and
+    what a dead worker finished is taken from its journal.
     """
     import ray
     import ray.data
@@ -117,14 +118,17 @@ def run_on_ray_data(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    data = ray.data.from_arrow([*_blocks(rows, block_rows)])
+    files = _write_blocks(rows, journal_folder(folder, plans[0]).with_name(f"{plans[0].name}-input"), block_rows)
+    if not files:
+        return Progress()
+    data = ray.data.read_parquet(files, override_num_blocks=len(files))
     for plan in plans:
         least, most = plan.workers
         data = data.map_batches(
             StageActor,
             fn_constructor_args=(plan, folder, _budget_actor(plan, folder)),
             batch_size=None,
-            concurrency=most if least == most else (least, most),
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
             num_cpus=plan.cpus,
             num_gpus=plan.gpus or None,
         )
@@ -136,12 +140,19 @@ def run_on_ray_data(
     return progress
 
 
-def _blocks(rows: Iterable[BuildRow], size: int) -> Iterator[Any]:
+def _write_blocks(rows: Iterable[BuildRow], folder: Path, size: int) -> list[str]:
+    """Write the input of the first stage in files of one block each, so that no process holds all rows."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    left = iter(rows)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    left, files = iter(rows), list[str]()
     while texts := [json.dumps(to_columns(row)) for row in islice(left, size)]:
-        yield pa.table({"row": pa.array(texts, pa.string()), "held": pa.array([""] * len(texts), pa.string())})
+        columns = {"row": pa.array(texts, pa.string()), "held": pa.array([""] * len(texts), pa.string())}
+        files.append(str(folder / f"{len(files):06d}.parquet"))
+        pq.write_table(pa.table(columns), files[-1])
+    return files
 
 
 def _budget_actor(plan: StagePlan[Any], folder: Path) -> Any:

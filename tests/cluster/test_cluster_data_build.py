@@ -10,7 +10,7 @@ from genevolve_ray.cluster.config import ClusterConfig
 from genevolve_ray.cluster.data_build import run_on_ray_data
 from genevolve_ray.cluster.session import ray_session, set_defaults
 from genevolve_ray.data.build.journal import StageJournal
-from genevolve_ray.data.build.running import journal_folder
+from genevolve_ray.data.build.running import Progress, journal_folder
 from genevolve_ray.data.build.stage import CapConfig
 from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
 
@@ -39,6 +39,7 @@ def test_rows_stream_through_the_stages_and_a_second_run_makes_no_call(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_node_that_dies_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     set_defaults()
     from ray.cluster_utils import Cluster
@@ -48,16 +49,16 @@ def test_a_node_that_dies_in_the_middle_loses_nothing(tmp_path: Path) -> None:
         "health_check_period_ms": 1000,
         "health_check_failure_threshold": 3,
     }
-    node = {"num_cpus": 2, "object_store_memory": 100 << 20}
+    node = {"num_cpus": 3, "object_store_memory": 100 << 20}
     cluster = Cluster(
         initialize_head=True, head_node_args={**node, "include_dashboard": False, "_system_config": system}
     )
-    rows = 4000
+    rows = 2000
     try:
         others = [cluster.add_node(**node), cluster.add_node(**node)]
         plans = number_plans(tmp_path / "calls", workers=(2, 2))
 
-        def watch(progress: object) -> None:
+        def watch(progress: Progress) -> None:
             if others and progress.ended > rows // 4:
                 cluster.remove_node(others.pop(), allow_graceful=False)
 
