@@ -28,7 +28,9 @@ def apply(row: GradedRow, thresholds: ThresholdConfig) -> GradedRow:
 
 
 def test_the_yield_of_each_threshold_is_counted() -> None:
-    table = {(at.scale, at.least): at.kept for at in yields([{"taste": 2, "truth": 5}, {"taste": 4, "truth": 4}], SCALES)}
+    table = {
+        (at.scale, at.least): at.kept for at in yields([{"taste": 2, "truth": 5}, {"taste": 4, "truth": 4}], SCALES)
+    }
 
     assert [table["taste", least] for least in (1, 2, 3, 4, 5)] == [2, 2, 1, 1, 0]
     assert [table[MEAN, least] for least in (3.5, 4.0, 4.5)] == [2, 1, 0]

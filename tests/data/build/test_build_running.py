@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
 
 from genevolve_ray.data.build.journal import JournalFault, StageJournal
 from genevolve_ray.data.build.rows import OUTAGE
 from genevolve_ray.data.build.running import Progress, journal_folder, run_in_process
 from genevolve_ray.data.build.stage import CapConfig
 from genevolve_ray.records.usage import Usage
+from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
 
 ROWS = 20
 ALL_CALLS = sorted(f"{name}-{number}" for name in ("doubled", "tripled") for number in range(ROWS))
