@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
@@ -120,10 +120,6 @@ class _Pool:
     entities: deque[NamedEntity]
     uses: dict[str, int]
     most: int
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.size = len(self.entities)
 
     def take(self, number: int) -> list[NamedEntity]:
         """Return that many different entities, [] where there are no more."""
@@ -144,12 +140,18 @@ class _Pool:
 
 
 def assign_entities(
-    recipes: Iterable[Recipe], entities: Iterable[NamedEntity], taxonomy: Taxonomy, *, seed: int, max_uses: int
+    recipes: Iterable[Recipe],
+    entities: Iterable[NamedEntity],
+    taxonomy: Taxonomy,
+    *,
+    seed: int,
+    max_uses: int,
+    group: int | None = None,
 ) -> list[PromptRow]:
     """Return one row for each recipe, in order, with the entities that its family takes.
 
     Entities are dealt in a seeded order, in turn, so that the numbers of uses within a kind differ by one at most where
-    families do not share kinds. A recipe that finds no entity left is rejected with `no_entity`.
+    families do not share kinds and there are no groups. A recipe that finds no entity left is rejected with `no_entity`.
 
     Args:
         recipes: of the stage before; rejected ones stay rejected and take no entity.
@@ -157,15 +159,20 @@ def assign_entities(
         taxonomy: of the recipes.
         seed: of the order.
         max_uses: recipes that may name one entity.
+        group: entities are divided into groups of this size, the last one perhaps smaller, and a recipe takes those of one
+            group; the groups take turns. None: one group.
 
     Raises:
-        ValueError: for `max_uses` below 1, or a recipe whose family the taxonomy does not have.
+        ValueError: for `max_uses` below 1, a group smaller than a family needs, or a recipe whose family the taxonomy does
+            not have.
     """
     if max_uses < 1:
         raise ValueError(f"max_uses is {max_uses}")
     order = sorted({e.id: e for e in entities if e.rejected is None}.values(), key=lambda entity: entity.id)
     random.Random(derive_seed(seed, STAGE)).shuffle(order)
-    families, uses, pools = named(taxonomy.family.values), dict[str, int](), dict[tuple[str, ...], _Pool]()
+    families, uses, pools = named(taxonomy.family.values), dict[str, int](), dict[tuple[str, ...], _Groups]()
+    if group is not None and (large := next((f for f in families.values() if f.entities > group), None)):
+        raise ValueError(f"group is {group}, but family {large.name} takes {large.entities} entities")
     rows = []
     for recipe in recipes:
         if recipe.family not in families:
@@ -173,10 +180,28 @@ def assign_entities(
         family = families[recipe.family]
         kinds = family.entity_kinds
         if kinds not in pools:
-            pools[kinds] = _Pool(deque(e for e in order if not kinds or e.kind in kinds), uses, max_uses)
+            pools[kinds] = _Groups([e for e in order if not kinds or e.kind in kinds], uses, max_uses, group)
         taken = pools[kinds].take(family.entities) if recipe.rejected is None else []
         rows.append(_row(recipe, taken, family, pools[kinds].size))
     return rows
+
+
+class _Groups:
+    """Deal entities from groups that take turns."""
+
+    def __init__(self, entities: Sequence[NamedEntity], uses: dict[str, int], most: int, group: int | None) -> None:
+        self.size = len(entities)
+        step = group or max(1, self.size)
+        self._turns = deque(_Pool(deque(entities[at : at + step]), uses, most) for at in range(0, self.size, step))
+
+    def take(self, number: int) -> list[NamedEntity]:
+        """Return that many different entities of one group, [] where no group has so many left."""
+        for _ in range(len(self._turns)):
+            pool = self._turns[0]
+            self._turns.rotate(-1)
+            if taken := pool.take(number):
+                return taken
+        return []
 
 
 def _row(recipe: Recipe, taken: Sequence[NamedEntity], family: FamilyValue, available: int) -> PromptRow:

@@ -47,7 +47,7 @@ Watch = Callable[[Progress], None]
 
 def journal_folder(folder: Path, plan: StagePlan[Any]) -> Path:
     """Return the folder of a stage's journal."""
-    return folder / "stages" / plan.name
+    return folder / "stages" / (f"{plan.name}-{plan.digest}" if plan.digest else plan.name)
 
 
 async def run_in_process(

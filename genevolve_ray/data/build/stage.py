@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Generic, Protocol
+from typing import Generic, Protocol
 
 from pydantic import Field
 
 from genevolve_ray.data.build.journal import StageJournal
-from genevolve_ray.data.build.rows import OUTAGE, BuildRow, Row, is_open, stable_id
+from genevolve_ray.data.build.rows import OUTAGE, BuildRow, Row, is_open
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.budget import Admission, Budget
@@ -98,6 +98,7 @@ class StagePlan(Generic[Row]):
         name: its name in rejections, and of its folder.
         kind: the rows that it takes and returns. The kind of a later stage extends that of an earlier one.
         open: starts what the stage needs and lends it. Other processes get it by pickling.
+        digest: of the settings that its results depend on; with another one, nothing is taken from its journal.
         cap: what it may use.
         in_flight: rows that one worker processes at once.
         workers: least and greatest number of workers on a cluster.
@@ -107,6 +108,7 @@ class StagePlan(Generic[Row]):
     name: str
     kind: type[Row]
     open: Callable[[], AbstractAsyncContextManager[RowStage[Row]]]
+    digest: str = ""
     cap: CapConfig = field(default_factory=CapConfig)
     in_flight: int = 8
     workers: tuple[int, int] = (1, 1)
@@ -145,8 +147,3 @@ class StageWorker(Generic[Row]):
                 await self._budget.settle(meter.total)
         self._journal.append(done, meter.by_service)
         return done
-
-
-def settings_digest(*settings: Any) -> str:
-    """Return a digest of the settings that the results of a stage depend on, as JSON values."""
-    return stable_id("settings", *settings).partition("-")[2]
