@@ -73,18 +73,19 @@ def read_part(name: str, path: Path, report: RejectionReport) -> Iterator[PartRo
     Raises:
         DataError: for a file that is missing or broken.
     """
-    if _holds_conversations(path):
+    if holds_conversations(path):
         entities = {row.number: entities_of(row.values) for row in raw_rows(path, RejectionReport())}
         for row in read_sft([path], report, SftReadConfig(broken_turns="keep")):
             yield PartRow(name, row.id, row.number, row.request, entities.get(row.number, ()), row.pictures)
         return
-    for row in read_rl([path], report, ReadConfig(truths=False)):
-        pictures = (PicturePlace(row.root, row.truth),) if row.truth else ()
-        its = entities_of({"meta": row.meta, "extra_info": row.extra_info})
-        yield PartRow(name, row.id, row.number, row.prompt, its, pictures)
+    for case in read_rl([path], report, ReadConfig(truths=False)):
+        pictures = (PicturePlace(case.root, case.truth),) if case.truth else ()
+        its = entities_of({"meta": case.meta, "extra_info": case.extra_info})
+        yield PartRow(name, case.id, case.number, case.prompt, its, pictures)
 
 
-def _holds_conversations(path: Path) -> bool:
+def holds_conversations(path: Path) -> bool:
+    """Return whether the first row of a file is a conversation. Raises DataError for a file that is missing or broken."""
     first: RawRow | None = next(raw_rows(path, RejectionReport()), None)
     return first is not None and "messages" in first.values
 
