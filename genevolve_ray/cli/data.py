@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-data = typer.Typer(help="Examine data sets.", no_args_is_help=True)
+data = typer.Typer(help="Build and examine data sets.", no_args_is_help=True)
 
 
 @data.command("leaks")
@@ -31,3 +31,50 @@ def leaks(
     from genevolve_ray.commands.data import check_data
 
     raise typer.Exit(0 if check_data(folder, against, out, config, settings or []) else 1)
+
+
+@data.command("build")
+def build(
+    config: Annotated[str, typer.Argument(help="A build that ships with the package (atlas), or your own YAML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the build; an unfinished build there goes on.")],
+    recipes: Annotated[int | None, typer.Option("--recipes", min=1, help="Recipes (data.recipes).")] = None,
+    until: Annotated[
+        str,
+        typer.Option(
+            "--until", help="Last stage: recipes, prompts, trajectories, audit, truths, filter, split or card."
+        ),
+    ] = "card",
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="The teacher, as for rollout: openai:MODEL@URL, a run or a folder.")
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Carry all rows in this process, without Ray.")
+    ] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key. Repeatable.")] = None,
+) -> None:
+    """Build a data set: recipes, prompts, trajectories of a teacher, audit, truths, filter, split, card.
+
+    Each finished row of each stage is kept, so a build that was killed, or that reached a cap, goes on where it was. Parts
+    with card and pages are in OUT/dataset, counts in OUT/summary.json, and every rejected row with its reason in
+    OUT/rejected.jsonl. Exit code 1 with leaks between parts, 3 at a cap, 75 when services failed.
+
+    Example: `genevolve data build atlas --recipes 200 --out runs/data --in-process`
+    """
+    from rich.console import Console
+
+    from genevolve_ray.commands.build_run import BuildStage, build_data
+    from genevolve_ray.errors import UserFault
+
+    if until not in set(BuildStage):
+        raise UserFault(f"--until {until}: the stages are {', '.join(BuildStage)}")
+    overrides = [*(settings or []), *([] if recipes is None else [f"data.recipes={recipes}"])]
+    code = build_data(
+        config,
+        out,
+        overrides=overrides,
+        until=BuildStage(until),
+        policy=policy,
+        in_process=in_process,
+        console=Console(stderr=True),
+    )
+    raise typer.Exit(code)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from genevolve_ray.commands.build_config import BuildConfig
+from genevolve_ray.commands.build_config import BuildConfig, load_build
+from genevolve_ray.commands.build_output import DATASET, publish_build
 from genevolve_ray.commands.build_stages import BuildPlans, context_of, store_of
-from genevolve_ray.commands.build_output import publish_build
 from genevolve_ray.data.build import audit, truths
 from genevolve_ray.data.build.audit import AuditRow, agreement
 from genevolve_ray.data.build.entities import assign_entities, select_entities
@@ -31,11 +35,13 @@ from genevolve_ray.data.build.running import Progress, Watch, journal_folder, ru
 from genevolve_ray.data.build.split import SplitResult, split_rows
 from genevolve_ray.data.build.stage import StagePlan
 from genevolve_ray.data.build.truths import TruthRow
+from genevolve_ray.doctor.preflight import check_secrets
 from genevolve_ray.errors import RunError, UserFault
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.usage import Usage
 
+_EVERY_SECONDS = 15.0
 Carry = Callable[[Iterable[BuildRow], Sequence[StagePlan[Any]], Path, Watch], Progress]
 """Carries rows through stages, here or on a cluster."""
 
@@ -233,8 +239,8 @@ class DataBuild:
         """
         ordered = sorted(rows, key=lambda row: row.id)
         names = " and ".join(plan.name for plan in plans)
-        self._say(f"{names}: {len(ordered)} rows")
-        progress = self._carry(ordered, plans, self._folder, lambda progress: None)
+        with BuildProgress(self._console, names, len(ordered)) as shown:
+            progress = self._carry(ordered, plans, self._folder, shown.update)
         for plan in plans:
             with StageJournal(journal_folder(self._folder, plan), plan.name, plan.kind) as journal:
                 self._table.usage[plan.name] = dict(journal.usage)
@@ -245,9 +251,7 @@ class DataBuild:
             raise BuildStopped(f"services failed for {progress.outages} rows. The same command tries them again", 75)
         return list(self._results(ordered, plans, kind))
 
-    def _results(
-        self, rows: Sequence[BuildRow], plans: Sequence[StagePlan[Any]], kind: type[Any]
-    ) -> Iterator[Any]:
+    def _results(self, rows: Sequence[BuildRow], plans: Sequence[StagePlan[Any]], kind: type[Any]) -> Iterator[Any]:
         """Yield the result of each row: that of the last stage that did something with it."""
         journals = [StageJournal(journal_folder(self._folder, plan), plan.name, plan.kind) for plan in plans]
         for row in rows:
@@ -273,6 +277,36 @@ class DataBuild:
         self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+class BuildProgress:
+    """Show how many rows have ended, with time left and reasons of rejections. A context manager."""
+
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        """Show rows of `total` under a title; without a terminal, a line every few seconds."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = ProgressBar(*columns, TextColumn("{task.fields[told]}"), console=console, transient=True)
+        self._task = self._bar.add_task(title, total=total, told="")
+        self._console, self._title, self._total = console, title, total
+        self._last = monotonic()
+
+    def __enter__(self) -> BuildProgress:
+        """Start the display."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the display."""
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Receive the progress."""
+        told = ", ".join(f"{count} {reason}" for (_, reason), count in progress.rejected.most_common(3))
+        self._bar.update(self._task, completed=progress.ended, told=told)
+        if not self._console.is_terminal and monotonic() - self._last >= _EVERY_SECONDS:
+            self._last = monotonic()
+            line = f"{self._title}: {progress.ended}/{self._total}{f' ({told})' if told else ''}"
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def _parts(placed: SplitResult, rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
     by_id = {row.id: row for row in rows}
     return {name: [by_id[row_id] for row_id in placed.ids(name)] for name in names}
@@ -281,3 +315,52 @@ def _parts(placed: SplitResult, rows: Sequence[Any], names: Sequence[str]) -> di
 def carry_here(rows: Iterable[BuildRow], plans: Sequence[StagePlan[Any]], folder: Path, watch: Watch) -> Progress:
     """Carry rows through stages in this process."""
     return asyncio.run(run_in_process(rows, plans, folder, watch))
+
+
+def build_data(
+    name: str,
+    folder: Path,
+    *,
+    overrides: Sequence[str],
+    until: BuildStage,
+    policy: str | None,
+    in_process: bool,
+    console: Console,
+) -> int:
+    """Build a data set, or go on with one, and return the exit code: 0 when it is done and clean, 1 with leaks.
+
+    Raises:
+        UserFault, ConfigError: for settings that cannot be used, or a folder that another build writes.
+        BuildStopped: at a cap, or after failures of services.
+    """
+    config = load_build(name, tuple(overrides))
+    check_secrets(config.data.model_dump(mode="json"), here=not config.cluster.address)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0), _carrying(config, in_process) as carry:
+            build = DataBuild(config, folder.resolve(), policy=policy, carry=carry, console=console)
+            summary = build.run(until)
+    except Timeout as error:
+        raise UserFault(f"--out {folder}: another build is writing this folder") from error
+    if summary is None:
+        console.print(f"{until} is done; the same command without --until goes on", highlight=False, soft_wrap=True)
+        return 0
+    rows = ", ".join(f"{part} {count['rows']}" for part, count in summary["parts"].items())
+    console.print(f"{folder / DATASET}: {rows}; output_hash {summary['output_hash']}", highlight=False, soft_wrap=True)
+    leaks = summary["leaks"].get("total", 0)
+    if leaks:
+        console.print(f"{leaks} leaks between parts: genevolve data leaks {folder / DATASET}", soft_wrap=True)
+    return 1 if leaks else 0
+
+
+@contextmanager
+def _carrying(config: BuildConfig, in_process: bool) -> Iterator[Carry]:
+    """Lend what carries rows through stages: this process, or a Ray cluster for the time of the build."""
+    if in_process:
+        yield carry_here
+        return
+    from genevolve_ray.cluster.data_build import run_on_ray_data
+    from genevolve_ray.cluster.session import ray_session
+
+    with ray_session(config.cluster, namespace=f"{config.name}-data"):
+        yield run_on_ray_data
