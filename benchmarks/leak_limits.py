@@ -25,7 +25,8 @@ from PIL import Image
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.world import build_world
-from genevolve_ray.data.build.fingerprints import PictureMark, RowMark, RowVectors, jaccard, mark_picture, shingles_of
+from genevolve_ray.data.build.fingerprints import PictureMark, RowMark, RowVectors, mark_picture, shingles_of
+from genevolve_ray.data.build.neighbors import ShingleSets
 from genevolve_ray.data.build.split import PartsConfig, split_rows
 from genevolve_ray.experience.embed import HashingEmbedder
 from genevolve_ray.records.images import MemoryImages
@@ -70,11 +71,11 @@ def text_limits(texts: Sequence[str]) -> dict[str, Any]:
     pairs = [(place, other) for place, text in enumerate(texts) for other in paraphrases(text) if other != text]
     places = [place for place, _ in pairs]
     to_own = (asyncio.run(embedder.embed([other for _, other in pairs])) * vectors[places]).sum(axis=1)
-    shingles = [shingles_of(text) for text in texts]
-    drawn = random.Random(0)
-    chosen = [drawn.sample(range(len(texts)), 2) for _ in range(_SAMPLED)]
-    apart = np.array([jaccard(shingles[a], shingles[b]) for a, b in chosen])
-    own = np.array([jaccard(shingles[place], shingles_of(other)) for place, other in pairs])
+    sets = ShingleSets([shingles_of(text) for text in (*texts, *(other for _, other in pairs))])
+    drawn = np.random.default_rng(0).integers(0, len(texts), (2, _SAMPLED))
+    first, second = drawn[:, drawn[0] != drawn[1]]
+    apart = sets.jaccard(first, second)
+    own = sets.jaccard(np.array(places), np.arange(len(texts), len(texts) + len(pairs)))
     return {
         "requests": len(texts),
         "paraphrases": len(pairs),

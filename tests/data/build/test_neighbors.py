@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rows_to_compare import words
 
 from genevolve_ray.data.build import neighbors
-from genevolve_ray.data.build.fingerprints import jaccard, shingles_of
+from genevolve_ray.data.build.fingerprints import shingles_of
 from genevolve_ray.data.build.neighbors import NearPairs, equal_pairs, hash_pairs, text_pairs, vector_pairs
 
 
@@ -32,6 +32,12 @@ def listed(chunks: Iterator[NearPairs]) -> dict[tuple[int, int], float]:
 def groups(request: pytest.FixtureRequest) -> NDArray[np.int64] | None:
     """No groups, or three, one after the other."""
     return None if request.param == "all" else np.repeat(np.arange(3), 50)
+
+
+def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
+    """Return the Jaccard index by its definition."""
+    first, second = set(one.tolist()), set(other.tolist())
+    return len(first & second) / len(first | second)
 
 
 def between(groups: NDArray[np.int64] | None, a: int, b: int) -> bool:
