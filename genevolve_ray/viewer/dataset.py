@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,7 @@ def _leaks(leaks: Mapping[str, Any]) -> dict[str, Any]:
 def _samples(name: str, path: Path, count: int) -> list[dict[str, Any]]:
     """Return some rows of a part as the template shows them."""
     report = RejectionReport()
+    rows: Iterator[SftRow | PublishedRequest]
     rows = read_sft([path], report) if holds_conversations(path) else read_rl([path], report)
     with RowPictureReader(_MAX_BYTES) as reader:
         chosen = heapq.nsmallest(count, rows, key=lambda row: (rank(row.id), row.id))

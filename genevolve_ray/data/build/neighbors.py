@@ -163,7 +163,8 @@ class ShingleSets:
     def jaccard(self, first: Rows, second: Rows) -> NDArray[np.float32]:
         """Return the share of the distinct shingles of two sets that both have, for pairs of sets."""
         common = np.asarray(self._rows[first].multiply(self._rows[second]).sum(axis=1)).ravel()
-        return (common / (self._sizes[first] + self._sizes[second] - common)).astype(np.float32)
+        shares: NDArray[np.float32] = (common / (self._sizes[first] + self._sizes[second] - common)).astype(np.float32)
+        return shares
 
 
 def _band_rows(limit: float) -> int:
