@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from docs.configuration import parts
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.profile_source import SOURCE_KEYS
+from genevolve_ray.commands.data import LeakCommandConfig
 from genevolve_ray.config import RunConfig, load_config, presets
 from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.errors import UserFault
@@ -114,6 +115,8 @@ def settings(words: list[str]) -> Kind:
     """Return the class that `--set` of a command is about."""
     if words[0] == "sft":
         return SftRowsConfig
+    if words[:2] == ["data", "leaks"]:
+        return LeakCommandConfig
     if words[:2] == ["plugins", "check"]:
         return config_of(SPECS[Role(words[2])], words[3])
     if words[:2] == ["plugins", "swap"]:

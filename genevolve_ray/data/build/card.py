@@ -183,9 +183,9 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterator[str]:
     if not leaks:
         yield "The parts were not compared."
         return
-    compared = f"Requests by `{escaped(leaks.get('embedder', ''))}` (cosine from {leaks.get('text_cosine')})"
+    compared = f"Requests by {escaped(leaks.get('embedder', ''))} (cosine from {escaped(leaks.get('text_cosine', ''))})"
     pictures = leaks.get("picture_embedder")
-    yield f"{compared}; pictures by their hashes{f' and by `{escaped(pictures)}`' if pictures else ' alone'}."
+    yield f"{compared}; pictures by their hashes{f' and by {escaped(pictures)}' if pictures else ' alone'}."
     if leaks.get("clean"):
         yield "None were found. `genevolve data leaks FOLDER` repeats the check."
     else:

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genevolve_ray.data.build.fingerprints import jaccard, mixed, shingles_of
+from genevolve_ray.data.build.fingerprints import mixed, shingles_of
 
 Rows = NDArray[np.int64]
 _BLOCK = 2048
 """Rows of a matrix block: 16 MiB of cosines."""
 _HASHES = 128
 """Hash functions of a MinHash signature."""
-_REACH = 256
+_REACH = 16
 """Texts of a bucket with which each of them is compared, on either side."""
+_CHUNK = 1 << 16
+"""Pairs of texts that are compared at once."""
 _MISSED = 0.005
 """Most probability that a pair at the limit is in no common bucket."""
 _SLACK = 0.15
@@ -121,29 +123,48 @@ def text_pairs(texts: Sequence[str], limit: float, groups: Rows | None = None) -
 
     Candidates come from MinHash signatures in bands (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3.4). A
     pair at the limit is missed with a probability of at most 0.005, a nearer one with less. In a bucket of very many
-    texts, each is compared with the 512 around it in the order of a further hash: that connects near texts, but does not
+    texts, each is compared in every band with the 32 around it in the order of a further hash: that connects near texts, but does not
     find every pair.
     """
     shingles = [shingles_of(text) for text in texts]
     signatures_N_P = _signatures(shingles)
-    rows_of_a_band = _band_rows(limit)
-    seen: set[int] = set()
-    for start in range(0, _HASHES - rows_of_a_band + 1, rows_of_a_band):
-        band = signatures_N_P[:, start : start + rows_of_a_band]
-        beside = signatures_N_P[:, (start + rows_of_a_band) % _HASHES]
-        for first, second in _bucket_pairs(band, beside, groups):
+    sets = ShingleSets(shingles)
+    width = _band_rows(limit)
+    seen = np.zeros(0, dtype=np.int64)
+    for start in range(0, _HASHES - width + 1, width):
+        beside = signatures_N_P[:, (start + width) % _HASHES]
+        pairs = [seen[:0]]
+        for first, second in _bucket_pairs(signatures_N_P[:, start : start + width], beside, groups):
             alike = (signatures_N_P[first] == signatures_N_P[second]).mean(axis=1) >= limit - _SLACK
-            found: list[tuple[int, int, float]] = []
-            for a, b in zip(first[alike].tolist(), second[alike].tolist(), strict=True):
-                pair = a * len(texts) + b
-                if pair not in seen and (value := jaccard(shingles[a], shingles[b])) >= limit:
-                    seen.add(pair)
-                    found.append((a, b, value))
-            if found:
-                columns = np.array(found)
-                yield NearPairs(
-                    columns[:, 0].astype(np.int64), columns[:, 1].astype(np.int64), columns[:, 2].astype(np.float32)
-                )
+            pairs.append(first[alike] * len(texts) + second[alike])
+        fresh = np.setdiff1d(np.concatenate(pairs), seen)
+        seen = np.union1d(seen, fresh)
+        for place in range(0, len(fresh), _CHUNK):
+            first, second = np.divmod(fresh[place : place + _CHUNK], len(texts))
+            values = sets.jaccard(first, second)
+            found = NearPairs(first, second, values).kept(values >= limit)
+            if len(found.first):
+                yield found
+
+
+class ShingleSets:
+    """Hold the shingles of texts, and compare them many pairs at a time."""
+
+    def __init__(self, shingles: Sequence[NDArray[np.uint64]]) -> None:
+        """Keep each set as a row of a sparse matrix."""
+        from scipy.sparse import csr_array
+
+        self._sizes = np.array([len(members) for members in shingles], dtype=np.int64)
+        every, columns = np.unique(np.concatenate([*shingles, np.zeros(0, dtype=np.uint64)]), return_inverse=True)
+        bounds = np.concatenate([[0], np.cumsum(self._sizes)])
+        ones = np.ones(len(columns), dtype=np.int32)
+        self._rows = csr_array((ones, columns, bounds), shape=(len(shingles), len(every)))
+
+    def jaccard(self, first: Rows, second: Rows) -> NDArray[np.float32]:
+        """Return the share of the distinct shingles of two sets that both have, for pairs of sets."""
+        common = np.asarray(self._rows[first].multiply(self._rows[second]).sum(axis=1)).ravel()
+        shares: NDArray[np.float32] = (common / (self._sizes[first] + self._sizes[second] - common)).astype(np.float32)
+        return shares
 
 
 def _band_rows(limit: float) -> int:
