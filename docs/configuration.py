@@ -24,6 +24,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from genevolve_ray.config import RunConfig
+from genevolve_ray.data.build.entities import EntitySelectionConfig
+from genevolve_ray.data.build.near_duplicates import EmbeddingDuplicatesConfig, MinHashConfig
+from genevolve_ray.data.build.prompts import PromptWriterConfig
 from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.engines.chat_transformers import TransformersChatConfig
 from genevolve_ray.engines.chat_vllm import VllmChatConfig
@@ -68,6 +71,10 @@ OTHERS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Local judge's model, `backend: transformers`", "judge.config.model", TransformersChatConfig),
     ("Policy endpoint: the file of `--policy FILE.yaml`", "", OpenAIPolicyConfig),
     ("Fine-tuning: `--set` of `genevolve sft ROWS.jsonl`", "", SftRowsConfig),
+    ("Building a data set: selection of entities", "", EntitySelectionConfig),
+    ("Building a data set: prompts by a chat model", "", PromptWriterConfig),
+    ("Building a data set: near-duplicates by words", "", MinHashConfig),
+    ("Building a data set: near-duplicates by embeddings", "", EmbeddingDuplicatesConfig),
 )
 """Settings that no field of a run leads to: title, key above them, class."""
 

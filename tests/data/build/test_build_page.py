@@ -15,21 +15,22 @@ from genevolve_ray.data.build.taxonomy import load_taxonomy, read_taxonomy
 PAGE = (Path(__file__).parents[3] / "docs/data_build.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def block(start: str) -> str:
+    """Return the fenced block that begins with some text."""
+    (found,) = re.findall(rf"```\w*\n({re.escape(start)}.*?)```", PAGE, re.DOTALL)
     return str(found)
 
 
 def test_the_example_builds_requests() -> None:
     names: dict[str, object] = {}
-    exec(block("python"), names)
+    exec(block("import asyncio"), names)
     table, uncovered = names["table"], names["plan"].coverage.uncovered  # type: ignore[attr-defined]
     assert table.num_rows == 100  # type: ignore[attr-defined]
     assert uncovered == ()
 
 
 def test_the_taxonomy_is_valid() -> None:
-    taxonomy = read_taxonomy(yaml.safe_load(block("yaml")), "page")
+    taxonomy = read_taxonomy(yaml.safe_load(block("name: ships")), "page")
     assert {r.family for r in plan_recipes(taxonomy, seed=1, rows=20).recipes()} == {"ship_portrait", "harbor_scene"}
 
 
