@@ -69,7 +69,9 @@ def reject_similar_words(rows: Sequence[Row], config: MinHashConfig) -> list[Row
         filled = empty.copy()
         filled.update_batch(_sequences(row.prompt, config.words))
         sketch = LeanMinHash(filled)  # Without the hash functions, which all rows share.
-        near = max(((sketch.jaccard(kept[name]), name) for name in sorted(index.query(sketch))), default=(0.0, ""))
+        near = max(
+            ((sketch.jaccard(kept[name]), name) for name in sorted(map(str, index.query(sketch)))), default=(0.0, "")
+        )
         if near[0] >= config.threshold:
             rejected[row.id] = near[1], near[0]
         else:

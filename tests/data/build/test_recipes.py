@@ -24,6 +24,9 @@ def counted(draw: st.DrawFn) -> dict[str, Any]:
     return with_counts(draw(taxonomies()), draw(st.integers(1, 30)), draw)
 
 
+GENEVOLVE = load_taxonomy("genevolve")
+
+
 def combination_is_allowed(taxonomy: Taxonomy, places: dict[str, int]) -> bool:
     return all(
         taxonomy.allowed(axis)[places[given] if (given := taxonomy.axis(axis).given) else 0][places[axis]]
@@ -84,17 +87,17 @@ def test_every_pair_is_covered_in_twice_the_rows_of_the_largest_table(values: di
 
 
 def test_the_pool_of_genevolve_leaves_only_pairs_with_its_three_easy_rows_uncovered() -> None:
-    plan = plan_recipes(load_taxonomy("genevolve"), seed=1)
+    plan = plan_recipes(GENEVOLVE, seed=1)
     assert {(u.other_value, u.reason) for u in plan.coverage.uncovered} == {("easy", UncoveredReason.FEW_ROWS)}
     # Three rows have three values of each of the four other axes, if no two of them agree.
     axes = {u.axis for u in plan.coverage.uncovered}
-    values = sum(len(load_taxonomy("genevolve").axis(axis).values) for axis in axes)
+    values = sum(len(GENEVOLVE.axis(axis).values) for axis in axes)
     assert axes == {"family", "gap", "anchor", "requirement"}
     assert len(plan.coverage.uncovered) == values - 3 * len(axes)
 
 
 def test_what_follows_from_the_fields_is_in_the_recipe() -> None:
-    plan = plan_recipes(load_taxonomy("genevolve"), seed=1, rows=400)
+    plan = plan_recipes(GENEVOLVE, seed=1, rows=400)
     recipes = list(plan.recipes())
     assert recipes == list(plan.recipes())
     assert len({recipe.id for recipe in recipes}) == len(recipes)
@@ -115,7 +118,7 @@ def test_secondary_requirements_keep_to_those_that_are_named() -> None:
 
 
 def test_seeds_give_other_recipes_with_the_same_numbers() -> None:
-    taxonomy = load_taxonomy("genevolve")
+    taxonomy = GENEVOLVE
     one, other = (plan_recipes(taxonomy, seed=seed, rows=300) for seed in (1, 2))
     assert [r.id for r in one.recipes()] != [r.id for r in other.recipes()]
     assert all(one.counts(axis) == other.counts(axis) for axis in AXES)
@@ -123,10 +126,10 @@ def test_seeds_give_other_recipes_with_the_same_numbers() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 50, 333])
 def test_counts_are_shares_for_another_number_of_rows(rows: int) -> None:
-    plan = plan_recipes(load_taxonomy("genevolve"), seed=1, rows=rows)
+    plan = plan_recipes(GENEVOLVE, seed=1, rows=rows)
     for axis in AXES:
         for value, number in plan.counts(axis).items():
-            count = next(v.count for v in load_taxonomy("genevolve").axis(axis).values if v.name == value)
+            count = next(v.count for v in GENEVOLVE.axis(axis).values if v.name == value)
             assert count is None or abs(number - count * rows / 19_990) < 1
 
 
