@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.measure import say
 from genevolve_ray.data.build.rows import BuildRow
-from genevolve_ray.data.build.running import Progress, run_in_process
+from genevolve_ray.data.build.running import BuildCounts, run_in_process
 from genevolve_ray.data.build.stage import RowStage, StagePlan
 
 STAGES = ("one", "two", "three")
@@ -62,7 +62,7 @@ class MemoryWatch:
         self._count, self._process = count, psutil.Process()
         self.mib: list[float] = []
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: BuildCounts) -> None:
         """Receive the progress."""
         if progress.ended * 10 >= self._count * (len(self.mib) + 1):
             self.mib.append(self._process.memory_info().rss / 2**20)

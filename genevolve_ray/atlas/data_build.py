@@ -83,7 +83,7 @@ class AtlasTeacherConfig(AtlasBuildConfig):
 
 
 class AtlasTeacher:
-    """Implement `data.build.trajectories.Teacher` with the scripted teacher, which errs at set rates."""
+    """Implement `data.build.trajectories.TrajectoryTeacher` with the scripted teacher, which errs at set rates."""
 
     Config = AtlasTeacherConfig
 

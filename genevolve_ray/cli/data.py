@@ -36,7 +36,7 @@ def leaks(
 @data.command("build")
 def build(
     config: Annotated[str, typer.Argument(help="A build that ships with the package (atlas), or your own YAML file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the build; an unfinished build there goes on.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the build; an unfinished build there is resumed.")],
     recipes: Annotated[int | None, typer.Option("--recipes", min=1, help="Recipes (data.recipes).")] = None,
     until: Annotated[
         str,
@@ -54,7 +54,7 @@ def build(
 ) -> None:
     """Build a data set: recipes, prompts, trajectories of a teacher, audit, truths, filter, split, card.
 
-    Each finished row of each stage is kept, so a build that was killed, or that reached a cap, goes on where it was. Parts
+    Each finished row of each stage is kept, so a build that was killed, or that reached a cap, resumes where it was. Parts
     with card and pages are in OUT/dataset, counts in OUT/summary.json, and every rejected row with its reason in
     OUT/rejected.jsonl. Exit code 1 with leaks between parts, 3 at a cap, 75 when services failed.
 

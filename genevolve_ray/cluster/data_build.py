@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.cluster.errors import await_remote
 from genevolve_ray.data.build.journal import StageJournal
 from genevolve_ray.data.build.rows import BuildRow, from_columns, to_columns
-from genevolve_ray.data.build.running import Progress, Watch, journal_folder
+from genevolve_ray.data.build.running import BuildCounts, Watch, journal_folder
 from genevolve_ray.data.build.stage import CapConfig, StageBudget, StagePlan, StageWorker
 from genevolve_ray.records.usage import Usage
 
@@ -105,7 +105,7 @@ def run_on_ray_data(
     folder: Path,
     watch: Watch = lambda progress: None,
     block_rows: int = BLOCK_ROWS,
-) -> Progress:
+) -> BuildCounts:
     """Carry rows through the stages on the Ray cluster of this process; see `data.build.running.run_in_process`.
 
     Ray Data streams the blocks, holds back fast stages, scales each pool between its bounds, and gives the blocks of a
@@ -120,7 +120,7 @@ def run_on_ray_data(
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     files = _write_blocks(rows, journal_folder(folder, plans[0]).with_name(f"{plans[0].name}-input"), block_rows)
     if not files:
-        return Progress()
+        return BuildCounts()
     data = ray.data.read_parquet(files, override_num_blocks=len(files))
     for plan in plans:
         least, most = plan.workers
@@ -132,7 +132,7 @@ def run_on_ray_data(
             num_cpus=plan.cpus,
             num_gpus=plan.gpus or None,
         )
-    progress = Progress()
+    progress = BuildCounts()
     for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
         for text, held in zip(batch["row"], batch["held"], strict=True):
             progress.note(None if held else from_columns(json.loads(text), plans[-1].kind), held)

@@ -115,7 +115,7 @@ class DataConfig(Config):
     similar_meaning: EmbeddingDuplicatesConfig | None = None
     """Near-duplicates by the embeddings of `experience.embedder`; null: not compared."""
     teacher: PluginSpec | None = None
-    """Who answers prompts, `data.build.trajectories.Teacher`; null: the policy that `policy.model` or `--policy` names."""
+    """Who answers prompts, `data.build.trajectories.TrajectoryTeacher`; null: the policy that `policy.model` or `--policy` names."""
     trajectories: TrajectoriesConfig = TrajectoriesConfig()
     """Attempts, and what one must hold."""
     auditor: PluginSpec

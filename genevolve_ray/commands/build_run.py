@@ -31,7 +31,7 @@ from genevolve_ray.data.build.journal import StageJournal
 from genevolve_ray.data.build.near_duplicates import reject_similar_embeddings, reject_similar_words
 from genevolve_ray.data.build.recipes import plan_recipes
 from genevolve_ray.data.build.rows import BuildRow, NamedEntity, PromptRow, count_rejections, kept
-from genevolve_ray.data.build.running import Progress, Watch, journal_folder, run_in_process
+from genevolve_ray.data.build.running import BuildCounts, Watch, journal_folder, run_in_process
 from genevolve_ray.data.build.split import SplitResult, split_rows
 from genevolve_ray.data.build.stage import StagePlan
 from genevolve_ray.data.build.truths import TruthRow
@@ -42,7 +42,7 @@ from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.usage import Usage
 
 _EVERY_SECONDS = 15.0
-Carry = Callable[[Iterable[BuildRow], Sequence[StagePlan[Any]], Path, Watch], Progress]
+Carry = Callable[[Iterable[BuildRow], Sequence[StagePlan[Any]], Path, Watch], BuildCounts]
 """Carries rows through stages, here or on a cluster."""
 
 
@@ -60,7 +60,7 @@ class BuildStage(StrEnum):
 
 
 class BuildStopped(RunError):
-    """End a build before its last stage; the same command goes on. 3 for a cap, 75 for services that failed."""
+    """End a build before its last stage; the same command resumes. 3 for a cap, 75 for services that failed."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         """Keep the exit code."""
@@ -246,7 +246,7 @@ class DataBuild:
                 self._table.usage[plan.name] = dict(journal.usage)
         if progress.held:
             told = ", ".join(f"{count} rows by the cap of {stage}" for stage, count in sorted(progress.held.items()))
-            raise BuildStopped(f"held back: {told}. The same command with a higher cap goes on", 3)
+            raise BuildStopped(f"held back: {told}. The same command with a higher cap resumes", 3)
         if progress.outages:
             raise BuildStopped(f"services failed for {progress.outages} rows. The same command tries them again", 75)
         return list(self._results(ordered, plans, kind))
@@ -297,7 +297,7 @@ class BuildProgress:
         """Remove the display."""
         self._bar.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: BuildCounts) -> None:
         """Receive the progress."""
         told = ", ".join(f"{count} {reason}" for (_, reason), count in progress.rejected.most_common(3))
         self._bar.update(self._task, completed=progress.ended, told=told)
@@ -312,7 +312,7 @@ def _parts(placed: SplitResult, rows: Sequence[Any], names: Sequence[str]) -> di
     return {name: [by_id[row_id] for row_id in placed.ids(name)] for name in names}
 
 
-def carry_here(rows: Iterable[BuildRow], plans: Sequence[StagePlan[Any]], folder: Path, watch: Watch) -> Progress:
+def carry_here(rows: Iterable[BuildRow], plans: Sequence[StagePlan[Any]], folder: Path, watch: Watch) -> BuildCounts:
     """Carry rows through stages in this process."""
     return asyncio.run(run_in_process(rows, plans, folder, watch))
 
@@ -327,7 +327,7 @@ def build_data(
     in_process: bool,
     console: Console,
 ) -> int:
-    """Build a data set, or go on with one, and return the exit code: 0 when it is done and clean, 1 with leaks.
+    """Build a data set, or resume one, and return the exit code: 0 when it is done and clean, 1 with leaks.
 
     Raises:
         UserFault, ConfigError: for settings that cannot be used, or a folder that another build writes.
@@ -343,7 +343,7 @@ def build_data(
     except Timeout as error:
         raise UserFault(f"--out {folder}: another build is writing this folder") from error
     if summary is None:
-        console.print(f"{until} is done; the same command without --until goes on", highlight=False, soft_wrap=True)
+        console.print(f"{until} is done; the same command without --until continues", highlight=False, soft_wrap=True)
         return 0
     rows = ", ".join(f"{part} {count['rows']}" for part, count in summary["parts"].items())
     console.print(f"{folder / DATASET}: {rows}; output_hash {summary['output_hash']}", highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from genevolve_ray.data.build.prompts import PromptWriter
 from genevolve_ray.data.build.rows import PromptRow
 from genevolve_ray.data.build.stage import RowStage, StagePlan
 from genevolve_ray.data.build.taxonomy import load_taxonomy
-from genevolve_ray.data.build.trajectories import PolicyTeacher, Teacher, TrajectoriesStage, TrajectoryRow
+from genevolve_ray.data.build.trajectories import PolicyTeacher, TrajectoriesStage, TrajectoryRow, TrajectoryTeacher
 from genevolve_ray.data.build.truths import TruthRow, TruthsStage
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.inference import open_policy
@@ -144,9 +144,9 @@ async def open_truths(config: BuildConfig, folder: Path) -> AsyncIterator[RowSta
         yield TruthsStage(config.data.truths, renderer, grader, store_of(folder))
 
 
-async def _teacher(config: BuildConfig, folder: Path, policy: str | None, stack: AsyncExitStack) -> Teacher:
+async def _teacher(config: BuildConfig, folder: Path, policy: str | None, stack: AsyncExitStack) -> TrajectoryTeacher:
     if config.data.teacher is not None:
-        own: Teacher = _role(config.data.teacher, config, folder, stack)
+        own: TrajectoryTeacher = _role(config.data.teacher, config, folder, stack)
         return own
     images = store_of(folder)
     source = stack.enter_context(named_policy(policy, config))

@@ -10,7 +10,7 @@ from genevolve_ray.cluster.config import ClusterConfig
 from genevolve_ray.cluster.data_build import run_on_ray_data
 from genevolve_ray.cluster.session import ray_session, set_defaults
 from genevolve_ray.data.build.journal import StageJournal
-from genevolve_ray.data.build.running import Progress, journal_folder
+from genevolve_ray.data.build.running import BuildCounts, journal_folder
 from genevolve_ray.data.build.stage import CapConfig
 from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
 
@@ -58,7 +58,7 @@ def test_a_node_that_dies_in_the_middle_loses_nothing(tmp_path: Path) -> None:
         others = [cluster.add_node(**node), cluster.add_node(**node)]
         plans = number_plans(tmp_path / "calls", workers=(2, 2))
 
-        def watch(progress: Progress) -> None:
+        def watch(progress: BuildCounts) -> None:
             if others and progress.ended > rows // 4:
                 cluster.remove_node(others.pop(), allow_graceful=False)
 

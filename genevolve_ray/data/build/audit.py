@@ -83,7 +83,7 @@ class AuditStage:
 
 
 class ChatAuditor:
-    """Audit through a chat model that sees the reference pictures and reads the whole record."""
+    """Grade through a chat model that sees the reference pictures and reads the whole record."""
 
     def __init__(self, grader: ChatGrader, images: ImageStore) -> None:
         """Grade with a `ChatGrader` over `SCALES`; references are read from `images`."""
@@ -111,7 +111,7 @@ def read_picture(images: ImageStore, ref: ImageRef) -> bytes:
         raise InfraFailure(f"picture {ref.sha256[:12]} cannot be read: {error}") from error
 
 
-class Agreement(Record):
+class AuditorAgreement(Record):
     """Hold the agreement of two auditors on one scale."""
 
     scale: str
@@ -122,7 +122,7 @@ class Agreement(Record):
     second_mean: float
 
 
-def agreement(rows: Iterable[AuditRow], scales: Sequence[str] = SCALES) -> list[Agreement]:
+def agreement(rows: Iterable[AuditRow], scales: Sequence[str] = SCALES) -> list[AuditorAgreement]:
     """Return the agreement of both auditors on the rows that both have read, scale by scale; empty without such rows."""
     both = [row for row in rows if row.audit and row.second_audit]
     found = []
@@ -130,7 +130,7 @@ def agreement(rows: Iterable[AuditRow], scales: Sequence[str] = SCALES) -> list[
         first, second = ([int(part[scale]) for part in parts] for parts in _columns(both))
         means = (sum(first) / len(first), sum(second) / len(second))
         kappa = weighted_kappa(first, second)
-        found.append(Agreement(scale=scale, rows=len(both), kappa=kappa, mean=means[0], second_mean=means[1]))
+        found.append(AuditorAgreement(scale=scale, rows=len(both), kappa=kappa, mean=means[0], second_mean=means[1]))
     return found
 
 

@@ -58,7 +58,7 @@ class EndpointAuditorConfig(ChatGraderConfig):
 
 
 class EndpointAuditor(ChatAuditor):
-    """Audit trajectories with a vision model behind an endpoint."""
+    """Grade trajectories with a vision model behind an endpoint."""
 
     Config = EndpointAuditorConfig
 

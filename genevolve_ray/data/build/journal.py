@@ -80,7 +80,7 @@ class StageJournal(Generic[Row]):
         self._open = -1
 
     def refresh(self) -> None:
-        """Index the lines that were written since the last time. Raises as the constructor."""
+        """Read the lines that were written since the last time. Raises as the constructor."""
         for path in sorted(self.folder.glob("*.jsonl")):
             known = self._read.get(path, 0)
             if path.stat().st_size > known:

@@ -17,7 +17,7 @@ from genevolve_ray.records.usage import Usage
 
 
 @dataclass
-class Progress:
+class BuildCounts:
     """Count the rows that left the last stage, or were held back by the cap of one."""
 
     ended: int = 0
@@ -41,7 +41,7 @@ class Progress:
         return sum(count for (_, reason), count in self.rejected.items() if reason == OUTAGE)
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[BuildCounts], None]
 """Receives the progress after each row."""
 
 
@@ -52,13 +52,13 @@ def journal_folder(folder: Path, plan: StagePlan[Any]) -> Path:
 
 async def run_in_process(
     rows: Iterable[BuildRow], plans: Sequence[StagePlan[Any]], folder: Path, watch: Watch = lambda progress: None
-) -> Progress:
+) -> BuildCounts:
     """Carry rows through the stages; their journals in `folder` then hold the results.
 
     At most the sum of the stages' `in_flight` rows are in memory. When a stage raises anything but an InfraFailure, the rows
     in flight are canceled and the error is raised; journals keep what was finished.
     """
-    progress = Progress()
+    progress = BuildCounts()
     room = asyncio.Semaphore(sum(plan.in_flight for plan in plans))
     async with AsyncExitStack() as stack:
         lines = [await _line(plan, folder, stack) for plan in plans]

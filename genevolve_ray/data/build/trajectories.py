@@ -80,7 +80,7 @@ class TrajectoryRow(PromptRow):
         return [ImageHit.model_validate_json(text) for text in self.pictures]
 
 
-class Teacher(Protocol):
+class TrajectoryTeacher(Protocol):
     """Define what answers prompts. `identity` names it in every row."""
 
     identity: str
@@ -149,7 +149,9 @@ class _Attempt:
 class TrajectoriesStage:
     """Implement `data.build.stage.RowStage`."""
 
-    def __init__(self, config: TrajectoriesConfig, teacher: Teacher, local_path: Callable[[ImageRef], str]) -> None:
+    def __init__(
+        self, config: TrajectoriesConfig, teacher: TrajectoryTeacher, local_path: Callable[[ImageRef], str]
+    ) -> None:
         """Play with the teacher; `local_path` returns the path of a stored picture as rows state it."""
         self._config, self._teacher, self._local_path = config, teacher, local_path
 

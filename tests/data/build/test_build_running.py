@@ -11,7 +11,7 @@ import pytest
 
 from genevolve_ray.data.build.journal import JournalFault, StageJournal
 from genevolve_ray.data.build.rows import OUTAGE
-from genevolve_ray.data.build.running import Progress, journal_folder, run_in_process
+from genevolve_ray.data.build.running import BuildCounts, journal_folder, run_in_process
 from genevolve_ray.data.build.stage import CapConfig
 from genevolve_ray.records.usage import Usage
 from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
@@ -20,7 +20,7 @@ ROWS = 20
 ALL_CALLS = sorted(f"{name}-{number}" for name in ("doubled", "tripled") for number in range(ROWS))
 
 
-def carry(folder: Path, rows: int = ROWS, **settings: object) -> Progress:
+def carry(folder: Path, rows: int = ROWS, **settings: object) -> BuildCounts:
     return asyncio.run(run_in_process(number_rows(rows), number_plans(folder / "calls", **settings), folder))
 
 
