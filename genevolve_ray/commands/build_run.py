@@ -175,7 +175,7 @@ class DataBuild:
         """Have the teacher answer and the auditors grade; then reject what is below the thresholds."""
         answers, grades = self._plans.trajectories(), self._plans.audit()
         came = kept(rows)
-        plans = [answers] if until is BuildStage.TRAJECTORIES else [answers, grades]
+        plans: list[StagePlan[Any]] = [answers] if until is BuildStage.TRAJECTORIES else [answers, grades]
         done = self._through(came, plans, AuditRow)
         complete = [row for row in done if row.rejected is None or row.rejected.stage != answers.name]
         self._table.yields[BuildStage.TRAJECTORIES] = {"in": len(came), "out": len(complete)}

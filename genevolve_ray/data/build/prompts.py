@@ -84,7 +84,7 @@ class BrokenRules(BadAnswer):
 class ChatPromptWriter:
     """Write prompts with a chat model, one conversation a row."""
 
-    Config = PromptWriterConfig
+    Config: type[PromptWriterConfig] = PromptWriterConfig
 
     def __init__(self, config: PromptWriterConfig, taxonomy: Taxonomy, chat: ChatModel) -> None:
         """Load the rubric; nothing is called yet. Raises ValueError for a rubric that cannot be found."""
