@@ -84,7 +84,9 @@ def print_leaks(report: LeakReport) -> None:
     for kind, count in report.counts.items():
         kinds.add_row(_named(kind), f"{count:,}")
     console.print(kinds)
-    listed = Table("first", "second", "what they share", title=f"{report.total:,} leaks")
+    listed = Table(
+        "first", "second", "what they share", title=f"{'at least ' if report.cut else ''}{report.total:,} leaks"
+    )
     for leak in report.leaks[:_SHOWN]:
         sides = (f"{side.part}:{side.number} {side.id}" for side in (leak.first, leak.second))
         values = ", ".join(f"{_named(kind)} {value:g}" for kind, value in leak.values.items())

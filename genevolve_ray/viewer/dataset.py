@@ -106,9 +106,12 @@ def _samples(name: str, path: Path, count: int) -> list[dict[str, Any]]:
     """Return some rows of a part as the template shows them."""
     report = RejectionReport()
     rows: Iterator[SftRow | PublishedRequest]
-    rows = read_sft([path], report) if holds_conversations(path) else read_rl([path], report)
+    if holds_conversations(path):
+        rows = read_sft([path], report)
+    else:
+        rows = read_rl([path], report)
     with RowPictureReader(_MAX_BYTES) as reader:
-        chosen = heapq.nsmallest(count, rows, key=lambda row: (rank(row.id), row.id))
+        chosen: list[SftRow | PublishedRequest] = heapq.nsmallest(count, rows, key=lambda row: (rank(row.id), row.id))
         return [_sample(name, row, reader) for row in chosen]
 
 

@@ -33,6 +33,8 @@ _T = TypeVar("_T")
 _THREADS = 8
 _TEXTS, _PICTURES = 256, 64
 """Texts and pictures of one call of an embedder."""
+_MOST = 1_000_000
+"""Pairs after which a search ends: a data set that is compared with a copy of itself has very many."""
 AGAINST = "against:"
 """Precedes the names of the parts of the other data set."""
 
@@ -102,6 +104,8 @@ class LeakReport(Record):
     counts: dict[OverlapKind, int] = Field(default_factory=dict)
     """Leaks by kind; a leak of two kinds counts in both."""
     total: int = 0
+    cut: bool = False
+    """True where the search ended early, because it had found a million pairs."""
 
     @property
     def clean(self) -> bool:
@@ -139,7 +143,7 @@ async def check_leaks(
     vectors = RowVectors(texts, look.vectors())
     cosine = config.limits.cosine_for(embedder.identity)
     groups = _groups(rows)
-    found = await asyncio.to_thread(_pairs, marks, vectors, config.limits, cosine, groups)
+    found, cut = await asyncio.to_thread(_pairs, marks, vectors, config.limits, cosine, groups)
     leaks = [
         PartLeak(first=_side(rows[first]), second=_side(rows[second]), values=values)
         for (first, second), values in found.items()
@@ -153,6 +157,7 @@ async def check_leaks(
         leaks=tuple(leaks[: config.listed]),
         counts={kind: count for kind in OverlapKind if (count := sum(kind in leak.values for leak in leaks))},
         total=len(leaks),
+        cut=cut,
     )
 
 
@@ -176,8 +181,8 @@ def _groups(rows: Sequence[PartRow]) -> NDArray[np.int64]:
 
 def _pairs(
     marks: Sequence[RowMark], vectors: RowVectors, limits: OverlapLimits, cosine: float, groups: NDArray[np.int64]
-) -> dict[tuple[int, int], dict[OverlapKind, float]]:
-    """Return the leaking pairs in the order of the rows, with the first value of each kind."""
+) -> tuple[dict[tuple[int, int], dict[OverlapKind, float]], bool]:
+    """Return the leaking pairs in the order of the rows, with the first value of each kind, and whether there are more."""
     found: dict[tuple[int, int], dict[OverlapKind, float]] = {}
     for overlap in find_overlaps(marks, vectors, limits, text_cosine=cosine, groups=groups):
         pairs = overlap.pairs
@@ -185,7 +190,9 @@ def _pairs(
             pairs.first.tolist(), pairs.second.tolist(), pairs.values.tolist(), strict=True
         ):
             found.setdefault((first, second), {}).setdefault(overlap.kind, round(value, 4))
-    return dict(sorted(found.items()))
+            if len(found) >= _MOST:
+                return dict(sorted(found.items())), True
+    return dict(sorted(found.items())), False
 
 
 async def _embedded(

@@ -332,7 +332,7 @@ class _Writer:
     ) -> list[tuple[str, bytes]] | None:
         """Return suffix and bytes of pictures; None, and an entry of the report, where one cannot be opened."""
         try:
-            return [_encoded(self._images.get(ref), ref, self._config) for ref in refs]
+            return [published_picture(self._images.get(ref), ref, self._config) for ref in refs]
         except FileNotFoundError as error:
             reason, detail = RejectionReason.MISSING_IMAGE, f"{row_id}: {error}"
         except ImageRefused as error:
@@ -356,10 +356,14 @@ def _case_values(row: CaseSample, path: str) -> dict[str, Any]:
     return request_values(row.request, path) | added | {name: value for name, value in skills.items() if value}
 
 
-def _encoded(data: bytes, ref: ImageRef, config: PublishConfig) -> tuple[str, bytes]:
-    """Return the suffix and the bytes of a picture in the format that is published. Raises ImageRefused.
+def published_picture(data: bytes, ref: ImageRef, config: PublishConfig) -> tuple[str, bytes]:
+    """Return the suffix and the bytes with which a picture is published.
 
-    A JPEG stays as it is: it would lose detail, and the stores hold pictures that this package encoded itself.
+    A split compares these bytes, so that a check of the folder sees the same pictures. A JPEG stays as it is: it would
+    lose detail, and the stores hold pictures that this package encoded itself.
+
+    Raises:
+        ImageRefused: for bytes that are no picture within the limits.
     """
     if config.pictures == "stored" or ref.media_type == _JPEG:
         check_apart(data, PictureLimits())

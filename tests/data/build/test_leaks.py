@@ -188,6 +188,18 @@ async def test_rows_and_pictures_that_cannot_be_read_are_counted(tmp_path: Path)
     assert report.parts["two"].rows == 1
 
 
+async def test_a_search_with_very_many_pairs_ends_early_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        rows = [{"id": f"{name}-{number}", "prompt": words(str(number))} for number in range(9)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert not (whole := await check_leaks(tmp_path, LeakCheckConfig(), HashingEmbedder())).cut and whole.total == 9
+    monkeypatch.setattr("genevolve_ray.data.build.leaks._MOST", 4)
+    report = await check_leaks(tmp_path, LeakCheckConfig(listed=2), HashingEmbedder())
+    assert (report.cut, report.total, len(report.leaks), report.clean) == (True, 4, 2, False)
+
+
 async def test_one_part_alone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(json.dumps({"id": "c", "prompt": "x"}))
     with pytest.raises(DataError, match="has one part, one"):
