@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.commands.build_config import BuildConfig
 from genevolve_ray.commands.build_stages import store_of
-from genevolve_ray.data.build.card import DatasetFacts, SourceNotice
+from genevolve_ray.data.build.card import DatasetFacts, SourceNotice, card_text
 from genevolve_ray.data.build.leaks import LeakCheckConfig, LeakReport, check_leaks
 from genevolve_ray.data.build.publishing import (
     CARD,
@@ -27,6 +28,7 @@ from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.published.files import encode, write_bytes, write_object
 from genevolve_ray.records.published.trajectories import Message
 from genevolve_ray.records.usage import Usage
+from genevolve_ray.viewer.dataset import write_dataset_page
 
 if TYPE_CHECKING:
     from genevolve_ray.commands.build_run import BuildTable
@@ -109,11 +111,25 @@ def _facts(config: BuildConfig, table: BuildTable, rows: Sequence[PromptRow]) ->
         licence=data.license,
         yields=table.yields,
         marginals={axis: dict(Counter(str(getattr(row, axis)) for row in rows)) for axis in AXES},
+        splits=_both(table.splits),
         costs={stage: cost for stage, cost in costs.items() if cost},
         sources=tuple(SourceNotice(file.source or file.path.name, file.license) for file in data.entities.files),
         limits=data.limits,
         provenance={"seed": str(config.seed), "taxonomy": data.taxonomy},
     )
+
+
+def _both(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the summaries of the splits of trajectories and of requests as one."""
+    found: dict[str, Any] = {"parts": {}, "moved": Counter(), "dropped": Counter(), "connected_by": Counter()}
+    clusters = [split["clusters"] for split in splits]
+    for split in splits:
+        found["parts"] |= split["parts"]
+        for name in ("moved", "dropped", "connected_by"):
+            found[name].update(split[name])
+    sizes = {"count": sum(c["count"] for c in clusters), "rows": sum(c["rows"] for c in clusters)}
+    sizes["largest"] = max((c["largest"] for c in clusters), default=1)
+    return {name: dict(value) for name, value in found.items()} | {"clusters": sizes}
 
 
 def _leaks(config: BuildConfig, target: Path) -> dict[str, Any]:
@@ -125,14 +141,11 @@ def _leaks(config: BuildConfig, target: Path) -> dict[str, Any]:
 
 def _with_leaks(made: PublishedFolder, facts: DatasetFacts, leaks: Mapping[str, Any]) -> dict[str, Any]:
     """Add the result of the leak check to the summary and the card of a published folder."""
-    from dataclasses import replace
-
-    from genevolve_ray.data.build.card import card_text
-
     told = replace(facts, leaks=leaks)
     summary = {**made.summary, **told.summary()}
     write_object(made.path / SUMMARY, summary)
     write_bytes(made.path / CARD, card_text(told, summary).encode())
+    write_dataset_page(made.path)
     return summary
 
 

@@ -29,6 +29,7 @@ from genevolve_ray.data.build.filter import apply_thresholds, yields
 from genevolve_ray.data.build.fingerprints import RowMark, mark_picture
 from genevolve_ray.data.build.journal import StageJournal
 from genevolve_ray.data.build.near_duplicates import reject_similar_embeddings, reject_similar_words
+from genevolve_ray.data.build.publishing import published_picture
 from genevolve_ray.data.build.recipes import plan_recipes
 from genevolve_ray.data.build.rows import BuildRow, NamedEntity, PromptRow, count_rejections, kept
 from genevolve_ray.data.build.running import BuildCounts, Watch, journal_folder, run_in_process
@@ -38,6 +39,7 @@ from genevolve_ray.data.build.truths import TruthRow
 from genevolve_ray.doctor.preflight import check_secrets
 from genevolve_ray.errors import RunError, UserFault
 from genevolve_ray.experience.factory import build_embedder
+from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.published.rejections import RejectionReport
 from genevolve_ray.records.usage import Usage
 
@@ -75,6 +77,8 @@ class BuildTable:
     yields: dict[str, dict[str, int]] = field(default_factory=dict)
     rejections: Counter[tuple[str, str]] = field(default_factory=Counter)
     usage: dict[str, dict[str, Usage]] = field(default_factory=dict)
+    splits: list[dict[str, Any]] = field(default_factory=list)
+    """What `SplitResult.summary` returned for trajectories and for requests."""
 
     def note(self, stage: str, came: int, rows: Sequence[BuildRow]) -> None:
         """Add a stage that ended: the rows that came and the rows that it kept."""
@@ -196,6 +200,7 @@ class DataBuild:
         good = kept(rows)
         config = self._config.data.trajectory_parts
         placed = split_rows([self._mark(row) for row in good], config)
+        self._table.splits.append(placed.summary())
         parts = _parts(placed, good, [part.name for part in config.parts])
         taken = {row.id for part in parts.values() for row in part}
         return parts, [row for row in good if row.id not in taken]
@@ -218,9 +223,10 @@ class DataBuild:
     def _request_parts(self, rows: list[TruthRow]) -> dict[str, list[TruthRow]]:
         """Return the parts of requests with a truth."""
         good, images = kept(rows), store_of(self._folder)
-        marks = [self._mark(row, images.get(row.truth_image)) for row in good]
+        marks = [self._mark(row, self._published(images.get(row.truth_image), row.truth_image)) for row in good]
         config = self._config.data.request_parts
         placed = split_rows(marks, config)
+        self._table.splits.append(placed.summary())
         parts = _parts(placed, good, [part.name for part in config.parts])
         self._table.yields[BuildStage.SPLIT] = {"in": len(good), "out": sum(map(len, parts.values()))}
         return parts
@@ -230,6 +236,10 @@ class DataBuild:
     def _mark(self, row: PromptRow, *pictures: bytes) -> RowMark:
         names = tuple(name for name in row.entities if name not in self._generic)
         return RowMark(row.id, row.prompt, names, tuple(map(mark_picture, pictures)))
+
+    def _published(self, data: bytes, ref: ImageRef) -> bytes:
+        """Return a picture as it is published, so that the check of the data set compares the same bytes."""
+        return published_picture(data, ref, self._config.data.publish)[1]
 
     def _through(self, rows: Sequence[BuildRow], plans: Sequence[StagePlan[Any]], kind: type[Any]) -> list[Any]:
         """Carry rows through stages and return them all, in the order of their ids.
