@@ -18,6 +18,7 @@ from genevolve_ray.data.build.rows import BuildRow, from_columns, to_columns
 from genevolve_ray.data.build.running import BuildCounts, Watch, journal_folder
 from genevolve_ray.data.build.stage import CapConfig, StageBudget, StagePlan, StageWorker
 from genevolve_ray.records.usage import Usage
+from genevolve_ray.remote.client import share_limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +36,13 @@ class BudgetActor:
         """Start from the usage of earlier runs."""
         self._budget = StageBudget(cap, used)
 
-    async def admit(self) -> bool:
+    async def admit(self, row_id: str) -> bool:
         """Return whether a row may start."""
-        return await self._budget.admit()
+        return await self._budget.admit(row_id)
 
-    async def settle(self, used: Usage) -> None:
+    async def settle(self, row_id: str, used: Usage) -> None:
         """Add the usage of a row that was admitted."""
-        await self._budget.settle(used)
+        await self._budget.settle(row_id, used)
 
 
 class RemoteBudget:
@@ -51,13 +52,13 @@ class RemoteBudget:
         """Keep the actor's handle."""
         self._actor = actor
 
-    async def admit(self) -> bool:
+    async def admit(self, row_id: str) -> bool:
         """Return whether a row may start."""
-        return bool(await await_remote(self._actor.admit.remote()))
+        return bool(await await_remote(self._actor.admit.remote(row_id)))
 
-    async def settle(self, used: Usage) -> None:
+    async def settle(self, row_id: str, used: Usage) -> None:
         """Add the usage of a row that was admitted."""
-        await await_remote(self._actor.settle.remote(used))
+        await await_remote(self._actor.settle.remote(row_id, used))
 
 
 class StageActor:
@@ -93,6 +94,7 @@ class StageActor:
 
     async def _start(self) -> StageWorker[Any]:
         plan = self._plan
+        share_limits(plan.workers[1])
         journal = self._stack.enter_context(StageJournal(journal_folder(self._folder, plan), plan.name, plan.kind))
         stage = await self._stack.enter_async_context(plan.open())
         budget = StageBudget(CapConfig(), Usage()) if self._budget is None else RemoteBudget(self._budget)

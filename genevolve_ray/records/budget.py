@@ -47,6 +47,10 @@ class Budget:
         self.in_flight += admission is Admission.START
         return admission
 
+    def withdraw(self) -> None:
+        """Give the place of a row back that did not start."""
+        self.in_flight -= 1
+
     def settle(self, cost: float) -> None:
         """Add the cost of a row that was in flight."""
         self.in_flight -= 1

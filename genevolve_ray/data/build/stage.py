@@ -54,25 +54,34 @@ class StageBudget:
         self._calls = Budget(cap.calls, spent=used.calls)
         self._deadline = None if cap.seconds is None else monotonic() + cap.seconds
         self._settled = asyncio.Condition()
+        self._reserved: set[str] = set()
 
-    async def admit(self) -> bool:
-        """Return whether a row may start, as soon as that is known; `settle` must follow when it may."""
+    async def admit(self, row_id: str) -> bool:
+        """Return whether a row may start, as soon as that is known; `settle` must follow when it may.
+
+        A row that was admitted and not settled was with a worker that died: its reservation is taken over.
+        """
         async with self._settled:
             while True:
+                if row_id in self._reserved:
+                    return True
                 if self._deadline is not None and monotonic() >= self._deadline:
                     return False
                 admission = self._money.admit()
                 if admission is Admission.START:
                     admission = self._calls.admit()
                     if admission is not Admission.START:
-                        self._money.in_flight -= 1
+                        self._money.withdraw()
+                if admission is Admission.START:
+                    self._reserved.add(row_id)
                 if admission is not Admission.WAIT:
                     return admission is Admission.START
                 await self._settled.wait()
 
-    async def settle(self, used: Usage) -> None:
+    async def settle(self, row_id: str, used: Usage) -> None:
         """Add the usage of a row that was admitted."""
         async with self._settled:
+            self._reserved.discard(row_id)
             self._money.settle(used.money)
             self._calls.settle(used.calls)
             self._settled.notify_all()
@@ -81,11 +90,11 @@ class StageBudget:
 class Admits(Protocol):
     """Define what admits rows, here or in another process; see `StageBudget`."""
 
-    async def admit(self) -> bool:
+    async def admit(self, row_id: str) -> bool:
         """Return whether a row may start."""
         ...
 
-    async def settle(self, used: Usage) -> None:
+    async def settle(self, row_id: str, used: Usage) -> None:
         """Add the usage of a row that was admitted."""
         ...
 
@@ -136,7 +145,7 @@ class StageWorker(Generic[Row]):
             return given
         if (done := self._journal.get(given.id)) is not None:
             return done
-        if not await self._budget.admit():
+        if not await self._budget.admit(given.id):
             return None
         with metered() as meter:
             try:
@@ -144,6 +153,6 @@ class StageWorker(Generic[Row]):
             except InfraFailure as failure:
                 done = given.reject(self.plan.name, OUTAGE, shown(str(failure))[:_REASON_CHARS])
             finally:
-                await self._budget.settle(meter.total)
+                await self._budget.settle(given.id, meter.total)
         self._journal.append(done, meter.by_service)
         return done

@@ -12,7 +12,7 @@ import pytest
 from genevolve_ray.data.build.journal import JournalFault, StageJournal
 from genevolve_ray.data.build.rows import OUTAGE
 from genevolve_ray.data.build.running import BuildCounts, journal_folder, run_in_process
-from genevolve_ray.data.build.stage import CapConfig
+from genevolve_ray.data.build.stage import CapConfig, StageBudget
 from genevolve_ray.records.usage import Usage
 from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
 
@@ -148,3 +148,14 @@ def test_a_killed_run_repeats_no_finished_call(tmp_path: Path, after: int) -> No
     assert [row.tripled for row in results(tmp_path)] == [3 * n for n in range(ROWS)]
     repeated = len(calls_of(tmp_path / "calls")) - len(ALL_CALLS)
     assert 0 <= repeated <= 16, "only calls in flight at the end may be repeated"
+
+
+async def test_a_row_of_a_dead_worker_takes_its_reservation_over() -> None:
+    budget = StageBudget(CapConfig(calls=2), Usage())
+    assert await budget.admit("first")
+    await budget.settle("first", Usage(calls=1))
+
+    assert await budget.admit("second")
+    assert await budget.admit("second"), "another worker does the row again"
+    await budget.settle("second", Usage(calls=1))
+    assert not await budget.admit("third")
