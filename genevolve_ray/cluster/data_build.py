@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.errors import await_remote
+from genevolve_ray.cluster.errors import PlacementError, await_remote
 from genevolve_ray.data.build.journal import StageJournal
 from genevolve_ray.data.build.rows import BuildRow, from_columns, to_columns
 from genevolve_ray.data.build.running import BuildCounts, Watch, journal_folder
@@ -23,8 +23,9 @@ from genevolve_ray.remote.client import share_limits
 if TYPE_CHECKING:
     import numpy as np
 
-Batch = Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]
-"""Columns `row` (JSON text) and `held` (name of the stage whose cap held the row back, or "")."""
+Batch = Mapping[str, "np.ndarray[Any, np.dtype[Any]] | Sequence[str]"]
+"""Columns `row` (JSON text) and `held` (name of the stage whose cap held the row back, or ""); for the first stage the
+column `block`, a file with these columns."""
 BLOCK_ROWS = 64
 """Rows of a block: what a dead node costs at most, for each of its workers."""
 
@@ -76,6 +77,8 @@ class StageActor:
         if self._started is None:
             self._started = asyncio.ensure_future(self._start())
         worker = await asyncio.shield(self._started)
+        if "block" in batch:
+            batch = _read_blocks([str(path) for path in batch["block"]])
 
         async def one(text: str, held: str) -> tuple[str, str]:
             if held:
@@ -120,10 +123,12 @@ def run_on_ray_data(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    _check_room(plans, ray.cluster_resources())
     files = _write_blocks(rows, journal_folder(folder, plans[0]).with_name(f"{plans[0].name}-input"), block_rows)
     if not files:
         return BuildCounts()
-    data = ray.data.read_parquet(files, override_num_blocks=len(files))
+    # The workers read the blocks themselves: a task that reads would wait for a CPU that they hold.
+    data = ray.data.from_items([{"block": file} for file in files], override_num_blocks=len(files))
     for plan in plans:
         least, most = plan.workers
         data = data.map_batches(
@@ -155,6 +160,32 @@ def _write_blocks(rows: Iterable[BuildRow], folder: Path, size: int) -> list[str
         files.append(str(folder / f"{len(files):06d}.parquet"))
         pq.write_table(pa.table(columns), files[-1])
     return files
+
+
+def _read_blocks(files: Sequence[str]) -> dict[str, list[str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: dict[str, list[str]] = pa.concat_tables([pq.read_table(file) for file in files]).to_pydict()
+    return found
+
+
+def _check_room(plans: Sequence[StagePlan[Any]], there: Mapping[str, float]) -> None:
+    """Check that the least number of workers fits the cluster; otherwise the rows would wait for ever.
+
+    Raises:
+        PlacementError: naming what is needed and what is there.
+    """
+    for resource, needed in (
+        ("CPU", sum(plan.workers[0] * plan.cpus for plan in plans)),
+        ("GPU", sum(plan.workers[0] * plan.gpus for plan in plans)),
+    ):
+        if needed > there.get(resource, 0.0):
+            keys = ", ".join(f"data.stages.{plan.name}" for plan in plans)
+            raise PlacementError(
+                f"the least workers of {keys} need {needed:g} {resource} at once, and the cluster has "
+                f"{there.get(resource, 0.0):g}: set fewer workers or less {resource.lower()}s"
+            )
 
 
 def _budget_actor(plan: StagePlan[Any], folder: Path) -> Any:

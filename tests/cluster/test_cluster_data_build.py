@@ -8,6 +8,7 @@ import pytest
 
 from genevolve_ray.cluster.config import ClusterConfig
 from genevolve_ray.cluster.data_build import run_on_ray_data
+from genevolve_ray.cluster.errors import PlacementError
 from genevolve_ray.cluster.session import ray_session, set_defaults
 from genevolve_ray.data.build.journal import StageJournal
 from genevolve_ray.data.build.running import BuildCounts, journal_folder
@@ -70,3 +71,12 @@ def test_a_node_that_dies_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     assert len(others) == 1
     assert progress.ended == rows
     assert [row.tripled for row in results(tmp_path)] == [3 * n for n in range(rows)]
+
+
+def test_workers_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    plans = number_plans(tmp_path / "calls", workers=(500, 500))
+    with (
+        ray_session(ClusterConfig(), namespace="data"),
+        pytest.raises(PlacementError, match=r"data\.stages\.doubled, data\.stages\.tripled need 1000 CPU at once"),
+    ):
+        run_on_ray_data(number_rows(1), plans, tmp_path)
