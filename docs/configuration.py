@@ -23,6 +23,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from genevolve_ray.commands.build_config import DataConfig
+from genevolve_ray.commands.data import LeakCommandConfig
 from genevolve_ray.config import RunConfig
 from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.engines.chat_transformers import TransformersChatConfig
@@ -70,6 +72,8 @@ OTHERS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("Reader of the judge `ocr`, `reader: rapidocr`", "judge.config.reader_config", RapidOcrConfig),
     ("Policy endpoint: the file of `--policy FILE.yaml`", "", OpenAIPolicyConfig),
     ("Fine-tuning: `--set` of `genevolve sft ROWS.jsonl`", "", SftRowsConfig),
+    ("Data builds (`genevolve data build`)", "data", DataConfig),
+    ("Check for leaks: `--set` of `genevolve data leaks`", "", LeakCommandConfig),
 )
 """Settings that no field of a run leads to: title, key above them, class."""
 

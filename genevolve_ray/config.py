@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, model_validator
 
@@ -26,6 +26,9 @@ from genevolve_ray.records.suggestions import meant, meant_key
 
 _NAMED = re.compile(r"(?<![\w.])([a-z_]{1,40}(?:\.[a-z_]{1,40}){1,6}|deterministic|profile)=")
 """A key with its value in a message."""
+
+
+ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 
 class ConfigError(UserFault, ValueError):
@@ -71,7 +74,14 @@ class RunConfig(PlacedConfig):
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Load the configuration of a run; see `load_as`."""
+    return load_as(RunConfig, preset, overrides)
+
+
+def load_as(kind: type[ConfigT], preset: str, overrides: Sequence[str] = ()) -> ConfigT:
     """Load a preset by name or a YAML file by path with what it extends, apply `key.path=value` overrides, and validate.
+
+    `kind` is the class of the configuration: that of a run, or one that extends it.
 
     Raises:
         ConfigError: for an unknown preset, unreadable YAML, an override without "=", an unknown key or a bad value.
@@ -85,15 +95,17 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     look_beside(recorded)
     values = with_overrides(_of_new_types(values, overrides), overrides)
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise config_fault(error, preset, overrides) from error
+        raise config_fault(error, preset, overrides, kind) from error
 
 
-def config_fault(error: ValidationError, preset: str, overrides: Sequence[str]) -> ConfigError:
+def config_fault(
+    error: ValidationError, preset: str, overrides: Sequence[str], kind: type[BaseModel] = RunConfig
+) -> ConfigError:
     """Return the errors of the values of a preset or a file as one line, with the place of each key."""
     places = key_places(_layers(preset)) if is_file(preset) else {}
-    return ConfigError(explain(error, places, [override.partition("=")[0].strip() for override in overrides]))
+    return ConfigError(explain(error, places, [override.partition("=")[0].strip() for override in overrides], kind))
 
 
 def _of_new_types(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def make_request(world: World, index: int, images: ImageStore | None = None) -> 
     demands = truth.scene.demands()
     return Request(
         id=f"{world.partition.value}-{world.seed}-{index:05d}",
-        prompt=_words(truth),
+        prompt=request_words(truth),
         eval_type=eval_type,
         category="+".join(demands),
         difficulty="hard" if len(demands) > 2 else "medium",
@@ -60,14 +60,14 @@ def _knowledge(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]
     moons, motto, both = rng.random() < 0.45, rng.random() < 0.45, rng.random() < 0.3
     sides = rng.random() < 0.35
     parts = [_found(first, rng, dressed=True)]
-    right = [_official(world, first)]
+    right = [official_picture(world, first)]
     assert first.moons and first.motto
     if moons:
         count = COUNT_WORDS.index(first.moons.now)
         parts.append(Part(name="moon", look=COMPANION_LOOKS["moon"], found=False, count=count))
     elif both:
         parts.append(_found(second, rng, dressed=False))
-        right.append(_official(world, second))
+        right.append(official_picture(world, second))
     text = first.motto.now if motto else None
     return _truth(parts, right, rng, sides=sides, text=text, fact_count=moons, fact_text=motto), EvalType.KNOWLEDGE
 
@@ -88,7 +88,7 @@ def _quality(world: World, rng: np.random.Generator) -> tuple[Truth, EvalType]:
         look = COMPANION_LOOKS[name].model_copy(update={"colour": str(colours[1])})
         parts.append(Part(name=name, look=look, found=False, colour=str(colours[1])))
     text = str(rng.choice(TEXTS)) if rng.random() < 0.5 else None
-    return _truth(parts, [_official(world, kind)], rng, sides=rng.random() < 0.5, text=text), EvalType.QUALITY
+    return _truth(parts, [official_picture(world, kind)], rng, sides=rng.random() < 0.5, text=text), EvalType.QUALITY
 
 
 def _found(entity: Entity, rng: np.random.Generator, *, dressed: bool) -> Part:
@@ -97,7 +97,8 @@ def _found(entity: Entity, rng: np.random.Generator, *, dressed: bool) -> Part:
     return Part(name=entity.name, look=entity.look, found=True, material=material, legs=legs)
 
 
-def _official(world: World, entity: Entity) -> tuple[str, ...]:
+def official_picture(world: World, entity: Entity) -> tuple[str, ...]:
+    """Return the SHA-256 of the pictures that show a subject as it is today."""
     return (world.picture_of[entity.name]["official"].sha256,)
 
 
@@ -120,8 +121,8 @@ def _truth(
     return Truth(scene=scene, right_images=tuple(right), fact_count=fact_count, fact_text=fact_text)
 
 
-def _words(truth: Truth) -> str:
-    """Express a scene as a person would; facts that must be found are left out."""
+def request_words(truth: Truth) -> str:
+    """Return a request for a scene in the words of a person; facts that must be found are left out."""
     scene = truth.scene
     text = "Show " + _part_words(scene.parts[0], hide_count=False)
     if len(scene.parts) > 1:

@@ -22,6 +22,10 @@ from genevolve_ray.tools.protocol import EpisodeContext, Tool
 from genevolve_ray.tools.search import SearchTool
 from genevolve_ray.tools.skillset import load_skills
 
+MOST_ENTITIES = 800
+"""Most named subjects of a world for training."""
+MOST_HELD_OUT = 96
+"""Most named subjects of a world for validation or test."""
 TOP_K = 3
 """Hits that an atlas query returns by default: enough for a choice, few enough for a small context."""
 
@@ -31,8 +35,8 @@ class WorldConfig(Config):
 
     seed: int = Field(default=1, ge=0)
     """Seed of the worlds."""
-    entities: int = Field(default=48, ge=2, le=96)
-    """Named subjects in each world."""
+    entities: int = Field(default=48, ge=2, le=MOST_ENTITIES)
+    """Named subjects in each world; those for validation and test have at most 96."""
     sight: bool = False
     """Whether only pixels show which picture of a subject is right: titles and addresses do not say it, and the corpus
     says what the right one looks like."""
@@ -50,7 +54,7 @@ class AtlasRequests:
 
     def _build(self, partition: Partition) -> World:
         config = self._config
-        return build_world(config.seed, partition, self._images, config.entities, sight=config.sight)
+        return build_world(config.seed, partition, self._images, _room(config, partition), sight=config.sight)
 
     def train(self, index: int) -> Request:
         """Return the index-th training request."""
@@ -83,12 +87,18 @@ class AtlasTools:
 
     def _build(self, partition: str, seed: int) -> dict[str, Tool]:
         config = self._config
-        return world_tools(build_world(seed, Partition(partition), self._images, config.entities, sight=config.sight))
+        place = Partition(partition)
+        return world_tools(build_world(seed, place, self._images, _room(config, place), sight=config.sight))
 
     def of(self, request: Request) -> dict[str, Tool]:
         """Return the tools of the world that a request belongs to."""
         partition, seed = world_of(request.id, request.prompt, self._config.seed)
         return self._toolbox(partition.value, seed)
+
+
+def _room(config: WorldConfig, partition: Partition) -> int:
+    """Return the number of named subjects of a world; the names for validation and test are few."""
+    return config.entities if partition is Partition.TRAIN else min(config.entities, MOST_HELD_OUT)
 
 
 def world_tools(world: World) -> dict[str, Tool]:

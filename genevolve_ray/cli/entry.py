@@ -14,6 +14,7 @@ import typer
 from genevolve_ray import __version__
 from genevolve_ray.cli.bench import bench
 from genevolve_ray.cli.corpus import corpus
+from genevolve_ray.cli.data import data
 from genevolve_ray.cli.gateway import app as gateway
 from genevolve_ray.cli.gateway import worker
 from genevolve_ray.cli.new_run import init
@@ -257,6 +258,7 @@ def experience_search(
 
 
 app.add_typer(plugins, name="plugins")
+app.add_typer(data, name="data")
 app.add_typer(gateway, name="gateway")
 app.add_typer(serve, name="serve")
 app.add_typer(corpus, name="corpus")

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from genevolve_ray.bench.jobs.job import Budget, JobState, RowEnd, Stop, StopReason, run_job
+from genevolve_ray.bench.jobs.job import JobState, RowEnd, Stop, StopReason, run_job
 from genevolve_ray.bench.jobs.pictures import STORE
 from genevolve_ray.bench.jobs.pipeline import Pipeline, Stage
 from genevolve_ray.bench.jobs.progress import JobLog
@@ -23,6 +23,7 @@ from genevolve_ray.doctor.toolbox import check_tools
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.records.budget import Budget
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.places import PathStyle

@@ -163,7 +163,7 @@ class PluginSpec(Config):
                 raise PluginFault(f"{owner}{key}: unknown key{value}{near}") from error
             raise PluginFault(f"{owner}{key}: {first['msg']}{value}") from error
 
-    def build(self, *context: ImageStore) -> Any:
+    def build(self, *context: Any) -> Any:
         """Build the plug-in. Raises PluginFault for an unknown class, ValidationError for bad settings."""
         kind = self.resolve()
         plugin = kind(kind.Config.model_validate(self.config), *context)

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from genevolve_ray.engines.chat_endpoint import complaint, text_message
 from genevolve_ray.engines.protocol import ChatMessage, ChatModel, CutAnswer
-from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.reading import BadAnswer, is_quotation
 from genevolve_ray.records.texts import neutralise
+from genevolve_ray.remote.client import UnusableAnswer
 
 T = TypeVar("T")
 
@@ -33,11 +33,12 @@ async def ask(
     with these answers.
 
     Raises:
-        InfraFailure: when the model gave up, or no answer could be read. A missing value never becomes a default.
+        InfraFailure: when the model gave up. A missing value never becomes a default.
+        UnusableAnswer: an InfraFailure, when no answer could be read; its cause is the BadAnswer of the last one.
     """
     conversation = list(messages)
     shown = "\n".join(part for m in messages if m.role == "user" for part in m.parts if isinstance(part, str))
-    faults: tuple[str, ...] = ()
+    last = BadAnswer()
     for repair in range(1 + repairs):
         answer = await chat.chat(conversation, max_tokens=max_tokens, schema=schema)
         try:
@@ -47,7 +48,8 @@ async def ask(
                 raise BadAnswer("the JSON object is a quotation of the text that was judged")
             return read(answer), repair
         except BadAnswer as bad:
-            faults = bad.faults
+            last = bad
         again = text_message("assistant", neutralise(answer[:_QUOTED]) or "(nothing)")
-        conversation = [*messages, again, complaint(faults)]
-    raise InfraFailure(f"{chat.identity} returned no usable {what} in {1 + repairs} answers: {'; '.join(faults[:4])}")
+        conversation = [*messages, again, complaint(last.faults)]
+    stated = "; ".join(last.faults[:4])
+    raise UnusableAnswer(f"{chat.identity} returned no usable {what} in {1 + repairs} answers: {stated}") from last

@@ -114,7 +114,7 @@ def salvage_object(text: str) -> dict[str, Any]:
         ValueError: stating the fault, when there is no such object.
     """
     rest = text if _outside_reasoning(text) else after_reasoning(text)
-    body = None if "<think>" in _around(rest)[0] else _body(rest)
+    body = None if "<think>" in _around(rest)[0].rpartition("</think>")[2] else _body(rest)
     if body is None:
         raise BadAnswer("there is no {...} in the answer")
     found = _load(body, ())

@@ -17,17 +17,20 @@ from markupsafe import Markup
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
 
-def render_page(template: str, context: dict[str, Any]) -> str:
+def render_page(template: str, context: dict[str, Any], *, plots: bool = True) -> str:
     """Return a page from a template of this package; every text in the context is untrusted and gets escaped.
 
-    The page loads nothing and runs only its own scripts: its content security policy lists their hashes.
+    The page loads nothing and runs only its own scripts: its content security policy lists their hashes. Without
+    `plots` it lacks the library of the figures, which has 4 MB.
     """
-    from plotly.offline import get_plotlyjs
-
     environment = _environment()
     assert environment.loader is not None
     source = environment.loader.get_source
-    scripts = {"plotly": get_plotlyjs(), "page": source(environment, "report.js")[0]}
+    scripts = {"page": source(environment, "report.js")[0]}
+    if plots:
+        from plotly.offline import get_plotlyjs
+
+        scripts = {"plotly": get_plotlyjs(), **scripts}
     page = environment.get_template(template).render(
         **context,
         style=Markup(source(environment, "report.css")[0]),  # noqa: S704 our own file

@@ -22,6 +22,7 @@ TEXT = json.dumps(WANTED)
         f"```json\n{TEXT}\n```",
         f"Here it is:\n{TEXT}\nHope this helps!",
         f"<think>perhaps {{a: 1}}?</think>{TEXT}",
+        f"<think>perhaps one</think>\n{TEXT}",
         TEXT.replace('"c": 1}', '"c": 1,\n}'),
         TEXT.replace("],", " , ],"),
         json.dumps(WANTED, indent=2),

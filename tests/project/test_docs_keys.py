@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from docs.configuration import parts
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.profile_source import SOURCE_KEYS
+from genevolve_ray.commands.build_config import BUILDS, BuildConfig, load_build
+from genevolve_ray.commands.data import LeakCommandConfig
 from genevolve_ray.config import RunConfig, load_config, presets
 from genevolve_ray.data.sft_config import SftRowsConfig
 from genevolve_ray.errors import UserFault
@@ -80,7 +82,7 @@ def test_a_yaml_block_sets_keys_that_there_are(page: Path) -> None:
             lines = block.splitlines()
             one_liners = all(line and not line.startswith((" ", f"{EXTENDS}:")) for line in lines)
             for text in lines if one_liners else [block]:
-                assert list(unknown(typed(yaml.safe_load(text)), RunConfig)) == []
+                assert list(unknown(typed(yaml.safe_load(text)), BuildConfig)) == []
 
 
 def typed(values: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +98,11 @@ def typed(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("path", sorted((PACKAGE / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_a_preset_sets_keys_that_there_are(path: Path) -> None:
     assert list(unknown(typed(yaml.safe_load(path.read_text(encoding="utf-8"))), RunConfig)) == []
+
+
+@pytest.mark.parametrize("path", sorted(BUILDS.glob("*.yaml")), ids=lambda path: path.name)
+def test_a_build_that_ships_can_be_loaded(path: Path) -> None:
+    assert load_build(path.stem).data.recipes
 
 
 @EVERY
@@ -114,6 +121,10 @@ def settings(words: list[str]) -> Kind:
     """Return the class that `--set` of a command is about."""
     if words[0] == "sft":
         return SftRowsConfig
+    if words[:2] == ["data", "build"]:
+        return BuildConfig
+    if words[:2] == ["data", "leaks"]:
+        return LeakCommandConfig
     if words[:2] == ["plugins", "check"]:
         return config_of(SPECS[Role(words[2])], words[3])
     if words[:2] == ["plugins", "swap"]:

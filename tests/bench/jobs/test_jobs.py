@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from genevolve_ray.bench.jobs.job import Admission, Budget, JobState, RowEnd, Stop, StopReason, run_job
+from genevolve_ray.bench.jobs.job import JobState, RowEnd, Stop, StopReason, run_job
 from genevolve_ray.bench.jobs.pipeline import Pipeline
 from genevolve_ray.bench.jobs.progress import JobLog, job_line
 from genevolve_ray.bench.jobs.settings_file import claim_folder, job_path
+from genevolve_ray.records.budget import Admission, Budget
 from genevolve_ray.records.published.cases import ResultRow
 from genevolve_ray.records.published.rejections import DataError
 from genevolve_ray.records.usage import Usage, record_usage

@@ -1,0 +1,1 @@
+"""Stages that build a data set: pure functions over the rows of `rows`, one module a stage."""

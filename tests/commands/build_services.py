@@ -1,0 +1,203 @@
+"""Real HTTP services of a data build on the loopback: one chat endpoint in four roles, and a generator. Calls fail by dice."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import random
+import re
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from PIL import Image
+
+FAULTS = ("slow", "broken", "words", "limit", "down", "refused")
+"""Kinds of failures: an answer after the time limit, no JSON, an answer without the wanted fields, 429, 503, and 400."""
+TIMEOUT_S = 1.0
+
+
+@dataclass
+class BuildServices:
+    """What the services answered, by role, and how often each kind of failure was played."""
+
+    share: float = 0.0
+    url: str = ""
+    requests: Counter[str] = field(default_factory=Counter)
+    played: Counter[str] = field(default_factory=Counter)
+    good: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _dice: random.Random = field(default_factory=lambda: random.Random(3))
+
+    def fault(self) -> str:
+        kind = self._dice.choice(FAULTS) if self._dice.random() < self.share else ""
+        self.played[kind] += bool(kind)
+        return kind
+
+
+def role_of(body: dict[str, Any]) -> str:
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {}).get("properties", {})
+    marks = {"image_query": "writer", "suitability": "auditor", "compliance": "truth_grader"}
+    return next((role for mark, role in marks.items() if mark in schema), "teacher")
+
+
+def text_of(body: dict[str, Any]) -> str:
+    parts = [message["content"] for message in body["messages"]]
+    flat = [p if isinstance(p, str) else " ".join(q.get("text", "") for q in p) for p in parts]
+    return "\n".join(flat)
+
+
+def written(body: dict[str, Any]) -> dict[str, Any]:
+    recipe = json.loads(re.search(r"\{.*\}", text_of({"messages": body["messages"][1:2]}), re.DOTALL)[0])  # type: ignore[index]
+    names = " and ".join(recipe["entities"])
+    mark = zlib.crc32(json.dumps(recipe, sort_keys=True).encode())
+    words = " ".join(f"detail{(mark + n) % 997}" for n in range(24))
+    return {
+        "prompt": f"Show {names} as known today, with {words}.",
+        "image_query": f"look of {names}",
+        "text_query": f"moon of {names}" if recipe["text search"] == "needed" else "",
+        "visible": ["its shape", "its color"],
+        "people": [],
+    }
+
+
+def turn(body: dict[str, Any]) -> str:
+    """Search texts and pictures, then answer with the first picture."""
+    done = sum(message["role"] == "assistant" for message in body["messages"])
+    name = re.search(r"Show (\w+)", body["messages"][1]["content"])[1]  # type: ignore[index]
+    calls = [
+        {"name": "search", "arguments": {"queries": [f"moon of {name}"]}},
+        {"name": "image_search", "arguments": {"query": f"look of {name}"}},
+    ]
+    if done < len(calls):
+        return f"<think>so</think>\n<tool_call>{json.dumps(calls[done])}</tool_call>"
+    program = {
+        "gen_prompt": f"draw {name} from the first reference image",
+        "reference_images": [{"img_id": "IMG_001", "note": "its look"}],
+    }
+    return f"<think>done</think>\n<answer>{json.dumps(program)}</answer>"
+
+
+def grades(body: dict[str, Any]) -> dict[str, Any]:
+    names = body["response_format"]["json_schema"]["schema"]["required"]
+    return {name: "so" if name == "rationale" else 4 for name in names}
+
+
+def application(services: BuildServices) -> FastAPI:
+    app = FastAPI()
+
+    async def answered(role: str, about: str, good: Any, bad: Any) -> Response:
+        services.requests[role] += 1
+        kind = services.fault()
+        if kind == "slow":
+            await asyncio.sleep(1.5 * TIMEOUT_S)
+        if kind == "broken":
+            return Response('{"choices": [', media_type="application/json")
+        if kind in ("limit", "down", "refused"):
+            status = {"limit": 429, "down": 503, "refused": 400}[kind]
+            return JSONResponse({"error": {"message": kind}}, status_code=status, headers={"Retry-After": "0"})
+        if kind == "words":
+            return JSONResponse(bad)
+        services.good[role, about] += kind != "slow"
+        return JSONResponse(good)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        role = role_of(body)
+        said = turn(body) if role == "teacher" else json.dumps(written(body) if role == "writer" else grades(body))
+        return await answered(role, text_of(body), completion(said), completion("I would rather not."))
+
+    @app.post("/generate")
+    async def generate(request: Request) -> Response:
+        body = await request.json()
+        file = io.BytesIO()
+        shade = random.Random(body["prompt"] + str(body["seed"])).randbytes(3 * 16 * 16)
+        Image.frombytes("RGB", (16, 16), shade).resize((256, 256), Image.Resampling.NEAREST).save(file, "PNG")
+        good = {"success": True, "image": base64.b64encode(file.getvalue()).decode()}
+        return await answered("renderer", body["prompt"], good, {"success": False, "error": "no"})
+
+    return app
+
+
+def completion(text: str) -> dict[str, Any]:
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    message = {"role": "assistant", "content": text}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage, "model": "m"}
+
+
+@contextmanager
+def build_services(share: float = 0.0) -> Iterator[BuildServices]:
+    """Serve on a free port of the loopback; `share` of the calls fail."""
+    services = BuildServices(share)
+    server = uvicorn.Server(uvicorn.Config(application(services), host="127.0.0.1", port=0, log_level="error"))
+    started = threading.Event()
+    original = server.startup
+
+    async def startup(sockets: Any = None) -> None:
+        await original(sockets)
+        started.set()
+
+    server.startup = startup  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert started.wait(30)
+    services.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        yield services
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def write_build(folder: Path, services: BuildServices, recipes: int) -> tuple[Path, Path]:
+    """Write a build over these services, on the subjects of the embedded world, and its teacher; return both files."""
+    calls = {"timeout_s": TIMEOUT_S, "attempts": 3, "backoff_s": 0.0, "max_backoff_s": 0.0}
+    endpoint = {"url": f"{services.url}/v1", "model": "m", "price": {"per_call": 0.01}, **calls}
+    world = {"seed": 3, "entities": 40}
+    roles = {
+        key: {"type": f"genevolve_ray.data.build.endpoints:{name}", "config": {"endpoint": endpoint}}
+        for key, name in (
+            ("writer", "EndpointWriter"),
+            ("auditor", "EndpointAuditor"),
+            ("truth_grader", "EndpointTruthGrader"),
+        )
+    }
+    drawing = {"url": services.url, "width": 256, "height": 256, "price": {"per_image": 0.5}, **calls}
+    data = {
+        "taxonomy": "atlas",
+        "recipes": recipes,
+        "entities": {
+            "source": {"type": "genevolve_ray.atlas.data_build:AtlasEntities", "config": world},
+            "select": None,
+            "max_uses": 100,
+            "group": 2,
+            "generic": ["kind"],
+        },
+        **roles,
+        "similar_words": None,
+        "trajectories": {"samples": 2},
+        "trajectory_parts": {"parts": [{"name": "sft/train", "share": 0.5}], "limits": {"text_jaccard": 1.0}},
+        "request_parts": {
+            "parts": [{"name": "rl/train", "share": 0.6}, {"name": "bench/test"}],
+            "limits": {"text_jaccard": 1.0},
+        },
+    }
+    build = {
+        "extends": "atlas",
+        "tools": {"config": world},
+        "renderer": {"type": "qwen-service", "config": drawing},
+        "data": data,
+    }
+    (folder / "build.yaml").write_text(json.dumps(build))
+    (folder / "teacher.yaml").write_text(json.dumps({**endpoint, "model": "teacher"}))
+    return folder / "build.yaml", folder / "teacher.yaml"
