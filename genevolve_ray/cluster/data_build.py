@@ -128,7 +128,7 @@ def run_on_ray_data(
     if not files:
         return BuildCounts()
     # The workers read the blocks themselves: a task that reads would wait for a CPU that they hold.
-    data = ray.data.from_items([{"block": file} for file in files], override_num_blocks=len(files))
+    data: ray.data.Dataset = ray.data.from_items([{"block": file} for file in files], override_num_blocks=len(files))
     for plan in plans:
         least, most = plan.workers
         data = data.map_batches(

@@ -13,6 +13,7 @@ from genevolve_ray.cluster.rollouts import RayRollouts
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.evolution.ports import RolloutTask
+from genevolve_ray.evolution.services import judges_of_pictures
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.records.usage import record_usage
@@ -64,7 +65,7 @@ async def _ports(launch: Launch) -> InferencePorts:
     if wanted.judge:
         ports.judge = await connect_judge(callers["judge"])
     if wanted.panel:
-        ports.judges = dict(await connect_judges(callers))
+        ports.judges = judges_of_pictures(await connect_judges(callers))
     if wanted.grade:
         ports.grader = ServeGrader(await callers["judge"]("describe"), callers["judge"])
     return ports

@@ -16,7 +16,13 @@ from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.evolution.ports import GradePort, JudgePort, RenderPort, RolloutTask
 from genevolve_ray.evolution.rollout import OpenSession, Rollouts
-from genevolve_ray.evolution.services import GradeService, JudgeService, RenderService
+from genevolve_ray.evolution.services import (
+    GradeService,
+    JudgeService,
+    RenderService,
+    judge_service,
+    judges_of_pictures,
+)
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.request import Request
@@ -150,7 +156,8 @@ async def inference_in_process(
         if wanted.judge:
             ports.judge = JudgeService(built(config.judge), images)
         if wanted.panel:
-            ports.judges = {name: JudgeService(built(spec), images) for name, spec in config.judges.items()}
+            further = {name: judge_service(built(spec), images) for name, spec in config.judges.items()}
+            ports.judges = judges_of_pictures(further)
         if wanted.grade:
             ports.grader = GradeService(built(config.judge), images)
         yield ports

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.plugins import PluginFault
-from genevolve_ray.evolution.ports import RenderedAttempt
+from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderedAttempt
 from genevolve_ray.evolution.sharing import SharedWork
 from genevolve_ray.judges.protocol import (
     Attempt,
@@ -173,3 +173,17 @@ class GroupJudgeService:
 def judge_service(judge: Judge | GroupJudge, images: ImageStore) -> JudgeService | GroupJudgeService:
     """Return the service of a judge, of pictures or of groups."""
     return GroupJudgeService(judge, images) if isinstance(judge, GroupJudge) else JudgeService(judge, images)
+
+
+def judges_of_pictures(judges: Mapping[str, JudgePort | GroupJudgePort]) -> dict[str, JudgePort]:
+    """Return judges by name, all of which judge pictures one by one.
+
+    Raises:
+        UserFault: naming one that judges groups: outside of a run there are none.
+    """
+    found: dict[str, JudgePort] = {}
+    for name, judge in judges.items():
+        if isinstance(judge, GroupJudgePort):
+            raise UserFault(f"judges.{name} judges groups, which only a run has: leave it out here")
+        found[name] = judge
+    return found
