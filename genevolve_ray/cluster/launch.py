@@ -36,7 +36,7 @@ from genevolve_ray.cluster.workers import MAX_CONCURRENT, RolloutWorker, Service
 from genevolve_ray.evolution.deadlines import HangLimits, Supervisor
 from genevolve_ray.evolution.inference import PolicySource, Wanted
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
-from genevolve_ray.evolution.plugin_folders import folders_of
+from genevolve_ray.evolution.plugin_folders import classes_in, folders_of
 from genevolve_ray.evolution.ports import LearnerLost
 from genevolve_ray.evolution.weights import remove_leftovers
 
@@ -286,7 +286,8 @@ class Launch:
 
     def _folders(self) -> dict[str, str]:
         """Return the variable with which other processes find the classes of plug-ins that are not installed."""
-        return folders_of(spec.type for spec in self.config.plugins.values())
+        specs = self.config.plugins.values()
+        return folders_of(path for spec in specs for path in classes_in(spec.type, spec.config))
 
     def _create_learner(self) -> list[Any]:
         assert self.wanted.policy is not None, "a learner trains a policy"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.cluster.replies import Reply, replied
-from genevolve_ray.evolution.plugin_folders import folders_of
+from genevolve_ray.evolution.plugin_folders import classes_in, folders_of
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, build_here, held_by_workers
 from genevolve_ray.evolution.ports import RenderedAttempt
 from genevolve_ray.evolution.services import GradeService, GroupJudgeService, JudgeService, RenderService, judge_service
@@ -225,5 +225,5 @@ def deployment_of(service: Service, replica: type) -> Any:
 
 def _environment(spec: PluginSpec) -> dict[str, Any]:
     """Return the runtime environment of a plug-in's replicas, which find its class where this process finds it."""
-    own, found = spec.environment(), folders_of([spec.type])
+    own, found = spec.environment(), folders_of(classes_in(spec.type, spec.config))
     return {**own, "env_vars": {**found, **own.get("env_vars", {})}} if found else own

@@ -16,8 +16,8 @@ from genevolve_ray.config import explain
 from genevolve_ray.data.build.leaks import LeakCheckConfig, LeakReport, check_leaks
 from genevolve_ray.data.build.overlaps import OverlapKind
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.experience import build_run_embedder
 from genevolve_ray.evolution.plugins import PluginSpec, build_here
-from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.records.published.files import write_object
 from genevolve_ray.records.secrets import shown
 
@@ -49,7 +49,7 @@ def check_data(
     except ValidationError as error:
         raise UserFault(f"genevolve data leaks: {explain(error, kind=LeakCommandConfig)}") from error
     try:
-        embedder = build_embedder(config.embedder)
+        embedder = build_run_embedder(config.embedder)
     except ValueError as error:
         raise UserFault(f"genevolve data leaks: {error}") from error
     pictures = None if config.picture_embedder is None else build_here(config.picture_embedder)

@@ -1,7 +1,7 @@
 """Classes of a user's own folders: beside the configuration file or in the working folder, without an installation.
 
-Installed packages and the standard library always come first: a folder is appended to the import path, and only when a
-class that a configuration names lies in it.
+Installed packages and the standard library come first: a folder is appended to the import path, and only when a class that
+a configuration names lies in it. From then on, other files in it can be imported as well, as the class may do.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 _LOG = logging.getLogger(__name__)
 VARIABLE = "GENEVOLVE_PLUGIN_FOLDERS"
@@ -52,6 +53,20 @@ def folder_of(module: str) -> Path | None:
             return folder
     # A package without __init__.py.
     return next((folder for folder in places if dot and (folder / top).is_dir()), None)
+
+
+def classes_in(type_: str, settings: Any) -> Iterator[str]:
+    """Yield the class of a plug-in, and those that its settings name by `type`, such as the members of an ensemble."""
+    yield type_
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            if name == "type" and isinstance(value, str) and ":" in value:
+                yield value
+            else:
+                yield from (path for path in classes_in("", value) if path)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from (path for path in classes_in("", value) if path)
 
 
 def folders_of(paths: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.plugin_results import METHODS, Method, named
+from genevolve_ray.records.plugin_results import GROUP_METHOD, METHODS, Method, named
 
 
 class PluginFault(UserFault, ValueError):
@@ -67,8 +67,13 @@ def check_built(role: str | None, plugin: Any) -> None:
 
 
 def _methods(role: str, plugin: Any) -> tuple[Method, ...]:
-    """Return the methods that a plug-in needs; a judge on the scale of another benchmark has `grade` in place of `judge`."""
-    return () if role == "judge" and hasattr(plugin, "grade") else METHODS[role]
+    """Return the methods that a plug-in needs.
+
+    A judge on the scale of another benchmark has `grade` in place of `judge`, and one that judges groups `judge_group`.
+    """
+    if role != "judge":
+        return METHODS[role]
+    return (GROUP_METHOD,) if hasattr(plugin, GROUP_METHOD.name) else () if hasattr(plugin, "grade") else METHODS[role]
 
 
 def _check_tools(toolbox: Any) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from PIL import Image
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.evolution.plugins import PluginFault
 from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderedAttempt
 from genevolve_ray.evolution.sharing import SharedWork
 from genevolve_ray.judges.protocol import (
@@ -18,12 +17,13 @@ from genevolve_ray.judges.protocol import (
     Judge,
     LooksAtReferences,
     declared_components,
+    judges_groups,
     needs_truth,
 )
 from genevolve_ray.records.components import AnyVerdict, OpenVerdict
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
-from genevolve_ray.records.plugin_results import checked
+from genevolve_ray.records.plugin_results import checked, checked_group
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.verdict import EXAMINATION_FAILED
@@ -112,7 +112,9 @@ class JudgeService:
     """Judge image references; a deterministic judge judges equal pictures of equal programs once."""
 
     def __init__(self, judge: Judge, images: ImageStore) -> None:
-        """Serve `judge` over `images`."""
+        """Serve `judge` over `images`. Raises UserFault for a judge of groups."""
+        if judges_groups(judge):
+            raise UserFault(f"{judge.identity} judges groups, which only a run's further judges (`judges`) may do")
         self.identity = judge.identity
         self.components = declared_components(judge)
         self._needs_truth = needs_truth(judge)
@@ -160,14 +162,11 @@ class GroupJudgeService:
 
         Raises:
             InfraFailure: when they cannot be judged.
-            PluginFault: when the judge returns another number of verdicts.
+            PluginResultFault: when the judge returns no list of as many open verdicts.
         """
         truth = _truth_of(request, self.identity, self._images) if self._needs_truth else b""
         seen = [Attempt(_pixels(self._images, one.image), one.program, one.references) for one in attempts]
-        verdicts = await self._judge.judge_group(request, truth, seen)
-        if len(verdicts) != len(seen):
-            raise PluginFault(f"{self.identity} returned {len(verdicts)} verdicts on {len(seen)} attempts")
-        return verdicts
+        return await checked_group(self._judge, self._judge.judge_group(request, truth, seen), len(seen))
 
 
 def judge_service(judge: Judge | GroupJudge, images: ImageStore) -> JudgeService | GroupJudgeService:

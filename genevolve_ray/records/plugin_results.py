@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -86,6 +86,14 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
 }
 """The methods that a run calls, by role; those of `tools` are methods of each tool."""
 
+GROUP_METHOD = Method(
+    "judge_group",
+    ("request", "truth", "attempts"),
+    (list, tuple),
+    f"a list of {_listed((OpenVerdict,))}, one for each attempt in their order",
+)
+"""The method of a judge that judges groups, in place of `judge`."""
+
 
 def named(role: str, plugin: object) -> str:
     """Return a plug-in as messages name it: its role and class."""
@@ -116,6 +124,26 @@ async def checked(role: str, plugin: object, returned: Awaitable[Any] | Any) -> 
         raise _fault(role, plugin, wanted, f"is not asynchronous (it returned {_told(returned)} without `async def`)")
     value = await returned
     return check_result(role, plugin, value) if wanted.kinds else value
+
+
+async def checked_group(judge: object, returned: Awaitable[Any] | Any, count: int) -> Sequence[OpenVerdict]:
+    """Await the verdicts of a judge of groups on `count` attempts, and return them.
+
+    Raises:
+        PluginResultFault: when the method is not asynchronous, or the result is no list of so many open verdicts.
+    """
+    if not inspect.isawaitable(returned):
+        what = f"is not asynchronous (it returned {_told(returned)} without `async def`)"
+        raise _fault("judge", judge, GROUP_METHOD, what)
+    verdicts = await returned
+    if not isinstance(verdicts, list | tuple):
+        raise _fault("judge", judge, GROUP_METHOD, f"returned {_told(verdicts)}")
+    for one in verdicts:
+        if not isinstance(one, OpenVerdict):
+            raise _fault("judge", judge, GROUP_METHOD, f"returned a list with {_told(one)}")
+    if len(verdicts) != count:
+        raise _fault("judge", judge, GROUP_METHOD, f"returned {len(verdicts)} verdicts on {count} attempts")
+    return verdicts
 
 
 def check_rows(embedder: object, rows: Any, count: int) -> Any:

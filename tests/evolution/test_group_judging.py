@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from loop_fakes import a_request, make_trajectory
@@ -13,14 +13,15 @@ from genevolve_ray.errors import InfraFailure, RunError, UserFault
 from genevolve_ray.evolution.collect import collect_group, evaluate
 from genevolve_ray.evolution.flow import oldest_version
 from genevolve_ray.evolution.judging import Judged, Panel
-from genevolve_ray.evolution.plugins import PluginFault
+from genevolve_ray.evolution.plugins import JudgeSpec
 from genevolve_ray.evolution.ports import RenderedAttempt, RolloutTask
 from genevolve_ray.evolution.rollout import Scoring
-from genevolve_ray.evolution.services import GroupJudgeService
+from genevolve_ray.evolution.services import GroupJudgeService, JudgeService
 from genevolve_ray.gateway.rollouts import GatewayRollouts
 from genevolve_ray.judges.protocol import Attempt
 from genevolve_ray.records.components import KSCORE_SCALES, AnyVerdict, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageRef, MemoryImages, reference
+from genevolve_ray.records.plugin_results import PluginResultFault
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
@@ -312,5 +313,33 @@ async def test_pictures_and_truth_arrive_as_bytes() -> None:
 async def test_another_number_of_verdicts_is_a_fault_of_the_judge() -> None:
     images = MemoryImages()
     attempt = RenderedAttempt(image=images.put(b"one", width=1, height=1), program=PROGRAM)
-    with pytest.raises(PluginFault, match="looks/1 returned 3 verdicts on 1 attempts"):
+    with pytest.raises(PluginResultFault, match="Looks: judge_group returned 3 verdicts on 1 attempts"):
         await GroupJudgeService(Looks(3, needs_truth=False), images).judge_group(a_request("r"), [attempt])
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [(None, "returned None"), ([0.5], "returned a list with float"), ([None], "with None")],
+)
+async def test_results_of_another_type_name_the_legal_one(returned: Any, told: str) -> None:
+    class Wrong:
+        identity = "wrong/1"
+        needs_truth = False
+        components: ClassVar = {"score": ComponentRange()}
+
+        async def judge_group(self, request: Any, truth: Any, attempts: Any) -> Any:
+            return returned
+
+    images = MemoryImages()
+    attempt = RenderedAttempt(image=images.put(b"one", width=1, height=1), program=PROGRAM)
+    with pytest.raises(PluginResultFault, match=rf"{told}.*a list of OpenVerdict"):
+        await GroupJudgeService(Wrong(), images).judge_group(a_request("r"), [attempt])
+
+
+async def test_a_judge_of_groups_is_no_judge_of_pictures() -> None:
+    with pytest.raises(UserFault, match="looks/1 judges groups, which only a run's further judges"):
+        JudgeService(Looks(1, needs_truth=False), MemoryImages())  # type: ignore[arg-type]
+
+
+def test_the_judge_of_pairs_can_be_configured() -> None:
+    assert JudgeSpec(type="pairwise").resolve().__name__ == "PairwiseJudge"

@@ -13,7 +13,7 @@ import pytest
 from own_folder import own_folder, write_painter
 
 from genevolve_ray.config import load_config, validate_config
-from genevolve_ray.evolution.plugin_folders import VARIABLE, folders_of
+from genevolve_ray.evolution.plugin_folders import VARIABLE, classes_in, folders_of
 from genevolve_ray.evolution.plugins import PluginFault, RendererSpec
 
 SPEC = RendererSpec(type="my_painter:Painter")
@@ -99,3 +99,11 @@ def test_another_process_finds_the_class_by_the_variable(here: Path, tmp_path: P
 
 def test_nothing_is_sent_where_every_class_is_installed(here: Path) -> None:
     assert folders_of(["genevolve_ray.atlas.renderer:AtlasRenderer", "atlas"]) == {}
+
+
+def test_members_of_a_plugin_are_found_as_well(here: Path) -> None:
+    write_painter(here / "my_painter.py", "here")
+    settings = {"members": {"a": {"type": "my_painter:Painter", "config": {"type": "plain"}}, "b": {"type": "atlas"}}}
+
+    assert list(classes_in("ensemble", settings)) == ["ensemble", "my_painter:Painter"]
+    assert folders_of(classes_in("ensemble", settings)) == {VARIABLE: str(here)}

@@ -16,6 +16,7 @@ from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.tools.folder.captions import read_captions
 from genevolve_ray.tools.folder.files import PICTURES, TEXTS, FolderFiles, address
 from genevolve_ray.tools.folder.passages import Passage, cut_passages
+from genevolve_ray.tools.folder.toolbox import FolderToolsConfig
 from genevolve_ray.tools.local import CorpusError
 
 
@@ -238,3 +239,8 @@ def test_no_pixel_is_decoded_at_the_start(tmp_path: Path) -> None:
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: data.index(b"IDAT") + 6])
     assert captions(tmp_path)[0] == {"a.png": "a"}
+
+
+def test_an_embedder_class_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="embedder.type='my:Embedder' is a class of its own"):
+        FolderToolsConfig.model_validate({"folder": tmp_path, "embedder": {"type": "my:Embedder"}})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.experience.config import EmbedderConfig
@@ -65,6 +65,15 @@ class FolderToolsConfig(Config):
     on_outage: OnOutage = "fail"
     """What a failure of the embedder's endpoint, or of the disk, means: `fail`: the sample is drawn again; `report`: the
     policy reads that the service is unavailable."""
+
+    @field_validator("embedder")
+    @classmethod
+    def _built_in(cls, value: EmbedderConfig | None) -> EmbedderConfig | None:
+        if value is not None and value.type:
+            raise ValueError(
+                f"embedder.type={value.type!r} is a class of its own, which a folder does not take: use kind"
+            )
+        return value
 
     @model_validator(mode="after")
     def _passages_advance(self) -> FolderToolsConfig:
