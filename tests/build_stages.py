@@ -12,7 +12,7 @@ from pathlib import Path
 
 from genevolve_ray.data.build.rows import BuildRow
 from genevolve_ray.data.build.stage import CapConfig, RowStage, StagePlan
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.records.usage import Usage, record_usage
 
 
@@ -32,13 +32,18 @@ def number_rows(count: int) -> list[NumberRow]:
 class Multiplying:
     """Multiply the number, leave a file for each call, and fail or reject where it is told to."""
 
-    def __init__(self, name: str, calls: Path, *, outages: frozenset[int], odd: bool, cost: float) -> None:
+    def __init__(
+        self, name: str, calls: Path, *, outages: frozenset[int], odd: bool, cost: float, fault: int | None
+    ) -> None:
         self._name, self._calls, self._outages, self._odd, self._cost = name, calls, outages, odd, cost
+        self._fault = fault
 
     async def do(self, row: NumberRow) -> NumberRow:
         record_usage("null", Usage(calls=1, money=self._cost))
         (self._calls / f"{self._name}-{row.number}-{uuid.uuid4().hex}").touch()
         await asyncio.sleep(0)
+        if row.number == self._fault:
+            raise UserFault(f"number {row.number} cannot be used")
         if row.number in self._outages:
             raise InfraFailure(f"no answer for {row.number}")
         if self._odd and row.number % 2:
@@ -49,10 +54,15 @@ class Multiplying:
 
 @asynccontextmanager
 async def multiplying(
-    name: str, calls: Path, outages: frozenset[int] = frozenset(), odd: bool = False, cost: float = 0.0
+    name: str,
+    calls: Path,
+    outages: frozenset[int] = frozenset(),
+    odd: bool = False,
+    cost: float = 0.0,
+    fault: int | None = None,
 ) -> AsyncIterator[RowStage[NumberRow]]:
     """Lend the stage."""
-    yield Multiplying(name, calls, outages=outages, odd=odd, cost=cost)
+    yield Multiplying(name, calls, outages=outages, odd=odd, cost=cost, fault=fault)
 
 
 def number_plans(
@@ -61,15 +71,17 @@ def number_plans(
     outages: frozenset[int] = frozenset(),
     odd: bool = False,
     cost: float = 0.0,
+    fault: int | None = None,
     cap: CapConfig | None = None,
     workers: tuple[int, int] = (1, 1),
+    cpus: float = 1.0,
 ) -> list[StagePlan[NumberRow]]:
     """Return a plan that doubles and one that triples; failures, rejections, costs and cap are those of the first."""
     calls.mkdir(exist_ok=True)
-    first = partial(multiplying, "doubled", calls, outages, odd, cost)
+    first = partial(multiplying, "doubled", calls, outages, odd, cost, fault)
     return [
-        StagePlan("doubled", NumberRow, first, cap=cap or CapConfig(), workers=workers),
-        StagePlan("tripled", NumberRow, partial(multiplying, "tripled", calls), workers=workers),
+        StagePlan("doubled", NumberRow, first, cap=cap or CapConfig(), workers=workers, cpus=cpus),
+        StagePlan("tripled", NumberRow, partial(multiplying, "tripled", calls), workers=workers, cpus=cpus),
     ]
 
 

@@ -6,17 +6,18 @@ import asyncio
 import json
 import logging
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genevolve_ray.cluster.errors import PlacementError, await_remote
+from genevolve_ray.cluster.errors import PlacementError, RemoteTraceback, await_remote
 from genevolve_ray.data.build.journal import StageJournal
 from genevolve_ray.data.build.rows import BuildRow, from_columns, to_columns
-from genevolve_ray.data.build.running import BuildCounts, Watch, journal_folder
+from genevolve_ray.data.build.running import BuildCounts, Watch, journal_folder, used_before
 from genevolve_ray.data.build.stage import CapConfig, StageBudget, StagePlan, StageWorker
+from genevolve_ray.errors import GenevolveError
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.remote.client import share_limits
 
@@ -33,9 +34,9 @@ BLOCK_ROWS = 64
 class BudgetActor:
     """Admit the rows of one stage for all its workers."""
 
-    def __init__(self, cap: CapConfig, used: Usage) -> None:
-        """Start from the usage of earlier runs."""
-        self._budget = StageBudget(cap, used)
+    def __init__(self, cap: CapConfig, used: Usage, dearest: Usage) -> None:
+        """Start from the usage of earlier runs; see `StageBudget`."""
+        self._budget = StageBudget(cap, used, dearest)
 
     async def admit(self, row_id: str) -> bool:
         """Return whether a row may start."""
@@ -70,7 +71,6 @@ class StageActor:
         self._plan, self._folder, self._budget = plan, folder, budget
         self._stack = AsyncExitStack()
         self._started: asyncio.Task[StageWorker[Any]] | None = None
-        self._places = asyncio.Semaphore(plan.in_flight)
 
     async def __call__(self, batch: Batch) -> AsyncIterator[dict[str, list[str]]]:
         """Yield the batch after this stage, in the same order."""
@@ -83,8 +83,7 @@ class StageActor:
         async def one(text: str, held: str) -> tuple[str, str]:
             if held:
                 return text, held
-            async with self._places:
-                row = await worker.carry(from_columns(json.loads(text), self._plan.kind))
+            row = await worker.carry(from_columns(json.loads(text), self._plan.kind))
             return (text, self._plan.name) if row is None else (json.dumps(to_columns(row)), "")
 
         async with asyncio.TaskGroup() as group:
@@ -122,6 +121,7 @@ def run_on_ray_data(
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     _check_room(plans, ray.cluster_resources())
     files = _write_blocks(rows, journal_folder(folder, plans[0]).with_name(f"{plans[0].name}-input"), block_rows)
@@ -131,20 +131,44 @@ def run_on_ray_data(
     data: ray.data.Dataset = ray.data.from_items([{"block": file} for file in files], override_num_blocks=len(files))
     for plan in plans:
         least, most = plan.workers
+        # So many blocks at once that the next one fills the places which the slowest rows of another leave.
+        calls = 1 + -(-2 * plan.in_flight // block_rows)
         data = data.map_batches(
             StageActor,
-            fn_constructor_args=(plan, folder, _budget_actor(plan, folder)),
+            fn_constructor_args=(plan, folder, _budget_actor(plan, folder, most * calls * block_rows)),
             batch_size=None,
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=least,
+                max_size=most,
+                max_concurrent_calls_per_actor=calls,
+                max_tasks_in_flight_per_actor=2 * calls,
+            ),
             num_cpus=plan.cpus,
             num_gpus=plan.gpus or None,
         )
     progress = BuildCounts()
-    for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
-        for text, held in zip(batch["row"], batch["held"], strict=True):
-            progress.note(None if held else from_columns(json.loads(text), plans[-1].kind), held)
-        watch(progress)
+    with _own_errors():
+        for batch in data.iter_batches(batch_size=None, batch_format="numpy"):
+            for text, held in zip(batch["row"], batch["held"], strict=True):
+                progress.note(None if held else from_columns(json.loads(text), plans[-1].kind), held)
+            watch(progress)
     return progress
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise the error of a worker with its own class, and the remote traceback as its cause."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        cause: BaseException | None = error.cause
+        while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+            cause = cause.exceptions[0]
+        if isinstance(cause, GenevolveError | BaseExceptionGroup):
+            raise cause from RemoteTraceback(str(error))
+        raise
 
 
 def _write_blocks(rows: Iterable[BuildRow], folder: Path, size: int) -> list[str]:
@@ -188,12 +212,19 @@ def _check_room(plans: Sequence[StagePlan[Any]], there: Mapping[str, float]) -> 
             )
 
 
-def _budget_actor(plan: StagePlan[Any], folder: Path) -> Any:
-    """Return the actor that admits rows to a stage, None for a stage without a cap."""
+def _budget_actor(plan: StagePlan[Any], folder: Path, waiting: int) -> Any:
+    """Return the actor that admits rows to a stage, None for a stage without a cap.
+
+    It lives as long as this process, on the same node. At most `waiting` rows wait for it at once.
+    """
     if plan.cap == CapConfig():
         return None
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     with StageJournal(journal_folder(folder, plan), plan.name, plan.kind) as journal:
-        used = sum(journal.usage.values(), Usage())
-    return ray.remote(num_cpus=0)(BudgetActor).remote(plan.cap, used)
+        dearest = journal.dearest
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # A call that waits holds one of the actor's places, and `settle` needs one to end the waiting.
+    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=2 * waiting + 16)(BudgetActor)
+    return actor.remote(plan.cap, used_before(folder, plan), dearest)

@@ -13,6 +13,7 @@ from genevolve_ray.cluster.session import ray_session, set_defaults
 from genevolve_ray.data.build.journal import StageJournal
 from genevolve_ray.data.build.running import BuildCounts, journal_folder
 from genevolve_ray.data.build.stage import CapConfig
+from genevolve_ray.errors import UserFault
 from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
 
 ROWS = 300
@@ -39,9 +40,24 @@ def test_rows_stream_through_the_stages_and_a_second_run_makes_no_call(tmp_path:
     assert len(calls_of(tmp_path / "calls")) == 2 * ROWS + 1
 
 
+def test_a_fault_in_a_worker_arrives_as_what_it_is(tmp_path: Path) -> None:
+    with ray_session(ClusterConfig(), namespace="data"), pytest.raises(UserFault, match="number 3 cannot be used"):
+        run_on_ray_data(number_rows(10), number_plans(tmp_path / "calls", fault=3), tmp_path)
+
+
+def test_a_cap_holds_over_all_workers(tmp_path: Path) -> None:
+    plans = number_plans(tmp_path / "calls", cost=1.0, cap=CapConfig(money=50.0), workers=(2, 2), cpus=0.5)
+    with ray_session(ClusterConfig(), namespace="data"):
+        progress = run_on_ray_data(number_rows(ROWS), plans, tmp_path, block_rows=16)
+
+    assert progress.ended == 50
+    assert progress.held == {"doubled": ROWS - 50}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_node_that_dies_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cap", [None, CapConfig(money=1e9, calls=1_000_000)], ids=["free", "capped"])
+def test_a_node_that_dies_in_the_middle_loses_nothing(tmp_path: Path, cap: CapConfig | None) -> None:
     set_defaults()
     from ray.cluster_utils import Cluster
 
@@ -57,7 +73,7 @@ def test_a_node_that_dies_in_the_middle_loses_nothing(tmp_path: Path) -> None:
     rows = 2000
     try:
         others = [cluster.add_node(**node), cluster.add_node(**node)]
-        plans = number_plans(tmp_path / "calls", workers=(2, 2))
+        plans = number_plans(tmp_path / "calls", workers=(2, 2), cap=cap, cost=0.0 if cap is None else 1.0)
 
         def watch(progress: BuildCounts) -> None:
             if others and progress.ended > rows // 4:

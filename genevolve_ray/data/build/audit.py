@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from genevolve_ray.data.build.grading import ChatGrader, Grades, weighted_kappa
+from genevolve_ray.data.build.grading import ChatGrader, Grades, check_scales, weighted_kappa
+from genevolve_ray.data.build.stage import PictureUnusable, RowInterrupted
 from genevolve_ray.data.build.trajectories import TrajectoryRow
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config, Record
@@ -63,17 +64,27 @@ class AuditStage:
         self._config, self._auditor, self._second = config, auditor, second
 
     async def do(self, row: AuditRow) -> AuditRow:
-        """Return the row with its grades; nothing is rejected here. Raises InfraFailure as the auditors."""
-        grades = await self._auditor.audit(row)
-        found: dict[str, Any] = {
-            "audit": dict(grades.values),
-            "audit_rationale": grades.rationale,
-            "auditor": self._auditor.identity,
-        }
-        if self._second is not None and self._sampled(row):
-            second = await self._second.audit(row)
-            found |= {"second_audit": dict(second.values), "second_auditor": self._second.identity}
-        return row.model_copy(update=found)
+        """Return the row with its grades; nothing is rejected here.
+
+        Raises:
+            InfraFailure: as the auditors; what the first one gave is kept.
+            UserFault: when an auditor does not grade all scales.
+        """
+        if not row.audit:
+            grades = check_scales(await self._auditor.audit(row), SCALES)
+            first = {
+                "audit": dict(grades.values),
+                "audit_rationale": grades.rationale,
+                "auditor": self._auditor.identity,
+            }
+            row = row.model_copy(update=first)
+        if self._second is None or not self._sampled(row):
+            return row
+        try:
+            second = check_scales(await self._second.audit(row), SCALES)
+        except InfraFailure as failure:
+            raise RowInterrupted(row, failure) from failure
+        return row.model_copy(update={"second_audit": dict(second.values), "second_auditor": self._second.identity})
 
     def _sampled(self, row: AuditRow) -> bool:
         # The choice follows the id alone, so that a resumed build reads the same sample.
@@ -91,7 +102,7 @@ class ChatAuditor:
         self.identity = grader.identity
 
     async def audit(self, row: TrajectoryRow) -> Grades:
-        """Return the grades. Raises InfraFailure when a picture is missing or the model gave up."""
+        """Return the grades. Raises PictureUnusable for one that is missing, InfraFailure when the model gave up."""
         hits = row.references
         pictures = {f"Reference {n}": read_picture(self._images, hit.image) for n, hit in enumerate(hits, 1)}
         turns = [f"{turn['role']}: {turn['content']}" for turn in row.answer["messages"][1:]]
@@ -104,11 +115,11 @@ class ChatAuditor:
 
 
 def read_picture(images: ImageStore, ref: ImageRef) -> bytes:
-    """Return the bytes of a stored picture. Raises InfraFailure naming one that is missing."""
+    """Return the bytes of a stored picture. Raises PictureUnusable naming one that is missing."""
     try:
         return images.get(ref)
     except OSError as error:
-        raise InfraFailure(f"picture {ref.sha256[:12]} cannot be read: {error}") from error
+        raise PictureUnusable(f"picture {ref.sha256[:12]} cannot be read: {error}") from error
 
 
 class AuditorAgreement(Record):

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from genevolve_ray.data.build.stage import PictureUnusable
 from genevolve_ray.engines.chat_endpoint import text_message
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage, ChatModel
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import UserFault
 from genevolve_ray.judges.asking import ask
 from genevolve_ray.judges.kscore import bounded_line
 from genevolve_ray.judges.reading import BadAnswer, read_fields
@@ -77,14 +78,15 @@ class ChatGrader:
             pictures: encoded pictures by the line that announces each, in order.
 
         Raises:
-            InfraFailure: when a picture cannot be opened, or the model gave no usable answer.
+            PictureUnusable: when a picture cannot be opened.
+            InfraFailure: when the model gave no usable answer.
         """
         parts: list[str | ChatImage] = []
         for name, data in pictures.items():
             try:
                 picture = clean_picture(data, self._limits)
             except ImageRefused as error:
-                raise InfraFailure(f"{self.identity} cannot read {name}: {error}") from error
+                raise PictureUnusable(f"{self.identity} cannot read {name}: {error}") from error
             parts += [f"{name}:", ChatImage(picture.data, picture.media_type)]
         parts.append(fenced(texts, self._config.text_chars))
         messages = [text_message("system", self._rubric), ChatMessage("user", tuple(parts))]
@@ -111,6 +113,14 @@ class ChatGrader:
             raise BadAnswer(*faults)
         rationale = bounded_line(fields.get("rationale"), self._config.rationale_chars)
         return Grades(values=found, grader=grader, rationale=rationale)
+
+
+def check_scales(grades: Grades, scales: Sequence[str]) -> Grades:
+    """Return grades that have exactly the wanted scales. Raises UserFault naming the grader and what is wrong."""
+    if set(grades.values) != set(scales):
+        given = ", ".join(grades.values) or "nothing"
+        raise UserFault(f"{grades.grader} graded {given}; the scales are {', '.join(scales)}")
+    return grades
 
 
 def grades_schema(scales: Sequence[str]) -> dict[str, Any]:

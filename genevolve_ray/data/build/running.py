@@ -66,9 +66,8 @@ async def run_in_process(
         async def one(row: BuildRow) -> None:
             try:
                 passed: BuildRow | None = row
-                for worker, places in lines:
-                    async with places:
-                        passed = await worker.carry(row)
+                for worker in lines:
+                    passed = await worker.carry(row)
                     if passed is None:
                         progress.note(None, worker.plan.name)
                         break
@@ -86,10 +85,17 @@ async def run_in_process(
     return progress
 
 
-async def _line(
-    plan: StagePlan[Any], folder: Path, stack: AsyncExitStack
-) -> tuple[StageWorker[Any], asyncio.Semaphore]:
+async def _line(plan: StagePlan[Any], folder: Path, stack: AsyncExitStack) -> StageWorker[Any]:
     journal = stack.enter_context(StageJournal(journal_folder(folder, plan), plan.name, plan.kind))
     stage = await stack.enter_async_context(plan.open())
-    budget = StageBudget(plan.cap, sum(journal.usage.values(), Usage()))
-    return StageWorker(plan, stage, journal, budget), asyncio.Semaphore(plan.in_flight)
+    return StageWorker(plan, stage, journal, StageBudget(plan.cap, used_before(folder, plan), journal.dearest))
+
+
+def used_before(folder: Path, plan: StagePlan[Any]) -> Usage:
+    """Return what a stage has used in all its runs, also with other settings."""
+    total = Usage()
+    for own in (folder / "stages").glob(f"{plan.name}*"):
+        if own.name == plan.name or own.name.rpartition("-")[0] == plan.name:
+            with StageJournal(own, plan.name, plan.kind) as journal:
+                total = sum(journal.usage.values(), total)
+    return total

@@ -21,6 +21,7 @@ from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program, ReferenceImage
 from genevolve_ray.records.published.writers import agent_row
 from genevolve_ray.records.request import Request
+from genevolve_ray.records.secrets import redacted
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.seen import shown_pictures
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory, TurnKind
@@ -159,21 +160,24 @@ class TrajectoriesStage:
         """Return the row with the best attempt, or rejected where each attempt breaks a rule.
 
         Raises:
-            InfraFailure: when no attempt ended without a failure of a service.
+            InfraFailure: when a service failed in an attempt, and no other attempt keeps all rules.
         """
-        request, attempts, failure = row.as_request(), list[_Attempt](), ""
+        request, failure = row.as_request(), ""
+        attempts: list[_Attempt] = []
         for sample in range(self._config.samples):
             seed = derive_seed(self._config.seed, STAGE, row.id, sample)
             trajectory = await self._teacher.play(request, sample, seed)
+            trajectory.reason = redacted(trajectory.reason)
             if trajectory.outcome is Outcome.INFRA_FAILURE:
-                failure = trajectory.reason
+                failure = trajectory.reason or "a service failed"
                 continue
             attempts.append(_Attempt(trajectory, broken_rules(row, trajectory, self._config)))
             if self._config.stop_at_first and not attempts[-1].broken:
                 break
-        if not attempts:
+        best = min(attempts, key=lambda attempt: attempt.rank, default=None)
+        if best is None or (best.broken and failure):
+            # An attempt that an outage ended might have been the good one.
             raise InfraFailure(f"the teacher could not play {row.id}: {failure}")
-        best = min(attempts, key=lambda attempt: attempt.rank)
         done = self._with(row, request, best.trajectory, attempts)
         if best.broken:
             reason, value = best.broken[0]

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from genevolve_ray.data.build.audit import AuditRow, read_picture
-from genevolve_ray.data.build.grading import ChatGrader, Grades
+from genevolve_ray.data.build.grading import ChatGrader, Grades, check_scales
+from genevolve_ray.data.build.stage import PictureUnusable, RowInterrupted
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageRef, ImageStore
@@ -72,30 +73,38 @@ class TruthsStage:
         """Return the row with its picture and grades; nothing is rejected here.
 
         Raises:
-            InfraFailure: when renderer or grader gave up, a reference is missing, or the picture cannot be opened.
+            PictureUnusable: when a reference is missing, or the drawn picture cannot be opened.
+            InfraFailure: when renderer or grader gave up; a picture that was drawn is kept.
+            UserFault: when the grader does not grade all scales.
         """
-        program = row.program
-        hits = row.references
-        references = [await asyncio.to_thread(read_picture, self._images, hit.image) for hit in hits]
-        seed = derive_seed(self._config.seed, STAGE, row.id) % (1 << 31)
-        drawn = await self._renderer.render(program.gen_prompt, references, seed)
+        references = [await asyncio.to_thread(read_picture, self._images, hit.image) for hit in row.references]
+        if not row.truth:
+            row = await self._drawn(row, references)
+        picture = await asyncio.to_thread(read_picture, self._images, row.truth_image)
         try:
-            picture = await asyncio.to_thread(clean_picture, drawn, self._limits)
-        except ImageRefused as error:
-            raise InfraFailure(f"{self._renderer.identity} returned no usable picture of {row.id}: {error}") from error
-        ref = await asyncio.to_thread(
-            self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
-        )
-        done = row.model_copy(
-            update={"truth": ref.model_dump_json(), "renderer": self._renderer.identity, "render_seed": seed}
-        )
-        grades = await self._grader.grade(done, picture.data, references)
-        return done.model_copy(
+            grades = check_scales(await self._grader.grade(row, picture, references), SCALES)
+        except InfraFailure as failure:
+            raise RowInterrupted(row, failure) from failure
+        return row.model_copy(
             update={
                 "truth_grades": dict(grades.values),
                 "truth_rationale": grades.rationale,
                 "truth_grader": self._grader.identity,
             }
+        )
+
+    async def _drawn(self, row: TruthRow, references: Sequence[bytes]) -> TruthRow:
+        seed = derive_seed(self._config.seed, STAGE, row.id) % (1 << 31)
+        drawn = await self._renderer.render(row.program.gen_prompt, references, seed)
+        try:
+            picture = await asyncio.to_thread(clean_picture, drawn, self._limits)
+        except ImageRefused as error:
+            raise PictureUnusable(f"{self._renderer.identity} drew no usable picture of {row.id}: {error}") from error
+        ref = await asyncio.to_thread(
+            self._images.put, picture.data, width=picture.width, height=picture.height, media_type=picture.media_type
+        )
+        return row.model_copy(
+            update={"truth": ref.model_dump_json(), "renderer": self._renderer.identity, "render_seed": seed}
         )
 
 

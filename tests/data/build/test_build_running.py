@@ -6,14 +6,23 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genevolve_ray.data.build.journal import JournalFault, StageJournal
 from genevolve_ray.data.build.rows import OUTAGE
-from genevolve_ray.data.build.running import BuildCounts, journal_folder, run_in_process
-from genevolve_ray.data.build.stage import CapConfig, StageBudget
-from genevolve_ray.records.usage import Usage
+from genevolve_ray.data.build.running import BuildCounts, journal_folder, run_in_process, used_before
+from genevolve_ray.data.build.stage import (
+    CapConfig,
+    PictureUnusable,
+    RowInterrupted,
+    StageBudget,
+    StageWorker,
+)
+from genevolve_ray.errors import InfraFailure
+from genevolve_ray.records.usage import Usage, record_usage
+from genevolve_ray.remote.client import ServiceRefusal, UnusableAnswer
 from tests.build_stages import NumberRow, calls_of, number_plans, number_rows
 
 ROWS = 20
@@ -105,14 +114,40 @@ def test_a_truncated_line_is_made_again(tmp_path: Path) -> None:
     assert len(calls_of(tmp_path / "calls")) == len(ALL_CALLS) + 1
 
 
-def test_a_foreign_line_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    plan = number_plans(tmp_path / "calls")[0]
-    folder = journal_folder(tmp_path, plan)
-    folder.mkdir(parents=True)
-    (folder / "other.jsonl").write_text('{"row": 3}\n')
+def test_a_line_of_another_form_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    line = '{"id": "x", "open": false, "kept": true, "usage": {"a": {"prise": 1}}, "row": {}}\n'
+    (tmp_path / "other.jsonl").write_text(line)
 
     with pytest.raises(JournalFault, match=r"other\.jsonl: byte 0"):
-        StageJournal(folder, plan.name, plan.kind)
+        StageJournal(tmp_path, "doubled", NumberRow)
+
+
+def test_a_row_of_another_kind_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "other.jsonl").write_text('{"id": "x", "open": false, "kept": true, "usage": {}, "row": {}}\n')
+
+    with StageJournal(tmp_path, "doubled", NumberRow) as journal, pytest.raises(JournalFault, match=r"other\.jsonl"):
+        journal.get("x")
+
+
+def test_what_never_reached_the_disk_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    row = number_rows(1)[0]
+    with StageJournal(tmp_path, "doubled", NumberRow) as journal:
+        journal.append(row, {})
+    (segment,) = tmp_path.iterdir()
+    segment.write_bytes(b"\0" * 40 + b"\n" + segment.read_bytes())
+
+    with StageJournal(tmp_path, "doubled", NumberRow) as journal:
+        assert list(journal.rows()) == [row]
+    assert "byte 0 begins no line of a journal" in caplog.text
+
+
+def test_odd_texts_and_ids_survive(tmp_path: Path) -> None:
+    row = NumberRow(id='a/b", "row": \u2028\n', number=1).reject("doubled", "odd", "half a pair \ud83d", "x\u2028y")
+    with StageJournal(tmp_path, "doubled", NumberRow) as journal:
+        journal.append(row, {})
+
+    with StageJournal(tmp_path, "doubled", NumberRow) as journal:
+        assert journal.get(row.id) == row
 
 
 def test_a_journal_shows_what_another_process_appended(tmp_path: Path) -> None:
@@ -159,3 +194,85 @@ async def test_a_row_of_a_dead_worker_takes_its_reservation_over() -> None:
     assert await budget.admit("second"), "another worker does the row again"
     await budget.settle("second", Usage(calls=1))
     assert not await budget.admit("third")
+
+
+class Failing:
+    """Fail on some numbers as it is told to, and keep what was done before a failure."""
+
+    def __init__(self, failures: dict[int, InfraFailure]) -> None:
+        self.failures, self.began = failures, list[int]()
+
+    async def do(self, row: NumberRow) -> NumberRow:
+        if not row.doubled:
+            self.began.append(row.number)
+            row = row.model_copy(update={"doubled": 2 * row.number})
+        if row.number in self.failures:
+            raise RowInterrupted(row, self.failures[row.number])
+        return row
+
+
+def worker(folder: Path, stage: Failing) -> StageWorker[NumberRow]:
+    plan = number_plans(folder / "calls")[0]
+    journal = StageJournal(journal_folder(folder, plan), plan.name, plan.kind)
+    return StageWorker(plan, stage, journal, StageBudget(CapConfig(), Usage()))
+
+
+async def test_what_was_done_before_a_failure_is_not_done_again(tmp_path: Path) -> None:
+    row = number_rows(8)[7]
+    failing = Failing({7: InfraFailure("the grader is down")})
+    for _ in range(2):
+        done = await worker(tmp_path, failing).carry(row)
+        assert done is not None and done.rejected is not None and done.rejected.reason == OUTAGE
+    failing.failures.clear()
+    done = await worker(tmp_path, failing).carry(row)
+
+    assert done is not None and done.rejected is None and done.doubled == 14
+    assert failing.began == [7]
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (ServiceRefusal("no", 400), "refused"),
+        (ServiceRefusal("wrong key", 401), OUTAGE),
+        (UnusableAnswer("no grades"), "unusable_answer"),
+        (PictureUnusable("no picture"), "unusable_picture"),
+        (InfraFailure("down"), OUTAGE),
+    ],
+)
+async def test_a_failure_that_would_come_again_rejects_the_row_where_others_were_served(
+    tmp_path: Path, failure: InfraFailure, reason: str
+) -> None:
+    one, other = number_rows(9)[7:]
+    failing = Failing({7: failure})
+    before = await worker(tmp_path, failing).carry(one)
+    await worker(tmp_path, failing).carry(other)
+    after = await worker(tmp_path, failing).carry(one)
+
+    assert before is not None and before.rejected is not None and before.rejected.reason == OUTAGE
+    assert after is not None and after.rejected is not None and after.rejected.reason == reason
+
+
+async def test_the_usage_of_a_row_that_is_cut_off_is_kept(tmp_path: Path) -> None:
+    class Endless:
+        async def do(self, row: NumberRow) -> NumberRow:
+            record_usage("null", Usage(calls=1, money=2.0))
+            begun.set()
+            await asyncio.Event().wait()
+            return row
+
+    begun = asyncio.Event()
+    endless: Any = Endless()
+    working = asyncio.create_task(worker(tmp_path, endless).carry(number_rows(1)[0]))
+    await begun.wait()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    plan = number_plans(tmp_path / "calls")[0]
+
+    assert used_before(tmp_path, plan) == Usage(calls=1, money=2.0)
+
+
+async def test_a_resumed_cap_reserves_the_dearest_row_so_far(tmp_path: Path) -> None:
+    budget = StageBudget(CapConfig(money=10.0), Usage(money=9.0), Usage(money=2.0))
+
+    assert not await budget.admit("next")
