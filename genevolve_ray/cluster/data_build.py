@@ -225,6 +225,7 @@ def _budget_actor(plan: StagePlan[Any], folder: Path, waiting: int) -> Any:
     with StageJournal(journal_folder(folder, plan), plan.name, plan.kind) as journal:
         dearest = journal.dearest
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(BudgetActor)
     # A call that waits holds one of the actor's places, and `settle` needs one to end the waiting.
-    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=2 * waiting + 16)(BudgetActor)
-    return actor.remote(plan.cap, used_before(folder, plan), dearest)
+    placed = actor.options(num_cpus=0, scheduling_strategy=here, max_concurrency=2 * waiting + 16)
+    return placed.remote(plan.cap, used_before(folder, plan), dearest)
