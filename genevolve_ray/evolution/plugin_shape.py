@@ -48,16 +48,18 @@ def check_class(role: str | None, kind: Any, type_: str) -> None:
     indirect = "__getattr__" in dir(kind) or any("__new__" in vars(base) for base in kind.__mro__[:-1])
     if role != "tools" and not indirect:
         for method in _methods(role, kind):
-            _check_method(f"{role} {type_}", kind, method, bound=False)
+            if hasattr(kind, method.name) or method.name not in _set_in_init(kind):
+                _check_method(f"{role} {type_}", kind, method, bound=False)
 
 
 def check_built(role: str | None, plugin: Any) -> None:
     """Check what only a built plug-in has: its identity, or its tools. Raises PluginFault naming what is missing."""
-    if role in ("renderer", "judge", "summariser", "embedder"):
+    if role in ("requests", "renderer", "judge", "summariser", "embedder"):
         who = named(role, plugin)
         for method in _methods(role, plugin):
             _check_method(who, plugin, method, bound=True)
-        if not isinstance(identity := getattr(plugin, "identity", None), str) or not identity:
+        identity = getattr(plugin, "identity", None)
+        if role != "requests" and not (isinstance(identity, str) and identity):
             raise PluginFault(
                 f"{who} has no identity (it is {identity!r}): set a text in __init__ that names the plug-in and its "
                 'settings, such as self.identity = "painter/1"'
@@ -74,6 +76,12 @@ def _methods(role: str, plugin: Any) -> tuple[Method, ...]:
     if role != "judge":
         return METHODS[role]
     return (GROUP_METHOD,) if hasattr(plugin, GROUP_METHOD.name) else () if hasattr(plugin, "grade") else METHODS[role]
+
+
+def _set_in_init(kind: type) -> frozenset[str]:
+    """Return the names that the constructor of a class uses: it may set a method as an attribute, which is checked later."""
+    code = getattr(getattr(kind, "__init__", None), "__code__", None)
+    return frozenset(code.co_names) if code is not None else frozenset()
 
 
 def _check_tools(toolbox: Any) -> None:

@@ -108,6 +108,9 @@ class Broken:
     def __init__(self, config: Nothing) -> None:
         raise ValueError("no generator answers at port 0")
 
+    async def judge(self, request: Any, image: Any, truth: Any, program: Any, references: Any) -> Any:
+        raise AssertionError("it was never built")
+
 
 class BrokenRenderer(Renderer):
     """Cannot be built."""

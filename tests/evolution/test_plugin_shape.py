@@ -192,3 +192,20 @@ async def test_an_illegal_result_is_told_with_the_legal_types(
 ) -> None:
     with pytest.raises(PluginResultFault, match=said):
         await call(value)
+
+
+class SetInInit:
+    """A renderer whose method is an attribute that its constructor sets."""
+
+    Config = Sound.Config
+    identity = "set/1"
+
+    def __init__(self, config: Any) -> None:
+        self.render = Sound(config).render
+
+
+def test_a_method_may_be_set_by_the_constructor() -> None:
+    spec = SPECS[Role.RENDERER](type=f"{__name__}:SetInInit")
+
+    assert spec.resolve() is SetInInit
+    assert build_here(spec).identity == "set/1"

@@ -135,7 +135,7 @@ async def test_the_same_tools_search_through_another_service(world: World, tmp_p
     assert trajectory.outcome is Outcome.PENDING, trajectory.reason
     assert "1. title: a page" in trajectory.turns[0].observation
     assert trajectory.images["IMG_001"].url == world.link("good")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "searches"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "observations", "searches"]
 
 
 def test_each_service_names_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:

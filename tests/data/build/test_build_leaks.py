@@ -227,7 +227,7 @@ def test_the_command_ends_with_0_on_a_clean_data_set_and_takes_an_embedder(tmp_p
     line = ["data", "leaks", str(tmp_path / "set")]
     assert (answer := CliRunner().invoke(app, line)).exit_code == 0
     assert "no leaks" in answer.output
-    seen = [*line, "--set", "picture_embedder.type=test_leaks:MeanColor", "--set", "limits.picture_cosine=0.9999"]
+    seen = [*line, "--set", "picture_embedder.type=test_build_leaks:MeanColor", "--set", "limits.picture_cosine=0.9999"]
     answer = CliRunner().invoke(app, seen)
     assert answer.exit_code == 0 and "mean-color" in answer.output
 
