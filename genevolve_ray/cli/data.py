@@ -56,13 +56,14 @@ def build(
 
     Each finished row of each stage is kept, so a build that was killed, or that reached a cap, resumes where it was. Parts
     with card and pages are in OUT/dataset, counts in OUT/summary.json, and every rejected row with its reason in
-    OUT/rejected.jsonl. Exit code 1 with leaks between parts, 3 at a cap, 75 when services failed.
+    OUT/rejected.jsonl. Exit code 1 with leaks between parts or when no row is left, 3 at a cap, 75 when services failed.
 
     Example: `genevolve data build atlas --recipes 200 --out runs/data --in-process`
     """
     from rich.console import Console
 
-    from genevolve_ray.commands.build_run import BuildStage, build_data
+    from genevolve_ray.commands.build_config import BuildStage
+    from genevolve_ray.commands.build_run import build_data
     from genevolve_ray.errors import UserFault
 
     if until not in set(BuildStage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -13,8 +14,9 @@ from genevolve_ray.data.build.audit import AuditConfig
 from genevolve_ray.data.build.entities import EntitySelectionConfig
 from genevolve_ray.data.build.filter import ThresholdConfig
 from genevolve_ray.data.build.near_duplicates import EmbeddingDuplicatesConfig, MinHashConfig
+from genevolve_ray.data.build.overlaps import OverlapLimits
 from genevolve_ray.data.build.publishing import PublishConfig
-from genevolve_ray.data.build.split import PAPER_PARTS, PartsConfig
+from genevolve_ray.data.build.split import PAPER_PARTS, PartsConfig, PartSize
 from genevolve_ray.data.build.stage import CapConfig
 from genevolve_ray.data.build.trajectories import TrajectoriesConfig
 from genevolve_ray.data.build.truths import SCALES as TRUTH_SCALES
@@ -24,6 +26,25 @@ from genevolve_ray.records.base import Config
 
 BUILDS = Path(__file__).parents[1] / "configs" / "data"
 """Folder of the builds that ship with the package."""
+
+
+class BuildStage(StrEnum):
+    """Name the stages of a build, in order."""
+
+    RECIPES = "recipes"
+    PROMPTS = "prompts"
+    TRAJECTORIES = "trajectories"
+    AUDIT = "audit"
+    TRUTHS = "truths"
+    FILTER = "filter"
+    SPLIT = "split"
+    CARD = "card"
+
+    @property
+    def begun(self) -> tuple[BuildStage, ...]:
+        """The stages of a build that ends with this one."""
+        every = tuple(BuildStage)
+        return every[: every.index(self) + 1]
 
 
 class EntityFileConfig(Config):
@@ -76,6 +97,20 @@ class StageConfig(Config):
         if self.workers[0] > self.workers[1]:
             raise ValueError(f"workers={list(self.workers)}: the least number is above the greatest one")
         return self
+
+
+class TrajectoryPartsConfig(PartsConfig):
+    """Configure the parts that hold trajectories."""
+
+    parts: tuple[PartSize, ...] = Field(default=PAPER_PARTS[:2], min_length=1)
+    """Names and sizes. Rows beyond all sizes become requests with a truth."""
+
+
+class RequestPartsConfig(PartsConfig):
+    """Configure the parts that hold requests with a truth."""
+
+    parts: tuple[PartSize, ...] = Field(default=PAPER_PARTS[2:], min_length=1)
+    """Names and sizes. Rows beyond all sizes belong to no part, and are rejected."""
 
 
 class StagesConfig(Config):
@@ -132,10 +167,11 @@ class DataConfig(Config):
     """Who grades truths, `data.build.truths.TruthGrader`."""
     truth_thresholds: ThresholdConfig = ThresholdConfig(mean=3.5)
     """Least grades of a truth; the thresholds of the paper are not published."""
-    trajectory_parts: PartsConfig = PartsConfig(parts=PAPER_PARTS[:2])
+    trajectory_parts: TrajectoryPartsConfig = TrajectoryPartsConfig()
     """Parts of the trajectories that passed the audit; shares are of all of these. Only the others are rendered."""
-    request_parts: PartsConfig = PartsConfig(parts=PAPER_PARTS[2:])
-    """Parts of the requests whose truth was kept; shares are of all of these."""
+    request_parts: RequestPartsConfig = RequestPartsConfig()
+    """Parts of the requests whose truth was kept; shares are of all of these. All parts of a build have the same
+    `limits`: it is enough to set them at one of the two places."""
     publish: PublishConfig = PublishConfig()
     """How pictures are written."""
     stages: StagesConfig = StagesConfig()
@@ -148,6 +184,23 @@ class DataConfig(Config):
         names = {part.name for part in self.trajectory_parts.parts}
         if both := sorted(names & {part.name for part in self.request_parts.parts}):
             raise ValueError(f"trajectory_parts and request_parts both have {', '.join(both)}")
+        return self
+
+    @property
+    def overlap_limits(self) -> OverlapLimits:
+        """From which similarity on two rows overlap, in all parts."""
+        placed = (self.trajectory_parts, self.request_parts)
+        return next((parts.limits for parts in placed if "limits" in parts.model_fields_set), OverlapLimits())
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> DataConfig:
+        one, other = self.trajectory_parts, self.request_parts
+        both = "limits" in one.model_fields_set and "limits" in other.model_fields_set
+        if both and one.limits != other.limits:
+            raise ValueError(
+                f"trajectory_parts.limits ({one.limits}) and request_parts.limits ({other.limits}) differ: "
+                "rows of all parts are compared with each other"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,40 +16,90 @@ from genevolve_ray.commands.policies import named_policy
 from genevolve_ray.data.build import audit, prompts, trajectories, truths
 from genevolve_ray.data.build.audit import AuditRow, AuditStage
 from genevolve_ray.data.build.endpoints import BuildContext
-from genevolve_ray.data.build.prompts import PromptWriter
+from genevolve_ray.data.build.grading import PROMPTS_FOLDER, ChatGraderConfig
+from genevolve_ray.data.build.prompts import PromptWriter, PromptWriterConfig
 from genevolve_ray.data.build.rows import PromptRow
 from genevolve_ray.data.build.stage import RowStage, StagePlan
 from genevolve_ray.data.build.taxonomy import load_taxonomy
 from genevolve_ray.data.build.trajectories import PolicyTeacher, TrajectoriesStage, TrajectoryRow, TrajectoryTeacher
 from genevolve_ray.data.build.truths import TruthRow, TruthsStage
+from genevolve_ray.doctor.settings_tree import plugin_settings
 from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.inference import open_policy
+from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.inference import PolicySource, open_policy
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.records.images import FilesystemImages, ImageRef
+from genevolve_ray.records.texts import load_text
+from genevolve_ray.remote.config import RemoteConfig
 from genevolve_ray.tools.running import running_tools
 
 PICTURES = "pictures"
 """Folder of the pictures of a build."""
 _DIGEST = 8
+_SAMPLING: Any = {
+    "kind": True,
+    "dtype": True,
+    "max_model_len": True,
+    "vllm": {"quantization", "fp32_head", "max_images"},
+    "transformers": {"deterministic"},
+}
+"""Settings of an engine that alter what it samples; the others say where and how fast."""
 
 
 class BuildPlans:
     """Plan the stages of a build whose work is in `folder`."""
 
-    def __init__(self, config: BuildConfig, folder: Path, policy: str | None) -> None:
-        """Plan for a configuration; `policy` is that of `--policy`, for a build without a teacher of its own."""
-        self._config, self._folder, self._policy = config, folder, policy
-        data = config.data
-        taxonomy = load_taxonomy(data.taxonomy).model_dump(mode="json")
-        asked = [config.seed, taxonomy, data.recipes, data.entities.model_dump(mode="json"), _result(data.writer)]
-        answered = [data.trajectories.model_dump(mode="json"), _result(data.teacher), _result(config.tools)]
-        if data.teacher is None:
-            answered += [policy or config.policy.model, config.inference.temperature, config.inference.top_p]
-        answered.append(config.protocol.digest)
-        graded = [data.audit.model_dump(mode="json"), _result(data.auditor), _result(data.second_auditor)]
-        drawn = [data.truths.model_dump(mode="json"), _result(config.renderer), _result(data.truth_grader)]
-        # A setting changes what its own stage and the later ones did.
-        self._digests = _chained({"prompts": asked, "trajectories": answered, "audit": graded, "truths": drawn})
+    def __init__(self, config: BuildConfig, folder: Path, policy: str | None, source: PolicySource | None) -> None:
+        """Plan for a configuration; `policy` is that of `--policy`, for a build without a teacher of its own.
+
+        `source` is what it names; None where no stage needs it.
+        """
+        self._config, self._folder, self._policy, self._source = config, folder, policy, source
+
+    def digest(self, stage: str) -> str:
+        """Return a digest of the settings that a stage and those before it depend on.
+
+        What rows carry in their ids is left out, and so are the addresses and limits of services: neither alters what is
+        done with a row. Raises UserFault naming a rubric that cannot be found.
+        """
+        config, data, before = self._config, self._config.data, ""
+        parts: dict[str, Callable[[], list[Any]]] = {
+            prompts.STAGE: lambda: [
+                config.seed,
+                load_taxonomy(data.taxonomy).model_dump(mode="json"),
+                result_of("data.writer", data.writer),
+            ],
+            trajectories.STAGE: lambda: [data.trajectories.model_dump(mode="json"), *self._answerer()],
+            audit.STAGE: lambda: [
+                data.audit.model_dump(mode="json"),
+                result_of("data.auditor", data.auditor),
+                result_of("data.second_auditor", data.second_auditor),
+            ],
+            truths.STAGE: lambda: [
+                data.truths.model_dump(mode="json"),
+                result_of("renderer", config.renderer),
+                result_of("data.truth_grader", data.truth_grader),
+            ],
+        }
+        for name, values in parts.items():
+            text = json.dumps([before, values()], sort_keys=True, default=str)
+            before = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
+            if name == stage:
+                return before
+        raise KeyError(stage)
+
+    def _answerer(self) -> list[Any]:
+        """Return the settings that answers depend on: those of the teacher, or of the policy, its tools and its sampling."""
+        config, source = self._config, self._source
+        if config.data.teacher is not None:
+            return [result_of("data.teacher", config.data.teacher)]
+        found: list[Any] = [result_of("tools", config.tools), config.protocol.digest, config.date]
+        found += [config.inference.temperature, config.inference.top_p]
+        if source is not None and source.endpoint is not None:
+            found.append(source.endpoint.model_dump(mode="json", exclude=set(RemoteConfig.model_fields)))
+        elif source is not None:
+            found += [source.identity, config.engine.model_dump(mode="json", include=_SAMPLING)]
+        return found
 
     def prompts(self) -> StagePlan[PromptRow]:
         """Return the plan of the writer."""
@@ -74,7 +124,7 @@ class BuildPlans:
             name=name,
             kind=kind,
             open=opens,
-            digest=self._digests[name],
+            digest=self.digest(name),
             cap=where.cap,
             in_flight=where.in_flight,
             workers=where.workers,
@@ -169,14 +219,26 @@ def _closing(plugin: Any, stack: AsyncExitStack) -> Any:
     return plugin
 
 
-def _result(spec: PluginSpec | None) -> Any:
-    return None if spec is None else result_settings(spec)
+def result_of(role: str, spec: PluginSpec | None) -> Any:
+    """Return the settings of a role that its results depend on, with the text of its rubric in place of the name.
+
+    Raises:
+        UserFault: naming a rubric that cannot be found.
+    """
+    if spec is None:
+        return None
+    found = result_settings(spec)
+    if (text := rubric_of(role, spec)) is not None:
+        found["config"] = {**found["config"], "rubric": hashlib.sha256(text.encode()).hexdigest()}
+    return found
 
 
-def _chained(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return a digest of each stage's settings and those of the stages before it."""
-    digests, before = {}, ""
-    for stage, values in settings.items():
-        text = json.dumps([before, values], sort_keys=True, default=str)
-        digests[stage] = before = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
-    return digests
+def rubric_of(role: str, spec: PluginSpec) -> str | None:
+    """Return the text of a role's rubric, None for a role without one. Raises UserFault naming one that cannot be found."""
+    _, settings = plugin_settings(role, spec)
+    if not isinstance(settings, ChatGraderConfig | PromptWriterConfig):
+        return None
+    try:
+        return load_text(settings.rubric, PROMPTS_FOLDER, "rubric")
+    except (ValueError, OSError) as error:
+        raise UserFault(f"{role}.config.rubric: {error}") from error

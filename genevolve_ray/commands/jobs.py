@@ -189,7 +189,7 @@ def _preflight(job: Job) -> None:
     priced = [spec.config for spec in specs.values()]
     if wanted.policy is not None and wanted.policy.endpoint is not None:
         priced.append(wanted.policy.endpoint.model_dump())
-    if job.max_cost is not None and not any(map(_has_price, priced)):
+    if job.max_cost is not None and not any(map(has_price, priced)):
         raise UserFault(
             f"--max-cost {job.max_cost:g}: no service has a price, so the cost would always be 0; set "
             "`price` in the config of the policy's endpoint, tools, renderer or judge"
@@ -205,10 +205,11 @@ def _preflight(job: Job) -> None:
         require_gpus(asked)
 
 
-def _has_price(value: Any) -> bool:
+def has_price(value: Any) -> bool:
+    """Return whether settings, or any inside them, set a price above 0."""
     if isinstance(value, Mapping):
         own = value.get("price")
-        return (isinstance(own, Mapping) and any(own.values())) or any(map(_has_price, value.values()))
+        return (isinstance(own, Mapping) and any(own.values())) or any(map(has_price, value.values()))
     return False
 
 

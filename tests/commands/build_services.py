@@ -44,12 +44,6 @@ class BuildServices:
         return kind
 
 
-def role_of(body: dict[str, Any]) -> str:
-    schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {}).get("properties", {})
-    marks = {"image_query": "writer", "suitability": "auditor", "compliance": "truth_grader"}
-    return next((role for mark, role in marks.items() if mark in schema), "teacher")
-
-
 def text_of(body: dict[str, Any]) -> str:
     parts = [message["content"] for message in body["messages"]]
     flat = [p if isinstance(p, str) else " ".join(q.get("text", "") for q in p) for p in parts]
@@ -96,7 +90,6 @@ def application(services: BuildServices) -> FastAPI:
     app = FastAPI()
 
     async def answered(role: str, about: str, good: Any, bad: Any) -> Response:
-        services.requests[role] += 1
         kind = services.fault()
         if kind == "slow":
             await asyncio.sleep(1.5 * TIMEOUT_S)
@@ -110,15 +103,16 @@ def application(services: BuildServices) -> FastAPI:
         services.good[role, about] += kind != "slow"
         return JSONResponse(good)
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
+    @app.post("/{role}/v1/chat/completions")
+    async def chat(role: str, request: Request) -> Response:
+        services.requests[role] += 1  # Before the body is read: a client that gives up meanwhile has called as well.
         body = await request.json()
-        role = role_of(body)
         said = turn(body) if role == "teacher" else json.dumps(written(body) if role == "writer" else grades(body))
         return await answered(role, text_of(body), completion(said), completion("I would rather not."))
 
     @app.post("/generate")
     async def generate(request: Request) -> Response:
+        services.requests["renderer"] += 1
         body = await request.json()
         file = io.BytesIO()
         shade = random.Random(body["prompt"] + str(body["seed"])).randbytes(3 * 16 * 16)
@@ -161,16 +155,16 @@ def build_services(share: float = 0.0) -> Iterator[BuildServices]:
 
 def write_build(folder: Path, services: BuildServices, recipes: int) -> tuple[Path, Path]:
     """Write a build over these services, on the subjects of the embedded world, and its teacher; return both files."""
-    calls = {"timeout_s": TIMEOUT_S, "attempts": 3, "backoff_s": 0.0, "max_backoff_s": 0.0}
-    endpoint = {"url": f"{services.url}/v1", "model": "m", "price": {"per_call": 0.01}, **calls}
+    calls = {"timeout_s": TIMEOUT_S if services.share else 60.0, "attempts": 3, "backoff_s": 0.0, "max_backoff_s": 0.0}
+    priced = {"model": "m", "price": {"per_call": 0.01}, **calls}
     world = {"seed": 3, "entities": 40}
+    named = {"writer": "EndpointWriter", "auditor": "EndpointAuditor", "truth_grader": "EndpointTruthGrader"}
     roles = {
-        key: {"type": f"genevolve_ray.data.build.endpoints:{name}", "config": {"endpoint": endpoint}}
-        for key, name in (
-            ("writer", "EndpointWriter"),
-            ("auditor", "EndpointAuditor"),
-            ("truth_grader", "EndpointTruthGrader"),
-        )
+        key: {
+            "type": f"genevolve_ray.data.build.endpoints:{name}",
+            "config": {"endpoint": {"url": f"{services.url}/{key}/v1", **priced}},
+        }
+        for key, name in named.items()
     }
     drawing = {"url": services.url, "width": 256, "height": 256, "price": {"per_image": 0.5}, **calls}
     data = {
@@ -199,5 +193,7 @@ def write_build(folder: Path, services: BuildServices, recipes: int) -> tuple[Pa
         "data": data,
     }
     (folder / "build.yaml").write_text(json.dumps(build))
-    (folder / "teacher.yaml").write_text(json.dumps({**endpoint, "model": "teacher"}))
+    (folder / "teacher.yaml").write_text(
+        json.dumps({"url": f"{services.url}/teacher/v1", **priced, "model": "teacher"})
+    )
     return folder / "build.yaml", folder / "teacher.yaml"

@@ -58,7 +58,7 @@ def test_the_summary_counts_every_stage(built: Path) -> None:
     told = summary(built)
     yields = told["yields"]
 
-    assert list(yields) == ["recipes", "prompts", "trajectories", "audit", "truths", "filter", "split"]
+    assert list(yields) == ["recipes", "prompts", "trajectories", "audit", "truths", "filter", "split", "card"]
     assert yields["recipes"] == {"in": RECIPES, "out": RECIPES}
     for before, after in (("recipes", "prompts"), ("prompts", "trajectories"), ("trajectories", "audit")):
         assert yields[after]["in"] == yields[before]["out"]
@@ -68,12 +68,96 @@ def test_the_summary_counts_every_stage(built: Path) -> None:
     assert len(told["output_hash"]) == 64
 
 
-def test_every_rejected_row_has_stage_and_reason(built: Path) -> None:
-    rejected = [json.loads(line) for line in (built / "rejected.jsonl").open()]
-    lost = [counts["in"] - counts["out"] for stage, counts in summary(built)["yields"].items() if stage != "split"]
+def rejections(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "rejected.jsonl").open()]
 
-    assert len(rejected) == sum(lost) > 0
-    assert all(row["stage"] and row["reason"] for row in rejected)
+
+def lost(out: Path) -> Counter[str]:
+    """Return the rows that each stage lost, by the yields."""
+    return Counter({stage: n["in"] - n["out"] for stage, n in summary(out)["yields"].items() if n["in"] > n["out"]})
+
+
+def test_every_rejected_row_has_stage_and_reason(built: Path) -> None:
+    rejected = rejections(built)
+
+    assert Counter(row["stage"] for row in rejected) == lost(built)
+    assert rejected
+    assert all(row["reason"] for row in rejected)
+
+
+def test_rejections_of_every_stage_add_up_to_its_yield(genevolve: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "lossy"
+    lossy = [
+        "--set", "data.entities.max_uses=1",
+        "--set", "data.similar_words.threshold=0.2",
+        "--set", "data.trajectory_parts.parts=[{name: sft/train, share: 0.3}]",
+        "--set", "data.request_parts.parts=[{name: rl/train, count: 2}, {name: bench/test, count: 1}]",
+    ]  # fmt: skip
+    assert build(genevolve, out, "--until", "split", *lossy).code == 0
+    truths = [json.loads(line)["row"] for path in out.glob("stages/truths-*/*.jsonl") for line in path.open()]
+    for row in truths:
+        digest = json.loads(row["truth"])["sha256"]
+        next(out.glob(f"pictures/**/{digest}*")).unlink()
+    ended = build(genevolve, out, *lossy)
+
+    rejected = rejections(out)
+    assert Counter(row["stage"] for row in rejected) == lost(out)
+    assert {(row["stage"], row["reason"]) for row in rejected} >= {
+        ("recipes", "no_entity"),
+        ("prompts", "similar_words"),
+        ("audit", "below_threshold"),
+        ("split", "surplus"),
+        ("card", "missing_image"),
+    }
+    told = ended.err.replace("\n", " ")
+    assert "no_entity)" in told
+    assert "similar_words)" in told
+    assert "surplus)" in told
+
+
+def test_a_build_that_loses_all_rows_names_the_stage_and_writes_the_reasons(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "strict"
+    none = ["--set", "data.audit_thresholds={mean: 5}", "--set", "data.teacher.config.errors.skill_recall=0"]
+    ended = build(genevolve, out, *none)
+
+    assert ended.code == 1
+    assert f"audit: no row is left of {RECIPES} ({RECIPES} below_threshold)" in ended.err
+    assert len(rejections(out)) == RECIPES
+    assert summary(out)["yields"]["audit"] == {"in": RECIPES, "out": 0}
+
+
+def test_rows_between_stages_hold_no_trajectory(
+    genevolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genevolve_ray.commands.build_splits import BuildSplits
+
+    seen: list[Any] = []
+    place = BuildSplits.trajectories
+
+    def watched(self: BuildSplits, rows: Any) -> Any:
+        seen.extend(rows)
+        return place(self, rows)
+
+    monkeypatch.setattr(BuildSplits, "trajectories", watched)
+    assert build(genevolve, tmp_path / "light", "--until", "truths").code == 0
+
+    assert seen
+    assert not any(row.answer or row.meta for row in seen)
+
+
+def test_what_a_killed_publication_left_is_removed_and_an_old_data_set_put_back(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    (out / ".dataset-new").mkdir(parents=True)
+    (out / ".dataset-old-1" / "before").mkdir(parents=True)
+    (out / ".dataset-old-1" / "before" / "summary.json").write_text("{}")
+    assert build(genevolve, out, "--until", "recipes").code == 0
+
+    assert not list(out.glob(".dataset-*"))
+    assert (out / "dataset" / "summary.json").read_text() == "{}"
 
 
 def test_the_published_readers_take_every_row(built: Path) -> None:
@@ -153,6 +237,39 @@ def test_two_builds_do_not_share_a_folder(genevolve: Callable[..., Any], tmp_pat
 
     assert ended.code == 2
     assert "another build is writing this folder" in ended.err
+
+
+def test_an_embedder_that_fails_ends_the_build_as_an_outage(
+    genevolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genevolve_ray.errors import InfraFailure
+    from genevolve_ray.experience.embed import HashingEmbedder
+
+    async def down(self: HashingEmbedder, texts: Any) -> None:
+        raise InfraFailure("the embedder is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HashingEmbedder, "embed", down)
+        ended = build(genevolve, tmp_path / "down", recipes=12)
+
+    assert ended.code == 75
+    assert "the embedder is down" in ended.err
+    assert build(genevolve, tmp_path / "down", recipes=12).code == 0
+
+
+def test_a_time_limit_inside_a_build_is_not_taken_for_another_build(
+    genevolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import Timeout
+
+    from genevolve_ray.commands.build_run import DataBuild
+
+    def late(self: DataBuild, until: Any) -> None:
+        raise Timeout("elsewhere")
+
+    monkeypatch.setattr(DataBuild, "run", late)
+    with pytest.raises(Timeout, match="elsewhere"):
+        build(genevolve, tmp_path / "late")
 
 
 @pytest.mark.parametrize(

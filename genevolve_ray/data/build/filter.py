@@ -14,7 +14,7 @@ from genevolve_ray.records.base import Config, Record
 
 MEAN = "mean"
 BELOW = "below_threshold"
-"""Reason of a rejection; its values name each grade below its threshold."""
+"""Reason of a rejection; its values name each grade below its threshold first, then all other grades."""
 RowT = TypeVar("RowT", bound=BuildRow)
 
 
@@ -77,7 +77,7 @@ def apply_thresholds(
     thresholds: ThresholdConfig,
     stage: str,
 ) -> list[RowT]:
-    """Return every row, those below a threshold as rejected by `stage` with all grades that are too low.
+    """Return every row, those below a threshold as rejected by `stage` with all grades, the ones that are too low first.
 
     Rows that were rejected before, or have no grades, are unchanged.
 
@@ -93,8 +93,11 @@ def _judged(
 ) -> RowT:
     if row.rejected is not None or not grades:
         return row
-    low = [f"{name} {grades[name]} < {least}" for name, least in thresholds.least.items() if grades[name] < least]
     mean = mean_grade(grades, scales)
+    low = {name: f"{name} {grades[name]} < {least}" for name, least in thresholds.least.items() if grades[name] < least}
     if thresholds.mean is not None and mean < thresholds.mean:
-        low.append(f"{MEAN} {mean:.2f} < {thresholds.mean:g}")
-    return row.reject(stage, BELOW, *low) if low else row
+        low[MEAN] = f"{MEAN} {mean:.2f} < {thresholds.mean:g}"
+    if not low:
+        return row
+    every = {scale: f"{scale} {grades[scale]}" for scale in scales} | {MEAN: f"{MEAN} {mean:.2f}"}
+    return row.reject(stage, BELOW, *low.values(), *(told for name, told in every.items() if name not in low))

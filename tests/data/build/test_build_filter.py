@@ -36,12 +36,12 @@ def test_the_yield_of_each_threshold_is_counted() -> None:
     assert [table[MEAN, least] for least in (3.5, 4.0, 4.5)] == [2, 1, 0]
 
 
-def test_a_row_below_a_threshold_names_each_grade_that_is_too_low() -> None:
+def test_a_row_below_a_threshold_names_the_grades_that_are_too_low_and_then_all_others() -> None:
     row = apply(graded(taste=2, truth=3), ThresholdConfig(least={"taste": 3, "truth": 3}, mean=3))
 
     assert row.rejected is not None
     assert (row.rejected.stage, row.rejected.reason) == ("audit", BELOW)
-    assert row.rejected.values == ("taste 2 < 3", "mean 2.50 < 3")
+    assert row.rejected.values == ("taste 2 < 3", "mean 2.50 < 3", "truth 3")
 
 
 def test_a_row_at_the_thresholds_is_kept() -> None:
