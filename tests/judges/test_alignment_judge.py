@@ -141,6 +141,13 @@ async def test_a_pair_that_fails_fails_alone_and_a_call_that_is_gone_is_not_comp
     assert not any("sign" in texts for texts in seen)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+async def test_no_picture_is_kept_once_it_is_judged(clip: str, batch_size: int) -> None:
+    judge = judge_of(clip, batch_size=batch_size, **WIDE)
+    await asyncio.gather(*(asked(judge, text) for text in ("red", "blue", "green")))
+    assert not judge._model._waiting
+
+
 async def test_a_long_text_is_cut_and_flagged(clip: str) -> None:
     judge = judge_of(clip, **WIDE)
     words = ["red"] * (LIMIT - 2)  # Beside them the tower reads a mark at either end.
