@@ -96,6 +96,12 @@ async def test_the_reader_gets_a_png_of_bounded_size() -> None:
     assert Image.open(io.BytesIO(reader.pictures[0])).size == (28, 21)
 
 
+async def test_texts_that_are_too_long_to_compare_are_flagged() -> None:
+    request = REQUEST.model_copy(update={"meta": {"texts": "SOL" * 500}})
+    assert (await asked(judge_of(Lines()))).flags == ()
+    assert (await asked(judge_of(Lines(), wanted="meta.texts"), request)).flags == ("cut:text",)
+
+
 async def test_a_reader_that_fails_is_no_empty_picture() -> None:
     judge = OcrJudge(OcrJudgeConfig(reader=f"{__name__}:Lines", reader_config={"fails": True}))
     with (
