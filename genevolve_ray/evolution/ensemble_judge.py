@@ -15,12 +15,20 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.collect import gather_or_cancel
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, Role, build_here
 from genevolve_ray.judges.merging import AGREEMENT, Combination, Merging, merged_kscore, merged_open
-from genevolve_ray.judges.protocol import Judge, LooksAtReferences, declared_components, gives_kscore, needs_truth
+from genevolve_ray.judges.protocol import (
+    Judge,
+    LooksAtReferences,
+    declared_components,
+    gives_kscore,
+    judges_groups,
+    needs_truth,
+)
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import AnyVerdict, ComponentRange
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import PictureLimits
+from genevolve_ray.records.plugin_results import PluginResultFault, checked
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.usage import metered
@@ -186,6 +194,7 @@ class EnsembleJudge:
 
         Raises:
             InfraFailure: when fewer than `min_members` gave a verdict.
+            PluginResultFault: naming a member that returned no verdict.
         """
         verdicts: dict[str, AnyVerdict] = {}
         failures: dict[str, InfraFailure] = {}
@@ -194,9 +203,12 @@ class EnsembleJudge:
             given = truth if needs_truth(member) else b""
             try:
                 with metered(name):
-                    verdicts[name] = await member.judge(request, image, given, program, references)
+                    judged = member.judge(request, image, given, program, references)
+                    verdicts[name] = await checked("judge", member, judged)
             except InfraFailure as failure:
                 failures[name] = failure
+            except PluginResultFault as fault:
+                raise PluginResultFault(f"members.{name}: {fault}") from fault
 
         await gather_or_cancel(ask(name, member) for name, member in self._members.items())
         if len(verdicts) < self.config.least:
@@ -246,10 +258,16 @@ def _named(name: str, work: Any, *arguments: Any) -> Any:
 
 
 def _classes(config: EnsembleJudgeConfig) -> dict[str, tuple[Any, Any]]:
-    """Return class and settings of each member. Raises PluginFault naming one that cannot be found or configured."""
+    """Return class and settings of each member.
+
+    Raises:
+        PluginFault: naming one that cannot be found or configured, or that judges groups.
+    """
 
     def resolved(spec: MemberSpec) -> tuple[Any, Any]:
         kind = spec.resolve()
+        if judges_groups(kind):
+            raise PluginFault(f"judge {spec.type} judges groups: name it under judges of the run")
         return kind, spec.settings(kind)
 
     return {name: _named(name, resolved, spec) for name, spec in config.members.items()}

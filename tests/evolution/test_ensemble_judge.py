@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from ensemble_members import Critic, Number, member
+from ensemble_members import Critic, Number, Ranker, member
 from pydantic import ValidationError
 from vlm_judge_helpers import HIT, IMAGE, PROGRAM, REQUEST, TRUTH
 
@@ -22,6 +22,7 @@ from genevolve_ray.evolution.plugins import JudgeSpec, PluginFault
 from genevolve_ray.judges.protocol import declared_components, gives_kscore, needs_truth
 from genevolve_ray.records.components import AnyVerdict
 from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.plugin_results import PluginResultFault
 from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import (
     EXAMINATION_FAILED,
@@ -154,6 +155,20 @@ async def test_other_errors_of_a_member_are_not_hidden() -> None:
     assert raised.group_contains(ZeroDivisionError)
 
 
+@pytest.mark.parametrize("given", [None, 0.5])
+async def test_a_member_that_returns_no_verdict_is_named(given: object) -> None:
+    judge = ensemble(NUMBERS)
+
+    async def wrong(*_: object) -> object:
+        return given
+
+    judge._members["b"].judge = wrong  # type: ignore[assignment]
+    with pytest.raises(ExceptionGroup) as raised:
+        await asked(judge)
+    said = r"^members\.b: judge ensemble_members:Number: judge returned (None|float)\. Legal: "
+    assert raised.group_contains(PluginResultFault, match=said)
+
+
 async def test_a_component_that_was_not_declared_is_a_failure() -> None:
     members = {"a": NUMBERS["a"], "b": member(Number, sent="other")}
     with pytest.raises(InfraFailure, match=r"b gives other in \[0, 10\], which it did not declare"):
@@ -256,6 +271,11 @@ def test_an_ensemble_may_be_a_member() -> None:
         (NUMBERS, {"agreement": ["kscore"]}, "'kscore' is no component of two members; those are score"),
         ({"a": CRITICS["a"], "b": member(Critic, formula="release-summary")}, {}, "paper of a, release-summary of b"),
         ({"a": CRITICS["a"], "b": member(Critic, grad=1)}, {}, "members.b: judge.config.grad: unknown key"),
+        (
+            {"a": CRITICS["a"], "b": member(Ranker)},
+            {},
+            "members.b: judge ensemble_members:Ranker judges groups: name it under judges of the run",
+        ),
         (
             {"a": CRITICS["a"], "b": {"type": "nowhere:Judge"}},
             {},
