@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ensemble_members import Critic, Ranker, member
+from ensemble_members import Critic, member
 from played_bench import write_config
 from played_world import World, playing, png
 
