@@ -16,6 +16,7 @@ from genevolve_ray.commands.inference import CONSOLE, Common
 from genevolve_ray.commands.jobs import EXIT_FAILED, Job, carry_out, refuse_foreign, result_settings
 from genevolve_ray.commands.judged import KSCORE_FILES, write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
+from genevolve_ray.doctor.preflight import check_formulas
 from genevolve_ray.doctor.settings_tree import plugin_settings
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
@@ -58,6 +59,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
         raise UserFault("--stored keeps the verdicts of the run's own judge: omit it to use another judge")
     if not stored:
         config = _without_groups(config)
+        check_formulas(config)
     panel = not stored and _is_panel(config)
     refuse_foreign(out, "rescore", (PanelStage.results,) if panel else KSCORE_FILES)
     # A failed examination of a program must not take the scores of its picture away.

@@ -141,7 +141,11 @@ def test_an_ensemble_in_the_open_form_scores_the_pictures(genevolve: Callable[..
     judge = json.dumps({"type": "ensemble", "config": {"form": "open", "members": members}})
     with playing(World()) as world:
         run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"
-        ended = genevolve("rescore", run, "--output", out, "--in-process", "--set", f"judge={judge}")
+        refused = genevolve("rescore", run, "--output", out, "--formula", "release-summary", "--set", f"judge={judge}")
+        ended = genevolve(
+            "rescore", run, "--output", out, "--in-process", "--formula", "paper", "--set", f"judge={judge}"
+        )
+    assert refused.code == 2 and "which reward.formula=release-summary cannot alter" in refused.err
     assert ended.code == 0, ended.err
     [after, _] = [row["after"] for row in json.loads((out / "rescore_rows.json").read_text())]
     assert (after["judge.aesthetics"], after["judge.sufficiency"]) == (0.75, 1.0) and "judge.agreement" in after

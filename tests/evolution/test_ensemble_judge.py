@@ -334,3 +334,22 @@ def test_an_open_ensemble_needs_a_reward_of_components() -> None:
         check_reward(run("open"))
     with pytest.raises(UserFault, match="gives no KScore, only faithfulness"):
         check_kscore(run("open").judge)
+
+
+def test_the_formula_of_an_open_ensemble_is_that_of_the_reward() -> None:
+    def run(*more: str, form: str = "open") -> Any:
+        spec = JudgeSpec(type=ENSEMBLE, config={"members": CRITICS, "form": form})
+        return load_config("atlas", [*more, f"judge={spec.model_dump_json()}", "reward.components={judge.kscore: 1}"])
+
+    assert run().reward.formula is ScoreFormula.PAPER
+    check_reward(run())
+    check_reward(run("reward.formula=release-summary", form="kscore"))  # It has the grades.
+    said = (
+        "judge gives KScores by the formula paper in an open verdict, which reward.formula=release-summary cannot alter"
+    )
+    with pytest.raises(UserFault, match=said):
+        check_reward(run("reward.formula=release-summary"))
+    further = JudgeSpec(type=ENSEMBLE, config={"members": CRITICS, "form": "open"}).model_dump_json()
+    run_of_two = load_config("atlas", [f"judges={{more: {further}}}", "reward.formula=release-summary"])
+    with pytest.raises(UserFault, match=r"judges.more gives KScores by the formula paper"):
+        check_reward(run_of_two)
