@@ -77,6 +77,8 @@ class ImageTextModel:
             raise ValueError(f"{key}={model!r} cannot be loaded: {error}") from error
         if not (hasattr(found, "get_image_features") and hasattr(found, "get_text_features")):
             raise ValueError(f"{key}={model!r} is a {type(found).__name__}, which has no towers for pictures and texts")
+        # A control token that is written in a text, such as <|endoftext|>, is plain letters.
+        self._processor.tokenizer.split_special_tokens = True
         self._model = found.to(device).eval().requires_grad_(False)
         self._takes = set(inspect.signature(self._model.forward).parameters)
         self._device, self._batch_size = device, batch_size

@@ -157,6 +157,23 @@ async def test_a_long_text_is_cut_and_flagged(clip: str) -> None:
     assert (await asked(judge, "red " * 5000)).flags == ("cut:alignment",)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+async def test_a_control_token_in_a_text_is_plain_letters(kind: str, request: pytest.FixtureRequest) -> None:
+    judge = judge_of(request.getfixturevalue(kind), **WIDE)
+    seen = []
+    forward = judge._model._model.forward
+
+    def watched(**inputs: Any) -> Any:
+        seen.append(inputs["input_ids"][0].tolist())
+        return forward(**inputs)
+
+    judge._model._model.forward = watched
+    await asked(judge, "red blue")
+    await asked(judge, "red <end> blue")
+    # The tokenizer does not know the pieces "<", "end" and ">"; the one end is that of the text.
+    assert [ids.count(3) for ids in seen] == [1, 1] and [ids.count(1) for ids in seen] == [0, 3]
+
+
 async def test_the_text_may_be_the_programs_and_have_a_prefix(clip: str) -> None:
     program, request = await asked(judge_of(clip, text="program", **WIDE)), judge_of(clip, prefix="a sign of ", **WIDE)
     assert program.components == (await asked(judge_of(clip, **WIDE), PROGRAM.gen_prompt)).components
