@@ -98,8 +98,8 @@ class OcrJudge:
         their places one by one, as finding the best assignment took too long.
 
         Raises:
-            InfraFailure: when the picture cannot be opened, or the reader failed.
-            UserFault: when the request's `meta` has no texts at the configured key, but something else.
+            InfraFailure: when the picture cannot be opened, or the reader failed, or the request's `meta` has no texts at
+                the configured key, but something else.
         """
         wanted = wanted_texts(request, self.config.wanted)
         picture = await asyncio.to_thread(self._opened, image, request.id)
@@ -128,7 +128,7 @@ class OcrJudge:
     async def _read(self, picture: Picture, request_id: str) -> list[ReadText]:
         started, done = monotonic(), False
         try:
-            read = list(await self._reader.read(picture.data))
+            read = [ReadText.model_validate(one) for one in await self._reader.read(picture.data)]
             done = True
         except Exception as error:
             # Readers are anybody's code, and their libraries raise anything on a picture.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FiniteFloat
 
 from genevolve_ray.records.base import Record
 
@@ -38,9 +39,9 @@ class ReadText(Record):
     """Hold a line or word that was read in a picture."""
 
     text: str
-    box: tuple[float, float, float, float]
+    box: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
     """Left, top, right and bottom in pixels."""
-    confidence: float = 1.0
+    confidence: FiniteFloat = 1.0
     """The reader's own, from 0 to 1."""
 
 
