@@ -24,7 +24,7 @@ from genevolve_ray.judges.protocol import (
     needs_truth,
 )
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.components import AnyVerdict, ComponentRange
+from genevolve_ray.records.components import AnyVerdict, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import PictureLimits
@@ -204,7 +204,7 @@ class EnsembleJudge:
             try:
                 with metered(name):
                     judged = member.judge(request, image, given, program, references)
-                    verdicts[name] = await checked("judge", member, judged)
+                    verdicts[name] = _without_agreement(member, await checked("judge", member, judged))
             except InfraFailure as failure:
                 failures[name] = failure
             except PluginResultFault as fault:
@@ -281,7 +281,7 @@ def _formula(settings: Any) -> ScoreFormula | None:
 def _declared(config: EnsembleJudgeConfig) -> dict[str, Mapping[str, ComponentRange]]:
     """Return the components of each member. Raises PluginFault naming members that do not fit together."""
     classes = _classes(config)
-    declared = {name: declared_components(*found) for name, found in classes.items()}
+    declared = {name: _own_components(*found) for name, found in classes.items()}
     for name in dict.fromkeys(name for each in declared.values() for name in each):
         ranges = {member: (each[name].low, each[name].high) for member, each in declared.items() if name in each}
         if len(set(ranges.values())) > 1:
@@ -294,6 +294,21 @@ def _declared(config: EnsembleJudgeConfig) -> dict[str, Mapping[str, ComponentRa
         told = ", ".join(f"{formula.value} of {member}" for member, formula in formulas.items())
         raise PluginFault(f"the members compute their KScores by different formulas: {told}; set one `formula`")
     return declared
+
+
+def _own_components(kind: Any, settings: Any) -> Mapping[str, ComponentRange]:
+    """Return the components of a member; of an ensemble without its agreement, as the outer one measures its own."""
+    declared = declared_components(kind, settings)
+    if not (isinstance(kind, type) and issubclass(kind, EnsembleJudge)):
+        return declared
+    return {name: scale for name, scale in declared.items() if name != AGREEMENT}
+
+
+def _without_agreement(member: Judge, verdict: AnyVerdict) -> AnyVerdict:
+    if not (isinstance(member, EnsembleJudge) and isinstance(verdict, OpenVerdict)):
+        return verdict
+    kept = {name: component for name, component in verdict.components.items() if name != AGREEMENT}
+    return verdict.model_copy(update={"components": kept})
 
 
 def _compared(config: EnsembleJudgeConfig) -> tuple[str, ...]:

@@ -258,6 +258,16 @@ def test_an_ensemble_may_be_a_member() -> None:
     assert gives_kscore(judge) and "more=ensemble/1:mean:" in judge.identity
 
 
+async def test_the_agreement_of_an_open_ensemble_is_that_of_its_own_members() -> None:
+    inner = {"type": ENSEMBLE, "config": {"members": {"b": NUMBERS["b"], "c": NUMBERS["c"]}}}
+    judge = ensemble({"a": NUMBERS["a"], "more": inner})
+    # The inner members say 4 and 8 with weights 1 and 2.
+    verdict, within = await asked(judge), (4 + 2 * 8) / 3
+    assert verdict.components["score"].value == pytest.approx((2 + within) / 2)
+    assert verdict.components["agreement"].value == pytest.approx(1 - (within - 2) / 10)
+    assert set(verdict.components) == set(declared_components(judge))
+
+
 @pytest.mark.parametrize(
     ("members", "settings", "said"),
     [
