@@ -167,12 +167,17 @@ def install(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
 
 
 def test_models_that_cannot_be_loaded_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def engine(params: dict[str, object]) -> None:
-        raise FileNotFoundError(params["Rec.model_path"])
+    def engine(params: dict[str, object]) -> Any:
+        def read(picture: bytes) -> None:
+            raise FileNotFoundError(params["Rec.model_path"])
+
+        return read
 
     install(monkeypatch, engine)
     params = {"Rec.model_path": "/nowhere.onnx"}
-    with pytest.raises(UserFault, match=r"params=\{'Rec.model_path': '/nowhere.onnx'\}: FileNotFoundError: /nowhere.onnx"):
+    with pytest.raises(
+        UserFault, match=r"params=\{'Rec.model_path': '/nowhere.onnx'\}: FileNotFoundError: /nowhere.onnx"
+    ):
         OcrJudge(OcrJudgeConfig(reader_config={"params": params}))
 
 
@@ -183,7 +188,8 @@ async def test_each_thread_of_the_reader_has_its_own_models(monkeypatch: pytest.
         built.append(params)
 
         def read(picture: bytes) -> Any:
-            reading.wait()
+            if not picture:
+                reading.wait()
             return SimpleNamespace(boxes=None)
 
         return read
@@ -230,6 +236,16 @@ async def test_rapidocr_reads_a_wrong_letter_and_an_empty_picture(rapidocr: OcrJ
     assert wrong.components["text"].value == pytest.approx(1 - 1 / 6)
     empty = await asked(rapidocr, image=TRUTH)
     assert (empty.components["text"].value, empty.components["text"].rationale) == (0, "'SOL RIM' was not read")
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [({"Rec.model_path": "/nowhere.onnx"}, "FileNotFoundError: /nowhere.onnx"), ({"No.key": 1}, "ValueError: No.key")],
+)
+@pytest.mark.usefixtures("rapidocr")
+def test_rapidocr_refuses_parameters_at_the_start(params: dict[str, object], said: str) -> None:
+    with pytest.raises(UserFault, match=said):
+        OcrJudge(OcrJudgeConfig(reader_config={"threads": 1, "params": params}))
 
 
 async def test_rapidocr_keeps_the_contract_of_a_judge(rapidocr: OcrJudge) -> None:
