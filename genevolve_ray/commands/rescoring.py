@@ -94,6 +94,8 @@ def _without_groups(config: RunConfig) -> RunConfig:
         for name, spec in config.judges.items()
         if not spec.isolated and judges_groups(plugin_settings(f"judges.{name}", spec)[0])
     ]
+    if not groups:
+        return config
     for name in groups:
         CONSOLE.print(f"judges.{name} is left out: it judges groups, which only a run has", highlight=False)
     return config.model_copy(update={"judges": {n: spec for n, spec in config.judges.items() if n not in groups}})
