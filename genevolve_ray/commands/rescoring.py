@@ -16,13 +16,14 @@ from genevolve_ray.commands.inference import CONSOLE, Common
 from genevolve_ray.commands.jobs import EXIT_FAILED, Job, carry_out, refuse_foreign, result_settings
 from genevolve_ray.commands.judged import KSCORE_FILES, write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
+from genevolve_ray.doctor.preflight import check_formulas
 from genevolve_ray.doctor.settings_tree import plugin_settings
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.judging import MAIN
 from genevolve_ray.evolution.sources import build_source
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.judges.protocol import declared_components
+from genevolve_ray.judges.protocol import gives_kscore, judges_groups
 from genevolve_ray.records.components import AnyVerdict, components_of
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
@@ -48,6 +49,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
     """Judge stored rollouts again and return the exit code. Raises UserFault, ConfigError, StoreError, DataError.
 
     One judge with a KScore writes the files of `genevolve judge`; other judges, and several, write their components.
+    Judges of groups are left out.
     """
     store = RunStore.read(str(run))
     if out.resolve().is_relative_to(run.resolve()):
@@ -55,6 +57,9 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
     config = _config(store, common, formula)
     if stored and without_secrets(config.judge.model_dump()) != without_secrets(store.config["judge"]):
         raise UserFault("--stored keeps the verdicts of the run's own judge: omit it to use another judge")
+    if not stored:
+        config = _without_groups(config)
+        check_formulas(config)
     panel = not stored and _is_panel(config)
     refuse_foreign(out, "rescore", (PanelStage.results,) if panel else KSCORE_FILES)
     # A failed examination of a program must not take the scores of its picture away.
@@ -79,7 +84,21 @@ def _is_panel(config: RunConfig) -> bool:
     """Return whether judges give other components than one KScore."""
     if config.judges or config.judge.isolated:
         return bool(config.judges or config.reward.components)
-    return "kscore" not in declared_components(*plugin_settings("judge", config.judge))
+    return not gives_kscore(*plugin_settings("judge", config.judge))
+
+
+def _without_groups(config: RunConfig) -> RunConfig:
+    """Return a configuration without judges of groups, and print which these were: each picture is judged alone."""
+    groups = [
+        name
+        for name, spec in config.judges.items()
+        if not spec.isolated and judges_groups(plugin_settings(f"judges.{name}", spec)[0])
+    ]
+    if not groups:
+        return config
+    for name in groups:
+        CONSOLE.print(f"judges.{name} is left out: it judges groups, which only a run has", highlight=False)
+    return config.model_copy(update={"judges": {n: spec for n, spec in config.judges.items() if n not in groups}})
 
 
 def _job(

@@ -234,6 +234,7 @@ def check_reward(config: RunConfig) -> None:
 
     With a judge that has an environment of its own, this is checked where the run starts.
     """
+    check_formulas(config)
     declared = {}
     for role, spec in config.judge_specs.items():
         if spec.isolated:
@@ -246,6 +247,25 @@ def check_reward(config: RunConfig) -> None:
         OpenReward(config.reward, declared)
     elif not gives_kscore(*plugin_settings("judge", config.judge)):
         raise UserFault(f"judge gives no KScore: set reward.components, from {', '.join(declared['judge'])}")
+
+
+def check_formulas(config: RunConfig) -> None:
+    """Check that open verdicts have the KScore of `reward.formula`, by which only those with the grades are computed again.
+
+    Raises:
+        UserFault: naming a judge whose settings have another formula.
+    """
+    for role, spec in config.judge_specs.items():
+        if spec.isolated:
+            continue
+        kind, settings = plugin_settings(role, spec)
+        named, used = getattr(settings, "formula", None), config.reward.formula
+        measured = "kscore" in declared_components(kind, settings) and not gives_kscore(kind, settings)
+        if measured and named not in (None, used):
+            raise UserFault(
+                f"{role} gives KScores by the formula {named!s} in an open verdict, which reward.formula={used!s} cannot "
+                "alter: use one formula"
+            )
 
 
 def check_kscore(spec: PluginSpec) -> None:

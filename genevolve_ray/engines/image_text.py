@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import deque
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,6 @@ class _Pair:
     text: str
     picture: PillowImage
     likeness: Likeness | None = None
-    waits: bool = True
 
 
 class ImageTextModel:
@@ -78,6 +77,8 @@ class ImageTextModel:
             raise ValueError(f"{key}={model!r} cannot be loaded: {error}") from error
         if not (hasattr(found, "get_image_features") and hasattr(found, "get_text_features")):
             raise ValueError(f"{key}={model!r} is a {type(found).__name__}, which has no towers for pictures and texts")
+        # A control token that is written in a text, such as <|endoftext|>, is plain letters.
+        self._processor.tokenizer.split_special_tokens = True
         self._model = found.to(device).eval().requires_grad_(False)
         self._takes = set(inspect.signature(self._model.forward).parameters)
         self._device, self._batch_size = device, batch_size
@@ -87,7 +88,8 @@ class ImageTextModel:
         """Whether the model gives probabilities."""
         # SigLIP has learned from texts that are padded to its limit, and reads others badly.
         self._padding: Any = "max_length" if self.sigmoid else True
-        self._waiting: deque[_Pair] = deque()
+        # Two threads use it, by single operations that are atomic.
+        self._waiting: OrderedDict[_Pair, None] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, "image-text")
 
     async def compare(self, text: str, picture: PillowImage) -> Likeness:
@@ -97,13 +99,14 @@ class ImageTextModel:
             InfraFailure: when the model cannot read one of them, gives no finite number, or lacks memory.
         """
         pair = _Pair(text, picture)
-        self._waiting.append(pair)
+        self._waiting[pair] = None
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, self._likeness, pair)
         except (*MISREAD, RuntimeError) as error:
             raise InfraFailure(f"{type(error).__name__}: {error}"[:300]) from error
         finally:
-            pair.waits = False
+            # A call that was cancelled never has its turn.
+            self._waiting.pop(pair, None)
 
     async def aclose(self) -> None:
         """Stop the thread of the model."""
@@ -111,8 +114,9 @@ class ImageTextModel:
 
     def _likeness(self, pair: _Pair) -> Likeness:
         """Return the likeness of a pair: what a batch before has left, or that of a new batch."""
+        self._waiting.pop(pair, None)
         if pair.likeness is None:
-            batch = [pair, *self._others(pair)]
+            batch = [pair, *self._others()]
             try:
                 found = self._compare(batch)
             except (*MISREAD, RuntimeError):
@@ -125,13 +129,14 @@ class ImageTextModel:
         assert pair.likeness is not None
         return pair.likeness
 
-    def _others(self, pair: _Pair) -> list[_Pair]:
+    def _others(self) -> list[_Pair]:
         """Take further pairs that wait, up to a full batch."""
         taken: list[_Pair] = []
-        while self._waiting and len(taken) < self._batch_size - 1:
-            one = self._waiting.popleft()
-            if one.waits and one is not pair:
-                taken.append(one)
+        while len(taken) < self._batch_size - 1:
+            try:
+                taken.append(self._waiting.popitem(last=False)[0])
+            except KeyError:
+                break
         return taken
 
     @torch.inference_mode()

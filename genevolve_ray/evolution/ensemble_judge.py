@@ -15,12 +15,20 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.collect import gather_or_cancel
 from genevolve_ray.evolution.plugins import PluginFault, PluginSpec, Role, build_here
 from genevolve_ray.judges.merging import AGREEMENT, Combination, Merging, merged_kscore, merged_open
-from genevolve_ray.judges.protocol import Judge, LooksAtReferences, declared_components, gives_kscore, needs_truth
+from genevolve_ray.judges.protocol import (
+    Judge,
+    LooksAtReferences,
+    declared_components,
+    gives_kscore,
+    judges_groups,
+    needs_truth,
+)
 from genevolve_ray.records.base import Config
-from genevolve_ray.records.components import AnyVerdict, ComponentRange
+from genevolve_ray.records.components import AnyVerdict, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.pictures import PictureLimits
+from genevolve_ray.records.plugin_results import PluginResultFault, checked
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.usage import metered
@@ -186,6 +194,7 @@ class EnsembleJudge:
 
         Raises:
             InfraFailure: when fewer than `min_members` gave a verdict.
+            PluginResultFault: naming a member that returned no verdict.
         """
         verdicts: dict[str, AnyVerdict] = {}
         failures: dict[str, InfraFailure] = {}
@@ -194,9 +203,12 @@ class EnsembleJudge:
             given = truth if needs_truth(member) else b""
             try:
                 with metered(name):
-                    verdicts[name] = await member.judge(request, image, given, program, references)
+                    judged = member.judge(request, image, given, program, references)
+                    verdicts[name] = _without_agreement(member, await checked("judge", member, judged))
             except InfraFailure as failure:
                 failures[name] = failure
+            except PluginResultFault as fault:
+                raise PluginResultFault(f"members.{name}: {fault}") from fault
 
         await gather_or_cancel(ask(name, member) for name, member in self._members.items())
         if len(verdicts) < self.config.least:
@@ -246,10 +258,16 @@ def _named(name: str, work: Any, *arguments: Any) -> Any:
 
 
 def _classes(config: EnsembleJudgeConfig) -> dict[str, tuple[Any, Any]]:
-    """Return class and settings of each member. Raises PluginFault naming one that cannot be found or configured."""
+    """Return class and settings of each member.
+
+    Raises:
+        PluginFault: naming one that cannot be found or configured, or that judges groups.
+    """
 
     def resolved(spec: MemberSpec) -> tuple[Any, Any]:
         kind = spec.resolve()
+        if judges_groups(kind):
+            raise PluginFault(f"judge {spec.type} judges groups: name it under judges of the run")
         return kind, spec.settings(kind)
 
     return {name: _named(name, resolved, spec) for name, spec in config.members.items()}
@@ -263,7 +281,7 @@ def _formula(settings: Any) -> ScoreFormula | None:
 def _declared(config: EnsembleJudgeConfig) -> dict[str, Mapping[str, ComponentRange]]:
     """Return the components of each member. Raises PluginFault naming members that do not fit together."""
     classes = _classes(config)
-    declared = {name: declared_components(*found) for name, found in classes.items()}
+    declared = {name: _own_components(*found) for name, found in classes.items()}
     for name in dict.fromkeys(name for each in declared.values() for name in each):
         ranges = {member: (each[name].low, each[name].high) for member, each in declared.items() if name in each}
         if len(set(ranges.values())) > 1:
@@ -276,6 +294,21 @@ def _declared(config: EnsembleJudgeConfig) -> dict[str, Mapping[str, ComponentRa
         told = ", ".join(f"{formula.value} of {member}" for member, formula in formulas.items())
         raise PluginFault(f"the members compute their KScores by different formulas: {told}; set one `formula`")
     return declared
+
+
+def _own_components(kind: Any, settings: Any) -> Mapping[str, ComponentRange]:
+    """Return the components of a member; of an ensemble without its agreement, as the outer one measures its own."""
+    declared = declared_components(kind, settings)
+    if not (isinstance(kind, type) and issubclass(kind, EnsembleJudge)):
+        return declared
+    return {name: scale for name, scale in declared.items() if name != AGREEMENT}
+
+
+def _without_agreement(member: Judge, verdict: AnyVerdict) -> AnyVerdict:
+    if not (isinstance(member, EnsembleJudge) and isinstance(verdict, OpenVerdict)):
+        return verdict
+    kept = {name: component for name, component in verdict.components.items() if name != AGREEMENT}
+    return verdict.model_copy(update={"components": kept})
 
 
 def _compared(config: EnsembleJudgeConfig) -> tuple[str, ...]:

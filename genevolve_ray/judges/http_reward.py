@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -73,6 +73,7 @@ class HttpReward:
     """
 
     Config = HttpRewardConfig
+    gives_kscore: ClassVar = False  # Also with a component of that name: there are no four grades.
 
     def __init__(self, config: HttpRewardConfig) -> None:
         """Keep the config; nothing is called yet."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import Field, ValidationError
 
 from genevolve_ray.errors import InfraFailure, UserFault
-from genevolve_ray.judges.text_matching import Match, ReadText, match_texts
+from genevolve_ray.judges.text_matching import Match, Matching, ReadText, match_texts
 from genevolve_ray.judges.wanted_texts import QUOTED, wanted_texts
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import Artefact, Component, ComponentRange, OpenVerdict
@@ -94,21 +94,25 @@ class OcrJudge:
     ) -> OpenVerdict:
         """Return the components `text` and `exact`, or none where the request wants no text.
 
+        Flags are `cut:text` where there was more text than is compared, and `greedy:text` where texts were assigned to
+        their places one by one, as finding the best assignment took too long.
+
         Raises:
-            InfraFailure: when the picture cannot be opened, or the reader failed.
-            UserFault: when the request's `meta` has no texts at the configured key, but something else.
+            InfraFailure: when the picture cannot be opened, or the reader failed, or the request's `meta` has no texts at
+                the configured key, but something else.
         """
         wanted = wanted_texts(request, self.config.wanted)
         picture = await asyncio.to_thread(self._opened, image, request.id)
         if not wanted:
             return OpenVerdict(components={}, judge=self.identity, rationale="the request wants no text")
         read = [one for one in await self._read(picture, request.id) if one.confidence >= self.config.min_confidence]
-        found = await asyncio.to_thread(match_texts, wanted, read, ignore_case=self.config.ignore_case)
+        matching = await asyncio.to_thread(match_texts, wanted, read, ignore_case=self.config.ignore_case)
+        found = matching.matches
         artefacts = tuple(_artefact(one, picture) for one in read[:_MAX_ARTEFACTS])
         rationale = "; ".join(map(_told, found))[:_RATIONALE_CHARS]
         text = Component(value=_mean([one.likeness for one in found]), rationale=rationale, artefacts=artefacts)
         exact = Component(value=_mean([float(one.exact) for one in found]))
-        return OpenVerdict(components={"text": text, "exact": exact}, judge=self.identity)
+        return OpenVerdict(components={"text": text, "exact": exact}, judge=self.identity, flags=_flags(matching))
 
     async def aclose(self) -> None:
         """Release what the reader holds."""
@@ -124,7 +128,7 @@ class OcrJudge:
     async def _read(self, picture: Picture, request_id: str) -> list[ReadText]:
         started, done = monotonic(), False
         try:
-            read = list(await self._reader.read(picture.data))
+            read = [ReadText.model_validate(one) for one in await self._reader.read(picture.data)]
             done = True
         except Exception as error:
             # Readers are anybody's code, and their libraries raise anything on a picture.
@@ -155,6 +159,10 @@ def _artefact(one: ReadText, picture: Picture) -> Artefact:
     shares = (left / picture.width, top / picture.height, right / picture.width, bottom / picture.height)
     box = tuple(min(max(share, 0.0), 1.0) for share in shares)
     return Artefact(kind="text", label=one.text, box=(box[0], box[1], box[2], box[3]))
+
+
+def _flags(matching: Matching) -> tuple[str, ...]:
+    return tuple(flag for flag, given in (("cut:text", matching.cut), ("greedy:text", matching.greedy)) if given)
 
 
 def _told(match: Match) -> str:

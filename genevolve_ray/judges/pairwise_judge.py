@@ -39,9 +39,9 @@ class PairwiseJudgeConfig(SeeingConfig):
     pairs: Pairs = "all"
     """`all`: each picture is compared with each other one. A number n: the pictures form a circle, and each is compared
     with the next n. Each pair takes two calls, one for either order."""
-    prior: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    prior: float = Field(default=1.0, ge=1e-6, allow_inf_nan=False)
     """Weight of the assumption that all pictures are equal, in comparisons of each picture. A larger one draws the scores
-    to 0.5."""
+    to 0.5; without any, a picture that has won everything would have no finite strength."""
     show_truth: bool = False
     """Show the model the ground-truth image as well; requests must then have one."""
     alone: float | None = Field(default=None, ge=0, le=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import threading
 from collections.abc import Sequence
@@ -40,11 +41,23 @@ class RapidOcrReader:
     deterministic = True
 
     def __init__(self, config: RapidOcrConfig) -> None:
-        """Keep the settings; each thread loads its models when it first reads. Raises UserFault without the packages."""
+        """Load the models of one thread, and read a picture; each further thread loads its own when it first reads.
+
+        Raises:
+            UserFault: without the packages, or naming the parameters with which no models can be loaded.
+        """
         self.check(config)
         self.config = config
         own = json.dumps(config.params, sort_keys=True)
         self.identity = f"rapidocr-{version('rapidocr')}:{hashlib.sha256(own.encode()).hexdigest()[:8]}"
+        try:
+            engine = self._loaded()
+            engine(_letters())  # It opens its models when it first needs them.
+        except Exception as error:
+            # The libraries raise anything on an unknown parameter or a file that is no model.
+            said = f"{type(error).__name__}: {str(error)[:300]}"
+            raise UserFault(f"reader rapidocr cannot be loaded with params={config.params}: {said}") from error
+        self._spare = [engine]
         self._engines = threading.local()
         self._executor = ThreadPoolExecutor(config.workers, "rapidocr")
 
@@ -78,17 +91,33 @@ class RapidOcrReader:
     def _engine(self) -> Any:
         """Return the models of this thread: an engine keeps state between the steps of a picture."""
         if not hasattr(self._engines, "one"):
-            from rapidocr import RapidOCR
-
-            onnx = "EngineConfig.onnxruntime"
-            own = {
-                "Global.log_level": "error",
-                "Global.text_score": 0.0,  # The judge decides by its own `min_confidence`.
-                f"{onnx}.intra_op_num_threads": self.config.threads,
-                f"{onnx}.inter_op_num_threads": 1,
-            }
-            self._engines.one = RapidOCR(params=own | self.config.params)
+            try:
+                self._engines.one = self._spare.pop()
+            except IndexError:
+                self._engines.one = self._loaded()
         return self._engines.one
+
+    def _loaded(self) -> Any:
+        from rapidocr import RapidOCR
+
+        onnx = "EngineConfig.onnxruntime"
+        own = {
+            "Global.log_level": "error",
+            "Global.text_score": 0.0,  # The judge decides by its own `min_confidence`.
+            f"{onnx}.intra_op_num_threads": self.config.threads,
+            f"{onnx}.inter_op_num_threads": 1,
+        }
+        return RapidOCR(params=own | self.config.params)
+
+
+def _letters() -> bytes:
+    """Return a picture with a word."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image, buffer = Image.new("RGB", (240, 120), "white"), io.BytesIO()
+    ImageDraw.Draw(image).text((40, 30), "START", fill="black", font=ImageFont.load_default(44))
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _around(corners: Any) -> tuple[float, float, float, float]:

@@ -14,14 +14,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FiniteFloat
 
 from genevolve_ray.records.base import Record
 
 _UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\U00020000-\U0003ffff"
 """Characters of scripts without spaces between words: each may begin or end a text."""
 _TOKEN = re.compile(rf"[{_UNSPACED}]|[^{_UNSPACED}]+")
-_MAX_CHARS = 2000
-"""Characters of a picture that are compared; what is read beyond them does not count."""
+_MAX_CHARS, _MAX_TOKENS, _MAX_PIECES = 2000, 1000, 1000
+"""Characters, words and pieces of text of a picture that are compared; what is read beyond them does not count."""
+_MAX_WANTED, _MAX_WANTED_CHARS, _MAX_ALL_WANTED_CHARS = 50, 300, 1000
+"""Wanted texts that are compared, and characters of each and of all. The work grows with the square of a text's length."""
+_SOLVER_S = 2.0
+"""Seconds that the solver may take for the best assignment."""
 _CANDIDATES = 20
 """Spans kept for each wanted text where several want the same place."""
 _WIDE_GAP = 1.5
@@ -34,9 +39,9 @@ class ReadText(Record):
     """Hold a line or word that was read in a picture."""
 
     text: str
-    box: tuple[float, float, float, float]
+    box: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
     """Left, top, right and bottom in pixels."""
-    confidence: float = 1.0
+    confidence: FiniteFloat = 1.0
     """The reader's own, from 0 to 1."""
 
 
@@ -48,6 +53,22 @@ class Match:
     read: str = ""
     likeness: float = 0.0
     exact: bool = False
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Hold how wanted texts were read.
+
+    Attributes:
+        matches: a match for each wanted text that was compared.
+        cut: whether there was more to compare than is compared.
+        greedy: whether finding the best assignment took too long. Then the readings were assigned one by one, the most
+            like first.
+    """
+
+    matches: list[Match]
+    cut: bool = False
+    greedy: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ def plain(text: str, ignore_case: bool) -> str:
     return folded.casefold() if ignore_case else folded
 
 
-def match_texts(wanted: Sequence[str], read: Sequence[ReadText], *, ignore_case: bool = True) -> list[Match]:
+def match_texts(wanted: Sequence[str], read: Sequence[ReadText], *, ignore_case: bool = True) -> Matching:
     """Return the best reading of each wanted text; no read word serves two of them, and their sum is the greatest.
 
     A reading is a run of whole words in reading order, of at most twice the characters of the text. So a text may stand on
@@ -73,22 +94,39 @@ def match_texts(wanted: Sequence[str], read: Sequence[ReadText], *, ignore_case:
     the edit distance (Levenshtein), both without spaces, which readers often miss. Its mean over texts is the measure NED
     of AnyText (arXiv 2311.03054).
 
+    The work has a bound: the first 50 texts are compared, by the first 300 characters of each and 1000 of all, with the first
+    1000 pieces, 1000 words and 2000 characters of the picture.
+
     Args:
         wanted: texts with at least one character that is not a space.
         read: what was read, in any order.
         ignore_case: whether letters of either case are the same.
     """
-    words, keys = _words(in_reading_order(read), ignore_case)
-    texts = [plain(text, ignore_case) for text in wanted]
+    pieces = sorted(read, key=lambda one: (one.box[1], one.box[0]))[:_MAX_PIECES]
+    words, keys, whole = _words(in_reading_order(pieces), ignore_case)
+    texts, complete = _bounded([plain(text, ignore_case) for text in wanted])
     spans = [_spans(text, keys, len(texts)) for text in texts]
+    assigned, best = _assigned(spans)
     found = []
-    for text, key, chosen in zip(wanted, texts, _assigned(spans), strict=True):
+    for text, key, chosen in zip(wanted, texts, assigned, strict=False):
         if chosen is None:
             found.append(Match(text))
             continue
         run = slice(chosen.first, chosen.last + 1)
         found.append(Match(text, "".join(words[run]).strip(), chosen.likeness, "".join(keys[run]) == key))
-    return found
+    return Matching(found, cut=not (whole and complete) or len(pieces) < len(read), greedy=not best)
+
+
+def _bounded(texts: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the texts that are compared, and whether they are all, and whole."""
+    kept: list[str] = []
+    room = _MAX_ALL_WANTED_CHARS
+    for text in texts[:_MAX_WANTED]:
+        if not room:
+            break
+        kept.append(text[: min(room, _MAX_WANTED_CHARS)])
+        room -= len(kept[-1])
+    return kept, kept == list(texts)
 
 
 def in_reading_order(read: Sequence[ReadText]) -> list[ReadText]:
@@ -126,8 +164,8 @@ def _lines(block: list[ReadText]) -> list[list[ReadText]]:
     return [sorted(line, key=lambda each: each.box[0]) for line in lines]
 
 
-def _words(read: Sequence[ReadText], ignore_case: bool) -> tuple[list[str], list[str]]:
-    """Return the tokens of texts in order, each with the space before it, and the same in the form for comparison."""
+def _words(read: Sequence[ReadText], ignore_case: bool) -> tuple[list[str], list[str], bool]:
+    """Return the tokens of texts in order, each with the space before it, the same for comparison, and whether these are all."""
     words: list[str] = []
     keys: list[str] = []
     chars = 0
@@ -138,12 +176,12 @@ def _words(read: Sequence[ReadText], ignore_case: bool) -> tuple[list[str], list
             if not key:
                 continue
             chars += len(key)
-            if chars > _MAX_CHARS:
-                return words, keys
+            if chars > _MAX_CHARS or len(words) == _MAX_TOKENS:
+                return words, keys, False
             words.append(space + token)
             keys.append(key)
             space = ""
-    return words, keys
+    return words, keys, True
 
 
 def _spans(text: str, keys: Sequence[str], places: int) -> list[_Span]:
@@ -163,7 +201,8 @@ def _spans(text: str, keys: Sequence[str], places: int) -> list[_Span]:
     codes = np.full(ends_S[-1] + J, _NO_CHAR, dtype=np.int32)
     codes[: ends_S[-1]] = [ord(char) for key in keys for char in key]
     text_W_1 = np.array([ord(char) for char in text], dtype=np.int32)[:, None]
-    step_W_1 = np.arange(W + 1, dtype=np.int32)[:, None]
+    # No distance is above W + J, and small numbers are faster.
+    step_W_1 = np.arange(W + 1, dtype=np.int16)[:, None]
     row_W_S = np.broadcast_to(step_W_1, (W + 1, len(keys)))
     likeness_S_J = np.zeros((len(keys), J))
     for j in range(J):
@@ -193,30 +232,41 @@ def _next_row(row_W_S: NDArray[Any], differs_W_S: NDArray[Any], step_W_1: NDArra
     return cheapest_W_S
 
 
-def _assigned(spans: Sequence[Sequence[_Span]]) -> list[_Span | None]:
-    """Return a span of each text so that none overlap and the sum of the likenesses is the greatest."""
+def _assigned(spans: Sequence[Sequence[_Span]]) -> tuple[list[_Span | None], bool]:
+    """Return a span of each text so that none overlap, and whether the sum of the likenesses is the greatest."""
     best = [each[0] if each else None for each in spans]
     if not _overlap([span for span in best if span is not None]):
-        return best
+        return best, True
     from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csc_array
 
     # A set packing problem: each text and each token is in at most one chosen span.
     choices = [(text, span) for text, each in enumerate(spans) for span in each]
     tokens = 1 + max(span.last for _, span in choices)
-    uses = np.zeros((len(spans) + tokens, len(choices)))
-    for column, (text, span) in enumerate(choices):
-        uses[text, column] = 1
-        uses[len(spans) + span.first : len(spans) + span.last + 1, column] = 1
+    used = [[text, *range(len(spans) + span.first, len(spans) + span.last + 1)] for text, span in choices]
+    ends = np.cumsum([0, *map(len, used)])
+    uses = csc_array((np.ones(ends[-1]), np.concatenate(used), ends), shape=(len(spans) + tokens, len(choices)))
     solved = milp(
         [-span.likeness for _, span in choices],
         integrality=np.ones(len(choices)),
         bounds=Bounds(0, 1),
         constraints=LinearConstraint(uses, ub=1),
+        options={"time_limit": _SOLVER_S},
     )
-    if solved.x is None:
-        raise RuntimeError(f"wanted and read texts could not be assigned: {solved.message}")
+    if not solved.success:
+        # What the solver has found by then depends on the speed of the machine.
+        return _greedy(choices, len(spans)), False
     chosen = {text: span for share, (text, span) in zip(solved.x, choices, strict=True) if share > 0.5}
-    return [chosen.get(text) for text in range(len(spans))]
+    return [chosen.get(text) for text in range(len(spans))], True
+
+
+def _greedy(choices: Sequence[tuple[int, _Span]], texts: int) -> list[_Span | None]:
+    """Return a span of each text so that none overlap, the most like first."""
+    chosen: dict[int, _Span] = {}
+    for text, span in sorted(choices, key=lambda choice: -choice[1].likeness):
+        if text not in chosen and not _overlap([*chosen.values(), span]):
+            chosen[text] = span
+    return [chosen.get(text) for text in range(texts)]
 
 
 def _overlap(spans: Sequence[_Span]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from genevolve_ray.errors import UserFault
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.request import Request
 
 QUOTED = "quoted"
@@ -57,7 +57,7 @@ def wanted_texts(request: Request, source: str) -> list[str]:
         source: `quoted` for the quoted parts of the prompt, or `meta.KEY` for a text or a list of texts of the source.
 
     Raises:
-        UserFault: naming request and key, when the value is neither.
+        InfraFailure: naming request and key, when the value is neither: one bad row of a source must not end a run.
     """
     if source == QUOTED:
         return quoted_texts(request.prompt)
@@ -68,5 +68,5 @@ def wanted_texts(request: Request, source: str) -> list[str]:
         return []
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise UserFault(f"{source} of request {request.id} must be a text or a list of texts, got {value!r:.200}")
+        raise InfraFailure(f"{source} of request {request.id} must be a text or a list of texts, got {value!r:.200}")
     return [text for text in texts if text.strip()]

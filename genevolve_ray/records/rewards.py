@@ -46,8 +46,8 @@ class OpenReward:
         Where the reward leaves missing components out, it is also tried without each that is missing for some requests.
 
         Raises:
-            UserFault: for unknown names, a gate outside its range, a component that requests without text lack, or a
-                function that cannot be loaded, raises, or returns no finite number.
+            UserFault: for unknown names, a gate outside its range, a component that requests without text lack, requests
+                without any component, or a function that cannot be loaded, raises, or returns no finite number.
         """
         self._config = config
         self.places = resolve_names(config.named, declared)
@@ -59,6 +59,12 @@ class OpenReward:
                     f"reward.components: {name!r} has no value for some requests, which would never have a reward: set "
                     "reward.missing to leave_out or {value: X}, and use no gate on it"
                 )
+        if config.missing == "leave_out" and all(scales[name].sometimes for name in config.components):
+            raise UserFault(
+                f"reward.components: some requests may have no value of {' or '.join(config.components)}, and then nothing "
+                "to which reward.missing=leave_out could give the weight: add a component that all requests have, set "
+                "reward.missing to {value: X}, or `alone` of a judge that compares pictures"
+            )
         for name, least in config.gates.items():
             if not scales[name].low < least <= scales[name].high:
                 raise UserFault(
@@ -96,7 +102,7 @@ class OpenReward:
         if isinstance(config.missing, MissingValue):
             share = config.missing.value
             counted = {n: counted.get(n) or component_at(self._scales[n], share) for n in config.components}
-        if not counted or not found:
+        if not counted or not (found or self._vacuous(verdicts)):
             raise InfraFailure(self._why(lacking[0], failures or {}))
         closed = next((name for name, least in config.gates.items() if found[name].value < least), "")
         cost = config.call_cost * tool_calls
@@ -125,6 +131,10 @@ class OpenReward:
 
     def _must(self, name: str) -> bool:
         return self._config.missing == "infra_failure" or name in self._config.gates
+
+    def _vacuous(self, verdicts: Mapping[str, AnyVerdict]) -> bool:
+        """Return whether every judge gave a verdict, and each component is one that a request may lack."""
+        return all(judge in verdicts and self._scales[name].sometimes for name, (judge, _) in self.places.items())
 
     def _by_judge(self, verdicts: Mapping[str, AnyVerdict]) -> dict[str, dict[str, Component]]:
         return {name: components_of(verdict, self._config.formula) for name, verdict in verdicts.items()}

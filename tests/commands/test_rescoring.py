@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ensemble_members import Critic, member
 from played_bench import write_config
 from played_world import World, playing, png
 
@@ -132,6 +134,32 @@ def test_several_judges_score_the_same_pictures_and_shared_components_are_compar
     # The requests had no text before, so that its score has nothing to be compared with.
     assert set(found["with_reward"]) == {"judge.text_accuracy", "mine.contrast", "mine.saturation"}
     assert "KScore 0.5 before, 0.75 now" in ended.err
+
+
+def test_an_ensemble_in_the_open_form_scores_the_pictures(genevolve: Callable[..., Any], tmp_path: Path) -> None:
+    members = {"a": member(Critic), "b": member(Critic, grade=0.5)}
+    judge = json.dumps({"type": "ensemble", "config": {"form": "open", "members": members}})
+    with playing(World()) as world:
+        run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"
+        refused = genevolve("rescore", run, "--output", out, "--formula", "release-summary", "--set", f"judge={judge}")
+        ended = genevolve(
+            "rescore", run, "--output", out, "--in-process", "--formula", "paper", "--set", f"judge={judge}"
+        )
+    assert refused.code == 2 and "which reward.formula=release-summary cannot alter" in refused.err
+    assert ended.code == 0, ended.err
+    [after, _] = [row["after"] for row in json.loads((out / "rescore_rows.json").read_text())]
+    assert (after["judge.aesthetics"], after["judge.sufficiency"]) == (0.75, 1.0) and "judge.agreement" in after
+
+
+def test_judges_of_groups_are_left_out(genevolve: Callable[..., Any], tmp_path: Path) -> None:
+    judges = json.dumps({"pairs": {"type": "ensemble_members:Ranker"}, "mine": yaml.safe_load(MEASURED)})
+    with playing(World()) as world:
+        run, out = write_run(tmp_path, write_config(tmp_path / "my.yaml", world)), tmp_path / "again"
+        ended = genevolve("rescore", run, "--output", out, "--in-process", "--set", f"judges={judges}")
+    assert ended.code == 0, ended.err
+    assert "judges.pairs is left out: it judges groups, which only a run has" in ended.err
+    after = json.loads((out / "rescore_rows.json").read_text())[0]["after"]
+    assert {name.partition(".")[0] for name in after} == {"judge", "mine"}
 
 
 def test_a_judge_that_fails_leaves_the_scores_of_the_others_and_is_asked_again(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.judges.protocol import Attempt
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import AnyVerdict, Artefact, Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageStore
@@ -114,6 +115,13 @@ class Number:
         artefact = Artefact(kind="box", label=f"{self.config.value:g}")
         component = Component(value=self.config.value, high=self.config.high, rationale="why", artefacts=(artefact,))
         return OpenVerdict(components={name: component}, judge=self.identity)
+
+
+class Ranker(Number):
+    """Judges pictures, and also groups, which an ensemble never has."""
+
+    async def judge_group(self, request: Request, truth: bytes, attempts: Sequence[Attempt]) -> Sequence[OpenVerdict]:
+        raise NotImplementedError
 
 
 def member(kind: type, weight: float = 1, **settings: Any) -> dict[str, Any]:

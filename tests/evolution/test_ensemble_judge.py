@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from ensemble_members import Critic, Number, member
+from ensemble_members import Critic, Number, Ranker, member
 from pydantic import ValidationError
 from vlm_judge_helpers import HIT, IMAGE, PROGRAM, REQUEST, TRUTH
 
@@ -22,6 +22,7 @@ from genevolve_ray.evolution.plugins import JudgeSpec, PluginFault
 from genevolve_ray.judges.protocol import declared_components, gives_kscore, needs_truth
 from genevolve_ray.records.components import AnyVerdict
 from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.plugin_results import PluginResultFault
 from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import (
     EXAMINATION_FAILED,
@@ -154,6 +155,20 @@ async def test_other_errors_of_a_member_are_not_hidden() -> None:
     assert raised.group_contains(ZeroDivisionError)
 
 
+@pytest.mark.parametrize("given", [None, 0.5])
+async def test_a_member_that_returns_no_verdict_is_named(given: object) -> None:
+    judge = ensemble(NUMBERS)
+
+    async def wrong(*_: object) -> object:
+        return given
+
+    judge._members["b"].judge = wrong  # type: ignore[assignment]
+    with pytest.raises(ExceptionGroup) as raised:
+        await asked(judge)
+    said = r"^members\.b: judge ensemble_members:Number: judge returned (None|float)\. Legal: "
+    assert raised.group_contains(PluginResultFault, match=said)
+
+
 async def test_a_component_that_was_not_declared_is_a_failure() -> None:
     members = {"a": NUMBERS["a"], "b": member(Number, sent="other")}
     with pytest.raises(InfraFailure, match=r"b gives other in \[0, 10\], which it did not declare"):
@@ -243,6 +258,16 @@ def test_an_ensemble_may_be_a_member() -> None:
     assert gives_kscore(judge) and "more=ensemble/1:mean:" in judge.identity
 
 
+async def test_the_agreement_of_an_open_ensemble_is_that_of_its_own_members() -> None:
+    inner = {"type": ENSEMBLE, "config": {"members": {"b": NUMBERS["b"], "c": NUMBERS["c"]}}}
+    judge = ensemble({"a": NUMBERS["a"], "more": inner})
+    # The inner members say 4 and 8 with weights 1 and 2.
+    verdict, within = await asked(judge), (4 + 2 * 8) / 3
+    assert verdict.components["score"].value == pytest.approx((2 + within) / 2)
+    assert verdict.components["agreement"].value == pytest.approx(1 - (within - 2) / 10)
+    assert set(verdict.components) == set(declared_components(judge))
+
+
 @pytest.mark.parametrize(
     ("members", "settings", "said"),
     [
@@ -256,6 +281,11 @@ def test_an_ensemble_may_be_a_member() -> None:
         (NUMBERS, {"agreement": ["kscore"]}, "'kscore' is no component of two members; those are score"),
         ({"a": CRITICS["a"], "b": member(Critic, formula="release-summary")}, {}, "paper of a, release-summary of b"),
         ({"a": CRITICS["a"], "b": member(Critic, grad=1)}, {}, "members.b: judge.config.grad: unknown key"),
+        (
+            {"a": CRITICS["a"], "b": member(Ranker)},
+            {},
+            "members.b: judge ensemble_members:Ranker judges groups: name it under judges of the run",
+        ),
         (
             {"a": CRITICS["a"], "b": {"type": "nowhere:Judge"}},
             {},
@@ -314,3 +344,22 @@ def test_an_open_ensemble_needs_a_reward_of_components() -> None:
         check_reward(run("open"))
     with pytest.raises(UserFault, match="gives no KScore, only faithfulness"):
         check_kscore(run("open").judge)
+
+
+def test_the_formula_of_an_open_ensemble_is_that_of_the_reward() -> None:
+    def run(*more: str, form: str = "open") -> Any:
+        spec = JudgeSpec(type=ENSEMBLE, config={"members": CRITICS, "form": form})
+        return load_config("atlas", [*more, f"judge={spec.model_dump_json()}", "reward.components={judge.kscore: 1}"])
+
+    assert run().reward.formula is ScoreFormula.PAPER
+    check_reward(run())
+    check_reward(run("reward.formula=release-summary", form="kscore"))  # It has the grades.
+    said = (
+        "judge gives KScores by the formula paper in an open verdict, which reward.formula=release-summary cannot alter"
+    )
+    with pytest.raises(UserFault, match=said):
+        check_reward(run("reward.formula=release-summary"))
+    further = JudgeSpec(type=ENSEMBLE, config={"members": CRITICS, "form": "open"}).model_dump_json()
+    run_of_two = load_config("atlas", [f"judges={{more: {further}}}", "reward.formula=release-summary"])
+    with pytest.raises(UserFault, match=r"judges.more gives KScores by the formula paper"):
+        check_reward(run_of_two)

@@ -141,6 +141,13 @@ async def test_a_pair_that_fails_fails_alone_and_a_call_that_is_gone_is_not_comp
     assert not any("sign" in texts for texts in seen)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+async def test_no_picture_is_kept_once_it_is_judged(clip: str, batch_size: int) -> None:
+    judge = judge_of(clip, batch_size=batch_size, **WIDE)
+    await asyncio.gather(*(asked(judge, text) for text in ("red", "blue", "green")))
+    assert not judge._model._waiting
+
+
 async def test_a_long_text_is_cut_and_flagged(clip: str) -> None:
     judge = judge_of(clip, **WIDE)
     words = ["red"] * (LIMIT - 2)  # Beside them the tower reads a mark at either end.
@@ -148,6 +155,23 @@ async def test_a_long_text_is_cut_and_flagged(clip: str) -> None:
     assert (whole.flags, cut.flags) == ((), ("cut:alignment",))
     assert cut.components == whole.components
     assert (await asked(judge, "red " * 5000)).flags == ("cut:alignment",)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+async def test_a_control_token_in_a_text_is_plain_letters(kind: str, request: pytest.FixtureRequest) -> None:
+    judge = judge_of(request.getfixturevalue(kind), **WIDE)
+    seen = []
+    forward = judge._model._model.forward
+
+    def watched(**inputs: Any) -> Any:
+        seen.append(inputs["input_ids"][0].tolist())
+        return forward(**inputs)
+
+    judge._model._model.forward = watched
+    await asked(judge, "red blue")
+    await asked(judge, "red <end> blue")
+    # The tokenizer does not know the pieces "<", "end" and ">"; the one end is that of the text.
+    assert [ids.count(3) for ids in seen] == [1, 1] and [ids.count(1) for ids in seen] == [0, 3]
 
 
 async def test_the_text_may_be_the_programs_and_have_a_prefix(clip: str) -> None:

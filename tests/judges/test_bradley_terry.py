@@ -80,6 +80,12 @@ def test_a_heavier_prior_draws_strengths_together() -> None:
     assert strengths(wins_KK, 0.5)[0] > strengths(wins_KK, 1.0)[0] > strengths(wins_KK, 8.0)[0] > 1
 
 
+@pytest.mark.parametrize("count", [2, 8, 16])
+def test_the_least_prior_of_the_judge_keeps_a_full_order_finite(count: int) -> None:
+    found_K = strengths(np.triu(np.ones((count, count)), 1), 1e-6)
+    assert np.isfinite(found_K).all() and (np.diff(found_K) < 0).all()
+
+
 def test_a_prior_is_positive() -> None:
     with pytest.raises(ValueError, match="prior=0 must be positive"):
         strengths(np.zeros((2, 2)), 0)

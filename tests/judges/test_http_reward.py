@@ -15,7 +15,7 @@ from vlm_judge_helpers import IMAGE, PROGRAM, REQUEST, TRUTH, png
 from genevolve_ray.contracts.judge import check_judge
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.http_reward import HttpReward, HttpRewardConfig
-from genevolve_ray.judges.protocol import declared_components, needs_truth
+from genevolve_ray.judges.protocol import declared_components, gives_kscore, needs_truth
 from genevolve_ray.records.components import ComponentRange, OpenVerdict
 from genevolve_ray.records.usage import metered
 
@@ -98,6 +98,11 @@ async def test_it_keeps_the_contract_of_a_judge() -> None:
         judge = reward_of(server.url)
         await check_judge(judge)
         await judge.aclose()
+
+
+def test_a_number_by_the_name_of_the_kscore_is_none() -> None:
+    judge = reward_of("http://a:1", components={"kscore": {}})
+    assert not gives_kscore(judge) and not gives_kscore(HttpReward, judge.config)
 
 
 def test_the_identity_has_no_host_and_settings_that_cannot_be_are_refused() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import math
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,6 +101,12 @@ async def test_the_reader_gets_a_png_of_bounded_size() -> None:
     assert Image.open(io.BytesIO(reader.pictures[0])).size == (28, 21)
 
 
+async def test_texts_that_are_too_long_to_compare_are_flagged() -> None:
+    request = REQUEST.model_copy(update={"meta": {"texts": "SOL" * 500}})
+    assert (await asked(judge_of(Lines()))).flags == ()
+    assert (await asked(judge_of(Lines(), wanted="meta.texts"), request)).flags == ("cut:text",)
+
+
 async def test_a_reader_that_fails_is_no_empty_picture() -> None:
     judge = OcrJudge(OcrJudgeConfig(reader=f"{__name__}:Lines", reader_config={"fails": True}))
     with (
@@ -104,6 +115,20 @@ async def test_a_reader_that_fails_is_no_empty_picture() -> None:
     ):
         await asked(judge)
     assert meter.by_service["judge"].failed_calls == 1
+
+
+@pytest.mark.parametrize("given", [("SOL", (4, 3, 14, 9)), {"text": "SOL", "box": (math.nan, 3, 14, 9)}])
+async def test_what_a_reader_returns_is_checked(given: object) -> None:
+    reader = Lines()
+
+    async def read(picture: bytes) -> Any:
+        return [given]
+
+    reader.read = read  # type: ignore[method-assign]
+    with pytest.raises(InfraFailure, match=r"cannot read the texts of case-7: ValidationError: "):
+        await asked(judge_of(reader))
+    with pytest.raises(ValidationError, match="finite number"):
+        ReadText(text="SOL", box=(4, 3, math.inf, 9))
 
 
 async def test_it_keeps_the_contract_of_a_judge() -> None:
@@ -130,6 +155,51 @@ def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(rapidocr_reader, "find_spec", lambda name: None if name == "rapidocr" else object())
     with pytest.raises(UserFault, match=r"needs rapidocr: pip install 'genevolve_ray\[ocr\]'"):
         OcrJudge.check(OcrJudgeConfig())
+
+
+def install(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
+    """Put a library in the place of rapidocr whose engine is this function."""
+    library = ModuleType("rapidocr")
+    library.RapidOCR = engine  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rapidocr", library)
+    monkeypatch.setattr(rapidocr_reader, "find_spec", lambda name: object())
+    monkeypatch.setattr(rapidocr_reader, "version", lambda name: "0")
+
+
+def test_models_that_cannot_be_loaded_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine(params: dict[str, object]) -> Any:
+        def read(picture: bytes) -> None:
+            raise FileNotFoundError(params["Rec.model_path"])
+
+        return read
+
+    install(monkeypatch, engine)
+    params = {"Rec.model_path": "/nowhere.onnx"}
+    with pytest.raises(
+        UserFault, match=r"params=\{'Rec.model_path': '/nowhere.onnx'\}: FileNotFoundError: /nowhere.onnx"
+    ):
+        OcrJudge(OcrJudgeConfig(reader_config={"params": params}))
+
+
+async def test_each_thread_of_the_reader_has_its_own_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, reading = [], threading.Barrier(2, timeout=60)
+
+    def engine(params: dict[str, object]) -> Any:
+        built.append(params)
+
+        def read(picture: bytes) -> Any:
+            if not picture:
+                reading.wait()
+            return SimpleNamespace(boxes=None)
+
+        return read
+
+    install(monkeypatch, engine)
+    reader = rapidocr_reader.RapidOcrReader(rapidocr_reader.RapidOcrConfig(workers=2))
+    assert len(built) == 1
+    assert await asyncio.gather(reader.read(b""), reader.read(b"")) == [[], []]
+    assert len(built) == 2
+    await reader.aclose()
 
 
 # --- the real reader ---
@@ -166,6 +236,16 @@ async def test_rapidocr_reads_a_wrong_letter_and_an_empty_picture(rapidocr: OcrJ
     assert wrong.components["text"].value == pytest.approx(1 - 1 / 6)
     empty = await asked(rapidocr, image=TRUTH)
     assert (empty.components["text"].value, empty.components["text"].rationale) == (0, "'SOL RIM' was not read")
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [({"Rec.model_path": "/nowhere.onnx"}, "FileNotFoundError: /nowhere.onnx"), ({"No.key": 1}, "ValueError: No.key")],
+)
+@pytest.mark.usefixtures("rapidocr")
+def test_rapidocr_refuses_parameters_at_the_start(params: dict[str, object], said: str) -> None:
+    with pytest.raises(UserFault, match=said):
+        OcrJudge(OcrJudgeConfig(reader_config={"threads": 1, "params": params}))
 
 
 async def test_rapidocr_keeps_the_contract_of_a_judge(rapidocr: OcrJudge) -> None:

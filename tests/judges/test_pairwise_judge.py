@@ -306,6 +306,7 @@ def test_an_identity_names_what_alters_scores_and_no_place() -> None:
         ({"chat": {"url": "http://h", "model": "m"}, "local": {"model": {}}}, "give one model"),
         ({"chat": {"url": "http://h", "model": "m"}, "pairs": 0}, "pairs"),
         ({"chat": {"url": "http://h", "model": "m"}, "prior": 0}, "prior"),
+        ({"chat": {"url": "http://h", "model": "m"}, "prior": 1e-16}, "prior"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], said: str) -> None:

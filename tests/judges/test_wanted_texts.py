@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.errors import UserFault
+from genevolve_ray.errors import InfraFailure
 from genevolve_ray.judges.wanted_texts import quoted_texts, wanted_texts
 from genevolve_ray.records.request import EvalType, Request
 
@@ -56,5 +56,5 @@ def test_a_source_may_name_the_texts() -> None:
     assert wanted_texts(asked(scene="flat"), "meta.scene.sign") == []
     assert wanted_texts(asked(), "quoted") == ["NO"]
     for wrong in (3, ["YES", None], {"a": "YES"}):
-        with pytest.raises(UserFault, match=r"meta.texts of request r-3 must be a text or a list of texts, got "):
+        with pytest.raises(InfraFailure, match=r"meta.texts of request r-3 must be a text or a list of texts, got "):
             wanted_texts(asked(texts=wrong), "meta.texts")

@@ -183,9 +183,21 @@ def test_nothing_stands_in_for_all_components_or_for_a_gate(missing: object) -> 
         reward(gated, judge=graded())
 
 
+def test_a_value_stands_in_where_the_judge_had_nothing_to_judge_but_not_where_it_failed() -> None:
+    config = RewardConfig.model_validate({"components": {"text": 1.0}, "missing": {"value": 0.25}})
+    open_reward = OpenReward(config, {"ocr": {"text": ComponentRange(sometimes=True)}})
+    assert open_reward.reward({"ocr": read()}, 0).total == 0.25
+    with pytest.raises(InfraFailure, match="^the reader is away$"):
+        open_reward.reward({}, 0, {"ocr": InfraFailure("the reader is away")})
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
+        (
+            {"components": {"text_accuracy": 1.0}, "missing": "leave_out"},
+            "some requests may have no value of text_accuracy, .* set reward.missing to {value: X}, or `alone`",
+        ),
         ({"components": {"text_accuracy": 1.0}}, "'text_accuracy' has no value for some requests"),
         ({"components": {"kscore": 1.0}, "gates": {"letters": 30}}, "letters=30 is outside"),
         ({"components": {"kscore": 1.0}, "combine": "nowhere:f"}, "reward.combine=nowhere:f cannot be loaded"),
