@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_fakes import SEARCH_IMAGES, answer, call, play
@@ -38,6 +39,7 @@ from genevolve_ray.records.observation import (
     SearchObservation,
     TextObservation,
 )
+from genevolve_ray.records.plugin_results import PluginResultFault
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import CORPUS_SERVICE, Usage, metered
 from genevolve_ray.tools.corpus.snapshot import Corpus
@@ -199,6 +201,47 @@ async def test_any_tool_replays_its_answers_and_its_refusals(tmp_path: Path) -> 
     with pytest.raises(ToolArgumentError, match="^of: 3 is not of type 'string'$"):
         await tool.call({"of": 3}, EPISODE)
     assert await tool.call({"of": "owl"}, EPISODE) == TextObservation(text="")
+
+
+class Returning(Moody):
+    """A tool that returns a given value."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Any:
+        return self._value
+
+
+@pytest.mark.parametrize("value", ["a text", None])
+async def test_a_result_that_is_no_observation_is_a_fault_of_the_plug_in(tmp_path: Path, value: object) -> None:
+    tool = recording(tmp_path / "run", Returning(value)).tools["mood"]
+    with pytest.raises(PluginResultFault, match=r"Returning: call returned (str|None)\. Legal: `async def call"):
+        await tool.call({"of": "fox"}, EPISODE)
+
+
+async def test_a_call_that_is_not_asynchronous_is_a_fault_of_the_plug_in(tmp_path: Path) -> None:
+    class Plain(Moody):
+        def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Any:
+            return TextObservation(text="fox")
+
+    with pytest.raises(PluginResultFault, match=r"Plain: call is not asynchronous"):
+        await recording(tmp_path / "run", Plain()).tools["mood"].call({"of": "fox"}, EPISODE)
+
+
+class Noted(TextObservation):
+    """An observation of a plug-in with a field of its own."""
+
+    note: str = "of the plug-in"
+
+
+async def test_a_subclass_of_an_observation_is_recorded_as_what_the_policy_reads(tmp_path: Path) -> None:
+    box = recording(tmp_path / "run", Returning(Noted(text="red")))
+    assert await box.tools["mood"].call({"of": "fox"}, EPISODE) == Noted(text="red")
+    await box.aclose()
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    seen = await thawed(tmp_path / "corpus").tools["mood"].call({"of": "fox"}, EPISODE)
+    assert seen == TextObservation(text="red")
 
 
 class Sketch(Moody):

@@ -184,8 +184,9 @@ class RecordedAnswer:
         """Return the answer that an observation is, without what a profile shows of its pictures."""
         if isinstance(observation, Pictured):
             observation = observation.model_copy(update={"hits": tuple(hit.unshown() for hit in observation.hits)})
-        kind = next(name for name, known in KINDS.items() if type(observation) is known)
-        return cls(kind, canonical(observation.model_dump()))
+        # A subclass is recorded as the kind that the policy reads: what a class of a plug-in adds cannot be read back.
+        kind, known = next((name, known) for name, known in KINDS.items() if isinstance(observation, known))
+        return cls(kind, canonical(observation.model_dump(include=set(known.model_fields))))
 
     @classmethod
     def refusal(cls, message: str) -> RecordedAnswer:

@@ -13,6 +13,7 @@ from typing import Any
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.observation import Observation, SkillObservation
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.corpus.background import BackgroundWrites
 from genevolve_ray.tools.corpus.questions import (
@@ -108,9 +109,15 @@ class RecordedTool:
         return getattr(self._tool, name)
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Call the tool, and record an answer that no outage touched. Raises as the tool."""
+        """Call the tool, and record an answer that no outage touched.
+
+        Raises:
+            PluginResultFault: when the tool returns no observation.
+            ToolArgumentError: as the tool.
+            InfraFailure: as the tool.
+        """
         try:
-            observation = await self._tool.call(arguments, episode)
+            observation: Observation = await checked("tools", self._tool, self._tool.call(arguments, episode))
         except ToolArgumentError as error:
             # Searches and skills refuse the same arguments in the same words wherever they run.
             if self._described.form is AnswerForm.EXACT:
