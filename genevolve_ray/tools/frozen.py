@@ -69,7 +69,7 @@ class FrozenTools:
     Config = FrozenToolsConfig
     local = True
     replays = True
-    """Tells that answers come from a corpus, and need not be recorded again."""
+    """Tells that answers come from a corpus: they are not recorded again, or a miss would become a fact."""
 
     def __init__(self, config: FrozenToolsConfig, images: ImageStore) -> None:
         """Open the corpus; pictures are copied to `images` when an answer first shows them.

@@ -7,7 +7,7 @@ change neither trajectories nor checkpoints. `genevolve corpus freeze` reads the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from genevolve_ray.errors import ToolArgumentError
@@ -31,27 +31,33 @@ OBSERVATIONS = "observations"
 """Folder of the recorded answers, beside that of the images."""
 
 
-def recorded(toolbox: Any, images: ImageStore) -> Any:
+def recorded(toolbox: Any, images: ImageStore, plugin: Any) -> Any:
     """Return a toolbox whose answers are recorded beside `images`; the toolbox itself where that is impossible.
 
-    A toolbox with `replays = True` answers from a corpus, and is not recorded again.
+    Args:
+        toolbox: the tools of `plugin`, and those of MCP servers.
+        images: the run's image store.
+        plugin: the toolbox of the configuration. With `replays = True` it answers from a corpus; then its tools are not
+            recorded again, and those of the servers are.
     """
     folder = images.beside(OBSERVATIONS) if isinstance(images, FilesystemImages) else ""
-    if not folder or getattr(toolbox, "replays", False):
+    replayed = frozenset(plugin.tools) if getattr(plugin, "replays", False) else frozenset()
+    if not folder or toolbox.tools.keys() <= replayed:
         return toolbox
-    return RecordedToolbox(toolbox, AnswerCache(CacheConfig(), folder))
+    return RecordedToolbox(toolbox, AnswerCache(CacheConfig(), folder), replayed)
 
 
 class RecordedToolbox:
     """Offer the tools of a toolbox, and record what they answer. A tool with state is offered and not recorded."""
 
-    def __init__(self, toolbox: Any, kept: AnswerCache) -> None:
-        """Wrap `toolbox`; answers go to `kept`."""
+    def __init__(self, toolbox: Any, kept: AnswerCache, replayed: Collection[str] = ()) -> None:
+        """Wrap `toolbox`; answers go to `kept`, except those of the tools named in `replayed`."""
         self._toolbox, self._kept, self._writes = toolbox, kept, BackgroundWrites()
-        self._all: Mapping[str, Tool] = toolbox.tools
+        self._live: Mapping[str, Tool] = {name: tool for name, tool in toolbox.tools.items() if name not in replayed}
         self._described = False
         self.tools: dict[str, Tool] = {
-            name: tool if keeps_state(tool) else RecordedTool(tool, self) for name, tool in self._all.items()
+            name: RecordedTool(tool, self) if name in self._live and not keeps_state(tool) else tool
+            for name, tool in toolbox.tools.items()
         }
 
     def __getattr__(self, name: str) -> Any:
@@ -75,9 +81,9 @@ class RecordedToolbox:
             await close()
 
     async def _describe(self) -> None:
-        for described, body in _descriptions(self._all.values()):
+        for described, body in _descriptions(self._live.values()):
             await self._put({"tool": described, "card": digest(body)}, body)
-        for name, text in _skills(self._all.values()):
+        for name, text in _skills(self._live.values()):
             await self._answered(name, "", text)
 
     async def _answered(self, tool: str, request: str, pair: tuple[Question, RecordedAnswer]) -> None:

@@ -87,6 +87,12 @@ class WithServers:
             _log.warning("%s", line)
         self.tools: dict[str, Tool] = {**offered, **toolbox.tools}
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the toolbox, such as its examples."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._toolbox, name)
+
     def _offered(self, listed: list[list[types.Tool]]) -> dict[str, Tool]:
         found: dict[str, Tool] = {}
         allow, known = self._config.allow, set[str]()
