@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,15 +178,49 @@ async def test_outages_are_not_recorded(tmp_path: Path) -> None:
 # --- other tools ---
 
 
-async def test_an_answer_that_depends_on_the_request_returns_to_its_request(tmp_path: Path) -> None:
-    box = recording(tmp_path / "run", Moody())
-    for name in ("a", "b", "a"):
+async def moods(run: Path, requests: Sequence[str], world: str = "") -> None:
+    """Record the answers of a tool to requests, each in the words of its request and world."""
+    box = recording(run, Moody(world))
+    for name in requests:
         await box.tools["mood"].call({"of": "fox"}, episode(name))
         await box.aclose()
+
+
+async def test_an_answer_that_depends_on_the_request_returns_to_its_request_alone(tmp_path: Path) -> None:
+    await moods(tmp_path / "run", ("a", "b", "a"))
     freeze_runs([tmp_path / "run"], tmp_path / "corpus")
     tool = thawed(tmp_path / "corpus").tools["mood"]
-    seen = [await tool.call({"of": "fox"}, episode(name)) for name in ("a", "b", "new")]
-    assert seen == [TextObservation(text=f"fox in {name}") for name in ("a", "b", "a")]
+    seen = [await tool.call({"of": "fox"}, episode(name)) for name in ("a", "b")]
+    assert seen == [TextObservation(text=f"fox in {name}") for name in ("a", "b")]
+    with metered() as meter, pytest.raises(InfraFailure, match='has no answer to mood {"of":"fox"}'):
+        await tool.call({"of": "fox"}, episode("new"))
+    assert meter.by_service[CORPUS_SERVICE] == Usage(calls=1, failed_calls=1)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["runs", "corpora"])
+async def test_a_merge_keeps_the_answer_of_each_request(tmp_path: Path, copied: bool) -> None:
+    await moods(tmp_path / "one", ("a", "c"), "day")
+    await moods(tmp_path / "two", ("b", "c"), "night")
+    sources = [tmp_path / "one", tmp_path / "two"]
+    if copied:
+        for source in sources:
+            freeze_runs([source], source / "corpus")
+        sources = [source / "corpus" for source in sources]
+    freeze_runs(sources, tmp_path / "corpus")
+    corpus = thawed(tmp_path / "corpus")
+    seen = [await corpus.tools["mood"].call({"of": "fox"}, episode(name)) for name in ("a", "b", "c")]
+    assert seen == [TextObservation(text=f"fox in {place}") for place in ("a day", "b night", "c day")]
+    assert Corpus.open(tmp_path / "corpus").description.conflicts == 1
+
+
+async def test_an_answer_on_which_all_requests_agree_is_that_to_everybody(tmp_path: Path) -> None:
+    box = recording(tmp_path / "run", Returning(TextObservation(text="red")))
+    for name in ("a", "b"):
+        await box.tools["mood"].call({"of": "fox"}, episode(name))
+    await box.aclose()
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    seen = await thawed(tmp_path / "corpus").tools["mood"].call({"of": "fox"}, episode("new"))
+    assert seen == TextObservation(text="red")
 
 
 async def test_any_tool_replays_its_answers_and_its_refusals(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ ROW_SCHEMA = pa.schema(
     ],
     metadata={b"genevolve_ray.schema": FORMAT.encode()},
 )
-"""One row per answer, ordered by tool, arguments and request. `question` is the hash of tool and arguments. `request` is
-empty in the answer to everybody; a further row holds the other answer to one request. `asked` counts the calls in stored
+"""One row per question and request, ordered by tool, arguments and request. `question` is the hash of tool and arguments.
+`request` asked it; it is empty in an answer to everybody, such as the text of a skill. `asked` counts the calls in stored
 trajectories; `run` and `step` (null: in no training step) tell who asked first, and `at` when, in seconds since the
 epoch."""
 
@@ -107,7 +107,7 @@ class CorpusDescription(Record):
     left_out: dict[str, str] = {}
     """Tools that a corpus cannot hold, with the reason."""
     conflicts: int = 0
-    """Answers that were left out because an earlier one to the same question and request was different."""
+    """Answers that were left out because another one to the same question and request counts."""
     conflicting: tuple[str, ...] = ()
     """The first questions of these."""
     answers: int
@@ -132,6 +132,8 @@ class Corpus:
         tools, arguments, requests = (table.column(name).to_pylist() for name in ("tool", "arguments", "request"))
         keys = zip(map(Question, tools, arguments), requests, strict=True)
         self._rows = {key: row for row, key in enumerate(keys)}
+        self._everybody: dict[Question, int] = {}
+        """Rows that answer a question of any request."""
 
     @classmethod
     def open(cls, folder: Path) -> Corpus:
@@ -157,6 +159,7 @@ class Corpus:
             )
         corpus = cls(folder, description, _table(path, data))
         corpus._check_rows(path)
+        corpus._agree()
         return corpus
 
     def __len__(self) -> int:
@@ -177,17 +180,36 @@ class Corpus:
             if question.sha256 != hashes[row]:
                 raise FrozenCorpusFault(f"{path} is damaged: row {row} does not have the hash of its question")
 
+    def _agree(self) -> None:
+        """Find the answers to everybody: those named so, and those in which all requests that asked agree.
+
+        Where requests had different answers, as in the worlds of the atlas, one that never asked has none: the answer of
+        another world would be no fact of its own.
+        """
+        asked: dict[Question, list[int]] = {}
+        for (question, request), row in self._rows.items():
+            asked.setdefault(question, []).append(row)
+            if not request:
+                self._everybody[question] = row
+        for question, rows in asked.items():
+            if len(rows) == 1 or len({self._answer(row) for row in rows}) == 1:
+                self._everybody.setdefault(question, rows[0])
+
     def find(self, question: Question, request: str = "") -> RecordedAnswer | None:
-        """Return the answer to a question: that to this request where it was another one, None where there is none."""
-        row = self._rows.get((question, request), self._rows.get((question, "")))
+        """Return the answer to a question: that to this request, or else that to everybody; None where there is none."""
+        row = self._rows.get((question, request), self._everybody.get(question))
         return None if row is None else self._answer(row)
 
     def _answer(self, row: int) -> RecordedAnswer:
         return RecordedAnswer(self._table["kind"][row].as_py(), self._table["observation"][row].as_py())
 
     def questions(self, tool: str) -> list[Question]:
-        """Return the questions to a tool that have an answer for every request, in the order of their arguments."""
-        return [question for question, request in self._rows if question.tool == tool and not request]
+        """Return the questions to a tool that have an answer to everybody, in the order of their arguments."""
+        return [
+            question
+            for question in dict.fromkeys(question for question, _ in self._rows)
+            if question.tool == tool and question in self._everybody
+        ]
 
     def rows(self) -> Iterator[CorpusRow]:
         """Yield every row."""
