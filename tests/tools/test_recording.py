@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from frozen_corpora import ask, frozen_local, questions_of, run_images
+import pytest
+from fastapi import Response
+from frozen_corpora import EPISODE, Moody, ask, episode, frozen_local, questions_of, recording, run_images, thawed
 from mcp_servers import command
+from web_world import serving_world
 
 from genevolve_ray.commands.corpus import freeze_runs
 from genevolve_ray.evolution.plugins import ToolsSpec
-from genevolve_ray.records.observation import SearchObservation, TextObservation
+from genevolve_ray.records.observation import Observation, SearchObservation, TextObservation
 from genevolve_ray.tools.corpus.snapshot import Corpus
 from genevolve_ray.tools.mcp.config import McpConfig
+from genevolve_ray.tools.protocol import EpisodeContext
 
 
 async def test_beside_a_corpus_only_the_tools_of_servers_are_recorded(tmp_path: Path) -> None:
@@ -30,3 +36,57 @@ async def test_beside_a_corpus_only_the_tools_of_servers_are_recorded(tmp_path: 
     assert missed not in questions_of(tmp_path / "both", "search")
     # The recorded questions stay examples for the checks of plug-ins.
     assert box.examples.keys() == {"search", "image_search", "query_knowledge"}
+
+
+class Flaky(Moody):
+    """A tool that fails in some of its calls."""
+
+    def __init__(self, *fails: bool) -> None:
+        super().__init__()
+        self._fails = iter(fails)
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
+        return TextObservation(text="", error="busy") if next(self._fails) else TextObservation(text="red")
+
+
+BUSY, RED = TextObservation(text="", error="busy"), TextObservation(text="red")
+
+
+async def played(run: Path, *fails: bool, requests: Sequence[str] = ("a", "a")) -> Path:
+    """Record calls of a tool that fails in some of them, and return the run."""
+    box = recording(run, Flaky(*fails))
+    for name, _ in zip(requests, fails, strict=False):
+        await box.tools["mood"].call({"of": "fox"}, episode(name))
+        await box.aclose()
+    return run
+
+
+@pytest.mark.parametrize("fails", [(True, False), (False, True)], ids=["first", "later"])
+async def test_an_error_does_not_replace_an_answer(tmp_path: Path, fails: tuple[bool, bool]) -> None:
+    freeze_runs([await played(tmp_path / "run", *fails)], tmp_path / "corpus")
+    assert await thawed(tmp_path / "corpus").tools["mood"].call({"of": "fox"}, episode("a")) == RED
+
+
+async def test_an_error_of_one_source_does_not_replace_the_answer_of_another(tmp_path: Path) -> None:
+    runs = [await played(tmp_path / "one", True), await played(tmp_path / "two", False)]
+    freeze_runs(runs, tmp_path / "corpus")
+    assert await thawed(tmp_path / "corpus").tools["mood"].call({"of": "fox"}, episode("a")) == RED
+
+
+async def test_an_error_stays_with_its_request(tmp_path: Path) -> None:
+    freeze_runs([await played(tmp_path / "run", True, False, requests=("a", "b"))], tmp_path / "corpus")
+    tool = thawed(tmp_path / "corpus").tools["mood"]
+    assert [await tool.call({"of": "fox"}, episode(name)) for name in ("a", "b", "new")] == [BUSY, RED, RED]
+
+
+async def test_an_outage_of_one_query_costs_that_query_alone(tmp_path: Path) -> None:
+    with serving_world() as world:
+        answered = world.search
+        world.search = lambda query: Response(b"", 503) if query == "other" else answered(query)
+        config = {"serper": {"url": world.url, "token_env": "", "attempts": 1, "backoff_s": 0}, "on_outage": "report"}
+        box = ToolsSpec(type="web", config=config).build(run_images(tmp_path / "run"))
+        seen = await box.tools["search"].call({"queries": ["good", "other"]}, EPISODE)
+        await box.aclose()
+    assert len(seen.outages) == 1
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    assert [question["queries"] for question in questions_of(tmp_path / "corpus", "search")] == [["good"]]

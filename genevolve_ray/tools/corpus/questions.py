@@ -267,16 +267,20 @@ def check_reference(ref: ImageRef) -> None:
 def answers_of(
     tool: AnsweringTool, arguments: Mapping[str, Any], observation: Observation
 ) -> dict[Question, RecordedAnswer]:
-    """Return the answers in the observation of a call, by question; none where the observation does not fit the call."""
+    """Return the answers in the observation of a call, by question, without those that an outage replaced.
+
+    There are none where the observation does not fit the call.
+    """
     try:
         questions = tool.questions(arguments)
     except ToolArgumentError:
         return {}
     if tool.form is not AnswerForm.SEARCH:
-        return {questions[0]: RecordedAnswer.of(observation)}
+        return {} if observation.outages else {questions[0]: RecordedAnswer.of(observation)}
     if not isinstance(observation, SearchObservation) or len(observation.results) != len(questions):
         return {}
     return {
         question: RecordedAnswer.of(SearchObservation(results=(result,)))
         for question, result in zip(questions, observation.results, strict=True)
+        if not result.outage
     }

@@ -115,7 +115,7 @@ class RecordedTool:
         return getattr(self._tool, name)
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Call the tool, and record an answer that no outage touched.
+        """Call the tool, and record its answer, or of several those that no outage replaced.
 
         Raises:
             PluginResultFault: when the tool returns no observation.
@@ -129,8 +129,7 @@ class RecordedTool:
             if self._described.form is AnswerForm.EXACT:
                 await self._keep(episode, {Question.of(self.name, arguments): RecordedAnswer.refusal(str(error))})
             raise
-        if not observation.outages:
-            await self._keep(episode, answers_of(self._described, arguments, observation))
+        await self._keep(episode, answers_of(self._described, arguments, observation))
         return observation
 
     async def _keep(self, episode: EpisodeContext, answers: Mapping[Question, RecordedAnswer]) -> None:

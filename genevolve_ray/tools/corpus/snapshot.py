@@ -181,7 +181,7 @@ class Corpus:
                 raise FrozenCorpusFault(f"{path} is damaged: row {row} does not have the hash of its question")
 
     def _agree(self) -> None:
-        """Find the answers to everybody: those named so, and those in which all requests that asked agree.
+        """Find the answers to everybody: those named so, and those in which all requests that asked and got one agree.
 
         Where requests had different answers, as in the worlds of the atlas, one that never asked has none: the answer of
         another world would be no fact of its own.
@@ -192,8 +192,19 @@ class Corpus:
             if not request:
                 self._everybody[question] = row
         for question, rows in asked.items():
-            if len(rows) == 1 or len({self._answer(row) for row in rows}) == 1:
+            if question in self._everybody or len(rows) == 1 or self._alike(rows):
                 self._everybody.setdefault(question, rows[0])
+            elif self._alike(good := [row for row in rows if not self._failed(row)]):
+                self._everybody[question] = good[0]
+
+    def _alike(self, rows: Sequence[int]) -> bool:
+        return len({self._answer(row) for row in rows}) == 1
+
+    def _failed(self, row: int) -> bool:
+        try:
+            return self._answer(row).failed
+        except FrozenCorpusFault as fault:
+            raise FrozenCorpusFault(f"{self.folder / ANSWERS}: row {row} is damaged: {fault}") from fault
 
     def find(self, question: Question, request: str = "") -> RecordedAnswer | None:
         """Return the answer to a question: that to this request, or else that to everybody; None where there is none."""

@@ -55,10 +55,14 @@ class Harvest:
     conflicting: list[str] = field(default_factory=list)
 
     def add(self, row: CorpusRow) -> None:
-        """Add an answer. Of two to one question and request the first counts; the other one is a conflict."""
-        known = self.answers.setdefault(row.question, {}).setdefault(row.request, row)
+        """Add an answer. Of two to one question and request the first that did not fail counts; the other is a conflict."""
+        found = self.answers.setdefault(row.question, {})
+        known = found.setdefault(row.request, row)
         if known.answer != row.answer:
             self._conflict(row.question)
+            # An error may have passed by the next call, as that of a server which was busy.
+            if known.answer.failed and not row.answer.failed:
+                found[row.request] = row
 
     def merge(self, row: CorpusRow) -> None:
         """Add an answer of another source, with its calls."""
