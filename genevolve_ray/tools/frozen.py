@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,6 +89,10 @@ class FrozenTools:
         """Finish the list of misses."""
         await self._replay.writes.finish()
 
+    def close(self) -> None:
+        """Finish the list of misses, where no event loop runs any more."""
+        self._replay.writes.close()
+
     @classmethod
     def check(cls, config: FrozenToolsConfig) -> None:
         """Read every answer and picture once, before a run starts. Raises FrozenCorpusFault naming what is damaged."""
@@ -122,7 +126,7 @@ class _Replay:
             return await self._shown(question, request)
         similar = self._similar(question) if self._config.on_miss == "nearest" else None
         record_usage(CORPUS_SERVICE, Usage(calls=1, failed_calls=int(similar is None)))
-        await self.writes.start(self._note(question, similar))
+        self.writes.start(partial(self._note, question, similar))
         if similar is not None:
             return await self._shown(similar, request)
         if self._config.on_miss == "fail":

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import Response
-from frozen_corpora import EPISODE, Moody, ask, episode, frozen_local, questions_of, recording, run_images, thawed
+from frozen_corpora import (
+    CALLS,
+    EPISODE,
+    Moody,
+    OwnTools,
+    ask,
+    episode,
+    frozen_local,
+    local_spec,
+    questions_of,
+    recording,
+    run_images,
+    thawed,
+)
 from mcp_servers import command
 from web_world import serving_world
 
+from genevolve_ray.cluster.services import ToolReplica
 from genevolve_ray.commands.corpus import freeze_runs
 from genevolve_ray.evolution.plugins import ToolsSpec
 from genevolve_ray.records.observation import Observation, SearchObservation, TextObservation
+from genevolve_ray.remote.cache import AnswerCache, CacheConfig
+from genevolve_ray.tools.corpus.recording import RecordedToolbox
 from genevolve_ray.tools.corpus.snapshot import Corpus
 from genevolve_ray.tools.mcp.config import McpConfig
 from genevolve_ray.tools.protocol import EpisodeContext
@@ -90,3 +107,62 @@ async def test_an_outage_of_one_query_costs_that_query_alone(tmp_path: Path) -> 
     assert len(seen.outages) == 1
     freeze_runs([tmp_path / "run"], tmp_path / "corpus")
     assert [question["queries"] for question in questions_of(tmp_path / "corpus", "search")] == [["good"]]
+
+
+class Jammed(AnswerCache):
+    """A store that hangs until it is free."""
+
+    free: asyncio.Event
+
+    async def ask(self, question: Any, call: Any) -> tuple[Any, bool]:
+        await self.free.wait()
+        return await super().ask(question, call)
+
+
+async def jammed(run: Path) -> tuple[RecordedToolbox, asyncio.Event]:
+    """Return a toolbox with a store that hangs, and what frees it."""
+    store = Jammed(CacheConfig(), str(run / "observations"))
+    store.free = asyncio.Event()
+    return RecordedToolbox(OwnTools(Moody()), store), store.free
+
+
+async def test_no_call_waits_for_a_store_that_hangs(tmp_path: Path) -> None:
+    box, free = await jammed(tmp_path / "run")
+    async with asyncio.timeout(30):
+        for number in range(400):
+            await box.tools["mood"].call({"of": str(number)}, EPISODE)
+    free.set()
+    await box.aclose()
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    assert len(Corpus.open(tmp_path / "corpus")) == 400
+
+
+async def test_records_that_would_fill_the_memory_are_lost_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("genevolve_ray.tools.corpus.background._MOST_WAITING", 3)
+    box, free = await jammed(tmp_path / "run")
+    for number in range(10):
+        await box.tools["mood"].call({"of": str(number)}, EPISODE)
+    free.set()
+    await box.aclose()
+    # The description of the tools waits too.
+    assert "8 records are lost, because the store was slow" in caplog.text
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    assert len(Corpus.open(tmp_path / "corpus")) == 2
+
+
+async def test_a_replica_that_ends_writes_what_waits(tmp_path: Path) -> None:
+    replica = ToolReplica(local_spec(tmp_path / "library"), str(tmp_path / "run" / "images"))
+    await ask(replica.plugin.tools, CALLS)
+    replica.__del__()
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    assert len(questions_of(tmp_path / "corpus", "search")) == 3
+
+
+async def test_misses_are_listed_where_no_event_loop_runs_any_more(tmp_path: Path) -> None:
+    corpus, _ = await frozen_local(tmp_path)
+    box = thawed(corpus, run_images(tmp_path / "again"), on_miss="report")
+    await box.tools["image_search"].call({"query": "owl"}, EPISODE)
+    box.close()
+    assert len(list((tmp_path / "again" / "misses").rglob("*.json"))) == 1

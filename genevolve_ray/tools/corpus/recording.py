@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from genevolve_ray.errors import ToolArgumentError
@@ -66,19 +67,25 @@ class RecordedToolbox:
             raise AttributeError(name)
         return getattr(self._toolbox, name)
 
-    async def keep(self, tool: str, request: str, answers: Mapping[Question, RecordedAnswer]) -> None:
+    def keep(self, tool: str, request: str, answers: Mapping[Question, RecordedAnswer]) -> None:
         """Record answers to a request, behind the call. A full disk costs a warning, never the answer."""
         if not self._described:
             self._described = True
-            await self._writes.start(self._describe())
+            self._writes.start(self._describe)
         for pair in answers.items():
-            await self._writes.start(self._answered(tool, request, pair))
+            self._writes.start(partial(self._answered, tool, request, pair))
 
     async def aclose(self) -> None:
         """Finish the recording, and close the toolbox."""
         await self._writes.finish()
         if (close := getattr(self._toolbox, "aclose", None)) is not None:
             await close()
+
+    def close(self) -> None:
+        """Finish the recording, and close the toolbox, where no event loop runs any more."""
+        self._writes.close()
+        if (close := getattr(self._toolbox, "close", None)) is not None:
+            close()
 
     async def _describe(self) -> None:
         for described, body in _descriptions(self._live.values()):
@@ -127,14 +134,14 @@ class RecordedTool:
         except ToolArgumentError as error:
             # Searches and skills refuse the same arguments in the same words wherever they run.
             if self._described.form is AnswerForm.EXACT:
-                await self._keep(episode, {Question.of(self.name, arguments): RecordedAnswer.refusal(str(error))})
+                self._keep(episode, {Question.of(self.name, arguments): RecordedAnswer.refusal(str(error))})
             raise
-        await self._keep(episode, answers_of(self._described, arguments, observation))
+        self._keep(episode, answers_of(self._described, arguments, observation))
         return observation
 
-    async def _keep(self, episode: EpisodeContext, answers: Mapping[Question, RecordedAnswer]) -> None:
+    def _keep(self, episode: EpisodeContext, answers: Mapping[Question, RecordedAnswer]) -> None:
         request = "" if self._described.form is AnswerForm.SKILLS else episode.request.id
-        await self._owner.keep(self.name, request, answers)
+        self._owner.keep(self.name, request, answers)
 
 
 def _descriptions(tools: Any) -> Iterator[tuple[str, Any]]:
