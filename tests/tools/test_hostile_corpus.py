@@ -109,10 +109,36 @@ def test_a_dictionary_that_could_unpack_to_any_size_is_refused(corpus: Path) -> 
 def test_a_table_that_unpacks_to_too_much_is_refused(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (corpus / ANSWERS).stat().st_size
     rewrite(corpus, lambda row: row.update(at=1.0), compression="zstd")
-    unpacked = pq.ParquetFile(corpus / ANSWERS).metadata.row_group(0).total_byte_size
-    assert unpacked > size
+    group = pq.ParquetFile(corpus / ANSWERS).metadata.row_group(0)
+    # Each value has a place of eight bytes besides.
+    unpacked = group.total_byte_size + 8 * sum(group.column(place).num_values for place in range(group.num_columns))
+    assert group.total_byte_size > size
     monkeypatch.setattr(snapshot, "MAX_ANSWERS", unpacked - 1)
     refused(corpus, f"unpacks to {unpacked} bytes")
+
+
+def test_texts_that_repeat_their_beginnings_could_unpack_to_any_size(corpus: Path) -> None:
+    encodings = {"observation": "DELTA_BYTE_ARRAY"}
+    rewrite(corpus, lambda row: row.update(observation="x" * 1_000_000), column_encoding=encodings)
+    assert (corpus / ANSWERS).stat().st_size < 1_100_000
+    refused(corpus, "of the encodings .*DELTA_BYTE_ARRAY.* only PLAIN and RLE are read")
+
+
+def test_nulls_that_take_no_byte_of_the_file_count(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "MAX_ANSWERS", 1 << 20)
+    rewrite(corpus, lambda row: row.update(pictures=[None] * 100_000), compression="zstd")
+    assert pq.ParquetFile(corpus / ANSWERS).metadata.row_group(0).total_byte_size < 1 << 20
+    refused(corpus, r"unpacks to \d+ bytes, more than 1048576")
+
+
+def test_a_table_that_hides_its_size_is_read_no_further_than_the_limit(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(corpus, lambda row: row.update(observation="x" * 10_000), row_group_size=1)
+    monkeypatch.setattr(snapshot, "_unpacked", lambda group: 0)
+    monkeypatch.setattr(snapshot, "MAX_ANSWERS", 30_000)
+    monkeypatch.setattr(snapshot, "_bounded", lambda path, most: path.read_bytes())
+    refused(corpus, "unpacks to more than 30000 bytes")
 
 
 @pytest.mark.parametrize(("name", "limit"), [(DESCRIPTION, "MAX_DESCRIPTION"), (ANSWERS, "MAX_ANSWERS")])
