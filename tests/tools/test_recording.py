@@ -28,7 +28,10 @@ from web_world import serving_world
 
 from genevolve_ray.cluster.services import ToolReplica
 from genevolve_ray.commands.corpus import freeze_runs
+from genevolve_ray.config import load_config
 from genevolve_ray.evolution.plugins import ToolsSpec
+from genevolve_ray.evolution.store.config import check_unchanged
+from genevolve_ray.evolution.store.run import CHANGEABLE
 from genevolve_ray.records.observation import Observation, SearchObservation, TextObservation
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.corpus.recording import RecordedToolbox
@@ -166,3 +169,11 @@ async def test_misses_are_listed_where_no_event_loop_runs_any_more(tmp_path: Pat
     await box.tools["image_search"].call({"query": "owl"}, EPISODE)
     box.close()
     assert len(list((tmp_path / "again" / "misses").rglob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["recorded", "before recording"])
+def test_recording_can_be_switched_off_when_a_run_is_resumed(older: bool) -> None:
+    stored = load_config("atlas").model_dump(mode="json")
+    if older:
+        del stored["tools"]["record"]
+    check_unchanged(stored, load_config("atlas", ["tools.record=false"]), CHANGEABLE, "r")
