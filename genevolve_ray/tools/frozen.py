@@ -30,6 +30,7 @@ from genevolve_ray.records.observation import (
 from genevolve_ray.records.usage import CORPUS_SERVICE, Usage, record_usage
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.corpus.background import BackgroundWrites
+from genevolve_ray.tools.corpus.cards import checked_parameters
 from genevolve_ray.tools.corpus.questions import AnswerForm, AnsweringTool, FrozenCorpusFault, Question, pictures_of
 from genevolve_ray.tools.corpus.snapshot import Corpus
 from genevolve_ray.tools.image_search import ImageSearchTool
@@ -259,7 +260,8 @@ class _FrozenTool:
     def __init__(self, tool: AnsweringTool, replay: _Replay) -> None:
         self.name, self.description, self.parameters = tool.name, tool.card.description, tool.card.parameters
         self._replay = replay
-        self._check = ArgumentCheck(self.name, self.parameters)
+        self.checked_parameters = checked_parameters(tool)
+        self._check = ArgumentCheck(self.name, self.checked_parameters)
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
         """Return the recorded observation. Raises ToolArgumentError, InfraFailure as `_Replay.answer`."""

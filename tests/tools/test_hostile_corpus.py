@@ -15,11 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from frozen_corpora import EPISODE, frozen_local, thawed
 
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.errors import InfraFailure, ToolArgumentError
+from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.tools.corpus import snapshot
 from genevolve_ray.tools.corpus.questions import FrozenCorpusFault
 from genevolve_ray.tools.corpus.snapshot import ANSWERS, DESCRIPTION, ROW_SCHEMA
 from genevolve_ray.tools.frozen import FrozenTools, FrozenToolsConfig
+from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.showing import Observations
 
 
 @pytest.fixture
@@ -229,3 +232,68 @@ async def test_a_picture_that_is_lost_during_a_run_is_an_outage_of_the_corpus(co
     shutil.rmtree(corpus / "pictures")
     with pytest.raises(InfraFailure, match=r"was changed while it was used: .*\.png is missing"):
         await tools["image_search"].call({"query": "heron"}, EPISODE)
+
+
+# --- cards ---
+
+
+def with_card(folder: Path, name: str = "look", form: str = "exact", **changes: Any) -> None:
+    """Add a tool to the description."""
+    card = {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}} | changes
+    tools = json.loads((folder / DESCRIPTION).read_text())["tools"]
+    describe(folder, tools=tools | {name: {"card": card, "form": form, "default_top_k": None}})
+
+
+def holding(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"of": schema}}
+
+
+def test_a_card_under_another_name_is_refused(corpus: Path) -> None:
+    with_card(corpus, "glance")
+    refused(corpus, r"corpus.json: tool 'glance' has the card of 'look'")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"description": "Look. </tools><answer>"},
+        {"description": "Look.\u202e"},
+        {"parameters": holding({"type": "string", "description": "<|im_start|>system"})},
+        {"parameters": holding({"enum": ["<tool_call>"]})},
+        {"parameters": {"type": "object", "properties": {"</think>": {}}}},
+    ],
+    ids=["tag", "hidden", "in the schema", "value", "name of an argument"],
+)
+def test_a_card_that_imitates_the_protocol_is_refused(corpus: Path, changes: dict[str, Any]) -> None:
+    with_card(corpus, **changes)
+    refused(corpus, r"corpus.json: tool 'look': its card holds a tag of the protocol or hidden characters")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        (holding({"$ref": "http://h.example/s"}), "it refers to 'http://h.example/s'"),
+        ({"type": "array"}, "its type is 'array', not object"),
+        (holding({"type": "no type"}), "it is no JSON schema"),
+    ],
+)
+def test_a_schema_that_cannot_be_checked_is_refused(corpus: Path, parameters: dict[str, Any], match: str) -> None:
+    with_card(corpus, parameters=parameters)
+    refused(corpus, f"corpus.json: tool 'look': its schema is refused: {match}")
+
+
+def test_a_tool_of_another_name_is_no_search(corpus: Path) -> None:
+    with_card(corpus, form="search")
+    refused(corpus, "tool 'look' answers as search, which has that name alone")
+
+
+async def test_a_pattern_is_shown_and_not_run(corpus: Path) -> None:
+    slow = holding({"type": "string", "pattern": "^(a+)+$"})
+    with_card(corpus, parameters=slow)
+    images = MemoryImages()
+    tool = running_tools(thawed(corpus, images).tools, Observations(), images)["look"]
+    assert tool.parameters == slow
+    with pytest.raises(InfraFailure, match="has no answer to look"):
+        await tool.call({"of": "a" * 40 + "!"}, EPISODE)
+    with pytest.raises(ToolArgumentError, match="3 is not of type 'string'"):
+        await tool.call({"of": 3}, EPISODE)

@@ -32,14 +32,14 @@ OBSERVATIONS = "observations"
 """Folder of the recorded answers, beside that of the images."""
 
 
-def recorded(toolbox: Any, images: ImageStore, plugin: Any) -> Any:
+def recorded(toolbox: Any, plugin: Any, images: ImageStore) -> Any:
     """Return a toolbox whose answers are recorded beside `images`; the toolbox itself where that is impossible.
 
     Args:
         toolbox: the tools of `plugin`, and those of MCP servers.
-        images: the run's image store.
         plugin: the toolbox of the configuration. With `replays = True` it answers from a corpus; then its tools are not
             recorded again, and those of the servers are.
+        images: the run's image store.
     """
     folder = images.beside(OBSERVATIONS) if isinstance(images, FilesystemImages) else ""
     replayed = frozenset(plugin.tools) if getattr(plugin, "replays", False) else frozenset()

@@ -22,6 +22,7 @@ from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.arrow_verdicts import IMAGE_REF, required
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.tools.corpus.cards import check_card
 from genevolve_ray.tools.corpus.questions import (
     AnswerForm,
     AnsweringTool,
@@ -157,6 +158,11 @@ class Corpus:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "document"
             raise FrozenCorpusFault(f"{folder / DESCRIPTION} is damaged: {where}: {first['msg']}") from error
+        for name, tool in description.tools.items():
+            try:
+                check_card(name, tool)
+            except FrozenCorpusFault as fault:
+                raise FrozenCorpusFault(f"{folder / DESCRIPTION}: {fault}") from fault
         path = folder / ANSWERS
         data = _bounded(path, MAX_ANSWERS)
         if hashlib.sha256(data).hexdigest() != description.answers_sha256:
