@@ -44,6 +44,7 @@ from genevolve_ray.records.plugin_results import PluginResultFault
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import CORPUS_SERVICE, Usage, metered
 from genevolve_ray.tools.corpus.snapshot import Corpus
+from genevolve_ray.tools.corpus.writing import harvest_of, write_corpus
 from genevolve_ray.tools.frozen import FrozenTools
 from genevolve_ray.tools.protocol import EpisodeContext
 
@@ -211,6 +212,18 @@ async def test_a_merge_keeps_the_answer_of_each_request(tmp_path: Path, copied: 
     seen = [await corpus.tools["mood"].call({"of": "fox"}, episode(name)) for name in ("a", "b", "c")]
     assert seen == [TextObservation(text=f"fox in {place}") for place in ("a day", "b night", "c day")]
     assert Corpus.open(tmp_path / "corpus").description.conflicts == 1
+
+
+async def test_an_answer_that_is_named_as_that_to_everybody_is(tmp_path: Path) -> None:
+    await moods(tmp_path / "run", ("a", "b"))
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    harvest = harvest_of(Corpus.open(tmp_path / "corpus"))
+    [rows] = harvest.answers.values()
+    harvest.add(replace(rows.pop("a"), request=""))
+    write_corpus(harvest, tmp_path / "named")
+    tool = thawed(tmp_path / "named").tools["mood"]
+    seen = [await tool.call({"of": "fox"}, episode(name)) for name in ("b", "new")]
+    assert seen == [TextObservation(text=f"fox in {name}") for name in ("b", "a")]
 
 
 async def test_an_answer_on_which_all_requests_agree_is_that_to_everybody(tmp_path: Path) -> None:
