@@ -43,7 +43,8 @@ async def _measure(config: Any, images_uri: str, repeats: int, watch: Stopwatch)
 
     from genevolve_ray.cluster.proxies import Caller, connect_tools
     from genevolve_ray.cluster.services import application, services_of
-    from genevolve_ray.cluster.workers import local_tools
+    from genevolve_ray.cluster.workers import local_toolbox
+    from genevolve_ray.tools.running import running_tools
 
     images = FilesystemImages(images_uri)
     episodes = [
@@ -57,7 +58,7 @@ async def _measure(config: Any, images_uri: str, repeats: int, watch: Stopwatch)
     handle = serve.run(application(service, images_uri), name=service.name, route_prefix=None, logging_config=logs)
     ways: dict[str, Mapping[str, Any]] = {
         "service": await connect_tools(Caller.of("tools", handle, service.config)),
-        "local": local_tools(config, images),
+        "local": running_tools(local_toolbox(config, images).tools, config.protocol.observations, images),
     }
     for index in range(repeats + 1):
         say("warm-up" if index == 0 else f"repetition {index} of {repeats}")

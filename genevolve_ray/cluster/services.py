@@ -72,7 +72,7 @@ class ToolReplica(_Replica):
             )
 
     def __del__(self) -> None:
-        """Close the toolbox, where it holds connections: Serve calls this when a replica ends."""
+        """Close the toolbox, where it records or holds connections: Serve calls this when a replica ends."""
         if (close := getattr(getattr(self, "plugin", None), "close", None)) is not None:
             close()
 

@@ -26,7 +26,7 @@ from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.tools.protocol import Tool
-from genevolve_ray.tools.running import running_tools
+from genevolve_ray.tools.running import close_toolbox, running_tools
 
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import PlacedConfig
@@ -61,7 +61,7 @@ class ServiceHandle:
 class RolloutWorker:
     """Play episodes with one policy, and reach tools, renderer and judge through their services.
 
-    Tools that are only look-ups in memory, or have state for each episode, run in the worker itself (`local_tools`).
+    Tools that are only look-ups in memory, or have state for each episode, run in the worker itself (`local_toolbox`).
 
     Call `start`, then `connect`, then `rollout` any number of times. With renderers and a judge it scores its episodes,
     and where an engine samples the policy it loads new weights. A worker whose engine process has died ends itself, so
@@ -126,7 +126,11 @@ class RolloutWorker:
             self._scoring = Scoring(painter, critic, self._config.reward, first, further)
             for generation, service_handle in others:
                 await self.add_renderer(generation, service_handle)
-        profile, own = self._config.protocol, local_tools(self._config, self._images)
+        profile, toolbox = self._config.protocol, local_toolbox(self._config, self._images)
+        own: dict[str, Tool] = {}
+        if toolbox is not None:
+            self._stack.push_async_callback(close_toolbox, toolbox)
+            own = running_tools(toolbox.tools, profile.observations, self._images)
         self._rollouts = Rollouts(self._policy.open_session, {**stand_ins, **own}, profile, self._date, self._scoring)
 
     async def add_renderer(self, generation: int, renderer: ServiceHandle) -> None:
@@ -216,7 +220,7 @@ class RolloutWorker:
         )
 
     async def stop(self) -> None:
-        """Close the policy."""
+        """Close the tools and the policy."""
         await self._stack.aclose()
         forget_weights()
 
@@ -229,15 +233,13 @@ class RolloutWorker:
         os._exit(1)
 
 
-def local_tools(config: PlacedConfig, images: ImageStore) -> dict[str, Tool]:
-    """Return the tools of a run whose toolbox is `local`, for calls in this process; {} for tools of a service.
+def local_toolbox(config: PlacedConfig, images: ImageStore) -> Any:
+    """Return the toolbox of a run where it is `local`, for calls in this process; None for tools of a service.
 
     A call of a service takes more than a look-up in memory. Raises PluginFault.
     """
     spec = config.tools
-    if not held_by_workers(spec):
-        return {}
-    return running_tools(build_here(spec.alone(), images).tools, config.protocol.observations, images)
+    return build_here(spec.alone(), images) if held_by_workers(spec) else None
 
 
 def worker_environment(engine: EngineConfig) -> dict[str, str]:

@@ -95,8 +95,9 @@ def _harvest(source: Path, notes: list[str]) -> Harvest:
         )
     if store is None:
         images = FilesystemImages(str(source / (STORE if (source / STORE).is_dir() else "images")))
-        named = [row.question.sha256 for row in found.rows]
-        about = CorpusSource(run=digest(named)[:_ID], name=source.resolve().name)
+        # Two jobs may ask the same questions, so the id also has what was answered and when.
+        told = [[row.question.sha256, row.request, row.answer.kind, row.answer.body, row.at] for row in found.rows]
+        about = CorpusSource(run=digest(told)[:_ID], name=source.resolve().name)
         rows = [replace(row, run=about.run) for row in found.rows]
         return gathered(rows, Harvest([about], found.tools, images.get, left_out=found.left_out))
     calls = _Calls(found.tools)

@@ -207,7 +207,7 @@ class ToolsSpec(PluginSpec):
             PluginFault: for a server that cannot be used.
         """
         toolbox = plugin if self.mcp is None else self._with_servers(plugin, self.mcp, *context)
-        return recorded(toolbox, *context) if self.record else toolbox
+        return recorded(toolbox, plugin, *context) if self.record else toolbox
 
     def _with_servers(self, plugin: Any, mcp: McpConfig, *context: ImageStore) -> Any:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from genevolve_ray.records.observation import (
 from genevolve_ray.records.usage import CORPUS_SERVICE, Usage, record_usage
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.corpus.background import BackgroundWrites
+from genevolve_ray.tools.corpus.cards import checked_parameters
 from genevolve_ray.tools.corpus.questions import AnswerForm, AnsweringTool, FrozenCorpusFault, Question, pictures_of
 from genevolve_ray.tools.corpus.snapshot import Corpus
 from genevolve_ray.tools.image_search import ImageSearchTool
@@ -69,7 +70,7 @@ class FrozenTools:
     Config = FrozenToolsConfig
     local = True
     replays = True
-    """Tells that answers come from a corpus, and need not be recorded again."""
+    """Tells that answers come from a corpus: they are not recorded again, or a miss would become a fact."""
 
     def __init__(self, config: FrozenToolsConfig, images: ImageStore) -> None:
         """Open the corpus; pictures are copied to `images` when an answer first shows them.
@@ -88,6 +89,10 @@ class FrozenTools:
     async def aclose(self) -> None:
         """Finish the list of misses."""
         await self._replay.writes.finish()
+
+    def close(self) -> None:
+        """Finish the list of misses, where no event loop runs any more."""
+        self._replay.writes.close()
 
     @classmethod
     def check(cls, config: FrozenToolsConfig) -> None:
@@ -122,7 +127,7 @@ class _Replay:
             return await self._shown(question, request)
         similar = self._similar(question) if self._config.on_miss == "nearest" else None
         record_usage(CORPUS_SERVICE, Usage(calls=1, failed_calls=int(similar is None)))
-        await self.writes.start(self._note(question, similar))
+        self.writes.start(partial(self._note, question, similar))
         if similar is not None:
             return await self._shown(similar, request)
         if self._config.on_miss == "fail":
@@ -255,7 +260,8 @@ class _FrozenTool:
     def __init__(self, tool: AnsweringTool, replay: _Replay) -> None:
         self.name, self.description, self.parameters = tool.name, tool.card.description, tool.card.parameters
         self._replay = replay
-        self._check = ArgumentCheck(self.name, self.parameters)
+        self.checked_parameters = checked_parameters(tool)
+        self._check = ArgumentCheck(self.name, self.checked_parameters)
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
         """Return the recorded observation. Raises ToolArgumentError, InfraFailure as `_Replay.answer`."""

@@ -62,7 +62,8 @@ class Tool(Protocol):
 
     `name` is the name by which the policy calls it; `description` and `parameters` (JSON schema) enter the system
     prompt. Optional attributes: `cost` of a call (in the currency of the configured prices) is added to the usage of the
-    sample, and a call that takes longer than `timeout_s` seconds is an InfraFailure.
+    sample, and a call that takes longer than `timeout_s` seconds is an InfraFailure. `checked_parameters` is the schema
+    against which arguments are checked, where it is not the one that the policy reads.
     """
 
     name: str

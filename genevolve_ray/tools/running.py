@@ -57,7 +57,8 @@ class RunningTool:
         self._timeout: float | None = getattr(tool, "timeout_s", None)
         self._cost: float | None = getattr(tool, "cost", None)
         # The standard tools read their own arguments, in words that policies were trained on.
-        self._check = None if tool.name in STANDARD_TOOLS else ArgumentCheck(tool.name, tool.parameters)
+        schema: dict[str, Any] = getattr(tool, "checked_parameters", tool.parameters)
+        self._check = None if tool.name in STANDARD_TOOLS else ArgumentCheck(tool.name, schema)
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
         """Execute the call.

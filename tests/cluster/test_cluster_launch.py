@@ -15,7 +15,7 @@ from genevolve_ray.cluster import workers
 from genevolve_ray.cluster.launch import Launch, wanted_services
 from genevolve_ray.cluster.placement import service_demands, worker_demands
 from genevolve_ray.cluster.services import GradeReplica, JudgeReplica
-from genevolve_ray.cluster.workers import RolloutWorker, ServiceHandle, local_tools
+from genevolve_ray.cluster.workers import RolloutWorker, ServiceHandle, local_toolbox
 from genevolve_ray.config import ConfigError, RunConfig, load_config
 from genevolve_ray.doctor.preflight import model_folder
 from genevolve_ray.engines.openai import OpenAIPolicyConfig
@@ -189,12 +189,25 @@ async def test_a_worker_holds_local_tools_itself(tmp_path: Path, monkeypatch: py
         assert trajectory.tool_calls
 
 
+async def test_a_worker_closes_the_tools_that_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    async def aclose(toolbox: Any) -> None:
+        closed.append(type(toolbox).__name__)
+
+    monkeypatch.setattr("benchmarks.null_parts.Tools.local", True, raising=False)
+    monkeypatch.setattr("benchmarks.null_parts.Tools.aclose", aclose, raising=False)
+    async with connected(MODEL, tmp_path, monkeypatch, scores=False):
+        assert not closed
+    assert closed == ["Tools"]
+
+
 def test_tools_with_an_environment_stay_in_their_service(tmp_path: Path) -> None:
     images = FilesystemImages(str(tmp_path))
     atlas = config_of("tools={type: atlas}")
-    assert local_tools(atlas, images).keys() == {"search", "image_search", "query_knowledge"}
-    assert local_tools(config_of("tools={type: atlas, runtime_env: {env_vars: {A: '1'}}}"), images) == {}
-    assert local_tools(config_of(), images) == {}
+    assert local_toolbox(atlas, images).tools.keys() == {"search", "image_search", "query_knowledge"}
+    assert local_toolbox(config_of("tools={type: atlas, runtime_env: {env_vars: {A: '1'}}}"), images) is None
+    assert local_toolbox(config_of(), images) is None
 
 
 async def test_a_worker_without_a_judge_leaves_programs_to_be_rendered(

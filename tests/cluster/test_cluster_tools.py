@@ -14,7 +14,7 @@ from genevolve_ray.cluster.config import ClusterConfig, ServiceConfig
 from genevolve_ray.cluster.proxies import Caller, ServeTool, connect_tools
 from genevolve_ray.cluster.services import Service, ToolReplica, application
 from genevolve_ray.cluster.session import ray_session
-from genevolve_ray.cluster.workers import local_tools
+from genevolve_ray.cluster.workers import local_toolbox
 from genevolve_ray.contracts.samples import REQUEST
 from genevolve_ray.evolution.patience import time_limit
 from genevolve_ray.evolution.plugins import PluginFault, ToolsSpec
@@ -82,7 +82,7 @@ async def test_a_worker_holds_the_state_and_no_server(tmp_path: Path) -> None:
 
     unreachable = {"servers": {"it": {"command": ["/nonexistent"]}}}
     config = load_config("atlas").model_copy(update={"tools": spec(Held, mcp=unreachable)})
-    tools = local_tools(config, FilesystemImages(str(tmp_path)))
+    tools = local_toolbox(config, FilesystemImages(str(tmp_path))).tools
     async with opened(tools.values(), EPISODE):
         assert await tools["sketch"].call({}, EPISODE) == TextObservation(text="1 lines")
 

@@ -125,7 +125,7 @@ def test_one_deleted_answer_is_reported_as_missing(
     first: Path, tmp_path: Path, genevolve: Genevolve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     harvest = harvest_of(Corpus.open(first / "corpus"))
-    asked = {question: rows[0] for question, rows in harvest.answers.items() if question.tool == "image_search"}
+    asked = {q: row for q, rows in harvest.answers.items() for row in rows.values() if q.tool == "image_search"}
     lost, row = max(asked.items(), key=lambda pair: pair[1].asked)
     assert row.asked > 0
     assert row.step is not None
@@ -233,6 +233,17 @@ async def test_of_two_sources_the_first_that_knows_a_question_answers_it(tmp_pat
     seen = [await tool.call({"of": name}, EPISODE) for name in ("fox", "one", "two")]
     assert seen == [TextObservation(text=text) for text in ("11", "2", "12")]
     assert Corpus.open(tmp_path / "corpus").description.conflicts == 1
+
+
+async def test_two_jobs_that_asked_the_same_are_two_sources(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        box = local_spec(tmp_path / "library").build(run_images(tmp_path / name))
+        await ask(box.tools, CALLS)
+        await box.aclose()
+    freeze_runs([tmp_path / "one", tmp_path / "two"], tmp_path / "corpus")
+    described = Corpus.open(tmp_path / "corpus").description
+    assert [source.name for source in described.sources] == ["one", "two"]
+    assert described.conflicts == 0
 
 
 async def test_a_damaged_record_is_named_and_left_out(tmp_path: Path) -> None:

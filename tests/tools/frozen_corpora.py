@@ -74,10 +74,13 @@ class Moody:
         "additionalProperties": False,
     }
 
+    def __init__(self, world: str = "") -> None:
+        self._world = world
+
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
         if arguments["of"] == "nobody":
             raise ToolArgumentError("of: nobody has no mood")
-        return TextObservation(text=f"{arguments['of']} in {episode.request.id}")
+        return TextObservation(text=f"{arguments['of']} in {episode.request.id} {self._world}".rstrip())
 
 
 class OwnTools:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_fakes import SEARCH_IMAGES, answer, call, play
@@ -38,9 +40,11 @@ from genevolve_ray.records.observation import (
     SearchObservation,
     TextObservation,
 )
+from genevolve_ray.records.plugin_results import PluginResultFault
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.records.usage import CORPUS_SERVICE, Usage, metered
 from genevolve_ray.tools.corpus.snapshot import Corpus
+from genevolve_ray.tools.corpus.writing import harvest_of, write_corpus
 from genevolve_ray.tools.frozen import FrozenTools
 from genevolve_ray.tools.protocol import EpisodeContext
 
@@ -175,15 +179,61 @@ async def test_outages_are_not_recorded(tmp_path: Path) -> None:
 # --- other tools ---
 
 
-async def test_an_answer_that_depends_on_the_request_returns_to_its_request(tmp_path: Path) -> None:
-    box = recording(tmp_path / "run", Moody())
-    for name in ("a", "b", "a"):
+async def moods(run: Path, requests: Sequence[str], world: str = "") -> None:
+    """Record the answers of a tool to requests, each in the words of its request and world."""
+    box = recording(run, Moody(world))
+    for name in requests:
         await box.tools["mood"].call({"of": "fox"}, episode(name))
         await box.aclose()
+
+
+async def test_an_answer_that_depends_on_the_request_returns_to_its_request_alone(tmp_path: Path) -> None:
+    await moods(tmp_path / "run", ("a", "b", "a"))
     freeze_runs([tmp_path / "run"], tmp_path / "corpus")
     tool = thawed(tmp_path / "corpus").tools["mood"]
-    seen = [await tool.call({"of": "fox"}, episode(name)) for name in ("a", "b", "new")]
-    assert seen == [TextObservation(text=f"fox in {name}") for name in ("a", "b", "a")]
+    seen = [await tool.call({"of": "fox"}, episode(name)) for name in ("a", "b")]
+    assert seen == [TextObservation(text=f"fox in {name}") for name in ("a", "b")]
+    with metered() as meter, pytest.raises(InfraFailure, match='has no answer to mood {"of":"fox"}'):
+        await tool.call({"of": "fox"}, episode("new"))
+    assert meter.by_service[CORPUS_SERVICE] == Usage(calls=1, failed_calls=1)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["runs", "corpora"])
+async def test_a_merge_keeps_the_answer_of_each_request(tmp_path: Path, copied: bool) -> None:
+    await moods(tmp_path / "one", ("a", "c"), "day")
+    await moods(tmp_path / "two", ("b", "c"), "night")
+    sources = [tmp_path / "one", tmp_path / "two"]
+    if copied:
+        for source in sources:
+            freeze_runs([source], source / "corpus")
+        sources = [source / "corpus" for source in sources]
+    freeze_runs(sources, tmp_path / "corpus")
+    corpus = thawed(tmp_path / "corpus")
+    seen = [await corpus.tools["mood"].call({"of": "fox"}, episode(name)) for name in ("a", "b", "c")]
+    assert seen == [TextObservation(text=f"fox in {place}") for place in ("a day", "b night", "c day")]
+    assert Corpus.open(tmp_path / "corpus").description.conflicts == 1
+
+
+async def test_an_answer_that_is_named_as_that_to_everybody_is(tmp_path: Path) -> None:
+    await moods(tmp_path / "run", ("a", "b"))
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    harvest = harvest_of(Corpus.open(tmp_path / "corpus"))
+    [rows] = harvest.answers.values()
+    harvest.add(replace(rows.pop("a"), request=""))
+    write_corpus(harvest, tmp_path / "named")
+    tool = thawed(tmp_path / "named").tools["mood"]
+    seen = [await tool.call({"of": "fox"}, episode(name)) for name in ("b", "new")]
+    assert seen == [TextObservation(text=f"fox in {name}") for name in ("b", "a")]
+
+
+async def test_an_answer_on_which_all_requests_agree_is_that_to_everybody(tmp_path: Path) -> None:
+    box = recording(tmp_path / "run", Returning(TextObservation(text="red")))
+    for name in ("a", "b"):
+        await box.tools["mood"].call({"of": "fox"}, episode(name))
+    await box.aclose()
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    seen = await thawed(tmp_path / "corpus").tools["mood"].call({"of": "fox"}, episode("new"))
+    assert seen == TextObservation(text="red")
 
 
 async def test_any_tool_replays_its_answers_and_its_refusals(tmp_path: Path) -> None:
@@ -199,6 +249,47 @@ async def test_any_tool_replays_its_answers_and_its_refusals(tmp_path: Path) -> 
     with pytest.raises(ToolArgumentError, match="^of: 3 is not of type 'string'$"):
         await tool.call({"of": 3}, EPISODE)
     assert await tool.call({"of": "owl"}, EPISODE) == TextObservation(text="")
+
+
+class Returning(Moody):
+    """A tool that returns a given value."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Any:
+        return self._value
+
+
+@pytest.mark.parametrize("value", ["a text", None])
+async def test_a_result_that_is_no_observation_is_a_fault_of_the_plug_in(tmp_path: Path, value: object) -> None:
+    tool = recording(tmp_path / "run", Returning(value)).tools["mood"]
+    with pytest.raises(PluginResultFault, match=r"Returning: call returned (str|None)\. Legal: `async def call"):
+        await tool.call({"of": "fox"}, EPISODE)
+
+
+async def test_a_call_that_is_not_asynchronous_is_a_fault_of_the_plug_in(tmp_path: Path) -> None:
+    class Plain(Moody):
+        def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Any:
+            return TextObservation(text="fox")
+
+    with pytest.raises(PluginResultFault, match=r"Plain: call is not asynchronous"):
+        await recording(tmp_path / "run", Plain()).tools["mood"].call({"of": "fox"}, EPISODE)
+
+
+class Noted(TextObservation):
+    """An observation of a plug-in with a field of its own."""
+
+    note: str = "of the plug-in"
+
+
+async def test_a_subclass_of_an_observation_is_recorded_as_what_the_policy_reads(tmp_path: Path) -> None:
+    box = recording(tmp_path / "run", Returning(Noted(text="red")))
+    assert await box.tools["mood"].call({"of": "fox"}, EPISODE) == Noted(text="red")
+    await box.aclose()
+    freeze_runs([tmp_path / "run"], tmp_path / "corpus")
+    seen = await thawed(tmp_path / "corpus").tools["mood"].call({"of": "fox"}, EPISODE)
+    assert seen == TextObservation(text="red")
 
 
 class Sketch(Moody):

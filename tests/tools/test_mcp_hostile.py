@@ -126,3 +126,9 @@ def _runs_hostile(process: str) -> bool:
     except OSError:
         return False
     return int(parent) == os.getpid() and any(word.endswith(b"mcp_hostile_server.py") for word in words)
+
+
+def test_a_schema_without_its_patterns_accepts_the_names_that_they_allowed() -> None:
+    schema = {"type": "object", "patternProperties": {"^x": {}}, "additionalProperties": False}
+    assert plain_schema(schema, 8192) == {"type": "object"}
+    assert plain_schema({"type": "object", "additionalProperties": False}, 8192)["additionalProperties"] is False

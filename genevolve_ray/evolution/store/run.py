@@ -53,6 +53,7 @@ CHANGEABLE = (
     "inference",
     "gateway",
     "layers",
+    "tools.record",
     "learner.lora.publish",
     "learner.publish_dtype",
     "learner.token_budget",

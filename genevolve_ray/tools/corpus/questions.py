@@ -184,8 +184,9 @@ class RecordedAnswer:
         """Return the answer that an observation is, without what a profile shows of its pictures."""
         if isinstance(observation, Pictured):
             observation = observation.model_copy(update={"hits": tuple(hit.unshown() for hit in observation.hits)})
-        kind = next(name for name, known in KINDS.items() if type(observation) is known)
-        return cls(kind, canonical(observation.model_dump()))
+        # A subclass is recorded as the kind that the policy reads: what a class of a plug-in adds cannot be read back.
+        kind, known = next((name, known) for name, known in KINDS.items() if isinstance(observation, known))
+        return cls(kind, canonical(observation.model_dump(include=set(known.model_fields))))
 
     @classmethod
     def refusal(cls, message: str) -> RecordedAnswer:
@@ -266,16 +267,20 @@ def check_reference(ref: ImageRef) -> None:
 def answers_of(
     tool: AnsweringTool, arguments: Mapping[str, Any], observation: Observation
 ) -> dict[Question, RecordedAnswer]:
-    """Return the answers in the observation of a call, by question; none where the observation does not fit the call."""
+    """Return the answers in the observation of a call, by question, without those that an outage replaced.
+
+    There are none where the observation does not fit the call.
+    """
     try:
         questions = tool.questions(arguments)
     except ToolArgumentError:
         return {}
     if tool.form is not AnswerForm.SEARCH:
-        return {questions[0]: RecordedAnswer.of(observation)}
+        return {} if observation.outages else {questions[0]: RecordedAnswer.of(observation)}
     if not isinstance(observation, SearchObservation) or len(observation.results) != len(questions):
         return {}
     return {
         question: RecordedAnswer.of(SearchObservation(results=(result,)))
         for question, result in zip(questions, observation.results, strict=True)
+        if not result.outage
     }

@@ -7,12 +7,14 @@ change neither trajectories nor checkpoints. `genevolve corpus freeze` reads the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import FilesystemImages, ImageStore
 from genevolve_ray.records.observation import Observation, SkillObservation
+from genevolve_ray.records.plugin_results import checked
 from genevolve_ray.remote.cache import AnswerCache, CacheConfig
 from genevolve_ray.tools.corpus.background import BackgroundWrites
 from genevolve_ray.tools.corpus.questions import (
@@ -30,27 +32,33 @@ OBSERVATIONS = "observations"
 """Folder of the recorded answers, beside that of the images."""
 
 
-def recorded(toolbox: Any, images: ImageStore) -> Any:
+def recorded(toolbox: Any, plugin: Any, images: ImageStore) -> Any:
     """Return a toolbox whose answers are recorded beside `images`; the toolbox itself where that is impossible.
 
-    A toolbox with `replays = True` answers from a corpus, and is not recorded again.
+    Args:
+        toolbox: the tools of `plugin`, and those of MCP servers.
+        plugin: the toolbox of the configuration. With `replays = True` it answers from a corpus; then its tools are not
+            recorded again, and those of the servers are.
+        images: the run's image store.
     """
     folder = images.beside(OBSERVATIONS) if isinstance(images, FilesystemImages) else ""
-    if not folder or getattr(toolbox, "replays", False):
+    replayed = frozenset(plugin.tools) if getattr(plugin, "replays", False) else frozenset()
+    if not folder or toolbox.tools.keys() <= replayed:
         return toolbox
-    return RecordedToolbox(toolbox, AnswerCache(CacheConfig(), folder))
+    return RecordedToolbox(toolbox, AnswerCache(CacheConfig(), folder), replayed)
 
 
 class RecordedToolbox:
     """Offer the tools of a toolbox, and record what they answer. A tool with state is offered and not recorded."""
 
-    def __init__(self, toolbox: Any, kept: AnswerCache) -> None:
-        """Wrap `toolbox`; answers go to `kept`."""
+    def __init__(self, toolbox: Any, kept: AnswerCache, replayed: Collection[str] = ()) -> None:
+        """Wrap `toolbox`; answers go to `kept`, except those of the tools named in `replayed`."""
         self._toolbox, self._kept, self._writes = toolbox, kept, BackgroundWrites()
-        self._all: Mapping[str, Tool] = toolbox.tools
+        self._live: Mapping[str, Tool] = {name: tool for name, tool in toolbox.tools.items() if name not in replayed}
         self._described = False
         self.tools: dict[str, Tool] = {
-            name: tool if keeps_state(tool) else RecordedTool(tool, self) for name, tool in self._all.items()
+            name: RecordedTool(tool, self) if name in self._live and not keeps_state(tool) else tool
+            for name, tool in toolbox.tools.items()
         }
 
     def __getattr__(self, name: str) -> Any:
@@ -59,13 +67,13 @@ class RecordedToolbox:
             raise AttributeError(name)
         return getattr(self._toolbox, name)
 
-    async def keep(self, tool: str, request: str, answers: Mapping[Question, RecordedAnswer]) -> None:
+    def keep(self, tool: str, request: str, answers: Mapping[Question, RecordedAnswer]) -> None:
         """Record answers to a request, behind the call. A full disk costs a warning, never the answer."""
         if not self._described:
             self._described = True
-            await self._writes.start(self._describe())
+            self._writes.start(self._describe)
         for pair in answers.items():
-            await self._writes.start(self._answered(tool, request, pair))
+            self._writes.start(partial(self._answered, tool, request, pair))
 
     async def aclose(self) -> None:
         """Finish the recording, and close the toolbox."""
@@ -73,10 +81,16 @@ class RecordedToolbox:
         if (close := getattr(self._toolbox, "aclose", None)) is not None:
             await close()
 
+    def close(self) -> None:
+        """Finish the recording, and close the toolbox, where no event loop runs any more."""
+        self._writes.close()
+        if (close := getattr(self._toolbox, "close", None)) is not None:
+            close()
+
     async def _describe(self) -> None:
-        for described, body in _descriptions(self._all.values()):
+        for described, body in _descriptions(self._live.values()):
             await self._put({"tool": described, "card": digest(body)}, body)
-        for name, text in _skills(self._all.values()):
+        for name, text in _skills(self._live.values()):
             await self._answered(name, "", text)
 
     async def _answered(self, tool: str, request: str, pair: tuple[Question, RecordedAnswer]) -> None:
@@ -108,21 +122,26 @@ class RecordedTool:
         return getattr(self._tool, name)
 
     async def call(self, arguments: dict[str, Any], episode: EpisodeContext) -> Observation:
-        """Call the tool, and record an answer that no outage touched. Raises as the tool."""
+        """Call the tool, and record its answer, or of several those that no outage replaced.
+
+        Raises:
+            PluginResultFault: when the tool returns no observation.
+            ToolArgumentError: as the tool.
+            InfraFailure: as the tool.
+        """
         try:
-            observation = await self._tool.call(arguments, episode)
+            observation: Observation = await checked("tools", self._tool, self._tool.call(arguments, episode))
         except ToolArgumentError as error:
             # Searches and skills refuse the same arguments in the same words wherever they run.
             if self._described.form is AnswerForm.EXACT:
-                await self._keep(episode, {Question.of(self.name, arguments): RecordedAnswer.refusal(str(error))})
+                self._keep(episode, {Question.of(self.name, arguments): RecordedAnswer.refusal(str(error))})
             raise
-        if not observation.outages:
-            await self._keep(episode, answers_of(self._described, arguments, observation))
+        self._keep(episode, answers_of(self._described, arguments, observation))
         return observation
 
-    async def _keep(self, episode: EpisodeContext, answers: Mapping[Question, RecordedAnswer]) -> None:
+    def _keep(self, episode: EpisodeContext, answers: Mapping[Question, RecordedAnswer]) -> None:
         request = "" if self._described.form is AnswerForm.SKILLS else episode.request.id
-        await self._owner.keep(self.name, request, answers)
+        self._owner.keep(self.name, request, answers)
 
 
 def _descriptions(tools: Any) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genevolve_ray.remote.cache import entry_name, read_entry
-from genevolve_ray.tools.corpus.questions import AnsweringTool, Question, RecordedAnswer
+from genevolve_ray.tools.corpus.cards import check_card
+from genevolve_ray.tools.corpus.questions import AnsweringTool, FrozenCorpusFault, Question, RecordedAnswer
 from genevolve_ray.tools.corpus.recording import digest
 from genevolve_ray.tools.corpus.snapshot import CorpusRow, references
 
@@ -41,8 +42,18 @@ def read_recordings(files: Iterable[tuple[str, bytes]]) -> Recordings:
         elif made.card.stateful:
             found.left_out[made.name] = STATEFUL
         else:
-            found.tools.setdefault(made.name, made)
+            _take(found, made)
+    found.rows = [row for row in found.rows if row.question.tool not in found.left_out]
     return found
+
+
+def _take(found: Recordings, tool: AnsweringTool) -> None:
+    try:
+        check_card(tool.name, tool)
+    except FrozenCorpusFault as fault:  # A corpus with it could not be opened.
+        found.left_out[tool.name] = f"cannot be shown again: {fault}"
+    else:
+        found.tools.setdefault(tool.name, tool)
 
 
 def _entry(name: str, data: bytes) -> tuple[float, str, CorpusRow | AnsweringTool]:

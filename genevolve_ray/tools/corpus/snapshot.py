@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.arrow_verdicts import IMAGE_REF, required
 from genevolve_ray.records.base import Record
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.tools.corpus.cards import check_card
 from genevolve_ray.tools.corpus.questions import (
     AnswerForm,
     AnsweringTool,
@@ -40,6 +41,12 @@ MAX_ANSWERS = 2 << 30
 """Largest `answers.parquet`, and the largest size to which it may unpack, bytes."""
 MAX_PICTURE = 64 << 20
 """Largest file of a picture, bytes."""
+_ENCODINGS = frozenset({"PLAIN", "RLE"})
+"""Encodings of the columns: every value takes its bytes, apart from nulls."""
+_NULL_BYTES = 8
+"""Bytes of memory for the place of a value."""
+_BATCH = 4096
+"""Rows that are unpacked at a time."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -57,8 +64,8 @@ ROW_SCHEMA = pa.schema(
     ],
     metadata={b"genevolve_ray.schema": FORMAT.encode()},
 )
-"""One row per answer, ordered by tool, arguments and request. `question` is the hash of tool and arguments. `request` is
-empty in the answer to everybody; a further row holds the other answer to one request. `asked` counts the calls in stored
+"""One row per question and request, ordered by tool, arguments and request. `question` is the hash of tool and arguments.
+`request` asked it; it is empty in an answer to everybody, such as the text of a skill. `asked` counts the calls in stored
 trajectories; `run` and `step` (null: in no training step) tell who asked first, and `at` when, in seconds since the
 epoch."""
 
@@ -107,7 +114,7 @@ class CorpusDescription(Record):
     left_out: dict[str, str] = {}
     """Tools that a corpus cannot hold, with the reason."""
     conflicts: int = 0
-    """Answers that were left out because an earlier one to the same question and request was different."""
+    """Answers that were left out because another one to the same question and request counts."""
     conflicting: tuple[str, ...] = ()
     """The first questions of these."""
     answers: int
@@ -132,6 +139,8 @@ class Corpus:
         tools, arguments, requests = (table.column(name).to_pylist() for name in ("tool", "arguments", "request"))
         keys = zip(map(Question, tools, arguments), requests, strict=True)
         self._rows = {key: row for row, key in enumerate(keys)}
+        self._everybody: dict[Question, int] = {}
+        """Rows that answer a question of any request."""
 
     @classmethod
     def open(cls, folder: Path) -> Corpus:
@@ -149,6 +158,11 @@ class Corpus:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "document"
             raise FrozenCorpusFault(f"{folder / DESCRIPTION} is damaged: {where}: {first['msg']}") from error
+        for name, tool in description.tools.items():
+            try:
+                check_card(name, tool)
+            except FrozenCorpusFault as fault:
+                raise FrozenCorpusFault(f"{folder / DESCRIPTION}: {fault}") from fault
         path = folder / ANSWERS
         data = _bounded(path, MAX_ANSWERS)
         if hashlib.sha256(data).hexdigest() != description.answers_sha256:
@@ -157,6 +171,7 @@ class Corpus:
             )
         corpus = cls(folder, description, _table(path, data))
         corpus._check_rows(path)
+        corpus._agree()
         return corpus
 
     def __len__(self) -> int:
@@ -177,17 +192,47 @@ class Corpus:
             if question.sha256 != hashes[row]:
                 raise FrozenCorpusFault(f"{path} is damaged: row {row} does not have the hash of its question")
 
+    def _agree(self) -> None:
+        """Find the answers to everybody: those named so, and those in which all requests that asked and got one agree.
+
+        Where requests had different answers, as in the worlds of the atlas, one that never asked has none: the answer of
+        another world would be no fact of its own.
+        """
+        asked: dict[Question, list[int]] = {}
+        for (question, request), row in self._rows.items():
+            asked.setdefault(question, []).append(row)
+            if not request:
+                self._everybody[question] = row
+        for question, rows in asked.items():
+            if question in self._everybody or len(rows) == 1 or self._alike(rows):
+                self._everybody.setdefault(question, rows[0])
+            elif self._alike(good := [row for row in rows if not self._failed(row)]):
+                self._everybody[question] = good[0]
+
+    def _alike(self, rows: Sequence[int]) -> bool:
+        return len({self._answer(row) for row in rows}) == 1
+
+    def _failed(self, row: int) -> bool:
+        try:
+            return self._answer(row).failed
+        except FrozenCorpusFault as fault:
+            raise FrozenCorpusFault(f"{self.folder / ANSWERS}: row {row} is damaged: {fault}") from fault
+
     def find(self, question: Question, request: str = "") -> RecordedAnswer | None:
-        """Return the answer to a question: that to this request where it was another one, None where there is none."""
-        row = self._rows.get((question, request), self._rows.get((question, "")))
+        """Return the answer to a question: that to this request, or else that to everybody; None where there is none."""
+        row = self._rows.get((question, request), self._everybody.get(question))
         return None if row is None else self._answer(row)
 
     def _answer(self, row: int) -> RecordedAnswer:
         return RecordedAnswer(self._table["kind"][row].as_py(), self._table["observation"][row].as_py())
 
     def questions(self, tool: str) -> list[Question]:
-        """Return the questions to a tool that have an answer for every request, in the order of their arguments."""
-        return [question for question, request in self._rows if question.tool == tool and not request]
+        """Return the questions to a tool that have an answer to everybody, in the order of their arguments."""
+        return [
+            question
+            for question in dict.fromkeys(question for question, _ in self._rows)
+            if question.tool == tool and question in self._everybody
+        ]
 
     def rows(self) -> Iterator[CorpusRow]:
         """Yield every row."""
@@ -268,22 +313,38 @@ def _bounded(path: Path, most: int) -> bytes:
 
 
 def _table(path: Path, data: bytes) -> pa.Table:
+    """Return the answers. Raises FrozenCorpusFault before it unpacks to more than `MAX_ANSWERS`."""
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        if (unpacked := sum(group.total_byte_size for group in groups)) > MAX_ANSWERS:
+        for column in (group.column(place) for group in groups for place in range(group.num_columns)):
+            if column.has_dictionary_page or not _ENCODINGS.issuperset(column.encodings):
+                raise FrozenCorpusFault(
+                    f"{path} has columns with a dictionary or of the encodings {', '.join(column.encodings)}, which could "
+                    f"unpack to any size: only {' and '.join(sorted(_ENCODINGS))} are read"
+                )
+        if (unpacked := sum(map(_unpacked, groups))) > MAX_ANSWERS:
             raise FrozenCorpusFault(f"{path} unpacks to {unpacked} bytes, more than {MAX_ANSWERS}")
-        if any(_with_dictionary(group) for group in groups):
-            raise FrozenCorpusFault(f"{path} has columns with a dictionary, which could unpack to any size")
         if not file.schema_arrow.equals(ROW_SCHEMA):
             raise FrozenCorpusFault(f"{path} is damaged: its columns are not those of {FORMAT}")
-        table = file.read(use_threads=False)
+        table = pa.Table.from_batches(_within(path, file.iter_batches(_BATCH, use_threads=False)), ROW_SCHEMA)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise FrozenCorpusFault(f"{path} is damaged: {error}") from error
     return table
 
 
-def _with_dictionary(group: pq.RowGroupMetaData) -> bool:
+def _unpacked(group: pq.RowGroupMetaData) -> int:
+    """Return the bytes to which a row group unpacks, as it says: nulls take no byte in the file, and some in memory."""
     columns = (group.column(place) for place in range(group.num_columns))
-    return any(column.has_dictionary_page or "DICTIONARY" in "".join(column.encodings) for column in columns)
+    return int(group.total_byte_size) + sum(_NULL_BYTES * int(column.num_values) for column in columns)
+
+
+def _within(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches until they exceed `MAX_ANSWERS`: the sizes in a file's footer need not be true."""
+    read = 0
+    for batch in batches:
+        read += batch.nbytes
+        if read > MAX_ANSWERS:
+            raise FrozenCorpusFault(f"{path} unpacks to more than {MAX_ANSWERS} bytes")
+        yield batch

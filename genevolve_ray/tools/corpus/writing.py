@@ -42,42 +42,46 @@ ReadPicture = Callable[[ImageRef], bytes]
 
 @dataclass
 class Harvest:
-    """Hold the answers of one source: of each question first the answer to everybody, then those to single requests."""
+    """Hold the answers of one source: of each question the answer to each request that asked it."""
 
     sources: Sequence[CorpusSource]
     tools: Mapping[str, AnsweringTool]
     read_picture: ReadPicture
     """Returns a picture's bytes. Raises FileNotFoundError or FrozenCorpusFault where it is missing or damaged."""
-    answers: dict[Question, list[CorpusRow]] = field(default_factory=dict)
+    answers: dict[Question, dict[str, CorpusRow]] = field(default_factory=dict)
+    """Rows by question and request."""
     left_out: dict[str, str] = field(default_factory=dict)
     conflicts: int = 0
     conflicting: list[str] = field(default_factory=list)
 
-    def conflict(self, question: Question, count: int = 1) -> None:
-        """Count answers that are left out because an earlier one to the same question was different."""
-        self.conflicts += count
+    def add(self, row: CorpusRow) -> None:
+        """Add an answer. Of two to one question and request the first that did not fail counts; the other is a conflict."""
+        found = self.answers.setdefault(row.question, {})
+        known = found.setdefault(row.request, row)
+        if known.answer != row.answer:
+            self._conflict(row.question)
+            # An error may have passed by the next call, as that of a server which was busy.
+            if known.answer.failed and not row.answer.failed:
+                found[row.request] = row
+
+    def merge(self, row: CorpusRow) -> None:
+        """Add an answer of another source, with its calls."""
+        known = self.answers.get(row.question, {}).get(row.request)
+        self.add(row)
+        if known is not None:
+            kept = self.answers[row.question][row.request]
+            self.answers[row.question][row.request] = replace(kept, asked=known.asked + row.asked)
+
+    def _conflict(self, question: Question) -> None:
+        self.conflicts += 1
         if len(self.conflicting) < _NAMED:
             self.conflicting.append(f"{question.tool} {question.arguments}")
 
 
 def gathered(rows: Iterable[CorpusRow], into: Harvest) -> Harvest:
-    """Add the rows of a run to a harvest, in their order: of two answers to one question and request the first counts.
-
-    The first answer to a question becomes that to everybody. Another request whose answer was another one keeps its own.
-    """
-    by_request: dict[Question, dict[str, CorpusRow]] = {}
+    """Add the rows of a run to a harvest, in their order."""
     for row in rows:
-        known = by_request.setdefault(row.question, {}).setdefault(row.request, row)
-        if known.answer != row.answer:
-            into.conflict(row.question)
-    for question, found in by_request.items():
-        first, *others = found.values()
-        same = [row for row in others if row.answer == first.answer]
-        asked = sum(row.asked for row in (first, *same))
-        own = [row for row in others if row.answer != first.answer]
-        steps = [row.step for row in (first, *same) if row.step is not None]
-        everybody = replace(first, request="", asked=asked, step=min(steps, default=None))
-        into.answers[question] = [everybody, *own]
+        into.add(row)
     return into
 
 
@@ -86,13 +90,11 @@ def harvest_of(corpus: Corpus) -> Harvest:
     about = corpus.description
     made = Harvest(about.sources, corpus.tools, corpus.picture, left_out=dict(about.left_out))
     made.conflicts, made.conflicting = about.conflicts, list(about.conflicting)
-    for row in corpus.rows():  # Ordered by request: the answer to everybody comes first.
-        made.answers.setdefault(row.question, []).append(row)
-    return made
+    return gathered(corpus.rows(), made)
 
 
 def merged(harvests: Sequence[Harvest]) -> Harvest:
-    """Return several harvests as one: the first that knows a question answers it, and calls are added up.
+    """Return several harvests as one: the first that knows a question of a request answers it, and calls are added up.
 
     Raises:
         FrozenCorpusFault: for a tool whose calls become questions in two ways, and for a run that comes twice.
@@ -110,19 +112,9 @@ def merged(harvests: Sequence[Harvest]) -> Harvest:
         whole.left_out |= {name: why for name, why in harvest.left_out.items() if name not in whole.left_out}
         whole.conflicts += harvest.conflicts
         whole.conflicting = [*whole.conflicting, *harvest.conflicting][:_NAMED]
-        for question, rows in harvest.answers.items():
-            known_rows = whole.answers.get(question)
-            if known_rows is None:
-                whole.answers[question] = list(rows)
-                continue
-            asked = sum(row.asked for row in rows)
-            whole.answers[question] = [
-                replace(known_rows[0], asked=known_rows[0].asked + asked),
-                *known_rows[1:],
-            ]
-            there = {row.answer for row in known_rows}
-            if other := sum(row.answer not in there for row in rows):
-                whole.conflict(question, other)
+        for rows in harvest.answers.values():
+            for row in rows.values():
+                whole.merge(row)
     return whole
 
 
@@ -148,7 +140,7 @@ def write_corpus(harvest: Harvest, out: Path) -> CorpusDescription:
     """
     check_target(out)
     rows = sorted(
-        (row for found in harvest.answers.values() for row in found),
+        (row for found in harvest.answers.values() for row in found.values()),
         key=lambda row: (row.question.tool, row.question.arguments, row.request),
     )
     if not rows:

@@ -80,7 +80,7 @@ class _Writer:
             rest = {key: value for key, value in node.items() if key != "$ref"}
             return {**self.schema(self._referred(node["$ref"]), depth + 1), **self.schema(rest, depth + 1)}
         written: dict[str, Any] = {}
-        for key, value in node.items():
+        for key, value in _without_rest(node).items():
             if key in _NAMED and isinstance(value, Mapping):
                 written[key] = {self._text(name): self.schema(inner, depth + 1) for name, inner in value.items()}
             elif key in _SCHEMAS:
@@ -124,3 +124,10 @@ class _Writer:
             raise SchemaRefused(f"written out it has more than {self._max_bytes} bytes")
         if depth > _DEPTH:
             raise SchemaRefused(f"it is nested more than {_DEPTH} deep")
+
+
+def _without_rest(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema without `additionalProperties` where these are what no pattern names: patterns are left out."""
+    if "patternProperties" not in node:
+        return node
+    return {key: value for key, value in node.items() if key != "additionalProperties"}

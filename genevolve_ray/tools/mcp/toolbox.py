@@ -77,15 +77,21 @@ class WithServers:
         quiet()
         self._thread = _LoopThread()
         self._links: list[Link] = []
-        atexit.register(self.close)  # A process that ends without closing must not leave a server behind.
+        atexit.register(self._disconnect)  # A process that ends without closing must not leave a server behind.
         with ExitStack() as unfinished:
-            unfinished.callback(self.close)
+            unfinished.callback(self._disconnect)
             self._links = [self._thread.run(_link(name, config)) for name in config.servers]
             offered = self._offered(self._thread.run(_listed(self._links)))
             unfinished.pop_all()
         for line in self.notes:
             _log.warning("%s", line)
         self.tools: dict[str, Tool] = {**offered, **toolbox.tools}
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the toolbox, such as its examples."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._toolbox, name)
 
     def _offered(self, listed: list[list[types.Tool]]) -> dict[str, Tool]:
         found: dict[str, Tool] = {}
@@ -119,11 +125,16 @@ class WithServers:
         """End the connections, and the servers that were started here."""
         if (close := getattr(self._toolbox, "aclose", None)) is not None:
             await close()
-        await asyncio.to_thread(self.close)
+        await asyncio.to_thread(self._disconnect)
 
     def close(self) -> None:
-        """End the connections, and the servers that were started here."""
-        atexit.unregister(self.close)
+        """Do the same where no event loop runs any more."""
+        if (close := getattr(self._toolbox, "close", None)) is not None:
+            close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        atexit.unregister(self._disconnect)
         self._thread.close([link.aclose for link in self._links])
 
 
