@@ -18,7 +18,7 @@ from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.reading import read_prompt
 from genevolve_ray.atlas.recipe_prompts import AtlasPromptWriter, atlas_entities
 from genevolve_ray.atlas.scene import Truth
-from genevolve_ray.atlas.sources import MOST_ENTITIES, world_tools
+from genevolve_ray.atlas.sources import MOST_ENTITIES
 from genevolve_ray.atlas.sufficiency import check, missing_structure
 from genevolve_ray.atlas.teacher import TeacherConfig, decide
 from genevolve_ray.atlas.tokenizer import build_tokenizer
@@ -73,7 +73,7 @@ class AtlasWriter(AtlasPromptWriter):
         super().__init__(config.world(context.images), context.seed)
 
 
-class AtlasTeacherConfig(AtlasBuildConfig):
+class AtlasTeacherConfig(Config):
     """Configure the scripted teacher of a data build."""
 
     errors: TeacherConfig = TeacherConfig()
@@ -88,11 +88,11 @@ class AtlasTeacher:
     Config = AtlasTeacherConfig
 
     def __init__(self, config: AtlasTeacherConfig, context: BuildContext) -> None:
-        """Build tools over the world; its pictures go to the store of the build."""
+        """Play with the tools of the build, which are over the world that the requests are about."""
         self._config, self._profile = config, PROFILES[config.profile]
         digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]
         self.identity = f"atlas-teacher/1:{digest}"
-        self._tools = world_tools(config.world(context.images))
+        self._tools = dict(context.tools)
         self._chat = ChatFormat(build_tokenizer())
 
     async def play(self, request: Request, sample: int, seed: int) -> Trajectory:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -195,15 +196,16 @@ async def open_truths(config: BuildConfig, folder: Path) -> AsyncIterator[RowSta
 
 
 async def _teacher(config: BuildConfig, folder: Path, policy: str | None, stack: AsyncExitStack) -> TrajectoryTeacher:
-    if config.data.teacher is not None:
-        own: TrajectoryTeacher = _role(config.data.teacher, config, folder, stack)
-        return own
     images = store_of(folder)
+    toolbox = _closing(config.tools.build(images), stack)
+    tools = running_tools(toolbox.tools, config.protocol.observations, images)
+    if config.data.teacher is not None:
+        context = replace(context_of(config, folder), tools=tools)
+        own: TrajectoryTeacher = _closing(config.data.teacher.build(context), stack)
+        return own
     source = stack.enter_context(named_policy(policy, config))
     assert source is not None, "a build is never direct"
     playing = await stack.enter_async_context(open_policy(config, source, images))
-    toolbox = _closing(config.tools.build(images), stack)
-    tools = running_tools(toolbox.tools, config.protocol.observations, images)
     inference = config.inference
     sampling = SamplingParams(temperature=inference.temperature, top_p=inference.top_p)
     return PolicyTeacher(source.identity, playing.open_session, tools, config.protocol, sampling, config.date)

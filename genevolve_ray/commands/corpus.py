@@ -14,6 +14,7 @@ from rich.table import Table
 
 from genevolve_ray.agent.published_client import client_calls
 from genevolve_ray.bench.jobs.pictures import STORE
+from genevolve_ray.commands.build_stages import PICTURES
 from genevolve_ray.commands.serve_tools import ServedTools, serve_spec
 from genevolve_ray.errors import ToolArgumentError, UserFault
 from genevolve_ray.evolution.plugins import ToolsSpec
@@ -94,7 +95,8 @@ def _harvest(source: Path, notes: list[str]) -> Harvest:
             + ", ".join(found.damaged[:_SHOWN])
         )
     if store is None:
-        images = FilesystemImages(str(source / (STORE if (source / STORE).is_dir() else "images")))
+        names = (STORE, PICTURES, "images")
+        images = FilesystemImages(str(source / next((name for name in names if (source / name).is_dir()), "images")))
         # Two jobs may ask the same questions, so the id also has what was answered and when.
         told = [[row.question.sha256, row.request, row.answer.kind, row.answer.body, row.at] for row in found.rows]
         about = CorpusSource(run=digest(told)[:_ID], name=source.resolve().name)

@@ -19,7 +19,6 @@ SMALL = [
     "--set", "tools.config.entities=24",
     "--set", "data.entities.source.config.entities=24",
     "--set", "data.writer.config.entities=24",
-    "--set", "data.teacher.config.entities=24",
 ]  # fmt: skip
 
 
@@ -295,3 +294,16 @@ def test_an_unknown_stage_is_named(genevolve: Callable[..., Any], tmp_path: Path
 
     assert ended.code == 2
     assert "--until grading: the stages are recipes, prompts" in ended.err
+
+
+def test_a_frozen_corpus_comes_out_and_answers_the_same_trajectories(
+    built: Path, genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert genevolve("corpus", "freeze", built, "--out", tmp_path / "corpus").code == 0
+    corpus = ["--set", "tools.type=frozen", "--set", f"tools.config.corpus={tmp_path / 'corpus'}"]
+    again = tmp_path / "again"
+    assert genevolve(
+        "data", "build", "atlas", "--recipes", str(RECIPES), "--out", again, "--in-process", *SMALL[2:], *corpus
+    ).code == 0  # fmt: skip
+
+    assert summary(again)["output_hash"] == summary(built)["output_hash"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydantic import Field
 
@@ -14,15 +15,20 @@ from genevolve_ray.data.build.taxonomy import Taxonomy
 from genevolve_ray.data.build.truths import ChatTruthGrader
 from genevolve_ray.engines.chat_endpoint import EndpointChat, EndpointChatConfig
 from genevolve_ray.records.images import ImageStore
+from genevolve_ray.tools.protocol import Tool
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """Hold what the roles of a build may use besides their settings: each is built as `Class(config, context)`."""
+    """Hold what the roles of a build may use besides their settings: each is built as `Class(config, context)`.
+
+    `tools` are those of the configuration, for the teacher alone; what they answer is recorded beside the pictures.
+    """
 
     taxonomy: Taxonomy
     images: ImageStore
     seed: int
+    tools: Mapping[str, Tool] = field(default_factory=dict)
 
 
 class EndpointWriterConfig(PromptWriterConfig):
