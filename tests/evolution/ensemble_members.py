@@ -121,7 +121,7 @@ class Ranker(Number):
     """Judges pictures, and also groups, which an ensemble never has."""
 
     async def judge_group(self, request: Request, truth: bytes, attempts: Sequence[Attempt]) -> Sequence[OpenVerdict]:
-        raise NotImplementedError
+        raise AssertionError("an ensemble never asks it")
 
 
 def member(kind: type, weight: float = 1, **settings: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, Protocol
@@ -175,11 +175,11 @@ class StageWorker(Generic[Row]):
             return None
         with metered() as meter:
             try:
-                async with self._places:
-                    done = await self._do(given)
-            except BaseException:
-                self._journal.spend(meter.by_service)
-                raise
+                with ExitStack() as cut_off:
+                    cut_off.callback(self._journal.spend, meter.by_service)
+                    async with self._places:
+                        done = await self._do(given)
+                    cut_off.pop_all()
             finally:
                 await self._budget.settle(given.id, meter.total)
         self._journal.append(done, meter.by_service)

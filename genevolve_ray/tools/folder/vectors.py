@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import logging
-import os
-import tempfile
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from genevolve_ray.errors import InfraFailure
 from genevolve_ray.experience.config import EmbedderConfig
 from genevolve_ray.experience.factory import build_embedder
 from genevolve_ray.experience.protocol import Embedder
+from genevolve_ray.records.published.files import write_bytes
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 256
@@ -115,16 +115,10 @@ class TextVectors:
         if self._file is None or not kept:
             return
         names = np.frombuffer(b"".join(kept), dtype=np.uint8).reshape(-1, 32)
+        packed = io.BytesIO()
+        np.savez(packed, names=names, rows=np.stack(list(kept.values())))
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, aside = tempfile.mkstemp(prefix=".tmp-", dir=self._file.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.savez(file, names=names, rows=np.stack(list(kept.values())))
-                os.replace(aside, self._file)
-            except BaseException:
-                os.unlink(aside)
-                raise
+            write_bytes(self._file, packed.getvalue())
         except OSError as error:
             _LOG.warning("embeddings could not be kept in %s: %s", self._file.parent, error)
 
