@@ -7,7 +7,6 @@ import io
 import json
 import random
 import re
-import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
+from played_world import served
 
 FAULTS = ("slow", "broken", "words", "limit", "down", "refused")
 """Kinds of failures: an answer after the time limit, no JSON, an answer without the wanted fields, 429, 503, and 400."""
@@ -132,24 +131,8 @@ def completion(text: str) -> dict[str, Any]:
 def build_services(share: float = 0.0) -> Iterator[BuildServices]:
     """Serve on a free port of the loopback; `share` of the calls fail."""
     services = BuildServices(share)
-    server = uvicorn.Server(uvicorn.Config(application(services), host="127.0.0.1", port=0, log_level="error"))
-    started = threading.Event()
-    original = server.startup
-
-    async def startup(sockets: Any = None) -> None:
-        await original(sockets)
-        started.set()
-
-    server.startup = startup  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    assert started.wait(30)
-    services.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    try:
+    with served(application(services)) as services.url:
         yield services
-    finally:
-        server.should_exit = True
-        thread.join(30)
 
 
 def write_build(folder: Path, services: BuildServices, recipes: int) -> tuple[Path, Path]:

@@ -90,9 +90,9 @@ def application(world: World) -> FastAPI:
 
 
 @contextmanager
-def playing(world: World) -> Iterator[World]:
-    """Serve a world on a free port of the loopback."""
-    server = uvicorn.Server(uvicorn.Config(application(world), host="127.0.0.1", port=0, log_level="error"))
+def served(app: FastAPI) -> Iterator[str]:
+    """Serve an application on a free port of the loopback, and lend its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     started = threading.Event()
     original = server.startup
@@ -104,12 +104,18 @@ def playing(world: World) -> Iterator[World]:
     server.startup = startup  # type: ignore[method-assign]
     thread.start()
     assert started.wait(30)
-    world.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
-        yield world
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def playing(world: World) -> Iterator[World]:
+    """Serve a world on a free port of the loopback."""
+    with served(application(world)) as world.url:
+        yield world
 
 
 def turn(name: str, **arguments: Any) -> str:
