@@ -24,7 +24,7 @@ UV_INSTALL    := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
                  $(foreach file,$(REQUIREMENTS),-r $(file))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format docs bench clean
+.PHONY: help setup browser demo test test-slow lint format docs bench clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ $(STAMP):
 	$(BIN)/python -m genevolve_ray._torchvision
 	@rm -f $(VENV)/.setup-*
 	@touch $@
+
+browser: ## install Chromium and Prometheus on Debian, as root; tests that need them are skipped without
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium prometheus fonts-dejavu-core
 
 demo: setup ## evolve the embedded world and write the report (ARGS=--cold-start first trains the starting checkpoint)
 	GENEVOLVE_SETUP_SECONDS=$$(( $$(date +%s) - $(STARTED) )) $(BIN)/genevolve demo $(ARGS)
