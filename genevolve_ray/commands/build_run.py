@@ -48,7 +48,7 @@ _READ_AGAIN: dict[str, Any] = {
     "audit_rationale": "",
     "truth_rationale": "",
 }
-"""Fields of a graded row that are not held between stages, and their empty values: whole trajectories above all."""
+"""Fields of a row that are not held between stages, and their empty values: truths and whole trajectories above all."""
 Carry = Callable[[Iterable[BuildRow], Sequence[StagePlan[Any]], Path, Watch], BuildCounts]
 """Carries rows through stages, here or on a cluster."""
 
@@ -163,7 +163,8 @@ class DataBuild:
         came, plans = kept(rows), list[StagePlan[Any]]([self._plans.trajectories()])
         if until is not BuildStage.TRAJECTORIES:
             plans.append(self._plans.audit())
-        done: list[AuditRow] = self._through(came, came, plans, AuditRow)
+        whole = self._whole(came, self._plans.prompts())
+        done: list[AuditRow] = self._through(whole, came, plans, AuditRow)
         self._ended(BuildStage.TRAJECTORIES, len(came), done)
         if until is BuildStage.TRAJECTORIES:
             return done
@@ -281,8 +282,6 @@ class DataBuild:
 
 def _light(row: PromptRow) -> PromptRow:
     """Return a row without what stages that need it read again from the journal."""
-    if not isinstance(row, AuditRow):
-        return row
     return row.model_copy(update={name: empty for name, empty in _READ_AGAIN.items() if name in type(row).model_fields})
 
 
