@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from genevolve_ray.atlas.base_model import BaseModelConfig, train_base_model
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
-from genevolve_ray.atlas.recipe_training import OnStep
+from genevolve_ray.atlas.recipe_training import OnStep, RecipeConfig
 from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
 from genevolve_ray.commands.sft_screen import Screen, SilentRank
 from genevolve_ray.config import ConfigError, explain, with_overrides
@@ -48,7 +49,8 @@ class Trained(Protocol):
         ...
 
 
-_TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
+_RECIPES: dict[str, tuple[type[RecipeConfig], Trained]] = {
+    "atlas-base": (BaseModelConfig, train_base_model),
     "atlas": (ColdStartConfig, train_cold_start),
     "atlas-sight": (SightStartConfig, train_sight_start),
 }
@@ -61,9 +63,9 @@ def sft_run(
 
     Raises UserFault for a folder that holds a model or another training.
     """
-    if preset not in _TEACHERS:
-        raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: {', '.join(_TEACHERS)}")
-    recipe, trained = _TEACHERS[preset]
+    if preset not in _RECIPES:
+        raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: {', '.join(_RECIPES)}")
+    recipe, trained = _RECIPES[preset]
     train(out, recipe().changed(steps=steps, seed=seed), trained, threads, overwrite)
 
 
@@ -87,7 +89,7 @@ def sft_rows_run(
             another training, and for a preset, which is trained by its own recipe.
         ConfigError, DataError: for invalid settings and data.
     """
-    if str(rows) in _TEACHERS:
+    if str(rows) in _RECIPES:
         raise UserFault(f"genevolve sft {rows}: --model and --set are for rows; a cold start has a recipe of its own")
     if model is None:
         raise UserFault(f"genevolve sft {rows}: rows need --model, the folder of the model to train")
@@ -180,7 +182,7 @@ def _check_pictures(source: str, files: Sequence[Path], reading: SftReadConfig) 
         )
 
 
-def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | None, overwrite: bool) -> None:
+def train(out: Path, recipe: RecipeConfig, trained: Trained, threads: int | None, overwrite: bool) -> None:
     """Train a cold start by a recipe into `out`. Raises UserFault as `sft_run`."""
     from genevolve_ray.learning.policy import use_threads
 
