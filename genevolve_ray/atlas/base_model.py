@@ -69,7 +69,7 @@ def train_base_model(
 
 def new_base_model(config: BaseModelConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Return the model of the recipe before its first step: random weights, and first heads that look back."""
-    from genevolve_ray.learning.new_seeing import look_back
+    from genevolve_ray.learning.new_policy import look_back
 
     model = config.new_model(tokenizer, config.seed)
     look_back(model)

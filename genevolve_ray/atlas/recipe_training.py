@@ -46,7 +46,7 @@ class RecipeConfig(Config):
 
     def new_model(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
         """Return a Qwen3 of this shape with random weights, the same for the same seed."""
-        from genevolve_ray.learning.policy import new_qwen3
+        from genevolve_ray.learning.new_policy import new_qwen3
 
         return new_qwen3(
             vocabulary=len(tokenizer),
