@@ -173,7 +173,7 @@ def measure_context(options: Options) -> list[Row]:
 
 def long_policy(folder: Path, positions: int) -> Path:
     """Write a small model with random weights and so many positions, and return its folder."""
-    from genevolve_ray.learning.policy import new_qwen3
+    from genevolve_ray.learning.new_policy import new_qwen3
 
     model = new_qwen3(
         vocabulary=1024,

@@ -32,7 +32,7 @@ def run(options: Options) -> list[Row]:
 
 def larger_policy(folder: Path) -> None:
     """Write a random Qwen3 of about 31 million parameters (126 MB in float32)."""
-    from genevolve_ray.learning.policy import new_qwen3
+    from genevolve_ray.learning.new_policy import new_qwen3
 
     model = new_qwen3(vocabulary=8192, hidden_size=512, layers=8, heads=8, head_dim=64, intermediate_size=1536, seed=1)
     model.save_pretrained(folder)

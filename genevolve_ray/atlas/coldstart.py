@@ -17,7 +17,7 @@ from genevolve_ray.agent.policy_session import ReadPicture, TokenSession
 from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.atlas.exercises import exercise
 from genevolve_ray.atlas.lexicon import Partition
-from genevolve_ray.atlas.recipe_training import OnStep, train_recipe
+from genevolve_ray.atlas.recipe_training import OnStep, RecipeConfig, train_recipe
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import Truth
 from genevolve_ray.atlas.sources import world_tools
@@ -114,20 +114,13 @@ class Curriculum:
         return await play(request, truth, decisions, tools, self._chat, guided=stated, profile=self._profile, read=read)
 
 
-class ColdStartConfig(Config):
+class ColdStartConfig(RecipeConfig):
     """Configure the whole recipe of the cold start: model, curriculum, optimization.
 
     The defaults made the shipped checkpoint.
     """
 
-    hidden_size: int = Field(default=128, ge=32)
-    layers: int = Field(default=4, ge=1)
-    heads: int = Field(default=4, ge=1)
-    head_dim: int = Field(default=32, ge=32)
-    """vLLM on CPU needs at least 32."""
-    intermediate_size: int = Field(default=384, ge=32)
     curriculum: CurriculumConfig = CurriculumConfig()
-    lr: float = Field(default=3e-3, gt=0)
 
     @property
     def steps(self) -> int:
@@ -155,21 +148,11 @@ def train_cold_start(
 
     It resumes where the folder holds the same training unfinished. Raises as `train_recipe`.
     """
-    from genevolve_ray.learning.policy import new_qwen3, save_policy
+    from genevolve_ray.learning.policy import save_policy
     from genevolve_ray.learning.sft import SftConfig
 
     tokenizer = build_tokenizer()
-    model = new_qwen3(
-        vocabulary=len(tokenizer),
-        hidden_size=config.hidden_size,
-        layers=config.layers,
-        heads=config.heads,
-        head_dim=config.head_dim,
-        intermediate_size=config.intermediate_size,
-        seed=config.curriculum.seed,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    model = config.new_model(tokenizer, config.curriculum.seed)
 
     def save(target: Path) -> None:
         save_policy(model, tokenizer, target)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field
 
 from genevolve_ray import __version__
 from genevolve_ray.data.sft_folder import TrainingFolder
@@ -12,7 +14,7 @@ from genevolve_ray.data.sft_progress import SftProgress
 from genevolve_ray.records.base import Config
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from genevolve_ray.learning.sft import SftConfig, SftExample, SftStep
 
@@ -20,6 +22,43 @@ PROVENANCE_FILE = "provenance.json"
 CHECKPOINT_EVERY = 100
 """Steps between two states."""
 OnStep = Callable[["PreTrainedModel", "SftStep"], None]
+
+
+class RecipeConfig(Config):
+    """Configure what every recipe has: the shape of a small Qwen3 and the learning rate."""
+
+    hidden_size: int = Field(default=128, ge=32)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    head_dim: int = Field(default=32, ge=32)
+    """vLLM on CPU needs at least 32."""
+    intermediate_size: int = Field(default=384, ge=32)
+    lr: float = Field(default=3e-3, gt=0)
+
+    @property
+    def steps(self) -> int:
+        """Number of optimization steps in total."""
+        raise NotImplementedError
+
+    def changed(self, *, steps: int | None = None, seed: int | None = None) -> Self:
+        """Return the recipe with another number of steps in total, or another seed."""
+        raise NotImplementedError
+
+    def new_model(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+        """Return a Qwen3 of this shape with random weights, the same for the same seed."""
+        from genevolve_ray.learning.new_policy import new_qwen3
+
+        return new_qwen3(
+            vocabulary=len(tokenizer),
+            hidden_size=self.hidden_size,
+            layers=self.layers,
+            heads=self.heads,
+            head_dim=self.head_dim,
+            intermediate_size=self.intermediate_size,
+            seed=seed,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
 
 
 def train_recipe(

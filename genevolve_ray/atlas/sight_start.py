@@ -22,6 +22,7 @@ from genevolve_ray.atlas.sight_exercises import SightExercise, practise, see
 from genevolve_ray.atlas.teacher import TeacherConfig
 from genevolve_ray.atlas.tokenizer import VISION, build_tokenizer
 from genevolve_ray.atlas.world import picture_of_look
+from genevolve_ray.learning.config import OptimizerName
 from genevolve_ray.models.image_processor import load_image_processor
 from genevolve_ray.models.image_tokens import load_image_tokens
 from genevolve_ray.records.images import MemoryImages
@@ -129,7 +130,7 @@ def train_sight_start(
     """
     from genevolve_ray.learning.new_seeing import write_processors
     from genevolve_ray.learning.policy import save_policy
-    from genevolve_ray.learning.sft import OptimizerName, SftConfig
+    from genevolve_ray.learning.sft import SftConfig
 
     tokenizer = build_tokenizer(sight=True)
     model, sizes = new_model(config, tokenizer), {"image_side": config.image_side, "patch_size": config.patch_size}

@@ -100,7 +100,7 @@ def demo(
 @app.command()
 def sft(
     source: Annotated[
-        str, typer.Argument(help="atlas or atlas-sight, a file of rows, or hf://datasets/ORG/NAME/FILE.")
+        str, typer.Argument(help="atlas, atlas-sight or atlas-base, a file of rows, or hf://datasets/ORG/NAME/FILE.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the trained policy.")] = Path("runs/sft"),
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps (default: the recipe's).")] = None,
@@ -115,6 +115,8 @@ def sft(
     settings: Sets = None,
 ) -> None:
     """Run supervised fine-tuning: the cold start of a preset from scratch, or a model folder on published SFT rows.
+
+    `atlas-base` is a small model from scratch that has read no trajectory: the start of a training on rows of the atlas.
 
     An interrupted training resumes when the same command is given again.
 

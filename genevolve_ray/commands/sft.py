@@ -1,4 +1,4 @@
-"""Fine-tuning: the atlas cold start from nothing, or a model folder on published rows, with progress."""
+"""Fine-tuning: a model of the atlas from nothing, or a model folder on published rows, with progress."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from genevolve_ray.atlas.base_model import BaseModelConfig, train_base_model
 from genevolve_ray.atlas.coldstart import ColdStartConfig, train_cold_start
-from genevolve_ray.atlas.recipe_training import OnStep
+from genevolve_ray.atlas.recipe_training import OnStep, RecipeConfig
 from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
 from genevolve_ray.commands.sft_screen import Screen, SilentRank
 from genevolve_ray.config import ConfigError, explain, with_overrides
@@ -41,14 +42,15 @@ _RECIPE_EVERY = 50
 
 
 class Trained(Protocol):
-    """Define the training of a cold start by a recipe into a folder, which reports each step."""
+    """Define the training of a model by a recipe into a folder, which reports each step."""
 
     def __call__(self, config: Any, folder: Path, on_step: OnStep | None = None, *, overwrite: bool = False) -> None:
         """Train, or resume."""
         ...
 
 
-_TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
+_RECIPES: dict[str, tuple[type[RecipeConfig], Trained]] = {
+    "atlas-base": (BaseModelConfig, train_base_model),
     "atlas": (ColdStartConfig, train_cold_start),
     "atlas-sight": (SightStartConfig, train_sight_start),
 }
@@ -57,13 +59,13 @@ _TEACHERS: dict[str, tuple[type[ColdStartConfig], Trained]] = {
 def sft_run(
     preset: str, out: Path, *, steps: int | None, seed: int | None, threads: int | None, overwrite: bool = False
 ) -> None:
-    """Train the cold start of a preset from nothing, or resume it.
+    """Train a model of the atlas from nothing, or resume it: the cold start of a preset, or the base model.
 
     Raises UserFault for a folder that holds a model or another training.
     """
-    if preset not in _TEACHERS:
-        raise UserFault(f"genevolve sft: no teacher for {preset!r}; known: {', '.join(_TEACHERS)}")
-    recipe, trained = _TEACHERS[preset]
+    if preset not in _RECIPES:
+        raise UserFault(f"genevolve sft: no recipe {preset!r}; known: {', '.join(_RECIPES)}")
+    recipe, trained = _RECIPES[preset]
     train(out, recipe().changed(steps=steps, seed=seed), trained, threads, overwrite)
 
 
@@ -84,11 +86,11 @@ def sft_rows_run(
 
     Raises:
         UserFault: for a missing --model, a folder that is no model, a device that is not available, a folder that holds
-            another training, and for a preset, which is trained by its own recipe.
+            another training, and for a model that has a recipe of its own.
         ConfigError, DataError: for invalid settings and data.
     """
-    if str(rows) in _TEACHERS:
-        raise UserFault(f"genevolve sft {rows}: --model and --set are for rows; a cold start has a recipe of its own")
+    if str(rows) in _RECIPES:
+        raise UserFault(f"genevolve sft {rows}: --model and --set are for rows; {rows} has a recipe of its own")
     if model is None:
         raise UserFault(f"genevolve sft {rows}: rows need --model, the folder of the model to train")
     options = {"max_steps": steps, "seed": seed, "threads": threads}
@@ -180,15 +182,15 @@ def _check_pictures(source: str, files: Sequence[Path], reading: SftReadConfig) 
         )
 
 
-def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | None, overwrite: bool) -> None:
-    """Train a cold start by a recipe into `out`. Raises UserFault as `sft_run`."""
+def train(out: Path, recipe: RecipeConfig, trained: Trained, threads: int | None, overwrite: bool) -> None:
+    """Train a model by a recipe into `out`. Raises UserFault as `sft_run`."""
     from genevolve_ray.learning.policy import use_threads
 
     use_threads(threads or os.cpu_count() or 1)
     console, started = Console(), time.perf_counter()
-    columns = (TextColumn("cold start"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
+    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[loss]}"))
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("cold start", total=recipe.steps, loss="")
+        task = bar.add_task("training", total=recipe.steps, loss="")
 
         def show(_: PreTrainedModel, step: SftStep) -> None:
             if step.step and not bar.tasks[task].completed:
@@ -199,4 +201,4 @@ def train(out: Path, recipe: ColdStartConfig, trained: Trained, threads: int | N
                 console.print(f"step {step.step + 1}/{recipe.steps} loss {step.loss:.4f} {pace}")
 
         trained(recipe, out, show, overwrite=overwrite)
-    console.print(f"cold start written to {out} in {time.perf_counter() - started:.0f} s")
+    console.print(f"model written to {out} in {time.perf_counter() - started:.0f} s")

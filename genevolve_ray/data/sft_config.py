@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.profile_source import DEFAULT, read_profile
 from genevolve_ray.data.sft_rows import ImageMode
-from genevolve_ray.learning.config import LearnerConfig, LoraConfig
+from genevolve_ray.learning.config import LearnerConfig, LoraConfig, OptimizerName
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.published.trajectories import SftReadConfig
 
@@ -29,10 +29,16 @@ class SftRowsConfig(Config):
     """Passes over the rows."""
     global_batch: int = Field(default=32, ge=1)
     """Rows of one step."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Most rows to train on, drawn by `seed` from those that are kept: data sets of different sizes are compared at one
+    number of rows. None: all."""
     max_steps: int | None = Field(default=None, ge=1)
     """Ends the training early; the schedule covers the steps that are really taken."""
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    """`muon` trains a small model from few steps; it takes whole weights in one process: `ranks=1`, `dtype=float32`, no
+    `offload`."""
     lr: float = Field(default=1e-5, ge=0)
-    """Learning rate of AdamW after the warm-up."""
+    """Learning rate after the warm-up."""
     weight_decay: float = Field(default=1e-6, ge=0)
     """AdamW's decoupled weight decay."""
     warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
@@ -97,6 +103,9 @@ class SftRowsConfig(Config):
     def _consistent(self) -> SftRowsConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.optimizer is OptimizerName.MUON and (self.ranks > 1 or learner_config(self).shards):
+            given = f"ranks={self.ranks}, dtype={self.dtype}, offload={str(self.offload).lower()}"
+            raise ValueError(f"optimizer=muon needs ranks=1, dtype=float32 and offload=false, got {given}")
         if self.tower == "trained" and self.images != "vision":
             raise ValueError(f"tower=trained needs images=vision, got images={self.images}: no picture would reach it")
         if self.tower == "trained" and self.lora is not None:
@@ -120,6 +129,7 @@ def sft_config(config: SftRowsConfig, rows: int) -> SftConfig:
         lr=config.lr,
         warmup_fraction=config.warmup_fraction,
         final_lr_fraction=config.final_lr_fraction,
+        optimizer=config.optimizer,
         betas=config.betas,
         weight_decay=config.weight_decay,
         grad_clip=config.grad_clip,

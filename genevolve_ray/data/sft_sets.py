@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from genevolve_ray.agent.profile import ProtocolProfile
 from genevolve_ray.agent.trained_prompt import prompt_difference
 from genevolve_ray.data.sft_config import SftRowsConfig
@@ -19,6 +21,7 @@ from genevolve_ray.records.published.exclusion import read_exclusion
 from genevolve_ray.records.published.rejections import DataError, Rejection, RejectionReason, RejectionReport
 from genevolve_ray.records.published.splits import Split, SplitConfig, split_keys
 from genevolve_ray.records.published.trajectories import SftRow, read_sft
+from genevolve_ray.records.seeds import derive_seed
 
 if TYPE_CHECKING:
     from genevolve_ray.learning.distributed import Ranks
@@ -33,7 +36,7 @@ class RowSets:
     train: list[TokenizedRow]
     heldout: list[TokenizedRow]
     prompts: Counter[str] = field(default_factory=Counter)
-    """System prompts of the rows to train on, by their number of rows."""
+    """System prompts of the rows to train on, by their number of rows before `max_rows`."""
 
 
 class SharedEncoding:
@@ -101,6 +104,9 @@ def load_rows(
     encoding.finish(report)
     if not rows.train:
         raise DataError(f"no row to train on in {', '.join(map(str, paths))}: {report.text()}")
+    if config.max_rows is not None and config.max_rows < len(rows.train):
+        order = np.random.default_rng(derive_seed(config.seed, "sft-rows")).permutation(len(rows.train))
+        rows.train[:] = [rows.train[place] for place in sorted(order[: config.max_rows].tolist())]
     return rows
 
 

@@ -12,6 +12,15 @@ from genevolve_ray.learning.advantage import AdvantageConfig
 from genevolve_ray.records.base import Config
 
 
+class OptimizerName(StrEnum):
+    """Select the optimizer of fine-tuning."""
+
+    ADAMW = "adamw"
+    """AdamW on every parameter."""
+    MUON = "muon"
+    """Muon on the blocks' matrices (at AdamW's update size, so one learning rate serves both), AdamW on the rest."""
+
+
 class ImportanceCorrection(StrEnum):
     """Select the denominator of the clipped ratio (pi current, mu behavior, prox at the start of the step)."""
 

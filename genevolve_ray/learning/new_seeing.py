@@ -10,21 +10,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from genevolve_ray.learning.new_policy import look_back
+
 MERGE_SIZE = 2
 """Patches along each side of the square that becomes one image token."""
 _TOWER_SPREAD = 0.1
 """Standard deviation of the tower's first weights. With 0.02, a small tower takes many times as long to tell patterns."""
 _TOWER_HEAD_DIM = 32
-_PLACES = 3
-"""Places before a token that heads attend to at the start; a look has three words."""
-_FAST = 5
-"""Frequencies that tell places apart: the fastest ones. Slower ones hardly change from one place to the next."""
-_SHARP = 2.0
-"""Weights of the norms of queries and keys. With 1 the maximum at one place would drown among hundreds of others."""
-_FAINT = 0.1
-"""Scale of what queries and keys take from the token itself."""
-_CONSTANT = 2.0
-"""First feature of every embedding, in standard deviations of the others."""
 
 
 def new_qwen3_vl(
@@ -104,33 +96,6 @@ def new_qwen3_vl(
     model = Qwen3VLForConditionalGeneration(shape)
     look_back(model)
     return model
-
-
-@torch.no_grad()
-def look_back(model: PreTrainedModel) -> None:
-    """Let the first heads of the first decoder layer attend to the tokens one, two and three places before.
-
-    Copying from the context begins with a token that knows its predecessors. A random model needs most of its training
-    to find such heads. A query that does not depend on the token needs a constant input: the first feature of every
-    embedding. The rotation of the key then places the maximum of the product (Qwen3 has no biases in attention).
-    """
-    config: Any = model.config.get_text_config()
-    untyped: Any = model
-    untyped.get_input_embeddings().weight[:, 0] = _CONSTANT * config.initializer_range
-    attention = untyped.get_decoder().layers[0].self_attn
-    half = config.head_dim // 2
-    angles_F = config.rope_parameters["rope_theta"] ** -(torch.arange(_FAST) / half)
-    for norm in (attention.q_norm, attention.k_norm):
-        norm.weight.fill_(_SHARP)
-    for head in range(min(_PLACES, config.num_attention_heads)):
-        rows = slice(head * config.head_dim, (head + 1) * config.head_dim)
-        query_D, key_D = torch.zeros(2, config.head_dim)
-        query_D[:_FAST] = 1
-        turn_F = (head + 1) * angles_F
-        key_D[:_FAST], key_D[half : half + _FAST] = turn_F.cos(), turn_F.sin()
-        for projection, constant_D in ((attention.q_proj, query_D), (attention.k_proj, key_D)):
-            projection.weight[rows] *= _FAINT
-            projection.weight[rows, 0] = constant_D
 
 
 def write_processors(folder: str | Path, *, image_side: int, patch_size: int) -> None:

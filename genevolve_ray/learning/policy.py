@@ -27,8 +27,6 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from genevolve_ray.learning.attention import tree_arguments
@@ -271,40 +269,6 @@ def head_weight(model: PreTrainedModel) -> Tensor:
             raise ValueError(f"{type(model).__name__} changes its logits: {key}={getattr(model.config, key)}")
     weight: Tensor = head.weight
     return weight
-
-
-def new_qwen3(
-    *,
-    vocabulary: int,
-    hidden_size: int,
-    layers: int,
-    heads: int,
-    head_dim: int,
-    intermediate_size: int,
-    seed: int,
-    pad_token_id: int | None = None,
-    eos_token_id: int | None = None,
-) -> PreTrainedModel:
-    """Return a randomly initialized Qwen3 with tied embeddings, the same for the same seed.
-
-    The vocabulary is rounded up to a multiple of 16.
-    """
-    torch.manual_seed(seed)
-    shape = Qwen3Config(
-        vocab_size=-(-vocabulary // 16) * 16,
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=head_dim,
-        intermediate_size=intermediate_size,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=pad_token_id,
-        eos_token_id=eos_token_id,
-        bos_token_id=None,
-    )
-    return Qwen3ForCausalLM(shape)
 
 
 def use_threads(count: int) -> None:

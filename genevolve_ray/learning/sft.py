@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal
 
 import torch
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 
 from genevolve_ray.learning.batch import ImageInputs, MaskedTokens, MicroBatch
 from genevolve_ray.learning.build import flops_per_token
+from genevolve_ray.learning.config import OptimizerName
 from genevolve_ray.learning.distributed import Ranks, clip_gradients, sum_replicated, under_root
 from genevolve_ray.learning.logprobs import token_logprobs
 from genevolve_ray.learning.packing import Packer
@@ -25,15 +25,6 @@ from genevolve_ray.records.base import Config
 
 ONE_RANK = Ranks()
 ComputeDtype = Literal["float32", "bfloat16"]
-
-
-class OptimizerName(StrEnum):
-    """Select the optimizer of the weights."""
-
-    ADAMW = "adamw"
-    """AdamW on every parameter."""
-    MUON = "muon"
-    """Muon on the blocks' matrices (at AdamW's update size, so one learning rate serves both), AdamW on the rest."""
 
 
 class SftConfig(Config):

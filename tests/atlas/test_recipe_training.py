@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 
 from genevolve_ray.atlas import recipe_training
+from genevolve_ray.atlas.base_model import BaseModelConfig, train_base_model
 from genevolve_ray.atlas.coldstart import ColdStartConfig, CurriculumConfig, train_cold_start
+from genevolve_ray.atlas.recipe_training import RecipeConfig
 from genevolve_ray.atlas.sight_start import SightStartConfig, train_sight_start
 from genevolve_ray.data.sft_folder import OccupiedFolder
 
 LESSONS = CurriculumConfig(seed=3, steps=3, batch_size=2, worlds=1, exercise_steps=2, exercises=2)
-SIZES: dict[str, Any] = {"hidden_size": 32, "layers": 1, "heads": 1, "intermediate_size": 32, "curriculum": LESSONS}
-KINDS: dict[str, tuple[Any, ColdStartConfig]] = {
-    "atlas": (train_cold_start, ColdStartConfig(**SIZES)),
-    "atlas-sight": (train_sight_start, SightStartConfig(**SIZES, tower_width=32)),
+SIZES: dict[str, Any] = {"hidden_size": 32, "layers": 1, "heads": 1, "intermediate_size": 32}
+KINDS: dict[str, tuple[Any, RecipeConfig]] = {
+    "atlas": (train_cold_start, ColdStartConfig(**SIZES, curriculum=LESSONS)),
+    "atlas-sight": (train_sight_start, SightStartConfig(**SIZES, curriculum=LESSONS, tower_width=32)),
+    "atlas-base": (train_base_model, BaseModelConfig(**SIZES, exercise_steps=5, batch_size=2)),
 }
 
 
@@ -33,11 +36,11 @@ def stopping(after: int) -> Any:
     return stop
 
 
-@pytest.mark.parametrize(("kind", "stops"), [("atlas", (2, 5)), ("atlas-sight", (5,))])
+@pytest.mark.parametrize(("kind", "stops"), [("atlas", (2, 5)), ("atlas-sight", (5,)), ("atlas-base", (3, 5))])
 def test_a_cold_start_that_ended_early_goes_on_to_the_same_weights(
     kind: str, stops: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps of exercises and three of lessons, stopped among the lessons, one of the two among the exercises too."""
+    """Five steps: of a cold start two of exercises and three of lessons; the base model has exercises alone."""
     monkeypatch.setattr(recipe_training, "CHECKPOINT_EVERY", 1)
     train, recipe = KINDS[kind]
     train(recipe, tmp_path / "whole")

@@ -18,7 +18,7 @@ END = 2
 
 
 def tiny_policy() -> Any:
-    from genevolve_ray.learning.policy import new_qwen3
+    from genevolve_ray.learning.new_policy import new_qwen3
 
     return new_qwen3(vocabulary=48, hidden_size=32, layers=1, heads=1, head_dim=32, intermediate_size=48, seed=3).eval()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from agent_fakes import CHATML, byte_tokenizer
 from published_helpers import ANSWER, sft_row, write_lines, write_parquet
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from genevolve_ray.agent.profile import load_prompt
@@ -84,6 +85,33 @@ def test_training_learns_the_rows_and_leaves_a_checkpoint_with_its_reports(tmp_p
     encoder = RowEncoder(AutoTokenizer.from_pretrained(out, local_files_only=True))
     examples = [row.example() for row in load_rows([eval_rows], encoder, SftRowsConfig(), RejectionReport()).train]
     assert evaluate_sft(load_policy(out), examples).loss == pytest.approx(heard.losses[-1][1], rel=0.2)
+
+
+def test_muon_trains_the_matrices_too(tmp_path: Path, model_dir: Path) -> None:
+    rows = [sft_row(i) for i in range(6)]
+    made, heard, _ = train(tmp_path, model_dir, rows, optimizer="muon", heldout_fraction=0, epochs=6)
+    assert made["settings"]["optimizer"] == "muon"
+    assert heard.steps[-1].loss < 0.8 * heard.steps[0].loss
+    _, adamw, _ = train(tmp_path / "adamw", model_dir, rows, heldout_fraction=0, epochs=6)
+    assert heard.steps[0].loss == adamw.steps[0].loss and heard.steps[-1].loss != adamw.steps[-1].loss
+
+
+@pytest.mark.parametrize("given", [{"ranks": 2}, {"dtype": "bfloat16"}, {"offload": True}])
+def test_muon_takes_whole_weights_in_one_process(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="optimizer=muon needs ranks=1, dtype=float32 and offload=false, got"):
+        SftRowsConfig.model_validate({"dtype": "float32", "optimizer": "muon", **given})
+
+
+def test_a_number_of_rows_is_drawn_by_seed_after_the_held_out_ones(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", [sft_row(i) for i in range(40)])
+    every, away = load([path], RejectionReport(), heldout_fraction=0.2)
+    drawn = {}
+    for seed in (1, 2):
+        drawn[seed], heldout = load([path], RejectionReport(), heldout_fraction=0.2, max_rows=10, seed=seed)
+        assert len(drawn[seed]) == 10 and not drawn[seed] & heldout
+    assert drawn[1] <= every and drawn[1] != drawn[2]
+    assert load([path], RejectionReport(), heldout_fraction=0.2, max_rows=10) == (drawn[1], away)
+    assert load([path], RejectionReport(), heldout_fraction=0.2, max_rows=99) == (every, away)
 
 
 def test_bfloat16_trains_on_float32_weights_and_saves_bfloat16(tmp_path: Path, model_dir: Path) -> None:

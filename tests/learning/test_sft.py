@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
+from genevolve_ray.learning.config import OptimizerName
 from genevolve_ray.learning.policy import state_hash
 from genevolve_ray.learning.sft import (
-    OptimizerName,
     SftConfig,
     SftExample,
     build_optimizers,
