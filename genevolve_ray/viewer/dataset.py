@@ -61,7 +61,7 @@ def render_dataset_page(folder: Path, rows: int = ROWS) -> str:
         "samples": [sample for name, path in part_files(folder).items() for sample in _samples(name, path, rows)],
         "thumbs": {},
     }
-    return render_page("dataset.html.j2", context, plots=False)
+    return render_page("dataset.html.j2", context)
 
 
 def _items(summary: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:

@@ -43,12 +43,12 @@ def test_no_text_of_a_row_becomes_markup(tmp_path: Path) -> None:
     made = publish(tmp_path / "set", rows, facts, images)
     html = render_dataset_page(made.path)
     page = parsed(html)
-    assert [kind for kind, _ in page.scripts if kind != "application/json"] == ["text/javascript"]
+    assert [kind for kind, _ in page.scripts if kind != "application/json"] == ["text/javascript"] * 2
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert all((attributes.get("src") or "data:").startswith("data:") for _, attributes in page.tags)
     assert HOSTILE in page.text and "alert(1)</script>" not in html.replace(HOSTILE, "")
-    assert page.count("script") == len(page.scripts) == 2
-    assert len(html) < 400_000  # Without the library of the figures.
+    assert page.count("script") == len(page.scripts) == 3
+    assert len(html) < 400_000
 
 
 def test_a_picture_that_is_gone_is_a_blank(tmp_path: Path) -> None:
