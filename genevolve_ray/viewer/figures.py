@@ -24,6 +24,101 @@ COLORS = 6
 """Colors of the page's palette."""
 
 
+def _count(title: str) -> ChartAxis:
+    return ChartAxis(title, whole=True, zero=True)
+
+
+def _share(title: str, *, zero: bool = False) -> ChartAxis:
+    return ChartAxis(title, percent=True, zero=zero)
+
+
+Curves = tuple[str, str, str, Sequence[tuple[str, str, int]], ChartAxis]
+"""Name, title and caption of a figure, its (metric, label, color), and the axis of their values."""
+_NATS = ChartAxis("nats per token")
+POLICY_CURVES: tuple[Curves, ...] = (
+    (
+        "valid",
+        "Valid programs",
+        "Fraction of episodes that end with a valid program.",
+        [("valid_fraction", "valid", 1)],
+        _share("share of episodes"),
+    ),
+    (
+        "failures",
+        "Failures and flat groups",
+        "Policy failures score 0, infrastructure failures are drawn again, flat groups have no variance.",
+        [
+            ("policy_failures", "policy", 3),
+            ("infra_failures", "infrastructure", 4),
+            ("zero_variance_groups", "flat groups", 5),
+        ],
+        _count("rollouts or groups"),
+    ),
+    ("entropy", "Entropy", "Over the policy's own tokens.", [("entropy", "entropy", 2)], _NATS),
+    ("kl", "KL to the reference policy", "Mean over the policy's own tokens.", [("kl", "KL", 3)], _NATS),
+    (
+        "clip",
+        "Clipped tokens",
+        "Fraction of policy tokens at the lower and upper clip of the ratio.",
+        [("clip_low", "low", 0), ("clip_high", "high", 1)],
+        _share("share of policy tokens", zero=True),
+    ),
+)
+MEMORY_CURVES: tuple[Curves, ...] = (
+    (
+        "memory",
+        "Experience memory",
+        "Bundles in the memory after the step.",
+        [("experience_memory", "bundles", 5)],
+        _count("bundles"),
+    ),
+    (
+        "pairs",
+        "Best-worst pairs",
+        "Pairs compared in a step, and those without a result.",
+        [("experience_pairs", "compared", 0), ("experience_failures", "failed", 4)],
+        _count("pairs"),
+    ),
+    ("ved", "Distillation loss", "Per taught token, before its coefficient.", [("ved_loss", "VED", 1)], _NATS),
+)
+TEACHING_CURVES: tuple[Curves, ...] = (
+    (
+        "bounds",
+        "Bounded distillation",
+        "Fraction of taught tokens with a capped ratio or a clipped gap.",
+        [("ved_rho_capped", "ratio", 0), ("ved_gap_clipped", "gap", 1)],
+        _share("share of taught tokens", zero=True),
+    ),
+    (
+        "taught",
+        "Taught sequences",
+        "Sequences that a teacher scored, and those with a context that was too long.",
+        [("taught_sequences", "taught", 2), ("teacher_contexts_too_long", "too long", 4)],
+        _count("sequences"),
+    ),
+)
+WORK_CURVES: tuple[Curves, ...] = (
+    ("gradient", "Gradient norm", "Before clipping.", [("grad_norm", "norm", 5)], ChartAxis("L2 norm")),
+    (
+        "tools",
+        "Turns and tool calls",
+        "Mean per episode.",
+        [("tool_calls_mean", "tool calls", 0), ("turns_mean", "turns", 2)],
+        ChartAxis("per episode"),
+    ),
+    (
+        "speed",
+        "Tokens per second",
+        "Over whole episodes, including tools and judging.",
+        [("tokens_per_second", "tokens/s", 1)],
+        ChartAxis("tokens/s", zero=True),
+    ),
+)
+ANSWER_CURVES: tuple[Curves, ...] = (
+    ("tokens", "Response tokens", "Mean per episode.", [("response_tokens_mean", "tokens", 0)], ChartAxis("tokens")),
+)
+
+
 @dataclass(frozen=True)
 class Figure:
     """Hold one drawing: a title, one line that explains it, and the chart."""
@@ -188,50 +283,8 @@ def gap_figure(metrics: Rows) -> Figure | None:
 
 def experience_figures(metrics: Rows) -> list[Figure | None]:
     """Return the curves of experience and distillation; None for those whose metrics are missing."""
-    return [
-        hits_figure(metrics),
-        _curves(
-            metrics,
-            "memory",
-            "Experience memory",
-            "Bundles in the memory after the step.",
-            [("experience_memory", "bundles", 5)],
-            _count("bundles"),
-        ),
-        _curves(
-            metrics,
-            "pairs",
-            "Best-worst pairs",
-            "Pairs compared in a step, and those without a result.",
-            [("experience_pairs", "compared", 0), ("experience_failures", "failed", 4)],
-            _count("pairs"),
-        ),
-        _curves(
-            metrics,
-            "ved",
-            "Distillation loss",
-            "Per taught token, before its coefficient.",
-            [("ved_loss", "VED", 1)],
-            ChartAxis("nats per token"),
-        ),
-        gap_figure(metrics),
-        _curves(
-            metrics,
-            "bounds",
-            "Bounded distillation",
-            "Fraction of taught tokens with a capped ratio or a clipped gap.",
-            [("ved_rho_capped", "ratio", 0), ("ved_gap_clipped", "gap", 1)],
-            _share("share of taught tokens", zero=True),
-        ),
-        _curves(
-            metrics,
-            "taught",
-            "Taught sequences",
-            "Sequences that a teacher scored, and those with a context that was too long.",
-            [("taught_sequences", "taught", 2), ("teacher_contexts_too_long", "too long", 4)],
-            _count("sequences"),
-        ),
-    ]
+    before, after = ([_curves(metrics, *curves) for curves in part] for part in (MEMORY_CURVES, TEACHING_CURVES))
+    return [hits_figure(metrics), *before, gap_figure(metrics), *after]
 
 
 def ablation_figure(
@@ -251,98 +304,21 @@ def ablation_figure(
 
 def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> list[Figure]:
     """Return all curves that the metrics allow, in the order of the page."""
+    policy, work, answers = (
+        [_curves(metrics, *curves) for curves in part] for part in (POLICY_CURVES, WORK_CURVES, ANSWER_CURVES)
+    )
     drawn = [
         reward_figure(metrics, validations),
         components_figure(metrics),
-        _curves(
-            metrics,
-            "valid",
-            "Valid programs",
-            "Fraction of episodes that end with a valid program.",
-            [("valid_fraction", "valid", 1)],
-            _share("share of episodes"),
-        ),
-        _curves(
-            metrics,
-            "failures",
-            "Failures and flat groups",
-            "Policy failures score 0, infrastructure failures are drawn again, flat groups have no variance.",
-            [
-                ("policy_failures", "policy", 3),
-                ("infra_failures", "infrastructure", 4),
-                ("zero_variance_groups", "flat groups", 5),
-            ],
-            _count("rollouts or groups"),
-        ),
-        _curves(
-            metrics,
-            "entropy",
-            "Entropy",
-            "Over the policy's own tokens.",
-            [("entropy", "entropy", 2)],
-            ChartAxis("nats per token"),
-        ),
-        _curves(
-            metrics,
-            "kl",
-            "KL to the reference policy",
-            "Mean over the policy's own tokens.",
-            [("kl", "KL", 3)],
-            ChartAxis("nats per token"),
-        ),
-        _curves(
-            metrics,
-            "clip",
-            "Clipped tokens",
-            "Fraction of policy tokens at the lower and upper clip of the ratio.",
-            [("clip_low", "low", 0), ("clip_high", "high", 1)],
-            _share("share of policy tokens", zero=True),
-        ),
+        *policy,
         *experience_figures(metrics),
-        _curves(
-            metrics,
-            "gradient",
-            "Gradient norm",
-            "Before clipping.",
-            [("grad_norm", "norm", 5)],
-            ChartAxis("L2 norm"),
-        ),
-        _curves(
-            metrics,
-            "tools",
-            "Turns and tool calls",
-            "Mean per episode.",
-            [("tool_calls_mean", "tool calls", 0), ("turns_mean", "turns", 2)],
-            ChartAxis("per episode"),
-        ),
+        *work[:2],
         seconds_figure(metrics),
-        _curves(
-            metrics,
-            "speed",
-            "Tokens per second",
-            "Over whole episodes, including tools and judging.",
-            [("tokens_per_second", "tokens/s", 1)],
-            ChartAxis("tokens/s", zero=True),
-        ),
+        *work[2:],
         parity_figure(metrics, parity_limit),
-        _curves(
-            metrics,
-            "tokens",
-            "Response tokens",
-            "Mean per episode.",
-            [("response_tokens_mean", "tokens", 0)],
-            ChartAxis("tokens"),
-        ),
+        *answers,
     ]
     return [figure for figure in drawn if figure is not None]
-
-
-def _count(title: str) -> ChartAxis:
-    return ChartAxis(title, whole=True, zero=True)
-
-
-def _share(title: str, *, zero: bool = False) -> ChartAxis:
-    return ChartAxis(title, percent=True, zero=zero)
 
 
 def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""What a chart shows, and its values as they can be drawn: finite, stacked, and not more than a reader can see."""
+"""Contents of a chart, and its values as they can be drawn: finite, stacked, and no more than a reader can see."""
 
 from __future__ import annotations
 
