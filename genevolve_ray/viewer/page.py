@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from genevolve_ray.viewer.charts import draw
 
-STYLES = ("report.css", "chart.css")
-SCRIPTS = ("chart.js", "report.js")
+STYLES = ("report.css", "chart.css", "zoom.css")
+SCRIPTS = ("chart.js", "zoom.js", "report.js")
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
 

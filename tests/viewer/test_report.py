@@ -16,6 +16,7 @@ from genevolve_ray.records.experience import Use
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.records.verdict import Reward, SufficiencyBin
 from genevolve_ray.viewer.data import ReportData
+from genevolve_ray.viewer.gallery import THUMB_SIDE
 from genevolve_ray.viewer.report import render_report, write_report
 
 SECTIONS = ["headlines", "curves", "experience", "heldout", "gallery", "attempts", "configuration", "provenance"]
@@ -77,7 +78,7 @@ def test_what_the_policy_saw_is_shown_at_each_search(report_data: ReportData) ->
     assert f"seen by the policy {first} · used128 × 128 px{title} {second}not shown: " in page.words
     assert f"found, not seen by the policy {second}{others[0]} {third}{others[1]} " in page.words
     shown = seeing.images[first].image.sha256[:16]
-    [place] = [a for tag, a in page.tags if tag == "img" and a.get("data-picture") == f"{shown}-64"]
+    [place] = [a for tag, a in page.tags if tag == "img" and a.get("data-picture") == f"{shown}-{THUMB_SIDE}"]
     assert place["alt"] == f"{first}, used: {title}"
 
 
