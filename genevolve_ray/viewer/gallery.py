@@ -87,12 +87,13 @@ class Pictures:
         """Return the data URIs of all search results requested so far; the page holds each once and fills them in."""
         return {p.key: p.uri for (_, side), p in self._known.items() if p is not None and side == THUMB_SIDE}
 
-    def full(self, budget: int = FULL_BUDGET) -> dict[str, str]:
-        """Return the full size of pictures whose previews are smaller, within a budget of bytes.
+    def full(self, budget: int | None = None) -> dict[str, str]:
+        """Return the full size of pictures whose previews are smaller, within `FULL_BUDGET` or another budget of bytes.
 
         They are taken in the order of the page, search results last. The first one that does not fit ends the list, so
         that the page of a large run takes bounded time.
         """
+        budget = FULL_BUDGET if budget is None else budget
         found: dict[str, str] = {}
         for key, ref in (self._large | self._found).items():
             image = self._open(ref)

@@ -70,7 +70,11 @@ def test_references_are_told_by_id_title_and_picture(run: RunExperience) -> None
         return dict(found)
 
     found = told()
-    assert (found["id"], found["title"], found["picture"].key) == ("IMG_001", hit.title, f"{hit.image.sha256[:16]}-{THUMB_SIDE}")
+    assert (found["id"], found["title"], found["picture"].key) == (
+        "IMG_001",
+        hit.title,
+        f"{hit.image.sha256[:16]}-{THUMB_SIDE}",
+    )
     trajectory.images.clear()
     assert told() == {"id": "IMG_001", "title": "", "picture": None}
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from large_pictures import with_large_pictures
 from page_helpers import HOSTILE, Page, parsed
 
 from genevolve_ray.agent.wire import image_block
@@ -16,7 +17,7 @@ from genevolve_ray.records.experience import Use
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.records.verdict import Reward, SufficiencyBin
 from genevolve_ray.viewer.data import ReportData
-from genevolve_ray.viewer.gallery import THUMB_SIDE
+from genevolve_ray.viewer.gallery import MAX_PREVIEW, THUMB_SIDE
 from genevolve_ray.viewer.report import render_report, write_report
 
 SECTIONS = ["headlines", "curves", "experience", "heldout", "gallery", "attempts", "configuration", "provenance"]
@@ -265,3 +266,21 @@ def test_half_surrogates_do_not_stop_the_file(report_data: ReportData, tmp_path:
 
 def test_the_same_run_gives_the_same_page(report_data: ReportData) -> None:
     assert render_report(report_data) == render_report(report_data)
+
+
+def test_a_report_of_large_pictures_has_a_bounded_size(
+    report_data: ReportData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = with_large_pictures(report_data, side=400)
+    small = len(render_report(report_data))
+    budget = 150_000  # A few of the pictures.
+    monkeypatch.setattr("genevolve_ray.viewer.gallery.FULL_BUDGET", budget)
+    html = render_report(data)
+    page = parsed(html)
+    held = json.loads([body for kind, body in page.scripts if kind == "application/json"][-1])
+    full = {key: uri for key, uri in held.items() if "-" not in key}
+    assert full and sum(map(len, full.values())) <= budget
+    previews = page.count("img") + len(held)
+    assert len(html) < small + budget + previews * 4 / 3 * MAX_PREVIEW
+    wanted = {a["data-full"] for tag, a in page.tags if tag == "button" and a.get("data-full")}
+    assert set(full) < wanted
