@@ -46,7 +46,6 @@ REQUIRED = {
     "pyarrow": "records and the run store",
     "pydantic": "configuration and records",
     "bm25s": "local search",
-    "plotly": "the report",
 }
 # package -> the feature that is missing without it
 OPTIONAL = {

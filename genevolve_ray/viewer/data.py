@@ -44,6 +44,7 @@ class ReportData:
         experience: bundles and lessons of the run, None where no step had a lesson.
         rejected: rows of the data that were left out, each with `source`, `row`, `reason` and `detail`.
         load_image: returns the encoded bytes of an image; may raise OSError where it no longer exists.
+        folder: the run's folder on this machine, None for a run elsewhere.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ReportData:
     experience: RunExperience | None = None
     rejected: list[dict[str, Any]] = field(default_factory=list)
     load_image: Callable[[ImageRef], bytes] = no_images
+    folder: Path | None = None
 
     @property
     def parity_limit(self) -> float | None:
@@ -148,6 +150,7 @@ def load_report_data(source: RunStore | Path | str) -> ReportData:
         experience=load_experience(store),
         rejected=store.rejected_rows(),
         load_image=store.images.get,
+        folder=Path(store.root) if store.is_local else None,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from typing import Any
 from genevolve_ray.data.build.part_rows import entities_of, holds_conversations, part_files
 from genevolve_ray.data.build.publishing import PAGE, SUMMARY
 from genevolve_ray.records.decoding import clean_apart
-from genevolve_ray.records.images import reference
+from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits
 from genevolve_ray.records.published.rejections import DataError, RejectionReport, RowFault
 from genevolve_ray.records.published.requests import PublishedRequest, read_rl
 from genevolve_ray.records.published.row_pictures import PicturePlace, RowPictureReader
 from genevolve_ray.records.published.splits import rank
 from genevolve_ray.records.published.trajectories import SftRow, read_sft
-from genevolve_ray.viewer.gallery import LARGE_SIDE, PagePicture, Pictures, clip
+from genevolve_ray.viewer.gallery import FULL_SIDE, PagePicture, Pictures, clip
 from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import render_page, write_page
 
@@ -49,6 +50,9 @@ def render_dataset_page(folder: Path, rows: int = ROWS) -> str:
         parts = [(name, int(part["rows"]), int(part["pictures"])) for name, part in summary["parts"].items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: holds no data set with a {SUMMARY}: {error}") from error
+    images = MemoryImages()
+    pictures = Pictures(images.get)
+    samples = [s for name, path in part_files(folder).items() for s in _samples(name, path, rows, images, pictures)]
     context = {
         "what": "data set",
         "title": str(summary.get("name", folder.name)),
@@ -58,10 +62,10 @@ def render_dataset_page(folder: Path, rows: int = ROWS) -> str:
         "yields": [(stage, int(c["in"]), int(c["out"]), _share(c)) for stage, c in _items(summary, "yields")],
         "marginals": [(name, sorted(counts.items(), key=_most_first)) for name, counts in _items(summary, "marginals")],
         "leaks": _leaks(summary.get("leaks") or {}),
-        "samples": [sample for name, path in part_files(folder).items() for sample in _samples(name, path, rows)],
-        "thumbs": {},
+        "samples": samples,
+        "thumbs": pictures.full(),
     }
-    return render_page("dataset.html.j2", context, plots=False)
+    return render_page("dataset.html.j2", context)
 
 
 def _items(summary: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
@@ -102,7 +106,7 @@ def _leaks(leaks: Mapping[str, Any]) -> dict[str, Any]:
 # --- rows ---
 
 
-def _samples(name: str, path: Path, count: int) -> list[dict[str, Any]]:
+def _samples(name: str, path: Path, count: int, images: MemoryImages, pictures: Pictures) -> list[dict[str, Any]]:
     """Return some rows of a part as the template shows them."""
     report = RejectionReport()
     rows: Iterator[SftRow | PublishedRequest]
@@ -112,17 +116,20 @@ def _samples(name: str, path: Path, count: int) -> list[dict[str, Any]]:
         rows = read_rl([path], report)
     with RowPictureReader(_MAX_BYTES) as reader:
         chosen: list[SftRow | PublishedRequest] = heapq.nsmallest(count, rows, key=lambda row: (rank(row.id), row.id))
-        return [_sample(name, row, reader) for row in chosen]
+        show = partial(_picture, reader=reader, images=images, pictures=pictures)
+        return [_sample(name, row, show) for row in chosen]
 
 
-def _sample(part: str, row: SftRow | PublishedRequest, reader: RowPictureReader) -> dict[str, Any]:
+def _sample(
+    part: str, row: SftRow | PublishedRequest, show: Callable[[PicturePlace], PagePicture | None]
+) -> dict[str, Any]:
     if isinstance(row, SftRow):
         return {
             "id": row.id,
             "text": clip(row.request, 2000),
             "labels": [part],
             "entities": (),
-            "pictures": [(place.name, _picture(place, reader)) for place in islice(row.pictures, _PICTURES)],
+            "pictures": [(place.name, show(place)) for place in islice(row.pictures, _PICTURES)],
             "messages": [(message.role, clip(message.content)) for message in row.messages],
         }
     places = [PicturePlace(row.root, row.truth)] if row.truth else []
@@ -132,16 +139,17 @@ def _sample(part: str, row: SftRow | PublishedRequest, reader: RowPictureReader)
         "text": clip(row.prompt, 2000),
         "labels": [text for text in (part, row.eval_type.value, row.category, row.difficulty, skills) if text],
         "entities": entities_of({"meta": row.meta, "extra_info": row.extra_info}),
-        "pictures": [("ground truth", _picture(place, reader)) for place in places],
+        "pictures": [("ground truth", show(place)) for place in places],
         "messages": [],
     }
 
 
-def _picture(place: PicturePlace, reader: RowPictureReader) -> PagePicture | None:
+def _picture(
+    place: PicturePlace, reader: RowPictureReader, images: MemoryImages, pictures: Pictures
+) -> PagePicture | None:
     """Return a picture as the page embeds it, None for one that cannot be opened."""
     try:
-        seen = clean_apart(reader.read(place), PictureLimits(max_bytes=_MAX_BYTES, long_side=LARGE_SIDE))
+        seen = clean_apart(reader.read(place), PictureLimits(max_bytes=_MAX_BYTES, long_side=FULL_SIDE))
     except (RowFault, ImageRefused):
         return None
-    ref = reference(seen.data, width=seen.width, height=seen.height, media_type=seen.media_type)
-    return Pictures(lambda _: seen.data).get(ref)
+    return pictures.get(images.put(seen.data, width=seen.width, height=seen.height, media_type=seen.media_type))

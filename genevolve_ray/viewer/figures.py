@@ -1,7 +1,4 @@
-"""The curves of a run as plotly figures (plain JSON), without colors: the page's theme adds them.
-
-A trace names its color by `meta.colour`, an index into the palette of the page: one figure serves light and dark.
-"""
+"""The figures of a run: which metrics share a chart, their names, units and colors."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from genevolve_ray.viewer.charts import Chart, ChartAxis, Kind, Series
 
 Rows = Sequence[Mapping[str, Any]]
 SMOOTHING_STEPS = 7
@@ -20,19 +19,114 @@ PHASES = (
     ("sync", "sync", 2),
     ("commit", "commit", 3),
 )
-REST_COLOUR = 5
-COLOURS = 6
+REST_COLOR = 5
+COLORS = 6
 """Colors of the page's palette."""
+
+
+def _count(title: str) -> ChartAxis:
+    return ChartAxis(title, whole=True, zero=True)
+
+
+def _share(title: str, *, zero: bool = False) -> ChartAxis:
+    return ChartAxis(title, percent=True, zero=zero)
+
+
+Curves = tuple[str, str, str, Sequence[tuple[str, str, int]], ChartAxis]
+"""Name, title and caption of a figure, its (metric, label, color), and the axis of their values."""
+_NATS = ChartAxis("nats per token")
+POLICY_CURVES: tuple[Curves, ...] = (
+    (
+        "valid",
+        "Valid programs",
+        "Fraction of episodes that end with a valid program.",
+        [("valid_fraction", "valid", 1)],
+        _share("share of episodes"),
+    ),
+    (
+        "failures",
+        "Failures and flat groups",
+        "Policy failures score 0, infrastructure failures are drawn again, flat groups have no variance.",
+        [
+            ("policy_failures", "policy", 3),
+            ("infra_failures", "infrastructure", 4),
+            ("zero_variance_groups", "flat groups", 5),
+        ],
+        _count("rollouts or groups"),
+    ),
+    ("entropy", "Entropy", "Over the policy's own tokens.", [("entropy", "entropy", 2)], _NATS),
+    ("kl", "KL to the reference policy", "Mean over the policy's own tokens.", [("kl", "KL", 3)], _NATS),
+    (
+        "clip",
+        "Clipped tokens",
+        "Fraction of policy tokens at the lower and upper clip of the ratio.",
+        [("clip_low", "low", 0), ("clip_high", "high", 1)],
+        _share("share of policy tokens", zero=True),
+    ),
+)
+MEMORY_CURVES: tuple[Curves, ...] = (
+    (
+        "memory",
+        "Experience memory",
+        "Bundles in the memory after the step.",
+        [("experience_memory", "bundles", 5)],
+        _count("bundles"),
+    ),
+    (
+        "pairs",
+        "Best-worst pairs",
+        "Pairs compared in a step, and those without a result.",
+        [("experience_pairs", "compared", 0), ("experience_failures", "failed", 4)],
+        _count("pairs"),
+    ),
+    ("ved", "Distillation loss", "Per taught token, before its coefficient.", [("ved_loss", "VED", 1)], _NATS),
+)
+TEACHING_CURVES: tuple[Curves, ...] = (
+    (
+        "bounds",
+        "Bounded distillation",
+        "Fraction of taught tokens with a capped ratio or a clipped gap.",
+        [("ved_rho_capped", "ratio", 0), ("ved_gap_clipped", "gap", 1)],
+        _share("share of taught tokens", zero=True),
+    ),
+    (
+        "taught",
+        "Taught sequences",
+        "Sequences that a teacher scored, and those with a context that was too long.",
+        [("taught_sequences", "taught", 2), ("teacher_contexts_too_long", "too long", 4)],
+        _count("sequences"),
+    ),
+)
+WORK_CURVES: tuple[Curves, ...] = (
+    ("gradient", "Gradient norm", "Before clipping.", [("grad_norm", "norm", 5)], ChartAxis("L2 norm")),
+    (
+        "tools",
+        "Turns and tool calls",
+        "Mean per episode.",
+        [("tool_calls_mean", "tool calls", 0), ("turns_mean", "turns", 2)],
+        ChartAxis("per episode"),
+    ),
+    (
+        "speed",
+        "Tokens per second",
+        "Over whole episodes, including tools and judging.",
+        [("tokens_per_second", "tokens/s", 1)],
+        ChartAxis("tokens/s", zero=True),
+    ),
+)
+ANSWER_CURVES: tuple[Curves, ...] = (
+    ("tokens", "Response tokens", "Mean per episode.", [("response_tokens_mean", "tokens", 0)], ChartAxis("tokens")),
+)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Hold one drawing: a title, one line that explains it, and plotly's `data` and `layout`."""
+    """Hold one drawing: a title, one line that explains it, and the chart."""
 
     name: str
     title: str
     caption: str
-    spec: dict[str, Any]
+    chart: Chart
     wide: bool = False
 
 
@@ -58,91 +152,68 @@ def smoothed(values: Sequence[float | None], width: int = SMOOTHING_STEPS) -> li
     return means
 
 
-def _trace(x: Sequence[object], y: Sequence[object], name: str, colour: int, **more: Any) -> dict[str, Any]:
-    line = {"width": 2, **more.pop("line", {})}
-    mode = "lines+markers" if sum(v is not None for v in y) <= 2 else "lines"
-    base = {"type": "scatter", "mode": mode, "x": list(x), "y": list(y), "name": name, "line": line}
-    return {**base, "meta": {"colour": colour}, **more}
-
-
-def _layout(**more: Any) -> dict[str, Any]:
-    xaxis = {"title": {"text": "step"}, "rangemode": "normal", **more.pop("xaxis", {})}
-    return {"xaxis": xaxis, "yaxis": more.pop("yaxis", {}), "hovermode": "x unified", **more}
-
-
 def _curves(
-    rows: Rows, name: str, title: str, caption: str, series: Sequence[tuple[str, str, int]], **layout: Any
+    rows: Rows, name: str, title: str, caption: str, series: Sequence[tuple[str, str, int]], y: ChartAxis
 ) -> Figure | None:
     """Return a figure of several metrics over steps; None when no metric has a value."""
     steps = column(rows, "step")
-    columns = [(label, colour, column(rows, key)) for key, label, colour in series]
-    shown = [c for c in columns if any(v is not None for v in c[2])]
-    if not shown:
-        return None
-    traces = [_trace(steps, values, label, colour) for label, colour, values in shown]
-    layout = _layout(**layout, showlegend=len(traces) > 1)
-    return Figure(name, title, caption, {"data": traces, "layout": layout})
+    listed = [Series(label, color, steps, column(rows, key)) for key, label, color in series]
+    shown = tuple(one for one in listed if _any(one.y))
+    return Figure(name, title, caption, Chart(shown, y=y)) if shown else None
 
 
 def reward_figure(metrics: Rows, validations: Rows) -> Figure | None:
     """Return the reward and its parts, with the validations as marks."""
     steps, reward = column(metrics, "step"), column(metrics, "reward_mean")
-    if not any(v is not None for v in reward):
+    if not _any(reward):
         return None
-    traces = [
-        _trace(steps, reward, "each step", 0, opacity=0.35, line={"width": 1}, hoverinfo="skip", showlegend=False),
-        _trace(steps, smoothed(reward), "reward", 0, line={"width": 3}),
-    ]
-    for key, label, colour in (("reward_image", "image", 1), ("reward_text", "text", 2), ("reward_cost", "cost", 5)):
+    series = [Series("each step", 0, steps, reward, Kind.FAINT), Series("reward", 0, steps, smoothed(reward))]
+    for key, label, color in (("reward_image", "image", 1), ("reward_text", "text", 2), ("reward_cost", "cost", 5)):
         values = column(metrics, key)
         if any(values):
-            traces.append(_trace(steps, smoothed(values), label, colour, line={"width": 1.5}))
+            series.append(Series(label, color, steps, smoothed(values)))
     marks = column(validations, "reward_mean")
-    if any(v is not None for v in marks):
-        style = {"mode": "markers", "marker": {"size": 9, "symbol": "diamond"}}
-        traces.append(_trace(column(validations, "step"), marks, "validation", 3, **style))
+    if _any(marks):
+        xs = column(validations, "step")
+        series.append(Series("validation", 3, xs, marks, Kind.POINT, labels=["validation"] * len(xs)))
     caption = (
         f"Mean over the rollouts of a step; lines are means over {SMOOTHING_STEPS} steps, the faint line is every step."
     )
-    return Figure("reward", "Reward and its components", caption, {"data": traces, "layout": _layout()}, wide=True)
+    chart = Chart(tuple(series), y=ChartAxis("reward", zero=True))
+    return Figure("reward", "Reward and its components", caption, chart, wide=True)
 
 
 def components_figure(metrics: Rows) -> Figure | None:
     """Return the mean of each component of open rewards; None where no step has one."""
     keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("component_"))
-    series = [(key, plain(key.removeprefix("component_")), place % COLOURS) for place, key in enumerate(keys)]
+    series = [(key, key.removeprefix("component_"), place % COLORS) for place, key in enumerate(keys)]
     caption = "Mean over the rollouts of a step in which a judge measured it, each on its own scale."
-    return _curves(metrics, "components", "Components of the judges", caption, series)
+    return _curves(metrics, "components", "Components of the judges", caption, series, ChartAxis("value"))
 
 
 def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
     """Return the parity gauge on a log axis with its limit; zeros, which have no logarithm, are left out."""
     steps = column(metrics, "step")
-    traces = []
     gauges = (
         ("parity", "rollout tokens", 0),
         ("parity_images", "rollouts with pictures", 1),
         ("probe_difference", "probe after sync", 2),
     )
-    for key, label, colour in gauges:
-        values = [v if v else None for v in column(metrics, key)]
-        if any(values):
-            traces.append(_trace(steps, values, label, colour))
-    if not traces:
+    columns = [(label, color, column(metrics, key)) for key, label, color in gauges]
+    series = [Series(label, color, steps, values) for label, color, values in columns if any(values)]
+    if not series:
         return None
     if limit:
-        dashes = {"dash": "dash", "width": 1.5}
-        traces.append(
-            _trace([min(_known(steps)), max(_known(steps))], [limit, limit], "limit", 4, mode="lines", line=dashes)
-        )
-    layout = _layout(yaxis={"type": "log", "exponentformat": "power", "dtick": 1})
+        ends = [min(_known(steps)), max(_known(steps))]
+        series.append(Series("limit", 4, ends, [limit, limit], Kind.GUIDE))
+    chart = Chart(tuple(series), y=ChartAxis("nats per token", log=True))
     caption = "Mean |engine − learner| log-prob at equal weights. The run stops above the limit."
-    return Figure("parity", "Parity of engine and learner", caption, {"data": traces, "layout": layout}, wide=True)
+    return Figure("parity", "Parity of engine and learner", caption, chart, wide=True)
 
 
 def seconds_figure(metrics: Rows) -> Figure | None:
     """Return the seconds of each step, stacked by phase; time outside all phases is shown as the rest."""
-    phases = [(label, colour, column(metrics, f"seconds_{key}")) for key, label, colour in PHASES]
+    phases = [(label, color, column(metrics, f"seconds_{key}")) for key, label, color in PHASES]
     phases = [phase for phase in phases if any(phase[2])]
     if not phases:
         return None
@@ -150,39 +221,33 @@ def seconds_figure(metrics: Rows) -> Figure | None:
     known = [sum(values[i] or 0.0 for _, _, values in phases) for i in range(len(steps))]
     rest = [max(0.0, t - k) if t is not None else 0.0 for t, k in zip(total, known, strict=True)]
     if sum(rest) > 0.01 * sum(known):
-        phases.append(("rest", REST_COLOUR, [*rest]))
-    traces = [
-        {"type": "bar", "x": steps, "y": values, "name": label, "meta": {"colour": colour}}
-        for label, colour, values in phases
-    ]
-    layout = _layout(barmode="stack", bargap=0.15, yaxis={"ticksuffix": " s"})
-    spec = {"data": traces, "layout": layout}
-    return Figure("seconds", "Time by phase", "Wall time of each step by phase.", spec, wide=True)
+        phases.append(("rest", REST_COLOR, [*rest]))
+    series = tuple(Series(label, color, steps, values, Kind.BAR) for label, color, values in phases)
+    caption = "Wall time of each step by phase, from the bottom in the order of the names."
+    return Figure("seconds", "Time by phase", caption, Chart(series, y=ChartAxis("seconds", unit="s")), wide=True)
 
 
 def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
     """Return the scatter of (request id, score before, score after); points above the diagonal improved."""
     if not scores:
         return None
-    labels, before, after = zip(*scores, strict=True)
-    top = max(1.0, *before, *after)
-    diagonal = _trace(
-        [0, top], [0, top], "no change", 5, mode="lines", hoverinfo="skip", line={"width": 1, "dash": "dot"}
-    )
-    marker = {"size": 7, "opacity": 0.55}
-    hover = "%{text}<br>before %{x:.3f}, after %{y:.3f}<extra></extra>"
-    text = [plain(label) for label in labels]
-    points = _trace(before, after, "requests", 0, mode="markers", marker=marker, text=text, hovertemplate=hover)
-    layout = _layout(hovermode="closest", showlegend=False, xaxis={"title": {"text": "reward before"}})
-    layout["yaxis"] = {"title": {"text": "reward after"}}
-    caption = "One point per held-out request; points above the dotted line improved."
-    return Figure("heldout", "Every held-out request", caption, {"data": [diagonal, points], "layout": layout})
+    top = max(1.0, *(score for _, *both in scores for score in both))
+    series = [Series("no change", 5, [0, top], [0, top], Kind.GUIDE)]
+    for name, color, shape, sign in (("better", 2, "triangle", 1), ("worse", 4, "drop", -1), ("equal", 5, "circle", 0)):
+        chosen = [row for row in scores if (row[2] > row[1]) - (row[2] < row[1]) == sign]
+        if chosen:
+            labels, before, after = zip(*chosen, strict=True)
+            named = f"{name} ({len(chosen):,})"
+            series.append(Series(named, color, before, after, Kind.POINT, labels=labels, shape=shape))
+    chart = Chart(tuple(series), x=ChartAxis("reward before", top=top), y=ChartAxis("reward after", top=top))
+    caption = "One point per held-out request; points above the dashed line improved."
+    return Figure("heldout", "Every held-out request", caption, chart)
 
 
 def hits_figure(metrics: Rows) -> Figure | None:
     """Return the share of requests that recalled a bundle, stacked by the origin of the bundle."""
     rates, own, others = (column(metrics, f"experience_{key}") for key in ("hit_rate", "own", "remembered"))
-    if not any(v is not None for v in rates):
+    if not _any(rates):
         return None
     steps = column(metrics, "step")
 
@@ -191,20 +256,16 @@ def hits_figure(metrics: Rows) -> Figure | None:
         return None if part is None or rate is None else part * rate / whole if whole else 0.0
 
     totals = [(a or 0.0) + (b or 0.0) for a, b in zip(own, others, strict=True)]
-    parts = [("own", 0, own), ("remembered", 1, others)]
-    traces = [
-        {
-            "type": "bar", "x": steps, "name": label, "meta": {"colour": colour},
-            "y": [share(v, total, rate) for v, total, rate in zip(values, totals, rates, strict=True)],
-        }
-        for label, colour, values in parts
-        if any(v is not None for v in values)
-    ]  # fmt: skip
-    if not traces:
-        traces = [_trace(steps, rates, "recalled", 0)]
-    layout = _layout(barmode="stack", bargap=0.15, yaxis={"tickformat": ".0%", "range": [0, 1]})
-    caption = "Fraction of a step's requests that recalled a bundle, either just written or remembered."
-    return Figure("hits", "Experience recalled", caption, {"data": traces, "layout": layout})
+    parts = [
+        (label, color, [share(v, total, rate) for v, total, rate in zip(values, totals, rates, strict=True)])
+        for label, color, values in (("own", 0, own), ("remembered", 1, others))
+        if _any(values)
+    ]
+    series = [Series(label, color, steps, values, Kind.BAR) for label, color, values in parts]
+    series = series or [Series("recalled", 0, steps, rates)]
+    chart = Chart(tuple(series), y=ChartAxis("share of requests", percent=True, zero=True, top=1.0))
+    caption = "Fraction of a step's requests that recalled a bundle: just written (own, below) or remembered (above)."
+    return Figure("hits", "Experience recalled", caption, chart)
 
 
 def gap_figure(metrics: Rows) -> Figure | None:
@@ -217,138 +278,55 @@ def gap_figure(metrics: Rows) -> Figure | None:
     rows = [{**row, **more} for row, more in zip(metrics, gated, strict=True)]
     series = [("gate", "gated |gap|", 3), ("ved_gap_abs", "|gap|", 0), ("ved_gap", "gap", 2)]
     caption = "log π − log q per taught token; above 0, the teacher assigns a lower probability to the sampled token."
-    return _curves(rows, "gap", "Gap to the teacher", caption, series)
+    return _curves(rows, "gap", "Gap to the teacher", caption, series, ChartAxis("nats per token"))
 
 
 def experience_figures(metrics: Rows) -> list[Figure | None]:
     """Return the curves of experience and distillation; None for those whose metrics are missing."""
-    from_zero = {"rangemode": "tozero"}
-    return [
-        hits_figure(metrics),
-        _curves(
-            metrics,
-            "memory",
-            "Experience memory",
-            "Bundles in the memory after the step.",
-            [("experience_memory", "bundles", 5)],
-            yaxis=from_zero,
-        ),
-        _curves(
-            metrics,
-            "pairs",
-            "Best-worst pairs",
-            "Pairs compared in a step, and those without a result.",
-            [("experience_pairs", "compared", 0), ("experience_failures", "failed", 4)],
-            yaxis=from_zero,
-        ),
-        _curves(
-            metrics,
-            "ved",
-            "Distillation loss",
-            "Per taught token, before its coefficient.",
-            [("ved_loss", "VED", 1)],
-        ),
-        gap_figure(metrics),
-        _curves(
-            metrics,
-            "bounds",
-            "Bounded distillation",
-            "Fraction of taught tokens with a capped ratio or a clipped gap.",
-            [("ved_rho_capped", "ratio", 0), ("ved_gap_clipped", "gap", 1)],
-            yaxis={"tickformat": ".2%", "rangemode": "tozero"},
-        ),
-        _curves(
-            metrics,
-            "taught",
-            "Taught sequences",
-            "Sequences that a teacher scored, and those with a context that was too long.",
-            [("taught_sequences", "taught", 2), ("teacher_contexts_too_long", "too long", 4)],
-            yaxis=from_zero,
-        ),
-    ]
+    before, after = ([_curves(metrics, *curves) for curves in part] for part in (MEMORY_CURVES, TEACHING_CURVES))
+    return [hits_figure(metrics), *before, gap_figure(metrics), *after]
 
 
 def ablation_figure(
     arms: Sequence[tuple[str, int, Sequence[tuple[float, float]], Sequence[Sequence[tuple[float, float]]]]],
 ) -> Figure | None:
     """Return validation curves of (arm, color, mean curve, curve of each seed); None where no arm has a curve."""
-    traces = []
-    for name, colour, mean, seeds in arms:
-        faint: dict[str, Any] = {"opacity": 0.3, "line": {"width": 1}, "hoverinfo": "skip", "showlegend": False}
-        drawn = [*((curve, faint) for curve in seeds), *([(mean, {"line": {"width": 3}})] if mean else [])]
-        for curve, look in drawn:
-            x, y = [step for step, _ in curve], [value for _, value in curve]
-            traces.append(_trace(x, y, plain(name), colour, legendgroup=plain(name), **look))
-    if not traces:
+    series = []
+    for name, color, mean, seeds in arms:
+        series += [Series(name, color, *_columns(curve), Kind.FAINT) for curve in seeds if curve]
+        series += [Series(name, color, *_columns(mean))] if mean else []
+    if not series:
         return None
-    spec = {"data": traces, "layout": _layout(showlegend=True)}
     caption = "Reward on validation requests of the training world; thin lines are single seeds."
-    return Figure("validation", "Validation reward", caption, spec)
-
-
-def plain(label: str) -> str:
-    """Return a label as plain characters: plotly interprets a few tags, and names come from data sets."""
-    return label.replace("&", "&amp;").replace("<", "&lt;")
+    chart = Chart(tuple(series), y=ChartAxis("reward"), legend=True)
+    return Figure("validation", "Validation reward", caption, chart)
 
 
 def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> list[Figure]:
     """Return all curves that the metrics allow, in the order of the page."""
-    share = {"tickformat": ".0%"}
+    policy, work, answers = (
+        [_curves(metrics, *curves) for curves in part] for part in (POLICY_CURVES, WORK_CURVES, ANSWER_CURVES)
+    )
     drawn = [
         reward_figure(metrics, validations),
         components_figure(metrics),
-        _curves(
-            metrics,
-            "valid",
-            "Valid programs",
-            "Fraction of episodes that end with a valid program.",
-            [("valid_fraction", "valid", 1)],
-            yaxis=share,
-        ),
-        _curves(
-            metrics,
-            "failures",
-            "Failures and flat groups",
-            "Policy failures score 0, infrastructure failures are drawn again, flat groups have no variance.",
-            [
-                ("policy_failures", "policy", 3),
-                ("infra_failures", "infra", 4),
-                ("zero_variance_groups", "flat groups", 5),
-            ],
-            yaxis={"rangemode": "tozero"},
-        ),
-        _curves(metrics, "entropy", "Entropy", "Over the policy's own tokens, in nats.", [("entropy", "entropy", 2)]),
-        _curves(metrics, "kl", "KL to the reference policy", "Per policy token, in nats.", [("kl", "KL", 3)]),
-        _curves(
-            metrics,
-            "clip",
-            "Clipped tokens",
-            "Fraction of policy tokens at the lower and upper clip of the ratio.",
-            [("clip_low", "low", 0), ("clip_high", "high", 1)],
-            yaxis={"tickformat": ".2%", "rangemode": "tozero"},
-        ),
+        *policy,
         *experience_figures(metrics),
-        _curves(metrics, "gradient", "Gradient norm", "Before clipping.", [("grad_norm", "norm", 5)]),
-        _curves(
-            metrics,
-            "tools",
-            "Turns and tool calls",
-            "Mean per episode.",
-            [("tool_calls_mean", "tool calls", 0), ("turns_mean", "turns", 2)],
-        ),
+        *work[:2],
         seconds_figure(metrics),
-        _curves(
-            metrics,
-            "speed",
-            "Tokens per second",
-            "Over whole episodes, including tools and judging.",
-            [("tokens_per_second", "tokens/s", 1)],
-            yaxis={"rangemode": "tozero"},
-        ),
+        *work[2:],
         parity_figure(metrics, parity_limit),
-        _curves(metrics, "tokens", "Response tokens", "Mean per episode.", [("response_tokens_mean", "tokens", 0)]),
+        *answers,
     ]
     return [figure for figure in drawn if figure is not None]
+
+
+def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in curve], [y for _, y in curve]
+
+
+def _any(values: Sequence[float | None]) -> bool:
+    return any(value is not None for value in values)
 
 
 def _known(values: Sequence[float | None]) -> list[float]:

@@ -21,11 +21,20 @@ from genevolve_ray.viewer.data import ReportPair, scored
 
 CARDS = 36
 SMALL_SIDE = 128
-"""Pictures up to this side are shown without smoothing at twice their size."""
+"""Pictures up to this side are shown without smoothing at twice their size, and kept without loss."""
 LARGE_SIDE = 256
-"""Larger pictures are scaled down to this side."""
-THUMB_SIDE = 64
-"""Side of the search results inside a trajectory."""
+"""Previews of larger pictures are scaled down to this side."""
+THUMB_SIDE = 128
+"""Side of the search results inside a trajectory, which are shown at half of it."""
+FULL_SIDE = 1024
+"""Side to which a picture is scaled down where the page embeds it in full size."""
+MAX_PREVIEW = 24 << 10
+"""Most bytes of a preview; its quality falls until it has fewer."""
+FULL_BUDGET = 6 << 20
+"""Most bytes of all pictures in full size, encoded as text; the page links or enlarges those beyond it."""
+_QUALITIES = (80, 60, 40, 20)
+_FILES = ("image/png", "image/jpeg", "image/webp")
+"""Types of pictures that a browser opens without running anything."""
 MAX_TEXT = 12_000
 """Characters of one part of a trajectory that the page keeps."""
 _PART = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
@@ -34,51 +43,127 @@ _ORPHAN_THINK = re.compile(r"\A((?:(?!<think>).)*?)</think>", re.DOTALL)
 
 @dataclass(frozen=True)
 class PagePicture:
-    """Describe an image as the page embeds it; `shown` is its width on the page in CSS pixels."""
+    """Describe an image as the page embeds it.
+
+    Attributes:
+        key: name of the preview.
+        uri: the preview.
+        shown: its width on the page in CSS pixels.
+        pixelated: whether it is enlarged without smoothing.
+        size: width and height of the picture itself in pixels.
+        full: name under which the page may hold the full size; "" where the preview has it.
+        file: path of the picture's file beside the page, "" where there is none.
+    """
 
     key: str
     uri: str
     shown: int
     pixelated: bool
+    size: tuple[int, int] = (0, 0)
+    full: str = ""
+    file: str = ""
 
 
 class Pictures:
     """Encode each image once. A missing or unreadable picture is None, and the page shows a blank in its place."""
 
-    def __init__(self, load: Callable[[ImageRef], bytes]) -> None:
-        """Read the encoded bytes with `load`."""
-        self._load = load
+    def __init__(self, load: Callable[[ImageRef], bytes], folder: str = "") -> None:
+        """Read the encoded bytes with `load`; `folder` holds the files of the image store, relative to the page."""
+        self._load, self._folder = load, folder
         self._known: dict[tuple[str, int], PagePicture | None] = {}
+        self._large: dict[str, ImageRef] = {}
+        self._found: dict[str, ImageRef] = {}
 
     def get(self, ref: ImageRef | None, side: int = LARGE_SIDE) -> PagePicture | None:
-        """Return an image with neither side above `side`, as a PNG data URI."""
+        """Return an image with neither side above `side`: as PNG where it is small, else as WebP."""
         if ref is None:
             return None
         key = (ref.sha256, side)
         if key not in self._known:
-            self._known[key] = self._encode(ref, side)
+            self._known[key] = self._preview(ref, side)
         return self._known[key]
 
     def thumbs(self) -> dict[str, str]:
         """Return the data URIs of all search results requested so far; the page holds each once and fills them in."""
         return {p.key: p.uri for (_, side), p in self._known.items() if p is not None and side == THUMB_SIDE}
 
-    def _encode(self, ref: ImageRef, side: int) -> PagePicture | None:
+    def full(self, budget: int | None = None) -> dict[str, str]:
+        """Return the full size of pictures whose previews are smaller, within `FULL_BUDGET` or another budget of bytes.
+
+        They are taken in the order of the page, search results last. The first one that does not fit ends the list, so
+        that the page of a large run takes bounded time.
+        """
+        budget = FULL_BUDGET if budget is None else budget
+        found: dict[str, str] = {}
+        for key, ref in (self._large | self._found).items():
+            image = self._open(ref)
+            if image is None:
+                continue
+            image.thumbnail((FULL_SIDE, FULL_SIDE))
+            uri = _uri(_webp(image, _QUALITIES[0]), "webp")
+            budget -= len(uri)
+            if budget < 0:
+                break
+            found[key] = uri
+        return found
+
+    def _open(self, ref: ImageRef) -> Image.Image | None:
         try:
             image: Image.Image = Image.open(io.BytesIO(self._load(ref)))
             image.load()
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
             return None
-        small = max(image.size) <= SMALL_SIDE
-        image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
+        # Re-encoded later, so that no byte of a foreign file reaches the page.
+        return image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
+
+    def _preview(self, ref: ImageRef, side: int) -> PagePicture | None:
+        image = self._open(ref)
+        if image is None:
+            return None
+        size, small, thumb = image.size, max(image.size) <= SMALL_SIDE, side < LARGE_SIDE
         image.thumbnail((side, side))
-        buffer = io.BytesIO()
-        # Re-encoded, so that no byte of a foreign file reaches the page.
-        image.save(buffer, format="PNG")
-        uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        if small and not thumb:
+            uri = _uri(_png(image), "png")
+        else:
+            uri = _uri(_preview_bytes(image), "webp")
+        full = ref.sha256[:16] if image.size != size else ""
+        if full:
+            (self._found if thumb else self._large).setdefault(full, ref)
+        linked = self._folder and ref.media_type in _FILES
         return PagePicture(
-            f"{ref.sha256[:16]}-{side}", uri, image.width * (2 if small and side >= SMALL_SIDE else 1), small
+            key=f"{ref.sha256[:16]}-{side}",
+            uri=uri,
+            shown=image.width * (2 if small and not thumb else 1),
+            pixelated=small,
+            size=size,
+            full=full,
+            file=f"{self._folder}/{ref.sha256[:2]}/{ref.file_name}" if linked else "",
         )
+
+
+def _preview_bytes(image: Image.Image) -> bytes:
+    encoded = b""
+    for quality in _QUALITIES:
+        encoded = _webp(image, quality)
+        if len(encoded) <= MAX_PREVIEW:
+            break
+    return encoded
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _webp(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=quality, method=2)
+    return buffer.getvalue()
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @dataclass(frozen=True)

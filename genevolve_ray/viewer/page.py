@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,31 +15,38 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from genevolve_ray.viewer.charts import draw
+
+STYLES = ("report.css", "chart.css", "zoom.css")
+SCRIPTS = ("chart.js", "zoom.js", "report.js")
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
 
-def render_page(template: str, context: dict[str, Any], *, plots: bool = True) -> str:
+def render_page(template: str, context: dict[str, Any]) -> str:
     """Return a page from a template of this package; every text in the context is untrusted and gets escaped.
 
-    The page loads nothing and runs only its own scripts: its content security policy lists their hashes. Without
-    `plots` it lacks the library of the figures, which has 4 MB.
+    The page loads nothing and runs only its own scripts: its content security policy lists their hashes.
     """
     environment = _environment()
     assert environment.loader is not None
     source = environment.loader.get_source
-    scripts = {"page": source(environment, "report.js")[0]}
-    if plots:
-        from plotly.offline import get_plotlyjs
-
-        scripts = {"plotly": get_plotlyjs(), **scripts}
+    style = "".join(source(environment, name)[0] for name in STYLES)
+    scripts = [source(environment, name)[0] for name in SCRIPTS]
     page = environment.get_template(template).render(
         **context,
-        style=Markup(source(environment, "report.css")[0]),  # noqa: S704 our own file
-        scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own file and plotly's
-        script_hashes=[_csp_hash(text) for text in scripts.values()],
+        style=Markup(style),  # noqa: S704 our own files
+        scripts=[Markup(text) for text in scripts],  # noqa: S704 our own files
+        script_hashes=[_csp_hash(text) for text in scripts],
     )
     # Text from a broken decode may hold half surrogate pairs, which no file can hold.
     return page.encode(errors="replace").decode()
+
+
+def macro(template: str, name: str) -> Callable[..., Markup]:
+    """Return a macro of a template, which escapes every text in its arguments."""
+    module = _environment().get_template(template).make_module()
+    found = getattr(module, name)
+    return lambda *arguments: Markup(found(*arguments))  # noqa: S704 written by a template that escapes
 
 
 def write_page(page: str, out: Path) -> Path:
@@ -73,7 +81,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
+    environment.filters.update(draw=draw, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
     return environment
 
 

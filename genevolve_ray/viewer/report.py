@@ -36,19 +36,26 @@ def write_report(source: RunStore | ReportData | Path | str, out: Path) -> Path:
         OSError: when it cannot be written.
     """
     data = source if isinstance(source, ReportData) else load_report_data(source)
-    return write_page(render_report(data), out)
+    beside = data.folder is not None and out.parent.resolve() == data.folder.resolve()
+    return write_page(render_report(data, "images" if beside else ""), out)
 
 
-def render_report(data: ReportData) -> str:
-    """Return the page. All text of trajectories is untrusted: it is escaped, and the page runs only its own scripts."""
-    return render_page("report.html.j2", _context(data))
+def render_report(data: ReportData, images: str = "") -> str:
+    """Return the page. All text of trajectories is untrusted: it is escaped, and the page runs only its own scripts.
+
+    Args:
+        data: contents of the page.
+        images: the run's folder of pictures relative to the page, which then links their files; "" for no links.
+    """
+    return render_page("report.html.j2", _context(data, images))
 
 
-def _context(data: ReportData) -> dict[str, Any]:
-    pictures = Pictures(data.load_image)
+def _context(data: ReportData, images: str) -> dict[str, Any]:
+    pictures = Pictures(data.load_image, images)
     compared = pairs(data)
     cards = [_card(chosen.pair, chosen.why, pictures) for chosen in choose(compared)]
     attempts = [attempt(t, pictures) for t in data.training if t.turns][:MAX_ATTEMPTS]
+    lessons = lesson_cards(data.experience, pictures) if data.experience else []
     return {
         "what": "run",
         "title": data.name,
@@ -60,10 +67,10 @@ def _context(data: ReportData) -> dict[str, Any]:
         "breakdown": breakdown(compared),
         "compared": len(compared),
         "cards": cards,
-        "lessons": lesson_cards(data.experience, pictures) if data.experience else [],
+        "lessons": lessons,
         "taught": data.experience,
         "attempts": attempts,
-        "thumbs": pictures.thumbs(),
+        "thumbs": {**pictures.thumbs(), **pictures.full()},
         "rejected": _rejected(data.rejected),
         "provenance": provenance(data),
         "config": yaml.safe_dump(_plain(masked(data.config)), sort_keys=False, allow_unicode=True)

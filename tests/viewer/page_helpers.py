@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+from genevolve_ray.viewer.page import SCRIPTS
+
 HOSTILE = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"
 
 
@@ -66,8 +68,8 @@ class Page(HTMLParser):
         return sum(t == tag and all(a.get(k.strip("_")) == v for k, v in attributes.items()) for t, a in self.tags)
 
     def assert_harmless(self) -> None:
-        """Check that the page runs only its own two scripts and loads nothing."""
-        assert [kind for kind, _ in self.scripts if kind != "application/json"] == ["text/javascript"] * 2
+        """Check that the page runs only its own scripts and loads nothing."""
+        assert [kind for kind, _ in self.scripts if kind != "application/json"] == ["text/javascript"] * len(SCRIPTS)
         assert all((a.get("src") or "data:").startswith("data:") for _, a in self.tags)
         assert not [name for _, a in self.tags for name in a if name.startswith("on")]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import random
 
 import pytest
 from PIL import Image
@@ -9,7 +10,17 @@ from PIL import Image
 from genevolve_ray.records.images import ImageRef, MemoryImages
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.viewer.data import ReportData, pairs
-from genevolve_ray.viewer.gallery import LARGE_SIDE, Pictures, breakdown, choose, clip, parts, turn_tokens
+from genevolve_ray.viewer.gallery import (
+    LARGE_SIDE,
+    MAX_PREVIEW,
+    THUMB_SIDE,
+    Pictures,
+    breakdown,
+    choose,
+    clip,
+    parts,
+    turn_tokens,
+)
 
 
 def stored(store: MemoryImages, width: int, height: int) -> ImageRef:
@@ -19,7 +30,7 @@ def stored(store: MemoryImages, width: int, height: int) -> ImageRef:
 
 
 def decoded(uri: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(";base64,")[2])))
 
 
 def test_small_pictures_are_shown_pixelated_at_twice_their_size() -> None:
@@ -27,14 +38,52 @@ def test_small_pictures_are_shown_pixelated_at_twice_their_size() -> None:
     picture = Pictures(store.get).get(stored(store, 128, 96))
     assert picture is not None
     assert (picture.shown, picture.pixelated, decoded(picture.uri).size) == (256, True, (128, 96))
+    assert decoded(picture.uri).format == "PNG" and picture.full == ""
 
 
-def test_large_pictures_are_scaled_down() -> None:
+def test_large_pictures_have_a_preview_and_their_full_size_once() -> None:
     store = MemoryImages()
-    picture = Pictures(store.get).get(stored(store, 1024, 512))
-    assert picture is not None
-    assert (picture.shown, picture.pixelated) == (LARGE_SIDE, False)
+    pictures = Pictures(store.get)
+    ref = stored(store, 1024, 512)
+    picture, again, thumb = pictures.get(ref), pictures.get(ref), pictures.get(ref, THUMB_SIDE)
+    assert picture is not None and thumb is not None and again is picture
+    assert (picture.shown, picture.pixelated, picture.size) == (LARGE_SIDE, False, (1024, 512))
     assert decoded(picture.uri).size == (LARGE_SIDE, LARGE_SIDE // 2)
+    [(key, uri)] = pictures.full().items()
+    assert key == picture.full == thumb.full and decoded(uri).size == (1024, 512)
+
+
+def test_full_sizes_end_at_the_budget_and_search_results_come_last() -> None:
+    store = MemoryImages()
+    pictures = Pictures(store.get)
+    refs = [stored(store, 600 + 10 * i, 600) for i in range(4)]
+    found = pictures.get(refs[0], THUMB_SIDE)
+    keys = [p.full for ref in refs[1:] if (p := pictures.get(ref)) is not None]
+    sizes = [len(uri) for uri in pictures.full().values()]
+    assert found is not None and list(pictures.full()) == [*keys, found.full]
+    assert list(pictures.full(sum(sizes[:2]))) == keys[:2]
+    assert pictures.full(sizes[0] - 1) == {}
+
+
+def test_a_preview_of_noise_stays_below_its_limit() -> None:
+    noise = Image.frombytes("RGB", (512, 512), random.Random(1).randbytes(512 * 512 * 3))
+    buffer = io.BytesIO()
+    noise.save(buffer, format="PNG")
+    store = MemoryImages()
+    picture = Pictures(store.get).get(store.put(buffer.getvalue(), width=512, height=512))
+    assert picture is not None
+    assert len(base64.b64decode(picture.uri.partition(",")[2])) <= MAX_PREVIEW
+
+
+def test_files_are_linked_below_the_folder_unless_a_browser_might_run_them() -> None:
+    store = MemoryImages()
+    ref = stored(store, 64, 64)
+    linked = Pictures(store.get, "images").get(ref)
+    assert linked is not None and linked.file == f"images/{ref.sha256[:2]}/{ref.sha256}.jpeg"
+    odd = store.put(store.get(ref), width=64, height=64, media_type="image/svg+xml")
+    for pictures, asked in ((Pictures(store.get), ref), (Pictures(store.get, "images"), odd)):
+        picture = pictures.get(asked)
+        assert picture is not None and picture.file == ""
 
 
 @pytest.mark.parametrize("data", [b"", b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\nbroken"])

@@ -12,7 +12,7 @@ from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import TurnKind
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.experience import Moved, RunExperience
-from genevolve_ray.viewer.gallery import Pictures
+from genevolve_ray.viewer.gallery import THUMB_SIDE, Pictures
 from genevolve_ray.viewer.lessons import MAX_ARGUMENT, USES, decisions, lesson_cards
 
 NO_PICTURES = Pictures(MemoryImages().get)
@@ -70,7 +70,11 @@ def test_references_are_told_by_id_title_and_picture(run: RunExperience) -> None
         return dict(found)
 
     found = told()
-    assert (found["id"], found["title"], found["picture"].key) == ("IMG_001", hit.title, f"{hit.image.sha256[:16]}-64")
+    assert (found["id"], found["title"], found["picture"].key) == (
+        "IMG_001",
+        hit.title,
+        f"{hit.image.sha256[:16]}-{THUMB_SIDE}",
+    )
     trajectory.images.clear()
     assert told() == {"id": "IMG_001", "title": "", "picture": None}
 

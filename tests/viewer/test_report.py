@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from large_pictures import with_large_pictures
 from page_helpers import HOSTILE, Page, parsed
 
 from genevolve_ray.agent.wire import image_block
@@ -16,15 +17,10 @@ from genevolve_ray.records.experience import Use
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.records.verdict import Reward, SufficiencyBin
 from genevolve_ray.viewer.data import ReportData
+from genevolve_ray.viewer.gallery import MAX_PREVIEW, THUMB_SIDE
 from genevolve_ray.viewer.report import render_report, write_report
 
 SECTIONS = ["headlines", "curves", "experience", "heldout", "gallery", "attempts", "configuration", "provenance"]
-
-
-@pytest.fixture(autouse=True)
-def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few bytes in the place of plotly's megabytes; one test reads the real thing."""
-    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "window.Plotly = {};")
 
 
 def read(data: ReportData) -> Page:
@@ -83,7 +79,7 @@ def test_what_the_policy_saw_is_shown_at_each_search(report_data: ReportData) ->
     assert f"seen by the policy {first} · used128 × 128 px{title} {second}not shown: " in page.words
     assert f"found, not seen by the policy {second}{others[0]} {third}{others[1]} " in page.words
     shown = seeing.images[first].image.sha256[:16]
-    [place] = [a for tag, a in page.tags if tag == "img" and a.get("data-picture") == f"{shown}-64"]
+    [place] = [a for tag, a in page.tags if tag == "img" and a.get("data-picture") == f"{shown}-{THUMB_SIDE}"]
     assert place["alt"] == f"{first}, used: {title}"
 
 
@@ -198,12 +194,9 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts(report_data: Repor
     assert style is not None and "url(" not in style.group(1) and "@import" not in style.group(1)
 
 
-def test_the_real_plotly_is_inlined(report_data: ReportData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.undo()
+def test_the_file_appears_whole_in_a_new_folder(report_data: ReportData, tmp_path: Path) -> None:
     out = write_report(dataclasses.replace(report_data, requests=[]), tmp_path / "deep" / "report.html")
-    text = out.read_text()
-    assert "plotly.js v" in text
-    assert len(text) < 6_000_000
+    assert out.read_text().rstrip().endswith("</html>")
     assert list(out.parent.iterdir()) == [out]
 
 
@@ -243,7 +236,7 @@ def test_missing_keys_and_broken_numbers_hide_their_figures(report_data: ReportD
     page = read(dataclasses.replace(report_data, metrics=rows, summary={"parity_max": "n/a", "seconds": 3}))
     plots = {a["id"] for t, a in page.tags if t == "figure" and (a.get("class") or "").startswith("plot")}
     assert plots == {"plot-reward", "plot-heldout"}
-    assert "NaN" not in "".join(body for kind, body in page.scripts if body.startswith('{"data"'))
+    assert "NaN" not in "".join(body for _, body in page.scripts if '"places"' in body)
 
 
 def test_a_lost_picture_leaves_a_blank(report_data: ReportData) -> None:
@@ -273,3 +266,21 @@ def test_half_surrogates_do_not_stop_the_file(report_data: ReportData, tmp_path:
 
 def test_the_same_run_gives_the_same_page(report_data: ReportData) -> None:
     assert render_report(report_data) == render_report(report_data)
+
+
+def test_a_report_of_large_pictures_has_a_bounded_size(
+    report_data: ReportData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = with_large_pictures(report_data, side=400)
+    small = len(render_report(report_data))
+    budget = 150_000  # A few of the pictures.
+    monkeypatch.setattr("genevolve_ray.viewer.gallery.FULL_BUDGET", budget)
+    html = render_report(data)
+    page = parsed(html)
+    held = json.loads([body for kind, body in page.scripts if kind == "application/json"][-1])
+    full = {key: uri for key, uri in held.items() if "-" not in key}
+    assert full and sum(map(len, full.values())) <= budget
+    previews = page.count("img") + len(held)
+    assert len(html) < small + budget + previews * 4 / 3 * MAX_PREVIEW
+    wanted = {a["data-full"] for tag, a in page.tags if tag == "button" and a.get("data-full")}
+    assert set(full) < wanted

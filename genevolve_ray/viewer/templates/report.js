@@ -1,51 +1,6 @@
 "use strict";
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
-  const media = query => window.matchMedia(query);
-
-  /* Curves: figures come without colours and take them from the style sheet, so that both themes are one file. */
-  const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const painted = new Set();
-
-  function axis(own, theme) {
-    const base = { gridcolor: theme.rule, linecolor: theme.rule, zeroline: false, automargin: true, tickfont: { color: theme.muted, size: 11 } };
-    const title = own && own.title ? { ...own.title, font: { color: theme.muted, size: 12 }, standoff: 8 } : undefined;
-    return { ...base, ...own, ...(title ? { title } : {}) };
-  }
-
-  function paint(box) {
-    const spec = JSON.parse(box.querySelector("script").textContent);
-    const theme = { ink: style("--ink"), muted: style("--muted"), rule: style("--rule"), surface: style("--surface") };
-    for (const trace of spec.data) {
-      const colour = style("--series-" + trace.meta.colour);
-      if (trace.line) trace.line.color = colour;
-      trace.marker = { ...trace.marker, color: colour };
-      trace.marker.line = { width: 0 };
-    }
-    const layout = {
-      ...spec.layout,
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, color: theme.ink, size: 12 },
-      margin: { l: 8, r: 8, t: 8, b: 8 },
-      xaxis: axis(spec.layout.xaxis, theme), yaxis: axis(spec.layout.yaxis, theme),
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", font: { size: 12 } },
-      hoverlabel: { bgcolor: theme.surface, bordercolor: theme.rule, font: { color: theme.ink } },
-      dragmode: media("(pointer: coarse)").matches ? false : "zoom",
-    };
-    Plotly.react(box.querySelector(".canvas"), spec.data, layout, { displayModeBar: false, responsive: true });
-    painted.add(box);
-  }
-
-  const near = new IntersectionObserver(entries => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      near.unobserve(entry.target);
-      paint(entry.target);
-    }
-  }, { rootMargin: "800px" });
-  all(".plot").forEach(box => near.observe(box));
-  media("(prefers-color-scheme: dark)").addEventListener("change", () => painted.forEach(paint));
-  window.addEventListener("beforeprint", () => all(".plot").filter(box => !painted.has(box)).forEach(paint));
 
   /* Search results are kept once each and filled in when the attempt that shows them is opened. */
   const pictures = JSON.parse(document.getElementById("pictures").textContent);

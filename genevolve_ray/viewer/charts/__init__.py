@@ -1,0 +1,7 @@
+"""Charts as SVG, drawn where a page is written: a page needs no library of plots, and shows its curves without a script."""
+
+from genevolve_ray.viewer.charts.axes import ChartAxis
+from genevolve_ray.viewer.charts.drawing import Drawing, draw
+from genevolve_ray.viewer.charts.series import Chart, Kind, Series
+
+__all__ = ["Chart", "ChartAxis", "Drawing", "Kind", "Series", "draw"]
