@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from genevolve_ray.viewer.gallery import clip
+
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
 
-def render_page(template: str, context: dict[str, Any], *, plots: bool = True) -> str:
+def render_page(template: str, context: dict[str, Any], *, plots: bool = True, more: Sequence[str] = ()) -> str:
     """Return a page from a template of this package; every text in the context is untrusted and gets escaped.
 
     The page loads nothing and runs only its own scripts: its content security policy lists their hashes. Without
-    `plots` it lacks the library of the figures, which has 4 MB.
+    `plots` it lacks the library of the figures, which has 4 MB. `more` names further styles (`.css`) and scripts
+    (`.js`) of this package that the page needs.
     """
     environment = _environment()
     assert environment.loader is not None
@@ -31,9 +35,11 @@ def render_page(template: str, context: dict[str, Any], *, plots: bool = True) -
         from plotly.offline import get_plotlyjs
 
         scripts = {"plotly": get_plotlyjs(), **scripts}
+    scripts |= {name: source(environment, name)[0] for name in more if name.endswith(".js")}
+    styles = [source(environment, name)[0] for name in ("report.css", *more) if name.endswith(".css")]
     page = environment.get_template(template).render(
         **context,
-        style=Markup(source(environment, "report.css")[0]),  # noqa: S704 our own file
+        style=Markup("".join(styles)),  # noqa: S704 our own files
         scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own file and plotly's
         script_hashes=[_csp_hash(text) for text in scripts.values()],
     )
@@ -73,7 +79,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
+    environment.filters.update(clip=clip, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
     return environment
 
 
