@@ -1,1 +1,1 @@
-"""The pages of `genevolve view`: an index over a run, a server that only reads it, and pages without a server."""
+"""Pages over stored runs, for a browser: an index of trajectories, a server that only reads, and a static copy."""
