@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.published.structured import structured_bytes, structured_of
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.records.verdict import RewardConfig
 from genevolve_ray.viewer.gallery import Pictures
 from genevolve_ray.viewer.page import render_page, write_page
-from genevolve_ray.viewer.site.story import tell, whereabouts
+from genevolve_ray.viewer.site.story import data_address, tell, whereabouts
 
 MAIN_SIDE = 1024
 """Largest side of the rendered picture, the truth and the references in the file, in pixels."""
@@ -45,16 +46,14 @@ def write_trajectory_page(
     page = render_page(
         "trajectory.html.j2",
         {
-            "what": "trajectory",
             "title": trajectory.key.request_id,
             "subtitle": whereabouts(story),
-            "tiles": [],
-            "thumbs": {},
             "one": story,
             "pictures": Pictures(load_image),
             "sides": {"main": MAIN_SIDE, "candidate": CANDIDATE_SIDE},
+            "download": data_address(structured_bytes(structured_of(trajectory))),
         },
         plots=False,
-        more=("story.css", "story.js"),
+        assets=("site.css", "story.css", "story.js"),
     )
     return write_page(page, out)

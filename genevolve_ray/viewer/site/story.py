@@ -6,6 +6,7 @@ can inline them or name their addresses.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -227,6 +228,11 @@ def whereabouts(story: Story) -> list[str]:
     step = f"step {key.step}" if key.step > 0 else ""
     policy = f"policy version {', '.join(map(str, story.versions))}" if story.versions else ""
     return [item for item in (step, f"sample {key.sample}", attempt, policy, made_by.profile, made_by.engine) if item]
+
+
+def data_address(data: bytes, media_type: str = "application/json") -> str:
+    """Return content as an address of its own, for a link that saves it as a file."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _scene(number: int, turn: Turn, trajectory: Trajectory, tokens: tuple[int, int] | None) -> Scene:
