@@ -18,8 +18,9 @@ from genevolve_ray.viewer.site.pages import PageRequest, SitePage
 from genevolve_ray.viewer.site.story import Story
 from genevolve_ray.viewer.site.trajectory import index_of, place_in_words, told
 
-MOST_WORDS = 1500
-"""Words of each program that are compared; longer programs are shown without marks."""
+MOST_WORDS = 2000
+"""Words and marks of each program that are compared; longer programs are shown without marks."""
+_WORD = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,11 @@ def _side(name: str, place: int, entries: Sequence[TrajectoryEntry], stories: Se
 
 def marked_words(own: str, other: str) -> tuple[tuple[str, bool], ...]:
     """Cut a text into (text, whether the other text lacks it), by words; without marks where either is empty or long."""
-    words, others = re.findall(r"\s*\S+|\s+", own), [w.strip() for w in re.findall(r"\S+", other)]
+    words, others = _WORD.findall(own), _WORD.findall(other)
     if not words or not others or max(len(words), len(others)) > MOST_WORDS:
         return ((own, False),) if own else ()
-    matcher = difflib.SequenceMatcher(None, [w.strip() for w in words], others, autojunk=False)
-    pieces = (
-        ("".join(words[start:end]), tag != "equal") for tag, start, end, _, _ in matcher.get_opcodes() if end > start
-    )
-    return tuple(pieces)
+    codes = difflib.SequenceMatcher(None, words, others, autojunk=False).get_opcodes()
+    return tuple(("".join(words[start:end]), tag != "equal") for tag, start, end, _, _ in codes if end > start)
 
 
 COMPARE = SitePage("compare", "compare.html.j2", build_compare, label="Compare")
