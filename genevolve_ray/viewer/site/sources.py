@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.status import STATUS_FILE, RunStatus, read_status
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pictures import PictureFiles
@@ -62,14 +63,27 @@ class RunSource(ViewSource):
         self.index = RunIndex(uri, scratch)
         super().__init__(self.index.store.root.rstrip("/").rsplit("/", 1)[-1], uri)
         self._pictures = PictureFiles(self.index.run_folder)
+        self._status: RunStatus | None = None
+        self._news = 0
 
     @property
     def revision(self) -> int:
-        """Grows with the index."""
-        return self.index.revision
+        """Grows with the index, and with what the run says that it does."""
+        return self.index.revision + self._news
+
+    @property
+    def status(self) -> RunStatus | None:
+        """What the run says that it does, None where it does not say."""
+        return self._status
 
     def refresh(self) -> bool:
         """Follow the run."""
+        folder, status = self.index.run_folder, None
+        if folder.size(STATUS_FILE) is not None:
+            status = read_status(folder.get(STATUS_FILE, "status"))
+        if status != self._status:
+            self._status = status
+            self._news += 1
         return self.index.refresh()
 
     def picture(self, sha256: str) -> bytes:
