@@ -22,6 +22,7 @@ from genevolve_ray.viewer.site.charts import (
     share,
     thinned_steps,
 )
+from genevolve_ray.viewer.site.index import IndexState, RunIndex
 from genevolve_ray.viewer.site.pages import PageRequest, SitePage
 from genevolve_ray.viewer.site.sources import RunSource
 
@@ -64,36 +65,59 @@ def build_overview(request: PageRequest) -> dict[str, Any]:
     """Return what the overview of a run shows."""
     source = request.source
     assert isinstance(source, RunSource)
-    store, status = source.index.store, source.status
-    rows, validations = store.metrics(), store.validations()
-    with source.index.reading() as connection:
-        services, timings = totals.services(connection), totals.timings(connection)
-        engines, versions, waiting = totals.engines(connection), totals.versions(connection), totals.waiting(connection)
-    head = headline(store, status, len(rows))
+    index, status = source.index, source.status
+    store = index.store
+    steps = store.last_step
+    rows = source.kept("rows", steps, store.metrics)
+    curves = source.kept("curves", steps, lambda: charts(rows, store.validations()))
+    summary = source.kept("summary", (steps, status and status.state), store.summary)
+    sums = source.kept("totals", index.revision, lambda: _totals(index))
+    head = headline(store, status, summary)
     return {
         "title": source.name,
         "head": head,
-        "origin": _origin(store),
-        "tiles": tiles(store, rows, head, sum(s.money for s in services)),
-        "charts": [c for c in (*charts(rows, validations), lanes(versions)) if c is not None],
-        "services": services,
-        "timings": timings,
-        "engines": engines,
-        "waiting": waiting,
-        "state": source.index.state,
+        "origin": source.kept("origin", "", lambda: _origin(store)),
+        "tiles": tiles(summary, rows, head, sum(s.money for s in sums.services)),
+        "charts": [c for c in (*curves, sums.lanes) if c is not None],
+        "sums": sums,
         "notes": list(reversed(status.notes)) if status else [],
-        "damage": [*store.damage.values(), *source.index.state.damaged],
+        "damage": [*store.damage.values(), *sums.state.damaged],
     }
+
+
+@dataclass(frozen=True)
+class OverviewTotals:
+    """Hold what is summed over all indexed trajectories, and how far the index is."""
+
+    services: list[totals.ServiceTotal]
+    timings: list[totals.TimingTotal]
+    engines: list[totals.EngineTotal]
+    lanes: Chart | None
+    waiting: int
+    state: IndexState
+
+
+def _totals(index: RunIndex) -> OverviewTotals:
+    with index.reading() as connection:
+        return OverviewTotals(
+            totals.services(connection),
+            totals.timings(connection),
+            totals.engines(connection),
+            lanes(totals.versions(connection)),
+            totals.waiting(connection),
+            index.state,
+        )
 
 
 OVERVIEW = SitePage("overview", "overview.html.j2", build_overview, label="Overview")
 
 
-def headline(store: RunStore, status: RunStatus | None, done: int) -> RunHeadline:
+def headline(store: RunStore, status: RunStatus | None, summary: Mapping[str, Any]) -> RunHeadline:
     """Return the state of a run, from what it says and what it has committed."""
+    done = store.last_step
     steps = status.steps if status else int(number(_loop(store).get("steps")) or 0)
     if status is None:
-        ended = bool(store.summary())
+        ended = bool(summary)
         state, tone = ("Finished", "good") if ended else ("No status", "")
         detail = "" if ended else "This run does not write what it is doing; its committed steps are followed."
         return RunHeadline(state, tone, detail, done, max(steps, done), "", 0, 0, "")
@@ -123,7 +147,9 @@ def headline(store: RunStore, status: RunStatus | None, done: int) -> RunHeadlin
     )
 
 
-def tiles(store: RunStore, rows: Sequence[Mapping[str, Any]], head: RunHeadline, money: float) -> list[OverviewTile]:
+def tiles(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], head: RunHeadline, money: float
+) -> list[OverviewTile]:
     """Return the headlines of a run; those without a value are left out."""
     last, first = (rows[-1], rows[0]) if rows else ({}, {})
     found = []
@@ -151,7 +177,6 @@ def tiles(store: RunStore, rows: Sequence[Mapping[str, Any]], head: RunHeadline,
     add("Policy tokens", "tokens_per_second", lambda v: f"{v:,.0f}/s", "sampled, of the last step")
     if money:
         found.append(OverviewTile("Cost", f"{money:,.4g}", "in the currency of the prices"))
-    summary = store.summary()
     before, after = (number(summary.get(f"heldout_reward_{side}")) for side in ("sft", "final"))
     if before is not None and after is not None:
         low, high = summary.get("heldout_gain_interval") or (None, None)
