@@ -111,9 +111,9 @@ def all_pages() -> dict[str, SitePage]:
     from genevolve_ray.viewer.site.compare import COMPARE
     from genevolve_ray.viewer.site.groups import GROUP, GROUPS
     from genevolve_ray.viewer.site.overview import OVERVIEW
-    from genevolve_ray.viewer.site.trajectory import TOKENS, TRAJECTORY
+    from genevolve_ray.viewer.site.trajectory import STRUCTURED, TOKENS, TRAJECTORY
 
-    pages = [OVERVIEW, GROUPS, GROUP, TRAJECTORY, TOKENS, COMPARE]
+    pages = [OVERVIEW, GROUPS, GROUP, TRAJECTORY, TOKENS, STRUCTURED, COMPARE]
     return {page.name: page for page in pages}
 
 

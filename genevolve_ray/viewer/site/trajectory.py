@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from genevolve_ray.records.published.structured import structured_bytes, structured_of
+from genevolve_ray.records.published.structured import STRUCTURED_NAME, structured_bytes, structured_of
 from genevolve_ray.records.trajectory import Trajectory
-from genevolve_ray.viewer.experience import load_decoder
+from genevolve_ray.viewer.experience import Decode, load_decoder
 from genevolve_ray.viewer.site.entries import TRAINING, TrajectoryEntry
 from genevolve_ray.viewer.site.facts import (
     SIDES,
@@ -22,7 +22,7 @@ from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.lane import BANDS, token_lane
 from genevolve_ray.viewer.site.pages import PageRequest, SitePage
 from genevolve_ray.viewer.site.sources import RunSource
-from genevolve_ray.viewer.site.story import Story, data_address, tell, whereabouts
+from genevolve_ray.viewer.site.story import Story, tell, whereabouts
 
 
 def index_of(request: PageRequest) -> RunIndex:
@@ -63,7 +63,7 @@ def build_trajectory(request: PageRequest) -> dict[str, Any]:
         "after": after,
         "pictures": LinkedPictures(request.links),
         "sides": SIDES,
-        "download": data_address(structured_bytes(structured_of(trajectory))),
+        "download": request.links.page("structured", trajectory=entry.address),
     }
 
 
@@ -79,12 +79,27 @@ def build_tokens(request: PageRequest) -> dict[str, Any]:
     lane = token_lane(
         trajectory,
         request.number,
-        decode=load_decoder(index.store),
+        decode=_decoder(request),
         advantage=advantage,
         gaps=teacher_gaps(index.store, entry, trajectory),
     )
     return {"title": f"Tokens of {entry.request_id}", "entry": entry, "lane": lane, "bands": BANDS}
 
 
+def _decoder(request: PageRequest) -> Decode | None:
+    """Return the decoder of the run, read again only after another checkpoint."""
+    assert isinstance(request.source, RunSource)
+    store = request.source.index.store
+    checkpoint = store.latest_checkpoint()
+    return request.source.kept("decoder", checkpoint.name if checkpoint else "", lambda: load_decoder(store))
+
+
+def build_structured(request: PageRequest) -> dict[str, Any]:
+    """Return the file of a trajectory in the authors' form. Raises UnknownAddress, and StoreError for a damaged file."""
+    structured = structured_of(index_of(request).load(request.params["trajectory"]))
+    return {"data": structured_bytes(structured), "name": STRUCTURED_NAME}
+
+
 TRAJECTORY = SitePage("trajectory", "trajectory.html.j2", build_trajectory, params=("trajectory",))
 TOKENS = SitePage("tokens", "tokens.html.j2", build_tokens, params=("trajectory",))
+STRUCTURED = SitePage("structured", "", build_structured, params=("trajectory",))
