@@ -127,7 +127,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSource]:
     judged = [t for t in data.after if t.verdict is not None][:2]
     groups, lessons, moved = [], [], []
     for number, text in enumerate(TEXTS.values()):
-        request_id = f"{number} {text[:500]}"
+        # A manifest is JSON, which has no half surrogate pairs.
+        request_id, guidance = stored(f"{number} {text[:500]}"), stored(text)
         members = copy.deepcopy(judged)
         for sample, member in enumerate(members):
             speak(member, text)
@@ -135,7 +136,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSource]:
             member.key = member.key.model_copy(update=key)
         groups.append(Group(request_id, 1, members))
         card = Experience(
-            trigger=text, summary=text, guidance={"search_strategy": (text,)}, step=1, request_id=request_id, gap=0.1
+            trigger=guidance,
+            summary=guidance,
+            guidance={"search_strategy": (guidance,)},
+            step=1,
+            request_id=request_id,
+            gap=0.1,
         )
         lessons.append(Lesson(request_id=request_id, bundle=number, experience=card, similarity=0.9, own=False))
         moved.append(MovedToken(trajectory=str(members[0].key), position=62, gap=1.0))
