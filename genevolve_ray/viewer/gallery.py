@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import random
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.readable import turn_parts
 from genevolve_ray.records.seen import seen_pictures
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.viewer.data import ReportPair, scored
@@ -29,7 +29,7 @@ THUMB_SIDE = 128
 FULL_SIDE = 1024
 """Side to which a picture is scaled down where the page embeds it in full size."""
 MAX_PREVIEW = 24 << 10
-"""Most bytes of a preview; its quality falls until it has fewer."""
+"""Most bytes of a preview of that side, larger ones in proportion; its quality falls until it has fewer."""
 FULL_BUDGET = 6 << 20
 """Most bytes of all pictures in full size, encoded as text; the page links or enlarges those beyond it."""
 _QUALITIES = (80, 60, 40, 20)
@@ -37,13 +37,11 @@ _FILES = ("image/png", "image/jpeg", "image/webp")
 """Types of pictures that a browser opens without running anything."""
 MAX_TEXT = 12_000
 """Characters of one part of a trajectory that the page keeps."""
-_PART = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
-_ORPHAN_THINK = re.compile(r"\A((?:(?!<think>).)*?)</think>", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class PagePicture:
-    """Describe an image as the page embeds it.
+    """Describe an image as a page shows it.
 
     Attributes:
         key: name of the preview.
@@ -53,6 +51,7 @@ class PagePicture:
         size: width and height of the picture itself in pixels.
         full: name under which the page may hold the full size; "" where the preview has it.
         file: path of the picture's file beside the page, "" where there is none.
+        address: where a site serves the full size, "" for a page that is one file.
     """
 
     key: str
@@ -62,6 +61,7 @@ class PagePicture:
     size: tuple[int, int] = (0, 0)
     full: str = ""
     file: str = ""
+    address: str = ""
 
 
 class Pictures:
@@ -125,7 +125,7 @@ class Pictures:
         if small and not thumb:
             uri = _uri(_png(image), "png")
         else:
-            uri = _uri(_preview_bytes(image), "webp")
+            uri = _uri(_preview_bytes(image, round(MAX_PREVIEW * max(1, side / LARGE_SIDE) ** 2)), "webp")
         full = ref.sha256[:16] if image.size != size else ""
         if full:
             (self._found if thumb else self._large).setdefault(full, ref)
@@ -141,11 +141,11 @@ class Pictures:
         )
 
 
-def _preview_bytes(image: Image.Image) -> bytes:
+def _preview_bytes(image: Image.Image, most: int) -> bytes:
     encoded = b""
     for quality in _QUALITIES:
         encoded = _webp(image, quality)
-        if len(encoded) <= MAX_PREVIEW:
+        if len(encoded) <= most:
             break
     return encoded
 
@@ -257,21 +257,8 @@ def turn_tokens(ledger: TokenLedger) -> list[tuple[int, int]]:
 
 
 def parts(text: str) -> list[tuple[str, str]]:
-    """Cut a turn's text into (kind, text) with kind think, tool_call, answer or text; tags are dropped, order is kept.
-
-    A turn that opens inside its thinking (some templates write the opening tag) starts with a think part.
-    """
-    found: list[tuple[str, str]] = []
-    position = 0
-    if orphan := _ORPHAN_THINK.match(text):
-        found.append(("think", orphan.group(1)))
-        position = orphan.end()
-    for match in _PART.finditer(text, position):
-        found.append(("text", text[position : match.start()]))
-        found.append((match.group(1), match.group(2)))
-        position = match.end()
-    found.append(("text", text[position:]))
-    return [(kind, clip(body.strip())) for kind, body in found if body.strip()]
+    """Return the parts of a turn (`turn_parts`), each cut to a length that a page shows."""
+    return [(kind, clip(body)) for kind, body in turn_parts(text)]
 
 
 def clip(text: str, limit: int = MAX_TEXT) -> str:

@@ -76,19 +76,19 @@ def decisions(trajectory: Trajectory) -> list[tuple[str, str]]:
     found = []
     for turn in trajectory.turns:
         if turn.kind is TurnKind.TOOL_CALL:
-            found.append((turn.tool, _said(turn.arguments)))
+            found.append((turn.tool, call_in_words(turn.arguments)))
         elif turn.kind is not TurnKind.ANSWER:
             found.append((turn.kind.value.replace("_", " "), clip(turn.error, MAX_ARGUMENT)))
     return found
 
 
-def _said(arguments: Mapping[str, Any]) -> str:
-    """Return a call's arguments without their names where every value is plain text."""
+def call_in_words(arguments: Mapping[str, Any], limit: int = MAX_ARGUMENT) -> str:
+    """Return a call's arguments without their names where every value is plain text, cut at `limit` characters."""
     texts: list[str] = []
     for value in arguments.values():
         listed = value if isinstance(value, list) else [value]
         texts.extend(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in listed)
-    return clip(" · ".join(texts), MAX_ARGUMENT)
+    return clip(" · ".join(texts), limit)
 
 
 def _token(moved: Moved, trajectory: Trajectory | None, decode: Decode | None, strongest: float) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _in_context(ledger: TokenLedger, position: int, decode: Decode) -> tuple[str
         pieces = before, upto[len(before) :], whole[len(upto) :]
     else:
         pieces = before, decode(ids[at : at + 1]), decode(ids[at + 1 :])
-    before, token, after = map(_visible, pieces)
+    before, token, after = map(visible, pieces)
     # A word's leading space is part of its token; a mark there would look like a mistake.
     bare = token.lstrip(" ") or token or "∅"
     before += token[: len(token) - len(bare)] if token.endswith(bare) else ""
@@ -136,6 +136,6 @@ def _in_context(ledger: TokenLedger, position: int, decode: Decode) -> tuple[str
     return opening + before[-BEFORE_CHARACTERS:], clip(bare, MAX_ARGUMENT), after[:AFTER_CHARACTERS] + closing
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Return text on one line: line ends and tabs as visible characters."""
     return text.replace("\n", "⏎").replace("\t", "⇥")

@@ -7,34 +7,36 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from genevolve_ray.viewer.charts import draw
+from genevolve_ray.viewer.gallery import clip
 
 STYLES = ("report.css", "chart.css", "zoom.css")
 SCRIPTS = ("chart.js", "zoom.js", "report.js")
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
 
-def render_page(template: str, context: dict[str, Any]) -> str:
+def render_page(template: str, context: dict[str, Any], assets: Sequence[str] = (*STYLES, *SCRIPTS)) -> str:
     """Return a page from a template of this package; every text in the context is untrusted and gets escaped.
 
-    The page loads nothing and runs only its own scripts: its content security policy lists their hashes.
+    The page loads nothing and runs only its own scripts: its content security policy lists their hashes. `assets` are
+    its styles (`.css`) and scripts (`.js`), of the templates or of `viewer/static`.
     """
     environment = _environment()
     assert environment.loader is not None
     source = environment.loader.get_source
-    style = "".join(source(environment, name)[0] for name in STYLES)
-    scripts = [source(environment, name)[0] for name in SCRIPTS]
+    styles = [source(environment, name)[0] for name in assets if name.endswith(".css")]
+    scripts = [source(environment, name)[0] for name in assets if name.endswith(".js")]
     page = environment.get_template(template).render(
         **context,
-        style=Markup(style),  # noqa: S704 our own files
+        style=Markup("".join(styles)),  # noqa: S704 our own files
         scripts=[Markup(text) for text in scripts],  # noqa: S704 our own files
         script_hashes=[_csp_hash(text) for text in scripts],
     )
@@ -75,13 +77,15 @@ def yaml_lines(text: str) -> list[tuple[str, str, str]]:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("genevolve_ray.viewer"),
+        loader=ChoiceLoader([PackageLoader("genevolve_ray.viewer", name) for name in ("templates", "static")]),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(draw=draw, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
+    environment.filters.update(
+        clip=clip, draw=draw, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines
+    )
     return environment
 
 

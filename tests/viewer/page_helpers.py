@@ -29,14 +29,14 @@ class Page(HTMLParser):
         named = dict(attrs)
         self.tags.append((tag, named))
         if tag == "section":
-            self.sections.append(str(named["id"]))
+            self.sections.append(str(named.get("id", "")))
         elif tag == "script":
             self._script = named.get("type") or "text/javascript"
             self.scripts.append((self._script, ""))
         elif tag == "tr":
-            self.tables.setdefault(self.sections[-1], []).append([])
+            self.tables.setdefault(self._place, []).append([])
         elif tag in ("td", "th"):
-            self.tables[self.sections[-1]][-1].append("")
+            self.tables[self._place][-1].append("")
             self._cell = True
 
     def handle_endtag(self, tag: str) -> None:
@@ -49,10 +49,14 @@ class Page(HTMLParser):
         if self._script is None:
             self.text += data
             if self._cell:
-                self.tables[self.sections[-1]][-1][-1] += data
+                self.tables[self._place][-1][-1] += data
         else:
             kind, body = self.scripts.pop()
             self.scripts.append((kind, body + data))
+
+    @property
+    def _place(self) -> str:
+        return self.sections[-1] if self.sections else ""
 
     @property
     def words(self) -> str:
@@ -70,6 +74,10 @@ class Page(HTMLParser):
     def assert_harmless(self) -> None:
         """Check that the page runs only its own scripts and loads nothing."""
         assert [kind for kind, _ in self.scripts if kind != "application/json"] == ["text/javascript"] * len(SCRIPTS)
+        self.assert_loads_nothing()
+
+    def assert_loads_nothing(self) -> None:
+        """Check that the page loads nothing and has no handlers in its elements."""
         assert all((a.get("src") or "data:").startswith("data:") for _, a in self.tags)
         assert not [name for _, a in self.tags for name in a if name.startswith("on")]
 
