@@ -22,6 +22,7 @@ from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
 from genevolve_ray.cli.serve import serve
 from genevolve_ray.cli.share import export
+from genevolve_ray.cli.view import view
 from genevolve_ray.records.secrets import mask_output, shown
 
 app = typer.Typer(
@@ -265,6 +266,7 @@ app.add_typer(corpus, name="corpus")
 app.command("worker")(worker)
 app.command("export")(export)
 app.command("init")(init)
+app.command("view")(view)
 
 
 def _register() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import random
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.readable import turn_parts
 from genevolve_ray.records.seen import seen_pictures
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.viewer.data import ReportPair, scored
@@ -28,18 +28,21 @@ THUMB_SIDE = 64
 """Side of the search results inside a trajectory."""
 MAX_TEXT = 12_000
 """Characters of one part of a trajectory that the page keeps."""
-_PART = re.compile(r"<(think|tool_call|answer)>(.*?)(?:</\1>|\Z)", re.DOTALL)
-_ORPHAN_THINK = re.compile(r"\A((?:(?!<think>).)*?)</think>", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class PagePicture:
-    """Describe an image as the page embeds it; `shown` is its width on the page in CSS pixels."""
+    """Describe an image as a page shows it.
+
+    `shown` is its width on the page in CSS pixels, `full` the address of the picture at full size, empty where `uri` is
+    all that the page has.
+    """
 
     key: str
     uri: str
     shown: int
     pixelated: bool
+    full: str = ""
 
 
 class Pictures:
@@ -172,21 +175,8 @@ def turn_tokens(ledger: TokenLedger) -> list[tuple[int, int]]:
 
 
 def parts(text: str) -> list[tuple[str, str]]:
-    """Cut a turn's text into (kind, text) with kind think, tool_call, answer or text; tags are dropped, order is kept.
-
-    A turn that opens inside its thinking (some templates write the opening tag) starts with a think part.
-    """
-    found: list[tuple[str, str]] = []
-    position = 0
-    if orphan := _ORPHAN_THINK.match(text):
-        found.append(("think", orphan.group(1)))
-        position = orphan.end()
-    for match in _PART.finditer(text, position):
-        found.append(("text", text[position : match.start()]))
-        found.append((match.group(1), match.group(2)))
-        position = match.end()
-    found.append(("text", text[position:]))
-    return [(kind, clip(body.strip())) for kind, body in found if body.strip()]
+    """Return the parts of a turn (`turn_parts`), each cut to a length that a page shows."""
+    return [(kind, clip(body)) for kind, body in turn_parts(text)]
 
 
 def clip(text: str, limit: int = MAX_TEXT) -> str:

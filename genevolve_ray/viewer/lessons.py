@@ -76,19 +76,19 @@ def decisions(trajectory: Trajectory) -> list[tuple[str, str]]:
     found = []
     for turn in trajectory.turns:
         if turn.kind is TurnKind.TOOL_CALL:
-            found.append((turn.tool, _said(turn.arguments)))
+            found.append((turn.tool, call_in_words(turn.arguments)))
         elif turn.kind is not TurnKind.ANSWER:
             found.append((turn.kind.value.replace("_", " "), clip(turn.error, MAX_ARGUMENT)))
     return found
 
 
-def _said(arguments: Mapping[str, Any]) -> str:
-    """Return a call's arguments without their names where every value is plain text."""
+def call_in_words(arguments: Mapping[str, Any], limit: int = MAX_ARGUMENT) -> str:
+    """Return a call's arguments without their names where every value is plain text, cut at `limit` characters."""
     texts: list[str] = []
     for value in arguments.values():
         listed = value if isinstance(value, list) else [value]
         texts.extend(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for v in listed)
-    return clip(" · ".join(texts), MAX_ARGUMENT)
+    return clip(" · ".join(texts), limit)
 
 
 def _token(moved: Moved, trajectory: Trajectory | None, decode: Decode | None, strongest: float) -> dict[str, Any]:

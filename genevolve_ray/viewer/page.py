@@ -7,34 +7,42 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+
+from genevolve_ray.viewer.gallery import clip
 
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
 
-def render_page(template: str, context: dict[str, Any], *, plots: bool = True) -> str:
+def render_page(
+    template: str, context: dict[str, Any], *, plots: bool = True, assets: Sequence[str] = ("report.css", "report.js")
+) -> str:
     """Return a page from a template of this package; every text in the context is untrusted and gets escaped.
 
     The page loads nothing and runs only its own scripts: its content security policy lists their hashes. Without
-    `plots` it lacks the library of the figures, which has 4 MB.
+    `plots` it lacks the library of the figures, which has 4 MB. `assets` are its styles (`.css`) and scripts (`.js`), of
+    the templates or of `viewer/static`.
     """
     environment = _environment()
     assert environment.loader is not None
     source = environment.loader.get_source
-    scripts = {"page": source(environment, "report.js")[0]}
+    texts = {name: source(environment, name)[0] for name in assets}
+    scripts = {name: text for name, text in texts.items() if name.endswith(".js")}
     if plots:
         from plotly.offline import get_plotlyjs
 
         scripts = {"plotly": get_plotlyjs(), **scripts}
+    styles = [text for name, text in texts.items() if name.endswith(".css")]
     page = environment.get_template(template).render(
         **context,
-        style=Markup(source(environment, "report.css")[0]),  # noqa: S704 our own file
-        scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own file and plotly's
+        style=Markup("".join(styles)),  # noqa: S704 our own files
+        scripts={name: Markup(text) for name, text in scripts.items()},  # noqa: S704 our own files and plotly's
         script_hashes=[_csp_hash(text) for text in scripts.values()],
     )
     # Text from a broken decode may hold half surrogate pairs, which no file can hold.
@@ -67,13 +75,13 @@ def yaml_lines(text: str) -> list[tuple[str, str, str]]:
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("genevolve_ray.viewer"),
+        loader=ChoiceLoader([PackageLoader("genevolve_ray.viewer", name) for name in ("templates", "static")]),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
+    environment.filters.update(clip=clip, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
     return environment
 
 

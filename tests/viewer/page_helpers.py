@@ -68,6 +68,10 @@ class Page(HTMLParser):
     def assert_harmless(self) -> None:
         """Check that the page runs only its own two scripts and loads nothing."""
         assert [kind for kind, _ in self.scripts if kind != "application/json"] == ["text/javascript"] * 2
+        self.assert_loads_nothing()
+
+    def assert_loads_nothing(self) -> None:
+        """Check that the page loads nothing and has no handlers in its elements."""
         assert all((a.get("src") or "data:").startswith("data:") for _, a in self.tags)
         assert not [name for _, a in self.tags for name in a if name.startswith("on")]
 

@@ -1,0 +1,30 @@
+"""Arguments of `genevolve view`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def view(
+    places: Annotated[
+        list[str], typer.Argument(help="Folders (or addresses) of runs; a folder of runs shows all of them.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; beyond loopback a token is made and printed.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Show runs in the browser: progress, curves, services, and every trajectory; a run that is going is followed.
+
+    The viewer is a process of its own and only reads, so it cannot harm a run. It ends at Ctrl-C.
+
+    Example: `genevolve view runs/demo`
+
+    Example: `genevolve view runs --port 8080`
+    """
+    from genevolve_ray.commands.view import Viewed, view_run
+
+    view_run(Viewed(tuple(places), host, port, open_browser))

@@ -1,0 +1,109 @@
+"""`genevolve view`: serve the pages over runs and outputs, or write them as files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genevolve_ray.commands.serve import stop_event
+from genevolve_ray.evolution.store.files import StoreError
+from genevolve_ray.serving.local import bound_socket, serve_app
+from genevolve_ray.viewer.site.guard import LOOPBACK_NAMES, is_loopback
+from genevolve_ray.viewer.site.sources import ViewSource, open_sources
+
+_GRACE_SECONDS = 1.0
+_BODY_MIB = 0.1
+_NICENESS = 5
+"""The viewer leaves the processors to the run that it follows."""
+_LOOK_SECONDS, _RETRY_SECONDS = 1.0, 10.0
+"""Seconds between looks at a run, and after a look that failed."""
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """Hold the options of a viewer: what it shows, and where it listens."""
+
+    places: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    open: bool = False
+
+
+class Follower:
+    """Reads what is new in all sources, in one thread."""
+
+    def __init__(self, sources: Sequence[ViewSource]) -> None:
+        """Keep the sources; nothing is read yet."""
+        self._sources, self._stop = sources, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, after at most one look."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stop.wait(pause):
+            pause = _LOOK_SECONDS
+            for source in self._sources:
+                try:
+                    pause = 0.0 if source.refresh() else pause
+                except (
+                    StoreError
+                ):  # The folder is away, or a file is half copied: the pages tell what they cannot read.
+                    pause = _RETRY_SECONDS
+
+
+def view_run(viewed: Viewed) -> None:
+    """Serve the pages until Ctrl-C or SIGTERM.
+
+    Raises:
+        UserFault: for a path that holds nothing to show, and for an address that cannot be used.
+    """
+    token = None if is_loopback(viewed.host) else secrets.token_urlsafe(24)
+    listener = bound_socket(viewed.host, viewed.port)
+    with listener, tempfile.TemporaryDirectory(prefix="genevolve-view-") as scratch:
+        sources = open_sources(viewed.places, Path(scratch))
+        try:
+            asyncio.run(_serve(viewed, sources, listener, token))
+        finally:
+            for source in sources:
+                source.close()
+
+
+async def _serve(viewed: Viewed, sources: Sequence[ViewSource], listener: socket.socket, token: str | None) -> None:
+    from genevolve_ray.viewer.site.app import create_app
+
+    app = create_app(sources, token, {*LOOPBACK_NAMES, viewed.host})
+    follower, url = Follower(sources), _url(viewed.host, listener, token)
+
+    def listening() -> None:
+        follower.start()
+        print(f"view {', '.join(source.name for source in sources)} at {url} (Ctrl-C ends it)", flush=True)
+        if viewed.open:
+            webbrowser.open(url)
+
+    os.nice(_NICENESS)
+    try:
+        await serve_app(app, listener, stop_event(), listening, grace=_GRACE_SECONDS, body_mib=_BODY_MIB)
+    finally:
+        follower.close()
+
+
+def _url(host: str, listener: socket.socket, token: str | None) -> str:
+    name = host if host not in ("0.0.0.0", "::") else socket.gethostname()  # noqa: S104 - compared, not bound
+    place = f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}/"
+    return place if token is None else f"{place}?token={token}"

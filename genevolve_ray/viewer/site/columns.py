@@ -1,0 +1,129 @@
+"""Reading of a stored group for an index: only the columns that lists and totals need, never pictures or log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from genevolve_ray.evolution.store.files import Folder, StoreError
+from genevolve_ray.records.trajectory import Outcome
+from genevolve_ray.records.usage import Usage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_COLUMNS = (
+    "key",
+    "prompt",
+    "versions",
+    "provenance.engine",
+    "turns.list.element.text",
+    "turns.list.element.tool",
+    "outcome",
+    "reason",
+    "program.gen_prompt",
+    "rendered.sha256",
+    "reward.total",
+    "timings",
+    "usage",
+)
+"""Columns by their paths in the file; `usage` is missing in files of early versions."""
+_PROMPT, _REASON, _SEARCHED = 300, 400, 20_000
+"""Characters of a request and of a reason that are kept, and characters of a trajectory that a search sees."""
+
+
+@dataclass(frozen=True)
+class IndexedRow:
+    """Hold what the index keeps of one trajectory; `words` is what a search sees."""
+
+    step: int
+    request_id: str
+    sample: int
+    attempt: int
+    prompt: str
+    outcome: Outcome
+    reward: float | None
+    tools: tuple[str, ...]
+    versions: tuple[int, ...]
+    picture: str
+    reason: str
+    engine: str
+    turns: int
+    seconds: float
+    words: str
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """Hold the rows of a file, and its totals: use by service, and tokens by the version that sampled them."""
+
+    rows: tuple[IndexedRow, ...]
+    usage: Mapping[str, Usage]
+    tokens: Mapping[int, int]
+
+
+def read_columns(folder: Folder, name: str) -> IndexedFile:
+    """Read the needed columns of a file of trajectories.
+
+    Raises:
+        StoreError: naming a file that is missing, cannot be read, or is none of trajectories.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with folder.fs.open_input_file(folder.path(name)) as source:
+            file = pq.ParquetFile(source)
+            have = {file.schema.column(i).path for i in range(len(file.schema))}
+            wanted = [c for c in _COLUMNS if any(path == c or path.startswith(f"{c}.") for path in have)]
+            table = file.read(columns=wanted, use_threads=False)
+        return _indexed(table)
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"cannot read {folder.path(name)} as trajectories: {error}") from error
+
+
+def _indexed(table: pa.Table) -> IndexedFile:
+    versions = [_sampled(value) for value in table["versions"].combine_chunks()] if table.num_rows else []
+    rows, usage, tokens = [], dict[str, Usage](), dict[int, int]()
+    for values, counted in zip(table.drop_columns(["versions"]).to_pylist(), versions, strict=True):
+        rows.append(_row(values, tuple(sorted({min(counted), max(counted)})) if counted else ()))
+        for use in values.get("usage") or ():
+            service = use.pop("service")
+            usage[service] = usage.get(service, Usage()) + Usage(**use)
+        for version, count in counted.items():
+            tokens[version] = tokens.get(version, 0) + count
+    return IndexedFile(tuple(rows), usage, tokens)
+
+
+def _sampled(versions: pa.ListScalar) -> dict[int, int]:
+    """Return the number of sampled tokens by version; tokens of context have version -1."""
+    import numpy as np
+
+    values = versions.values.to_numpy(zero_copy_only=False)
+    found, counts = np.unique(values[values >= 0], return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def _row(values: Mapping[str, Any], versions: tuple[int, ...]) -> IndexedRow:
+    key, turns, outcome = values["key"], values["turns"], Outcome(values["outcome"])
+    reward = values["reward"]["total"] if values["reward"] is not None else None
+    program = (values["program"] or {}).get("gen_prompt") or ""
+    said = [turn["text"] or "" for turn in turns]
+    return IndexedRow(
+        step=key["step"],
+        request_id=key["request_id"],
+        sample=key["sample"],
+        attempt=key["attempt"],
+        prompt=values["prompt"][:_PROMPT],
+        outcome=outcome,
+        reward=0.0 if outcome is Outcome.POLICY_FAILURE else reward if outcome is Outcome.SCORED else None,
+        tools=tuple(dict.fromkeys(turn["tool"] for turn in turns if turn["tool"])),
+        versions=versions,
+        picture=(values["rendered"] or {}).get("sha256") or "",
+        reason=values["reason"][:_REASON],
+        engine=values["provenance"]["engine"],
+        turns=len(turns),
+        seconds=sum(seconds for name, seconds in values["timings"] if name != "outside"),
+        words="\n".join((key["request_id"], values["prompt"], values["reason"], program, *said))[:_SEARCHED],
+    )

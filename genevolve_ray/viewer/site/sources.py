@@ -1,0 +1,113 @@
+"""What a path holds: a run, the output of a job, a data build, or the folder or address of a gateway."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.viewer.site.index import RunIndex
+from genevolve_ray.viewer.site.pictures import PictureFiles
+
+
+class SourceKind(StrEnum):
+    """Name the kinds of what can be looked at."""
+
+    RUN = "run"
+    """A run of `genevolve evolve`, going or done."""
+
+
+class SourceFault(UserFault, ValueError):
+    """Report a path that holds nothing that can be shown; the message names it and says what can be."""
+
+
+class ViewSource(ABC):
+    """Represent something to look at; it is only read."""
+
+    kind: SourceKind
+
+    def __init__(self, name: str, place: str) -> None:
+        """Keep the name that pages show, and the path or address; `slug` is the name in addresses of pages."""
+        self.name, self.place = name, place
+        self.slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:60] or "run"
+
+    @property
+    @abstractmethod
+    def revision(self) -> int:
+        """A number that changes whenever a page about it may have changed."""
+
+    @abstractmethod
+    def refresh(self) -> bool:
+        """Read what is new, for a fraction of a second; return whether more is left. Called by one thread at a time."""
+
+    def picture(self, sha256: str) -> bytes:
+        """Return the encoded bytes of a picture, from a stranger. Raises FileNotFoundError where it has none such."""
+        raise FileNotFoundError(f"{self.name} has no picture {sha256[:12]}")
+
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing open
+        """Release what it holds."""
+
+
+class RunSource(ViewSource):
+    """Represent a run."""
+
+    kind = SourceKind.RUN
+
+    def __init__(self, uri: str, scratch: Path) -> None:
+        """Open a run for reading; `scratch` is a folder of its own for the index. Raises StoreError."""
+        self.index = RunIndex(uri, scratch)
+        super().__init__(self.index.store.root.rstrip("/").rsplit("/", 1)[-1], uri)
+        self._pictures = PictureFiles(self.index.run_folder)
+
+    @property
+    def revision(self) -> int:
+        """Grows with the index."""
+        return self.index.revision
+
+    def refresh(self) -> bool:
+        """Follow the run."""
+        return self.index.refresh()
+
+    def picture(self, sha256: str) -> bytes:
+        """Return a picture of the run."""
+        return self._pictures.read(sha256)
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+
+def open_sources(places: Sequence[str], scratch: Path) -> list[ViewSource]:
+    """Open what the paths hold, each once; `scratch` is a folder for the indices.
+
+    Raises:
+        SourceFault: for a path that holds nothing that can be shown.
+        StoreError: for a run that cannot be read.
+    """
+    sources: list[ViewSource] = []
+    for place in places:
+        for found in _runs_at(place):
+            own = scratch / f"{len(sources)}"
+            own.mkdir()
+            sources.append(RunSource(found, own))
+    taken: set[str] = set()
+    for source in sources:
+        first, number = source.slug, 2
+        while source.slug in taken:
+            source.slug, number = f"{first}-{number}", number + 1
+        taken.add(source.slug)
+    return sources
+
+
+def _runs_at(place: str) -> list[str]:
+    folder = Folder(place)
+    if folder.size("run.json") is not None:
+        return [place]
+    inside = [n for n, size in folder.entries().items() if size is None and folder.size(f"{n}/run.json") is not None]
+    if not inside:
+        raise SourceFault(f"{place} holds no run (no run.json in it or in a folder inside)")
+    return [folder.address(name) for name in inside]
