@@ -122,6 +122,11 @@ class Rollouts:
         self._open_session, self._tools, self._profile, self._date = open_session, tools, profile, date
         self._scoring = scoring
 
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Names of the tools."""
+        return tuple(self._tools)
+
     async def rollout(self, task: RolloutTask, observer: EpisodeObserver | None = None) -> Trajectory:
         """Draw one sample. A failure of an external service becomes the outcome INFRA_FAILURE.
 

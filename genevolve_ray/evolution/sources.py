@@ -44,37 +44,47 @@ class TypedRequests(Protocol):
         ...
 
 
-def typed_request(source: RequestsSpec, prompt: str, images: ImageStore) -> Request:
-    """Return a request that a person typed; where the source of the run cannot read it, it carries no truth.
-
-    Raises:
-        RequestNotUnderstood: when the source can read requests, but not this one.
-    """
-    kind = None if source.isolated else source.resolve()
-    if kind is not None and hasattr(kind, "read_request"):
-        built = source.build(images)
-        if isinstance(built, TypedRequests):
-            return built.read_request(prompt)
-    return Request(id=typed_id(prompt), prompt=prompt, eval_type=EvalType.KNOWLEDGE)
-
-
 def typed_id(prompt: str) -> str:
     """Return the id of a typed request; equal texts have one."""
     return f"ask-{hashlib.sha256(prompt.encode()).hexdigest()[:10]}"
 
 
-def suggested_requests(
-    source: RequestsSpec, images: ImageStore, count: int, near: str = "", after: int = 0
-) -> list[str]:
-    """Return requests of a source that can be played, by default its training requests from number `after` on.
+class RequestReader:
+    """Read and suggest requests by the source of a configuration, which is built when it is first needed."""
 
-    Raises:
-        UserFault: when the source has no rows.
-    """
-    built = source.build(images)
-    if isinstance(built, TypedRequests):
-        return built.suggest_requests(count, near, after)
-    return list(dict.fromkeys(built.train(after + place).prompt for place in range(count)))
+    def __init__(self, spec: RequestsSpec, images: ImageStore) -> None:
+        """Keep the choice; pictures of the source go to `images`."""
+        self._spec, self._images = spec, images
+        self._built: Any = None
+
+    def read(self, prompt: str) -> Request:
+        """Return a typed request; where the source cannot read any, it is not built and the request has no truth.
+
+        Raises:
+            RequestNotUnderstood: when the source can read requests, but not this one.
+        """
+        kind = None if self._spec.isolated else self._spec.resolve()
+        if hasattr(kind, "read_request"):
+            source = self._source()
+            if isinstance(source, TypedRequests):
+                return source.read_request(prompt)
+        return Request(id=typed_id(prompt), prompt=prompt, eval_type=EvalType.KNOWLEDGE)
+
+    def suggest(self, count: int, near: str = "", after: int = 0) -> list[str]:
+        """Return requests that can be played; of a source that cannot read any, its training requests from `after` on.
+
+        Raises:
+            UserFault: when the source has no rows.
+        """
+        source = self._source()
+        if isinstance(source, TypedRequests):
+            return source.suggest_requests(count, near, after)
+        return list(dict.fromkeys(source.train(after + place).prompt for place in range(count)))
+
+    def _source(self) -> Any:
+        if self._built is None:
+            self._built = self._spec.build(self._images)
+        return self._built
 
 
 def build_source(requests: RequestsSpec, judge: JudgeSpec, images: ImageStore) -> Any:

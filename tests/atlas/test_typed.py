@@ -6,7 +6,7 @@ import pytest
 
 from genevolve_ray.atlas.sources import AtlasRequests, WorldConfig
 from genevolve_ray.evolution.plugins import RequestsSpec
-from genevolve_ray.evolution.sources import RequestNotUnderstood, suggested_requests, typed_request
+from genevolve_ray.evolution.sources import RequestNotUnderstood, RequestReader
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.request import EvalType
 
@@ -77,8 +77,13 @@ class Rows:
 
 
 def test_a_source_of_rows_suggests_them_and_leaves_typed_requests_without_a_truth() -> None:
-    spec = RequestsSpec(type="test_typed:Rows")
-    assert suggested_requests(spec, IMAGES, 2, after=1) == [SOURCE.train(1).prompt, SOURCE.train(2).prompt]
-    typed = typed_request(spec, "a heron at dawn", IMAGES)
+    rows = RequestReader(RequestsSpec(type="test_typed:Rows"), IMAGES)
+    assert rows.suggest(2, after=1) == [SOURCE.train(1).prompt, SOURCE.train(2).prompt]
+    typed = rows.read("a heron at dawn")
     assert (typed.prompt, typed.truth_image, typed.meta) == ("a heron at dawn", None, {})
-    assert typed_request(SPEC, SOURCE.train(2).prompt, IMAGES).truth_image is not None
+
+
+def test_a_reader_of_the_atlas_reads_and_suggests_near_requests() -> None:
+    reader = RequestReader(SPEC, IMAGES)
+    assert reader.read(SOURCE.train(2).prompt).truth_image is not None
+    assert all("tower" in prompt for prompt in reader.suggest(2, near="nine towers"))
