@@ -172,7 +172,8 @@ class AskTerminal(AskView):
         for name, component in trajectory.components().items():
             judge, _, part = name.partition(".")
             scale = "" if (component.low, component.high) == (0, 1) else f" ({component.low:g} to {component.high:g})"
-            self._pair(part if judge == "judge" else name, f"{component.value:.2f}{scale}")
+            said = (part if judge == "judge" else name).replace("_", " ")
+            self._pair(said, f"{component.value:.2f}{scale}")
             if component.rationale:
                 self._line(component.rationale, indent=5, style=_DIM)
         for name, why in answer.unasked.items():
