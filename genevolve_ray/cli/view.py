@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,11 @@ def view(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    static: Annotated[
+        Path | None,
+        typer.Option("--static", help="Write the pages into this folder instead; it opens without a server."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="With --static: most pages of a run.")] = 5000,
 ) -> None:
     """Show runs in the browser: progress, curves, services, and every trajectory; a run that is going is followed.
 
@@ -24,7 +30,9 @@ def view(
     Example: `genevolve view runs/demo`
 
     Example: `genevolve view runs --port 8080`
+
+    Example: `genevolve view runs/demo --static pages`
     """
     from genevolve_ray.commands.view import Viewed, view_run
 
-    view_run(Viewed(tuple(places), host, port, open_browser))
+    view_run(Viewed(tuple(places), host, port, open_browser, static, limit))

@@ -29,6 +29,7 @@ from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.secrets import REMEDY, hide_secrets, masked
 from genevolve_ray.records.trajectory import Outcome, Trajectory
 from genevolve_ray.viewer.progress import open_progress
+from genevolve_ray.viewer.recorded import RecordedProgress
 from genevolve_ray.viewer.report import write_report
 
 
@@ -78,7 +79,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
     with (
         MemoryGauge() as gauge,
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
-        open_progress() as screen,
+        RecordedProgress(open_progress(), folder) as screen,
         closing(
             open_writers(config.logging, *tracked(config.name, store), masked(config.model_dump(mode="json")))
         ) as writers,

@@ -10,12 +10,16 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from genevolve_ray.commands.serve import stop_event
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.serving.local import bound_socket, serve_app
+from genevolve_ray.viewer.site.copy import PAGES, write_copy
 from genevolve_ray.viewer.site.guard import LOOPBACK_NAMES, is_loopback
 from genevolve_ray.viewer.site.sources import ViewSource, open_sources
 
@@ -35,6 +39,8 @@ class Viewed:
     host: str = "127.0.0.1"
     port: int = 8000
     open: bool = False
+    static: Path | None = None
+    limit: int = PAGES
 
 
 class Follower:
@@ -68,20 +74,33 @@ class Follower:
 
 
 def view_run(viewed: Viewed) -> None:
-    """Serve the pages until Ctrl-C or SIGTERM.
+    """Serve the pages until Ctrl-C or SIGTERM, or write them as files.
 
     Raises:
         UserFault: for a path that holds nothing to show, and for an address that cannot be used.
     """
-    token = None if is_loopback(viewed.host) else secrets.token_urlsafe(24)
-    listener = bound_socket(viewed.host, viewed.port)
-    with listener, tempfile.TemporaryDirectory(prefix="genevolve-view-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="genevolve-view-") as scratch, ExitStack() as opened:
+        if viewed.static is None:
+            listener = opened.enter_context(bound_socket(viewed.host, viewed.port))
         sources = open_sources(viewed.places, Path(scratch))
-        try:
+        for source in sources:
+            opened.callback(source.close)
+        if viewed.static is not None:
+            _copy(sources, viewed.static, viewed.limit)
+        else:
+            token = None if is_loopback(viewed.host) else secrets.token_urlsafe(24)
             asyncio.run(_serve(viewed, sources, listener, token))
-        finally:
-            for source in sources:
-                source.close()
+
+
+def _copy(sources: Sequence[ViewSource], out: Path, limit: int) -> None:
+    for source in sources:
+        while source.refresh():
+            pass
+    with Console(stderr=True).status("") as shown:
+        totals = write_copy(sources, out, limit, lambda name, pages: shown.update(f"{name}: {pages} pages"))
+    print(f"{totals.pages} pages and {totals.pictures} pictures: open {out / 'index.html'}")
+    if totals.left_out:
+        print(f"{totals.left_out} pages are left out (--limit {limit}); the pages that link to them say so")
 
 
 async def _serve(viewed: Viewed, sources: Sequence[ViewSource], listener: socket.socket, token: str | None) -> None:

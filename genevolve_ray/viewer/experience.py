@@ -117,6 +117,23 @@ def load_experience(store: RunStore) -> RunExperience | None:
     return run
 
 
+def group_experience(store: RunStore, step: int, request_id: str) -> tuple[Bundle | None, Bundle | None]:
+    """Return the bundle that was written from a group, and the one that its request recalled in that step.
+
+    None where there is none. Both have the requests that they taught, by step.
+    """
+    from genevolve_ray.evolution.store.lessons import stored_lessons
+
+    lessons = {number: found for number in store.committed_steps() if (found := stored_lessons(store, number))}
+    bundles = _bundles(lessons) | _unused(store, lessons) if lessons else {}
+    source = (step, request_id)
+    written = next((b for b in bundles.values() if (b.experience.step, b.experience.request_id) == source), None)
+    recalled = next(
+        (bundles[_number(taught)] for taught in lessons.get(step, ()) if taught.request_id == request_id), None
+    )
+    return written, recalled
+
+
 def choose_bundles(bundles: Sequence[Bundle], count: int = CARDS) -> list[Bundle]:
     """Return at most `count` bundles in order of their numbers.
 

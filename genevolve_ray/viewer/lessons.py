@@ -127,7 +127,7 @@ def _in_context(ledger: TokenLedger, position: int, decode: Decode) -> tuple[str
         pieces = before, upto[len(before) :], whole[len(upto) :]
     else:
         pieces = before, decode(ids[at : at + 1]), decode(ids[at + 1 :])
-    before, token, after = map(_visible, pieces)
+    before, token, after = map(visible, pieces)
     # A word's leading space is part of its token; a mark there would look like a mistake.
     bare = token.lstrip(" ") or token or "∅"
     before += token[: len(token) - len(bare)] if token.endswith(bare) else ""
@@ -136,6 +136,6 @@ def _in_context(ledger: TokenLedger, position: int, decode: Decode) -> tuple[str
     return opening + before[-BEFORE_CHARACTERS:], clip(bare, MAX_ARGUMENT), after[:AFTER_CHARACTERS] + closing
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Return text on one line: line ends and tabs as visible characters."""
     return text.replace("\n", "⏎").replace("\t", "⇥")

@@ -27,14 +27,14 @@ class Page(HTMLParser):
         named = dict(attrs)
         self.tags.append((tag, named))
         if tag == "section":
-            self.sections.append(str(named["id"]))
+            self.sections.append(str(named.get("id", "")))
         elif tag == "script":
             self._script = named.get("type") or "text/javascript"
             self.scripts.append((self._script, ""))
         elif tag == "tr":
-            self.tables.setdefault(self.sections[-1], []).append([])
+            self.tables.setdefault(self._place, []).append([])
         elif tag in ("td", "th"):
-            self.tables[self.sections[-1]][-1].append("")
+            self.tables[self._place][-1].append("")
             self._cell = True
 
     def handle_endtag(self, tag: str) -> None:
@@ -47,10 +47,14 @@ class Page(HTMLParser):
         if self._script is None:
             self.text += data
             if self._cell:
-                self.tables[self.sections[-1]][-1][-1] += data
+                self.tables[self._place][-1][-1] += data
         else:
             kind, body = self.scripts.pop()
             self.scripts.append((kind, body + data))
+
+    @property
+    def _place(self) -> str:
+        return self.sections[-1] if self.sections else ""
 
     @property
     def words(self) -> str:

@@ -2,7 +2,7 @@
 
 Layout below `runs/<name>/`, under any pyarrow filesystem URI:
 
-    run.json  config.yaml  rows.json  rejected_rows.jsonl  metrics.jsonl  summary.json  report.html
+    run.json  config.yaml  rows.json  rejected_rows.jsonl  metrics.jsonl  summary.json  report.html  status.json
     steps/000001/groups/<request>-<hash>.parquet    judged groups, persisted before they are acknowledged
     steps/000001/manifest.json                      the commit
     checkpoints/000010/  checkpoints/000010.json    a folder, then the manifest that makes it count
@@ -10,6 +10,7 @@ Layout below `runs/<name>/`, under any pyarrow filesystem URI:
     experience/000010.parquet  experience/000011.changes.parquet    the memory, and what a later step changed in it
     observations/  misses/    answers of the tools, and questions without one; written by the tools themselves
 
+`status.json` tells followers what the run does at present (`evolution/status.py`); the run never reads it.
 Data that no manifest names does not count. `metrics.jsonl` is derived from the manifests and rebuilt when it disagrees.
 A checkpoint, a validation or an experience snapshot counts once its step is committed; a checkpoint only if its state
 hash is that of its step.

@@ -43,7 +43,7 @@ _MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _LONGEST_VALUE = 200
 _FOLLOWERS = 64
 """Pages that may follow runs at once."""
-_TICK, _SILENCE = 0.5, 15.0
+_TICK, _SILENCE = 1.0, 15.0
 """Seconds between looks for news, and after which a follower hears that there is none, so that it stays connected."""
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """Pictures are named by their content."""

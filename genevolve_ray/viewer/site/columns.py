@@ -56,11 +56,19 @@ class IndexedRow:
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """Hold the rows of a file, and its totals: use by service, and tokens by the version that sampled them."""
+    """Hold the rows of a file and its totals.
+
+    Attributes:
+        rows: the trajectories, in the order of the file.
+        usage: use by service.
+        tokens: sampled tokens by the version of the policy that sampled them.
+        timings: (number of trajectories, sum and maximum of seconds) by the part of a rollout that took them.
+    """
 
     rows: tuple[IndexedRow, ...]
     usage: Mapping[str, Usage]
     tokens: Mapping[int, int]
+    timings: Mapping[str, tuple[int, float, float]]
 
 
 def read_columns(folder: Folder, name: str) -> IndexedFile:
@@ -86,6 +94,7 @@ def read_columns(folder: Folder, name: str) -> IndexedFile:
 def _indexed(table: pa.Table) -> IndexedFile:
     versions = [_sampled(value) for value in table["versions"].combine_chunks()] if table.num_rows else []
     rows, usage, tokens = [], dict[str, Usage](), dict[int, int]()
+    timings = dict[str, tuple[int, float, float]]()
     for values, counted in zip(table.drop_columns(["versions"]).to_pylist(), versions, strict=True):
         rows.append(_row(values, tuple(sorted({min(counted), max(counted)})) if counted else ()))
         for use in values.get("usage") or ():
@@ -93,7 +102,10 @@ def _indexed(table: pa.Table) -> IndexedFile:
             usage[service] = usage.get(service, Usage()) + Usage(**use)
         for version, count in counted.items():
             tokens[version] = tokens.get(version, 0) + count
-    return IndexedFile(tuple(rows), usage, tokens)
+        for part, seconds in values["timings"]:
+            number, total, longest = timings.get(part, (0, 0.0, 0.0))
+            timings[part] = (number + 1, total + seconds, max(longest, seconds))
+    return IndexedFile(tuple(rows), usage, tokens, timings)
 
 
 def _sampled(versions: pa.ListScalar) -> dict[int, int]:

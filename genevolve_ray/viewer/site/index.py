@@ -312,3 +312,6 @@ def _insert(connection: sqlite3.Connection, name: str, stamp: str, of_set: str, 
         ((number, service, *dict(usage).values()) for service, usage in file.usage.items()),
     )
     connection.executemany("INSERT INTO tokens VALUES (?, ?, ?)", ((number, *pair) for pair in file.tokens.items()))
+    connection.executemany(
+        "INSERT INTO timings VALUES (?, ?, ?, ?, ?)", ((number, part, *sums) for part, sums in file.timings.items())
+    )

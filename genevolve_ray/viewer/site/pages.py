@@ -108,9 +108,12 @@ def file_name(text: str) -> str:
 
 def all_pages() -> dict[str, SitePage]:
     """Return every page by name, in the order of the navigation."""
+    from genevolve_ray.viewer.site.compare import COMPARE
+    from genevolve_ray.viewer.site.groups import GROUP, GROUPS
     from genevolve_ray.viewer.site.overview import OVERVIEW
+    from genevolve_ray.viewer.site.trajectory import STRUCTURED, TOKENS, TRAJECTORY
 
-    pages = [OVERVIEW]
+    pages = [OVERVIEW, GROUPS, GROUP, TRAJECTORY, TOKENS, STRUCTURED, COMPARE]
     return {page.name: page for page in pages}
 
 

@@ -20,6 +20,7 @@ DROP TABLE IF EXISTS files;
 DROP TABLE IF EXISTS tools;
 DROP TABLE IF EXISTS usage;
 DROP TABLE IF EXISTS tokens;
+DROP TABLE IF EXISTS timings;
 DROP TABLE IF EXISTS words;
 CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, stamp TEXT, trained INTEGER);
 CREATE TABLE trajectories (
@@ -36,10 +37,15 @@ CREATE TABLE usage (
     completion_tokens INTEGER, images INTEGER, seconds REAL, money REAL
 );
 CREATE TABLE tokens (file INTEGER, version INTEGER, count INTEGER);
+CREATE TABLE timings (file INTEGER, part TEXT, count INTEGER, seconds REAL, longest REAL);
+CREATE INDEX usage_by_file ON usage (file);
+CREATE INDEX tokens_by_file ON tokens (file);
+CREATE INDEX timings_by_file ON timings (file);
 CREATE VIRTUAL TABLE words USING fts5(body, detail = 'full');
 """
-"""`files` are those that are read; `trained` is the step that trained on a group. `part` is the set of a trajectory. `usage`
-and `tokens` are totals of a file: use by service, and tokens by the version that sampled them."""
+"""`files` are those that are read; `trained` is the step that trained on a group. `part` is the set of a trajectory. `usage`,
+`tokens` and `timings` are totals of a file: use by service, tokens by the version that sampled them, and seconds by the part
+of a rollout."""
 
 _ENTRY = "SELECT t.*, f.trained FROM trajectories t JOIN files f ON f.id = t.file"
 _ORDERS = {
@@ -134,8 +140,8 @@ def forget(connection: sqlite3.Connection, name: str) -> None:
     if row is not None:
         for (number,) in connection.execute("SELECT id FROM trajectories WHERE file = ?", (row[0],)).fetchall():
             _remove(connection, number)
-        connection.execute("DELETE FROM usage WHERE file = ?", (row[0],))
-        connection.execute("DELETE FROM tokens WHERE file = ?", (row[0],))
+        for table in ("usage", "tokens", "timings"):
+            connection.execute(f"DELETE FROM {table} WHERE file = ?", (row[0],))  # noqa: S608
         connection.execute("DELETE FROM files WHERE id = ?", (row[0],))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from genevolve_ray.viewer.gallery import clip
+from genevolve_ray.viewer.lessons import visible
 from genevolve_ray.viewer.page import duration, fixed, percent, signed
 from genevolve_ray.viewer.site.pages import Links, PageRequest, SitePage, pages_of
 from genevolve_ray.viewer.site.sources import ViewSource
@@ -48,14 +50,21 @@ def render(template: str, links: Links, **context: Any) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
-        loader=PackageLoader("genevolve_ray.viewer", "templates/site"),
+        loader=ChoiceLoader(
+            [
+                PackageLoader("genevolve_ray.viewer", "templates/site"),
+                PrefixLoader({"shared": PackageLoader("genevolve_ray.viewer")}),
+            ]
+        ),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(signed=signed, fixed=fixed, percent=percent, duration=duration)
+    environment.filters.update(
+        signed=signed, fixed=fixed, percent=percent, duration=duration, clip=clip, visible=visible
+    )
     return environment

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar, cast
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.status import STATUS_FILE, RunStatus, read_status
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pictures import PictureFiles
+
+T = TypeVar("T")
 
 
 class SourceKind(StrEnum):
@@ -62,14 +66,35 @@ class RunSource(ViewSource):
         self.index = RunIndex(uri, scratch)
         super().__init__(self.index.store.root.rstrip("/").rsplit("/", 1)[-1], uri)
         self._pictures = PictureFiles(self.index.run_folder)
+        self._status: RunStatus | None = None
+        self._news = 0
+        self._kept: dict[str, tuple[object, object]] = {}
 
     @property
     def revision(self) -> int:
-        """Grows with the index."""
-        return self.index.revision
+        """Grows with the index, and with what the run says that it does."""
+        return self.index.revision + self._news
+
+    @property
+    def status(self) -> RunStatus | None:
+        """What the run says that it does, None where it does not say."""
+        return self._status
+
+    def kept(self, name: str, key: object, make: Callable[[], T]) -> T:
+        """Return what `make` returns, from the last call of this name where its `key` was the same."""
+        found = self._kept.get(name)
+        if found is None or found[0] != key:
+            found = self._kept[name] = (key, make())
+        return cast("T", found[1])
 
     def refresh(self) -> bool:
         """Follow the run."""
+        folder, status = self.index.run_folder, None
+        if folder.size(STATUS_FILE) is not None:
+            status = read_status(folder.get(STATUS_FILE, "status"))
+        if status != self._status:
+            self._status = status
+            self._news += 1
         return self.index.refresh()
 
     def picture(self, sha256: str) -> bytes:
