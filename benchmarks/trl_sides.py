@@ -282,7 +282,7 @@ def patch_vllm(config: RunConfig, threads: int) -> None:
     - vLLM searches all imported modules for its kernels, and fails at objects of TRL's imports whose `__dict__` is no
       dictionary: these are skipped.
     """
-    from genevolve_ray.engines.vllm import vllm_environment
+    from genevolve_ray.engines.vllm_settings import vllm_environment
 
     os.environ.update(vllm_environment(threads=threads))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 from genevolve_ray.agent import wire
+from genevolve_ray.agent.observer import EpisodeObserver
 from genevolve_ray.agent.observing import observation_text
 from genevolve_ray.agent.parser import (
     FinalAnswer,
@@ -53,6 +54,7 @@ async def run_episode(
     experience: Experience | None = None,
     split: str = "train",
     date: str = "",
+    observer: EpisodeObserver | None = None,
 ) -> Trajectory:
     """Let the policy answer one request and return the trajectory, for every outcome.
 
@@ -71,8 +73,9 @@ async def run_episode(
         experience: guidance for the system prompt (evaluation and data only: in training the student never sees any).
         split: which requests these are, for provenance.
         date: required by profiles that append the date.
+        observer: listens to the episode; the result is the same with and without one.
     """
-    episode = _Episode(request, key, session, tools, profile, seed, split)
+    episode = _Episode(request, key, session, tools, profile, seed, split, observer)
     return await episode.run(prompt_messages(request.prompt, profile, tools, experience, date))
 
 
@@ -88,7 +91,9 @@ class _Episode:
         profile: ProtocolProfile,
         seed: int,
         split: str,
+        observer: EpisodeObserver | None = None,
     ) -> None:
+        self.observer, self.streams = observer or EpisodeObserver(), observer is not None
         self.session, self.tools, self.profile, self.seed = session, own_skills(profile, tools), profile, seed
         self.context = EpisodeContext(request=request, seed=seed, key=str(key))
         self.as_published = profile.answers == "published"
@@ -121,8 +126,12 @@ class _Episode:
             return
         for turn in range(self.profile.max_turns):
             self.turn = turn
+            self.observer.turn_began(turn)
             body = await self._play_turn()
-            if body is None or not self._observe(body):
+            goes_on = body is not None and self._observe(body)
+            if len(self.trajectory.turns) > turn:  # A policy that gave up leaves no turn.
+                self.observer.turn_ended(self.trajectory.turns[turn])
+            if not goes_on:
                 return
 
     @property
@@ -141,6 +150,7 @@ class _Episode:
                 max_tokens=min(self.profile.max_turn_tokens, self._remaining),
                 seed=derive_seed(self.seed, "turn", self.turn),
                 request_id=f"{self.trajectory.key}/{self.turn}",
+                on_text=self.observer.text_sampled if self.streams else None,
             )
         except PromptTooLong as error:
             self._context_full(str(error))
@@ -151,6 +161,7 @@ class _Episode:
         seconds = perf_counter() - started
         self.trajectory.timings["policy"] += seconds
         text = spoken.text
+        self.observer.turn_sampled(text)
         if spoken.cut and not self.as_published:  # The published client reads what there is.
             body = filled(self.profile.messages.too_long, limit=spoken.tokens)
             return self._note(TurnKind.TOO_LONG, text, seconds, body, error="turn cut off by the token limit")
@@ -213,6 +224,7 @@ class _Episode:
         text = observation_text(observation, self.profile, hits)
         if IMAGE_MARK in text:  # A failed search shows no hits, even where its tool found some.
             self.pictures = [hit.shown for _, hit in hits if hit.shown is not None]
+        self.observer.tool_answered(call, observation, hits)
         return text, "; ".join(observation.outages)
 
     def _unknown_skill(self, call: ToolCall, tool: Tool) -> str | None:

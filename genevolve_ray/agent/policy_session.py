@@ -22,6 +22,7 @@ from genevolve_ray.engines.protocol import (
     PromptImage,
     PromptTooLong,
     SamplingParams,
+    StreamingEngine,
 )
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.images import ImageRef
@@ -30,6 +31,8 @@ from genevolve_ray.records.usage import POLICY_SERVICE, Usage, record_usage
 
 ReadPicture = Callable[[ImageRef], bytes]
 """Returns the file of a picture."""
+OnText = Callable[[str], None]
+"""Hears pieces of a turn's text as they are sampled."""
 _CHARS_PER_TOKEN = 4
 """Used to estimate tokens where an endpoint does not report them."""
 _PIXELS_PER_TOKEN = 28 * 28
@@ -43,6 +46,30 @@ class SampledTurn:
     text: str
     tokens: int
     cut: bool
+
+
+class TextPieces:
+    """Turn the tokens of a turn into pieces of its text, each as soon as its characters are complete."""
+
+    def __init__(self, chat: ChatFormat, on_text: OnText) -> None:
+        """Begin a turn."""
+        self._chat, self._on_text = chat, on_text
+        self._tokens: list[int] = []
+        self._start = self._read = 0
+        if chat.thinking_prefix:
+            on_text(chat.thinking_prefix)
+
+    def __call__(self, tokens: Sequence[int]) -> None:
+        """Take the next tokens; the end of the turn is no text."""
+        self._tokens += (token for token in tokens if token != self._chat.end_of_turn_id)
+        # Tokens before the new ones are decoded as well: some tokenizers drop the space before the first of a text.
+        text = self._chat.decode(self._tokens[self._start :])
+        if text.endswith("\ufffd"):  # The first bytes of a character.
+            return
+        known = self._chat.decode(self._tokens[self._start : self._read])
+        self._start, self._read = self._read, len(self._tokens)
+        if len(text) > len(known):
+            self._on_text(text[len(known) :])
 
 
 class PolicySession(Protocol):
@@ -60,8 +87,13 @@ class PolicySession(Protocol):
         """Accept the messages before the first turn. Raises PromptTooLong for more than `max_tokens`."""
         ...
 
-    async def sample_turn(self, *, max_tokens: int, seed: int, request_id: str) -> SampledTurn:
-        """Return the next turn. Raises PromptTooLong, and InfraFailure when an endpoint gave up."""
+    async def sample_turn(
+        self, *, max_tokens: int, seed: int, request_id: str, on_text: OnText | None = None
+    ) -> SampledTurn:
+        """Return the next turn. Raises PromptTooLong, and InfraFailure when an endpoint gave up.
+
+        `on_text` hears the text piece by piece, where the policy streams; it may hear nothing.
+        """
         ...
 
     def hear(self, messages: Sequence[str], room: int, pictures: Sequence[ImageRef] = ()) -> bool:
@@ -101,14 +133,20 @@ class TokenSession:
         self.ledger.append_context(prompt, SpanKind.PROMPT)
         self._prompt_tokens = len(prompt)
 
-    async def sample_turn(self, *, max_tokens: int, seed: int, request_id: str) -> SampledTurn:
+    async def sample_turn(
+        self, *, max_tokens: int, seed: int, request_id: str, on_text: OnText | None = None
+    ) -> SampledTurn:
         """Sample a turn and record it. Raises PromptTooLong."""
         stops = dict.fromkeys((*self._sampling.stop_token_ids, self._chat.end_of_turn_id))
         sampling = self._sampling.model_copy(
             update={"max_tokens": max_tokens, "seed": seed, "stop_token_ids": tuple(stops)}
         )
         read, started = len(self.ledger), perf_counter()
-        generation = await self._engine.generate(self.ledger.tokens, sampling, request_id, self._pictures)
+        prompt = self.ledger.tokens, sampling, request_id, self._pictures
+        if on_text is not None and isinstance(self._engine, StreamingEngine):
+            generation = await self._engine.generate(*prompt, on_tokens=TextPieces(self._chat, on_text))
+        else:
+            generation = await self._engine.generate(*prompt)
         usage = Usage(
             calls=1,
             prompt_tokens=read,
@@ -173,8 +211,10 @@ class ChatSession:
         self._messages = [dict(message) for message in messages]
         self._max_prompt = max_tokens
 
-    async def sample_turn(self, *, max_tokens: int, seed: int, request_id: str) -> SampledTurn:
-        """Request a turn. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
+    async def sample_turn(
+        self, *, max_tokens: int, seed: int, request_id: str, on_text: OnText | None = None
+    ) -> SampledTurn:
+        """Request a turn, which is not streamed. Raises PromptTooLong, and InfraFailure when the endpoint gave up."""
         sampling = self._sampling.model_copy(update={"max_tokens": max_tokens, "seed": seed})
         reply = await self._policy.reply(self._messages, sampling)
         said = _estimate(reply.text) if reply.completion_tokens is None else reply.completion_tokens

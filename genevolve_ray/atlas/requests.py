@@ -38,14 +38,22 @@ def make_request(world: World, index: int, images: ImageStore | None = None) -> 
         if 2 <= len(truth.scene.demands()) <= MAX_DEMANDS:
             break
     truth = truth.model_copy(update={"sight": world.sight})
+    number = f"{world.partition.value}-{world.seed}-{index:05d}"
+    return request_of(number, request_words(truth), truth, eval_type, images)
+
+
+def request_of(
+    request_id: str, prompt: str, truth: Truth, eval_type: EvalType, images: ImageStore | None = None
+) -> Request:
+    """Return a request with its truth, whose picture is drawn into `images`, if any."""
     truth_image = None
     if images is not None:
         picture = draw_scene(truth.scene)
         truth_image = images.put(encode_png(picture), width=picture.width, height=picture.height)
     demands = truth.scene.demands()
     return Request(
-        id=f"{world.partition.value}-{world.seed}-{index:05d}",
-        prompt=request_words(truth),
+        id=request_id,
+        prompt=prompt,
         eval_type=eval_type,
         category="+".join(demands),
         difficulty="hard" if len(demands) > 2 else "medium",

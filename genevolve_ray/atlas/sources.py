@@ -10,7 +10,9 @@ from pydantic import Field
 from genevolve_ray.atlas.lexicon import Partition
 from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.stated import world_of
+from genevolve_ray.atlas.typed import near_requests, read_request, some_requests
 from genevolve_ray.atlas.world import World, build_world
+from genevolve_ray.evolution.sources import typed_id
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import Observation
@@ -67,6 +69,20 @@ class AtlasRequests:
     def heldout(self, count: int) -> list[Request]:
         """Return the first `count` requests of the test world."""
         return [make_request(self._world(Partition.TEST), i, self._images) for i in range(count)]
+
+    def read_request(self, prompt: str) -> Request:
+        """Return a request as a person typed it, with the truth of the world that its first name belongs to.
+
+        Raises:
+            RequestNotUnderstood: naming what the world does not know, and requests that it can play.
+        """
+        world = self._world(world_of("", prompt, self._config.seed)[0])
+        return read_request(world, typed_id(prompt), prompt, self._images)
+
+    def suggest_requests(self, count: int, near: str = "", after: int = 0) -> list[str]:
+        """Return requests of the training world, or those nearest to a text in the world of its first name."""
+        world = self._world(world_of("", near, self._config.seed)[0])
+        return near_requests(world, near, count) if near else some_requests(world, count, after)
 
 
 class AtlasTools:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from genevolve_ray import __version__
+from genevolve_ray.cli.ask import ask
 from genevolve_ray.cli.bench import bench
 from genevolve_ray.cli.corpus import corpus
 from genevolve_ray.cli.data import data
@@ -265,6 +266,7 @@ app.add_typer(data, name="data")
 app.add_typer(gateway, name="gateway")
 app.add_typer(serve, name="serve")
 app.add_typer(corpus, name="corpus")
+app.command("ask")(ask)
 app.command("worker")(worker)
 app.command("export")(export)
 app.command("init")(init)

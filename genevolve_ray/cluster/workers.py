@@ -15,8 +15,8 @@ from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.factory import let_sleep
 from genevolve_ray.engines.protocol import Engine, Probe, WeightUpdateError
 from genevolve_ray.engines.transports.queue import TransferCall, TransferQueue
-from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
-from genevolve_ray.engines.vllm_settings import waiting_threads
+from genevolve_ray.engines.vllm import VllmEngine
+from genevolve_ray.engines.vllm_settings import vllm_environment, waiting_threads
 from genevolve_ray.evolution.inference import PolicySource, RunningPolicy, open_policy
 from genevolve_ray.evolution.plugins import build_here, held_by_workers
 from genevolve_ray.evolution.ports import RolloutTask

@@ -30,10 +30,12 @@ from genevolve_ray.commands.judged import KSCORE_FILES, write_kscore
 from genevolve_ray.commands.policies import DIRECT, named_policy
 from genevolve_ray.commands.rows import read_rows, rejections
 from genevolve_ray.config import RunConfig, load_config
+from genevolve_ray.doctor.settings_tree import plugin_settings
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inference import InferencePorts, PolicySource, Wanted
 from genevolve_ray.evolution.plugins import PluginFault
+from genevolve_ray.judges.protocol import judges_groups
 from genevolve_ray.judges.vlm_judge import SufficiencyCheck
 from genevolve_ray.models.companions import prints_date
 from genevolve_ray.records.images import ImageStore
@@ -82,6 +84,20 @@ class Common:
 CONSOLE = Console(stderr=True)
 
 
+def without_groups(config: RunConfig) -> RunConfig:
+    """Return a configuration without judges of groups, and print which these were: each picture is judged alone."""
+    groups = [
+        name
+        for name, spec in config.judges.items()
+        if not spec.isolated and judges_groups(plugin_settings(f"judges.{name}", spec)[0])
+    ]
+    if not groups:
+        return config
+    for name in groups:
+        CONSOLE.print(f"judges.{name} is left out: it judges groups, which only a run has", highlight=False)
+    return config.model_copy(update={"judges": {n: spec for n, spec in config.judges.items() if n not in groups}})
+
+
 @dataclass(frozen=True)
 class Agent:
     """Describe a policy as a job needs it: its source, its stage, and the settings that results depend on."""
@@ -90,15 +106,19 @@ class Agent:
     date: str
     config: RunConfig
 
+    @property
+    def sampling(self) -> SamplingParams:
+        """How the policy is sampled."""
+        return SamplingParams(temperature=self.config.inference.temperature, top_p=self.config.inference.top_p)
+
     def stage(self, ports: InferencePorts) -> Stage:
         """Return the stage in which this policy answers."""
         if self.source is None:
             return DirectStage()
         assert ports.agent is not None
         inference = self.config.inference
-        sampling = SamplingParams(temperature=inference.temperature, top_p=inference.top_p)
         return AgentStage(
-            ports.agent, sampling, policy=self.source.identity, seed=self.config.seed, tries=inference.tries
+            ports.agent, self.sampling, policy=self.source.identity, seed=self.config.seed, tries=inference.tries
         )
 
     def settings(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def carry_out(job: Job) -> JobResult:
     Raises:
         UserFault, DataError: for anything that cannot run, before any call is made.
     """
-    _preflight(job)
+    check_parts(job.config, job.wanted, job.console, job.max_cost)
     result = asyncio.run(_carry(job))
     if (told := _ending(job, result.state)) is not None:
         job.console.print(shown(told), highlight=False, soft_wrap=True)
@@ -172,12 +172,20 @@ def _without_operation(value: Any) -> Any:
     return [_without_operation(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _preflight(job: Job) -> None:
-    config, wanted = job.config, job.wanted
+def check_parts(
+    config: RunConfig, wanted: Wanted, console: Console, max_cost: float | None = None, *, local: bool = False
+) -> None:
+    """Check in a moment that the parts of a command can start, and print which secrets are given in plain.
+
+    `local` states that all parts run in this process.
+
+    Raises:
+        UserFault: naming the invalid value.
+    """
     specs = used_specs(config, wanted)
     for role, spec in specs.items():
         with placed(config):
-            check_plugin(role, spec)
+            check_plugin(role, spec, local)
             if role == "judge" and wanted.judge and not (wanted.grade or wanted.panel):
                 check_kscore(spec)
     settings = {role: spec.model_dump(mode="json") for role, spec in specs.items()}
@@ -185,13 +193,13 @@ def _preflight(job: Job) -> None:
         settings["policy"] = wanted.policy.endpoint.model_dump(mode="json")
     check_secrets(settings, here=not config.cluster.address)
     for key in hide_secrets(settings):
-        job.console.print(f"{key} is a secret in plain: it is masked in files; {REMEDY}", markup=False, soft_wrap=True)
+        console.print(f"{key} is a secret in plain: it is masked in files; {REMEDY}", markup=False, soft_wrap=True)
     priced = [spec.config for spec in specs.values()]
     if wanted.policy is not None and wanted.policy.endpoint is not None:
         priced.append(wanted.policy.endpoint.model_dump())
-    if job.max_cost is not None and not any(map(has_price, priced)):
+    if max_cost is not None and not any(map(has_price, priced)):
         raise UserFault(
-            f"--max-cost {job.max_cost:g}: no service has a price, so the cost would always be 0; set "
+            f"--max-cost {max_cost:g}: no service has a price, so the cost would always be 0; set "
             "`price` in the config of the policy's endpoint, tools, renderer or judge"
         )
     if "tools" in specs:

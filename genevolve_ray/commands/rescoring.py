@@ -12,7 +12,7 @@ from genevolve_ray.bench.agreement import PairedAgreement, compare_components, c
 from genevolve_ray.bench.jobs.panel import PanelStage, panel_components
 from genevolve_ray.bench.jobs.pipeline import Stage
 from genevolve_ray.bench.jobs.stages import JudgeStage
-from genevolve_ray.commands.inference import CONSOLE, Common
+from genevolve_ray.commands.inference import CONSOLE, Common, without_groups
 from genevolve_ray.commands.jobs import EXIT_FAILED, Job, carry_out, refuse_foreign, result_settings
 from genevolve_ray.commands.judged import KSCORE_FILES, write_kscore
 from genevolve_ray.config import RunConfig, load_config, validate_config, with_overrides
@@ -23,7 +23,7 @@ from genevolve_ray.evolution.inference import InferencePorts, Wanted
 from genevolve_ray.evolution.judging import MAIN
 from genevolve_ray.evolution.sources import build_source
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.judges.protocol import gives_kscore, judges_groups
+from genevolve_ray.judges.protocol import gives_kscore
 from genevolve_ray.records.components import AnyVerdict, components_of
 from genevolve_ray.records.images import ImageRef, ImageStore
 from genevolve_ray.records.observation import ImageHit
@@ -58,7 +58,7 @@ def rescore_run(run: Path, out: Path, rollouts: str, common: Common, *, formula:
     if stored and without_secrets(config.judge.model_dump()) != without_secrets(store.config["judge"]):
         raise UserFault("--stored keeps the verdicts of the run's own judge: omit it to use another judge")
     if not stored:
-        config = _without_groups(config)
+        config = without_groups(config)
         check_formulas(config)
     panel = not stored and _is_panel(config)
     refuse_foreign(out, "rescore", (PanelStage.results,) if panel else KSCORE_FILES)
@@ -85,20 +85,6 @@ def _is_panel(config: RunConfig) -> bool:
     if config.judges or config.judge.isolated:
         return bool(config.judges or config.reward.components)
     return not gives_kscore(*plugin_settings("judge", config.judge))
-
-
-def _without_groups(config: RunConfig) -> RunConfig:
-    """Return a configuration without judges of groups, and print which these were: each picture is judged alone."""
-    groups = [
-        name
-        for name, spec in config.judges.items()
-        if not spec.isolated and judges_groups(plugin_settings(f"judges.{name}", spec)[0])
-    ]
-    if not groups:
-        return config
-    for name in groups:
-        CONSOLE.print(f"judges.{name} is left out: it judges groups, which only a run has", highlight=False)
-    return config.model_copy(update={"judges": {n: spec for n, spec in config.judges.items() if n not in groups}})
 
 
 def _job(

@@ -17,6 +17,7 @@ from genevolve_ray.engines.protocol import (
     Probe,
     PromptTooLong,
     SamplingParams,
+    StreamingEngine,
     WeightUpdateError,
 )
 
@@ -87,6 +88,18 @@ async def check_greedy(engine: Engine, case: EngineCase) -> None:
     assert results[0].tokens == results[1].tokens, f"greedy differs: {results[0].tokens} and {results[1].tokens}"
 
 
+async def check_streaming(engine: Engine, case: EngineCase) -> None:
+    """Check that an engine that streams tells every token in order, and samples what it samples without a listener."""
+    if not isinstance(engine, StreamingEngine):
+        return
+    sampling, heard = SamplingParams(temperature=1.0, max_tokens=12, seed=5), []
+    plain = await engine.generate(case.prompt, sampling, "contract/silent")
+    told = await engine.generate(case.prompt, sampling, "contract/heard", on_tokens=heard.append)
+    tokens = tuple(token for piece in heard for token in piece)
+    assert tokens == told.tokens, f"told {tokens}, returned {told.tokens}"
+    assert told == plain, f"with a listener {told}, without {plain}"
+
+
 async def check_concurrent(engine: Engine, case: EngineCase) -> None:
     """Check that concurrent requests of different lengths get their own answers, and that different seeds differ."""
     samplings = [SamplingParams(temperature=1.0, max_tokens=4 + i, seed=i) for i in range(12)]
@@ -146,5 +159,13 @@ async def check_update(engine: Engine, case: EngineCase) -> None:
 
 async def check_engine(engine: Engine, case: EngineCase) -> None:
     """Run every check against one engine. Raises AssertionError at the first one that fails."""
-    for check in (check_generate, check_stop, check_greedy, check_concurrent, check_context, check_update):
+    for check in (
+        check_generate,
+        check_stop,
+        check_greedy,
+        check_streaming,
+        check_concurrent,
+        check_context,
+        check_update,
+    ):
         await check(engine, case)

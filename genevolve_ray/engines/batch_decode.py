@@ -5,7 +5,7 @@ Legend: B rows, P longest prompt, T slots in the key-value cache, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class DecodeRequest:
     seed: int
     limit: int
     images: ImageInputs | None = None
+    on_token: Callable[[int], None] | None = None
+    """Hears each sampled token, in the thread of the wave."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: FinishReason = FinishReason.LENGTH
@@ -40,6 +42,8 @@ class DecodeRequest:
         """Append a sampled token; return whether the job has ended."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
+        if self.on_token is not None:
+            self.on_token(token)
         if token in self.sampling.stop_token_ids:
             self.finish = FinishReason.STOP
             return True

@@ -22,8 +22,7 @@ from genevolve_ray.engines.chat import (
 from genevolve_ray.engines.checks import check_model, read_model_config, sees
 from genevolve_ray.engines.config import MIB
 from genevolve_ray.engines.protocol import ChatMessage, CutAnswer
-from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.engines.vllm_settings import executor
+from genevolve_ray.engines.vllm_settings import executor, vllm_environment
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.models.hub import local_model
 

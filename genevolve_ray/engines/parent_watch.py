@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 def die_with_parent(names: tuple[str, ...]) -> None:
     """Kill this process when its parent ends in any way, if it is a multiprocessing child with a matching name.
 
+    It also leaves the parent's process group: Ctrl-C in a terminal is for the parent alone, which may only stop a request.
     vLLM's engine process outlives a parent that was killed with SIGKILL. A thread waits on the pipe that
     multiprocessing keeps to the parent. Unlike PR_SET_PDEATHSIG, this does not depend on the thread that started this
     process.
@@ -21,6 +23,8 @@ def die_with_parent(names: tuple[str, ...]) -> None:
     """
     if not multiprocessing.current_process().name.startswith(names):
         return
+    with contextlib.suppress(PermissionError):  # It leads a session of its own.
+        os.setpgid(0, 0)
 
     def watch() -> None:
         # While the process is still unpickling its arguments, multiprocessing has not yet set the parent.

@@ -5,10 +5,10 @@ The chat protocol is for models that only answer: messages with pictures in, tex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import ConfigDict, Field
 
@@ -152,6 +152,32 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Release processes and memory. Safe to call twice."""
+        ...
+
+
+OnTokens = Callable[[Sequence[int]], None]
+"""Hears the tokens of a turn as they are sampled; called in the event loop of the caller."""
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """Define an engine that can tell tokens before a turn ends."""
+
+    streams: bool
+    """Always True; the attribute by which such an engine is known."""
+
+    async def generate(
+        self,
+        token_ids: Sequence[int],
+        sampling: SamplingParams,
+        request_id: str,
+        media: Sequence[PromptImage] = (),
+        on_tokens: OnTokens | None = None,
+    ) -> Generation:
+        """Sample one continuation as `Engine.generate` does; `on_tokens` hears every token before the call returns.
+
+        The result is the same with and without a listener.
+        """
         ...
 
 

@@ -28,7 +28,14 @@ from genevolve_ray.engines.checks import (
 from genevolve_ray.engines.load_check import Loaded, LoadWatch, TensorPart, check_load, factor_checksums
 from genevolve_ray.engines.media import PromptImages
 from genevolve_ray.engines.probe import probe_difference
-from genevolve_ray.engines.protocol import Generation, Probe, PromptImage, SamplingParams, WeightUpdateError
+from genevolve_ray.engines.protocol import (
+    Generation,
+    OnTokens,
+    Probe,
+    PromptImage,
+    SamplingParams,
+    WeightUpdateError,
+)
 from genevolve_ray.learning.batch import ImageInputs
 from genevolve_ray.learning.digests import checksum, word_of
 from genevolve_ray.learning.vision import image_inputs
@@ -79,7 +86,7 @@ class TransformersEngine:
         ValueError: If the model has layers that cannot be decoded, or fewer positions than `max_model_len`.
     """
 
-    name = "transformers"
+    name, streams = "transformers", True
 
     def __init__(
         self,
@@ -131,15 +138,23 @@ class TransformersEngine:
             torch.set_num_threads(self._threads)
 
     async def generate(
-        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+        self,
+        token_ids: Sequence[int],
+        sampling: SamplingParams,
+        request_id: str,
+        media: Sequence[PromptImage] = (),
+        on_tokens: OnTokens | None = None,
     ) -> Generation:
-        """Sample one continuation; see `Engine.generate`. A request that arrives during an update waits for its end."""
+        """Sample one continuation; see `StreamingEngine.generate`. A request that arrives during an update waits for its end."""
         self._check_open(fault=not self._updates)
         limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
         images = await self._inputs(token_ids, media)
         seed = sampling.seed if sampling.seed is not None else derive_seed(self._seed, "engine", request_id)
-        job = DecodeRequest(prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit, images=images)
         loop = asyncio.get_running_loop()
+        on_token = None if on_tokens is None else lambda token: loop.call_soon_threadsafe(on_tokens, (token,))
+        job = DecodeRequest(
+            prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit, images=images, on_token=on_token
+        )
         waiting = _Waiting(request_id, job, loop.create_future())
         self._waiting.append(waiting)
         if self._pump is None or self._pump.done():

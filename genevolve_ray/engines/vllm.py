@@ -26,6 +26,7 @@ from genevolve_ray.engines.protocol import (
     FinishReason,
     Generation,
     MediaMismatch,
+    OnTokens,
     Probe,
     PromptImage,
     SamplingParams,
@@ -41,7 +42,7 @@ from genevolve_ray.engines.vllm_settings import (
     quantization,
     scheduler,
     sight,
-    waiting_threads,
+    vllm_environment,
 )
 from genevolve_ray.engines.vllm_sleep import SleepState
 
@@ -54,27 +55,6 @@ WORKER_EXTENSION = "genevolve_ray.engines.vllm_worker.WeightLoader"
 _SHUTDOWN_SECONDS = 5.0
 
 
-def vllm_environment(*, device: str = "cpu", threads: int = 1, eager: bool = True) -> dict[str, str]:
-    """Return the environment variables that vLLM's processes need.
-
-    `VllmEngine.create` sets them itself; a launcher (Ray's `runtime_env`) may set them earlier.
-    """
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "OMP_NUM_THREADS": str(threads),
-    }
-    if device == "cpu":
-        # Pinning threads to cores would put several engines on the same cores.
-        environment |= {"TORCHDYNAMO_DISABLE": str(int(eager)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        # AsyncLLM starts its engine process in either case. On CPU this only decides whether the model gets another
-        # process below it (seconds of import and half a gigabyte), which a single worker does not need.
-        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return environment | waiting_threads(device)
-
-
 class VllmEngine:
     """Run vLLM behind the engine protocol. Build it with `await VllmEngine.create(...)`.
 
@@ -85,7 +65,7 @@ class VllmEngine:
     leaves requests frozen in place for the next update.
     """
 
-    name = "vllm"
+    name, streams = "vllm", True
 
     def __init__(
         self, llm: AsyncLLM, max_model_len: int, model_dir: str, max_images: int = 0, *, keep_cache: bool = False
@@ -187,9 +167,14 @@ class VllmEngine:
         return engine
 
     async def generate(
-        self, token_ids: Sequence[int], sampling: SamplingParams, request_id: str, media: Sequence[PromptImage] = ()
+        self,
+        token_ids: Sequence[int],
+        sampling: SamplingParams,
+        request_id: str,
+        media: Sequence[PromptImage] = (),
+        on_tokens: OnTokens | None = None,
     ) -> Generation:
-        """Sample one continuation; see `Engine.generate`."""
+        """Sample one continuation; see `StreamingEngine.generate`."""
         limit = room_for(len(token_ids), sampling.max_tokens, self.max_model_len)
         prompt = await self._prompt(token_ids, media)
         await self._wait_verified()
@@ -202,6 +187,7 @@ class VllmEngine:
             seed=sampling.seed,
             stop_token_ids=list(sampling.stop_token_ids),
             logprobs=0,
+            on_tokens=on_tokens,
         )
         check_expanded(token_ids, output.prompt_token_ids or (), media)
         # The last tokens may come from weights whose verification is still in progress.
@@ -380,17 +366,25 @@ class VllmEngine:
             multi_modal_uuids={"image": [image.span.sha256 for image in media]},
         )
 
-    async def _run(self, prompt: TokensPrompt, request_id: str, **sampling: Any) -> RequestOutput:
+    async def _run(
+        self, prompt: TokensPrompt, request_id: str, *, on_tokens: OnTokens | None = None, **sampling: Any
+    ) -> RequestOutput:
         from vllm import SamplingParams as VllmSampling
         from vllm.sampling_params import RequestOutputKind
 
         params = VllmSampling(
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            # Cumulative outputs end with the same one as FINAL_ONLY gives; they cost more.
+            output_kind=RequestOutputKind.FINAL_ONLY if on_tokens is None else RequestOutputKind.CUMULATIVE,
             detokenize=False,
             ignore_eos=True,
             flat_logprobs=True,
             **sampling,
         )
         unique = f"{request_id}#{next(self._numbers)}"
-        [output] = [output async for output in self._open().generate(prompt, params, unique)]
+        told, output = 0, None
+        async for output in self._open().generate(prompt, params, unique):
+            if on_tokens is not None and len(tokens := output.outputs[0].token_ids) > told:
+                on_tokens(tokens[told:])
+                told = len(tokens)
+        assert output is not None, "vLLM returned no output"
         return output

@@ -1,4 +1,4 @@
-"""Arguments of vLLM that depend on the model folder and the device."""
+"""Arguments of vLLM that depend on the model folder and the device, and the environment of its processes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,27 @@ _CPU_BLOCK = 32
 _CPU_BATCHED_TOKENS, _GPU_BATCHED_TOKENS = 4096, 8192
 _SHARED_FROM, _SHARED_THREADS = 10_000_000, 2
 """Parameters from which a CPU engine has more than one thread, and how many it has then."""
+
+
+def vllm_environment(*, device: str = "cpu", threads: int = 1, eager: bool = True) -> dict[str, str]:
+    """Return the environment variables that vLLM's processes need.
+
+    `VllmEngine.create` sets them itself; a launcher (Ray's `runtime_env`) may set them earlier.
+    """
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    if device == "cpu":
+        # Pinning threads to cores would put several engines on the same cores.
+        environment |= {"TORCHDYNAMO_DISABLE": str(int(eager)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        # AsyncLLM starts its engine process in either case. On CPU this only decides whether the model gets another
+        # process below it (seconds of import and half a gigabyte), which a single worker does not need.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return environment | waiting_threads(device)
 
 
 def placement(config: VllmConfig, device: str) -> dict[str, Any]:

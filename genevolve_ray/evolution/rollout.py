@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 
 from genevolve_ray.agent.episode import run_episode
+from genevolve_ray.agent.observer import EpisodeObserver
 from genevolve_ray.agent.policy_session import PolicySession
 from genevolve_ray.agent.profile import ProtocolProfile, prompt_messages
 from genevolve_ray.engines.protocol import SamplingParams
@@ -121,8 +122,16 @@ class Rollouts:
         self._open_session, self._tools, self._profile, self._date = open_session, tools, profile, date
         self._scoring = scoring
 
-    async def rollout(self, task: RolloutTask) -> Trajectory:
-        """Draw one sample. A failure of an external service becomes the outcome INFRA_FAILURE."""
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Names of the tools."""
+        return tuple(self._tools)
+
+    async def rollout(self, task: RolloutTask, observer: EpisodeObserver | None = None) -> Trajectory:
+        """Draw one sample. A failure of an external service becomes the outcome INFRA_FAILURE.
+
+        `observer` listens to the episode.
+        """
         with metered() as meter:
             trajectory = await run_episode(
                 task.request,
@@ -134,6 +143,7 @@ class Rollouts:
                 experience=task.experience,
                 split=task.split,
                 date=self._date,
+                observer=observer,
             )
             if self._scoring is not None:
                 trajectory = await self._scoring.score(task, trajectory)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from genevolve_ray.errors import MISREAD, UserFault
 from genevolve_ray.evolution.plugins import JudgeSpec, RequestsSpec
@@ -13,11 +14,77 @@ from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.pictures import PictureLimits
 from genevolve_ray.records.published.rejections import RejectionReport
-from genevolve_ray.records.request import Request
+from genevolve_ray.records.request import EvalType, Request
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.config import EvolutionConfig
     from genevolve_ray.evolution.store.run import RunStore
+
+
+class RequestNotUnderstood(UserFault):
+    """Report a request that a world cannot play: the reason, what the world knows, and requests near to it."""
+
+    def __init__(self, reason: str, knows: Mapping[str, Sequence[str]], suggestions: Sequence[str]) -> None:
+        """Keep the parts; `knows` are words that the world understands, by what they are."""
+        known = "; ".join(f"{what}: {', '.join(words)}" for what, words in knows.items())
+        super().__init__(f"the request is not understood: {reason}. Known {known}. Try: {' | '.join(suggestions)}")
+        self.reason, self.knows, self.suggestions = reason, dict(knows), list(suggestions)
+
+
+@runtime_checkable
+class TypedRequests(Protocol):
+    """Define what a request source has besides where people can type requests of their own (`genevolve ask`)."""
+
+    def read_request(self, prompt: str) -> Request:
+        """Return a typed request, with the truth that the world knows. Raises RequestNotUnderstood."""
+        ...
+
+    def suggest_requests(self, count: int, near: str = "", after: int = 0) -> list[str]:
+        """Return requests that can be played: those nearest to a text, or others after the first `after` ones."""
+        ...
+
+
+def typed_id(prompt: str) -> str:
+    """Return the id of a typed request; equal texts have one."""
+    return f"ask-{hashlib.sha256(prompt.encode()).hexdigest()[:10]}"
+
+
+class RequestReader:
+    """Read and suggest requests by the source of a configuration, which is built when it is first needed."""
+
+    def __init__(self, spec: RequestsSpec, images: ImageStore) -> None:
+        """Keep the choice; pictures of the source go to `images`."""
+        self._spec, self._images = spec, images
+        self._built: Any = None
+
+    def read(self, prompt: str) -> Request:
+        """Return a typed request; where the source cannot read any, it is not built and the request has no truth.
+
+        Raises:
+            RequestNotUnderstood: when the source can read requests, but not this one.
+        """
+        kind = None if self._spec.isolated else self._spec.resolve()
+        if hasattr(kind, "read_request"):
+            source = self._source()
+            if isinstance(source, TypedRequests):
+                return source.read_request(prompt)
+        return Request(id=typed_id(prompt), prompt=prompt, eval_type=EvalType.KNOWLEDGE)
+
+    def suggest(self, count: int, near: str = "", after: int = 0) -> list[str]:
+        """Return requests that can be played; of a source that cannot read any, its training requests from `after` on.
+
+        Raises:
+            UserFault: when the source has no rows.
+        """
+        source = self._source()
+        if isinstance(source, TypedRequests):
+            return source.suggest_requests(count, near, after)
+        return list(dict.fromkeys(source.train(after + place).prompt for place in range(count)))
+
+    def _source(self) -> Any:
+        if self._built is None:
+            self._built = self._spec.build(self._images)
+        return self._built
 
 
 def build_source(requests: RequestsSpec, judge: JudgeSpec, images: ImageStore) -> Any:

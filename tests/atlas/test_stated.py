@@ -9,8 +9,10 @@ from scene_helpers import JUDGE, canonical_prompt
 
 from genevolve_ray.atlas.drawing import draw_scene, encode_png
 from genevolve_ray.atlas.lexicon import Partition
+from genevolve_ray.atlas.requests import make_request
 from genevolve_ray.atlas.scene import COMPANION_LOOKS, Part, Scene
 from genevolve_ray.atlas.stated import stated_truth, world_of
+from genevolve_ray.atlas.world import build_world
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
@@ -88,3 +90,29 @@ def test_a_truth_of_another_kind_is_a_named_failure(truth: object) -> None:
 def test_an_id_of_the_atlas_names_its_world() -> None:
     assert world_of("validation-9-00012", "Velgor", 1) == (Partition.VALIDATION, 9)
     assert world_of("mine", "my cat", 4) == (Partition.TRAIN, 4)
+
+
+@pytest.mark.parametrize("sight", [False, True])
+@pytest.mark.parametrize("partition", list(Partition))
+def test_with_its_world_a_request_of_the_world_has_the_truth_that_it_was_made_from(
+    partition: Partition, sight: bool
+) -> None:
+    world = build_world(3, partition, None, sight=sight)
+    for index in range(120):
+        request = make_request(world, index)
+        truth, missing = stated_truth(request.prompt, world)
+        assert truth is not None, (request.prompt, missing)
+        assert truth.model_dump(mode="json") == request.meta["truth"], request.prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("Show Nobodyhere.", "this world has no Nobodyhere"),
+        ("Show lantern with its moons.", "nothing that it names has its moons"),
+        ("Show seven towers.", "7 x tower on 0 legs is beyond a scene"),
+        ("a cat on a skateboard", "it names nothing that the atlas knows"),
+    ],
+)
+def test_what_a_world_does_not_know_is_named(prompt: str, why: str) -> None:
+    assert stated_truth(prompt, build_world(3, Partition.TRAIN, None)) == (None, why)

@@ -124,7 +124,8 @@ async def test_the_engine_scores_a_row_as_the_training_did(model: Path, tmp_path
 async def test_vllm_scores_a_row_as_the_training_did(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genevolve_ray.engines.vllm import VllmEngine, vllm_environment
+    from genevolve_ray.engines.vllm import VllmEngine
+    from genevolve_ray.engines.vllm_settings import vllm_environment
 
     for name, value in vllm_environment().items():
         monkeypatch.setenv(name, value)  # Ends with the test.

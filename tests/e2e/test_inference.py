@@ -20,7 +20,7 @@ import pytest
 from genevolve_ray.agent.profile import PROFILES, system_prompt
 from genevolve_ray.config import load_config
 from genevolve_ray.doctor.preflight import model_folder
-from genevolve_ray.engines.vllm import vllm_environment
+from genevolve_ray.engines.vllm_settings import vllm_environment
 from genevolve_ray.records.images import FilesystemImages, MemoryImages
 from genevolve_ray.records.published.writers import request_values
 from genevolve_ray.records.request import EvalType, Request

@@ -13,8 +13,7 @@ from tiny_qwen3 import BANNED, TinyModels
 
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.engines.factory import create_engine
-from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.engines.vllm_settings import own_threads
+from genevolve_ray.engines.vllm_settings import own_threads, vllm_environment
 
 
 async def test_the_reference_engine_by_name(tiny_models: TinyModels) -> None:

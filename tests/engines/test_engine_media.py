@@ -185,7 +185,7 @@ async def test_the_reference_engine_samples_what_the_learner_scores(seeing: Seei
 async def test_vllm_samples_what_the_learner_scores(
     seeing: Seeing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genevolve_ray.engines.vllm import vllm_environment
+    from genevolve_ray.engines.vllm_settings import vllm_environment
 
     for name, value in vllm_environment().items():
         monkeypatch.setenv(name, value)  # Ends with the test.
@@ -200,7 +200,7 @@ async def test_vllm_samples_what_the_learner_scores(
 @pytest.mark.e2e
 async def test_vllm_follows_trained_projectors(seeing: Seeing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The states of pictures that an engine keeps belong to one version: the probe shows those that it knows."""
-    from genevolve_ray.engines.vllm import vllm_environment
+    from genevolve_ray.engines.vllm_settings import vllm_environment
 
     for name, value in vllm_environment().items():
         monkeypatch.setenv(name, value)  # Ends with the test.

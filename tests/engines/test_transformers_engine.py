@@ -35,6 +35,7 @@ async def engine(tiny_models: TinyModels) -> AsyncIterator[TransformersEngine]:
         contract.check_generate,
         contract.check_stop,
         contract.check_greedy,
+        contract.check_streaming,
         contract.check_concurrent,
         contract.check_context,
         contract.check_update,

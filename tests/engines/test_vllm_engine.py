@@ -51,6 +51,7 @@ def mean_difference(folder: str, results: list[Generation]) -> float:
         contract.check_generate,
         contract.check_stop,
         contract.check_greedy,
+        contract.check_streaming,
         contract.check_concurrent,
         contract.check_context,
     ],

@@ -6,8 +6,15 @@ import pytest
 
 from genevolve_ray.cluster.workers import worker_environment
 from genevolve_ray.engines.config import EngineConfig, VllmConfig
-from genevolve_ray.engines.vllm import vllm_environment
-from genevolve_ray.engines.vllm_settings import batching, executor, head, placement, quantization, waiting_threads
+from genevolve_ray.engines.vllm_settings import (
+    batching,
+    executor,
+    head,
+    placement,
+    quantization,
+    vllm_environment,
+    waiting_threads,
+)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

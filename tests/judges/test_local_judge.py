@@ -12,7 +12,7 @@ from vlm_judge_helpers import BIN, HIT, IMAGE, KSCORE, PROGRAM, REQUEST, TRUTH, 
 
 from genevolve_ray.engines.chat_transformers import TransformersChat
 from genevolve_ray.engines.protocol import ChatImage, ChatMessage, ChatModel
-from genevolve_ray.engines.vllm import vllm_environment
+from genevolve_ray.engines.vllm_settings import vllm_environment
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.plugins import PluginSpec
 from genevolve_ray.judges.local_judge import LocalVlmJudge, LocalVlmJudgeConfig

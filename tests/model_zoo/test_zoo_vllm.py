@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM's variables end with the test."""
-    from genevolve_ray.engines.vllm import vllm_environment
+    from genevolve_ray.engines.vllm_settings import vllm_environment
 
     for name, value in vllm_environment().items():
         monkeypatch.setenv(name, value)

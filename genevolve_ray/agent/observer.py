@@ -1,0 +1,32 @@
+"""What an episode tells a listener while it is played, for displays of a single request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genevolve_ray.agent.parser import ToolCall
+from genevolve_ray.records.observation import ImageHit, Observation
+from genevolve_ray.records.trajectory import Turn
+
+
+class EpisodeObserver:
+    """Listen to one episode. Every method does nothing here; a subclass overrides those it needs.
+
+    The methods are called in the event loop of the episode, in the order of what happens, and must return at once. They
+    only read: an episode with a listener has the same result as one without.
+    """
+
+    def turn_began(self, turn: int) -> None:
+        """Hear that the policy is asked for turn number `turn`, from 0."""
+
+    def text_sampled(self, piece: str) -> None:
+        """Hear the next piece of the turn's text, where the engine streams. Pieces end between characters, not words."""
+
+    def turn_sampled(self, text: str) -> None:
+        """Hear the whole text of the turn, before its tool is called."""
+
+    def tool_answered(self, call: ToolCall, observation: Observation, hits: Sequence[tuple[str, ImageHit]]) -> None:
+        """Hear what a tool found; `hits` are its pictures under their ids in this trajectory."""
+
+    def turn_ended(self, turn: Turn) -> None:
+        """Hear the turn as the trajectory records it: its kind, its error, and the messages that follow it."""
