@@ -192,6 +192,8 @@ class Evolution:
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
         state |= {"renderer_swap": self.generations.current} | part_state(self.overlap.parts)
+        truths = {r.id: r.truth_image for r in batch.requests if r.truth_image is not None}
+        state["truths"] = {name: ref.model_dump(mode="json") for name, ref in truths.items()}
         self.store.commit_step(step, batch.groups, metrics, state_hash, validation, loop=state)
         self.monitor.step(step, metrics, validation)
 
