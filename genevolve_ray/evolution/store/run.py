@@ -50,6 +50,7 @@ CHANGEABLE = (
     "loop.steps",
     "steps",
     "logging",
+    "alarms",
     "inference",
     "gateway",
     "layers",

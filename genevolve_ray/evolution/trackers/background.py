@@ -29,8 +29,8 @@ from genevolve_ray.evolution.trackers.port import (
 from genevolve_ray.records.secrets import shown
 
 TRIES = 10
-"""Tries to write a step; the waits between them double from one second to `LONGEST_WAIT`."""
-LONGEST_WAIT = 60.0
+"""Tries to write a step; the waits between them double from `FIRST_WAIT` to `LONGEST_WAIT` seconds."""
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 _SHOWN = 300
 """Characters of an error that a note keeps."""
 
@@ -71,6 +71,7 @@ class TrackerThread:
         folder: Folder,
         note: Callable[[str], None],
         tries: int = TRIES,
+        first_wait: float = FIRST_WAIT,
     ) -> None:
         """Prepare the thread of a tracker.
 
@@ -81,9 +82,10 @@ class TrackerThread:
             folder: the run's folder, where `trackers/NAME.json` is kept.
             note: receives the notes for the user, from this thread.
             tries: how often a step is tried before it is given up.
+            first_wait: seconds before the second try.
         """
         self._tracker, self._run, self._steps, self._folder = tracker, run, steps, folder
-        self._note, self._tries = note, tries
+        self._note, self._tries, self._first_wait = note, tries, first_wait
         self._state = threading.Condition()
         self._committed = self._written = self._already = 0
         self._closing = self._ended = self._noted = False
@@ -104,13 +106,13 @@ class TrackerThread:
         """Tell that a step is committed."""
         with self._state:
             self._committed = step
-            self._state.notify()
+            self._state.notify_all()
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
         """Let the thread write what is left and end the tracker, with the summary of a run that is complete."""
         with self._state:
             self._summary, self._closing = summary, True
-            self._state.notify()
+            self._state.notify_all()
 
     def wait(self, until: float) -> None:
         """Wait for the end of the thread until a time of `time.monotonic`, and note what is missing."""
@@ -133,12 +135,11 @@ class TrackerThread:
             written = self._try(partial(self._write, step), f"step {step}")
             if not written and self._closing:
                 break  # The next start finds it missing.
-            self._written = step
             if written:
                 self._show(step)
             else:
                 self.lost += 1
-            self._keep()
+            self._reach(step)
         with self._typed("its end"):
             self._tracker.finish(self._summary)
             self._ended = True
@@ -154,8 +155,7 @@ class TrackerThread:
                 f"tracker {self._tracker.name} has steps up to {last} from before the run was resumed after step "
                 f"{self._already}: it keeps them as they were"
             )
-        self._written = last
-        self._keep()
+        self._reach(last)
 
     def _write(self, step: int) -> None:
         self._tracker.write(step, scalars(self._steps.metrics(step)) | {COMMITTED: float(step)})
@@ -192,7 +192,7 @@ class TrackerThread:
             if done or self._closing:
                 return done
             with self._state:
-                self._state.wait_for(lambda: self._closing, min(2.0**number, LONGEST_WAIT))
+                self._state.wait_for(lambda: self._closing, min(self._first_wait * 2.0**number, LONGEST_WAIT))
         return False
 
     @contextmanager
@@ -213,13 +213,16 @@ class TrackerThread:
             self._note(f"{failure}. The run continues; further failures are only counted")
         return True
 
-    def _keep(self) -> None:
-        """Record in the run what the tracker has."""
+    def _reach(self, step: int) -> None:
+        """Go on after a step, and record in the run that the tracker has it."""
+        with self._state:
+            self._written = step
+            self._state.notify_all()
         found = TrackerFile(
             id=self._tracked.id,
             address=shown(self._tracked.address),
             target=self._tracker.target,
-            last_step=self._written,
+            last_step=step,
         )
         with self._typed("the record in the run's folder"):
             self._folder.put(_path(self._tracker.name), found.encode(), "tracker's record")

@@ -80,8 +80,9 @@ class CommittedSteps:
 
     def metrics(self, step: int) -> Mapping[str, object]:
         """Return a step's metrics, and those of its validation as `validation/NAME`."""
+        found = dict(self._store.manifest(step).metrics)
         validation = self._store.validation(step) or {}
-        return {**self._store.manifest(step).metrics, **{f"validation/{name}": v for name, v in validation.items()}}
+        return found | {f"validation/{name}": value for name, value in validation.items() if name != "step"}
 
     def alerts(self, step: int) -> Sequence[tuple[str, str]]:
         """Return the alarms that were raised at a step."""
