@@ -183,8 +183,8 @@ _RULES: Mapping[AlarmName, _Rule] = {
         _metric("experience_hit_rate"),
         lambda share, start: share * start,
         above=False,
-        words="The distillation has hardly any request left to teach. Either attempts no longer differ by experience.min_gap, "
-        "or new requests are unlike remembered ones: look at experience_pairs, and try a lower experience.memory.threshold",
+        words="The distillation has hardly any request left to teach. Either attempts no longer differ by experience.min_gap "
+        "(experience_pairs falls), or new requests are unlike remembered ones. Try a lower experience.memory.threshold",
     ),
     AlarmName.PARITY: _Rule(
         "the parity of engine and learner in nats",

@@ -210,7 +210,8 @@ class Evolution:
         if stopping:
             names = ", ".join(alarm.name.value for alarm in stopping)
             raise AlarmStop(
-                f"stopped after step {step} by alarms.stop={names}: {stopping[0].text}. The same command resumes"
+                f"stopped after step {step}, which is committed with a checkpoint, by alarms.stop={names}: "
+                f"{stopping[0].text}. The same command resumes the run"
             )
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:

@@ -39,8 +39,11 @@ class WandbTracker:
     name = "wandb"
 
     def __init__(self, project: str, mode: str, close_seconds: float) -> None:
-        """Name the project and the mode, `online` or `offline`; W&B gives an upload up after `close_seconds`."""
-        self._project, self._mode, self._close_seconds = project, mode, close_seconds
+        """Name the project and the mode, `online` or `offline`; a start or an end takes `close_seconds` at most."""
+        self._project, self._mode = project, mode
+        # W&B's own exit handler waits for either: without limits it would hold the process for minutes.
+        seconds = max(1.0, close_seconds)
+        self._limits = {"init_timeout": seconds, "finish_timeout": seconds}
         self.target = f"{mode} {project}"
 
     def begin(self, run: TrackedRun) -> Tracked:
@@ -55,7 +58,7 @@ class WandbTracker:
             config=dict(run.config),
             resume="allow",
             reinit="create_new",
-            settings=self._wandb.Settings(**_QUIET, finish_timeout=max(1.0, self._close_seconds)),
+            settings=self._wandb.Settings(**_QUIET, **self._limits),
             **folder,
         )
         last = self._run.starting_step - 1 if self._mode == "online" and self._run.resumed else None

@@ -79,9 +79,7 @@ def test_pictures_texts_alerts_and_summary(tmp_path: Path) -> None:
     assert (best.step, list(best.tensor_proto.string_val)) == (4, [b"8", b"4", png("red"), png("red")])
     assert len(events.Tensors("pictures/truth")) == 1
     assert "pictures/worst" not in events.Tags()["tensors"]
-    assert texts(events, "pictures/table")[0].splitlines()[2] == (
-        r"|a \| b|0.750|0.250|\!\[x\]\(http://evil/x.png\)|"
-    )
+    assert texts(events, "pictures/table")[0].splitlines()[2] == (r"|a \| b|0.750|0.250|\!\[x\]\(http://evil/x.png\)|")
     assert texts(events, "alerts/entropy") == [r"it \<b\>falls\</b\>"]
     assert '"gain": 0.1' in texts(events, "summary")[0]
     assert '"seed": 1' in texts(events, "configuration")[0]

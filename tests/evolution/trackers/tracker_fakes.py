@@ -74,7 +74,9 @@ class Fed:
     def __init__(self, folder: Path, tracker: RememberingTracker, steps: Any = None, tries: int = 1) -> None:
         self.notes: list[str] = []
         self.tracker = tracker
-        self.thread = TrackerThread(tracker, RUN, steps or Steps(), Folder(str(folder)), self.notes.append, tries, 0.001)
+        self.thread = TrackerThread(
+            tracker, RUN, steps or Steps(), Folder(str(folder)), self.notes.append, tries, 0.001
+        )
 
     def play(self, before: int, steps: Sequence[int], summary: Mapping[str, Any] | None = None) -> None:
         """Begin with `before` committed steps, commit more, and end."""
