@@ -15,9 +15,9 @@ from genevolve_ray.cluster.config import PlacedConfig, usual_way
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.layers import EXTENDS, Layer, LayerFault, is_file, key_places, merge_layers, read_layers
 from genevolve_ray.evolution.layers import presets as presets
-from genevolve_ray.evolution.metric_writers import MetricsConfig
 from genevolve_ray.evolution.plugin_folders import look_beside
 from genevolve_ray.evolution.plugins import Role, same_plugin
+from genevolve_ray.evolution.trackers.port import TrackersConfig
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.records.differences import value_at
 from genevolve_ray.records.secrets import masked
@@ -38,8 +38,8 @@ class ConfigError(UserFault, ValueError):
 class RunConfig(PlacedConfig):
     """Configure a whole run: what it computes, where it runs, what it logs, and which outside workers may roll out."""
 
-    logging: MetricsConfig = MetricsConfig()
-    """Metric writers in addition to `metrics.jsonl`."""
+    logging: TrackersConfig = TrackersConfig()
+    """Trackers in addition to `metrics.jsonl`."""
     gateway: GatewayConfig = GatewayConfig()
     """Rollouts from machines outside the cluster."""
     layers: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-from contextlib import closing
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,13 +17,14 @@ from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.hub_models import pin_models
 from genevolve_ray.evolution.loop import Evolution
-from genevolve_ray.evolution.metric_writers import open_writers
 from genevolve_ray.evolution.metrics import PARITIES, evaluation_metrics, verdict_parts
 from genevolve_ray.evolution.monitor import Recording
 from genevolve_ray.evolution.sources import open_source, prime_source
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
+from genevolve_ray.evolution.trackers.opening import open_trackers
+from genevolve_ray.evolution.trackers.port import TrackedRun
 from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.secrets import REMEDY, hide_secrets, masked
 from genevolve_ray.records.trajectory import Outcome, Trajectory
@@ -59,10 +59,15 @@ def with_date(config: RunConfig, store: RunStore) -> RunConfig:
     return config if config.date else config.model_copy(update={"date": store.info.created[:10]})
 
 
-def tracked(name: str, store: RunStore) -> tuple[str, str]:
-    """Return name and id of a run for trackers; folders of one name have different ids, a resumed run keeps its own."""
+def tracked(config: RunConfig, store: RunStore, folder: Path) -> TrackedRun:
+    """Return a run for trackers; folders of one name have different ids, a resumed run keeps its own."""
     own = store.info.run_id
-    return name, f"{name}-{own}" if own else name
+    return TrackedRun(
+        name=config.name,
+        id=f"{config.name}-{own}" if own else config.name,
+        config=masked(config.model_dump(mode="json")),
+        folder=folder if store.is_local else None,
+    )
 
 
 async def _until_signal(work: Any) -> dict[str, Any]:
@@ -80,9 +85,9 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         MemoryGauge() as gauge,
         RunStore.open(str(folder), config, run_seed=config.seed, keep=config.checkpoints) as store,
         RecordedProgress(open_progress(), folder) as screen,
-        closing(
-            open_writers(config.logging, *tracked(config.name, store), masked(config.model_dump(mode="json")))
-        ) as writers,
+        open_trackers(
+            config.logging, tracked(config, store, folder), store, Folder(str(folder)), screen.note
+        ) as trackers,
     ):
         config = with_date(config, store)
         screen.start(config.loop.steps, _headline(config), store.last_step)
@@ -96,12 +101,13 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
                 ports.rollouts,
                 ports.learner,
                 store,
-                Recording(screen, writers),
+                Recording(screen, trackers),
                 ports.experience,
                 panel=ports.panel,
             )
             async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.generations, screen):
                 version = await evolution.start()
+                trackers.begin(version)
                 await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
                 evolving = perf_counter()
                 await evolution.run(version)
@@ -114,6 +120,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         summary["peak_memory_bytes"] = gauge.peak
         summary["report"] = str(folder / "report.html")
         store.put_summary(summary)
+        trackers.complete(summary)
         write_report(store, folder / "report.html")
     print(verdict(summary))
     return summary

@@ -36,6 +36,7 @@ from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.sources import build_source, check_truth, prime_source, recorded_rows
 from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.trackers.opening import check_trackers
 from genevolve_ray.models.hub import is_hub_id, local_model, offline
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.published.rejections import RejectionReport
@@ -139,6 +140,16 @@ def date(config: RunConfig) -> list[Check]:
     except UserFault as fault:
         return [problem("date", fault, "--set date=YYYY-MM-DD")]
     return [ok("date", f"{config.date} is the day that the policy is shown")] if config.date else []
+
+
+def trackers(config: RunConfig) -> list[Check]:
+    """Return whether the configured trackers can be opened, nothing where there are none."""
+    chosen = config.logging.chosen
+    try:
+        check_trackers(config.logging)
+    except UserFault as fault:
+        return [problem("trackers", fault)]
+    return [ok("trackers", ", ".join(chosen))] if chosen else []
 
 
 def embedder(config: RunConfig) -> list[Check]:

@@ -30,6 +30,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
     checks += [
         *policy,
         *parts.date(config),
+        *parts.trackers(config),
         *parts.embedder(config),
         *parts.plugins(config),
         *parts.tools(config),

@@ -13,6 +13,7 @@ from genevolve_ray.agent.profile import PROFILES, ProtocolProfile
 from genevolve_ray.agent.profile_source import read_profile
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.alarms import AlarmsConfig
 from genevolve_ray.evolution.consistency import check_consistent
 from genevolve_ray.evolution.plugins import (
     EmbedderSpec,
@@ -179,6 +180,8 @@ class EvolutionConfig(Config):
     """The comparison before and after the run."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """Which checkpoints are kept."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """Signs of a collapse that the run watches for."""
     requests: RequestsSpec
     """Plug-in that poses the requests."""
     tools: ToolsSpec

@@ -20,6 +20,7 @@ from genevolve_ray.agent.chat import ChatFormat
 from genevolve_ray.engines.checks import context_length
 from genevolve_ray.engines.protocol import Probe
 from genevolve_ray.evolution.config import EvolutionConfig
+from genevolve_ray.evolution.metrics import turn_gap_metrics
 from genevolve_ray.evolution.pictures import ProbeContext, TrajectoryPictures, seeing_probe
 from genevolve_ray.evolution.ports import LearnerLost, Parts
 from genevolve_ray.evolution.teaching import TeacherPatch
@@ -141,6 +142,7 @@ class LocalLearner:
             release_cached_memory()
         if teachers is not None:
             metrics["teacher_contexts_too_long"] = float(teachers.too_long)
+            metrics |= turn_gap_metrics(self._trained, self._learner.gaps)
         return {f"learner_{name}" if name in _OWN else name: value for name, value in metrics.items()}
 
     async def teacher_disagreement(self) -> list[MovedToken]:

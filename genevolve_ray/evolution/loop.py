@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genevolve_ray.engines.protocol import SamplingParams
+from genevolve_ray.evolution.alarms import AlarmStop, AlarmWatch
 from genevolve_ray.evolution.collect import evaluate
 from genevolve_ray.evolution.config import EvolutionConfig
 from genevolve_ray.evolution.generations import RendererGenerations
@@ -58,6 +59,7 @@ class Evolution:
         config, experience = self.config, self.experience
         self.overlap = Overlap(self.learner, config.part_tokens if config.learns_early else math.inf)
         self.comparisons = Comparisons(experience if config.compares_early else None, self.requests.train)
+        self.alarms = AlarmWatch(config.alarms, config.loop.parity_limit)
 
     async def start(self) -> int:
         """Restore the last committed state, publish it to the engines, and return its policy version."""
@@ -67,6 +69,9 @@ class Evolution:
         )
         for message in self.store.damage.values():
             self.monitor.note(f"{message}; nothing that the run needs is lost")
+        self.alarms = self.alarms.after_all(self.store.metrics())
+        for name, since in self.alarms.active().items():
+            self.monitor.note(f"alarm {name.value} is raised since step {since}")
         await self.publish(version)
         return version
 
@@ -170,6 +175,8 @@ class Evolution:
     ) -> None:
         """Validate and checkpoint where due, then commit the step by its one manifest."""
         loop, last = self.config.loop, step == self.config.loop.steps
+        alarms, raised = self.alarms.after(step, metrics)
+        stopping = [] if last else alarms.stopping(raised)
         validation = None
         if loop.validate_every and (step % loop.validate_every == 0 or last):
             requests = self.requests.validation(loop.validation_requests)
@@ -177,7 +184,7 @@ class Evolution:
             clock.lap("seconds_validation")
         state_hash = await self.learner.state_hash()
         moved = await self.learner.teacher_disagreement() if experience.lessons else []
-        if step % loop.checkpoint_every == 0 or last:
+        if step % loop.checkpoint_every == 0 or last or stopping:
             with self.store.checkpoint(step, state_hash, validation) as folder:
                 await self.learner.save(str(folder))
         if self.experience is not None:
@@ -186,14 +193,26 @@ class Evolution:
             else:
                 self.store.put_experience_changes(step, await self.experience.changes())
         clock.lap("seconds_commit")
-        metrics |= clock.seconds() | self.overlap.metrics()
+        metrics |= clock.seconds() | self.overlap.metrics() | alarms.metrics()
         # In parallel with the learner, rollouts take the whole step.
         seconds = metrics["seconds_rollout" if loop.mode == "sync" else "seconds_step"]
         metrics["tokens_per_second"] = metrics["policy_tokens"] / seconds
         state = lesson_state(experience.lessons, moved) | {"flow": batch.flow.model_dump(mode="json")}
         state |= {"renderer_swap": self.generations.current} | part_state(self.overlap.parts)
+        truths = {r.id: r.truth_image for r in batch.requests if r.truth_image is not None}
+        state["truths"] = {name: ref.model_dump(mode="json") for name, ref in truths.items()}
+        state["alarms"] = [alarm.model_dump(mode="json") for alarm in raised]
         self.store.commit_step(step, batch.groups, metrics, state_hash, validation, loop=state)
+        self.alarms = alarms
         self.monitor.step(step, metrics, validation)
+        for alarm in raised:
+            self.monitor.note(f"step {step}, alarm {alarm.name.value}: {alarm.text}")
+        if stopping:
+            names = ", ".join(alarm.name.value for alarm in stopping)
+            raise AlarmStop(
+                f"stopped after step {step}, which is committed with a checkpoint, by alarms.stop={names}: "
+                f"{stopping[0].text}. The same command resumes the run"
+            )
 
     async def evaluate(self, requests: Sequence[Request], split: str) -> list[Trajectory]:
         """Draw one rollout of each request with the current weights, sampled as in training.

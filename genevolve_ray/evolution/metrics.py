@@ -71,11 +71,42 @@ def group_metrics(groups: Sequence[Group], reward: RewardConfig | None = None) -
     metrics |= {
         "reward_std": float(np.mean([np.std(s) for s in scores if s])) if any(scores) else 0.0,
         "zero_variance_groups": float(sum(len(s) > 1 and max(s) == min(s) for s in scores)),
+        **_equal_fraction(scores),
         "short_groups": float(sum(len(s) < 2 for s in scores)),
         "tokens_total": float(sum(len(t.ledger) for t in every)),
         "policy_tokens": float(sum(t.ledger.policy_tokens for t in every)),
     }
     return metrics | component_metrics(every, reward) | usage_metrics(every)
+
+
+def _equal_fraction(scores: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the share of groups without variance among those with two scores; empty where no group has two."""
+    compared = [max(s) == min(s) for s in scores if len(s) > 1]
+    return {"zero_variance_fraction": sum(compared) / len(compared)} if compared else {}
+
+
+def turn_gap_metrics(trajectories: Sequence[Trajectory], gaps: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return how the teacher's gap changes along the turns of a trajectory, as `ved_gap_turn_slope`.
+
+    It is the least-squares slope of |log pi - log q| over the number of the turn, in nats a turn, over all policy tokens
+    of taught trajectories. It is missing where these have one turn only, or where nothing was taught.
+
+    Args:
+        trajectories: the trajectories of a step, as the learner saw them.
+        gaps: log pi - log q of the policy tokens of each one, empty where it had no teacher.
+    """
+    turns, sizes = [], []
+    for trajectory, gap in zip(trajectories, gaps, strict=True):
+        if gap:
+            mask = np.asarray(trajectory.ledger.policy_mask)
+            begins = mask & ~np.concatenate(([False], mask[:-1]))
+            turns.append(np.cumsum(begins)[mask])
+            sizes.append(np.abs(np.asarray(gap)))
+    if not turns:
+        return {}
+    turn, size = np.concatenate(turns), np.concatenate(sizes)
+    spread = float(np.var(turn))
+    return {"ved_gap_turn_slope": float(np.cov(turn, size, bias=True)[0, 1]) / spread} if spread else {}
 
 
 def component_metrics(trajectories: Sequence[Trajectory], reward: RewardConfig | None = None) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from genevolve_ray.evolution.metric_writers import MetricWriters
+from genevolve_ray.evolution.trackers.opening import Trackers
 from genevolve_ray.records.trajectory import Trajectory
 
 
@@ -46,11 +46,11 @@ class NullMonitor:
 
 
 class Recording:
-    """Forward everything to a monitor, and the metrics of committed steps to metric writers as well."""
+    """Forward everything to a monitor, and tell the trackers of committed steps as well."""
 
-    def __init__(self, monitor: Monitor, writers: MetricWriters) -> None:
-        """Keep the monitor that receives the notifications, and the metric writers."""
-        self._monitor, self._writers = monitor, writers
+    def __init__(self, monitor: Monitor, trackers: Trackers) -> None:
+        """Keep the monitor that receives the notifications, and the trackers."""
+        self._monitor, self._trackers = monitor, trackers
 
     def phase(self, name: str, done: int, total: int) -> None:
         """Forward it."""
@@ -61,10 +61,9 @@ class Recording:
         self._monitor.trajectory(trajectory)
 
     def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
-        """Forward it and write it."""
+        """Forward it, and let the trackers read the step."""
         self._monitor.step(step, metrics, validation)
-        found = {f"validation/{name}": value for name, value in (validation or {}).items()}
-        self._writers.write(step, {**metrics, **found})
+        self._trackers.committed(step)
 
     def note(self, text: str) -> None:
         """Forward it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from genevolve_ray.evolution.alarms import alarm_periods
 from genevolve_ray.viewer.data import ReportData, find_key
 from genevolve_ray.viewer.figures import column, number
 from genevolve_ray.viewer.page import duration, fixed, power, signed
@@ -30,6 +31,7 @@ def tiles(data: ReportData) -> list[Tile]:
         _valid_tile,
         _size_tile,
         _parity_tile,
+        _alarms_tile,
         _time_tile,
         _memory_tile,
     ]
@@ -96,6 +98,16 @@ def _parity_tile(data: ReportData) -> Tile | None:
     limit = data.parity_limit
     tone = "" if limit is None else "good" if worst <= limit else "bad"
     return Tile("Parity, worst step", power(worst), note=f"limit {power(limit)}" if limit else "", tone=tone)
+
+
+def _alarms_tile(data: ReportData) -> Tile | None:
+    """Return the collapse alarms that were raised, None where there were none."""
+    periods = alarm_periods(data.metrics)
+    if not periods:
+        return None
+    said = [f"{name} from step {first}" + (f" to {last}" if last else "") for name, first, last in periods]
+    lasting = sum(last is None for _, _, last in periods)
+    return Tile("Collapse alarms", str(len(periods)), note="; ".join(said), tone="bad" if lasting else "")
 
 
 def _time_tile(data: ReportData) -> Tile | None:

@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from genevolve_ray.evolution.alarms import PREFIX
 from genevolve_ray.evolution.monitor import Monitor
 from genevolve_ray.records.secrets import shown
 from genevolve_ray.records.trajectory import Trajectory
@@ -138,6 +139,11 @@ def validation_line(step: int, validation: Mapping[str, float]) -> str:
     return f"validation after step {step}: {', '.join(shown)}"
 
 
+def alarm_names(metrics: Mapping[str, float]) -> str:
+    """Return the alarms that are raised in the metrics of a step, empty where none is."""
+    return ", ".join(key.removeprefix(PREFIX) for key, value in metrics.items() if key.startswith(PREFIX) and value)
+
+
 def summary_line(config: Mapping[str, object]) -> str:
     """Return the settings on one line."""
     return shown(" · ".join(f"{key} {value}" for key, value in config.items()))
@@ -166,6 +172,8 @@ class PlainProgress:
     def step(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None = None) -> None:
         """Print one line with everything that the live table shows, and one for a validation."""
         shown = [f"{c.head.replace(' s', '_s')} {cell(c, metrics)}" for c in COLUMNS[1:] if c.key in metrics]
+        if alarms := alarm_names(metrics):
+            shown.append(f"alarms {alarms}")
         self._print(f"step {step}/{self._total}  {'  '.join(shown)}")
         if validation:
             self._print(validation_line(step, validation))
@@ -266,6 +274,8 @@ class LiveProgress:
             parts.append(_table(rows, self._console.width))
         if len(rewards) > 1:
             parts.append(_reward_line(rewards, self._console.width))
+        if rows and (alarms := alarm_names(rows[-1])):
+            parts.append(Text(f"  alarms: {alarms}", style="bold red"))
         return Group(*parts)
 
     def _bar(self) -> RenderableType:

@@ -32,7 +32,7 @@ def make_config(**changes: Any) -> EvolutionConfig:
     loop = {"steps": 3, "requests_per_step": 2, "group_size": 2, "validate_every": 0, "checkpoint_every": 100}
     rest = {
         k: changes.pop(k)
-        for k in ("deterministic", "engine", "seed", "checkpoints", "learner", "profile", "experience")
+        for k in ("deterministic", "engine", "seed", "checkpoints", "learner", "profile", "experience", "alarms")
         if k in changes
     }
     return EvolutionConfig.model_validate(

@@ -1,18 +1,15 @@
-"""The recorder passes steps on and writes them."""
+"""The recorder passes steps on and tells the trackers."""
 
-from genevolve_ray.evolution.metric_writers import MetricWriters
 from genevolve_ray.evolution.monitor import NullMonitor, Recording
+from genevolve_ray.evolution.trackers.opening import Trackers
 
 
-class Rows:
+class Thread:
     def __init__(self):
-        self.rows = []
+        self.steps = []
 
-    def write(self, step, metrics):
-        self.rows.append((step, dict(metrics)))
-
-    def close(self):
-        pass
+    def committed(self, step):
+        self.steps.append(step)
 
 
 class Screen(NullMonitor):
@@ -23,8 +20,8 @@ class Screen(NullMonitor):
         self.seen.append((step, metrics, validation))
 
 
-def test_a_committed_step_reaches_screen_and_writers():
-    rows, screen = Rows(), Screen()
-    Recording(screen, MetricWriters([rows])).step(3, {"reward_mean": 0.5}, {"reward_mean": 0.25})
+def test_a_committed_step_reaches_screen_and_trackers():
+    thread, screen = Thread(), Screen()
+    Recording(screen, Trackers([thread], 1.0)).step(3, {"reward_mean": 0.5}, {"reward_mean": 0.25})
     assert screen.seen == [(3, {"reward_mean": 0.5}, {"reward_mean": 0.25})]
-    assert rows.rows == [(3, {"reward_mean": 0.5, "validation/reward_mean": 0.25})]
+    assert thread.steps == [3]

@@ -75,6 +75,11 @@ class RunDocuments:
         data = json.dumps({"step": step, **result}, indent=2).encode()
         self._folder.put(f"validation/{step_name(step)}.json", data, "validation")
 
+    def validation(self, step: int) -> dict[str, Any] | None:
+        """Return the validation after a committed step, None where there was none."""
+        name = f"validation/{step_name(step)}.json"
+        return self._get_json(name, "validation") if self._folder.size(name) is not None else None
+
     def validations(self) -> list[dict[str, Any]]:
         """Return the validations of committed steps in order, each with its `step`."""
         steps = [step for step in self._numbered("validation") if step <= self.last_step]

@@ -51,6 +51,7 @@ CHANGEABLE = (
     "loop.steps",
     "steps",
     "logging",
+    "alarms",
     "inference",
     "gateway",
     "layers",
