@@ -25,6 +25,7 @@ from genevolve_ray.evolution.sources import open_source, prime_source
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
+from genevolve_ray.evolution.telemetry.watching import watched
 from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.secrets import REMEDY, hide_secrets, masked
 from genevolve_ray.records.trajectory import Outcome, Trajectory
@@ -88,24 +89,27 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         for key in hide_secrets(config.model_dump(mode="json")):
             screen.note(f"{key} is a secret in plain: it is masked in the files of the run; {REMEDY}")
         requests = open_source(config, store, screen.note)
-        async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
-            evolution = Evolution(
-                config,
-                requests,
-                ports.rollouts,
-                ports.learner,
-                store,
-                Recording(screen, writers),
-                ports.experience,
-                panel=ports.panel,
-            )
-            async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.generations, screen):
-                version = await evolution.start()
-                await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
-                evolving = perf_counter()
-                await evolution.run(version)
-                evolved = perf_counter() - evolving
-                await _heldout(evolution, store.last_step, "heldout-final", wanted=True)
+        steps, home = (store.last_step, config.loop.steps), Folder(str(folder))
+        with watched(Recording(screen, writers), config.logging, home, config.name, steps) as (monitor, on_judged):
+            async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
+                evolution = Evolution(
+                    config,
+                    requests,
+                    ports.rollouts,
+                    ports.learner,
+                    store,
+                    monitor,
+                    ports.experience,
+                    panel=ports.panel,
+                    on_judged=on_judged,
+                )
+                async with swapping(Swaps(home), ports.renderers, evolution.generations, screen):
+                    version = await evolution.start()
+                    await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
+                    evolving = perf_counter()
+                    await evolution.run(version)
+                    evolved = perf_counter() - evolving
+                    await _heldout(evolution, store.last_step, "heldout-final", wanted=True)
         summary = summarise(store, config)
         setup = float(os.environ.get("GENEVOLVE_SETUP_SECONDS", 0.0))
         total = perf_counter() - started + setup

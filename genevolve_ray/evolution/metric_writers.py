@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.telemetry.config import PrometheusConfig, TracesConfig
 from genevolve_ray.records.base import Config
 
 
@@ -22,6 +23,10 @@ class MetricsConfig(Config):
     """Weights & Biases project; empty switches it off."""
     wandb_mode: str = Field(default="online", pattern="^(online|offline)$")
     """`online`, or `offline` to write local files only."""
+    prometheus: PrometheusConfig | None = None
+    """Live metrics for Prometheus; `{}` serves them with the defaults."""
+    traces: TracesConfig | None = None
+    """Traces for OpenTelemetry; `{}` exports them as the standard variables `OTEL_EXPORTER_OTLP_*` say."""
 
 
 class MetricWriter(Protocol):
