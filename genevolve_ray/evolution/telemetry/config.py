@@ -15,6 +15,9 @@ class PrometheusConfig(Config):
     password."""
     port: int = Field(default=9400, ge=0, le=65535)
     """Port; 0 takes a free one. It is printed, and written to `prometheus_targets.json` in the run's folder."""
+    targets: str = ""
+    """Folder that receives the same file under a name of the run's own while the run lasts. Prometheus finds every run there
+    (`file_sd_configs`), which it cannot over several folders. Empty: none."""
 
 
 class TracesConfig(Config):

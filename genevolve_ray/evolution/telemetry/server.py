@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from genevolve_ray.evolution.telemetry.config import PrometheusConfig
 TARGETS = "prometheus_targets.json"
 """File of a run's folder with the address, in the form that Prometheus reads (`file_sd_configs`)."""
 
+_NOT_IN_NAMES = re.compile(r"[^\w.-]")
+
 
 @contextmanager
 def serving(
@@ -23,7 +26,8 @@ def serving(
 ) -> Iterator[str]:
     """Serve the metrics of a registry until the end of the block; yield the address, as a URL.
 
-    The address is written to `TARGETS` of the run's folder, which is removed at the end.
+    The address is written to `TARGETS` of the run's folder and to the folder of `targets`; both files are removed at the
+    end.
 
     Args:
         registry: the metrics.
@@ -42,10 +46,14 @@ def serving(
             f"logging.prometheus: {config.host}:{config.port} cannot be listened on: {error.strerror or error}; "
             "set another port, or 0 for a free one"
         ) from error
+    files = [(folder, TARGETS)]
+    if config.targets:
+        files.append((Folder(config.targets), f"{_NOT_IN_NAMES.sub('_', run)}-{server.server_port}.json"))
     try:
         target = f"{_reachable(config.host)}:{server.server_port}"
         targets = [{"targets": [target], "labels": {"job": "genevolve", "run": run}}]
-        folder.put(TARGETS, json.dumps(targets, indent=2).encode() + b"\n", "address of the metrics")
+        for place, name in files:
+            place.put(name, json.dumps(targets, indent=2).encode() + b"\n", "address of the metrics")
         url = f"http://{target}/metrics"
         say(f"metrics for Prometheus at {url}")
         yield url
@@ -53,7 +61,8 @@ def serving(
         server.shutdown()
         server.server_close()
         thread.join()
-        folder.delete(TARGETS)
+        for place, name in files:
+            place.delete(name)
 
 
 def _reachable(host: str) -> str:

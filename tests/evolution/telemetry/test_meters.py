@@ -170,6 +170,15 @@ def test_a_free_port_is_said_and_written_until_the_end(tmp_path: Path) -> None:
     assert not (tmp_path / TARGETS).exists()
 
 
+def test_one_folder_may_hold_the_addresses_of_all_runs(tmp_path: Path) -> None:
+    config = PrometheusConfig(port=0, targets=str(tmp_path / "all"))
+    with serving(RunMeters("a/b", 0, 1).registry, config, Folder(str(tmp_path / "run")), "a/b", print) as url:
+        (found,) = (tmp_path / "all").glob("a_b-*.json")
+        assert json.loads(found.read_text())[0]["targets"][0] in url
+        assert found.read_text() == (tmp_path / "run" / TARGETS).read_text()
+    assert list((tmp_path / "all").iterdir()) == []
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
