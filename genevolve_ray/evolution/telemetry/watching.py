@@ -85,7 +85,7 @@ def watched(
         monitor: shows the run.
         config: the settings.
         folder: the run's, for the address at which the metrics are served.
-        run: its name.
+        run: the name of the run among others.
         steps: the last committed step, and the number of steps that the run is to have.
 
     Yields:
