@@ -90,8 +90,10 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
             screen.note(f"{key} is a secret in plain: it is masked in the files of the run; {REMEDY}")
         requests = open_source(config, store, screen.note)
         steps, home = (store.last_step, config.loop.steps), Folder(str(folder))
-        name = folder.absolute().name
-        with watched(Recording(screen, writers), config.logging, home, name, steps) as (monitor, on_judged):
+        with watched(Recording(screen, writers), config.logging, home, folder.name or config.name, steps) as (
+            monitor,
+            on_judged,
+        ):
             async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
                 evolution = Evolution(
                     config,
