@@ -83,36 +83,38 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
         closing(
             open_writers(config.logging, *tracked(config.name, store), masked(config.model_dump(mode="json")))
         ) as writers,
+        watched(
+            Recording(screen, writers),
+            config.logging,
+            Folder(str(folder)),
+            folder.name or config.name,
+            (store.last_step, config.loop.steps),
+        ) as (monitor, on_judged),
     ):
         config = with_date(config, store)
         screen.start(config.loop.steps, _headline(config), store.last_step)
         for key in hide_secrets(config.model_dump(mode="json")):
             screen.note(f"{key} is a secret in plain: it is masked in the files of the run; {REMEDY}")
         requests = open_source(config, store, screen.note)
-        steps, home = (store.last_step, config.loop.steps), Folder(str(folder))
-        with watched(Recording(screen, writers), config.logging, home, folder.name or config.name, steps) as (
-            monitor,
-            on_judged,
-        ):
-            async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
-                evolution = Evolution(
-                    config,
-                    requests,
-                    ports.rollouts,
-                    ports.learner,
-                    store,
-                    monitor,
-                    ports.experience,
-                    panel=ports.panel,
-                    on_judged=on_judged,
-                )
-                async with swapping(Swaps(home), ports.renderers, evolution.generations, screen):
-                    version = await evolution.start()
-                    await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
-                    evolving = perf_counter()
-                    await evolution.run(version)
-                    evolved = perf_counter() - evolving
-                    await _heldout(evolution, store.last_step, "heldout-final", wanted=True)
+        async with open_ports(as_swapped(config, folder), model, store, screen, local=local) as ports:
+            evolution = Evolution(
+                config,
+                requests,
+                ports.rollouts,
+                ports.learner,
+                store,
+                monitor,
+                ports.experience,
+                panel=ports.panel,
+                on_judged=on_judged,
+            )
+            async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.generations, screen):
+                version = await evolution.start()
+                await _heldout(evolution, version, "heldout-sft", wanted=version == 0)
+                evolving = perf_counter()
+                await evolution.run(version)
+                evolved = perf_counter() - evolving
+                await _heldout(evolution, store.last_step, "heldout-final", wanted=True)
         summary = summarise(store, config)
         setup = float(os.environ.get("GENEVOLVE_SETUP_SECONDS", 0.0))
         total = perf_counter() - started + setup
