@@ -32,6 +32,7 @@ NAMES = (
     "asynchronous",
     "controller",
     "ask",
+    "telemetry",
 )
 SECONDS_EACH = 900
 """A benchmark that takes longer has hung; its process is ended and the others go on."""

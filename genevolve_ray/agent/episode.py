@@ -24,6 +24,7 @@ from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.moments import mark
 from genevolve_ray.records.observation import ImageSearchObservation, Observation, Pictured, SearchObservation
 from genevolve_ray.records.program import ProgramError, ProgramFault
 from genevolve_ray.records.request import Request
@@ -111,6 +112,7 @@ class _Episode:
 
     async def run(self, messages: list[dict[str, str]]) -> Trajectory:
         """Play turns until the episode ends, between the opening and the closing of its stateful tools."""
+        mark(self.trajectory.timings, "episode")
         try:
             async with opened(self.tools.values(), self.context):
                 await self._play(messages)
@@ -144,6 +146,7 @@ class _Episode:
 
     async def _play_turn(self) -> str | None:
         """Sample and execute one turn. Returns the observation's body, None when the episode is over."""
+        mark(self.trajectory.timings, f"turn_{self.turn}")
         started = perf_counter()
         try:
             spoken = await self.session.sample_turn(
@@ -192,6 +195,7 @@ class _Episode:
             return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error="tools are closed")
         if (unknown := self._unknown_skill(call, tool)) is not None:
             return self._note(TurnKind.FORMAT_ERROR, text, seconds, unknown, call, error="unknown skill")
+        mark(self.trajectory.timings, f"tool_{self.turn}")
         started = perf_counter()
         try:
             body, outages = await self._observed(call, tool)
@@ -199,14 +203,20 @@ class _Episode:
             body = filled(messages.bad_arguments, name=name, detail=self._line(str(error)))
             return self._note(TurnKind.FORMAT_ERROR, text, seconds, body, call, error=str(error))
         except InfraFailure as error:
-            self._note(TurnKind.TOOL_CALL, text, seconds, "", call, error=str(error))
+            tool_seconds = self._spent_on_tools(started)
+            self._note(TurnKind.TOOL_CALL, text, seconds, "", call, error=str(error), tool_seconds=tool_seconds)
             self._end(Outcome.INFRA_FAILURE, Termination.ERROR, f"{call.name}: {error}")
             return None
-        tool_seconds = perf_counter() - started
-        self.trajectory.timings["tools"] += tool_seconds
+        tool_seconds = self._spent_on_tools(started)
         self.calls += 1
         # An outage that is reported to the policy marks the turn, and so the trajectory.
         return self._note(TurnKind.TOOL_CALL, text, seconds, body, call, error=outages, tool_seconds=tool_seconds)
+
+    def _spent_on_tools(self, started: float) -> float:
+        """Return the seconds since the moment `started`, and add them to those of all tools."""
+        seconds = perf_counter() - started
+        self.trajectory.timings["tools"] += seconds
+        return seconds
 
     async def _observed(self, call: ToolCall, tool: Tool) -> tuple[str, str]:
         """Return the observation of a call as text, and the outages in it. Raises ToolArgumentError, InfraFailure."""

@@ -113,6 +113,11 @@ class ClusterConfig(Config):
     """Size of Ray's object store in a private cluster, MiB."""
     log_to_driver: bool = False
     """Print what workers print; otherwise it stays in Ray's log files."""
+    dashboard: bool = False
+    """Start Ray's dashboard with a private cluster, on the loopback; its address is printed. Ray then keeps a record of each
+    call for it, which it otherwise does not."""
+    metrics: bool = False
+    """Rollout workers report samples and versions through Ray's metrics; the address of each node's metrics is printed."""
     tools: ServiceConfig = ServiceConfig()
     """Replicas of the tools."""
     renderer: ServiceConfig = ServiceConfig()

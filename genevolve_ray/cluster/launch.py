@@ -14,6 +14,7 @@ from genevolve_ray.cluster.applications import delete, deploy, reason, states, s
 from genevolve_ray.cluster.errors import StartError, Supervise, await_remote, dead
 from genevolve_ray.cluster.learners import LearnerWorker, RayLearner, learner_environment
 from genevolve_ray.cluster.memory import ExperienceWorker, RayExperience
+from genevolve_ray.cluster.meters import metrics_addresses
 from genevolve_ray.cluster.placement import (
     Demand,
     check_devices,
@@ -88,10 +89,11 @@ async def launched(
     monitor = monitor or NullMonitor()
     began = perf_counter()
     try:
-        with ray_session(config.cluster, namespace=run_name):
+        with ray_session(config.cluster, namespace=run_name) as dashboard:
             launch = Launch(config, wanted, run_name, images_uri, monitor.note)
             launch.seconds["ray"] = perf_counter() - began
             launch.check()
+            launch.tell_addresses(dashboard)
             try:
                 await launch.start()
                 launch.seconds["total"] = perf_counter() - began
@@ -154,6 +156,15 @@ class Launch:
         free = ray.cluster_resources() if self._private else ray.available_resources()
         roles = [service.role for service in self.services] + (["experience"] if self.wanted.train else [])
         check_fits([*self._ranks, *self._workers, *service_demands(self.config, roles)], nodes, free)
+
+    def tell_addresses(self, dashboard: str) -> None:
+        """Say where Ray's dashboard and metrics are, where the run has them."""
+        import ray
+
+        if dashboard:
+            self._say(f"Ray's dashboard at {dashboard}")
+        if self.config.cluster.metrics:
+            self._say(f"Ray's metrics for Prometheus at {', '.join(metrics_addresses(ray.nodes()))}")
 
     async def start(self) -> None:
         """Start every part concurrently: the engine takes longest, and everything else fits into that time."""

@@ -23,10 +23,12 @@ from genevolve_ray.cluster.watch import ClusterWatch, end_driver, reaper, vital
 if TYPE_CHECKING:
     from genevolve_ray.cluster.config import ClusterConfig
 
+LOOPBACK = "127.0.0.1"
 _MIB = 1 << 20
 _END_SECONDS = 10.0
 _START_ATTEMPTS = 3
 _SLOW_START = re.compile("timed out (?:during startup|waiting for file)", re.IGNORECASE)
+TASK_RECORDS = "RAY_task_events_report_interval_ms"
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -34,8 +36,8 @@ DEFAULTS = {
     "RAY_worker_niceness": "0",
     # A call after the session must fail, and not start another Ray that is never ended.
     "RAY_ENABLE_AUTO_CONNECT": "0",
-    # Every call would stay in the control service as a record for the dashboard, which a private cluster does not have.
-    "RAY_task_events_report_interval_ms": "0",
+    # Every call would stay in the control service as a record for the dashboard.
+    TASK_RECORDS: "0",
 }
 """Environment of the Ray processes that a private cluster starts; values set by the user have priority."""
 
@@ -64,8 +66,10 @@ def cluster_nodes(address: str) -> list[dict[str, float]]:
 
 
 @contextmanager
-def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
+def ray_session(config: ClusterConfig, namespace: str) -> Iterator[str]:
     """Join a cluster, or start a private one on this machine; none of its processes remains at the end.
+
+    Yields the address of Ray's dashboard where `cluster.dashboard` is set and there is one, else an empty text.
 
     Must be entered in the main thread: Linux ends Ray's processes together with the thread that started them. This also
     ends a private cluster whose driver was killed.
@@ -83,13 +87,13 @@ def ray_session(config: ClusterConfig, namespace: str) -> Iterator[None]:
         before_sleep=lambda state: _end(set(psutil.Process().children(recursive=True)) - before, patience=0),
         reraise=True,
     )
-    retrying(_init, config, address, namespace)
+    dashboard = retrying(_init, config, address, namespace)
     if handler is not signal.SIG_DFL:
         # Ray installs a SIGTERM handler that exits; a driver with its own cleanup keeps its handler.
         signal.signal(signal.SIGTERM, handler)
     try:
         with _watched(set(psutil.Process().children(recursive=True)) - before, config) if private else nullcontext():
-            yield
+            yield dashboard
     finally:
         import ray
 
@@ -111,25 +115,32 @@ def _watched(processes: set[psutil.Process], config: ClusterConfig) -> Iterator[
         yield
 
 
-def set_defaults() -> None:
-    """Set the environment of the Ray processes that this process starts; values set by the user have priority."""
+def set_defaults(dashboard: bool = False) -> None:
+    """Set the environment of the Ray processes that this process starts; values set by the user have priority.
+
+    With a dashboard, calls leave the records that it shows.
+    """
     for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
+        if not (dashboard and name == TASK_RECORDS):
+            os.environ.setdefault(name, value)
 
 
 def _is_slow_start(error: BaseException) -> bool:
     return _SLOW_START.search(str(error)) is not None
 
 
-def _init(config: ClusterConfig, address: str | None, namespace: str) -> None:
-    set_defaults()
+def _init(config: ClusterConfig, address: str | None, namespace: str) -> str:
+    set_defaults(config.dashboard)
     import ray
 
     init = partial(ray.init, namespace=namespace, log_to_driver=config.log_to_driver, logging_level=logging.ERROR)
     if address is None:
-        init("local", include_dashboard=False, object_store_memory=config.object_store_mib * _MIB)
+        memory = config.object_store_mib * _MIB
+        found = init("local", include_dashboard=config.dashboard, dashboard_host=LOOPBACK, object_store_memory=memory)
     else:
-        init(address or "local")
+        found = init(address)
+    url = found.dashboard_url if config.dashboard else None
+    return f"http://{url}" if url else ""
 
 
 def _end(processes: set[psutil.Process], patience: float = _END_SECONDS) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
+from genevolve_ray.cluster.meters import NullMeters, WorkerMeters
 from genevolve_ray.cluster.proxies import Caller, ServeRenderer, connect, connect_judges, connect_tools
 from genevolve_ray.cluster.transports.host import forget_weights
 from genevolve_ray.engines.config import EngineConfig
@@ -93,6 +94,7 @@ class RolloutWorker:
         self._scoring: Scoring | None = None
         self._rollouts: Rollouts | None = None
         self._transfer_queue = TransferQueue()
+        self._meters = WorkerMeters() if config.cluster.metrics else NullMeters()
         self._running = self._finished = 0
         self._seconds_start = 0.0
         self._engine_death: tuple[type[Exception], ...] = ()
@@ -148,6 +150,7 @@ class RolloutWorker:
         """Draw one sample."""
         assert self._rollouts is not None, "call connect before rollout"
         self._running += 1
+        self._meters.running(self._running)
         try:
             trajectory = await self._rollouts.rollout(task)
         except self._engine_death:
@@ -155,17 +158,21 @@ class RolloutWorker:
             raise
         finally:
             self._running -= 1
+            self._meters.running(self._running)
         self._finished += 1
+        self._meters.ended()
         return trajectory
 
     async def update(self, weights: PublishedWeights) -> float:
         """Load published weights into the engine and verify them; return the probe difference."""
         engine, folder = self._engine(), await weights.folder()
         try:
-            return await engine.update(folder, weights.version, weights.probe)
+            difference = await engine.update(folder, weights.version, weights.probe)
         except self._engine_death:
             self._exit()
             raise
+        self._meters.loaded(weights.version)
+        return difference
 
     async def rest(self) -> None:
         """Let the engine free its GPU until the next update."""
@@ -187,7 +194,9 @@ class RolloutWorker:
         """
         engine, transfer_queue = cast("VllmEngine", self._engine()), self._transfer_queue
         try:
-            return await engine.receive(transfer_queue.calls(), version, probe)
+            difference = await engine.receive(transfer_queue.calls(), version, probe)
+            self._meters.loaded(version)
+            return difference
         except WeightUpdateError as error:
             transfer_queue.close(str(error))
             raise

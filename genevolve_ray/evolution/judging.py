@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
 
 from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.collect import gather_or_cancel
@@ -12,6 +11,7 @@ from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderedAtt
 from genevolve_ray.judges.protocol import declared_components
 from genevolve_ray.records.components import AnyVerdict, OpenVerdict, graded, opened
 from genevolve_ray.records.images import ImageRef
+from genevolve_ray.records.moments import timed
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
@@ -127,18 +127,18 @@ class Panel:
         if not self._groups or not waiting:
             return
         failures: dict[str, InfraFailure] = {}
-        started, names = perf_counter(), list(self._groups)
-        with metered() as meter:
+        spent: dict[str, float] = {}
+        names = list(self._groups)
+        with metered() as meter, timed(spent, "judge_group"):
             for _ in range(tries):
                 kept = {name: failure for name, failure in failures.items() if name not in names}
                 failures = kept | await self._ask_groups(request, waiting, names)
                 names = [name for name in failures if self._open is not None and self._open.needs(name)]
                 if not names:
                     break
-        seconds = perf_counter() - started
         _add_usage(waiting[0], meter)
         for trajectory in waiting:
-            trajectory.timings["judge_group"] = seconds
+            trajectory.timings |= spent
             self._settle_later(trajectory, failures)
 
     async def _ask_groups(

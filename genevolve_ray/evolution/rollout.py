@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from time import perf_counter
 
 from genevolve_ray.agent.episode import run_episode
 from genevolve_ray.agent.observer import EpisodeObserver
@@ -13,6 +12,7 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderPort, RolloutTask
+from genevolve_ray.records.moments import timed
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import redacted
@@ -80,20 +80,16 @@ class Scoring:
 
     async def _judged(self, task: RolloutTask, trajectory: Trajectory, program: Program, renderer: RenderPort) -> None:
         references = trajectory.references
-        started = perf_counter()
         try:
-            trajectory.rendered = await renderer.render(
-                program.gen_prompt, [r.image for r in references], task.render_seed
-            )
-            rendered = perf_counter()
-            judged = await self.panel.judge(task.request, trajectory.rendered, program, references)
-            seconds = perf_counter() - rendered
+            with timed(trajectory.timings, "render"):
+                trajectory.rendered = await renderer.render(
+                    program.gen_prompt, [r.image for r in references], task.render_seed
+                )
+            with timed(trajectory.timings, "judge"):
+                judged = await self.panel.judge(task.request, trajectory.rendered, program, references)
             self.panel.settle(trajectory, judged)
         except InfraFailure as failure:
             trajectory.outcome, trajectory.reason = Outcome.INFRA_FAILURE, str(failure)
-            return
-        trajectory.timings["render"] = rendered - started
-        trajectory.timings["judge"] = seconds
 
 
 class Rollouts:

@@ -19,6 +19,7 @@ from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_r
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.evolution.telemetry.watching import OnJudged, unheard
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
 
@@ -53,18 +54,19 @@ class RolloutStream:
         patience: Patience | None = None,
         offer: Callable[[Mapping[int, Group]], None] = lambda groups: None,
         panel: Panel | None = None,
+        on_judged: OnJudged = unheard,
     ) -> None:
         """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`.
 
         `offer` is called while `take` waits, with the groups by lease that it would take of those that are judged so far.
-        `panel` holds the judges, where some of them judge groups.
+        `panel` holds the judges, where some of them judge groups. `on_judged` is called with every group that is judged.
         """
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
         self._store, self._monitor, self._sampling = store, monitor, sampling
         self._generations = generations or RendererGenerations()
         self._patience = patience or Patience(loop.outage_limit, monitor)
-        self._offer, self._panel = offer, panel
+        self._offer, self._panel, self._on_judged = offer, panel, on_judged
         settings = FlowConfig(
             batch=loop.requests_per_step,
             group_size=loop.group_size,
@@ -215,6 +217,7 @@ class RolloutStream:
         self._store.put_group(group, oldest or 0)
         self.flow.hold(number, group.samples)
         self._groups[number] = group
+        self._on_judged(group, self.flow.counts())
 
     def _hear(self, number: int, trajectory: Trajectory) -> None:
         self._monitor.trajectory(trajectory)

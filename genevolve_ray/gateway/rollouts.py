@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from time import perf_counter
 
 from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.ports import RenderPort, RolloutPort, RolloutTask
@@ -13,6 +12,7 @@ from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.gateway.server import GatewayServer
+from genevolve_ray.records.moments import timed
 from genevolve_ray.records.trajectory import Trajectory
 
 
@@ -25,9 +25,10 @@ class GatewayRollouts:
 
     async def rollout(self, task: RolloutTask, patience: float | None = None) -> Trajectory:
         """Play one sample on any worker. Raises TimeoutError when none took it within `patience` seconds."""
-        started = perf_counter()
-        trajectory = await self._server.ask(self._server.gateway.answer(task, patience))
-        trajectory.timings["outside"] = perf_counter() - started
+        spent: dict[str, float] = {}
+        with timed(spent, "outside"):
+            trajectory = await self._server.ask(self._server.gateway.answer(task, patience))
+        trajectory.timings |= spent
         return await self._scoring.score(task, trajectory)
 
     async def rest(self) -> None:

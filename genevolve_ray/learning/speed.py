@@ -28,6 +28,15 @@ def peak_flops(device: str, dtype: str = "bfloat16") -> float | None:
     return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
+def peak_memory(device: torch.device) -> float:
+    """Return the most bytes that PyTorch held on a GPU in this process since the last call; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    peak = torch.cuda.max_memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return float(peak)
+
+
 def speed_text(tokens: float, flops: float, seconds: float, peak: float | None = None) -> str:
     """Return "12,345 tokens/s, MFU 41.2%", or with the model's FLOP/s where no peak is known.
 

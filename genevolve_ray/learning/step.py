@@ -54,6 +54,7 @@ from genevolve_ray.learning.policy import (
     state_to_folder,
     use_deterministic_kernels,
 )
+from genevolve_ray.learning.speed import peak_memory
 from genevolve_ray.learning.streams import (
     MAXIMA,
     BatchCounts,
@@ -292,7 +293,7 @@ class Learner:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         metrics = means(sums.totals, sums.sizes.policy_tokens)
-        metrics |= {"loss": loss, "grad_norm": norm, "lr": rate}
+        metrics |= {"loss": loss, "grad_norm": norm, "lr": rate, "gpu_memory_peak_bytes": peak_memory(self._device)}
         if self.config.ved.coefficient > 0:
             metrics |= {"taught_sequences": taught, "seconds_teacher": sums.seconds_teacher}
         sums.seconds += time.perf_counter() - started

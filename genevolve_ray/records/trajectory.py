@@ -124,6 +124,7 @@ class Provenance(Record):
 class Trajectory:
     """Hold one attempt at one request.
 
+    `timings` holds the seconds of its parts, and when they began (`records.moments`).
     `images` maps the ids the policy saw (IMG_###) to their hits; `rendered` is the generator's picture; `usage` is the
     use of each service, the engine being `policy`. `verdict` is the KScore of the run's judge; `verdicts` holds, by the
     judge's name, the verdicts of its further judges, and that of a judge without a KScore.

@@ -83,9 +83,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        clip=clip, draw=draw, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines
-    )
+    environment.filters.update(clip=clip, draw=draw, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
     return environment
 
 

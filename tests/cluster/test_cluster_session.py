@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
 from genevolve_ray.cluster.config import ClusterConfig
-from genevolve_ray.cluster.session import cluster_address, ray_session, set_defaults
+from genevolve_ray.cluster.session import TASK_RECORDS, cluster_address, ray_session, set_defaults
 
 
 class FakeInit:
@@ -20,12 +20,13 @@ class FakeInit:
     def __init__(self, failures: int, message: str) -> None:
         self.failures, self.message, self.calls = failures, message, 0
 
-    def __call__(self, *arguments: Any, **options: Any) -> None:
+    def __call__(self, *arguments: Any, **options: Any) -> SimpleNamespace:
         self.calls += 1
         self.arguments, self.options = arguments, options
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if self.calls <= self.failures:
             raise Exception(self.message)
+        return SimpleNamespace(dashboard_url="127.0.0.1:8265" if options.get("include_dashboard") else None)
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +50,19 @@ def replace_init(monkeypatch: pytest.MonkeyPatch, failures: int = 0, message: st
 
 def test_without_an_address_the_cluster_is_private_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = replace_init(monkeypatch)
-    with ray_session(ClusterConfig(object_store_mib=100), "run"):
+    with ray_session(ClusterConfig(object_store_mib=100), "run") as dashboard:
+        assert dashboard == "" and fake.options["include_dashboard"] is False
         assert fake.arguments == ("local",)
         assert fake.options["object_store_memory"] == 100 << 20
+
+
+def test_the_dashboard_is_a_switch_and_listens_on_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TASK_RECORDS, raising=False)
+    fake = replace_init(monkeypatch)
+    with ray_session(ClusterConfig(dashboard=True), "run") as dashboard:
+        assert dashboard == "http://127.0.0.1:8265"
+        assert fake.options["include_dashboard"] is True and fake.options["dashboard_host"] == "127.0.0.1"
+    assert TASK_RECORDS not in os.environ, "the dashboard shows the records of calls"
 
 
 def test_a_running_cluster_is_joined_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +109,9 @@ def test_a_drivers_own_way_with_sigterm_stays(monkeypatch: pytest.MonkeyPatch) -
 def test_calls_leave_no_records_in_the_control_service_unless_a_user_wants_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name = "RAY_task_events_report_interval_ms"
-    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(TASK_RECORDS, raising=False)
     set_defaults()
-    assert os.environ[name] == "0"
-    monkeypatch.setenv(name, "1000")
+    assert os.environ[TASK_RECORDS] == "0"
+    monkeypatch.setenv(TASK_RECORDS, "1000")
     set_defaults()
-    assert os.environ[name] == "1000"
+    assert os.environ[TASK_RECORDS] == "1000"

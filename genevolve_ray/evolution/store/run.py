@@ -68,6 +68,8 @@ CHANGEABLE = (
     "engine.vllm.kv_cache_mib",
     "engine.vllm.threads",
     "engine.vllm.sleep",
+    "cluster.dashboard",
+    "cluster.metrics",
     "cluster.weights",
     "cluster.weights_piece_mib",
     *(f"cluster.{role}.timeout" for role in ("tools", "renderer", "judge")),

@@ -1,0 +1,1 @@
+"""Live metrics for Prometheus and traces for OpenTelemetry, both off by default."""
