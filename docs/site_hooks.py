@@ -61,7 +61,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Translate GitHub's Markdown, and point links at pages of the site."""
     name = page.file.src_uri
     source = {there: path for path, there in pages().items()}.get(name, f"docs/{name}")
-    return "\n".join(_translated(markdown, source, name))
+    return translated(markdown, source, name)
 
 
 def shown(path: Path) -> str:
@@ -79,8 +79,12 @@ def _cell(cell: dict[str, Any]) -> str:
     return text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
 
 
-def _translated(markdown: str, source: str, name: str) -> Iterator[str]:
-    """Yield the text of a page in pieces; `source` is its path in the repository, `name` that on the site."""
+def translated(markdown: str, source: str, name: str) -> str:
+    """Return the text of a page for MkDocs; `source` is its path in the repository, `name` that on the site."""
+    return "\n".join(_pieces(markdown, source, name))
+
+
+def _pieces(markdown: str, source: str, name: str) -> Iterator[str]:
     fence, width, blank, prose = "", 0, True, list[str]()
     for line in markdown.splitlines():
         indent = len(line) - len(line.lstrip())
@@ -95,12 +99,14 @@ def _translated(markdown: str, source: str, name: str) -> Iterator[str]:
         if mark := _FENCE.match(line):
             fence = "" if fence == mark[1] else fence or mark[1]
         if fence or mark:
-            yield _linked("\n".join(prose), source, name)
+            if prose:
+                yield _linked("\n".join(prose), source, name)
             yield moved
             prose = []
         else:
             prose.append(_piped(moved))
-    yield _linked("\n".join(prose), source, name)
+    if prose:
+        yield _linked("\n".join(prose), source, name)
 
 
 def _piped(line: str) -> str:
