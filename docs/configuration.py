@@ -210,8 +210,8 @@ def _type(info: FieldInfo) -> str:
         for name, sign in signs.items()
         if (value := getattr(limit, name, None)) is not None
     ]
-    spelled, null, _ = spelled(info.annotation).partition(" or null")
-    return " ".join(filter(None, [spelled, ", ".join(bounds)])) + null
+    text, null, _ = spelled(info.annotation).partition(" or null")
+    return " ".join(filter(None, [text, ", ".join(bounds)])) + null
 
 
 def spelled(annotation: Any) -> str:

@@ -44,7 +44,12 @@ def page() -> str:
 
 def _module(title: str, path: str, purpose: str) -> Iterator[str]:
     tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
-    yield from (f"## {title}", "", f"{purpose} Module `genevolve_ray.{path.removesuffix('.py').replace('/', '.')}`.", "")
+    yield from (
+        f"## {title}",
+        "",
+        f"{purpose} Module `genevolve_ray.{path.removesuffix('.py').replace('/', '.')}`.",
+        "",
+    )
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from _class(node)

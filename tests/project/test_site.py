@@ -20,6 +20,7 @@ from docs_pages import DOCS, ROOT
 
 pytest.importorskip("mkdocs", reason="the extra `docs` is not installed (make docs)")
 pytest.importorskip("material")
+pytestmark = pytest.mark.timeout(700)
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -59,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=600,
         check=False,
     )
     assert built.returncode == 0, built.stderr[-4000:]
