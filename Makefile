@@ -75,5 +75,9 @@ clean: ## remove the environment and all caches; keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-docs: setup ## write the pages that are made from code (docs/configuration.md)
+# The build reads local files alone. The notice that MkDocs prints is about its version 2, which is not used.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: setup ## write the pages that are made from code, and build the site in build/site (checks all links)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements/docs.txt
 	$(BIN)/python -m docs.configuration
+	$(BIN)/python -m mkdocs build

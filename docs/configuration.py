@@ -210,21 +210,22 @@ def _type(info: FieldInfo) -> str:
         for name, sign in signs.items()
         if (value := getattr(limit, name, None)) is not None
     ]
-    spelled, null, _ = _spelled(info.annotation).partition(" or null")
-    return " ".join(filter(None, [spelled, ", ".join(bounds)])) + null
+    text, null, _ = spelled(info.annotation).partition(" or null")
+    return " ".join(filter(None, [text, ", ".join(bounds)])) + null
 
 
-def _spelled(annotation: Any) -> str:
+def spelled(annotation: Any) -> str:
+    """Return a type in words."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is type(None):
         return "null"
     if origin is Literal:
         return ", ".join(f"`{_yaml(value)}`" for value in inner)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_spelled(one) for one in inner)
+        return " or ".join(spelled(one) for one in inner)
     if origin in (list, tuple):
         held = [one for one in inner if one is not Ellipsis]
-        return f"list of {', '.join(dict.fromkeys(_spelled(one) for one in held))}"
+        return f"list of {', '.join(dict.fromkeys(spelled(one) for one in held))}"
     if origin is dict:
         return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, Enum):

@@ -6,9 +6,12 @@ import asyncio
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+from anyio.from_thread import start_blocking_portal
 
 from genevolve_ray.commands.assemble import open_ports
 from genevolve_ray.commands.memory_gauge import MemoryGauge
@@ -35,13 +38,40 @@ from genevolve_ray.viewer.report import write_report
 
 
 def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
-    """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly."""
+    """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly.
+
+    Inside a running event loop, as in a notebook, the run gets a thread with a loop of its own, and this call blocks
+    until it ends; an interrupt cancels it there. `evolve_async` is the form to await.
+    """
+    if _in_loop():
+        with start_blocking_portal() as portal:
+            return portal.call(partial(evolve_async, config, folder, in_process=in_process))
+    config = _prepared(config, folder, in_process=in_process)
+    return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
+
+
+async def evolve_async(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
+    """Evolve a policy as `evolve_run` does, in the running event loop; cancellation ends the run cleanly."""
+    config = await asyncio.to_thread(_prepared, config, folder, in_process=in_process)
+    return await _evolve(config, folder, local=in_process)
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _prepared(config: RunConfig, folder: Path, *, in_process: bool) -> RunConfig:
+    """Check a configuration before a run, and return it with the commits of its hub models."""
     if config.deterministic and not in_process:
         raise UserFault("deterministic=true needs --in-process: parallel processes are not bit-exact")
     config = pin_models(config, _recorded(folder))
     prime_source(config.requests, Folder(str(folder)))
     preflight(as_swapped(config, folder), local=in_process)
-    return asyncio.run(_until_signal(_evolve(config, folder, local=in_process)))
+    return config
 
 
 def _recorded(folder: Path) -> dict[str, Any]:

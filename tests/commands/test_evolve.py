@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import signal
 import socket
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from genevolve_ray.atlas.renderer import AtlasRenderer
-from genevolve_ray.commands.evolve import evolve_run, tracked
+from genevolve_ray.commands import evolve
+from genevolve_ray.commands.evolve import evolve_async, evolve_run, tracked
 from genevolve_ray.config import RunConfig, load_config
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.config import HeldoutConfig
@@ -158,3 +164,46 @@ def test_a_busy_port_is_named_before_anything_starts(tmp_path: Path) -> None:
         ):
             evolve_run(config_of(1, f"gateway.port={port}", "gateway.only=true"), tmp_path / "run", in_process=True)
         assert not (tmp_path / "run").exists()
+
+
+async def test_a_run_can_be_awaited_in_a_running_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops, heldout = [], evolve._heldout
+
+    async def watched(*arguments: Any, **named: Any) -> None:
+        loops.append(asyncio.get_running_loop())
+        await heldout(*arguments, **named)
+
+    monkeypatch.setattr(evolve, "_heldout", watched)
+    summary = await evolve_async(config_of(2), tmp_path / "run", in_process=True)
+    assert summary["steps"] == 2 and RunStore.read(str(tmp_path / "run")).committed_steps() == [1, 2]
+    assert set(loops) == {asyncio.get_running_loop()}
+
+
+async def test_a_run_can_be_called_in_a_running_event_loop(tmp_path: Path) -> None:
+    assert evolve_run(config_of(1), tmp_path / "run", in_process=True)["steps"] == 1
+    with pytest.raises(UserFault, match="deterministic=true needs --in-process"):
+        evolve_run(config_of(1).model_copy(update={"deterministic": True}), tmp_path / "other", in_process=False)
+
+
+def test_an_interrupt_ends_a_run_that_was_called_in_a_running_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    async def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            ended.append(threading.current_thread() is not threading.main_thread())
+
+    async def cell() -> None:
+        evolve_run(config_of(1), tmp_path / "run", in_process=True)
+
+    loop = asyncio.new_event_loop()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evolve, "_heldout", interrupted)
+        loop.run_until_complete(cell())
+    loop.close()
+    assert ended == [True]
+    assert evolve_run(config_of(1), tmp_path / "run", in_process=True)["steps"] == 1  # Its lock was released.

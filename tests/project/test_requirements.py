@@ -62,7 +62,14 @@ def test_cuda_and_cpu_share_the_versions_of_direct_dependencies() -> None:
 def test_pins_satisfy_the_bounds_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    installed = pins(ROOT / "requirements/cpu.txt") | pins(ROOT / "requirements/dev.txt")
-    wanted = [Requirement(line) for line in project["dependencies"] + extras["cpu"] + extras["dev"]]
+    files = ("cpu", "dev", "docs")
+    installed = {name: version for file in files for name, version in pins(ROOT / f"requirements/{file}.txt").items()}
+    lines = [*project["dependencies"], *(line for extra in files for line in extras[extra])]
+    wanted = [Requirement(line) for line in lines]
     unmet = [str(item) for item in wanted if installed.get(canonicalize_name(item.name)) not in item.specifier]
     assert unmet == []
+
+
+def test_what_builds_the_site_is_pinned_once() -> None:
+    others = pins(ROOT / "requirements/cpu.txt") | pins(ROOT / "requirements/dev.txt")
+    assert pins(ROOT / "requirements/docs.txt").keys() & others.keys() == set()
