@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from genevolve_ray.commands.serve import GRACE_SECONDS, stop_event
+from genevolve_ray.commands.serve import GRACE_SECONDS
 from genevolve_ray.config import ConfigError, RunConfig, config_fault, layered_values
 from genevolve_ray.doctor.preflight import check_plugin, check_secrets
 from genevolve_ray.errors import UserFault

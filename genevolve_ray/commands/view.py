@@ -16,9 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genevolve_ray.commands.serve import stop_event
 from genevolve_ray.evolution.store.files import StoreError
-from genevolve_ray.serving.local import bound_socket, serve_app
+from genevolve_ray.serving.local import bound_socket, serve_app, stop_event
 from genevolve_ray.viewer.site.copy import PAGES, write_copy
 from genevolve_ray.viewer.site.guard import LOOPBACK_NAMES, is_loopback
 from genevolve_ray.viewer.site.sources import ViewSource, open_sources
