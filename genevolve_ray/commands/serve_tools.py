@@ -19,7 +19,7 @@ from genevolve_ray.evolution.plugins import ToolsSpec, build_here
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.serving.access import read_access
-from genevolve_ray.serving.local import bound_socket
+from genevolve_ray.serving.local import bound_socket, stop_event
 from genevolve_ray.tools.running import close_toolbox
 
 

@@ -106,14 +106,15 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "file"
 
 
-def all_pages() -> dict[str, SitePage]:
-    """Return every page by name, in the order of the navigation."""
+def all_pages() -> list[SitePage]:
+    """Return every page, in the order of the navigation; a kind of source has one page of a name."""
+    from genevolve_ray.viewer.site.gateway_status import GATEWAY
+    from genevolve_ray.viewer.site.outputs import BUILD, JOB, ROWS
     from genevolve_ray.viewer.site.overview import OVERVIEW
 
-    pages = [OVERVIEW]
-    return {page.name: page for page in pages}
+    return [OVERVIEW, JOB, BUILD, GATEWAY, ROWS]
 
 
-def pages_of(kind: SourceKind) -> list[SitePage]:
-    """Return the pages that a kind of source has."""
-    return [page for page in all_pages().values() if kind in page.kinds]
+def pages_of(kind: SourceKind) -> dict[str, SitePage]:
+    """Return the pages that a kind of source has, by name."""
+    return {page.name: page for page in all_pages() if kind in page.kinds}

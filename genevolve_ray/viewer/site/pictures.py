@@ -15,6 +15,8 @@ CACHE_BYTES = 48 << 20
 _ENDINGS = ("png", "jpeg", "webp", "gif")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = PictureLimits()
+MAX_BYTES = _FULL.max_bytes
+"""Largest file that is decoded."""
 _DECODING = 2
 
 

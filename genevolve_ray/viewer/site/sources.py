@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar, cast
@@ -23,6 +25,12 @@ class SourceKind(StrEnum):
 
     RUN = "run"
     """A run of `genevolve evolve`, going or done."""
+    JOB = "job output"
+    """Results of `genevolve rollout`, `render`, `judge`, `score`, `rescore` or `bench`."""
+    BUILD = "data build"
+    """A folder of `genevolve data build`."""
+    GATEWAY = "gateway"
+    """A gateway, by its address."""
 
 
 class SourceFault(UserFault, ValueError):
@@ -107,18 +115,19 @@ class RunSource(ViewSource):
 
 
 def open_sources(places: Sequence[str], scratch: Path) -> list[ViewSource]:
-    """Open what the paths hold, each once; `scratch` is a folder for the indices.
+    """Open what the paths and addresses hold, each once; `scratch` is a folder for the indices.
 
     Raises:
         SourceFault: for a path that holds nothing that can be shown.
         StoreError: for a run that cannot be read.
     """
     sources: list[ViewSource] = []
-    for place in places:
-        for found in _runs_at(place):
-            own = scratch / f"{len(sources)}"
-            own.mkdir()
-            sources.append(RunSource(found, own))
+    with ExitStack() as undo:
+        for place in dict.fromkeys(places):
+            for source in _opened(place, scratch):
+                undo.callback(source.close)
+                sources.append(source)
+        undo.pop_all()
     taken: set[str] = set()
     for source in sources:
         first, number = source.slug, 2
@@ -128,11 +137,28 @@ def open_sources(places: Sequence[str], scratch: Path) -> list[ViewSource]:
     return sources
 
 
-def _runs_at(place: str) -> list[str]:
+def _opened(place: str, scratch: Path) -> Iterator[ViewSource]:
+    """Yield what a path or an address holds, and for a folder without anything itself, what the folders inside hold."""
+    from genevolve_ray.viewer.site.gateway_status import GatewaySource
+    from genevolve_ray.viewer.site.outputs import BuildSource, JobSource
+
+    if place.startswith(("http://", "https://")):
+        yield GatewaySource(place)
+        return
     folder = Folder(place)
-    if folder.size("run.json") is not None:
-        return [place]
-    inside = [n for n, size in folder.entries().items() if size is None and folder.size(f"{n}/run.json") is not None]
-    if not inside:
-        raise SourceFault(f"{place} holds no run (no run.json in it or in a folder inside)")
-    return [folder.address(name) for name in inside]
+    inside = [folder.address(name) for name, size in folder.entries().items() if size is None]
+    found = False
+    for each in (place, *inside):
+        if Folder(each).size("run.json") is not None:
+            found = True
+            yield RunSource(each, Path(tempfile.mkdtemp(dir=scratch)))
+        elif folder.is_local and (kind := next((k for k in (BuildSource, JobSource) if k.holds(Path(each))), None)):
+            found = True
+            yield kind(Path(each))
+        if found and each == place:
+            return
+    if not found:
+        raise SourceFault(
+            f"{place} holds nothing to show: name the folder of a run (it has a run.json), of a job (NAME.job.json) or of a "
+            "data build (summary.json or stages), a folder of several of them, or the address of a gateway"
+        )
