@@ -40,7 +40,7 @@ class GatewaySource(ViewSource):
             raise SourceFault(f"{url}: http would send the token unencrypted; use https")
         remember_secret(self._token)
         self.found: Mapping[str, Any] = {}
-        self.fault = "not asked yet"
+        self.answer_fault = "it was not asked yet"
         self._asked, self._revision = float("-inf"), 0
 
     @property
@@ -51,7 +51,7 @@ class GatewaySource(ViewSource):
     def refresh(self) -> bool:
         """Ask for the status, unless that was done a moment ago."""
         if time.monotonic() - self._asked >= _EVERY_SECONDS:
-            self.found, self.fault = self._ask()
+            self.found, self.answer_fault = self._ask()
             self._asked = time.monotonic()
             self._revision += 1
         return False
@@ -87,7 +87,7 @@ def build_gateway(request: PageRequest) -> dict[str, Any]:
     workers = found.get("workers")
     return {
         "title": f"Gateway {source.name}",
-        "fault": source.fault,
+        "fault": source.answer_fault,
         "facts": [(k, v) for k, v in found.items() if isinstance(v, int | float | str)],
         "tables": [(k, list(v.items())) for k, v in found.items() if isinstance(v, Mapping) and v and k != "workers"],
         "lists": [(k, v) for k, v in found.items() if isinstance(v, list) and v],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TypeVar, cast
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.status import STATUS_FILE, RunStatus, read_status
-from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pictures import PictureFiles
 
@@ -44,7 +45,7 @@ class ViewSource(ABC):
 
     def __init__(self, name: str, place: str) -> None:
         """Keep the name that pages show, and the path or address; `slug` is the name in addresses of pages."""
-        self.name, self.place = name, place
+        self.name, self.place, self.fault = name, place, ""
         self.slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:60] or "run"
 
     @property
@@ -55,6 +56,15 @@ class ViewSource(ABC):
     @abstractmethod
     def refresh(self) -> bool:
         """Read what is new, for a fraction of a second; return whether more is left. Called by one thread at a time."""
+
+    def look(self) -> bool:
+        """Call `refresh`, and keep why it cannot read in `fault`; return as it, False where it cannot."""
+        try:
+            more, fault = self.refresh(), ""
+        except (StoreError, sqlite3.Error) as error:
+            more, fault = False, str(error)
+        self.fault = fault
+        return more
 
     def picture(self, sha256: str) -> bytes:
         """Return the encoded bytes of a picture, from a stranger. Raises FileNotFoundError where it has none such."""
@@ -137,28 +147,46 @@ def open_sources(places: Sequence[str], scratch: Path) -> list[ViewSource]:
     return sources
 
 
-def _opened(place: str, scratch: Path) -> Iterator[ViewSource]:
-    """Yield what a path or an address holds, and for a folder without anything itself, what the folders inside hold."""
+def _opened(place: str, scratch: Path) -> list[ViewSource]:
+    """Return what a path or an address holds, and for a folder without anything itself, what the folders inside hold."""
     from genevolve_ray.viewer.site.gateway_status import GatewaySource
     from genevolve_ray.viewer.site.outputs import BuildSource, JobSource
 
     if place.startswith(("http://", "https://")):
-        yield GatewaySource(place)
-        return
-    folder = Folder(place)
-    inside = [folder.address(name) for name, size in folder.entries().items() if size is None]
-    found = False
-    for each in (place, *inside):
-        if Folder(each).size("run.json") is not None:
-            found = True
-            yield RunSource(each, Path(tempfile.mkdtemp(dir=scratch)))
-        elif folder.is_local and (kind := next((k for k in (BuildSource, JobSource) if k.holds(Path(each))), None)):
-            found = True
-            yield kind(Path(each))
-        if found and each == place:
-            return
-    if not found:
+        return [GatewaySource(place)]
+    folder, kind = Folder(place), _kind_at(place)
+    chosen = {place: kind}
+    if kind is None or kind is SourceKind.JOB:
+        found = {
+            folder.address(name): _kind_at(folder.address(name))
+            for name, size in folder.entries().items()
+            if size is None
+        }
+        # Stages of a job lie in folders beside one another and are one output; runs and builds are each their own.
+        if {SourceKind.RUN, SourceKind.BUILD} & set(found.values()):
+            chosen = found
+    sources: list[ViewSource] = []
+    for each, of_kind in chosen.items():
+        if of_kind is SourceKind.RUN:
+            sources.append(RunSource(each, Path(tempfile.mkdtemp(dir=scratch))))
+        elif of_kind is not None:
+            sources.append((BuildSource if of_kind is SourceKind.BUILD else JobSource)(Path(each)))
+    if not sources:
         raise SourceFault(
             f"{place} holds nothing to show: name the folder of a run (it has a run.json), of a job (NAME.job.json) or of a "
             "data build (summary.json or stages), a folder of several of them, or the address of a gateway"
         )
+    return sources
+
+
+def _kind_at(address: str) -> SourceKind | None:
+    """Return what a folder holds itself, None for nothing that is known."""
+    from genevolve_ray.viewer.site.outputs import BuildSource, JobSource
+
+    folder = Folder(address)
+    if folder.size("run.json") is not None:
+        return SourceKind.RUN
+    if not folder.is_local:
+        return None
+    local = folder.local()
+    return next((kind.kind for kind in (BuildSource, JobSource) if kind.holds(local)), None)
