@@ -31,6 +31,7 @@ NAMES = (
     "open_reward",
     "asynchronous",
     "controller",
+    "view",
 )
 SECONDS_EACH = 900
 """A benchmark that takes longer has hung; its process is ended and the others go on."""
