@@ -33,6 +33,7 @@ NAMES = (
     "controller",
     "ask",
     "telemetry",
+    "view",
 )
 SECONDS_EACH = 900
 """A benchmark that takes longer has hung; its process is ended and the others go on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from genevolve_ray.serving.access import Access, read_access
 from genevolve_ray.serving.chat import ChatDoor
 from genevolve_ray.serving.door import Door, DoorLimits
 from genevolve_ray.serving.generate import RenderDoor
-from genevolve_ray.serving.local import bound_socket, serve_here
+from genevolve_ray.serving.local import bound_socket, serve_here, stop_event
 
 GRACE_SECONDS = 10.0
 _TOKEN_VARIABLE = "GENEVOLVE_SERVE_TOKEN"  # noqa: S105 - the name of a variable
@@ -203,14 +202,6 @@ async def _on_ray(
         host=served.host,
         port=port,
     )
-
-
-def stop_event() -> asyncio.Event:
-    """Return an event that SIGTERM and Ctrl-C set."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 def client_spec(role: str, url: str, token_env: str | None, described: Mapping[str, Any]) -> dict[str, Any]:

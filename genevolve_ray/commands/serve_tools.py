@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from genevolve_ray.commands.serve import GRACE_SECONDS, stop_event
+from genevolve_ray.commands.serve import GRACE_SECONDS
 from genevolve_ray.config import ConfigError, RunConfig, config_fault, layered_values
 from genevolve_ray.doctor.preflight import check_plugin, check_secrets
 from genevolve_ray.errors import UserFault
@@ -19,7 +19,7 @@ from genevolve_ray.evolution.plugins import ToolsSpec, build_here
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.serving.access import read_access
-from genevolve_ray.serving.local import bound_socket
+from genevolve_ray.serving.local import bound_socket, stop_event
 from genevolve_ray.tools.running import close_toolbox
 
 

@@ -16,9 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genevolve_ray.commands.serve import stop_event
-from genevolve_ray.evolution.store.files import StoreError
-from genevolve_ray.serving.local import bound_socket, serve_app
+from genevolve_ray.serving.local import bound_socket, serve_app, stop_event
 from genevolve_ray.viewer.site.copy import PAGES, write_copy
 from genevolve_ray.viewer.site.guard import LOOPBACK_NAMES, is_loopback
 from genevolve_ray.viewer.site.sources import ViewSource, open_sources
@@ -28,7 +26,7 @@ _BODY_MIB = 0.1
 _NICENESS = 5
 """The viewer leaves the processors to the run that it follows."""
 _LOOK_SECONDS, _RETRY_SECONDS = 1.0, 10.0
-"""Seconds between looks at a run, and after a look that failed."""
+"""Seconds between looks at a run, and after a look that failed: the folder is away, or a file is half copied."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,13 @@ class Follower:
     def _run(self) -> None:
         pause = 0.0
         while not self._stop.wait(pause):
-            pause = _LOOK_SECONDS
-            for source in self._sources:
-                try:
-                    pause = 0.0 if source.refresh() else pause
-                except (
-                    StoreError
-                ):  # The folder is away, or a file is half copied: the pages tell what they cannot read.
-                    pause = _RETRY_SECONDS
+            pause = min(map(_pause_after_look, self._sources))
+
+
+def _pause_after_look(source: ViewSource) -> float:
+    """Read what is new in a source, and return the seconds until the next look."""
+    more = source.look()
+    return _RETRY_SECONDS if source.fault else 0.0 if more else _LOOK_SECONDS
 
 
 def view_run(viewed: Viewed) -> None:

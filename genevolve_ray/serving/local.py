@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import Callable, Iterator
 
@@ -36,6 +37,14 @@ def bound_socket(host: str, port: int) -> socket.socket:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserFault(f"cannot listen on {host}:{port}: {reason} (--port names another one)") from error
     return made
+
+
+def stop_event() -> asyncio.Event:
+    """Return an event that SIGTERM and Ctrl-C set."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 class _Server(uvicorn.Server):

@@ -29,8 +29,8 @@ from genevolve_ray.viewer.site.pages import (
     THUMBNAIL,
     PageMissing,
     PageRequest,
-    all_pages,
     file_name,
+    pages_of,
     read_params,
     split_values,
 )
@@ -54,9 +54,10 @@ class ServedLinks:
 
     live = True
 
-    def __init__(self, slug: str = "") -> None:
-        """Keep the name of the source in addresses."""
-        self._slug, self._pages = slug, all_pages()
+    def __init__(self, source: ViewSource | None = None) -> None:
+        """Keep the source; without one, only the first page and the assets have addresses."""
+        self._slug = source.slug if source else ""
+        self._pages = pages_of(source.kind) if source else {}
 
     def home(self) -> str:
         """Return the address of the list of sources."""
@@ -112,7 +113,7 @@ class _Site:
         if len(self._sources) == 1:
             return RedirectResponse(f"/{next(iter(self._sources))}/", 307)
         links = ServedLinks()
-        places = [ServedLinks(slug).page("overview") for slug in self._sources]
+        places = [ServedLinks(source).page("overview") for source in self._sources.values()]
         return HTMLResponse(render_home(list(self._sources.values()), places, links))
 
     def asset(self, name: str) -> Response:
@@ -126,21 +127,21 @@ class _Site:
         if source is None:
             return _missing("nothing of this name is open")
         name, *given = path.rstrip("/").split("/") if path.rstrip("/") else ["overview"]
-        page = all_pages().get(name)
-        if page is None or source.kind not in page.kinds:
-            return _missing("there is no page at this address", slug)
+        page = pages_of(source.kind).get(name)
+        if page is None:
+            return _missing("there is no page at this address", source)
         query = {k: v[:_LONGEST_VALUE] for k, v in request.query_params.items() if len(k) <= _LONGEST_VALUE}
         try:
-            asked = PageRequest(source, ServedLinks(slug), read_params(page, given), query)
+            asked = PageRequest(source, ServedLinks(source), read_params(page, given), query, self._sources)
             if page.template:
                 return HTMLResponse(render_source_page(page, asked))
             kept = page.build(asked)
         except (PageMissing, UnknownAddress) as error:
-            return _missing(str(error), slug)
+            return _missing(str(error), source)
         except FilterFault as error:
-            return _message(400, "This filter cannot be used", str(error), slug)
+            return _message(400, "This filter cannot be used", str(error), source)
         except StoreError as error:
-            return _message(500, "The files cannot be read", str(error), slug)
+            return _message(500, "The files cannot be read", str(error), source)
         headers = {"Content-Disposition": f'attachment; filename="{file_name(kept["name"])}"'}
         return Response(kept["data"], media_type="application/json", headers=headers)
 
@@ -189,9 +190,9 @@ class _Site:
         return _missing("there is no page at this address")
 
 
-def _missing(text: str, slug: str = "") -> Response:
-    return _message(404, "Nothing here", text, slug)
+def _missing(text: str, source: ViewSource | None = None) -> Response:
+    return _message(404, "Nothing here", text, source)
 
 
-def _message(status: int, title: str, text: str, slug: str = "") -> Response:
-    return HTMLResponse(render_message(title, text, ServedLinks(slug)), status)
+def _message(status: int, title: str, text: str, source: ViewSource | None = None) -> Response:
+    return HTMLResponse(render_message(title, text, ServedLinks(source)), status)

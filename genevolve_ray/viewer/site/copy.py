@@ -20,8 +20,8 @@ from genevolve_ray.viewer.site.pages import (
     PageMissing,
     PageRequest,
     SitePage,
-    all_pages,
     file_name,
+    pages_of,
     split_values,
 )
 from genevolve_ray.viewer.site.pictures import Thumbnails
@@ -62,9 +62,9 @@ class FileLinks:
 
     live = False
 
-    def __init__(self, limit: int) -> None:
-        """Begin a source; at most `limit` pages are linked to."""
-        self._pages, self._limit = all_pages(), limit
+    def __init__(self, pages: Mapping[str, SitePage], limit: int) -> None:
+        """Begin a source with these pages; at most `limit` of them are linked to."""
+        self._pages, self._limit = pages, limit
         self.waiting: deque[tuple[str, _Asked]] = deque()
         self.pictures: deque[tuple[str, str, int | None]] = deque()
         self._named: set[str] = set()
@@ -136,12 +136,12 @@ def write_copy(
     shutil.copytree(STATIC, out / "static", dirs_exist_ok=True)
     totals = [_copy_source(source, out / source.slug, limit, watch) for source in sources]
     places = [f"{source.slug}/index.html" for source in sources]
-    write_page(render_home(sources, places, _HomeLinks(0)), out / "index.html")
+    write_page(render_home(sources, places, _HomeLinks({}, 0)), out / "index.html")
     return CopyTotals(sum(t.pages for t in totals), sum(t.pictures for t in totals), sum(t.left_out for t in totals))
 
 
 def _copy_source(source: ViewSource, folder: Path, limit: int, watch: Callable[[str, int], None]) -> CopyTotals:
-    links, thumbnails, pages, pictures = FileLinks(limit), Thumbnails(0), 0, 0
+    links, thumbnails, pages, pictures = FileLinks(pages_of(source.kind), limit), Thumbnails(0), 0, 0
     links.page("overview")
     while links.waiting:
         file, asked = links.waiting.popleft()

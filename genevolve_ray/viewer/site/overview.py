@@ -81,7 +81,7 @@ def build_overview(request: PageRequest) -> dict[str, Any]:
         "charts": [c for c in (*curves, sums.lanes) if c is not None],
         "sums": sums,
         "notes": list(reversed(status.notes)) if status else [],
-        "damage": [*store.damage.values(), *sums.state.damaged],
+        "damage": [*filter(None, [source.fault]), *store.damage.values(), *sums.state.damaged],
     }
 
 

@@ -51,12 +51,14 @@ class PageRequest:
         links: addresses of other pages.
         params: the parameters in the page's address, valid by their form alone.
         query: the query, each value at most 200 characters; from a stranger.
+        others: everything that the viewer shows, by the name in addresses; empty in a copy.
     """
 
     source: ViewSource
     links: Links
     params: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, ViewSource] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -106,17 +108,21 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "file"
 
 
-def all_pages() -> dict[str, SitePage]:
-    """Return every page by name, in the order of the navigation."""
+def all_pages() -> list[SitePage]:
+    """Return every page, in the order of the navigation; a kind of source has one page of a name."""
     from genevolve_ray.viewer.site.compare import COMPARE
+    from genevolve_ray.viewer.site.compare_runs import RUNS
+    from genevolve_ray.viewer.site.gateway_status import GATEWAY
     from genevolve_ray.viewer.site.groups import GROUP, GROUPS
+    from genevolve_ray.viewer.site.outputs import BUILD, JOB, ROWS
     from genevolve_ray.viewer.site.overview import OVERVIEW
+    from genevolve_ray.viewer.site.structured_file import STRUCTURED_FILE
     from genevolve_ray.viewer.site.trajectory import STRUCTURED, TOKENS, TRAJECTORY
 
-    pages = [OVERVIEW, GROUPS, GROUP, TRAJECTORY, TOKENS, STRUCTURED, COMPARE]
-    return {page.name: page for page in pages}
+    ours = [GROUPS, GROUP, TRAJECTORY, TOKENS, STRUCTURED, COMPARE, RUNS]
+    return [OVERVIEW, *ours, JOB, BUILD, GATEWAY, ROWS, STRUCTURED_FILE]
 
 
-def pages_of(kind: SourceKind) -> list[SitePage]:
-    """Return the pages that a kind of source has."""
-    return [page for page in all_pages().values() if kind in page.kinds]
+def pages_of(kind: SourceKind) -> dict[str, SitePage]:
+    """Return the pages that a kind of source has, by name."""
+    return {page.name: page for page in all_pages() if kind in page.kinds}

@@ -14,7 +14,9 @@ SIDES = (96, 256, 512)
 CACHE_BYTES = 48 << 20
 _ENDINGS = ("png", "jpeg", "webp", "gif")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FULL = PictureLimits()
+_FULL = PictureLimits(max_pixels=20_000_000)
+MAX_BYTES = _FULL.max_bytes
+"""Largest file that is decoded."""
 _DECODING = 2
 
 

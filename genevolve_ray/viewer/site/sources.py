@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar, cast
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.status import STATUS_FILE, RunStatus, read_status
-from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pictures import PictureFiles
 
@@ -23,6 +26,14 @@ class SourceKind(StrEnum):
 
     RUN = "run"
     """A run of `genevolve evolve`, going or done."""
+    JOB = "job output"
+    """Results of `genevolve rollout`, `render`, `judge`, `score`, `rescore` or `bench`."""
+    BUILD = "data build"
+    """A folder of `genevolve data build`."""
+    GATEWAY = "gateway"
+    """A gateway, by its address."""
+    STRUCTURED = "trajectory file"
+    """A `trajectory_structured.json`, in the form of the authors' page."""
 
 
 class SourceFault(UserFault, ValueError):
@@ -36,7 +47,7 @@ class ViewSource(ABC):
 
     def __init__(self, name: str, place: str) -> None:
         """Keep the name that pages show, and the path or address; `slug` is the name in addresses of pages."""
-        self.name, self.place = name, place
+        self.name, self.place, self.fault = name, place, ""
         self.slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:60] or "run"
 
     @property
@@ -47,6 +58,15 @@ class ViewSource(ABC):
     @abstractmethod
     def refresh(self) -> bool:
         """Read what is new, for a fraction of a second; return whether more is left. Called by one thread at a time."""
+
+    def look(self) -> bool:
+        """Call `refresh`, and keep why it cannot read in `fault`; return as it, False where it cannot."""
+        try:
+            more, fault = self.refresh(), ""
+        except (StoreError, sqlite3.Error) as error:
+            more, fault = False, str(error)
+        self.fault = fault
+        return more
 
     def picture(self, sha256: str) -> bytes:
         """Return the encoded bytes of a picture, from a stranger. Raises FileNotFoundError where it has none such."""
@@ -107,18 +127,19 @@ class RunSource(ViewSource):
 
 
 def open_sources(places: Sequence[str], scratch: Path) -> list[ViewSource]:
-    """Open what the paths hold, each once; `scratch` is a folder for the indices.
+    """Open what the paths and addresses hold, each once; `scratch` is a folder for the indices.
 
     Raises:
         SourceFault: for a path that holds nothing that can be shown.
         StoreError: for a run that cannot be read.
     """
     sources: list[ViewSource] = []
-    for place in places:
-        for found in _runs_at(place):
-            own = scratch / f"{len(sources)}"
-            own.mkdir()
-            sources.append(RunSource(found, own))
+    with ExitStack() as undo:
+        for place in dict.fromkeys(places):
+            for source in _opened(place, scratch):
+                undo.callback(source.close)
+                sources.append(source)
+        undo.pop_all()
     taken: set[str] = set()
     for source in sources:
         first, number = source.slug, 2
@@ -128,11 +149,50 @@ def open_sources(places: Sequence[str], scratch: Path) -> list[ViewSource]:
     return sources
 
 
-def _runs_at(place: str) -> list[str]:
-    folder = Folder(place)
+def _opened(place: str, scratch: Path) -> list[ViewSource]:
+    """Return what a path or an address holds, and for a folder without anything itself, what the folders inside hold."""
+    from genevolve_ray.viewer.site.gateway_status import GatewaySource
+    from genevolve_ray.viewer.site.outputs import BuildSource, JobSource
+    from genevolve_ray.viewer.site.structured_file import StructuredSource
+
+    if place.startswith(("http://", "https://")):
+        return [GatewaySource(place)]
+    if place.lower().endswith(".json") and Path(place).is_file():
+        return [StructuredSource(Path(place))]
+    folder, kind = Folder(place), _kind_at(place)
+    chosen = {place: kind}
+    if kind is None or kind is SourceKind.JOB:
+        found = {
+            folder.address(name): _kind_at(folder.address(name))
+            for name, size in folder.entries().items()
+            if size is None
+        }
+        # Stages of a job lie in folders beside one another and are one output; runs and builds are each their own.
+        if {SourceKind.RUN, SourceKind.BUILD} & set(found.values()):
+            chosen = found
+    sources: list[ViewSource] = []
+    for each, of_kind in chosen.items():
+        if of_kind is SourceKind.RUN:
+            sources.append(RunSource(each, Path(tempfile.mkdtemp(dir=scratch))))
+        elif of_kind is not None:
+            sources.append((BuildSource if of_kind is SourceKind.BUILD else JobSource)(Path(each)))
+    if not sources:
+        raise SourceFault(
+            f"{place} holds nothing to show: name the folder of a run (it has a run.json), of a job (NAME.job.json) or of a "
+            "data build (summary.json or stages), a folder of several of them, a trajectory_structured.json, or the address "
+            "of a gateway"
+        )
+    return sources
+
+
+def _kind_at(address: str) -> SourceKind | None:
+    """Return what a folder holds itself, None for nothing that is known."""
+    from genevolve_ray.viewer.site.outputs import BuildSource, JobSource
+
+    folder = Folder(address)
     if folder.size("run.json") is not None:
-        return [place]
-    inside = [n for n, size in folder.entries().items() if size is None and folder.size(f"{n}/run.json") is not None]
-    if not inside:
-        raise SourceFault(f"{place} holds no run (no run.json in it or in a folder inside)")
-    return [folder.address(name) for name in inside]
+        return SourceKind.RUN
+    if not folder.is_local:
+        return None
+    local = folder.local()
+    return next((kind.kind for kind in (BuildSource, JobSource) if kind.holds(local)), None)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import make_report_data
 from page_helpers import Page, parsed
 from site_run import client_of, open_run, speak
 
@@ -17,7 +16,7 @@ from genevolve_ray.evolution.store.lessons import lesson_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.experience import Experience, Lesson, MovedToken
 from genevolve_ray.records.trajectory import Group
-from genevolve_ray.viewer.data import no_images
+from genevolve_ray.viewer.data import ReportData, no_images
 from genevolve_ray.viewer.site.entries import PAGE_SIZE, group_address
 from genevolve_ray.viewer.site.sources import RunSource
 from genevolve_ray.viewer.trajectory_page import write_trajectory_page
@@ -121,9 +120,9 @@ def assert_only_text(page: Page) -> None:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSource]:
+def source(make_data: Callable[..., ReportData], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunSource]:
     """A run with a group for each text, and one of harmless text."""
-    folder, data = tmp_path_factory.mktemp("hostile"), make_report_data(requests=9, steps=2)
+    folder, data = tmp_path_factory.mktemp("hostile"), make_data(requests=9, steps=2)
     judged = [t for t in data.after if t.verdict is not None][:2]
     groups, lessons, moved = [], [], []
     for number, text in enumerate(TEXTS.values()):

@@ -1,0 +1,186 @@
+"""Groups, trajectories and comparisons in a browser: with pointer and keyboard, on a phone, in the dark, and hostile."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from site_run import addresses, open_run, speak, store_site_run
+
+from genevolve_ray.serving.local import bound_socket, serve_app
+from genevolve_ray.viewer.data import ReportData
+from genevolve_ray.viewer.site.app import create_app
+from genevolve_ray.viewer.site.sources import RunSource
+from genevolve_ray.viewer.trajectory_page import write_trajectory_page
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium on this machine"),
+    pytest.mark.timeout(600),
+]
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync"
+).split()
+PHONE = {"viewport": {"width": 390, "height": 844}}
+ATTACK = (
+    "<img src=x onerror='window.hit=1'><script>window.hit=1</script><svg onload='window.hit=1'></svg>"
+    "<iframe src='http://evil.example/'></iframe>\u202e\x00{{ 7 * 7 }}\"' onmouseover='window.hit=1' javascript:window.hit=1"
+)
+
+
+@contextmanager
+def served(*sources: RunSource) -> Iterator[str]:
+    """Serve the site over runs from a thread, and lend its address."""
+    listener, up, loop = bound_socket("127.0.0.1", 0), threading.Event(), asyncio.new_event_loop()
+    stop = asyncio.Event()
+    work = serve_app(create_app(sources), listener, stop, up.set, grace=1.0, body_mib=0.1)
+    thread = threading.Thread(target=loop.run_until_complete, args=(work,))
+    thread.start()
+    try:
+        assert up.wait(30)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def site(
+    make_data: Callable[..., ReportData], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, RunSource]]:
+    """A served run, and its source."""
+    folder = tmp_path_factory.mktemp("site")
+    run = store_site_run(folder / "run", make_data(requests=9, steps=2))
+    with open_run(run, folder / "index") as source, served(source) as url:
+        yield url, source
+
+
+@pytest.fixture
+def page(browser: Any, site: tuple[str, RunSource], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page at the site; its errors and what it asks of other hosts fail the test. The parameter is the screen."""
+    context = browser.new_context(base_url=site[0], **getattr(request, "param", {}))
+    opened, faults = context.new_page(), []
+    opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("request", lambda asked: faults.append(asked.url) if not asked.url.startswith(site[0]) else None)
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def test_a_filter_is_set_by_keyboard_and_a_group_opened(page: Any, site: tuple[str, RunSource]) -> None:
+    page.goto("/run/groups")
+    page.get_by_label("tool", exact=True).focus()
+    page.keyboard.type("query")
+    page.get_by_label("set", exact=True).select_option("train")
+    page.get_by_label("words", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("tool=query_knowledge"))
+    assert "with a sample that fits" in page.inner_text(".count")
+    page.locator(".group-head a").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#samples")
+    assert page.locator(".sample-of").count() == 4
+    assert page.evaluate("[...document.images].every(i => i.loading === 'lazy' || i.naturalWidth > 0)")
+
+
+def test_a_trajectory_opens_its_pictures_and_its_tokens(page: Any, site: tuple[str, RunSource]) -> None:
+    _, (first, *_) = addresses(site[1].index)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"/run/trajectory/{first}")
+    assert not [url for url in asked if "/tokens/" in url]
+    page.locator(".zoom").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("dialog.full[open] img").evaluate("i => i.src").startswith(site[0])
+    page.keyboard.press("Escape")
+    assert page.locator("dialog.full[open]").count() == 0
+    page.locator("#lane-of > summary").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#lane-of .flow")
+    assert len([url for url in asked if "/tokens/" in url]) == 1
+    page.wait_for_function("document.activeElement.className === 'flow'")
+    page.keyboard.press("End")
+    read = page.inner_text(".picked")
+    assert re.search(r"role answer · log-prob -0\.1000 · advantage [+−]\d\.\d{3} · mask 1 · version \d+", read), read
+    page.keyboard.press("Home")
+    assert "mask 0 · version none · teacher gap none" in page.inner_text(".picked")
+    page.locator(".tok.moved").click()
+    assert "teacher gap +4.000" in page.inner_text(".picked")
+
+
+def test_two_samples_are_compared_from_the_page_of_one(page: Any, site: tuple[str, RunSource]) -> None:
+    _, (first, second, *_) = addresses(site[1].index)
+    page.goto(f"/run/trajectory/{first}")
+    page.locator("#compare select").select_option(second)
+    page.locator("#compare button").click()
+    page.wait_for_selector("h2#judged-h")
+    assert page.locator(".side-name a").count() == 2
+    page.locator("#whole-B summary").first.click()
+    assert page.locator("#B-turn-1").is_visible()
+
+
+@pytest.mark.parametrize("page", [PHONE, PHONE | {"color_scheme": "dark"}], indirect=True)
+def test_pages_fit_a_phone_in_either_scheme(page: Any, site: tuple[str, RunSource]) -> None:
+    (group, *_), (first, second, *_) = addresses(site[1].index)
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    for path in (
+        "groups",
+        f"group/{group}",
+        f"trajectory/{first}",
+        f"tokens/{first}",
+        f"compare?a={first}&b={second}",
+        "runs",
+    ):
+        page.goto(f"/run/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (max(map(int, re.findall(r"\d+", color)[:3])) < 60) == dark, path
+
+
+def test_hostile_text_does_nothing_in_a_browser(
+    browser: Any, make_data: Callable[..., ReportData], tmp_path: Path
+) -> None:
+    run = store_site_run(tmp_path / "run", make_data(requests=9, steps=2), partial(speak, text=ATTACK), guidance=ATTACK)
+    with open_run(run, tmp_path / "index") as source, served(source) as url:
+        (group, *_), (first, second, *_) = addresses(source.index)
+        file = write_trajectory_page(
+            source.index.load(first), lambda ref: source.picture(ref.sha256), tmp_path / "page.html"
+        )
+        opened, foreign = browser.new_page(), []
+        opened.on(
+            "request",
+            lambda asked: foreign.append(asked.url) if not asked.url.startswith((url, "file:", "data:")) else None,
+        )
+        opened.on("dialog", lambda dialog: foreign.append(dialog.message))
+        paths = ("groups", f"group/{group}", f"trajectory/{first}", f"tokens/{first}", f"compare?a={first}&b={second}")
+        for address in (*(f"{url}/run/{path}" for path in paths), file.as_uri()):
+            opened.goto(address)
+            opened.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+            opened.wait_for_load_state("networkidle")
+            assert opened.evaluate("window.hit") is None
+            assert opened.locator("iframe, main svg, main script, [onerror], [onload], [onmouseover]").count() == 0, (
+                address
+            )
+            assert "<script>window.hit=1</script>" in opened.inner_text("main"), address
+        opened.close()
+        assert foreign == []
