@@ -207,14 +207,23 @@ def plan(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Write the report of a run again: one self-contained HTML page.
+def report(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run, or the output of another command.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Folder with pictures that rows name, such as ground truths.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="The page; by default beside the output.")] = None,
+) -> None:
+    """Write the page of an output again: one self-contained HTML file.
+
+    Outputs are runs, data sets, benchmarks, rollouts, renderings, judgments, ablations and suite results.
 
     Example: `genevolve report runs/demo`
     """
-    from genevolve_ray.commands.evolve import report_run
+    from genevolve_ray.commands.report import write_page_of
 
-    typer.echo(f"report: {report_run(run)}")
+    found, page = write_page_of(path, data or (), output)
+    typer.echo(f"{path}: {found.kind}\nreport: {page}")
 
 
 experience = typer.Typer(

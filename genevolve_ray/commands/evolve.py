@@ -266,8 +266,3 @@ def _headline(config: RunConfig) -> dict[str, object]:
         "rollouts": f"{loop.requests_per_step} x {loop.group_size}",
         "seed": config.seed,
     }
-
-
-def report_run(folder: Path) -> Path:
-    """Write a run's report again."""
-    return write_report(RunStore.read(str(folder)), folder / "report.html")

@@ -20,6 +20,8 @@ PHASES = (
     ("commit", "commit", 3),
 )
 REST_COLOR = 5
+BINS = 10
+"""Bars of a histogram."""
 COLORS = 6
 """Colors of the page's palette."""
 
@@ -300,6 +302,19 @@ def ablation_figure(
     caption = "Reward on validation requests of the training world; thin lines are single seeds."
     chart = Chart(tuple(series), y=ChartAxis("reward"), legend=True)
     return Figure("validation", "Validation reward", caption, chart)
+
+
+def score_histogram(scores: Sequence[float]) -> Figure | None:
+    """Return how many scores lie in each tenth from 0 to 1; None without a score."""
+    if not scores:
+        return None
+    counts = [0] * BINS
+    for score in scores:
+        counts[min(BINS - 1, max(0, int(score * BINS)))] += 1
+    middles = [(place + 0.5) / BINS for place in range(BINS)]
+    series = Series("rows", 0, middles, [float(count) for count in counts], Kind.BAR)
+    chart = Chart((series,), x=ChartAxis("score"), y=ChartAxis("rows", whole=True, zero=True))
+    return Figure("scores", "Scores of rows", "Rows whose score lies in each tenth from 0 to 1.", chart)
 
 
 def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> list[Figure]:
