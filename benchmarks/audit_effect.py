@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of everything")
     parser.add_argument("--seeds", type=int, nargs="+", default=[23, 24, 25], help="seeds of builds and trainings")
     parser.add_argument("--recipes", type=int, default=12000, help="recipes of a build")
-    parser.add_argument("--rows", type=int, default=3400, help="rows of a training")
+    parser.add_argument("--rows", type=int, default=3200, help="rows of a training")
     parser.add_argument("--steps", type=int, default=500, help="steps of a training, and of the base model")
     parser.add_argument("--requests", type=int, default=200, help="held-out requests of a test world")
     parser.add_argument("--worlds", type=int, nargs="+", default=[1, 3], help="seeds of the test worlds")
@@ -99,9 +99,11 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     made: dict[str, Any] = {"seeds": options.seeds, "rows": options.rows, "steps": options.steps}
     for sampling, key in SAMPLING.items():
         rewards = {kind: np.array([_rewards(options, seed, kind, key) for seed in options.seeds]) for kind in KINDS}
-        gain = nested_interval(rewards[AUDITED] - rewards[UNAUDITED], seed=_INTERVAL_SEED)
+        gains_S_M = rewards[AUDITED] - rewards[UNAUDITED]
         means = {kind: np.nanmean(values, axis=1).round(4).tolist() for kind, values in rewards.items()}
-        made[sampling] = means | {"difference": gain.model_dump()}
+        alone = [nested_interval(gains_S_M[[i]], seed=_INTERVAL_SEED).model_dump() for i in range(len(gains_S_M))]
+        pooled = nested_interval(gains_S_M, seed=_INTERVAL_SEED).model_dump()
+        made[sampling] = means | {"difference_of_seeds": alone, "difference": pooled}
     for kind in KINDS:
         made[f"faults_{kind}"] = [_faults(options.out / f"seed-{seed}", kind) for seed in options.seeds]
     return made
