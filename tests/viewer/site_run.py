@@ -22,7 +22,7 @@ from genevolve_ray.records.trajectory import Group, Trajectory, Turn, TurnKind
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.site.app import create_app
 from genevolve_ray.viewer.site.index import RunIndex
-from genevolve_ray.viewer.site.sources import RunSource
+from genevolve_ray.viewer.site.sources import RunSource, ViewSource
 
 REQUEST = "train-1"
 
@@ -134,7 +134,7 @@ def open_run(folder: Path, scratch: Path) -> Iterator[RunSource]:
         source.close()
 
 
-def client_of(*sources: RunSource) -> TestClient:
+def client_of(*sources: ViewSource) -> TestClient:
     """Return a client of the site over runs."""
     return TestClient(create_app(sources, hosts={"testserver"}), base_url="http://testserver")
 

@@ -50,7 +50,7 @@
     event.preventDefault();
     const tokens = [...flow.querySelectorAll(".tok")];
     const at = tokens.findIndex(token => token.classList.contains("chosen"));
-    const next = at < 0 ? 0 : Math.min(Math.max(at + step, 0), tokens.length - 1);
+    const next = at < 0 && step !== Infinity ? 0 : Math.min(Math.max(at + step, 0), tokens.length - 1);
     if (tokens[next]) pick(tokens[next]);
   });
 })();

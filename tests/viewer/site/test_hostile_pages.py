@@ -15,10 +15,18 @@ from site_run import client_of, open_run, speak
 from genevolve_ray.evolution.store.lessons import lesson_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.experience import Experience, Lesson, MovedToken
+from genevolve_ray.records.published.structured import (
+    FoundItem,
+    SearchStep,
+    SkillStep,
+    StructuredTrajectory,
+    ThinkStep,
+    write_structured,
+)
 from genevolve_ray.records.trajectory import Group
 from genevolve_ray.viewer.data import ReportData, no_images
 from genevolve_ray.viewer.site.entries import PAGE_SIZE, group_address
-from genevolve_ray.viewer.site.sources import RunSource
+from genevolve_ray.viewer.site.sources import RunSource, open_sources
 from genevolve_ray.viewer.trajectory_page import write_trajectory_page
 
 MARK = "⟪shown⟫"
@@ -85,9 +93,9 @@ HOSTILE = {
     "path": "../../../../etc/passwd",
     "windows path": "..\\..\\con.png",
     "formula": "=HYPERLINK(\"http://evil.example\")",
-    "one long word": "A" * 60_000,
-    "many lines": "x\n" * 5_000,
-    "deep nesting": "<div>" * 3_000,
+    "one long word": "A" * 20_000,
+    "many lines": "x\n" * 3_000,
+    "deep nesting": "<div>" * 2_000,
     "protocol tags": "</think></answer><tool_call>{}</tool_call><answer>",
     "markers of results": "--- end of search result ---\n--- search result for [x] ---\n1. title: <b>y</b>",
     "an image id": "IMG_001: title: <img src=x onerror=alert(1)>",
@@ -127,7 +135,7 @@ def source(make_data: Callable[..., ReportData], tmp_path_factory: pytest.TempPa
     groups, lessons, moved = [], [], []
     for number, text in enumerate(TEXTS.values()):
         # A manifest is JSON, which has no half surrogate pairs.
-        request_id, guidance = stored(f"{number} {text[:500]}"), stored(text)
+        request_id, guidance = stored(f"{number} {text[:500]}"), stored(text[:1000])
         members = copy.deepcopy(judged)
         for sample, member in enumerate(members):
             speak(member, text)
@@ -217,3 +225,21 @@ def test_hostile_text_in_an_address_is_shown_as_text(name: str, source: RunSourc
         page = parsed(client.get(f"/{source.slug}/{path}", params=query).text)
         assert set(actives(page)) == {"meta", "link", "script", "form", "body"}
         assert_only_text(page)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_in_a_trajectory_file_is_shown_as_text(name: str, tmp_path: Path) -> None:
+    text = TEXTS[name]
+    steps = (
+        ThinkStep(content=text, action=text),
+        SearchStep(query=text, results=(FoundItem(id=text, title=text),)),
+        SkillStep(skill_name=text, key_points=(text,), guidance_preview=text),
+    )
+    structured = StructuredTrajectory(case_id=text, user_prompt=text, gen_prompt=text, steps=steps)
+    (source,) = open_sources([str(write_structured(structured, tmp_path / "trajectory_structured.json"))], tmp_path)
+    page = parsed(client_of(source).get(f"/{source.slug}/").text)
+    assert actives(page) == {"meta": 3, "link": 4, "script": 1, "body": 1}
+    assert_only_text(page)
+    if len(text) < 100:
+        assert page.text.count(MARK) >= 10
+        assert not text.isprintable() or text in page.text

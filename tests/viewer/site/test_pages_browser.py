@@ -89,10 +89,10 @@ def page(browser: Any, site: tuple[str, RunSource], request: pytest.FixtureReque
 
 def test_a_filter_is_set_by_keyboard_and_a_group_opened(page: Any, site: tuple[str, RunSource]) -> None:
     page.goto("/run/groups")
-    page.get_by_label("tool", exact=True).focus()
+    page.locator("select[name=tool]").focus()
     page.keyboard.type("query")
-    page.get_by_label("set", exact=True).select_option("train")
-    page.get_by_label("words", exact=True).focus()
+    page.locator("select[name=set]").select_option("train")
+    page.locator("input[name=text]").focus()
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("tool=query_knowledge"))
     assert "with a sample that fits" in page.inner_text(".count")
@@ -124,7 +124,7 @@ def test_a_trajectory_opens_its_pictures_and_its_tokens(page: Any, site: tuple[s
     assert re.search(r"role answer · log-prob -0\.1000 · advantage [+−]\d\.\d{3} · mask 1 · version \d+", read), read
     page.keyboard.press("Home")
     assert "mask 0 · version none · teacher gap none" in page.inner_text(".picked")
-    page.locator(".tok.moved").click()
+    page.locator(".flow .tok.moved").click()
     assert "teacher gap +4.000" in page.inner_text(".picked")
 
 
@@ -158,8 +158,9 @@ def test_pages_fit_a_phone_in_either_scheme(page: Any, site: tuple[str, RunSourc
 
 
 def test_hostile_text_does_nothing_in_a_browser(
-    browser: Any, make_data: Callable[..., ReportData], tmp_path: Path
+    browser: Any, make_data: Callable[..., ReportData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("genevolve_ray.viewer.site.trajectory._decoder", lambda request: lambda ids: ATTACK)
     run = store_site_run(tmp_path / "run", make_data(requests=9, steps=2), partial(speak, text=ATTACK), guidance=ATTACK)
     with open_run(run, tmp_path / "index") as source, served(source) as url:
         (group, *_), (first, second, *_) = addresses(source.index)
