@@ -6,6 +6,7 @@ import io
 import json
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -245,3 +246,9 @@ def make_report_data(requests: int = 60, steps: int = 40, seed: int = 3) -> Repo
 def report_data() -> ReportData:
     """A small finished run."""
     return make_report_data(requests=9, steps=8)
+
+
+@pytest.fixture(scope="session")
+def make_data() -> Callable[..., ReportData]:
+    """What makes a run, for fixtures that live longer than one test."""
+    return make_report_data
