@@ -48,7 +48,7 @@ def splits(summary: Mapping[str, Any], rows: Sequence[Scored]) -> list[tuple[str
     if wise := _of_wise(summary):
         tables = [("Category", wise)]
     elif not any(table for _, table in tables):
-        tables = _of_rows(rows)
+        tables = _of_rows(rows) if any(score is not None for _, score in rows) else []
     tables = [(label, table) for label, table in tables if len(table) > 1]
     reach = [v for _, table in tables for one in table for v in (one.mean, one.low, one.high) if v is not None]
     scale = Scale.around(reach)

@@ -73,7 +73,7 @@ def rollouts_folder(root: Path) -> Path:
     """Write rows of the agent: two answers and one that ran out of turns."""
     fields = ("id", "prompt", "category", "gen_prompt", "reference_images", "termination", "rounds")
     rows = [{name: judged_row(i, 1.0)[name] for name in fields} for i in range(3)]
-    rows[2] |= {"gen_prompt": "", "reference_images": [], "termination": "max_rounds"}
+    rows[2] |= {"gen_prompt": "", "reference_images": [], "termination": "max_llm_calls"}
     put(root / "refs/1.png", png("orange"))
     put(root / "results.json", rows)
     return root

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_report_data
 from large_pictures import with_large_pictures
 
+from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -34,9 +34,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, make_data: Callable[..., ReportData]) -> Path:
     """The report of a run whose first pictures are large; the budget holds the full size of some of them."""
-    data = with_large_pictures(make_report_data(requests=3, steps=8), side=640)
+    data = with_large_pictures(make_data(requests=3, steps=8), side=640)
     return write_report(data, tmp_path_factory.mktemp("run") / "report.html")
 
 

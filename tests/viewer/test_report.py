@@ -284,3 +284,11 @@ def test_a_report_of_large_pictures_has_a_bounded_size(
     assert len(html) < small + budget + previews * 4 / 3 * MAX_PREVIEW
     wanted = {a["data-full"] for tag, a in page.tags if tag == "button" and a.get("data-full")}
     assert set(full) < wanted
+
+
+def test_alarms_are_listed_by_the_steps_in_which_they_were_raised(report_data: ReportData) -> None:
+    for row in report_data.metrics:
+        row |= {"alarm_tool_use": float(row["step"] in (2, 3)), "alarm_entropy": float(row["step"] >= 7)}
+    page = read(report_data)
+    assert page.sections[:2] == ["headlines", "alarms"]
+    assert page.rows("alarms")[1:] == [["⚠ tool use", "2", "3"], ["⚠ entropy", "7", "still raised"]]

@@ -66,7 +66,7 @@ def test_rollouts_show_programs_and_how_the_others_ended(tmp_path: Path) -> None
     assert recognize(folder).kind is OutputKind.ROLLOUTS
     page = shown(folder)
     assert "Programs66.7%2 of 3 rows" in page.words and "program 0" in page.words
-    assert page.rows("failures")[1:] == [["no program: max rounds", "1", "case_002"]]
+    assert page.rows("failures")[1:] == [["no program: max rounds reached", "1", "case_002"]]
 
 
 def test_rendered_rows_show_pictures_and_errors(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-/* A click on a picture opens it in full size: the embedded one, else its preview enlarged, with a link to the file. */
+/* A click on a picture opens it in full size: the one that the page embeds or has an address of, else its preview. */
 (() => {
   const held = document.getElementById("pictures");
   const full = held ? JSON.parse(held.textContent) : {};
@@ -27,16 +27,18 @@
     current = button;
     const { alt, full: key, file, size } = button.dataset;
     const preview = button.querySelector("img");
-    const whole = !key || key in full;
+    const whole = !key || key in full || key.includes("/");
     const [width, height] = size.split(" × ").map(Number);
-    image.src = key && whole ? full[key] : preview.src;
+    image.src = key && whole ? full[key] || key : preview.src;
     image.alt = alt;
     const small = preview.classList.contains("pixelated");
     image.className = small ? "pixelated" : "";
     /* Small pictures are enlarged by a whole number; a missing full size is shown as large as it would be. */
-    image.width = small ? width * Math.max(1, Math.floor(640 / Math.max(width, height))) : Math.min(width, 1024);
+    const shown = small ? width * Math.max(1, Math.floor(640 / Math.max(width, height))) : Math.min(width, 1024);
+    if (width) image.width = shown;
+    else image.removeAttribute("width");
     const note = document.createElement("small");
-    note.textContent = `${size} px${whole ? "" : "; this page holds a smaller preview"}`;
+    note.textContent = [width ? `${size} px` : "", whole ? "" : "this page holds a smaller preview"].filter(Boolean).join("; ");
     about.replaceChildren(alt, note);
     link.hidden = !file;
     if (file) link.href = file;
