@@ -19,7 +19,7 @@ from pathlib import Path
 import genevolve_ray
 
 ROOT = Path(genevolve_ray.__file__).parents[1]
-SECONDS = 120
+SECONDS = 250
 
 
 class PseudoTerminal:

@@ -14,6 +14,7 @@ from played_world import World, playing
 from pseudo_terminal import PseudoTerminal, on_terminal
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
+pytestmark = pytest.mark.timeout(600)  # Each command imports the package anew, on a machine that may be busy.
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
