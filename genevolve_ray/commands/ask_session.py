@@ -58,6 +58,7 @@ def wanted_parts(agent: Agent) -> Wanted:
 @asynccontextmanager
 async def _session(agent: Agent, images: ImageStore, view: AskView) -> AsyncIterator[AskSession]:
     started = perf_counter()
+    view.opening()
     async with inference_in_process(agent.config, images, wanted_parts(agent)) as ports:
         session = AskSession(agent, ports, images, view)
         view.opened(session.parts(perf_counter() - started))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from genevolve_ray.agent.parser import ToolCall
+from genevolve_ray.evolution.judging import MAIN
 from genevolve_ray.evolution.sources import RequestNotUnderstood
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.observation import (
@@ -74,13 +75,17 @@ class AskTerminal(AskView):
         self._thoughts, self._words, self._column = Thoughts(), WordBuffer(), 0
         self._streamed = False
 
+    def opening(self) -> None:
+        """Print that the parts are started."""
+        self._line("starting policy, tools, renderer and judges", style=_DIM)
+
     def opened(self, parts: AskedParts) -> None:
         """Print the parts."""
-        judges = ", ".join(f"{name} {identity}" for name, identity in parts.judges.items()) or "none"
-        self._pair("policy", f"{parts.policy}, {parts.engine}", _DIM)
-        self._pair("tools", ", ".join(parts.tools) or "none", _DIM)
-        self._pair("renderer", parts.renderer, _DIM)
-        self._pair("judges", judges, _DIM)
+        judges = [identity if name == MAIN else f"{name}: {identity}" for name, identity in parts.judges.items()]
+        self._pair("policy", f"{parts.policy}, {parts.engine}", _DIM, indent=0)
+        self._pair("tools", ", ".join(parts.tools) or "none", _DIM, indent=0)
+        self._pair("renderer", parts.renderer, _DIM, indent=0)
+        self._pair("judges", ", ".join(judges), _DIM, indent=0)
         self._line(f"ready after {parts.seconds:.1f} s", style=_DIM)
 
     def asked(self, request: Request, seed: int) -> None:
@@ -172,7 +177,7 @@ class AskTerminal(AskView):
         for name, component in trajectory.components().items():
             judge, _, part = name.partition(".")
             scale = "" if (component.low, component.high) == (0, 1) else f" ({component.low:g} to {component.high:g})"
-            said = (part if judge == "judge" else name).replace("_", " ")
+            said = (part if judge == MAIN else name).replace("_", " ").replace("kscore", "KScore")
             self._pair(said, f"{component.value:.2f}{scale}")
             if component.rationale:
                 self._line(component.rationale, indent=5, style=_DIM)

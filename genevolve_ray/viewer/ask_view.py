@@ -62,6 +62,9 @@ class WordBuffer:
 class AskView(EpisodeObserver):
     """Show a request while it is answered. Every method does nothing here."""
 
+    def opening(self) -> None:
+        """Say that the parts are started, which takes seconds."""
+
     def opened(self, parts: AskedParts) -> None:
         """Show the parts, once they are ready."""
 
