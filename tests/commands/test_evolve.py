@@ -25,6 +25,7 @@ from genevolve_ray.evolution.plugins import RendererSpec
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, SwapState
+from genevolve_ray.evolution.trackers.port import TrackedRun
 
 NEW = RendererSpec(type="genevolve_ray.atlas.renderer:AtlasRenderer", config={"slip": 0.5})
 
@@ -108,15 +109,15 @@ def test_a_value_that_was_masked_is_not_taken_for_the_secret(tmp_path: Path) -> 
 
 
 def test_two_folders_of_one_name_have_different_ids_and_a_resumed_run_keeps_its_own(tmp_path: Path) -> None:
-    def track(folder: str, name: str = "same") -> tuple[str, str]:
+    def track(folder: str, name: str = "same") -> TrackedRun:
         with RunStore.open(str(tmp_path / folder), config_of(1, f"name={name}")) as store:
-            return tracked(name, store)
+            return tracked(config_of(1, f"name={name}"), store, tmp_path)
 
     first, second = track("one"), track("two")
-    assert first[0] == second[0] == "same"
-    assert first[1] != second[1]
+    assert first.name == second.name == "same"
+    assert first.id != second.id
     assert track("one") == first
-    assert RunStore.read(str(tmp_path / "one")).info.run_id in first[1]
+    assert RunStore.read(str(tmp_path / "one")).info.run_id in first.id
 
 
 def test_a_run_of_an_earlier_version_keeps_its_name_as_id(tmp_path: Path) -> None:
@@ -126,7 +127,15 @@ def test_a_run_of_an_earlier_version_keeps_its_name_as_id(tmp_path: Path) -> Non
     del info["run_id"]
     (tmp_path / "run.json").write_text(json.dumps(info))
     with RunStore.open(str(tmp_path), config_of(1, "name=old")) as store:
-        assert tracked("old", store) == ("old", "old")
+        assert tracked(config_of(1, "name=old"), store, tmp_path).id == "old"
+
+
+def test_trackers_get_the_configuration_without_secrets(tmp_path: Path) -> None:
+    config = config_of(1, SUMMARISER.replace("KEY", "plain-secret-1"))
+    with RunStore.open(str(tmp_path / "run"), config) as store:
+        sent = tracked(config, store, tmp_path).config
+    assert sent["summariser"]["config"]["extra_body"] == {"api_key": "***"}
+    assert "plain-secret-1" not in json.dumps(sent)
 
 
 def test_a_run_resumes_that_began_before_limits_were_derived(tmp_path: Path) -> None:

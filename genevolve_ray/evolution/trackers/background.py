@@ -118,9 +118,12 @@ class TrackerThread:
         """Wait for the end of the thread until a time of `time.monotonic`, and note what is missing."""
         if self._thread.ident is not None:
             self._thread.join(max(0.0, until - monotonic()))
+        if not self._ended:
+            with self._typed("being left behind"):
+                self._tracker.abandon()
         missing = max(0, self._committed - self._written) + self.lost
         if missing or self.failures or self._thread.is_alive():
-            ended = "" if self._ended else ", and it was not closed in time" * self._thread.is_alive()
+            ended = ", and it was not closed in time" * self._thread.is_alive()
             self._note(
                 f"tracker {self._tracker.name}: {missing} of {self._committed} steps were not written, {self.failures} "
                 f"calls failed{ended}"

@@ -80,6 +80,9 @@ class MlflowTracker:
             self._client.log_dict(self._id, dict(summary), "summary.json")
         self._client.set_terminated(self._id, "FINISHED" if summary is not None else "KILLED")
 
+    def abandon(self) -> None:
+        """Do nothing: a daemon thread is all that is left."""
+
     def _of_tag(self, experiment: str, run_id: str) -> str:
         quoted = run_id.replace("'", "")
         found = self._client.search_runs([experiment], filter_string=f"tags.`{_TAG}` = '{quoted}'", max_results=1)

@@ -155,6 +155,10 @@ class Tracker(Protocol):
         """End with the run's summary, or without one where the run is to be resumed; no call follows."""
         ...
 
+    def abandon(self) -> None:
+        """End at once what would keep the process from ending; called from another thread when time is up."""
+        ...
+
 
 class TrackerError(UserFault, RuntimeError):
     """Report that a configured tracker is unavailable; the message states the remedy."""

@@ -67,6 +67,9 @@ class TensorBoardTracker:
             self._text("summary", _code(summary), int(summary.get("steps", 0)))
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Do nothing: a daemon thread is all that is left."""
+
     def _text(self, tag: str, text: str, step: int) -> None:
         self._add(tag, text.encode(), step, "text", b"", 2)
         self._writer.flush()

@@ -61,6 +61,9 @@ class TrackioTracker:
             self._run.log(values, step=int(summary.get("steps", 0)))
         self._run.finish()
 
+    def abandon(self) -> None:
+        """Do nothing: a daemon thread is all that is left."""
+
     def _cell(self, value: Any) -> Any:
         if isinstance(value, bytes):
             return self._trackio.Image(opened(value))

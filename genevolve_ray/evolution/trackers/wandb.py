@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from genevolve_ray.evolution.trackers.pictures import opened
 from genevolve_ray.evolution.trackers.port import (
     COLUMNS,
@@ -21,6 +23,8 @@ from genevolve_ray.evolution.trackers.port import (
     scalars,
 )
 
+_SERVICE = "wandb-core"
+"""Name of the process that W&B starts for its uploads."""
 _QUIET = {
     "console": "off",
     "silent": True,
@@ -41,7 +45,6 @@ class WandbTracker:
     def __init__(self, project: str, mode: str, close_seconds: float) -> None:
         """Name the project and the mode, `online` or `offline`; a start or an end takes `close_seconds` at most."""
         self._project, self._mode = project, mode
-        # W&B's own exit handler waits for either: without limits it would hold the process for minutes.
         seconds = max(1.0, close_seconds)
         self._limits = {"init_timeout": seconds, "finish_timeout": seconds}
         self.target = f"{mode} {project}"
@@ -82,6 +85,12 @@ class WandbTracker:
         if summary is not None:
             self._run.summary.update({f"summary/{name}": value for name, value in scalars(flat(summary)).items()})
         self._run.finish(exit_code=0 if summary is not None else 1)
+
+    def abandon(self) -> None:
+        """Kill W&B's own process: its exit handler would wait minutes for a server that never answers."""
+        for child in psutil.Process().children():
+            if child.name() == _SERVICE:
+                child.kill()
 
     def _cell(self, value: Any) -> Any:
         return self._wandb.Image(opened(value)) if isinstance(value, bytes) else value

@@ -131,6 +131,7 @@ def test_a_tracker_that_blocks_delays_neither_steps_nor_the_end(tmp_path: Path) 
     assert fed.notes == [
         "tracker memory: 1000 of 1000 steps were not written, 0 calls failed, and it was not closed in time"
     ]
+    assert tracker.calls == [("abandon", 0)]
     tracker.fails = lambda call, step: True
     tracker.gate.set()
     fed.thread._thread.join(30)

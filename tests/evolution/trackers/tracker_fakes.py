@@ -50,6 +50,9 @@ class RememberingTracker:
     def finish(self, summary: Mapping[str, Any] | None) -> None:
         self._called("finish", 0, summary)
 
+    def abandon(self) -> None:
+        self.calls.append(("abandon", 0))
+
     @property
     def written(self) -> list[int]:
         return [call[1] for call in self.calls if call[0] == "write"]
