@@ -21,11 +21,10 @@ from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.evolution.collect import collect_group, gather_or_cancel
 from genevolve_ray.evolution.inprocess import start_rollouts
-from genevolve_ray.evolution.metric_writers import MetricsConfig
+from genevolve_ray.evolution.metric_writers import MetricsConfig, PrometheusConfig, TracesConfig
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.store.files import Folder
-from genevolve_ray.evolution.telemetry.config import PrometheusConfig, TracesConfig
 from genevolve_ray.evolution.telemetry.server import TARGETS
 from genevolve_ray.evolution.telemetry.watching import watched
 from genevolve_ray.records.images import FilesystemImages

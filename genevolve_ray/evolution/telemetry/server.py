@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, start_http_server
 
 from genevolve_ray.errors import UserFault
+from genevolve_ray.evolution.metric_writers import PrometheusConfig
 from genevolve_ray.evolution.store.files import Folder
-from genevolve_ray.evolution.telemetry.config import PrometheusConfig
 
 TARGETS = "prometheus_targets.json"
 """File of a run's folder with the address, in the form that Prometheus reads (`file_sd_configs`)."""

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from genevolve_ray.records.moments import moment
-from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind
+from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind, moment
 
 Attributes = dict[str, str | int | float | bool | tuple[str, ...]]
 AGENT = "genevolve"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from genevolve_ray import __version__
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.telemetry.config import TracesConfig
+from genevolve_ray.evolution.metric_writers import TracesConfig
 from genevolve_ray.evolution.telemetry.spans import PlannedSpan, trajectory_spans
 from genevolve_ray.records.trajectory import Trajectory
 

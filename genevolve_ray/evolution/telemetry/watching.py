@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class OnJudged(Protocol):
-    """Hear of every group whose outcomes are all known, with the samples of the run by state."""
+    """Define a listener for groups whose outcomes are all known."""
 
     def __call__(self, group: Group, samples: Mapping[str, int]) -> None:
-        """Take the group."""
+        """Take a judged group, and the samples of the run by state."""
         ...
 
 

@@ -13,10 +13,9 @@ from loop_fakes import make_trajectory
 from prometheus_client.parser import text_string_to_metric_families
 
 from genevolve_ray.errors import UserFault
-from genevolve_ray.evolution.metric_writers import MetricsConfig
+from genevolve_ray.evolution.metric_writers import MetricsConfig, PrometheusConfig
 from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.store.files import Folder
-from genevolve_ray.evolution.telemetry.config import PrometheusConfig
 from genevolve_ray.evolution.telemetry.meters import MOST_NAMES, RunMeters
 from genevolve_ray.evolution.telemetry.server import TARGETS, serving
 from genevolve_ray.evolution.telemetry.step_gauges import STEP_GAUGES
