@@ -15,7 +15,7 @@ from itertools import groupby
 
 from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind, moment
 
-Attributes = dict[str, str | int | float | bool | tuple[str, ...]]
+Attributes = dict[str, str | int | float | bool]
 AGENT = "genevolve"
 
 
@@ -102,7 +102,6 @@ def _turns(trajectory: Trajectory, texts: bool) -> Iterator[PlannedSpan]:
             "gen_ai.provider.name": AGENT,
             "genevolve.turn": number,
             "genevolve.turn.kind": turn.kind.value,
-            "gen_ai.response.finish_reasons": ("length" if turn.kind is TurnKind.TOO_LONG else "stop",),
         }
         if number < len(counts):
             attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"] = counts[number]
@@ -118,7 +117,6 @@ def _tool(turn: Turn, called: float, number: int, texts: bool) -> PlannedSpan:
     attributes: Attributes = {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": turn.tool,
-        "gen_ai.tool.type": "function",
         "genevolve.turn": number,
     }
     if texts:
