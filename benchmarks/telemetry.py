@@ -24,9 +24,10 @@ from genevolve_ray.evolution.inprocess import start_rollouts
 from genevolve_ray.evolution.monitor import Monitor, NullMonitor
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.store.files import Folder
-from genevolve_ray.evolution.telemetry.config import LoggingConfig, PrometheusConfig, TracesConfig
+from genevolve_ray.evolution.telemetry.config import PrometheusConfig, TracesConfig
 from genevolve_ray.evolution.telemetry.server import TARGETS
 from genevolve_ray.evolution.telemetry.watching import watched
+from genevolve_ray.evolution.trackers.port import LoggingConfig
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory

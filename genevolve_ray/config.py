@@ -17,7 +17,7 @@ from genevolve_ray.evolution.layers import EXTENDS, Layer, LayerFault, is_file, 
 from genevolve_ray.evolution.layers import presets as presets
 from genevolve_ray.evolution.plugin_folders import look_beside
 from genevolve_ray.evolution.plugins import Role, same_plugin
-from genevolve_ray.evolution.telemetry.config import LoggingConfig
+from genevolve_ray.evolution.trackers.port import LoggingConfig
 from genevolve_ray.gateway.config import GatewayConfig
 from genevolve_ray.records.differences import value_at
 from genevolve_ray.records.secrets import masked

@@ -24,7 +24,6 @@ from genevolve_ray.engines.protocol import PromptTooLong
 from genevolve_ray.errors import InfraFailure, ToolArgumentError
 from genevolve_ray.records.experience import Experience
 from genevolve_ray.records.images import ImageRef
-from genevolve_ray.records.moments import mark
 from genevolve_ray.records.observation import ImageSearchObservation, Observation, Pictured, SearchObservation
 from genevolve_ray.records.program import ProgramError, ProgramFault
 from genevolve_ray.records.request import Request
@@ -39,6 +38,7 @@ from genevolve_ray.records.trajectory import (
     Turn,
     TurnKind,
     join_messages,
+    mark,
 )
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.tools.protocol import EpisodeContext, Tool, opened

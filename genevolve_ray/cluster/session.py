@@ -27,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 _MIB = 1 << 20
 _END_SECONDS = 10.0
 _START_ATTEMPTS = 3
-_SLOW_START = re.compile("timed out (?:during startup|waiting for file)", re.IGNORECASE)
+_SLOW_START = re.compile(r"timed out (?:during startup|waiting for file)|lines of \S+/dashboard\.log", re.IGNORECASE)
 TASK_RECORDS = "RAY_task_events_report_interval_ms"
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",

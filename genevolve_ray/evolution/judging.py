@@ -11,13 +11,12 @@ from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderedAtt
 from genevolve_ray.judges.protocol import declared_components
 from genevolve_ray.records.components import AnyVerdict, OpenVerdict, graded, opened
 from genevolve_ray.records.images import ImageRef
-from genevolve_ray.records.moments import timed
 from genevolve_ray.records.observation import ImageHit
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.rewards import OpenReward
 from genevolve_ray.records.secrets import redacted
-from genevolve_ray.records.trajectory import Outcome, Trajectory
+from genevolve_ray.records.trajectory import Outcome, Trajectory, timed
 from genevolve_ray.records.usage import Meter, Usage, metered
 from genevolve_ray.records.verdict import EXAMINATION_FAILED, Reward, RewardConfig, Verdict, combine_reward
 

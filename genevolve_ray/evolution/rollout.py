@@ -12,11 +12,10 @@ from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import InfraFailure
 from genevolve_ray.evolution.judging import Panel
 from genevolve_ray.evolution.ports import GroupJudgePort, JudgePort, RenderPort, RolloutTask
-from genevolve_ray.records.moments import timed
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import redacted
-from genevolve_ray.records.trajectory import Outcome, Trajectory
+from genevolve_ray.records.trajectory import Outcome, Trajectory, timed
 from genevolve_ray.records.usage import metered
 from genevolve_ray.records.verdict import RewardConfig
 from genevolve_ray.tools.protocol import Tool

@@ -12,8 +12,7 @@ from genevolve_ray.evolution.rollout import Scoring
 from genevolve_ray.evolution.swaps import RendererHost
 from genevolve_ray.evolution.weights import PublishedWeights
 from genevolve_ray.gateway.server import GatewayServer
-from genevolve_ray.records.moments import timed
-from genevolve_ray.records.trajectory import Trajectory
+from genevolve_ray.records.trajectory import Trajectory, timed
 
 
 class GatewayRollouts:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from time import perf_counter, time
 from typing import Any
 
 from genevolve_ray.records.base import Record
@@ -124,7 +126,11 @@ class Provenance(Record):
 class Trajectory:
     """Hold one attempt at one request.
 
-    `timings` holds the seconds of its parts, and when they began (`records.moments`).
+    `timings` holds the seconds of its parts, and when they began. The part `render` has its duration at `render`, and the
+    Unix time at which it began, in seconds, at `began_render`. Turns are numbered from 0: `began_turn_0` is the moment at
+    which the policy was asked for the first turn, `began_tool_0` the one at which that turn's tool was called; their
+    durations are in the `Turn`. Times of parts on different machines differ by as much as these machines' clocks.
+
     `images` maps the ids the policy saw (IMG_###) to their hits; `rendered` is the generator's picture; `usage` is the
     use of each service, the engine being `policy`. `verdict` is the KScore of the run's judge; `verdicts` holds, by the
     judge's name, the verdicts of its further judges, and that of a judge without a KScore.
@@ -242,3 +248,27 @@ class Pair:
     best: Trajectory
     worst: Trajectory
     gap: float
+
+
+_BEGAN = "began_"
+
+
+def mark(timings: dict[str, float], part: str) -> None:
+    """Record that a part begins now."""
+    timings[_BEGAN + part] = time()
+
+
+def moment(timings: dict[str, float], part: str) -> float | None:
+    """Return the Unix time in seconds at which a part began, None where it is not known."""
+    return timings.get(_BEGAN + part)
+
+
+@contextmanager
+def timed(timings: dict[str, float], part: str) -> Iterator[None]:
+    """Record when the block begins and how many seconds it takes, also when it raises."""
+    mark(timings, part)
+    started = perf_counter()
+    try:
+        yield
+    finally:
+        timings[part] = perf_counter() - started

@@ -79,6 +79,8 @@ def test_a_running_cluster_is_joined_as_it_is(monkeypatch: pytest.MonkeyPatch) -
     [
         "The current node timed out during startup. This could happen because the raylet failed to startup.",
         "Timed out waiting for file /tmp/ray/session_2026-11-28_08-38-51_904054_27139/gcs_server_port_c3380",
+        "\nThe last 20 lines of /tmp/ray/session_2026-11-29_05-32-41_538933_10463/logs/dashboard.log (it contains the error "
+        "message from the dashboard): ",
     ],
 )
 def test_a_private_cluster_that_is_slow_to_start_gets_another_try(

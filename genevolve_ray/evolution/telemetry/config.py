@@ -1,10 +1,9 @@
-"""Settings of trackers, live metrics and traces. Importing this module is cheap."""
+"""Settings of live metrics and traces. Importing this module is cheap."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from genevolve_ray.evolution.trackers.port import TrackersConfig
 from genevolve_ray.records.base import Config
 
 
@@ -33,12 +32,3 @@ class TracesConfig(Config):
     """Spans that wait for the collector at most; traces beyond are dropped and counted."""
     timeout: float = Field(default=5.0, gt=0)
     """Seconds that a request to the collector may take, and that the end of a run waits for the last spans."""
-
-
-class LoggingConfig(TrackersConfig):
-    """Configure where the metrics of a run go besides its own folder: trackers, Prometheus, OpenTelemetry."""
-
-    prometheus: PrometheusConfig | None = None
-    """Live metrics for Prometheus; `{}` serves them with the defaults."""
-    traces: TracesConfig | None = None
-    """Traces for OpenTelemetry; `{}` exports them as the standard variables `OTEL_EXPORTER_OTLP_*` say."""

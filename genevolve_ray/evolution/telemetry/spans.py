@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from genevolve_ray.records.moments import moment
-from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind
+from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind, moment
 
-Attributes = dict[str, str | int | float | bool | tuple[str, ...]]
+Attributes = dict[str, str | int | float | bool]
 AGENT = "genevolve"
 
 
@@ -103,7 +102,6 @@ def _turns(trajectory: Trajectory, texts: bool) -> Iterator[PlannedSpan]:
             "gen_ai.provider.name": AGENT,
             "genevolve.turn": number,
             "genevolve.turn.kind": turn.kind.value,
-            "gen_ai.response.finish_reasons": ("length" if turn.kind is TurnKind.TOO_LONG else "stop",),
         }
         if number < len(counts):
             attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"] = counts[number]
@@ -119,7 +117,6 @@ def _tool(turn: Turn, called: float, number: int, texts: bool) -> PlannedSpan:
     attributes: Attributes = {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": turn.tool,
-        "gen_ai.tool.type": "function",
         "genevolve.turn": number,
     }
     if texts:

@@ -12,15 +12,15 @@ from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.store.files import Folder
-    from genevolve_ray.evolution.telemetry.config import LoggingConfig
     from genevolve_ray.evolution.telemetry.meters import RunMeters
+    from genevolve_ray.evolution.trackers.port import LoggingConfig
 
 
 class OnJudged(Protocol):
-    """Hear of every group whose outcomes are all known, with the samples of the run by state."""
+    """Define a listener for groups whose outcomes are all known."""
 
     def __call__(self, group: Group, samples: Mapping[str, int]) -> None:
-        """Take the group."""
+        """Take a judged group, and the samples of the run by state."""
         ...
 
 

@@ -15,11 +15,11 @@ from genevolve_ray.evolution.trackers.background import TrackerThread
 from genevolve_ray.evolution.trackers.mlflow import MlflowTracker
 from genevolve_ray.evolution.trackers.pictures import picture_rows
 from genevolve_ray.evolution.trackers.port import (
+    LoggingConfig,
     PictureRow,
     TrackedRun,
     Tracker,
     TrackerError,
-    TrackersConfig,
     missing,
 )
 from genevolve_ray.evolution.trackers.tensorboard import TensorBoardTracker
@@ -71,7 +71,7 @@ class Trackers:
 class CommittedSteps:
     """Read what trackers show from the run store."""
 
-    def __init__(self, store: RunStore, config: TrackersConfig) -> None:
+    def __init__(self, store: RunStore, config: LoggingConfig) -> None:
         """Read the steps of a run; `config` says which of them have picture tables."""
         self._store, self._config = store, config
         self._lock = threading.Lock()
@@ -100,7 +100,7 @@ class CommittedSteps:
 
 
 def open_trackers(
-    config: TrackersConfig, run: TrackedRun, store: RunStore, folder: Folder, note: Callable[[str], None]
+    config: LoggingConfig, run: TrackedRun, store: RunStore, folder: Folder, note: Callable[[str], None]
 ) -> Trackers:
     """Return the configured trackers of a run, which begin when they are told to.
 
@@ -120,7 +120,7 @@ def open_trackers(
     return Trackers(threads, config.close_seconds)
 
 
-def check_trackers(config: TrackersConfig) -> None:
+def check_trackers(config: LoggingConfig) -> None:
     """Check that every configured tracker can be opened. Raises TrackerError naming the setting and the remedy."""
     for name, key in config.chosen.items():
         if find_spec(name) is None:
@@ -129,7 +129,7 @@ def check_trackers(config: TrackersConfig) -> None:
         check_wandb(config.wandb_mode)
 
 
-def _chosen(config: TrackersConfig) -> list[Tracker]:
+def _chosen(config: LoggingConfig) -> list[Tracker]:
     made: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: TensorBoardTracker(config.tensorboard),
         "wandb": lambda: WandbTracker(config.wandb_project, config.wandb_mode, config.close_seconds),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.trackers.port import PictureRow, TrackersConfig
+from genevolve_ray.evolution.trackers.port import LoggingConfig, PictureRow
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.pictures import ImageRefused, PictureLimits, open_picture
 from genevolve_ray.records.secrets import shown
@@ -20,7 +20,7 @@ TEXT = 600
 """Characters of a request or of a judge's reasons that a table keeps."""
 
 
-def picture_rows(store: RunStore, step: int, config: TrackersConfig) -> list[PictureRow]:
+def picture_rows(store: RunStore, step: int, config: LoggingConfig) -> list[PictureRow]:
     """Return the picture table of a committed step: its first groups that have two attempts with a score.
 
     Raises:

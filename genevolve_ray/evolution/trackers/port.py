@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from genevolve_ray.errors import InfraFailure, UserFault
+from genevolve_ray.evolution.telemetry.config import PrometheusConfig, TracesConfig
 from genevolve_ray.records.base import Config
 
 COLUMNS = ("request", "best", "best reward", "worst", "worst reward", "truth", "rationale")
@@ -21,8 +22,11 @@ COMMITTED = "committed_step"
 """Metric that every tracker has of every step: the step itself, by which a tracker knows what it has."""
 
 
-class TrackersConfig(Config):
-    """Configure trackers, which show a run besides `metrics.jsonl`; none by default. They never end or delay a run."""
+class LoggingConfig(Config):
+    """Configure what shows a run besides its own folder: trackers, Prometheus and traces; none by default.
+
+    None of them ends or delays a run.
+    """
 
     tensorboard: str = ""
     """Folder for TensorBoard's event files, each run in a subfolder of its own; empty switches it off."""
@@ -44,6 +48,11 @@ class TrackersConfig(Config):
     """Longer side of a table's pictures in pixels; larger ones are scaled down."""
     close_seconds: float = Field(default=15.0, ge=0)
     """Seconds that the end of a run waits for all trackers together; what is not written then is counted."""
+
+    prometheus: PrometheusConfig | None = None
+    """Live metrics for Prometheus; `{}` serves them with the defaults."""
+    traces: TracesConfig | None = None
+    """Traces for OpenTelemetry; `{}` exports them as the standard variables `OTEL_EXPORTER_OTLP_*` say."""
 
     @field_validator("mlflow_uri")
     @classmethod

@@ -15,11 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.store.files import Folder
-from genevolve_ray.evolution.telemetry.config import LoggingConfig, PrometheusConfig
+from genevolve_ray.evolution.telemetry.config import PrometheusConfig
 from genevolve_ray.evolution.telemetry.meters import MOST_NAMES, RunMeters
 from genevolve_ray.evolution.telemetry.server import TARGETS, serving
 from genevolve_ray.evolution.telemetry.step_gauges import STEP_GAUGES
 from genevolve_ray.evolution.telemetry.watching import Watched, unheard, watched
+from genevolve_ray.evolution.trackers.port import LoggingConfig
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory, Turn, TurnKind
 from genevolve_ray.records.usage import Usage
 

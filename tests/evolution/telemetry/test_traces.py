@@ -25,8 +25,7 @@ from genevolve_ray.evolution.telemetry.config import TracesConfig
 from genevolve_ray.evolution.telemetry.spans import trajectory_spans
 from genevolve_ray.evolution.telemetry.traces import Traces, wanted_traces
 from genevolve_ray.records.images import MemoryImages
-from genevolve_ray.records.moments import timed
-from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
+from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory, timed
 
 KEY = SampleKey(step=3, request_id="r7", sample=2, attempt=1)
 

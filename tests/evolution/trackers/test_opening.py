@@ -20,7 +20,7 @@ from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.trackers import opening
 from genevolve_ray.evolution.trackers.opening import CommittedSteps, check_trackers, open_trackers
 from genevolve_ray.evolution.trackers.pictures import TEXT
-from genevolve_ray.evolution.trackers.port import TrackerError, TrackersConfig, scalars
+from genevolve_ray.evolution.trackers.port import LoggingConfig, TrackerError, scalars
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
 from genevolve_ray.records.trajectory import Group, Outcome, Provenance, SampleKey, Termination, Trajectory
 from genevolve_ray.records.verdict import ImageScores, Reward, ScoreFormula, Sufficiency, Verdict
@@ -67,7 +67,7 @@ def commit(store: RunStore, loop: dict[str, object] | None = None) -> None:
 
 def test_a_table_has_best_worst_and_truth_as_small_pictures(store: RunStore) -> None:
     commit(store)
-    [row] = CommittedSteps(store, TrackersConfig(pictures_every=1, picture_side=64)).pictures(1)
+    [row] = CommittedSteps(store, LoggingConfig(pictures_every=1, picture_side=64)).pictures(1)
     assert (row.best_reward, row.worst_reward) == (0.75, 0.125)
     assert row.best is not None and row.worst is not None and row.truth is not None
     shown = [Image.open(io.BytesIO(png)) for png in (row.best, row.worst, row.truth)]
@@ -81,25 +81,25 @@ def test_a_missing_picture_leaves_its_place_empty(store: RunStore) -> None:
     commit(store)
     for path in Path(store.root, "images").rglob("*.png"):
         path.unlink()
-    [row] = CommittedSteps(store, TrackersConfig(pictures_every=1)).pictures(1)
+    [row] = CommittedSteps(store, LoggingConfig(pictures_every=1)).pictures(1)
     assert (row.best, row.worst, row.truth, row.best_reward) == (None, None, None, 0.75)
 
 
 @pytest.mark.parametrize(("every", "rows"), [(0, 0), (1, 1), (10, 0)])
 def test_tables_come_at_their_steps(store: RunStore, every: int, rows: int) -> None:
     commit(store)
-    assert len(CommittedSteps(store, TrackersConfig(pictures_every=every)).pictures(1)) == rows
+    assert len(CommittedSteps(store, LoggingConfig(pictures_every=every)).pictures(1)) == rows
 
 
 def test_metrics_include_the_validation_and_alerts_are_the_alarms_of_the_step(store: RunStore) -> None:
     commit(store, {"alarms": [{"name": "entropy", "text": "it falls"}]})
-    steps = CommittedSteps(store, TrackersConfig())
+    steps = CommittedSteps(store, LoggingConfig())
     assert steps.metrics(1) == {"reward_mean": 0.5, "validation/reward_mean": 0.25}
     assert steps.alerts(1) == [("entropy", "it falls")]
 
 
 def test_trackers_that_never_began_end_at_once(store: RunStore, tmp_path: Path) -> None:
-    config = TrackersConfig(tensorboard=str(tmp_path / "logs"))
+    config = LoggingConfig(tensorboard=str(tmp_path / "logs"))
     with open_trackers(config, RUN, store, Folder(store.root), pytest.fail):
         pass
     assert not (tmp_path / "logs").exists()
@@ -142,17 +142,17 @@ def with_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_wandb_online_needs_a_key(with_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    online = TrackersConfig(wandb_project="p")
+    online = LoggingConfig(wandb_project="p")
     with pytest.raises(TrackerError, match="WANDB_API_KEY is not: set it, or run `wandb login`"):
         check_trackers(online)
-    check_trackers(TrackersConfig(wandb_project="p", wandb_mode="offline"))
+    check_trackers(LoggingConfig(wandb_project="p", wandb_mode="offline"))
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     check_trackers(online)
 
 
 def test_a_key_of_wandb_login_counts(with_wandb: Path) -> None:
     with_wandb.write_text("machine api.wandb.ai login user password " + "x" * 40)
-    check_trackers(TrackersConfig(wandb_project="p"))
+    check_trackers(LoggingConfig(wandb_project="p"))
 
 
 def test_a_password_in_the_address_of_mlflow_is_refused_and_not_shown() -> None:
