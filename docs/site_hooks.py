@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 COPIED = {"README.md": "overview.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the repository's root, and their names on the site."""
 PACKAGE_PAGE = "examples/plugin_package/README.md"
+WIDE = "---\nhide: [toc]\n---\n\n"
+"""Front matter of pages of code, which need the width."""
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml"}
 
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)")
@@ -70,8 +72,17 @@ def shown(path: Path) -> str:
     if path.suffix == ".md":
         return text
     if path.suffix == ".ipynb":
-        return "\n\n".join(_cell(cell) for cell in json.loads(text)["cells"]) + "\n"
-    return f"# {path.name}\n\n```{LANGUAGES[path.suffix]}\n{text.rstrip()}\n```\n"
+        return WIDE + "\n\n".join(_cell(cell) for cell in json.loads(text)["cells"]) + "\n"
+    header, program = _divided(text) if path.suffix == ".sh" else ("", text)
+    return f"{WIDE}# {path.name}\n\n{header}\n\n```{LANGUAGES[path.suffix]}\n{program.rstrip()}\n```\n"
+
+
+def _divided(text: str) -> tuple[str, str]:
+    """Return the comments at the head of a script as Markdown, and the rest of it."""
+    lines = text.splitlines()
+    end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    header = [line.removeprefix("#").removeprefix(" ") for line in lines[1:end]]
+    return "\n".join(f"  {line}" if line.startswith("  ") else line for line in header), "\n".join(lines[end:])
 
 
 def _cell(cell: dict[str, Any]) -> str:
