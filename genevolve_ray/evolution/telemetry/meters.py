@@ -14,8 +14,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from genevolve_ray import __version__
-from genevolve_ray.evolution.telemetry.config import scalars
 from genevolve_ray.evolution.telemetry.step_gauges import StepCollector
+from genevolve_ray.evolution.trackers.port import scalars
 from genevolve_ray.records.trajectory import Outcome, Trajectory, TurnKind
 from genevolve_ray.records.usage import Usage
 from genevolve_ray.renderers.prompt_limits import CUT_PROMPTS
