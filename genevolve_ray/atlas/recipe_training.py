@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -36,13 +37,13 @@ class RecipeConfig(Config):
     lr: float = Field(default=3e-3, gt=0)
 
     @property
+    @abstractmethod
     def steps(self) -> int:
         """Number of optimization steps in total."""
-        raise NotImplementedError
 
+    @abstractmethod
     def changed(self, *, steps: int | None = None, seed: int | None = None) -> Self:
         """Return the recipe with another number of steps in total, or another seed."""
-        raise NotImplementedError
 
     def new_model(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
         """Return a Qwen3 of this shape with random weights, the same for the same seed."""
