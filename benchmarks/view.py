@@ -224,10 +224,12 @@ def paint(url: str) -> float:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto("about:blank")
         page.goto(url)
-        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
-        milliseconds = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        while not (
+            found := page.evaluate("performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)")
+        ):
+            time.sleep(0.01)
         browser.close()
-        return float(milliseconds) / 1000
+        return float(found[0]) / 1000
 
 
 def _wait_indexed(url: str) -> None:
