@@ -22,7 +22,7 @@ from genevolve_ray.viewer.site.entries import GroupEntry, TrajectoryEntry
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pages import THUMBNAIL, Links
 
-SIDES = {"main": 512, "candidate": 256, "small": 96}
+SIDES = {"main": 512, "candidate": 256}
 """Pixels of the longer side of pictures on the site, by their place; each opens at full size."""
 
 
