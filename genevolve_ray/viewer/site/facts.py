@@ -96,7 +96,7 @@ def teacher_gaps(store: RunStore, entry: TrajectoryEntry, trajectory: Trajectory
     return {token.position: token.gap for token in stored_moved(store, entry.trained) if token.trajectory == name}
 
 
-def neighbours(
+def neighbors(
     members: Sequence[TrajectoryEntry], address: str
 ) -> tuple[TrajectoryEntry | None, TrajectoryEntry | None]:
     """Return the entries before and after one in its group, None at the ends."""
