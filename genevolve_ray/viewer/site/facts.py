@@ -1,4 +1,4 @@
-"""What a page tells of a trajectory beyond itself: its request, reward settings, group, advantage, and teacher gaps."""
+"""Facts of a run about a trajectory: request, reward settings, group, advantage, teacher gaps, and addresses of pictures."""
 
 from __future__ import annotations
 
