@@ -52,7 +52,7 @@ def _large(options: Options, folder: Path) -> Iterator[Row]:
     count = 400 if options.quick else TRAJECTORIES
     say(f"making a run of {count} trajectories")
     synthesize(folder, count, 64 if options.quick else 1024)
-    first, whole, memory, indexed, opened = [], [], [], [], []
+    first, whole, memory, indexed, opened = (list[float]() for _ in range(5))
     for repetition in range(options.repeats):
         say(f"looking at it, {repetition + 1} of {options.repeats}")
         with viewer(folder) as (process, url, seconds):
@@ -224,10 +224,12 @@ def paint(url: str) -> float:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto("about:blank")
         page.goto(url)
-        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
-        milliseconds = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        while not (
+            found := page.evaluate("performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)")
+        ):
+            time.sleep(0.01)
         browser.close()
-        return float(milliseconds) / 1000
+        return float(found[0]) / 1000
 
 
 def _wait_indexed(url: str) -> None:
@@ -263,7 +265,7 @@ def _followed(options: Options, folder: Path) -> Iterator[Row]:
 
     steps = 4 if options.quick else FOLLOWED_STEPS
     work = _work(0.05 if options.quick else FOLLOWED_SECONDS, options.threads)
-    followed, alone, used = [], [], []
+    followed, alone, used = list[float](), list[float](), list[float]()
     with RunStore.open(str(folder), {"loop": {"steps": steps}}) as store, _status(folder, StatusFile) as status:
         _step(store, status, 1, work)
         with viewer(folder) as (process, url, _), _reader(url):

@@ -42,7 +42,7 @@ class Viewed:
 
 
 class Follower:
-    """Reads what is new in all sources, in one thread."""
+    """Read what is new in all sources, in one thread."""
 
     def __init__(self, sources: Sequence[ViewSource]) -> None:
         """Keep the sources; nothing is read yet."""

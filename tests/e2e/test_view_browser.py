@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium on this machine"),
     pytest.mark.skipif(not (POLICY / "config.json").is_file(), reason="the cold start is not in this checkout"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
@@ -105,11 +105,12 @@ def followed(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     errors: list[str] = []
     with evolving(folder) as run, viewing(folder) as url:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(500_000)
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.add_init_script(RECORD)
         page.goto(url)
-        page.wait_for_function("document.querySelector('#head')?.innerText.includes('Finished')", timeout=500_000)
+        page.wait_for_selector("#head .badge:text('Finished')")
         seen = page.evaluate("window.seen")
         page.wait_for_selector("#curves figure")
         output = run.communicate()[0]
@@ -124,6 +125,7 @@ def page(browser: Any, followed: tuple[Path, list[str], list[str]], request: pyt
     with viewing(followed[0]) as url:
         context = browser.new_context(**getattr(request, "param", {}))
         opened = context.new_page()
+        opened.set_default_timeout(120_000)
         opened.goto(url)
         yield opened
         context.close()
@@ -173,6 +175,7 @@ def test_a_copy_opens_without_a_server(
     with command("view", str(followed[0]), "--static", str(tmp_path / "copy")) as process:
         assert process.wait() == 0, process.communicate()[0]
     opened, errors = browser.new_page(), []
+    opened.set_default_timeout(120_000)
     opened.on("console", lambda message: errors.append(message.text))
     opened.goto((tmp_path / "copy" / "index.html").as_uri())
     opened.click("a.card")

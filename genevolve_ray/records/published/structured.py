@@ -4,7 +4,7 @@
      | skill_result {skill_name, key_points, guidance_preview}], num_messages}
 
 No program of theirs reads the file, so only these names are known. A step is written with its kind as `type`; a step
-without one is told by its fields. Fields that are not listed here are kept and written back.
+without one is recognized by its fields. Fields that are not listed here are kept and written back.
 """
 
 from __future__ import annotations

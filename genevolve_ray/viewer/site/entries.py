@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -155,7 +155,7 @@ class EntryFilter:
         Raises:
             FilterFault: naming a value that is too long or of the wrong kind.
         """
-        readers = {"step": int, "outcome": Outcome, "low": _finite, "high": _finite}
+        readers: dict[str, Callable[[str], Any]] = {"step": int, "outcome": Outcome, "low": _finite, "high": _finite}
         found: dict[str, Any] = {}
         for field in fields(cls):
             if not (value := query.get(field.name, "").strip()):

@@ -1,4 +1,4 @@
-"""What a page tells of a trajectory beyond itself: its request, reward settings, group, advantage, and teacher gaps."""
+"""Facts of a run about a trajectory: request, reward settings, group, advantage, teacher gaps, and addresses of pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genevolve_ray.viewer.site.entries import GroupEntry, TrajectoryEntry
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pages import THUMBNAIL, Links
 
-SIDES = {"main": 512, "candidate": 256, "small": 96}
+SIDES = {"main": 512, "candidate": 256}
 """Pixels of the longer side of pictures on the site, by their place; each opens at full size."""
 
 
@@ -97,7 +97,7 @@ def teacher_gaps(store: RunStore, entry: TrajectoryEntry, trajectory: Trajectory
     return {token.position: token.gap for token in stored_moved(store, entry.trained) if token.trajectory == name}
 
 
-def neighbours(
+def neighbors(
     members: Sequence[TrajectoryEntry], address: str
 ) -> tuple[TrajectoryEntry | None, TrajectoryEntry | None]:
     """Return the entries before and after one in its group, None at the ends."""

@@ -34,7 +34,7 @@ ORDERS = {
 
 
 @dataclass(frozen=True)
-class Sample:
+class GroupSample:
     """Describe one sample of a group; `mark` is `best`, `worst` or empty, `advantage` None where there is none."""
 
     entry: TrajectoryEntry
@@ -108,7 +108,7 @@ def build_group(request: PageRequest) -> dict[str, Any]:
     asked = stored_request(index.store, group.request_id)
     earned, marks = advantages(index.store, group, members), best_and_worst(group)
     samples = [
-        Sample(e, tell(members[e.address], request=asked), earned.get(e.address), marks.get(e.address, ""))
+        GroupSample(e, tell(members[e.address], request=asked), earned.get(e.address), marks.get(e.address, ""))
         for e in group.members
     ]
     written, recalled = (

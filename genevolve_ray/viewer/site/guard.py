@@ -1,4 +1,4 @@
-"""What stands before every request of the site: method, name of the host, token; and the headers of every answer."""
+"""Checks before every request of the site (method, name of the host, token), and the headers of every answer."""
 
 from __future__ import annotations
 

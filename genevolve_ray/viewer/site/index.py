@@ -67,7 +67,7 @@ class IndexState:
 
 
 class RunIndex:
-    """Index the trajectories of a run: of its training groups, committed or not yet, and of its named sets.
+    """Keep an index of the trajectories of a run: of its training groups, committed or not yet, and of its named sets.
 
     `refresh` is called by one thread at a time; everything else from any.
     """

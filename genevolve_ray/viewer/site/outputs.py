@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -81,13 +82,13 @@ class OutputSource(ViewSource):
             self._revision += 1
         return False
 
+    @abstractmethod
     def watched(self) -> list[Path]:
         """Return the files that pages are made from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self) -> list[OutputPart]:
         """Return the files of rows."""
-        raise NotImplementedError
 
     def register(self, path: Path) -> str:
         """Return the key under which a picture of the folder can be asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,73 @@ QUIET_SECONDS = 45.0
 LANES = ("same version", "1 version behind", "2 versions behind", "3 or more behind")
 _RECENT = 5
 """Steps over which the present speed is taken."""
-_COLORS = 6
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Describe a chart of metrics over steps; `zero` begins its vertical axis at 0."""
+
+    name: str
+    title: str
+    caption: str
+    series: tuple[Series, ...]
+    show: Callable[[float], str] = plain
+    zero: bool = True
+
+
+CURVES = (
+    Curve(
+        "reward",
+        "Reward",
+        "Mean over the rollouts of a step that have a reward.",
+        (
+            Series("reward_mean", "mean", 0),
+            Series("reward_image", "image part", 1),
+            Series("reward_text", "text part", 2),
+            Series("validation", "validation", 3),
+        ),
+        zero=False,
+    ),
+    Curve(
+        "shares",
+        "Shares",
+        "Programs that can be rendered, and requests that recalled an experience.",
+        (Series("valid_fraction", "valid programs", 0), Series("experience_hit_rate", "recalled", 2)),
+        share,
+    ),
+    Curve(
+        "turns",
+        "Turns",
+        "Of a rollout, mean.",
+        (Series("turns_mean", "turns", 0), Series("tool_calls_mean", "tool calls", 1)),
+    ),
+    Curve(
+        "failures",
+        "Failures",
+        "Rollouts without a program, failures from outside, and tool calls that failed, each per step.",
+        (
+            Series("policy_failures", "no program", 4),
+            Series("infra_failures", "from outside", 3),
+            Series("tool_outages", "tool outages", 1),
+            Series("service_failed_calls", "failed calls", 5),
+        ),
+    ),
+    Curve("speed", "Speed", "Sampled tokens per second.", (Series("tokens_per_second", "tokens/s", 0),)),
+    Curve("entropy", "Entropy", "Of the policy, nats per token, mean.", (Series("entropy", "entropy", 0),)),
+    Curve(
+        "gap",
+        "Teacher gap",
+        "Mean absolute difference of log-probs with and without experience, over taught tokens.",
+        (Series("ved_gap_abs", "gap", 0),),
+    ),
+    Curve(
+        "parity",
+        "Parity of engine and learner",
+        "Mean absolute difference of the log-probs that both give to the same tokens; it should stay far below the limit.",
+        (Series("parity", "parity", 0),),
+    ),
+)
+"""The charts of metrics, in their order; that of the seconds of a step follows the fourth."""
 
 
 @dataclass(frozen=True)
@@ -191,84 +257,8 @@ def charts(rows: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str,
     """Return the curves of a run; None for those without a value."""
     checked = {row["step"]: row.get("reward_mean") for row in validations}
     rows = [{**row, "validation": checked.get(row["step"])} for row in rows]
-    return [
-        curves(
-            "reward",
-            "Reward",
-            "Mean over the rollouts of a step that have a reward.",
-            rows,
-            [
-                Series("reward_mean", "mean", 0),
-                Series("reward_image", "image part", 1),
-                Series("reward_text", "text part", 2),
-                Series("validation", "validation", 3),
-            ],
-        ),
-        curves(
-            "shares",
-            "Shares",
-            "Programs that can be rendered, and requests that recalled an experience.",
-            rows,
-            [Series("valid_fraction", "valid programs", 0), Series("experience_hit_rate", "recalled", 2)],
-            share,
-            zero=True,
-        ),
-        curves(
-            "turns",
-            "Turns",
-            "Of a rollout, mean.",
-            rows,
-            [Series("turns_mean", "turns", 0), Series("tool_calls_mean", "tool calls", 1)],
-            zero=True,
-        ),
-        curves(
-            "failures",
-            "Failures",
-            "Rollouts without a program, failures from outside, and tool calls that failed, each per step.",
-            rows,
-            [
-                Series("policy_failures", "no program", 4),
-                Series("infra_failures", "from outside", 3),
-                Series("tool_outages", "tool outages", 1),
-                Series("service_failed_calls", "failed calls", 5),
-            ],
-            zero=True,
-        ),
-        _phases(rows),
-        curves(
-            "speed",
-            "Speed",
-            "Sampled tokens per second.",
-            rows,
-            [Series("tokens_per_second", "tokens/s", 0)],
-            zero=True,
-        ),
-        curves(
-            "entropy",
-            "Entropy",
-            "Of the policy, nats per token, mean.",
-            rows,
-            [Series("entropy", "entropy", 0)],
-            zero=True,
-        ),
-        curves(
-            "gap",
-            "Teacher gap",
-            "Mean absolute difference of log-probs with and without experience, over taught tokens.",
-            rows,
-            [Series("ved_gap_abs", "gap", 0)],
-            zero=True,
-        ),
-        curves(
-            "parity",
-            "Parity of engine and learner",
-            "Mean absolute difference of the log-probs that both give to the same tokens; it should stay far below the limit.",
-            rows,
-            [Series("parity", "parity", 0)],
-            zero=True,
-        ),
-        _queue(rows),
-    ]
+    drawn = [curves(c.name, c.title, c.caption, rows, c.series, c.show, zero=c.zero) for c in CURVES]
+    return [*drawn[:4], _phases(rows), *drawn[4:], _queue(rows)]
 
 
 def lanes(versions: Sequence[totals.VersionTokens]) -> Chart | None:

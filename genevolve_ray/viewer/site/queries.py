@@ -159,11 +159,14 @@ def add(
     if earlier is not None:
         _remove(connection, earlier[0])
     oldest, newest = (row.versions[0], row.versions[-1]) if row.versions else (None, None)
-    values = (address, group, file, place, of_set, row.step, row.request_id, row.sample, row.attempt, row.prompt)
-    values += (row.outcome.value, row.reward, json.dumps(row.tools), oldest, newest, row.picture, row.reason)
+    values: tuple[Any, ...] = (
+        *(address, group, file, place, of_set, row.step, row.request_id, row.sample, row.attempt, row.prompt),
+        *(row.outcome.value, row.reward, json.dumps(row.tools), oldest, newest, row.picture, row.reason, row.engine),
+        *(row.turns, row.seconds),
+    )
     number = connection.execute(
         f"INSERT INTO trajectories VALUES (NULL{', ?' * 20})",  # noqa: S608
-        tuple(map(_storable, (*values, row.engine, row.turns, row.seconds))),
+        tuple(map(_storable, values)),
     ).lastrowid
     connection.execute("INSERT INTO words (rowid, body) VALUES (?, ?)", (number, _storable(row.words)))
     connection.executemany("INSERT INTO tools VALUES (?, ?)", ((number, tool) for tool in row.tools))

@@ -43,7 +43,7 @@ def render_message(title: str, text: str, links: Links) -> str:
 
 def render(template: str, links: Links, **context: Any) -> str:
     """Return a page; every text in the context is untrusted and gets escaped."""
-    page = _environment().get_template(template).render(links=links, file_policy=FILE_POLICY, **context)
+    page: str = _environment().get_template(template).render(links=links, file_policy=FILE_POLICY, **context)
     # Text from a broken decode may hold half surrogate pairs, which no answer can hold.
     return page.encode(errors="replace").decode()
 

@@ -1,4 +1,4 @@
-"""What a path holds: a run, the output of a job, a data build, or the folder or address of a gateway."""
+"""Sources of the site, found by their paths: runs, outputs of jobs, data builds, and gateways by their addresses."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class RunSource(ViewSource):
 
     @property
     def status(self) -> RunStatus | None:
-        """What the run says that it does, None where it does not say."""
+        """The state that the run has written, None where it has written none."""
         return self._status
 
     def kept(self, name: str, key: object, make: Callable[[], T]) -> T:

@@ -66,7 +66,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Scene:
+class StoryTurn:
     """Describe one turn.
 
     Attributes:
@@ -163,7 +163,7 @@ class Story:
 
     trajectory: Trajectory
     request: Request | None
-    scenes: tuple[Scene, ...]
+    scenes: tuple[StoryTurn, ...]
     others: tuple[Candidate, ...]
     program: tuple[tuple[str, str], ...]
     references: tuple[Candidate, ...]
@@ -235,7 +235,7 @@ def data_address(data: bytes, media_type: str = "application/json") -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def _scene(number: int, turn: Turn, trajectory: Trajectory, tokens: tuple[int, int] | None) -> Scene:
+def _scene(number: int, turn: Turn, trajectory: Trajectory, tokens: tuple[int, int] | None) -> StoryTurn:
     raw = tuple(parts(turn.text))
     results = found_results(turn.observation)
     texts = tuple(found for found in results if not found.pictures)
@@ -253,7 +253,7 @@ def _scene(number: int, turn: Turn, trajectory: Trajectory, tokens: tuple[int, i
             )
         )
     failed = tuple(found for found in results if found.pictures and found.error)
-    return Scene(
+    return StoryTurn(
         number=number,
         kind=_kind(turn),
         turn=turn,

@@ -13,7 +13,7 @@ from genevolve_ray.viewer.site.facts import (
     LinkedPictures,
     advantages,
     load_group,
-    neighbours,
+    neighbors,
     reward_settings,
     stored_request,
     teacher_gaps,
@@ -52,7 +52,7 @@ def build_trajectory(request: PageRequest) -> dict[str, Any]:
     entry = index.entry(request.params["trajectory"])
     trajectory = index.load(entry.address)
     story, group = told(index, entry, trajectory), index.group(entry.group)
-    before, after = neighbours(group.members, entry.address)
+    before, after = neighbors(group.members, entry.address)
     return {
         "title": entry.request_id,
         "subtitle": [place_in_words(entry), *(w for w in whereabouts(story) if not w.startswith("step "))],

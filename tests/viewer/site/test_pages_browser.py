@@ -118,7 +118,7 @@ def test_a_trajectory_opens_its_pictures_and_its_tokens(page: Any, site: tuple[s
     page.keyboard.press("Enter")
     page.wait_for_selector("#lane-of .flow")
     assert len([url for url in asked if "/tokens/" in url]) == 1
-    page.wait_for_function("document.activeElement.className === 'flow'")
+    page.locator(".flow:focus").wait_for()
     page.keyboard.press("End")
     read = page.inner_text(".picked")
     assert re.search(r"role answer · log-prob -0\.1000 · advantage [+−]\d\.\d{3} · mask 1 · version \d+", read), read
