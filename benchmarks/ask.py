@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TextIO
+from typing import IO, Any
 
 from benchmarks.measure import Goal, Options, Row, Spread, say
 
@@ -68,7 +68,7 @@ def cold_seconds(policy: Path, kind: str, out: Path) -> float:
 
 
 @contextmanager
-def chat(arguments: list[str]) -> Iterator[tuple[TextIO, Iterator[dict[str, Any]]]]:
+def chat(arguments: list[str]) -> Iterator[tuple[IO[str], Iterator[dict[str, Any]]]]:
     """Start a chat and lend its input and its events, once it is ready."""
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -78,7 +78,7 @@ def chat(arguments: list[str]) -> Iterator[tuple[TextIO, Iterator[dict[str, Any]
         process.stdin.close()
 
 
-def tell(lines: TextIO, line: str) -> None:
+def tell(lines: IO[str], line: str) -> None:
     """Send a line."""
     lines.write(line + "\n")
     lines.flush()

@@ -151,7 +151,8 @@ class TransformersEngine:
         images = await self._inputs(token_ids, media)
         seed = sampling.seed if sampling.seed is not None else derive_seed(self._seed, "engine", request_id)
         loop = asyncio.get_running_loop()
-        on_token = None if on_tokens is None else lambda token: loop.call_soon_threadsafe(on_tokens, (token,))
+        told: asyncio.Queue[int | None] = asyncio.Queue()
+        on_token = None if on_tokens is None else lambda token: loop.call_soon_threadsafe(told.put_nowait, token)
         job = DecodeRequest(
             prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit, images=images, on_token=on_token
         )
@@ -160,6 +161,11 @@ class TransformersEngine:
         if self._pump is None or self._pump.done():
             self._pump = loop.create_task(self._run_waves())
         results, row = await waiting.wave
+        if on_tokens is not None:
+            # The listener is called here, not in a callback of the loop: its errors end this request.
+            results.add_done_callback(lambda _: told.put_nowait(None))
+            while (token := await told.get()) is not None:
+                on_tokens((token,))
         return (await asyncio.shield(results))[row]
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -179,3 +179,16 @@ async def test_a_request_during_an_update_that_fails_is_refused(
         await update
     with pytest.raises(WeightUpdateError, match="did not complete"):
         await request
+
+
+async def test_an_error_of_a_listener_ends_its_own_request_alone(
+    engine: TransformersEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def listener(tokens: Sequence[int]) -> None:
+        raise BrokenPipeError
+
+    heard = engine.generate((5, 6, 7), SamplingParams(max_tokens=8, seed=1), "heard", on_tokens=listener)
+    silent = engine.generate((5, 6, 7), SamplingParams(max_tokens=8, seed=1), "silent")
+    ended = await asyncio.gather(heard, silent, return_exceptions=True)
+    assert isinstance(ended[0], BrokenPipeError) and not isinstance(ended[1], BaseException)
+    assert caplog.records == []
