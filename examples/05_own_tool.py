@@ -18,6 +18,7 @@ from pathlib import Path
 from genevolve_ray.config import load_config
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.observation import TextObservation
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.tools.protocol import EpisodeContext
 from genevolve_ray.tools.running import close_toolbox, running_tools
@@ -39,7 +40,9 @@ async def main() -> None:
         tool = tools["notes_palette"]
         print(f"{tool.name}: {tool.description}\n{json.dumps(tool.parameters, indent=2)}")
         episode = EpisodeContext(request=Request(id="1", prompt="A harbor at dusk.", eval_type=EvalType.QUALITY))
-        print("It reads:", (await tool.call({"mood": "dusk"}, episode)).text)
+        seen = await tool.call({"mood": "dusk"}, episode)
+        if isinstance(seen, TextObservation):
+            print("It reads:", seen.text)
         try:
             await tool.call({"feeling": "dusk"}, episode)
         except ToolArgumentError as error:
