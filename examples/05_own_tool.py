@@ -18,9 +18,10 @@ from pathlib import Path
 from genevolve_ray.config import load_config
 from genevolve_ray.errors import ToolArgumentError
 from genevolve_ray.records.images import MemoryImages
+from genevolve_ray.records.observation import TextObservation
 from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.tools.protocol import EpisodeContext
-from genevolve_ray.tools.running import close_toolbox
+from genevolve_ray.tools.running import close_toolbox, running_tools
 
 PARTS = Path(__file__).parent / "own_parts"
 
@@ -30,14 +31,18 @@ async def main() -> None:
     # The YAML names the program `python`; here it is the interpreter of this example.
     command = json.dumps([sys.executable, str(PARTS / "notes_server.py")])
     config = load_config(str(PARTS / "notes.yaml"), [f"tools.mcp.servers.notes.command={command}"])
-    toolbox = config.tools.build(MemoryImages())
+    images = MemoryImages()
+    toolbox = config.tools.build(images)
     try:
-        print("The policy may call:", ", ".join(toolbox.tools))
-        tool = toolbox.tools["notes_palette"]
+        # As in a run: arguments are checked against the schema before a call.
+        tools = running_tools(toolbox.tools, config.protocol.observations, images)
+        print("The policy may call:", ", ".join(tools))
+        tool = tools["notes_palette"]
         print(f"{tool.name}: {tool.description}\n{json.dumps(tool.parameters, indent=2)}")
         episode = EpisodeContext(request=Request(id="1", prompt="A harbor at dusk.", eval_type=EvalType.QUALITY))
         seen = await tool.call({"mood": "dusk"}, episode)
-        print("It reads:", seen.text)
+        if isinstance(seen, TextObservation):
+            print("It reads:", seen.text)
         try:
             await tool.call({"feeling": "dusk"}, episode)
         except ToolArgumentError as error:
