@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from genevolve_ray.viewer.charts import Chart, ChartAxis, Kind, Series
+from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Kind
 
 Rows = Sequence[Mapping[str, Any]]
 SMOOTHING_STEPS = 7
@@ -128,7 +128,7 @@ class Figure:
     name: str
     title: str
     caption: str
-    chart: Chart
+    chart: ChartSpec
     wide: bool = False
 
 
@@ -159,9 +159,9 @@ def _curves(
 ) -> Figure | None:
     """Return a figure of several metrics over steps; None when no metric has a value."""
     steps = column(rows, "step")
-    listed = [Series(label, color, steps, column(rows, key)) for key, label, color in series]
+    listed = [ChartSeries(label, color, steps, column(rows, key)) for key, label, color in series]
     shown = tuple(one for one in listed if _any(one.y))
-    return Figure(name, title, caption, Chart(shown, y=y)) if shown else None
+    return Figure(name, title, caption, ChartSpec(shown, y=y)) if shown else None
 
 
 def reward_figure(metrics: Rows, validations: Rows) -> Figure | None:
@@ -169,19 +169,19 @@ def reward_figure(metrics: Rows, validations: Rows) -> Figure | None:
     steps, reward = column(metrics, "step"), column(metrics, "reward_mean")
     if not _any(reward):
         return None
-    series = [Series("each step", 0, steps, reward, Kind.FAINT), Series("reward", 0, steps, smoothed(reward))]
+    series = [ChartSeries("each step", 0, steps, reward, Kind.FAINT), ChartSeries("reward", 0, steps, smoothed(reward))]
     for key, label, color in (("reward_image", "image", 1), ("reward_text", "text", 2), ("reward_cost", "cost", 5)):
         values = column(metrics, key)
         if any(values):
-            series.append(Series(label, color, steps, smoothed(values)))
+            series.append(ChartSeries(label, color, steps, smoothed(values)))
     marks = column(validations, "reward_mean")
     if _any(marks):
         xs = column(validations, "step")
-        series.append(Series("validation", 3, xs, marks, Kind.POINT, labels=["validation"] * len(xs)))
+        series.append(ChartSeries("validation", 3, xs, marks, Kind.POINT, labels=["validation"] * len(xs)))
     caption = (
         f"Mean over the rollouts of a step; lines are means over {SMOOTHING_STEPS} steps, the faint line is every step."
     )
-    chart = Chart(tuple(series), y=ChartAxis("reward", zero=True))
+    chart = ChartSpec(tuple(series), y=ChartAxis("reward", zero=True))
     return Figure("reward", "Reward and its components", caption, chart, wide=True)
 
 
@@ -202,13 +202,13 @@ def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
         ("probe_difference", "probe after sync", 2),
     )
     columns = [(label, color, column(metrics, key)) for key, label, color in gauges]
-    series = [Series(label, color, steps, values) for label, color, values in columns if any(values)]
+    series = [ChartSeries(label, color, steps, values) for label, color, values in columns if any(values)]
     if not series:
         return None
     if limit:
         ends = [min(_known(steps)), max(_known(steps))]
-        series.append(Series("limit", 4, ends, [limit, limit], Kind.GUIDE))
-    chart = Chart(tuple(series), y=ChartAxis("nats per token", log=True))
+        series.append(ChartSeries("limit", 4, ends, [limit, limit], Kind.GUIDE))
+    chart = ChartSpec(tuple(series), y=ChartAxis("nats per token", log=True))
     caption = "Mean |engine − learner| log-prob at equal weights. The run stops above the limit."
     return Figure("parity", "Parity of engine and learner", caption, chart, wide=True)
 
@@ -224,9 +224,9 @@ def seconds_figure(metrics: Rows) -> Figure | None:
     rest = [max(0.0, t - k) if t is not None else 0.0 for t, k in zip(total, known, strict=True)]
     if sum(rest) > 0.01 * sum(known):
         phases.append(("rest", REST_COLOR, [*rest]))
-    series = tuple(Series(label, color, steps, values, Kind.BAR) for label, color, values in phases)
+    series = tuple(ChartSeries(label, color, steps, values, Kind.BAR) for label, color, values in phases)
     caption = "Wall time of each step by phase, from the bottom in the order of the names."
-    return Figure("seconds", "Time by phase", caption, Chart(series, y=ChartAxis("seconds", unit="s")), wide=True)
+    return Figure("seconds", "Time by phase", caption, ChartSpec(series, y=ChartAxis("seconds", unit="s")), wide=True)
 
 
 def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
@@ -234,14 +234,14 @@ def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
     if not scores:
         return None
     top = max(1.0, *(score for _, *both in scores for score in both))
-    series = [Series("no change", 5, [0, top], [0, top], Kind.GUIDE)]
+    series = [ChartSeries("no change", 5, [0, top], [0, top], Kind.GUIDE)]
     for name, color, shape, sign in (("better", 2, "triangle", 1), ("worse", 4, "drop", -1), ("equal", 5, "circle", 0)):
         chosen = [row for row in scores if (row[2] > row[1]) - (row[2] < row[1]) == sign]
         if chosen:
             labels, before, after = zip(*chosen, strict=True)
             named = f"{name} ({len(chosen):,})"
-            series.append(Series(named, color, before, after, Kind.POINT, labels=labels, shape=shape))
-    chart = Chart(tuple(series), x=ChartAxis("reward before", top=top), y=ChartAxis("reward after", top=top))
+            series.append(ChartSeries(named, color, before, after, Kind.POINT, labels=labels, shape=shape))
+    chart = ChartSpec(tuple(series), x=ChartAxis("reward before", top=top), y=ChartAxis("reward after", top=top))
     caption = "One point per held-out request; points above the dashed line improved."
     return Figure("heldout", "Every held-out request", caption, chart)
 
@@ -263,9 +263,9 @@ def hits_figure(metrics: Rows) -> Figure | None:
         for label, color, values in (("own", 0, own), ("remembered", 1, others))
         if _any(values)
     ]
-    series = [Series(label, color, steps, values, Kind.BAR) for label, color, values in parts]
-    series = series or [Series("recalled", 0, steps, rates)]
-    chart = Chart(tuple(series), y=ChartAxis("share of requests", percent=True, zero=True, top=1.0))
+    series = [ChartSeries(label, color, steps, values, Kind.BAR) for label, color, values in parts]
+    series = series or [ChartSeries("recalled", 0, steps, rates)]
+    chart = ChartSpec(tuple(series), y=ChartAxis("share of requests", percent=True, zero=True, top=1.0))
     caption = "Fraction of a step's requests that recalled a bundle: just written (own, below) or remembered (above)."
     return Figure("hits", "Experience recalled", caption, chart)
 
@@ -295,12 +295,12 @@ def ablation_figure(
     """Return validation curves of (arm, color, mean curve, curve of each seed); None where no arm has a curve."""
     series = []
     for name, color, mean, seeds in arms:
-        series += [Series(name, color, *_columns(curve), Kind.FAINT) for curve in seeds if curve]
-        series += [Series(name, color, *_columns(mean))] if mean else []
+        series += [ChartSeries(name, color, *_columns(curve), Kind.FAINT) for curve in seeds if curve]
+        series += [ChartSeries(name, color, *_columns(mean))] if mean else []
     if not series:
         return None
     caption = "Reward on validation requests of the training world; thin lines are single seeds."
-    chart = Chart(tuple(series), y=ChartAxis("reward"), legend=True)
+    chart = ChartSpec(tuple(series), y=ChartAxis("reward"), legend=True)
     return Figure("validation", "Validation reward", caption, chart)
 
 
@@ -312,8 +312,8 @@ def score_histogram(scores: Sequence[float]) -> Figure | None:
     for score in scores:
         counts[min(BINS - 1, max(0, int(score * BINS)))] += 1
     middles = [(place + 0.5) / BINS for place in range(BINS)]
-    series = Series("rows", 0, middles, [float(count) for count in counts], Kind.BAR)
-    chart = Chart((series,), x=ChartAxis("score"), y=ChartAxis("rows", whole=True, zero=True))
+    series = ChartSeries("rows", 0, middles, [float(count) for count in counts], Kind.BAR)
+    chart = ChartSpec((series,), x=ChartAxis("score"), y=ChartAxis("rows", whole=True, zero=True))
     return Figure("scores", "Scores of rows", "Rows whose score lies in each tenth from 0 to 1.", chart)
 
 

@@ -19,7 +19,7 @@ Scored = tuple[ResultRow, float | None]
 
 
 @dataclass(frozen=True)
-class Split:
+class ScoreSplit:
     """Hold the scores of some rows; `mark` is on the scale from `ends[0]` to `ends[1]` that all splits share."""
 
     name: str
@@ -42,7 +42,7 @@ def score_interval(summary: Mapping[str, Any]) -> tuple[float | None, float | No
     return mean, *_ends(bounds)
 
 
-def splits(summary: Mapping[str, Any], rows: Sequence[Scored]) -> list[tuple[str, list[Split]]]:
+def splits(summary: Mapping[str, Any], rows: Sequence[Scored]) -> list[tuple[str, list[ScoreSplit]]]:
     """Return (label, splits) by type, category and difficulty; labels with a single split are left out."""
     tables = [(label, _of_summary(summary, key)) for key, label in _SPLITS]
     if wise := _of_wise(summary):
@@ -78,14 +78,14 @@ def made_by(rows: Sequence[ResultRow], summary: Mapping[str, Any]) -> list[tuple
     return [(name, value) for name, value in {**rows_of, **told}.items() if value]
 
 
-def _of_summary(summary: Mapping[str, Any], key: str) -> list[Split]:
+def _of_summary(summary: Mapping[str, Any], key: str) -> list[ScoreSplit]:
     intervals = _intervals(summary, key)
     found = []
     for name, values in _mapping(summary.get(key)).items():
         values = _mapping(values)
         low, high = _ends(_mapping(intervals.get(name)).get("overall"))
         found.append(
-            Split(
+            ScoreSplit(
                 name=str(name),
                 rows=_count(values, "denominator"),
                 scored=_count(values, "count_eval_success"),
@@ -98,14 +98,14 @@ def _of_summary(summary: Mapping[str, Any], key: str) -> list[Split]:
     return found
 
 
-def _of_wise(summary: Mapping[str, Any]) -> list[Split]:
+def _of_wise(summary: Mapping[str, Any]) -> list[ScoreSplit]:
     return [
-        Split(str(name), _count(one, "denominator"), _count(one, "count"), number(one.get("mean")), None, None)
+        ScoreSplit(str(name), _count(one, "denominator"), _count(one, "count"), number(one.get("mean")), None, None)
         for name, one in ((name, _mapping(value)) for name, value in _mapping(summary.get("categories")).items())
     ]
 
 
-def _of_rows(rows: Sequence[Scored]) -> list[tuple[str, list[Split]]]:
+def _of_rows(rows: Sequence[Scored]) -> list[tuple[str, list[ScoreSplit]]]:
     tables = []
     for key, label in _SPLITS:
         parts: dict[str, list[float | None]] = {}
@@ -116,14 +116,14 @@ def _of_rows(rows: Sequence[Scored]) -> list[tuple[str, list[Split]]]:
         for name, values in sorted(parts.items()):
             known = [v for v in values if v is not None]
             mean = sum(known) / len(known) if known else None
-            table.append(Split(name, len(values), len(known), mean, None, None))
+            table.append(ScoreSplit(name, len(values), len(known), mean, None, None))
         tables.append((label, table))
     return tables
 
 
-def _marked(one: Split, scale: Scale) -> Split:
+def _marked(one: ScoreSplit, scale: Scale) -> ScoreSplit:
     mark = scale.mark(one.mean, one.low, one.high)
-    return Split(**{**vars(one), "mark": mark, "ends": scale.inner()})
+    return ScoreSplit(**{**vars(one), "mark": mark, "ends": scale.inner()})
 
 
 def _intervals(summary: Mapping[str, Any], key: str) -> Mapping[Any, Any]:

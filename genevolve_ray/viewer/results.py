@@ -25,7 +25,7 @@ from genevolve_ray.viewer.gallery import FULL_SIDE, PagePicture, Pictures, clip
 from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.outputs import Output, OutputKind, read_object
 from genevolve_ray.viewer.page import fixed, render_page, write_page
-from genevolve_ray.viewer.result_tables import Split, components_of_rows, made_by, score_interval, splits
+from genevolve_ray.viewer.result_tables import ScoreSplit, components_of_rows, made_by, score_interval, splits
 
 CASES = 8
 """Cases of each kind that the page shows: best, worst, and drawn at random."""
@@ -36,7 +36,7 @@ _WHY = {"best": "best", "worst": "worst", "random": "drawn at random"}
 
 
 @dataclass(frozen=True)
-class Judged:
+class ResultCase:
     """Hold a row with its score (None without one) and the reason why it has none."""
 
     row: AgentRow
@@ -110,10 +110,10 @@ def _formula(summary: Mapping[str, Any]) -> ScoreFormula:
 # --- rows -----------------------------------------------------------------------------------------------------------------
 
 
-def _judged(row: EvaluatedRow, formula: ScoreFormula, kind: OutputKind) -> Judged:
+def _judged(row: EvaluatedRow, formula: ScoreFormula, kind: OutputKind) -> ResultCase:
     agent = _as_agent(row)
     if kind is OutputKind.ROLLOUTS:
-        return Judged(agent, None, _no_program(agent))
+        return ResultCase(agent, None, _no_program(agent))
     raw = row.values.get("scores")
     graded = _wise(raw) if isinstance(raw, Mapping) and row.scores is None else None
     grades: tuple[tuple[str, float | None, float], ...] = ()
@@ -125,7 +125,7 @@ def _judged(row: EvaluatedRow, formula: ScoreFormula, kind: OutputKind) -> Judge
         score, grades = graded
     judged = kind in (OutputKind.BENCH, OutputKind.JUDGMENTS) and "eval_success" in row.values
     reason = "" if score is not None or (row.success and not judged) else row.failure
-    return Judged(agent, score, _plain(reason), row.images, row.rationale, grades)
+    return ResultCase(agent, score, _plain(reason), row.images, row.rationale, grades)
 
 
 def _as_agent(row: EvaluatedRow) -> AgentRow:
@@ -158,7 +158,7 @@ def _wise(raw: Mapping[Any, Any]) -> tuple[float, tuple[tuple[str, float | None,
     return score, tuple((n.replace("_", " "), v, 1.0 if n == "score" else 2.0) for n, v in known.items())
 
 
-def _choose(rows: Sequence[Judged], count: int = CASES, seed: int = 0) -> list[tuple[Judged, str]]:
+def _choose(rows: Sequence[ResultCase], count: int = CASES, seed: int = 0) -> list[tuple[ResultCase, str]]:
     """Return the best, the worst and some other rows, each once; without scores, rows at random."""
     ordered = sorted((one for one in rows if one.score is not None), key=lambda one: (-(one.score or 0.0), one.row.id))
     best = ordered[: min(count, (len(ordered) + 1) // 2)]
@@ -173,7 +173,7 @@ def _choose(rows: Sequence[Judged], count: int = CASES, seed: int = 0) -> list[t
     ]
 
 
-def _failures(rows: Sequence[Judged]) -> list[tuple[str, int, str]]:
+def _failures(rows: Sequence[ResultCase]) -> list[tuple[str, int, str]]:
     """Return (reason, rows, first ids) of rows without a result, the most frequent reason first."""
     found: dict[str, list[str]] = {}
     for one in rows:
@@ -208,7 +208,7 @@ class _Images:
         return None
 
 
-def _card(one: Judged, why: str, images: _Images) -> dict[str, Any]:
+def _card(one: ResultCase, why: str, images: _Images) -> dict[str, Any]:
     row = one.row
     references = [
         (
@@ -242,7 +242,9 @@ def _card(one: Judged, why: str, images: _Images) -> dict[str, Any]:
 # --- figures of the head --------------------------------------------------------------------------------------------------
 
 
-def _tiles(rows: Sequence[Judged], scores: Sequence[float], summary: Mapping[str, Any], kind: OutputKind) -> list[Tile]:
+def _tiles(
+    rows: Sequence[ResultCase], scores: Sequence[float], summary: Mapping[str, Any], kind: OutputKind
+) -> list[Tile]:
     tiles = [Tile("Rows", f"{len(rows):,}", note=f"{len(scores):,} with a score" if scores else "")]
     mean, low, high = score_interval(summary)
     if mean is None and scores:
@@ -265,11 +267,11 @@ def _missing_zero(summary: Mapping[str, Any]) -> float | None:
     return number((every if isinstance(every, Mapping) else summary).get("overall_missing_zero"))
 
 
-def _ends(tables: Sequence[tuple[str, Sequence[Split]]]) -> tuple[float, float] | None:
+def _ends(tables: Sequence[tuple[str, Sequence[ScoreSplit]]]) -> tuple[float, float] | None:
     return next((table[0].ends for _, table in tables if table), None)
 
 
-def _subtitle(output: Output, rows: Sequence[Judged], summary: Mapping[str, Any]) -> list[str]:
+def _subtitle(output: Output, rows: Sequence[ResultCase], summary: Mapping[str, Any]) -> list[str]:
     described = {"formula": "formula", "edition": "WISE edition"}
     told = [f"{label} {summary[key]}" for key, label in described.items() if isinstance(summary.get(key), str)]
     kinds = sorted({one.row.eval_type for one in rows} - {""})

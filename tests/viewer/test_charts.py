@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from page_helpers import HOSTILE, parsed
 
-from genevolve_ray.viewer.charts import Chart, ChartAxis, Drawing, Kind, Series, draw
+from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Drawing, Kind, draw
 from genevolve_ray.viewer.charts.drawing import MARKS, MAX_READ, SHAPES
 from genevolve_ray.viewer.charts.series import MAX_BARS, MAX_POINTS
 from genevolve_ray.viewer.figures import Figure
@@ -22,10 +22,10 @@ EXACT = ChartAxis("score", zero=True, top=1.0)
 
 
 def one(*y: float | None, kind: Kind = Kind.LINE, axis: ChartAxis = EXACT) -> Drawing:
-    return draw(Chart((Series("a", 0, [*range(len(y))], y, kind),), y=axis))
+    return draw(ChartSpec((ChartSeries("a", 0, [*range(len(y))], y, kind),), y=axis))
 
 
-def written(chart: Chart) -> ET.Element:
+def written(chart: ChartSpec) -> ET.Element:
     """Return the chart's element as the page holds it; the HTML of a chart is well-formed XML."""
     html = macro("chart.html.j2", "chart")(draw(chart))
     return ET.fromstring(str(html))
@@ -63,17 +63,17 @@ def test_one_point_and_a_constant_are_inside_the_plot(value: float) -> None:
 
 
 def test_bars_are_stacked_in_the_order_of_the_series() -> None:
-    low = Series("low", 0, [1.0, 2.0], [0.25, 0.5], Kind.BAR)
-    high = Series("high", 1, [1.0, 2.0], [0.25, None], Kind.BAR)
-    first, second = draw(Chart((low, high), y=EXACT)).strokes
+    low = ChartSeries("low", 0, [1.0, 2.0], [0.25, 0.5], Kind.BAR)
+    high = ChartSeries("high", 1, [1.0, 2.0], [0.25, None], Kind.BAR)
+    first, second = draw(ChartSpec((low, high), y=EXACT)).strokes
     # Two steps of width 1: the axis goes from 0.5 to 2.5, a bar has 84% of a step.
     assert first.path == "M40 1000H460V750H40zM540 1000H960V500H540z"
     assert second.path == "M40 750H460V500H40z"
 
 
 def test_an_interval_is_a_band_around_its_curve() -> None:
-    series = Series("a", 2, [0.0, 1.0], [0.5, 0.5], low=[0.25, 0.5], high=[0.75, 1.0])
-    band, line = draw(Chart((series,), y=EXACT)).strokes
+    series = ChartSeries("a", 2, [0.0, 1.0], [0.5, 0.5], low=[0.25, 0.5], high=[0.75, 1.0])
+    band, line = draw(ChartSpec((series,), y=EXACT)).strokes
     assert (band.look, band.path) == ("band", "M0 250L1000 0L1000 500L0 750z")
     assert line.look == "line"
 
@@ -100,8 +100,8 @@ def test_values_are_read_with_their_units(axis: ChartAxis, value: float | None, 
 
 
 def test_curves_of_one_chart_differ_by_the_shape_of_their_marks() -> None:
-    series = tuple(Series(f"s{i}", i, [*range(40)], [float(i)] * 40) for i in range(4))
-    drawing = draw(Chart(series))
+    series = tuple(ChartSeries(f"s{i}", i, [*range(40)], [float(i)] * 40) for i in range(4))
+    drawing = draw(ChartSpec(series))
     assert [key.shape for key in drawing.keys] == list(SHAPES[:4])
     for key in drawing.keys:
         assert sum(mark.shape == key.shape for mark in drawing.marks) == MARKS
@@ -129,24 +129,24 @@ def test_many_bars_are_means_and_the_chart_says_so() -> None:
 
 def test_readings_name_every_series_at_each_place() -> None:
     series = (
-        Series("a", 0, [1, 2], [0.5, None]),
-        Series("limit", 4, [1, 2], [1, 1], Kind.GUIDE),
-        Series("b", 1, [2], [3]),
+        ChartSeries("a", 0, [1, 2], [0.5, None]),
+        ChartSeries("limit", 4, [1, 2], [1, 1], Kind.GUIDE),
+        ChartSeries("b", 1, [2], [3]),
     )
-    readings = draw(Chart(series)).readings
+    readings = draw(ChartSpec(series)).readings
     assert (readings.heads, readings.values) == (("step 1", "step 2"), ((0, ("0.5", "")), (2, ("", "3"))))
 
 
 def test_points_tell_their_label_and_values() -> None:
-    series = Series("requests", 0, [0.5, None], [0.25, 1.0], Kind.POINT, labels=["first", "lost"])
-    [mark] = draw(Chart((series,), x=ChartAxis("before", top=1.0, zero=True), y=EXACT)).marks
+    series = ChartSeries("requests", 0, [0.5, None], [0.25, 1.0], Kind.POINT, labels=["first", "lost"])
+    [mark] = draw(ChartSpec((series,), x=ChartAxis("before", top=1.0, zero=True), y=EXACT)).marks
     assert (mark.x, mark.y, mark.label) == (50.0, 75.0, "first: before 0.5, score 0.25")
 
 
 def test_the_page_holds_the_drawing_as_svg() -> None:
-    curve = Series("curve", 1, [0, 1, 2], [0.0, 0.5, 1.0])
-    dots = Series("dots", 3, [1], [0.25], Kind.POINT, labels=["a dot"])
-    element = written(Chart((curve, dots), y=EXACT))
+    curve = ChartSeries("curve", 1, [0, 1, 2], [0.0, 0.5, 1.0])
+    dots = ChartSeries("dots", 3, [1], [0.25], Kind.POINT, labels=["a dot"])
+    element = written(ChartSpec((curve, dots), y=EXACT))
     plot = next(svg for svg in element.iter("svg") if svg.get("class") == "curves")
     assert plot.get("aria-label") == "curve: 0 at step 0 to 1 at 2; dots: 1 points"
     assert [(p.get("class"), p.get("d")) for p in plot.iter("path") if p.get("d", "").startswith("M0 1000")] == [
@@ -160,11 +160,11 @@ def test_the_page_holds_the_drawing_as_svg() -> None:
 
 def test_hostile_names_stay_text() -> None:
     series = (
-        Series(HOSTILE, 0, [1], [2.0]),
-        Series("dots", 0, [1], [2.0], Kind.POINT, labels=[HOSTILE]),
+        ChartSeries(HOSTILE, 0, [1], [2.0]),
+        ChartSeries("dots", 0, [1], [2.0], Kind.POINT, labels=[HOSTILE]),
     )
     html = str(
-        macro("chart.html.j2", "chart")(draw(Chart(series, ChartAxis(HOSTILE), ChartAxis(HOSTILE, unit=HOSTILE))))
+        macro("chart.html.j2", "chart")(draw(ChartSpec(series, ChartAxis(HOSTILE), ChartAxis(HOSTILE, unit=HOSTILE))))
     )
     page = parsed(html)
     assert [kind for kind, _ in page.scripts] == ["application/json"]
@@ -175,7 +175,7 @@ def test_hostile_names_stay_text() -> None:
 
 def test_a_figure_of_a_thousand_steps_stays_small() -> None:
     steps = [*range(1000)]
-    series = tuple(Series(f"s{i}", i, steps, [math.sin(s / 50 + i) for s in steps]) for i in range(3))
-    figure = Figure("f", "title", "caption", Chart(series))
+    series = tuple(ChartSeries(f"s{i}", i, steps, [math.sin(s / 50 + i) for s in steps]) for i in range(3))
+    figure = Figure("f", "title", "caption", ChartSpec(series))
     html = str(macro("macros.html.j2", "figure")(figure))
     assert len(html) < 60_000

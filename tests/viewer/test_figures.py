@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from genevolve_ray.viewer.charts import Kind, Series
+from genevolve_ray.viewer.charts import ChartSeries, Kind
 from genevolve_ray.viewer.data import ReportData
 from genevolve_ray.viewer.figures import Figure, figures, heldout_figure, hits_figure, number, smoothed
 
@@ -21,7 +21,7 @@ def test_every_metric_has_its_figure(report_data: ReportData) -> None:
     assert list(drawn(report_data)) == names.split()
 
 
-def named(figure: Figure) -> dict[str, Series]:
+def named(figure: Figure) -> dict[str, ChartSeries]:
     return {series.name: series for series in figure.chart.series}
 
 

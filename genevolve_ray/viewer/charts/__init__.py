@@ -2,6 +2,6 @@
 
 from genevolve_ray.viewer.charts.axes import ChartAxis
 from genevolve_ray.viewer.charts.drawing import Drawing, draw
-from genevolve_ray.viewer.charts.series import Chart, Kind, Series
+from genevolve_ray.viewer.charts.series import ChartSeries, ChartSpec, Kind
 
-__all__ = ["Chart", "ChartAxis", "Drawing", "Kind", "Series", "draw"]
+__all__ = ["ChartSpec", "ChartAxis", "Drawing", "Kind", "ChartSeries", "draw"]

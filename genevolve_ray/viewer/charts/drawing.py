@@ -14,10 +14,10 @@ from itertools import pairwise
 
 from genevolve_ray.viewer.charts.axes import AxisScale, Tick, axis_scale
 from genevolve_ray.viewer.charts.series import (
-    Chart,
+    ChartSeries,
+    ChartSpec,
     Kind,
     Point,
-    Series,
     finite,
     joined_bars,
     known,
@@ -102,7 +102,7 @@ class Drawing:
         return max((len(tick.text) for tick in self.y_ticks), default=0)
 
 
-def draw(chart: Chart) -> Drawing:
+def draw(chart: ChartSpec) -> Drawing:
     """Return a chart with all places computed. Values that are missing or not finite are left out."""
     listed, every = joined_bars([finite(series, log=chart.y.log) for series in chart.series])
     bars = [series for series in listed if series.kind is Kind.BAR]
@@ -154,13 +154,13 @@ def _units(percent: float) -> str:
     return f"{round(percent * SIDE / 100, 1):g}"
 
 
-def _bar_width(bars: Sequence[Series]) -> float:
+def _bar_width(bars: Sequence[ChartSeries]) -> float:
     """Return the distance of neighboring bars."""
     steps = sorted({x for series in bars for x in known(series.x)})
     return min((b - a for a, b in pairwise(steps)), default=1.0) if steps else 0.0
 
 
-def _bands(listed: Sequence[Series], plot: _Plot) -> Iterable[Stroke]:
+def _bands(listed: Sequence[ChartSeries], plot: _Plot) -> Iterable[Stroke]:
     for series in listed:
         rows = zip(series.x, series.low, series.high, strict=False)
         ends = [(x, a, b) for x, a, b in rows if x is not None and a is not None and b is not None]
@@ -170,7 +170,7 @@ def _bands(listed: Sequence[Series], plot: _Plot) -> Iterable[Stroke]:
 
 
 def _bar_strokes(
-    bars: Sequence[Series], columns: Sequence[Sequence[tuple[float, float, float]]], width: float, plot: _Plot
+    bars: Sequence[ChartSeries], columns: Sequence[Sequence[tuple[float, float, float]]], width: float, plot: _Plot
 ) -> Iterable[Stroke]:
     for series, column in zip(bars, columns, strict=True):
         corners = [
@@ -184,7 +184,7 @@ def _bar_strokes(
             yield Stroke("bar", series.color, path)
 
 
-def _lines(listed: Sequence[Series], plot: _Plot) -> Iterable[Stroke]:
+def _lines(listed: Sequence[ChartSeries], plot: _Plot) -> Iterable[Stroke]:
     for series in listed:
         if series.kind in (Kind.LINE, Kind.FAINT, Kind.GUIDE):
             # A point between two gaps is a line of length 0, which round ends turn into a dot.
@@ -193,11 +193,11 @@ def _lines(listed: Sequence[Series], plot: _Plot) -> Iterable[Stroke]:
                 yield Stroke(series.kind.value, series.color, path)
 
 
-def _shape(series: Series, place: int) -> str:
+def _shape(series: ChartSeries, place: int) -> str:
     return series.shape or SHAPES[place % len(SHAPES)] if series.kind in (Kind.LINE, Kind.POINT) else ""
 
 
-def _marks(series: Series, place: int, count: int, plot: _Plot, chart: Chart) -> Iterable[ChartMark]:
+def _marks(series: ChartSeries, place: int, count: int, plot: _Plot, chart: ChartSpec) -> Iterable[ChartMark]:
     shape = _shape(series, place)
     if series.kind is Kind.LINE and count > 1:
         points = [point for run in runs(series) for point in run]
@@ -212,7 +212,7 @@ def _marks(series: Series, place: int, count: int, plot: _Plot, chart: Chart) ->
                 yield ChartMark(series.color, shape, *plot.mark((x, y)), f"{label}: {told}" if label else told)
 
 
-def _readings(named: Sequence[Series], plot: _Plot, chart: Chart) -> Readings:
+def _readings(named: Sequence[ChartSeries], plot: _Plot, chart: ChartSpec) -> Readings:
     read = [(key, s) for key, s in enumerate(named) if s.kind in (Kind.LINE, Kind.BAR)]
     xs = sorted({x for _, s in read for x, y in zip(s.x, s.y, strict=True) if x is not None and y is not None})
     xs = xs[:: max(1, math.ceil(len(xs) / MAX_READ))]
@@ -224,7 +224,7 @@ def _readings(named: Sequence[Series], plot: _Plot, chart: Chart) -> Readings:
     )
 
 
-def _summary(named: Sequence[Series], chart: Chart) -> str:
+def _summary(named: Sequence[ChartSeries], chart: ChartSpec) -> str:
     """Return a chart in words: the first and the last value of each series."""
     told = []
     for series in named:

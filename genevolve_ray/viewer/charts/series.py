@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Series:
+class ChartSeries:
     """Hold numbers over numbers.
 
     Attributes:
@@ -53,10 +53,10 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Chart:
+class ChartSpec:
     """Hold what a chart shows; `legend` asks for one even of a single series."""
 
-    series: tuple[Series, ...]
+    series: tuple[ChartSeries, ...]
     x: ChartAxis = ChartAxis("step", whole=True)
     y: ChartAxis = ChartAxis()
     legend: bool = False
@@ -67,7 +67,7 @@ def known(values: Iterable[Value]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def finite(series: Series, *, log: bool) -> Series:
+def finite(series: ChartSeries, *, log: bool) -> ChartSeries:
     """Return a series with None for values that are not finite, or have no logarithm where `log` asks for one."""
 
     def clean(values: Sequence[Value], *, positive: bool = False) -> list[Value]:
@@ -78,7 +78,7 @@ def finite(series: Series, *, log: bool) -> Series:
     return replace(series, x=clean(series.x), y=clean(series.y, positive=log), low=low, high=high)
 
 
-def joined_bars(listed: Sequence[Series]) -> tuple[list[Series], int]:
+def joined_bars(listed: Sequence[ChartSeries]) -> tuple[list[ChartSeries], int]:
     """Return the series with consecutive bars joined where there are too many, and the number that each stands for."""
     most = max((len(series.y) for series in listed if series.kind is Kind.BAR), default=0)
     every = max(1, math.ceil(most / MAX_BARS))
@@ -92,7 +92,7 @@ def joined_bars(listed: Sequence[Series]) -> tuple[list[Series], int]:
     return [replace(s, x=means(s.x), y=means(s.y)) if s.kind is Kind.BAR else s for s in listed], every
 
 
-def stacked(bars: Sequence[Series]) -> list[list[tuple[float, float, float]]]:
+def stacked(bars: Sequence[ChartSeries]) -> list[list[tuple[float, float, float]]]:
     """Return (x, bottom, top) of every bar above 0, for each series; a later series stands on the earlier ones."""
     reached: dict[float, float] = {}
     columns = []
@@ -107,7 +107,7 @@ def stacked(bars: Sequence[Series]) -> list[list[tuple[float, float, float]]]:
     return columns
 
 
-def runs(series: Series) -> list[list[Point]]:
+def runs(series: ChartSeries) -> list[list[Point]]:
     """Return the parts of a curve between its gaps."""
     found: list[list[Point]] = [[]]
     for x, y in zip(series.x, series.y, strict=True):
