@@ -77,7 +77,7 @@ class WandbTracker:
         self._run.log({"pictures": self._wandb.Table(columns=list(COLUMNS), data=cells)}, step=step)
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """Send an alert, which W&B passes on by mail or chat as its user chose."""
+        """Send an alert, which W&B passes on as its user chose."""
         self._run.alert(title=title, text=f"step {step}: {text}")
 
     def finish(self, summary: Mapping[str, Any] | None) -> None:
