@@ -87,7 +87,7 @@ class WandbTracker:
         self._run.finish(exit_code=0 if summary is not None else 1)
 
     def abandon(self) -> None:
-        """Kill W&B's own process: its exit handler would wait minutes for a server that never answers."""
+        """Kill W&B's own process, for which its exit handler would wait; that handler may still need a minute."""
         for child in psutil.Process().children():
             if child.name() == _SERVICE:
                 child.kill()
