@@ -87,7 +87,7 @@ class AlarmsConfig(Config):
 
 
 class Alarm(Record):
-    """Tell in words that an alarm is raised; a step's manifest keeps those that it raised under `loop.alarms`."""
+    """Tell in words that an alarm is raised; a step's manifest keeps those that it raised under `loop`."""
 
     name: AlarmName
     text: str
@@ -167,7 +167,7 @@ _RULES: Mapping[AlarmName, _Rule] = {
         _turn_growth,
         lambda growth, start: max(0.0, start) + growth,
         above=True,
-        words="Policy and teacher disagree more with every turn: late turns stand on early ones that the teacher would not "
+        words="Policy and teacher disagree more with every turn: late turns follow from early ones that the teacher would not "
         "have taken, so its scores of them are noise. Try a lower learner.ved.coefficient, or fewer turns in the profile",
     ),
     AlarmName.EQUAL_GROUPS: _Rule(

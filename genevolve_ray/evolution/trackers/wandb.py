@@ -77,7 +77,7 @@ class WandbTracker:
         self._run.log({"pictures": self._wandb.Table(columns=list(COLUMNS), data=cells)}, step=step)
 
     def alert(self, step: int, title: str, text: str) -> None:
-        """Send an alert, which W&B passes on by mail or chat as its user chose."""
+        """Send an alert, which W&B passes on as its user chose."""
         self._run.alert(title=title, text=f"step {step}: {text}")
 
     def finish(self, summary: Mapping[str, Any] | None) -> None:
@@ -87,7 +87,7 @@ class WandbTracker:
         self._run.finish(exit_code=0 if summary is not None else 1)
 
     def abandon(self) -> None:
-        """Kill W&B's own process: its exit handler would wait minutes for a server that never answers."""
+        """Kill W&B's own process, for which its exit handler would wait; that handler may still need a minute."""
         for child in psutil.Process().children():
             if child.name() == _SERVICE:
                 child.kill()
