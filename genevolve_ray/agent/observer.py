@@ -1,4 +1,4 @@
-"""What an episode tells a listener while it is played, for displays of a single request."""
+"""Listener of an episode while it is played, for displays of a single request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a single request shows while it is answered: one listener for a terminal, one for machines."""
+"""Interface of displays that show a single request while it is answered: a terminal, and events for machines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Answered:
     request: Request
     trajectory: Trajectory
     unasked: Mapping[str, str] = field(default_factory=dict)
-    """Why a judge was not asked, by its name."""
+    """Reasons why judges were not asked, by their names."""
     picture: Path | None = None
     page: Path | None = None
     seconds: float = 0.0
