@@ -59,7 +59,12 @@ class AskChat:
     """Read requests and commands until `:quit` or the end of the input. A request that fails does not end it."""
 
     def __init__(
-        self, answer: Callable[[str, int], object], reader: RequestReader, view: AskView, seed: int, heard: TerminationSignal
+        self,
+        answer: Callable[[str, int], object],
+        reader: RequestReader,
+        view: AskView,
+        seed: int,
+        heard: TerminationSignal,
     ) -> None:
         """Combine the parts.
 
