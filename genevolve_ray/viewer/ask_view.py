@@ -44,21 +44,6 @@ class Answered:
         return self.trajectory.outcome
 
 
-class WordBuffer:
-    """Hold streamed text back until its words are whole: a secret that is printed in parts could not be masked."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._held = ""
-
-    def feed(self, piece: str) -> str:
-        """Return the text up to the last white space that has arrived."""
-        text = self._held + piece
-        end = len(text) - len(text.split()[-1]) if text.strip() and not text[-1].isspace() else len(text)
-        self._held = text[end:]
-        return text[:end]
-
-
 class AskView(EpisodeObserver):
     """Show a request while it is answered. Every method does nothing here."""
 
