@@ -1,4 +1,4 @@
-"""What an episode tells a listener while it is played, for displays of a single request."""
+"""Listener of an episode while it is played, for displays of a single request."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ class EpisodeObserver:
 
     def turn_ended(self, turn: Turn) -> None:
         """Hear the turn as the trajectory records it: its kind, its error, and the messages that follow it."""
+
+
+class WordBuffer:
+    """Hold streamed text back until its words are whole: a secret that is printed in parts could not be masked."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Return the text up to the last white space that has arrived."""
+        text = self._held + piece
+        end = len(text) - len(text.split()[-1]) if text.strip() and not text[-1].isspace() else len(text)
+        self._held = text[end:]
+        return text[:end]

@@ -26,7 +26,7 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _SUGGESTED, _MOST_SUGGESTED = 5, 50
 
 
-class Termination:
+class TerminationSignal:
     """Tell a SIGTERM from Ctrl-C: both raise KeyboardInterrupt, which asyncio turns into a clean end of its task."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Termination:
 
 
 @contextmanager
-def terminable() -> Iterator[Termination]:
+def terminable() -> Iterator[TerminationSignal]:
     """Let SIGTERM end the block as Ctrl-C does, by KeyboardInterrupt."""
-    heard = Termination()
+    heard = TerminationSignal()
     before = signal.signal(signal.SIGTERM, heard)
     try:
         yield heard
@@ -59,7 +59,12 @@ class AskChat:
     """Read requests and commands until `:quit` or the end of the input. A request that fails does not end it."""
 
     def __init__(
-        self, answer: Callable[[str, int], object], reader: RequestReader, view: AskView, seed: int, heard: Termination
+        self,
+        answer: Callable[[str, int], object],
+        reader: RequestReader,
+        view: AskView,
+        seed: int,
+        heard: TerminationSignal,
     ) -> None:
         """Combine the parts.
 

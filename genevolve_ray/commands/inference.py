@@ -108,7 +108,7 @@ class Agent:
 
     @property
     def sampling(self) -> SamplingParams:
-        """How the policy is sampled."""
+        """Settings by which the policy is sampled."""
         return SamplingParams(temperature=self.config.inference.temperature, top_p=self.config.inference.top_p)
 
     def stage(self, ports: InferencePorts) -> Stage:

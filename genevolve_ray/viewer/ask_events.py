@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from genevolve_ray.agent.observer import WordBuffer
 from genevolve_ray.agent.parser import ToolCall
 from genevolve_ray.evolution.sources import RequestNotUnderstood
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import masked
 from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn
-from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView, WordBuffer
+from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView
 
 EXIT_CODES = {Outcome.POLICY_FAILURE: 1, Outcome.INFRA_FAILURE: 75}
 """Exit codes by outcome, 0 for every other one; 75 is EX_TEMPFAIL of sysexits.h."""

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from genevolve_ray.agent.observer import WordBuffer
 from genevolve_ray.agent.parser import ToolCall
 from genevolve_ray.evolution.judging import MAIN
 from genevolve_ray.evolution.sources import RequestNotUnderstood
@@ -27,7 +28,7 @@ from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import shown
 from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind
 from genevolve_ray.tools.knowledge import KnowledgeTool
-from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView, WordBuffer
+from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView
 from genevolve_ray.viewer.thumbnails import PictureMode, print_pictures
 
 LoadImage = Callable[[ImageRef], bytes]

@@ -1,4 +1,4 @@
-"""What a single request shows while it is answered: one listener for a terminal, one for machines."""
+"""Interface of displays that show a single request while it is answered: a terminal, and events for machines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Answered:
     request: Request
     trajectory: Trajectory
     unasked: Mapping[str, str] = field(default_factory=dict)
-    """Why a judge was not asked, by its name."""
+    """Reasons why judges were not asked, by their names."""
     picture: Path | None = None
     page: Path | None = None
     seconds: float = 0.0
@@ -42,21 +42,6 @@ class Answered:
     def outcome(self) -> Outcome:
         """The outcome of the trajectory; PENDING is a picture that no judge with a reward has judged."""
         return self.trajectory.outcome
-
-
-class WordBuffer:
-    """Hold streamed text back until its words are whole: a secret that is printed in parts could not be masked."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._held = ""
-
-    def feed(self, piece: str) -> str:
-        """Return the text up to the last white space that has arrived."""
-        text = self._held + piece
-        end = len(text) - len(text.split()[-1]) if text.strip() and not text[-1].isspace() else len(text)
-        self._held = text[end:]
-        return text[:end]
 
 
 class AskView(EpisodeObserver):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from genevolve_ray.agent.observer import WordBuffer
 from genevolve_ray.agent.parser import ToolCall
 from genevolve_ray.evolution.sources import RequestNotUnderstood
 from genevolve_ray.records.components import Component, OpenVerdict
@@ -28,7 +29,7 @@ from genevolve_ray.records.request import EvalType, Request
 from genevolve_ray.records.trajectory import Outcome, Provenance, SampleKey, Trajectory, Turn, TurnKind
 from genevolve_ray.viewer.ask_events import AskEvents
 from genevolve_ray.viewer.ask_terminal import AskTerminal, Thoughts
-from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView, WordBuffer
+from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView
 
 IMAGES = MemoryImages()
 HOSTILE = (
