@@ -17,7 +17,7 @@ genevolve data build atlas --recipes 30 --out "$out/build" --in-process
 # 2. Look at it: yields of every stage, rejected rows with reasons, and a page with pictures.
 genevolve data leaks "$out/build/dataset/sft/train.jsonl" --against "$out/build/dataset/bench/test.jsonl"
 
-# 3. Fine-tune on its conversations: two steps here, a whole pass without --steps.
+# 3. Fine-tune on its conversations: two steps at most, a whole training without --steps.
 genevolve sft "$out/build/dataset/sft/train.jsonl" --model genevolve_ray.atlas:cold_start --out "$out/policy" --steps 2
 
 echo "Open $out/build/dataset/index.html; $out/policy is a model folder, for example for policy.model of a run."

@@ -26,7 +26,7 @@ server=$!
 trap 'kill "$server" 2>/dev/null || true' EXIT
 
 # 3. The worker: on another machine, with https and the same command. It ends when the run has ended.
-GENEVOLVE_TOKEN=$token genevolve worker --gateway "http://127.0.0.1:$port" --engine transformers
+GENEVOLVE_TOKEN=$token genevolve worker --gateway "http://127.0.0.1:$port" --engine transformers --folder "${run}_worker"
 
 wait "$server"
 trap - EXIT
