@@ -103,9 +103,10 @@ def store_site_run(
             )
             lesson = Lesson(request_id=request_id, bundle=0, experience=card, similarity=0.9, own=step == 1)
             moved = MovedToken(trajectory=f"{step}/{request_id}/0/0", position=62, gap=4.0)
-            store.commit_step(
-                step, [group], {"reward_mean": 0.4 + step / 10}, f"s{step}", loop=lesson_state([lesson], [moved])
-            )
+            state = lesson_state([lesson], [moved])
+            if step == 2:  # The first is as a run of before truths were kept.
+                state["truths"] = {request_id: truth_of(data).model_dump(mode="json")}
+            store.commit_step(step, [group], {"reward_mean": 0.4 + step / 10}, f"s{step}", loop=state)
         kept = judged[2 * samples :]
         store.put_requests("heldout", data.requests)
         store.put_trajectories("heldout-final", kept)
@@ -114,6 +115,11 @@ def store_site_run(
         for trajectory in kept:
             _keep(store, data, trajectory.rendered)
     return folder
+
+
+def truth_of(data: ReportData) -> ImageRef:
+    """Return the ground truth of the request that the second step of a run trained on."""
+    return next(request.truth_image for request in data.requests if request.truth_image is not None)
 
 
 def _keep(store: RunStore, data: ReportData, ref: ImageRef | None) -> None:

@@ -53,6 +53,28 @@ def stored_request(store: RunStore, request_id: str) -> Request | None:
         return None
 
 
+def stored_truth(store: RunStore, request_id: str, step: int | None) -> ImageRef | None:
+    """Return the ground-truth picture of a request, None where the run did not keep it.
+
+    A held-out request names its own. For training, a step keeps those of the requests that it trained on.
+
+    Args:
+        store: the run.
+        request_id: the request.
+        step: the step that trained on it, None for none.
+    """
+    asked = stored_request(store, request_id)
+    if asked is not None and asked.truth_image is not None:
+        return asked.truth_image
+    if step is None or step not in store.committed_steps():
+        return None
+    truths = store.manifest(step).loop.get("truths")
+    try:
+        return ImageRef.model_validate(truths[request_id]) if isinstance(truths, dict) else None
+    except (KeyError, ValidationError):
+        return None
+
+
 def reward_settings(store: RunStore) -> RewardConfig | None:
     """Return the settings of the run's reward, None where this version cannot read them."""
     try:

@@ -16,7 +16,14 @@ from genevolve_ray.viewer.site.entries import (
     TrajectoryEntry,
     group_address,
 )
-from genevolve_ray.viewer.site.facts import SIDES, LinkedPictures, advantages, load_group, stored_request
+from genevolve_ray.viewer.site.facts import (
+    SIDES,
+    LinkedPictures,
+    advantages,
+    load_group,
+    stored_request,
+    stored_truth,
+)
 from genevolve_ray.viewer.site.pages import PageRequest, SitePage
 from genevolve_ray.viewer.site.story import Judgment, Story, tell
 from genevolve_ray.viewer.site.trajectory import index_of
@@ -106,9 +113,13 @@ def build_group(request: PageRequest) -> dict[str, Any]:
     group = index.group(request.params["group"])
     members = load_group(index, group)
     asked = stored_request(index.store, group.request_id)
+    trained = next((entry.trained for entry in group.members if entry.trained is not None), None)
+    truth = stored_truth(index.store, group.request_id, trained)
     earned, marks = advantages(index.store, group, members), best_and_worst(group)
     samples = [
-        GroupSample(e, tell(members[e.address], request=asked), earned.get(e.address), marks.get(e.address, ""))
+        GroupSample(
+            e, tell(members[e.address], request=asked, truth=truth), earned.get(e.address), marks.get(e.address, "")
+        )
         for e in group.members
     ]
     written, recalled = (
@@ -120,6 +131,7 @@ def build_group(request: PageRequest) -> dict[str, Any]:
         "group": group,
         "prompt": next(iter(members.values())).prompt,
         "request": asked,
+        "truth": truth,
         "samples": samples,
         "rows": component_rows([sample.story for sample in samples]),
         "pair": pair,

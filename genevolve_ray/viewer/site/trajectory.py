@@ -16,6 +16,7 @@ from genevolve_ray.viewer.site.facts import (
     neighbors,
     reward_settings,
     stored_request,
+    stored_truth,
     teacher_gaps,
 )
 from genevolve_ray.viewer.site.index import RunIndex
@@ -34,7 +35,8 @@ def index_of(request: PageRequest) -> RunIndex:
 def told(index: RunIndex, entry: TrajectoryEntry, trajectory: Trajectory) -> Story:
     """Return the story of a trajectory of a run, with all that the run knows of it."""
     request = stored_request(index.store, entry.request_id)
-    return tell(trajectory, request=request, reward=reward_settings(index.store))
+    truth = stored_truth(index.store, entry.request_id, entry.trained)
+    return tell(trajectory, request=request, truth=truth, reward=reward_settings(index.store))
 
 
 def place_in_words(entry: TrajectoryEntry) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from page_helpers import parsed
-from site_run import REQUEST, addresses, client_of, links_of, open_run, store_site_run
+from site_run import REQUEST, addresses, client_of, links_of, open_run, store_site_run, truth_of
 from starlette.testclient import TestClient
 
 from genevolve_ray.learning.advantage import group_advantages
@@ -79,7 +79,15 @@ def test_a_group_has_its_samples_components_and_advantages(client: TestClient, s
     assert table[0][0] == "component" and len(table[0]) == 1 + len(group.members)
     assert table[-1] == ["reward", *(f"{reward:.3f}" for reward in rewards)]
     assert {row[0] for row in table} >= {"faithfulness", "visual correctness", "KScore", "sufficiency"}
-    assert "A run keeps the requests of its held-out set" in page.words
+    assert "This run kept no ground truth of the request." in page.words
+
+
+def test_a_group_of_training_shows_the_truth_that_its_step_kept(
+    client: TestClient, source: RunSource, report_data: ReportData
+) -> None:
+    (_, second, *_), trajectories = addresses(source.index)
+    for page in (f"/run/group/{second}", f"/run/trajectory/{trajectories[3]}"):
+        assert f"/run/image/{truth_of(report_data).sha256}" in client.get(page).text
 
 
 def test_a_group_shows_the_card_from_it_and_where_it_was_recalled(client: TestClient, source: RunSource) -> None:
