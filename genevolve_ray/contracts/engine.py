@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genevolve_ray.engines.protocol import (
@@ -92,7 +93,8 @@ async def check_streaming(engine: Engine, case: EngineCase) -> None:
     """Check that an engine that streams tells every token in order, and samples what it samples without a listener."""
     if not isinstance(engine, StreamingEngine):
         return
-    sampling, heard = SamplingParams(temperature=1.0, max_tokens=12, seed=5), []
+    sampling = SamplingParams(temperature=1.0, max_tokens=12, seed=5)
+    heard: list[Sequence[int]] = []
     plain = await engine.generate(case.prompt, sampling, "contract/silent")
     told = await engine.generate(case.prompt, sampling, "contract/heard", on_tokens=heard.append)
     tokens = tuple(token for piece in heard for token in piece)

@@ -152,9 +152,17 @@ class TransformersEngine:
         seed = sampling.seed if sampling.seed is not None else derive_seed(self._seed, "engine", request_id)
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[int | None] = asyncio.Queue()
-        on_token = None if on_tokens is None else lambda token: loop.call_soon_threadsafe(told.put_nowait, token)
+
+        def tell(token: int) -> None:
+            loop.call_soon_threadsafe(told.put_nowait, token)
+
         job = DecodeRequest(
-            prompt=tuple(token_ids), sampling=sampling, seed=seed, limit=limit, images=images, on_token=on_token
+            prompt=tuple(token_ids),
+            sampling=sampling,
+            seed=seed,
+            limit=limit,
+            images=images,
+            on_token=None if on_tokens is None else tell,
         )
         waiting = _Waiting(request_id, job, loop.create_future())
         self._waiting.append(waiting)

@@ -127,9 +127,9 @@ class AskTerminal(AskView):
             error = observation.error or observation.outage
             if not isinstance(observation, ImageSearchObservation):
                 self._lines(observation.text)
-            self._show([hit.image for _, hit in hits], _THUMB_ROWS)
-            for name, hit in hits[:_MOST_HITS]:
-                self._pair(name, hit.title, indent=5, more=hit.url)
+            self._show([found.image for _, found in hits], _THUMB_ROWS)
+            for name, found in hits[:_MOST_HITS]:
+                self._pair(name, found.title, indent=5, more=found.url)
             if isinstance(observation, ImageSearchObservation | ImageObservation):
                 self._nothing(len(hits), error)
             elif error:
