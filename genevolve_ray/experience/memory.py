@@ -38,7 +38,7 @@ from pydantic import ValidationError
 
 from genevolve_ray.errors import GenevolveError
 from genevolve_ray.experience.config import Eviction, MemoryConfig
-from genevolve_ray.records.arrow import MEMORY_SCHEMA, memory_rows
+from genevolve_ray.records.arrow import MEMORY_SCHEMA, memory_rows, numbers_of
 from genevolve_ray.records.experience import Experience, Use
 
 _TIE = np.float32(1e-6)
@@ -374,7 +374,7 @@ def _vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
         raise ValueError(f"embeddings of {len(lengths)} different lengths: {sorted(lengths)}")
     if not len(lists):
         return np.zeros((0, 0), dtype=np.float32)
-    values = lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
+    values = numbers_of(lists.flatten()).reshape(len(lists), -1)
     return np.asarray(values, dtype=np.float32)
 
 

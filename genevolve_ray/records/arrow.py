@@ -16,7 +16,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from genevolve_ray.records.arrow_verdicts import (
     IMAGE_REF,
@@ -277,6 +279,24 @@ def check_schema(table: pa.Table, schema: pa.Schema) -> None:
         raise ValueError(f"table differs from schema {expected!r} in columns {wrong}")
 
 
+def numbers_of(array: pa.Array) -> NDArray[Any]:
+    """Return the values of an array of numbers or booleans, for reading only.
+
+    `Array.to_numpy` would import pandas where that is installed, at 43 MB of memory and half a second.
+
+    Raises:
+        ValueError: for an array with nulls.
+    """
+    if array.null_count:
+        raise ValueError(f"{array.null_count} of {len(array)} numbers are missing")
+    if pa.types.is_boolean(array.type):
+        found: NDArray[Any] = np.from_dlpack(array.cast(pa.uint8())).view(np.bool_)
+    else:
+        found = np.from_dlpack(array)
+    found.flags.writeable = False
+    return found
+
+
 def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
     ledger = trajectory.ledger
     try:
@@ -353,7 +373,7 @@ def _lists(column: pa.ChunkedArray) -> list[list[Any]]:
     """Return a list column as Python lists; whole chunks at once, as scalars one by one are slow for long ledgers."""
     out: list[list[Any]] = []
     for chunk in column.chunks:
-        values, ends = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_numpy()
+        values, ends = numbers_of(chunk.values), numbers_of(chunk.offsets)
         out.extend(values[a:b].tolist() for a, b in zip(ends[:-1], ends[1:], strict=True))
     return out
 

@@ -1,8 +1,9 @@
-"""Reading of a stored group for an index: only the columns that lists and totals need, never pictures or log-probs."""
+"""Reading of stored trajectories: for an index the columns that lists and totals need, for a page whole rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from genevolve_ray.records.usage import Usage
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _COLUMNS = (
     "key",
@@ -31,6 +33,8 @@ _COLUMNS = (
 """Columns by their paths in the file; `usage` is missing in files of early versions."""
 _PROMPT, _REASON, _SEARCHED = 300, 400, 20_000
 """Characters of a request and of a reason that are kept, and characters of a trajectory that a search sees."""
+_WHOLE, _BUFFER, _ROWS = 8 << 20, 1 << 18, 16
+"""Bytes up to which a file is fetched at once; bytes of each column and rows that are held of a larger one at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +82,67 @@ def read_columns(folder: Folder, name: str) -> IndexedFile:
         StoreError: naming a file that is missing, cannot be read, or is none of trajectories.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with folder.fs.open_input_file(folder.path(name)) as source:
-            file = pq.ParquetFile(source)
+        with _opened(folder, name) as file:
             have = {file.schema.column(i).path for i in range(len(file.schema))}
             wanted = [c for c in _COLUMNS if any(path == c or path.startswith(f"{c}.") for path in have)]
             table = file.read(columns=wanted, use_threads=False)
         return _indexed(table)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"cannot read {folder.path(name)} as trajectories: {error}") from error
+
+
+def read_rows(folder: Folder, name: str, rows: Collection[int]) -> pa.Table:
+    """Return the named rows of a file of trajectories with all columns, in the order of the file.
+
+    The file is read once, and what lies behind the last row is left out. Of a large file a few rows at a time are in memory.
+
+    Raises:
+        StoreError: naming a file that is missing, cannot be read, or has not all of the rows.
+    """
+    import pyarrow as pa
+
+    wanted, found, first = sorted(set(rows)), [], 0
+    try:
+        with _opened(folder, name) as file:
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                inside = [row - first for row in wanted if first <= row < last]
+                found += _rows_of_group(file, group, inside)
+                first = last
+            table = pa.Table.from_batches(found, schema=file.schema_arrow)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"cannot read {folder.path(name)} as trajectories: {error}") from error
+    if len(table) < len(wanted):
+        raise StoreError(f"{folder.path(name)} has {first} trajectories: there is none in row {wanted[-1]}")
+    return table
+
+
+def _rows_of_group(file: pq.ParquetFile, group: int, wanted: Collection[int]) -> Iterator[pa.RecordBatch]:
+    """Yield the wanted rows of a row group, each as a batch."""
+    first, last = 0, max(wanted, default=-1)
+    batches = file.iter_batches(_ROWS, row_groups=[group], use_threads=False) if wanted else ()
+    for batch in batches:
+        yield from (batch.slice(row - first, 1) for row in wanted if first <= row < first + len(batch))
+        first += len(batch)
+        if first > last:
+            return
+
+
+@contextmanager
+def _opened(folder: Folder, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a file of trajectories. Raises OSError and pyarrow.ArrowException."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with folder.fs.open_input_file(folder.path(name)) as source:
+        # Reading column by column would be a request for each of them on a remote store.
+        small = source.size() <= _WHOLE
+        with pq.ParquetFile(
+            pa.BufferReader(source.read()) if small else source, buffer_size=0 if small else _BUFFER
+        ) as file:
+            yield file
 
 
 def _indexed(table: pa.Table) -> IndexedFile:
@@ -110,11 +164,8 @@ def _indexed(table: pa.Table) -> IndexedFile:
 
 def _sampled(versions: pa.ListScalar) -> dict[int, int]:
     """Return the number of sampled tokens by version; tokens of context have version -1."""
-    import numpy as np
-
-    values = versions.values.to_numpy(zero_copy_only=False)
-    found, counts = np.unique(values[values >= 0], return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+    counted = versions.values.value_counts().to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counted if entry["values"] >= 0}
 
 
 def _row(values: Mapping[str, Any], versions: tuple[int, ...]) -> IndexedRow:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
-from genevolve_ray.evolution.learner import trained_trajectories
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.lessons import stored_moved
 from genevolve_ray.evolution.store.run import RunStore
@@ -85,7 +84,7 @@ def reward_settings(store: RunStore) -> RewardConfig | None:
 
 def load_group(index: RunIndex, group: GroupEntry) -> dict[str, Trajectory]:
     """Return the trajectories of a group by their addresses. Raises StoreError when a file is missing or corrupt."""
-    return {entry.address: index.load(entry.address) for entry in group.members}
+    return index.load_group(group.address)
 
 
 def advantages(store: RunStore, group: GroupEntry, members: Mapping[str, Trajectory]) -> dict[str, float]:
@@ -94,6 +93,9 @@ def advantages(store: RunStore, group: GroupEntry, members: Mapping[str, Traject
     Advantages are not stored. They follow from the rewards of the group and the settings of the run alone, so they are
     computed again by the learner's own functions. Groups that no step trained on have none.
     """
+    # The learner's module takes longer to load than all that a first page needs.
+    from genevolve_ray.evolution.learner import trained_trajectories
+
     trained = {entry.address for entry in group.members if entry.trained is not None}
     used = {str(t.key): address for address, t in members.items() if address in trained and t.has_tokens}
     whole = Group(group.request_id, group.step, [members[a] for a in used.values()])

@@ -11,20 +11,19 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from genevolve_ray.errors import GenevolveError
-from genevolve_ray.evolution.store.documents import from_parquet
 from genevolve_ray.evolution.store.files import Folder, StoreError
 from genevolve_ray.evolution.store.manifest import step_name
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.arrow import table_to_trajectories
 from genevolve_ray.records.trajectory import Trajectory
 from genevolve_ray.viewer.site import queries
-from genevolve_ray.viewer.site.columns import IndexedFile, read_columns
+from genevolve_ray.viewer.site.columns import IndexedFile, read_columns, read_rows
 from genevolve_ray.viewer.site.entries import (
     LARGEST_PAGE,
     PAGE_SIZE,
@@ -38,6 +37,7 @@ from genevolve_ray.viewer.site.entries import (
     is_address,
     trajectory_address,
 )
+from genevolve_ray.viewer.site.queries import StoredRow
 
 _GROUP_FILE = re.compile(r"[^/]+\.parquet")
 _STEP = re.compile(r"\d{6,}")
@@ -263,13 +263,36 @@ class RunIndex:
             place = queries.place(connection, address) if is_address(address) else None
         if place is None:
             raise UnknownAddress(f"no trajectory has the address {address[:120]}")
-        name, row = place
-        path = self.run_folder.path(name)
-        table = from_parquet(self.run_folder.get(name, "trajectories"), path)
-        try:
-            return table_to_trajectories(table.slice(row, 1))[0]
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise StoreError(f"{path} has no trajectory in row {row}: {error}") from error
+        return self._whole([place])[address]
+
+    def load_group(self, address: str) -> dict[str, Trajectory]:
+        """Return the whole trajectories of a group by their addresses, in its order; each file is read once.
+
+        Raises:
+            UnknownAddress: for an address without a group.
+            StoreError: when a file is missing or corrupt.
+        """
+        with self.reading() as connection:
+            places = queries.places(connection, address) if is_address(address) else []
+        if not places:
+            raise UnknownAddress(f"no group has the address {address[:120]}")
+        return self._whole(places)
+
+    def _whole(self, places: Sequence[StoredRow]) -> dict[str, Trajectory]:
+        """Return trajectories by their addresses, in the order of `places`. Raises StoreError."""
+        found: dict[str, Trajectory] = {}
+        for path in {place.path for place in places}:
+            stored = sorted((place for place in places if place.path == path), key=lambda place: place.row)
+            table = read_rows(self.run_folder, path, [place.row for place in stored])
+            try:
+                read = table_to_trajectories(table)
+            except (ValueError, TypeError, KeyError) as error:
+                raise StoreError(f"{self.run_folder.path(path)} holds no trajectories: {error}") from error
+            for place, trajectory in zip(stored, read, strict=True):
+                if _address_of(trajectory, place.set) != place.address:
+                    raise StoreError(f"{self.run_folder.path(path)} was written again: load the page again in a second")
+                found[place.address] = trajectory
+        return {place.address: found[place.address] for place in places}
 
     def choices(self) -> Mapping[str, list[Any]]:
         """Return what filters can choose from: `set`, `step`, `outcome` and `tool`, each in its order."""
@@ -290,6 +313,11 @@ def current_sets(names: list[str]) -> list[str]:
             numbered.setdefault(base, []).append(name)
     copies = {max(found) for found in numbered.values()}
     return [name for name in names if name not in copies]
+
+
+def _address_of(trajectory: Trajectory, of_set: str) -> str:
+    key = trajectory.key
+    return trajectory_address(group_address(of_set, key.step, key.request_id), key.sample, key.attempt)
 
 
 def _file_stamp(folder: Folder, name: str) -> tuple[int, int] | None:

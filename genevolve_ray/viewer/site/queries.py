@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from typing import Any
+from typing import Any, NamedTuple
 
 from genevolve_ray.records.trajectory import Outcome
 from genevolve_ray.viewer.site.columns import IndexedRow
@@ -48,6 +48,7 @@ CREATE VIRTUAL TABLE words USING fts5(body, detail = 'full');
 of a rollout."""
 
 _ENTRY = "SELECT t.*, f.trained FROM trajectories t JOIN files f ON f.id = t.file"
+_STORED = "SELECT t.address, t.part, f.path, t.place FROM trajectories t JOIN files f ON f.id = t.file"
 _ORDERS = {
     EntryOrder.NEWEST: "t.step DESC, t.grp, t.sample, t.attempt",
     EntryOrder.OLDEST: "t.step, t.grp, t.sample, t.attempt",
@@ -60,6 +61,15 @@ _GROUP_ORDERS = {
     EntryOrder.BEST: "max(t.reward) IS NULL, max(t.reward) DESC, max(t.step) DESC, t.grp",
     EntryOrder.WORST: "min(t.reward) IS NULL, min(t.reward), max(t.step) DESC, t.grp",
 }
+
+
+class StoredRow(NamedTuple):
+    """Say where a trajectory is stored: its address, its set, the path of the file and the row there."""
+
+    address: str
+    set: str
+    path: str
+    row: int
 
 
 def trajectories(
@@ -115,12 +125,16 @@ def entry(connection: sqlite3.Connection, address: str) -> TrajectoryEntry | Non
     return None if row is None else _entry(row)
 
 
-def place(connection: sqlite3.Connection, address: str) -> tuple[str, int] | None:
-    """Return the file of a trajectory and its row there, None for an unknown address."""
-    row = connection.execute(
-        "SELECT f.path, t.place FROM trajectories t JOIN files f ON f.id = t.file WHERE t.address = ?", (address,)
-    ).fetchone()
-    return None if row is None else (row[0], row[1])
+def place(connection: sqlite3.Connection, address: str) -> StoredRow | None:
+    """Return where a trajectory is stored, None for an unknown address."""
+    row = connection.execute(f"{_STORED} WHERE t.address = ?", (address,)).fetchone()
+    return None if row is None else StoredRow(*row)
+
+
+def places(connection: sqlite3.Connection, group: str) -> list[StoredRow]:
+    """Return where the members of a group are stored, in its order; none for an unknown group."""
+    rows = connection.execute(f"{_STORED} WHERE t.grp = ? ORDER BY t.sample, t.attempt", (group,))
+    return [StoredRow(*row) for row in rows]
 
 
 def choices(connection: sqlite3.Connection) -> dict[str, list[Any]]:
