@@ -19,6 +19,7 @@
     image.alt = small.alt;
     image.className = small.className;
     dialog.querySelector("p").textContent = zoom.dataset.caption || "";
+    dialog.setAttribute("aria-label", zoom.dataset.caption || small.alt || "Picture at full size");
     dialog.showModal();
   }
   document.addEventListener("click", event => {
