@@ -45,7 +45,8 @@ _USERINFO = re.compile(
     r"|(?<=http://)[^/\s@:'\"]{1,512})@"
 )
 _QUERY = re.compile(
-    r"(?P<name>[?&](?:api_?key|key|(?:access_|auth_)?token|sig|signature|x-amz-signature|secret|password)=)[^&\s'\"#]{1,2048}",
+    r"(?P<name>[?&](?:(?:api_?|access_|account_|secret_)?key|(?:access_|auth_|sas_)?token|sig|signature|x-amz-signature"
+    r"|(?:client_)?secret|password)=)[^&\s'\"#]{1,2048}",
     re.IGNORECASE,
 )
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)?)")

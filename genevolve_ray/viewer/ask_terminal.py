@@ -26,7 +26,7 @@ from genevolve_ray.records.observation import (
 from genevolve_ray.records.program import ORDINALS
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import shown
-from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind
+from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind, durations
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView
 from genevolve_ray.viewer.thumbnails import PictureMode, print_pictures
@@ -198,7 +198,7 @@ class AskTerminal(AskView):
             self._pair("picture", str(answer.picture), indent=0)
         if answer.page is not None:
             self._pair("trajectory", str(answer.page), indent=0)
-        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in trajectory.timings.items())
+        spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in durations(trajectory.timings).items())
         self._line(f"{answer.seconds:.1f} s{': ' + spent if spent else ''}", style=_DIM)
 
     def misunderstood(self, fault: RequestNotUnderstood) -> None:

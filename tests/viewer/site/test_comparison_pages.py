@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isqrt
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.published.rejections import DataError
 from genevolve_ray.records.published.structured import StructuredTrajectory, ThinkStep, write_structured
 from genevolve_ray.viewer.data import ReportData
-from genevolve_ray.viewer.site.compare import MOST_WORDS, marked_words
+from genevolve_ray.viewer.site.compare import MOST_PAIRS, MOST_WORDS, marked_words
 from genevolve_ray.viewer.site.compare_runs import SEED, heldout_pairs, overlaid
 from genevolve_ray.viewer.site.sources import RunSource, SourceKind, open_sources
 
@@ -24,23 +25,35 @@ def source(report_data: ReportData, tmp_path: Path) -> Iterator[RunSource]:
 
 def test_words_that_only_one_program_has_are_marked() -> None:
     own, other = "Draw four moons in a row; red.", "Draw five moons; red."
-    assert marked_words(own, other) == (
+    first, second = marked_words(own, other)
+    assert first == (
         ("Draw", False),
         (" four", True),
         (" moons", False),
         (" in a row", True),
         ("; red.", False),
     )
-    assert "".join(text for text, _ in marked_words(other, own)) == other
-    assert marked_words("", other) == () and marked_words(own, "") == ((own, False),)
-    assert marked_words("w " * (MOST_WORDS + 1), own) == (("w " * (MOST_WORDS + 1), False),)
+    assert second == (("Draw", False), (" five", True), (" moons", False), ("; red.", False))
+    assert marked_words("", other) == ((), ((other, False),))
+
+
+@pytest.mark.parametrize("text", ["w " * (MOST_WORDS + 1), "the " * (isqrt(MOST_PAIRS) + 1)])
+def test_long_and_degenerate_programs_are_shown_without_marks(text: str) -> None:
+    assert marked_words(text, text) == (((text, False),), ((text, False),))
+
+
+def test_marked_words_do_not_depend_on_color(source: RunSource) -> None:
+    _, (first, second, *_) = addresses(source.index)
+    page = client_of(source).get("/first/compare", params={"a": first, "b": second}).text
+    marked = page.count('<mark class="only-here"><span class="unseen">only here: </span>')
+    assert marked == page.count("only-here") > 0
 
 
 def test_two_trajectories_stand_side_by_side(source: RunSource) -> None:
     _, (first, second, *_) = addresses(source.index)
     one, other = (source.index.entry(address) for address in (first, second))
     assert one.reward is not None and other.reward is not None
-    link = f"http://testserver/first/trajectory/{second}"
+    link = f"http://testserver/first/trajectory/{second}#turn-2"
     page = parsed(client_of(source).get("/first/compare", params={"a": first, "b": link}).text)
     gap = f"{other.reward - one.reward:+.3f}".replace("-", "−")
     assert ["reward", f"{one.reward:.3f}", f"{other.reward:.3f}", gap] in page.rows("")
