@@ -40,10 +40,19 @@ from genevolve_ray.viewer.report import write_report
 def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
     """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly.
 
-    Inside a running event loop, as in a notebook, the run gets a thread with a loop of its own, and this call blocks
-    until it ends; an interrupt cancels it there. `evolve_async` is the form to await.
+    Inside a running event loop, as in a notebook, a run in process gets a thread with a loop of its own, and this call
+    blocks until it ends; an interrupt cancels it there. `evolve_async` is the form to await.
+
+    Raises:
+        UserFault: for a run on Ray inside a running event loop. Ray's processes end with the thread that started them,
+            so a second thread must not start them.
     """
     if _in_loop():
+        if not in_process:
+            raise UserFault(
+                "evolve_run cannot start Ray inside a running event loop, as that of a notebook: write "
+                "`await evolve_async(config, folder, in_process=False)`, or set in_process=True"
+            )
         with start_blocking_portal() as portal:
             return portal.call(partial(evolve_async, config, folder, in_process=in_process))
     config = _prepared(config, folder, in_process=in_process)
