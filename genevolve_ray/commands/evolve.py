@@ -26,7 +26,7 @@ from genevolve_ray.evolution.sources import open_source, prime_source
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
-from genevolve_ray.evolution.telemetry.watching import watched
+from genevolve_ray.evolution.telemetry.watching import WatchedRun, watched
 from genevolve_ray.evolution.trackers.opening import open_trackers
 from genevolve_ray.evolution.trackers.port import TrackedRun
 from genevolve_ray.records.intervals import paired_interval
@@ -132,9 +132,8 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
             Recording(screen, trackers),
             config.logging,
             Folder(str(folder)),
-            folder.name or config.name,
-            (store.last_step, config.loop.steps),
-        ) as (monitor, on_judged),
+            partial(WatchedRun.of, store, folder.name or config.name, config.loop.steps),
+        ) as (monitor, listener),
     ):
         config = with_date(config, store)
         screen.start(config.loop.steps, _headline(config), store.last_step)
@@ -151,7 +150,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
                 monitor,
                 ports.experience,
                 panel=ports.panel,
-                on_judged=on_judged,
+                listener=listener,
             )
             async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.generations, screen):
                 version = await evolution.start()
