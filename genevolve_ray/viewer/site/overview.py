@@ -145,7 +145,7 @@ def tiles(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], head: R
 
     def add(label: str, key: str, show: Any, note: str = "") -> None:
         if (value := number(last.get(key))) is not None:
-            found.append(Tile(label, show(value), note))
+            found.append(Tile(label, show(value), note=note))
 
     began = number(first.get("reward_mean"))
     add(
@@ -162,17 +162,17 @@ def tiles(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], head: R
         note = (
             f"about {duration(usual * left)} to go" if head.tone == "live" and left > 0 else "median of the last steps"
         )
-        found.append(Tile("Time of a step", _seconds(usual), note))
+        found.append(Tile("Time of a step", _seconds(usual), note=note))
     add("Policy tokens", "tokens_per_second", lambda v: f"{v:,.0f}/s", "sampled, of the last step")
     if money:
-        found.append(Tile("Cost", f"{money:,.4g}", "in the currency of the prices"))
+        found.append(Tile("Cost", f"{money:,.4g}", note="in the currency of the prices"))
     before, after = (number(summary.get(f"heldout_reward_{side}")) for side in ("sft", "final"))
     if before is not None and after is not None:
         low, high = summary.get("heldout_gain_interval") or (None, None)
         note = f"gain {after - before:+.3f}" + (
             f" ({low:+.3f} to {high:+.3f})" if low is not None and high is not None else ""
         )
-        found.append(Tile("Held-out reward", f"{before:.3f} → {after:.3f}", note))
+        found.append(Tile("Held-out reward", f"{before:.3f} → {after:.3f}", note=note))
     return found
 
 
