@@ -2,7 +2,8 @@
 # Example 7: stop, resume, and look at what a run has kept.
 #
 # You learn: a step counts once its manifest is written. The same command resumes a run at the first step that does not
-# count, after Ctrl-C, a kill or a lost machine. Everything is on disk: experience, rollouts, checkpoints. About a minute.
+# count, after Ctrl-C, a kill or a lost machine. Everything is on disk: experience, rollouts, checkpoints. `view` shows all
+# of it in the browser, also while a run goes. About a minute.
 #
 #   examples/07_resume_and_report.sh [RUN_DIR]
 set -euo pipefail
@@ -30,4 +31,8 @@ genevolve export "$run" --out "$run/exported"
 # 5. The report: curves, pictures before and after, and the groups of every step.
 genevolve report "$run"
 
-echo "Open $run/report.html."
+# 6. Every group and trajectory as pages that open without a server. Without --static, `genevolve view` serves the same pages
+#    and follows a run that is in progress; `genevolve view FOLDER` with a folder of runs shows all of them.
+genevolve view "$run" --static "$run-pages"
+
+echo "Open $run/report.html and $run-pages/index.html, or start the live viewer: genevolve view $run --open"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from genevolve_ray.agent.parser import ToolCall
 from genevolve_ray.records.observation import ImageHit, Observation
+from genevolve_ray.records.secrets import unfinished_secret
 from genevolve_ray.records.trajectory import Turn
 
 
@@ -33,15 +34,26 @@ class EpisodeObserver:
 
 
 class WordBuffer:
-    """Hold streamed text back until its words are whole: a secret that is printed in parts could not be masked."""
+    """Hold streamed text back until its words are whole: a secret that is printed in parts could not be masked.
+
+    The words of a secret that has several, such as the token after `Bearer`, are released together.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """Return the text up to the last white space that has arrived."""
+        """Return the text up to the last white space that has arrived, or up to what may be a secret."""
         text = self._held + piece
         end = len(text) - len(text.split()[-1]) if text.strip() and not text[-1].isspace() else len(text)
+        end = min(end, unfinished_secret(text))
+        while end and not text[end - 1].isspace():
+            end -= 1
         self._held = text[end:]
         return text[:end]
+
+    def rest(self) -> str:
+        """Return what is held back, at the end of the text."""
+        held, self._held = self._held, ""
+        return held

@@ -16,6 +16,9 @@ def view(
         str, typer.Option("--host", help="Address to listen on; beyond loopback a token is made and printed.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token: Annotated[
+        bool, typer.Option("--token", help="Make a token on loopback too: others of this machine cannot look.")
+    ] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     static: Annotated[
         Path | None,
@@ -35,4 +38,4 @@ def view(
     """
     from genevolve_ray.commands.view import Viewed, view_run
 
-    view_run(Viewed(tuple(places), host, port, open_browser, static, limit))
+    view_run(Viewed(tuple(places), host, port, open_browser, static, limit, token))

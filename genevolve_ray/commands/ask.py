@@ -14,13 +14,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genevolve_ray.commands.ask_chat import AskChat, terminable
+from genevolve_ray.commands.ask_chat import SUGGESTED, AskChat, suggested_count, terminable
 from genevolve_ray.commands.ask_session import ANSWER, wanted_parts, warm_session
 from genevolve_ray.commands.inference import CONSOLE, Agent, Common, agent_of, without_groups
 from genevolve_ray.commands.jobs import check_parts, used_specs
-from genevolve_ray.config import RunConfig
+from genevolve_ray.config import RunConfig, with_overrides
+from genevolve_ray.doctor.preflight import check_formulas
 from genevolve_ray.errors import GenevolveError, UserFault, as_ending
+from genevolve_ray.evolution.layers import is_file, read_layers
 from genevolve_ray.evolution.sources import RequestNotUnderstood, RequestReader
+from genevolve_ray.records.differences import value_at
 from genevolve_ray.records.images import MemoryImages
 from genevolve_ray.records.pictures import ImageRefused, clean_picture
 from genevolve_ray.records.request import Request
@@ -32,7 +35,6 @@ from genevolve_ray.viewer.thumbnails import PictureMode, picture_mode
 RUNS = Path("runs/ask")
 """Folder of the answers, unless another one is named."""
 EXIT_NOT_UNDERSTOOD = 2
-_SUGGESTED = 5
 _SLUG_CHARS = 40
 
 
@@ -54,10 +56,8 @@ def suggest_run(text: str | None, options: AskOptions) -> int:
     """Print requests that can be played: some of them, so many, or those near a text. Raises UserFault, ConfigError."""
     images = MemoryImages()
     view, reader = _view(options, images), RequestReader(asked_config(options).requests, images)
-    if text is not None and not text.isdecimal():
-        view.suggested(reader.suggest(_SUGGESTED, near=text))
-    else:
-        view.suggested(reader.suggest(int(text or _SUGGESTED)))
+    count = suggested_count(text or "")
+    view.suggested(reader.suggest(SUGGESTED, near=text or "") if count is None else reader.suggest(count))
     return 0
 
 
@@ -129,10 +129,15 @@ def asked_config(options: AskOptions) -> RunConfig:
     seeds = [] if options.seed is None else [f"seed={options.seed}"]
     config = common.load(*seeds)
     engine = config.engine
-    chosen = any(setting.startswith(("engine.kind", "engine=")) for setting in common.settings)
-    if engine.kind == "vllm" and engine.device == "cpu" and not (chosen or engine.vllm.sleep):
+    if engine.kind == "vllm" and engine.device == "cpu" and not (engine.vllm.sleep or _names_engine(common)):
         config = common.load(*seeds, "engine.kind=transformers")
     return common.judging(without_groups(config), "optional")
+
+
+def _names_engine(common: Common) -> bool:
+    """Return whether `--set` or a file of the user, which no preset is, names the kind of the engine."""
+    files = [layer.values for layer in read_layers(common.config) if is_file(layer.name)]
+    return any(value_at(values, "engine.kind") for values in [*files, with_overrides({}, common.settings)])
 
 
 @contextmanager
@@ -146,6 +151,7 @@ def _agent(options: AskOptions, config: RunConfig, folder: Path) -> Iterator[Age
             if spec.isolated:
                 raise UserFault(f"{role}.runtime_env needs processes of its own, which ask does not start: use rollout")
         check_parts(agent.config, wanted, CONSOLE, local=True)
+        check_formulas(agent.config)
         yield agent
 
 
@@ -169,7 +175,7 @@ def _told(view: AskView, options: AskOptions) -> Iterator[None]:
     """Tell machines an error also as an event; the command ends with it as any other."""
     try:
         yield
-    except GenevolveError as error:
+    except (GenevolveError, OSError) as error:
         if options.as_json and (ending := as_ending(error)) is not None:
             view.failed(*ending)
         raise

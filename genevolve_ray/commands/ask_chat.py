@@ -23,7 +23,15 @@ HELP = (
     (":quit", "ends the chat, as Ctrl-D does"),
 )
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-_SUGGESTED, _MOST_SUGGESTED = 5, 50
+SUGGESTED, MOST_SUGGESTED = 5, 50
+"""Requests that are suggested without a number, and at most."""
+
+
+def suggested_count(text: str) -> int | None:
+    """Return how many requests to suggest; None where the text is no number, but words to look for."""
+    if text and not text.isdecimal():
+        return None
+    return min(int(text[:9] or SUGGESTED), MOST_SUGGESTED)
 
 
 class TerminationSignal:
@@ -95,17 +103,17 @@ class AskChat:
                     self._view.noted("")
                 return 0
             except KeyboardInterrupt:
-                if self._heard.received:
-                    return EXIT_TERMINATED
+                if self._heard.received or not interactive:
+                    return self._heard.exit_code
                 self._view.noted("\n:quit or Ctrl-D ends the chat")
                 continue
             if line == ":quit":
                 return 0
-            if line and not self._handled(line):
+            if line and not self._handled(line, interactive):
                 return self._heard.exit_code
 
-    def _handled(self, line: str) -> bool:
-        """Answer a line; return False when SIGTERM ended it."""
+    def _handled(self, line: str, interactive: bool) -> bool:
+        """Answer a line; return False when a signal ends the chat: SIGTERM, and Ctrl-C where nobody types."""
         name, _, rest = line.partition(" ")
         try:
             if line.startswith(":"):
@@ -116,13 +124,16 @@ class AskChat:
             self._view.misunderstood(fault)
         except RunError:  # It ends the command: nobody reads the output any more.
             raise
-        except GenevolveError as error:
-            message, code = as_ending(error) or (str(error), 1)
-            self._view.failed(redacted(message), code)
+        except (GenevolveError, OSError) as error:
+            ending = as_ending(error) or ((str(error), 1) if isinstance(error, GenevolveError) else None)
+            if ending is None:
+                raise
+            self._view.failed(redacted(ending[0]), ending[1])
         except KeyboardInterrupt:
             if self._heard.received:
                 return False
             self._view.failed("stopped by Ctrl-C", EXIT_INTERRUPTED)
+            return interactive
         return True
 
     def _help(self, _: str) -> None:
@@ -130,10 +141,10 @@ class AskChat:
             self._view.noted(f"{command:14} {effect}")
 
     def _suggest(self, rest: str) -> None:
-        if rest and not rest.isdigit():
-            self._view.suggested(self._reader.suggest(_SUGGESTED, near=rest))
+        count = suggested_count(rest)
+        if count is None:
+            self._view.suggested(self._reader.suggest(SUGGESTED, near=rest))
             return
-        count = min(int(rest or _SUGGESTED), _MOST_SUGGESTED)
         self._view.suggested(self._reader.suggest(count, after=self._shown))
         self._shown += count
 

@@ -12,7 +12,8 @@ from time import perf_counter
 from genevolve_ray.bench.jobs.stages import SPLIT, render_seed
 from genevolve_ray.commands.inference import Agent
 from genevolve_ray.config import RunConfig
-from genevolve_ray.errors import InfraFailure
+from genevolve_ray.doctor.preflight import check_reward
+from genevolve_ray.errors import InfraFailure, UserFault
 from genevolve_ray.evolution.collect import gather_or_cancel
 from genevolve_ray.evolution.inference import InferencePorts, Wanted, inference_in_process
 from genevolve_ray.evolution.judging import MAIN, Panel
@@ -24,7 +25,7 @@ from genevolve_ray.records.published.files import write_bytes, write_object
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import masked, redacted
 from genevolve_ray.records.seeds import derive_seed
-from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
+from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory, timed
 from genevolve_ray.records.usage import Usage, metered
 from genevolve_ray.viewer.ask_events import answer_values
 from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView
@@ -74,6 +75,8 @@ class AskSession:
         self._agent, self._images, self._view = agent, images, view
         self._rollouts, self._renderer = ports.agent, ports.renderer
         self._judges: dict[str, JudgePort] = {MAIN: ports.judge, **ports.judges}
+        self._no_reward = _reward_fault(agent.config)
+        self._panel = None if self._no_reward else Panel(ports.judge, ports.judges, agent.config.reward)
 
     def parts(self, seconds: float) -> AskedParts:
         """Return the parts, which took so many seconds to start."""
@@ -85,6 +88,7 @@ class AskSession:
             tools=self._rollouts.tools,
             renderer=self._renderer.identity,
             judges={name: judge.identity for name, judge in self._judges.items()},
+            no_reward=self._no_reward,
             seconds=seconds,
         )
 
@@ -127,18 +131,16 @@ class AskSession:
             }
         )
         self._view.programmed(trajectory)
-        references, started = trajectory.references, perf_counter()
-        pictures = [hit.image for hit in references]
-        trajectory.rendered = await self._renderer.render(program.gen_prompt, pictures, task.render_seed)
-        trajectory.timings["render"] = perf_counter() - started
+        pictures = [hit.image for hit in trajectory.references]
+        with timed(trajectory.timings, "render"):
+            trajectory.rendered = await self._renderer.render(program.gen_prompt, pictures, task.render_seed)
         self._view.drawn(trajectory, self._images.get(trajectory.rendered))
-        started = perf_counter()
         unasked = _without_truth(request, self._agent.config)
         asked = {name: judge for name, judge in self._judges.items() if name not in unasked}
         try:
-            await self._judged(request, trajectory, trajectory.rendered, asked)
+            with timed(trajectory.timings, "judge"):
+                await self._judged(request, trajectory, trajectory.rendered, asked)
         finally:
-            trajectory.timings["judge"] = perf_counter() - started
             self._view.judged(Answered(request, trajectory, unasked))
         return unasked
 
@@ -148,10 +150,8 @@ class AskSession:
         """Ask judges. The reward of a run needs all of them; without one, each verdict stands alone."""
         program, references = trajectory.program, trajectory.references
         assert program is not None
-        if len(asked) == len(self._judges):
-            others = {name: judge for name, judge in asked.items() if name != MAIN}
-            panel = Panel(asked[MAIN], others, self._agent.config.reward)
-            panel.settle(trajectory, await panel.judge(request, picture, program, references))
+        if self._panel is not None and len(asked) == len(self._judges):
+            self._panel.settle(trajectory, await self._panel.judge(request, picture, program, references))
             return
 
         async def ask(name: str, judge: JudgePort) -> None:
@@ -163,6 +163,7 @@ class AskSession:
         """Return the answer with its files. Raises OSError."""
         trajectory, picture = answer.trajectory, None
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_answer(folder)
         if trajectory.rendered is not None:
             picture = self._picture(trajectory.rendered, folder / "picture")
         program = trajectory.program
@@ -184,6 +185,23 @@ class AskSession:
     def _picture(self, ref: ImageRef, stem: Path) -> Path:
         stem.parent.mkdir(exist_ok=True)
         return write_bytes(stem.with_name(f"{stem.name}.{ref.media_type.rpartition('/')[2]}"), self._images.get(ref))
+
+
+def _reward_fault(config: RunConfig) -> str:
+    """Return why the judges give no reward together, so that each verdict stands alone; "" where they give one."""
+    try:
+        check_reward(config)
+    except UserFault as fault:
+        return str(fault)
+    return ""
+
+
+def _remove_answer(folder: Path) -> None:
+    """Remove the files of an earlier answer, of which a new one may lack some. Raises OSError."""
+    # `answer.json` is last: without it, a removal that was interrupted could not be repeated.
+    for pattern in ("picture.*", "references/IMG_*.*", PAGE, ANSWER):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _without_truth(request: Request, config: RunConfig) -> dict[str, str]:

@@ -26,7 +26,7 @@ from genevolve_ray.evolution.sources import open_source, prime_source
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.swaps import Swaps, swapping
-from genevolve_ray.evolution.telemetry.watching import watched
+from genevolve_ray.evolution.telemetry.watching import WatchedRun, watched
 from genevolve_ray.evolution.trackers.opening import open_trackers
 from genevolve_ray.evolution.trackers.port import TrackedRun
 from genevolve_ray.records.intervals import paired_interval
@@ -40,10 +40,19 @@ from genevolve_ray.viewer.report import write_report
 def evolve_run(config: RunConfig, folder: Path, *, in_process: bool) -> dict[str, Any]:
     """Evolve a policy in a run folder to the end and return the summary. Ctrl-C and SIGTERM end the run cleanly.
 
-    Inside a running event loop, as in a notebook, the run gets a thread with a loop of its own, and this call blocks
-    until it ends; an interrupt cancels it there. `evolve_async` is the form to await.
+    Inside a running event loop, as in a notebook, a run in process gets a thread with a loop of its own, and this call
+    blocks until it ends; an interrupt cancels it there. `evolve_async` is the form to await.
+
+    Raises:
+        UserFault: for a run on Ray inside a running event loop. Ray's processes end with the thread that started them,
+            so a second thread must not start them.
     """
     if _in_loop():
+        if not in_process:
+            raise UserFault(
+                "evolve_run cannot start Ray inside a running event loop, as that of a notebook: write "
+                "`await evolve_async(config, folder, in_process=False)`, or set in_process=True"
+            )
         with start_blocking_portal() as portal:
             return portal.call(partial(evolve_async, config, folder, in_process=in_process))
     config = _prepared(config, folder, in_process=in_process)
@@ -123,9 +132,8 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
             Recording(screen, trackers),
             config.logging,
             Folder(str(folder)),
-            folder.name or config.name,
-            (store.last_step, config.loop.steps),
-        ) as (monitor, on_judged),
+            partial(WatchedRun.of, store, folder.name or config.name, config.loop.steps),
+        ) as (monitor, listener),
     ):
         config = with_date(config, store)
         screen.start(config.loop.steps, _headline(config), store.last_step)
@@ -142,7 +150,7 @@ async def _evolve(config: RunConfig, folder: Path, *, local: bool) -> dict[str, 
                 monitor,
                 ports.experience,
                 panel=ports.panel,
-                on_judged=on_judged,
+                listener=listener,
             )
             async with swapping(Swaps(Folder(str(folder))), ports.renderers, evolution.generations, screen):
                 version = await evolution.start()

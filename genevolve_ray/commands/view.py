@@ -41,6 +41,7 @@ class Viewed:
     open: bool = False
     static: Path | None = None
     limit: int = PAGES
+    token: bool = False
 
 
 class Follower:
@@ -87,8 +88,12 @@ def view_run(viewed: Viewed) -> None:
         if viewed.static is not None:
             _copy(sources, viewed.static, viewed.limit)
         else:
-            token = None if is_loopback(viewed.host) else secrets.token_urlsafe(24)
-            asyncio.run(_serve(viewed, sources, listener, token))
+            asyncio.run(_serve(viewed, sources, listener, token_for(viewed.host, viewed.token)))
+
+
+def token_for(host: str, asked: bool) -> str | None:
+    """Return a new token, None on loopback, unless one is asked for there: another user of the machine can connect."""
+    return secrets.token_urlsafe(24) if asked or not is_loopback(host) else None
 
 
 def _copy(sources: Sequence[ViewSource], out: Path, limit: int) -> None:

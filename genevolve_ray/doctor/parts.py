@@ -36,6 +36,7 @@ from genevolve_ray.engines.checks import check_samplable
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.sources import build_source, check_truth, prime_source, recorded_rows
 from genevolve_ray.evolution.store.files import Folder
+from genevolve_ray.evolution.telemetry.traces import check_traces
 from genevolve_ray.evolution.trackers.opening import check_trackers
 from genevolve_ray.models.hub import is_hub_id, local_model, offline
 from genevolve_ray.records.images import MemoryImages
@@ -150,6 +151,15 @@ def trackers(config: RunConfig) -> list[Check]:
     except UserFault as fault:
         return [problem("trackers", fault)]
     return [ok("trackers", ", ".join(chosen))] if chosen else []
+
+
+def traces(config: RunConfig) -> list[Check]:
+    """Return whether traces can be exported, nothing where the run exports none."""
+    try:
+        check_traces(config.logging.traces)
+    except UserFault as fault:
+        return [problem("traces", fault)]
+    return [ok("traces", "OpenTelemetry is installed")] if config.logging.traces is not None else []
 
 
 def embedder(config: RunConfig) -> list[Check]:

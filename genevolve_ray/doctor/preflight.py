@@ -31,6 +31,7 @@ from genevolve_ray.engines.checks import check_samplable, engine_context
 from genevolve_ray.engines.config import EngineConfig
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.plugins import PluginSpec
+from genevolve_ray.evolution.telemetry.traces import check_traces
 from genevolve_ray.evolution.trackers.opening import check_trackers
 from genevolve_ray.judges.protocol import declared_components, gives_kscore, judges_groups
 from genevolve_ray.models.hub import local_model
@@ -58,6 +59,7 @@ def preflight(config: RunConfig, *, model: bool = True, local: bool = False) -> 
     """
     check_filled_in(config)
     check_trackers(config.logging)
+    check_traces(config.logging.traces)
     check_devices(config, local)
     check_sockets(config, local=local)
     if config.gateway.port:

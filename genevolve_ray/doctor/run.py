@@ -31,6 +31,7 @@ def examine(config: RunConfig, run_dir: Path, *, deep: bool = False, spend: bool
         *policy,
         *parts.date(config),
         *parts.trackers(config),
+        *parts.traces(config),
         *parts.embedder(config),
         *parts.plugins(config),
         *parts.tools(config),

@@ -32,7 +32,7 @@ from genevolve_ray.evolution.restore import restore, revive
 from genevolve_ray.evolution.store.lessons import lesson_state
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.evolution.stream import Batch, RolloutStream
-from genevolve_ray.evolution.telemetry.watching import OnJudged, unheard
+from genevolve_ray.evolution.telemetry.watching import UNHEARD, StreamListener
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
 
@@ -53,8 +53,8 @@ class Evolution:
     """Metrics that a note was made of."""
     panel: Panel | None = None
     """The judges, where some of them judge groups."""
-    on_judged: OnJudged = unheard
-    """Called with every group of a step that is judged."""
+    listener: StreamListener = UNHEARD
+    """Hears of the groups that are judged, and of the samples by state."""
 
     def __post_init__(self) -> None:
         """Prepare for outages and for the overlap of rollouts and learner."""
@@ -99,7 +99,7 @@ class Evolution:
             self.patience,
             self.offer,
             self.panel,
-            self.on_judged,
+            self.listener,
         )
         try:
             for step in range(version + 1, config.loop.steps + 1):

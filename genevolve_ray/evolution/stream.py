@@ -19,7 +19,7 @@ from genevolve_ray.evolution.outage import Patience, has_failed, is_lost, main_r
 from genevolve_ray.evolution.ports import RequestSource, RolloutPort
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.evolution.telemetry.watching import OnJudged, unheard
+from genevolve_ray.evolution.telemetry.watching import UNHEARD, StreamListener
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Trajectory
 
@@ -54,19 +54,19 @@ class RolloutStream:
         patience: Patience | None = None,
         offer: Callable[[Mapping[int, Group]], None] = lambda groups: None,
         panel: Panel | None = None,
-        on_judged: OnJudged = unheard,
+        listener: StreamListener = UNHEARD,
     ) -> None:
         """Resume after the last committed step, whose policy version is `version`; nothing runs before `take`.
 
         `offer` is called while `take` waits, with the groups by lease that it would take of those that are judged so far.
-        `panel` holds the judges, where some of them judge groups. `on_judged` is called with every group that is judged.
+        `panel` holds the judges, where some of them judge groups. `listener` hears of groups and counts.
         """
         loop = config.loop
         self._config, self._requests, self._rollouts = config, requests, rollouts
         self._store, self._monitor, self._sampling = store, monitor, sampling
         self._generations = generations or RendererGenerations()
         self._patience = patience or Patience(loop.outage_limit, monitor)
-        self._offer, self._panel, self._on_judged = offer, panel, on_judged
+        self._offer, self._panel, self._listener = offer, panel, listener
         settings = FlowConfig(
             batch=loop.requests_per_step,
             group_size=loop.group_size,
@@ -118,6 +118,7 @@ class RolloutStream:
             self._redrawn.pop(number, None)
         self._next = step
         self.flow.check()
+        self._listener.samples(self.flow.counts)
         requests = [self._requests.train(number) for number in chosen]
         return Batch(requests, groups, self.flow.state(), self._metrics(ages, self.flow.discarded - discarded))
 
@@ -161,6 +162,7 @@ class RolloutStream:
             self._limits[number] = self._limits_of(number)
             self._tasks[number] = asyncio.create_task(self._draw(number), name=f"lease {number}")
             self._tasks[number].add_done_callback(lambda _: self._ended.set())
+        self._listener.samples(self.flow.counts)
 
     async def _cut(self) -> bool:
         """End running groups whose ended samples would be too old for the next step; return whether there were any.
@@ -211,13 +213,15 @@ class RolloutStream:
         self._leave_out_stale(number, group)
         if not group.trajectories:  # every sample came too late
             self.flow.discard(number)
+            self._listener.samples(self.flow.counts)
             return
         normalise_group(group, self._config.reward)
         self._oldest[number] = oldest = oldest_version(*group.trajectories)
         self._store.put_group(group, oldest or 0)
         self.flow.hold(number, group.samples)
         self._groups[number] = group
-        self._on_judged(group, self.flow.counts())
+        self._listener.judged(group)
+        self._listener.samples(self.flow.counts)
 
     def _hear(self, number: int, trajectory: Trajectory) -> None:
         self._monitor.trajectory(trajectory)
@@ -235,8 +239,12 @@ class RolloutStream:
         return SampleLimits(
             self._slots,
             self._config.loop.sample_deadline,
-            on_late=lambda: self.flow.drop(number),
+            on_late=partial(self._leave_out_late, number),
         )
+
+    def _leave_out_late(self, number: int) -> None:
+        self.flow.drop(number)
+        self._listener.samples(self.flow.counts)
 
     def _take_in_pending(self, version: int) -> None:
         """Add groups that were judged before a restart and that no manifest names.

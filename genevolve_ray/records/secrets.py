@@ -40,12 +40,18 @@ _VALUE = re.compile(
     r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]{0,8192}"
 )
 """Values that are secrets wherever they stand."""
+_UNFINISHED = re.compile(
+    r"[Bb](?:earer|asic)\S*\s\S*\Z"
+    r"|-----BEGIN(?:\s[A-Z\s]{0,40}-{0,4}|\s[A-Z\s]{0,40}PRIVATE\sKEY-----[\s\S]{0,8192})\Z"
+)
+"""The end of a text that may be the beginning of a value of several words."""
 _USERINFO = re.compile(
     r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]{1,20}://)(?:[^/\s@:'\"]{0,256}:[^/\s@'\"]{1,512}|(?<=https://)[^/\s@:'\"]{1,512}"
     r"|(?<=http://)[^/\s@:'\"]{1,512})@"
 )
 _QUERY = re.compile(
-    r"(?P<name>[?&](?:api_?key|key|(?:access_|auth_)?token|sig|signature|x-amz-signature|secret|password)=)[^&\s'\"#]{1,2048}",
+    r"(?P<name>[?&](?:(?:api_?|access_|account_|secret_)?key|(?:access_|auth_|sas_)?token|sig|signature|x-amz-signature"
+    r"|(?:client_)?secret|password)=)[^&\s'\"#]{1,2048}",
     re.IGNORECASE,
 )
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]{0,64}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)?)")
@@ -77,6 +83,17 @@ def redacted(text: str) -> str:
         text = text.replace(value, MASK)
     text = _USERINFO.sub(rf"\g<scheme>{MASK}@", text)
     return _VALUE.sub(MASK, _QUERY.sub(rf"\g<name>{MASK}", text))
+
+
+def unfinished_secret(text: str) -> int:
+    """Return where in a text that goes on a secret of several words may begin; its length where none does."""
+    found = _UNFINISHED.search(text)
+    begun = len(text) if found is None else found.start()
+    for value in _known:
+        if any(map(str.isspace, value)):
+            sizes = range(min(len(value), len(text)), 0, -1)
+            begun = min(begun, len(text) - next((size for size in sizes if text.endswith(value[:size])), 0))
+    return begun
 
 
 def shown(text: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -261,6 +261,11 @@ def mark(timings: dict[str, float], part: str) -> None:
 def moment(timings: dict[str, float], part: str) -> float | None:
     """Return the Unix time in seconds at which a part began, None where it is not known."""
     return timings.get(_BEGAN + part)
+
+
+def durations(timings: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds of each part alone, without the moments at which parts began."""
+    return {part: seconds for part, seconds in timings.items() if not part.startswith(_BEGAN)}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from genevolve_ray.evolution.sources import RequestNotUnderstood
 from genevolve_ray.records.observation import ImageHit, Observation
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import masked
-from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn
+from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, durations
 from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView
 
 EXIT_CODES = {Outcome.POLICY_FAILURE: 1, Outcome.INFRA_FAILURE: 75}
@@ -41,7 +41,7 @@ def answer_values(answer: Answered) -> dict[str, Any]:
         "provenance": trajectory.provenance.model_dump(mode="json"),
         "picture": None if answer.picture is None else str(answer.picture),
         "trajectory": None if answer.page is None else str(answer.page),
-        "seconds": {"total": answer.seconds, **trajectory.timings},
+        "seconds": {"total": answer.seconds, **durations(trajectory.timings)},
         "usage": {name: used.model_dump(mode="json") for name, used in trajectory.usage.items()},
     }
 

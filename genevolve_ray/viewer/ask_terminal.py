@@ -26,7 +26,7 @@ from genevolve_ray.records.observation import (
 from genevolve_ray.records.program import ORDINALS
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.secrets import shown
-from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind
+from genevolve_ray.records.trajectory import Outcome, Trajectory, Turn, TurnKind, durations
 from genevolve_ray.tools.knowledge import KnowledgeTool
 from genevolve_ray.viewer.ask_view import Answered, AskedParts, AskView
 from genevolve_ray.viewer.thumbnails import PictureMode, print_pictures
@@ -87,6 +87,8 @@ class AskTerminal(AskView):
         self._pair("tools", ", ".join(parts.tools) or "none", _DIM, indent=0)
         self._pair("renderer", parts.renderer, _DIM, indent=0)
         self._pair("judges", ", ".join(judges), _DIM, indent=0)
+        if parts.no_reward:
+            self._line(f"no reward, each verdict stands alone: {parts.no_reward}", style=_DIM)
         self._line(f"ready after {parts.seconds:.1f} s", style=_DIM)
 
     def asked(self, request: Request, seed: int) -> None:
@@ -198,7 +200,7 @@ class AskTerminal(AskView):
             self._pair("picture", str(answer.picture), indent=0)
         if answer.page is not None:
             self._pair("trajectory", str(answer.page), indent=0)
-        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in trajectory.timings.items())
+        spent = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in durations(trajectory.timings).items())
         self._line(f"{answer.seconds:.1f} s{': ' + spent if spent else ''}", style=_DIM)
 
     def misunderstood(self, fault: RequestNotUnderstood) -> None:
@@ -227,7 +229,7 @@ class AskTerminal(AskView):
     def _called(self, call: ToolCall) -> None:
         values = [value for value in call.arguments.values() if value not in (None, "", [])]
         said = "; ".join(", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in values)
-        self._pair(call.name, said[:_MOST_CHARS])
+        self._pair(call.name, said)
 
     def _nothing(self, found: int, error: str) -> None:
         if error:
@@ -238,7 +240,7 @@ class AskTerminal(AskView):
             self._line(f"and {found - _MOST_HITS} more", indent=5, style=_DIM)
 
     def _lines(self, text: str) -> None:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in shown(text).split("\n") if line.strip()]  # A secret may have several lines.
         for line in lines[:_MOST_LINES]:
             self._line(line[:_MOST_CHARS], indent=5)
         if len(lines) > _MOST_LINES:
@@ -284,7 +286,10 @@ class AskTerminal(AskView):
 
     def _flow(self, text: str) -> None:
         """Print running text by whole words, so that a secret is never printed in parts."""
-        for word in shown(self._words.feed(text)).split():
+        self._print_words(self._words.feed(text))
+
+    def _print_words(self, text: str) -> None:
+        for word in shown(text).split():
             self._print_word(word)
 
     def _print_word(self, word: str) -> None:
@@ -297,7 +302,7 @@ class AskTerminal(AskView):
         self._console.file.flush()
 
     def _end_line(self) -> None:
-        self._flow(" ")
+        self._print_words(self._words.rest())
         if self._column:
             self._console.print()
             self._column = 0

@@ -24,6 +24,8 @@ class AskedParts:
     judges: Mapping[str, str]
     """Identity of each judge by its name."""
     seconds: float
+    no_reward: str = ""
+    """Why these judges give no reward together; their verdicts stand alone."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.ledger import SpanKind, TokenLedger
+from genevolve_ray.records.pictures import ImageRefused, open_picture
 from genevolve_ray.records.readable import turn_parts
 from genevolve_ray.records.seen import seen_pictures
 from genevolve_ray.records.trajectory import Trajectory
@@ -109,12 +110,10 @@ class Pictures:
 
     def _open(self, ref: ImageRef) -> Image.Image | None:
         try:
-            image: Image.Image = Image.open(io.BytesIO(self._load(ref)))
-            image.load()
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+            # Re-encoded later, so that no byte of a foreign file reaches the page.
+            return open_picture(self._load(ref))
+        except (OSError, ImageRefused):
             return None
-        # Re-encoded later, so that no byte of a foreign file reaches the page.
-        return image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
 
     def _preview(self, ref: ImageRef, side: int) -> PagePicture | None:
         image = self._open(ref)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from genevolve_ray.errors import InfraFailure
+from genevolve_ray.judges.protocol import Attempt
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import Component, ComponentRange, OpenVerdict
 from genevolve_ray.records.images import ImageStore
 from genevolve_ray.records.observation import ImageHit, ImageSearchObservation, Observation
 from genevolve_ray.records.program import Program
 from genevolve_ray.records.request import EvalType, Request
+from genevolve_ray.records.verdict import ScoreFormula
 from genevolve_ray.tools.protocol import EpisodeContext
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m<script>alert(1)</script>"
@@ -82,3 +84,28 @@ class FreeJudge:
     ) -> OpenVerdict:
         found = {"beauty": Component(value=0.75, rationale=f"fine {ESCAPES}")}
         return OpenVerdict(components=found, judge=self.identity)
+
+
+class Formula(Config):
+    formula: ScoreFormula = ScoreFormula.RELEASE_EVAL
+
+
+class OpenScore(FreeJudge):
+    """Gives a KScore in an open verdict, by a formula of its own."""
+
+    Config, gives_kscore = Formula, False
+    components = {"kscore": ComponentRange()}
+
+
+class GroupJudge:
+    """Compares the pictures of a group, which no single request has."""
+
+    Config = Nothing
+    identity, needs_truth = "group-judge/1", False
+    components = {"rank": ComponentRange()}
+
+    def __init__(self, config: Nothing) -> None:
+        pass
+
+    async def judge_group(self, request: Request, truth: bytes, attempts: Sequence[Attempt]) -> list[OpenVerdict]:
+        raise AssertionError("it is left out")

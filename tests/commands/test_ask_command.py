@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +16,10 @@ from typing import Any
 import pytest
 from played_bench import painter, write_config
 from played_world import World, answer, playing, png, turn
+
+from genevolve_ray.commands.ask import AskOptions, asked_config
+from genevolve_ray.commands.inference import Common
+from genevolve_ray.viewer.trajectory_page import write_trajectory_page
 
 ROWS = ("--set", "requests.type=asked_plugins:Rows")
 
@@ -68,6 +76,8 @@ def test_what_the_atlas_does_not_understand_is_explained_before_anything_starts(
 def test_suggestions_are_requests_that_can_be_asked(genevolve: Callable[..., Any]) -> None:
     assert len(genevolve("ask", "--suggest").out.splitlines()) == 5
     three = genevolve("ask", "--suggest", "3").out.splitlines()
+    assert len(genevolve("ask", "--suggest", "9" * 5000, *ROWS).out.splitlines()) == 50
+    assert genevolve("ask", "--suggest", "²", *ROWS).code == 0
     assert len(three) == 3 and all(line.startswith("Show ") for line in three)
     assert all("tower" in line for line in genevolve("ask", "--suggest", "seven towers").out.splitlines())
     rows = genevolve("ask", "--suggest", "2", *ROWS).out.splitlines()
@@ -111,6 +121,51 @@ def test_a_truth_from_a_file_lets_the_judge_judge(genevolve: Callable[..., Any],
         refused = ask(genevolve, tmp_path, world, "a heron", "--out", tmp_path / "out", "--truth", truth)
     assert "visual correctness  0.50" in ended.out and "not judged" not in ended.out
     assert refused.code == 2 and "--truth" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (("judge={type: 'asked_plugins:FreeJudge', config: {}}",), "judge gives no KScore: set reward.components"),
+        (
+            (
+                "judge={type: 'asked_plugins:FreeJudge', config: {}}",
+                "judges={compared: {type: 'asked_plugins:GroupJudge'}}",
+                "reward.components={beauty: 0.5, compared.rank: 0.5}",
+            ),
+            "reward.components: no judge has 'compared.rank'",
+        ),
+    ],
+    ids=["plain reward", "judge of groups"],
+)
+def test_where_judges_give_no_reward_it_is_said_once_and_verdicts_stand_alone(
+    settings: tuple[str, ...],
+    why: str,
+    genevolve: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a heron\na second heron"))
+    options = [option for setting in settings for option in ("--set", setting)]
+    with playing(World(script=painter)) as world:
+        ended = ask(genevolve, tmp_path, world, "--chat", "--out", tmp_path / "out", *options)
+    assert ended.code == 0, ended.err
+    assert ended.out.count(f"no reward, each verdict stands alone: {why}") == 1
+    assert ended.out.count("beauty  0.75") == 2 and "error" not in ended.out
+    written = json.loads((tmp_path / "out/002-a-second-heron/answer.json").read_text())
+    assert (written["outcome"], written["reward"]) == ("pending", None)
+    assert written["components"]["judge.beauty"]["value"] == 0.75
+
+
+def test_a_kscore_by_another_formula_than_the_reward_is_refused_before_any_call(
+    genevolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = ("--set", "judge={type: 'asked_plugins:OpenScore', config: {formula: release-eval}}")
+    formula = ("--set", "reward.formula=release-summary")
+    with playing(World(script=painter)) as world:
+        ended = ask(genevolve, tmp_path, world, "a heron", *options, *formula)
+    assert ended.code == 2 and "use one formula" in " ".join(ended.err.split()), ended.err
+    assert not world.calls
 
 
 def test_a_failure_of_the_policy_is_shown_as_one(genevolve: Callable[..., Any], tmp_path: Path) -> None:
@@ -182,7 +237,19 @@ def test_events_tell_the_story_in_order(genevolve: Callable[..., Any], tmp_path:
 def test_a_chat_from_standard_input_outlives_failed_requests(
     genevolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = ("a heron", "", "???", ":seed 7", ":seed x", ":nothing", ":suggest 2", ":help", "a broken heron", "a heron")
+    lines = (
+        "a heron",
+        "",
+        "???",
+        ":seed 7",
+        ":seed x",
+        ":nothing",
+        ":suggest 2",
+        ":suggest ²",
+        ":help",
+        "a broken heron",
+        "a heron",
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
 
     def moody(messages: list[dict[str, str]]) -> str:
@@ -231,7 +298,105 @@ def test_the_same_folder_takes_the_answer_again(genevolve: Callable[..., Any], t
     assert codes == [0, 0]
 
 
-def test_errors_before_the_start_are_events_as_well(genevolve: Callable[..., Any], away: Path) -> None:
-    ended = genevolve("ask", "a heron", *ROWS, "--policy", "nowhere", "--json")
+def test_a_disk_that_is_full_ends_a_request_but_not_the_chat(
+    genevolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [OSError(errno.ENOSPC, "No space left on device")]
+
+    def write(*arguments: Any, **options: Any) -> Path:
+        if full:
+            raise full.pop()
+        return write_trajectory_page(*arguments, **options)
+
+    monkeypatch.setattr("genevolve_ray.commands.ask_session.write_trajectory_page", write)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a heron\na heron"))
+    with playing(World(script=painter)) as world:
+        ended = ask(genevolve, tmp_path, world, "--chat", "--json", "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    last = [event for event in events_of(ended.out) if event["event"] in ("error", "answer")]
+    assert [event["event"] for event in last] == ["error", "answer"] and "No space left" in last[0]["message"]
+
+
+@pytest.mark.parametrize("asking", [False, True], ids=["between requests", "in a request"])
+def test_a_signal_ends_a_chat_that_nobody_types(
+    asking: bool, genevolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lines(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            if not asking:
+                signal.raise_signal(signal.SIGINT)
+            return super().readline()
+
+    def script(messages: list[dict[str, str]]) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return painter(messages)
+
+    monkeypatch.setattr(sys, "stdin", Lines("a heron\na second heron"))
+    with playing(World(script=script)) as world:
+        ended = ask(genevolve, tmp_path, world, "--chat", "--out", tmp_path / "out")
+    assert ended.code == 130, ended.err
+    assert world.calls["chat"] == int(asking)
+
+
+def test_a_folder_keeps_no_file_of_an_earlier_answer(genevolve: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with playing(World(script=painter)) as world:
+        assert ask(genevolve, tmp_path, world, "a heron", "--out", out).code == 0
+        (out / "notes.txt").write_text("mine")
+        assert (out / "picture.png").is_file() and (out / "references/IMG_001.png").is_file()
+        world.script = lambda messages: "nonsense"
+        assert ask(genevolve, tmp_path, world, "a heron", "--out", out).code == 1
+    assert sorted(path.name for path in out.rglob("*.*")) == ["answer.json", "notes.txt", "trajectory.html"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [(("--policy", "nowhere"), "nowhere"), (("--truth", "absent.png"), "absent.png")]
+)
+def test_errors_before_the_start_are_events_as_well(
+    arguments: tuple[str, ...], named: str, genevolve: Callable[..., Any], away: Path
+) -> None:
+    ended = genevolve("ask", "a heron", *ROWS, *arguments, "--json")
     (event,) = events_of(ended.out)
-    assert (event["event"], event["exit_code"], ended.code) == ("error", 2, 2) and "nowhere" in event["message"]
+    assert (event["event"], event["exit_code"], ended.code) == ("error", 2, 2) and named in event["message"]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_reader_that_goes_away_ends_the_command_with_the_code_of_a_closed_pipe(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    with playing(World(script=painter)) as world:
+        config = write_config(tmp_path / "my.yaml", world)
+        services = (
+            "--config",
+            str(config),
+            "--policy",
+            f"openai:played@{world.url}/v1",
+            "--out",
+            str(tmp_path / "out"),
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "genevolve_ray", "ask", "a heron", *ROWS, *services, *options],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) == 141, said
+    assert said.count("\n") == 1 and "standard output was closed" in said
+
+
+def test_an_engine_that_a_file_or_an_option_names_is_kept(tmp_path: Path) -> None:
+    def kind(text: str, *settings: str) -> str:
+        (tmp_path / "my.yaml").write_text(text)
+        common = Common(config=str(tmp_path / "my.yaml"), settings=settings)
+        return asked_config(AskOptions(common)).engine.kind
+
+    assert asked_config(AskOptions(Common())).engine.kind == "transformers"
+    assert kind("extends: atlas\nengine: {max_model_len: 4096}") == "transformers"
+    assert kind("extends: atlas", "engine.max_model_len=4096") == "transformers"
+    assert kind("extends: atlas\nengine: {kind: vllm}") == "vllm"
+    assert kind("extends: atlas", "engine.kind=vllm") == "vllm"

@@ -216,3 +216,12 @@ def test_an_interrupt_ends_a_run_that_was_called_in_a_running_event_loop(
     loop.close()
     assert ended == [True]
     assert evolve_run(config_of(1), tmp_path / "run", in_process=True)["steps"] == 1  # Its lock was released.
+
+
+def test_a_run_on_ray_inside_an_event_loop_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    async def notebook() -> None:
+        evolve_run(config_of(1), tmp_path / "run", in_process=False)
+
+    with pytest.raises(UserFault, match=r"`await evolve_async\(.*\)`, or set in_process=True"):
+        asyncio.run(notebook())
+    assert list(tmp_path.iterdir()) == []

@@ -71,6 +71,8 @@ def test_own_requests(tmp_path: Path) -> None:
         assert {path.stem for path in (tmp_path / "out" / folder / "images").glob("*.png")} == {"calm", "pair"}
     rows = json.loads((tmp_path / "out/agent/results.json").read_text(encoding="utf-8"))
     assert len(rows) == 2 and (tmp_path / "out/conversations.jsonl").stat().st_size > 0
+    answer = json.loads((tmp_path / "out/answer/answer.json").read_text(encoding="utf-8"))
+    assert answer["reward"] > 0 and (tmp_path / "out/answer/trajectory.html").is_file()
 
 
 @pytest.mark.slow
@@ -111,6 +113,8 @@ def test_a_run_that_is_resumed(tmp_path: Path) -> None:
     run_example("07_resume_and_report.sh", tmp_path, str(run))
     assert len(list((run / "steps").glob("*/manifest.json"))) == summary(run)["steps"] == 3
     assert (run / "exported/model.safetensors").is_file()
+    pages = tmp_path / "run-pages"
+    assert (pages / "index.html").is_file() and len(list(pages.rglob("*.html"))) > 3 * 2 * 4  # Also every trajectory.
 
 
 @pytest.mark.slow

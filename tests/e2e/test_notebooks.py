@@ -72,5 +72,5 @@ async def test_reading_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("GENEVOLVE_RUN", str(tmp_path / "run"))
     names = await execute(FOLDER / "02_read_a_run.ipynb")
     assert [len(group) for group in names["groups"]] == [3] * 4
-    assert len(names["figure"].data) == 3 and names["sheet"].width == 132 * 3
+    assert names["figure"]._repr_svg_().count('<polyline points="40.0,') == 3 and names["sheet"].width == 132 * 3
     assert len(names["_"][-1]) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from loop_fakes import FakeLearner, FakeRollouts, Scene, evolve, make_config, ma
 
 from genevolve_ray.evolution.flow import oldest_version
 from genevolve_ray.evolution.ports import Parts, RolloutTask
+from genevolve_ray.evolution.telemetry.watching import Unheard
 from genevolve_ray.records.experience import Lesson
 from genevolve_ray.records.trajectory import Group, Outcome, SampleKey, Trajectory
 
@@ -106,6 +107,28 @@ async def test_the_synchronous_loop_draws_nothing_beside_the_learner(scene: Scen
         ["train-2", "train-3"],
         ["train-4", "train-5"],
     ]
+
+
+class Ear(Unheard):
+    """Keeps every count of samples that it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, int]] = []
+
+    def samples(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self.heard.append(dict(counts()))
+
+
+async def test_telemetry_hears_of_samples_as_soon_as_they_run_and_until_a_step_has_them(scene: Scene) -> None:
+    dice, ear = Dice(1), Ear()
+    rollouts = SlowRollouts(dice)
+    evolution = scene.begin(make_config(), rollouts, SlowLearner(dice, rollouts))
+    evolution.listener = ear
+    await evolve(evolution)
+    first, last = ear.heard[0], evolution.store.metrics()[-1]
+    assert first["running"] == first["leased"] > 0
+    assert max(counts["buffered"] for counts in ear.heard) > 0
+    assert {f"samples_{state}": count for state, count in ear.heard[-1].items()}.items() <= last.items()
 
 
 async def test_a_straggler_holds_up_nobody(scene: Scene) -> None:

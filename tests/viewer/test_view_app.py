@@ -12,11 +12,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 from store_helpers import CONFIG, make_group, take_step
 
+from genevolve_ray.commands.view import token_for
 from genevolve_ray.evolution.status import RunStatus, StatusNote, utc_now
+from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.viewer.site.app import create_app
+from genevolve_ray.viewer.site.app import ServedLinks, create_app
 from genevolve_ray.viewer.site.guard import COOKIE, is_loopback
-from genevolve_ray.viewer.site.sources import RunSource, SourceFault, ViewSource, open_sources
+from genevolve_ray.viewer.site.rendering import render_home
+from genevolve_ray.viewer.site.sources import RunSource, SourceFault, SourceKind, ViewSource, open_sources
 
 TOKEN = "a-token-of-this-test"
 
@@ -96,10 +99,26 @@ def test_a_token_is_needed_once_and_then_its_cookie(sources: list[ViewSource]) -
     assert first.headers["location"] == "/demo/?page=2"
     cookie = first.headers["set-cookie"]
     assert "HttpOnly" in cookie
-    assert "SameSite=strict" in cookie
+    assert "SameSite=lax" in cookie
+    assert cookie.startswith(f"{COOKIE}_8000=")
+    assert TOKEN not in cookie
     assert client.get("/demo/").status_code == 200
-    stranger = TestClient(create_app(sources, TOKEN), base_url="http://gpu-1:8000", cookies={COOKIE: "other"})
+    stranger = TestClient(create_app(sources, TOKEN), base_url="http://gpu-1:8000", cookies={f"{COOKIE}_8000": TOKEN})
     assert stranger.get("/static/site.css").status_code == 401
+
+
+def test_viewers_on_two_ports_of_a_host_do_not_take_each_others_cookie(sources: list[ViewSource]) -> None:
+    client = TestClient(create_app(sources, TOKEN), base_url="http://localhost:8000")
+    assert client.get(f"/demo/?token={TOKEN}").status_code == 200
+    other = TestClient(create_app(sources, "another"), base_url="http://localhost:8001", cookies=client.cookies)
+    assert other.get("/demo/?token=another").status_code == 200
+    client.cookies = other.cookies
+    assert client.get("/demo/").status_code == 200
+    assert other.get("/demo/").status_code == 200
+
+
+def test_a_step_beyond_all_bounds_is_no_fault_of_the_server(client: TestClient) -> None:
+    assert client.get("/demo/groups", params={"step": "9" * 20}).status_code == 400
 
 
 def test_the_redirect_after_a_token_stays_on_this_server(sources: list[ViewSource]) -> None:
@@ -206,12 +225,42 @@ def test_a_path_without_anything_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_runs_opens_each_under_a_name_of_its_own(store: RunStore, tmp_path: Path) -> None:
-    for name in ("a b", "a-b"):
+    for name in ("a b", "a-b", "A-b", "static"):
         RunStore.open(str(tmp_path / name), CONFIG).close()
     (tmp_path / "scratch").mkdir()
     opened = open_sources([str(tmp_path)], tmp_path / "scratch")
-    assert [source.slug for source in opened] == ["a-b", "a-b-2", "demo"]
+    assert [source.slug for source in opened] == ["A-b", "a-b-2", "a-b-3", "demo", "static-2"]
     home = TestClient(create_app(opened), base_url="http://localhost").get("/")
-    assert home.text.count('class="card"') == 3
+    assert home.text.count('class="card"') == 5
     for source in opened:
         source.close()
+
+
+def test_secrets_of_an_address_are_not_shown() -> None:
+    class Nothing(ViewSource):
+        kind = SourceKind.JOB
+        revision = 0
+
+        def refresh(self) -> bool:
+            raise StoreError(f"cannot open {self.given}")
+
+        def __init__(self, given: str) -> None:
+            super().__init__("name", given)
+            self.given = given
+
+    for given, told in (
+        ("s3://AKIDEXAMPLE:very%2Fsecret@bucket/run?region=x", "bucket/run"),
+        ("https://user:very-secret@host/", "host"),
+        ("abfs://c@account/run?account_key=very-secret==", "account_key=***"),
+    ):
+        source = Nothing(given)
+        source.look()
+        page = render_home([source], ["/name/"], ServedLinks())
+        assert told in page
+        assert "secret" not in page + source.fault
+
+
+def test_a_token_is_made_on_loopback_where_it_is_asked_for() -> None:
+    assert token_for("127.0.0.1", asked=False) is None
+    made = token_for("127.0.0.1", asked=True), token_for("0.0.0.0", asked=False)
+    assert all(made) and made[0] != made[1]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from store_helpers import CONFIG, make_group, take_step
 
+from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.trajectory import Outcome, Turn, TurnKind
 from genevolve_ray.viewer.site.entries import EntryFilter, EntryOrder, FilterFault
 from genevolve_ray.viewer.site.index import RunIndex, UnknownAddress, current_sets
+from genevolve_ray.viewer.site.sources import RunSource
 
 
 @pytest.fixture
@@ -175,7 +179,10 @@ def test_a_filter_and_its_query_are_the_same() -> None:
     assert EntryFilter.of({"page": "3", "step": ""}) == EntryFilter()
 
 
-@pytest.mark.parametrize("query", [{"step": "x"}, {"low": "nan"}, {"outcome": "good"}, {"text": "x" * 201}])
+@pytest.mark.parametrize(
+    "query",
+    [{"step": "x"}, {"step": "9" * 10}, {"step": "-1"}, {"low": "nan"}, {"outcome": "good"}, {"text": "x" * 201}],
+)
 def test_a_value_that_cannot_be_used_is_named(query: dict[str, str]) -> None:
     (name,) = query
     with pytest.raises(FilterFault, match=f"{name}="):
@@ -185,6 +192,28 @@ def test_a_value_that_cannot_be_used_is_named(query: dict[str, str]) -> None:
 def test_the_second_copy_of_a_set_is_left_out() -> None:
     names = ["heldout-final", "heldout-final-000004", "heldout-final-000008", "heldout-sft", "other-000001"]
     assert current_sets(names) == ["heldout-final", "heldout-final-000004", "heldout-sft", "other-000001"]
+
+
+def test_a_disk_that_is_away_is_a_fault_of_the_source(store: RunStore, tmp_path: Path) -> None:
+    def away(*arguments: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    source = RunSource(store.root, tmp_path)
+    for folder in (source.index.run_folder, source.index.store._folder):
+        folder.fs = SimpleNamespace(get_file_info=away, type_name="stale")
+    assert not source.look()
+    assert "Stale file handle" in source.fault
+    with pytest.raises(StoreError, match=r"cannot look at .*run\.json"):
+        source.index.run_folder.stamp("run.json")
+    source.close()
+
+
+def test_a_state_of_the_run_beyond_all_bounds_is_not_read(store: RunStore, tmp_path: Path) -> None:
+    source = RunSource(store.root, tmp_path)
+    Path(store.root, "status.json").write_bytes(b" " * (1 << 20) + b"{}")
+    assert not source.look()
+    assert "more than 1048576 bytes" in source.fault
+    source.close()
 
 
 def test_the_run_is_only_read(store: RunStore, index: RunIndex) -> None:

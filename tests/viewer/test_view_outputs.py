@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,17 @@ from page_helpers import HOSTILE
 from PIL import Image
 from played_world import served
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.testclient import TestClient
 from store_helpers import CONFIG, take_step
 
 from genevolve_ray.evolution.store.run import RunStore
+from genevolve_ray.viewer.site import gateway_status
 from genevolve_ray.viewer.site.app import create_app
-from genevolve_ray.viewer.site.copy import CopyFault, write_copy
-from genevolve_ray.viewer.site.gateway_status import TOKEN_VARIABLE
+from genevolve_ray.viewer.site.copy import MARKER, CopyFault, write_copy
+from genevolve_ray.viewer.site.gateway_status import TOKEN_VARIABLE, GatewaySource
 from genevolve_ray.viewer.site.sources import SourceFault, SourceKind, ViewSource, open_sources
+from genevolve_ray.viewer.site.watching import FolderListing, LineCounts
 
 
 @pytest.fixture
@@ -123,6 +127,39 @@ def test_a_job_that_goes_on_is_followed(job: Path, scratch: Path) -> None:
     assert client.get("/rendered/rows").status_code == 404
 
 
+def test_a_journal_is_read_on_from_where_its_count_ended(tmp_path: Path) -> None:
+    journal, counts = tmp_path / "results.jsonl", LineCounts()
+    journal.write_bytes(b"{}\n" * 100)
+    assert counts.count(journal) == 100
+    # What was counted is not read again: without its line breaks the count is still the same.
+    with journal.open("r+b") as file:
+        file.write(b"xxx" * 100)
+        file.write(b"{}\n{")
+    assert counts.count(journal) == 101
+    journal.write_bytes(b"{}\n")
+    assert counts.count(journal) == 1
+    journal.with_name("new").write_bytes(b"{}\n" * 5)
+    journal.with_name("new").replace(journal)
+    assert counts.count(journal) == 5
+    journal.unlink()
+    assert counts.count(journal) == 0
+
+
+def test_folders_of_pictures_are_not_listed_and_others_only_when_they_change(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, scandir = list[str](), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(Path(path).name) or scandir(path))
+    os.utime(job, (1, 1))
+    listing = FolderListing(job, 2)
+    assert list(listing.folders()) == list(listing.folders())
+    assert listed == ["rendered"]
+    write_json(job / "later.json", {})
+    ((_, names),) = listing.folders()
+    assert "later.json" in names
+    assert listed == ["rendered", "rendered"]
+
+
 def test_a_build_shows_its_yields_and_the_rows_of_its_parts(build: Path, scratch: Path) -> None:
     client = client_of(open_sources([str(build)], scratch))
     page = " ".join(client.get("/build/").text.split())
@@ -179,6 +216,23 @@ def test_a_gateway_is_asked_for_its_status(gateway: str, scratch: Path) -> None:
     assert page.count("<script") == 1
 
 
+def test_a_gateway_that_answers_without_end_is_left(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setenv(TOKEN_VARIABLE, "gvr_of_this_test")
+    monkeypatch.setattr(gateway_status, "_TIMEOUT", 0.2)
+    app = FastAPI()
+    app.add_api_route("/v1/status", lambda: StreamingResponse(drip()), methods=["GET"])
+    with served(app) as url:
+        (source,) = open_sources([url], scratch)
+        assert not source.look()
+        assert isinstance(source, GatewaySource)
+        assert source.answer_fault == "it did not answer within 0.2 seconds"
+
+
 def test_a_gateway_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch, gateway: str, scratch: Path) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, "gvr_another")
     sources = open_sources([gateway], scratch)
@@ -226,5 +280,15 @@ def test_a_copy_replaces_an_earlier_one_and_nothing_else(build: Path, scratch: P
     sources = open_sources([str(build)], scratch)
     write_copy(sources, tmp_path / "copy")
     write_copy(sources, tmp_path / "copy")
+    gone = tmp_path / "copy" / "build" / "gone" / "page.html"
+    own, outside = tmp_path / "copy" / "own.txt", tmp_path / "outside.txt"
+    for path in (gone, own, outside):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with (tmp_path / "copy" / MARKER).open("a") as marker:
+        marker.write("build/gone/page.html\n../outside.txt\n")
+    write_copy(sources, tmp_path / "copy")
+    assert (gone.parent.exists(), own.exists(), outside.exists()) == (False, True, True)
+    assert (tmp_path / "copy" / "build" / "index.html").is_file()
     with pytest.raises(CopyFault, match="holds other files"):
         write_copy(sources, build)

@@ -85,6 +85,11 @@ class RunDocuments:
         steps = [step for step in self._numbered("validation") if step <= self.last_step]
         return [self._get_json(f"validation/{step_name(step)}.json", "validation") for step in steps]
 
+    def last_validation(self) -> dict[str, Any] | None:
+        """Return the newest validation of a committed step, None where there was none; the others are not read."""
+        steps = [step for step in self._numbered("validation") if step <= self.last_step]
+        return self.validation(max(steps)) if steps else None
+
     def whole_experience_due(self, step: int) -> bool:
         """Return whether the experience memory after a step must be stored whole, and not as changes alone.
 

@@ -137,10 +137,13 @@ class Folder:
         with self._explain("write", name, what), open(self.local(name), "ab") as file:
             file.write(data)
 
-    def get(self, name: str, what: str) -> bytes:
-        """Return a whole file. Raises StoreError when it is missing or cannot be read."""
+    def get(self, name: str, what: str, most: int | None = None) -> bytes:
+        """Return a whole file. Raises StoreError when it is missing, cannot be read, or has more than `most` bytes."""
         with self._explain("read", name, what), self.fs.open_input_stream(self.path(name)) as stream:
-            return bytes(stream.read())
+            data = bytes(stream.read() if most is None else stream.read(most + 1))
+        if most is not None and len(data) > most:
+            raise StoreError(f"cannot read {self.path(name)} ({what}): it has more than {most} bytes")
+        return data
 
     def upload(self, source: Path, name: str, what: str) -> None:
         """Copy a local file here in pieces; an interruption leaves a partial file. Raises StoreError when it cannot."""
@@ -157,9 +160,17 @@ class Folder:
                 shutil.copyfileobj(stream, file, _PIECE)
 
     def size(self, name: str) -> int | None:
-        """Return a file's size in bytes, None when there is no such file."""
-        info = self.fs.get_file_info(self.path(name))
-        return info.size if info.type == pafs.FileType.File else None
+        """Return a file's size in bytes, None when there is no such file. Raises StoreError as `stamp`."""
+        return None if (found := self.stamp(name)) is None else found[0]
+
+    def stamp(self, name: str) -> tuple[int, int] | None:
+        """Return a file's size in bytes and its time of change in ns (0 where unknown), None when there is no such file.
+
+        Raises StoreError when the folder cannot be reached.
+        """
+        with self._explain("look at", name, "file"):
+            info = self.fs.get_file_info(self.path(name))
+        return (info.size, info.mtime_ns or 0) if info.type == pafs.FileType.File else None
 
     def entries(self, name: str = "", *, recursive: bool = False) -> dict[str, int | None]:
         """Return the finished files (with sizes) and folders (with None) below a folder, by path relative to it."""
@@ -172,14 +183,16 @@ class Folder:
 
     def leftovers(self, name: str) -> list[str]:
         """Return the remains of interrupted writes directly inside a folder, by path relative to this folder."""
-        found = self.fs.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
+        with self._explain("list", name, "folder"):
+            found = self.fs.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
         return [f"{name}/{info.base_name}" for info in found if info.base_name.startswith(TEMPORARY)]
 
     def remove_leftovers(self) -> None:
         """Delete the remains of interrupted writes in this folder and below it; object stores have none."""
         if self.fs.type_name in _ATOMIC_PUT:
             return
-        found = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True, recursive=True))
+        with self._explain("list", "", "folder"):
+            found = self.fs.get_file_info(pafs.FileSelector(self.root, allow_not_found=True, recursive=True))
         for info in found:
             if info.base_name.startswith(TEMPORARY) and info.type == pafs.FileType.File:
                 self.delete(info.path[len(self.root) + 1 :])

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from genevolve_ray import __version__
 from genevolve_ray.evolution.telemetry.step_gauges import StepCollector
+from genevolve_ray.evolution.telemetry.watching import WatchedRun
 from genevolve_ray.evolution.trackers.port import scalars
 from genevolve_ray.records.trajectory import Outcome, Trajectory, TurnKind
 from genevolve_ray.records.usage import Usage
@@ -34,26 +35,25 @@ class RunMeters:
     Each run has a registry of its own, so that several runs in one process do not share any number.
     """
 
-    def __init__(self, run: str, step: int, steps: int, spans: Callable[[], Mapping[str, int]] | None = None) -> None:
-        """Begin after the last committed step of a run.
+    def __init__(self, run: WatchedRun, spans: Callable[[], Mapping[str, int]] | None = None) -> None:
+        """Begin after the last committed step of a run, whose metrics are exported from the start.
 
         Args:
-            run: its name.
-            step: the last committed step.
-            steps: the steps that the run is to have.
+            run: the run.
             spans: returns the spans of traces by result, where traces are exported.
         """
         self.registry = registry = CollectorRegistry()
         self._last = StepCollector()
+        self._last.metrics, self._last.validation = scalars(run.metrics), scalars(run.validation)
         registry.register(self._last)
         if spans is not None:
             registry.register(_Spans(spans))
-        Info("genevolve_run", "The run", registry=registry).info({"name": run, "version": __version__})
+        Info("genevolve_run", "The run", registry=registry).info({"name": run.name, "version": __version__})
         now = time.time()
         self._gauge("genevolve_start_timestamp_seconds", "Unix time at which this process began the run").set(now)
-        self._gauge("genevolve_steps_planned", "Steps that the run is to have").set(steps)
+        self._gauge("genevolve_steps_planned", "Steps that the run is to have").set(run.steps)
         self._step = self._gauge("genevolve_step", "Last committed step, 0 before the first")
-        self._step.set(step)
+        self._step.set(run.step)
         self._committed = self._gauge(
             "genevolve_last_step_timestamp_seconds", "Unix time of the last committed step; before one, of the start"
         )
@@ -129,7 +129,8 @@ class RunMeters:
 
     def commit(self, step: int, metrics: Mapping[str, float], validation: Mapping[str, float] | None) -> None:
         """Record a committed step."""
-        self._last.metrics = scalars(metrics)
+        # The counts of the step replace those of before it, which the next change of a sample replaces in turn.
+        self._last.metrics, self._last.samples = scalars(metrics), {}
         if validation:
             self._last.validation = scalars(validation)
         self._step.set(step)

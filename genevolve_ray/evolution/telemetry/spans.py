@@ -2,7 +2,7 @@
 
 A trajectory crosses actors: the rollout worker, the services of tools, renderer and judges, the driver for the judges of
 groups. What each part took travels with the trajectory, so the driver knows the whole tree when the outcome is known. No
-other process exports anything, and every trace is complete or absent. Names follow OpenTelemetry's semantic conventions
+other process exports anything, and a trace is handed to the exporter as a whole or not at all. Names follow OpenTelemetry's semantic conventions
 for generative AI where these have one: `invoke_agent`, `chat`, `execute_tool`, `gen_ai.*`.
 """
 
@@ -62,7 +62,7 @@ def trajectory_spans(trajectory: Trajectory, *, texts: bool = False) -> list[Pla
     if texts:
         whole.attributes["gen_ai.input.messages"] = _message("user", trajectory.prompt)
         whole.attributes["genevolve.reason"] = trajectory.reason
-    return [whole, *parts]
+    return [_encodable(span) for span in (whole, *parts)]
 
 
 def _attributes(trajectory: Trajectory) -> Attributes:
@@ -120,7 +120,7 @@ def _tool(turn: Turn, called: float, number: int, texts: bool) -> PlannedSpan:
         "genevolve.turn": number,
     }
     if texts:
-        attributes["gen_ai.tool.call.arguments"] = json.dumps(turn.arguments)
+        attributes["gen_ai.tool.call.arguments"] = json.dumps(turn.arguments, ensure_ascii=False)
         attributes["gen_ai.tool.call.result"] = turn.observation
         attributes["genevolve.reason"] = turn.error
     error = "outage" if turn.error else ""
@@ -163,6 +163,19 @@ def _token_counts(trajectory: Trajectory) -> list[tuple[int, int]]:
     return counts
 
 
+def _encodable(span: PlannedSpan) -> PlannedSpan:
+    """Return a span whose texts UTF-8 can hold, as protobuf needs it: lone surrogates become question marks."""
+    span.name = _plain(span.name)
+    span.attributes = {
+        name: _plain(value) if isinstance(value, str) else value for name, value in span.attributes.items()
+    }
+    return span
+
+
+def _plain(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
 def _message(role: str, text: str) -> str:
     """Return a message in the form of the conventions: JSON with parts."""
-    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}])
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}], ensure_ascii=False)

@@ -89,7 +89,7 @@ class StepCollector(Collector):
         self.metrics: Mapping[str, float] = {}
         self.validation: Mapping[str, float] = {}
         self.samples: Mapping[str, float] = {}
-        """Samples by state, newer than those in `metrics`."""
+        """Samples by state since the last committed step; empty while those in `metrics` are the newest."""
 
     def collect(self) -> list[Metric]:
         """Return the families."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import random
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_HTTP = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 _PATH = "/v1/traces"
 _BATCH = 512
 
@@ -27,14 +28,18 @@ _BATCH = 512
 def wanted_traces(config: TracesConfig | None, environment: Mapping[str, str] = os.environ) -> TracesConfig | None:
     """Return the settings of the export, None where nothing is exported.
 
-    It is on where the run configures it, or where a standard variable names a collector. `OTEL_SDK_DISABLED=true` and
-    `OTEL_TRACES_EXPORTER=none` switch it off.
+    Only the run's own key switches it on: a variable that a machine sets for other programs exports no run, and ends none
+    for a missing package. `OTEL_SDK_DISABLED=true` and `OTEL_TRACES_EXPORTER=none` switch it off.
     """
     off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if off or environment.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
-        return None
-    named = any(environment.get(name) for name in _ENDPOINTS)
-    return config or (TracesConfig() if named else None)
+    return None if off or environment.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none" else config
+
+
+def check_traces(config: TracesConfig | None) -> None:
+    """Check that traces can be exported where a run is to do so. Raises UserFault naming the key and the remedy."""
+    if wanted_traces(config) is not None:
+        _import("opentelemetry.sdk.trace")
+        _import(_HTTP)
 
 
 class TraceCounts:
@@ -101,7 +106,8 @@ class Traces:
     """Export one trace for each trajectory.
 
     A trajectory whose spans find no room in the queue is dropped as a whole and counted, so a collector that is slow or
-    down costs neither time nor memory, and no trace lacks a part.
+    down costs neither time nor memory. The SDK sends batches of up to 512 spans, whose borders may lie inside of a trace:
+    where a batch fails, the traces at its borders lack spans at the collector.
     """
 
     def __init__(self, config: TracesConfig, run: str, exporter: SpanExporter | None = None) -> None:
@@ -124,7 +130,9 @@ class Traces:
         )
         named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or "genevolve", "genevolve.run": run}
         # The SDK adds OTEL_RESOURCE_ATTRIBUTES, and takes the sampler of OTEL_TRACES_SAMPLER.
-        self._provider = sdk.TracerProvider(resource=resource.create(named), shutdown_on_exit=False)
+        self._provider = sdk.TracerProvider(
+            resource=resource.create(named), id_generator=_ids(), shutdown_on_exit=False
+        )
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("genevolve_ray", __version__)
         self._nothing = _import("opentelemetry.context").Context()
@@ -173,8 +181,28 @@ def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1e9)
 
 
+def _ids() -> Any:
+    """Return a source of ids with random numbers of its own.
+
+    The SDK's own draws from `random`, whose state belongs to the run: a seeded run must not depend on its traces.
+    """
+    own = random.SystemRandom()
+
+    class OwnIds(_import("opentelemetry.sdk.trace.id_generator").IdGenerator):  # type: ignore[misc]
+        def generate_span_id(self) -> int:
+            return own.randrange(1, 1 << 64)
+
+        def generate_trace_id(self) -> int:
+            return own.randrange(1, 1 << 128)
+
+        def is_trace_id_random(self) -> bool:
+            return True
+
+    return OwnIds()
+
+
 def _exporter(config: TracesConfig) -> Any:
-    http = _import("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    http = _import(_HTTP)
     endpoint = config.endpoint.rstrip("/")
     if endpoint and endpoint.count("/") == 2:
         endpoint += _PATH
@@ -186,6 +214,6 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserFault(
-            "logging.traces is set, or OTEL_EXPORTER_OTLP_ENDPOINT, but OpenTelemetry is not installed: "
-            "pip install 'genevolve_ray[otel]', leave the key empty, or set OTEL_SDK_DISABLED=true"
+            "logging.traces is set, but OpenTelemetry is not installed: pip install 'genevolve_ray[otel]', or leave the key "
+            "empty"
         ) from error

@@ -19,7 +19,6 @@ from genevolve_ray.evolution.trackers.port import (
     PictureRow,
     TrackedRun,
     Tracker,
-    TrackerError,
     missing,
 )
 from genevolve_ray.evolution.trackers.tensorboard import TensorBoardTracker
@@ -124,7 +123,7 @@ def check_trackers(config: LoggingConfig) -> None:
     """Check that every configured tracker can be opened. Raises TrackerError naming the setting and the remedy."""
     for name, key in config.chosen.items():
         if find_spec(name) is None:
-            raise TrackerError(missing(name, key))
+            raise missing(name, key)
     if config.wandb_project:
         check_wandb(config.wandb_mode)
 

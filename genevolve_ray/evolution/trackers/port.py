@@ -197,9 +197,11 @@ def imported(module: str, package: str, key: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise TrackerError(missing(package, key)) from error
+        raise missing(package, key) from error
 
 
-def missing(package: str, key: str) -> str:
-    """Return the message about a tracker's package that is not installed."""
-    return f"{key} is set but {package} is not installed: pip install 'genevolve_ray[{package}]' or leave the key empty"
+def missing(package: str, key: str) -> TrackerError:
+    """Return the error about a tracker's package that is not installed."""
+    return TrackerError(
+        f"{key} is set but {package} is not installed: pip install 'genevolve_ray[{package}]' or leave the key empty"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.evolution.store.files import Folder, StoreError
-from genevolve_ray.records.trajectory import Outcome
+from genevolve_ray.records.trajectory import Outcome, durations
 from genevolve_ray.records.usage import Usage
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _indexed(table: pa.Table) -> IndexedFile:
             usage[service] = usage.get(service, Usage()) + Usage(**use)
         for version, count in counted.items():
             tokens[version] = tokens.get(version, 0) + count
-        for part, seconds in values["timings"]:
+        for part, seconds in durations(dict(values["timings"])).items():
             number, total, longest = timings.get(part, (0, 0.0, 0.0))
             timings[part] = (number + 1, total + seconds, max(longest, seconds))
     return IndexedFile(tuple(rows), usage, tokens, timings)
@@ -187,6 +187,6 @@ def _row(values: Mapping[str, Any], versions: tuple[int, ...]) -> IndexedRow:
         reason=values["reason"][:_REASON],
         engine=values["provenance"]["engine"],
         turns=len(turns),
-        seconds=sum(seconds for name, seconds in values["timings"] if name != "outside"),
+        seconds=sum(s for part, s in durations(dict(values["timings"])).items() if part != "outside"),
         words="\n".join((key["request_id"], values["prompt"], values["reason"], program, *said))[:_SEARCHED],
     )

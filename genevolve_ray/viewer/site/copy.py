@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -30,7 +30,8 @@ from genevolve_ray.viewer.site.sources import ViewSource
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
 MARKER = "genevolve-view.txt"
-"""Marks a folder that a copy may be written into again."""
+"""Marks a folder that a copy may be written into again, and lists the files of the copy."""
+_MARKED = "A copy of pages, written by genevolve view; open index.html. Its files:"
 PAGES = 5000
 """Pages of one source in a copy, by default."""
 _LEFT_OUT = "not-copied.html"
@@ -131,29 +132,85 @@ def write_copy(
     """
     if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise CopyFault(f"{out} holds other files: name a folder that is new, empty, or an earlier copy")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text("A copy of pages, written by genevolve view; open index.html.\n", encoding="utf-8")
-    shutil.copytree(STATIC, out / "static", dirs_exist_ok=True)
-    totals = [_copy_source(source, out / source.slug, limit, watch) for source in sources]
-    places = [f"{source.slug}/index.html" for source in sources]
-    write_page(render_home(sources, places, _HomeLinks({}, 0)), out / "index.html")
+    earlier, files = _listed(out), _CopyFiles(out)
+    try:
+        # Marked before anything else, so that a copy that was interrupted can be written again.
+        _mark(out, earlier)
+        for path in sorted(STATIC.glob("*.*")):
+            files.write(f"static/{path.name}", path.read_bytes())
+        totals = [_copy_source(source, files, limit, watch) for source in sources]
+        places = [f"{source.slug}/index.html" for source in sources]
+        files.write("index.html", render_home(sources, places, _HomeLinks({}, 0)))
+    finally:
+        _mark(out, earlier | files.names)
+    for name in earlier - files.names:
+        _remove(out, name)
+    _mark(out, files.names)
     return CopyTotals(sum(t.pages for t in totals), sum(t.pictures for t in totals), sum(t.left_out for t in totals))
 
 
-def _copy_source(source: ViewSource, folder: Path, limit: int, watch: Callable[[str, int], None]) -> CopyTotals:
+class _CopyFiles:
+    """Write files of a copy, and keep their names."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self.names = out, set[str]()
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write a file, by its path in the copy."""
+        path = self._out / name
+        self.names.add(name)
+        if isinstance(content, str):
+            write_page(content, path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def _mark(out: Path, names: Iterable[str]) -> None:
+    """Write the marker with the files of the copy, which the next copy replaces or removes."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text("\n".join([_MARKED, *sorted(names), ""]), encoding="utf-8")
+
+
+def _listed(out: Path) -> set[str]:
+    """Return the files of an earlier copy as its marker lists them; none for a marker of another form."""
+    try:
+        first, *names = (out / MARKER).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return set()
+    return set(names) if first == _MARKED else set()
+
+
+def _remove(out: Path, name: str) -> None:
+    """Remove a file of an earlier copy, and its folders where they are empty then; nothing outside of the copy."""
+    path = out / name
+    if ".." in Path(name).parts or not path.parent.resolve().is_relative_to(out.resolve()) or not path.is_file():
+        return
+    path.unlink()
+    for folder in path.relative_to(out).parents:
+        with suppress(OSError):  # It holds other files.
+            if folder.name:
+                (out / folder).rmdir()
+
+
+def _copy_source(source: ViewSource, files: _CopyFiles, limit: int, watch: Callable[[str, int], None]) -> CopyTotals:
     links, thumbnails, pages, pictures = FileLinks(pages_of(source.kind), limit), Thumbnails(0), 0, 0
     links.page("overview")
     while links.waiting:
         file, asked = links.waiting.popleft()
-        _write(folder / file, _content(source, links, asked))
+        files.write(f"{source.slug}/{file}", _content(source, links, asked))
         pages += 1
         watch(source.name, pages)
         while links.pictures:
-            pictures += _write_picture(source, thumbnails, folder, *links.pictures.popleft())
+            name, sha256, side = links.pictures.popleft()
+            # Of one that is missing or refused the page shows the description.
+            with suppress(FileNotFoundError, ImageRefused):
+                files.write(f"{source.slug}/{name}", thumbnails.make(sha256, source.picture(sha256), side).data)
+                pictures += 1
     text = (
         f"This copy holds {limit} pages of {source.name}; `genevolve view` shows all of them, and --limit copies more."
     )
-    write_page(render_message("Not in this copy", text, links), folder / _LEFT_OUT)
+    files.write(f"{source.slug}/{_LEFT_OUT}", render_message("Not in this copy", text, links))
     return CopyTotals(pages, pictures, len(links.left_out))
 
 
@@ -166,28 +223,6 @@ def _content(source: ViewSource, links: FileLinks, asked: _Asked) -> str | bytes
         return data
     except (PageMissing, UnknownAddress, StoreError) as error:
         return render_message("Nothing here", str(error), links)
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    if isinstance(content, str):
-        write_page(content, path)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
-def _write_picture(
-    source: ViewSource, thumbnails: Thumbnails, folder: Path, file: str, sha256: str, side: int | None
-) -> int:
-    """Write a picture and return 1; 0 for one that is missing or refused, whose page shows its description."""
-    path = folder / file
-    try:
-        data = thumbnails.make(sha256, source.picture(sha256), side).data
-    except (FileNotFoundError, ImageRefused):
-        return 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return 1
 
 
 def _page_name(page: SitePage, params: Sequence[str], query: Mapping[str, str]) -> str:

@@ -19,6 +19,8 @@ TRAINING = "train"
 PAGE_SIZE, LARGEST_PAGE = 24, 200
 _ADDRESS = re.compile(r"[a-z0-9][a-z0-9-]{0,119}")
 _LONGEST_TEXT = 200
+_STEP = re.compile(r"[0-9]{1,9}")
+"""Numbers of steps; SQLite refuses integers of more than 64 bits."""
 T = TypeVar("T")
 
 
@@ -155,7 +157,7 @@ class EntryFilter:
         Raises:
             FilterFault: naming a value that is too long or of the wrong kind.
         """
-        readers: dict[str, Callable[[str], Any]] = {"step": int, "outcome": Outcome, "low": _finite, "high": _finite}
+        readers: dict[str, Callable[[str], Any]] = {"step": _step, "outcome": Outcome, "low": _finite, "high": _finite}
         found: dict[str, Any] = {}
         for field in fields(cls):
             if not (value := query.get(field.name, "").strip()):
@@ -172,6 +174,12 @@ class EntryFilter:
         """Return the filter as a query, without its empty fields; `of` reads it back."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: f"{v:g}" if isinstance(v, float) else str(v) for name, v in values.items() if v not in (None, "")}
+
+
+def _step(text: str) -> int:
+    if _STEP.fullmatch(text) is None:
+        raise ValueError(text)
+    return int(text)
 
 
 def _finite(text: str) -> float:

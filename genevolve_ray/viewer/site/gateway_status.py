@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ from genevolve_ray.viewer.site.pages import PageRequest, SitePage
 from genevolve_ray.viewer.site.sources import SourceFault, SourceKind, ViewSource
 
 TOKEN_VARIABLE = "GENEVOLVE_TOKEN"  # noqa: S105 - the name of a variable
-_EVERY_SECONDS, _TIMEOUT = 2.0, 5.0
+_EVERY_SECONDS, _RETRY_SECONDS, _TIMEOUT = 2.0, 15.0, 5.0
+"""Seconds between questions, after one without an answer, and that an answer may take. One thread follows all sources: a
+gateway that does not answer must not take most of its time."""
 _LARGEST = 4 << 20
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -50,30 +53,34 @@ class GatewaySource(ViewSource):
 
     def refresh(self) -> bool:
         """Ask for the status, unless that was done a moment ago."""
-        if time.monotonic() - self._asked >= _EVERY_SECONDS:
-            self.found, self.answer_fault = self._ask()
+        pause = _EVERY_SECONDS if not self.answer_fault else _RETRY_SECONDS
+        if time.monotonic() - self._asked >= pause:
+            self.found, self.answer_fault = asyncio.run(self._ask())
             self._asked = time.monotonic()
             self._revision += 1
         return False
 
-    def _ask(self) -> tuple[Mapping[str, Any], str]:
-        """Return the status, or why there is none."""
+    async def _ask(self) -> tuple[Mapping[str, Any], str]:
+        """Return the status, or why there is none, after a bounded time however slowly the answer comes."""
         import httpx
 
         headers = {"Authorization": f"Bearer {self._token}"}
         try:
-            with (
-                httpx.Client(timeout=_TIMEOUT, trust_env=False, follow_redirects=False) as client,
+            async with (
+                asyncio.timeout(_TIMEOUT),
+                httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, follow_redirects=False) as client,
                 client.stream("GET", f"{self.url}/v1/status", headers=headers) as answer,
             ):
                 body = b""
-                for piece in answer.iter_bytes():
+                async for piece in answer.aiter_bytes():
                     body += piece
                     if len(body) > _LARGEST:
                         return {}, "its status is too long"
                 if answer.status_code != 200:
                     return {}, f"it answered with HTTP status {answer.status_code}"
             found = httpx.Response(200, content=body).json()
+        except TimeoutError:
+            return {}, f"it did not answer within {_TIMEOUT:g} seconds"
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             return {}, f"{type(error).__name__}: {shown(error)}"
         return (found, "") if isinstance(found, dict) else ({}, "its status is no object")

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from genevolve_ray.viewer.site.rendering import POLICY
 
 COOKIE = "genevolve_view"
+"""First part of the name of the cookie. The port follows, as browsers send a cookie to every port of a host."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -62,16 +63,18 @@ class Guard:
 
     def _without_token(self, scope: Scope, headers: Headers, token: str) -> Response | None:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        given = next((value for name, value in query if name == "token"), None)
+        given = next((value for key, value in query if key == "token"), None)
+        name, proof = f"{COOKIE}_{_port_of(scope, headers)}", _proof_of(token)
         if given is not None:
             if not _same(given, token):
                 return PlainTextResponse(_STRANGER, 401)
             rest = urlencode([pair for pair in query if pair[0] != "token"])
             # The path begins with one slash: with two it would be the address of another host.
             answer = RedirectResponse("/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else ""), 303)
-            answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+            # Sent with a link from another site too: the viewer only answers requests that change nothing.
+            answer.set_cookie(name, proof, httponly=True, samesite="lax", path="/")
             return answer
-        return None if _same(_cookie(headers.get("cookie", "")), token) else PlainTextResponse(_STRANGER, 401)
+        return None if _same(_cookie(headers.get("cookie", ""), name), proof) else PlainTextResponse(_STRANGER, 401)
 
 
 def is_loopback(host: str) -> bool:
@@ -88,9 +91,23 @@ def _same(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(errors="replace"), token.encode())
 
 
-def _cookie(header: str) -> str:
+def _proof_of(token: str) -> str:
+    """Return what the cookie holds: it shows that the token was given, and the token does not follow from it."""
+    return hmac.new(token.encode(), b"genevolve view", "sha256").hexdigest()
+
+
+def _port_of(scope: Scope, headers: Headers) -> int:
+    """Return the port that the browser asks, which a tunnel may give another number; that of the server if unknown."""
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        named = urlsplit(f"//{headers.get('host', '')}").port
+    except ValueError:
+        named = None
+    return named or (scope.get("server") or ("", 0))[1] or 0
+
+
+def _cookie(header: str, name: str) -> str:
+    try:
+        found = SimpleCookie(header).get(name)
     except CookieError:
         return ""
     return "" if found is None else found.value

@@ -321,10 +321,7 @@ def _address_of(trajectory: Trajectory, of_set: str) -> str:
 
 
 def _file_stamp(folder: Folder, name: str) -> tuple[int, int] | None:
-    import pyarrow.fs as pafs
-
-    info = folder.fs.get_file_info(folder.path(name))
-    return (info.size, info.mtime_ns or 0) if info.type == pafs.FileType.File else None
+    return folder.stamp(name)
 
 
 def _insert(connection: sqlite3.Connection, name: str, stamp: str, of_set: str, file: IndexedFile) -> None:

@@ -22,11 +22,14 @@ from genevolve_ray.viewer.site.entries import PAGE_SIZE
 from genevolve_ray.viewer.site.pages import PageMissing, PageRequest, SitePage
 from genevolve_ray.viewer.site.pictures import MAX_BYTES
 from genevolve_ray.viewer.site.sources import SourceKind, ViewSource
+from genevolve_ray.viewer.site.watching import FolderListing, LineCounts
 
 JOB_ENDING = ".job.json"
 _RESULTS = ("results_eval.json", "results.json")
 """Files of rows, the later stage first."""
 _SUMMARY, _STAGES, _DATASET = "summary.json", "stages", "dataset"
+_DEPTH = 2
+"""Folders deep at which jobs may lie, as benchmarks have them."""
 _PICTURES = 4096
 """Pictures of rows that keep their addresses: those of the rows that were listed last."""
 _LONGEST_JSON = 8 << 20
@@ -64,6 +67,7 @@ class OutputSource(ViewSource):
         """Name the folder."""
         super().__init__(folder.resolve().name, str(folder))
         self.folder = folder.resolve()
+        self.lines = LineCounts()
         self._seen: object = None
         self._revision = 0
         self._pictures: OrderedDict[str, Path] = OrderedDict()
@@ -118,17 +122,30 @@ class JobSource(OutputSource):
     @classmethod
     def holds(cls, folder: Path) -> bool:
         """Return whether a folder, or one inside it, holds the settings of a job."""
-        return any(_job_files(folder))
+        return any(_job_files(FolderListing(folder, _DEPTH)))
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder."""
+        super().__init__(folder)
+        self._listing = FolderListing(self.folder, _DEPTH)
 
     def watched(self) -> list[Path]:
         """Return settings, results, journals and summaries."""
-        folders = {path.parent for path in _job_files(self.folder)} | {self.folder}
-        return sorted(path for folder in folders for path in folder.glob("*.json*"))
+        return sorted(
+            folder / name
+            for folder, names in self._listing.folders()
+            if folder == self.folder or any(name.endswith(JOB_ENDING) for name in names)
+            for name in names
+        )
+
+    def settings(self) -> list[Path]:
+        """Return the settings of the stages."""
+        return list(_job_files(self._listing))
 
     def parts(self) -> list[OutputPart]:
         """Return the results of each stage."""
         found = []
-        for folder in sorted({path.parent for path in _job_files(self.folder)}):
+        for folder in sorted({path.parent for path in self.settings()}):
             file = next((folder / name for name in _RESULTS if (folder / name).is_file()), None)
             if file is not None:
                 name = "results" if folder == self.folder else folder.relative_to(self.folder).as_posix()
@@ -146,9 +163,24 @@ class BuildSource(OutputSource):
         """Return whether a folder is one of a data build, going or done."""
         return (folder / _STAGES).is_dir() or "yields" in read_object(folder / _SUMMARY)
 
+    def __init__(self, folder: Path) -> None:
+        """Name the folder."""
+        super().__init__(folder)
+        self._listing = FolderListing(self.folder / _STAGES, 1)
+
     def watched(self) -> list[Path]:
         """Return the summary, and the journals of the stages."""
-        return [self.folder / _SUMMARY, *sorted(self.folder.glob(f"{_STAGES}/*/*.jsonl"))]
+        return [self.folder / _SUMMARY, *self.journals()]
+
+    def journals(self) -> list[Path]:
+        """Return the journals of the stages."""
+        return [
+            folder / name
+            for folder, names in self._listing.folders()
+            if folder != self.folder / _STAGES
+            for name in names
+            if name.endswith(".jsonl")
+        ]
 
     def parts(self) -> list[OutputPart]:
         """Return the parts of the data set."""
@@ -172,7 +204,7 @@ def build_job(request: PageRequest) -> dict[str, Any]:
     source = request.source
     assert isinstance(source, JobSource)
     stages = []
-    for path in _job_files(source.folder):
+    for path in source.settings():
         where = "" if path.parent == source.folder else path.parent.relative_to(source.folder).as_posix()
         journal = path.parent / "results.jsonl"
         stages.append(
@@ -180,7 +212,7 @@ def build_job(request: PageRequest) -> dict[str, Any]:
                 "name": path.name.removesuffix(JOB_ENDING),
                 "folder": where,
                 "settings": _leaves(read_object(path)),
-                "journal": _lines(journal) if journal.is_file() else None,
+                "journal": source.lines.count(journal) if journal.is_file() else None,
                 "summary": _leaves(read_object(path.parent / _SUMMARY)),
             }
         )
@@ -193,9 +225,9 @@ def build_build(request: PageRequest) -> dict[str, Any]:
     assert isinstance(source, BuildSource)
     summary = read_object(source.folder / _SUMMARY)
     journals: dict[str, int] = {}
-    for path in sorted(source.folder.glob(f"{_STAGES}/*/*.jsonl")):
+    for path in source.journals():
         stage = path.parent.name.rpartition("-")[0] or path.parent.name
-        journals[stage] = journals.get(stage, 0) + _lines(path)
+        journals[stage] = journals.get(stage, 0) + source.lines.count(path)
     return {
         "title": source.name,
         "finished": bool(summary),
@@ -290,10 +322,9 @@ def _spoken(values: Mapping[str, Any]) -> str:
     return str(said[0].get("content", ""))[:_EXCERPT] if said else ""
 
 
-def _job_files(folder: Path) -> Iterator[Path]:
-    """Yield the settings of jobs in a folder, and two folders deep, as benchmarks have them."""
-    for pattern in (f"*{JOB_ENDING}", f"*/*{JOB_ENDING}", f"*/*/*{JOB_ENDING}"):
-        yield from sorted(folder.glob(pattern))
+def _job_files(listing: FolderListing) -> Iterator[Path]:
+    """Yield the settings of jobs, the outer folders first."""
+    return (folder / name for folder, names in listing.folders() for name in names if name.endswith(JOB_ENDING))
 
 
 def _size_and_time(path: Path) -> tuple[int, int] | None:
@@ -302,15 +333,6 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns
-
-
-def _lines(path: Path) -> int:
-    """Return the number of lines of a file, 0 for one that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    except OSError:
-        return 0
 
 
 def _leaves(values: Any, name: str = "") -> list[tuple[str, str]]:

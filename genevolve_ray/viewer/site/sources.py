@@ -15,9 +15,14 @@ from typing import TypeVar, cast
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.status import STATUS_FILE, RunStatus, read_status
 from genevolve_ray.evolution.store.files import Folder, StoreError
+from genevolve_ray.records.secrets import redacted
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pictures import PictureFiles
 
+_LARGEST_STATUS = 1 << 20
+"""Bytes of the state of a run that are read: it has 50 notes, and is read every second."""
+_RESERVED = frozenset({"static"})
+"""First parts of addresses that belong to the site itself."""
 T = TypeVar("T")
 
 
@@ -46,8 +51,8 @@ class ViewSource(ABC):
     kind: SourceKind
 
     def __init__(self, name: str, place: str) -> None:
-        """Keep the name that pages show, and the path or address; `slug` is the name in addresses of pages."""
-        self.name, self.place, self.fault = name, place, ""
+        """Keep the name that pages show, and the path or address without its secrets; `slug` is the name in addresses."""
+        self.name, self.place, self.fault = name, redacted(place), ""
         self.slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:60] or "run"
 
     @property
@@ -63,8 +68,8 @@ class ViewSource(ABC):
         """Call `refresh`, and keep why it cannot read in `fault`; return as it, False where it cannot."""
         try:
             more, fault = self.refresh(), ""
-        except (StoreError, sqlite3.Error) as error:
-            more, fault = False, str(error)
+        except (StoreError, OSError, sqlite3.Error) as error:
+            more, fault = False, redacted(str(error))
         self.fault = fault
         return more
 
@@ -111,7 +116,7 @@ class RunSource(ViewSource):
         """Follow the run."""
         folder, status = self.index.run_folder, None
         if folder.size(STATUS_FILE) is not None:
-            status = read_status(folder.get(STATUS_FILE, "status"))
+            status = read_status(folder.get(STATUS_FILE, "status", _LARGEST_STATUS))
         if status != self._status:
             self._status = status
             self._news += 1
@@ -140,12 +145,13 @@ def open_sources(places: Sequence[str], scratch: Path) -> list[ViewSource]:
                 undo.callback(source.close)
                 sources.append(source)
         undo.pop_all()
-    taken: set[str] = set()
+    taken = set(_RESERVED)
     for source in sources:
         first, number = source.slug, 2
-        while source.slug in taken:
+        # Without regard to case: in a copy they are folders, and some disks do not tell them apart.
+        while source.slug.casefold() in taken:
             source.slug, number = f"{first}-{number}", number + 1
-        taken.add(source.slug)
+        taken.add(source.slug.casefold())
     return sources
 
 

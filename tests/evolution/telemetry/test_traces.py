@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 import sys
 import threading
 import time
@@ -16,7 +18,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from genevolve_ray.config import load_config
-from genevolve_ray.doctor.preflight import model_folder
+from genevolve_ray.doctor import machine
+from genevolve_ray.doctor.parts import traces as examined_traces
+from genevolve_ray.doctor.preflight import model_folder, preflight
 from genevolve_ray.engines.protocol import SamplingParams
 from genevolve_ray.errors import UserFault
 from genevolve_ray.evolution.inprocess import start_rollouts
@@ -185,19 +189,50 @@ def test_a_collector_that_refuses_is_counted() -> None:
     [
         (None, {}, False),
         (TracesConfig(), {}, True),
-        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
-        (None, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
-        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SDK_DISABLED": "TRUE"}, False),
+        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, False),
+        (TracesConfig(), {"OTEL_SDK_DISABLED": "TRUE"}, False),
         (TracesConfig(), {"OTEL_TRACES_EXPORTER": "none"}, False),
     ],
 )
-def test_traces_are_on_where_settings_or_standard_variables_say_so(
+def test_only_the_key_of_the_run_switches_traces_on(
     config: TracesConfig | None, environment: dict[str, str], on: bool
 ) -> None:
     assert (wanted_traces(config, environment) is not None) is on
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_endpoint_the_standard_variable_names_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    with collecting() as received:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.url)
+        traces = Traces(TracesConfig(), "demo")
+        traces.export(ended("render"))
+        traces.close()
+    assert len(received.spans) == 2
+
+
+def test_a_text_that_utf_8_cannot_hold_is_exported_with_a_question_mark() -> None:
+    trajectory = ended("render")
+    trajectory.prompt, trajectory.reason = "draw \ud800", "half \udc00"
+    trajectory.key = SampleKey(step=3, request_id="r\ud800", sample=2)
+    with collecting() as received:
+        traces = Traces(TracesConfig(endpoint=received.url, texts=True), "demo")
+        traces.export(trajectory)
+        assert traces.close() == "traces: 2 spans exported, 0 spans failed, 0 spans dropped"
+    (root,) = [attributes(span) for span in received.spans if not span.parent_span_id]
+    assert root["genevolve.reason"] == "half ?" and root["genevolve.group.request"] == "r?"
+    assert json.loads(str(root["gen_ai.input.messages"]))[0]["parts"][0]["content"] == "draw ?"
+
+
+def test_ids_leave_the_random_numbers_of_the_run_alone() -> None:
+    traces, before = Traces(TracesConfig(), "demo", Stuck()), random.getstate()
+    traces.export(ended("render"))
+    assert random.getstate() == before
+    traces.close()
+
+
+def test_a_missing_package_is_named_before_the_run_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    config = load_config("atlas", ["logging.traces={}"])
     with pytest.raises(UserFault, match=r"genevolve_ray\[otel\]"):
-        Traces(TracesConfig(), "demo")
+        preflight(config, model=False)
+    [check] = examined_traces(config)
+    assert (check.status, examined_traces(load_config("atlas"))) == (machine.Status.PROBLEM, [])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isqrt
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from genevolve_ray.records.intervals import paired_interval
 from genevolve_ray.records.published.rejections import DataError
 from genevolve_ray.records.published.structured import StructuredTrajectory, ThinkStep, write_structured
 from genevolve_ray.viewer.data import ReportData
-from genevolve_ray.viewer.site.compare import MOST_WORDS, marked_words
+from genevolve_ray.viewer.site.compare import MOST_PAIRS, MOST_WORDS, marked_words
 from genevolve_ray.viewer.site.compare_runs import SEED, heldout_pairs, overlaid
 from genevolve_ray.viewer.site.sources import RunSource, SourceKind, open_sources
 
@@ -24,23 +25,35 @@ def source(report_data: ReportData, tmp_path: Path) -> Iterator[RunSource]:
 
 def test_words_that_only_one_program_has_are_marked() -> None:
     own, other = "Draw four moons in a row; red.", "Draw five moons; red."
-    assert marked_words(own, other) == (
+    first, second = marked_words(own, other)
+    assert first == (
         ("Draw", False),
         (" four", True),
         (" moons", False),
         (" in a row", True),
         ("; red.", False),
     )
-    assert "".join(text for text, _ in marked_words(other, own)) == other
-    assert marked_words("", other) == () and marked_words(own, "") == ((own, False),)
-    assert marked_words("w " * (MOST_WORDS + 1), own) == (("w " * (MOST_WORDS + 1), False),)
+    assert second == (("Draw", False), (" five", True), (" moons", False), ("; red.", False))
+    assert marked_words("", other) == ((), ((other, False),))
+
+
+@pytest.mark.parametrize("text", ["w " * (MOST_WORDS + 1), "the " * (isqrt(MOST_PAIRS) + 1)])
+def test_long_and_degenerate_programs_are_shown_without_marks(text: str) -> None:
+    assert marked_words(text, text) == (((text, False),), ((text, False),))
+
+
+def test_marked_words_do_not_depend_on_color(source: RunSource) -> None:
+    _, (first, second, *_) = addresses(source.index)
+    page = client_of(source).get("/first/compare", params={"a": first, "b": second}).text
+    marked = page.count('<mark class="only-here"><span class="unseen">only here: </span>')
+    assert marked == page.count("only-here") > 0
 
 
 def test_two_trajectories_stand_side_by_side(source: RunSource) -> None:
     _, (first, second, *_) = addresses(source.index)
     one, other = (source.index.entry(address) for address in (first, second))
     assert one.reward is not None and other.reward is not None
-    link = f"http://testserver/first/trajectory/{second}"
+    link = f"http://testserver/first/trajectory/{second}#turn-2"
     page = parsed(client_of(source).get("/first/compare", params={"a": first, "b": link}).text)
     gap = f"{other.reward - one.reward:+.3f}".replace("-", "−")
     assert ["reward", f"{one.reward:.3f}", f"{other.reward:.3f}", gap] in page.rows("")
@@ -84,17 +97,19 @@ def test_two_runs_are_compared(source: RunSource, report_data: ReportData, tmp_p
         page = parsed(client.get("/first/runs?with=second").text)
         assert f"{gain.mean:+.3f}".replace("-", "−") in page.words
         assert ["learner.advantage.ddof", "1", "0"] in page.rows("settings")
-        assert page.count("figure", _class="chart") == 1
+        assert page.count("figure", _class="plot") == 1
         assert client.get("/first/runs?with=first").status_code == 404
         assert '<option value="second">' in client.get("/first/runs").text
 
 
 def test_curves_of_runs_of_other_lengths_share_their_steps() -> None:
-    (chart,) = overlaid(
+    (figure,) = overlaid(
         ("one", "two"), ([{"step": 1, "reward_mean": 0.5}], [{"step": s, "reward_mean": 0.1} for s in (1, 2)])
     )
-    assert [(label, last) for label, _, last in chart.legend] == [("one", "0.5"), ("two", "0.1")]
-    assert chart.ends == ("step 1", "2")
+    drawing = figure.drawing
+    assert [(key.name, key.last) for key in drawing.keys] == [("one", "0.5"), ("two", "0.1")]
+    assert drawing.readings.heads == ("step 1", "step 2")
+    assert drawing.readings.values == ((0, ("0.5", "")), (1, ("0.1", "0.1")))
 
 
 def test_a_trajectory_file_is_a_source_of_its_own(tmp_path: Path) -> None:

@@ -111,9 +111,9 @@ def test_a_trajectory_opens_its_pictures_and_its_tokens(page: Any, site: tuple[s
     assert not [url for url in asked if "/tokens/" in url]
     page.locator(".zoom").first.focus()
     page.keyboard.press("Enter")
-    assert page.locator("dialog.full[open] img").evaluate("i => i.src").startswith(site[0])
+    assert page.locator("dialog.viewer[open] img").evaluate("i => i.src").startswith(site[0])
     page.keyboard.press("Escape")
-    assert page.locator("dialog.full[open]").count() == 0
+    assert page.locator("dialog.viewer[open]").count() == 0
     page.locator("#lane-of > summary").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#lane-of .flow")
