@@ -1,15 +1,18 @@
 """What it costs to look at a run: first paint and memory of `genevolve view` on a large one, and the speed of a followed one.
 
 The large run is made up: its groups are copies of one of the size of real ones, under names of their own. Its pictures have
-1024 pixels; a few are shared by all. The followed run does a fixed amount of work in each step and stores groups as real
-steps do. The viewer is a process of its own, stopped by a signal in every other step; a client reads the page whenever the
-viewer announces a change, as a browser does.
+1024 pixels; a few are shared by all. First paint is what the browser itself notes, from the call of the printed address; the
+browser is open already, and its cache is empty. The memory is that of the server's process after the index is complete and
+pages with pictures were opened.
+
+The followed run does a fixed amount of work on all cores in each step and stores groups as real steps do, at the rate of a
+quick one. The viewer is a process of its own, stopped by a signal in every other step; a client reads the page whenever the
+viewer announces a change, as a browser does. Where steps vary by more than 1%, the processor time of the viewer over the
+seconds of the step says what the machine cannot resolve.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import re
 import signal
@@ -17,26 +20,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
+from benchmarks.made_up_run import TOKENS, make_group, synthesize
 from benchmarks.measure import Goal, LeftOut, Options, Row, Spread, paired_ratio, say
 
 if TYPE_CHECKING:
     from genevolve_ray.evolution.store.run import RunStore
-    from genevolve_ray.records.images import ImageRef
-    from genevolve_ray.records.trajectory import Group
 
-TRAJECTORIES, GROUP, GROUPS_PER_STEP, TOKENS, TURNS, PICTURES = 20_000, 8, 25, 2500, 5, 24
-"""Of the large run; tokens and turns are those of a trajectory."""
-FOLLOWED_GROUPS, FOLLOWED_SECONDS, FOLLOWED_STEPS = 8, 2.0, 40
+TRAJECTORIES = 20_000
+"""Of the large run."""
+OPENED, SETTLED = 50, 2
+"""Pages that are opened before the memory is read, and how often all of this is repeated."""
+FOLLOWED_GROUPS, FOLLOWED_SECONDS, FOLLOWED_STEPS = 8, 2.0, 48
 """Of the followed run: groups of a step, seconds of its work, and steps."""
 PAINT_SECONDS, MEMORY_MIB, SLOWDOWN = 1.0, 300.0, 1.01
 CHROMIUM = "/usr/bin/chromium"
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+_PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
 def run(options: Options) -> list[Row]:
@@ -52,144 +58,41 @@ def _large(options: Options, folder: Path) -> Iterator[Row]:
     count = 400 if options.quick else TRAJECTORIES
     say(f"making a run of {count} trajectories")
     synthesize(folder, count, 64 if options.quick else 1024)
-    first, whole, memory, indexed, opened = (list[float]() for _ in range(5))
-    for repetition in range(options.repeats):
-        say(f"looking at it, {repetition + 1} of {options.repeats}")
-        with viewer(folder) as (process, url, seconds):
-            opened.append(seconds)
-            began = time.perf_counter()
-            first.append(paint(url))
-            _wait_indexed(url)
-            indexed.append(time.perf_counter() - began)
-            whole.append(paint(url))
-            for address in _addresses(url):
-                paint(address)
-            memory.append(_peak_mib(process.pid))
-    name = f"a run of {count:,} trajectories"
+    opened, first, requests, whole, indexed, work, peak, resident, shared = (list[float]() for _ in range(9))
+    with browser() as paint:
+        paint("data:text/html,warm")
+        for repetition in range(options.repeats):
+            say(f"first paint, {repetition + 1} of {options.repeats}")
+            with viewer(folder) as (_, url, seconds):
+                opened.append(seconds)
+                seconds, fetched = paint(url)
+                first.append(seconds)
+                requests.append(fetched)
+        for repetition in range(min(SETTLED, options.repeats)):
+            say(f"all of it, {repetition + 1} of {min(SETTLED, options.repeats)}")
+            with viewer(folder) as (process, url, _):
+                before, began = _cpu_seconds(process.pid), time.perf_counter()
+                _wait_indexed(url)
+                indexed.append(time.perf_counter() - began)
+                work.append(_cpu_seconds(process.pid) - before)
+                whole.append(paint(url)[0])
+                for address in _pages_with_pictures(url, 10 if options.quick else OPENED):
+                    paint(address)
+                found = _memory_mib(process.pid)
+                peak.append(found["VmHWM"])
+                resident.append(found["Rss"])
+                shared.append(found["Pss"])
+    name, goal = f"a run of {count:,} trajectories", Goal(PAINT_SECONDS, "at most")
     yield Row(f"{name}: from the command to its address", Spread.of(opened), "s")
-    yield Row(f"{name}: first paint, nothing read yet", Spread.of(first), "s", goal=Goal(PAINT_SECONDS, "at most"))
-    yield Row(f"{name}: first paint, all read", Spread.of(whole), "s", goal=Goal(PAINT_SECONDS, "at most"))
-    yield Row(f"{name}: all read after", Spread.of(indexed), "s")
-    yield Row(f"{name}: memory of the server, peak", Spread.of(memory), "MiB", goal=Goal(MEMORY_MIB, "at most"))
-
-
-def synthesize(folder: Path, count: int, side: int) -> None:
-    """Write a finished run of `count` trajectories with pictures of `side` pixels."""
-    import pyarrow as pa
-
-    from genevolve_ray.evolution.store.documents import to_parquet
-    from genevolve_ray.evolution.store.files import Folder, sha256
-    from genevolve_ray.evolution.store.manifest import GroupFile, StepManifest, step_name
-    from genevolve_ray.evolution.store.run import RunStore
-    from genevolve_ray.records.arrow import trajectories_to_table
-
-    groups = count // GROUP
-    steps = max(1, groups // GROUPS_PER_STEP)
-    with RunStore.open(str(folder), {"loop": {"steps": steps}}, run_seed=0) as store:
-        pictures = [store.images.put(_noise(side, i), width=side, height=side) for i in range(PICTURES)]
-        store.put_summary({"run": folder.name, "steps": steps})
-    run_folder, number = Folder(str(folder)), 0
-    for step in range(1, steps + 1):
-        files = []
-        # The rows of a step are alike but for their keys: converting each anew would take minutes.
-        table = trajectories_to_table(_group(step, "r", pictures, TOKENS).trajectories)
-        key = table.column("key").to_pylist()
-        for _ in range(GROUPS_PER_STEP):
-            request, number = f"request-{number:06d}", number + 1
-            field = table.schema.field("key")
-            named = table.set_column(0, field, pa.array([{**k, "request_id": request} for k in key], field.type))
-            told = {"request_id": request, "step": step, "policy_version": step - 1}
-            data = to_parquet(named, {b"genevolve_ray.group": json.dumps(told).encode()})
-            digest = sha256(data)
-            path = f"steps/{step_name(step)}/groups/{request}-{digest[:16]}.parquet"
-            place = run_folder.local(path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-            files.append(
-                GroupFile(
-                    path=path,
-                    sha256=digest,
-                    size=len(data),
-                    request_id=request,
-                    trajectories=GROUP,
-                    policy_version=step - 1,
-                )
-            )
-        manifest = StepManifest(
-            step=step,
-            policy_before=step - 1,
-            policy_after=step,
-            groups=tuple(files),
-            metrics={"reward_mean": step / steps, "seconds_step": 60.0, "seconds_rollout": 40.0, "valid_fraction": 1.0},
-            state_hash=f"hash-{step}",
-        )
-        run_folder.put(f"steps/{step_name(step)}/manifest.json", manifest.encode(), "step manifest")
-
-
-def _group(step: int, request: str, pictures: Sequence[ImageRef], tokens: int) -> Group:
-    from genevolve_ray.records.ledger import SpanKind, TokenLedger
-    from genevolve_ray.records.trajectory import (
-        Group,
-        Outcome,
-        Provenance,
-        SampleKey,
-        Termination,
-        Trajectory,
-        Turn,
-        TurnKind,
-    )
-    from genevolve_ray.records.usage import Usage
-    from genevolve_ray.records.verdict import Reward
-
-    found, part = [], max(2, tokens // (2 * TURNS))
-    for sample in range(GROUP):
-        ledger = TokenLedger()
-        for turn in range(TURNS):
-            ledger.append_context(range(part), SpanKind.PROMPT if not turn else SpanKind.OBSERVATION)
-            # As unlike one another as real log-probs, which no encoding shortens.
-            logprobs = [-1 / (1 + (step * 7919 + sample * 104729 + turn * 1299709 + i) % 9973) for i in range(part)]
-            ledger.append_policy(range(part), logprobs, [step - 1] * part, SpanKind.ANSWER)
-        turn_texts = [f"I look for a lantern with {step + sample + i} moons. " * 12 for i in range(TURNS)]
-        score = (step * 31 + sample * 17) % 97 / 97
-        found.append(
-            Trajectory(
-                SampleKey(step=step, request_id=request, sample=sample),
-                f"Draw the lantern of step {step} beside a tower, in evening light.",
-                ledger,
-                Provenance(profile="release", engine="vllm", renderer="made-up", judge="made-up"),
-                turns=[
-                    Turn(
-                        kind=TurnKind.TOOL_CALL, text=text, tool=("search", "image_search")[i % 2], observation=text * 2
-                    )
-                    for i, text in enumerate(turn_texts)
-                ],
-                outcome=Outcome.SCORED,
-                termination=Termination.ANSWER,
-                rendered=pictures[(step + sample) % len(pictures)] if pictures else None,
-                reward=Reward(total=score, image=score, text=score),
-                timings={"policy": 4.0, "tools": 1.0, "render": 3.0, "judge": 2.0},
-                usage={
-                    "policy": Usage(calls=TURNS, prompt_tokens=tokens),
-                    "judge": Usage(calls=2, seconds=3.0, money=0.01),
-                },
-            )
-        )
-    return Group(request, step, found)
-
-
-def _noise(side: int, seed: int) -> bytes:
-    """Return a PNG that compresses as photographs do: smooth shades with a little noise."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
-    pixels = np.asarray(coarse).astype(np.int16) + rng.integers(-3, 4, (side, side, 3))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    yield Row(f"{name}: first paint, server just started", Spread.of(first), "s", goal=goal)
+    yield Row(f"{name}: requests of that page", Spread.of(requests), "requests")
+    yield Row(f"{name}: first paint, index complete", Spread.of(whole), "s", goal=goal)
+    yield Row(f"{name}: index complete after", Spread.of(indexed), "s")
+    yield Row(f"{name}: processor time of the index", Spread.of(work), "s")
+    after = f"after {10 if options.quick else OPENED} pages"
+    yield Row(f"{name}: resident memory of the server, peak", Spread.of(peak), "MiB", goal=Goal(MEMORY_MIB, "at most"))
+    yield Row(f"{name}: resident memory {after}", Spread.of(resident), "MiB")
+    yield Row(f"{name}: proportional memory (PSS) {after}", Spread.of(shared), "MiB")
 
 
 # --- the viewer and its pages -----------------------------------------------------------------------------------------
@@ -213,23 +116,32 @@ def viewer(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
             process.terminate()
 
 
-def paint(url: str) -> float:
-    """Return the seconds from the call of a page to its first content on the screen, in a browser that is warm."""
+@contextmanager
+def browser() -> Iterator[Callable[[str], tuple[float, int]]]:
+    """Open a browser, and lend a function that opens an address with an empty cache.
+
+    It returns the seconds from the call to the first content on the screen, and the number of requests up to the end of
+    loading.
+    """
     from playwright.sync_api import sync_playwright
 
     if not Path(CHROMIUM).exists():
         raise LeftOut(f"no browser at {CHROMIUM}")
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto("about:blank")
-        page.goto(url)
-        while not (
-            found := page.evaluate("performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)")
-        ):
-            time.sleep(0.01)
-        browser.close()
-        return float(found[0]) / 1000
+        opened = play.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+
+        def paint(url: str) -> tuple[float, int]:
+            context = opened.new_context(viewport={"width": 1280, "height": 900})
+            page, fetched = context.new_page(), list[str]()
+            page.on("request", lambda request: fetched.append(request.url))
+            page.goto(url)
+            # It asks in each frame; without a frame that somebody asks for, a headless browser may not paint.
+            noted = page.wait_for_function(_PAINTED, timeout=30_000).json_value()
+            context.close()
+            return noted / 1000, len(fetched)
+
+        yield paint
+        opened.close()
 
 
 def _wait_indexed(url: str) -> None:
@@ -237,12 +149,15 @@ def _wait_indexed(url: str) -> None:
         time.sleep(0.2)
 
 
-def _addresses(url: str) -> list[str]:
-    """Return the addresses of the other pages in the navigation."""
-    found = re.findall(r'<a href="(/[^"]+)"', _get(url).partition("<nav")[2].partition("</nav>")[0])
-    base = re.match(r"http://[^/]+", url)
-    assert base is not None
-    return [base[0] + path for path in found if not url.endswith(path)]
+def _pages_with_pictures(url: str, count: int) -> list[str]:
+    """Return the addresses of lists of groups, of groups and of trajectories, in equal shares."""
+    lists = [urljoin(url, f"groups?page={number}") for number in range(1, count // 3 + 1)]
+    groups, trajectories = list[str](), list[str]()
+    for address in lists:
+        page = _get(address)
+        groups += [urljoin(url, path) for path in re.findall(r'href="(/[^"]*/group/[^"]*)"', page)[:1]]
+        trajectories += [urljoin(url, path) for path in re.findall(r'href="(/[^"]*/trajectory/[^"]*)"', page)[:2]]
+    return [*lists, *groups, *trajectories][:count]
 
 
 def _get(url: str) -> str:
@@ -251,9 +166,10 @@ def _get(url: str) -> str:
     return httpx.get(url, timeout=60).text
 
 
-def _peak_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+def _memory_mib(pid: int) -> dict[str, float]:
+    """Return the peak of resident memory (VmHWM), resident (Rss) and proportional (Pss) memory of a process."""
+    told = "".join(Path(f"/proc/{pid}/{name}").read_text(encoding="ascii") for name in ("status", "smaps_rollup"))
+    return {name: int(kib) / 1024 for name, kib in re.findall(r"^(VmHWM|Rss|Pss):\s+(\d+) kB", told, re.MULTILINE)}
 
 
 # --- a followed run ---------------------------------------------------------------------------------------------------
@@ -288,12 +204,34 @@ def _followed(options: Options, folder: Path) -> Iterator[Row]:
         "a step alone",
         Goal(SLOWDOWN, "at most"),
     )
-    yield Row("processor time of the viewer that follows", Spread.of(used), "s/s")
+    yield Row(
+        "the same, mean of the pairs with its 95% interval",
+        _mean_interval([one / other for one, other in zip(followed[:pairs], alone[:pairs], strict=True)]),
+        "",
+    )
+    yield Row(
+        "processor time of the viewer that follows, over the seconds of the step",
+        Spread.of(used),
+        "s/s",
+        goal=Goal(SLOWDOWN - 1, "at most"),
+    )
+    cores = os.cpu_count() or 1
+    yield Row(f"the same as a share of all {cores} cores", Spread.of([share / cores for share in used]), "")
+
+
+def _mean_interval(values: Sequence[float]) -> Spread:
+    """Return the mean with the 2.5% and 97.5% quantiles of means that are drawn from the values again (bootstrap)."""
+    import numpy as np
+
+    found = np.asarray(values)
+    means = found[np.random.default_rng(0).integers(len(found), size=(2000, len(found)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Spread(float(found.mean()), float(low), float(high), len(found))
 
 
 def _step(store: RunStore, status: Any, step: int, work: Any) -> float:
     """Do the work of a step, store its groups as they come, commit it, and return its seconds."""
-    groups = [_group(step, f"r{i}", (), TOKENS) for i in range(FOLLOWED_GROUPS)]
+    groups = [make_group(step, f"r{i}", (), TOKENS) for i in range(FOLLOWED_GROUPS)]
     began = time.perf_counter()
     status.change(phase="rollouts", done=0, total=FOLLOWED_GROUPS)
     for done, group in enumerate(groups, 1):

@@ -27,6 +27,8 @@ _NICENESS = 5
 """The viewer leaves the processors to the run that it follows."""
 _LOOK_SECONDS, _RETRY_SECONDS = 1.0, 10.0
 """Seconds between looks at a run, and after a look that failed: the folder is away, or a file is half copied."""
+_THREADS = 8
+"""Pages and pictures that are made at a time: each may hold a whole group of trajectories."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,11 @@ def _copy(sources: Sequence[ViewSource], out: Path, limit: int) -> None:
 
 
 async def _serve(viewed: Viewed, sources: Sequence[ViewSource], listener: socket.socket, token: str | None) -> None:
+    import anyio.to_thread
+
     from genevolve_ray.viewer.site.app import create_app
 
+    anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     app = create_app(sources, token, {*LOOPBACK_NAMES, viewed.host})
     follower, url = Follower(sources), _url(viewed.host, listener, token)
 

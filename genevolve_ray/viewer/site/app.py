@@ -35,7 +35,7 @@ from genevolve_ray.viewer.site.pages import (
     split_values,
 )
 from genevolve_ray.viewer.site.pictures import SIDES, Thumbnails
-from genevolve_ray.viewer.site.rendering import render_home, render_message, render_source_page
+from genevolve_ray.viewer.site.rendering import prepare, render_home, render_message, render_source_page
 from genevolve_ray.viewer.site.sources import ViewSource
 
 STATIC = Path(__file__).resolve().parent.parent / "static"
@@ -107,6 +107,8 @@ class _Site:
         self._sources = {source.slug: source for source in sources}
         self._thumbnails, self._followers = Thumbnails(), 0
         self._assets = {path.name: path for path in STATIC.iterdir() if path.suffix in _MEDIA}
+        # The modules and templates of first pages are loaded before anybody waits for one.
+        prepare(page for source in sources for page in pages_of(source.kind).values() if page.label)
 
     def home(self) -> Response:
         """List the sources; a single one is shown at once."""

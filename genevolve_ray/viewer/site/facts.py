@@ -84,7 +84,10 @@ def reward_settings(store: RunStore) -> RewardConfig | None:
 
 def load_group(index: RunIndex, group: GroupEntry) -> dict[str, Trajectory]:
     """Return the trajectories of a group by their addresses. Raises StoreError when a file is missing or corrupt."""
-    return index.load_group(group.address)
+    found = index.load_group(group.address)
+    if found.keys() != {entry.address for entry in group.members}:
+        raise StoreError(f"the group of {group.request_id} was written again: load the page again")
+    return found
 
 
 def advantages(store: RunStore, group: GroupEntry, members: Mapping[str, Trajectory]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +39,13 @@ def render_home(sources: Sequence[ViewSource], places: Sequence[str], links: Lin
 def render_message(title: str, text: str, links: Links) -> str:
     """Return a page with a message in place of another one."""
     return render("message.html.j2", links, source=None, menu=[], title=title, text=text)
+
+
+def prepare(pages: Iterable[SitePage]) -> None:
+    """Load the templates of pages ahead of the first request for one."""
+    for page in pages:
+        if page.template:
+            _environment().get_template(page.template)
 
 
 def render(template: str, links: Links, **context: Any) -> str:

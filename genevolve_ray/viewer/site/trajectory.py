@@ -73,11 +73,13 @@ def build_tokens(request: PageRequest) -> dict[str, Any]:
     """Return what the page of a trajectory's tokens shows. Raises UnknownAddress, and StoreError for a damaged file."""
     index = index_of(request)
     entry = index.entry(request.params["trajectory"])
-    trajectory = index.load(entry.address)
-    group = index.group(entry.group)
     advantage = None
     if entry.trained is not None:
-        advantage = advantages(index.store, group, load_group(index, group)).get(entry.address)
+        group = index.group(entry.group)
+        members = load_group(index, group)
+        trajectory, advantage = members[entry.address], advantages(index.store, group, members).get(entry.address)
+    else:
+        trajectory = index.load(entry.address)
     lane = token_lane(
         trajectory,
         request.number,
