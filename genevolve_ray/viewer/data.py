@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from genevolve_ray.records.images import ImageRef
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Group, Outcome, Trajectory
+from genevolve_ray.viewer.alarms import alarm_texts
 from genevolve_ray.viewer.experience import RunExperience, load_experience
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class ReportData:
         run: origin of the run (`created`, `finished`, `preset`, `versions`, `command`, ...), shown as it is.
         metrics: one row per committed step.
         validations: one row per validation during the run.
+        alarm_texts: words of the alarms, by the step that raised each and its name.
         summary: the run's summary (held-out comparison, parity, seconds, memory).
         requests: held-out requests.
         before: held-out trajectories of the policy that the run started from.
@@ -52,6 +54,7 @@ class ReportData:
     run: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
+    alarm_texts: dict[tuple[int, str], str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     before: list[Trajectory] = field(default_factory=list)
@@ -65,10 +68,7 @@ class ReportData:
     @property
     def parity_limit(self) -> float | None:
         """The parity limit that the configuration states, else the one of its dtype, else None."""
-        stated = find_key(self.config, "parity_limit")
-        if isinstance(stated, int | float):
-            return float(stated)
-        return PARITY_LIMITS.get(str(find_key(self.config, "dtype")))
+        return stated_parity_limit(self.config)
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,14 @@ def find_key(tree: object, key: str) -> object:
                 return node[key]
         level = [child for node in mappings for child in node.values()]
     return None
+
+
+def stated_parity_limit(config: Mapping[str, Any]) -> float | None:
+    """Return the parity limit that a resolved configuration states, else the one of its dtype, else None."""
+    stated = find_key(config, "parity_limit")
+    if isinstance(stated, int | float):
+        return float(stated)
+    return PARITY_LIMITS.get(str(find_key(config, "dtype")))
 
 
 def scored(trajectory: Trajectory) -> bool:
@@ -142,6 +150,7 @@ def load_report_data(source: RunStore | Path | str) -> ReportData:
         run=store.info.model_dump(exclude={"schema_version"}),
         metrics=store.metrics(),
         validations=store.validations(),
+        alarm_texts=alarm_texts(store.manifests()),
         summary=store.summary(),
         requests=store.get_requests(HELDOUT) if any(sides.values()) else [],
         before=sides[BEFORE],

@@ -1,124 +1,34 @@
-"""The figures of a run: which metrics share a chart, their names, units and colors."""
+"""The figures of a run, from the rows of its metrics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Kind
+from genevolve_ray.evolution.alarms import alarm_periods
+from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, ChartSpec, Drawing, Kind, draw
+from genevolve_ray.viewer.curves import (
+    ALARM_FIGURES,
+    ANSWER_CURVES,
+    MEMORY_CURVES,
+    PHASES,
+    POLICY_CURVES,
+    TEACHING_CURVES,
+    WORK_CURVES,
+    count_axis,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 SMOOTHING_STEPS = 7
 """Width of the centered mean that is drawn over noisy curves, in steps."""
-PHASES = (
-    ("rollout", "rollouts", 0),
-    ("experience", "experience", 4),
-    ("learn", "learning", 1),
-    ("sync", "sync", 2),
-    ("commit", "commit", 3),
-)
-REST_COLOR = 5
+REST_COLOR = 6
 BINS = 10
 """Bars of a histogram."""
-COLORS = 6
+COLORS = 7
 """Colors of the page's palette."""
-
-
-def _count(title: str) -> ChartAxis:
-    return ChartAxis(title, whole=True, zero=True)
-
-
-def _share(title: str, *, zero: bool = False) -> ChartAxis:
-    return ChartAxis(title, percent=True, zero=zero)
-
-
-Curves = tuple[str, str, str, Sequence[tuple[str, str, int]], ChartAxis]
-"""Name, title and caption of a figure, its (metric, label, color), and the axis of their values."""
-_NATS = ChartAxis("nats per token")
-POLICY_CURVES: tuple[Curves, ...] = (
-    (
-        "valid",
-        "Valid programs",
-        "Fraction of episodes that end with a valid program.",
-        [("valid_fraction", "valid", 1)],
-        _share("share of episodes"),
-    ),
-    (
-        "failures",
-        "Failures and flat groups",
-        "Policy failures score 0, infrastructure failures are drawn again, flat groups have no variance.",
-        [
-            ("policy_failures", "policy", 3),
-            ("infra_failures", "infrastructure", 4),
-            ("zero_variance_groups", "flat groups", 5),
-        ],
-        _count("rollouts or groups"),
-    ),
-    ("entropy", "Entropy", "Over the policy's own tokens.", [("entropy", "entropy", 2)], _NATS),
-    ("kl", "KL to the reference policy", "Mean over the policy's own tokens.", [("kl", "KL", 3)], _NATS),
-    (
-        "clip",
-        "Clipped tokens",
-        "Fraction of policy tokens at the lower and upper clip of the ratio.",
-        [("clip_low", "low", 0), ("clip_high", "high", 1)],
-        _share("share of policy tokens", zero=True),
-    ),
-)
-MEMORY_CURVES: tuple[Curves, ...] = (
-    (
-        "memory",
-        "Experience memory",
-        "Bundles in the memory after the step.",
-        [("experience_memory", "bundles", 5)],
-        _count("bundles"),
-    ),
-    (
-        "pairs",
-        "Best-worst pairs",
-        "Pairs compared in a step, and those without a result.",
-        [("experience_pairs", "compared", 0), ("experience_failures", "failed", 4)],
-        _count("pairs"),
-    ),
-    ("ved", "Distillation loss", "Per taught token, before its coefficient.", [("ved_loss", "VED", 1)], _NATS),
-)
-TEACHING_CURVES: tuple[Curves, ...] = (
-    (
-        "bounds",
-        "Bounded distillation",
-        "Fraction of taught tokens with a capped ratio or a clipped gap.",
-        [("ved_rho_capped", "ratio", 0), ("ved_gap_clipped", "gap", 1)],
-        _share("share of taught tokens", zero=True),
-    ),
-    (
-        "taught",
-        "Taught sequences",
-        "Sequences that a teacher scored, and those with a context that was too long.",
-        [("taught_sequences", "taught", 2), ("teacher_contexts_too_long", "too long", 4)],
-        _count("sequences"),
-    ),
-)
-WORK_CURVES: tuple[Curves, ...] = (
-    ("gradient", "Gradient norm", "Before clipping.", [("grad_norm", "norm", 5)], ChartAxis("L2 norm")),
-    (
-        "tools",
-        "Turns and tool calls",
-        "Mean per episode.",
-        [("tool_calls_mean", "tool calls", 0), ("turns_mean", "turns", 2)],
-        ChartAxis("per episode"),
-    ),
-    (
-        "speed",
-        "Tokens per second",
-        "Over whole episodes, including tools and judging.",
-        [("tokens_per_second", "tokens/s", 1)],
-        ChartAxis("tokens/s", zero=True),
-    ),
-)
-ANSWER_CURVES: tuple[Curves, ...] = (
-    ("tokens", "Response tokens", "Mean per episode.", [("response_tokens_mean", "tokens", 0)], ChartAxis("tokens")),
-)
 
 
 @dataclass(frozen=True)
@@ -130,6 +40,11 @@ class Figure:
     caption: str
     chart: ChartSpec
     wide: bool = False
+
+    @cached_property
+    def drawing(self) -> Drawing:
+        """The chart with all places computed."""
+        return draw(self.chart)
 
 
 def number(value: object) -> float | None:
@@ -154,14 +69,22 @@ def smoothed(values: Sequence[float | None], width: int = SMOOTHING_STEPS) -> li
     return means
 
 
-def _curves(
+def metric_figure(
     rows: Rows, name: str, title: str, caption: str, series: Sequence[tuple[str, str, int]], y: ChartAxis
 ) -> Figure | None:
     """Return a figure of several metrics over steps; None when no metric has a value."""
     steps = column(rows, "step")
-    listed = [ChartSeries(label, color, steps, column(rows, key)) for key, label, color in series]
-    shown = tuple(one for one in listed if _any(one.y))
-    return Figure(name, title, caption, ChartSpec(shown, y=y)) if shown else None
+    return series_figure(
+        name, title, caption, [ChartSeries(label, color, steps, column(rows, key)) for key, label, color in series], y
+    )
+
+
+def series_figure(
+    name: str, title: str, caption: str, series: Sequence[ChartSeries], y: ChartAxis, *, legend: bool = False
+) -> Figure | None:
+    """Return a figure of those series that have a value; None when none has."""
+    shown = tuple(one for one in series if _any(one.y))
+    return Figure(name, title, caption, ChartSpec(shown, y=y, legend=legend)) if shown else None
 
 
 def reward_figure(metrics: Rows, validations: Rows) -> Figure | None:
@@ -190,7 +113,7 @@ def components_figure(metrics: Rows) -> Figure | None:
     keys = dict.fromkeys(key for row in metrics for key in row if key.startswith("component_"))
     series = [(key, key.removeprefix("component_"), place % COLORS) for place, key in enumerate(keys)]
     caption = "Mean over the rollouts of a step in which a judge measured it, each on its own scale."
-    return _curves(metrics, "components", "Components of the judges", caption, series, ChartAxis("value"))
+    return metric_figure(metrics, "components", "Components of the judges", caption, series, ChartAxis("value"))
 
 
 def parity_figure(metrics: Rows, limit: float | None) -> Figure | None:
@@ -227,6 +150,16 @@ def seconds_figure(metrics: Rows) -> Figure | None:
     series = tuple(ChartSeries(label, color, steps, values, Kind.BAR) for label, color, values in phases)
     caption = "Wall time of each step by phase, from the bottom in the order of the names."
     return Figure("seconds", "Time by phase", caption, ChartSpec(series, y=ChartAxis("seconds", unit="s")), wide=True)
+
+
+def queue_figure(metrics: Rows) -> Figure | None:
+    """Return the samples in progress between steps; a run in which rollouts and learner take turns has none."""
+    series = [("samples_running", "running", 0), ("samples_buffered", "finished, waiting", 1)]
+    if not any(number(row.get(key)) for row in metrics for key, _, _ in series):
+        return None
+    return metric_figure(
+        metrics, "queue", "Samples in progress", "At the end of a step.", series, count_axis("samples")
+    )
 
 
 def heldout_figure(scores: Sequence[tuple[str, float, float]]) -> Figure | None:
@@ -280,12 +213,12 @@ def gap_figure(metrics: Rows) -> Figure | None:
     rows = [{**row, **more} for row, more in zip(metrics, gated, strict=True)]
     series = [("gate", "gated |gap|", 3), ("ved_gap_abs", "|gap|", 0), ("ved_gap", "gap", 2)]
     caption = "log π − log q per taught token; above 0, the teacher assigns a lower probability to the sampled token."
-    return _curves(rows, "gap", "Gap to the teacher", caption, series, ChartAxis("nats per token"))
+    return metric_figure(rows, "gap", "Gap to the teacher", caption, series, ChartAxis("nats per token"))
 
 
 def experience_figures(metrics: Rows) -> list[Figure | None]:
     """Return the curves of experience and distillation; None for those whose metrics are missing."""
-    before, after = ([_curves(metrics, *curves) for curves in part] for part in (MEMORY_CURVES, TEACHING_CURVES))
+    before, after = ([metric_figure(metrics, *curves) for curves in part] for part in (MEMORY_CURVES, TEACHING_CURVES))
     return [hits_figure(metrics), *before, gap_figure(metrics), *after]
 
 
@@ -320,7 +253,7 @@ def score_histogram(scores: Sequence[float]) -> Figure | None:
 def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> list[Figure]:
     """Return all curves that the metrics allow, in the order of the page."""
     policy, work, answers = (
-        [_curves(metrics, *curves) for curves in part] for part in (POLICY_CURVES, WORK_CURVES, ANSWER_CURVES)
+        [metric_figure(metrics, *curves) for curves in part] for part in (POLICY_CURVES, WORK_CURVES, ANSWER_CURVES)
     )
     drawn = [
         reward_figure(metrics, validations),
@@ -331,9 +264,17 @@ def figures(metrics: Rows, validations: Rows, parity_limit: float | None) -> lis
         seconds_figure(metrics),
         *work[2:],
         parity_figure(metrics, parity_limit),
+        queue_figure(metrics),
         *answers,
     ]
-    return [figure for figure in drawn if figure is not None]
+    return [_with_alarms(figure, metrics) for figure in drawn if figure is not None]
+
+
+def _with_alarms(figure: Figure, metrics: Rows) -> Figure:
+    """Return a figure with the alarms of its metrics marked at the steps that raised them."""
+    periods = [(name, first) for name, first, _ in alarm_periods(metrics) if ALARM_FIGURES.get(name) == figure.name]
+    marks = tuple((float(first), f"alarm: {name.replace('_', ' ')}, step {first}") for name, first in periods)
+    return replace(figure, chart=replace(figure.chart, alarms=marks)) if marks else figure
 
 
 def _columns(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -105,7 +105,9 @@ def _alarms_tile(data: ReportData) -> Tile | None:
     periods = alarm_periods(data.metrics)
     if not periods:
         return None
-    said = [f"{name} from step {first}" + (f" to {last}" if last else "") for name, first, last in periods]
+    said = [
+        f"{name.replace('_', ' ')} from step {first}" + (f" to {last}" if last else "") for name, first, last in periods
+    ]
     lasting = sum(last is None for _, _, last in periods)
     return Tile("Collapse alarms", str(len(periods)), note="; ".join(said), tone="bad" if lasting else "")
 

@@ -15,10 +15,9 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from genevolve_ray.viewer.charts import draw
 from genevolve_ray.viewer.gallery import clip
 
-STYLES = ("report.css", "chart.css", "zoom.css")
+STYLES = ("palette.css", "report.css", "chart.css", "zoom.css")
 SCRIPTS = ("chart.js", "zoom.js", "report.js")
 _YAML_LINE = re.compile(r"^(\s*(?:- )*)([^\s:#'\"-][^:]*):(?= |$)(.*)$")
 
@@ -83,7 +82,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clip=clip, draw=draw, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
+    environment.filters.update(clip=clip, signed=signed, fixed=fixed, percent=percent, yaml_lines=yaml_lines)
     return environment
 
 

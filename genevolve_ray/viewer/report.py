@@ -12,9 +12,9 @@ import yaml
 
 from genevolve_ray.records.differences import value_at
 from genevolve_ray.records.secrets import masked
-from genevolve_ray.viewer import figures as draw
+from genevolve_ray.viewer.alarms import alarm_list
 from genevolve_ray.viewer.data import ReportData, ReportPair, load_report_data, pairs, scored
-from genevolve_ray.viewer.figures import number
+from genevolve_ray.viewer.figures import figures, heldout_figure, number
 from genevolve_ray.viewer.gallery import Pictures, attempt, breakdown, choose
 from genevolve_ray.viewer.headlines import tiles
 from genevolve_ray.viewer.lessons import lesson_cards
@@ -23,8 +23,6 @@ from genevolve_ray.viewer.page import render_page, write_page
 if TYPE_CHECKING:
     from genevolve_ray.evolution.store.run import RunStore
 
-ALARM = "alarm_"
-"""Begins the metrics of alarms: 1 while one is raised, else 0."""
 MAX_ATTEMPTS = 6
 """Training trajectories that the page shows in full."""
 
@@ -63,9 +61,9 @@ def _context(data: ReportData, images: str) -> dict[str, Any]:
         "title": data.name,
         "subtitle": _subtitle(data),
         "tiles": tiles(data),
-        "alarms": alarm_rows(data.metrics),
-        "figures": draw.figures(data.metrics, data.validations, data.parity_limit),
-        "heldout": draw.heldout_figure([(p.request.id, p.before.score, p.after.score) for p in compared]),
+        "alarms": alarm_list(data.metrics, data.alarm_texts),
+        "figures": figures(data.metrics, data.validations, data.parity_limit),
+        "heldout": heldout_figure([(p.request.id, p.before.score, p.after.score) for p in compared]),
         "parts": _parts(data.summary),
         "breakdown": breakdown(compared),
         "compared": len(compared),
@@ -98,30 +96,6 @@ def _card(pair: ReportPair, why: str, pictures: Pictures) -> dict[str, Any]:
         "before": attempt(pair.before, pictures),
         "after": attempt(pair.after, pictures),
     }
-
-
-def alarm_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, int | None]]:
-    """Return (alarm, first step, last step) of every period in which a metric `alarm_NAME` was raised, by first step.
-
-    The last step is None for an alarm that is still raised. A run whose metrics have no alarms has none.
-    """
-    names = dict.fromkeys(key for row in metrics for key in row if key.startswith(ALARM))
-    found: list[tuple[str, int, int | None]] = []
-    for name in names:
-        first = before = None
-        for row in metrics:
-            step, raised = number(row.get("step")), bool(number(row.get(name)))
-            if step is None:
-                continue
-            if raised and first is None:
-                first = int(step)
-            elif not raised and first is not None:
-                found.append((name.removeprefix(ALARM).replace("_", " "), first, before))
-                first = None
-            before = int(step)
-        if first is not None:
-            found.append((name.removeprefix(ALARM).replace("_", " "), first, None))
-    return sorted(found, key=lambda period: (period[1], period[0]))
 
 
 def provenance(data: ReportData) -> list[tuple[str, str]]:

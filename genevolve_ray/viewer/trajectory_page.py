@@ -53,6 +53,6 @@ def write_trajectory_page(
             "sides": {"main": MAIN_SIDE, "candidate": CANDIDATE_SIDE},
             "download": data_address(structured_bytes(structured_of(trajectory))),
         },
-        assets=("site.css", "story.css", "story.js"),
+        assets=("palette.css", "site.css", "story.css", "zoom.css", "zoom.js"),
     )
     return write_page(page, out)

@@ -180,6 +180,6 @@ def test_a_copy_opens_without_a_server(
     opened.goto((tmp_path / "copy" / "index.html").as_uri())
     opened.click("a.card")
     assert "Finished" in opened.inner_text("#head")
-    assert opened.evaluate("getComputedStyle(document.querySelector('.chart .line')).strokeWidth") == "2px"
+    assert opened.evaluate("getComputedStyle(document.querySelector('.stretched .line')).strokeWidth") == "2px"
     assert not errors
     opened.close()

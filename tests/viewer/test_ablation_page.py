@@ -86,7 +86,7 @@ def test_bundles_are_shown_with_their_pairs(result: dict[str, Any]) -> None:
 
 def test_curves_show_means_and_single_seeds(result: dict[str, Any]) -> None:
     page = read(result)
-    [readings] = [json.loads(body) for kind, body in page.scripts if '"places"' in body]
+    [readings] = [json.loads(str(a["data-readings"])) for _, a in page.tags if "data-readings" in a]
     assert readings["heads"] == ["step 0", "step 10"]
     assert [texts for _, texts in readings["values"]] == [["0.5", reward] for reward in ("0.6", "0.7", "0.65", "0.72")]
     looks = Counter(str(a.get("class")).split()[0] for tag, a in page.tags if tag == "path")

@@ -127,6 +127,22 @@ def test_many_bars_are_means_and_the_chart_says_so() -> None:
     assert drawing.note == "Each bar is the mean of 2 steps."
 
 
+def test_an_alarm_is_marked_at_its_step_and_explained() -> None:
+    series = ChartSeries("a", 0, [1.0, 2.0, 5.0], [0.5, 0.25, 0.75])
+    drawing = draw(ChartSpec((series,), y=EXACT, alarms=((2.0, "alarm: entropy, step 2"), (9.0, "beyond the curve"))))
+    line, dashed = drawing.strokes
+    assert (dashed.look, dashed.path) == ("guide", "M250 0V1000")
+    [mark] = drawing.marks
+    assert (mark.x, mark.y, mark.label) == (25.0, 0.0, "alarm: entropy, step 2")
+    assert [key.name for key in drawing.keys] == ["a", "alarm"] and drawing.legend
+    assert "alarm: entropy, step 2" in drawing.summary
+
+
+def test_a_legend_tells_the_last_value_of_each_curve() -> None:
+    series = (ChartSeries("a", 0, [1, 2], [0.5, None]), ChartSeries("limit", 4, [1, 2], [3.0, 3.0], Kind.GUIDE))
+    assert [(key.name, key.last) for key in draw(ChartSpec(series)).keys] == [("a", "0.5"), ("limit", "")]
+
+
 def test_readings_name_every_series_at_each_place() -> None:
     series = (
         ChartSeries("a", 0, [1, 2], [0.5, None]),
@@ -154,7 +170,7 @@ def test_the_page_holds_the_drawing_as_svg() -> None:
     ]
     [mark] = [svg for svg in plot.iter("svg") if svg.find("title") is not None]
     assert (mark.get("x"), mark.get("y"), mark.findtext("title")) == ("50.0%", "75.0%", "a dot: step 1, score 0.25")
-    assert ["".join(item.itertext()) for item in element.iter("li")] == ["curve", "dots"]
+    assert ["".join(item.itertext()) for item in element.iter("li")] == ["curve 1", "dots"]
     assert ["".join(text.itertext()) for text in plot.iter("text")][-1] == "2"
 
 
@@ -167,15 +183,16 @@ def test_hostile_names_stay_text() -> None:
         macro("chart.html.j2", "chart")(draw(ChartSpec(series, ChartAxis(HOSTILE), ChartAxis(HOSTILE, unit=HOSTILE))))
     )
     page = parsed(html)
-    assert [kind for kind, _ in page.scripts] == ["application/json"]
+    assert page.scripts == []
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert page.count("img") == 0 and page.text.count(HOSTILE) >= 5
-    assert HOSTILE in json.loads(page.scripts[0][1])["heads"][0]
+    [readings] = [str(attributes["data-readings"]) for _, attributes in page.tags if "data-readings" in attributes]
+    assert HOSTILE in json.loads(readings)["heads"][0]
 
 
 def test_a_figure_of_a_thousand_steps_stays_small() -> None:
     steps = [*range(1000)]
     series = tuple(ChartSeries(f"s{i}", i, steps, [math.sin(s / 50 + i) for s in steps]) for i in range(3))
     figure = Figure("f", "title", "caption", ChartSpec(series))
-    html = str(macro("macros.html.j2", "figure")(figure))
+    html = str(macro("chart.html.j2", "figure")(figure))
     assert len(html) < 60_000

@@ -122,4 +122,4 @@ def test_no_width_scrolls_sideways_and_each_mode_has_its_colors(page: Any, width
     page.emulate_media(color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     color = page.locator("#plot-entropy .line").first.evaluate("path => getComputedStyle(path).stroke")
-    assert color == {"light": "rgb(28, 146, 116)", "dark": "rgb(79, 199, 164)"}[scheme]
+    assert color == {"light": "rgb(28, 132, 104)", "dark": "rgb(79, 199, 164)"}[scheme]

@@ -289,6 +289,16 @@ def test_a_report_of_large_pictures_has_a_bounded_size(
 def test_alarms_are_listed_by_the_steps_in_which_they_were_raised(report_data: ReportData) -> None:
     for row in report_data.metrics:
         row |= {"alarm_tool_use": float(row["step"] in (2, 3)), "alarm_entropy": float(row["step"] >= 7)}
+    report_data.alarm_texts = {(2, "tool_use"): HOSTILE, (3, "tool_use"): "of another step"}
     page = read(report_data)
+    page.assert_harmless()
     assert page.sections[:2] == ["headlines", "alarms"]
-    assert page.rows("alarms")[1:] == [["⚠ tool use", "2", "3"], ["⚠ entropy", "7", "still raised"]]
+    assert f"⚠ tool use step 2 to 3 {' '.join(HOSTILE.split())}" in page.words
+    assert "⚠ entropy since step 7, still raised This run does not keep what the alarm said." in page.words
+    assert "of another step" not in page.words
+    marks = [a["aria-label"] for _, a in page.tags if "alarm: " in str(a.get("aria-label"))]
+    assert [str(label).rpartition("; ")[2] for label in marks] == ["alarm: entropy, step 7", "alarm: tool use, step 2"]
+
+
+def test_a_run_without_alarms_has_no_list_of_them(report_data: ReportData) -> None:
+    assert "alarms" not in read(report_data).sections

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_helpers import HOSTILE
+from page_helpers import HOSTILE, parsed
 from PIL import Image
 from starlette.testclient import TestClient
 from store_helpers import CONFIG, make_group, take_step
@@ -159,10 +159,26 @@ def test_hostile_notes_and_names_are_text(store: RunStore, tmp_path: Path) -> No
     opened[0].name = HOSTILE
     read_all(opened)
     page = TestClient(create_app(opened), base_url="http://localhost").get("/demo/").text
-    assert page.count("<script") == 1
+    assert page.count("<script") == 2
     assert "onerror=alert" not in page.replace("onerror=alert(2)&gt;", "")
     assert page.count("&lt;/script&gt;") >= 4
     opened[0].close()
+
+
+def test_alarms_are_listed_with_their_words(store: RunStore, sources: list[ViewSource], client: TestClient) -> None:
+    assert ">Alarms<" not in client.get("/demo/").text
+    for step in (2, 3):
+        raised = [{"name": "entropy", "text": f"The policy becomes deterministic. {HOSTILE}"}] if step == 2 else []
+        groups = [make_group("a", step)]
+        store.put_group(groups[0], step - 1)
+        metrics = {"reward_mean": 0.5, "entropy": 0.1, "alarm_entropy": float(step == 2)}
+        store.commit_step(step, groups, metrics, f"hash-{step}", loop={"alarms": raised})
+    read_all(sources)
+    page = parsed(client.get("/demo/").text)
+    told = f"⚠ entropy step 2 The policy becomes deterministic. {HOSTILE}"
+    assert told in page.words
+    assert [kind for kind, _ in page.scripts] == ["text/javascript"] * 2
+    assert page.count("title") == 2, "the page has its name, and the curve of the entropy one mark"
 
 
 def test_a_followed_run_tells_its_changes(sources: list[ViewSource], store: RunStore) -> None:

@@ -58,12 +58,17 @@ class ChartMark:
 
 @dataclass(frozen=True)
 class LegendKey:
-    """Explain a color: the name of a series, its look, and the shape of its marks."""
+    """Explain a color: the name of a series, its look, the shape of its marks, and its last value."""
 
     name: str
     color: int
     look: str
     shape: str = ""
+    last: str = ""
+
+
+ALARM = LegendKey("alarm", 4, "point", "drop")
+"""Explains the marks of alarms, at the upper end of dashed lines."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,9 @@ class Drawing:
     note: str = ""
 
     @property
-    def gutter(self) -> int:
-        """Return the characters of the longest number on the vertical axis."""
-        return max((len(tick.text) for tick in self.y_ticks), default=0)
+    def widest(self) -> str:
+        """Return the longest number on the vertical axis; the page leaves room for it."""
+        return max((tick.text for tick in self.y_ticks), key=len, default="")
 
 
 def draw(chart: ChartSpec) -> Drawing:
@@ -117,8 +122,10 @@ def draw(chart: ChartSpec) -> Drawing:
         upward=axis_scale(chart.y, reach, room=True),
     )
     named = [series for series in listed if series.kind is not Kind.FAINT]
-    keys = tuple(LegendKey(s.name, s.color, s.kind.value, _shape(s, place)) for place, s in enumerate(named))
+    keys = tuple(_key(s, place, chart) for place, s in enumerate(named))
+    alarms = [(x, label) for x, label in chart.alarms if 0 <= plot.across.percent(x) <= 100]
     strokes = [*_bands(listed, plot), *_bar_strokes(bars, columns, width, plot), *_lines(listed, plot)]
+    strokes += [Stroke("guide", ALARM.color, f"M{_units(plot.across.percent(x))} 0V{SIDE}") for x, _ in alarms]
     return Drawing(
         summary=_summary(named, chart),
         x_title=chart.x.title,
@@ -126,9 +133,12 @@ def draw(chart: ChartSpec) -> Drawing:
         x_ticks=tuple(plot.across.ticks()),
         y_ticks=tuple(plot.upward.ticks(flip=True)),
         strokes=tuple(strokes),
-        marks=tuple(mark for place, s in enumerate(named) for mark in _marks(s, place, len(named), plot, chart)),
-        keys=keys,
-        legend=chart.legend or len(keys) > 1,
+        marks=(
+            *(mark for place, s in enumerate(named) for mark in _marks(s, place, len(named), plot, chart)),
+            *(ChartMark(ALARM.color, ALARM.shape, plot.across.percent(x), 0.0, label) for x, label in alarms),
+        ),
+        keys=(*keys, *([ALARM] if alarms else [])),
+        legend=chart.legend or len(keys) > 1 or bool(alarms),
         readings=_readings(named, plot, chart),
         note=f"Each bar is the mean of {every} steps." if every > 1 else "",
     )
@@ -193,6 +203,12 @@ def _lines(listed: Sequence[ChartSeries], plot: _Plot) -> Iterable[Stroke]:
                 yield Stroke(series.kind.value, series.color, path)
 
 
+def _key(series: ChartSeries, place: int, chart: ChartSpec) -> LegendKey:
+    ends = known(series.y) if series.kind in (Kind.LINE, Kind.BAR) else []
+    last = chart.y.read(ends[-1]) if ends else ""
+    return LegendKey(series.name, series.color, series.kind.value, _shape(series, place), last)
+
+
 def _shape(series: ChartSeries, place: int) -> str:
     return series.shape or SHAPES[place % len(SHAPES)] if series.kind in (Kind.LINE, Kind.POINT) else ""
 
@@ -225,7 +241,7 @@ def _readings(named: Sequence[ChartSeries], plot: _Plot, chart: ChartSpec) -> Re
 
 
 def _summary(named: Sequence[ChartSeries], chart: ChartSpec) -> str:
-    """Return a chart in words: the first and the last value of each series."""
+    """Return a chart in words: the first and the last value of each series, and the alarms."""
     told = []
     for series in named:
         points = [point for run in runs(series) for point in run]
@@ -235,4 +251,4 @@ def _summary(named: Sequence[ChartSeries], chart: ChartSpec) -> str:
             (first, start), (last, end) = points[0], points[-1]
             after = f" to {chart.y.read(end)} at {chart.x.read(last)}" if len(points) > 1 else ""
             told.append(f"{series.name}: {chart.y.read(start)} at {chart.x.title} {chart.x.read(first)}{after}")
-    return "; ".join(told) or "no values"
+    return "; ".join((*told, *(label for _, label in chart.alarms))) or "no values"

@@ -54,12 +54,18 @@ class ChartSeries:
 
 @dataclass(frozen=True)
 class ChartSpec:
-    """Hold what a chart shows; `legend` asks for one even of a single series."""
+    """Hold what a chart shows.
+
+    Attributes:
+        legend: asks for one even of a single series.
+        alarms: places of the horizontal axis at which an alarm was raised, each with its words.
+    """
 
     series: tuple[ChartSeries, ...]
     x: ChartAxis = ChartAxis("step", whole=True)
     y: ChartAxis = ChartAxis()
     legend: bool = False
+    alarms: tuple[tuple[float, str], ...] = ()
 
 
 def known(values: Iterable[Value]) -> list[float]:

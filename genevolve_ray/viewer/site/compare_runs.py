@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genevolve_ray.records.differences import Difference, differences
 from genevolve_ray.records.intervals import Interval, paired_interval
 from genevolve_ray.records.secrets import masked
+from genevolve_ray.viewer.charts import ChartAxis, ChartSeries
 from genevolve_ray.viewer.data import AFTER
+from genevolve_ray.viewer.figures import Figure, Rows, column, series_figure
 from genevolve_ray.viewer.gallery import clip
-from genevolve_ray.viewer.site.charts import Chart, Series, curves
 from genevolve_ray.viewer.site.entries import LARGEST_PAGE, EntryFilter, EntryOrder
 from genevolve_ray.viewer.site.index import RunIndex
 from genevolve_ray.viewer.site.pages import PageMissing, PageRequest, SitePage
 from genevolve_ray.viewer.site.sources import RunSource
 
 COMPARED = (
-    ("reward_mean", "Reward", "Mean over the rollouts of a step."),
-    ("valid_fraction", "Valid programs", "Share of the rollouts of a step."),
-    ("tool_calls_mean", "Tool calls", "Mean number in a rollout."),
-    ("response_tokens_mean", "Tokens of the policy", "Mean number in a rollout."),
-    ("entropy", "Entropy", "Nats per token of the policy."),
-    ("ved_gap_abs", "Gap of the teacher", "Mean |log π − log q| over taught tokens."),
-    ("grad_norm", "Gradient norm", "Before it is clipped."),
-    ("seconds_step", "Time of a step", "Seconds."),
+    ("reward_mean", "Reward", "Mean over the rollouts of a step.", ChartAxis("reward")),
+    ("valid_fraction", "Valid programs", "Of the rollouts of a step.", ChartAxis("share of rollouts", percent=True)),
+    ("tool_calls_mean", "Tool calls", "Mean of a step.", ChartAxis("per rollout")),
+    ("response_tokens_mean", "Tokens of the policy", "Mean of a step.", ChartAxis("tokens per rollout")),
+    ("entropy", "Entropy", "Over the policy's own tokens.", ChartAxis("nats per token")),
+    ("ved_gap_abs", "Gap to the teacher", "Mean |log π − log q| over taught tokens.", ChartAxis("nats per token")),
+    ("grad_norm", "Gradient norm", "Before clipping.", ChartAxis("L2 norm")),
+    ("seconds_step", "Time of a step", "Wall time.", ChartAxis("seconds", unit="s", zero=True)),
 )
-"""Metrics that are drawn: key, title and caption."""
+"""Metrics that are drawn: key, title, caption and axis."""
 SEED, CONFIDENCE = 0, 0.95
 LONGEST_VALUE = 300
 
@@ -45,24 +45,23 @@ def build_runs(request: PageRequest) -> dict[str, Any]:
     first, second = own.index.store, other.index.store
     return context | {
         "other": other,
-        "charts": overlaid((own.name, other.name), (first.metrics(), second.metrics())),
+        "figures": overlaid((own.name, other.name), (first.metrics(), second.metrics())),
         "heldout": heldout_pairs(own.index, other.index),
         "changes": [_shown(change) for change in differences(masked(first.config), masked(second.config))],
         "confidence": CONFIDENCE,
     }
 
 
-def overlaid(names: tuple[str, str], metrics: tuple[Sequence[Mapping[str, Any]], ...]) -> list[Chart]:
+def overlaid(names: tuple[str, str], metrics: tuple[Rows, Rows]) -> list[Figure]:
     """Return the curves of two runs over each other, by step; a metric that neither has is left out."""
     found = []
-    for key, title, caption in COMPARED:
-        rows: dict[Any, dict[str, Any]] = {}
-        for side, of_run in zip("ab", metrics, strict=True):
-            for row in of_run:
-                rows.setdefault(row["step"], {"step": row["step"]})[side] = row.get(key)
-        series = [Series(side, name, color) for side, name, color in zip("ab", names, (0, 1), strict=True)]
-        found.append(curves(f"both-{key}", title, caption, [rows[step] for step in sorted(rows)], series))
-    return [chart for chart in found if chart is not None]
+    for key, title, caption, axis in COMPARED:
+        series = [
+            ChartSeries(name, color, column(rows, "step"), column(rows, key))
+            for color, (name, rows) in enumerate(zip(names, metrics, strict=True))
+        ]
+        found.append(series_figure(f"both-{key}", title, caption, series, axis, legend=True))
+    return [figure for figure in found if figure is not None]
 
 
 def heldout_pairs(first: RunIndex, second: RunIndex) -> tuple[int, float, float, Interval] | None:

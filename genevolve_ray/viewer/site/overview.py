@@ -3,110 +3,33 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from genevolve_ray.evolution.status import RunPhase, RunStatus, seconds_since
 from genevolve_ray.evolution.store.run import RunStore
-from genevolve_ray.viewer.figures import PHASES, column, number
+from genevolve_ray.viewer.alarms import alarm_list, alarm_texts
+from genevolve_ray.viewer.charts import ChartAxis, ChartSeries, Kind
+from genevolve_ray.viewer.data import stated_parity_limit
+from genevolve_ray.viewer.figures import Figure, column, figures, number, series_figure
+from genevolve_ray.viewer.headlines import Tile
 from genevolve_ray.viewer.page import duration
 from genevolve_ray.viewer.site import totals
-from genevolve_ray.viewer.site.charts import (
-    Chart,
-    Series,
-    columns,
-    curves,
-    plain,
-    seconds,
-    share,
-    thinned_steps,
-)
 from genevolve_ray.viewer.site.index import IndexState, RunIndex
 from genevolve_ray.viewer.site.pages import PageRequest, SitePage
 from genevolve_ray.viewer.site.sources import RunSource
 
 QUIET_SECONDS = 45.0
 """A run that goes on writes its status every ten seconds; after this long without one it is shown as silent."""
-LANES = ("same version", "1 version behind", "2 versions behind", "3 or more behind")
+LANES = (("same version", 2), ("1 version behind", 0), ("2 versions behind", 1), ("3 or more behind", 4))
+"""Labels and colors of tokens by their age."""
 _RECENT = 5
 """Steps over which the present speed is taken."""
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Describe a chart of metrics over steps; `zero` begins its vertical axis at 0."""
-
-    name: str
-    title: str
-    caption: str
-    series: tuple[Series, ...]
-    show: Callable[[float], str] = plain
-    zero: bool = True
-
-
-CURVES = (
-    Curve(
-        "reward",
-        "Reward",
-        "Mean over the rollouts of a step that have a reward.",
-        (
-            Series("reward_mean", "mean", 0),
-            Series("reward_image", "image part", 1),
-            Series("reward_text", "text part", 2),
-            Series("validation", "validation", 3),
-        ),
-        zero=False,
-    ),
-    Curve(
-        "shares",
-        "Shares",
-        "Programs that can be rendered, and requests that recalled an experience.",
-        (Series("valid_fraction", "valid programs", 0), Series("experience_hit_rate", "recalled", 2)),
-        share,
-    ),
-    Curve(
-        "turns",
-        "Turns",
-        "Of a rollout, mean.",
-        (Series("turns_mean", "turns", 0), Series("tool_calls_mean", "tool calls", 1)),
-    ),
-    Curve(
-        "failures",
-        "Failures",
-        "Rollouts without a program, failures from outside, and tool calls that failed, each per step.",
-        (
-            Series("policy_failures", "no program", 4),
-            Series("infra_failures", "from outside", 3),
-            Series("tool_outages", "tool outages", 1),
-            Series("service_failed_calls", "failed calls", 5),
-        ),
-    ),
-    Curve("speed", "Speed", "Sampled tokens per second.", (Series("tokens_per_second", "tokens/s", 0),)),
-    Curve("entropy", "Entropy", "Of the policy, nats per token, mean.", (Series("entropy", "entropy", 0),)),
-    Curve(
-        "gap",
-        "Teacher gap",
-        "Mean absolute difference of log-probs with and without experience, over taught tokens.",
-        (Series("ved_gap_abs", "gap", 0),),
-    ),
-    Curve(
-        "parity",
-        "Parity of engine and learner",
-        "Mean absolute difference of the log-probs that both give to the same tokens; it should stay far below the limit.",
-        (Series("parity", "parity", 0),),
-    ),
-)
-"""The charts of metrics, in their order; that of the seconds of a step follows the fourth."""
-
-
-@dataclass(frozen=True)
-class OverviewTile:
-    """Hold a headline: what it is, its value, and a word on it."""
-
-    label: str
-    value: str
-    note: str = ""
+MAIN_CURVES = "reward valid tools hits failures outages seconds speed entropy gap parity queue".split()
+"""Figures that the page shows at once; the others open on demand."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +58,7 @@ def build_overview(request: PageRequest) -> dict[str, Any]:
     store = index.store
     steps = store.last_step
     rows = source.kept("rows", steps, store.metrics)
-    curves = source.kept("curves", steps, lambda: charts(rows, store.validations()))
+    drawn = source.kept("curves", steps, lambda: figures(rows, store.validations(), stated_parity_limit(store.config)))
     summary = source.kept("summary", (steps, status and status.state), store.summary)
     sums = source.kept("totals", index.revision, lambda: _totals(index))
     head = headline(store, status, summary)
@@ -144,7 +67,9 @@ def build_overview(request: PageRequest) -> dict[str, Any]:
         "head": head,
         "origin": source.kept("origin", "", lambda: _origin(store)),
         "tiles": tiles(summary, rows, head, sum(s.money for s in sums.services)),
-        "charts": [c for c in (*curves, sums.lanes) if c is not None],
+        "alarms": source.kept("alarms", steps, lambda: alarm_list(rows, alarm_texts(store.manifests()))),
+        "figures": [*(f for f in drawn if f.name in MAIN_CURVES), *([sums.lanes] if sums.lanes else [])],
+        "more_figures": [f for f in drawn if f.name not in MAIN_CURVES],
         "sums": sums,
         "notes": list(reversed(status.notes)) if status else [],
         "damage": [*filter(None, [source.fault]), *store.damage.values(), *sums.state.damaged],
@@ -158,7 +83,7 @@ class OverviewTotals:
     services: list[totals.ServiceTotal]
     timings: list[totals.TimingTotal]
     engines: list[totals.EngineTotal]
-    lanes: Chart | None
+    lanes: Figure | None
     waiting: int
     state: IndexState
 
@@ -213,16 +138,14 @@ def headline(store: RunStore, status: RunStatus | None, summary: Mapping[str, An
     )
 
 
-def tiles(
-    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], head: RunHeadline, money: float
-) -> list[OverviewTile]:
+def tiles(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], head: RunHeadline, money: float) -> list[Tile]:
     """Return the headlines of a run; those without a value are left out."""
     last, first = (rows[-1], rows[0]) if rows else ({}, {})
     found = []
 
     def add(label: str, key: str, show: Any, note: str = "") -> None:
         if (value := number(last.get(key))) is not None:
-            found.append(OverviewTile(label, show(value), note))
+            found.append(Tile(label, show(value), note=note))
 
     began = number(first.get("reward_mean"))
     add(
@@ -231,7 +154,7 @@ def tiles(
         "{:.3f}".format,
         f"{began:.3f} in step 1" if began is not None and len(rows) > 1 else "",
     )
-    add("Valid programs", "valid_fraction", share, "of the last step")
+    add("Valid programs", "valid_fraction", "{:.1%}".format, "of the last step")
     add("Tool calls", "tool_calls_mean", "{:.1f}".format, "of a rollout, mean")
     times = [t for t in column(rows[-_RECENT:], "seconds_step") if t is not None]
     if times:
@@ -239,67 +162,43 @@ def tiles(
         note = (
             f"about {duration(usual * left)} to go" if head.tone == "live" and left > 0 else "median of the last steps"
         )
-        found.append(OverviewTile("Time of a step", seconds(usual), note))
+        found.append(Tile("Time of a step", _seconds(usual), note=note))
     add("Policy tokens", "tokens_per_second", lambda v: f"{v:,.0f}/s", "sampled, of the last step")
     if money:
-        found.append(OverviewTile("Cost", f"{money:,.4g}", "in the currency of the prices"))
+        found.append(Tile("Cost", f"{money:,.4g}", note="in the currency of the prices"))
     before, after = (number(summary.get(f"heldout_reward_{side}")) for side in ("sft", "final"))
     if before is not None and after is not None:
         low, high = summary.get("heldout_gain_interval") or (None, None)
         note = f"gain {after - before:+.3f}" + (
             f" ({low:+.3f} to {high:+.3f})" if low is not None and high is not None else ""
         )
-        found.append(OverviewTile("Held-out reward", f"{before:.3f} → {after:.3f}", note))
+        found.append(Tile("Held-out reward", f"{before:.3f} → {after:.3f}", note=note))
     return found
 
 
-def charts(rows: Sequence[Mapping[str, Any]], validations: Sequence[Mapping[str, Any]]) -> list[Chart | None]:
-    """Return the curves of a run; None for those without a value."""
-    checked = {row["step"]: row.get("reward_mean") for row in validations}
-    rows = [{**row, "validation": checked.get(row["step"])} for row in rows]
-    drawn = [curves(c.name, c.title, c.caption, rows, c.series, c.show, zero=c.zero) for c in CURVES]
-    return [*drawn[:4], _phases(rows), *drawn[4:], _queue(rows)]
-
-
-def lanes(versions: Sequence[totals.VersionTokens]) -> Chart | None:
+def lanes(versions: Sequence[totals.VersionTokens]) -> Figure | None:
     """Return, for each step, the share of its tokens by how many versions behind the policy they were sampled."""
     by_step: dict[int, list[int]] = {}
     for found in versions:
         if found.step is not None:
             behind = min(max(found.step - 1 - found.version, 0), len(LANES) - 1)
             by_step.setdefault(found.step, [0] * len(LANES))[behind] += found.tokens
-    steps = thinned_steps(sorted(by_step))
-    parts = [
-        (label, (2, 0, 1, 4)[i], [by_step[s][i] / max(1, sum(by_step[s])) for s in steps])
-        for i, label in enumerate(LANES)
+    steps = [float(step) for step in sorted(by_step)]
+    shares = [[tokens / max(1, sum(by_step[step])) for tokens in by_step[step]] for step in sorted(by_step)]
+    series = [
+        ChartSeries(label, color, steps, [row[place] for row in shares], Kind.BAR)
+        for place, (label, color) in enumerate(LANES)
+        if any(row[place] for row in shares)
     ]
-    return columns(
-        "staleness",
-        "Staleness",
-        "Sampled tokens that a step trained on, by how many versions older than the policy before the step they are.",
-        steps,
-        parts,
-        share,
+    caption = (
+        "Sampled tokens that a step trained on, by how many versions older than the policy before the step they are."
     )
+    axis = ChartAxis("share of tokens", percent=True, zero=True, top=1.0)
+    return series_figure("staleness", "Staleness", caption, series, axis)
 
 
-def _phases(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
-    chosen = {row["step"]: row for row in rows}
-    steps = thinned_steps(sorted(chosen))
-    parts = [
-        (label, color, [number(chosen[s].get(f"seconds_{name}")) or 0.0 for s in steps])
-        for name, label, color in (*PHASES, ("validation", "validation", 5))
-    ]
-    return columns("seconds", "Time of a step", "Seconds by what the step did.", steps, parts, seconds)
-
-
-def _queue(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """Return the samples in progress between steps; a run in which rollouts and learner take turns has none."""
-    keys = ("samples_running", "samples_buffered")
-    if not any(number(row.get(key)) for row in rows for key in keys):
-        return None
-    series = [Series("samples_running", "running", 0), Series("samples_buffered", "finished, waiting", 1)]
-    return curves("queue", "Samples in progress", "At the end of a step.", rows, series, plain, zero=True)
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 100 else f"{value:.3g} s"
 
 
 def _loop(store: RunStore) -> Mapping[str, Any]:

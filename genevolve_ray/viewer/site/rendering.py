@@ -50,15 +50,10 @@ def render(template: str, links: Links, **context: Any) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Any:
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined, select_autoescape
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
-        loader=ChoiceLoader(
-            [
-                PackageLoader("genevolve_ray.viewer", "templates/site"),
-                PrefixLoader({"shared": PackageLoader("genevolve_ray.viewer")}),
-            ]
-        ),
+        loader=ChoiceLoader([PackageLoader("genevolve_ray.viewer", name) for name in ("templates/site", "templates")]),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -84,17 +84,19 @@ def test_two_runs_are_compared(source: RunSource, report_data: ReportData, tmp_p
         page = parsed(client.get("/first/runs?with=second").text)
         assert f"{gain.mean:+.3f}".replace("-", "−") in page.words
         assert ["learner.advantage.ddof", "1", "0"] in page.rows("settings")
-        assert page.count("figure", _class="chart") == 1
+        assert page.count("figure", _class="plot") == 1
         assert client.get("/first/runs?with=first").status_code == 404
         assert '<option value="second">' in client.get("/first/runs").text
 
 
 def test_curves_of_runs_of_other_lengths_share_their_steps() -> None:
-    (chart,) = overlaid(
+    (figure,) = overlaid(
         ("one", "two"), ([{"step": 1, "reward_mean": 0.5}], [{"step": s, "reward_mean": 0.1} for s in (1, 2)])
     )
-    assert [(label, last) for label, _, last in chart.legend] == [("one", "0.5"), ("two", "0.1")]
-    assert chart.ends == ("step 1", "2")
+    drawing = figure.drawing
+    assert [(key.name, key.last) for key in drawing.keys] == [("one", "0.5"), ("two", "0.1")]
+    assert drawing.readings.heads == ("step 1", "step 2")
+    assert drawing.readings.values == ((0, ("0.5", "")), (1, ("0.1", "0.1")))
 
 
 def test_a_trajectory_file_is_a_source_of_its_own(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_hostile_text_in_a_trajectory_file_is_shown_as_text(name: str, tmp_path:
     structured = StructuredTrajectory(case_id=text, user_prompt=text, gen_prompt=text, steps=steps)
     (source,) = open_sources([str(write_structured(structured, tmp_path / "trajectory_structured.json"))], tmp_path)
     page = parsed(client_of(source).get(f"/{source.slug}/").text)
-    assert actives(page) == {"meta": 3, "link": 4, "script": 1, "body": 1}
+    assert actives(page) == {"meta": 3, "link": 5, "script": 1, "body": 1}
     assert_only_text(page)
     if len(text) < 100:
         assert page.text.count(MARK) >= 10

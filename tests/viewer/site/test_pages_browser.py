@@ -100,7 +100,9 @@ def test_a_filter_is_set_by_keyboard_and_a_group_opened(page: Any, site: tuple[s
     page.keyboard.press("Enter")
     page.wait_for_selector("#samples")
     assert page.locator(".sample-of").count() == 4
-    assert page.evaluate("[...document.images].every(i => i.loading === 'lazy' || i.naturalWidth > 0)")
+    assert page.evaluate(
+        "[...document.querySelectorAll('main img')].every(i => i.loading === 'lazy' || i.naturalWidth > 0)"
+    )
 
 
 def test_a_trajectory_opens_its_pictures_and_its_tokens(page: Any, site: tuple[str, RunSource]) -> None:
@@ -111,9 +113,13 @@ def test_a_trajectory_opens_its_pictures_and_its_tokens(page: Any, site: tuple[s
     assert not [url for url in asked if "/tokens/" in url]
     page.locator(".zoom").first.focus()
     page.keyboard.press("Enter")
-    assert page.locator("dialog.full[open] img").evaluate("i => i.src").startswith(site[0])
+    assert page.locator("dialog.viewer[open] img").evaluate("i => i.src").startswith(site[0])
+    assert page.locator("dialog.viewer[open] .about").inner_text().startswith("IMG_001")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("dialog.viewer[open] .about").inner_text().startswith("IMG_002")
     page.keyboard.press("Escape")
-    assert page.locator("dialog.full[open]").count() == 0
+    assert page.locator("dialog.viewer[open]").count() == 0
+    assert page.evaluate("document.activeElement.dataset.alt").startswith("IMG_002")
     page.locator("#lane-of > summary").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#lane-of .flow")
@@ -126,6 +132,21 @@ def test_a_trajectory_opens_its_pictures_and_its_tokens(page: Any, site: tuple[s
     assert "mask 0 · version none · teacher gap none" in page.inner_text(".picked")
     page.locator(".flow .tok.moved").click()
     assert "teacher gap +4.000" in page.inner_text(".picked")
+
+
+def test_values_of_curves_are_read_by_keys_even_after_the_page_has_refreshed(page: Any) -> None:
+    page.goto("/run/")
+    curves, reading = page.locator("#plot-reward-curves"), page.locator("#plot-reward .reading")
+    for _ in range(2):
+        curves.focus()
+        page.keyboard.press("End")
+        assert reading.locator("b").inner_text() == "step 2"
+        page.evaluate("""() => {
+            const old = document.getElementById("curves"), next = old.cloneNode(true);
+            for (const box of next.querySelectorAll(".reading")) box.hidden = true;
+            old.replaceWith(next);
+            document.dispatchEvent(new Event("site:refreshed"));
+        }""")
 
 
 def test_two_samples_are_compared_from_the_page_of_one(page: Any, site: tuple[str, RunSource]) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-/* A click on a picture opens it in full size: the one that the page embeds or has an address of, else its preview. */
+/* A click on a picture opens it in full size: the one that its link or the page has, else its preview. */
 (() => {
   const held = document.getElementById("pictures");
   const full = held ? JSON.parse(held.textContent) : {};
@@ -17,19 +17,19 @@
   const close = make("button", { type: "button", className: "close", ariaLabel: "Close", onclick: () => dialog.close() }, "✕");
   const dialog = make("dialog", { className: "viewer", ariaLabel: "Picture" }, close, image, about, make("p", { className: "more" }, steps, link));
   document.body.append(dialog);
-  const NEIGHBORS = ".shots, .hits, .pair, .attempts, .solo";
+  const NEIGHBORS = ".shots, .hits, .pair, .attempts, .solo, .candidates, .versus, .side-by-side";
   let current = null;
 
-  const around = button => [...(button.closest(NEIGHBORS) || button.parentNode).querySelectorAll("button.zoom")]
+  const around = button => [...(button.closest(NEIGHBORS) || button.parentNode).querySelectorAll(".zoom")]
     .filter(one => one.querySelector("img[src]"));
 
   function show(button) {
     current = button;
     const { alt, full: key, file, size } = button.dataset;
     const preview = button.querySelector("img");
-    const whole = !key || key in full || key.includes("/");
+    const whole = !key || key in full;
     const [width, height] = size.split(" × ").map(Number);
-    image.src = key && whole ? full[key] || key : preview.src;
+    image.src = button.href || full[key] || preview.src;
     image.alt = alt;
     const small = preview.classList.contains("pixelated");
     image.className = small ? "pixelated" : "";
@@ -51,8 +51,9 @@
   }
 
   document.addEventListener("click", event => {
-    const button = event.target.closest("button.zoom");
-    if (!button || !button.querySelector("img[src]")) return;
+    const button = event.target instanceof Element && event.target.closest(".zoom");
+    if (!button || !button.querySelector("img[src]") || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
     show(button);
     dialog.showModal();
   });

@@ -8,9 +8,9 @@
     const svg = chart.querySelector(".curves");
     const cursor = chart.querySelector(".cursor");
     const box = chart.querySelector(".reading");
-    const { places, heads, values } = JSON.parse(chart.querySelector(".readings").textContent);
+    const { places, heads, values } = JSON.parse(chart.dataset.readings);
     const keys = [...chart.querySelectorAll(".keys .key")];
-    const names = [...chart.querySelectorAll(".keys li")].map(item => item.textContent);
+    const names = [...chart.querySelectorAll(".keys li > span")].map(name => name.textContent);
     let place = -1;
 
     function show(content, x) {
@@ -78,5 +78,14 @@
     });
   }
 
-  document.querySelectorAll(".chart").forEach(follow);
+  /* The site replaces its charts while a run goes on. */
+  const followed = new WeakSet();
+  function followAll() {
+    for (const chart of document.querySelectorAll(".chart")) {
+      if (!followed.has(chart)) follow(chart);
+      followed.add(chart);
+    }
+  }
+  followAll();
+  document.addEventListener("site:refreshed", followAll);
 })();
