@@ -65,6 +65,9 @@ def test_every_line_of_the_table_can_be_typed_in_its_order(tmp_path: Path) -> No
                 with typist.serving(line, "gateway listening", (*more(words), "--port", port)) as server:
                     typist.type(worker, more("worker"))
                     assert server.process.wait(120) == 0
+            elif words.startswith("view"):
+                with typist.serving(line, "Ctrl-C ends it", ("--port", "0")):
+                    pass
             elif words.startswith("serve"):
                 with typist.serving(line, "listens at", more(words)):
                     pass
