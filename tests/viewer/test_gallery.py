@@ -75,6 +75,13 @@ def test_a_preview_of_noise_stays_below_its_limit() -> None:
     assert len(base64.b64decode(picture.uri.partition(",")[2])) <= MAX_PREVIEW
 
 
+@pytest.mark.parametrize(("format_", "size"), [("GIF", (8, 8)), ("PNG", (9000, 9000))])
+def test_a_picture_beyond_the_limits_is_left_out(format_: str, size: tuple[int, int]) -> None:
+    buffer, store = io.BytesIO(), MemoryImages()
+    Image.new("RGB", size).save(buffer, format=format_)
+    assert Pictures(store.get).get(store.put(buffer.getvalue(), width=size[0], height=size[1])) is None
+
+
 def test_files_are_linked_below_the_folder_unless_a_browser_might_run_them() -> None:
     store = MemoryImages()
     ref = stored(store, 64, 64)

@@ -206,3 +206,27 @@ def test_hostile_text_does_nothing_in_a_browser(
             assert "<script>window.hit=1</script>" in opened.inner_text("main"), address
         opened.close()
         assert foreign == []
+
+
+def test_a_part_in_use_follows_once_it_is_left(page: Any, site: tuple[str, RunSource]) -> None:
+    page.goto("/run/")
+    page.wait_for_selector("#engines .scroll")
+    # As if the run had gone on: what the server sends now differs from what is shown.
+    page.evaluate("document.querySelector('#engines h2').dataset.old = ''")
+    page.evaluate("document.querySelector('#notes h2').dataset.old = ''")
+    page.locator("#engines .scroll").first.focus()
+    with page.expect_event("response", lambda answer: answer.url.endswith("/run/")):
+        page.evaluate("refresh()")
+    page.wait_for_selector("#notes h2:not([data-old])")
+    assert page.locator("#engines h2[data-old]").count() == 1
+    page.evaluate("document.activeElement.blur()")
+    page.wait_for_selector("#engines h2:not([data-old])")
+
+
+def test_a_hidden_page_holds_no_connection(page: Any, site: tuple[str, RunSource]) -> None:
+    show = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    show += " document.dispatchEvent(new Event('visibilitychange')); return stream === null; }"
+    page.goto("/run/")
+    assert page.evaluate(show, True)
+    with page.expect_event("request", lambda asked: asked.url.endswith("/events")):
+        assert not page.evaluate(show, False)
