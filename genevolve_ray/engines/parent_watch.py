@@ -13,7 +13,11 @@ import time
 def die_with_parent(names: tuple[str, ...]) -> None:
     """Kill this process when its parent ends in any way, if it is a multiprocessing child with a matching name.
 
-    It also leaves the parent's process group: Ctrl-C in a terminal is for the parent alone, which may only stop a request.
+    It also leaves the parent's process group, in `ask` and in trainings alike. Ctrl-C in a terminal interrupts a whole group.
+    It is for the parent alone: `ask` may only stop a request, and a training first ends its samples, for which the engine
+    must still answer. No kind of end needs the group: who kills the group, as a scheduler does, kills the parent, and this
+    process follows it.
+
     vLLM's engine process outlives a parent that was killed with SIGKILL. A thread waits on the pipe that
     multiprocessing keeps to the parent. Unlike PR_SET_PDEATHSIG, this does not depend on the thread that started this
     process.

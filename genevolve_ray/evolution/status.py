@@ -25,6 +25,9 @@ NOTES = 50
 _SECONDS, _BEAT = 1.0, 10.0
 """Least seconds between two states of the file, and most, so that readers see that the run is alive."""
 
+_CLOSE = 10.0
+"""Seconds that the end of a run waits for the last state."""
+
 
 class RunPhase(StrEnum):
     """Name whether a run goes on, or how it ended."""
@@ -33,6 +36,8 @@ class RunPhase(StrEnum):
     FINISHED = "finished"
     STOPPED = "stopped"
     """It was ended by Ctrl-C or a signal, and can be resumed."""
+    ALARM = "alarm"
+    """It was ended by an alarm that `alarms.stop` names, and can be resumed."""
     FAILED = "failed"
     """It ended with an error, and can be resumed."""
 
@@ -57,7 +62,7 @@ class RunStatus(Record):
         outcomes: rollouts of the phase by outcome.
         started: time at which this process began (UTC).
         updated: time of this state (UTC). A run that goes on writes at least every ten seconds.
-        error: the error with which it ended, in one line.
+        error: the error or the alarm with which it ended, in one line.
         notes: the newest notes.
     """
 
@@ -125,11 +130,15 @@ class StatusFile:
         self._news.set()
 
     def close(self) -> None:
-        """Write the last state, and end the thread; a second call does nothing."""
-        if self._thread.is_alive():
+        """Write the last state, and end the thread; a second call does nothing. A disk that hangs is left behind."""
+        if self._thread.is_alive() and not self._ended.is_set():
             self._ended.set()
             self._news.set()
-            self._thread.join()
+            self._thread.join(_CLOSE)
+            if self._thread.is_alive():
+                self._on_fault(
+                    f"{self._path} was not written within {_CLOSE:g} s; viewers do not see how the run ended"
+                )
 
     def _run(self) -> None:
         while not self._ended.is_set():

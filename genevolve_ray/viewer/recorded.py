@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from genevolve_ray.errors import as_ending
+from genevolve_ray.evolution.alarms import AlarmStop
 from genevolve_ray.evolution.status import RunPhase, StatusFile
 from genevolve_ray.records.secrets import shown
 from genevolve_ray.records.trajectory import Trajectory
@@ -75,7 +76,8 @@ class RecordedProgress:
         else:
             known = as_ending(error)
             line = known[0] if known is not None else f"{type(error).__name__}: {error}"
-            end |= {"state": RunPhase.FAILED, "error": shown(line)[:_LONGEST]}
+            state = RunPhase.ALARM if isinstance(error, AlarmStop) else RunPhase.FAILED
+            end |= {"state": state, "error": shown(line)[:_LONGEST]}
         self._status.change(**end)
         self._entered.__exit__(kind, error, trace)
         self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from loop_fakes import make_trajectory
 from rich.console import Console
 from store_helpers import CONFIG, take_step
 
+from genevolve_ray.evolution import status as status_module
+from genevolve_ray.evolution.alarms import AlarmStop
 from genevolve_ray.evolution.status import NOTES, STATUS_FILE, RunPhase, RunStatus, StatusFile, read_status
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.records.trajectory import SampleKey
@@ -46,6 +49,7 @@ def test_the_file_says_what_the_run_does(tmp_path: Path) -> None:
         (None, RunPhase.FINISHED, ""),
         (asyncio.CancelledError(), RunPhase.STOPPED, ""),
         (KeyboardInterrupt(), RunPhase.STOPPED, ""),
+        (AlarmStop("entropy"), RunPhase.ALARM, "entropy"),
         (ValueError("broken"), RunPhase.FAILED, "ValueError: broken"),
     ],
 )
@@ -71,6 +75,19 @@ def test_a_file_that_cannot_be_written_is_one_note(tmp_path: Path) -> None:
     (note,) = told
     assert "cannot write" in note
     assert str(tmp_path / "gone" / STATUS_FILE) in note
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, gate = [], threading.Event()
+    monkeypatch.setattr(status_module, "_CLOSE", 0.01)
+    status = StatusFile(tmp_path, told.append)
+    monkeypatch.setattr(status, "_write", lambda: gate.wait(30))
+    status.start()
+    status.close()
+    status.close()
+    gate.set()
+    (note,) = told
+    assert "was not written within 0.01 s" in note
 
 
 def test_only_the_newest_notes_stay(tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ import yaml
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana-dashboard.json").read_text(encoding="utf-8"))
 ALERTS: dict[str, Any] = yaml.safe_load((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))
-OF_A_RUN_WITH_ALARMS = {"genevolve_alarm"}
-"""Metrics that a run exports only where it has an alarm."""
 
 _VARIABLES = {"$__rate_interval": "1m", "$run": ".*"}
 

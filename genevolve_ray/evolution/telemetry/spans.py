@@ -2,8 +2,9 @@
 
 A trajectory crosses actors: the rollout worker, the services of tools, renderer and judges, the driver for the judges of
 groups. What each part took travels with the trajectory, so the driver knows the whole tree when the outcome is known. No
-other process exports anything, and a trace is handed to the exporter as a whole or not at all. Names follow OpenTelemetry's semantic conventions
-for generative AI where these have one: `invoke_agent`, `chat`, `execute_tool`, `gen_ai.*`.
+other process exports anything, and a trace is handed to the exporter as a whole or not at all. Names follow
+OpenTelemetry's semantic conventions for generative AI where these have one: `invoke_agent`, `chat`, `execute_tool`,
+`gen_ai.*`.
 """
 
 from __future__ import annotations

@@ -29,8 +29,12 @@ from genevolve_ray.evolution.trackers.port import (
 from genevolve_ray.records.secrets import shown
 
 TRIES = 10
-"""Tries to write a step; the waits between them double from `FIRST_WAIT` to `LONGEST_WAIT` seconds."""
+"""Tries to write a step that the tracker refuses. A start, or a step that meets an error of the operating system or of a
+connection, is tried until the end of the run."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds before the second try, and at most before a later one; the waits double."""
+_CHAIN = 16
+"""Errors of a chain that are looked at."""
 _SHOWN = 300
 """Characters of an error that a note keeps."""
 
@@ -81,14 +85,14 @@ class TrackerThread:
             steps: the steps of the run.
             folder: the run's folder, where `trackers/NAME.json` is kept.
             note: receives the notes for the user, from this thread.
-            tries: how often a step is tried before it is given up.
+            tries: how often a step that the tracker refuses is tried before it is given up.
             first_wait: seconds before the second try.
         """
         self._tracker, self._run, self._steps, self._folder = tracker, run, steps, folder
         self._note, self._tries, self._first_wait = note, tries, first_wait
         self._state = threading.Condition()
         self._committed = self._written = self._already = 0
-        self._closing = self._ended = self._noted = False
+        self._closing = self._ended = self._noted = self._passing = False
         self._summary: Mapping[str, Any] | None = None
         self.failures = self.lost = 0
         """Calls that failed, and steps that were given up."""
@@ -132,7 +136,7 @@ class TrackerThread:
     # --- the thread --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        if not self._try(self._begin, "beginning the run"):
+        if not self._try(self._begin, "beginning the run", lasting=True):
             return
         while (step := self._next()) is not None:
             written = self._try(partial(self._write, step), f"step {step}")
@@ -140,9 +144,10 @@ class TrackerThread:
                 break  # The next start finds it missing.
             if written:
                 self._show(step)
+                self._reach(step)
             else:
                 self.lost += 1
-            self._reach(step)
+                self._pass(step)
         with self._typed("its end"):
             self._tracker.finish(self._summary)
             self._ended = True
@@ -164,14 +169,15 @@ class TrackerThread:
         self._tracker.write(step, scalars(self._steps.metrics(step)) | {COMMITTED: float(step)})
 
     def _show(self, step: int) -> None:
-        """Show alerts and pictures of a step that was written; each is tried once."""
+        """Show alerts and pictures of a step that was written; each is tried once, and none for steps of before the start."""
+        if step <= self._already:
+            return
         for title, text in self._alerts(step):
             with self._typed(f"an alert of step {step}"):
                 self._tracker.alert(step, title, text)
-        if step > self._already:
-            with self._typed(f"the pictures of step {step}"):
-                if rows := self._steps.pictures(step):
-                    self._tracker.pictures(step, rows)
+        with self._typed(f"the pictures of step {step}"):
+            if rows := self._steps.pictures(step):
+                self._tracker.pictures(step, rows)
 
     def _alerts(self, step: int) -> Sequence[tuple[str, str]]:
         found: list[tuple[str, str]] = []
@@ -185,17 +191,23 @@ class TrackerThread:
             self._state.wait_for(lambda: self._written < self._committed or self._closing)
             return self._written + 1 if self._written < self._committed else None
 
-    def _try(self, work: Callable[[], None], what: str) -> bool:
-        """Do work, with new tries after growing waits that end when the run ends; return whether it succeeded."""
-        for number in range(self._tries):
-            done = False
+    def _try(self, work: Callable[[], None], what: str, *, lasting: bool = False) -> bool:
+        """Do work, with new tries after growing waits that end when the run ends; return whether it succeeded.
+
+        An error that may pass, and every error of `lasting` work, is tried again until then; another one `tries` times.
+        """
+        number, wait = 0, self._first_wait
+        while lasting or number < self._tries:
+            done, self._passing = False, False
             with self._typed(what):
                 work()
                 done = True
             if done or self._closing:
                 return done
+            number += not self._passing
             with self._state:
-                self._state.wait_for(lambda: self._closing, min(self._first_wait * 2.0**number, LONGEST_WAIT))
+                self._state.wait_for(lambda: self._closing, wait)
+            wait = min(2 * wait, LONGEST_WAIT)
         return False
 
     @contextmanager
@@ -209,6 +221,7 @@ class TrackerThread:
         if not isinstance(error, Exception):
             return False
         self.failures += 1
+        self._passing = _may_pass(error)
         if not self._noted:
             self._noted = True
             said = " ".join(shown(error).split())[:_SHOWN] or type(error).__name__
@@ -218,9 +231,7 @@ class TrackerThread:
 
     def _reach(self, step: int) -> None:
         """Go on after a step, and record in the run that the tracker has it."""
-        with self._state:
-            self._written = step
-            self._state.notify_all()
+        self._pass(step)
         found = TrackerFile(
             id=self._tracked.id,
             address=shown(self._tracked.address),
@@ -230,11 +241,30 @@ class TrackerThread:
         with self._typed("the record in the run's folder"):
             self._folder.put(_path(self._tracker.name), found.encode(), "tracker's record")
 
+    def _pass(self, step: int) -> None:
+        """Go on after a step."""
+        with self._state:
+            self._written = step
+            self._state.notify_all()
+
     def _kept(self) -> TrackerFile | None:
         name = _path(self._tracker.name)
         if self._folder.size(name) is None:
             return None
         return TrackerFile.decode(self._folder.get(name, "tracker's record"), self._folder.path(name))
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether an error is one of a connection, a time limit or a full disk, or was raised while one was handled.
+
+    Trackers wrap such errors in kinds of their own. A file that is missing or closed to us will be so at the next try.
+    """
+    found: BaseException | None = error
+    for _ in range(_CHAIN):
+        if found is None or isinstance(found, OSError):
+            break
+        found = found.__cause__ or found.__context__
+    return isinstance(found, OSError) and not isinstance(found, FileNotFoundError | PermissionError)
 
 
 def _path(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,10 +49,13 @@ class WandbTracker:
         seconds = max(1.0, close_seconds)
         self._limits = {"init_timeout": seconds, "finish_timeout": seconds}
         self.target = f"{mode} {project}"
+        self._before: set[psutil.Process] = set()
+        self._own: set[psutil.Process] | None = set()
 
     def begin(self, run: TrackedRun) -> Tracked:
         """Begin or resume a run."""
         self._wandb = imported("wandb", "wandb", "logging.wandb_project")
+        self._before, self._own = _services(), None
         folder = {"dir": str(run.folder)} if run.folder is not None and "WANDB_DIR" not in os.environ else {}
         self._run = self._wandb.init(
             project=self._project,
@@ -64,7 +68,9 @@ class WandbTracker:
             settings=self._wandb.Settings(**_QUIET, **self._limits),
             **folder,
         )
-        last = self._run.starting_step - 1 if self._mode == "online" and self._run.resumed else None
+        # W&B has one such process for all its runs of this process: only who started it may kill it.
+        self._own = _services() - self._before
+        last = max(0, self._run.starting_step - 1) if self._mode == "online" and self._run.resumed else None
         return Tracked(id=self._run.id, address=(self._mode == "online" and self._run.url) or "", last_step=last)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -87,13 +93,27 @@ class WandbTracker:
         self._run.finish(exit_code=0 if summary is not None else 1)
 
     def abandon(self) -> None:
-        """Kill W&B's own process, for which its exit handler would wait; that handler may still need a minute."""
-        for child in psutil.Process().children():
-            if child.name() == _SERVICE:
-                child.kill()
+        """Kill the process of W&B that this run started, for which its exit handler would wait.
+
+        That handler may still need a minute. Of a start that hangs, the processes since its begin are this run's.
+        """
+        own = self._own if self._own is not None else _services() - self._before
+        for service in own:
+            with suppress(psutil.NoSuchProcess):
+                service.kill()
 
     def _cell(self, value: Any) -> Any:
         return self._wandb.Image(opened(value)) if isinstance(value, bytes) else value
+
+
+def _services() -> set[psutil.Process]:
+    """Return the processes of W&B below this one."""
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == _SERVICE:
+                found.add(child)
+    return found
 
 
 def check_wandb(mode: str) -> None:

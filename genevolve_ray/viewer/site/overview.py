@@ -117,6 +117,7 @@ def headline(store: RunStore, status: RunStatus | None, summary: Mapping[str, An
         RunPhase.RUNNING: ("Running", "live", ""),
         RunPhase.FINISHED: ("Finished", "good", ""),
         RunPhase.STOPPED: ("Stopped", "bad", "It was ended by a signal; the same command resumes it."),
+        RunPhase.ALARM: ("Stopped by an alarm", "bad", status.error),
         RunPhase.FAILED: ("Failed", "bad", status.error),
     }[status.state]
     if status.state is RunPhase.RUNNING and (silent is None or silent > QUIET_SECONDS):

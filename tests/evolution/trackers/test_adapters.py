@@ -15,6 +15,7 @@ import pytest
 from test_tensorboard import png
 from tracker_fakes import RUN, Fed, Steps
 
+from genevolve_ray.evolution.trackers import wandb
 from genevolve_ray.evolution.trackers.mlflow import MlflowTracker, picture_page
 from genevolve_ray.evolution.trackers.port import COLUMNS, PictureRow, Tracker
 from genevolve_ray.evolution.trackers.trackio import TrackioTracker
@@ -86,10 +87,43 @@ def test_wandb_gets_id_configuration_and_nothing_that_may_hold_a_secret(monkeypa
     assert (quiet["init_timeout"], quiet["finish_timeout"]) == (15.0, 15.0)
 
 
-@pytest.mark.parametrize(("mode", "last"), [("online", 6), ("offline", None)])
-def test_wandb_tells_its_last_step_where_it_knows(monkeypatch: pytest.MonkeyPatch, mode: str, last: int | None) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(Calls(), resumed=True, starting_step=7))
+@pytest.mark.parametrize(("mode", "starting", "last"), [("online", 7, 6), ("online", 0, 0), ("offline", 7, None)])
+def test_wandb_tells_its_last_step_where_it_knows(
+    monkeypatch: pytest.MonkeyPatch, mode: str, starting: int, last: int | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", fake_wandb(Calls(), resumed=True, starting_step=starting))
     assert WandbTracker("p", mode, 1.0).begin(RUN).last_step == last
+
+
+class Service:
+    """Stands for a process of W&B."""
+
+    def __init__(self, label: str, killed: list[str]) -> None:
+        self.kill = lambda: killed.append(label)
+
+    def name(self) -> str:
+        return "wandb-core"
+
+
+def test_wandb_that_is_left_behind_ends_no_process_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[str] = []
+    children, own = [Service("other", killed)], Service("own", killed)
+    monkeypatch.setattr(wandb.psutil.Process, "children", lambda process: list(children))
+    module = fake_wandb(Calls())
+    begun = module.init
+
+    def init(**settings: Any) -> Any:
+        children.append(own)
+        return begun(**settings)
+
+    module.init = init
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    tracker = WandbTracker("p", "online", 1.0)
+    tracker.abandon()
+    assert killed == []
+    tracker.begin(RUN)
+    tracker.abandon()
+    assert killed == ["own"]
 
 
 def test_wandb_gets_steps_tables_alerts_and_summary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from time import monotonic
 
+import pytest
 from tracker_fakes import ROW, Fed, RememberingTracker
+
+from genevolve_ray.evolution.trackers.background import _may_pass
 
 
 def record(folder: Path) -> dict[str, object]:
@@ -93,20 +96,71 @@ def test_a_failure_is_noted_once_without_secrets_and_counted(tmp_path: Path) -> 
     assert last == "tracker memory: 2 of 3 steps were not written, 2 calls failed"
 
 
-def test_a_step_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("call", "error"), [("begin", ValueError), ("write", ConnectionError), ("write", TimeoutError)]
+)
+def test_a_tracker_that_is_down_for_long_loses_no_step(tmp_path: Path, call: str, error: type[Exception]) -> None:
     tracker, failed = RememberingTracker(), []
+    tracker.error = error
 
-    def once(call: str, step: int) -> bool:
-        failed.append(call)
-        return failed.count("begin") == 1 and call == "begin"
+    def down(name: str, step: int) -> bool:
+        failed.append(name)
+        return name == call and failed.count(name) <= 6
 
-    tracker.fails = once
-    fed = Fed(tmp_path, tracker, tries=3)
+    tracker.fails = down
+    fed = Fed(tmp_path, tracker, tries=2)
+    fed.thread.begin(0)
+    for step in (1, 2):
+        fed.thread.committed(step)
+    fed.reach(2)
+    fed.end()
+    assert (tracker.written, fed.thread.lost, fed.thread.failures) == ([1, 2], 0, 6)
+
+
+def test_a_connection_that_failed_is_known_below_the_error_of_the_library() -> None:
+    class Wrapped(Exception):
+        pass
+
+    def wrapped(error: Exception) -> Exception:
+        try:
+            try:
+                raise error
+            except type(error):
+                raise Wrapped("the request failed")  # noqa: B904
+        except Wrapped as outer:
+            return outer
+
+    assert _may_pass(wrapped(ConnectionResetError()))
+    assert not _may_pass(wrapped(ValueError())) and not _may_pass(FileNotFoundError())
+
+
+def test_a_tracker_that_is_down_to_the_end_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    tracker = RememberingTracker()
+    tracker.error, tracker.fails = ConnectionError, lambda call, step: call == "begin"
+    fed = Fed(tmp_path, tracker)
     fed.thread.begin(0)
     fed.thread.committed(1)
-    fed.reach(1)
     fed.end()
-    assert (tracker.written, fed.thread.lost, fed.thread.failures) == ([1], 0, 1)
+    assert "1 of 1 steps were not written" in fed.notes[-1] and "not closed in time" not in fed.notes[-1]
+
+
+def test_a_step_that_was_given_up_is_not_recorded_as_written(tmp_path: Path) -> None:
+    tracker = RememberingTracker(last_step=None)
+    tracker.fails = lambda call, step: call == "write" and step == 2
+    fed = Fed(tmp_path, tracker)
+    fed.thread.begin(0)
+    for step in (1, 2):
+        fed.thread.committed(step)
+    fed.reach(2)
+    fed.end()
+    assert (fed.thread.lost, record(tmp_path)["last_step"]) == (1, 1)
+
+
+def test_alerts_of_steps_from_before_the_start_are_not_sent(tmp_path: Path) -> None:
+    fed = Fed(tmp_path, RememberingTracker())
+    fed.play(2, [])
+    assert fed.tracker.written == [1, 2]
+    assert not [call for call in fed.tracker.calls if call[0] in ("alert", "pictures")]
 
 
 def test_failing_pictures_and_alerts_cost_no_step(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ ROW = PictureRow("draw a heron", None, 0.75, None, 0.25, None, "best: good worst
 
 
 class RememberingTracker:
-    """Its `fails` decides which calls fail, by name and step; `gate` may hold it up."""
+    """Its `fails` decides which calls fail, by name and step, with errors of kind `error`; `gate` may hold it up."""
 
     name = "memory"
 
@@ -25,13 +25,14 @@ class RememberingTracker:
         self.last_step, self.target = last_step, target
         self.calls: list[tuple[Any, ...]] = []
         self.fails: Callable[[str, int], bool] = lambda call, step: False
+        self.error: type[Exception] = ValueError
         self.gate = threading.Event()
         self.gate.set()
 
     def _called(self, call: str, step: int, *values: Any) -> None:
         assert self.gate.wait(30)
         if self.fails(call, step):
-            raise ConnectionError(f"{call} of step {step}: no route with api_key=sk-1234567890abcdef")
+            raise self.error(f"{call} of step {step}: no route with api_key=sk-1234567890abcdef")
         self.calls.append((call, step, *values))
 
     def begin(self, run: TrackedRun) -> Tracked:
