@@ -163,7 +163,8 @@ def _thing(pixels: Pixels, own: Mask, area: int, box: tuple[slice, slice]) -> Th
 
 
 @lru_cache(maxsize=1)
-def _templates() -> tuple[tuple[Look, ...], NDArray[np.float32]]:
+def look_templates() -> tuple[tuple[Look, ...], NDArray[np.float32]]:
+    """Return every look and, in the same order, its drawing in float32[looks, pixels]; drawn once in each process."""
     looks = tuple(Look(shape=s, colour=c, pattern=p) for s in SHAPES for c in COLOURS for p in PATTERNS)
     crops = [find_things(np.asarray(draw_look(look, size=48)))[0].crop.ravel() for look in looks]
     return looks, np.stack(crops)
@@ -178,7 +179,7 @@ def recognise(data: bytes) -> Look | None:
         return None
     if not things:
         return None
-    looks, crops = _templates()
+    looks, crops = look_templates()
     crop = things[0].crop.ravel()
     squared = (crops**2).sum(axis=1) - 2 * crops @ crop
     return looks[int(squared.argmin())]

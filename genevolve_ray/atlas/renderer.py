@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from genevolve_ray.atlas.drawing import Ground, Placed, SceneGroup, encode_png, field_height, jitter, layout, paint
-from genevolve_ray.atlas.pixels import recognise, view
+from genevolve_ray.atlas.pixels import look_templates, recognise, view
 from genevolve_ray.atlas.reading import CAPACITY, NameKind, PartReading, Reading, read_prompt
 from genevolve_ray.atlas.scene import COLOURS, COMPANION_LOOKS, PATTERNS, SHAPES, Look
 from genevolve_ray.atlas.sprites import Dress
@@ -49,6 +49,7 @@ class AtlasRenderer:
     def __init__(self, config: AtlasRendererConfig | None = None) -> None:
         """Keep the config; `identity` names it in every artifact."""
         self.config = config or AtlasRendererConfig()
+        look_templates()  # Takes about a second, which the first request would have to wait for.
         digest = hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()[:8]
         self.identity = f"atlas-renderer/1:{digest}"
 

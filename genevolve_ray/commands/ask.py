@@ -122,8 +122,7 @@ def chat_run(options: AskOptions) -> int:
 def asked_config(options: AskOptions) -> RunConfig:
     """Return the configuration for requests one at a time.
 
-    On a CPU the reference engine starts in a third of the time of vLLM and is as fast for a single request, so it is used
-    unless `engine.kind` is set.
+    On a CPU the transformers engine takes the place of vLLM, unless `--set` or a file of the user names `engine.kind`.
     """
     common = options.common
     seeds = [] if options.seed is None else [f"seed={options.seed}"]

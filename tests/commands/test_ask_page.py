@@ -16,6 +16,12 @@ OFFLINE = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+MIDDLES = """[...document.querySelectorAll('.measures meter')].map(bar => {
+  const middle = box => (box.top + box.bottom) / 2;
+  const row = bar.closest('tr').querySelector('.value');
+  return Math.abs(middle(bar.getBoundingClientRect()) - middle(row.getBoundingClientRect()));
+})"""
+"""Pixels between the middle of each bar and the middle of its row."""
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.is_file(), reason="the system has no Chromium"),
     pytest.mark.timeout(400),
@@ -55,10 +61,12 @@ def test_the_page_opens_from_its_file_and_shows_the_story(
         page.goto(page_file.as_uri())
         text = page.inner_text("body")
         widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        offsets = page.evaluate(MIDDLES)
         pictures = page.evaluate("[...document.images].filter(i => i.complete && i.naturalWidth > 0).length")
         browser.close()
     assert problems == []
     assert {url for url in asked if not url.startswith(("file:", "data:"))} == set()
     for said in ("a heron <img src=x onerror=alert(1)>", "IMG_001", "<script>alert(1)</script>", "Program", "Verdict"):
         assert said in text
+    assert offsets and max(offsets) < 2
     assert pictures >= 2 and widths[0] <= widths[1]
