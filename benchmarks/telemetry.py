@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +27,7 @@ from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.telemetry.config import PrometheusConfig, TracesConfig
 from genevolve_ray.evolution.telemetry.server import TARGETS
-from genevolve_ray.evolution.telemetry.watching import watched
+from genevolve_ray.evolution.telemetry.watching import WatchedRun, watched
 from genevolve_ray.evolution.trackers.port import LoggingConfig
 from genevolve_ray.records.images import FilesystemImages
 from genevolve_ray.records.request import Request
@@ -56,6 +57,8 @@ while True:
 """
 _AGAIN = 20
 """How often the trajectories of a step are counted and exported again, to measure what that computes."""
+
+BENCH = partial(WatchedRun, "bench", steps=1)
 
 
 def run(options: Options) -> list[Row]:
@@ -119,7 +122,7 @@ async def _run(options: Options) -> list[Row]:
                         # A weight update comes before every step of a run, and it empties the prefix cache.
                         await engine.update(str(options.policy), engine.version + 1)
                         settings = logged if side == "on" else LoggingConfig()
-                        with watched(NullMonitor(), settings, home, "bench", (0, 1)) as (monitor, _):
+                        with watched(NullMonitor(), settings, home, BENCH) as (monitor, _):
                             started = time.perf_counter()
                             played = await play(config, rollouts, requests, step, monitor)
                             watch.add(side, time.perf_counter() - started)
@@ -148,7 +151,7 @@ async def _run(options: Options) -> list[Row]:
 
 def computed(settings: LoggingConfig, home: Folder, trajectories: Sequence[Trajectory]) -> float:
     """Return the seconds of processor time that the telemetry of these trajectories takes, up to the last byte sent."""
-    with watched(NullMonitor(), settings, home, "bench", (0, 1)) as (monitor, _):
+    with watched(NullMonitor(), settings, home, BENCH) as (monitor, _):
         started = time.process_time()
         for _ in range(_AGAIN):
             for trajectory in trajectories:
