@@ -121,7 +121,7 @@ ANSWER_CURVES: tuple[Curves, ...] = (
 )
 
 
-ALARM_FIGURES = {
+ALARM_FIGURES: dict[str, str] = {
     AlarmName.TOOL_USE: "tools",
     AlarmName.VALID: "valid",
     AlarmName.ENTROPY: "entropy",
