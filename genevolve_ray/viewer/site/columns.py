@@ -103,7 +103,8 @@ def read_rows(folder: Folder, name: str, rows: Collection[int]) -> pa.Table:
     """
     import pyarrow as pa
 
-    wanted, found, first = sorted(set(rows)), [], 0
+    wanted, first = sorted(set(rows)), 0
+    found: list[pa.RecordBatch] = []
     try:
         with _opened(folder, name) as file:
             for group in range(file.num_row_groups):
