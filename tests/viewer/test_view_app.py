@@ -16,6 +16,7 @@ from genevolve_ray.evolution.status import RunStatus, StatusNote, utc_now
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.viewer.site.app import create_app
 from genevolve_ray.viewer.site.guard import COOKIE, is_loopback
+from genevolve_ray.viewer.site.overview import RunHeadline, tiles
 from genevolve_ray.viewer.site.sources import RunSource, SourceFault, ViewSource, open_sources
 
 TOKEN = "a-token-of-this-test"
@@ -231,3 +232,14 @@ def test_a_folder_of_runs_opens_each_under_a_name_of_its_own(store: RunStore, tm
     assert home.text.count('class="card"') == 3
     for source in opened:
         source.close()
+
+
+def test_a_headline_has_its_note() -> None:
+    head = RunHeadline("Running", "live", "", step=2, steps=4, phase="", done=0, total=0, outcomes="")
+    rows = [{"reward_mean": 0.25}, {"reward_mean": 0.5, "seconds_step": 30.0}]
+    found = {tile.label: (tile.value, tile.note) for tile in tiles({}, rows, head, 0.5)}
+    assert found == {
+        "Mean reward": ("0.500", "0.250 in step 1"),
+        "Time of a step": ("30 s", "about 1 min 00 s to go"),
+        "Cost": ("0.5", "in the currency of the prices"),
+    }
