@@ -18,6 +18,7 @@ from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
 from genevolve_ray.viewer.site.app import ServedLinks, create_app
 from genevolve_ray.viewer.site.guard import COOKIE, is_loopback
+from genevolve_ray.viewer.site.overview import RunHeadline, tiles
 from genevolve_ray.viewer.site.rendering import render_home
 from genevolve_ray.viewer.site.sources import RunSource, SourceFault, SourceKind, ViewSource, open_sources
 
@@ -280,3 +281,14 @@ def test_a_token_is_made_on_loopback_where_it_is_asked_for() -> None:
     assert token_for("127.0.0.1", asked=False) is None
     made = token_for("127.0.0.1", asked=True), token_for("0.0.0.0", asked=False)
     assert all(made) and made[0] != made[1]
+
+
+def test_a_headline_has_its_note() -> None:
+    head = RunHeadline("Running", "live", "", step=2, steps=4, phase="", done=0, total=0, outcomes="")
+    rows = [{"reward_mean": 0.25}, {"reward_mean": 0.5, "seconds_step": 30.0}]
+    found = {tile.label: (tile.value, tile.note) for tile in tiles({}, rows, head, 0.5)}
+    assert found == {
+        "Mean reward": ("0.500", "0.250 in step 1"),
+        "Time of a step": ("30 s", "about 1 min 00 s to go"),
+        "Cost": ("0.5", "in the currency of the prices"),
+    }
