@@ -7,12 +7,13 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import genevolve_ray
 
 ROOT = Path(genevolve_ray.__file__).parents[1]
 SECONDS = 250
+REPEAT_SECONDS = 5.0
 
 
 class PseudoTerminal:
@@ -40,6 +42,32 @@ class PseudoTerminal:
             assert self._more(ends - time.monotonic()), f"{text!r} is not in {self.shown[self._read :]!r}"
         start, self._read = self._read, found + len(text)
         return self.shown[start : self._read]
+
+    def repeat_until(self, act: Callable[[], None], text: str) -> str:
+        """Do something, again every few seconds, until a text is shown; return what is shown up to it.
+
+        Python's line editor misses a signal that is delivered between its prompt and its wait for a key. It is heard with
+        the next one, so a person presses Ctrl-C again, and so does a test.
+        """
+        ends = time.monotonic() + SECONDS
+        while (found := self.shown.find(text, self._read)) < 0:
+            assert time.monotonic() < ends, f"{text!r} is not in {self.shown[self._read :]!r}"
+            act()
+            while self.shown.find(text, self._read) < 0 and self._more(REPEAT_SECONDS):
+                pass
+        start, self._read = self._read, found + len(text)
+        return self.shown[start : self._read]
+
+    def terminate(self) -> int:
+        """Send SIGTERM, as a supervisor again after some seconds, and return the exit code with everything shown."""
+        ends = time.monotonic() + SECONDS
+        while self.process.poll() is None and time.monotonic() < ends:
+            self.process.send_signal(signal.SIGTERM)
+            while self._more(REPEAT_SECONDS):
+                pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(REPEAT_SECONDS)
+        return self.end()
 
     def end(self) -> int:
         """Return the exit code, with everything shown."""
