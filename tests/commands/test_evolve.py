@@ -190,8 +190,8 @@ async def test_a_run_can_be_awaited_in_a_running_event_loop(tmp_path: Path, monk
 
 async def test_a_run_can_be_called_in_a_running_event_loop(tmp_path: Path) -> None:
     assert evolve_run(config_of(1), tmp_path / "run", in_process=True)["steps"] == 1
-    with pytest.raises(UserFault, match="deterministic=true needs --in-process"):
-        evolve_run(config_of(1).model_copy(update={"deterministic": True}), tmp_path / "other", in_process=False)
+    with pytest.raises(UserFault, match="seed"):
+        evolve_run(config_of(1).model_copy(update={"seed": 99}), tmp_path / "run", in_process=True)
 
 
 def test_an_interrupt_ends_a_run_that_was_called_in_a_running_event_loop(
