@@ -38,6 +38,7 @@ OUTSIDE = {
 """Exception classes that do not descend from the root, and why."""
 MADE: dict[str, Callable[[type[Exception]], Exception]] = {
     "GatewayRefusal": lambda kind: kind(RefusalReason.NO_TOKEN, "several\nlines"),
+    "RequestNotUnderstood": lambda kind: kind("x", {"names": ["y"]}, ["several\nlines"]),
 }
 """Errors that are not built from a message alone."""
 MENDABLE = [
