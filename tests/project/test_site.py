@@ -81,7 +81,7 @@ def test_every_example_has_a_page(site: Path) -> None:
     assert examples <= {path.stem for path in (site / "examples").glob("*.html")}
     assert notebooks == {path.stem for path in (site / "examples/notebooks").glob("*.html")}
     script = (site / "examples/03_own_generator.html").read_text(encoding="utf-8")
-    assert "<p>You learn: " in script and "#!/usr/bin/env" not in script and 'type="toc"' not in script
+    assert "<p>You learn: " in script and "#!/usr/bin/env" not in script and 'type="toc" hidden' in script
 
 
 def test_no_page_loads_anything_from_another_host(site: Path) -> None:
