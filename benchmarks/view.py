@@ -6,9 +6,9 @@ browser is open already, and its cache is empty. The memory is that of the serve
 pages with pictures were opened.
 
 The followed run does a fixed amount of work on all cores in each step and stores groups as real steps do, at the rate of the
-demo, whose steps are quick. The viewer is a process of its own, stopped by a signal in every other step; a client reads the page whenever the
-viewer announces a change, as a browser does. Where steps vary by more than 1%, the processor time of the viewer over the
-seconds of the step says what the machine cannot resolve.
+demo, whose steps are quick. The viewer is a process of its own, stopped by a signal in every other step; a client reads the
+page whenever the viewer announces a change, as a browser does. Where steps vary by more than 1%, the processor time of the
+viewer over the seconds of the step says what the machine cannot resolve.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import secrets
 import socket
 import tempfile
 import threading
+import time
 import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,6 +28,8 @@ _NICENESS = 5
 """The viewer leaves the processors to the run that it follows."""
 _LOOK_SECONDS, _RETRY_SECONDS = 1.0, 10.0
 """Seconds between looks at a run, and after a look that failed: the folder is away, or a file is half copied."""
+_SHARE, _LONGEST_PAUSE = 0.01, 5.0
+"""Share of one core that the viewer may take where it follows a run, by looks less often, and the longest pause for that."""
 _THREADS = 8
 """Pages and pictures that are made at a time: each may hold a whole group of trajectories."""
 
@@ -62,9 +65,20 @@ class Follower:
         self._thread.join()
 
     def _run(self) -> None:
-        pause = 0.0
+        pause, used = 0.0, time.process_time()
         while not self._stop.wait(pause):
             pause = min(map(_pause_after_look, self._sources))
+            spent, used = time.process_time() - used, time.process_time()
+            if pause:  # What was there at the start is read without a pause.
+                pause = max(pause, pause_for(spent))
+
+
+def pause_for(spent: float) -> float:
+    """Return the seconds until the next look, after `spent` seconds of processor time since the last one.
+
+    They hold what this look took, and the pages that the last one made browsers load again.
+    """
+    return min(spent / _SHARE, _LONGEST_PAUSE)
 
 
 def _pause_after_look(source: ViewSource) -> float:

@@ -112,7 +112,9 @@ def test_a_point_tells_its_request(page: Any) -> None:
     mark.scroll_into_view_if_needed()
     box = mark.locator("path, circle").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    assert page.locator("#plot-heldout .reading").inner_text().startswith("test-77-0000")
+    reading = page.locator("#plot-heldout .reading")
+    reading.wait_for()
+    assert reading.inner_text().startswith("test-77-0000")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

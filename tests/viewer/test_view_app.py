@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from store_helpers import CONFIG, make_group, take_step
 
-from genevolve_ray.commands.view import token_for
+from genevolve_ray.commands.view import pause_for, token_for
 from genevolve_ray.evolution.status import RunStatus, StatusNote, utc_now
 from genevolve_ray.evolution.store.files import StoreError
 from genevolve_ray.evolution.store.run import RunStore
@@ -275,6 +275,10 @@ def test_secrets_of_an_address_are_not_shown() -> None:
         page = render_home([source], ["/name/"], ServedLinks())
         assert told in page
         assert "secret" not in page + source.fault
+
+
+def test_a_viewer_that_works_much_looks_less_often() -> None:
+    assert [pause_for(spent) for spent in (0.0, 0.02, 3.0)] == [0.0, 2.0, 5.0]
 
 
 def test_a_token_is_made_on_loopback_where_it_is_asked_for() -> None:
