@@ -14,7 +14,7 @@ from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_rat
 from benchmarks.world import atlas_config, concurrency
 from genevolve_ray.config import RunConfig
 from genevolve_ray.engines.protocol import Engine, SamplingParams
-from genevolve_ray.evolution.collect import collect_group, gather_or_cancel
+from genevolve_ray.evolution.collect import OnTrajectory, collect_group, gather_or_cancel
 from genevolve_ray.evolution.inprocess import start_rollouts
 from genevolve_ray.evolution.ports import RolloutPort
 from genevolve_ray.records.images import FilesystemImages
@@ -71,7 +71,13 @@ async def replay(engine: Engine, trajectories: Sequence[Sequence[TurnShape]], te
     await gather_or_cancel(one(number, turns) for number, turns in enumerate(trajectories))
 
 
-async def play(config: RunConfig, rollouts: RolloutPort, requests: Sequence[Request], step: int) -> list[Trajectory]:
+async def play(
+    config: RunConfig,
+    rollouts: RolloutPort,
+    requests: Sequence[Request],
+    step: int,
+    on_trajectory: OnTrajectory | None = None,
+) -> list[Trajectory]:
     """Draw the rollouts of one step, rendered and judged."""
     sampling = SamplingParams(temperature=config.sampling.temperature, top_p=config.sampling.top_p)
     groups = await gather_or_cancel(
@@ -83,6 +89,7 @@ async def play(config: RunConfig, rollouts: RolloutPort, requests: Sequence[Requ
             group_size=config.loop.group_size,
             max_attempts=1,
             sampling=sampling,
+            on_trajectory=on_trajectory,
         )
         for request in requests
     )

@@ -16,21 +16,17 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.episodes import play
 from benchmarks.measure import Goal, Options, Row, Spread, Stopwatch, paired_ratio, say
 from benchmarks.world import atlas_config, concurrency
-from genevolve_ray.config import RunConfig
-from genevolve_ray.engines.protocol import SamplingParams
-from genevolve_ray.evolution.collect import collect_group, gather_or_cancel
 from genevolve_ray.evolution.inprocess import start_rollouts
-from genevolve_ray.evolution.monitor import Monitor, NullMonitor
-from genevolve_ray.evolution.ports import RolloutPort
+from genevolve_ray.evolution.monitor import NullMonitor
 from genevolve_ray.evolution.store.files import Folder
 from genevolve_ray.evolution.telemetry.config import PrometheusConfig, TracesConfig
 from genevolve_ray.evolution.telemetry.server import TARGETS
 from genevolve_ray.evolution.telemetry.watching import WatchedRun, watched
 from genevolve_ray.evolution.trackers.port import LoggingConfig
 from genevolve_ray.records.images import FilesystemImages
-from genevolve_ray.records.request import Request
 from genevolve_ray.records.trajectory import Trajectory
 
 _OTHER_SIDE = """
@@ -79,27 +75,6 @@ def other_side(targets: Path) -> Iterator[str]:
             process.terminate()
 
 
-async def play(
-    config: RunConfig, rollouts: RolloutPort, requests: Sequence[Request], step: int, monitor: Monitor
-) -> list[Trajectory]:
-    """Draw the rollouts of one step."""
-    sampling = SamplingParams(temperature=config.sampling.temperature, top_p=config.sampling.top_p)
-    groups = await gather_or_cancel(
-        collect_group(
-            request,
-            step,
-            rollouts,
-            run_seed=config.seed,
-            group_size=config.loop.group_size,
-            max_attempts=1,
-            sampling=sampling,
-            on_trajectory=monitor.trajectory,
-        )
-        for request in requests
-    )
-    return [trajectory for group in groups for trajectory in group.trajectories]
-
-
 async def _run(options: Options) -> list[Row]:
     config, watch = atlas_config(options), Stopwatch()
     own: list[float] = []
@@ -124,7 +99,7 @@ async def _run(options: Options) -> list[Row]:
                         settings = logged if side == "on" else LoggingConfig()
                         with watched(NullMonitor(), settings, home, BENCH) as (monitor, _):
                             started = time.perf_counter()
-                            played = await play(config, rollouts, requests, step, monitor)
+                            played = await play(config, rollouts, requests, step, monitor.trajectory)
                             watch.add(side, time.perf_counter() - started)
                     own.append(computed(logged, home, played))
             finally:

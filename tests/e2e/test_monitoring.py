@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -30,9 +31,9 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes], wha
     """Return what a condition returns as soon as that is true. The process must live as long."""
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert process.poll() is None, f"the process has ended with {process.returncode} before {what}"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"the process has ended with {process.wait(0.2)} before {what}")
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.2)
     return found
 
 

@@ -7,9 +7,8 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,8 @@ def evolving(folder: Path) -> Iterator[subprocess.Popen[str]]:
     settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     with command("evolve", "atlas", "--in-process", "--run", str(folder), *settings) as process:
         while not (folder / "run.json").is_file():
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
+            with suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"it has ended with {process.wait(0.1)}: {process.communicate()[0]}")
         yield process
 
 
