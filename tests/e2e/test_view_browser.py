@@ -130,6 +130,7 @@ def page(browser: Any, followed: tuple[Path, list[str], list[str]], request: pyt
         context.close()
 
 
+@pytest.mark.slow
 def test_a_run_is_followed_from_its_first_step_to_its_end(followed: tuple[Path, list[str], list[str]]) -> None:
     _, seen, errors = followed
     states = [re.search(r"(Running|Finished) step (\d+) of (\d+)", text) for text in seen]
