@@ -172,7 +172,7 @@ class StagedSetup:
             check: also compare every file with its hash; otherwise only with its size.
 
         Raises:
-            SetupFault: for an unknown stage, another setup in the same folder, or a stage that wrote nothing it should.
+            SetupFault: for an unknown stage, or another setup in the same folder.
         """
         wanted = self.wanted(names)
         done: list[str] = []
@@ -195,8 +195,9 @@ class StagedSetup:
         return damage(self.root / stage.name, made, hashes=check)
 
     def _inputs(self, stage: SetupStage) -> dict[str, str]:
-        """Return the inputs of a stage; those that it needs have been made."""
-        return dict(stage.inputs) | {f"stage {need}": self.manifest.stages[need].sha256 for need in stage.needs}
+        """Return the inputs of a stage: its own, and the files of the stages that it needs, as far as they are made."""
+        made = self.manifest.stages
+        return dict(stage.inputs) | {f"stage {need}": made[need].sha256 for need in stage.needs if need in made}
 
     def _made(self, stage: SetupStage, screen: SetupScreen) -> MadeStage:
         started, inputs = monotonic(), self._inputs(stage)
@@ -205,7 +206,7 @@ class StagedSetup:
         shutil.rmtree(out, ignore_errors=True)
         stage.make(StageWork(self.root, out, scratch, screen.progress))
         files = list_files(out)
-        if out.exists():
+        if files:
             _replace(out, self.root / stage.name, scratch / "old")
         made = MadeStage(
             inputs=inputs,
@@ -237,7 +238,9 @@ class StagedSetup:
             with filelock.FileLock(self.root / _LOCK, timeout=0):
                 yield
         except filelock.Timeout as error:
-            raise SetupFault(f"small: another setup works in {self.root}: wait for it, or name another folder") from error
+            raise SetupFault(
+                f"small: another setup works in {self.root}: wait for it, or name another folder"
+            ) from error
 
 
 def read_manifest(root: Path) -> SetupManifest:
