@@ -1,5 +1,1 @@
-"""A small world of real parts: a pretrained policy, a diffusion pipeline, trained judges, facts and pictures.
-
-Everything is run by the ordinary classes of the other packages. `genevolve small setup` writes the folders that the preset
-`small` names (`small.setup`).
-"""
+"""The world `small`: real parts of a size that a laptop can run (docs/small.md)."""
