@@ -1,0 +1,1 @@
+"""The world `small`: pretrained and small trained parts, run by the ordinary classes."""
