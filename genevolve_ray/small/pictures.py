@@ -124,7 +124,7 @@ class PictureLibrary:
         left, top, right, bottom = (edge / _VIEW_BOX * 4 * side for edge in _flag_box(source))
         inner = (ceil(left) + 1, ceil(top) + 1, floor(right) - 1, floor(bottom) - 1)  # Without half-covered pixels.
         drawn = _on_white(_drawn(_LINE_GROUP.sub("", source), 4 * side, self._kept))
-        return drawn.resize((side, side), _filter(), box=inner)
+        return drawn.crop(inner).resize((side, side), _filter())
 
     def cut_out(self, id: str, width: int, height: int) -> PillowImage:
         """Return a picture as RGBA without its transparent border, as large as fits into width x height pixels."""
