@@ -83,21 +83,25 @@ def evolve(
 
 @app.command()
 def demo(
+    preset: Annotated[str, typer.Argument(help="A preset: atlas, or small after `genevolve small setup`.")] = "atlas",
     run: Run = None,
-    cold_start: Annotated[bool, typer.Option("--cold-start", help="First train the cold start.")] = False,
-    steps: Annotated[int, typer.Option("--steps", help="GRPO steps.")] = 40,
+    cold_start: Annotated[bool, typer.Option("--cold-start", help="First train the cold start of the atlas.")] = False,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="GRPO steps (default: the preset's, 40 of the atlas).")
+    ] = None,
     settings: Sets = None,
     in_process: InProcess = False,
 ) -> None:
-    """Train the atlas agent from its cold start, compare before and after, and write a report (`make demo`).
+    """Train the agent of a preset from its cold start, compare before and after, and write a report (`make demo`).
 
     Example: `genevolve demo --run runs/short --steps 4`
     """
     from genevolve_ray.commands.evolve import demo_run
     from genevolve_ray.config import load_config
 
-    config = load_config("atlas", [f"loop.steps={steps}", *(settings or [])])
-    demo_run(config, run or Path("runs/demo"), cold_start=cold_start, in_process=in_process)
+    config = load_config(preset, [*([f"loop.steps={steps}"] if steps is not None else []), *(settings or [])])
+    folder = run or Path("runs") / ("demo" if preset == "atlas" else f"demo-{Path(preset).stem}")
+    demo_run(config, folder, cold_start=cold_start, in_process=in_process)
 
 
 @app.command()

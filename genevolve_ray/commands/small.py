@@ -13,8 +13,8 @@ from rich.table import Table
 
 from genevolve_ray.records.secrets import shown
 from genevolve_ray.small.parts import PARTS, part_states
-from genevolve_ray.small.setup import PRESET_FOLDER, own_preset, setup_stages
-from genevolve_ray.small.stages import MadeStage, SetupStage, StagedSetup, read_manifest
+from genevolve_ray.small.setup import own_preset, setup_stages
+from genevolve_ray.small.stages import PRESET_FOLDER, MadeStage, SetupStage, StagedSetup, read_manifest
 
 _EVERY_SECONDS = 15.0
 """Seconds between two lines where the output is no terminal."""

@@ -26,6 +26,7 @@ from genevolve_ray.doctor.preflight import (
     check_final_step,
     check_plugin,
     check_reward,
+    check_setup,
     model_folder,
     placed,
     unexamined_requests,
@@ -77,6 +78,15 @@ def left_to_fill_in(config: RunConfig) -> list[Check]:
         problem("fill in", f"{key} is {value!r}", f"--set {_settable(key)}=..., or a copy of the preset")
         for key, value in left
     ]
+
+
+def setup(config: RunConfig) -> list[Check]:
+    """Return a finding where folders of the preset `small` were not made; nothing for other runs."""
+    try:
+        check_setup(config)
+    except UserFault as fault:
+        return [problem("setup", fault, "genevolve small setup")]
+    return []
 
 
 def _settable(key: str) -> str:

@@ -54,7 +54,12 @@ def find_clues(countries: Sequence[Country]) -> list[Clue]:
             continue
         for kind, field, section, words, query in _FACTS:
             value = getattr(country, field)
-            if value and len(value) <= _LONGEST and not _gives_away(value, country) and _occurs(value, texts[section]) == 1:
+            if (
+                value
+                and len(value) <= _LONGEST
+                and not _gives_away(value, country)
+                and _occurs(value, texts[section]) == 1
+            ):
                 clues.append(_clue(kind, country, section, words, query, value))
         if 1 <= len(country.borders) <= 2 and neighbors[frozenset(country.borders)] == 1:
             clues += _border_clue(country)
@@ -69,12 +74,16 @@ def _border_clue(country: Country) -> Iterator[Clue]:
     """Yield the clue that names all neighbors of a country, of which it has one or two."""
     text = dict(country.sections)[_BORDERS]
     # Where the factbook says more than names and lengths, there may be a neighbor that was not read.
-    if len(re.findall(r"\d km", text)) != len(country.borders) or any(_gives_away(one, country) for one in country.borders):
+    if len(re.findall(r"\d km", text)) != len(country.borders) or any(
+        _gives_away(one, country) for one in country.borders
+    ):
         return
     if any(" " in name and name.split()[0] == "US" for name in country.borders):  # A base within the country.
         return
     names = [_with_article(name) for name in country.borders]
-    words = f"whose only neighbor is {names[0]}" if len(names) == 1 else f"whose only neighbors are {' and '.join(names)}"
+    words = (
+        f"whose only neighbor is {names[0]}" if len(names) == 1 else f"whose only neighbors are {' and '.join(names)}"
+    )
     yield Clue(
         kind="neighbors",
         iso=country.iso,
@@ -85,7 +94,16 @@ def _border_clue(country: Country) -> Iterator[Clue]:
 
 
 def _with_article(name: str) -> str:
-    bare = ("Democratic Republic", "Republic of", "Dominican Republic", "Central African", "US", "UK", "UAE", "Holy See")
+    bare = (
+        "Democratic Republic",
+        "Republic of",
+        "Dominican Republic",
+        "Central African",
+        "US",
+        "UK",
+        "UAE",
+        "Holy See",
+    )
     return f"the {name}" if name.startswith(bare) else name
 
 

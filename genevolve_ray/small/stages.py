@@ -33,6 +33,8 @@ from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.suggestions import meant
 from genevolve_ray.small.parts import file_sha256
 
+PRESET_FOLDER = Path("runs/small")
+"""The folder of the setup that the preset `small` names."""
 MANIFEST = "manifest.json"
 _WORK = ".work"
 _LOCK = ".lock"
