@@ -36,7 +36,6 @@ from genevolve_ray.viewer.progress import open_progress
 from genevolve_ray.viewer.recorded import RecordedProgress
 from genevolve_ray.viewer.report import write_report
 
-
 ATLAS_START = "genevolve_ray.atlas:cold_start"
 """The policy of the preset `atlas`."""
 
