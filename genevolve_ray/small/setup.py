@@ -16,7 +16,8 @@ from genevolve_ray.records.published.files import write_bytes
 from genevolve_ray.records.strict_text import load_yaml
 from genevolve_ray.small.parts import PARTS, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StageWork, list_files
+from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StageWork
+from genevolve_ray.small.weights import prebuilt_stages, trained_stages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 
 
 def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
-    """Return the stages of the setup, each after those that it needs."""
-    return [
+    """Return the stages of the setup, each after those that it needs.
+
+    Args:
+        from_nothing: train image tower, renderer and cold start, instead of taking the weights of the package.
+    """
+    stages = [
         SetupStage(
             "parts",
             "the installed parts have the pinned content",
@@ -38,6 +43,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "base",
             "SmolLM2-135M-Instruct in bfloat16",
             _convert_policy,
+            needs=("parts",),
             inputs=_inputs("1", "smollm2"),
             license="Apache-2.0",
         ),
@@ -45,6 +51,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "embedder",
             "all-MiniLM-L6-v2",
             _copy_embedder,
+            needs=("parts",),
             inputs=_inputs("1", "minilm"),
             license="Apache-2.0",
         ),
@@ -52,8 +59,17 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "corpus",
             "facts of countries, and pictures for the image search",
             _write_corpus,
+            needs=("parts",),
             inputs=_inputs("1", "openmoji", "resvg", "factbook"),
             license="public domain (texts), CC-BY-SA-4.0 (pictures)",
+        ),
+        SetupStage(
+            "requests",
+            "requests with ground truths, split by entity",
+            _write_requests,
+            needs=("parts",),
+            inputs=_inputs("1", "openmoji", "resvg", "factbook"),
+            license="CC-BY-SA-4.0 (pictures)",
         ),
         SetupStage(
             "index",
@@ -63,6 +79,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             inputs={"recipe": "1", "settings": json.dumps(_preset_values()["tools"], sort_keys=True)},
         ),
     ]
+    return [*stages, *(trained_stages() if from_nothing else prebuilt_stages())]
 
 
 def _inputs(recipe: str, *names: str) -> dict[str, str]:
@@ -97,10 +114,20 @@ def _write_corpus(work: StageWork) -> None:
     from genevolve_ray.small.corpus import write_corpus
     from genevolve_ray.small.factbook import read_factbook
 
-    write_corpus(_library(), read_factbook(locate("factbook")), work.out, work.progress)
+    write_corpus(installed_library(), read_factbook(locate("factbook")), work.kept, work.progress)
+    work.kept.rename(work.out)
 
 
-def _library() -> PictureLibrary:
+def _write_requests(work: StageWork) -> None:
+    from genevolve_ray.small.factbook import read_factbook
+    from genevolve_ray.small.requests import write_requests
+
+    write_requests(installed_library(), read_factbook(locate("factbook")), work.kept, progress=work.progress)
+    work.kept.rename(work.out)
+
+
+def installed_library() -> PictureLibrary:
+    """Return the pictures of the installed OpenMoji. Raises PartFault."""
     return PictureLibrary(locate("openmoji"))
 
 
@@ -138,29 +165,10 @@ def _write_index(work: StageWork) -> None:
 
     async def embed() -> None:
         for name, words in texts.items():
-            await TextVectors(words, embedder, work.out, name).rows()
+            await TextVectors(words, embedder, work.kept, name).rows()
 
     asyncio.run(embed())
-
-
-# --- weights of the package ---
-
-
-def prebuilt(name: str) -> Path:
-    """Return the folder of weights that ship with the package.
-
-    Raises:
-        SetupFault: where this installation has none.
-    """
-    folder = Path(str(resources.files("genevolve_ray.small") / "prebuilt" / name))
-    if not (folder / "provenance.json").is_file():
-        raise SetupFault(f"small: {folder} holds no weights: `genevolve small setup --from-nothing` trains them")
-    return folder
-
-
-def _prebuilt_inputs(name: str) -> dict[str, str]:
-    folder = Path(str(resources.files("genevolve_ray.small") / "prebuilt" / name))
-    return {f"prebuilt {file}": made.sha256 for file, made in list_files(folder).items()}
+    work.kept.rename(work.out)
 
 
 # --- a folder of one's own ---

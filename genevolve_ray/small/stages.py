@@ -93,8 +93,8 @@ class StageWork:
     """The folder of the setup: what the stages that it needs wrote is in `root / NAME`."""
     out: Path
     """What the stage must write, a folder that does not exist yet."""
-    scratch: Path
-    """A folder for checkpoints. A killed stage finds it again, unless its inputs changed."""
+    kept: Path
+    """A place for what a killed stage finds again, unless its inputs changed: checkpoints, or what becomes `out`."""
     progress: Callable[[str, int, int], None]
     """Reports (what, done, total)."""
 
@@ -206,7 +206,7 @@ class StagedSetup:
         scratch = self._scratch(stage, inputs)
         out = scratch / "out"
         shutil.rmtree(out, ignore_errors=True)
-        stage.make(StageWork(self.root, out, scratch, screen.progress))
+        stage.make(StageWork(self.root, out, scratch / "kept", screen.progress))
         files = list_files(out)
         if files:
             _replace(out, self.root / stage.name, scratch / "old")

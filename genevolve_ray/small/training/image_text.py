@@ -121,12 +121,14 @@ def assemble_image_text(weights: Path, embedder: Path, out: Path) -> Path:
     Raises:
         UserFault: when the weights are not those of this architecture, or the embedder is no BertModel.
     """
-    from transformers import AutoTokenizer, ViTImageProcessor, VisionTextDualEncoderProcessor
+    from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTImageProcessor
 
     model, trained = _untrained(embedder), load_file(weights)
     wanted = {name: value.shape for name, value in model.state_dict().items() if name.startswith(_TRAINED)}
     if {name: value.shape for name, value in trained.items()} != wanted:
-        raise UserFault(f"{weights}: not the weights of this image-text model ({len(trained)} of {len(wanted)} tensors)")
+        raise UserFault(
+            f"{weights}: not the weights of this image-text model ({len(trained)} of {len(wanted)} tensors)"
+        )
     model.load_state_dict({name: value.float() for name, value in trained.items()}, strict=False)
     model.save_pretrained(out)
     size = {"height": SIDE, "width": SIDE}
@@ -153,7 +155,13 @@ def model_hash(folder: Path) -> str:
 
 def _untrained(embedder: Path) -> Any:
     """Return the dual encoder with the frozen text tower of a folder and a new image tower."""
-    from transformers import AutoModel, BertModel, ConvNextV2Config, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+    from transformers import (
+        AutoModel,
+        BertModel,
+        ConvNextV2Config,
+        VisionTextDualEncoderConfig,
+        VisionTextDualEncoderModel,
+    )
 
     text = AutoModel.from_pretrained(embedder, local_files_only=True, dtype=torch.float32)
     if not isinstance(text, BertModel):
@@ -165,9 +173,7 @@ def _untrained(embedder: Path) -> Any:
 
 
 @torch.inference_mode()
-def _first_states(
-    model: Any, embedder: Path, texts: Sequence[str], out: Path, progress: Progress
-) -> Tensor:
+def _first_states(model: Any, embedder: Path, texts: Sequence[str], out: Path, progress: Progress) -> Tensor:
     """Return the last hidden state of the first token of each text, fp16 [texts, h], from files where they exist."""
     from transformers import AutoTokenizer
 
@@ -216,7 +222,9 @@ class _Run:
         pooler = [value for name, value in named.items() if name.startswith("text_model.")]
         others = [value for name, value in named.items() if not name.startswith("text_model.")]
         groups = [{"params": others, "most": settings.lr}, {"params": pooler, "most": settings.pooler_lr}]
-        self._optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98))
+        self._optimizer = torch.optim.AdamW(
+            groups, lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
+        )
 
     def step(self, step: int, views: Sequence[Tensor], states_N_h: Tensor) -> None:
         """Take one step on two views of each shot and the first states of its text."""
