@@ -1,1 +1,1 @@
-"""The world `small`: pretrained and small trained parts, run by the ordinary classes."""
+"""The world `small`: real parts of a size that a laptop can run (docs/small.md)."""
