@@ -79,7 +79,9 @@ def train_loop(
     if (kept := SmallCheckpoint.load(checkpoint, asked)) is not None:
         done, average = kept.step, kept.average
         model.load_state_dict(kept.model)
-        optimizer.load_state_dict({"state": kept.optimizer["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": kept.optimizer["state"], "param_groups": optimizer.state_dict()["param_groups"]}
+        )
     model.train()
     for step in range(done, config.steps):
         for group in optimizer.param_groups:
@@ -90,7 +92,7 @@ def train_loop(
         if not math.isfinite(loss.item()):
             raise ArithmeticError(f"{name}: the loss of step {step} is {loss.item()}")
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         keep = min(config.average, (1 + step) / (10 + step))
