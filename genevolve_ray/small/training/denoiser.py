@@ -74,7 +74,7 @@ def new_denoiser(seed: int = 0) -> Any:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: Any = UNet2DConditionModel(**DENOISER)
+        model: Any = UNet2DConditionModel(**DENOISER)  # type: ignore[no-untyped-call]
     model.set_attn_processor(AttnProcessor())
     return model
 
@@ -88,7 +88,8 @@ def train_denoiser(examples: LatentExamples, config: LoopConfig, checkpoint: Pat
     import torch
     from diffusers import DDIMScheduler
 
-    model, scheduler = new_denoiser(config.seed), DDIMScheduler(**SCHEDULER)
+    model: Any = new_denoiser(config.seed)
+    scheduler: Any = DDIMScheduler(**SCHEDULER)  # type: ignore[no-untyped-call]
 
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(examples.pictures), (config.batch,), generator=generator)

@@ -126,12 +126,14 @@ def assemble_renderer(weights: Path, embedder: Path, out: Path) -> Path:
     tokenizer: Any = AutoTokenizer.from_pretrained(embedder, model_max_length=TEXT_TOKENS)
     encoder: Any = BertModel.from_pretrained(embedder, dtype=torch.float32)
     encoder.config.use_attention_mask = True  # The pipeline then hands the mask of the padding to the encoder.
-    pipeline: Any = StableDiffusionInstructPix2PixPipeline(
+    kind: Any = StableDiffusionInstructPix2PixPipeline
+    scheduler: Any = DDIMScheduler(**SCHEDULER)  # type: ignore[no-untyped-call]
+    pipeline = kind(
         vae=vae,
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler(**SCHEDULER),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
