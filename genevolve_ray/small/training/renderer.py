@@ -143,6 +143,11 @@ def assemble_renderer(weights: Path, embedder: Path, out: Path) -> Path:
     return out
 
 
+def prebuilt_renderer() -> Path:
+    """Return the folder of the weights that ship in the package."""
+    return Path(__file__).parent.parent / "prebuilt" / "renderer"
+
+
 def load_renderer_parts(weights: Path) -> tuple[Any, Any]:
     """Return the autoencoder and the denoiser of a folder of weights, in float32.
 
