@@ -76,7 +76,11 @@ def test_a_training_that_was_interrupted_ends_with_the_same_weights(
         train_image_text(library, embedder, again, ImageTextTraining(**SHORT), progress=stop)
     told: list[tuple[int, int]] = []
     resumed = train_image_text(
-        library, embedder, again, ImageTextTraining(**SHORT), progress=lambda what, done, total: told.append((done, total))
+        library,
+        embedder,
+        again,
+        ImageTextTraining(**SHORT),
+        progress=lambda what, done, total: told.append((done, total)),
     )
     assert resumed.read_bytes() == whole.read_bytes()
     assert told[-2:] == [(3, 4), (4, 4)]

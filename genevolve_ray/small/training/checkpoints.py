@@ -61,7 +61,9 @@ class SmallCheckpoint:
                 part, _, rest = name.partition("/")
                 kept[part][rest] = file.get_tensor(name)
         if header["settings"] != json.loads(json.dumps(dict(settings))):
-            raise UserFault(f"{path}: a training with {header['settings']}, not {dict(settings)}; remove it to start anew")
+            raise UserFault(
+                f"{path}: a training with {header['settings']}, not {dict(settings)}; remove it to start anew"
+            )
         moments: dict[int, dict[str, Any]] = {}
         for name, value in kept["optimizer"].items():
             number, _, rest = name.partition("/")

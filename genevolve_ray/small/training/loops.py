@@ -79,7 +79,9 @@ def train_loop(
     if (kept := SmallCheckpoint.load(checkpoint, asked)) is not None:
         done, average = kept.step, kept.average
         model.load_state_dict(kept.model)
-        optimizer.load_state_dict({"state": kept.optimizer["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": kept.optimizer["state"], "param_groups": optimizer.state_dict()["param_groups"]}
+        )
     model.train()
     for step in range(done, config.steps):
         for group in optimizer.param_groups:
