@@ -40,7 +40,8 @@ def new_autoencoder(seed: int = 0) -> Any:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoencoderKL(**AUTOENCODER)
+        model: Any = AutoencoderKL(**AUTOENCODER)  # type: ignore[no-untyped-call]
+    return model
 
 
 def train_autoencoder(pixels: Pixels, config: LoopConfig, checkpoint: Path, progress: TrainingProgress) -> Any:
@@ -54,7 +55,7 @@ def train_autoencoder(pixels: Pixels, config: LoopConfig, checkpoint: Path, prog
     """
     import torch
 
-    model = new_autoencoder(config.seed)
+    model: Any = new_autoencoder(config.seed)
 
     def loss_of(step: int, generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(pixels), (config.batch,), generator=generator)
@@ -64,12 +65,37 @@ def train_autoencoder(pixels: Pixels, config: LoopConfig, checkpoint: Path, prog
         drawn_BCHW = model.decode(posterior.mean + posterior.std * noise).sample.float()
         error = (drawn_BCHW - pixels_BCHW).abs().mean()
         edges = sum((_slope(drawn_BCHW, axis) - _slope(pixels_BCHW, axis)).abs().mean() for axis in (2, 3))
-        return error + _EDGES * edges + _KL * posterior.kl().mean() / posterior.mean[0].numel()
+        loss: torch.Tensor = error + _EDGES * edges + _KL * posterior.kl().mean() / posterior.mean[0].numel()
+        return loss
 
     train_loop("autoencoder", model, loss_of, config, checkpoint, progress, {"pictures": len(pixels)})
-    latents = encode(model, pixels[:512])
-    model.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+    whiten(model, encode(model, pixels[:: max(1, len(pixels) // 512)]))
     return model
+
+
+def whiten(model: Any, latents: torch.Tensor) -> None:
+    """Change a model so that its latents have mean 0 and deviation 1 in each channel, and its pictures stay the same.
+
+    The denoiser reads latents of references unscaled. The change of scale goes into the two 1 x 1 convolutions around
+    the latents.
+
+    Args:
+        model: Changed in place.
+        latents: A sample of its latents, [N, C, H, W].
+    """
+    import torch
+
+    mean_C, deviation_C = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    width = len(mean_C)
+    into, out_of = model.quant_conv, model.post_quant_conv
+    with torch.no_grad():
+        into.bias[:width] -= mean_C
+        into.bias[:width] /= deviation_C
+        into.weight[:width] /= deviation_C[:, None, None, None]
+        into.bias[width:] -= 2 * deviation_C.log()  # The logarithm of the variance.
+        out_of.bias += out_of.weight[:, :, 0, 0] @ mean_C
+        out_of.weight *= deviation_C[None, :, None, None]
+    model.register_to_config(scaling_factor=1.0)
 
 
 def as_tensor(pixels: Pixels) -> torch.Tensor:
@@ -93,8 +119,9 @@ def decode(model: Any, latents: torch.Tensor) -> Pixels:
     import torch
 
     with torch.inference_mode():
-        values = (model.decode(latents).sample * 127.5 + 127.5).round().clamp(0, 255)
-    return values.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        values: torch.Tensor = (model.decode(latents).sample * 127.5 + 127.5).round().clamp(0, 255)
+    pixels: Pixels = values.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+    return pixels
 
 
 def _slope(values: torch.Tensor, axis: int) -> torch.Tensor:

@@ -9,21 +9,20 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from genevolve_ray.records.base import Record
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import COLORS, Scene, compose
-from genevolve_ray.small.wording import Part, describe
+from genevolve_ray.small.wording import Part, Reference, describe
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-_KINDS: Mapping[str, float] = {"flag": 0.34, "subject": 0.36, "none": 0.10, "wrong-flag": 0.08, "wrong-subject": 0.12}
-"""How often the first reference image is the background's flag, the subject's picture, a white canvas, or another picture
-than the prompt names."""
+REFERENCES_PER_PROMPT = 3
+"""Text is dear to embed, so that a prompt serves more than one example. All but the first have a random reference."""
+_KINDS: Mapping[Reference, float] = {"flag": 0.42, "subject": 0.46, "none": 0.12}
+"""How often the first reference image is the background's flag, the subject's picture, or a white canvas."""
 _OMITTED = 0.05
 """How often a prompt leaves out each of its parts."""
 _PARTS: tuple[Part, ...] = ("name", "count", "background", "caption", "style")
@@ -58,23 +57,35 @@ class RendererExamples:
         """All pictures that a first reference image may show, in a fixed order."""
         return sorted([entry.id for entry in self.library.flags.values()] + self._common + self._rare + self._others)
 
+    @cached_property
+    def reference_rows(self) -> dict[str, int]:
+        """The place of each id in `reference_ids`."""
+        return {id: row for row, id in enumerate(self.reference_ids)}
+
+    def prompt_number(self, number: int) -> int:
+        """Return the number of the prompt of an example: `REFERENCES_PER_PROMPT` examples share one."""
+        return number // REFERENCES_PER_PROMPT
+
     def __call__(self, number: int) -> RendererExample:
-        """Return the example of a number from 0."""
-        rng = random.Random(f"{self.seed}/{number}")
+        """Return the example of a number from 0; the first of a prompt has the reference that the prompt names."""
+        rng = random.Random(f"{self.seed}/{self.prompt_number(number)}")
         kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
         omitted = [part for part in _PARTS if rng.random() < _OMITTED]
-        if "flag" in kind:
-            asked, reference, drawn = self._with_flag(rng, wrong=kind == "wrong-flag")
-            prompt = describe(asked, rng, "flag", omitted)
-        elif "subject" in kind:
-            asked, reference, drawn = self._with_subject(rng, wrong=kind == "wrong-subject")
-            prompt = describe(asked, rng, "subject", omitted)
+        if kind == "flag":
+            subjects = self._common if rng.random() < 0.65 else self._rare
+            asked = self._scene(rng, subjects, rng.choice(self._flags))
+        elif kind == "subject":
+            subjects = rng.choices((self._rare, self._common, self._others), (0.45, 0.20, 0.35))[0]
+            asked = self._scene(rng, subjects, self._background(rng, 0.3))
         else:
-            drawn, reference = self._scene(rng, self._common, self._background(rng, 0.25)), None
-            prompt = describe(drawn, rng, "none", omitted)
-        mirrored = "subject" in kind and rng.random() < 0.3
+            asked = self._scene(rng, self._common, self._background(rng, 0.25))
+        prompt = describe(asked, rng, kind, omitted)
+        rng = random.Random(f"{self.seed}/example/{number}")
+        drawn = asked if number % REFERENCES_PER_PROMPT == 0 else self._other(asked, kind, rng)
+        shown = {"flag": self._flag_id(drawn), "subject": drawn.subject, "none": None}[kind]
+        mirrored = kind == "subject" and rng.random() < 0.3
         return RendererExample(
-            prompt=prompt, reference=reference, mirrored=mirrored, scene=drawn, seed=rng.randrange(1 << 30)
+            prompt=prompt, reference=shown, mirrored=mirrored, scene=drawn, seed=rng.randrange(1 << 30)
         )
 
     def picture(self, example: RendererExample, side: int = 64) -> PillowImage:
@@ -90,25 +101,17 @@ class RendererExamples:
         picture = self.library.reference(example.reference, side)
         return ImageOps.mirror(picture) if example.mirrored else picture
 
-    def pixels(self, numbers: range, side: int = 64) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return the pictures of some numbers, uint8[N, side, side, 3]."""
-        return np.stack([np.asarray(self.picture(self(number), side)) for number in numbers])
+    def _other(self, asked: Scene, kind: Reference, rng: random.Random) -> Scene:
+        """Return a scene with another flag or subject, as another reference than the named one gives it."""
+        if kind == "flag":
+            return asked.model_copy(update={"background": rng.choice(self._flags)})
+        if kind == "subject":
+            pool = rng.choices((self._rare, self._common, self._others), (0.35, 0.2, 0.45))[0]
+            return asked.model_copy(update=self._named(rng.choice(pool)))
+        return asked
 
-    def _with_flag(self, rng: random.Random, wrong: bool) -> tuple[Scene, str, Scene]:
-        """Return the scene that the prompt asks for, the reference, and the scene to draw."""
-        subjects = self._common if rng.random() < 0.65 else self._rare
-        drawn = self._scene(rng, subjects, rng.choice(self._flags))
-        asked = drawn.model_copy(update={"background": rng.choice(self._flags)}) if wrong else drawn
-        return asked, self.library.flags[drawn.background].id, drawn
-
-    def _with_subject(self, rng: random.Random, wrong: bool) -> tuple[Scene, str, Scene]:
-        pools = (self._rare, self._common, self._others)
-        drawn = self._scene(rng, rng.choices(pools, (0.45, 0.20, 0.35))[0], self._background(rng, 0.3))
-        asked = drawn
-        if wrong:
-            other = self._named(rng.choice(rng.choice((self._rare, self._common))))
-            asked = drawn.model_copy(update=other)
-        return asked, drawn.subject, drawn
+    def _flag_id(self, scene: Scene) -> str | None:
+        return None if scene.flag is None else self.library.flags[scene.flag].id
 
     def _scene(self, rng: random.Random, subjects: list[str], background: str) -> Scene:
         caption = "".join(rng.choice(_LETTERS) for _ in range(rng.choice((2, 2, 3)))) if rng.random() < 0.4 else ""

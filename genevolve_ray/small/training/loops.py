@@ -92,7 +92,7 @@ def train_loop(
         if not math.isfinite(loss.item()):
             raise ArithmeticError(f"{name}: the loss of step {step} is {loss.item()}")
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         keep = min(config.average, (1 + step) / (10 + step))
