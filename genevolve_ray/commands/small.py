@@ -118,8 +118,8 @@ def _stage_table(stages: Iterable[SetupStage], staged: StagedSetup, made: Sequen
     return table
 
 
-def print_parts() -> bool:
-    """Print every part with its license and its state here, then what is wrong; return whether all can be used."""
+def print_parts() -> None:
+    """Print every part with its license and its state here, then the publishers, then what is wrong."""
     console = _console()
     table = Table("part", "package", "installed", "files", "license of the content", "comes by")
     states = list(part_states())
@@ -141,7 +141,6 @@ def print_parts() -> bool:
     for state in states:
         if state.fault:
             console.print(shown(state.fault), markup=False, highlight=False, soft_wrap=True, style="red")
-    return not any(state.fault for state in states)
 
 
 def _console() -> Console:

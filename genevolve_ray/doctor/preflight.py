@@ -106,7 +106,7 @@ def check_setup(config: RunConfig) -> None:
     if missing := unmade(config):
         key, path = missing[0]
         more = f" ({len(missing) - 1} more are missing)" if missing[1:] else ""
-        raise UserFault(f"{key}={path}: no such file or folder{more}: run `genevolve small setup` in this folder")
+        raise UserFault(f"{key}={path}: no such file or folder{more}: run genevolve small setup in this folder")
 
 
 def check_sockets(config: RunConfig, *, local: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from genevolve_ray.small.countries import country_names
 from genevolve_ray.small.pictures import PictureLibrary
 from genevolve_ray.small.scene import COLORS, Scene, compose
-from genevolve_ray.small.wording import counted, describe
+from genevolve_ray.small.wording import counted, describe, names_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -97,13 +98,22 @@ def altered(scene: Scene, point: Point, rng: random.Random, library: PictureLibr
     return scene.model_copy(update={"style": "color" if scene.style == "black-and-white" else "black-and-white"})
 
 
-def shot_of(scene: Scene, rng: random.Random) -> Shot:
-    """Return a scene with one of many wordings."""
-    return Shot(describe(scene, rng, "none"), scene)
+def shot_of(scene: Scene, rng: random.Random, plain: bool = False) -> Shot:
+    """Return a scene with one of many wordings, or in plain words, as the `truth_caption` of a request says it."""
+    return Shot(plain_words(scene) if plain else describe(scene, rng, "none"), scene)
 
 
-def drawn_group(rng: random.Random, library: PictureLibrary, size: int) -> list[Shot]:
-    """Return a random scene and `size - 1` others that each differ from it in another point.
+def plain_words(scene: Scene) -> str:
+    """Return a scene in words that are always the same, as `three owls on a red background with the caption AB`."""
+    shown = counted(*names_of(scene), scene.count)
+    flag = scene.flag and f"in front of the flag of {country_names().get(scene.flag, scene.flag)}"
+    text = f"{shown} {flag or f'on {counted(scene.background, str(), 1)} background'}"
+    text += f" with the caption {scene.caption}" if scene.caption else ""
+    return text + (" in black and white" if scene.style == "black-and-white" else "")
+
+
+def drawn_group(rng: random.Random, library: PictureLibrary, size: int, plain: bool = False) -> list[Shot]:
+    """Return a random scene and `size - 1` others that each differ from it in another point; see `shot_of` for `plain`.
 
     One of five groups has a part of the scene alone in the last place: its subject, its flag or its color. A judge meets
     such pictures where a renderer returns its reference, or nothing.
@@ -113,7 +123,8 @@ def drawn_group(rng: random.Random, library: PictureLibrary, size: int) -> list[
     while len(points) < size - 1:
         point = rng.choices(POINTS, list(_WEIGHTS.values()))[0]
         points += [point] if point not in points else []
-    found = [shot_of(scene, rng), *(shot_of(altered(scene, point, rng, library), rng) for point in points)]
+    others = (altered(scene, point, rng, library) for point in points)
+    found = [shot_of(one, rng, plain) for one in itertools.chain([scene], others)]
     if rng.random() < 0.2:
         found[-1] = _part(scene, rng, library)
     return found
