@@ -269,7 +269,9 @@ def _posed(id: str, family: Family, subject: Subject, wish: Wish, country: Count
 
 def _plainly(scene: Scene, shown: str, country: Country | None) -> str:
     """Return a scene in plain words."""
-    behind = f"in front of the flag of {country.name}" if country else f"on {counted(scene.background, '', 1)} background"
+    behind = (
+        f"in front of the flag of {country.name}" if country else f"on {counted(scene.background, '', 1)} background"
+    )
     text = f"{shown} {behind}"
     text += f" with the caption {scene.caption}" if scene.caption else ""
     return text + (" in black and white" if scene.style == "black-and-white" else "")
