@@ -18,12 +18,13 @@ _LONGEST = 44
 class Clue(Record):
     """Describe a country by one fact.
 
-    `words` complete "the country ...". `query` is what a good searcher asks, and `section` the title of the text with the
-    answer.
+    `value` is the fact, and `words` complete "the country ..." with it. `query` is what a good searcher asks, and `section`
+    the title of the text with the answer.
     """
 
     kind: str
     iso: str
+    value: str
     words: str
     query: str
     section: str
@@ -67,7 +68,14 @@ def find_clues(countries: Sequence[Country]) -> list[Clue]:
 
 
 def _clue(kind: str, country: Country, section: str, words: str, query: str, value: str) -> Clue:
-    return Clue(kind=kind, iso=country.iso, words=words.format(value), query=query.format(value), section=section)
+    return Clue(
+        kind=kind,
+        iso=country.iso,
+        value=value,
+        words=words.format(value),
+        query=query.format(value),
+        section=section,
+    )
 
 
 def _border_clue(country: Country) -> Iterator[Clue]:
@@ -87,6 +95,7 @@ def _border_clue(country: Country) -> Iterator[Clue]:
     yield Clue(
         kind="neighbors",
         iso=country.iso,
+        value=" ".join(country.borders),
         words=words,
         query=f"border countries {' '.join(country.borders)}",
         section=_BORDERS,
@@ -118,6 +127,6 @@ def _occurs(value: str, texts: Sequence[str]) -> int:
 
 
 def _gives_away(value: str, country: Country) -> bool:
-    """Return whether a value holds a word that begins like one of the country's name."""
+    """Return whether a value holds the beginning of a word of the country's name."""
     stems = {word[:_STEM].lower() for word in re.findall(r"\w+", country.name) if len(word) >= _STEM}
-    return any(word[:_STEM].lower() in stems for word in re.findall(r"\w+", value))
+    return any(stem in value.lower() for stem in stems)

@@ -28,6 +28,7 @@ from genevolve_ray.records.published.writers import agent_row
 from genevolve_ray.records.request import Request
 from genevolve_ray.records.seeds import derive_seed
 from genevolve_ray.records.trajectory import Outcome, SampleKey, Trajectory
+from genevolve_ray.small.clues import Clue
 from genevolve_ray.small.corpus import Progress
 from genevolve_ray.small.requests import Wish
 from genevolve_ray.small.scene import Scene
@@ -40,8 +41,8 @@ ROWS = {"train": 600, "validation": 60}
 _TEXT_HIT = re.compile(r"^\d+\. title: (.+?): (.+)\n  snippet: (.*)$", re.MULTILINE)
 _PICTURE_HIT = re.compile(r"^(IMG_\d+): title: (.+)$", re.MULTILINE)
 _FACTS = {
-    "internet": ("internet country code of {}", "Internet country code", re.compile(r"\.([a-z]{2})\b")),
-    "currency": ("currency of {}", "Currency", re.compile(r"\(([A-Z]{3})\)")),
+    "internet": ("internet country code {}", "Internet country code", re.compile(r"\.([a-z]{2})\b")),
+    "currency": ("currency {}", "Currency", re.compile(r"\(([A-Z]{3})\)")),
 }
 """Query, section, and form of each fact that a caption may be."""
 
@@ -101,7 +102,7 @@ class ScriptedPolicy:
         country, caption = wish.country, wish.caption
         if wish.clue is not None and not self._slips.skip_search:
             seen = yield _call(think, "search", queries=[wish.clue.query])
-            country = _country(seen, wish.clue.section)
+            country = _country(seen, wish.clue)
             think = f"It is {country}."
         if wish.fact and country:
             query, section, form = _FACTS[wish.fact]
@@ -222,10 +223,12 @@ def sft_row(request: Request, played: Trajectory, tools: Mapping[str, Tool]) -> 
     return {"id": f"sft-{request.id}", "messages": agent_row({}, played, opening=opening)["messages"], "images": []}
 
 
-def _country(seen: str, section: str) -> str:
-    """Return the country of the first result of a section, of the first one where none is of that section, else ""."""
+def _country(seen: str, clue: Clue) -> str:
+    """Return the country whose result states a clue, and the least besides; the first one where none does, else ""."""
     hits = _TEXT_HIT.findall(seen)
-    return next((name for name, title, _ in hits if title == section), hits[0][0] if hits else "")
+    words = clue.value.lower().split()
+    stating = [hit for hit in hits if hit[1] == clue.section and all(word in hit[2].lower() for word in words)]
+    return min(stating or hits[:1], key=lambda hit: len(hit[2]), default=("",))[0]
 
 
 def _fact(seen: str, country: str, section: str, form: re.Pattern[str]) -> str:
