@@ -13,7 +13,8 @@ from rich.table import Table
 
 from genevolve_ray.records.secrets import shown
 from genevolve_ray.small.parts import PARTS, part_states
-from genevolve_ray.small.setup import own_preset, setup_stages
+from genevolve_ray.small.preset import own_preset
+from genevolve_ray.small.setup import setup_stages
 from genevolve_ray.small.stages import PRESET_FOLDER, MadeStage, SetupStage, StagedSetup, read_manifest
 
 _EVERY_SECONDS = 15.0

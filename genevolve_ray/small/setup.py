@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from genevolve_ray.records.published.files import write_bytes
-from genevolve_ray.records.strict_text import load_yaml
 from genevolve_ray.small.parts import PARTS, find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
-from genevolve_ray.small.stages import PRESET_FOLDER, SetupFault, SetupStage, StageWork
+from genevolve_ray.small.preset import preset_values, tools_config
+from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork
 from genevolve_ray.small.weights import prebuilt_stages, trained_stages
 
 if TYPE_CHECKING:
@@ -76,7 +73,7 @@ def setup_stages(*, from_nothing: bool = False) -> list[SetupStage]:
             "embeddings of the corpus",
             _write_index,
             needs=("embedder", "corpus"),
-            inputs={"recipe": "1", "settings": json.dumps(_preset_values()["tools"], sort_keys=True)},
+            inputs={"recipe": "1", "settings": json.dumps(preset_values()["tools"], sort_keys=True)},
         ),
     ]
     return [*stages, *(trained_stages() if from_nothing else prebuilt_stages())]
@@ -114,7 +111,7 @@ def _write_corpus(work: StageWork) -> None:
     from genevolve_ray.small.corpus import write_corpus
     from genevolve_ray.small.factbook import read_factbook
 
-    write_corpus(installed_library(), read_factbook(locate("factbook")), work.kept, work.progress)
+    write_corpus(installed_library(), read_factbook(locate("factbook")), work.kept, progress=work.progress)
     work.kept.rename(work.out)
 
 
@@ -153,10 +150,10 @@ class CountedEmbedder:
 def _write_index(work: StageWork) -> None:
     """Embed what the tools of the preset rank, so that a run finds all vectors in its cache."""
     from genevolve_ray.experience.factory import build_embedder
-    from genevolve_ray.tools.folder.toolbox import FolderToolsConfig, ranked_texts, read_folder
+    from genevolve_ray.tools.folder.toolbox import ranked_texts, read_folder
     from genevolve_ray.tools.folder.vectors import TextVectors
 
-    config = FolderToolsConfig.model_validate(moved_values(_preset_values()["tools"]["config"], work.root))
+    config = tools_config(work.root)
     if config.embedder is None:
         raise SetupFault("small: the preset's tools have no embedder (tools.config.embedder)")
     texts = ranked_texts(read_folder(config))
@@ -169,41 +166,3 @@ def _write_index(work: StageWork) -> None:
 
     asyncio.run(embed())
     work.kept.rename(work.out)
-
-
-# --- a folder of one's own ---
-
-
-def own_preset(out: Path) -> Path:
-    """Write OUT/small.yaml, which is the preset `small` over another folder, and return its path."""
-    import yaml
-
-    changed = _differences(_preset_values(), moved_values(_preset_values(), out))
-    return write_bytes(out / "small.yaml", yaml.safe_dump({"extends": "small", **changed}, sort_keys=False).encode())
-
-
-def _preset_values() -> dict[str, Any]:
-    """Return the values of the preset `small` alone, without those that it extends."""
-    text = (resources.files("genevolve_ray") / "configs" / "small.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = load_yaml(text, "preset small")
-    return values
-
-
-def moved_values(value: Any, out: Path) -> Any:
-    """Return values of the preset with every path below `PRESET_FOLDER` as the same path below another folder."""
-    if isinstance(value, Mapping):
-        return {key: moved_values(inner, out) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [moved_values(inner, out) for inner in value]
-    if isinstance(value, str) and Path(value).is_relative_to(PRESET_FOLDER):
-        return str(out / Path(value).relative_to(PRESET_FOLDER))
-    return value
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of `new` that differ, with their keys; a list is one value."""
-    return {
-        key: _differences(old[key], value) if isinstance(value, Mapping) else value
-        for key, value in new.items()
-        if value != old[key]
-    }

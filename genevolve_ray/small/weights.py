@@ -5,11 +5,13 @@ Both ways write the same folders: `image_text` for the judges, `renderer`, and `
 
 from __future__ import annotations
 
+import asyncio
 from importlib import resources
 from pathlib import Path
 
 from genevolve_ray.small.parts import find_part, locate
 from genevolve_ray.small.pictures import PictureLibrary
+from genevolve_ray.small.preset import tools_config
 from genevolve_ray.small.stages import SetupFault, SetupStage, StageWork, list_files
 
 PROVENANCE = "provenance.json"
@@ -26,6 +28,14 @@ def prebuilt_stages() -> list[SetupStage]:
             _assemble_image_text,
             needs=("embedder",),
             inputs=prebuilt_inputs("image_text"),
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "renderer",
+            "diffusion pipeline, with MiniLM as text encoder",
+            _assemble_renderer,
+            needs=("embedder",),
+            inputs=prebuilt_inputs("renderer"),
             license=_TRAINED_ON,
         ),
         SetupStage(
@@ -49,6 +59,38 @@ def trained_stages() -> list[SetupStage]:
             needs=("embedder",),
             inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
             license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "renderer",
+            "diffusion pipeline, trained here, with MiniLM as text encoder",
+            _train_renderer,
+            needs=("embedder",),
+            inputs={"recipe": "1"} | {f"part {name}": _pinned(name) for name in _PICTURES},
+            license=_TRAINED_ON,
+        ),
+        SetupStage(
+            "rows",
+            "conversations of the scripted teacher",
+            _write_rows,
+            needs=("requests", "corpus", "embedder", "index"),
+            inputs={"recipe": "1"},
+            license="public domain (facts)",
+        ),
+        SetupStage(
+            "cold_start",
+            "adapter of the cold start, trained here",
+            _train_cold_start,
+            needs=("base", "rows"),
+            inputs={"recipe": "1"},
+            license="Apache-2.0",
+        ),
+        SetupStage(
+            "policy",
+            "the policy after its cold start",
+            _merge_trained,
+            needs=("base", "cold_start"),
+            inputs={"recipe": "1"},
+            license="Apache-2.0",
         ),
     ]
 
@@ -98,6 +140,43 @@ def _train_image_text(work: StageWork) -> None:
     embedder = work.root / "embedder"
     weights = train_image_text(PictureLibrary(locate("openmoji")), embedder, work.kept, progress=work.progress)
     assemble_image_text(weights, embedder, work.out)
+
+
+def _assemble_renderer(work: StageWork) -> None:
+    from genevolve_ray.small.training.renderer import assemble_renderer
+
+    assemble_renderer(prebuilt("renderer"), work.root / "embedder", work.out)
+
+
+def _train_renderer(work: StageWork) -> None:
+    from genevolve_ray.small.training.renderer import RendererTraining, assemble_renderer, train_renderer
+
+    library, embedder = PictureLibrary(locate("openmoji")), work.root / "embedder"
+    weights = train_renderer(library, embedder, work.kept, RendererTraining(), work.progress)
+    assemble_renderer(weights, embedder, work.out)
+
+
+def _write_rows(work: StageWork) -> None:
+    from genevolve_ray.records.images import MemoryImages
+    from genevolve_ray.small.teacher import write_rows
+    from genevolve_ray.tools.folder.toolbox import FolderTools
+
+    tools = FolderTools(tools_config(work.root), MemoryImages()).tools
+    asyncio.run(write_rows(work.root / "requests", tools, work.kept, progress=work.progress))
+    work.kept.rename(work.out)
+
+
+def _train_cold_start(work: StageWork) -> None:
+    from genevolve_ray.small.training.cold_start import train_cold_start
+
+    train_cold_start(work.root / "rows", work.root / "base", work.kept, work.progress)
+    work.kept.rename(work.out)
+
+
+def _merge_trained(work: StageWork) -> None:
+    from genevolve_ray.small.convert import merge_cold_start
+
+    merge_cold_start(work.root / "cold_start", work.root / "base", work.out)
 
 
 def _merge_prebuilt(work: StageWork) -> None:
