@@ -199,7 +199,8 @@ def _latent_examples(
         plain, mirrored = (encode(vae, _references(examples, mirror)) for mirror in (False, True))
         white = encode(vae, np.full((1, 64, 64, 3), 255, np.uint8))
         part = kept.with_name(kept.name + ".part")
-        save_file({"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}, part)
+        tensors = {"pictures": torch.cat(parts), "references": torch.cat([plain, mirrored, white])}
+        save_file({key: value.contiguous() for key, value in tensors.items()}, part)
         part.replace(kept)
     tensors = load_file(kept)
     states = np.load(texts, mmap_mode="r")
