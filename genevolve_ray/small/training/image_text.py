@@ -46,7 +46,7 @@ _CHUNK = 64
 class ImageTextTraining(LoopConfig):
     """Configure the training."""
 
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=600, ge=1)
     """Updates of the weights."""
     batch: int = Field(default=16, ge=1)
     """Groups of shots of an update."""
