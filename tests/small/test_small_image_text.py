@@ -24,7 +24,7 @@ from genevolve_ray.small.training.image_text import (
 )
 from genevolve_ray.small.training.shots import POINTS, altered, drawn_group, drawn_scene
 
-SHORT = {"groups": 4, "batch_groups": 2, "group_size": 2, "steps": 4, "warmup": 1, "checkpoint_every": 2}
+SHORT = {"groups": 3, "plain_groups": 1, "batch": 2, "group_size": 2, "steps": 4, "warmup": 1, "save_every": 2}
 PROGRAM = Program(gen_prompt="a cat", reference_images=())
 
 
@@ -90,7 +90,7 @@ def test_a_training_that_was_interrupted_ends_with_the_same_weights(
 
 def test_a_checkpoint_of_other_settings_is_refused(library: PictureLibrary, embedder: Path, tmp_path: Path) -> None:
     trained(library, embedder, tmp_path)
-    with pytest.raises(UserFault, match=r"checkpoint.safetensors is a checkpoint of other settings"):
+    with pytest.raises(UserFault, match=r"checkpoint.safetensors: a training with .* remove it to start anew"):
         trained(library, embedder, tmp_path, seed=1)
 
 

@@ -46,7 +46,7 @@ _CHUNK = 64
 class ImageTextTraining(LoopConfig):
     """Configure the training."""
 
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=600, ge=1)
     """Updates of the weights."""
     batch: int = Field(default=16, ge=1)
     """Groups of shots of an update."""
@@ -103,8 +103,9 @@ def train_image_text(
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randperm(len(groups), generator=generator)[: settings.batch].tolist()
         shots = [shot for i in chosen for shot in groups[i]]
-        states_N_h = torch.cat([states[i * size : (i + 1) * size] for i in chosen]).float()
-        one, other = (seen(_drawn(shots, kept, generator), generator, render) for _ in range(2))
+        states_N_h = torch.cat([states[i * size : (i + 1) * size].float() for i in chosen])
+        with torch.autocast("cpu", enabled=False):
+            one, other = (seen(_drawn(shots, kept, generator), generator, render) for _ in range(2))
         return _loss(model, one, other, states_N_h, settings.between_pictures)
 
     own = {"tower": TOWER, "dimensions": DIMENSIONS, "embedder": model_hash(embedder), "rendered": render is not None}
@@ -231,11 +232,13 @@ def _loss(model: Any, one_N_3_S_S: Tensor, other_N_3_S_S: Tensor, states_N_h: Te
     text_N_d = model.text_projection(torch.tanh(model.text_model.pooler.dense(states_N_h)))
     pixels_2N_3_S_S = (torch.cat([one_N_3_S_S, other_N_3_S_S]) - 0.5) / 0.5
     images_2N_d = model.get_image_features(pixel_values=pixels_2N_3_S_S).pooler_output
-    text_N_d = functional.normalize(text_N_d.float(), dim=-1)
-    one_N_d, other_N_d = functional.normalize(images_2N_d.float(), dim=-1).chunk(2)
-    scale = model.logit_scale.clamp(max=_MOST_SCALE).exp()
-    with_text = (contrast(one_N_d, text_N_d, scale) + contrast(other_N_d, text_N_d, scale)) / 2
-    return with_text + between * contrast(one_N_d, other_N_d, scale)
+    # Cosines of pictures that differ in one point are close: bfloat16 would not tell them apart.
+    with torch.autocast("cpu", enabled=False):
+        text_N_d = functional.normalize(text_N_d.float(), dim=-1)
+        one_N_d, other_N_d = functional.normalize(images_2N_d.float(), dim=-1).chunk(2)
+        scale = model.logit_scale.clamp(max=_MOST_SCALE).exp()
+        with_text = (contrast(one_N_d, text_N_d, scale) + contrast(other_N_d, text_N_d, scale)) / 2
+        return with_text + between * contrast(one_N_d, other_N_d, scale)
 
 
 def _write(tensors: dict[str, Tensor], file: Path) -> None:

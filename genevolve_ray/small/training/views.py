@@ -26,10 +26,10 @@ def seen(pictures_B_3_S_S: Tensor, generator: torch.Generator, render: View | No
     Args:
         pictures_B_3_S_S: in [0, 1].
         generator: chooses the views.
-        render: what the pictures of one of three batches go through first, such as a renderer's own autoencoder.
+        render: what the pictures of one of eight batches go through first, such as a renderer's own autoencoder.
     """
     found = _moved(pictures_B_3_S_S, generator)
-    if render is not None and _pick(3, generator) == 0:
+    if render is not None and _pick(8, generator) == 0:
         found = render(found)
     found = _blurred(found, _BLURS[_pick(len(_BLURS), generator)])
     found = _coarse(found, _SIDES[_pick(len(_SIDES), generator)])
