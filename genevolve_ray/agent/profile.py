@@ -241,7 +241,7 @@ _SMALL = ProtocolProfile(
     max_turns=5,
     max_tool_calls=4,
     max_prompt_tokens=512,
-    max_response_tokens=640,
+    max_response_tokens=768,
     max_turn_tokens=128,
     max_references=1,
     prompt="small",
@@ -250,7 +250,7 @@ _SMALL = ProtocolProfile(
     skill_text="short",
     text_fields=("title", "snippet"),
     image_fields=("title",),
-    max_field_chars=120,
+    max_field_chars=80,
     messages=SHORT_MESSAGES,
 )
 """Short texts throughout: on a CPU, tokens are what a run of a language model costs."""

@@ -18,12 +18,13 @@ _LONGEST = 44
 class Clue(Record):
     """Describe a country by one fact.
 
-    `words` complete "the country ...". `query` is what a good searcher asks, and `section` the title of the text with the
-    answer.
+    `value` is the fact, and `words` complete "the country ..." with it. `query` is what a good searcher asks, and `section`
+    the title of the text with the answer.
     """
 
     kind: str
     iso: str
+    value: str
     words: str
     query: str
     section: str
@@ -54,7 +55,12 @@ def find_clues(countries: Sequence[Country]) -> list[Clue]:
             continue
         for kind, field, section, words, query in _FACTS:
             value = getattr(country, field)
-            if value and len(value) <= _LONGEST and not _gives_away(value, country) and _occurs(value, texts[section]) == 1:
+            if (
+                value
+                and len(value) <= _LONGEST
+                and not _gives_away(value, country)
+                and _occurs(value, texts[section]) == 1
+            ):
                 clues.append(_clue(kind, country, section, words, query, value))
         if 1 <= len(country.borders) <= 2 and neighbors[frozenset(country.borders)] == 1:
             clues += _border_clue(country)
@@ -62,22 +68,34 @@ def find_clues(countries: Sequence[Country]) -> list[Clue]:
 
 
 def _clue(kind: str, country: Country, section: str, words: str, query: str, value: str) -> Clue:
-    return Clue(kind=kind, iso=country.iso, words=words.format(value), query=query.format(value), section=section)
+    return Clue(
+        kind=kind,
+        iso=country.iso,
+        value=value,
+        words=words.format(value),
+        query=query.format(value),
+        section=section,
+    )
 
 
 def _border_clue(country: Country) -> Iterator[Clue]:
     """Yield the clue that names all neighbors of a country, of which it has one or two."""
     text = dict(country.sections)[_BORDERS]
     # Where the factbook says more than names and lengths, there may be a neighbor that was not read.
-    if len(re.findall(r"\d km", text)) != len(country.borders) or any(_gives_away(one, country) for one in country.borders):
+    if len(re.findall(r"\d km", text)) != len(country.borders) or any(
+        _gives_away(one, country) for one in country.borders
+    ):
         return
     if any(" " in name and name.split()[0] == "US" for name in country.borders):  # A base within the country.
         return
     names = [_with_article(name) for name in country.borders]
-    words = f"whose only neighbor is {names[0]}" if len(names) == 1 else f"whose only neighbors are {' and '.join(names)}"
+    words = (
+        f"whose only neighbor is {names[0]}" if len(names) == 1 else f"whose only neighbors are {' and '.join(names)}"
+    )
     yield Clue(
         kind="neighbors",
         iso=country.iso,
+        value=" ".join(country.borders),
         words=words,
         query=f"border countries {' '.join(country.borders)}",
         section=_BORDERS,
@@ -85,7 +103,16 @@ def _border_clue(country: Country) -> Iterator[Clue]:
 
 
 def _with_article(name: str) -> str:
-    bare = ("Democratic Republic", "Republic of", "Dominican Republic", "Central African", "US", "UK", "UAE", "Holy See")
+    bare = (
+        "Democratic Republic",
+        "Republic of",
+        "Dominican Republic",
+        "Central African",
+        "US",
+        "UK",
+        "UAE",
+        "Holy See",
+    )
     return f"the {name}" if name.startswith(bare) else name
 
 
@@ -100,6 +127,6 @@ def _occurs(value: str, texts: Sequence[str]) -> int:
 
 
 def _gives_away(value: str, country: Country) -> bool:
-    """Return whether a value holds a word that begins like one of the country's name."""
+    """Return whether a value holds the beginning of a word of the country's name."""
     stems = {word[:_STEM].lower() for word in re.findall(r"\w+", country.name) if len(word) >= _STEM}
-    return any(word[:_STEM].lower() in stems for word in re.findall(r"\w+", value))
+    return any(stem in value.lower() for stem in stems)

