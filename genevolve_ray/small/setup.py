@@ -148,6 +148,10 @@ class CountedEmbedder:
 
 
 def _write_index(work: StageWork) -> None:
+    asyncio.run(_embed_corpus(work))
+
+
+async def _embed_corpus(work: StageWork) -> None:
     """Embed what the tools of the preset rank, so that a run finds all vectors in its cache."""
     from genevolve_ray.experience.factory import build_embedder
     from genevolve_ray.tools.folder.toolbox import ranked_texts, read_folder
@@ -156,13 +160,9 @@ def _write_index(work: StageWork) -> None:
     config = tools_config(work.root)
     if config.embedder is None:
         raise SetupFault("small: the preset's tools have no embedder (tools.config.embedder)")
-    texts = ranked_texts(read_folder(config))
+    texts = {name: words for name, words in ranked_texts(read_folder(config)).items() if words}
     total = sum(len(set(words)) for words in texts.values())
     embedder = CountedEmbedder(build_embedder(config.embedder), total, work.progress)
-
-    async def embed() -> None:
-        for name, words in texts.items():
-            await TextVectors(words, embedder, work.kept, name).rows()
-
-    asyncio.run(embed())
+    for name, words in texts.items():
+        await TextVectors(words, embedder, work.kept, name).rows()
     work.kept.rename(work.out)
