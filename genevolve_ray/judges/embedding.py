@@ -1,4 +1,4 @@
-"""What judges share that compare the embeddings of a model of pictures: settings, opened pictures, metering, clipping."""
+"""Shared parts of judges that compare embeddings of pictures: settings, opened pictures, metering, clipping."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EmbeddingConfig(Config):
 
     @property
     def repeatable(self) -> bool:
-        """Whether equal inputs have bit-equal scores."""
+        """True where equal inputs have bit-equal scores."""
         # Another batch is another shape of the matrices, and the last bits of a sum depend on it.
         return self.batch_size == 1 and self.device == "cpu"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.small_agreement import composed, correlations, scored
 from benchmarks.small_reward import KINDS, TEACHER, Bench, Case, differences, measure, paired, png, read_cases
 from genevolve_ray.records.base import Config
 from genevolve_ray.records.components import Component, ComponentRange, OpenVerdict
@@ -65,7 +66,9 @@ def cases(library: PictureLibrary, tmp_path: Path) -> list[Case]:
     for number, scene in enumerate(SCENES):
         (tmp_path / f"{number}.png").write_bytes(png(compose(scene, library)))
         meta = {"scene": scene.model_dump(), "truth_caption": "two cats"}
-        rows.append({"id": f"r{number}", "prompt": "draw", "eval_type": "Quality-Anchored", "gt_image": f"{number}.png"})
+        rows.append(
+            {"id": f"r{number}", "prompt": "draw", "eval_type": "Quality-Anchored", "gt_image": f"{number}.png"}
+        )
         rows[-1]["meta"] = meta  # type: ignore[assignment]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return read_cases(tmp_path / "rows.jsonl", 3, 0)
@@ -84,3 +87,18 @@ async def test_a_sheet_shows_pairs_and_its_order_is_apart(bench: Bench, cases: l
     assert [row["pair"] for row in order] == [1, 2, 3]
     assert all((row["better"] == "left") == (row["rewards"][0] > row["rewards"][1]) for row in order)
     assert sheet.height == 2 * (3 * 64 + 30)
+
+
+def test_rank_correlations_are_over_all_pictures_and_within_requests() -> None:
+    # Within each request the order is right; the second request as a whole is scored too low.
+    rows = np.array([[1.0, 2, 3, 0.7, 0.8, 0.9], [4.0, 5, 6, 0.1, 0.2, 0.3]])
+    over, within = correlations(np.tile(rows, (10, 1)))
+    assert within is not None and (within.mean, within.low) == (1, 1)
+    assert over is not None and over.mean < 0
+
+
+async def test_known_scores_of_composed_scenes_agree_with_pixels(library: PictureLibrary) -> None:
+    asked = composed(4, library)
+    assert [[known for _, known in pictures] for _, _, pictures in asked] == [[0, -1, -2, -3, -4, -5]] * 4
+    _, within = correlations(await scored(NearPixels(Config()), "near", asked))
+    assert within is not None and within.mean > 0.3

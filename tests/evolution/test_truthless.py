@@ -107,10 +107,14 @@ def test_a_judge_that_checks_requests_is_asked_with_those_inside_an_ensemble(tmp
     members = "{one: {type: 'test_truthless:Captioned'}, two: {type: 'test_truthless:Length'}}"
     spec = f"judges={{near: {{type: 'test_truthless:Captioned'}}, all: {{type: ensemble, config: {{members: {members}}}}}}}"
     alone = config_of(tmp_path, "Length", "reward.components={judge.length: 1.0}", spec)
-    with pytest.raises(UserFault, match=r"judges\.near \(judges\.near\.type=test_truthless:Captioned\): request r-7 has"):
+    with pytest.raises(
+        UserFault, match=r"judges\.near \(judges\.near\.type=test_truthless:Captioned\): request r-7 has"
+    ):
         check_request(REQUEST, alone)
     within = alone.model_copy(update={"judges": {"all": alone.judges["all"]}})
-    with pytest.raises(UserFault, match=r"judges\.all \(judges\.all\.type=ensemble\): members\.one: request r-7 has no"):
+    with pytest.raises(
+        UserFault, match=r"judges\.all \(judges\.all\.type=ensemble\): members\.one: request r-7 has no"
+    ):
         check_request(REQUEST, within)
     captioned = REQUEST.model_copy(update={"meta": {"caption": "AB"}})
     check_request(captioned, alone)
