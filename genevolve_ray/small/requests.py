@@ -10,6 +10,7 @@ import io
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,18 +154,35 @@ def pose_requests(
     """Return the requests of each part. Raises ValueError as `write_requests`."""
     if unknown := sorted(set(sizes) - set(PARTS)):
         raise ValueError(f"sizes: {', '.join(unknown)}; parts are {', '.join(PARTS)}")
-    known = [country for country in countries if country.iso in library.flags]
+    parts = divide_world(library, countries, seed)
+    return {part: _Writer(part, parts[part], seed).write(count) for part, count in sizes.items()}
+
+
+@dataclass(frozen=True)
+class WorldPart:
+    """Hold the entities of one part, with the clues to each country by its ISO code."""
+
+    countries: tuple[Country, ...]
+    rare: tuple[Subject, ...]
+    clues: Mapping[str, Sequence[Clue]]
+
+
+def divide_world(library: PictureLibrary, countries: Sequence[Country], seed: int) -> dict[str, WorldPart]:
+    """Return the entities of each part: countries with a clue and a flag, and the rare subjects."""
     clues: dict[str, list[Clue]] = {}
     for clue in find_clues(countries):
         clues.setdefault(clue.iso, []).append(clue)
-    lands = split_entities([country.iso for country in known if country.iso in clues], seed, "countries")
-    rare = split_entities([subject.id for subject in every_subject() if not subject.common], seed, "subjects")
-    by_code = {country.iso: country for country in known}
-    posed = {}
-    for part, count in sizes.items():
-        writer = _Writer(part, [by_code[iso] for iso in lands[part]], clues, rare[part], seed)
-        posed[part] = writer.write(count)
-    return posed
+    by_code = {country.iso: country for country in countries if country.iso in library.flags and country.iso in clues}
+    rare = {subject.id: subject for subject in every_subject() if not subject.common}
+    lands, things = split_entities(list(by_code), seed, "countries"), split_entities(list(rare), seed, "subjects")
+    return {
+        part: WorldPart(
+            countries=tuple(by_code[iso] for iso in lands[part]),
+            rare=tuple(rare[id] for id in things[part]),
+            clues={iso: clues[iso] for iso in lands[part]},
+        )
+        for part in PARTS
+    }
 
 
 def split_entities(names: Sequence[str], seed: int, kind: str) -> dict[str, list[str]]:
@@ -182,18 +200,9 @@ def split_entities(names: Sequence[str], seed: int, kind: str) -> dict[str, list
 class _Writer:
     """Write the requests of one part."""
 
-    def __init__(
-        self,
-        part: str,
-        countries: Sequence[Country],
-        clues: Mapping[str, Sequence[Clue]],
-        rare: Sequence[str],
-        seed: int,
-    ) -> None:
-        self._part, self._countries, self._clues, self._seed = part, countries, clues, seed
-        subjects = {subject.id: subject for subject in every_subject()}
-        self._rare = [subjects[id] for id in rare]
-        self._common = [subject for subject in subjects.values() if subject.common]
+    def __init__(self, part: str, entities: WorldPart, seed: int) -> None:
+        self._part, self._entities, self._seed = part, entities, seed
+        self._common = [subject for subject in every_subject() if subject.common]
 
     def write(self, count: int) -> list[Posed]:
         """Return `count` requests of different words, families mixed."""
@@ -211,7 +220,7 @@ class _Writer:
         rng = random.Random(derive_seed(self._seed, "request", self._part, attempt))
         family = rng.choices(list(_FAMILIES), list(_FAMILIES.values()))[0]
         flag = family == "flag" or (family == "caption" and rng.random() < 0.75)
-        subject = rng.choice(self._common if flag else self._rare)
+        subject = rng.choice(self._common if flag else self._entities.rare)
         common: dict[str, Any] = {
             "subject": subject.id,
             "rare": not subject.common,
@@ -219,32 +228,41 @@ class _Writer:
             "gray": rng.random() < 0.2,
         }
         if not flag:
-            letters = _letters(rng) if family == "caption" else ""
+            letters = random_letters(rng) if family == "caption" else ""
             wish = Wish(**common, color=rng.choice(list(COLORS)), caption=letters)
-            return _posed(id, family, subject, wish, None, rng)
-        country = rng.choice(self._countries)
+            return pose(id, family, subject, wish, None, rng)
+        country = rng.choice(self._entities.countries)
         fact, named = "", False
         if family == "caption":
-            facts = [name for name in _FACTS if _fact(country, name)]
+            facts = [name for name in _FACTS if fact_of(country, name)]
             fact = rng.choice(["", *facts])
             named = bool(fact) and rng.random() < 0.7
         wish = Wish(
             **common,
             country=country.name if named else "",
-            clue=None if named else rng.choice(self._clues[country.iso]),
+            clue=None if named else rng.choice(self._entities.clues[country.iso]),
             fact=fact,
-            caption=_letters(rng) if family == "caption" and not fact else "",
+            caption=random_letters(rng) if family == "caption" and not fact else "",
         )
-        return _posed(id, family, subject, wish, country, rng)
+        return pose(id, family, subject, wish, country, rng)
 
 
-def _posed(id: str, family: Family, subject: Subject, wish: Wish, country: Country | None, rng: random.Random) -> Posed:
-    """Return a request in words, with its scene."""
+def pose(id: str, family: Family, subject: Subject, wish: Wish, country: Country | None, rng: random.Random) -> Posed:
+    """Return what is wished for as a request in words, with its scene.
+
+    Args:
+        id: name of the request.
+        family: what kind of request it is.
+        subject: the one of `wish`.
+        wish: what the request says.
+        country: the country of the flag; None for a plain background.
+        rng: chooses the wording.
+    """
     scene = Scene(
         subject=subject.id,
         count=wish.count,
         background=wish.color or (country.iso if country else ""),
-        caption=wish.caption or (_fact(country, wish.fact) if country else ""),
+        caption=wish.caption or (fact_of(country, wish.fact) if country else ""),
         style="black-and-white" if wish.gray else "color",
     )
     shown = counted(*names_of(scene), scene.count)
@@ -278,9 +296,11 @@ def _plainly(scene: Scene, shown: str, country: Country | None) -> str:
     return text + (" in black and white" if scene.style == "black-and-white" else "")
 
 
-def _fact(country: Country, fact: str) -> str:
+def fact_of(country: Country, fact: str) -> str:
+    """Return the letters of a fact of `Wish.fact`, "" where the factbook has none."""
     return {"internet": country.internet_code, "currency": country.currency_code}.get(fact, "")
 
 
-def _letters(rng: random.Random) -> str:
+def random_letters(rng: random.Random) -> str:
+    """Return two or three different capital letters."""
     return "".join(rng.sample(_LETTERS, rng.choice((2, 3))))
