@@ -39,7 +39,7 @@ def test_the_doctor_has_one_finding_for_all_of_them() -> None:
 def test_nothing_is_said_once_they_are_there() -> None:
     config = load_config("small")
     for _, path in settings_tree.unmade(config):
-        Path(path).mkdir(parents=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
     check_setup(config)
     assert setup(config) == []
 
